@@ -1,0 +1,28 @@
+"""Miaobi (妙笔): from your own data to a generative model, judged, labelled, served and put to work."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from miaobi.engines.load import load
+    from miaobi.verbs.train import train
+
+_LAZY = {"load": "miaobi.engines.load", "train": "miaobi.verbs.train", "evaluate": "miaobi.verbs.evaluate",
+         "export": "miaobi.verbs.export"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when first used: `import miaobi` itself stays light."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'miaobi' has no attribute {name!r}")
+    import importlib
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+__all__ = ["__version__", "load", "train"]

@@ -1,0 +1,80 @@
+"""What a model makes. An artifact knows how it came to be and nothing of files: `provenance.publish` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How an artifact came to be: enough to make it again and to label it."""
+
+    model: str
+    version: str = ""
+    engine: str = ""
+    request_id: str = ""
+    seed: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=_now)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's natural-log probability, and those of its best rivals at the same place."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+    facts: Facts
+    finish: FinishReason = "stop"
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Image:
+    """pixels: uint8 [H, W, C]."""
+
+    pixels: np.ndarray
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Audio:
+    """samples: float32 [channels, samples] in [-1, 1]; rate in Hz."""
+
+    samples: np.ndarray
+    rate: int
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Video:
+    """frames: uint8 [T, H, W, C] at `fps` frames a second."""
+
+    frames: np.ndarray
+    fps: float
+    facts: Facts
+    audio: Audio | None = None
+
+
+Artifact = Text | Image | Audio | Video

@@ -1,0 +1,116 @@
+"""A bundle: a model folder in its ecosystem's own layout, plus `miaobi.json`, which says where it came from.
+
+Transformers, llama.cpp's converter, vLLM and OpenVINO read the folder as they read any other; miaobi.json is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from miaobi import __version__
+from miaobi.core.errors import Damaged, NotFound
+from miaobi.core.files import write_beside
+from miaobi.core.language import say
+
+FORMAT = 1
+MANIFEST = "miaobi.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    family: str
+    modality: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved configuration of the run that made it."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Fingerprint, source and folder of the prepared data."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every file that decides what the model is asked: tokenizer, chat template, preprocessing."""
+    code_version: str = __version__
+    created: str = ""
+    format: int = FORMAT
+
+
+HASHED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
+
+
+def write(folder: Path, manifest: Manifest, save: Callable[[Path], None]) -> Path:
+    """Make a bundle at `folder` (which must not exist): whole or not at all."""
+    from datetime import UTC, datetime
+    with write_beside(folder) as draft:
+        draft.mkdir()
+        save(draft)
+        hashes = {name: hashlib.sha256((draft / name).read_bytes()).hexdigest()
+                  for name in HASHED if (draft / name).exists()}
+        filled = {**asdict(manifest), "hashes": hashes, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        (draft / MANIFEST).write_text(json.dumps(filled, ensure_ascii=False, indent=1), encoding="utf-8")
+    return folder
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a bundle. Raises NotFound, or Damaged for a newer format, altered or cut-off files."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise NotFound(say(f"{folder} is not a miaobi bundle: it has no {MANIFEST}.", f"{folder} 不是 miaobi 模型包：缺少 {MANIFEST}。"),
+                       say("Name a folder that `miaobi train` made, or a model in `miaobi models list`.",
+                           "请给出 `miaobi train` 生成的文件夹，或 `miaobi models list` 中的模型。"))
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(say(f"{path} is not valid JSON: {error}.", f"{path} 不是有效的 JSON：{error}。"),
+                      say("Restore the file or train again.", "请恢复该文件或重新训练。")) from None
+    if raw.get("format", 0) > FORMAT:
+        raise Damaged(
+            say(f"{folder} was written by a newer miaobi ({raw.get('code_version', '?')}, format {raw['format']}); this one reads up to {FORMAT}.",
+                f"{folder} 由更新版本的 miaobi（{raw.get('code_version', '?')}，格式 {raw['format']}）写成；当前版本只支持到 {FORMAT}。"),
+            "pip install --upgrade miaobi")
+    known = set(Manifest.__dataclass_fields__)
+    manifest = Manifest(**{key: tuple(value) if key == "parents" else value for key, value in raw.items() if key in known})
+    for name, expected in manifest.hashes.items():
+        check_hash(folder / name, expected)
+    for weights in folder.glob("*.safetensors"):
+        check_safetensors(weights)
+    return manifest
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raise Damaged when a file's SHA-256 is not `expected`."""
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise Damaged(say(f"{path} is not the file this bundle was made with.", f"{path} 与模型包生成时的文件不一致。"),
+                      say("Restore it: another tokenizer or template would silently change every answer.",
+                          "请恢复该文件：换了分词器或模板，模型的回答会悄悄改变。"))
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise Damaged when a safetensors file is shorter than its header promises (format: huggingface/safetensors)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length + 8 > size:
+            raise _cut_short(path, size, length + 8)
+        header = json.loads(file.read(length))
+    end = max((item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"), default=0)
+    if size < 8 + length + end:
+        raise _cut_short(path, size, 8 + length + end)
+
+
+def _cut_short(path: Path, size: int, expected: int) -> Damaged:
+    return Damaged(say(f"{path} is cut short: {size:,} bytes where its header promises at least {expected:,}.",
+                       f"{path} 不完整：只有 {size:,} 字节，文件头标明至少 {expected:,} 字节。"),
+                   say("Copy or download it again.", "请重新复制或下载。"))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a bundle whole or not at all."""
+    with write_beside(target) as draft:
+        shutil.copytree(source, draft)

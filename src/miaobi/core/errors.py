@@ -1,0 +1,78 @@
+"""Errors people can act on: what was wrong, with the value, and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+from miaobi.core.language import say
+
+
+class MiaobiError(Exception):
+    """Base of every error a user can cause or mend.
+
+    `code` is the machine-readable name (also in `--json` output and HTTP answers);
+    `exit_code` follows sysexits.h where one fits.
+    """
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem
+
+
+class BadInput(MiaobiError, ValueError):
+    """A value, key, file or line that cannot be used."""
+
+    code, exit_code = "bad_input", 65
+
+
+class NotFound(MiaobiError, LookupError):
+    """A name or path that leads nowhere."""
+
+    code, exit_code = "not_found", 66
+
+
+class Unsupported(MiaobiError):
+    """A sound request that this model, engine or format cannot serve."""
+
+    code, exit_code = "unsupported", 69
+
+
+class MissingPart(MiaobiError, ImportError):
+    """An optional package that this needs is not installed."""
+
+    code, exit_code = "missing_part", 69
+
+
+class DoesNotFit(MiaobiError):
+    """Memory, disk or time here does not suffice."""
+
+    code, exit_code = "does_not_fit", 70
+
+
+class Conflict(MiaobiError):
+    """Somebody else holds it, or it exists already."""
+
+    code, exit_code = "conflict", 75
+
+
+class Damaged(MiaobiError):
+    """A file that is cut short, altered or of a newer format."""
+
+    code, exit_code = "damaged", 65
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence with the closest known names, or with all of a short list."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return say(f"Did you mean {' or '.join(close)}?", f"您是不是想写 {' 或 '.join(close)}？")
+    if not known:
+        return ""
+    listed = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
+    return say(f"Known: {listed}.", f"可用的有：{listed}。")

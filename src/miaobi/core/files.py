@@ -1,0 +1,59 @@
+"""Writing so that nothing half-written is ever seen: beside the target, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from miaobi.core.errors import DoesNotFit
+from miaobi.core.language import say
+
+
+def home() -> Path:
+    """Where models, packs and prepared data live: $MIAOBI_HOME, or ~/.cache/miaobi."""
+    return Path(os.environ.get("MIAOBI_HOME") or "~/.cache/miaobi").expanduser()
+
+
+@contextmanager
+def write_beside(target: Path) -> Iterator[Path]:
+    """Yield a draft path (file or folder, not yet there) that becomes `target` when the block ends without error.
+
+    On any error, Ctrl-C included, the draft is removed and `target` is as it was. Raises DoesNotFit on a full disk.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        yield draft
+        _flush(draft)
+        os.replace(draft, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise DoesNotFit(say(f"The disk is full: {target} could not be written ({free / 1e6:,.0f} MB free).",
+                             f"磁盘已满：无法写入 {target}（剩余 {free / 1e6:,.0f} MB）。"),
+                         say("Free some space, or point MIAOBI_HOME at another disk.",
+                             "请清理空间，或把 MIAOBI_HOME 指向别的磁盘。")) from None
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Force files to the disk, so that a power cut after the rename finds them whole."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def write_text(target: Path, text: str) -> None:
+    with write_beside(target) as draft:
+        draft.write_text(text, encoding="utf-8")

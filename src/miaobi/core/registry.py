@@ -1,0 +1,77 @@
+"""The whole plug-in contract: a name leads to an object in a module that is imported when first asked for.
+
+What is built in and what other packages bring use the same door. A package adds an entry to one of these tables with,
+in its pyproject.toml,
+
+    [project.entry-points."miaobi.families"]
+    diffusion_lm = "their_package.diffusion_lm"
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from miaobi.core.errors import NotFound, nearest
+from miaobi.core.language import say
+
+
+class Registry:
+    """Names of one kind of thing. Values are entry points: "module" or "module:object"."""
+
+    def __init__(self, kind: str, built_in: Mapping[str, str]) -> None:
+        self.kind, self.group = kind, f"miaobi.{kind}"
+        self._built_in = [EntryPoint(name, value, self.group) for name, value in built_in.items()]
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        """Built-in names come last so that no other package can replace them unseen."""
+        return {entry.name: entry for entry in [*entry_points(group=self.group), *self._built_in]}
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def get(self, name: str) -> Any:
+        """The object registered under `name`. Raises NotFound with the nearest names."""
+        if name not in self._entries:
+            raise NotFound(
+                say(f"There is no {name!r} among the {self.kind}.", f"{self.kind} 中没有 {name!r}。"),
+                nearest(name, self._entries),
+            )
+        return self._entries[name].load()
+
+
+families = Registry("families", {
+    "gpt": "miaobi.families.gpt",
+    "lstm": "miaobi.families.lstm",
+})
+
+datasets = Registry("datasets", {
+    "tokens": "miaobi.data.tokens",
+})
+
+sources = Registry("sources", {
+    "files": "miaobi.data.files:read",
+    "pack": "miaobi.data.packs:read",
+})
+
+engines = Registry("engines", {
+    "native": "miaobi.engines.native",
+    "openvino": "miaobi.engines.openvino",
+    "llamacpp": "miaobi.engines.llamacpp",
+    "remote": "miaobi.engines.remote",
+})
+
+metrics = Registry("metrics", {
+    "likelihood": "miaobi.evaluate.likelihood",
+    "diversity": "miaobi.evaluate.diversity",
+    "memorisation": "miaobi.evaluate.memorisation",
+})
+
+trackers = Registry("trackers", {
+    "tensorboard": "miaobi.train.tracking:TensorBoard",
+    "wandb": "miaobi.train.tracking:WandB",
+})
