@@ -1,0 +1,223 @@
+"""Turn a Transformers folder into a GGUF file that llama.cpp and OpenVINO GenAI both load.
+
+The layout follows llama.cpp's converter (ggml-org/llama.cpp, convert_hf_to_gguf.py, MIT). It knows the two layouts that
+both engines read, Llama and Qwen3, with a byte-level BPE tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from miaobi.core.bundle import check_safetensors
+from miaobi.core.errors import Damaged, NotFound, Unsupported
+from miaobi.core.files import write_beside
+from miaobi.core.language import say
+from miaobi.engines.convert_tokenizer import Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from gguf import GGUFWriter
+
+Dtype = Literal["f32", "f16", "q8_0"]
+LAYOUTS = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
+BLOCK = 32
+"""Weights that share one scale in q8_0."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes in a Transformers config.json, with the defaults that its classes fill in."""
+
+    layout: str
+    layers: int
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    context: int
+    vocabulary: int
+    rope_base: float
+    norm_eps: float
+    tied: bool
+
+
+def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
+    """Write `target` from the model in `folder`: matrices as `dtype`, vectors as f32, whole or not at all.
+
+    q8_0 keeps 32 weights as int8 with one float16 scale. Raises Unsupported for what has no GGUF layout that both
+    engines read, Damaged for a cut-off folder.
+    """
+    import gguf
+
+    shape = read_shape(folder)
+    _check_dtype(shape, dtype)
+    vocabulary = read_vocabulary(folder, shape.vocabulary)
+    with write_beside(target) as draft:
+        writer = gguf.GGUFWriter(draft, shape.layout)
+        _describe(writer, folder.name, shape, dtype)
+        _add_vocabulary(writer, vocabulary)
+        _write_tensors(writer, folder, shape, dtype)
+        writer.close()
+    return target
+
+
+def read_shape(folder: Path) -> Shape:
+    """The sizes of the model in `folder`. Raises Unsupported when GGUF has no place for it."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise NotFound(say(f"{folder} has no config.json.", f"{folder} 中没有 config.json。"),
+                       say("Name the folder of a trained model.", "请给出已训练模型的文件夹。"))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kind = next(iter(config.get("architectures") or [config.get("model_type", "?")]))
+    if kind not in LAYOUTS:
+        raise _no_layout(folder, kind)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    for key, value, fits in (
+        ("rope_type", rope.get("rope_type", "default"), ("default",)),
+        ("hidden_act", config.get("hidden_act", "silu"), ("silu",)),
+        ("attention_bias", config.get("attention_bias", False), (False,)),
+        ("mlp_bias", config.get("mlp_bias", False), (False,)),
+        ("use_sliding_window", config.get("use_sliding_window", False), (False,)),
+    ):
+        if value not in fits:
+            raise _odd_setting(path, key, value)
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    return Shape(
+        layout=LAYOUTS[kind], layers=config["num_hidden_layers"], width=width, hidden=config["intermediate_size"],
+        heads=heads, kv_heads=config.get("num_key_value_heads") or heads,
+        head_width=config.get("head_dim") or width // heads, context=config["max_position_embeddings"],
+        vocabulary=config["vocab_size"], rope_base=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)), tied=bool(config.get("tie_word_embeddings", False)))
+
+
+def _no_layout(folder: Path, kind: str) -> Unsupported:
+    return Unsupported(
+        say(f"{folder.name} is a {kind}; GGUF has no layout for it that llama.cpp and OpenVINO read.",
+            f"{folder.name} 是 {kind}；GGUF 没有 llama.cpp 与 OpenVINO 都能读取的对应布局。"),
+        say("Export it with --to transformers, or train a model of the family gpt, which exports to GGUF.",
+            "请用 --to transformers 导出，或训练 gpt 类模型，它可以导出为 GGUF。"))
+
+
+def _odd_setting(path: Path, key: str, value: Any) -> Unsupported:
+    return Unsupported(say(f"{path}: {key} is {value!r}, which this converter does not write.",
+                           f"{path}：{key} 为 {value!r}，本转换器不支持。"),
+                       say("Use llama.cpp's own convert_hf_to_gguf.py for this model.",
+                           "请用 llama.cpp 自带的 convert_hf_to_gguf.py 转换此模型。"))
+
+
+def _check_dtype(shape: Shape, dtype: Dtype) -> None:
+    odd = [f"{name} {size}" for name, size in (("hidden_size", shape.width), ("intermediate_size", shape.hidden),
+                                               ("heads x head_dim", shape.heads * shape.head_width)) if size % BLOCK]
+    if dtype == "q8_0" and odd:
+        raise Unsupported(say(f"q8_0 packs rows in blocks of {BLOCK}, and {', '.join(odd)} does not divide by {BLOCK}.",
+                              f"q8_0 以 {BLOCK} 个权重为一块，而 {'、'.join(odd)} 不能被 {BLOCK} 整除。"),
+                          say("Export with --dtype f16.", "请用 --dtype f16 导出。"))
+
+
+def _describe(writer: GGUFWriter, name: str, shape: Shape, dtype: Dtype) -> None:
+    import gguf
+
+    writer.add_name(name)
+    writer.add_file_type({"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
+                          "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[dtype])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_block_count(shape.layers)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_feed_forward_length(shape.hidden)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_width)
+    writer.add_value_length(shape.head_width)
+    writer.add_rope_dimension_count(shape.head_width)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_layer_norm_rms_eps(shape.norm_eps)
+    writer.add_vocab_size(shape.vocabulary)
+
+
+def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges)
+    for add, value in ((writer.add_bos_token_id, vocabulary.bos), (writer.add_eos_token_id, vocabulary.eos),
+                       (writer.add_pad_token_id, vocabulary.pad), (writer.add_unk_token_id, vocabulary.unk)):
+        if value is not None:
+            add(value)
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(False)
+    if vocabulary.chat_template:
+        writer.add_chat_template(vocabulary.chat_template)
+
+
+def _write_tensors(writer: GGUFWriter, folder: Path, shape: Shape, dtype: Dtype) -> None:
+    """Two passes, so that only one matrix is in memory at a time: first sizes, then bytes."""
+    import gguf
+    import numpy as np
+
+    kinds = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16,
+             "q8_0": gguf.GGMLQuantizationType.Q8_0}
+    places = list(_places(folder, shape))
+    for name, sizes, _, _ in places:
+        kind = kinds[dtype] if len(sizes) > 1 else kinds["f32"]
+        stored = gguf.quant_shape_to_byte_shape(sizes, kind)
+        writer.add_tensor_info(name, stored, np.dtype(np.uint8), int(np.prod(stored)), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, sizes, file, key in places:
+        kind = kinds[dtype] if len(sizes) > 1 else kinds["f32"]
+        writer.write_tensor_data(gguf.quantize(_rotary_order(_read(file, key), key, shape), kind))
+
+
+def _places(folder: Path, shape: Shape) -> Iterator[tuple[str, tuple[int, ...], Path, str]]:
+    """(GGUF name, sizes, safetensors file, key) of every tensor. Raises Damaged when one is missing."""
+    import gguf
+    from safetensors import safe_open
+
+    arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}[shape.layout]
+    names = gguf.get_tensor_name_map(arch, shape.layers)
+    found: dict[str, tuple[tuple[int, ...], Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        check_safetensors(file)
+        with safe_open(file, framework="pt") as tensors:
+            found |= {key: (tuple(tensors.get_slice(key).get_shape()), file) for key in tensors.keys()}  # noqa: SIM118
+    if shape.tied:
+        found.pop("lm_head.weight", None)
+    elif "lm_head.weight" not in found:
+        raise _missing(folder, "lm_head.weight")
+    for key in ("model.embed_tokens.weight", "model.norm.weight", f"model.layers.{shape.layers - 1}.mlp.down_proj.weight"):
+        if key not in found:
+            raise _missing(folder, key)
+    for key, (sizes, file) in found.items():
+        name = names.get_name(key, try_suffixes=(".weight",))
+        if name is None:
+            raise _odd_setting(file, key, "?")
+        yield name, sizes, file, key
+
+
+def _missing(folder: Path, key: str) -> Damaged:
+    return Damaged(say(f"{folder} has no weights {key}.", f"{folder} 缺少权重 {key}。"),
+                   say("Copy the whole folder again, or train again.", "请重新复制整个文件夹，或重新训练。"))
+
+
+def _read(file: Path, key: str) -> np.ndarray:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        array: np.ndarray = tensors.get_tensor(key).float().numpy()
+    return array
+
+
+def _rotary_order(weight: np.ndarray, key: str, shape: Shape) -> np.ndarray:
+    """Rows of q and k from halves (x_i with x_{i+d/2}, Transformers) to neighbours (x_{2i} with x_{2i+1}, llama)."""
+    if shape.layout != "llama" or not key.endswith(("q_proj.weight", "k_proj.weight")):
+        return weight
+    heads = shape.heads if key.endswith("q_proj.weight") else shape.kv_heads
+    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
