@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -110,7 +109,3 @@ def _cut_short(path: Path, size: int, expected: int) -> Damaged:
                    say("Copy or download it again.", "请重新复制或下载。"))
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a bundle whole or not at all."""
-    with write_beside(target) as draft:
-        shutil.copytree(source, draft)

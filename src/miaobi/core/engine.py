@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
-from miaobi.core.errors import Unsupported
+from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request
 
@@ -69,11 +69,15 @@ class Engine(Protocol):
 
     Leaving the iterator early (`aclose`, cancellation) stops the work and frees its place at once.
     A module registered as an engine offers `open_engine(weights, **options) -> Engine`, `FORMATS` (the formats it reads),
-    `ABILITIES`, and `installed() -> str | None` (None, or the command that installs what is missing).
+    `ABILITIES`, `installed() -> str | None` (None, or the command that installs what is missing) and
+    `reads(weights) -> bool` (whether these weights, of a format it reads, are among those it can run).
     """
 
     abilities: Abilities
     context_length: int
+    """Tokens of prompt and answer together."""
+    chats: bool
+    """Takes `messages`. A model that does is asked a plain prompt as a user's message, unless told otherwise."""
 
     def generate(self, request: Request) -> AsyncIterator[Chunk]: ...
 
@@ -86,6 +90,21 @@ class Scorer(Protocol):
     def score(self, text: str) -> list[TokenLogprob]:
         """Log-probability of every token after the first, given those before it."""
         ...
+
+
+def context_error(prompt_tokens: int, context_length: int) -> BadInput:
+    """For a prompt that leaves no place for an answer."""
+    return BadInput(
+        say(f"The prompt has {prompt_tokens} tokens; this model's context holds {context_length}, the answer included.",
+            f"提示共 {prompt_tokens} 个词元；此模型的上下文（含回答）只能容纳 {context_length} 个。"),
+        say(f"Shorten it to at most {context_length - 1} tokens, or choose a model with a longer context.",
+            f"请缩短到 {context_length - 1} 个词元以内，或选用上下文更长的模型。"))
+
+
+def no_chat_error(name: str) -> Unsupported:
+    """For messages to a model that has no chat template."""
+    return Unsupported(say(f"{name} has no chat template, so it cannot answer messages.", f"{name} 没有对话模板，无法回答消息。"),
+                       say("Give a prompt to continue instead (--prompt with --raw).", "请改为给出要续写的提示（--prompt 与 --raw）。"))
 
 
 def check_supported(request: Request, abilities: Abilities, engine: str) -> None:

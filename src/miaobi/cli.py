@@ -1,0 +1,127 @@
+"""The command line: a verb names a function, imported only when called. Options come from the function's signature."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from miaobi import __version__
+from miaobi.core.errors import MiaobiError, NotFound, nearest
+from miaobi.core.language import say
+
+
+class Verb(NamedTuple):
+    function: str
+    english: str
+    chinese: str
+
+
+VERBS = {
+    "quickstart": Verb("miaobi.verbs.quickstart:quickstart", "from nothing to an answer, a trained poet and a report", "从零开始：得到回答、训练一位诗人、看到报告"),
+    "data list": Verb("miaobi.verbs.data:list_packs", "the starter packs of models and data", "列出可获取的模型与数据包"),
+    "data fetch": Verb("miaobi.verbs.data:fetch", "fetch a starter pack", "获取一个数据包"),
+    "data inspect": Verb("miaobi.verbs.data:inspect", "what is in a data file, and what is wrong with it", "查看数据文件的内容与问题"),
+    "train": Verb("miaobi.verbs.train:command", "train a model from a recipe", "按配方训练模型"),
+    "generate text": Verb("miaobi.verbs.generate:text", "write with a model", "用模型写作"),
+    "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
+    "evaluate": Verb("miaobi.verbs.evaluate:evaluate", "judge a model, with intervals", "评估模型并给出置信区间"),
+    "export": Verb("miaobi.verbs.export:export", "a model in another program's format", "把模型导出为其他程序的格式"),
+    "models list": Verb("miaobi.verbs.models:list_models", "the models in the store", "列出已保存的模型"),
+    "models show": Verb("miaobi.verbs.models:show", "where a model came from and how it scores", "查看模型的来历与得分"),
+    "models promote": Verb("miaobi.verbs.models:promote", "make a version the one in production", "把某个版本设为正式版"),
+    "models rollback": Verb("miaobi.verbs.models:rollback", "back to the version before", "退回上一个正式版"),
+    "models remove": Verb("miaobi.verbs.models:remove", "remove a version or a model", "删除一个版本或模型"),
+    "doctor": Verb("miaobi.verbs.doctor:doctor", "what is installed, what is missing, how to mend it", "检查安装情况并给出修复命令"),
+}
+
+RAW = {"train"}  # their options depend on the recipe: they take the words as they are
+
+Words = Sequence[str]
+
+
+def overview() -> str:
+    width = max(map(len, VERBS))
+    rows = [f"  {name:<{width}}  {say(verb.english, verb.chinese)}" for name, verb in VERBS.items()]
+    return "\n".join([
+        f"miaobi 妙笔 {__version__}: " + say("from your own data to a generative model", "从您自己的数据到生成模型"),
+        "", *rows, "", say("miaobi VERB --help tells more. --json prints results for machines.",
+                           "miaobi 命令 --help 查看详情；--json 输出机器可读的结果。")])
+
+
+def find(argv: Words) -> tuple[str, Words]:
+    """The verb at the start of `argv` and the words after it. Raises NotFound with the nearest verbs."""
+    for count in (2, 1):
+        name = " ".join(argv[:count])
+        if len(argv) >= count and name in VERBS:
+            return name, argv[count:]
+    inner = [name.split()[1] for name in VERBS if name.startswith(f"{argv[0]} ")]
+    if inner:
+        raise NotFound(say(f"miaobi {argv[0]} does what?", f"miaobi {argv[0]} 要做什么？"),
+                       say(f"One of: {', '.join(inner)}.", f"可选：{'、'.join(inner)}。"))
+    raise NotFound(say(f"There is no verb {argv[0]!r}.", f"没有名为 {argv[0]!r} 的命令。"),
+                   nearest(argv[0], {name.split()[0] for name in VERBS}))
+
+
+def call(name: str, argv: Words) -> Any:
+    """Run a verb with command-line words; None when only help was asked for."""
+    from importlib.metadata import EntryPoint
+
+    from miaobi.core.config import build, options, resolve, usage
+    function = EntryPoint(name, VERBS[name].function, "miaobi.verbs").load()
+    if name in RAW:
+        return function(*argv)
+    opts = options(function)
+    if "--help" in argv or "-h" in argv:
+        print(usage(f"miaobi {name}", say(VERBS[name].english, VERBS[name].chinese), opts))
+        return None
+    return function(**build(function, resolve(opts, argv)))
+
+
+def show(result: Any, as_json: bool) -> None:
+    if result is None:
+        return
+    if as_json:
+        from miaobi.core.config import plain
+        print(json.dumps(plain(result), ensure_ascii=False, indent=1))
+    elif text := str(result):
+        print(text)
+
+
+def complain(error: MiaobiError, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": {"code": error.code, "message": error.problem, "remedy": error.remedy}},
+                         ensure_ascii=False), file=sys.stderr)
+    else:
+        print(f"✗ {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def main(argv: Words | None = None) -> int:
+    """Returns the process's exit code: 0, the error's own, 130 after Ctrl-C, 141 when the reader went away."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
+    try:
+        if not words or words[0] in ("--help", "-h", "help"):
+            print(overview())
+            return 0
+        if words[0] == "--version":
+            print(__version__)
+            return 0
+        show(call(*find(words)), as_json)
+        return 0
+    except MiaobiError as error:
+        return complain(error, as_json)
+    except KeyboardInterrupt:
+        print("\n" + say("Stopped. Nothing half-written was left behind.", "已停止，没有留下写了一半的文件。"), file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""A stacked LSTM language model with tied output.
+
+    i, f, g, o = W x_t + U h_{t-1} + b;   c_t = σ(f) c_{t-1} + σ(i) tanh(g);   h_t = σ(o) tanh(c_t)
+    logits_t = E (P h_t),  E the embedding: input and output share it
+
+LSTM: Hochreiter & Schmidhuber 1997. Stacking, dropout between layers: Zaremba et al. 2014 (arXiv:1409.2329). Tying: Press & Wolf
+2017 (arXiv:1608.05859). The state is all it remembers: generation costs the same for every token, however long the text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from miaobi.data.tokens import TokenSpec
+from miaobi.nn.language import LanguageModel
+
+NAME, MODALITY, DATA = "lstm", "text", "tokens"
+STATE = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Config:
+    hidden_size: int = 256
+    """Width of the state of each layer."""
+    num_layers: int = 2
+    embedding_size: int = 128
+    """Width of the embedding that input and output share."""
+    dropout: float = 0.1
+    """On the embedding, between layers, and before the output."""
+
+
+class LSTM(nn.Module):
+    """ids [B, T], state (h, c) each [layers, B, H] or None -> logits [B, T, V], state."""
+
+    def __init__(self, config: Config, spec: TokenSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.embed = nn.Embedding(spec.vocab_size, config.embedding_size)
+        self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.num_layers, batch_first=True,
+                            dropout=config.dropout if config.num_layers > 1 else 0.0)
+        self.project = nn.Linear(config.hidden_size, config.embedding_size)
+        self.drop = nn.Dropout(config.dropout)
+        nn.init.normal_(self.embed.weight, std=config.embedding_size ** -0.5)
+        for layer in range(config.num_layers):  # remember by default: Jozefowicz et al. 2015
+            getattr(self.lstm, f"bias_ih_l{layer}").data[config.hidden_size:2 * config.hidden_size].fill_(1.0)
+
+    def step(self, ids: Tensor, state: STATE | None = None) -> tuple[Tensor, STATE]:
+        hidden, state = self.lstm(self.drop(self.embed(ids)), state)
+        return self.project(self.drop(hidden)) @ self.embed.weight.T, state
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.step(ids)[0]
+
+    @staticmethod
+    def reorder(state: STATE, index: Tensor) -> STATE:
+        """The state with its batch rows picked by `index`, for beam search."""
+        hidden, cell = state
+        return hidden[:, index].contiguous(), cell[:, index].contiguous()
+
+
+def build(config: Config, spec: TokenSpec) -> LanguageModel:
+    return LanguageModel(LSTM(config, spec))
+
+
+def save(objective: LanguageModel, folder: Path) -> None:
+    net: LSTM = objective.net  # type: ignore[assignment]
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
+    settings = {"model_type": "miaobi_lstm", **asdict(net.config), **asdict(net.spec)}
+    (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def load(folder: Path) -> LSTM:
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    parts = [kind(**{name: settings[name] for name in kind.__dataclass_fields__}) for kind in (Config, TokenSpec)]
+    with torch.device("meta"):
+        net = LSTM(*parts)
+    net.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    return net.eval()

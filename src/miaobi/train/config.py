@@ -1,0 +1,84 @@
+"""The dials of a training run. Lengths of warm-up, decay and averaging are fractions of the run, so that a recipe
+keeps its shape when `max_steps` changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    max_steps: int = 1000
+    """Optimiser steps in the whole run."""
+    batch_size: int = 32
+    """Examples in one microbatch of one process."""
+    accumulation: int = 1
+    """Microbatches a step. The gradient is exactly that of one batch of them all."""
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """muon: Muon on the hidden matrices, AdamW on embeddings, heads, gains and biases."""
+    learning_rate: float = 1e-3
+    """Peak rate (of AdamW or SGD)."""
+    matrix_learning_rate: float = 0.02
+    """Peak rate of Muon on the matrices."""
+    momentum: float = 0.95
+    """Of SGD and Muon."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
+    weight_decay: float = 0.1
+    """On matrices only: gains, biases and embeddings are not decayed."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """The rate after warm-up; wsd holds it, then falls linearly over the last `decay` of the run."""
+    warmup: float = 0.03
+    """Fraction of the run over which the rate rises linearly."""
+    decay: float = 0.4
+    """For wsd: the fraction of the run over which the rate falls."""
+    final_learning_rate: float = 0.0
+    """The rate at the end, as a fraction of the peak."""
+    clip: float = 1.0
+    """Largest gradient norm; 0 for no limit."""
+    ema: float = 0.0
+    """Half-life of the averaged weights, as a fraction of the run (0.03 to 0.08 does well); 0 for none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the forward pass in autocast: only for hardware that has it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the best there is."""
+    seed: int = 0
+    validate_every: int = 0
+    """Steps between validations; 0 for ten in the run."""
+    validation_batches: int = 20
+    """Batches a validation looks at while training, 0 for all; the last one always sees the whole set."""
+    patience: int = 0
+    """Stop after this many validations without a better loss; 0 to go to the end."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0 for ten in the run."""
+    keep: int = 2
+    """Checkpoints to keep, beside the best."""
+    sample_every: int = 0
+    """Steps between samples; 0 for four in the run."""
+    log_every: int = 10
+    """Steps between lines in the log."""
+    trackers: list[str] | None = None
+    """tensorboard (the default where installed), wandb, or a name another package registered; [] for none."""
+    max_minutes: float | None = None
+    """Refuse to start when the run is expected to take longer."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "accumulation", "log_every"):
+            if getattr(self, name) < 1:
+                raise BadInput(say(f"train.{name} is {getattr(self, name)}.", f"train.{name} 为 {getattr(self, name)}。"),
+                               say("It must be at least 1.", "至少应为 1。"))
+        if self.learning_rate <= 0:
+            raise BadInput(say(f"train.learning_rate is {self.learning_rate}.", f"train.learning_rate 为 {self.learning_rate}。"),
+                           say("It must be above 0.", "必须大于 0。"))
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise BadInput(say(f"train.warmup + train.decay is {self.warmup + self.decay:g}, more than the run.",
+                               f"train.warmup 与 train.decay 之和为 {self.warmup + self.decay:g}，超过了整个训练。"),
+                           say("Make them add up to at most 1.", "请让两者之和不超过 1。"))
+
+    def every(self, name: str, parts: int) -> int:
+        """`name` in steps, or a `parts`-th of the run where it is 0."""
+        return getattr(self, name) or max(self.max_steps // parts, 1)

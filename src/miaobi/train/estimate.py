@@ -1,0 +1,165 @@
+"""Before a run starts: how long it will take, how much memory and disk it needs, and whether that is here.
+
+Nothing of the run is touched: weights, buffers and random state are as before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from miaobi.core.errors import DoesNotFit
+from miaobi.core.language import say
+from miaobi.data.dataset import Dataset
+from miaobi.train.loop import State, moved, only
+
+PROBE_ROWS = 2
+TIMED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    seconds: float
+    """For all steps that remain, validations included."""
+    memory: int
+    """Peak bytes of the process (of the device, on CUDA)."""
+    disk: int
+    """Bytes of the checkpoints and the bundle."""
+    parameters: int
+    free_memory: int
+    free_disk: int
+
+    def __str__(self) -> str:
+        return say(
+            f"{self.parameters / 1e6:.2f} M parameters. Expected: {spell(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
+            f" ({self.free_memory / 1e9:.1f} GB free), {self.disk / 1e6:.0f} MB of disk.",
+            f"{self.parameters / 1e6:.2f} M 个参数。预计需要 {spell(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
+            f"（可用 {self.free_memory / 1e9:.1f} GB），磁盘 {self.disk / 1e6:.0f} MB。")
+
+
+def spell(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
+    if seconds < 5400:
+        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
+    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
+
+
+def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
+    """Measure a few steps without taking them. Raises DoesNotFit before the first one when memory will not suffice.
+
+    Memory: what autograd keeps for two rows, scaled to the batch, plus weights, gradients and optimiser state, plus
+    what the process holds already. The full batch is only tried when that fits.
+    """
+    config = state.config
+    with untouched(state):
+        per_row = _kept_for_backward(state, dataset) / PROBE_ROWS
+        parameters = sum(item.numel() for item in state.objective.parameters())
+        weights = 4 * parameters * (5 if config.ema else 4)  # weights, gradient, two moments, average
+        memory = int(psutil.Process().memory_info().rss + weights + 1.5 * per_row * config.batch_size)
+        free = _free_memory(state)
+        disk = 4 * parameters * 3 * (config.keep + 2)
+        known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run))
+        refuse_memory(known, per_row, config.batch_size)
+        step = _seconds_per_step(state, dataset)
+    validations = min(config.validation_batches or 100, 100) * (config.max_steps / config.every("validate_every", 10))
+    seconds = step * (config.max_steps - state.step) + validations * step / config.accumulation / 3
+    return Estimate(seconds, memory, disk, parameters, free, known.free_disk)
+
+
+def refuse_memory(known: Estimate, per_row: float, batch_size: int) -> None:
+    room = psutil.Process().memory_info().rss + known.free_memory
+    if known.memory <= room:
+        return
+    fitting = int(batch_size - (known.memory - room) / (1.5 * per_row + 1))
+    remedy = (say(f"Take --train.batch_size {fitting} and raise --train.accumulation to keep the batch as it is.",
+                  f"请使用 --train.batch_size {fitting}，并调大 --train.accumulation 以保持总批量。") if fitting >= 1 else
+              say("Take a smaller model (--model.*) or a shorter --data.context_length.",
+                  "请使用更小的模型（--model.*）或更短的 --data.context_length。"))
+    raise DoesNotFit(say(f"This run needs about {known.memory / 1e9:.1f} GB of memory; {room / 1e9:.1f} GB can be had.",
+                         f"训练约需 {known.memory / 1e9:.1f} GB 内存，可用 {room / 1e9:.1f} GB。"), remedy)
+
+
+def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
+    """Raise DoesNotFit when disk or the time that was allowed will not suffice."""
+    if known.disk > known.free_disk:
+        raise DoesNotFit(say(f"The run writes about {known.disk / 1e6:,.0f} MB; {known.free_disk / 1e6:,.0f} MB of disk are free.",
+                             f"训练约需写入 {known.disk / 1e6:,.0f} MB，磁盘剩余 {known.free_disk / 1e6:,.0f} MB。"),
+                         say("Free some space, lower --train.keep, or choose another place with --runs.",
+                             "请清理空间、调小 --train.keep，或用 --runs 换一个位置。"))
+    if max_minutes is not None and known.seconds > 60 * max_minutes:
+        fitting = int(max_steps * 60 * max_minutes / known.seconds)
+        raise DoesNotFit(say(f"The run would take {spell(known.seconds)}; train.max_minutes allows {max_minutes:g} min.",
+                             f"训练预计需要 {spell(known.seconds)}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。"),
+                         say(f"--train.max_steps {fitting} would fit, or allow more time.",
+                             f"--train.max_steps {fitting} 可以满足，或放宽时间。"))
+
+
+@contextmanager
+def untouched(state: State) -> Iterator[None]:
+    """Put buffers, gradients and random state back afterwards."""
+    buffers = [buffer.clone() for buffer in state.objective.buffers()]
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in zip(state.objective.buffers(), buffers):
+                buffer.copy_(before)
+        state.objective.zero_grad(set_to_none=True)
+
+
+def _kept_for_backward(state: State, dataset: Dataset) -> int:
+    """Bytes that autograd keeps for a batch of PROBE_ROWS, in the phase that keeps most."""
+    kept, largest = dict[int, int](), 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.no_grad():
+        batch = state.objective.prepare(moved(dataset.batch("train", 0, PROBE_ROWS, 0), state.device))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in state.objective.parameters()}
+    for phase in state.objective.phases():
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), only(state.objective, phase.module):
+            phase.loss(batch)
+        largest = max(largest, sum(size for pointer, size in kept.items() if pointer not in weights))
+    return largest
+
+
+def _seconds_per_step(state: State, dataset: Dataset) -> float:
+    """Of forward and backward in every phase, on the real batch; the first pass warms up and is not counted."""
+    config, best = state.config, float("inf")
+    with torch.no_grad():
+        batch = state.objective.prepare(moved(dataset.batch("train", 0, config.batch_size, 0), state.device))
+    for _ in range(1 + TIMED_STEPS):
+        began = time.perf_counter()
+        for phase in state.objective.phases():
+            with only(state.objective, phase.module):
+                phase.loss(batch).total.backward()
+        if state.device.type == "cuda":
+            torch.cuda.synchronize(state.device)
+        best = min(best, time.perf_counter() - began)
+    return best * config.accumulation
+
+
+def _free_memory(state: State) -> int:
+    if state.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(state.device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _free_disk(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return psutil.disk_usage(str(folder)).free

@@ -1,0 +1,102 @@
+"""Where the figures of a run go: its own log always, TensorBoard by default, others when asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from miaobi.core.errors import MissingPart
+from miaobi.core.language import say
+from miaobi.core.registry import trackers as registry
+
+
+class Tracker(Protocol):
+    """Opened as `Tracker(run_folder, resolved_config)`."""
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Log:
+    """log.jsonl in the run's folder: one line a record, kept across resumes."""
+
+    def __init__(self, run: Path, from_step: int = 0) -> None:
+        self.path = run / "log.jsonl"
+        # A run that goes on from an older checkpoint forgets what came after it.
+        kept = [row for row in read_log(run) if row["step"] <= from_step]
+        self.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+
+    def figures(self, step: int, values: Mapping[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
+
+    texts = figures
+
+    def close(self) -> None:
+        """Every line is on disk already."""
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The records of a run; a last line that was cut off is left out."""
+    path = run / "log.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class TensorBoard:
+    def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        self.writer = SummaryWriter(str(run / "tensorboard"))
+        self.writer.add_text("config", f"```json\n{json.dumps(config, ensure_ascii=False, indent=1)}\n```")
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self.writer.add_text(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """Offline where WANDB_MODE says so or no key is set; `wandb sync` sends it later."""
+
+    def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
+        import os
+        if importlib.util.find_spec("wandb") is None:
+            raise MissingPart(say("Weights & Biases is not installed.", "未安装 Weights & Biases。"), "pip install 'miaobi[wandb]'")
+        import wandb
+        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        self.run = wandb.init(project="miaobi", name=run.name, dir=str(run), config=dict(config), mode=mode, resume="allow",
+                              id=run.name)
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        import wandb
+        self.run.log({name: wandb.Html(f"<pre>{value}</pre>") for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def open_trackers(names: list[str] | None, run: Path, config: Mapping[str, Any]) -> list[Tracker]:
+    """The trackers by name; None means TensorBoard where it is installed."""
+    if names is None:
+        names = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    return [registry.get(name)(run, config) for name in names]

@@ -1,0 +1,111 @@
+"""The models in the store: list, show, promote, roll back, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from miaobi.core import bundle
+from miaobi.core.language import say
+from miaobi.core.store import Store, Version
+
+
+@dataclass(frozen=True)
+class Listing:
+    models: tuple[Mapping[str, Any], ...]
+
+    def __str__(self) -> str:
+        if not self.models:
+            return say("No models yet. Make one: miaobi train recipes/text/poet_gpt.yaml --name poet",
+                       "还没有模型。训练一个：miaobi train recipes/text/poet_gpt.yaml --name poet")
+        return "\n".join(f"{row['model']:<24} {row['family']:<8} {row['created'][:16].replace('T', ' ')}  {row['megabytes']:8.1f} MB"
+                         f"  {row['alias']}" for row in self.models)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model: its manifest and where it lies."""
+
+    model: str
+    path: Path
+    production: bool
+    manifest: bundle.Manifest
+
+    def __str__(self) -> str:
+        manifest, lines = self.manifest, [f"{self.model}  {say('(production)', '（正式版）') if self.production else ''}".rstrip()]
+        rows = {
+            say("family", "模型族"): f"{manifest.family} ({manifest.modality})",
+            say("made", "生成时间"): f"{manifest.created}, miaobi {manifest.code_version}",
+            say("data", "数据"): f"{manifest.data.get('source', '?')}, {say('fingerprint', '指纹')} {str(manifest.data.get('fingerprint', '?'))[:16]}",
+            say("parents", "来源模型"): ", ".join(manifest.parents) or say("none: from scratch", "无（从头训练）"),
+            say("scores", "得分"): ", ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items()) or "–",
+            say("place", "位置"): str(self.path),
+        }
+        return "\n".join([*lines, *(f"  {name:<10} {value}" for name, value in rows.items())])
+
+
+@dataclass(frozen=True)
+class Done:
+    models: tuple[str, ...]
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def list_models() -> Listing:
+    """Every version of every model."""
+    store = Store()
+    return Listing(tuple(_row(store, version) for name in store.names() for version in store.versions(name)))
+
+
+def _row(store: Store, version: Version) -> dict[str, Any]:
+    manifest = bundle.read(version.path)
+    size = sum(file.stat().st_size for file in version.path.rglob("*") if file.is_file())
+    aliases = [alias for alias, number in (("production", store.production(version.name)[-1:]),
+                                           ("latest", [store.versions(version.name)[-1].number])) if [version.number] == number]
+    return {"model": str(version), "family": manifest.family, "modality": manifest.modality, "created": manifest.created,
+            "megabytes": size / 1e6, "alias": " ".join(aliases)}
+
+
+def show(model: str) -> Card:
+    """Where a model came from and how it scores.
+
+    Args:
+        model: a name, or name@version
+    """
+    store = Store()
+    version = store.resolve(model)
+    return Card(str(version), version.path, store.production(version.name)[-1:] == [version.number], bundle.read(version.path))
+
+
+def promote(model: str) -> Done:
+    """Make a version the one that the bare name means.
+
+    Args:
+        model: name@version; a bare name promotes its newest version
+    """
+    version = Store().promote(model)
+    return Done((str(version),), say(f"{version.name} now means {version}.", f"{version.name} 现在指 {version}。"))
+
+
+def rollback(model: str) -> Done:
+    """Back to the version that was in production before.
+
+    Args:
+        model: a name
+    """
+    version = Store().rollback(model)
+    return Done((str(version),), say(f"{version.name} means {version} again.", f"{version.name} 已退回 {version}。"))
+
+
+def remove(model: str) -> Done:
+    """Remove one version (poet@1), or a model with all its versions (poet).
+
+    Args:
+        model: name@version, or a name
+    """
+    gone = tuple(str(version) for version in Store().remove(model))
+    return Done(gone, say(f"Removed {', '.join(gone)}.", f"已删除 {'、'.join(gone)}。"))

@@ -1,0 +1,357 @@
+"""Train a model from a recipe: prepare the data, say what it will cost, run the loop, judge, keep it in the store.
+
+    runs/poet-20261121-221500/
+      config.yaml       the resolved settings; `miaobi train --resume` needs nothing else
+      log.jsonl         every figure, by step
+      checkpoints/      the last ones and the best
+      samples/          what the model made along the way
+      tensorboard/
+      bundle/           the finished model, as it went into the store
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from miaobi.core import bundle, config
+from miaobi.core.config import Option
+from miaobi.core.errors import BadInput, MissingPart, NotFound, nearest
+from miaobi.core.files import write_text
+from miaobi.core.language import say
+from miaobi.core.registry import datasets, families
+from miaobi.core.store import Store, check_name
+
+RECIPE = {"family", "name", "data", "model", "train", "sample"}
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What to try the model on while it learns."""
+
+    prompts: list[str] | None = None
+    """Beginnings to continue; none means from nothing."""
+    max_new_tokens: int = 64
+    """Length of each."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: str
+    """Name and version in the store."""
+    bundle: Path
+    run: Path
+    step: int
+    validation_loss: float
+    seconds: float
+    parameters: int
+
+    def __str__(self) -> str:
+        from miaobi.train.estimate import spell
+        return say(
+            f"{self.model}: {self.parameters / 1e6:.2f} M parameters, {self.step} steps in {spell(self.seconds)}, validation loss {self.validation_loss:.4f}.\n"
+            f"  run: {self.run}\n  next: miaobi generate text --model {self.model.split('@')[0]} --prompt ...   miaobi evaluate {self.model}",
+            f"{self.model}：{self.parameters / 1e6:.2f} M 参数，{self.step} 步，用时 {spell(self.seconds)}，验证损失 {self.validation_loss:.4f}。\n"
+            f"  训练记录：{self.run}\n  接下来：miaobi generate text --model {self.model.split('@')[0]} --prompt ...   miaobi evaluate {self.model}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dry run answers."""
+
+    settings: Mapping[str, Any]
+    estimate: Any
+
+    def __str__(self) -> str:
+        import yaml
+        return yaml.safe_dump(dict(self.settings), allow_unicode=True, sort_keys=False) + f"\n{self.estimate}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A recipe, resolved and typed."""
+
+    name: str
+    family: Any
+    data: Any
+    model: Any
+    train: Any
+    sample: SampleConfig
+    values: Mapping[str, Any]
+    """The same, nested and plain, as saved with the run."""
+
+
+def recipe_options(family: Any) -> list[Option]:
+    """Every key of a recipe for `family`."""
+    from miaobi.train.config import TrainConfig
+    return [Option("family", str, family.NAME, "A name in the families registry."),
+            Option("name", str | None, None, "What the model will be called in the store."),
+            *config.options(datasets.get(family.DATA).Config, "data."), *config.options(family.Config, "model."),
+            *config.options(TrainConfig, "train."), *config.options(SampleConfig, "sample.")]
+
+
+def settle(recipe: Mapping[str, Any], words: tuple[str, ...] = (), origin: str = "") -> Settings:
+    """Resolve a recipe (as read from the file `origin`) and the command line's words over it."""
+    from miaobi.train.config import TrainConfig
+    family = _family(recipe, words, origin)
+    unknown = next((key for key in recipe if key not in RECIPE), None)
+    if unknown:
+        raise BadInput(say(f"{origin}: there is no section {unknown!r} in a recipe.", f"{origin}：配方中没有 {unknown!r} 这一节。"),
+                       nearest(unknown, RECIPE))
+    values = config.resolve(recipe_options(family), words, recipe, origin)
+    made = {section: kind(**config.build(kind, values, f"{section}."))
+            for section, kind in (("data", datasets.get(family.DATA).Config), ("model", family.Config),
+                                  ("train", TrainConfig), ("sample", SampleConfig))}
+    name = check_name(values["name"] or Path(origin or family.NAME).stem.replace("_", "-").lower())
+    return Settings(name, family, **made, values=config.nested({**values, "name": name}))
+
+
+def _family(recipe: Mapping[str, Any], words: tuple[str, ...], origin: str) -> Any:
+    """The family decides which keys there are, so it is looked for first."""
+    chosen = recipe.get("family")
+    for place, word in enumerate(words):
+        if word.startswith("--family"):
+            chosen = word.partition("=")[2] or (words[place + 1] if place + 1 < len(words) else "")
+    if not chosen:
+        raise BadInput(say(f"{origin or 'The recipe'} does not say which family to train.", f"{origin or '配方'} 没有写明要训练的模型族（family）。"),
+                       say(f"Add a line such as `family: gpt`. {nearest('', families.names())}", f"请加入一行，例如 `family: gpt`。{nearest('', families.names())}"))
+    return families.get(chosen)
+
+
+def command(*words: str) -> Any:
+    """`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR] [--key value ...]`."""
+    own = [Option("recipe", str | None, None, say("A recipe file, see recipes/.", "配方文件，见 recipes/。"), positional=True),
+           Option("resume", str | None, None, say("Go on with a run: its folder, or the start of its name.", "继续一次训练：写文件夹，或其名称的开头。")),
+           Option("dry_run", bool, False, say("Say what it would cost and stop.", "只给出预计开销，不训练。")),
+           Option("print_config", bool, False, say("Print the resolved settings and stop.", "打印最终设置后退出。")),
+           Option("runs", str, "runs", say("Where runs are kept.", "训练记录的文件夹。"))]
+    mine, theirs = _parted(words, {option.key: option for option in own})
+    if "--help" in words or "-h" in words:
+        return _usage(own, mine)
+    values = config.resolve(own, mine)
+    if values["resume"]:
+        return resume(values["resume"], runs=Path(values["runs"]), words=theirs)
+    if not values["recipe"]:
+        raise BadInput(say("Which recipe?", "用哪个配方？"), "miaobi train recipes/text/poet_gpt.yaml")
+    path = Path(values["recipe"])
+    settings = settle(config.read_yaml(path), tuple(theirs), str(path))
+    if values["print_config"]:
+        return Printed(settings.values)
+    return _run(settings, Path(values["runs"]), dry_run=values["dry_run"])
+
+
+@dataclass(frozen=True)
+class Printed:
+    settings: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        import yaml
+        return yaml.safe_dump(dict(self.settings), allow_unicode=True, sort_keys=False).rstrip()
+
+
+def _parted(words: tuple[str, ...], own: Mapping[str, Option]) -> tuple[list[str], list[str]]:
+    """(the verb's own words, the recipe's words)."""
+    mine, theirs, rest = list[str](), list[str](), [word for word in words if word not in ("--help", "-h")]
+    while rest:
+        word = rest.pop(0)
+        key = word[2:].partition("=")[0].replace("-", "_")
+        if not word.startswith("--"):
+            mine.append(word)
+            continue
+        side = mine if key in own else theirs
+        side.append(word)
+        flag = key in own and own[key].type is bool
+        if "=" not in word and rest and not flag and not rest[0].startswith("--"):
+            side.append(rest.pop(0))
+    return mine, theirs
+
+
+def _usage(own: list[Option], mine: list[str]) -> str:
+    recipe = next((word for word in mine if not word.startswith("--")), None)
+    family = _family(config.read_yaml(Path(recipe)), (), recipe) if recipe else families.get("gpt")
+    about = say(f"Train a model from a recipe. Keys of a recipe for the family {family.NAME}; another family's: miaobi train RECIPE --help.",
+                f"按配方训练模型。以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。")
+    return config.usage("miaobi train", about, [*own, *recipe_options(family)])
+
+
+def train(recipe: str | Path | Mapping[str, Any], *, name: str | None = None, settings: Mapping[str, Any] | None = None,
+          runs: str | Path = "runs", quiet: bool = False) -> Trained:
+    """Train from Python.
+
+    Args:
+        recipe: a recipe file, or the same as nested mappings
+        name: what the model will be called in the store
+        settings: dotted keys over the recipe, such as {"train.max_steps": 200}
+        runs: where to keep the run
+        quiet: no progress
+    """
+    _need_torch()
+    origin = "" if isinstance(recipe, Mapping) else str(recipe)
+    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe))
+    for key, value in ({**(settings or {}), **({"name": name} if name else {})}).items():
+        *folders, leaf = key.split(".")
+        branch = tree
+        for folder in folders:
+            branch[folder] = branch = dict(branch.get(folder) or {})
+        branch[leaf] = value
+    trained = _run(settle(tree, (), origin), Path(runs), quiet=quiet)
+    assert isinstance(trained, Trained)
+    return trained
+
+
+def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | None = None, quiet: bool = False) -> Trained:
+    """Go on with a run that was stopped, exactly as if it had not been.
+
+    Args:
+        run: the run's folder, its name, or the start of its name (the newest that fits)
+        runs: where runs are kept
+        words: settings to change, such as ["--train.max_steps", "2000"]
+        quiet: no progress
+    """
+    folder = _find_run(str(run), runs)
+    settings = settle(config.read_yaml(folder / "config.yaml"), tuple(words or ()), str(folder / "config.yaml"))
+    trained = _run(settings, folder.parent, folder=folder, quiet=quiet)
+    assert isinstance(trained, Trained)
+    return trained
+
+
+def _find_run(name: str, runs: Path) -> Path:
+    if (Path(name) / "config.yaml").exists():
+        return Path(name)
+    known = sorted((path.parent for path in runs.glob("*/config.yaml")), key=lambda path: path.stat().st_mtime)
+    found = [path for path in known if path.name.startswith(name)]
+    if not found:
+        raise NotFound(say(f"There is no run {name!r} under {runs}.", f"{runs} 下没有名为 {name!r} 的训练记录。"),
+                       nearest(name, [path.name for path in known]))
+    return found[-1]
+
+
+def _need_torch() -> None:
+    import importlib.util
+    if importlib.util.find_spec("torch") is None:
+        raise MissingPart(say("Training needs PyTorch, which is not installed.", "训练需要 PyTorch，目前未安装。"), "pip install 'miaobi[train]'")
+
+
+def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bool = False, quiet: bool = False) -> Trained | Plan:
+    _need_torch()
+    import torch
+
+    from miaobi.train import checkpoint, estimate, loop, processes
+    torch.manual_seed(settings.train.seed)
+    torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
+    with processes.joined(processes.pick_device(settings.train.device)):
+        dataset = datasets.get(settings.family.DATA).prepare(settings.data)
+        state = loop.start(settings.family.build(settings.model, dataset.spec), settings.train)
+        run = folder or runs / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        resumed = checkpoint.found(run / "checkpoints")
+        if resumed:
+            checkpoint.restore(state, resumed[-1])
+        known = estimate.estimate(state, dataset, run)
+        estimate.refuse(known, settings.train.max_minutes, settings.train.max_steps)
+        if dry_run:
+            return Plan(settings.values, known)
+        return _train(settings, state, dataset, run, known, quiet or processes.rank() > 0)
+
+
+def _train(settings: Settings, state: Any, dataset: Any, run: Path, known: Any, quiet: bool) -> Trained:
+    import yaml
+
+    from miaobi.train import checkpoint, loop, processes
+    from miaobi.train.view import View
+    first = processes.rank() == 0
+    if first:
+        write_text(run / "config.yaml", yaml.safe_dump(dict(settings.values), allow_unicode=True, sort_keys=False))
+    view = View(state, quiet)
+    view.say(f"{run}\n{known}")
+    if state.step:
+        view.say(say(f"Going on from step {state.step}.", f"从第 {state.step} 步继续。"))
+    outputs = _outputs(settings, run, state.step) if first else []
+    began = time.monotonic()
+    try:
+        loop.run(state, dataset, _hooks(settings, dataset, run, outputs, view))
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, loop.Interrupted) and first:
+            checkpoint.save(state, run / "checkpoints", settings.train.keep)
+        view.say(say(f"Stopped at step {state.step}. Go on with: miaobi train --resume {run}",
+                     f"已在第 {state.step} 步停止。继续：miaobi train --resume {run}"))
+        raise
+    finally:
+        view.close()
+        for output in outputs:
+            output.close()
+    return _finish(settings, state, dataset, run, known, time.monotonic() - began)
+
+
+def _outputs(settings: Settings, run: Path, step: int) -> list[Any]:
+    from miaobi.train.tracking import Log, open_trackers
+    return [Log(run, step), *open_trackers(settings.train.trackers, run, settings.values)]
+
+
+def _hooks(settings: Settings, dataset: Any, run: Path, outputs: list[Any], view: Any) -> list[tuple[int, Callable[[Any], None]]]:
+    """What happens between steps, with its interval."""
+    from miaobi.train import checkpoint, loop, processes
+    from miaobi.train.schedules import multiplier
+    train = settings.train
+
+    def log(state: Any) -> None:
+        loop.check_finite(state)
+        for output in outputs:
+            output.figures(state.step, {**state.train, "seen": state.seen, "seconds": round(state.seconds, 3),
+                                        "learning_rate": train.learning_rate * multiplier(train, state.step - 1)})
+
+    def judge(state: Any) -> None:
+        last = state.step == train.max_steps
+        state.validation = loop.validate(state, dataset, 0 if last else train.validation_batches)
+        state.stale += 1
+        if state.validation < state.best:
+            state.best, state.best_step, state.stale = state.validation, state.step, 0
+            if processes.rank() == 0 and train.patience:
+                checkpoint.write(state, run / "checkpoints" / "best")
+        state.finished = bool(train.patience) and state.stale >= train.patience
+        for output in outputs:
+            output.figures(state.step, {"validation": state.validation, "seconds": round(state.seconds, 3)})
+
+    def keep(state: Any) -> None:
+        if processes.rank() == 0:
+            checkpoint.save(state, run / "checkpoints", train.keep)
+
+    def sample(state: Any) -> None:
+        with loop.averaged(state):
+            made = settings.family.sample(state.objective, dataset, settings.sample)
+        for output in outputs:
+            output.texts(state.step, {f"sample/{place}": str(item) for place, item in enumerate(made)})
+        write_text(run / "samples" / f"step-{state.step:08d}.txt", "\n\n".join(map(str, made)) + "\n")
+
+    hooks = [(train.log_every, log), (train.every("validate_every", 10), judge)]
+    if processes.rank() == 0:
+        hooks.append((train.every("sample_every", 4), sample))
+    return [*hooks, (train.every("checkpoint_every", 10), keep), (1, view)]
+
+
+def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any, seconds: float) -> Trained:
+    """Bundle the weights (the best ones, where early stopping watched), and put them in the store."""
+    from miaobi.train import checkpoint, loop, processes
+    if settings.train.patience and (run / "checkpoints" / "best").exists() and state.best < (state.validation or float("inf")):
+        checkpoint.restore(state, run / "checkpoints" / "best")
+    if processes.rank() > 0:
+        return Trained(settings.name, run / "bundle", run, state.step, state.best, seconds, known.parameters)
+    manifest = bundle.Manifest(
+        settings.family.NAME, settings.family.MODALITY, recipe=settings.values,
+        data={"fingerprint": dataset.fingerprint, "folder": str(dataset.folder), "source": settings.values["data"].get("source", "")},
+        metrics={"validation_loss": state.validation, "seconds": round(state.seconds, 1), "steps": state.step})
+
+    def write(folder: Path) -> None:
+        with loop.averaged(state):
+            settings.family.save(state.objective, folder)
+        dataset.save(folder)
+
+    import shutil
+    shutil.rmtree(run / "bundle", ignore_errors=True)
+    bundle.write(run / "bundle", manifest, write)
+    version = Store().add(run / "bundle", settings.name)
+    return Trained(str(version), version.path, run, state.step, state.validation, seconds, known.parameters)

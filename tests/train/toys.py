@@ -1,0 +1,79 @@
+"""A GAN on two-dimensional points and a ragged regression: the smallest things that exercise every part of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from miaobi.nn.objective import Batch, Loss, Objective, Phase
+
+
+class Points:
+    """A ring of eight Gaussians. Batches are a pure function of (split, index, size, seed)."""
+
+    spec, fingerprint, folder = None, "points", Path()
+
+    def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
+        draw = torch.Generator().manual_seed(hash((split == "train", index, seed)) % 2**31)
+        angle = torch.randint(0, 8, (size,), generator=draw) * (torch.pi / 4)
+        centre = torch.stack([angle.cos(), angle.sin()], 1)
+        return {"x": centre + 0.05 * torch.randn(size, 2, generator=draw), "z": torch.randn(size, 4, generator=draw)}
+
+    def batches(self, split: str, size: int) -> Iterator[Batch]:
+        return (self.batch(split, index, size, 1) for index in range(4))
+
+    def save(self, folder: Path) -> None:
+        """Points need no preprocessing."""
+
+
+def mlp(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, 32), nn.LeakyReLU(0.2), nn.Linear(32, 32), nn.LeakyReLU(0.2), nn.Linear(32, outputs))
+
+
+class PointGAN(Objective):
+    """Relativistic pairing (Jolicoeur-Martineau 2018) with a lazy R1 penalty (Mescheder et al. 2018) every fourth step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.discriminator = mlp(4, 2), mlp(2, 1)
+        self.noise = nn.Dropout(0.1)
+
+    def phases(self) -> list[Phase]:
+        return [Phase("discriminator", self.discriminator, self.judge), Phase("penalty", self.discriminator, self.r1, every=4),
+                Phase("generator", self.generator, self.fool)]
+
+    def gap(self, batch: Batch) -> Tensor:
+        fake = self.generator(self.noise(batch["z"]))
+        return self.discriminator(batch["x"]) - self.discriminator(fake)
+
+    def judge(self, batch: Batch) -> Loss:
+        gap = self.gap(batch)
+        return Loss(F.softplus(-gap).sum(), len(gap), {"gap": gap.sum()})
+
+    def fool(self, batch: Batch) -> Loss:
+        return Loss(F.softplus(self.gap(batch)).sum(), len(batch["x"]))
+
+    def r1(self, batch: Batch) -> Loss:
+        x = batch["x"].clone().requires_grad_()
+        gradient, = torch.autograd.grad(self.discriminator(x).sum(), x, create_graph=True)
+        return Loss(0.2 * gradient.square().sum(), len(x))
+
+
+class Ragged(Objective):
+    """Linear regression in which only some rows count, a different number in every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 1)
+
+    def phases(self) -> list[Phase]:
+        return [Phase("model", self.net, self.loss)]
+
+    def loss(self, batch: Batch) -> Loss:
+        counted = batch["z"][:, 0] > 0
+        error = self.net(batch["x"]).squeeze(1) - batch["x"].sum(1)
+        return Loss(error[counted].square().sum(), int(counted.sum()))
