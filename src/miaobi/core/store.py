@@ -80,7 +80,7 @@ class Store:
         check_name(name)
         bundle.read(source)
         with self._locked(name):
-            number = max((item.number for item in self.versions(name)), default=self._last_removed(name)) + 1
+            number = max(self._last_removed(name), *(item.number for item in self.versions(name)), 0) + 1
             with write_beside(self.root / name / str(number)) as draft:
                 shutil.copytree(source, draft)
             return Version(name, number, self.root / name / str(number))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from miaobi.core import bundle
+from miaobi.core.errors import BadInput, Conflict, Damaged, DoesNotFit, NotFound
+from miaobi.core.files import write_beside, write_text
+from miaobi.core.store import Store
+
+
+def make(folder: Path, **changes: object) -> Path:
+    import numpy as np
+
+    def save(draft: Path) -> None:
+        save_file({"w": np.arange(6.0)}, draft / "model.safetensors")
+        (draft / "tokenizer.json").write_text("{}")
+
+    return bundle.write(folder, bundle.Manifest("gpt", "text", **changes), save)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def test_versions_aliases_and_rollback(store: Store, tmp_path: Path) -> None:
+    source = make(tmp_path / "source")
+    assert [str(store.add(source, "poet")) for _ in range(3)] == ["poet@1", "poet@2", "poet@3"]
+    assert str(store.resolve("poet")) == "poet@3"
+    store.promote("poet@1")
+    store.promote("poet@2")
+    assert str(store.resolve("poet")) == str(store.resolve("poet@production")) == "poet@2"
+    assert str(store.resolve("poet@latest")) == "poet@3"
+    assert str(store.rollback("poet")) == "poet@1"
+    with pytest.raises(Conflict, match="no earlier"):
+        store.rollback("poet")
+    with pytest.raises(Conflict, match="in production"):
+        store.remove("poet@1")
+    store.remove("poet@3")
+    assert str(store.add(source, "poet")) == "poet@4", "a number is never given twice"
+    assert len(store.remove("poet")) == 3
+    assert store.names() == []
+
+
+def test_unknown_names(store: Store, tmp_path: Path) -> None:
+    store.add(make(tmp_path / "source"), "poet")
+    with pytest.raises(NotFound, match="poat") as caught:
+        store.resolve("poat")
+    assert "poet" in caught.value.remedy
+    with pytest.raises(NotFound, match="no version '9'"):
+        store.resolve("poet@9")
+    for name in ("../evil", "Poet", "", "a/b", "."):
+        with pytest.raises(BadInput):
+            store.add(tmp_path / "source", name)
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    assert bundle.read(folder).family == "gpt"
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    for cut in (4, 20, len(whole) - 1):
+        weights.write_bytes(whole[:cut])
+        with pytest.raises(Damaged, match="cut short"):
+            bundle.read(folder)
+    weights.write_bytes(whole)
+    (folder / "tokenizer.json").write_text("{ }")
+    with pytest.raises(Damaged, match="tokenizer.json"):
+        bundle.read(folder)
+    manifest = folder / bundle.MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99, "hashes": {}, "something_new": 1}))
+    with pytest.raises(Damaged, match="newer miaobi"):
+        bundle.read(folder)
+    with pytest.raises(NotFound, match="not a miaobi bundle"):
+        bundle.read(tmp_path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_nothing_half_written_stays(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "file.txt"
+    write_text(target, "before")
+    with pytest.raises(error), write_beside(target) as draft:
+        draft.write_text("half")
+        raise error
+    assert target.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match="disk is full") as caught, write_beside(tmp_path / "x") as draft:
+        draft.write_text("part")
+        with open("/dev/full", "w") as full:
+            full.write("x")
+    assert "MIAOBI_HOME" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def _add(root: str, source: str) -> None:
+    Store(Path(root)).add(Path(source), "poet")
+
+
+def test_two_writers_never_share_a_number(store: Store, tmp_path: Path) -> None:
+    source = make(tmp_path / "source")
+    workers = [multiprocessing.get_context("spawn").Process(target=_add, args=(str(store.root), str(source))) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [version.number for version in store.versions("poet")] == [1, 2, 3]
+    assert all(bundle.read(version.path) for version in store.versions("poet"))

@@ -1,0 +1,68 @@
+"""The command line as people meet it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from miaobi import cli
+from miaobi.core.config import options
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = cli.main(words)
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_has_help_that_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    function = EntryPoint(name, cli.VERBS[name].function, "").load()
+    assert inspect.getdoc(function)
+    code, out, _ = run(capsys, *name.split(), "--help")
+    assert code == 0
+    for option in [] if name in cli.RAW else options(function):
+        assert option.key.replace("_", "-") in out.lower() or option.key.upper() in out
+        assert option.help, f"{name}: --{option.key} has no help"
+
+
+def test_surface() -> None:
+    """A changed command line is a decision: change this list with it."""
+    assert list(cli.VERBS) == [
+        "quickstart", "data list", "data fetch", "data inspect", "train", "generate text", "chat", "evaluate", "export",
+        "models list", "models show", "models promote", "models rollback", "models remove", "doctor"]
+
+
+@pytest.mark.parametrize(("words", "hint"), [
+    (("trian",), "Did you mean train?"), (("data",), "list, fetch, inspect"), (("models", "lst"), "list, show"),
+    (("models", "show", "nobody"), "nobody"), (("models", "show"), "missing"), (("models", "show", "a", "b"), "'b'"),
+    (("generate", "text", "--temprature", "1"), "temperature"), (("generate", "text", "--model"), "needs a value"),
+    (("train", "recipes/none.yaml"), "recipes/none.yaml"), (("train",), "recipe")])
+def test_mistakes_are_explained(words: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str],
+                                monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path))
+    code, out, err = run(capsys, *words)
+    assert code > 0
+    assert not out
+    assert hint in err
+    assert "Traceback" not in err
+
+
+def test_errors_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "trian", "--json")
+    assert code == 66
+    assert json.loads(err)["error"] == {"code": "not_found", "message": "There is no verb 'trian'.", "remedy": "Did you mean train?"}
+
+
+def test_chinese(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from miaobi.core.language import language
+    monkeypatch.setenv("MIAOBI_LANG", "zh")
+    language.cache_clear()
+    try:
+        code, _, err = run(capsys, "trian")
+    finally:
+        language.cache_clear()
+    assert code == 66
+    assert "没有名为 'trian' 的命令" in err
