@@ -1,0 +1,84 @@
+"""Which engine for these weights? The one that was measured to be quickest at so many streams.
+
+The table is measured by `bench/text_engines.py --save`; until that was run here, the figures shipped in measured.json
+stand in (they name the machine).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from miaobi.core.engine import Weights
+from miaobi.core.errors import MissingPart, Unsupported
+from miaobi.core.files import home
+from miaobi.core.language import say
+from miaobi.core.registry import engines
+
+
+@dataclass(frozen=True)
+class Measurement:
+    engine: str
+    format: str
+    parameters: float
+    """Millions."""
+    tokens_per_second: Mapping[int, float]
+    """At so many streams."""
+
+    def at(self, streams: int) -> float:
+        """Speed at the nearest measured number of streams."""
+        nearest = min(self.tokens_per_second, key=lambda measured: abs(math.log(measured / streams)))
+        return self.tokens_per_second[nearest]
+
+
+def table() -> list[Measurement]:
+    """What was measured here, else what is shipped."""
+    here = home() / "measurements.json"
+    source = here if here.exists() else files("miaobi.engines") / "measured.json"
+    rows = json.loads(source.read_text(encoding="utf-8"))["rows"]
+    return [Measurement(**row | {"tokens_per_second": {int(key): value for key, value in row["tokens_per_second"].items()}})
+            for row in rows]
+
+
+def choose(weights: Weights, streams: int = 1) -> str:
+    """Name of the engine for these weights. Raises MissingPart or Unsupported when none can read them."""
+    able, missing = [], []
+    for name in engines.names():
+        module: Any = engines.get(name)
+        if weights.format in module.FORMATS:
+            need = module.installed()
+            if need:
+                missing.append(need)
+            elif module.reads(weights):
+                able.append(name)
+    if able:
+        return max(able, key=lambda name: (_speed(name, weights, streams), name))
+    if missing:
+        raise MissingPart(say(f"Nothing installed here runs {weights.name} ({weights.format}).",
+                              f"本机没有安装能运行 {weights.name}（{weights.format}）的引擎。"), missing[0])
+    raise Unsupported(say(f"No engine runs {weights.name} ({weights.format}).", f"没有引擎能运行 {weights.name}（{weights.format}）。"),
+                      say("`miaobi doctor` shows the engines that are installed.", "用 `miaobi doctor` 查看已安装的引擎。"))
+
+
+def _speed(name: str, weights: Weights, streams: int, rows: Iterable[Measurement] | None = None) -> float:
+    """Measured tokens a second of the model nearest in size; 0 for an engine that was never measured."""
+    known = [row for row in (table() if rows is None else rows) if (row.engine, row.format) == (name, weights.format)]
+    size = max(millions(weights), 1e-3)
+    best = min(known, key=lambda row: abs(math.log(row.parameters / size)), default=None)
+    return best.at(streams) if best else 0.0
+
+
+def millions(weights: Weights) -> float:
+    """Parameters in millions, from the size of the files (two bytes each where the format does not say)."""
+    from miaobi.core import gguf
+    if weights.format == "gguf":
+        return gguf.read(weights.path).parameters / 1e6
+    kinds = {"bundle": (".safetensors", 4), "transformers": (".safetensors", 2), "openvino": (".bin", 1)}
+    if weights.format not in kinds:
+        return 1000.0
+    suffix, width = kinds[weights.format]
+    return sum(file.stat().st_size for file in weights.path.glob(f"*{suffix}")) / width / 1e6

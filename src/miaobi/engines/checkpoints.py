@@ -1,0 +1,140 @@
+"""Opening weights for the native engine: bundles through their family, and Transformers checkpoints.
+
+Only safetensors are read, and no code that came with a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from miaobi.core import bundle, gguf
+from miaobi.core.engine import Weights
+from miaobi.core.errors import Unsupported
+from miaobi.core.language import say
+from miaobi.core.registry import families
+from miaobi.engines import chat
+from miaobi.engines.decoders import CachedDecoder, Decoder, RecurrentDecoder
+from miaobi.engines.weights import read_json, refuse_foreign_code
+from miaobi.engines.words import Words
+
+ENDLESS = 2**31
+
+
+@runtime_checkable
+class Recurrent(Protocol):
+    """What a recurrent family's module offers: one call for a prompt or a single token."""
+
+    def step(self, ids: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    name: str
+    decoder: Decoder
+    words: Words
+    ends: frozenset[int]
+    """Tokens that end an answer."""
+    start: list[int]
+    """What an empty prompt begins with."""
+    context_length: int
+    chat: chat.ChatTemplate | None
+
+
+def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
+    """Raises Damaged, NotFound or Unsupported, each with what to do."""
+    if weights.format == "gguf":
+        return _load_gguf(weights, device, dtype)
+    folder = weights.path
+    if weights.format == "bundle":
+        family = bundle.read(folder).family
+        module = families.get(family).load(folder)
+    else:
+        module = load_transformers(folder, dtype)
+    words = Words.from_file(_tokenizer_file(folder))
+    return _checkpoint(weights.name, module.eval().to(device, dtype), words, _settings(folder), chat.from_folder(folder))
+
+
+def _checkpoint(name: str, module: nn.Module, words: Words, settings: dict[str, Any],
+                template: chat.ChatTemplate | None) -> Checkpoint:
+    recurrent = isinstance(module, Recurrent)
+    decoder: Decoder = RecurrentDecoder(module) if recurrent else CachedDecoder(module)
+    ends = _numbers(settings.get("eos_token_id"), settings.get("end"))
+    start = _numbers(settings.get("bos_token_id")) or ends
+    length = ENDLESS if recurrent else next(
+        (settings[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if settings.get(key)), ENDLESS)
+    return Checkpoint(name, decoder, words, frozenset(ends), start[:1] or [0], length, template)
+
+
+def _numbers(*values: Any) -> list[int]:
+    """Token ids as config files write them: one, a list, or nothing."""
+    return [item for value in values if value is not None for item in (value if isinstance(value, list) else [value])]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """config.json, overridden by generation_config.json where both speak of the ends."""
+    config = read_json(folder / "config.json")
+    generation = folder / "generation_config.json"
+    if generation.exists():
+        config |= {key: value for key, value in read_json(generation).items()
+                   if key in ("eos_token_id", "bos_token_id") and value is not None}
+    return config
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise Unsupported(say(f"{folder} has no tokenizer.json.", f"{folder} 中没有 tokenizer.json。"),
+                          say("Save its tokenizer in the fast format: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
+                              "请把分词器存为 fast 格式：AutoTokenizer.from_pretrained(folder).save_pretrained(folder)。"))
+    return path
+
+
+def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A causal language model from a Transformers folder. Imports the narrow class where the layout is Llama's."""
+    config = read_json(folder / "config.json")
+    refuse_foreign_code(config, folder.name)
+    if config.get("is_encoder_decoder"):
+        raise Unsupported(say(f"{folder.name} is an encoder-decoder; the native engine runs decoders.",
+                              f"{folder.name} 是编码器-解码器模型；native 引擎只运行解码器。"),
+                          say("Choose a causal language model.", "请选用因果语言模型。"))
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise Unsupported(say(f"{folder.name} has no safetensors weights.", f"{folder.name} 没有 safetensors 权重。"),
+                          say("Convert it: pickled weights (.bin, .pt) can run code when opened, so they are not read.",
+                              "请先转换：pickle 权重（.bin、.pt）打开时可能执行代码，因此不予读取。"))
+    for file in files:
+        bundle.check_safetensors(file)
+    if config.get("architectures") == ["LlamaForCausalLM"]:
+        from transformers.models.llama.modeling_llama import LlamaForCausalLM as Model
+    else:
+        from transformers import AutoModelForCausalLM as Model
+    return Model.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
+                                 attn_implementation="sdpa")
+
+
+def gguf_fits(path: Path) -> bool:
+    """Whether Transformers reads this GGUF's architecture (huggingface.co/docs/transformers/gguf)."""
+    from importlib.util import find_spec
+    return find_spec("gguf") is not None and gguf.read(path).architecture in (
+        "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral", "gpt2", "starcoder2", "falcon")
+
+
+def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
+    """Dequantised by Transformers: slow to open and four times the memory, so the last resort for a GGUF."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    header = gguf.read(weights.path)
+    logging.disable_progress_bar()
+    where = {"pretrained_model_name_or_path": str(weights.path.parent), "gguf_file": weights.path.name}
+    module = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
+    words = Words(AutoTokenizer.from_pretrained(**where).backend_tokenizer)
+    settings = {"eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
+                "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
+                "max_position_embeddings": header.of_model("context_length")}
+    return _checkpoint(weights.name, module.eval().to(device), words, settings, chat.from_gguf(header.metadata))

@@ -1,0 +1,214 @@
+"""llama.cpp in this process, through `xllamacpp`: any GGUF file, quick to start, quickest for a single stream.
+
+Its server runs on threads of its own and calls back from them. We render the chat template (one renderer for all
+engines) and give it raw prompts.
+
+What differs here: presence and frequency penalties also count the prompt's tokens, as llama.cpp keeps one window for all
+penalties.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from miaobi.core import gguf
+from miaobi.core.artifacts import TokenLogprob
+from miaobi.core.engine import Abilities, Chunk, Weights, check_supported, context_error, no_chat_error
+from miaobi.core.errors import BadInput, Damaged, MiaobiError, Unsupported
+from miaobi.core.language import say
+from miaobi.core.requests import Request, TextRequest
+from miaobi.engines import chat, converted, grammar
+
+FORMATS = ("gguf", "bundle")
+ABILITIES = Abilities(frozenset({
+    "n", "seed", "prompt", "messages", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "typical_p",
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "stop", "logit_bias", "logprobs", "json_schema"}))
+
+CACHE_BYTES = 2 << 30
+"""Memory that keys and values may take unless a context length is asked for."""
+
+
+def installed() -> str | None:
+    from importlib.util import find_spec
+    return None if find_spec("xllamacpp") else 'pip install "miaobi[llamacpp]"'
+
+
+def reads(weights: Weights) -> bool:
+    return weights.format == "gguf" or converted.fits(weights)
+
+
+def open_engine(weights: Weights, *, streams: int = 1, context_length: int | None = None,
+                threads: int | None = None) -> LlamaCppEngine:
+    """`context_length` defaults to what the model was trained for, as far as memory for its cache allows."""
+    path = weights.path if weights.format == "gguf" else converted.gguf_of(weights)
+    return LlamaCppEngine(path, weights.name, streams, context_length, threads)
+
+
+class LlamaCppEngine:
+    abilities = ABILITIES
+
+    def __init__(self, path: Path, name: str, streams: int, context_length: int | None, threads: int | None) -> None:
+        import xllamacpp
+
+        header = gguf.read(path)
+        self.name, self.slots = name, max(streams, 4)
+        self.chat = chat.from_gguf(header.metadata)
+        self.chats = self.chat is not None
+        self._adds_start = bool(header.metadata.get("tokenizer.ggml.add_bos_token"))
+        trained = header.of_model("context_length") or 4096
+        fits = max(512, CACHE_BYTES // max(1, cache_bytes_per_token(header)))
+        self.context_length = context_length or min(trained, fits)
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        # One cache shared by all slots: a slot takes what it needs, so a few long prompts and many short ones both fit.
+        params.kv_unified, params.n_parallel = True, self.slots
+        params.n_ctx = min(self.context_length * self.slots, max(self.context_length, fits))
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or physical_cores()
+        params.warmup, params.verbosity, params.cache_ram_mib = False, -1, 0
+        # The server also listens on a port of the loopback interface; nobody else may use it.
+        params.api_keys, params.ui, params.fit_params = [secrets.token_hex(16)], False, False
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise Unsupported(say(f"llama.cpp cannot load {path} ({header.architecture}): {error}.",
+                                  f"llama.cpp 无法加载 {path}（{header.architecture}）：{error}。"),
+                              say("Try another engine (--engine native), or a newer xllamacpp.",
+                                  "请换一个引擎（--engine native），或升级 xllamacpp。")) from None
+        self._threads = ThreadPoolExecutor(max_workers=256, thread_name_prefix="miaobi-llamacpp")
+
+    def _prompt(self, request: TextRequest) -> str:
+        if request.messages is None:
+            return request.prompt or ""
+        if self.chat is None:
+            raise no_chat_error(self.name)
+        text = self.chat.render(request.messages)
+        # llama.cpp puts the first token before every prompt; a template that wrote it too would double it.
+        return text.removeprefix(self.chat.bos_token) if self._adds_start and self.chat.bos_token else text
+
+    def _body(self, request: TextRequest, first: int, count: int) -> dict[str, Any]:
+        """The server's parameters for answers `first` to `first + count - 1`; answer i draws from seed + i."""
+        body: dict[str, Any] = {
+            "prompt": self._prompt(request), "stream": True, "n_predict": request.max_new_tokens, "n": count,
+            "cache_prompt": True, "repeat_last_n": self.context_length, "stop": list(request.stop),
+            "samplers": ["penalties", "temperature", "top_k", "typ_p", "top_p", "min_p"],
+            "temperature": 0.0 if request.greedy else request.temperature, "top_k": request.top_k,
+            "top_p": request.top_p, "min_p": request.min_p, "typical_p": request.typical_p,
+            "repeat_penalty": request.repetition_penalty, "presence_penalty": request.presence_penalty,
+            "frequency_penalty": request.frequency_penalty,
+            "logit_bias": [[token, False if value <= -100 else value] for token, value in request.logit_bias.items()],
+        }
+        if request.seed is not None:
+            body["seed"] = (request.seed + first) % (2**32 - 1)
+        if request.logprobs is not None:
+            body["n_probs"] = max(1, request.logprobs)
+        if request.json_schema is not None:
+            body["grammar"] = grammar.of_schema(request.json_schema)
+        return body
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        if not isinstance(request, TextRequest):
+            raise Unsupported(say("The llamacpp engine writes text only.", "llamacpp 引擎只能生成文本。"))
+        check_supported(request, self.abilities, "llamacpp")
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
+        groups = [_Group(first, min(self.slots, request.n - first), request.logprobs)
+                  for first in range(0, request.n, self.slots)]
+
+        def send(item: Chunk | BaseException) -> None:
+            loop.call_soon_threadsafe(inbox.put_nowait, item)
+        try:
+            for group in groups:
+                body = self._body(request, group.first, group.count)
+                self._threads.submit(group.run, self._server, body, send, self.context_length)
+            left = request.n
+            while left:
+                item = await inbox.get()
+                if isinstance(item, BaseException):
+                    raise item
+                left -= item.finish is not None
+                yield item
+        finally:
+            for group in groups:
+                group.cancelled = True
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True)
+        del self._server
+
+
+class _Group:
+    """Answers made by one call of the server, which blocks its thread and calls back piece by piece."""
+
+    def __init__(self, first: int, count: int, rivals: int | None) -> None:
+        self.first, self.count, self.rivals = first, count, rivals
+        self.cancelled = False
+        self.error: BaseException | None = None
+
+    def run(self, server: Any, body: dict[str, Any], send: Any, context_length: int) -> None:
+        def receive(piece: Any) -> bool:
+            # An exception in here would be swallowed by the server and the answer would never end.
+            try:
+                if not self.cancelled:
+                    for item in self._chunks(piece, context_length):
+                        send(item)
+            except Exception as error:  # noqa: BLE001 - handed to whoever asked
+                send(error)
+                return True
+            return self.cancelled
+        try:
+            if not self.cancelled:
+                server.handle_completions(body, receive)
+        except Exception as error:  # noqa: BLE001 - handed to whoever asked
+            send(error)
+
+    def _chunks(self, piece: Any, context_length: int) -> list[Chunk]:
+        if "error" in piece or "code" in piece:
+            raise _as_error(piece.get("error", piece), context_length)
+        return [self._chunk(choice) for choice in piece["choices"]]
+
+    def _chunk(self, choice: dict[str, Any]) -> Chunk:
+        entries = (choice.get("logprobs") or {}).get("content") or ()
+        finish = choice["finish_reason"]
+        logprobs = () if self.rivals is None else tuple(self._logprob(entry) for entry in entries)
+        return Chunk(self.first + choice["index"], choice["text"], logprobs, 0 if finish else 1,
+                     finish if finish in (None, "stop") else "length")
+
+    def _logprob(self, entry: dict[str, Any]) -> TokenLogprob:
+        top = entry["top_logprobs"][:self.rivals]
+        return TokenLogprob(_spell(entry), entry["logprob"], tuple((_spell(other), other["logprob"]) for other in top))
+
+
+def _spell(entry: dict[str, Any]) -> str:
+    return bytes(entry["bytes"]).decode("utf-8", errors="replace")
+
+
+def _as_error(error: dict[str, Any], context_length: int) -> MiaobiError:
+    message = str(error.get("message", error))
+    if error.get("type") == "exceed_context_size_error":
+        return context_error(error["n_prompt_tokens"], context_length)
+    if error.get("type") == "invalid_request_error":
+        return BadInput(say(f"llama.cpp refuses the request: {message}.", f"llama.cpp 拒绝了请求：{message}。"),
+                        say("Change the setting it names.", "请修改它指出的设置。"))
+    return Damaged(say(f"llama.cpp failed: {message}.", f"llama.cpp 出错：{message}。"),
+                   say("Try again, or another engine.", "请重试，或换一个引擎。"))
+
+
+def cache_bytes_per_token(header: gguf.Header) -> int:
+    """Keys and values of one token in float16."""
+    heads = header.of_model("attention.head_count", 1) or 1
+    width = header.of_model("attention.key_length") or header.of_model("embedding_length") // heads
+    return header.of_model("block_count") * 2 * (header.of_model("attention.head_count_kv") or heads) * width * 2
+
+
+def physical_cores() -> int:
+    """Cores this process may use; a second hardware thread of a core gains nothing here."""
+    import os
+
+    import psutil
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))

@@ -1,0 +1,114 @@
+"""From a name to weights: the store, the starter packs, a path, a URL, a hub id. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from miaobi.core import bundle, gguf
+from miaobi.core.engine import Weights
+from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound, Unsupported, nearest
+from miaobi.core.language import say
+from miaobi.core.store import NAME, Store
+
+
+def find(name: str) -> Weights:
+    """The weights that `name` means. Raises NotFound with the nearest names, or what is wrong with the files."""
+    if name.startswith(("http://", "https://")):
+        return Weights("url", name.rstrip("/"), name.rstrip("/"))
+    path = Path(name).expanduser()
+    reference, _, _ = name.partition("@")
+    if NAME.fullmatch(reference) and reference in Store().names():
+        version = Store().resolve(name)
+        return Weights("bundle", str(version.path), version.name, str(version.number), bundle.read(version.path).family)
+    if NAME.fullmatch(name) and name in _packed():
+        return of_path(_pack_file(name), name)
+    if path.exists():
+        return of_path(path)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
+        return of_path(_from_hub(name), name)
+    if "/" in name or path.suffix:
+        raise NotFound(say(f"There is no file or folder {name}.", f"文件或文件夹 {name} 不存在。"),
+                       say("Check the path; `miaobi models list` shows the models in the store.",
+                           "请检查路径；`miaobi models list` 列出模型库中的模型。"))
+    raise NotFound(say(f"There is no model named {name!r}.", f"没有名为 {name!r} 的模型。"),
+                   nearest(name, [*Store().names(), *_packed()]) or
+                   say("`miaobi models list` and `miaobi data list` show what there is.",
+                       "用 `miaobi models list` 与 `miaobi data list` 查看可用的模型。"))
+
+
+def of_path(path: Path, name: str = "") -> Weights:
+    """What a file or folder holds, told by its content. Raises BadInput or Damaged when it is no model."""
+    name = name or path.stem
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise Damaged(say(f"{path} is empty.", f"{path} 是空文件。"), say("Copy or download it again.", "请重新复制或下载。"))
+        gguf.read(path)
+        return Weights("gguf", str(path), name)
+    if (path / bundle.MANIFEST).exists():
+        return Weights("bundle", str(path), name, family=bundle.read(path).family)
+    if (path / "openvino_model.xml").exists():
+        return Weights("openvino", str(path), name)
+    if (path / "config.json").exists():
+        refuse_foreign_code(read_json(path / "config.json"), name)
+        return Weights("transformers", str(path), name)
+    inside = sorted(path.glob("*.gguf"))
+    if len(inside) == 1:
+        return of_path(inside[0], name)
+    raise BadInput(
+        say(f"{path} holds no model that is known here.", f"{path} 中没有可识别的模型。"),
+        say("Expected miaobi.json (made by `miaobi train`), config.json (Transformers), openvino_model.xml, or one .gguf file.",
+            "应包含 miaobi.json（由 `miaobi train` 生成）、config.json（Transformers）、openvino_model.xml，或单个 .gguf 文件。"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A model folder's JSON file. Raises NotFound or Damaged."""
+    if not path.exists():
+        raise NotFound(say(f"{path.parent} has no {path.name}.", f"{path.parent} 中没有 {path.name}。"),
+                       say("Copy or download the whole model folder again.", "请重新复制或下载整个模型文件夹。"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(say(f"{path} is not valid JSON: {error}.", f"{path} 不是有效的 JSON：{error}。"),
+                      say("Copy or download it again.", "请重新复制或下载。")) from None
+
+
+def refuse_foreign_code(config: dict[str, Any], name: str) -> None:
+    """Raise for a checkpoint that wants its own Python code run."""
+    if config.get("auto_map"):
+        raise Unsupported(say(f"{name} needs Python code of its own (auto_map in config.json), which is never run here.",
+                              f"{name} 需要运行自带的 Python 代码（config.json 中的 auto_map），此处绝不运行。"),
+                          say("Choose a model of an architecture that Transformers itself knows, or a GGUF file of it.",
+                              "请选用 Transformers 自身支持的架构，或该模型的 GGUF 文件。"))
+
+
+def _packed() -> list[str]:
+    try:
+        from miaobi.data import packs
+    except ImportError:
+        return []
+    return packs.models()
+
+
+def _pack_file(name: str) -> Path:
+    from miaobi.data import packs
+    return packs.path(name)
+
+
+def _from_hub(name: str) -> Path:
+    """The snapshot of a hub repository: safetensors and text files only. HF_HUB_OFFLINE is honoured."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingPart(say(f"{name} is a hub id, and huggingface_hub is not installed.",
+                              f"{name} 是 Hub 上的模型，但未安装 huggingface_hub。"), 'pip install "miaobi[train]"') from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds, all of which mean: not to be had
+        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+        why = say("the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",
+                  "HF_HUB_OFFLINE 已关闭网络，且本地缓存中没有它") if offline else str(error).splitlines()[0]
+        raise NotFound(say(f"The hub model {name!r} cannot be had: {why}.", f"无法获取 Hub 模型 {name!r}：{why}。"),
+                       say("Check the id and the network, or give a local path.", "请检查名称与网络，或给出本地路径。")) from None
