@@ -28,9 +28,22 @@ def write_beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
     try:
-        yield draft
-        _flush(draft)
-        os.replace(draft, target)
+        with explain_full_disk(target):
+            yield draft
+            _flush(draft)
+            os.replace(draft, target)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def explain_full_disk(target: Path) -> Iterator[None]:
+    """Turn the system's error about a full disk, while writing `target`, into DoesNotFit."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -39,11 +52,6 @@ def write_beside(target: Path) -> Iterator[Path]:
                              f"磁盘已满：无法写入 {target}（剩余 {free / 1e6:,.0f} MB）。"),
                          say("Free some space, or point MIAOBI_HOME at another disk.",
                              "请清理空间，或把 MIAOBI_HOME 指向别的磁盘。")) from None
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

