@@ -19,9 +19,13 @@ from torch import Tensor, nn
 
 from miaobi.data.tokens import TokenSpec
 from miaobi.nn.language import LanguageModel
+from miaobi.nn.language import glimpses as sample
+
+__all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "save"]
 
 NAME, MODALITY, DATA = "lstm", "text", "tokens"
-STATE = tuple[Tensor, Tensor]
+State = tuple[Tensor, Tensor]
+"""(h, c), each [layers, B, H]."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Config:
     hidden_size: int = 256
     """Width of the state of each layer."""
     num_layers: int = 2
+    """Stacked LSTMs."""
     embedding_size: int = 128
     """Width of the embedding that input and output share."""
     dropout: float = 0.1
@@ -50,18 +55,12 @@ class LSTM(nn.Module):
         for layer in range(config.num_layers):  # remember by default: Jozefowicz et al. 2015
             getattr(self.lstm, f"bias_ih_l{layer}").data[config.hidden_size:2 * config.hidden_size].fill_(1.0)
 
-    def step(self, ids: Tensor, state: STATE | None = None) -> tuple[Tensor, STATE]:
+    def step(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         hidden, state = self.lstm(self.drop(self.embed(ids)), state)
         return self.project(self.drop(hidden)) @ self.embed.weight.T, state
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.step(ids)[0]
-
-    @staticmethod
-    def reorder(state: STATE, index: Tensor) -> STATE:
-        """The state with its batch rows picked by `index`, for beam search."""
-        hidden, cell = state
-        return hidden[:, index].contiguous(), cell[:, index].contiguous()
 
 
 def build(config: Config, spec: TokenSpec) -> LanguageModel:
@@ -71,7 +70,8 @@ def build(config: Config, spec: TokenSpec) -> LanguageModel:
 def save(objective: LanguageModel, folder: Path) -> None:
     net: LSTM = objective.net  # type: ignore[assignment]
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
-    settings = {"model_type": "miaobi_lstm", **asdict(net.config), **asdict(net.spec)}
+    settings = {"model_type": "miaobi_lstm", **asdict(net.config), **asdict(net.spec), "eos_token_id": net.spec.eos_id,
+                "bos_token_id": net.spec.bos_id}
     (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 

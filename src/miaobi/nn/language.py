@@ -6,6 +6,7 @@ L = -Σ_t log p(x_t | x_<t)   in nats, summed over the targets that are not mask
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,17 @@ class LanguageModel(Objective):
         targets = batch["targets"]
         total = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets.flatten(), ignore_index=MASKED, reduction="sum")
         return Loss(total, int((targets != MASKED).sum()))
+
+
+def glimpses(objective: LanguageModel, dataset: Any, config: Any) -> list[str]:
+    """What the model writes after each of config.prompts, to look at while it learns (the `sample` of a family)."""
+    net, training = objective.net, objective.training
+    objective.eval()
+    made = [prompt + dataset.tokenizer.decode(continue_ids(
+        net, [dataset.spec.bos_id, *(dataset.tokenizer.encode([prompt]) if prompt else [])], config.max_new_tokens,
+        dataset.spec.context_length, dataset.spec.eos_id)) for prompt in config.prompts or [""]]
+    objective.train(training)
+    return made
 
 
 @torch.no_grad()

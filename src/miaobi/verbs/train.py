@@ -342,7 +342,7 @@ def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any,
         return Trained(settings.name, run / "bundle", run, state.step, state.best, seconds, known.parameters)
     manifest = bundle.Manifest(
         settings.family.NAME, settings.family.MODALITY, recipe=settings.values,
-        data={"fingerprint": dataset.fingerprint, "folder": str(dataset.folder), "source": settings.values["data"].get("source", "")},
+        data={"fingerprint": dataset.fingerprint, "folder": str(dataset.folder), "source": settings.values["data"].get("pack") or settings.values["data"].get("path") or ""},
         metrics={"validation_loss": state.validation, "seconds": round(state.seconds, 1), "steps": state.step})
 
     def write(folder: Path) -> None:

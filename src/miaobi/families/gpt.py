@@ -1,0 +1,196 @@
+"""A decoder-only Transformer in the layout of LlamaForCausalLM, so that llama.cpp, OpenVINO, vLLM and PEFT load what is trained here.
+
+    x ← x + W_o · attention(rms(x)),   x ← x + W_down (silu(W_gate h) ⊙ W_up h),  h = rms(x)
+    attention = softmax(q kᵀ / √d + causal mask) v,  q and k turned by rotary positions
+
+Rotary: Su et al. 2021 (arXiv:2104.09864). RMSNorm: Zhang & Sennrich 2019 (arXiv:1910.07467). SwiGLU: Shazeer 2020
+(arXiv:2002.05202). Grouped queries: Ainslie et al. 2023 (arXiv:2305.13245). Layout: Touvron et al. 2023 (arXiv:2302.13971).
+What a block adds starts at zero (W_o = W_down = 0), as does the output layer: the untrained model predicts every token alike.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.data.tokens import TokenSpec
+from miaobi.nn.language import LanguageModel
+from miaobi.nn.language import glimpses as sample
+
+__all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "save"]
+
+NAME, MODALITY, DATA = "gpt", "text", "tokens"
+
+
+@dataclass(frozen=True)
+class Config:
+    num_layers: int = 4
+    """Blocks."""
+    hidden_size: int = 256
+    """Width of the residual stream."""
+    num_heads: int = 0
+    """Attention heads; 0 for one per 32 of width up to 256, one per 64 above."""
+    num_kv_heads: int = 0
+    """Heads of keys and values, shared by groups of queries; 0 for as many as num_heads."""
+    intermediate_size: int = 0
+    """Width inside the feed-forward layer; 0 for 8/3 of hidden_size, rounded up to a multiple of 32."""
+    dropout: float = 0.0
+    """On what each block adds. Worth 0.1 to 0.3 when the data is seen many times."""
+    tie_embeddings: bool = False
+    """One matrix for input and output: fewer parameters, slower to learn."""
+    rope_theta: float = 10000.0
+    """Base of the rotary wavelengths."""
+    norm_eps: float = 1e-5
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads or max(1, self.hidden_size // (32 if self.hidden_size <= 256 else 64))
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.heads
+
+    @property
+    def inner(self) -> int:
+        return self.intermediate_size or -(-self.hidden_size * 8 // 3 // 32) * 32
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.heads):
+            raise BadInput(say(f"model.hidden_size {self.hidden_size} does not divide into {self.heads} heads of even width.",
+                               f"model.hidden_size {self.hidden_size} 不能分成 {self.heads} 个宽度为偶数的头。"),
+                           say("Choose num_heads so that hidden_size / num_heads is even.", "请选择 num_heads，使 hidden_size / num_heads 为偶数。"))
+        if self.heads % self.kv_heads:
+            raise BadInput(say(f"model.num_heads {self.heads} is no multiple of num_kv_heads {self.kv_heads}.",
+                               f"model.num_heads {self.heads} 不是 num_kv_heads {self.kv_heads} 的倍数。"),
+                           say("Choose num_kv_heads that divides num_heads.", "请选择能整除 num_heads 的 num_kv_heads。"))
+
+
+class Attention(nn.Module):
+    """x [B, T, C] -> [B, T, C]; cos, sin [T, head width]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.hidden_size // config.heads
+        self.width, self.grouped = width, config.kv_heads != config.heads
+        self.q_proj = nn.Linear(config.hidden_size, config.heads * width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.kv_heads * width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.kv_heads * width, bias=False)
+        self.o_proj = nn.Linear(config.heads * width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q_BHTD, k_BHTD, v_BHTD = (project(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
+                                  for project in (self.q_proj, self.k_proj, self.v_proj))
+        mixed = F.scaled_dot_product_attention(turned(q_BHTD, cos, sin), turned(k_BHTD, cos, sin), v_BHTD, is_causal=True,
+                                               enable_gqa=self.grouped)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: pairs (x_i, x_{i+D/2}) turned by their place's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.inner, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.inner, bias=False)
+        self.down_proj = nn.Linear(config.inner, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.self_attn, self.mlp = Attention(config), FeedForward(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + F.dropout(self.self_attn(self.input_layernorm(x), cos, sin), self.dropout, self.training)
+        return x + F.dropout(self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training)
+
+
+class GPT(nn.Module):
+    """ids [B, T] -> logits [B, T, V]. Names of parameters are LlamaForCausalLM's."""
+
+    def __init__(self, config: Config, spec: TokenSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.model = nn.ModuleDict({
+            "embed_tokens": nn.Embedding(spec.vocab_size, config.hidden_size),
+            "layers": nn.ModuleList(Block(config) for _ in range(config.num_layers)),
+            "norm": nn.RMSNorm(config.hidden_size, config.norm_eps)})
+        self.lm_head = nn.Linear(config.hidden_size, spec.vocab_size, bias=False)
+        self.cos, self.sin = rotary(config, spec.context_length)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Matrices with standard deviation 1/√inputs, so that every layer keeps its input's scale; zero where a block ends."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                zero = name.endswith(("o_proj", "down_proj", "lm_head"))
+                nn.init.normal_(module.weight, std=0.0 if zero else module.in_features ** -0.5)
+        embedding = self.model["embed_tokens"]
+        if self.config.tie_embeddings:
+            nn.init.normal_(embedding.weight, std=0.02)
+            self.lm_head.weight = embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, length = self.model["embed_tokens"](ids), ids.size(1)
+        cos, sin = self.cos[:length].to(x), self.sin[:length].to(x)
+        for block in self.model["layers"]:
+            x = block(x, cos, sin)
+        return self.lm_head(self.model["norm"](x))
+
+
+def rotary(config: Config, length: int) -> tuple[Tensor, Tensor]:
+    """cos, sin [length, head width] of the angle t · θ^(-2i/D), each frequency twice."""
+    width = config.hidden_size // config.heads
+    angle = torch.outer(torch.arange(length).float(), config.rope_theta ** (-torch.arange(0, width, 2).float() / width))
+    return torch.cat([angle, angle], -1).cos(), torch.cat([angle, angle], -1).sin()
+
+
+def build(config: Config, spec: TokenSpec) -> LanguageModel:
+    return LanguageModel(GPT(config, spec))
+
+
+def save(objective: LanguageModel, folder: Path) -> None:
+    """A Transformers folder: config.json, generation_config.json, model.safetensors."""
+    net: GPT = objective.net  # type: ignore[assignment]
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    if net.config.tie_embeddings:
+        del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    ids = {"bos_token_id": net.spec.bos_id, "eos_token_id": net.spec.eos_id, "pad_token_id": net.spec.pad_id}
+    for name, values in (("config.json", {**llama_config(net.config, net.spec), **ids}),
+                         ("generation_config.json", {"do_sample": True, **ids})):
+        (folder / name).write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+def llama_config(config: Config, spec: TokenSpec) -> dict[str, object]:
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": spec.vocab_size,
+        "max_position_embeddings": spec.context_length, "hidden_size": config.hidden_size, "intermediate_size": config.inner,
+        "num_hidden_layers": config.num_layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
+        "head_dim": config.hidden_size // config.heads, "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tie_embeddings,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta}, "rope_theta": config.rope_theta,
+        "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "dtype": "float32"}
+
+
+def load(folder: Path) -> nn.Module:
+    """As Transformers' own LlamaForCausalLM, with its key–value cache."""
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
+    return LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, attn_implementation="sdpa").eval()
