@@ -9,13 +9,12 @@ from typing import Any
 
 from miaobi.core.errors import Damaged, NotFound, Unsupported
 from miaobi.core.language import say
+from miaobi.data.tokenizer import BYTES, QWEN2
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
-QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-         r"|\s+(?!\S)|\s+")
-"""The word rule that llama.cpp and OpenVINO GenAI both call `qwen2` (QwenLM/Qwen2, Apache-2.0)."""
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+"""Llama 3's word rule, `llama-bpe` to both engines."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,6 @@ def _within_a_character(merge: str) -> bool:
     data = bytes(BYTES[letter] for letter in merge.replace(" ", "", 1) if letter in BYTES)
     lead = data[:1]
     return len(data) <= 4 and lead >= b"\xc2" and all(0x80 <= byte < 0xC0 for byte in data[1:])
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for the 256 bytes: printable ones stand for themselves, the rest follow from U+0100."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-BYTES = _byte_alphabet()
 
 
 def _json(path: Path) -> dict[str, Any]:
