@@ -63,8 +63,8 @@ def _checkpoint(name: str, module: nn.Module, words: Words, settings: dict[str, 
                 template: chat.ChatTemplate | None) -> Checkpoint:
     recurrent = isinstance(module, Recurrent)
     decoder: Decoder = RecurrentDecoder(module) if recurrent else CachedDecoder(module)
-    ends = _numbers(settings.get("eos_token_id"), settings.get("end"))
-    start = _numbers(settings.get("bos_token_id")) or ends
+    ends = _numbers(settings.get("eos_token_id"), settings.get("eos_id"))
+    start = _numbers(settings.get("bos_token_id"), settings.get("bos_id")) or ends
     length = ENDLESS if recurrent else next(
         (settings[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if settings.get(key)), ENDLESS)
     return Checkpoint(name, decoder, words, frozenset(ends), start[:1] or [0], length, template)

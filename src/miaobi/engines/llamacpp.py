@@ -23,6 +23,7 @@ from miaobi.core.errors import BadInput, Damaged, MiaobiError, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines import chat, converted, grammar
+from miaobi.engines.cores import physical_cores
 
 FORMATS = ("gguf", "bundle")
 ABILITIES = Abilities(frozenset({
@@ -35,7 +36,7 @@ CACHE_BYTES = 2 << 30
 
 def installed() -> str | None:
     from importlib.util import find_spec
-    return None if find_spec("xllamacpp") else 'pip install "miaobi[llamacpp]"'
+    return None if find_spec("xllamacpp") else 'pip install "miaobi[engines]"'
 
 
 def reads(weights: Weights) -> bool:
@@ -68,6 +69,7 @@ class LlamaCppEngine:
         # One cache shared by all slots: a slot takes what it needs, so a few long prompts and many short ones both fit.
         params.kv_unified, params.n_parallel = True, self.slots
         params.n_ctx = min(self.context_length * self.slots, max(self.context_length, fits))
+        params.kv_unified_per_slot = self.context_length
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or physical_cores()
         params.warmup, params.verbosity, params.cache_ram_mib = False, -1, 0
         # The server also listens on a port of the loopback interface; nobody else may use it.
@@ -124,7 +126,7 @@ class LlamaCppEngine:
         try:
             for group in groups:
                 body = self._body(request, group.first, group.count)
-                self._threads.submit(group.run, self._server, body, send, self.context_length)
+                self._threads.submit(group.run, self._server, body, send)
             left = request.n
             while left:
                 item = await inbox.get()
@@ -147,14 +149,14 @@ class _Group:
     def __init__(self, first: int, count: int, rivals: int | None) -> None:
         self.first, self.count, self.rivals = first, count, rivals
         self.cancelled = False
-        self.error: BaseException | None = None
+        self._made = [0] * count
 
-    def run(self, server: Any, body: dict[str, Any], send: Any, context_length: int) -> None:
+    def run(self, server: Any, body: dict[str, Any], send: Any) -> None:
         def receive(piece: Any) -> bool:
             # An exception in here would be swallowed by the server and the answer would never end.
             try:
                 if not self.cancelled:
-                    for item in self._chunks(piece, context_length):
+                    for item in self._chunks(piece):
                         send(item)
             except Exception as error:  # noqa: BLE001 - handed to whoever asked
                 send(error)
@@ -166,17 +168,19 @@ class _Group:
         except Exception as error:  # noqa: BLE001 - handed to whoever asked
             send(error)
 
-    def _chunks(self, piece: Any, context_length: int) -> list[Chunk]:
-        if "error" in piece or "code" in piece:
-            raise _as_error(piece.get("error", piece), context_length)
-        return [self._chunk(choice) for choice in piece["choices"]]
+    def _chunks(self, piece: Any) -> list[Chunk]:
+        if "error" in piece:
+            raise _as_error(piece["error"])
+        return [self._chunk(choice, piece) for choice in piece["choices"]]
 
-    def _chunk(self, choice: dict[str, Any]) -> Chunk:
+    def _chunk(self, choice: dict[str, Any], piece: Any) -> Chunk:
         entries = (choice.get("logprobs") or {}).get("content") or ()
-        finish = choice["finish_reason"]
+        index, finish = choice["index"], choice["finish_reason"]
         logprobs = () if self.rivals is None else tuple(self._logprob(entry) for entry in entries)
-        return Chunk(self.first + choice["index"], choice["text"], logprobs, 0 if finish else 1,
-                     finish if finish in (None, "stop") else "length")
+        # Tokens whose text was held back came without a piece; the last one tells how many there were in all.
+        tokens = max(0, piece["usage"]["completion_tokens"] - self._made[index]) if finish else 1
+        self._made[index] += tokens
+        return Chunk(self.first + index, choice["text"], logprobs, tokens, finish if finish in (None, "stop") else "length")
 
     def _logprob(self, entry: dict[str, Any]) -> TokenLogprob:
         top = entry["top_logprobs"][:self.rivals]
@@ -187,10 +191,10 @@ def _spell(entry: dict[str, Any]) -> str:
     return bytes(entry["bytes"]).decode("utf-8", errors="replace")
 
 
-def _as_error(error: dict[str, Any], context_length: int) -> MiaobiError:
+def _as_error(error: dict[str, Any]) -> MiaobiError:
     message = str(error.get("message", error))
     if error.get("type") == "exceed_context_size_error":
-        return context_error(error["n_prompt_tokens"], context_length)
+        return context_error(error["n_prompt_tokens"], error["n_ctx"])
     if error.get("type") == "invalid_request_error":
         return BadInput(say(f"llama.cpp refuses the request: {message}.", f"llama.cpp 拒绝了请求：{message}。"),
                         say("Change the setting it names.", "请修改它指出的设置。"))
@@ -203,12 +207,3 @@ def cache_bytes_per_token(header: gguf.Header) -> int:
     heads = header.of_model("attention.head_count", 1) or 1
     width = header.of_model("attention.key_length") or header.of_model("embedding_length") // heads
     return header.of_model("block_count") * 2 * (header.of_model("attention.head_count_kv") or heads) * width * 2
-
-
-def physical_cores() -> int:
-    """Cores this process may use; a second hardware thread of a core gains nothing here."""
-    import os
-
-    import psutil
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))

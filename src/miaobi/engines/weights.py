@@ -85,11 +85,8 @@ def refuse_foreign_code(config: dict[str, Any], name: str) -> None:
 
 
 def _packed() -> list[str]:
-    try:
-        from miaobi.data import packs
-    except ImportError:
-        return []
-    return packs.models()
+    from miaobi.data import packs
+    return [name for name, pack in packs.catalogue().items() if pack.kind == "model"]
 
 
 def _pack_file(name: str) -> Path:
