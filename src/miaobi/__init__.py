@@ -9,10 +9,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from miaobi.engines.load import load
-    from miaobi.verbs.train import train
 
-_LAZY = {"load": "miaobi.engines.load", "train": "miaobi.verbs.train", "evaluate": "miaobi.verbs.evaluate",
-         "export": "miaobi.verbs.export"}
+# Only names that no folder of the package has: `miaobi.train` is the training layer, `miaobi.verbs.train.train` trains.
+_LAZY = {"load": "miaobi.engines.load"}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +24,4 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "load"]

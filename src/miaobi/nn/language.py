@@ -20,6 +20,8 @@ MASKED = -100
 class LanguageModel(Objective):
     """net: ids [B, T] -> logits [B, T, V]. Batches: ids [B, T], targets [B, T], both int64."""
 
+    unit = "tokens"
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net

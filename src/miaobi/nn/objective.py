@@ -44,6 +44,9 @@ class Phase:
 class Objective(nn.Module):
     """A model together with what it is trained for."""
 
+    unit = "examples"
+    """What a loss counts, for "so many a second"."""
+
     def phases(self) -> list[Phase]:
         raise NotImplementedError
 

@@ -49,8 +49,8 @@ class TrainConfig:
     seed: int = 0
     validate_every: int = 0
     """Steps between validations; 0 for ten in the run."""
-    validation_batches: int = 20
-    """Batches a validation looks at while training, 0 for all; the last one always sees the whole set."""
+    validation_batches: int = 0
+    """Batches a validation looks at while training; 0 for a fifth of the steps between two. The last one sees the whole set."""
     patience: int = 0
     """Stop after this many validations without a better loss; 0 to go to the end."""
     checkpoint_every: int = 0
@@ -78,6 +78,11 @@ class TrainConfig:
             raise BadInput(say(f"train.warmup + train.decay is {self.warmup + self.decay:g}, more than the run.",
                                f"train.warmup 与 train.decay 之和为 {self.warmup + self.decay:g}，超过了整个训练。"),
                            say("Make them add up to at most 1.", "请让两者之和不超过 1。"))
+
+    @property
+    def glance(self) -> int:
+        """Batches of a validation along the way."""
+        return self.validation_batches or max(8, self.every("validate_every", 10) // 5)
 
     def every(self, name: str, parts: int) -> int:
         """`name` in steps, or a `parts`-th of the run where it is 0."""

@@ -70,8 +70,9 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
         known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run))
         refuse_memory(known, per_row, config.batch_size)
         step = _seconds_per_step(state, dataset)
-    validations = min(config.validation_batches or 100, 100) * (config.max_steps / config.every("validate_every", 10))
-    seconds = step * (config.max_steps - state.step) + validations * step / config.accumulation / 3
+    left = config.max_steps - state.step
+    glances = config.glance * left / config.every("validate_every", 10)
+    seconds = step * left + glances * step / config.accumulation / 3  # a forward pass is a third of a step
     return Estimate(seconds, memory, disk, parameters, free, known.free_disk)
 
 

@@ -39,7 +39,7 @@ class View:
     def _figures(self, state: State, now: float) -> str:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in state.train.items() if name.endswith("loss"))
         validation = f"  {say('validation', '验证')} {state.validation:.3f}" if state.validation is not None else ""
-        return f"{losses}{validation}  {(state.seen - self.seen) / max(now - self.began, 1e-9):,.0f}/s"
+        return f"{losses}{validation}  {(state.seen - self.seen) / max(now - self.began, 1e-9):,.0f} {state.objective.unit}/s"
 
     def say(self, text: str) -> None:
         if self.bar:

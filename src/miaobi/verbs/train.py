@@ -306,7 +306,7 @@ def _hooks(settings: Settings, dataset: Any, run: Path, outputs: list[Any], view
 
     def judge(state: Any) -> None:
         last = state.step == train.max_steps
-        state.validation = loop.validate(state, dataset, 0 if last else train.validation_batches)
+        state.validation = loop.validate(state, dataset, 0 if last else train.glance)
         state.stale += 1
         if state.validation < state.best:
             state.best, state.best_step, state.stale = state.validation, state.step, 0
