@@ -132,6 +132,8 @@ def _wide_lines(path: Path, file: IO[bytes], encoding: str, limit: int) -> Itera
     except UnicodeError as error:
         raise Problem(path, number, say(f"not valid {encoding.upper()} ({error}).", f"不是有效的 {encoding.upper()}（{error}）。"),
                       say("Save the file again as UTF-8.", "请把文件另存为 UTF-8。")).error() from None
+    finally:
+        reader.detach()
 
 
 def _at_character(raw: bytes, encoding: str) -> tuple[bytes, bytes]:

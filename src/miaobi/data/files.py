@@ -7,10 +7,14 @@ records; a plain text file larger than PART characters passes through in parts.
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -123,7 +127,7 @@ def _suffix(path: Path) -> str:
 def _is_json(raw: bytes) -> bool:
     try:
         json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -132,7 +136,7 @@ def _plain(path: Path, separator: str | None, report: Report) -> Iterator[Docume
     """A text file as one document, in parts cut at line ends, or as the documents between separators."""
     texts = _split(path, separator, report) if separator else _parts(path, report)
     for line, text, continues in texts:
-        yield Document(text, meta={"file": str(path), "line": line}, continues=continues)
+        yield Document(text, meta={"file": str(path), "line": line, "shape": "plain"}, continues=continues)
 
 
 def _parts(path: Path, report: Report) -> Iterator[tuple[int, str, bool]]:
@@ -197,6 +201,9 @@ def _json(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
         except json.JSONDecodeError as error:
             report(_broken(path, number - 1 + error.lineno, text[error.pos:], error))
             return
+        except RecursionError as error:
+            report(_broken(path, number, text, error))
+            return
         yield from ((number, record) for record in _records(whole))
 
 
@@ -211,25 +218,30 @@ def _records(whole: Any) -> list[Any]:
 def _array(path: Path, pieces: Iterator[tuple[int, str]], report: Report) -> Iterator[tuple[int, Any]]:
     """Items of an array whose "[" was taken off. A broken item ends the reading: nothing tells where the next one starts."""
     decoder, gap, held, number, needed = json.JSONDecoder(), re.compile(r"[\s,]*"), "", 0, 0
-    for at, piece in pieces:
+    fault: Exception | None = None
+    for at, piece in itertools.chain(pieces, [(0, "")]):
         if not held:
-            number = at
+            number = at or number
         held += piece
-        while len(held) >= needed:
+        while len(held) >= needed or not at:
             skipped = gap.match(held).end()  # type: ignore[union-attr]
             number, held = number + held.count("\n", 0, skipped), held[skipped:]
             if held.startswith("]"):
                 return
             try:
                 item, end = decoder.raw_decode(held)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 fault = error
+                if isinstance(error, json.JSONDecodeError) and error.pos < len(held) - 16 and "Unterminated" not in error.msg:
+                    at = 0  # broken here, not merely cut by the end of the piece
                 # A huge item is not tried again at every piece, only when twice as much has come.
                 needed = 2 * len(held) if len(held) > READ else 0
                 break
             yield number, item
             number, held, needed = number + held.count("\n", 0, end), held[end:], 0
-    if held:
+        if not at:
+            break
+    if held and fault:
         report(_broken(path, number, held, fault))
     else:
         report(Problem(path, number, say("the list is cut off: its closing ] is missing.", "列表被截断：缺少结尾的 ]。"),
@@ -273,10 +285,10 @@ def _csv(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
 def _parquet(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow
     from pyarrow import parquet
-    with open_bytes(path) as file:
+    with open_bytes(path) as packed, _seekable(packed) as file:
         try:
             row = 0
-            for batch in parquet.ParquetFile(_seekable(file)).iter_batches(batch_size=1024):
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
                 for record in batch.to_pylist():
                     row += 1
                     yield row, record
@@ -285,14 +297,13 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]
                           say("Copy or export it again.", "请重新复制或导出。")) from None
 
 
-def _seekable(file: IO[bytes]) -> IO[bytes]:
-    """Parquet is read from its end; a gzip stream would be unpacked anew for every seek, so it goes to a temporary file."""
-    import gzip
-    import shutil
-    import tempfile
+@contextmanager
+def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Parquet is read from its end; a gzip stream would be unpacked anew for every step back, so it goes to a temporary file."""
     if not isinstance(file, gzip.GzipFile):
-        return file
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its last reference
-    shutil.copyfileobj(file, unpacked)
-    unpacked.seek(0)
-    return unpacked
+        yield file
+        return
+    with tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(file, unpacked)
+        unpacked.seek(0)
+        yield unpacked

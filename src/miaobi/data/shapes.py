@@ -48,11 +48,12 @@ def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
 def to_document(record: Any, text_column: str | None, meta: Mapping[str, Any]) -> Document:
     """The document in one record. A bare string is plain text. Raises Unusable."""
     if isinstance(record, str) and text_column is None:
-        return Document(_text(record, "text"), meta=meta)
+        return Document(_text(record, "text"), meta={**meta, "shape": "text"})
     if not isinstance(record, Mapping):
         raise Unusable(say(f"a record is {record!r:.40}, not an object.", f"记录为 {record!r:.40}，不是对象。"),
                        say("Write one JSON object per record.", "每条记录请写成一个 JSON 对象。"))
     shape = shape_of(record, text_column)
+    meta = {**meta, "shape": shape}
     if shape == "text":
         key = text_column or _text_key(record) or "text"
         return Document(_text(record[key], key), meta=meta)

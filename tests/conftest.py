@@ -1,0 +1,41 @@
+"""Every test has its own MIAOBI_HOME; fetched packs are kept between runs under ~/.cache/miaobi-tests."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MIAOBI_LANG"] = "en"
+
+SHARED = Path("~/.cache/miaobi-tests").expanduser()
+
+
+@pytest.fixture(autouse=True)
+def miaobi_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home whose packs are the shared ones."""
+    home = tmp_path_factory.mktemp("home")
+    (SHARED / "packs").mkdir(parents=True, exist_ok=True)
+    (home / "packs").symlink_to(SHARED / "packs")
+    monkeypatch.setenv("MIAOBI_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def pack() -> Callable[[str], Path]:
+    """pack(name): the path of a starter pack, fetched once."""
+    from miaobi.data import packs
+
+    def path(name: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MIAOBI_HOME", str(SHARED))
+            return packs.path(name)
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2(pack: Callable[[str], Path]) -> Path:
+    """The packaged chat model, a GGUF file."""
+    return pack("smollm2")
