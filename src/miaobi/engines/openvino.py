@@ -43,7 +43,7 @@ ABILITIES = Abilities(frozenset({
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TYPES = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0"}
-"""What GenAI's GGUF reader takes."""
+"""What GenAI's GGUF reader takes; a file that is float32 throughout it refuses."""
 
 
 def installed() -> str | None:
@@ -54,7 +54,7 @@ def installed() -> str | None:
 def reads(weights: Weights) -> bool:
     if weights.format == "gguf":
         header = gguf.read(weights.path)
-        return header.architecture in ARCHITECTURES and header.types <= TYPES
+        return header.architecture in ARCHITECTURES and header.types <= TYPES and header.types != {"F32"}
     return weights.format == "openvino" or converted.fits(weights)
 
 
@@ -201,7 +201,7 @@ class OpenVinoEngine:
         elif not request.greedy or request.n > 1:
             config.do_sample, config.rng_seed = True, request.seed or 0
             config.temperature = request.temperature or 1.0
-            config.top_p, config.min_p = request.top_p, request.min_p
+            config.top_p, config.min_p = request.top_p, min(request.min_p, 1 - 1e-6)
             if request.greedy:
                 config.top_k = 1
             elif request.top_k:
@@ -270,8 +270,9 @@ class _Reader:
         return self._finished.count(False)
 
     def read(self, outputs: dict[int, Any]) -> list[Chunk]:
-        beams = self._request.num_beams > 1
-        order = sorted(outputs, key=lambda number: (-outputs[number][3] if beams else 0, number))
+        order = sorted(outputs)
+        if self._request.num_beams > 1:  # every beam comes, once the search has ended; the best n were asked for
+            order = sorted(outputs, key=lambda number: -outputs[number][3])[:self._request.n]
         for number in order:
             self._index.setdefault(number, len(self._index))
         return [chunk for number in order if not self._finished[self._index[number]]

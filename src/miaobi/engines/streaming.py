@@ -47,15 +47,18 @@ class WindowDetokenizer:
         self.decode, self.anchor = decode, anchor
         self._lead = len(decode([anchor]))
         self._pending: list[int] = []
+        self._whole, self._stalled = 0, 0
 
     def push(self, token: int) -> str:
         self._pending.append(token)
         text = self._text()
-        # A character spans at most four tokens; whatever still looks broken after that is broken.
-        if text.endswith(REPLACEMENT) and len(self._pending) < 4:
+        whole = len(text.rstrip(REPLACEMENT))
+        self._stalled = 0 if whole > self._whole else self._stalled + 1
+        self._whole = whole
+        # A character spans at most four tokens; what still looks broken after as many is broken.
+        if text.endswith(REPLACEMENT) and self._stalled < 4:
             return ""
-        self._pending.clear()
-        return text
+        return self.flush()
 
     def _text(self) -> str:
         return self.decode([self.anchor, *self._pending])[self._lead:]
@@ -63,6 +66,7 @@ class WindowDetokenizer:
     def flush(self) -> str:
         text = self._text() if self._pending else ""
         self._pending.clear()
+        self._whole = self._stalled = 0
         return text
 
 
