@@ -90,7 +90,7 @@ def test_chinese_after_much_ascii_is_still_recognised(tmp_path: Path) -> None:
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, lines: list[str], encoding: str) -> None:
     text = "\n".join(lines)
     path = written(tmp_path_factory.mktemp("x"), "x.txt", text.encode(encoding))
-    if encoding == "utf-8" and text.startswith("\ufeff") or "\0" in text and encoding in ("utf-8", "utf-8-sig"):
+    if (encoding == "utf-8" and text.startswith("\ufeff")) or ("\0" in text and encoding in ("utf-8", "utf-8-sig")):
         return
     assert "".join(texts(path)) == text
 
@@ -131,7 +131,8 @@ def test_a_long_text_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(files, "PART", 50)
     text = POEM * 20
     parts = list(files.read(written(tmp_path, "x.txt", text)))
-    assert len(parts) > 5 and "".join(part.text for part in parts) == text
+    assert len(parts) > 5
+    assert "".join(part.text for part in parts) == text
     assert [part.continues for part in parts] == [True] * (len(parts) - 1) + [False]
 
 
@@ -148,7 +149,9 @@ def test_a_broken_line_is_named_and_the_rest_kept(tmp_path: Path) -> None:
     path = written(tmp_path, "x.jsonl", '{"text": "a"}\n{"text": "b\n{"text": "c"}\n{"x": 1, "y": 2}\n')
     with pytest.raises(BadInput) as caught:
         texts(path)
-    assert "x.jsonl:2" in str(caught.value) and '{"text": "b' in str(caught.value) and "strict=false" in str(caught.value)
+    assert "x.jsonl:2" in str(caught.value)
+    assert '{"text": "b' in str(caught.value)
+    assert "strict=false" in str(caught.value)
     problems: list[Problem] = []
     assert texts(path, strict=False, report=problems.append) == ["a", "c"]
     assert [problem.line for problem in problems] == [2, 4]
@@ -183,7 +186,9 @@ def test_bad_input(tmp_path: Path, name: str, content: str | bytes, options: dic
                    error: type[MiaobiError], said: str) -> None:
     with pytest.raises(error) as caught:
         texts(written(tmp_path, name, content), **options)
-    assert said in str(caught.value) and caught.value.remedy and name in str(caught.value)
+    assert said in str(caught.value)
+    assert caught.value.remedy
+    assert name in str(caught.value)
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

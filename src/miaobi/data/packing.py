@@ -41,7 +41,7 @@ from miaobi.data.tokens import MANIFEST, SPLITS, Config
 FORMAT = 1
 CHUNK = 1 << 24
 """Characters between two notes of progress."""
-BATCH = 1 << 21
+BATCH = 1 << 20
 """Characters tokenised at once."""
 BPE_SAMPLE = 750
 """Bytes of text for each token of a BPE trained here. Five times as many Tang poems shorten their encoding by 4 %, but
