@@ -7,6 +7,7 @@ both engines read, Llama and Qwen3, with a byte-level BPE tokenizer.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +53,11 @@ def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
     q8_0 keeps 32 weights as int8 with one float16 scale. Raises Unsupported for what has no GGUF layout that both
     engines read, Damaged for a cut-off folder.
     """
-    import gguf
-
     shape = read_shape(folder)
     _check_dtype(shape, dtype)
     vocabulary = read_vocabulary(folder, shape.vocabulary)
     with write_beside(target) as draft:
-        writer = gguf.GGUFWriter(draft, shape.layout)
+        writer = _writer(draft, shape.layout)
         _describe(writer, folder.name, shape, dtype)
         _add_vocabulary(writer, vocabulary)
         _write_tensors(writer, folder, shape, dtype)
@@ -140,12 +139,30 @@ def _describe(writer: GGUFWriter, name: str, shape: Shape, dtype: Dtype) -> None
     writer.add_vocab_size(shape.vocabulary)
 
 
+def _writer(path: Path, layout: str) -> GGUFWriter:
+    import gguf
+
+    class Writer(gguf.GGUFWriter):
+        """gguf leaves empty lists out, and llama.cpp wants the merges even where a vocabulary of bytes has none."""
+
+        def _pack_val(self, val: Any, vtype: gguf.GGUFValueType, add_vtype: bool,
+                      sub_type: gguf.GGUFValueType | None = None) -> bytes:
+            if vtype == gguf.GGUFValueType.ARRAY and not val:
+                return struct.pack("<IIQ", vtype, gguf.GGUFValueType.STRING, 0)
+            packed: bytes = super()._pack_val(val, vtype, add_vtype, sub_type)
+            return packed
+
+    return Writer(path, layout)
+
+
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    import gguf
+
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
+    writer.add_key_value(gguf.Keys.Tokenizer.MERGES, vocabulary.merges, gguf.GGUFValueType.ARRAY)
     for add, value in ((writer.add_bos_token_id, vocabulary.bos), (writer.add_eos_token_id, vocabulary.eos),
                        (writer.add_pad_token_id, vocabulary.pad), (writer.add_unk_token_id, vocabulary.unk)):
         if value is not None:

@@ -30,9 +30,9 @@ def measure(subject: Subject) -> list[Score]:
     long_enough = [item for item in written if len(item) >= REPEATED]
     if long_enough:
         value, low, high = mean_interval([repetition(item) for item in long_enough], subject.seed)
-        scores.append(Score("repetition", value, low, high, len(long_enough), _unit(by_word), "lower",
-                            _beside(_mean_repetition(held)) + say("share of repeated 4-grams; samples resampled",
-                                                                  "重复的四元组占比；按样本重采样"),
+        scores.append(Score("repetition", value, low, high, len(long_enough), "", "lower",
+                            _beside(_mean_repetition(held)) + _unit(by_word) +
+                            say(", share of repeated 4-grams; samples resampled", "，重复的四元组占比；按样本重采样"),
                             say("Repetition within a sample", "样本内重复")))
     return scores
 
@@ -58,14 +58,14 @@ def repetition(items: Sequence[str]) -> float:
 
 def yardstick(subject: Subject, sizes: Sequence[int], by_word: bool) -> list[list[str]]:
     """Held-out passages cut to the samples' lengths; as many as there are."""
-    return [pieces(text, by_word)[:size] for text, size in zip(subject.passages, sizes, strict=False)]
+    return [pieces(text, by_word)[:size] for text, size in zip(subject.held_out, sizes, strict=False)]
 
 
 def _distinct(written: Sequence[Sequence[str]], held: Sequence[Sequence[str]], size: int, by_word: bool) -> Score:
     value, low, high = jackknife(lambda chosen: distinct([written[place] for place in chosen], size), len(written))
     beside = distinct(held, size) if len(held) == len(written) else None
-    return Score(f"distinct_{size}", value, low, high, len(written), _unit(by_word), "higher",
-                 _beside(beside) + say("leave-one-out interval", "留一法区间"),
+    return Score(f"distinct_{size}", value, low, high, len(written), "", "higher",
+                 _beside(beside) + _unit(by_word) + say("; leave-one-out interval", "；留一法区间"),
                  say(f"Distinct {size}-grams", f"不同的 {size} 元组占比"))
 
 

@@ -42,7 +42,7 @@ def measure(subject: Subject) -> list[Score]:
 def losses(subject: Subject) -> tuple[list[float], list[int], list[int]]:
     """For each passage: the sum of -ln p over its scored tokens, how many they are, and the bytes they spell."""
     nats, tokens, sizes = list[float](), list[int](), list[int]()
-    for place, text in enumerate(subject.passages):
+    for place, text in enumerate(subject.held_out):
         total, count, size = 0.0, 0, 0
         for piece, fresh, spelled in windows(subject, text):
             scored = subject.score(piece) if subject.score else []
@@ -52,7 +52,7 @@ def losses(subject: Subject) -> tuple[list[float], list[int], list[int]]:
             nats.append(total)
             tokens.append(count)
             sizes.append(size)
-        subject.progress((place + 1) / len(subject.passages))
+        subject.progress((place + 1) / len(subject.held_out))
     return nats, tokens, sizes
 
 

@@ -28,7 +28,7 @@ BLOCK = 1 << 24
 def measure(subject: Subject) -> list[Score]:
     assert subject.training is not None
     written = [sample.text for sample in subject.samples if sample.text.strip()]
-    held = [text[:len(other)] for text, other in zip(subject.passages, written, strict=False)]
+    held = [text[:len(other)] for text, other in zip(subject.held_out, written, strict=False)]
     copies = longest_copies([*written, *held], subject.training)
     lengths = [len(copy) for copy in copies[:len(written)]]
     beside = [len(copy) for copy in copies[len(written):]]

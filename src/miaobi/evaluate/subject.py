@@ -7,7 +7,7 @@ A metric is a module in the metrics registry with MODALITY ("text"), NEEDS (name
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +54,7 @@ class Subject:
     """The token that stands before a document, as text; empty where the model knows none."""
     context_length: int = 1024
     held_out: Sequence[str] = ()
-    """Documents that the model was not trained on."""
+    """Documents, or passages of long ones, that the model was not trained on (see `chosen`)."""
     training: Path | None = None
     """The text it was trained on, in one UTF-8 file."""
     modality: str = "text"
@@ -64,21 +64,18 @@ class Subject:
     temperature: float = 0.8
     top_p: float = 0.95
     seed: int = 0
-    progress: Callable[[float], None] = field(default=lambda share: None)
+    listeners: list[Callable[[float], None]] = field(default_factory=list)
     """Told the share of the measurement in hand that is done."""
 
-    @cached_property
-    def passages(self) -> list[str]:
-        """The held-out documents; where there are fewer than eight, cut into passages so that an interval can be given."""
-        if len(self.held_out) >= FEW:
-            return list(self.held_out)
-        return [piece for document in self.held_out for piece in cut(document, PASSAGE)]
+    def progress(self, share: float) -> None:
+        for listener in self.listeners:
+            listener(share)
 
     @cached_property
     def samples(self) -> list[Sample]:
         """Continuations of the beginnings of held-out documents; of nothing where there are none."""
         draw = random.Random(self.seed)
-        known = [opening(text) for text in self.passages if text.strip()]
+        known = [opening(text) for text in self.held_out if text.strip()]
         prompts = draw.sample(known, min(self.count, len(known))) if known else [""]
         made = []
         for place in range(self.count):
@@ -100,6 +97,18 @@ class Subject:
         if TRAINING in needs and self.training is None:
             return say("Not measurable: what this model was trained on is not at hand.", "无法测量：手头没有此模型的训练文本。")
         return ""
+
+
+def chosen(documents: Iterable[str], limit: int, seed: int) -> list[str]:
+    """At most `limit` documents, drawn from the first twenty times as many.
+
+    Where there are fewer than eight they are cut into passages first, so that an interval can be given.
+    """
+    from itertools import islice
+    found = [text for text in islice(documents, 20 * limit) if text.strip()]
+    if len(found) < FEW:
+        found = [piece for text in found for piece in cut(text, PASSAGE)]
+    return random.Random(seed).sample(found, min(limit, len(found)))
 
 
 def cut(text: str, length: int) -> list[str]:

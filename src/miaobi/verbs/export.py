@@ -1,0 +1,172 @@
+"""Take a model to another program, and prove that it answers there as it answers here.
+
+After writing, the exported file is opened in llama.cpp and asked to continue a few prompts greedily; each token and its
+log-probability is set beside the native engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from miaobi.core import bundle
+from miaobi.core.artifacts import Text
+from miaobi.core.errors import Conflict, Damaged, MissingPart, Unsupported
+from miaobi.core.language import say
+
+if TYPE_CHECKING:
+    from miaobi.core.engine import Weights
+
+TOLERANCE = {"f32": 0.01, "f16": 0.02, "q8_0": 0.3}
+"""Largest difference of a log-probability, in nats, that the number format (and llama.cpp's float16 cache) explains."""
+TIE = 0.2
+"""Two tokens whose log-probabilities lie nearer than this may change places under q8_0."""
+PROMPTS = ("The ", "春", "\n", "A long time ago", "我们")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the exported file compares with the native engine, greedily, on the same prompts."""
+
+    tokens: int
+    """Compared, over all prompts."""
+    largest: float
+    """Largest |log-probability here - there|, in nats."""
+    tolerance: float
+
+    def __str__(self) -> str:
+        return say(f"{self.tokens} greedy tokens agree with the native engine; log-probabilities within {self.largest:.1e} "
+                   f"nats (allowed {self.tolerance:g})",
+                   f"{self.tokens} 个贪心词元与原生引擎一致；对数概率相差不超过 {self.largest:.1e}（允许 {self.tolerance:g}）")
+
+
+@dataclass(frozen=True)
+class Exported:
+    model: str
+    path: Path
+    format: str
+    dtype: str
+    bytes: int
+    parity: Parity | None
+
+    def __str__(self) -> str:
+        checked = str(self.parity) if self.parity else say("not compared: llama.cpp is not installed (pip install 'miaobi[engines]')",
+                                                            "未比对：没有安装 llama.cpp（pip install 'miaobi[engines]'）")
+        lines = [f"{self.path}  {self.bytes / 1e6:,.1f} MB" + (f"  {self.dtype}" if self.dtype else "")]
+        if self.format == "gguf":
+            lines += [checked, "", say("Use it:", "使用方法："), f"  miaobi generate text --model {self.path} --prompt ...",
+                      f"  llama-cli -m {self.path}",
+                      say("  LM Studio, Ollama, OpenVINO GenAI: open the file." if self.dtype != "f32" else
+                          "  LM Studio, Ollama: open the file. OpenVINO GenAI reads f16 and q8_0 only.",
+                          "  LM Studio、Ollama、OpenVINO GenAI：直接打开该文件。" if self.dtype != "f32" else
+                          "  LM Studio、Ollama：直接打开该文件。OpenVINO GenAI 只读取 f16 与 q8_0。")]
+        else:
+            lines += ["", say("Use it:", "使用方法："), f'  AutoModelForCausalLM.from_pretrained("{self.path}")', f"  vllm serve {self.path}"]
+        return "\n".join(lines)
+
+
+def export(model: str, *, to: Literal["gguf", "transformers"] = "gguf", dtype: Literal["f16", "f32", "q8_0"] = "f16",
+           out: Path | None = None, overwrite: bool = False) -> Exported:
+    """Write a model in another program's format and compare its answers.
+
+    Args:
+        model: A name in the store ("poet", "poet@2"), or the folder of a model.
+        to: gguf for llama.cpp, LM Studio, Ollama and OpenVINO GenAI; transformers for Transformers and vLLM.
+        dtype: Number format of the matrices in a GGUF: f16, f32 (not for OpenVINO) or q8_0 (half the size of f16).
+        out: File or folder to write; exports/NAME by default.
+        overwrite: Replace what stands at out.
+    """
+    from miaobi.engines.weights import find
+
+    weights = find(model)
+    if weights.format not in ("bundle", "transformers"):
+        raise Unsupported(say(f"{weights.name} is {weights.format} already; bundles and Transformers folders can be exported.",
+                              f"{weights.name} 已经是 {weights.format}；只有模型包与 Transformers 文件夹可以导出。"),
+                          say(f"Use it as it is: {weights.location}", f"可直接使用：{weights.location}"))
+    stem = weights.name + (f"-{weights.version}" if weights.version else "")
+    target = out or Path("exports") / (stem if to == "transformers" else f"{stem}.{dtype}.gguf")
+    if target.exists() and not overwrite:
+        raise Conflict(say(f"{target} exists already.", f"{target} 已存在。"),
+                       say("Give another place with --out, or --overwrite.", "请用 --out 给出其他位置，或使用 --overwrite。"))
+    label = f"{weights.name}@{weights.version}" if weights.version else weights.name
+    if to == "transformers":
+        return _folder(weights, label, target)
+    from miaobi.engines.convert import to_gguf
+    to_gguf(weights.path, target, dtype)
+    return Exported(label, target, "gguf", dtype, target.stat().st_size, _checked(weights, target, dtype))
+
+
+def _folder(weights: Weights, label: str, target: Path) -> Exported:
+    import json
+    import shutil
+
+    from miaobi.core.files import write_beside
+
+    config = weights.path / "config.json"
+    known = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.exists() else None
+    if not known:
+        raise Unsupported(say(f"{label} is of a family ({weights.family}) that Transformers does not know.",
+                              f"{label} 属于 Transformers 不支持的模型类别（{weights.family}）。"),
+                          say(f"Use it here, or copy the folder as it is: {weights.path}", f"请在此使用，或直接复制该文件夹：{weights.path}"))
+    if weights.format == "bundle":
+        bundle.read(weights.path)
+    if target.exists():
+        shutil.rmtree(target)
+    with write_beside(target) as draft:
+        shutil.copytree(weights.path, draft)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    return Exported(label, target, "transformers", "", size, None)
+
+
+def _checked(weights: Weights, target: Path, dtype: str) -> Parity | None:
+    """Compare; a file that does not answer alike is removed, so that nobody uses it."""
+    try:
+        return compare(weights, target, dtype)
+    except MissingPart:
+        return None
+    except Damaged:
+        target.unlink()
+        raise
+
+
+def compare(weights: Weights, exported: Path, dtype: str, prompts: Sequence[str] = PROMPTS, length: int = 16) -> Parity:
+    """Greedy answers of `weights` natively and of `exported` in llama.cpp. Raises Damaged when they differ too much."""
+    from miaobi.engines.load import Model, load, open_engine
+
+    native = Model(weights, "native", open_engine(weights, "native", 1, {}))
+    count, largest = 0, 0.0
+    with native, load(exported, engine="llamacpp") as other:
+        length = min(length, native.context_length // 2)
+        for prompt in prompts:
+            ours, theirs = (one.generate(prompt, raw=True, temperature=0.0, max_new_tokens=length, logprobs=2, seed=0)[0]
+                            for one in (native, other))
+            tokens, apart = agreement(ours, theirs, TIE if dtype == "q8_0" else TOLERANCE[dtype])
+            if tokens < 0 or apart > TOLERANCE[dtype]:
+                raise _different(exported, prompt, ours, theirs, apart)
+            count, largest = count + tokens, max(largest, apart)
+    return Parity(count, largest, TOLERANCE[dtype])
+
+
+def agreement(ours: Text, theirs: Text, tie: float) -> tuple[int, float]:
+    """(tokens that agree, largest difference of their log-probabilities); -1 tokens when the answers part.
+
+    They may part where our two likeliest tokens are a near tie: from there on they answer different contexts.
+    """
+    largest = 0.0
+    for place, (mine, other) in enumerate(zip(ours.logprobs, theirs.logprobs, strict=False)):
+        if mine.token != other.token:
+            rivals = dict(mine.top)
+            close = other.token in rivals and mine.logprob - rivals[other.token] <= tie
+            return (place if close else -1), largest
+        largest = max(largest, abs(mine.logprob - other.logprob))
+    return min(len(ours.logprobs), len(theirs.logprobs)), largest
+
+
+def _different(exported: Path, prompt: str, ours: Text, theirs: Text, apart: float) -> Damaged:
+    return Damaged(
+        say(f"{exported} does not answer as the model does: after {prompt!r}, {theirs.text!r} instead of {ours.text!r} ({apart:.3g} nats apart).",
+            f"{exported} 的回答与原模型不同：在 {prompt!r} 之后得到 {theirs.text!r}，而原模型为 {ours.text!r}（相差 {apart:.3g}）。"),
+        say("The file was removed. Export with --to transformers, and report this as a defect.",
+            "该文件已删除。请用 --to transformers 导出，并将此作为缺陷报告。"))
