@@ -258,15 +258,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.parametrize("form", ["lines", "one document"])
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, form: str) -> None:
     peaks = []
-    for copies in (1, 12):
+    for copies in (1, 7):
         path = tmp_path / f"{copies}.txt"
         with path.open("w", encoding="utf-8") as file:
             for copy in range(copies):
                 file.writelines(f"{copy} {line} 春眠不覺曉，處處聞啼鳥。 {'so it goes, ' * 80}\n" for line in range(5000))
         ran = subprocess.run([sys.executable, "-c", MEASURED, str(path), form], capture_output=True, text=True, check=True)
         peaks.append(int(ran.stdout) / 1e3)
-    grown = (tmp_path / "12.txt").stat().st_size / 1e6 - (tmp_path / "1.txt").stat().st_size / 1e6
-    assert grown > 50
+    grown = (tmp_path / "7.txt").stat().st_size / 1e6 - (tmp_path / "1.txt").stat().st_size / 1e6
+    assert grown > 25
     assert peaks[1] - peaks[0] < grown / 2, (grown, peaks)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from miaobi.core.errors import Damaged, NotFound, Unsupported
+from miaobi.core import gguf
+from miaobi.core.errors import NotFound, Unsupported
 from miaobi.core.language import say
 from miaobi.data.tokenizer import QWEN2, Tokenizer, pretrained
 
@@ -18,17 +19,12 @@ CONTROL, USER_DEFINED = 3, 4
 
 def from_gguf(path: Path) -> Tokenizer:
     """Raises NotFound; Damaged for a cut-off file; Unsupported for vocabularies that are not byte-level BPE."""
-    from gguf import GGUFReader
     if not path.is_file():
         raise NotFound(say(f"There is no file {path}.", f"文件 {path} 不存在。"), say("Check the path.", "请检查路径。"))
-    try:
-        fields = GGUFReader(path).fields
-    except (ValueError, IndexError, OSError) as error:
-        raise Damaged(say(f"{path} is not a whole GGUF file: {error}.", f"{path} 不是完整的 GGUF 文件：{error}。"),
-                      say("Copy or download it again.", "请重新复制或下载。")) from None
+    metadata = gguf.read(path).metadata
 
     def value(key: str, default: Any = None) -> Any:
-        return fields[f"tokenizer.ggml.{key}"].contents() if f"tokenizer.ggml.{key}" in fields else default
+        return metadata.get(f"tokenizer.ggml.{key}", default)
 
     if value("model") != "gpt2":
         raise Unsupported(say(f"{path} has a {value('model')} vocabulary, not byte-level BPE.", f"{path} 的词表是 {value('model')}，不是字节级 BPE。"),
