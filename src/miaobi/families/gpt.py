@@ -6,6 +6,7 @@
 Rotary: Su et al. 2021 (arXiv:2104.09864). RMSNorm: Zhang & Sennrich 2019 (arXiv:1910.07467). SwiGLU: Shazeer 2020
 (arXiv:2002.05202). Grouped queries: Ainslie et al. 2023 (arXiv:2305.13245). Layout: Touvron et al. 2023 (arXiv:2302.13971).
 What a block adds starts at zero (W_o = W_down = 0), as does the output layer: the untrained model predicts every token alike.
+The heads of the first layer are born looking 1, 2, 3 ... places back (`look_back`), which training would otherwise have to find first.
 """
 
 from __future__ import annotations
@@ -94,9 +95,8 @@ class Attention(nn.Module):
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: pairs (x_i, x_{i+D/2}) turned by their place's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    """Rotary positions: pairs (x_i, x_{i+D/2}) turned by their place's angle; the first half of `sin` comes negated."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 class FeedForward(nn.Module):
@@ -134,9 +134,12 @@ class GPT(nn.Module):
             "layers": nn.ModuleList(Block(config) for _ in range(config.num_layers)),
             "norm": nn.RMSNorm(config.hidden_size, config.norm_eps)})
         self.lm_head = nn.Linear(config.hidden_size, spec.vocab_size, bias=False)
-        self.cos, self.sin = rotary(config, spec.context_length)
+        cos, sin = rotary(config, spec.context_length)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self.initialise()
 
+    @torch.no_grad()
     def initialise(self) -> None:
         """Matrices with standard deviation 1/√inputs, so that every layer keeps its input's scale; zero where a block ends."""
         for name, module in self.named_modules():
@@ -147,20 +150,44 @@ class GPT(nn.Module):
         if self.config.tie_embeddings:
             nn.init.normal_(embedding.weight, std=0.02)
             self.lm_head.weight = embedding.weight
+        else:
+            look_back(embedding.weight, self.model["layers"][0].self_attn, self.config)
 
     def forward(self, ids: Tensor) -> Tensor:
         x, length = self.model["embed_tokens"](ids), ids.size(1)
-        cos, sin = self.cos[:length].to(x), self.sin[:length].to(x)
         for block in self.model["layers"]:
-            x = block(x, cos, sin)
+            x = block(x, self.cos[:length], self.sin[:length])
         return self.lm_head(self.model["norm"](x))
 
 
-def rotary(config: Config, length: int) -> tuple[Tensor, Tensor]:
-    """cos, sin [length, head width] of the angle t · θ^(-2i/D), each frequency twice."""
+def frequencies(config: Config) -> Tensor:
+    """θ^(-2i/D) for i < D/2: radians a place turns the pair (i, i + D/2)."""
     width = config.hidden_size // config.heads
-    angle = torch.outer(torch.arange(length).float(), config.rope_theta ** (-torch.arange(0, width, 2).float() / width))
-    return torch.cat([angle, angle], -1).cos(), torch.cat([angle, angle], -1).sin()
+    return config.rope_theta ** (-torch.arange(0, width, 2).float() / width)
+
+
+def rotary(config: Config, length: int) -> tuple[Tensor, Tensor]:
+    """cos, sin [length, head width] of every place's angles; the first half of sin is negated for `turned`."""
+    angle = torch.outer(torch.arange(length).float(), frequencies(config))
+    return torch.cat([angle, angle], -1).cos(), torch.cat([-angle, angle], -1).sin()
+
+
+def look_back(embedding: Tensor, attention: Attention, config: Config, constant: float = 3.0, gain: float = 2.5, pairs: int = 3) -> None:
+    """Give head h of a layer a score that peaks h + 1 places back, whatever the text says.
+
+    Coordinate 0 of every embedding is one constant c, so that column 0 of W_q and W_k acts as a bias. Over the fastest
+    pairs i, with R a rotation:  k_i = c · gain · (1, 0),  q_i = R(-(h+1) ω_i) k_i,  so the score at places t, s is
+    (c · gain)² Σ_i cos(ω_i (t - s - h - 1)), largest at s = t - h - 1. Our own; measured in bench/shakespeare.py.
+    """
+    width = config.hidden_size // config.heads
+    pair, turn = torch.arange(min(pairs, width // 2)), frequencies(config)[:pairs]
+    embedding[:, 0] = constant
+    queries = attention.q_proj.weight[:, 0].view(config.heads, width)
+    keys = attention.k_proj.weight[:, 0].view(config.kv_heads, width)
+    for head in range(config.heads):
+        angle = -(head + 1) * turn
+        queries[head, pair], queries[head, pair + width // 2] = gain * angle.cos(), gain * angle.sin()
+    keys[:, pair], keys[:, pair + width // 2] = gain, 0.0
 
 
 def build(config: Config, spec: TokenSpec) -> LanguageModel:

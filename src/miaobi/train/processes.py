@@ -71,6 +71,15 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
+def agree(value: int) -> int:
+    """The first process's value, for all."""
+    if world() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.int64)
+    dist.broadcast(shared, src=0)
+    return int(shared)
+
+
 def same_everywhere(tensors: Iterable[Tensor]) -> None:
     """Give every process the first one's values."""
     if world() > 1:

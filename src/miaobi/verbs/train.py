@@ -247,7 +247,9 @@ def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bo
     with processes.joined(processes.pick_device(settings.train.device)):
         dataset = datasets.get(settings.family.DATA).prepare(settings.data)
         state = loop.start(settings.family.build(settings.model, dataset.spec), settings.train)
-        run = folder or runs / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        began = datetime.fromtimestamp(processes.agree(int(time.time())))
+        run = folder or runs / f"{settings.name}-{began:%Y%m%d-%H%M%S}"
+        torch.manual_seed(settings.train.seed + processes.rank())  # each process its own dropout
         resumed = checkpoint.found(run / "checkpoints")
         if resumed:
             checkpoint.restore(state, resumed[-1])
@@ -336,10 +338,13 @@ def _hooks(settings: Settings, dataset: Any, run: Path, outputs: list[Any], view
 def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any, seconds: float) -> Trained:
     """Bundle the weights (the best ones, where early stopping watched), and put them in the store."""
     from miaobi.train import checkpoint, loop, processes
-    if settings.train.patience and (run / "checkpoints" / "best").exists() and state.best < (state.validation or float("inf")):
-        checkpoint.restore(state, run / "checkpoints" / "best")
+    best = run / "checkpoints" / "best"
+    if best.exists() and state.best < (state.validation or float("inf")):
+        checkpoint.restore(state, best)
+    if state.step < settings.train.max_steps:  # ended early, so the whole validation set was never seen
+        state.validation = loop.validate(state, dataset)
     if processes.rank() > 0:
-        return Trained(settings.name, run / "bundle", run, state.step, state.best, seconds, known.parameters)
+        return Trained(settings.name, run / "bundle", run, state.step, state.validation, seconds, known.parameters)
     manifest = bundle.Manifest(
         settings.family.NAME, settings.family.MODALITY, recipe=settings.values,
         data={"fingerprint": dataset.fingerprint, "folder": str(dataset.folder), "source": settings.values["data"].get("pack") or settings.values["data"].get("path") or ""},

@@ -1,0 +1,33 @@
+"""Writes docs/reference/commands.md from the verbs' own help; `--check` only says whether it is up to date."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+from miaobi import cli
+from miaobi.core.config import options, usage
+from miaobi.core.registry import families
+
+PAGE = Path(__file__).with_name("commands.md")
+
+
+def page() -> str:
+    parts = ["# Commands", "", "Written by `make docs` from the code; do not edit.", "", "```", cli.overview(), "```"]
+    for name, verb in cli.VERBS.items():
+        if name in cli.RAW:
+            continue
+        function = EntryPoint(name, verb.function, "").load()
+        parts += ["", f"## miaobi {name}", "", "```", usage(f"miaobi {name}", verb.english, options(function)), "```"]
+    from miaobi.verbs.train import recipe_options
+    parts += ["", "## miaobi train", "", "`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR]`, and every key of the recipe:"]
+    for family in families.names():
+        parts += ["", f"### family {family}", "", "```", usage("", "", recipe_options(families.get(family))).strip(), "```"]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page() else "docs/reference/commands.md is out of date: make docs")
+    PAGE.write_text(page(), encoding="utf-8")
