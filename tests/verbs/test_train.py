@@ -86,7 +86,7 @@ def test_a_killed_run_resumes_to_the_very_same_bits(recipe: Path, tmp_path: Path
     logs = [[{key: value for key, value in json.loads(line).items() if key != "seconds"}
              for line in next(tmp_path.glob(f"{name}/*/log.jsonl")).read_text().splitlines()] for name in ("whole", "broken")]
     assert logs[0] == logs[1]
-    assert not [path for path in tmp_path.rglob("*.part")]
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_ctrl_c_keeps_what_was_learned(recipe: Path, tmp_path: Path) -> None:

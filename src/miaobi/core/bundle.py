@@ -72,8 +72,8 @@ def read(folder: Path) -> Manifest:
             say(f"{folder} was written by a newer miaobi ({raw.get('code_version', '?')}, format {raw['format']}); this one reads up to {FORMAT}.",
                 f"{folder} 由更新版本的 miaobi（{raw.get('code_version', '?')}，格式 {raw['format']}）写成；当前版本只支持到 {FORMAT}。"),
             "pip install --upgrade miaobi")
-    known = set(Manifest.__dataclass_fields__)
-    manifest = Manifest(**{key: tuple(value) if key == "parents" else value for key, value in raw.items() if key in known})
+    known: dict[str, Any] = {key: raw[key] for key in Manifest.__dataclass_fields__ if key in raw}
+    manifest = Manifest(**{**known, "parents": tuple(raw.get("parents", ()))})
     for name, expected in manifest.hashes.items():
         check_hash(folder / name, expected)
     for weights in folder.glob("*.safetensors"):

@@ -7,6 +7,7 @@ the docstrings. Conversion to types is pydantic's; the keys, their spelling and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -20,7 +21,7 @@ from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
 
 
-class flat:  # noqa: N801 - reads as an annotation
+class flat:
     """Marks a dataclass parameter whose fields become options without a prefix."""
 
 
@@ -44,10 +45,8 @@ class Option:
         """`value` (text from the command line, or what YAML made of it) as `self.type`. Raises BadInput."""
         from pydantic import TypeAdapter, ValidationError
         if isinstance(value, str) and value[:1] in "[{" and not _accepts_text(self.type):
-            try:
+            with contextlib.suppress(json.JSONDecodeError):  # pydantic says what was expected
                 value = json.loads(value)
-            except json.JSONDecodeError:
-                pass  # pydantic says what was expected
         try:
             return TypeAdapter(self.type).validate_python(value)
         except ValidationError as error:
@@ -84,7 +83,7 @@ def _default(target: Any, parameter: inspect.Parameter) -> Any:
 def _texts(target: Any) -> dict[str, str]:
     """What the docstrings say of each parameter; a dataclass describes each field by the string under it."""
     from docstring_parser import parse_from_object
-    bases = [base for base in reversed(inspect.getmro(target)) if is_dataclass(base)] if is_dataclass(target) else [target]
+    bases = [base for base in reversed(target.__mro__) if is_dataclass(base)] if isinstance(target, type) else [target]
     return {item.arg_name: " ".join((item.description or "").split())
             for base in bases for item in parse_from_object(base).params}
 
@@ -205,7 +204,7 @@ def build(target: Callable[..., Any] | type, values: Mapping[str, Any], prefix: 
         plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         if is_dataclass(plain):
             spread = get_origin(hint) is Annotated and flat in get_args(hint)
-            arguments[name] = plain(**build(plain, values, prefix if spread else f"{prefix}{name}."))  # type: ignore[arg-type]
+            arguments[name] = plain(**build(plain, values, prefix if spread else f"{prefix}{name}."))  # type: ignore
         elif prefix + name in values:
             arguments[name] = values[prefix + name]
     return arguments
