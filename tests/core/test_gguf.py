@@ -1,5 +1,6 @@
 """A GGUF header is read in bounds: cut, altered and lying files are told as such, quickly."""
 
+import contextlib
 import struct
 import time
 from pathlib import Path
@@ -53,10 +54,8 @@ def test_lying_headers_cost_nothing(tmp_path: Path, at: int, value: bytes) -> No
     path = tmp_path / f"{time.monotonic_ns()}.gguf"
     path.write_bytes((data[:at] + value + data[at + len(value):])[:len(data)])
     start = time.monotonic()
-    try:
+    with contextlib.suppress(MiaobiError):
         gguf.read(path)
-    except MiaobiError:
-        pass
     assert time.monotonic() - start < 1
     path.unlink()
 

@@ -41,13 +41,15 @@ def learnt(family: str) -> torch.nn.Module:
     objective = module.build(config, spec())
     ids = torch.tensor([words().end_id, *words().encode([POEM]), words().end_id] * 3)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=4e-3)
-    for _ in range(40):
+    for _ in range(200):
         starts = torch.randint(0, len(ids) - 65, (12,))
         batch = torch.stack([ids[start:start + 65] for start in starts.tolist()])
         loss = F.cross_entropy(objective.net(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        if loss < 1.3:
+            break
     return objective.eval()
 
 

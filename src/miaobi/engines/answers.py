@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from miaobi.core.artifacts import TokenLogprob
+from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
 from miaobi.engines.sampling import apply, controls_of, draw, generators_of
@@ -119,7 +119,7 @@ class Beams:
         changed = apply(self._controls, ids, likely)
         totals = changed + torch.tensor([beam.score for beam in self._beams], device=logits.device)[:, None]
         best, places = totals.flatten().topk(2 * self.width)
-        step, beams = Step(), []
+        step, beams = Step(), list[Beam]()
         for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
             row, token = divmod(place, logits.shape[1])
             beam = self._grown(row, token, score, likely[row])
@@ -164,7 +164,7 @@ class Beams:
             if stream.stopped:
                 break
         shown += stream.finish()
-        finish = "stop" if stream.stopped or why == "stop" else "length"
+        finish: FinishReason = "stop" if stream.stopped or why == "stop" else "length"
         return Chunk(index, shown, beam.logprobs[:len(kept)], len(beam.ids), finish)
 
 

@@ -47,6 +47,8 @@ class Checkpoint:
 
 def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     """Raises Damaged, NotFound or Unsupported, each with what to do."""
+    from transformers.utils import logging
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if weights.format == "gguf":
         return _load_gguf(weights, device, dtype)
     folder = weights.path
@@ -109,30 +111,23 @@ def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
                               "请先转换：pickle 权重（.bin、.pt）打开时可能执行代码，因此不予读取。"))
     for file in files:
         bundle.check_safetensors(file)
+    model: Any
     if config.get("architectures") == ["LlamaForCausalLM"]:
-        from transformers.models.llama.modeling_llama import LlamaForCausalLM as Model
+        from transformers.models.llama.modeling_llama import LlamaForCausalLM as model
     else:
-        from transformers import AutoModelForCausalLM as Model
-    return Model.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
-                                 attn_implementation="sdpa")
-
-
-def gguf_fits(path: Path) -> bool:
-    """Whether Transformers reads this GGUF's architecture (huggingface.co/docs/transformers/gguf)."""
-    from importlib.util import find_spec
-    return find_spec("gguf") is not None and gguf.read(path).architecture in (
-        "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral", "gpt2", "starcoder2", "falcon")
+        from transformers import AutoModelForCausalLM as model
+    loaded: nn.Module = model.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
+                                              attn_implementation="sdpa")
+    return loaded
 
 
 def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     """Dequantised by Transformers: slow to open and four times the memory, so the last resort for a GGUF."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     header = gguf.read(weights.path)
-    logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": str(weights.path.parent), "gguf_file": weights.path.name}
-    module = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
+    module: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
     words = Words(AutoTokenizer.from_pretrained(**where).backend_tokenizer)
     settings = {"eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
                 "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),

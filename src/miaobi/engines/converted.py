@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from miaobi.core.engine import Weights
 from miaobi.core.files import home
@@ -17,7 +18,7 @@ def fits(weights: Weights) -> bool:
     return any(kind in LAYOUTS for kind in read_json(weights.path / "config.json").get("architectures") or ())
 
 
-def gguf_of(weights: Weights, dtype: str = "f16") -> Path:
+def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
     """The GGUF of a bundle; the name follows the bytes it was made from, so an altered bundle is converted anew."""
     from miaobi.engines.convert import to_gguf
 

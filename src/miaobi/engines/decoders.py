@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -53,7 +53,7 @@ class CachedDecoder:
     Rows of unlike length stand flush right: the padding on their left is masked, and positions count real tokens only.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
         self.model, self._cache = model, DynamicCache
@@ -77,14 +77,15 @@ class CachedDecoder:
         return self._forward(tokens.to(self.device)[:, None], state, state.lengths, width), state
 
     def _forward(self, ids: Tensor, state: Cached, lengths: list[int], width: int) -> Tensor:
-        extra = dict(self._last_only)
+        extra: dict[str, Any] = dict(self._last_only)
         if min(lengths) < width:
             starts = torch.tensor([width - length for length in lengths], device=self.device)[:, None]
             places = torch.arange(width, device=self.device)[None]
             extra["attention_mask"] = (places >= starts).long()
             extra["position_ids"] = (places - starts).clamp(min=0)[:, width - ids.shape[1]:]
         output = self.model(input_ids=ids, past_key_values=state.cache, use_cache=True, **extra)
-        return output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
 
     def select(self, state: Cached, rows: list[int]) -> Cached:
         state.cache.batch_select_indices(torch.tensor(rows, device=self.device))
@@ -110,7 +111,8 @@ class CachedDecoder:
             layer.keys, layer.values = (F.pad(part, (0, 0, count, 0)) for part in (layer.keys, layer.values))
 
     def score(self, ids: list[int]) -> Tensor:
-        return self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0].float()
+        logits: Tensor = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits
+        return logits[0].float()
 
 
 class RecurrentDecoder:
@@ -118,7 +120,7 @@ class RecurrentDecoder:
 
     joins = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.device = next(model.parameters()).device
 
@@ -138,4 +140,5 @@ class RecurrentDecoder:
         return tuple(torch.cat(parts, dim=1) for parts in zip(first, second, strict=True))
 
     def score(self, ids: list[int]) -> Tensor:
-        return self.model.step(torch.tensor([ids], device=self.device), None)[0][0].float()
+        logits: Tensor = self.model.step(torch.tensor([ids], device=self.device), None)[0]
+        return logits[0].float()

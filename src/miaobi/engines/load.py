@@ -130,7 +130,7 @@ class Model:
                 async for chunk in answers:
                     pieces.put(chunk)
                 pieces.put(None)
-            except BaseException as error:  # noqa: BLE001 - raised again where the pieces are read
+            except BaseException as error:
                 pieces.put(error)
                 raise
             finally:

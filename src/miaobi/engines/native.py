@@ -1,245 +1,53 @@
 """PyTorch, in this process: what was trained here, and any Transformers checkpoint, on CPU or CUDA.
 
-One worker thread steps all answers together (continuous batching): take in what arrived, run the model once over every
-live row, let each request choose its next tokens, drop the rows that ended.
+This file is the door, and imports no torch; the work is in native_engine.py.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, fields
-from functools import cached_property
-from queue import SimpleQueue
-from typing import Any
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights, check_supported, context_error, no_chat_error
-from miaobi.core.errors import MissingPart, Unsupported
+from miaobi.core import gguf
+from miaobi.core.engine import Abilities, Weights
+from miaobi.core.errors import MissingPart
 from miaobi.core.language import say
-from miaobi.core.requests import Request, TextRequest
-from miaobi.engines import checkpoints
-from miaobi.engines.answers import Answers, Beams, Drawn, Vocabulary, token_logprob
-from miaobi.engines.streaming import TextStream
+from miaobi.core.requests import TextRequest
+
+if TYPE_CHECKING:
+    from miaobi.engines.native_engine import NativeEngine
 
 FORMATS = ("bundle", "transformers", "gguf")
 ABILITIES = Abilities(frozenset(item.name for item in fields(TextRequest)) - {"json_schema"}, score=True)
 
 
 def installed() -> str | None:
-    return None
+    return None if find_spec("torch") and find_spec("transformers") else 'pip install "miaobi[train]"'
 
 
 def reads(weights: Weights) -> bool:
-    return weights.format != "gguf" or checkpoints.gguf_fits(weights.path)
+    return weights.format != "gguf" or gguf_fits(weights.path)
+
+
+def gguf_fits(path: Path) -> bool:
+    """Whether Transformers reads this GGUF's architecture (huggingface.co/docs/transformers/gguf); it asks for two packages."""
+    return all(find_spec(name) for name in ("gguf", "accelerate")) and gguf.read(path).architecture in (
+        "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral", "gpt2", "starcoder2", "falcon")
 
 
 def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto") -> NativeEngine:
     """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16."""
+    import torch
+
+    from miaobi.engines import checkpoints
+    from miaobi.engines.native_engine import NativeEngine
+
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if place.startswith("cuda") and not torch.cuda.is_available():
         raise MissingPart(say(f"There is no CUDA device here (asked for {device}).", f"本机没有 CUDA 设备（要求 {device}）。"),
                           say("Leave device out, or use cpu.", "请去掉 device，或使用 cpu。"))
     if dtype == "auto":
         dtype = "bfloat16" if place.startswith("cuda") else "float32"
-    return NativeEngine(checkpoints.load(weights, place, getattr(torch, dtype)))
-
-
-@dataclass(eq=False)
-class Job:
-    """One request on its way through the worker."""
-
-    request: TextRequest
-    prompt: list[int]
-    send: Callable[[Chunk | BaseException], None]
-    answers: Answers
-    rows: int = 0
-    cancelled: bool = False
-
-
-@dataclass
-class Batch:
-    """Jobs stepped together: their rows stand one after the other in `state`."""
-
-    jobs: list[Job]
-    tokens: list[int]
-    state: Any
-
-
-class Worker(threading.Thread):
-    """Owns the model. `submit` and `cancel` may be called from any thread."""
-
-    def __init__(self, decoder: Any) -> None:
-        super().__init__(name="miaobi-native", daemon=True)
-        self.decoder = decoder
-        self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
-        self._batches: list[Batch] = []
-        self._open = True
-
-    def submit(self, job: Job | Callable[[], None] | None) -> None:
-        """A job, a call to run between two steps, or None to end."""
-        self._inbox.put(job)
-
-    def run(self) -> None:
-        with torch.inference_mode():
-            while self._open:
-                arrived = self._arrived()
-                if arrived:
-                    self._admit(arrived)
-                for batch in list(self._batches):
-                    self._step(batch)
-
-    def _arrived(self) -> list[Job]:
-        """New jobs; waits for one only when there is nothing else to do."""
-        jobs = []
-        while not self._inbox.empty() or not (self._batches or jobs):
-            item = self._inbox.get()
-            if item is None:
-                self._open = False
-                return []
-            if isinstance(item, Job):
-                jobs.append(item)
-            else:
-                item()
-        return [job for job in jobs if not job.cancelled]
-
-    def _admit(self, jobs: list[Job]) -> None:
-        for group in [jobs] if self.decoder.joins else [[job] for job in jobs]:
-            try:
-                logits, state = self.decoder.prefill([job.prompt for job in group])
-                widths = [job.answers.width for job in group]
-                spread = [row for row, width in enumerate(widths) for _ in range(width)]
-                if len(spread) > len(group):
-                    logits, state = logits[spread], self.decoder.select(state, spread)
-                for job, width in zip(group, widths, strict=True):
-                    job.rows = width
-                batch = Batch(list(group), [], state)
-                if self._choose(batch, logits):
-                    self._place(batch)
-            except Exception as error:  # noqa: BLE001 - handed to whoever asked
-                for job in group:
-                    job.send(error)
-
-    def _place(self, batch: Batch) -> None:
-        if not (self.decoder.joins and self._batches):
-            self._batches.append(batch)
-            return
-        running = self._batches[0]
-        running.state = self.decoder.join(running.state, batch.state)
-        running.jobs += batch.jobs
-        running.tokens += batch.tokens
-
-    def _step(self, batch: Batch) -> None:
-        try:
-            alive = self._drop_cancelled(batch)
-            if alive:
-                logits, batch.state = self.decoder.step(torch.tensor(batch.tokens), batch.state)
-                alive = self._choose(batch, logits)
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked
-            for job in batch.jobs:
-                job.send(error)
-            alive = False
-        if not alive:
-            self._batches.remove(batch)
-
-    def _drop_cancelled(self, batch: Batch) -> bool:
-        if not any(job.cancelled for job in batch.jobs):
-            return True
-        kept, at = [], 0
-        for job in batch.jobs:
-            kept += [] if job.cancelled else range(at, at + job.rows)
-            at += job.rows
-        batch.jobs = [job for job in batch.jobs if not job.cancelled]
-        if kept:
-            batch.state = self.decoder.select(batch.state, kept)
-            batch.tokens = [batch.tokens[row] for row in kept]
-        return bool(kept)
-
-    def _choose(self, batch: Batch, logits: torch.Tensor) -> bool:
-        """Let every job look at its rows; keep the rows that live on. False when none does."""
-        rows, tokens, at = [], [], 0
-        for job in batch.jobs:
-            step = job.answers.advance(logits[at:at + job.rows])
-            rows += [at + row for row in step.rows]
-            tokens += step.tokens
-            at += job.rows
-            job.rows = len(step.rows)
-            for chunk in step.chunks:
-                job.send(chunk)
-        batch.jobs = [job for job in batch.jobs if job.rows]
-        batch.tokens = tokens
-        if rows and rows != list(range(len(logits))):
-            batch.state = self.decoder.select(batch.state, rows)
-        return bool(rows)
-
-
-class NativeEngine:
-    abilities = ABILITIES
-
-    def __init__(self, checkpoint: checkpoints.Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self.context_length, self.chat = checkpoint.context_length, checkpoint.chat
-        self.chats = checkpoint.chat is not None
-
-    @cached_property
-    def _worker(self) -> Worker:
-        worker = Worker(self.checkpoint.decoder)
-        worker.start()
-        return worker
-
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        words = self.checkpoint.words
-        return Vocabulary(self.checkpoint.ends, lambda stops: TextStream(words.detokenizer(), stops), words.spell)
-
-    def encode(self, request: TextRequest) -> list[int]:
-        """The request's prompt as token ids."""
-        words = self.checkpoint.words
-        if request.messages is None:
-            return words.encode(request.prompt or "", special=True)
-        if self.chat is None:
-            raise no_chat_error(self.checkpoint.name)
-        return words.encode(self.chat.render(request.messages), special=False)
-
-    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        if not isinstance(request, TextRequest):
-            raise Unsupported(say("The native engine writes text only.", "native 引擎只能生成文本。"))
-        check_supported(request, self.abilities, "native")
-        prompt = self.encode(request) or self.checkpoint.start
-        room = self.context_length - len(prompt)
-        if room < 1:
-            raise context_error(len(prompt), self.context_length)
-        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Chunk | BaseException]()
-        kind = Beams if request.num_beams > 1 else Drawn
-        job = Job(request, prompt, lambda item: loop.call_soon_threadsafe(inbox.put_nowait, item),
-                  kind(request, prompt, room, self._vocabulary))
-        self._worker.submit(job)
-        left = request.n
-        try:
-            while left:
-                item = await inbox.get()
-                if isinstance(item, BaseException):
-                    raise item
-                left -= item.finish is not None
-                yield item
-        finally:
-            job.cancelled = True
-
-    def score(self, text: str) -> list[TokenLogprob]:
-        """Natural-log probability of every token after the first. Raises BadInput for a text beyond the context."""
-        ids = self.checkpoint.words.encode(text, special=True)
-        if len(ids) > self.context_length:
-            raise context_error(len(ids), self.context_length)
-        with torch.inference_mode():
-            likely = self.checkpoint.decoder.score(ids).log_softmax(1)
-        return [token_logprob(row, token, None, self._vocabulary) for row, token in zip(likely, ids[1:], strict=False)]
-
-    def close(self) -> None:
-        if "_worker" in self.__dict__:
-            self._worker.submit(None)
-            self._worker.join()
-
-
+    return NativeEngine(checkpoints.load(weights, place, getattr(torch, dtype)), ABILITIES)

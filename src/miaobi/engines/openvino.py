@@ -115,13 +115,13 @@ class Owner(threading.Thread):
             try:
                 job.handle = self._pipeline.add_request(next(self._numbers), job.tokens, job.config)
                 self._jobs.append(job)
-            except Exception as error:  # noqa: BLE001 - handed to whoever asked
+            except Exception as error:
                 self._send([(job, error)])
 
     def _step(self) -> None:
         try:
             self._pipeline.step()
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked
+        except Exception as error:
             self._send([(job, error) for job in self._jobs])
             self._jobs.clear()
             return
@@ -177,34 +177,35 @@ class OpenVinoEngine:
 
     def _encode(self, request: TextRequest) -> Any:
         """The request's prompt as a tensor [1, T] of token ids."""
-        if request.messages is not None and self.chat is None:
+        if request.messages is None:
+            text = request.prompt or ""
+        elif self.chat is not None:
+            text = self.chat.render(request.messages)
+        else:
             raise no_chat_error(self.name)
-        text = request.prompt or "" if request.messages is None else self.chat.render(request.messages)
         # Without max_length the tokenizer cuts a long prompt at the context's end and says nothing.
         return self._tokenizer.encode(text, add_special_tokens=request.messages is None, max_length=2**31 - 1).input_ids
 
-    def _config(self, request: TextRequest, room: int) -> Any:
+    def _config(self, request: TextRequest, room: int, index: int) -> Any:
+        """For answer `index`, which draws from seed + index; for beam search, for all answers."""
         config = self._genai.GenerationConfig()
         config.eos_token_id, config.stop_token_ids = self._defaults.eos_token_id, self._ends
         config.max_new_tokens = min(request.max_new_tokens, room)
         config.min_new_tokens = request.min_new_tokens
-        config.num_return_sequences = request.n
         config.repetition_penalty = request.repetition_penalty
         config.presence_penalty, config.frequency_penalty = request.presence_penalty, request.frequency_penalty
         if request.stop:
             # The engine ends the answer; the text is cut here, so that no part of a stop string is ever shown.
             config.stop_strings, config.include_stop_str_in_output = set(request.stop), True
         if request.num_beams > 1:
-            config.num_beams = request.num_beams
+            config.num_beams, config.num_return_sequences = request.num_beams, request.n
             if request.no_repeat_ngram_size:
                 config.no_repeat_ngram_size = request.no_repeat_ngram_size
-        elif not request.greedy or request.n > 1:
-            config.do_sample, config.rng_seed = True, request.seed or 0
-            config.temperature = request.temperature or 1.0
-            config.top_p, config.min_p = request.top_p, min(request.min_p, 1 - 1e-6)
-            if request.greedy:
-                config.top_k = 1
-            elif request.top_k:
+        elif not request.greedy:
+            config.do_sample, config.rng_seed = True, (request.seed or 0) + index
+            config.temperature, config.top_p = request.temperature, request.top_p
+            config.min_p = min(request.min_p, 1 - 1e-6)  # it refuses 1
+            if request.top_k:
                 config.top_k = request.top_k
         if request.logprobs is not None:
             config.logprobs = 1
@@ -229,21 +230,31 @@ class OpenVinoEngine:
         room = self.context_length - length
         if room < 1:
             raise context_error(length, self.context_length)
-        inbox: asyncio.Queue[Any] = asyncio.Queue()
-        job = Job(tokens, self._config(request, room), inbox.put_nowait, asyncio.get_running_loop())
-        self._owner.submit(job)
+        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Any]]()
+        jobs = [Job(tokens, self._config(request, room, index), lambda item, index=index: inbox.put_nowait((index, item)), loop)
+                for index in range(request.n if request.num_beams == 1 else 1)]
         reader = _Reader(request, self._described.detokenizer(self._tokenizer), self._ends, self._described.spell)
+        waiting = jobs[1:]
+        self._owner.submit(jobs[0])
         try:
-            while (item := await inbox.get()) is not None:
+            while reader.left:
+                index, item = await inbox.get()
                 if isinstance(item, BaseException):
                     raise item
-                for chunk in reader.read(item):
+                for job in waiting:  # once the first has taken the prompt in, the others find it in the prefix cache
+                    self._owner.submit(job)
+                waiting = []
+                for chunk in reader.rest(index) if item is None else reader.read(index, item):
                     yield chunk
-                if reader.left == 0:
-                    break
-            for chunk in reader.rest():
-                yield chunk
+                    if chunk.finish:
+                        self._end(jobs[index if len(jobs) > 1 else 0])
         finally:
+            for job in jobs:
+                self._end(job)
+
+    def _end(self, job: Job) -> None:
+        """Free a job's place, if it still holds one."""
+        if not job.cancelled:
             job.cancelled = True
             self._owner.submit(job)
 
@@ -256,27 +267,24 @@ class OpenVinoEngine:
 
 
 class _Reader:
-    """Turns the pipeline's outputs, keyed by its own sequence numbers, into chunks of answers 0 to n-1."""
+    """Turns the pipeline's outputs into chunks of answers 0 to n-1: one a job, or in beam search all from one job."""
 
     def __init__(self, request: TextRequest, detokenizer: Callable[[], Detokenizer], ends: set[int],
                  spell: Callable[[int], str]) -> None:
         self._request, self._ends, self._spell = request, ends, spell
         self._streams = [TextStream(detokenizer(), request.stop) for _ in range(request.n)]
         self._finished = [False] * request.n
-        self._index: dict[int, int] = {}
 
     @property
     def left(self) -> int:
         return self._finished.count(False)
 
-    def read(self, outputs: dict[int, Any]) -> list[Chunk]:
-        order = sorted(outputs)
+    def read(self, index: int, outputs: dict[int, Any]) -> list[Chunk]:
+        found = list(outputs.values())
         if self._request.num_beams > 1:  # every beam comes, once the search has ended; the best n were asked for
-            order = sorted(outputs, key=lambda number: -outputs[number][3])[:self._request.n]
-        for number in order:
-            self._index.setdefault(number, len(self._index))
-        return [chunk for number in order if not self._finished[self._index[number]]
-                for chunk in [self._chunk(self._index[number], *outputs[number][:3])]]
+            best = sorted(found, key=lambda output: -output[3])[:self._request.n]
+            return [self._chunk(at, *output[:3]) for at, output in enumerate(best)]
+        return [] if self._finished[index] else [self._chunk(index, *output[:3]) for output in found]
 
     def _chunk(self, index: int, tokens: list[int], log_probs: list[float], reason: str) -> Chunk:
         stream, text, logprobs = self._streams[index], "", []
@@ -295,10 +303,12 @@ class _Reader:
             self._finished[index] = True
         return Chunk(index, text, tuple(logprobs), len(tokens), finish)
 
-    def rest(self) -> list[Chunk]:
-        """Last chunks of answers whose end the pipeline did not announce."""
-        return [Chunk(index, self._streams[index].finish(), finish="length")
-                for index, finished in enumerate(self._finished) if not finished]
+    def rest(self, index: int) -> list[Chunk]:
+        """The last chunk of an answer whose end the pipeline did not announce."""
+        if self._finished[index]:
+            return []
+        self._finished[index] = True
+        return [Chunk(index, self._streams[index].finish(), finish="length")]
 
 
 @dataclass(frozen=True)

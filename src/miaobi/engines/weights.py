@@ -69,10 +69,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise NotFound(say(f"{path.parent} has no {path.name}.", f"{path.parent} 中没有 {path.name}。"),
                        say("Copy or download the whole model folder again.", "请重新复制或下载整个模型文件夹。"))
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Damaged(say(f"{path} is not valid JSON: {error}.", f"{path} 不是有效的 JSON：{error}。"),
                       say("Copy or download it again.", "请重新复制或下载。")) from None
+    return found
 
 
 def refuse_foreign_code(config: dict[str, Any], name: str) -> None:
@@ -103,7 +104,7 @@ def _from_hub(name: str) -> Path:
                               f"{name} 是 Hub 上的模型，但未安装 huggingface_hub。"), 'pip install "miaobi[train]"') from None
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds, all of which mean: not to be had
+    except Exception as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
         why = say("the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",
                   "HF_HUB_OFFLINE 已关闭网络，且本地缓存中没有它") if offline else str(error).splitlines()[0]

@@ -48,7 +48,7 @@ class Words:
         """One token as text, for reports; U+FFFD stands for a part of a character."""
         if self.table is not None and self.table[token]:
             return self.table[token].decode("utf-8", errors="replace")
-        return self.tokenizer.decode([token], skip_special_tokens=False)
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
 
 def byte_table(described: dict[str, Any], tokenizer: Any) -> list[bytes] | None:
