@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,12 +57,10 @@ def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
     shape = read_shape(folder)
     _check_dtype(shape, dtype)
     vocabulary = read_vocabulary(folder, shape.vocabulary)
-    with write_beside(target) as draft:
-        writer = _writer(draft, shape.layout)
+    with write_beside(target) as draft, closing(_writer(draft, shape.layout)) as writer:
         _describe(writer, folder.name, shape, dtype)
         _add_vocabulary(writer, vocabulary)
         _write_tensors(writer, folder, shape, dtype)
-        writer.close()
     return target
 
 

@@ -6,6 +6,7 @@ token where the same weights as q8_0 give 2.58 (float16: 2.56).
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ def to_q8(source: Path, target: Path) -> Path:
 
     reader = gguf.GGUFReader(source)
     kinds = gguf.GGMLQuantizationType
-    with write_beside(target) as draft:
-        writer = gguf.GGUFWriter(draft, reader.get_field("general.architecture").contents())
+    layout = reader.get_field("general.architecture").contents()
+    with write_beside(target) as draft, closing(gguf.GGUFWriter(draft, layout)) as writer:
         for field in reader.fields.values():
             if not field.name.startswith("GGUF.") and field.name != "general.architecture":
                 value = int(gguf.LlamaFileType.MOSTLY_Q8_0) if field.name == "general.file_type" else field.contents()
@@ -39,7 +40,6 @@ def to_q8(source: Path, target: Path) -> Path:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
     return target
 
 

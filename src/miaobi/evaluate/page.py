@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,7 +205,7 @@ def _clock_ticks(box: _Box, clock: Sequence[tuple[float, float]]) -> list[dict[s
         return []
     places = []
     for value in ticks(known[0][1], known[-1][1], 5):
-        for (x, here), (later, there) in zip(known, known[1:], strict=False):
+        for (x, here), (later, there) in pairwise(known):
             if here <= value <= there and there > here:
                 places.append({"at": round(box.x(x + (later - x) * (value - here) / (there - here)), 1), "text": f"{value:,.3g}"})
                 break

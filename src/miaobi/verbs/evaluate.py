@@ -121,7 +121,7 @@ def measure(subject: Subject, progress: Callable[[str, float], None]) -> tuple[l
     scores, missing = list[Score](), list[Missing]()
     for name in sorted(registry.metrics.names(), key=lambda name: (name != "likelihood", name)):
         metric = registry.metrics.get(name)
-        if metric.MODALITY != subject.modality:
+        if subject.modality != metric.MODALITY:
             continue
         why = subject.lacks(metric.NEEDS)
         if why:

@@ -1,0 +1,52 @@
+"""What every registered metric keeps: a value inside its interval, the sample size, the same again with the same seed."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.evaluate.models import unigram
+
+from miaobi.core.config import plain
+from miaobi.core.registry import metrics
+from miaobi.evaluate.subject import HELD_OUT, LIKELIHOOD, SAMPLES, TRAINING, Subject
+
+TEXTS = ["the cat sat on the mat", "a dog ran over the hill", "rain falls on the old roof", "春眠不觉晓处处闻啼鸟", "no one is awake to hear it",
+         "he said that she had gone", "the sea was calm that day", "we walked home in the dark", "and then it was night"]
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    training = tmp_path / "training.txt"
+    training.write_text("the cat sat on the hill\nthe sea was dark", encoding="utf-8")
+    letters = sorted(set("".join(TEXTS)))
+    return replace(unigram({letter: 1 / len(letters) for letter in letters}), held_out=TEXTS, training=training, count=9, max_new_tokens=30)
+
+
+@pytest.fixture(params=metrics.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_scores_are_whole(name: str, subject: Subject) -> None:
+    found = metrics.get(name).measure(subject)
+    assert found
+    for score in found:
+        assert math.isfinite(score.value) and score.low <= score.value <= score.high
+        assert score.n > 0 and score.label and score.detail
+        assert json.loads(json.dumps(plain(score)))["name"] == score.name
+    assert len({score.name for score in found}) == len(found)
+
+
+def test_same_seed_same_scores(name: str, subject: Subject) -> None:
+    assert metrics.get(name).measure(replace(subject)) == metrics.get(name).measure(replace(subject))
+
+
+def test_it_says_what_it_needs_and_is_left_out_without(name: str, subject: Subject) -> None:
+    metric = metrics.get(name)
+    assert metric.MODALITY in ("text", "image", "audio", "video")
+    assert metric.NEEDS <= {LIKELIHOOD, HELD_OUT, TRAINING, SAMPLES}
+    assert not subject.lacks(metric.NEEDS)
+    bare = replace(subject, score=None, held_out=(), training=None)
+    assert bool(bare.lacks(metric.NEEDS)) == bool(metric.NEEDS - {SAMPLES})
