@@ -12,7 +12,7 @@ help:            ## this list
 $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (about a minute) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
@@ -41,8 +41,12 @@ docs: $(STAMP)   ## regenerate the command reference and run the code in the doc
 bench: $(STAMP)  ## side by side with peers; each file also runs alone
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-lock: $(STAMP)   ## write requirements.lock from the environment
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^miaobi' > requirements.lock
+lock:            ## write requirements.lock from the newest versions that pyproject.toml admits
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[all,dev]'
+	(echo "# Every version of the development environment; written by \`make lock\`. torch is the CPU build where the index has one."; \
+	 build/lock/bin/python -m pip freeze --all --exclude-editable | grep -vE '^(pip|miaobi)\b' | sed 's/+cpu$$//') > requirements.lock
+	rm -rf build/lock
 
 clean:           ## remove the environment, caches and runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist runs src/*.egg-info
