@@ -39,7 +39,7 @@ docs: $(STAMP)   ## regenerate the command reference and run the code in the doc
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/surface/test_docs.py
 
 bench: $(STAMP)  ## side by side with peers; each file also runs alone
-	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in bench/*.py bench/*/; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 lock:            ## write requirements.lock from the newest versions that pyproject.toml admits
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

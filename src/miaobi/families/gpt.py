@@ -177,7 +177,7 @@ def look_back(embedding: Tensor, attention: Attention, config: Config, constant:
 
     Coordinate 0 of every embedding is one constant c, so that column 0 of W_q and W_k acts as a bias. Over the fastest
     pairs i, with R a rotation:  k_i = c · gain · (1, 0),  q_i = R(-(h+1) ω_i) k_i,  so the score at places t, s is
-    (c · gain)² Σ_i cos(ω_i (t - s - h - 1)), largest at s = t - h - 1. Our own; measured in bench/shakespeare.py.
+    (c · gain)² Σ_i cos(ω_i (t - s - h - 1)), largest at s = t - h - 1. Our own; measured in bench/shakespeare.
     """
     width = config.hidden_size // config.heads
     pair, turn = torch.arange(min(pairs, width // 2)), frequencies(config)[:pairs]
