@@ -9,6 +9,7 @@ import torch
 from tests.engines.small import POEM, learnt, small_bundle, words
 
 from miaobi.core import bundle
+from miaobi.core.errors import BadInput
 from miaobi.core.store import Store
 from miaobi.data import tokens
 from miaobi.families import gpt
@@ -93,3 +94,8 @@ def test_held_out_text_of_ones_own(tmp_path: Path) -> None:
     assert found.scores[0].name == "perplexity" and found.scores[0].n == 9
     assert [item.metric for item in found.judged[0].missing] == ["memorisation"]
     assert "Not measurable" in str(found)
+
+
+def test_a_model_is_not_set_beside_itself(poet: str) -> None:
+    with pytest.raises(BadInput, match="same model"):
+        evaluate("poet", against="poet@1")

@@ -22,7 +22,7 @@ def to_q8(source: Path, target: Path) -> Path:
 
     reader = gguf.GGUFReader(source)
     kinds = gguf.GGMLQuantizationType
-    layout = reader.get_field("general.architecture").contents()
+    layout = reader.fields["general.architecture"].contents()
     with write_beside(target) as draft, closing(gguf.GGUFWriter(draft, layout)) as writer:
         for field in reader.fields.values():
             if not field.name.startswith("GGUF.") and field.name != "general.architecture":

@@ -28,8 +28,8 @@ def measure(subject: Subject) -> list[Score]:
     mean, low, high = ratio_interval(nats, tokens, subject.seed)
     bits, bits_low, bits_high = ratio_interval([value / math.log(2) for value in nats], sizes, subject.seed)
     detail = say(f"tokenizer {subject.tokenizer}, {sum(tokens):,} tokens, each scored once, context {subject.context_length}; "
-                 "documents resampled",
-                 f"分词器 {subject.tokenizer}，{sum(tokens):,} 个词元各计一次，上下文 {subject.context_length}；按文档重采样")
+                 "documents (passages of long ones) resampled",
+                 f"分词器 {subject.tokenizer}，{sum(tokens):,} 个词元各计一次，上下文 {subject.context_length}；按文档（长文按段）重采样")
     return [
         Score("perplexity", math.exp(mean), math.exp(low), math.exp(high), len(nats),
               say("per token", "每词元"), "lower", detail, say("Perplexity", "困惑度")),

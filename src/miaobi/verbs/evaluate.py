@@ -79,6 +79,7 @@ def evaluate(model: str, *, against: str | None = None, data: Path | None = None
         seed: Decides which documents, prompts and samples; the same seed gives the same report.
     """
     names = [model, *([against] if against else [])]
+    _check_unlike(names)
     folder = out or Path("runs") / "evaluate" / "-vs-".join(name.replace("/", "_") for name in names)
     known = None if data is None else chosen(_documents(data), limit, seed)
     judged = []
@@ -91,6 +92,15 @@ def evaluate(model: str, *, against: str | None = None, data: Path | None = None
     write_text(folder / "report.json", json.dumps(plain(result), ensure_ascii=False, indent=1))
     write_page(result, result.page)
     return result
+
+
+def _check_unlike(names: list[str]) -> None:
+    from miaobi.core.errors import BadInput
+    from miaobi.engines.weights import find
+
+    if len({find(name).location for name in names}) < len(names):
+        raise BadInput(say(f"{names[0]} and {names[1]} are the same model.", f"{names[0]} 与 {names[1]} 是同一个模型。"),
+                       say("Give --against another name or version.", "请用 --against 给出另一个模型或版本。"))
 
 
 def _judge(name: str, engine: str, data: Path | None, known: list[str] | None, samples: int, limit: int,
@@ -245,12 +255,18 @@ def write_page(result: Evaluation, path: Path) -> None:
         say("Documents", "文档数"): first.documents, say("Samples", "样本数"): len(first.samples),
         say("Sampling", "采样"): "temperature 0.8, top_p 0.95", say("Seed", "随机种子"): result.settings["seed"],
         say("Seconds", "秒"): sum(item.seconds for item in result.judged)}))
-    name = first.model
-    page.add(say("What to do next", "下一步"), steps(
-        (say("Set it beside another version:", "与另一个版本比较："), f"miaobi evaluate {name} --against {name.partition('@')[0]}@1"),
-        (say("Put this version into production:", "设为正式版："), f"miaobi models promote {name}"),
-        (say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {name} --to gguf")))
+    page.add(say("What to do next", "下一步"), steps(*_next(first.model)))
     page.write(path)
+
+
+def _next(model: str) -> list[tuple[str, str]]:
+    """What suits a version in the store; a model from elsewhere can only be set beside another."""
+    name, _, number = model.partition("@")
+    other = f"{name}@{int(number) - 1}" if number.isdigit() and int(number) > 1 else "OTHER"
+    compare = (say("Set it beside another model on the same text:", "在同一文本上与另一个模型比较："), f"miaobi evaluate {model} --against {other}")
+    return [compare] if not number else [
+        compare, (say("Put this version into production:", "设为正式版："), f"miaobi models promote {model}"),
+        (say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {model} --to gguf")]
 
 
 def _table(result: Evaluation) -> str:
