@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import PointGAN, Points, Ragged
+from tests.train.toys import PointGAN, Points, Ragged
 
 from miaobi.core.errors import BadInput, Damaged
 from miaobi.nn.objective import Batch, Loss
@@ -155,8 +155,8 @@ def test_a_loss_that_is_no_number_is_named() -> None:
 
 TWO = """
 import json, sys, torch
-sys.path.insert(0, {tests!r})
-from toys import PointGAN, Points, Ragged
+sys.path.insert(0, {root!r})
+from tests.train.toys import PointGAN, Points, Ragged
 from miaobi.train import loop, processes
 from miaobi.train.config import TrainConfig
 config = TrainConfig(max_steps=12, batch_size=8, accumulation={accumulation}, learning_rate=2e-3, device="cpu", log_every=1)
@@ -179,7 +179,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> 
     results = []
     for processes, accumulation in ((2, 1), (1, 2)):
         script = tmp_path / f"run{processes}.py"
-        script.write_text(TWO.format(tests=str(Path(__file__).parent), accumulation=accumulation))
+        script.write_text(TWO.format(root=str(Path(__file__).parents[2]), accumulation=accumulation))
         command = [sys.executable, str(script)] if processes == 1 else [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)

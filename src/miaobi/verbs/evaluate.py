@@ -45,6 +45,8 @@ class Judged:
     documents: int
     data: str
     seconds: float
+    curve: tuple[Mapping[str, Any], ...] = ()
+    """The log of the run that trained it, where it was trained here."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _judge(name: str, engine: str, data: Path | None, known: list[str] | None, s
     """Open, measure and close one model; also the held-out text it was judged by."""
     from miaobi.engines.load import load
     from miaobi.engines.weights import find
+    from miaobi.train.tracking import read_log
 
     began = time.monotonic()
     weights = find(name)
@@ -122,8 +125,9 @@ def _judge(name: str, engine: str, data: Path | None, known: list[str] | None, s
         place = str(data) if data else say("its own held-out text", "自身的留出文本") if own else say("none", "无")
         label = f"{weights.name}@{weights.version}" if weights.version else weights.name
         written = tuple(subject.samples)
+        curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
         return Judged(label, opened.engine_name, tuple(scores), tuple(missing), written, len(subject.held_out), place,
-                      round(time.monotonic() - began, 1)), list(subject.held_out)
+                      round(time.monotonic() - began, 1), curve), list(subject.held_out)
 
 
 def measure(subject: Subject, progress: Callable[[str, float], None]) -> tuple[list[Score], list[Missing]]:
@@ -238,7 +242,7 @@ def _progress(model: str) -> Iterator[Callable[[str, float], None]]:
 
 def write_page(result: Evaluation, path: Path) -> None:
     """The evaluation as one HTML page."""
-    from miaobi.evaluate.page import Page, Quote, facts, prose, quotes, scores, steps
+    from miaobi.evaluate.page import Page, Quote, facts, loss_chart, prose, quotes, scores, steps
 
     models = [item.model for item in result.judged]
     page = Page(say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models),
@@ -249,6 +253,9 @@ def write_page(result: Evaluation, path: Path) -> None:
     for item in result.judged:
         page.add(say(f"Samples of {item.model}", f"{item.model} 的样本"), quotes(Quote(one.text, one.prompt) for one in item.samples[:12]))
         page.generated_by(item.model)
+    for item in result.judged:
+        if item.curve:
+            page.add(say(f"How {item.model} learned", f"{item.model} 的学习过程"), loss_chart(item.curve))
     first = result.judged[0]
     page.add(say("How it was measured", "测量方式"), facts({
         say("Engine", "引擎"): ", ".join(dict.fromkeys(item.engine for item in result.judged)), say("Held-out text", "留出文本"): first.data,

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -353,8 +354,8 @@ def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any,
         with loop.averaged(state):
             settings.family.save(state.objective, folder)
         dataset.save(folder)
+        shutil.copy(run / "log.jsonl", folder / "log.jsonl")  # the learning curve goes where the model goes
 
-    import shutil
     shutil.rmtree(run / "bundle", ignore_errors=True)
     bundle.write(run / "bundle", manifest, write)
     version = Store().add(run / "bundle", settings.name)
