@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.server import CompletionServer
+from tests.engines.small import small_bundle, small_gguf, words
 
-from engines.server import CompletionServer
-from engines.small import small_bundle, small_gguf, words
 from miaobi.core.engine import Chunk, Engine, Weights
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.core.registry import engines

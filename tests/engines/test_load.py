@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.engines.small import POEM, small_bundle, small_gguf, words
 
 import miaobi
-from engines.small import POEM, small_bundle, small_gguf, words
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
 from miaobi.core.store import Store
 from miaobi.engines import auto

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from tests.engines.server import CompletionServer
 
-from engines.server import CompletionServer
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Abilities, Chunk, Weights
 from miaobi.core.errors import BadInput, NotFound
