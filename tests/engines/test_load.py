@@ -64,6 +64,12 @@ def test_score_equals_the_models_own_loss(poet: Model) -> None:
     assert scores[0].token == POEM[1]
 
 
+def test_a_prompt_begins_a_document_unless_raw(poet: Model) -> None:
+    assert poet.request("春").prompt == "<|endoftext|>春"
+    assert poet.request("<|endoftext|>春").prompt == "<|endoftext|>春"
+    assert poet.request("春", raw=True).prompt == "春"
+
+
 def test_a_chat_model_is_asked_as_a_user_unless_raw(tmp_path: Path) -> None:
     with miaobi.load(small_bundle(tmp_path / "talker", chat=True), engine="native") as model:
         assert model.request("hi").messages == ({"role": "user", "content": "hi"},)
@@ -112,7 +118,7 @@ def test_a_transformers_folder_is_told_by_its_config(bundle_folder: Path, tmp_pa
     with miaobi.load(folder, engine="native") as model:
         assert model.weights.format == "transformers"
         assert model.generate("春江", temperature=0, max_new_tokens=5)[0].text == poet.generate(
-            "春江", temperature=0, max_new_tokens=5)[0].text
+            "春江", raw=True, temperature=0, max_new_tokens=5)[0].text
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
     with pytest.raises(Unsupported, match="Python code of its own"):
@@ -188,12 +194,12 @@ def test_beam_search_equals_transformers(poet: Model) -> None:
         theirs = decoder.model.generate(ids, num_beams=4, num_return_sequences=3, max_new_tokens=9, do_sample=False,
                                         early_stopping=False, length_penalty=1.0, pad_token_id=0)
         expected = [words().backend.decode(row[ids.shape[1]:].tolist(), skip_special_tokens=True) for row in theirs]
-        ours = [text.text for text in poet.generate(prompt, num_beams=4, n=3, max_new_tokens=9)]
+        ours = [text.text for text in poet.generate(prompt, raw=True, num_beams=4, n=3, max_new_tokens=9)]
         assert ours == expected
 
 
 def test_logprobs_are_the_models_own_whatever_the_controls(poet: Model) -> None:
-    text = poet.generate("春江", max_new_tokens=6, temperature=2.0, top_k=3, logprobs=2, seed=3)[0]
+    text = poet.generate("春江", raw=True, max_new_tokens=6, temperature=2.0, top_k=3, logprobs=2, seed=3)[0]
     scores = poet.score("春江" + text.text)[-len(text.logprobs):]
     assert [item.logprob for item in text.logprobs] == pytest.approx([item.logprob for item in scores], abs=1e-4)
     assert all(len(item.top) == 2 for item in text.logprobs)

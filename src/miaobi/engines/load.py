@@ -25,7 +25,7 @@ from miaobi.core.language import say
 from miaobi.core.registry import engines
 from miaobi.core.requests import TextRequest
 from miaobi.engines import auto
-from miaobi.engines.weights import find
+from miaobi.engines.weights import find, start_of
 
 Result = TypeVar("Result")
 Ask = str | Sequence[Mapping[str, Any]] | TextRequest
@@ -75,6 +75,7 @@ class Model:
 
     def __init__(self, weights: Weights, engine_name: str, engine: Engine) -> None:
         self.weights, self.engine_name, self.engine = weights, engine_name, engine
+        self.start = start_of(weights)
 
     @property
     def name(self) -> str:
@@ -88,7 +89,8 @@ class Model:
     def request(self, ask: Ask, *, raw: bool = False, **controls: Any) -> TextRequest:
         """The request for a prompt, a conversation, or a request as it stands; a seed is drawn when none is given.
 
-        A plain prompt is asked as a user's message where the model chats, unless `raw`. Controls are the fields of
+        A plain prompt is asked as a user's message where the model chats, and is the beginning of a document for a model
+        that was trained here; with `raw` it is continued as it stands. Controls are the fields of
         TextRequest; an unknown one raises BadInput with the nearest right name.
         """
         from dataclasses import replace
@@ -101,7 +103,8 @@ class Model:
         if isinstance(ask, TextRequest):
             request = replace(ask, **controls)
         elif isinstance(ask, str) and (raw or not self.engine.chats):
-            request = TextRequest(prompt=ask, **controls)
+            start = "" if raw or ask.startswith(self.start) else self.start
+            request = TextRequest(prompt=start + ask, **controls)
         else:
             messages = ({"role": "user", "content": ask},) if isinstance(ask, str) else tuple(ask)
             request = TextRequest(messages=messages, **controls)

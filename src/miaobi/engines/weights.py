@@ -63,6 +63,14 @@ def of_path(path: Path, name: str = "") -> Weights:
             "应包含 miaobi.json（由 `miaobi train` 生成）、config.json（Transformers）、openvino_model.xml，或单个 .gguf 文件。"))
 
 
+def start_of(weights: Weights) -> str:
+    """The token, as text, that stood before every document a model was trained on here; empty for other models."""
+    path = weights.path / "tokenizer_config.json"
+    if weights.format != "bundle" or not path.exists():
+        return ""
+    return str(read_json(path).get("bos_token") or "")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A model folder's JSON file. Raises NotFound or Damaged."""
     if not path.exists():

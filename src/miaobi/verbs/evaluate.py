@@ -151,7 +151,7 @@ def _subject(opened: Model, weights: Weights, own: Tokens | None, held_out: list
     words = _tokenizer(weights)
     score = opened.score if opened.engine.abilities.score else None
     return Subject(
-        name=opened.name, generate=lambda prompt, **controls: opened.generate(prompt or _start(words), raw=True, **controls),
+        name=opened.name, generate=lambda prompt, **controls: opened.generate(opened.start + prompt or _start(words), raw=True, **controls),
         score=score, encode=_encoder(words), tokenizer=words.name if words else "", start=_start(words),
         context_length=min(opened.context_length, 1024), held_out=held_out, training=_training_text(own) if own else None,
         count=samples, max_new_tokens=max(8, min(96, opened.context_length // 2)), seed=seed)
