@@ -8,6 +8,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MIAOBI_LANG"] = "en"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait by spinning starve whatever runs beside the tests
 
 SHARED = Path("~/.cache/miaobi-tests").expanduser()
 

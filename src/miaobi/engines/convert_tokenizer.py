@@ -10,11 +10,9 @@ from typing import Any
 from miaobi.core.errors import Damaged, NotFound, Unsupported
 from miaobi.core.language import say
 from miaobi.data.tokenizer import BYTES, QWEN2
+from miaobi.data.tokenizer_gguf import LLAMA3
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-
-LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-"""Llama 3's word rule, `llama-bpe` to both engines."""
 
 
 @dataclass(frozen=True)

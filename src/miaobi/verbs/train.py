@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -239,6 +240,8 @@ def _need_torch() -> None:
 
 def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bool = False, quiet: bool = False) -> Trained | Plan:
     _need_torch()
+    # OpenMP's threads spin while they wait, which starves whatever else runs; read once, when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     from miaobi.train import checkpoint, estimate, loop, processes

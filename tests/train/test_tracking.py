@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from miaobi.core.errors import MissingPart, NotFound
+from miaobi.train import tracking
+
+
+def test_log_forgets_what_a_resumed_run_will_do_again(tmp_path: Path) -> None:
+    log = tracking.Log(tmp_path)
+    for step in (10, 20, 30):
+        log.figures(step, {"loss": 1 / step})
+    with log.path.open("a") as file:
+        file.write('{"step": 40, "lo')  # cut off by a power failure
+    tracking.Log(tmp_path, from_step=20).figures(21, {"loss": 0.0})
+    assert [row["step"] for row in tracking.read_log(tmp_path)] == [10, 20, 21]
+
+
+def test_tensorboard_writes_what_tensorboard_reads(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    board, = tracking.open_trackers(None, tmp_path, {"name": "x"})
+    board.figures(1, {"loss": 2.5})
+    board.texts(1, {"sample": "春"})
+    board.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [event.value for event in read.Scalars("loss")] == [2.5]
+    assert "sample/text_summary" in read.Tags()["tensors"]
+
+
+def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tmp_path / "poet-1"
+    run.mkdir()
+    board, = tracking.open_trackers(["wandb"], run, {"train": {"max_steps": 3}})
+    board.figures(1, {"loss": 2.5})
+    board.texts(1, {"sample": "春"})
+    board.close()
+    written, = run.glob("wandb/offline-run-*/*.wandb")
+    assert b"max_steps" in written.read_bytes()
+
+
+def test_without_wandb_the_remedy_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert tracking.open_trackers(None, tmp_path, {}) == []
+    with pytest.raises(MissingPart) as caught:
+        tracking.open_trackers(["wandb"], tmp_path, {})
+    assert "miaobi[wandb]" in caught.value.remedy
+
+
+def test_unknown_tracker(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="tensorbord"):
+        tracking.open_trackers(["tensorbord"], tmp_path, json.loads("{}"))
