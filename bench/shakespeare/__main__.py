@@ -30,8 +30,8 @@ GPT = {
     "name": "shakespeare", "family": "gpt",
     "data": {"tokenizer": "char", "min_frequency": 1, "context_length": 64, "validation": 0.1},
     "model": {"num_layers": 2, "hidden_size": 128, "num_heads": 4, "intermediate_size": 352},
-    "train": {"max_steps": 150, "batch_size": 16, "optimizer": "muon", "matrix_learning_rate": 0.04, "momentum": 0.9,
-              "learning_rate": 0.05, "betas": [0.8, 0.95], "weight_decay": 0.0, "schedule": "linear", "warmup": 0.02, "clip": 0.0,
+    "train": {"max_steps": 160, "batch_size": 16, "optimizer": "muon", "matrix_learning_rate": 0.04, "momentum": 0.9,
+              "learning_rate": 0.03, "betas": [0.8, 0.95], "weight_decay": 0.0, "schedule": "linear", "warmup": 0.02, "clip": 0.0,
               "log_every": 50, "validate_every": 10**6, "checkpoint_every": 10**6, "sample_every": 10**6, "keep": 1, "trackers": []},
     "sample": {"max_new_tokens": 1}}
 
