@@ -80,6 +80,7 @@ def agree(value: int) -> int:
     return int(shared)
 
 
+@torch.no_grad()
 def same_everywhere(tensors: Iterable[Tensor]) -> None:
     """Give every process the first one's values."""
     if world() > 1:

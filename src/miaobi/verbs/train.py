@@ -143,7 +143,8 @@ def command(*words: str) -> Any:
     settings = settle(config.read_yaml(path), tuple(theirs), str(path))
     if values["print_config"]:
         return Printed(settings.values)
-    return _run(settings, Path(values["runs"]), dry_run=values["dry_run"])
+    done = _run(settings, Path(values["runs"]), dry_run=values["dry_run"])
+    return done if os.environ.get("RANK", "0") == "0" else None  # under torchrun, the first process speaks for all
 
 
 @dataclass(frozen=True)
