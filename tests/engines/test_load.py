@@ -174,6 +174,8 @@ def test_auto_follows_the_measurements(miaobi_home: Path, tmp_path: Path) -> Non
             (("llamacpp", {"1": 90, "8": 100}), ("openvino", {"1": 50, "8": 300}), ("native", {"1": 10, "8": 20}))]
     (miaobi_home / "measurements.json").write_text(json.dumps({"rows": rows}))
     assert [auto.choose(weights, streams) for streams in (1, 2, 8, 64)] == ["llamacpp", "llamacpp", "openvino", "openvino"]
+    assert auto.choose(weights, 1, {"min_new_tokens"}) == "openvino", "llamacpp does not offer it"
+    assert auto.choose(weights, 1, {"logit_bias", "num_beams"}) == "native"
     rows[2]["tokens_per_second"] = {"1": 1000}
     (miaobi_home / "measurements.json").write_text(json.dumps({"rows": rows}))
     assert auto.choose(weights) == "native"

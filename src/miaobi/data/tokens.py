@@ -124,8 +124,15 @@ class Tokens:
         return load(self.folder / "tokenizer")
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files into a bundle."""
+        """Write the tokenizer's files into a bundle; its chat template only where the data held conversations.
+
+        A model with a template is asked a plain prompt as a question, and a poet would not know what that is.
+        """
+        from miaobi.data.documents import TURN_START
         self.tokenizer.save(folder)
+        turn = self.tokenizer.backend.token_to_id(TURN_START)
+        if turn is None or not (self._tokens("train")[:1_000_000] == turn).any():
+            (folder / "chat_template.jinja").unlink(missing_ok=True)
 
     def count(self, split: str) -> int:
         """Targets in a split: its tokens without the very first, which nothing precedes."""

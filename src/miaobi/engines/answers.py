@@ -59,7 +59,7 @@ class Drawn:
         self._generators = generators_of(request.seed or 0, request.n)
 
     def advance(self, logits: Tensor) -> Step:
-        changed = apply(self._controls, self._ids.to(logits.device), logits)
+        changed = apply(self._controls, self._ids.to(logits.device), logits) if self._controls else logits
         greedy = self.request.greedy
         tokens = (changed.argmax(1) if greedy else draw(changed, [self._generators[i] for i in self._live])).tolist()
         likely = None if self.request.logprobs is None else logits.log_softmax(1)
@@ -74,7 +74,8 @@ class Drawn:
                 step.rows.append(row)
                 step.tokens.append(token)
         self._live = [self._live[row] for row in step.rows]
-        self._ids = torch.cat([self._ids[step.rows], torch.tensor(step.tokens, dtype=torch.long)[:, None]], dim=1)
+        if self._controls:
+            self._ids = torch.cat([self._ids[step.rows], torch.tensor(step.tokens, dtype=torch.long)[:, None]], dim=1)
         return step
 
     def _take(self, index: int, token: int, logprobs: tuple[TokenLogprob, ...]) -> Chunk:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -44,9 +44,13 @@ def table() -> list[Measurement]:
             for row in rows]
 
 
-def choose(weights: Weights, streams: int = 1) -> str:
-    """Name of the engine for these weights. Raises MissingPart or Unsupported when none can read them."""
-    able, missing = [], []
+def choose(weights: Weights, streams: int = 1, needs: Collection[str] = ()) -> str:
+    """Name of the quickest engine for these weights that offers the controls in `needs`.
+
+    Where none offers them all, they are left to be refused by the quickest, which names the first it lacks. Raises
+    MissingPart or Unsupported when no engine can read the weights.
+    """
+    able, missing = dict[str, bool](), list[str]()
     for name in engines.names():
         module: Any = engines.get(name)
         if weights.format in module.FORMATS:
@@ -54,9 +58,9 @@ def choose(weights: Weights, streams: int = 1) -> str:
             if need:
                 missing.append(need)
             elif module.reads(weights):
-                able.append(name)
+                able[name] = set(needs) <= module.ABILITIES.controls
     if able:
-        return max(able, key=lambda name: (_speed(name, weights, streams), name))
+        return max(able, key=lambda name: (able[name], _speed(name, weights, streams), name))
     if missing:
         raise MissingPart(say(f"Nothing installed here runs {weights.name} ({weights.format}).",
                               f"本机没有安装能运行 {weights.name}（{weights.format}）的引擎。"), missing[0])

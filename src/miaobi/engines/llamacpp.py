@@ -101,8 +101,9 @@ class LlamaCppEngine:
         body: dict[str, Any] = {
             "prompt": self._prompt(request), "stream": True, "n_predict": request.max_new_tokens, "n": count,
             "cache_prompt": True, "repeat_last_n": self.context_length, "stop": list(request.stop),
-            "samplers": ["penalties", "temperature", "top_k", "typ_p", "top_p", "min_p"],
-            "temperature": 0.0 if request.greedy else request.temperature, "top_k": request.top_k,
+            # top_k before temperature keeps the same tokens, and spares the rest of the vocabulary all that follows.
+            "samplers": ["penalties", "top_k", "temperature", "typ_p", "top_p", "min_p"],
+            "temperature": 1.0 if request.greedy else request.temperature, "top_k": 1 if request.greedy else request.top_k,
             "top_p": request.top_p, "min_p": request.min_p, "typical_p": request.typical_p,
             "repeat_penalty": request.repetition_penalty, "presence_penalty": request.presence_penalty,
             "frequency_penalty": request.frequency_penalty,

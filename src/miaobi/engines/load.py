@@ -12,7 +12,7 @@ import queue
 import secrets
 import threading
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from types import TracebackType
@@ -31,7 +31,8 @@ Result = TypeVar("Result")
 Ask = str | Sequence[Mapping[str, Any]] | TextRequest
 
 
-def load(name: str | os.PathLike[str], engine: str = "auto", streams: int = 1, **options: Any) -> Model:
+def load(name: str | os.PathLike[str], engine: str = "auto", streams: int = 1, needs: Collection[str] = (),
+         **options: Any) -> Model:
     """Open a model.
 
     Args:
@@ -39,12 +40,13 @@ def load(name: str | os.PathLike[str], engine: str = "auto", streams: int = 1, *
             model folder, the URL of an OpenAI-compatible server, or a hub id ("org/name").
         engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
         streams: How many answers will be made at the same time.
+        needs: Names of the controls that will be set; `auto` then passes over engines that lack one of them.
         options: The engine's own settings, such as context_length or device.
 
     Raises NotFound with the nearest names, Unsupported, MissingPart, or Damaged for files that are not whole.
     """
     weights = find(os.fspath(name))
-    chosen = auto.choose(weights, streams) if engine == "auto" else engine
+    chosen = auto.choose(weights, streams, needs) if engine == "auto" else engine
     return Model(weights, chosen, open_engine(weights, chosen, streams, options))
 
 

@@ -81,9 +81,9 @@ class Job:
 class Owner(threading.Thread):
     """The only thread that touches the pipeline once it is open."""
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, running: Any) -> None:
         super().__init__(name="miaobi-openvino", daemon=True)
-        self._pipeline = pipeline
+        self._pipeline, self._running = pipeline, running
         self._commands: SimpleQueue[Job | None] = SimpleQueue()
         self._jobs: list[Job] = []
         self._numbers = itertools.count(1)
@@ -127,10 +127,10 @@ class Owner(threading.Thread):
             return
         outbox: list[tuple[Job, Any]] = []
         for job in list(self._jobs):
-            while job.handle.can_read():
-                outbox.append((job, {number: (output.generated_ids, output.generated_log_probs, output.finish_reason.name, output.score)
-                                     for number, output in job.handle.read().items()}))
-            if job.handle.get_status().name != "RUNNING" and not job.handle.can_read():
+            if job.handle.can_read():
+                outbox.append((job, [(output.generated_ids, output.generated_log_probs, output.finish_reason, output.score)
+                                     for output in job.handle.read().values()]))
+            elif job.handle.get_status() != self._running:
                 self._jobs.remove(job)
                 outbox.append((job, None))
         self._send(outbox)
@@ -171,7 +171,7 @@ class OpenVinoEngine:
 
     @cached_property
     def _owner(self) -> Owner:
-        owner = Owner(self._pipeline)
+        owner = Owner(self._pipeline, self._genai.GenerationStatus.RUNNING)
         owner.start()
         return owner
 
@@ -231,9 +231,12 @@ class OpenVinoEngine:
         if room < 1:
             raise context_error(length, self.context_length)
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Any]]()
-        jobs = [Job(tokens, self._config(request, room, index), lambda item, index=index: inbox.put_nowait((index, item)), loop)
-                for index in range(request.n if request.num_beams == 1 else 1)]
-        reader = _Reader(request, self._described.detokenizer(self._tokenizer), self._ends, self._described.spell)
+
+        def job_of(index: int) -> Job:
+            return Job(tokens, self._config(request, room, index), lambda item: inbox.put_nowait((index, item)), loop)
+        jobs = [job_of(index) for index in range(request.n if request.num_beams == 1 else 1)]
+        reader = _Reader(request, self._described.detokenizer(self._tokenizer), self._ends, self._described.spell,
+                         self._genai.GenerationFinishReason)
         waiting = jobs[1:]
         self._owner.submit(jobs[0])
         try:
@@ -270,8 +273,8 @@ class _Reader:
     """Turns the pipeline's outputs into chunks of answers 0 to n-1: one a job, or in beam search all from one job."""
 
     def __init__(self, request: TextRequest, detokenizer: Callable[[], Detokenizer], ends: set[int],
-                 spell: Callable[[int], str]) -> None:
-        self._request, self._ends, self._spell = request, ends, spell
+                 spell: Callable[[int], str], reasons: Any) -> None:
+        self._request, self._ends, self._spell, self._reasons = request, ends, spell, reasons
         self._streams = [TextStream(detokenizer(), request.stop) for _ in range(request.n)]
         self._finished = [False] * request.n
 
@@ -279,14 +282,13 @@ class _Reader:
     def left(self) -> int:
         return self._finished.count(False)
 
-    def read(self, index: int, outputs: dict[int, Any]) -> list[Chunk]:
-        found = list(outputs.values())
+    def read(self, index: int, outputs: list[Any]) -> list[Chunk]:
         if self._request.num_beams > 1:  # every beam comes, once the search has ended; the best n were asked for
-            best = sorted(found, key=lambda output: -output[3])[:self._request.n]
+            best = sorted(outputs, key=lambda output: -output[3])[:self._request.n]
             return [self._chunk(at, *output[:3]) for at, output in enumerate(best)]
-        return [] if self._finished[index] else [self._chunk(index, *output[:3]) for output in found]
+        return [] if self._finished[index] else [self._chunk(index, *output[:3]) for output in outputs]
 
-    def _chunk(self, index: int, tokens: list[int], log_probs: list[float], reason: str) -> Chunk:
+    def _chunk(self, index: int, tokens: list[int], log_probs: list[float], reason: Any) -> Chunk:
         stream, text, logprobs = self._streams[index], "", []
         for at, token in enumerate(tokens):
             if token in self._ends:
@@ -297,9 +299,9 @@ class _Reader:
             if stream.stopped:
                 break
         finish: Any = None
-        if stream.stopped or reason != "NONE":
+        if stream.stopped or reason != self._reasons.NONE:
             text += stream.finish()
-            finish = "length" if reason == "LENGTH" and not stream.stopped else "stop"
+            finish = "length" if reason == self._reasons.LENGTH and not stream.stopped else "stop"
             self._finished[index] = True
         return Chunk(index, text, tuple(logprobs), len(tokens), finish)
 

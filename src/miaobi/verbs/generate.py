@@ -45,7 +45,7 @@ def text(*, model: str, request: Annotated[TextRequest, flat], out: Path | None 
         raise BadInput(say(f"--out {out} has no known ending.", f"--out {out} 的扩展名无法识别。"),
                        say(f"Choose one of {', '.join(WRITERS)}.", f"请选用 {'、'.join(WRITERS)}。"))
     live = request.n == 1 and sys.stdout.isatty() and "--json" not in sys.argv
-    with load(model, engine=engine, streams=max(request.n, request.num_beams)) as opened:
+    with load(model, engine=engine, streams=max(request.n, request.num_beams), needs=changed(request)) as opened:
         ask = request.prompt if request.messages is None else request.messages
         full = opened.request(ask or "", raw=raw, seed=request.seed, **changed(request))
         start = time.perf_counter()
