@@ -171,3 +171,19 @@ def test_mistakes_in_the_recipe(tmp_path: Path) -> None:
 def test_every_recipe_resolves(path: Path) -> None:
     settings = train.settle(read_yaml(path), (), str(path))
     assert settings.values["family"] == settings.family.NAME
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.5, 1.1, 1.9, 2.7, 3.6])
+def test_ctrl_c_at_any_moment(recipe: Path, tmp_path: Path, delay: float) -> None:
+    """Whatever was going on (imports, preparation, estimate, a step, the bundle): a word, no traceback, nothing half-written."""
+    run = shell(str(recipe), "--name", "stopped", "--train.checkpoint_every", "3", cwd=tmp_path)
+    time.sleep(delay)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=100)
+    assert run.returncode in (130, 0), errors  # 0: it had finished
+    assert "Traceback" not in errors
+    assert not list(tmp_path.rglob("*.part"))
+    for version in Store(tmp_path / "home" / "models").versions("stopped"):
+        assert bundle.read(version.path).family == "gpt"
+    for state in tmp_path.glob("runs/*/checkpoints/*/state.json"):
+        assert json.loads(state.read_text())["step"] >= 3

@@ -23,11 +23,11 @@ class Controls:
 
     max_new_tokens: int = 512
     """Length of an answer at most."""
-    temperature: float = 0.7
+    temperature: float = 0.3
     """Below 1 safer, above 1 wilder, 0 always the likeliest token."""
     top_p: float = 0.95
     """Draw from the likeliest tokens that together hold this probability."""
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.0
     """Above 1 makes tokens that were seen less likely."""
 
 
