@@ -15,10 +15,11 @@ SHARED = Path("~/.cache/miaobi-tests").expanduser()
 
 @pytest.fixture(autouse=True)
 def miaobi_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home whose packs are the shared ones."""
+    """An empty home whose packs, and what engines made of them, are the shared ones."""
     home = tmp_path_factory.mktemp("home")
-    (SHARED / "packs").mkdir(parents=True, exist_ok=True)
-    (home / "packs").symlink_to(SHARED / "packs")
+    for name in ("packs", "converted"):
+        (SHARED / name).mkdir(parents=True, exist_ok=True)
+        (home / name).symlink_to(SHARED / name)
     monkeypatch.setenv("MIAOBI_HOME", str(home))
     return home
 

@@ -1,13 +1,15 @@
-"""Bundles as GGUF for the engines that read only that: made on first use, kept under $MIAOBI_HOME/converted."""
+"""Files that an engine reads better than the ones at hand: made on first use, kept under $MIAOBI_HOME/converted."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Literal
 
 from miaobi.core.engine import Weights
 from miaobi.core.files import home
+from miaobi.core.language import say
 from miaobi.engines.weights import read_json
 
 LAYOUTS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
@@ -30,3 +32,16 @@ def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
     target = home() / "converted" / digest.hexdigest()[:24] / f"{weights.name.replace('/', '_')}.gguf"
     return target if target.exists() else to_gguf(weights.path, target, dtype)
+
+
+def as_q8(path: Path) -> Path:
+    """The same weights as q8_0; told from other files of the name by size and time, since hashing gigabytes takes long."""
+    from miaobi.engines.requantise import to_q8
+
+    facts = path.stat()
+    digest = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:24]
+    target = home() / "converted" / digest / f"{path.stem}.q8_0.gguf"
+    if not target.exists():
+        print(say(f"Storing {path.name} as q8_0 for OpenVINO, once ...", f"正在为 OpenVINO 将 {path.name} 存为 q8_0（仅此一次）..."), file=sys.stderr)
+        to_q8(path, target)
+    return target

@@ -44,6 +44,8 @@ ABILITIES = Abilities(frozenset({
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TYPES = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0"}
 """What GenAI's GGUF reader takes; a file that is float32 throughout it refuses."""
+ROUNDED = {"Q4_1", "Q4_K"}
+"""What it takes but reads badly (see requantise.py): such files are opened through a q8_0 copy."""
 
 
 def installed() -> str | None:
@@ -61,8 +63,8 @@ def reads(weights: Weights) -> bool:
 def open_engine(weights: Weights, *, streams: int = 1, cache_gb: int = 1, threads: int | None = None) -> OpenVinoEngine:
     """`cache_gb`: memory for keys and values of all answers together."""
     path = weights.path if weights.format != "bundle" else converted.gguf_of(weights)
-    if path.suffix == ".gguf":
-        gguf.read(path)
+    if path.suffix == ".gguf" and gguf.read(path).types & ROUNDED:
+        path = converted.as_q8(path)
     return OpenVinoEngine(path, weights.name, max(streams, 256), cache_gb, threads or physical_cores())
 
 

@@ -22,7 +22,7 @@ class Detokenizer(Protocol):
         ...
 
     def flush(self) -> str:
-        """What is left at the end; a character cut short becomes U+FFFD."""
+        """What is left at the end, without a character that the end cut short."""
         ...
 
 
@@ -37,7 +37,8 @@ class ByteDetokenizer:
         return self._decoder.decode(self.table[token]) if token < len(self.table) else ""
 
     def flush(self) -> str:
-        return self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return ""
 
 
 class WindowDetokenizer:
@@ -58,12 +59,15 @@ class WindowDetokenizer:
         # A character spans at most four tokens; what still looks broken after as many is broken.
         if text.endswith(REPLACEMENT) and self._stalled < 4:
             return ""
-        return self.flush()
+        return self._taken()
 
     def _text(self) -> str:
         return self.decode([self.anchor, *self._pending])[self._lead:]
 
     def flush(self) -> str:
+        return self._taken().rstrip(REPLACEMENT)
+
+    def _taken(self) -> str:
         text = self._text() if self._pending else ""
         self._pending.clear()
         self._whole = self._stalled = 0
