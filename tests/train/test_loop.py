@@ -187,3 +187,18 @@ def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> 
         results.append([json.loads(line) for line in done.stdout.splitlines()])
     for two, one in zip(*results, strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=2e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_estimate_leaves_the_run_as_it_was(tmp_path: Path, optimizer: str) -> None:
+    from miaobi.train.estimate import estimate
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)  # type: ignore[arg-type]
+    plain, measured = fresh(config=config), fresh(config=config)
+    torch.manual_seed(3)
+    loop.run(plain, Points(), [])
+    torch.manual_seed(3)
+    known = estimate(measured, Points(), tmp_path)
+    loop.run(measured, Points(), [])
+    assert same(weights(plain), weights(measured))
+    assert known.parameters == sum(item.numel() for item in weights(plain))
+    assert known.seconds > 0

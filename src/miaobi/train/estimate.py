@@ -106,15 +106,16 @@ def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
 
 @contextmanager
 def untouched(state: State) -> Iterator[None]:
-    """Put buffers, gradients and random state back afterwards."""
-    buffers = [buffer.clone() for buffer in state.objective.buffers()]
+    """Put weights, buffers, gradients and random state back afterwards."""
+    tensors = [*state.objective.parameters(), *state.objective.buffers()]
+    copies = [tensor.detach().clone() for tensor in tensors]
     try:
         with torch.random.fork_rng():
             yield
     finally:
         with torch.no_grad():
-            for buffer, before in zip(state.objective.buffers(), buffers):
-                buffer.copy_(before)
+            for tensor, before in zip(tensors, copies):
+                tensor.copy_(before)
         state.objective.zero_grad(set_to_none=True)
 
 
@@ -139,7 +140,8 @@ def _kept_for_backward(state: State, dataset: Dataset) -> int:
 
 
 def _seconds_per_step(state: State, dataset: Dataset) -> float:
-    """Of forward and backward in every phase, on the real batch; the first pass warms up and is not counted."""
+    """Of every phase on the real batch: forward and backward (the first pass warms up and is not counted), and the
+    optimisers' step."""
     config, best = state.config, float("inf")
     with torch.no_grad():
         batch = state.objective.prepare(moved(dataset.batch("train", 0, config.batch_size, 0), state.device))
@@ -151,7 +153,23 @@ def _seconds_per_step(state: State, dataset: Dataset) -> float:
         if state.device.type == "cuda":
             torch.cuda.synchronize(state.device)
         best = min(best, time.perf_counter() - began)
-    return best * config.accumulation
+    return best * config.accumulation + _seconds_of_optimizers(state)
+
+
+def _seconds_of_optimizers(state: State) -> float:
+    """Of one step of them all. A resumed run's are left alone: they hold what it has learned."""
+    optimizers = {id(optimizer): optimizer for found in state.optimizers.values() for optimizer in found}.values()
+    if any(optimizer.state for optimizer in optimizers):
+        return 0.0
+    best = float("inf")
+    for _ in range(1 + TIMED_STEPS):
+        began = time.perf_counter()
+        for optimizer in optimizers:
+            optimizer.step()
+        best = min(best, time.perf_counter() - began)
+    for optimizer in optimizers:
+        optimizer.state.clear()
+    return best
 
 
 def _free_memory(state: State) -> int:
