@@ -148,7 +148,8 @@ def test_cancel_frees_the_place_at_once(case: Case) -> None:
     start = time.perf_counter()
     asyncio.run(collect(case.engine, ask(max_new_tokens=200, temperature=0)))
     whole = time.perf_counter() - start
-    assert asyncio.run(scenario()) < max(0.5, whole / 2)
+    # Six answers that were not cancelled would hold a language model here for about ten seconds.
+    assert asyncio.run(scenario()) < max(1.5, whole / 2)
 
 
 def test_task_cancellation_is_clean(case: Case) -> None:

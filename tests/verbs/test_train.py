@@ -180,7 +180,8 @@ def test_ctrl_c_at_any_moment(recipe: Path, tmp_path: Path, delay: float) -> Non
     time.sleep(delay)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=100)
-    assert run.returncode in (130, 0), errors  # 0: it had finished
+    # Death by SIGINT is what a shell calls 130: CPython ends so when the interrupt passed through an exec() on its way. 0: it had finished.
+    assert run.returncode in (130, -signal.SIGINT, 0), errors
     assert "Traceback" not in errors
     assert not list(tmp_path.rglob("*.part"))
     for version in Store(tmp_path / "home" / "models").versions("stopped"):

@@ -125,7 +125,7 @@ def newest_run(runs: Path, settings: Settings) -> Path | None:
 def write(version: Version) -> list[str]:
     from miaobi.engines.load import load
     with load(str(version)) as model:
-        return [beginning + str(model.generate(beginning, max_new_tokens=40, temperature=0.8, top_p=0.95, seed=number)[0])
+        return [beginning + str(model.generate(beginning, max_new_tokens=56, temperature=0.8, top_p=0.95, seed=number)[0])
                 for number, beginning in enumerate(BEGINNINGS)]
 
 
