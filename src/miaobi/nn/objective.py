@@ -6,6 +6,7 @@ The loop (`train/loop.py`) knows this file and no family.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,14 +42,15 @@ class Phase:
     """Multiplies the run's learning rate, for phases that want their own pace."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A model together with what it is trained for."""
 
     unit = "examples"
     """What a loss counts, for "so many a second"."""
 
+    @abstractmethod
     def phases(self) -> list[Phase]:
-        raise NotImplementedError
+        """In the order in which a step walks them."""
 
     def prepare(self, batch: Batch) -> Batch:
         """Work without gradients before the phases see a batch (frozen encoders). Called once a batch."""
