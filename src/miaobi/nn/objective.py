@@ -47,6 +47,8 @@ class Objective(nn.Module, ABC):
 
     unit = "examples"
     """What a loss counts, for "so many a second"."""
+    progress = 0.0
+    """The share of the run that is behind, set by the loop before every step: for warm-ups inside a loss."""
 
     @abstractmethod
     def phases(self) -> list[Phase]:

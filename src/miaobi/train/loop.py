@@ -90,6 +90,7 @@ def start(objective: Objective, config: TrainConfig) -> State:
 def train_step(state: State, batches: Sequence[Batch]) -> None:
     """One step of every phase that is due, on this process's microbatches."""
     objective, config = state.objective, state.config
+    objective.progress = state.step / config.max_steps
     with torch.no_grad():
         batches = [objective.prepare(moved(batch, state.device)) for batch in batches]
     rate = multiplier(config, state.step)
