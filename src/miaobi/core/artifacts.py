@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "content_filter"]
+""""content_filter": made, found unsafe, and replaced by a plain grey picture."""
 
 
 def _now() -> str:
@@ -52,10 +53,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Image:
-    """pixels: uint8 [H, W, C]."""
+    """pixels: uint8 [H, W, C], C = 1 for grey and 3 for colour."""
 
     pixels: np.ndarray
     facts: Facts
+    finish: FinishReason = "stop"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.core.requests import Request
+from miaobi.core.requests import Request, recorded
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class Chunk:
     """Tokens generated since the last chunk of this index."""
     finish: FinishReason | None = None
     artifact: Artifact | None = None
-    """A whole picture, sound or video, for engines that make those."""
+    """A whole picture, sound or video, for engines that make those; it comes with `finish`. Of its facts, whoever asked keeps
+    the parameters (what only the engine knows, such as the class that was drawn) and supplies the rest."""
+    progress: float | None = None
+    """How much of this index is done, in [0, 1), for engines whose answers take many steps."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Weights:
     """Where a model's weights lie and what they are; what an engine is opened with."""
 
     format: str
-    """"bundle" (a folder written here), "transformers" (folder), "gguf" (file), "openvino" (folder), "url"."""
+    """"bundle" (a folder written here), "transformers", "diffusers", "openvino" (folders), "gguf" (file), "url", or what the
+    catalogue of starter packs calls a packaged model ("esrgan")."""
     location: str
     """A path, or the base URL of an OpenAI-compatible server."""
     name: str
@@ -47,6 +51,8 @@ class Weights:
     version: str = ""
     family: str = ""
     """For bundles: the family that wrote it."""
+    modality: str = "text"
+    """What the model makes: "text", "image"."""
 
     @property
     def path(self) -> Path:
@@ -73,15 +79,22 @@ class Engine(Protocol):
     `reads(weights) -> bool` (whether these weights, of a format it reads, are among those it can run).
     """
 
+    modality: str
+    """What it makes, and with that the kind of request it takes: "text" (TextRequest), "image" (ImageRequest)."""
     abilities: Abilities
-    context_length: int
-    """Tokens of prompt and answer together."""
-    chats: bool
-    """Takes `messages`. A model that does is asked a plain prompt as a user's message, unless told otherwise."""
 
     def generate(self, request: Request) -> AsyncIterator[Chunk]: ...
 
     def close(self) -> None: ...
+
+
+class TextEngine(Engine, Protocol):
+    """An engine of modality "text"."""
+
+    context_length: int
+    """Tokens of prompt and answer together."""
+    chats: bool
+    """Takes `messages`. A model that does is asked a plain prompt as a user's message, unless told otherwise."""
 
 
 class Scorer(Protocol):
@@ -109,12 +122,9 @@ def no_chat_error(name: str) -> Unsupported:
 
 def check_supported(request: Request, abilities: Abilities, engine: str) -> None:
     """Refuse a request that sets what `engine` cannot honour. Settings are never ignored."""
-    from dataclasses import MISSING, fields
-    for item in fields(request):
-        default = item.default if item.default is not MISSING else (
-            item.default_factory() if item.default_factory is not MISSING else MISSING)
-        if item.name not in abilities.controls and getattr(request, item.name) != default:
+    for name, value in request.changed().items():
+        if name not in abilities.controls:
             raise Unsupported(
-                say(f"The {engine} engine does not offer {item.name} (asked for {getattr(request, item.name)!r}).",
-                    f"{engine} 引擎不支持 {item.name}（收到 {getattr(request, item.name)!r}）。"),
+                say(f"The {engine} engine does not offer {name} (asked for {recorded(value)!r}).",
+                    f"{engine} 引擎不支持 {name}（收到 {recorded(value)!r}）。"),
                 say("Leave it out, or choose another engine with --engine.", "请去掉它，或用 --engine 换一个引擎。"))

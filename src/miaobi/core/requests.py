@@ -1,10 +1,14 @@
-"""What can be asked of a model: one frozen dataclass per kind. Every value is checked when the request is made."""
+"""What can be asked of a model: one frozen dataclass per kind. Every value is checked when the request is made.
+
+A request may hold pixels (arrays); they compare by their bytes, and records of them say their SHA-256.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
@@ -13,6 +17,11 @@ from miaobi.core.language import say
 def _in(low: float, high: float, default: Any) -> Any:
     """A field whose value, when given, lies in [low, high]."""
     return field(default=default, metadata={"range": (low, high)})
+
+
+def _among(*values: int) -> Any:
+    """A field whose value, when given, is one of these."""
+    return field(default=None, metadata={"among": values})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +39,17 @@ class Request:
                     say(f"{item.name} is {value}, outside {bounds[0]:g} to {bounds[1]:g}.",
                         f"{item.name} 为 {value}，应在 {bounds[0]:g} 与 {bounds[1]:g} 之间。"),
                     say("Give a value within the range.", "请给出范围内的值。"))
+            among = item.metadata.get("among")
+            if among and value is not None and value not in among:
+                listed = ", ".join(map(str, among))
+                raise BadInput(say(f"{item.name} is {value}.", f"{item.name} 为 {value}。"),
+                               say(f"It can be {listed}.", f"可选的值：{listed}。"))
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        defaults = {item.name: item.default_factory() if item.default_factory is not MISSING else item.default for item in fields(self)}
+        return {name: value for name, value in values.items() if not same(value, defaults[name])}
 
     def refuse(self, first: str, second: str) -> None:
         """Raise for two settings that contradict each other."""
@@ -116,12 +136,51 @@ class TextRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest(Request):
+    """Paint `prompt` or a picture of class `label`, or make something of the picture `image`.
+
+    Pictures are files, or in Python also their pixels, uint8 [H, W, C]. A field left at None is the model's own choice.
+    """
+
     prompt: str | None = None
+    """What to paint, in words."""
+    negative_prompt: str | None = None
+    """What to keep away from, in words."""
     label: str | None = None
+    """Name or number of a class the model was trained on; drawn at random when not given."""
     width: int | None = _in(8, 16384, None)
+    """Pixels across."""
     height: int | None = _in(8, 16384, None)
+    """Pixels down."""
     num_inference_steps: int | None = _in(1, 1000, None)
+    """Steps of denoising: more is slower, and finer up to a point."""
     guidance_scale: float | None = _in(0, 100, None)
+    """How closely to follow the prompt (classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598)."""
+    image: Path | None = None
+    """A picture to start from, translate, restyle or enlarge."""
+    mask: Path | None = None
+    """Where to repaint `image`: white is repainted, black is kept. Of the same size as `image`."""
+    strength: float | None = _in(0, 1, None)
+    """How far to leave `image` behind: 0 keeps it, 1 paints anew."""
+    style: Path | None = None
+    """A picture whose style `image` is painted in."""
+    upscale: int | None = _among(2, 3, 4, 8)
+    """Enlarge `image` this many times."""
+    control_image: Path | None = None
+    """Edges, depth or a pose that the picture is to follow, for models opened with a ControlNet."""
+    truncation: float | None = _in(1e-9, 1, None)
+    """Below 1 draws nearer to the average picture: safer, less varied (Karras et al. 2019, arXiv:1812.04948)."""
+    scheduler: str | None = None
+    """The way noise is taken away: "euler", "dpm++ 2m", "ddim", or a class name of Diffusers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mask", "strength", "style", "upscale"):
+            if getattr(self, name) is not None and self.image is None:
+                raise BadInput(say(f"{name} is about a picture, and there is no image.", f"{name} 针对一张图片，但没有给出 image。"),
+                               say("Give image as well (--image photo.png).", "请同时给出 image（--image photo.png）。"))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and all(same(getattr(self, item.name), getattr(other, item.name)) for item in fields(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,3 +206,25 @@ class VideoRequest(Request):
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingRequest(Request):
     texts: tuple[str, ...]
+
+
+def same(first: Any, second: Any) -> bool:
+    """Equality that also holds for pixels, which compare by their bytes."""
+    if _is_pixels(first) or _is_pixels(second):
+        return (_is_pixels(first) and _is_pixels(second) and first.dtype == second.dtype and first.shape == second.shape
+                and cast(bool, first.tobytes() == second.tobytes()))
+    return bool(first == second)
+
+
+def recorded(value: Any) -> Any:
+    """A setting as records have it: pixels and picture files as a short SHA-256."""
+    from hashlib import sha256
+    if _is_pixels(value):
+        return f"sha256:{sha256(f'{value.dtype}{value.shape}'.encode() + value.tobytes()).hexdigest()[:16]}"
+    if isinstance(value, Path):
+        return f"sha256:{sha256(value.read_bytes()).hexdigest()[:16]}" if value.is_file() else str(value)
+    return value
+
+
+def _is_pixels(value: Any) -> bool:
+    return hasattr(value, "__array_interface__")

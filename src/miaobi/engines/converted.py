@@ -17,7 +17,7 @@ LAYOUTS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
 def fits(weights: Weights) -> bool:
     """Whether the bundle's model has a GGUF layout."""
-    return any(kind in LAYOUTS for kind in read_json(weights.path / "config.json").get("architectures") or ())
+    return weights.modality == "text" and any(kind in LAYOUTS for kind in read_json(weights.path / "config.json").get("architectures") or ())
 
 
 def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:

@@ -54,7 +54,7 @@ def open_engine(weights: Weights, *, streams: int = 1, context_length: int | Non
 
 
 class LlamaCppEngine:
-    abilities = ABILITIES
+    modality, abilities = "text", ABILITIES
 
     def __init__(self, path: Path, name: str, streams: int, context_length: int | None, threads: int | None) -> None:
         import xllamacpp

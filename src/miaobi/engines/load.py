@@ -2,6 +2,7 @@
 
     model = miaobi.load("smollm2")
     model.generate("Write a haiku about rain.", n=2, max_new_tokens=48, seed=1)   # -> list of Text
+    miaobi.load("./stable-diffusion").generate("a fox", num_inference_steps=20)   # -> list of Image
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ import secrets
 import threading
 import uuid
 from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields, replace
 from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from miaobi.core.artifacts import Facts, FinishReason, Text, TokenLogprob
-from miaobi.core.engine import Chunk, Engine, Scorer, Weights
+from miaobi.core.artifacts import Artifact, Facts, FinishReason, Image, Text, TokenLogprob
+from miaobi.core.engine import Chunk, Engine, Scorer, TextEngine, Weights
 from miaobi.core.errors import BadInput, MissingPart, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.registry import engines
-from miaobi.core.requests import TextRequest
+from miaobi.core.requests import ImageRequest, Request, TextRequest, recorded
 from miaobi.engines import auto
 from miaobi.engines.weights import find, start_of
 
 Result = TypeVar("Result")
-Ask = str | Sequence[Mapping[str, Any]] | TextRequest
+Ask = str | Sequence[Mapping[str, Any]] | Request | None
+KINDS: dict[str, type[Request]] = {"text": TextRequest, "image": ImageRequest}
+"""Which request a modality takes."""
 
 
 def load(name: str | os.PathLike[str], engine: str = "auto", streams: int = 1, needs: Collection[str] = (),
@@ -38,7 +41,8 @@ def load(name: str | os.PathLike[str], engine: str = "auto", streams: int = 1, n
     Args:
         name: A name in the store ("poet", "poet@2", "poet@production"), a starter pack, the path of a GGUF file or a
             model folder, the URL of an OpenAI-compatible server, or a hub id ("org/name").
-        engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
+        engine: native, openvino, llamacpp, remote, pictures, diffusers, or auto for what reads these weights and was
+            measured to be quickest.
         streams: How many answers will be made at the same time.
         needs: Names of the controls that will be set; `auto` then passes over engines that lack one of them.
         options: The engine's own settings, such as context_length or device.
@@ -84,47 +88,80 @@ class Model:
         return self.weights.name
 
     @property
-    def context_length(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self.engine.context_length
+    def chats(self) -> bool:
+        """Answers messages, and not only continues texts."""
+        return self.engine.modality == "text" and self._writer.chats
 
-    def request(self, ask: Ask, *, raw: bool = False, **controls: Any) -> TextRequest:
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together. Raises Unsupported for models that do not write."""
+        return self._writer.context_length
+
+    @property
+    def _writer(self) -> TextEngine:
+        if self.engine.modality != "text":
+            raise Unsupported(say(f"{self.name} does not write text (it makes: {self.engine.modality}).",
+                                  f"{self.name} 不能生成文本（它生成：{self.engine.modality}）。"),
+                              f"miaobi generate {self.engine.modality} --model {self.name}")
+        return cast(TextEngine, self.engine)
+
+    def request(self, ask: Ask = None, *, raw: bool = False, **controls: Any) -> Any:
         """The request for a prompt, a conversation, or a request as it stands; a seed is drawn when none is given.
 
-        A plain prompt is asked as a user's message where the model chats, and is the beginning of a document for a model
-        that was trained here; with `raw` it is continued as it stands. Controls are the fields of
-        TextRequest; an unknown one raises BadInput with the nearest right name.
+        Models that write: a plain prompt is asked as a user's message where the model chats, and is the beginning of a
+        document for a model that was trained here; with `raw` it is continued as it stands. Models that paint: the ask is
+        the prompt, and may be left out. Controls are the fields of TextRequest or ImageRequest; an unknown one raises
+        BadInput with the nearest right name.
         """
-        from dataclasses import replace
-        known = {item.name for item in fields(TextRequest)}
+        kind = KINDS[self.engine.modality]
+        known = {item.name for item in fields(kind)}
         for name in controls:
             if name not in known:
                 raise BadInput(say(f"There is no control named {name!r}.", f"没有名为 {name!r} 的参数。"), nearest(name, known))
-        controls = {name: tuple(value) if name == "stop" and not isinstance(value, str) else
-                    (value,) if name == "stop" else value for name, value in controls.items()}
-        if isinstance(ask, TextRequest):
+        if isinstance(ask, kind):
             request = replace(ask, **controls)
-        elif isinstance(ask, str) and (raw or not self.engine.chats):
-            start = "" if raw or ask.startswith(self.start) else self.start
-            request = TextRequest(prompt=start + ask, **controls)
+        elif kind is TextRequest:
+            request = self._text_request(ask, raw, controls)
         else:
-            messages = ({"role": "user", "content": ask},) if isinstance(ask, str) else tuple(ask)
-            request = TextRequest(messages=messages, **controls)
+            request = self._image_request(ask, raw, controls)
         return request if request.seed is not None else replace(request, seed=secrets.randbelow(2**31))
 
-    def generate(self, ask: Ask, *, raw: bool = False, **controls: Any) -> list[Text]:
-        """n answers (`n=`, default 1) as Text, each with its facts."""
+    def _text_request(self, ask: Ask, raw: bool, controls: dict[str, Any]) -> TextRequest:
+        if isinstance(ask, Request):
+            raise self._other_kind(ask)
+        if "stop" in controls:
+            controls["stop"] = (controls["stop"],) if isinstance(controls["stop"], str) else tuple(controls["stop"])
+        if ask is None:
+            return TextRequest(**controls)
+        if isinstance(ask, str) and (raw or not self.chats):
+            start = "" if raw or ask.startswith(self.start) else self.start
+            return TextRequest(prompt=start + ask, **controls)
+        return TextRequest(messages=({"role": "user", "content": ask},) if isinstance(ask, str) else tuple(ask), **controls)
+
+    def _image_request(self, ask: Ask, raw: bool, controls: dict[str, Any]) -> ImageRequest:
+        if raw or not isinstance(ask, str | None):
+            raise self._other_kind(ask)
+        return ImageRequest(**({"prompt": ask} if ask else {}) | controls)
+
+    def _other_kind(self, ask: Ask) -> Unsupported:
+        return Unsupported(
+            say(f"{self.name} makes {self.engine.modality}; it cannot be asked with {type(ask).__name__} or raw.",
+                f"{self.name} 生成 {self.engine.modality}，不能用 {type(ask).__name__} 或 raw 提问。"),
+            say(f"Ask with a prompt or a {KINDS[self.engine.modality].__name__}.", f"请用提示或 {KINDS[self.engine.modality].__name__} 提问。"))
+
+    def generate(self, ask: Ask = None, *, raw: bool = False, **controls: Any) -> list[Any]:
+        """n answers (`n=`, default 1), each with its facts: a list of Text, or of Image for a model that paints."""
         return _wait(self.agenerate(ask, raw=raw, **controls))
 
-    async def agenerate(self, ask: Ask, *, raw: bool = False, **controls: Any) -> list[Text]:
+    async def agenerate(self, ask: Ask = None, *, raw: bool = False, **controls: Any) -> list[Any]:
         """As `generate`, for asynchronous code."""
         request = self.request(ask, raw=raw, **controls)
         collected = Collected(request)
         async for chunk in self.engine.generate(request):
             collected.add(chunk)
-        return collected.texts(self)
+        return collected.artifacts(self)
 
-    def stream(self, ask: Ask, *, raw: bool = False, **controls: Any) -> Iterator[Chunk]:
+    def stream(self, ask: Ask = None, *, raw: bool = False, **controls: Any) -> Iterator[Chunk]:
         """Pieces as they come. Leaving the loop early stops the work."""
         request = self.request(ask, raw=raw, **controls)
         pieces: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
@@ -149,10 +186,12 @@ class Model:
         finally:
             running.cancel()
 
-    def facts(self, request: TextRequest) -> Facts:
-        """How an answer to this request came to be."""
+    def facts(self, request: Request) -> Facts:
+        """How an answer to this request came to be. Of pictures that were given, only their SHA-256."""
+        asked = {"prompt": request.prompt} if isinstance(request, ImageRequest) and request.prompt else {}
+        parameters = asked | {name: recorded(value) for name, value in changed(request).items()}
         return Facts(model=self.name, version=self.weights.version, engine=self.engine_name,
-                     request_id=uuid.uuid4().hex, seed=request.seed, parameters=changed(request))
+                     request_id=uuid.uuid4().hex, seed=request.seed, parameters=parameters)
 
     def score(self, text: str) -> list[TokenLogprob]:
         """Natural-log probability of every token after the first. Raises Unsupported where the engine cannot tell."""
@@ -174,16 +213,23 @@ class Model:
 class Collected:
     """Gathers the chunks of a request into its answers."""
 
-    def __init__(self, request: TextRequest) -> None:
+    def __init__(self, request: Request) -> None:
         self.request = request
         self._texts: list[list[str]] = [[] for _ in range(request.n)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(request.n)]
         self._finish: list[FinishReason] = ["cancelled"] * request.n
+        self._whole: dict[int, Artifact] = {}
 
     def add(self, chunk: Chunk) -> None:
         self._texts[chunk.index].append(chunk.text)
         self._logprobs[chunk.index].extend(chunk.logprobs)
         self._finish[chunk.index] = chunk.finish or self._finish[chunk.index]
+        if chunk.artifact is not None:
+            self._whole[chunk.index] = chunk.artifact
+
+    def artifacts(self, model: Model) -> list[Any]:
+        """The answers so far, of the kind that was asked for."""
+        return self.texts(model) if isinstance(self.request, TextRequest) else self.pictures(model)
 
     def texts(self, model: Model) -> list[Text]:
         """The answers so far; one that had not ended is marked "cancelled"."""
@@ -191,12 +237,17 @@ class Collected:
         return [Text("".join(pieces), facts, finish, tuple(logprobs)) for pieces, finish, logprobs in
                 zip(self._texts, self._finish, self._logprobs, strict=True)]
 
+    def pictures(self, model: Model) -> list[Image]:
+        """The pictures that are done. The facts of each hold its own seed, with which n=1 paints it again."""
+        facts, first = model.facts(self.request), self.request.seed or 0
+        return [replace(image, finish=self._finish[index], facts=replace(
+                    facts, seed=first + index, parameters={**facts.parameters, **image.facts.parameters}))
+                for index, image in sorted(self._whole.items()) if isinstance(image, Image)]
 
-def changed(request: TextRequest) -> dict[str, Any]:
+
+def changed(request: Request) -> dict[str, Any]:
     """The controls that differ from their defaults, apart from what was asked and the seed."""
-    return {item.name: getattr(request, item.name) for item in fields(request)
-            if item.name not in ("prompt", "messages", "seed") and getattr(request, item.name) != (
-                item.default if item.default is not MISSING else cast(Any, item.default_factory)())}
+    return {name: value for name, value in request.changed().items() if name not in ("prompt", "messages", "seed")}
 
 
 @cache

@@ -28,7 +28,7 @@ def installed() -> str | None:
 
 
 def reads(weights: Weights) -> bool:
-    return weights.format != "gguf" or gguf_fits(weights.path)
+    return weights.modality == "text" and (weights.format != "gguf" or gguf_fits(weights.path))
 
 
 def gguf_fits(path: Path) -> bool:

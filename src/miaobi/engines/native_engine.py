@@ -155,6 +155,8 @@ class Worker(threading.Thread):
 
 
 class NativeEngine:
+    modality = "text"
+
     def __init__(self, checkpoint: checkpoints.Checkpoint, abilities: Abilities) -> None:
         self.checkpoint, self.abilities = checkpoint, abilities
         self.context_length, self.chat = checkpoint.context_length, checkpoint.chat

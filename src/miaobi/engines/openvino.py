@@ -150,7 +150,7 @@ def _deliver(outbox: list[tuple[Job, Any]]) -> None:
 
 
 class OpenVinoEngine:
-    abilities = ABILITIES
+    modality, abilities = "text", ABILITIES
 
     def __init__(self, path: Path, name: str, streams: int, cache_gb: int, threads: int) -> None:
         import openvino_genai

@@ -48,7 +48,7 @@ def open_engine(weights: Weights, *, streams: int = 1, model: str = "", api_key:
 
 
 class RemoteEngine:
-    chats = True
+    modality, chats = "text", True
 
     def __init__(self, url: str, model: str, api_key: str, abilities: Abilities, context_length: int, timeout: float) -> None:
         self.url, self.abilities, self.context_length = url, abilities, context_length

@@ -13,6 +13,11 @@ from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound, Unsuppo
 from miaobi.core.language import say
 from miaobi.core.store import NAME, Store
 
+PIPELINE = "model_index.json"
+"""What tells a Diffusers folder from any other."""
+READ = (".safetensors", ".json", ".jinja", ".model", ".txt")
+"""Endings of the files that are fetched from a hub."""
+
 
 def find(name: str) -> Weights:
     """The weights that `name` means. Raises NotFound with the nearest names, or what is wrong with the files."""
@@ -22,9 +27,10 @@ def find(name: str) -> Weights:
     reference, _, _ = name.partition("@")
     if NAME.fullmatch(reference) and reference in Store().names():
         version = Store().resolve(name)
-        return Weights("bundle", str(version.path), version.name, str(version.number), bundle.read(version.path).family)
+        manifest = bundle.read(version.path)
+        return Weights("bundle", str(version.path), version.name, str(version.number), manifest.family, manifest.modality)
     if NAME.fullmatch(name) and name in _packed():
-        return of_path(_pack_file(name), name)
+        return _of_pack(name)
     if path.exists():
         return of_path(path)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
@@ -48,7 +54,10 @@ def of_path(path: Path, name: str = "") -> Weights:
         gguf.read(path)
         return Weights("gguf", str(path), name)
     if (path / bundle.MANIFEST).exists():
-        return Weights("bundle", str(path), name, family=bundle.read(path).family)
+        manifest = bundle.read(path)
+        return Weights("bundle", str(path), name, family=manifest.family, modality=manifest.modality)
+    if (path / PIPELINE).exists():
+        return Weights("diffusers", str(path), name, modality="image")
     if (path / "openvino_model.xml").exists():
         return Weights("openvino", str(path), name)
     if (path / "config.json").exists():
@@ -59,8 +68,10 @@ def of_path(path: Path, name: str = "") -> Weights:
         return of_path(inside[0], name)
     raise BadInput(
         say(f"{path} holds no model that is known here.", f"{path} 中没有可识别的模型。"),
-        say("Expected miaobi.json (made by `miaobi train`), config.json (Transformers), openvino_model.xml, or one .gguf file.",
-            "应包含 miaobi.json（由 `miaobi train` 生成）、config.json（Transformers）、openvino_model.xml，或单个 .gguf 文件。"))
+        say("Expected miaobi.json (made by `miaobi train`), config.json (Transformers), model_index.json (Diffusers), "
+            "openvino_model.xml, or one .gguf file.",
+            "应包含 miaobi.json（由 `miaobi train` 生成）、config.json（Transformers）、model_index.json（Diffusers）、"
+            "openvino_model.xml，或单个 .gguf 文件。"))
 
 
 def start_of(weights: Weights) -> str:
@@ -98,9 +109,15 @@ def _packed() -> list[str]:
     return [name for name, pack in packs.catalogue().items() if pack.kind == "model"]
 
 
-def _pack_file(name: str) -> Path:
+def _of_pack(name: str) -> Weights:
+    """A packaged model: its file tells what it is, or the catalogue does."""
     from miaobi.data import packs
-    return packs.path(name)
+    kind = packs.get(name).format
+    if kind == "part":
+        raise Unsupported(say(f"{name} judges pictures and makes nothing.", f"{name} 只用于评判图片，不能生成内容。"),
+                          nearest("", [other for other in _packed() if packs.get(other).format != "part"]))
+    path = packs.path(name)
+    return Weights(kind, str(path), name, modality="image") if kind else of_path(path, name)
 
 
 def _from_hub(name: str) -> Path:
@@ -111,7 +128,15 @@ def _from_hub(name: str) -> Path:
         raise MissingPart(say(f"{name} is a hub id, and huggingface_hub is not installed.",
                               f"{name} 是 Hub 上的模型，但未安装 huggingface_hub。"), 'pip install "miaobi[train]"') from None
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
+        index = Path(snapshot_download(name, allow_patterns=[PIPELINE])) / PIPELINE
+        if not index.exists():
+            return Path(snapshot_download(name, allow_patterns=[f"*{ending}" for ending in READ]))
+        # A repository of a pipeline often holds the same weights several times over: as one file, in halves, before averaging.
+        parts = [part for part, kind in read_json(index).items() if isinstance(kind, list)]
+        return Path(snapshot_download(name, allow_patterns=[PIPELINE, *(f"{part}/*{ending}" for part in parts for ending in READ)],
+                                      ignore_patterns=["*.fp16*", "*.bf16*", "*non_ema*"]))
+    except Damaged:
+        raise
     except Exception as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
         why = say("the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",

@@ -75,7 +75,7 @@ def chat(*, model: str, controls: Annotated[Controls, flat], system: str = "", e
     """
     TextRequest(prompt="", **controls.__dict__)  # refuses wrong values before the model is opened
     with load(model, engine=engine) as opened:
-        if not opened.engine.chats:
+        if not opened.chats:
             raise BadInput(say(f"{opened.name} has no chat template: it continues texts, it does not answer.",
                                f"{opened.name} 没有对话模板：它只会续写，不会回答。"),
                            f'miaobi generate text --model {model} --prompt "..."')
