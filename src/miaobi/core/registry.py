@@ -47,6 +47,10 @@ class Registry:
 families = Registry("families", {
     "gpt": "miaobi.families.gpt",
     "lstm": "miaobi.families.lstm",
+    "vae": "miaobi.families.vae",
+    "vq": "miaobi.families.vq",
+    "gan": "miaobi.families.gan",
+    "pix2pix": "miaobi.families.pix2pix",
 })
 
 datasets = Registry("datasets", {

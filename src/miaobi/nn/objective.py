@@ -40,6 +40,8 @@ class Phase:
     every: int = 1
     learning_rate: float = 1.0
     """Multiplies the run's learning rate, for phases that want their own pace."""
+    begins: float = 0.0
+    """The share of the run that passes before the phase joins."""
 
 
 class Objective(nn.Module, ABC):

@@ -146,13 +146,15 @@ def _seconds_per_step(state: State, dataset: Dataset) -> float:
     with torch.no_grad():
         batch = state.objective.prepare(moved(dataset.batch("train", 0, config.batch_size, 0), state.device))
     for _ in range(1 + TIMED_STEPS):
-        began = time.perf_counter()
+        taken = 0.0
         for phase in state.objective.phases():
+            began = time.perf_counter()
             with only(state.objective, phase.module):
                 phase.loss(batch).total.backward()
-        if state.device.type == "cuda":
-            torch.cuda.synchronize(state.device)
-        best = min(best, time.perf_counter() - began)
+            if state.device.type == "cuda":
+                torch.cuda.synchronize(state.device)
+            taken += (time.perf_counter() - began) / phase.every * (1 - phase.begins)
+        best = min(best, taken)
     return best * config.accumulation + _seconds_of_optimizers(state)
 
 

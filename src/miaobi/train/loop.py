@@ -60,7 +60,7 @@ class State:
         """Figures of the last step, by name; "phase/loss" where there are several phases."""
         figures = dict[str, float]()
         for name, loss in self.last.items():
-            prefix = f"{name}/" if len(self.last) > 1 else ""
+            prefix = f"{name}/" if len(self.optimizers) > 1 else ""
             figures |= {f"{prefix}{key}": value.item() / max(loss.count, 1)
                         for key, value in {"loss": loss.total, **loss.metrics}.items()}
         return figures
@@ -95,7 +95,7 @@ def train_step(state: State, batches: Sequence[Batch]) -> None:
         batches = [objective.prepare(moved(batch, state.device)) for batch in batches]
     rate = multiplier(config, state.step)
     for place, phase in enumerate(objective.phases()):
-        if state.step % phase.every == 0:
+        if state.step % phase.every == 0 and objective.progress >= phase.begins:
             with only(objective, phase.module):
                 loss = _step(phase, batches, state.optimizers[phase.name], config, rate)
             state.last[phase.name] = loss

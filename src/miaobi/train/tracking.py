@@ -6,11 +6,14 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from miaobi.core.errors import MissingPart
 from miaobi.core.language import say
 from miaobi.core.registry import trackers as registry
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Tracker(Protocol):
@@ -19,6 +22,10 @@ class Tracker(Protocol):
     def figures(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def texts(self, step: int, values: Mapping[str, str]) -> None: ...
+
+    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """values: uint8 [H, W, 3] each."""
+        ...
 
     def close(self) -> None: ...
 
@@ -37,6 +44,9 @@ class Log:
             file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
 
     texts = figures
+
+    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Pictures lie in the run's samples/; a log is of words and figures."""
 
     def close(self) -> None:
         """Every line is on disk already."""
@@ -68,6 +78,10 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_text(name, value, step)
 
+    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            self.writer.add_image(name, value, step, dataformats="HWC")
+
     def close(self) -> None:
         self.writer.close()
 
@@ -90,6 +104,10 @@ class WandB:
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         import wandb
         self.run.log({name: wandb.Html(f"<pre>{value}</pre>") for name, value in values.items()}, step=step)
+
+    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        import wandb
+        self.run.log({name: wandb.Image(value) for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         self.run.finish()

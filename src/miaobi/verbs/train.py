@@ -39,6 +39,8 @@ class SampleConfig:
     """Beginnings to continue; none means from nothing."""
     max_new_tokens: int = 64
     """Length of each."""
+    pictures: int = 48
+    """How many to paint, for families of pictures."""
 
 
 @dataclass(frozen=True)
@@ -329,14 +331,29 @@ def _hooks(settings: Settings, dataset: Any, run: Path, outputs: list[Any], view
     def sample(state: Any) -> None:
         with loop.averaged(state):
             made = settings.family.sample(state.objective, dataset, settings.sample)
-        for output in outputs:
-            output.texts(state.step, {f"sample/{place}": str(item) for place, item in enumerate(made)})
-        write_text(run / "samples" / f"step-{state.step:08d}.txt", "\n\n".join(map(str, made)) + "\n")
+        show_samples(made, settings.name, state.step, run, outputs)
 
     hooks = [(train.log_every, log), (train.every("validate_every", 10), judge)]
     if processes.rank() == 0:
         hooks.append((train.every("sample_every", 4), sample))
     return [*hooks, (train.every("checkpoint_every", 10), keep), (1, view)]
+
+
+def show_samples(made: Any, model: str, step: int, run: Path, outputs: list[Any]) -> None:
+    """What a family's `sample` made, to the run's folder and the trackers: texts, or pictures uint8 [rows, columns, H, W, C]."""
+    place = run / "samples" / f"step-{step:08d}"
+    if isinstance(made, list):
+        for output in outputs:
+            output.texts(step, {f"sample/{at}": item for at, item in enumerate(made)})
+        write_text(place.with_suffix(".txt"), "\n\n".join(made) + "\n")
+        return
+    from miaobi.core.artifacts import Facts, Image
+    from miaobi.provenance.publish import publish
+    from miaobi.provenance.sheet import sheet
+    grid = sheet(made.flatten(0, 1).numpy(), columns=made.shape[1])
+    for output in outputs:
+        output.pictures(step, {"samples": grid})
+    publish(Image(grid, Facts(model, parameters={"step": step})), place.with_suffix(".png"))
 
 
 def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any, seconds: float) -> Trained:

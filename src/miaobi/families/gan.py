@@ -1,0 +1,285 @@
+"""A generative adversarial network: a generator that turns noise into pictures until a critic cannot tell them from real ones.
+
+    x = G(z, y),  z ~ N(0, I);   the two losses are in nn/adversarial.py
+
+Plain generator: z → linear → residual blocks, each doubling the sides.
+Style-based generator (Karras et al. 2019, 2020: arXiv:1812.04948, arXiv:1912.04958): w = f(z, y) steers every convolution,
+
+    W'_oik = s_i W_oik,   W''_oik = W'_oik / √(Σ_ik W'_oik² + ε),   s = A w
+
+written as scaling what goes in and what comes out, so that one ordinary convolution serves the whole batch. Noise is added
+at each size, the picture is the sum of every size's colours, in training a second w may take over from some layer on (mixing), and
+w ← w̄ + ψ (w - w̄) trades variety for quality (truncation).
+Critic: residual blocks that halve the sides; classes by projection, D(x, y) = v·h(x) + e_y·h(x) (Miyato & Koyama 2018, arXiv:1802.05637).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.data.pictures import PictureSpec
+from miaobi.nn import augment
+from miaobi.nn import folder as folders
+from miaobi.nn.adversarial import Adversary, Game
+from miaobi.nn.convolution import SLOPE, Decoder, Encoder, channels_last, conv, doubled, floor_of, halvings, widths
+from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.pictures import to_pixels
+from miaobi.nn.sliced import sliced_wasserstein
+
+NAME, MODALITY, DATA = "gan", "image", "pictures"
+AVERAGED = 4096
+"""Draws over which the mean style is taken."""
+
+
+@dataclass(frozen=True)
+class Config:
+    generator: Literal["plain", "style"] = "plain"
+    """style: a mapping network steers every layer; more even quality, mixing and truncation, slower."""
+    conditional: bool = False
+    """Tell generator and critic the class."""
+    latent_size: int = 64
+    """Length of z."""
+    width: int = 32
+    """Channels at full size; doubled at every halving, up to four times."""
+    style_size: int = 128
+    """Length of w, for the style-based generator."""
+    mixing: float = 0.5
+    """Share of pictures in training whose style changes at some layer."""
+    loss: Game = "relativistic"
+    """relativistic: the modern game, stable with its penalties. non_saturating: the classic one."""
+    gamma: float = 0.1
+    """Weight of the gradient penalties; larger is steadier and blurrier; 0 for none."""
+    penalty_every: int = 4
+    """Steps between penalties, which are that much stronger."""
+    augment: list[str] = field(default_factory=list)
+    """Disturbances before the critic: colour, translation, cutout. Essential below about 10,000 pictures."""
+
+
+class Plain(nn.Module):
+    """z [B, D] -> pictures [B, C, H, W]."""
+
+    def __init__(self, config: Config, spec: PictureSpec, levels: int) -> None:
+        super().__init__()
+        channels = widths(config.width, levels)
+        self.floor = floor_of(spec, levels)
+        self.start = nn.Linear(config.latent_size * (1 + config.conditional), channels[-1] * self.floor[0] * self.floor[1])
+        self.decoder = Decoder(spec.channels, channels)
+
+    def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
+        z = z if given is None else torch.cat([z, given], 1)
+        return self.decoder(self.start(z).unflatten(1, (-1, *self.floor)))
+
+    def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
+        return self(truncation * z, given)
+
+
+class Modulated(nn.Module):
+    """x [B, C_in, H, W], w [B, S] -> [B, C_out, H, W]: a convolution whose kernels w scales and, unless told not to, normalises."""
+
+    def __init__(self, inner: int, outer: int, style_size: int, kernel: int = 3, demodulate: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outer, inner, kernel, kernel) / (inner * kernel * kernel) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(outer))
+        self.style = nn.Linear(style_size, inner)
+        self.demodulate = demodulate
+        nn.init.normal_(self.style.weight, std=style_size ** -0.5)
+        nn.init.ones_(self.style.bias)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        scale = self.style(w)
+        x = F.conv2d(x * scale[:, :, None, None], self.weight, padding="same")
+        if self.demodulate:
+            norm_BO = scale.square() @ self.weight.square().sum((2, 3)).T
+            x = x * (norm_BO + 1e-8).rsqrt()[:, :, None, None]
+        return x + self.bias[:, None, None]
+
+
+class StyleLayer(nn.Module):
+    def __init__(self, inner: int, outer: int, style_size: int) -> None:
+        super().__init__()
+        self.convolve = Modulated(inner, outer, style_size)
+        self.noise = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = self.convolve(x, w)
+        x = x + self.noise * torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device) if self.training else x
+        return F.leaky_relu(x, SLOPE) * 2 ** 0.5
+
+
+class Style(nn.Module):
+    """z [B, D] -> pictures [B, C, H, W], through w [B, S]. Noise is added in training only, so that a seed says all."""
+
+    def __init__(self, config: Config, spec: PictureSpec, levels: int) -> None:
+        super().__init__()
+        self.latent_size, self.mixing, size = config.latent_size, config.mixing, config.style_size
+        given = config.latent_size * (1 + config.conditional)
+        self.mapping = nn.Sequential(nn.Linear(given, size), nn.LeakyReLU(SLOPE), nn.Linear(size, size), nn.LeakyReLU(SLOPE))
+        channels = widths(config.width, levels)[::-1]
+        self.start = nn.Parameter(torch.randn(1, channels[0], *floor_of(spec, levels)))
+        pairs = [(channels[0], channels[0]), *itertools.pairwise(channels)]
+        self.layers = nn.ModuleList(nn.ModuleList([StyleLayer(a, b, size), StyleLayer(b, b, size)]) for a, b in pairs)
+        self.colours = nn.ModuleList(Modulated(b, spec.channels, size, kernel=1, demodulate=False) for _, b in pairs)
+        channels_last(self)
+
+    def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
+        w = self.styled(z, given)
+        if not self.training or not self.mixing:
+            return self.painted([w] * len(self.layers))
+        other = self.styled(torch.randn_like(z), given)
+        # Each picture changes over at a level of its own; those that do not mix change after the last.
+        change = torch.randint(1, len(self.layers) + 1, (len(z), 1), device=z.device)
+        change = torch.where(torch.rand(len(z), 1, device=z.device) < self.mixing, change, len(self.layers))
+        return self.painted([torch.where(level < change, w, other) for level in range(len(self.layers))])
+
+    def styled(self, z: Tensor, given: Tensor | None) -> Tensor:
+        z = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        return self.mapping(z if given is None else torch.cat([z, given], 1))
+
+    def painted(self, styles: list[Tensor]) -> Tensor:
+        """Pictures of one w [B, S] for each level."""
+        x, picture = self.start.expand(len(styles[0]), -1, -1, -1), torch.zeros((), device=self.start.device)
+        for level, ((first, second), colour, w) in enumerate(zip(self.layers, self.colours, styles)):
+            if level:
+                x, picture = doubled(x), F.interpolate(picture, scale_factor=2, mode="bilinear")
+            x = second(first(x, w), w)
+            picture = picture + colour(x, w)
+        return picture
+
+    def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
+        w = self.styled(z, given)
+        if truncation < 1:
+            draws = torch.randn(AVERAGED, self.latent_size, generator=torch.Generator().manual_seed(0)).to(z.device)
+            means = [self.styled(draws, row.expand(AVERAGED, -1)).mean(0) for row in given.unique(dim=0)] if given is not None else \
+                [self.styled(draws, None).mean(0)]
+            mean = torch.stack(means)[given.unique(dim=0, return_inverse=True)[1]] if given is not None else means[0]
+            w = mean + truncation * (w - mean)
+        return self.painted([w] * len(self.layers))
+
+
+class Critic(nn.Module):
+    """pictures [B, C, H, W], classes [B] or None -> logits [B]."""
+
+    def __init__(self, config: Config, spec: PictureSpec, levels: int) -> None:
+        super().__init__()
+        channels, floor = widths(config.width, levels), floor_of(spec, levels)
+        self.encoder = Encoder(spec.channels, channels)
+        self.gather = nn.Sequential(conv(channels[-1], channels[-1]), nn.LeakyReLU(SLOPE), nn.Flatten(),
+                                    nn.Linear(channels[-1] * floor[0] * floor[1], channels[-1]), nn.LeakyReLU(SLOPE))
+        self.head = nn.Linear(channels[-1], 1)
+        self.of_class = nn.Embedding(len(spec.classes), channels[-1]) if config.conditional else None
+        channels_last(self)
+
+    def forward(self, pictures: Tensor, label: Tensor | None) -> Tensor:
+        features = self.gather(self.encoder(pictures))
+        logits = self.head(features)[:, 0]
+        return logits if self.of_class is None else logits + (self.of_class(label) * features).sum(1) * features.shape[1] ** -0.5
+
+
+class Generator(nn.Module):
+    """What is kept of a trained GAN."""
+
+    def __init__(self, config: Config, spec: PictureSpec) -> None:
+        super().__init__()
+        self.config, self.spec, self.latent_shape = config, spec, (config.latent_size,)
+        levels = halvings(spec)
+        self.net = {"plain": Plain, "style": Style}[config.generator](config, spec, levels)
+        self.classes = nn.Embedding(len(spec.classes), config.latent_size) if config.conditional else None
+        self.controls = frozenset({"truncation", *(["label"] if config.conditional else [])})
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
+        return self.net(z, self._given(label))
+
+    def _given(self, label: Tensor | None) -> Tensor | None:
+        return None if self.classes is None else self.classes(label)
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.randn(count, self.config.latent_size, generator=generator, device=self.device)
+
+    def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        return self(latent, self._labels(len(latent), label, None))
+
+    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
+              generator: torch.Generator | None = None) -> Tensor:
+        z = self.draw(count, generator)
+        return self.net.truncated(z, self._given(self._labels(count, label, generator)), truncation)
+
+    def _labels(self, count: int, label: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
+        if label is None and self.classes is not None:
+            return torch.randint(len(self.spec.classes), (count,), generator=generator, device=self.device)
+        return label
+
+
+class Duel(Objective):
+    """Critic, penalty, generator: three phases. Validation: sliced Wasserstein distance to held-out pictures, for early
+    stopping and to see collapse; `evaluate` judges on real features."""
+
+    unit = "pictures"
+
+    def __init__(self, config: Config, spec: PictureSpec) -> None:
+        super().__init__()
+        self.generator = Generator(config, spec)
+        self.adversary = Adversary(Critic(config, spec, halvings(spec)), config.loss, config.gamma, config.penalty_every, config.augment)
+
+    def phases(self) -> list[Phase]:
+        return [*self.adversary.phases(self.pair), Phase("generator", self.generator, self.loss)]
+
+    def context(self, batch: Batch) -> Tensor | None:
+        return batch["label"] if self.generator.config.conditional else None
+
+    @torch.no_grad()
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        real, label = batch["pixels"], self.context(batch)
+        return real, self.generator(self.generator.draw(len(real)), label), label
+
+    def loss(self, batch: Batch) -> Loss:
+        real, label = batch["pixels"], self.context(batch)
+        made = self.generator(self.generator.draw(len(real)), label)
+        return Loss(self.adversary.fool(real, made, label), len(real))
+
+    def validate(self, batch: Batch) -> Loss:
+        real, made, _ = self.pair(batch)
+        return Loss(len(real) * sliced_wasserstein(real, made), len(real))
+
+
+def build(config: Config, spec: PictureSpec) -> Duel:
+    augment.check(config.augment)
+    if config.conditional and not spec.classes:
+        raise BadInput(say("model.conditional is set, but the pictures have no classes.", "设置了 model.conditional，但图片没有类别。"),
+                       say("Put each class in a folder of its own, or leave model.conditional out.", "请把每一类放进各自的文件夹，或去掉 model.conditional。"))
+    return Duel(config, spec)
+
+
+def save(objective: Duel, folder: Path) -> None:
+    folders.write(objective.generator, NAME, folder)
+
+
+def load(folder: Path) -> nn.Module:
+    config, spec = folders.settings(folder)
+    return folders.weights(Generator(Config(**config), spec), folder)
+
+
+@torch.no_grad()
+def sample(objective: Duel, dataset: Any, config: Any) -> Tensor:
+    """uint8 [rows, columns, H, W, C]: a row of real pictures, then made ones; with classes, a column for each."""
+    net, spec = objective.generator, dataset.spec
+    columns = min(len(spec.classes), 10) if net.config.conditional else 8
+    rows = max(config.pictures // columns, 1)
+    training = net.training
+    net.eval()
+    label = torch.arange(columns).repeat(rows).to(net.device) if net.config.conditional else None
+    made = net.paint(rows * columns, label=label, generator=torch.Generator(net.device).manual_seed(0))
+    net.train(training)
+    return to_pixels(made).unflatten(0, (rows, columns))

@@ -1,0 +1,143 @@
+"""Paired translation: a picture of one kind turned into its partner of another kind, a line drawing into colours.
+
+    min_G max_D  L_adv(D(s, x), D(s, G(s))) + λ E|x - G(s)|
+
+Isola et al. 2017 (arXiv:1611.07004): a U-Net, whose way up sees what the way down saw at the same size, against a critic of
+patches that is shown the source too. The adversarial game is the one of nn/adversarial.py.
+Shapes: source s [B, C_s, H, W] -> x [B, C, H, W], both in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.data.pictures import PictureSpec
+from miaobi.nn import folder as folders
+from miaobi.nn.adversarial import Adversary, Game, PatchCritic
+from miaobi.nn.convolution import SLOPE, Residual, channels_last, conv, doubled, halvings, widths
+from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.pictures import to_pixels
+
+NAME, MODALITY, DATA = "pix2pix", "image", "pictures"
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 32
+    """Channels at full size; doubled at every halving, up to four times."""
+    l1: float = 100.0
+    """Weight of the distance to the partner, against the adversary's 1; 0 for the adversary alone."""
+    loss: Game = "relativistic"
+    """relativistic or non_saturating, the classic one."""
+    gamma: float = 0.1
+    """Weight of the critic's gradient penalties; 0 for none."""
+    critic_width: int = 32
+    """Channels of the critic's first layer."""
+    dropout: float = 0.0
+    """At the smallest size."""
+
+
+class UNet(nn.Module):
+    controls = frozenset({"image"})
+
+    def __init__(self, config: Config, spec: PictureSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        channels = widths(config.width, halvings(spec))
+        self.stem = conv(spec.source_channels, channels[0])
+        self.down = nn.ModuleList(Residual(a, b) for a, b in itertools.pairwise(channels))
+        self.middle = nn.Sequential(Residual(channels[-1], channels[-1]), nn.Dropout(config.dropout), Residual(channels[-1], channels[-1]))
+        self.up = nn.ModuleList(Residual(b + a, a) for a, b in itertools.pairwise(channels))
+        self.head = nn.Conv2d(channels[0], spec.channels, 3, padding=1)
+        channels_last(self)
+
+    def forward(self, source: Tensor) -> Tensor:
+        x = self.stem(source)
+        seen = [x]
+        for block in self.down:
+            x = block(F.avg_pool2d(x, 2))
+            seen.append(x)
+        x = self.middle(seen.pop())
+        for block in reversed(self.up):  # type: ignore[call-overload]
+            x = block(torch.cat([doubled(x), seen.pop()], 1))
+        return self.head(F.leaky_relu(x, SLOPE)).tanh()
+
+    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
+              generator: torch.Generator | None = None) -> Tensor:
+        if source is None:
+            raise BadInput(say("This model turns one picture into another and was given none.", "此模型把一张图片变为另一张，但没有收到图片。"),
+                           say("Give one with --image.", "请用 --image 给出图片。"))
+        return self(source)
+
+
+class Translation(Objective):
+    """Phases: the critic's, then the generator's. Validation: mean |x - G(s)|."""
+
+    unit = "pictures"
+
+    def __init__(self, config: Config, spec: PictureSpec) -> None:
+        super().__init__()
+        self.config, self.net = config, UNet(config, spec)
+        self.adversary = Adversary(PatchCritic(spec.channels + spec.source_channels, config.critic_width), config.loss, config.gamma)
+
+    def phases(self) -> list[Phase]:
+        return [*self.adversary.phases(self.pair), Phase("generator", self.net, self.loss)]
+
+    @torch.no_grad()
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return batch["pixels"], self.net(batch["source"]), batch["source"]
+
+    def loss(self, batch: Batch) -> Loss:
+        x, source = batch["pixels"], batch["source"]
+        made = self.net(source)
+        distance = (x - made).abs().flatten(1).mean(1).sum()
+        return Loss(self.adversary.fool(x, made, source) + self.config.l1 * distance, len(x), {"l1": distance.detach()})
+
+    def validate(self, batch: Batch) -> Loss:
+        return Loss((batch["pixels"] - self.net(batch["source"])).abs().flatten(1).mean(1).sum(), len(batch["pixels"]))
+
+
+def build(config: Config, spec: PictureSpec) -> Translation:
+    if not spec.source_channels:
+        raise BadInput(say("pix2pix learns from pairs, and these pictures have no partners.", "pix2pix 需要成对的图片，而这些图片没有配对。"),
+                       say("Put them in two folders, source/ and target/, under equal names, or take the pack openmoji-pairs.",
+                           "请按相同文件名放进 source/ 与 target/ 两个文件夹，或使用资源包 openmoji-pairs。"))
+    return Translation(config, spec)
+
+
+def save(objective: Translation, folder: Path) -> None:
+    folders.write(objective.net, NAME, folder)
+
+
+def load(folder: Path) -> nn.Module:
+    config, spec = folders.settings(folder)
+    return folders.weights(UNet(Config(**config), spec), folder)
+
+
+@torch.no_grad()
+def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
+    """Held-out sources, what became of them, and their partners, in turn, uint8 [rows, columns, H, W, C]."""
+    net, training, columns = objective.net, objective.training, 8
+    net.eval()
+    batch = next(iter(dataset.batches("validation", max(config.pictures, columns))))
+    source, x = (batch[name].to(net.head.weight.device) for name in ("source", "pixels"))
+    parts = [part for part in zip(source.split(columns), x.split(columns)) if len(part[0]) == min(columns, len(x))]
+    rows = [row for drawn, partner in parts for row in (as_like(drawn, x), net(drawn), partner)]
+    net.train(training)
+    return torch.stack([to_pixels(row) for row in rows])
+
+
+def as_like(source: Tensor, x: Tensor) -> Tensor:
+    """A grey source beside colour pictures, or the other way round, for one sheet."""
+    if source.shape[1] == x.shape[1]:
+        return source
+    return source.mean(1, keepdim=True).expand(-1, x.shape[1], -1, -1)
