@@ -26,6 +26,7 @@ VERBS = {
     "data inspect": Verb("miaobi.verbs.data:inspect", "what is in a data file, and what is wrong with it", "查看数据文件的内容与问题"),
     "train": Verb("miaobi.verbs.train:command", "train a model from a recipe", "按配方训练模型"),
     "generate text": Verb("miaobi.verbs.generate:text", "write with a model", "用模型写作"),
+    "generate image": Verb("miaobi.verbs.generate:image", "paint with a model", "用模型绘图"),
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
     "evaluate": Verb("miaobi.verbs.evaluate:evaluate", "judge a model, with intervals", "评估模型并给出置信区间"),
     "export": Verb("miaobi.verbs.export:export", "a model in another program's format", "把模型导出为其他程序的格式"),
