@@ -67,6 +67,8 @@ engines = Registry("engines", {
     "openvino": "miaobi.engines.openvino",
     "llamacpp": "miaobi.engines.llamacpp",
     "remote": "miaobi.engines.remote",
+    "styletransfer": "miaobi.engines.styletransfer",
+    "upscaler": "miaobi.engines.upscaler",
 })
 
 metrics = Registry("metrics", {
