@@ -54,6 +54,7 @@ families = Registry("families", {
 })
 
 datasets = Registry("datasets", {
+    "pictures": "miaobi.data.pictures",
     "tokens": "miaobi.data.tokens",
 })
 
@@ -67,6 +68,8 @@ engines = Registry("engines", {
     "openvino": "miaobi.engines.openvino",
     "llamacpp": "miaobi.engines.llamacpp",
     "remote": "miaobi.engines.remote",
+    "pictures": "miaobi.engines.pictures",
+    "diffusers": "miaobi.engines.diffusers",
     "styletransfer": "miaobi.engines.styletransfer",
     "upscaler": "miaobi.engines.upscaler",
 })

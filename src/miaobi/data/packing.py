@@ -11,7 +11,6 @@ The text itself is never held: a corpus may be larger than memory.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,11 +27,13 @@ from typing import Any
 import numpy as np
 
 from miaobi.core.errors import BadInput
-from miaobi.core.files import explain_full_disk, home, write_beside, write_text
+from miaobi.core.files import home, write_beside, write_text
 from miaobi.core.language import say
 from miaobi.data import packs, sources, tokenizer
+from miaobi.data.cache import content_hash, prepared
 from miaobi.data.documents import Special
 from miaobi.data.encoding import Problem
+from miaobi.data.files import files_in
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import DROPPED, Cut, assign
 from miaobi.data.tokenizer import Tokenizer
@@ -59,21 +60,15 @@ def prepare_folder(config: Config, cache: Path | None = None, progress: bool = T
                        say("Give shares from 0 to less than 1, such as 0.05.", "请给出 0 到 1 之间的比例，例如 0.05。"))
     root = cache or home() / "prepared"
     root.mkdir(parents=True, exist_ok=True)
-    folder = root / fingerprint(config, root)
-    with (root / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / MANIFEST).exists():
-            with bar(progress) as shown, explain_full_disk(folder):
-                _Preparation(config, root / f".{folder.name}.part", shown).run()
-                os.replace(root / f".{folder.name}.part", folder)
-    return folder
+    with bar(progress) as shown:
+        return prepared(root, fingerprint(config, root), MANIFEST, lambda folder: _Preparation(config, folder, shown).run())
 
 
 def fingerprint(config: Config, root: Path) -> str:
     """Name of a preparation: the source's content, the settings that matter, the format."""
     settings = {key: value for key, value in asdict(config).items() if key not in AFTERWARDS}
     path = tokenizer_path(config.tokenizer)
-    words = config.tokenizer if path is None else sources.content_hash(path, root)
+    words = config.tokenizer if path is None else content_hash(path, files_in(path), root)
     described = [FORMAT, settings, words, sources.identity(config, root)]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 

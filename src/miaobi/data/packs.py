@@ -71,8 +71,8 @@ def _data(name: str, modality: str) -> Pack:
     pack = get(name)
     if (pack.kind, pack.modality) != ("data", modality):
         kinds = {"model": ("a model", "模型"), "text": ("text", "文本"), "image": ("pictures", "图片")}
-        found, wanted = kinds["model" if pack.kind == "model" else pack.modality], kinds[modality]
-        raise BadInput(say(f"{name} is {found[0]}, not {wanted[0] if modality == 'image' else 'text'}.", f"{name} 是{found[1]}，不是{wanted[1]}。"),
+        found, wanted = kinds["model" if pack.kind == "model" else pack.modality], kinds[modality] if pack.kind == "data" else ("data", "数据")
+        raise BadInput(say(f"{name} is {found[0]}, not {wanted[0]}.", f"{name} 是{found[1]}，不是{wanted[1]}。"),
                        nearest("", [other.name for other in PACKS if (other.kind, other.modality) == ("data", modality)]))
     return pack
 

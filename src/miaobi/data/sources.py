@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaobi.core.errors import BadInput
-from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.registry import sources
 from miaobi.data import files, packs
+from miaobi.data.cache import content_hash
 from miaobi.data.documents import Document
 from miaobi.data.encoding import Report
 
@@ -64,22 +62,5 @@ def identity(config: Config, root: Path) -> str:
     source = name_of(config)
     if source == "pack":
         return packs.get(config.pack).identity
-    return f"{source}:{content_hash(Path(config.path).expanduser(), root)}"
-
-
-def content_hash(path: Path, root: Path) -> str:
-    """SHA-256 over the files of `path`. Files whose size and time have not changed are not read again."""
-    known_path = root / "hashes.json"
-    known = json.loads(known_path.read_text(encoding="utf-8")) if known_path.exists() else {}
-    whole, fresh = hashlib.sha256(), {}
-    for file in files.files_in(path):
-        state = file.stat()
-        size, time, digest = known.get(str(file.absolute()), (None, None, None))
-        if (size, time) != (state.st_size, state.st_mtime_ns):
-            with file.open("rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        fresh[str(file.absolute())] = [state.st_size, state.st_mtime_ns, digest]
-        whole.update(f"{file.relative_to(path) if path.is_dir() else file.suffix} {digest}\n".encode())
-    if any(known.get(key) != value for key, value in fresh.items()):
-        write_text(known_path, json.dumps({**known, **fresh}))
-    return whole.hexdigest()
+    path = Path(config.path).expanduser()
+    return f"{source}:{content_hash(path, files.files_in(path), root)}"

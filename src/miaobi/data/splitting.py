@@ -56,3 +56,31 @@ def assign(digests: np.ndarray, lengths: np.ndarray, validation: float, test: fl
     if all(share / 2 <= got[split] <= share * 2 for split, share in shares.items()):
         return splits
     return Cut(int(total * (1 - validation - test)), int(total * (1 - test)))
+
+
+def assign_groups(digests: np.ndarray, groups: np.ndarray, given: np.ndarray, validation: float, test: float) -> np.ndarray:
+    """The split of each item, uint8 [items], where the items of a group must not be parted.
+
+    digests: uint64 [items]; groups: the number of each item's group, int64 [items]; given: the split that the source names
+    for it, DROPPED for none. A share that the source serves already is not drawn again. Items for training whose group has
+    one in a given test or validation split are DROPPED: that split is a benchmark, and stays as it is.
+    """
+    splits = np.where(given == DROPPED, TRAIN, given).astype(np.uint8)
+    wanted = {split: share for split, share in ((TEST, test), (VALIDATION, validation)) if share and not (given == split).any()}
+    held_out = np.isin(given, (VALIDATION, TEST))
+    splits[np.isin(groups, groups[held_out]) & ~held_out] = DROPPED
+    free = np.flatnonzero(splits == TRAIN)
+    order = free[np.argsort(digests[free], kind="stable")]
+    _, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    turn = np.argsort(first, kind="stable")
+    starts, sizes = groups[order[first[turn]]], sizes[turn]
+    taken = 0
+    for split, share in wanted.items():
+        goal = max(1, round(len(free) * share)) if len(starts) > len(wanted) else 0
+        room = goal
+        while taken < len(starts) and room > 0:
+            if sizes[taken] <= max(1, goal // 4):  # one large group would make a lopsided sample
+                splits[free[groups[free] == starts[taken]]] = split
+                room -= int(sizes[taken])
+            taken += 1
+    return splits
