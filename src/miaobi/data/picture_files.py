@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ENDINGS = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg"})
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names. Its other readers stay shut: fewer parsers for hostile files to find a fault in."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's names (JPEG opens MPO too). Its other readers stay shut: fewer parsers for hostile files to find a fault in."""
 PIXEL_LIMIT = 64_000_000
 SMALLEST = 2
 SVG_SIDE = 64
