@@ -1,8 +1,8 @@
 """Configuration: typed dataclasses in, resolved dataclasses out; the YAML file and the command line share their keys.
 
-A command is a plain function. Its parameters before `*` are positional, those after are options. A dataclass spreads into
-dotted options (`--train.learning_rate`), or into plain ones when annotated `Annotated[Config, flat]`. Help comes from
-the docstrings. Conversion to types is pydantic's; the keys, their spelling and what is said about them are ours.
+A command is a plain function. Its parameters before `*` are positional, those after are options; `with_` is --with, for words
+that Python keeps to itself. A dataclass spreads into dotted options (`--train.learning_rate`), or into plain ones when
+annotated `Annotated[Config, flat]`. Help comes from the docstrings. Conversion to types is pydantic's; the keys, their spelling and what is said about them are ours.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def options(target: Callable[..., Any] | type, prefix: str = "") -> list[Option]
             continue  # a function to call back, for Python callers only
         else:
             positional = not is_dataclass(target) and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-            found.append(Option(prefix + name, plain, _default(target, parameter), texts.get(name, ""), positional))
+            found.append(Option(prefix + name.rstrip("_"), plain, _default(target, parameter), texts.get(name, ""), positional))
     return found
 
 
@@ -205,8 +205,8 @@ def build(target: Callable[..., Any] | type, values: Mapping[str, Any], prefix: 
         if is_dataclass(plain):
             spread = get_origin(hint) is Annotated and flat in get_args(hint)
             arguments[name] = plain(**build(plain, values, prefix if spread else f"{prefix}{name}."))  # type: ignore
-        elif prefix + name in values:
-            arguments[name] = values[prefix + name]
+        elif prefix + name.rstrip("_") in values:
+            arguments[name] = values[prefix + name.rstrip("_")]
     return arguments
 
 
