@@ -63,6 +63,13 @@ sources = Registry("sources", {
     "pack": "miaobi.data.packs:read",
 })
 
+picture_sources = Registry("picture_sources", {
+    "folder": "miaobi.data.picture_folders:read",
+    "pairs": "miaobi.data.picture_folders:pairs",
+    "tables": "miaobi.data.picture_tables:read",
+    "idx": "miaobi.data.idx:read",
+})
+
 engines = Registry("engines", {
     "native": "miaobi.engines.native",
     "openvino": "miaobi.engines.openvino",
@@ -78,6 +85,13 @@ metrics = Registry("metrics", {
     "likelihood": "miaobi.evaluate.likelihood",
     "diversity": "miaobi.evaluate.diversity",
     "memorisation": "miaobi.evaluate.memorisation",
+    "frechet": "miaobi.evaluate.frechet",
+    "kernel_distance": "miaobi.evaluate.kernel_distance",
+    "coverage": "miaobi.evaluate.coverage",
+    "picture_diversity": "miaobi.evaluate.picture_diversity",
+    "picture_memorisation": "miaobi.evaluate.picture_memorisation",
+    "picture_likelihood": "miaobi.evaluate.picture_likelihood",
+    "reconstruction": "miaobi.evaluate.reconstruction",
 })
 
 trackers = Registry("trackers", {

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 from miaobi.core import gguf
 from miaobi.core.engine import Abilities, Weights
-from miaobi.core.errors import MissingPart
-from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 
 if TYPE_CHECKING:
@@ -39,15 +37,8 @@ def gguf_fits(path: Path) -> bool:
 
 def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto") -> NativeEngine:
     """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16."""
-    import torch
-
-    from miaobi.engines import checkpoints
+    from miaobi.engines import checkpoints, devices
     from miaobi.engines.native_engine import NativeEngine
 
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if place.startswith("cuda") and not torch.cuda.is_available():
-        raise MissingPart(say(f"There is no CUDA device here (asked for {device}).", f"本机没有 CUDA 设备（要求 {device}）。"),
-                          say("Leave device out, or use cpu.", "请去掉 device，或使用 cpu。"))
-    if dtype == "auto":
-        dtype = "bfloat16" if place.startswith("cuda") else "float32"
-    return NativeEngine(checkpoints.load(weights, place, getattr(torch, dtype)), ABILITIES)
+    place = devices.place(device)
+    return NativeEngine(checkpoints.load(weights, place, devices.number_type(dtype, place)), ABILITIES)

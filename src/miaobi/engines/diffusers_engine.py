@@ -1,0 +1,201 @@
+"""What the diffusers engine does: a request becomes the arguments of the pipeline that serves its task, one picture at a time.
+
+Picture i of seed s is drawn from a CPU generator of its own, seeded s + i, in a call of its own: it does not depend on how
+many are asked for, nor on the device, and its pixels are those of the pipeline called directly with that generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+
+from miaobi.core.artifacts import Facts, Image
+from miaobi.core.engine import Abilities, Chunk, check_supported
+from miaobi.core.errors import BadInput, DoesNotFit, Unsupported
+from miaobi.core.language import say
+from miaobi.core.requests import ImageRequest, Request
+from miaobi.data.picture_files import read_picture
+from miaobi.engines import diffusers_schedulers
+from miaobi.engines.diffusers_parts import Pipelines, Task, multiple
+from miaobi.engines.safety import Checker
+from miaobi.engines.worker import Send, Worker
+
+WORDS = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "strength")
+"""Fields that pipelines take under the same name."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A pipeline, what it is called with, and the size (height, width) that its pictures are cut to."""
+
+    pipeline: Any
+    arguments: dict[str, Any]
+    size: tuple[int, int] | None
+
+    @property
+    def takes(self) -> set[str]:
+        return set(signature(self.pipeline.__call__).parameters)
+
+
+class DiffusersEngine:
+    modality = "image"
+
+    def __init__(self, name: str, pipelines: Pipelines, checker: Checker | None) -> None:
+        self.name, self.pipelines, self.checker = name, pipelines, checker
+        self._scheduler = pipelines.own.components.get("scheduler")
+        self.abilities = Abilities(self._controls())
+        self._worker = Worker("diffusers")
+
+    def _controls(self) -> frozenset[str]:
+        """Every field that one of the tasks takes."""
+        found = {"n", "seed"} | ({"scheduler"} if self._scheduler is not None else set())
+        tasks: dict[Task, set[str]] = {"text": set(), "image": {"image"}, "mask": {"image", "mask"}}
+        for task, given in tasks.items():
+            pipeline = self.pipelines.of(task)
+            if pipeline is not None:
+                found |= given | {name for name in WORDS if honours(pipeline, name)}
+        return frozenset(found | ({"control_image"} if self.pipelines.controlnet is not None else set()))
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        if not isinstance(request, ImageRequest):
+            raise Unsupported(say("The diffusers engine makes pictures only.", "diffusers 引擎只能生成图片。"), "miaobi generate image")
+        check_supported(request, self.abilities, "diffusers")
+        async with aclosing(self._worker.stream(lambda send: self._paint(request, send))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _paint(self, request: ImageRequest, send: Send) -> None:
+        call = self.call(request)
+        for index in range(request.n):
+            if self._scheduler is not None:
+                call.pipeline.scheduler = diffusers_schedulers.make(self._scheduler, request.scheduler)
+            pixels = self._picture(call, (request.seed or 0) + index, index, send)
+            verdict = self.checker(pixels) if self.checker else None
+            known = self.pipelines.notes | ({"unsafe_probability": verdict.probability} if verdict else {})
+            send(Chunk(index, artifact=Image(verdict.pixels if verdict else pixels, Facts(self.name, parameters=known)),
+                       finish=verdict.finish if verdict else "stop"))
+
+    def _picture(self, call: Call, seed: int, index: int, send: Send) -> np.ndarray:
+        """Pixels uint8 [H, W, C] of one call."""
+        def report(pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            total = pipeline.num_timesteps if "num_timesteps" in dir(pipeline) else len(pipeline.scheduler.timesteps)
+            send(Chunk(index, progress=(step + 1) / (total + 1)))  # decoding is the last step
+            return tensors
+        reports = {"callback_on_step_end": report} if "callback_on_step_end" in call.takes else {}
+        send(Chunk(index, progress=0.0))
+        try:
+            made = call.pipeline(**call.arguments, **reports, generator=torch.Generator("cpu").manual_seed(seed), output_type="np")
+        except (ValueError, TypeError) as error:
+            raise BadInput(say(f"{type(call.pipeline).__name__} refused the request: {error}", f"{type(call.pipeline).__name__} 拒绝了该请求：{error}"),
+                           say("Change the control it names.", "请修改其中提到的参数。")) from error
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            raise DoesNotFit(say(f"Memory does not suffice for this picture: {str(error).splitlines()[0]}", f"内存不足以生成此图片：{str(error).splitlines()[0]}"),
+                             say("Ask for a smaller width and height, or open the model with dtype=\"bfloat16\".", "请减小 width 与 height，或用 dtype=\"bfloat16\" 打开模型。")) from None
+        values = np.asarray(made.images[0] if "images" in made else made.frames[0][0])
+        pixels = (values * 255).round().astype(np.uint8)
+        return pixels if call.size is None else pixels[:call.size[0], :call.size[1]]
+
+    def call(self, request: ImageRequest) -> Call:
+        """The pipeline for a request and what to call it with. Raises BadInput or Unsupported, naming the field."""
+        task: Task = "mask" if request.mask is not None else "image" if request.image is not None else "text"
+        control = request.control_image is not None
+        pipeline = self.pipelines.of(task, control)
+        if pipeline is None:
+            what = {"text": "prompt", "image": "image", "mask": "mask"}[task] + (" + control_image" if control else "")
+            raise Unsupported(say(f"{self.name} ({type(self.pipelines.own).__name__}) cannot paint from {what}.",
+                                  f"{self.name}（{type(self.pipelines.own).__name__}）不能由 {what} 生成图片。"),
+                              say("Choose another model for it.", "请为此选用其他模型。"))
+        arguments = self._words(pipeline, request)
+        pictures, size = self._pictures(pipeline, request)
+        takes = signature(pipeline.__call__).parameters
+        if "num_frames" in takes:
+            arguments["num_frames"] = 1
+        if pictures and {"height", "width"} <= set(takes):
+            step = multiple(pipeline)
+            arguments |= {name: -(-side // step) * step for name, side in zip(("height", "width"), size or (), strict=True)}
+        return Call(pipeline, arguments | pictures, size)
+
+    def _words(self, pipeline: Any, request: ImageRequest) -> dict[str, Any]:
+        given = {name: getattr(request, name) for name in WORDS if getattr(request, name) is not None}
+        for name in given:
+            if not honours(pipeline, name):
+                raise Unsupported(say(f"{self.name} ({type(pipeline).__name__}) does not heed {name} here.",
+                                      f"{self.name}（{type(pipeline).__name__}）在此不支持 {name}。"), say("Leave it out.", "请去掉它。"))
+        step = multiple(pipeline)
+        for name in ("width", "height"):
+            side = given.get(name, step)
+            if side % step:
+                raise BadInput(say(f"{name} is {side}; {self.name} paints multiples of {step}.", f"{name} 为 {side}；{self.name} 只能生成 {step} 的倍数。"),
+                               say(f"Take {side // step * step or step} or {(side // step + 1) * step}.", f"请用 {side // step * step or step} 或 {(side // step + 1) * step}。"))
+        if request.strength is not None:
+            _check_strength(request.strength, request.num_inference_steps or signature(pipeline.__call__).parameters["num_inference_steps"].default)
+        if request.negative_prompt and request.guidance_scale is not None and request.guidance_scale <= 1:
+            request.refuse("negative_prompt", f"guidance_scale {request.guidance_scale:g}")
+        if "prompt" in signature(pipeline.__call__).parameters:
+            given.setdefault("prompt", "")
+        return given
+
+    def _pictures(self, pipeline: Any, request: ImageRequest) -> tuple[dict[str, Any], tuple[int, int] | None]:
+        """The request's pictures, each filled up to the multiples the pipeline works in, and their common size."""
+        names = [name for name in ("image", "mask", "control_image") if getattr(request, name) is not None]
+        pixels = {name: read_picture(getattr(request, name), f"{name}") for name in names}
+        if not pixels:
+            return {}, None
+        first = names[0]
+        size = pixels[first].shape[:2]
+        for name in names:
+            if pixels[name].shape[:2] != size:
+                raise BadInput(_sizes(name, pixels[name], first, pixels[first]), say("Give them the same size.", "请让两者大小一致。"))
+        for name, side in (("height", size[0]), ("width", size[1])):
+            if getattr(request, name) not in (None, side):
+                raise BadInput(say(f"{name} is {getattr(request, name)}; the {first} has {side}, and decides.", f"{name} 为 {getattr(request, name)}；而 {first} 为 {side}，以它为准。"),
+                               say(f"Leave {name} out, or resize the {first} first.", f"请去掉 {name}，或先缩放 {first}。"))
+        step, takes = multiple(pipeline), signature(pipeline.__call__).parameters
+        filled = {name: Pillow.fromarray(_filled(array, step)) for name, array in pixels.items()}
+        named = {"mask": "mask_image", "control_image": "control_image" if "control_image" in takes else "image"}
+        return {named.get(name, name): picture.convert("L") if name == "mask" else picture for name, picture in filled.items()}, (size[0], size[1])
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def honours(pipeline: Any, name: str) -> bool:
+    """Whether a pipeline heeds a field, and does not merely accept it.
+
+    Where guidance by a negative prompt is a scale of its own (`true_cfg_scale`) that is off by default, a negative prompt
+    would be ignored; where the network was distilled without guidance (`guidance_embeds`), so would the scale.
+    """
+    takes = signature(pipeline.__call__).parameters
+    if name == "negative_prompt" and "true_cfg_scale" in takes and takes["true_cfg_scale"].default <= 1:
+        return False
+    transformer = pipeline.components.get("transformer")
+    if name == "guidance_scale" and transformer is not None and transformer.config.get("guidance_embeds") is False:
+        return False
+    return name in takes
+
+
+def _check_strength(strength: float, steps: int) -> None:
+    """Of `steps`, the last strength x steps are taken; a request that leaves none would return its picture, or fail."""
+    if int(strength * steps) < 1:
+        raise BadInput(say(f"strength is {strength:g}: of {steps} steps it leaves none.", f"strength 为 {strength:g}：{steps} 步中一步也不剩。"),
+                       say(f"Give at least {1 / steps:.2g}, or more num_inference_steps.", f"请至少给出 {1 / steps:.2g}，或增加 num_inference_steps。"))
+
+
+def _filled(pixels: np.ndarray, step: int) -> np.ndarray:
+    """Continued to the right and below by its edge, up to the next multiples of `step`."""
+    down, across = (-side % step for side in pixels.shape[:2])
+    return np.pad(pixels, ((0, down), (0, across), (0, 0)), mode="edge")
+
+
+def _sizes(name: str, pixels: np.ndarray, other: str, others: np.ndarray) -> str:
+    (height, width), (high, wide) = pixels.shape[:2], others.shape[:2]
+    return say(f"The {name} has {width} x {height} pixels, the {other} {wide} x {high}.", f"{name} 为 {width} x {height} 像素，{other} 为 {wide} x {high} 像素。")

@@ -1,0 +1,123 @@
+"""Is a Diffusers folder whole, and free of code and pickles? Asked before anything in it is opened. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from miaobi.core.bundle import check_safetensors
+from miaobi.core.errors import BadInput, NotFound, Unsupported, nearest
+from miaobi.core.language import say
+from miaobi.engines.weights import PIPELINE, read_json, refuse_foreign_code
+
+WEIGHTLESS = re.compile(r"(Scheduler|Tokenizer(Fast)?|Processor(Fast|Pil)?|FeatureExtractor)$")
+"""Classes whose folders hold settings and no weights."""
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+CHECKERS = ("safety_checker",)
+"""Parts that are never loaded: pictures are checked by safety.py, whatever the pipeline."""
+
+
+def check(folder: Path, name: str) -> str:
+    """The class of the pipeline in `folder`.
+
+    Raises NotFound naming every missing part, Unsupported for pickled weights or code that came along, Damaged for files
+    that are cut short.
+    """
+    index = read_json(folder / PIPELINE)
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str):
+        raise _code(name, f"_class_name = {pipeline!r} ({PIPELINE})")
+    parts = {part: kind for part, kind in index.items()
+             if isinstance(kind, list) and len(kind) == 2 and kind[1] is not None and part not in CHECKERS}
+    _refuse_code(folder, name, parts)
+    _refuse_unknown(name, pipeline, parts)
+    missing = [lack for part, (_, kind) in parts.items() for lack in lacking(folder / part, kind)]
+    if missing:
+        listed = ", ".join(str(path.relative_to(folder)) for path in missing)
+        raise NotFound(say(f"{name} lacks parts: {listed}.", f"{name} 缺少以下部分：{listed}。"),
+                       say("Copy or download the whole folder again.", "请重新复制或下载整个文件夹。"))
+    return pipeline
+
+
+def lacking(folder: Path, kind: str) -> list[Path]:
+    """What a part's folder lacks. Raises Unsupported for pickled weights, Damaged for files that are cut short."""
+    if not folder.is_dir():
+        return [folder]
+    if WEIGHTLESS.search(kind):
+        return [] if any(folder.glob("*.json")) or any(folder.glob("*.model")) else [folder / "*.json"]
+    if not (folder / "config.json").exists():
+        return [folder / "config.json"]
+    shards = {folder / file for index in folder.glob("*.safetensors.index.json") for file in read_json(index).get("weight_map", {}).values()}
+    found = sorted(folder.glob("*.safetensors"))
+    if not found and not shards:
+        refuse_pickles(sorted(folder.iterdir()), folder)
+        return [folder / "*.safetensors"]
+    for file in found:
+        check_safetensors(file)
+    return sorted(shards - set(found))
+
+
+def refuse_pickles(files: list[Path], what: Path) -> None:
+    pickled = [file.name for file in files if file.suffix in PICKLES]
+    if pickled:
+        raise Unsupported(
+            say(f"The weights of {what} are pickled ({', '.join(pickled)}), which can run code when opened, so they are not read.",
+                f"{what} 的权重是 pickle 格式（{'、'.join(pickled)}），打开时可能执行代码，因此不予读取。"),
+            say("Convert them to safetensors, on a machine that may be lost: pipeline.save_pretrained(folder, safe_serialization=True).",
+                "请在隔离的机器上转换为 safetensors：pipeline.save_pretrained(folder, safe_serialization=True)。"))
+
+
+def check_file(path: Path, option: str) -> Path:
+    """An option's .safetensors file, whole. Raises NotFound, Unsupported for pickles, Damaged."""
+    if not path.is_file():
+        raise NotFound(say(f"{option}: there is no file {path}.", f"{option}：找不到文件 {path}。"), say("Check the path.", "请检查路径。"))
+    refuse_pickles([path], path)
+    if path.suffix != ".safetensors":
+        raise Unsupported(say(f"{option}: {path} is no safetensors file.", f"{option}：{path} 不是 safetensors 文件。"),
+                          say("Give a .safetensors file.", "请给出 .safetensors 文件。"))
+    check_safetensors(path)
+    return path
+
+
+def _refuse_code(folder: Path, name: str, parts: dict[str, Any]) -> None:
+    for place in (folder, *(folder / part for part in parts)):
+        for file in sorted(place.glob("*.py")):
+            raise _code(name, str(file.relative_to(folder)))
+        if (place / "config.json").exists():
+            refuse_foreign_code(read_json(place / "config.json"), name if place == folder else f"{name}/{place.name}")
+
+
+def _refuse_unknown(name: str, pipeline: str, parts: dict[str, Any]) -> None:
+    """Every class must be one of Diffusers' or Transformers' own."""
+    import diffusers
+    if not isinstance(getattr(diffusers, pipeline, None), type):
+        raise Unsupported(say(f"{name} is a {pipeline}, which Diffusers {diffusers.__version__} does not have.",
+                              f"{name} 属于 {pipeline}，Diffusers {diffusers.__version__} 中没有它。"),
+                          nearest(pipeline, [known for known in dir(diffusers) if known.endswith("Pipeline")]))
+    for part, (library, kind) in parts.items():
+        if library not in ("diffusers", "transformers") and not hasattr(diffusers.pipelines, str(library)):
+            raise _code(name, f"{part} = {library}.{kind} ({PIPELINE})")
+
+
+def _code(name: str, what: str) -> Unsupported:
+    return Unsupported(say(f"{name} brings Python code of its own: {what}. It is never run here.", f"{name} 带有自己的 Python 代码：{what}，此处绝不运行。"),
+                       say("Choose a model that Diffusers itself knows; a .py file that the model does not need can be deleted.",
+                           "请选用 Diffusers 自身支持的模型；若模型并不需要该 .py 文件，可将其删除。"))
+
+
+def of_controlnet(folder: Path) -> str:
+    """The class of a ControlNet's folder. Raises as `check`, or BadInput for a folder of something else."""
+    if not folder.is_dir():
+        raise NotFound(say(f"controlnet: there is no folder {folder}.", f"controlnet：找不到文件夹 {folder}。"), say("Check the path.", "请检查路径。"))
+    missing = lacking(folder, "")
+    if missing:
+        raise NotFound(say(f"controlnet: {folder} lacks {missing[0].name}.", f"controlnet：{folder} 缺少 {missing[0].name}。"),
+                       say("Copy or download the whole folder again.", "请重新复制或下载整个文件夹。"))
+    _refuse_code(folder, folder.name, {})
+    kind = read_json(folder / "config.json").get("_class_name")
+    import diffusers
+    if not isinstance(kind, str) or "ControlNet" not in kind or not isinstance(getattr(diffusers, kind, None), type):
+        raise BadInput(say(f"controlnet: {folder} holds a {kind}, not a ControlNet.", f"controlnet：{folder} 中是 {kind}，不是 ControlNet。"),
+                       nearest(str(kind), [known for known in dir(diffusers) if known.endswith("ControlNetModel")]))
+    return kind

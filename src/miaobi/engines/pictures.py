@@ -1,0 +1,34 @@
+"""What was trained here and paints: bundles of the picture families (vae, vq, gan, pix2pix and those of other packages).
+
+This file is the door, and imports no torch; the work is in pictures_engine.py.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from miaobi.core.engine import Abilities, Weights
+
+if TYPE_CHECKING:
+    from miaobi.engines.pictures_engine import PicturesEngine
+
+FORMATS = ("bundle",)
+ABILITIES = Abilities(frozenset({"n", "seed", "label", "image", "truncation", "width", "height"}))
+"""What picture models offer among them; an opened one refuses what it cannot do."""
+
+
+def installed() -> str | None:
+    return None if find_spec("torch") and find_spec("PIL") else 'pip install "miaobi[train,images]"'
+
+
+def reads(weights: Weights) -> bool:
+    return weights.modality == "image"
+
+
+def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto") -> PicturesEngine:
+    """`device`: auto, cpu, cuda, cuda:1."""
+    from miaobi.engines import devices
+    from miaobi.engines.pictures_engine import PicturesEngine
+
+    return PicturesEngine(weights, devices.place(device))

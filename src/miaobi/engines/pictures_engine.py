@@ -1,0 +1,134 @@
+"""What the engine for picture families does: from labels and seeds to pictures, by the protocols of nn/pictures.py.
+
+Picture i of seed s is made of a generator of its own, seeded s + i, so it does not depend on how many are asked for; facts
+record that number and the class. Pixels keep the model's channels: [H, W, 1] for grey, [H, W, 3] for colour.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from miaobi.core.artifacts import Facts, Image
+from miaobi.core.engine import Abilities, Chunk, Weights, check_supported
+from miaobi.core.errors import BadInput, Unsupported, nearest
+from miaobi.core.language import say
+from miaobi.core.registry import families
+from miaobi.core.requests import ImageRequest, Request
+from miaobi.data.picture_shapes import Fit, fitted, with_channels
+from miaobi.engines.worker import Send, Worker
+from miaobi.nn.pictures import HasLatents, Paints, from_pixels, to_pixels
+
+BATCH = 64
+"""Pictures decoded together at most."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The picture a translator is given, [1, C, H, W], and which part of the canvas it fills (rows, columns)."""
+
+    pixels: Tensor
+    part: tuple[slice, slice]
+
+
+class PicturesEngine:
+    """`net`: the family's model (nn/pictures.py). `spec`: what its pictures are."""
+
+    modality = "image"
+
+    def __init__(self, weights: Weights, device: str) -> None:
+        self.weights, self.device = weights, torch.device(device)
+        self.net = cast(Paints, families.get(weights.family).load(weights.path).eval().to(self.device))
+        self.spec = self.net.spec
+        self.abilities = Abilities(frozenset({"n", "seed", "width", "height"}) | self.net.controls)
+        preprocessing = weights.path / "preprocessor_config.json"
+        self.fit: Fit = json.loads(preprocessing.read_text(encoding="utf-8"))["fit"] if preprocessing.exists() else "pad"
+        self._worker = Worker("pictures")
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        if not isinstance(request, ImageRequest):
+            raise Unsupported(say(f"{self.weights.name} makes pictures only.", f"{self.weights.name} 只能生成图片。"), "miaobi generate image")
+        check_supported(request, self.abilities, "pictures")
+        self._check_size(request)
+        number = self.number(str(request.label)) if request.label is not None else None
+        source = self.source(request) if "image" in self.net.controls else None
+        async with aclosing(self._worker.stream(lambda send: self._paint(request, number, source, send))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _check_size(self, request: ImageRequest) -> None:
+        for name in ("width", "height"):
+            wanted, own = getattr(request, name), getattr(self.spec, name)
+            if wanted not in (None, own):
+                raise Unsupported(say(f"{name} is {wanted}; {self.weights.name} paints {self.spec.width} x {self.spec.height} pixels and no other size.",
+                                      f"{name} 为 {wanted}；{self.weights.name} 只能生成 {self.spec.width} x {self.spec.height} 像素的图片。"),
+                                  say("Leave it out, and enlarge the result with --upscale.", "请去掉它，之后可用 --upscale 放大。"))
+
+    def number(self, label: str) -> int:
+        """The number of a class, from its name or number. Raises BadInput with the nearest names."""
+        if label in self.spec.classes:
+            return self.spec.classes.index(label)
+        if label.isdecimal() and int(label) < len(self.spec.classes):
+            return int(label)
+        raise BadInput(say(f"{self.weights.name} knows no class {label!r}.", f"{self.weights.name} 没有名为 {label!r} 的类别。"),
+                       nearest(label, self.spec.classes))
+
+    def source(self, request: ImageRequest) -> Source:
+        """The request's picture at the model's size, as its training pictures were fitted."""
+        from PIL import Image as Pillow
+
+        from miaobi.data.picture_files import read_picture
+        if request.image is None:
+            raise BadInput(say(f"{self.weights.name} turns one picture into another, and there is no image.", f"{self.weights.name} 把一张图片变成另一张，但没有给出 image。"),
+                           say("Give one: --image picture.png", "请给出图片：--image picture.png"))
+        picture = Pillow.fromarray(read_picture(request.image))
+        height, width = self.spec.height, self.spec.width
+        pixels = with_channels(fitted(picture, height, width, self.fit), self.spec.source_channels)
+        down, across = height, width
+        if self.fit == "pad":
+            scale = min(width / picture.width, height / picture.height)
+            down, across = max(1, round(picture.height * scale)), max(1, round(picture.width * scale))
+        top, left = (height - down) // 2, (width - across) // 2
+        tensor = from_pixels(torch.from_numpy(np.array(pixels)).permute(1, 2, 0)[None]).to(self.device)
+        return Source(tensor, (slice(top, top + down), slice(left, left + across)))
+
+    @torch.inference_mode()
+    def _paint(self, request: ImageRequest, number: int | None, source: Source | None, send: Send) -> None:
+        together = isinstance(self.net, HasLatents) and request.truncation is None and source is None
+        size = BATCH if together else 1
+        for first in range(0, request.n, size):
+            indices = range(first, min(first + size, request.n))
+            generators = [torch.Generator(self.device).manual_seed((request.seed or 0) + index) for index in indices]
+            labels = self._labels(number, generators)
+            if together:
+                net: Any = self.net
+                latents = torch.cat([net.draw(1, generator) for generator in generators])
+                painted = net.decode(latents, labels)
+            else:
+                painted = self.net.paint(1, label=labels, source=source.pixels if source else None,
+                                         truncation=request.truncation or 1.0, generator=generators[0])
+            for at, index in enumerate(indices):
+                send(Chunk(index, artifact=self._picture(painted[at], None if labels is None else int(labels[at]), source), finish="stop"))
+
+    def _labels(self, number: int | None, generators: list[torch.Generator]) -> Tensor | None:
+        """Numbers of classes, drawn where none was asked for; None for a model that takes none."""
+        if "label" not in self.net.controls:
+            return None
+        if number is not None:
+            return torch.full((len(generators),), number, device=self.device)
+        return torch.cat([torch.randint(len(self.spec.classes), (1,), generator=generator, device=self.device) for generator in generators])
+
+    def _picture(self, painted: Tensor, label: int | None, source: Source | None) -> Image:
+        pixels = to_pixels(painted[None])[0].numpy()
+        known = {} if label is None else {"label": self.spec.classes[label]}
+        return Image(pixels[source.part].copy() if source else pixels, Facts(self.weights.name, parameters=known))
+
+    def close(self) -> None:
+        self._worker.close()
