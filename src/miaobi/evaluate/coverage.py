@@ -12,8 +12,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miaobi.core.language import say
+from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.score import Score, half_interval, halves
+from miaobi.evaluate.subject import REFERENCE, SAMPLES
+
+MODALITY = "image"
+NEEDS = frozenset({SAMPLES, REFERENCE})
 NEIGHBOURS = 5
 NAMES = ("precision", "recall", "density", "coverage")
+
+
+def measure(subject: PictureSubject) -> list[Score]:
+    """As many real pictures as samples are compared: all four depend on how many there are of each."""
+    count = min(len(subject.sample_features), len(subject.reference_features))
+    real, fake = subject.reference_features[:count], subject.sample_features[:count]
+    gaps = distances(real, real), distances(fake, fake), distances(real, fake)
+    found = shares(*gaps, NEIGHBOURS)
+    of_halves = halves(lambda rows: list(shares(*(gap[rows][:, rows] for gap in gaps), NEIGHBOURS).values()), count, subject.seed)
+    beside = {}
+    if subject.yardstick_features is not None:
+        size = min(count, len(subject.yardstick_features))
+        beside = prdc(real[:size], subject.yardstick_features[:size])
+    detail = say(f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} features, {count:,} samples and as many of {subject.reference}; "
+                 "the spread of random halves", f"{subject.extractor.name} 特征中的 {NEIGHBOURS} 个近邻，{count:,} 个样本与等量的{subject.reference}；区间取自随机半样本")
+    labels = {"precision": say("Precision", "精确率"), "recall": say("Recall", "召回率"), "density": say("Density", "密度"), "coverage": say("Coverage", "覆盖率")}
+    scores = []
+    for place, name in enumerate(NAMES):
+        low, high = half_interval(found[name], of_halves[:, place], count)
+        # Shares end at 1; the density of a faithful model is about 1, and may be more.
+        top = float("inf") if name == "density" else 1.0
+        held = say(f"held-out pictures: {beside[name]:.3f}; ", f"留出图片：{beside[name]:.3f}；") if beside else ""
+        scores.append(Score(name, found[name], max(low, 0.0), min(high, top), count, "", "higher", held + detail, labels[name]))
+    return scores
 
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:

