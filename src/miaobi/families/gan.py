@@ -30,7 +30,7 @@ from miaobi.data.pictures import PictureSpec
 from miaobi.nn import augment
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game
-from miaobi.nn.convolution import SLOPE, Decoder, Encoder, channels_last, conv, doubled, floor_of, halvings, widths
+from miaobi.nn.convolution import SLOPE, Decoder, Encoder, channels_last, conv, doubled, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 from miaobi.nn.sliced import sliced_wasserstein
@@ -49,7 +49,9 @@ class Config:
     latent_size: int = 64
     """Length of z."""
     width: int = 32
-    """Channels at full size; doubled at every halving, up to four times."""
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: int = 2
+    """Pixels of a side that are read and written as one place: 1 is finest, 2 four times quicker."""
     style_size: int = 128
     """Length of w, for the style-based generator."""
     mixing: float = 0.5
@@ -67,16 +69,16 @@ class Config:
 class Plain(nn.Module):
     """z [B, D] -> pictures [B, C, H, W]."""
 
-    def __init__(self, config: Config, spec: PictureSpec, levels: int) -> None:
+    def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        channels = widths(config.width, levels)
-        self.floor = floor_of(spec, levels)
-        self.start = nn.Linear(config.latent_size * (1 + config.conditional), channels[-1] * self.floor[0] * self.floor[1])
-        self.decoder = Decoder(spec.channels, channels)
+        self.floor = floor_of(spec, config.patch)
+        channels = self.floor.widths(config.width)
+        self.start = nn.Linear(config.latent_size * (1 + config.conditional), channels[-1] * self.floor.height * self.floor.width)
+        self.decoder = Decoder(spec.channels, channels, config.patch)
 
     def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
         z = z if given is None else torch.cat([z, given], 1)
-        return self.decoder(self.start(z).unflatten(1, (-1, *self.floor)))
+        return self.decoder(self.start(z).unflatten(1, (-1, self.floor.height, self.floor.width)))
 
     def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
         return self(truncation * z, given)
@@ -118,16 +120,17 @@ class StyleLayer(nn.Module):
 class Style(nn.Module):
     """z [B, D] -> pictures [B, C, H, W], through w [B, S]. Noise is added in training only, so that a seed says all."""
 
-    def __init__(self, config: Config, spec: PictureSpec, levels: int) -> None:
+    def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.latent_size, self.mixing, size = config.latent_size, config.mixing, config.style_size
+        self.latent_size, self.mixing, self.patch, size = config.latent_size, config.mixing, config.patch, config.style_size
         given = config.latent_size * (1 + config.conditional)
         self.mapping = nn.Sequential(nn.Linear(given, size), nn.LeakyReLU(SLOPE), nn.Linear(size, size), nn.LeakyReLU(SLOPE))
-        channels = widths(config.width, levels)[::-1]
-        self.start = nn.Parameter(torch.randn(1, channels[0], *floor_of(spec, levels)))
+        floor = floor_of(spec, config.patch)
+        channels = floor.widths(config.width)[::-1]
+        self.start = nn.Parameter(torch.randn(1, channels[0], floor.height, floor.width))
         pairs = [(channels[0], channels[0]), *itertools.pairwise(channels)]
         self.layers = nn.ModuleList(nn.ModuleList([StyleLayer(a, b, size), StyleLayer(b, b, size)]) for a, b in pairs)
-        self.colours = nn.ModuleList(Modulated(b, spec.channels, size, kernel=1, demodulate=False) for _, b in pairs)
+        self.colours = nn.ModuleList(Modulated(b, spec.channels * config.patch ** 2, size, kernel=1, demodulate=False) for _, b in pairs)
         channels_last(self)
 
     def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
@@ -152,7 +155,7 @@ class Style(nn.Module):
                 x, picture = doubled(x), F.interpolate(picture, scale_factor=2, mode="bilinear")
             x = second(first(x, w), w)
             picture = picture + colour(x, w)
-        return picture
+        return F.pixel_shuffle(picture, self.patch)
 
     def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
         w = self.styled(z, given)
@@ -168,12 +171,13 @@ class Style(nn.Module):
 class Critic(nn.Module):
     """pictures [B, C, H, W], classes [B] or None -> logits [B]."""
 
-    def __init__(self, config: Config, spec: PictureSpec, levels: int) -> None:
+    def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        channels, floor = widths(config.width, levels), floor_of(spec, levels)
-        self.encoder = Encoder(spec.channels, channels)
+        floor = floor_of(spec, config.patch)
+        channels = floor.widths(config.width)
+        self.encoder = Encoder(spec.channels, channels, config.patch)
         self.gather = nn.Sequential(conv(channels[-1], channels[-1]), nn.LeakyReLU(SLOPE), nn.Flatten(),
-                                    nn.Linear(channels[-1] * floor[0] * floor[1], channels[-1]), nn.LeakyReLU(SLOPE))
+                                    nn.Linear(channels[-1] * floor.height * floor.width, channels[-1]), nn.LeakyReLU(SLOPE))
         self.head = nn.Linear(channels[-1], 1)
         self.of_class = nn.Embedding(len(spec.classes), channels[-1]) if config.conditional else None
         channels_last(self)
@@ -190,8 +194,7 @@ class Generator(nn.Module):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.config, self.spec, self.latent_shape = config, spec, (config.latent_size,)
-        levels = halvings(spec)
-        self.net = {"plain": Plain, "style": Style}[config.generator](config, spec, levels)
+        self.net = {"plain": Plain, "style": Style}[config.generator](config, spec)
         self.classes = nn.Embedding(len(spec.classes), config.latent_size) if config.conditional else None
         self.controls = frozenset({"truncation", *(["label"] if config.conditional else [])})
 
@@ -231,7 +234,7 @@ class Duel(Objective):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.generator = Generator(config, spec)
-        self.adversary = Adversary(Critic(config, spec, halvings(spec)), config.loss, config.gamma, config.penalty_every, config.augment)
+        self.adversary = Adversary(Critic(config, spec), config.loss, config.gamma, config.penalty_every, config.augment)
 
     def phases(self) -> list[Phase]:
         return [*self.adversary.phases(self.pair), Phase("generator", self.generator, self.loss)]

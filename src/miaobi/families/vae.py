@@ -24,7 +24,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn import folder as folders
-from miaobi.nn.convolution import Decoder, Encoder, floor_of, halvings, widths
+from miaobi.nn.convolution import Decoder, Encoder, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 
@@ -38,7 +38,9 @@ class Config:
     latent_size: int = 32
     """Numbers that a picture goes through."""
     width: int = 32
-    """Channels at full size; doubled at every halving, up to four times."""
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: int = 2
+    """Pixels of a side that are read and written as one place: 1 is finest, 2 four times quicker."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
     """bernoulli: a pixel is black or white. gaussian: one of 256 values, of a normal distribution with one learned width."""
     beta: float = 1.0
@@ -59,10 +61,10 @@ class VAE(nn.Module):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.config, self.spec, self.latent_shape = config, spec, (config.latent_size,)
-        levels = halvings(spec)
-        channels, self.floor = widths(config.width, levels), floor_of(spec, levels)
-        flat = channels[-1] * self.floor[0] * self.floor[1]
-        self.encoder, self.decoder = Encoder(spec.channels, channels), Decoder(spec.channels, channels)
+        self.floor = floor_of(spec, config.patch)
+        channels = self.floor.widths(config.width)
+        flat = channels[-1] * self.floor.height * self.floor.width
+        self.encoder, self.decoder = (kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder))
         self.to_latent = nn.Linear(flat, 2 * config.latent_size)
         self.from_latent = nn.Linear(config.latent_size, flat)
         self.log_sigma = nn.Parameter(torch.tensor(-2.0), requires_grad=config.likelihood == "gaussian")
@@ -88,7 +90,7 @@ class VAE(nn.Module):
         if self.config.conditional:
             start = start + self.class_start(label)
         start = F.dropout(start, self.config.dropout, self.training)
-        return self.decoder(start.unflatten(1, (-1, *self.floor)))
+        return self.decoder(start.unflatten(1, (-1, self.floor.height, self.floor.width)))
 
     def log_likelihood(self, x: Tensor, output: Tensor) -> Tensor:
         """log p(x|z) in nats, [B]."""

@@ -28,7 +28,7 @@ from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, PatchCritic
-from miaobi.nn.convolution import Decoder, Encoder, floor_of, halvings, widths
+from miaobi.nn.convolution import Decoder, Encoder, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 
@@ -48,7 +48,9 @@ class Config:
     commitment: float = 0.25
     """vq: how strongly the encoder is held to its vectors."""
     width: int = 32
-    """Channels at full size; doubled at every halving, up to four times."""
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: int = 2
+    """Pixels of a side that are read and written as one place: 1 is finest, 2 four times quicker."""
     adversary: float = 0.1
     """Weight of the adversary's loss; 0 for none."""
     adversary_begins: float = 0.6
@@ -140,14 +142,13 @@ class Tokenizer(nn.Module):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
-        levels = halvings(spec, smallest=7)
-        channels = widths(config.width, levels)
+        self.floor = floor_of(spec, config.patch, smallest=7)
+        channels = self.floor.widths(config.width)
         self.quantise = FiniteScalars(config.levels) if config.quantiser == "fsq" else Codebook(config.codebook_size, config.code_size, config.commitment)
-        self.encoder, self.decoder = Encoder(spec.channels, channels), Decoder(spec.channels, channels)
+        self.encoder, self.decoder = (kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder))
         self.into = nn.Conv2d(channels[-1], self.quantise.size, 1)
         self.out_of = nn.Conv2d(self.quantise.size, channels[-1], 1)
-        self.floor = floor_of(spec, levels)
-        self.latent_shape = (self.quantise.size, *self.floor)
+        self.latent_shape = (self.quantise.size, self.floor.height, self.floor.width)
 
     def forward(self, x: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Restored pictures, tokens, and the quantiser's loss, summed over pictures. `learn` moves a codebook's vectors."""
@@ -170,7 +171,7 @@ class Tokenizer(nn.Module):
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Codes of tokens drawn alike: what lies between pictures, not a picture."""
         device = self.into.weight.device
-        return self.quantise.codes(torch.randint(self.quantise.count, (count, *self.floor), generator=generator, device=device))
+        return self.quantise.codes(torch.randint(self.quantise.count, (count, *self.latent_shape[1:]), generator=generator, device=device))
 
     def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
               generator: torch.Generator | None = None) -> Tensor:

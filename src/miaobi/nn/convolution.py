@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -55,57 +56,64 @@ def doubled(x: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """pictures [B, C, H, W] -> [B, widths[-1], H / 2^L, W / 2^L], L = len(widths) - 1."""
+    """pictures [B, C, H, W] -> [B, widths[-1], h, w], with h = H / (patch · 2^L) and L = len(widths) - 1.
 
-    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+    Squares of `patch` pixels are read as one place with patch² as many channels (Shi et al. 2016, arXiv:1609.05158), which
+    spares the convolutions at full size, the dearest.
+    """
+
+    def __init__(self, channels: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
-        self.stem = conv(channels, widths[0])
+        self.patch, self.stem = patch, conv(channels * patch ** 2, widths[0])
         self.blocks = nn.Sequential(*(Residual(a, b, "down") for a, b in itertools.pairwise(widths)), Residual(widths[-1], widths[-1]))
         channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.blocks(self.stem(x)), SLOPE)
+        return F.leaky_relu(self.blocks(self.stem(F.pixel_unshuffle(x, self.patch))), SLOPE)
 
 
 class Decoder(nn.Module):
-    """[B, widths[-1], H / 2^L, W / 2^L] -> [B, C, H, W]: an encoder of the same widths, backwards. No bound on the output."""
+    """[B, widths[-1], h, w] -> [B, C, H, W]: an encoder of the same widths, backwards. No bound on the output."""
 
-    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
-        rising = widths[::-1]
+        self.patch, rising = patch, widths[::-1]
         self.blocks = nn.Sequential(Residual(rising[0], rising[0]), *(Residual(a, b, "up") for a, b in itertools.pairwise(rising)))
-        self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], channels * patch ** 2, 3, padding=1)
         channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.leaky_relu(self.blocks(x), SLOPE))
+        return F.pixel_shuffle(self.head(F.leaky_relu(self.blocks(x), SLOPE)), self.patch)
 
 
 def channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def halvings(spec: PictureSpec, smallest: int = 4) -> int:
-    """How often both sides can be halved without falling below `smallest`.
+@dataclass(frozen=True)
+class Floor:
+    """How pictures of a size go down: `levels` halvings of squares of `patch` pixels, to `height` × `width` places."""
+
+    levels: int
+    height: int
+    width: int
+
+    def widths(self, base: int, most: int = 4) -> list[int]:
+        """Channels of each level: `base`, doubling at every halving, up to `most` times `base`."""
+        return [base * min(2 ** level, most) for level in range(self.levels + 1)]
+
+
+def floor_of(spec: PictureSpec, patch: int = 1, smallest: int = 4) -> Floor:
+    """Halved as long as both sides divide and stay at `smallest` or more.
 
     Raises BadInput where that leaves a side above eight: such a size does not divide far enough.
     """
-    count, height, width = 0, spec.height, spec.width
+    levels, height, width = 0, spec.height // patch, spec.width // patch
     while height % 2 == 0 and width % 2 == 0 and min(height, width) >= 2 * smallest:
-        count, height, width = count + 1, height // 2, width // 2
-    if min(height, width) > WIDEST_FLOOR:
+        levels, height, width = levels + 1, height // 2, width // 2
+    if min(height, width) > WIDEST_FLOOR or spec.height % patch or spec.width % patch:
         near = max(16, round(spec.height / 16) * 16)
-        raise BadInput(say(f"Pictures of {spec.height} × {spec.width} cannot be halved down to {WIDEST_FLOOR} or fewer.",
-                           f"{spec.height} × {spec.width} 的图片无法逐次减半到 {WIDEST_FLOOR} 以内。"),
+        raise BadInput(say(f"Pictures of {spec.height} × {spec.width} cannot be halved down to {WIDEST_FLOOR} or fewer places (model.patch {patch}).",
+                           f"{spec.height} × {spec.width} 的图片无法逐次减半到 {WIDEST_FLOOR} 以内（model.patch 为 {patch}）。"),
                        say(f"Take another size, such as --data.image_size {near}.", f"请换一个尺寸，例如 --data.image_size {near}。"))
-    return count
-
-
-def widths(base: int, levels: int, most: int = 4) -> list[int]:
-    """Channels of each level: `base`, doubling at every halving, up to `most` times `base`."""
-    return [base * min(2 ** level, most) for level in range(levels + 1)]
-
-
-def floor_of(spec: PictureSpec, levels: int) -> tuple[int, int]:
-    """The sides after `levels` halvings."""
-    return spec.height // 2 ** levels, spec.width // 2 ** levels
+    return Floor(levels, height, width)
