@@ -87,7 +87,7 @@ def read_file(path: Path, *, text_column: str | None = None, separator: str | No
                            say("Leave text_column out.", "请去掉 text_column。"))
         yield from _plain(path, separator, report)
         return
-    records = {"jsonl": _json_lines, "json": _json, "csv": _csv, "parquet": _parquet}[kind]
+    records = {"jsonl": json_lines, "json": _json, "csv": csv_rows, "parquet": _parquet}[kind]
     for line, record in records(path, report):
         try:
             document = to_document(record, text_column, {"file": str(path), "line": line})
@@ -172,7 +172,7 @@ def _split(path: Path, separator: str, report: Report) -> Iterator[tuple[int, st
         yield first, held.strip("\n"), False
 
 
-def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
+def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
     for number, line in numbered_lines(path, report):
         if not line.strip():
             continue
@@ -248,7 +248,7 @@ def _array(path: Path, pieces: Iterator[tuple[int, str]], report: Report) -> Ite
                        say("Copy the file again, or keep what could be read with strict=false.", "请重新复制文件，或用 strict=false 保留已读部分。")))
 
 
-def _csv(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows under a header line. Comma, semicolon or tab, whichever the header has most of."""
     csv.field_size_limit(1 << 30)
     at = 0

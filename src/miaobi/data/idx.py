@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from miaobi.core.errors import Damaged
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report, open_bytes, raise_it
+from miaobi.data.picture_folders import visible
 from miaobi.data.picture_record import Picture
 
 if TYPE_CHECKING:
@@ -50,9 +51,20 @@ def is_idx(start: bytes) -> bool:
     return len(start) == 4 and start[:3] == bytes((0, 0, UBYTE)) and 1 <= start[3] <= 4
 
 
-def read(folder: Path, files: list[Path], classes: tuple[str, ...] = (), report: Report = raise_it) -> Iterator[Picture]:
-    """The pictures of IDX files, with the labels of the file of the same name beside each."""
-    arrays = {file: read_array(file) for file in files}
+def files_in(folder: Path) -> list[Path]:
+    """The IDX files of a folder and its folders, sorted, told by their content."""
+    return [file for file in visible(folder) if is_file(file)]
+
+
+def beside(file: Path) -> list[Path]:
+    """A file of images, and that of its labels where it lies beside it."""
+    return [other for other in files_in(file.parent) if other == file or (_stem(other) == _stem(file) and _axes(other) == 1)]
+
+
+def read(path: Path, report: Report = raise_it, classes: tuple[str, ...] = ()) -> Iterator[Picture]:
+    """The pictures of a folder of IDX files, or of one, with the labels of the file of the same name beside each."""
+    folder = path if path.is_dir() else path.parent
+    arrays = {file: read_array(file) for file in (files_in(path) if path.is_dir() else beside(path))}
     labels = {_stem(file): file for file, array in arrays.items() if array.ndim == 1}
     for file, array in arrays.items():
         if array.ndim == 1:
@@ -65,6 +77,20 @@ def read(folder: Path, files: list[Path], classes: tuple[str, ...] = (), report:
         for row, pixels in enumerate(array):
             yield Picture(f"{file.relative_to(folder)}:{row + 1}", pixels, file, row + 1, split=split, classes=classes,
                           label=None if numbers is None else int(numbers[row]))
+
+
+def is_file(file: Path) -> bool:
+    """Whether a file begins as an IDX file does."""
+    try:
+        with open_bytes(file) as handle:
+            return is_idx(handle.read(4))
+    except Damaged:
+        return False
+
+
+def _axes(file: Path) -> int:
+    with open_bytes(file) as handle:
+        return handle.read(4)[3]
 
 
 def _stem(file: Path) -> str:

@@ -12,6 +12,8 @@ import itertools
 
 import numpy as np
 
+from miaobi.data.picture_shapes import with_channels
+
 SIDE, LOW = 32, 8
 DISTANCE = 6
 SIMILAR = 0.99
@@ -20,9 +22,10 @@ ROWS = 1 << 22
 """Pairs compared at once."""
 
 
-def look(grey: np.ndarray) -> tuple[np.uint64, np.ndarray]:
-    """(hash, thumbnail uint8 [THUMB, THUMB]) of a grey picture uint8 [H, W]."""
+def look(pixels: np.ndarray) -> tuple[np.uint64, np.ndarray]:
+    """(hash, thumbnail uint8 [THUMB, THUMB]) of a picture uint8 [C, H, W]."""
     from PIL import Image
+    grey = with_channels(pixels, 1)[0]
     picture = Image.fromarray(grey)
     small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX if min(grey.shape) >= SIDE else Image.Resampling.BILINEAR))
     low = _COSINES @ small.astype(np.float32) @ _COSINES.T
@@ -36,17 +39,18 @@ _COSINES = np.cos(np.pi / SIDE * (np.arange(SIDE) + 0.5) * np.arange(LOW)[:, Non
 
 
 def groups(hashes: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
-    """Number of each picture's group, int64 [N]: the lowest number among those it is linked with, directly or through others.
+    """Number of each item's group, int64 [N]: the lowest number among those it is linked with, directly or through others.
 
-    hashes: uint64 [N]; thumbs: uint8 [N, THUMB, THUMB].
+    hashes: uint64 [N, K]; thumbs: uint8 [N, K, THUMB, THUMB]: the K pictures of an item (2 for a pair). Items are linked where any
+    of their pictures are near-duplicates.
     """
-    parent = np.arange(len(hashes))
-    flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    parent, looks = np.arange(len(hashes)), hashes.shape[1]
+    flat = thumbs.reshape(hashes.size, -1).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    for first, second in neighbours(hashes):
+    for first, second in neighbours(hashes.ravel()):
         same = np.einsum("ij,ij->i", flat[first], flat[second]) >= SIMILAR
-        for a, b in zip(first[same].tolist(), second[same].tolist(), strict=True):
+        for a, b in zip((first[same] // looks).tolist(), (second[same] // looks).tolist(), strict=True):
             low, high = sorted((_root(parent, a), _root(parent, b)))
             parent[high] = low
     return np.array([_root(parent, place) for place in range(len(parent))], dtype=np.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miaobi.core.errors import BadInput, MissingPart
 from miaobi.core.language import say
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ENDINGS = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg"})
+FOREIGN = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".tga", ".ico", ".dng", ".cr2", ".nef", ".arw"})
+"""Endings of pictures that are not read here; they are named rather than passed over."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names (JPEG opens MPO too). Its other readers stay shut: fewer parsers for hostile files to find a fault in."""
 PIXEL_LIMIT = 64_000_000
@@ -37,33 +39,42 @@ def read_picture(content: Path | str | bytes | np.ndarray, name: str = "") -> np
     content = Path(content).expanduser() if isinstance(content, str) else content
     shown = name or (str(content) if isinstance(content, Path) else say("the picture", "图片"))
     try:
-        picture, _ = open_picture(content)
+        picture = open_picture(content).pixels
     except Unusable as error:
         raise BadInput(say(f"{shown}: {error.what}", f"{shown}：{error.what}"), error.remedy) from None
     return np.asarray(picture.convert("RGB"))
 
 
-def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> tuple[Image.Image, str]:
-    """(a picture of mode L or RGB, what a person should know of how it was read or ""). Raises Unusable.
+class Opened(NamedTuple):
+    pixels: Image.Image
+    """Mode L or RGB."""
+    kind: str
+    """Format and mode of what was opened, such as "JPEG CMYK"."""
+    note: str
+    """What a person should know of how it was read, or ""."""
 
-    side: pixels of the longer side at which an SVG is drawn, and that a JPEG has at least; 0 for SVG_SIDE, and all there are.
+
+def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
+    """A picture, decoded. Raises Unusable.
+
+    side: pixels of the longer side at which an SVG is drawn, and half of what a JPEG is decoded to at least; 0 for SVG_SIDE, and
+    for all there are.
     """
     if isinstance(content, (Path, bytes)):
         raw = _bytes(content)
-        if _is_svg(raw):
-            raw = _draw(raw, side or SVG_SIDE)
-        picture = _header(raw)
+        drawn = _is_svg(raw)
+        picture = _header(_draw(raw, side or SVG_SIDE) if drawn else raw)
+        kind = "SVG" if drawn else f"{picture.format} {picture.mode}"
     else:
-        picture = _from_array(content)
+        picture, kind = _from_array(content), say("pixels", "像素")
     _check_size(*picture.size)
     frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
     note = say(f"{frames} frames or pages: only the first is used.", f"共 {frames} 帧（页）：只使用第一帧。") if frames > 1 else ""
     try:
         if side and picture.format == "JPEG":
-            picture.draft(None, (2 * side, 2 * side))  # decoded at a fraction, where that still leaves twice what is needed
+            picture.draft(None, (2 * side, 2 * side))
         picture.load()
-        upright = _upright(picture)
-        return _eight_bits(upright), note
+        return Opened(_eight_bits(_upright(picture)), kind, note)
     except Unusable:
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything

@@ -24,8 +24,7 @@ def digits(folder: Path) -> Iterator[Picture]:
 
 def fashion(folder: Path) -> Iterator[Picture]:
     """Fashion-MNIST, 60,000 pictures for training and 10,000 for the test."""
-    inside = folder / "usr/share/datasets/fashion-mnist"
-    return idx.read(inside, sorted(inside.glob("*.gz")), CLOTHING)
+    return idx.read(folder / "usr/share/datasets/fashion-mnist", classes=CLOTHING)
 
 
 def emoji(folder: Path) -> Iterator[Picture]:

@@ -22,7 +22,7 @@ from miaobi.data.pictures import MANIFEST, SPLITS, Config
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import DROPPED, assign_groups
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 4096
 """Pictures copied at once."""
 BINARISATION = 2008
@@ -100,14 +100,14 @@ def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:
     kept = group
     if config.near_duplicates != "keep":
         kept = group[_first_of_each(digests, given)]
-        group[kept] = kept[near_duplicates.groups(np.array([rows[at].hash for at in kept]), np.stack([rows[at].thumb for at in kept]))]
+        group[kept] = kept[near_duplicates.groups(np.stack([rows[at].hashes for at in kept]), np.stack([rows[at].thumbs for at in kept]))]
     alike = kept[group[kept] != kept]
     if config.near_duplicates == "drop":
         kept = kept[_first_of_each(group[kept], given[kept])]
     split = np.full(len(rows), DROPPED, dtype=np.uint8)
     split[kept] = assign_groups(digests[kept], group[kept], given[kept], config.validation, config.test)
-    return split, {"duplicates": len(rows) - len(group) if config.near_duplicates == "keep" else len(rows) - len(np.unique(digests)),
-                   "near_duplicates": len(alike), "left_out_of_train": int((split[kept] == DROPPED).sum())}
+    return split, {"duplicates": len(rows) - len(np.unique(digests)), "near_duplicates": len(alike),
+                   "left_out_of_train": int((split[kept] == DROPPED).sum())}
 
 
 def _first_of_each(keys: np.ndarray, given: np.ndarray) -> np.ndarray:

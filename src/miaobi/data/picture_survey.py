@@ -42,6 +42,10 @@ class Decoded:
     source: np.ndarray | None = None
     size: tuple[int, int] = (0, 0)
     """Width and height before fitting."""
+    kind: str = ""
+    """Format and mode of the file."""
+    looks: list[tuple[np.uint64, np.ndarray]] = field(default_factory=list)
+    """Hash and thumbnail, for pairs of both."""
     label: str | None = None
     caption: str = ""
 
@@ -62,8 +66,9 @@ class Row:
     pixels: Place
     source: Place | None
     digest: int
-    hash: np.uint64
-    thumb: np.ndarray
+    hashes: np.ndarray
+    """uint64 [1], or [2] for a pair; see near_duplicates."""
+    thumbs: np.ndarray
     label: str | None
     caption: str
     meta: Mapping[str, str]
@@ -114,7 +119,7 @@ class Survey:
     def __init__(self, config: Config, staging: Staging | None) -> None:
         """staging: where pixels are kept; None when only looking."""
         self.config, self.staging = config, staging
-        self.rows, self.sizes = list[Row](), Counter[tuple[int, int]]()
+        self.rows, self.sizes, self.kinds = list[Row](), Counter[tuple[int, int]](), Counter[str]()
         self.classes: tuple[str, ...] = ()
         self.problems, self.first_problems = 0, list[str]()
 
@@ -141,18 +146,17 @@ class Survey:
         made = Decoded(picture)
         try:
             made.label, made.caption = class_of(picture), caption_of(picture, self.config.caption_column)
-            opened, note = open_picture(picture.content, self.config.image_size)
-            height, width = self._target(opened.height, opened.width)
+            opened = open_picture(picture.content, self.config.image_size)
+            height, width = self._target(opened.pixels.height, opened.pixels.width)
             if picture.source is not None:
-                source, _ = open_picture(picture.source, self.config.image_size)
-                if abs(source.width * opened.height - opened.width * source.height) > max(*source.size, *opened.size):
-                    raise Unusable(say(f"the two pictures of the pair have different shapes: {source.width}×{source.height} and {opened.width}×{opened.height}.",
-                                       f"成对的两张图片形状不同：{source.width}×{source.height} 与 {opened.width}×{opened.height}。"),
-                                   say("Cut them to the same shape.", "请裁成相同的形状。"))
-                made.source = fitted(source, height, width, self.config.fit)
-            made.pixels, made.size = fitted(opened, height, width, self.config.fit), opened.size
-            if note:
-                made.problems.append(Problem(picture.path, picture.line, note, say("Give single pictures.", "请给出单张图片。")))
+                source = open_picture(picture.source, self.config.image_size)
+                check_pair(source.pixels.size, opened.pixels.size)
+                made.source = fitted(source.pixels, height, width, self.config.fit)
+            made.pixels = fitted(opened.pixels, height, width, self.config.fit)
+            made.size, made.kind = opened.pixels.size, opened.kind
+            made.looks = [near_duplicates.look(pixels) for pixels in (made.pixels, made.source) if pixels is not None]
+            if opened.note:
+                made.problems.append(Problem(picture.path, picture.line, opened.note, say("Give single pictures.", "请给出单张图片。")))
         except Unusable as error:
             made.problems.append(Problem(picture.path, picture.line, error.what, error.remedy))
         return made
@@ -165,12 +169,13 @@ class Survey:
 
     def _keep(self, made: Decoded, pixels: np.ndarray) -> None:
         digest = hashlib.blake2b(pixels.tobytes() + (b"" if made.source is None else made.source.tobytes()), digest_size=8)
-        bits, thumb = near_duplicates.look(with_channels(pixels, 1)[0])
         source = None if made.source is None else self._staged(made.source)
         self.sizes[made.size] += 1
+        self.kinds[made.kind] += 1
         self.classes = self.classes or made.picture.classes
-        self.rows.append(Row(made.picture.name, self._staged(pixels), source, int.from_bytes(digest.digest(), "big"), bits, thumb,
-                             made.label, made.caption, made.picture.meta, made.picture.split))
+        hashes, thumbs = zip(*made.looks, strict=True)
+        self.rows.append(Row(made.picture.name, self._staged(pixels), source, int.from_bytes(digest.digest(), "big"), np.array(hashes),
+                             np.stack(thumbs), made.label, made.caption, made.picture.meta, made.picture.split))
 
     def _staged(self, pixels: np.ndarray) -> Place:
         return self.staging.append(pixels) if self.staging else Place(pixels.shape, 0)  # type: ignore[arg-type]
@@ -194,6 +199,14 @@ class Survey:
                 raise BadInput(say(f"There is no class {name!r} in these pictures.", f"这些图片中没有类别 {name!r}。"), nearest(name, self.classes))
         self.classes = tuple(self.config.classes) or self.classes
         self.rows = [row for row in self.rows if row.label in self.classes]
+
+
+def check_pair(source: tuple[int, int], target: tuple[int, int]) -> None:
+    """Raise Unusable unless the two have one shape, to a pixel. Each is (width, height)."""
+    if abs(source[0] * target[1] - target[0] * source[1]) > max(*source, *target):
+        raise Unusable(say(f"the pictures of this pair have different shapes: {source[0]}×{source[1]} and {target[0]}×{target[1]}.",
+                           f"成对的两张图片形状不同：{source[0]}×{source[1]} 与 {target[0]}×{target[1]}。"),
+                       say("Cut them to the same shape.", "请裁成相同的形状。"))
 
 
 def class_of(picture: Picture) -> str | None:
