@@ -6,12 +6,13 @@ by name. Format: tensorflow.org/js/guide/save_load.
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from miaobi.core.errors import Damaged, Unsupported
+from miaobi.core.errors import Damaged, NotFound, Unsupported
 from miaobi.core.language import say
 from miaobi.engines.weights import read_json
 
@@ -50,27 +51,37 @@ def _layer(kind: str, settings: dict[str, Any], inputs: list[Any], weights: dict
         # floor and asymmetric: each pixel becomes a block, as in Keras
         return ops.interpolate(inputs[0], np.array(settings["size"], np.float32), "nearest", "scales", axes=np.array([2, 3]),
                                coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-    raise Unsupported(say(f"The layer {settings['name']} ({kind}) is not among those read here.", f"不支持的层 {settings['name']}（{kind}）。"))
+    raise Unsupported(say(f"The layer {settings['name']} ({kind}) is not among those read here.", f"不支持的层 {settings['name']}（{kind}）。"), say("Choose another model.", "请选用其他模型。"))
 
 
 def _activated(node: Any, name: str) -> Any:
     from openvino import opset13 as ops
     if name not in ("linear", "relu"):
-        raise Unsupported(say(f"The activation {name!r} is not among those read here.", f"不支持的激活函数 {name!r}。"))
+        raise Unsupported(say(f"The activation {name!r} is not among those read here.", f"不支持的激活函数 {name!r}。"), say("Choose another model.", "请选用其他模型。"))
     return ops.relu(node) if name == "relu" else node
 
 
 def _weights(path: Path, described: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All arrays of the manifest by name. Raises Damaged when the shards are too short or too long for it."""
+    """All arrays of the manifest by name. Raises NotFound without a shard, Damaged when they hold too little or too much."""
     found = dict[str, np.ndarray]()
     for group in described["weightsManifest"]:
-        data, place = b"".join((path.parent / shard).read_bytes() for shard in group["paths"]), 0
-        for item in group["weights"]:
-            count = int(np.prod(item["shape"]))
-            found[item["name"]] = np.frombuffer(data, "<f4", count, place).reshape(item["shape"])
-            place += 4 * count
-        if place != len(data):
-            raise Damaged(say(f"{path.parent} holds {len(data)} bytes of weights where {path.name} promises {place}.",
-                              f"{path.parent} 中的权重为 {len(data)} 字节，而 {path.name} 标明 {place} 字节。"),
+        data, place = b"".join(_shard(path.parent / shard) for shard in group["paths"]), 0
+        promised = sum(4 * prod(item["shape"]) for item in group["weights"])
+        if len(data) != promised:
+            raise Damaged(say(f"{path.parent} holds {len(data)} bytes of weights where {path.name} promises {promised}.",
+                              f"{path.parent} 中的权重为 {len(data)} 字节，而 {path.name} 标明 {promised} 字节。"),
                           say("Copy or download it again.", "请重新复制或下载。"))
+        for item in group["weights"]:
+            if item["dtype"] != "float32" or "quantization" in item:
+                raise Unsupported(say(f"{path} has weights that are not plain float32 ({item['name']}).", f"{path} 含有非 float32 权重（{item['name']}）。"),
+                                  say("Take the model's unquantised version.", "请使用未量化的版本。"))
+            found[item["name"]] = np.frombuffer(data, "<f4", prod(item["shape"]), place).reshape(item["shape"])
+            place += 4 * prod(item["shape"])
     return found
+
+
+def _shard(path: Path) -> bytes:
+    if not path.exists():
+        raise NotFound(say(f"{path.parent} has no {path.name}.", f"{path.parent} 中没有 {path.name}。"),
+                       say("Copy or download the whole model folder again.", "请重新复制或下载整个模型文件夹。"))
+    return path.read_bytes()

@@ -4,8 +4,8 @@ Any picture: one network sums up the style in 100 numbers, which set the normali
 al. 2017, arXiv:1705.06830). The built-in styles: one network with a learned normalisation for each (Dumoulin et al. 2017,
 arXiv:1610.07629); they have numbers, 0 to 25, since their authors gave them no names.
 
-Before and after, as the package does it, with one difference: it paints in the style of a picture at 384 pixels and
-enlarges that; the network takes any size, and here is given the picture's own, up to LIMIT.
+Before and after, as the package does it, with one difference: in the style of a picture it paints at 384 pixels and
+enlarges that; the network takes any size, and here is given a larger picture's own, up to LIMIT.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ STYLES = tuple(str(number) for number in range(26))
 SMALLEST, LIMIT = 32, 1024
 """Pixels. A picture with a shorter side below SMALLEST is refused; one with a longer side above LIMIT is painted at LIMIT
 and enlarged to its own size, since the networks take their normalisation from the whole picture and cannot work in tiles."""
+TRAINED_SIDE = 384
+"""Longer side of the pictures that the painter of any style is made for; a smaller one is painted so large, then reduced."""
 STYLE_SIDE = 256
 
 installed = packaged.installed
@@ -70,7 +72,7 @@ class StyleTransfer:
         """A picture, uint8 [H, W, 3], in built-in style `number`."""
         weights = np.zeros(len(STYLES), np.float32)
         weights[number] = 1
-        small = _fitted(pixels)
+        small = _fitted(pixels, 0)
         padded = _padded(small).transpose(2, 0, 1)[None]
         painted = self._built_in(np.ascontiguousarray(padded), weights)[0].transpose(1, 2, 0)
         finished = _finished(painted[:small.shape[0], :small.shape[1]], pixels)
@@ -82,7 +84,7 @@ class StyleTransfer:
         wanted = self.style_of(style)
         if strength < 1:
             wanted = strength * wanted + (1 - strength) * self.style_of(pixels)
-        small = _fitted(pixels)
+        small = _fitted(pixels, TRAINED_SIDE)
         painted = self._painter(_padded(small)[None], wanted.astype(np.float32))[0]
         return _finished(painted[:small.shape[0], :small.shape[1]], pixels)
 
@@ -129,9 +131,10 @@ def _style(style: Path | np.ndarray | None) -> tuple[int, np.ndarray | None]:
     return 0, read_picture(style)
 
 
-def _fitted(pixels: np.ndarray) -> np.ndarray:
-    """A picture as float32 in [0, 1], no side above LIMIT or below SMALLEST."""
-    scale = min(1.0, LIMIT / max(pixels.shape[:2]))
+def _fitted(pixels: np.ndarray, least: int) -> np.ndarray:
+    """A picture as float32 in [0, 1], its longer side between `least` and LIMIT, none below SMALLEST."""
+    longer = max(pixels.shape[:2])
+    scale = min(max(longer, least), LIMIT) / longer
     height, width = (max(SMALLEST, round(side * scale)) for side in pixels.shape[:2])
     return _resized(pixels, width, height).astype(np.float32) / 255
 
