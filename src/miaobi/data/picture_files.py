@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,10 +41,19 @@ def read_picture(content: Path | str | bytes | np.ndarray, name: str = "") -> np
     content = Path(content).expanduser() if isinstance(content, str) else content
     shown = name or (str(content) if isinstance(content, Path) else say("the picture", "图片"))
     try:
-        picture = open_picture(content).pixels
+        with quiet():
+            picture = open_picture(content).pixels
     except Unusable as error:
         raise BadInput(say(f"{shown}: {error.what}", f"{shown}：{error.what}"), error.remedy) from None
     return np.asarray(picture.convert("RGB"))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings: what matters of them is reported. Not to be entered by several threads at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 class Opened(NamedTuple):
@@ -96,10 +107,8 @@ def _header(raw: bytes) -> Image.Image:
     """The picture, not yet decoded."""
     from PIL import Image, UnidentifiedImageError
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(raw), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return Image.open(io.BytesIO(raw), formats=FORMATS)
+    except Image.DecompressionBombError as error:
         raise _too_large(str(error).split(",")[0]) from None
     except UnidentifiedImageError:
         raise Unusable(say(f"it is not a picture in a format read here (it begins with {raw[:8]!r}).", f"不是可读取的图片格式（开头为 {raw[:8]!r}）。"),

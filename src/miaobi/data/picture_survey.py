@@ -21,7 +21,7 @@ from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.data import near_duplicates
 from miaobi.data.encoding import Problem, raise_it
-from miaobi.data.picture_files import open_picture
+from miaobi.data.picture_files import open_picture, quiet
 from miaobi.data.picture_record import Picture
 from miaobi.data.picture_shapes import Shape, buckets, fitted, nearest_bucket, with_channels
 from miaobi.data.pictures import Config
@@ -131,7 +131,7 @@ class Survey:
             self.first_problems.append(str(problem))
 
     def run(self, pictures: Iterator[Picture], shown: Callable[[int], None]) -> None:
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(2) as pool, quiet():
             while chunk := list(islice(pictures, AT_ONCE)):
                 for made in pool.map(self.decode, chunk):
                     for problem in made.problems:
