@@ -17,7 +17,7 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
 from miaobi.core.requests import ImageRequest
 from miaobi.data import packs
-from miaobi.engines import layers_model, nsfw, styletransfer, upscaler
+from miaobi.engines import layers_model, nsfw, styletransfer_engine, upscaler_engine
 from miaobi.engines.load import Model, open_engine
 from miaobi.engines.packaged import Network
 
@@ -105,11 +105,11 @@ def test_an_enlarged_picture_is_the_authors_own(enlarger: Model, assets: Path, s
 def test_tiles_leave_no_seams(enlarger: Model, flower: np.ndarray, scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = flower[:100, :90]
     whole = enlarger.generate(image=picture, upscale=scale)[0].pixels
-    monkeypatch.setattr(upscaler, "TILE", 37 * scale)
+    monkeypatch.setattr(upscaler_engine, "TILE", 37 * scale)
     tiled = enlarger.generate(image=picture, upscale=scale)[0].pixels
     assert whole.shape == (100 * scale, 90 * scale, 3)
     assert np.abs(whole.astype(int) - tiled).max() <= 1
-    monkeypatch.setattr(upscaler, "MARGIN", 3)
+    monkeypatch.setattr(upscaler_engine, "MARGIN", 3)
     assert (enlarger.generate(image=picture, upscale=scale)[0].pixels != whole).mean() > 0.01, "a margin too narrow shows"
 
 
@@ -129,10 +129,10 @@ def test_small_grey_and_transparent_pictures_are_enlarged(enlarger: Model) -> No
 
 
 def test_leaving_early_stops_between_tiles(enlarger: Model, flower: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscaler, "TILE", 64)
+    monkeypatch.setattr(upscaler_engine, "TILE", 64)
     done = list[int]()
-    enlarge = upscaler.Upscaler.enlarge
-    monkeypatch.setattr(upscaler.Upscaler, "enlarge", lambda *given: (done.append(1), enlarge(*given))[1])
+    enlarge = upscaler_engine.Upscaler.enlarge
+    monkeypatch.setattr(upscaler_engine.Upscaler, "enlarge", lambda *given: (done.append(1), enlarge(*given))[1])
 
     async def leave() -> list[float | None]:
         pieces = enlarger.engine.generate(ImageRequest(image=flower, upscale=2))  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def test_the_style_of_a_picture_is_painted_as_by_the_package(painter: Model, flo
 
 
 def test_all_styles_differ(painter: Model, flower: np.ndarray) -> None:
-    painted = [painter.generate(image=flower[:64, :64], style=name)[0].pixels.astype(int) for name in styletransfer.STYLES]
+    painted = [painter.generate(image=flower[:64, :64], style=name)[0].pixels.astype(int) for name in styletransfer_engine.STYLES]
     assert min(np.abs(one - other).mean() for at, one in enumerate(painted) for other in painted[:at]) > 5
 
 

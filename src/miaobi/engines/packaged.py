@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,6 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, Request
 from miaobi.engines.cores import physical_cores
-
-
-def installed() -> str | None:
-    """None, or the command that brings what is missing."""
-    return None if find_spec("openvino") and find_spec("PIL") else 'pip install "miaobi[engines,images]"'
 
 
 class Network:
