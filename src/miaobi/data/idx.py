@@ -95,7 +95,7 @@ def _axes(file: Path) -> int:
 
 def _stem(file: Path) -> str:
     """What an images file and its labels file share: "train" of train-images-idx3-ubyte.gz."""
-    return re.sub(r"[-_.]*(images?|labels?)[-_.]*", "|", re.sub(r"(idx\d|ubyte|\.gz|\.idx)", "", file.name.lower())).strip("-_. ")
+    return re.sub(r"[-_.]*(images?|labels?)[-_.]*", "|", re.sub(r"(\.?idx\d?|ubyte|\.gz)", "", file.name.lower())).strip("-_. ")
 
 
 def _unequal(file: Path, pictures: int, labels: Path, count: int) -> Problem:

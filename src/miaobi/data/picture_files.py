@@ -79,9 +79,9 @@ def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
     else:
         picture, kind = _from_array(content), say("pixels", "像素")
     _check_size(*picture.size)
-    frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
-    note = say(f"{frames} frames or pages: only the first is used.", f"共 {frames} 帧（页）：只使用第一帧。") if frames > 1 else ""
     try:
+        frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
+        note = say(f"{frames} frames or pages: only the first is used.", f"共 {frames} 帧（页）：只使用第一帧。") if frames > 1 else ""
         if side and picture.format == "JPEG":
             picture.draft(None, (2 * side, 2 * side))
         picture.load()
