@@ -31,7 +31,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 LETTERS = string.ascii_lowercase + string.digits
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -67,9 +75,9 @@ def picture_vae(channels: int, depth: int = 2, **settings: Any) -> AutoencoderKL
 
 
 def unet(**settings: Any) -> UNet2DConditionModel:
-    return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=2,
+    return UNet2DConditionModel(sample_size=16, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=2,
                                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                                **{"attention_head_dim": 4, "cross_attention_dim": WIDE} | settings)
+                                **{"in_channels": 4, "attention_head_dim": 4, "cross_attention_dim": WIDE} | settings)
 
 
 def stable_diffusion() -> DiffusionPipeline:

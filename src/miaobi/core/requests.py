@@ -174,6 +174,9 @@ class ImageRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("image", "mask", "style", "control_image"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(cast(str, getattr(self, name))).expanduser())
         for name in ("mask", "strength", "style", "upscale"):
             if getattr(self, name) is not None and self.image is None:
                 raise BadInput(say(f"{name} is about a picture, and there is no image.", f"{name} 针对一张图片，但没有给出 image。"),

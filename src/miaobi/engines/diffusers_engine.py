@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,8 @@ class DiffusersEngine:
             raise Unsupported(say(f"{self.name} ({type(self.pipelines.own).__name__}) cannot paint from {what}.",
                                   f"{self.name}（{type(self.pipelines.own).__name__}）不能由 {what} 生成图片。"),
                               say("Choose another model for it.", "请为此选用其他模型。"))
-        arguments = self._words(pipeline, request)
         pictures, size = self._pictures(pipeline, request)
+        arguments = self._words(pipeline, replace(request, width=None, height=None) if pictures else request)
         takes = signature(pipeline.__call__).parameters
         if "num_frames" in takes:
             arguments["num_frames"] = 1
@@ -147,7 +148,7 @@ class DiffusersEngine:
     def _pictures(self, pipeline: Any, request: ImageRequest) -> tuple[dict[str, Any], tuple[int, int] | None]:
         """The request's pictures, each filled up to the multiples the pipeline works in, and their common size."""
         names = [name for name in ("image", "mask", "control_image") if getattr(request, name) is not None]
-        pixels = {name: read_picture(getattr(request, name), f"{name}") for name in names}
+        pixels = {name: _read(getattr(request, name), name) for name in names}
         if not pixels:
             return {}, None
         first = names[0]
@@ -188,6 +189,11 @@ def _check_strength(strength: float, steps: int) -> None:
     if int(strength * steps) < 1:
         raise BadInput(say(f"strength is {strength:g}: of {steps} steps it leaves none.", f"strength 为 {strength:g}：{steps} 步中一步也不剩。"),
                        say(f"Give at least {1 / steps:.2g}, or more num_inference_steps.", f"请至少给出 {1 / steps:.2g}，或增加 num_inference_steps。"))
+
+
+def _read(picture: Any, name: str) -> np.ndarray:
+    """A file is called by its path in errors, pixels by the field they came in."""
+    return read_picture(picture, "" if isinstance(picture, Path) else name)
 
 
 def _filled(pixels: np.ndarray, step: int) -> np.ndarray:

@@ -39,9 +39,9 @@ class Extras:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """For the facts of every picture: the extras' hashes, so that it can be made again."""
+        """For the facts of every picture: the hashes of the extras, which are there, so that it can be made again."""
         files = {"lora": self.lora, "embeddings": self.embeddings,
-                 "controlnet": self.controlnet and next(iter(sorted(self.controlnet.glob("*.safetensors"))))}
+                 "controlnet": self.controlnet and sorted(self.controlnet.glob("*.safetensors"))[0]}
         noted = {name: recorded(file) for name, file in files.items() if file}
         return noted | {"lora_scale": self.lora_scale} if self.lora else noted
 
@@ -106,13 +106,12 @@ def load(folder: Path, name: str, place: str, dtype: torch.dtype, extras: Extras
         _add_embeddings(pipeline, extras.embeddings)
     if extras.lora:
         _add_lora(pipeline, extras.lora, extras.lora_scale)
-    pipelines = Pipelines(pipeline, pipeline.components.get("controlnet"), extras.notes)
-    if extras.controlnet:
-        pipelines.controlnet = _open_controlnet(extras.controlnet, dtype).to(place)
-        if pipelines.of("text", control=True) is None:
-            raise Unsupported(say(f"controlnet: {name} ({type(pipeline).__name__}) has no variant with a ControlNet.",
-                                  f"controlnet：{name}（{type(pipeline).__name__}）没有 ControlNet 版本。"),
-                              say("Leave controlnet out, or choose another model.", "请去掉 controlnet，或选用其他模型。"))
+    net = _open_controlnet(extras.controlnet, dtype).to(place) if extras.controlnet else pipeline.components.get("controlnet")
+    pipelines = Pipelines(pipeline, net, extras.notes)
+    if extras.controlnet and pipelines.of("text", control=True) is None:
+        raise Unsupported(say(f"controlnet: {name} ({type(pipeline).__name__}) has no variant with a ControlNet.",
+                              f"controlnet：{name}（{type(pipeline).__name__}）没有 ControlNet 版本。"),
+                          say("Leave controlnet out, or choose another model.", "请去掉 controlnet，或选用其他模型。"))
     return pipelines
 
 

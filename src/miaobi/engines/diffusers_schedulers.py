@@ -13,7 +13,6 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
     "pndm": ("PNDMScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler karras": ("EulerDiscreteScheduler", KARRAS),
     "euler a": ("EulerAncestralDiscreteScheduler", {}),

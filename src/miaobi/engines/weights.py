@@ -132,7 +132,8 @@ def _from_hub(name: str) -> Path:
         if not index.exists():
             return Path(snapshot_download(name, allow_patterns=[f"*{ending}" for ending in READ]))
         # A repository of a pipeline often holds the same weights several times over: as one file, in halves, before averaging.
-        parts = [part for part, kind in read_json(index).items() if isinstance(kind, list)]
+        # Its own safety checker is never opened: pictures are checked by safety.py.
+        parts = [part for part, kind in read_json(index).items() if isinstance(kind, list) and part != "safety_checker"]
         return Path(snapshot_download(name, allow_patterns=[PIPELINE, *(f"{part}/*{ending}" for part in parts for ending in READ)],
                                       ignore_patterns=["*.fp16*", "*.bf16*", "*non_ema*"]))
     except Damaged:
