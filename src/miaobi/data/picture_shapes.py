@@ -57,12 +57,13 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def buckets(size: int, count: int) -> list[tuple[int, int]]:
-    """`count` sizes (height, width) of about size² pixels, from 1:WIDEST to WIDEST:1; the square is always among them."""
+    """About `count` sizes (height, width) of about size² pixels, from 1:WIDEST to WIDEST:1; the square is always among them. count >= 2."""
     found = {(size, size)}
     for place in range(count):
-        ratio = WIDEST ** (2 * place / (count - 1) - 1) if count > 1 else 1.0
-        height = max(STEP, round(size / math.sqrt(ratio) / STEP) * STEP)
-        found.add((height, max(STEP, round(size * size / height / STEP) * STEP)))
+        turn = 2 * place / (count - 1) - 1
+        short = max(STEP, round(size * WIDEST ** (-abs(turn) / 2) / STEP) * STEP)
+        long = max(STEP, round(size * size / short / STEP) * STEP)
+        found.add((short, long) if turn > 0 else (long, short))
     return sorted(found, key=lambda sides: sides[1] / sides[0])
 
 
