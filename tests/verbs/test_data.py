@@ -7,7 +7,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.verbs import data
@@ -76,3 +78,51 @@ def test_packs_are_listed_and_fetched(pack: Callable[[str], Path]) -> None:
     assert "licence" in str(fetched)
     with pytest.raises(NotFound, match="Did you mean tang-poems"):
         data.fetch("tang-poem")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five pictures of two classes, one of them twice, and three files with faults."""
+    folder = tmp_path / "photos"
+    for number, name in enumerate(("fox/a.png", "fox/b.jpg", "hen/c.png", "hen/d.webp")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((40, 30 + number % 2)).save(folder / name)
+    (folder / "fox" / "copy.png").write_bytes((folder / "fox" / "a.png").read_bytes())
+    (folder / "hen" / "empty.png").touch()
+    (folder / "hen" / "cut.jpg").write_bytes((folder / "fox" / "b.jpg").read_bytes()[:300])
+    (folder / "fox" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    return folder
+
+
+def test_inspect_pictures(photos: Path) -> None:
+    found = data.inspect(photos)
+    assert isinstance(found, data.PictureInspection)
+    assert (found.layout, found.pictures, found.duplicates, found.near_duplicates, found.problems) == ("folder", 5, 1, 0, 3)
+    assert found.sizes == {"40×30": 3, "40×31": 2}
+    assert found.kinds == {"PNG RGB": 3, "JPEG RGB": 1, "WEBP RGB": 1}
+    assert found.classes == {"fox": 3, "hen": 2}
+    shown = str(found)
+    for told in ("empty.png: it is empty (zero bytes).", "cut.jpg: ", "phone.heic: it is not a picture in a format read here", "fox (3), hen (2)"):
+        assert told in shown
+    with pytest.raises(BadInput, match=r"phone\.heic|empty\.png|cut\.jpg"):
+        data.inspect(photos, strict=True)
+    with pytest.raises(BadInput, match="separator is for text"):
+        data.inspect(photos, separator="\\n")
+
+
+def test_inspect_captions(photos: Path) -> None:
+    lines = [{"file_name": "fox/a.png", "en": "a fox", "zh": "狐狸"}, {"file_name": "fox/gone.png", "en": "x", "zh": "y"}]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    found = data.inspect(photos)
+    assert (found.captions, found.classes, found.examples) == (1, {}, ("a fox",))
+    assert "describes 'fox/gone.png', which is not there" in str(found)
+    assert "fox/b.jpg: no metadata describes it" in str(found)
+
+
+def test_inspect_idx(pack: Callable[[str], Path]) -> None:
+    pack("fashion")
+    folder = pack("fashion") / "usr/share/datasets/fashion-mnist"
+    found = data.inspect(folder / "t10k-images-idx3-ubyte.gz")
+    assert (found.layout, found.pictures, found.splits, set(found.classes.values())) == ("idx", 10_000, {"test": 10_000}, {1000})
+    assert list(found.classes) == [str(number) for number in range(10)]

@@ -80,11 +80,11 @@ def _path(config: Config) -> Path:
 
 def _has_pictures(file: Path) -> bool:
     """Whether it is a table with a picture column; a damaged one counts as such where its name says so."""
-    import pyarrow
     with file.open("rb") as handle:
         start = handle.read(6)
     if not start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
         return file.suffix == ".arrow"
+    import pyarrow
     try:
         return picture_tables.columns_of(file) is not None
     except (pyarrow.ArrowInvalid, OSError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from miaobi.core.errors import BadInput
 from miaobi.core.language import language, say
 from miaobi.data import files, packs
 from miaobi.data.catalogue import PACKS
@@ -81,12 +82,54 @@ class Inspection:
             say("problems", "问题"): f"{self.problems:,}",
         }
         lines = [f"{self.path}", *(f"  {name:<14} {value}" for name, value in rows.items())]
-        lines += [f"    {problem}" for problem in self.first_problems]
-        if self.problems > len(self.first_problems):
-            lines.append(say(f"    … and {self.problems - len(self.first_problems):,} more", f"    …… 另有 {self.problems - len(self.first_problems):,} 处"))
+        lines += _listed(self.problems, self.first_problems)
         for place, example in enumerate(self.examples, 1):
             lines += [say(f"  example {place}", f"  示例 {place}"), *(f"    {line}" for line in example.splitlines())]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class PictureInspection:
+    """What a folder, table or IDX file of pictures holds."""
+
+    path: Path
+    layout: str
+    """How it is read: folder, pairs, tables or idx."""
+    pictures: int
+    """Those that can be used."""
+    sizes: Mapping[str, int]
+    """Pictures by width × height, the most frequent first."""
+    kinds: Mapping[str, int]
+    """Pictures by format and mode, such as "JPEG CMYK"."""
+    classes: Mapping[str, int]
+    """Pictures by class, in the order of their numbers."""
+    splits: Mapping[str, int]
+    """Pictures by the split that the source names."""
+    captions: int
+    """Pictures with a caption."""
+    duplicates: int
+    """Exact copies beside the first."""
+    near_duplicates: int
+    """Pictures that look like an earlier one: kept on its side of the split."""
+    problems: int
+    first_problems: tuple[str, ...]
+    examples: tuple[str, ...]
+    """Captions."""
+
+    def __str__(self) -> str:
+        rows = {
+            say("layout", "结构"): self.layout,
+            say("pictures", "图片"): say(f"{self.pictures:,} ({self.duplicates:,} exact and {self.near_duplicates:,} near duplicates)",
+                                       f"{self.pictures:,}（完全重复 {self.duplicates:,}，近似重复 {self.near_duplicates:,}）"),
+            say("sizes", "尺寸"): _counted(self.sizes, 8),
+            say("kinds", "格式"): _counted(self.kinds, 8),
+            say("classes", "类别"): _counted(self.classes, 12) or say("none", "无"),
+            say("splits", "划分"): _counted(self.splits) or say("none", "无"),
+            say("captions", "说明"): f"{self.captions:,}",
+            say("problems", "问题"): f"{self.problems:,}",
+        }
+        lines = [f"{self.path}", *(f"  {name:<14} {value}" for name, value in rows.items()), *_listed(self.problems, self.first_problems)]
+        return "\n".join([*lines, *(say(f"  caption {place}      {text}", f"  说明 {place}  {text}") for place, text in enumerate(self.examples, 1))])
 
 
 def list_packs() -> Catalogue:
@@ -107,15 +150,49 @@ def fetch(name: str) -> Fetched:
     return Fetched(name, packs.path(name), pack.licence, pack.credit)
 
 
-def inspect(path: Path, *, strict: bool = False, text_column: str | None = None, separator: str | None = None) -> Inspection:
-    """Read a file or folder as training would, and say what is in it and what is wrong with it.
+def inspect(path: Path, *, strict: bool = False, text_column: str | None = None, separator: str | None = None) -> Inspection | PictureInspection:
+    """Read text or pictures as training would, and say what is in them and what is wrong with them.
 
     Args:
-        path: plain text, JSONL, JSON, CSV or Parquet, each also gzip; or a folder of them
+        path: plain text, JSONL, JSON, CSV or Parquet, each also gzip; pictures as files, Parquet, Arrow or IDX; or a folder of these
         strict: stop with an error at the first problem
-        text_column: the column or key that holds the text
+        text_column: the column or key that holds the text, or the caption
         separator: what stands between the documents of a plain text file, such as \\n\\n
     """
+    from miaobi.data.picture_sources import kind_of
+    path = path.expanduser()
+    layout = kind_of(path) if path.exists() else None
+    if layout is None:
+        return _inspect_text(path, strict, text_column, separator)
+    if separator is not None:
+        raise BadInput(say(f"separator is for text; {path} holds pictures.", f"separator 只用于文本，而 {path} 中是图片。"),
+                       say("Leave separator out.", "请去掉 separator。"))
+    return _inspect_pictures(path, layout, strict, text_column or "")
+
+
+def _inspect_pictures(path: Path, layout: str, strict: bool, caption_column: str) -> PictureInspection:
+    from miaobi.data.picture_packing import plan
+    from miaobi.data.picture_sources import pictures
+    from miaobi.data.picture_survey import Survey
+    from miaobi.data.pictures import Config
+    from miaobi.data.progress import bar
+    config = Config(path=str(path), source=layout, strict=strict, caption_column=caption_column)
+    survey = Survey(config, None)
+    with bar() as shown:
+        survey.run(pictures(config, survey.report), lambda count: shown(say(f"Reading: {count:,} pictures", f"读取：{count:,} 张"), 0, 0))
+    rows = survey.rows
+    found = plan(rows, config)[1] if rows else {"duplicates": 0, "near_duplicates": 0}
+    labels = Counter(row.label for row in rows)
+    captions = [row.caption for row in rows if row.caption]
+    return PictureInspection(
+        path=path, layout=layout, pictures=len(rows), sizes={f"{width}×{height}": count for (width, height), count in survey.sizes.most_common()},
+        kinds=dict(survey.kinds.most_common()), classes={name: labels[name] for name in survey.classes},
+        splits=dict(Counter(row.split for row in rows if row.split)), captions=len(captions), duplicates=found["duplicates"],
+        near_duplicates=found["near_duplicates"], problems=survey.problems, first_problems=tuple(survey.first_problems),
+        examples=tuple(captions[:3]))
+
+
+def _inspect_text(path: Path, strict: bool, text_column: str | None, separator: str | None) -> Inspection:
     found = _Tally()
     documents = files.read(path, text_column=text_column, separator=separator and separator.replace("\\n", "\n"),
                            strict=strict, report=found.problem)
@@ -176,5 +253,14 @@ class _Tally:
             problems=self.problems, first_problems=tuple(self.first_problems), examples=tuple(self.examples))
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({count:,})" if len(counts) > 1 or count > 1 else name for name, count in counts.items())
+def _counted(counts: Mapping[str, int], most: int = 99) -> str:
+    shown = [f"{name} ({count:,})" if len(counts) > 1 or count > 1 else name for name, count in counts.items()]
+    return ", ".join(shown[:most] + ["…"] * (len(shown) > most))
+
+
+def _listed(count: int, first: tuple[str, ...]) -> list[str]:
+    """The first problems, a line each."""
+    lines = [f"    {problem}" for problem in first]
+    if count > len(first):
+        lines.append(say(f"    … and {count - len(first):,} more", f"    …… 另有 {count - len(first):,} 处"))
+    return lines
