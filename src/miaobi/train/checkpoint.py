@@ -53,15 +53,23 @@ def load_state_dict(state: State, tensors: dict[str, Tensor], plain: dict[str, A
         state.average[name].copy_(value)
     for key, optimizer in _optimizers(state):
         values = dict[int, dict[str, Any]]()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for name, value in {**_under(tensors, f"{key}."), **_under(plain["optimizers"], f"{key}.")}.items():
             index, _, leaf = name.partition(".")
-            values.setdefault(int(index), {})[leaf] = value
+            values.setdefault(int(index), {})[leaf] = laid_out(value, parameters[int(index)])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
     for name in PLAIN:
         setattr(state, name, plain[name])
     torch.set_rng_state(tensors["random.cpu"].cpu())
     if "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), state.device)
+
+
+def laid_out(value: Any, parameter: Tensor) -> Any:
+    """A tensor of the parameter's shape in the order its memory has (channels last or not), on which fused optimisers rely."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape:
+        return torch.empty_like(parameter).copy_(value)
+    return value
 
 
 def _optimizers(state: State) -> Iterator[tuple[str, torch.optim.Optimizer]]:

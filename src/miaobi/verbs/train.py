@@ -53,14 +53,17 @@ class Trained:
     validation_loss: float
     seconds: float
     parameters: int
+    modality: str = "text"
 
     def __str__(self) -> str:
         from miaobi.train.estimate import spell
+        name = self.model.split("@")[0]
+        ask = f"miaobi generate {self.modality} --model {name}" + (" --prompt ..." if self.modality == "text" else "")
         return say(
             f"{self.model}: {self.parameters / 1e6:.2f} M parameters, {self.step} steps in {spell(self.seconds)}, validation loss {self.validation_loss:.4f}.\n"
-            f"  run: {self.run}\n  next: miaobi generate text --model {self.model.split('@')[0]} --prompt ...   miaobi evaluate {self.model}",
+            f"  run: {self.run}\n  next: {ask}   miaobi evaluate {self.model}",
             f"{self.model}：{self.parameters / 1e6:.2f} M 参数，{self.step} 步，用时 {spell(self.seconds)}，验证损失 {self.validation_loss:.4f}。\n"
-            f"  训练记录：{self.run}\n  接下来：miaobi generate text --model {self.model.split('@')[0]} --prompt ...   miaobi evaluate {self.model}")
+            f"  训练记录：{self.run}\n  接下来：{ask}   miaobi evaluate {self.model}")
 
 
 @dataclass(frozen=True)
@@ -365,7 +368,7 @@ def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any,
     if state.step < settings.train.max_steps:  # ended early, so the whole validation set was never seen
         state.validation = loop.validate(state, dataset)
     if processes.rank() > 0:
-        return Trained(settings.name, run / "bundle", run, state.step, state.validation, seconds, known.parameters)
+        return Trained(settings.name, run / "bundle", run, state.step, state.validation, seconds, known.parameters, settings.family.MODALITY)
     manifest = bundle.Manifest(
         settings.family.NAME, settings.family.MODALITY, recipe=settings.values,
         data={"fingerprint": dataset.fingerprint, "folder": str(dataset.folder), "source": settings.values["data"].get("pack") or settings.values["data"].get("path") or ""},
@@ -380,4 +383,4 @@ def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any,
     shutil.rmtree(run / "bundle", ignore_errors=True)
     bundle.write(run / "bundle", manifest, write)
     version = Store().add(run / "bundle", settings.name)
-    return Trained(str(version), version.path, run, state.step, state.validation, seconds, known.parameters)
+    return Trained(str(version), version.path, run, state.step, state.validation, seconds, known.parameters, settings.family.MODALITY)
