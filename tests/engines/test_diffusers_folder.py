@@ -14,7 +14,7 @@ import miaobi
 from miaobi.core.errors import Damaged, MiaobiError, NotFound, Unsupported
 from miaobi.engines import diffusers_folder
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 
 
 def index(folder: Path, **changes: Any) -> None:
@@ -42,21 +42,21 @@ def add_auto_map(folder: Path) -> None:
 
 
 CASES: list[tuple[str, Change, type[MiaobiError], str]] = [
-    ("two parts missing", lambda f: [shutil.rmtree(f / "vae"), (f / "unet" / "config.json").unlink()] and None, NotFound, "unet/config.json, vae"),
+    ("two parts missing", lambda f: [shutil.rmtree(f / "vae"), (f / "unet" / "config.json").unlink()], NotFound, "unet/config.json, vae"),
     ("weights missing", lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), NotFound, r"unet/\*\.safetensors"),
     ("a shard missing", sharded, NotFound, "unet/second.safetensors"),
-    ("no tokenizer", lambda f: [file.unlink() for file in (f / "tokenizer").iterdir()] and None, NotFound, "tokenizer"),
+    ("no tokenizer", lambda f: [file.unlink() for file in (f / "tokenizer").iterdir()], NotFound, "tokenizer"),
     ("pickled", pickled, Unsupported, "pickled.*\\.bin.*\n.*safetensors"),
     ("cut short", cut, Damaged, "vae/diffusion_pytorch_model.safetensors is cut short"),
-    ("empty weights", lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"") and None, Damaged, "cut short"),
-    ("a pipeline of its own", lambda f: (f / "pipeline.py").write_text("print('run')") and None, Unsupported, "pipeline.py"),
-    ("a network of its own", lambda f: (f / "unet" / "net.py").write_text("print('run')") and None, Unsupported, "unet/net.py"),
+    ("empty weights", lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b""), Damaged, "cut short"),
+    ("a pipeline of its own", lambda f: (f / "pipeline.py").write_text("print('run')"), Unsupported, "pipeline.py"),
+    ("a network of its own", lambda f: (f / "unet" / "net.py").write_text("print('run')"), Unsupported, "unet/net.py"),
     ("a class in a module", lambda f: index(f, _class_name=["pipeline", "MyPipeline"]), Unsupported, "Python code of its own"),
     ("a class nobody knows", lambda f: index(f, _class_name="StableDifusionPipeline"), Unsupported, "StableDiffusionPipeline"),
     ("a part from elsewhere", lambda f: index(f, unet=["my_unet", "Net"]), Unsupported, "my_unet.Net"),
     ("auto_map", add_auto_map, Unsupported, "auto_map"),
-    ("broken index", lambda f: (f / "model_index.json").write_text("{") and None, Damaged, "model_index.json"),
-    ("broken part", lambda f: (f / "vae" / "config.json").write_text("{") and None, Damaged, "vae/config.json"),
+    ("broken index", lambda f: (f / "model_index.json").write_text("{"), Damaged, "model_index.json"),
+    ("broken part", lambda f: (f / "vae" / "config.json").write_text("{"), Damaged, "vae/config.json"),
 ]
 
 
