@@ -74,7 +74,10 @@ def projection(width: int = 24) -> Extractor:
 
 
 def crowd(net: Factors, count: int, seed: int) -> Crowd:
-    return Crowd(painted(net, count, None, seed), np.arange(count) % 2)
+    """Read-only, as memory-mapped pictures are."""
+    pixels, labels = painted(net, count, None, seed), np.arange(count) % 2
+    pixels.flags.writeable = labels.flags.writeable = False
+    return Crowd(pixels, labels)
 
 
 def subject(net: Factors | None = None, samples: Crowd | None = None, **changes: Any) -> PictureSubject:

@@ -86,7 +86,7 @@ def test_planted_copies_are_found() -> None:
     """A third of the samples are training pictures: exact ones, and ones with a value or two changed."""
     plain = subject()
     assert plain.training is not None
-    pixels = crowd(Factors(), 150, 5).pixels
+    pixels = crowd(Factors(), 150, 5).pixels.copy()
     pixels[:25] = plain.training.pixels[:25]
     pixels[25:50] = plain.training.pixels[50:75] + (np.arange(64).reshape(8, 8, 1) == 9).astype(np.uint8)
     found = by_name(picture_memorisation.measure(subject(samples=Crowd(pixels))))

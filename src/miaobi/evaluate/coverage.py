@@ -54,7 +54,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, f
 
 def distances(a: np.ndarray, b: np.ndarray) -> Tensor:
     """Euclidean, [N, M] of [N, D] and [M, D]. ‖a‖² + ‖b‖² - 2 a·b cancels, so it is worked out in double precision."""
-    x, y = (torch.as_tensor(np.asarray(item), dtype=torch.float64) for item in (a, b))
+    x, y = (torch.tensor(np.asarray(item), dtype=torch.float64) for item in (a, b))
     squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
     return squares.clamp_(min=0).sqrt_()
 

@@ -94,7 +94,7 @@ def _run(model: Any, side: tuple[int, int], path: Path, pixels: np.ndarray, told
     from torch.nn import functional as F
     found = list[np.ndarray]()
     for at in range(0, len(pixels), BATCH):
-        x = torch.from_numpy(np.ascontiguousarray(pixels[at:at + BATCH])).permute(0, 3, 1, 2).float()
+        x = torch.tensor(pixels[at:at + BATCH]).permute(0, 3, 1, 2).float()
         if tuple(x.shape[2:]) != side:
             x = F.interpolate(x, side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
         found.append(np.array(model(x.expand(-1, 3, -1, -1).div(255).numpy())[0]))

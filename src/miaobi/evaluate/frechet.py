@@ -81,7 +81,7 @@ class Gaussian:
 
 def _centred(features: np.ndarray) -> tuple[Tensor, Tensor]:
     """(mean [D], what is left divided by √(N - 1) [N, D]), in double precision: Σ is the second times itself."""
-    values = torch.as_tensor(np.asarray(features), dtype=torch.float64)
+    values = torch.tensor(np.asarray(features), dtype=torch.float64)
     mean = values.mean(0)
     return mean, (values - mean) / max(len(values) - 1, 1) ** 0.5
 

@@ -44,7 +44,7 @@ class Blocks:
     """Sums of k over blocks of pictures, at most 200 a side: from them the estimate under any weighting of the blocks."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
-        first, second = (torch.as_tensor(np.asarray(item), dtype=torch.float32) for item in (a, b))
+        first, second = (torch.tensor(np.asarray(item), dtype=torch.float32) for item in (a, b))
         self.sizes = [torch.tensor([len(piece) for piece in item.tensor_split(min(BLOCKS, len(item)))], dtype=torch.float64)
                       for item in (first, second)]
         self.within = [_sums(first, first, self.sizes[0], self.sizes[0], True), _sums(second, second, self.sizes[1], self.sizes[1], True)]

@@ -10,6 +10,8 @@ Blocks are strings of markup made by the functions below; whatever is handed to 
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +20,15 @@ from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miaobi import __version__
 from miaobi.core.files import write_text
 from miaobi.core.language import language, say
 from miaobi.evaluate.score import Score
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Block = str
 """Markup, as the functions of this module return it."""
@@ -41,9 +46,9 @@ class Page:
         return self
 
     def generated_by(self, model: str) -> Page:
-        """Say, in the line at the foot, that a model wrote what is quoted on this page."""
-        self.footer.append(say(f"AI-generated: the quoted texts on this page were written by the model {model}, not by a person.",
-                               f"AI 生成：本页引用的文本由模型 {model} 生成，并非人工撰写。"))
+        """Say, in the line at the foot, that a model made what is shown on this page."""
+        self.footer.append(say(f"AI-generated: the texts and pictures shown as samples on this page were made by the model {model}, not by a person.",
+                               f"AI 生成：本页展示的文本与图片样本由模型 {model} 生成，并非人工创作。"))
         return self
 
     def html(self) -> str:
@@ -86,6 +91,26 @@ def steps(*items: tuple[str, str]) -> Block:
 def quotes(items: Iterable[Quote]) -> Block:
     """Texts that a model wrote, as cards."""
     return _made("samples", list(items))
+
+
+def images(items: Iterable[tuple[np.ndarray, str]], model: str = "") -> Block:
+    """Pictures inside the page itself: (uint8 [H, W, 1 or 3], what it shows). model: who made them, written into each PNG as well."""
+    return _made("pictures", [{"data": base64.b64encode(_png(pixels, model)).decode(), "text": text, "height": pixels.shape[0], "width": pixels.shape[1]}
+                              for pixels, text in items])
+
+
+def _png(pixels: np.ndarray, model: str) -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    from miaobi.provenance.publish import NOTICE
+    facts, made = PngInfo(), BytesIO()
+    if model:
+        facts.add_itxt("miaobi", json.dumps({"notice": NOTICE, "model": model}, ensure_ascii=False))
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(made, "PNG", optimize=True, pnginfo=facts)
+    return made.getvalue()
 
 
 def scores(by_model: Mapping[str, Sequence[Score]]) -> Block:

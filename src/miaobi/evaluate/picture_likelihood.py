@@ -52,7 +52,7 @@ def bounded(subject: PictureSubject, draws: int, stream: int) -> np.ndarray:
         for at in range(0, len(pictures), BATCH):
             part = pictures[slice(at, at + BATCH)]
             generator = torch.Generator().manual_seed((subject.seed * 100_003 + at) * 2 + stream)
-            bound = subject.net.bound(from_pixels(torch.from_numpy(part.pixels)), labels_of(part), draws, generator)
+            bound = subject.net.bound(from_pixels(torch.tensor(part.pixels)), labels_of(part), draws, generator)
             found.append(bound.double().numpy())
             subject.progress(min(1.0, (at + BATCH) / len(pictures)))
             if time.monotonic() - began > subject.patience:

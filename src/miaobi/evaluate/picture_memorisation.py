@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from miaobi.core.language import say
 from miaobi.evaluate.pictures import PictureSubject
-from miaobi.evaluate.score import RESAMPLES, Score, bootstrap, mean_interval
+from miaobi.evaluate.score import RESAMPLES, Score, bootstrap, mean_interval, share_interval
 from miaobi.evaluate.subject import HELD_OUT, SAMPLES, TRAINING
 
 MODALITY = "image"
@@ -66,7 +66,7 @@ def flat(pixels: np.ndarray) -> np.ndarray:
     if longest <= SIDE:
         return pixels.reshape(len(pixels), -1)
     size = [max(1, round(side * SIDE / longest)) for side in pixels.shape[1:3]]
-    parts = [F.interpolate(torch.from_numpy(np.ascontiguousarray(pixels[at:at + 256])).permute(0, 3, 1, 2).float(), size, mode="area")
+    parts = [F.interpolate(torch.tensor(pixels[at:at + 256]).permute(0, 3, 1, 2).float(), size, mode="area")
              for at in range(0, len(pixels), 256)]
     return torch.cat(parts).flatten(1).numpy()
 
@@ -74,10 +74,10 @@ def flat(pixels: np.ndarray) -> np.ndarray:
 def nearest(points: np.ndarray, among: np.ndarray, count: int = NEAREST) -> Neighbours:
     """The `count` nearest of among [M, D] to each of points [N, D], exactly: found in single precision, then measured again."""
     count = min(count, len(among))
-    x = torch.from_numpy(np.ascontiguousarray(points)).float()
+    x = torch.tensor(points).float()
     best, rows = torch.full((len(x), 0), torch.inf), torch.zeros((len(x), 0), dtype=torch.int64)
     for at in range(0, len(among), ROWS):
-        y = torch.from_numpy(np.ascontiguousarray(among[at:at + ROWS])).float()
+        y = torch.tensor(among[at:at + ROWS]).float()
         gaps = y.square().sum(1) - 2 * x @ y.T
         best, rows = _kept(torch.cat([best, gaps], 1), torch.cat([rows, torch.arange(at, at + len(y)).expand(len(x), -1)], 1), count + 2)
     exact, rows = _kept(torch.cat([_exactly(points[at:at + 64], among, rows[at:at + 64].numpy()) for at in range(0, len(points), 64)]), rows, count)
@@ -111,18 +111,18 @@ def _scores(subject: PictureSubject, name: str, samples: Neighbours, held_out: N
 
 
 def closer(found: np.ndarray, natural: np.ndarray, percent: float, seed: int) -> tuple[float, float, float]:
-    """(share of `found` below the `percent` percentile of `natural`, low, high), both resampled."""
+    """(share of `found` below the `percent` percentile of `natural`, low, high): both resampled, and at least as wide as Wilson's."""
     limits = np.percentile(natural[np.random.Generator(np.random.PCG64([seed, 2])).integers(len(natural), size=(RESAMPLES, len(natural)))], percent, axis=1)
     low, high = bootstrap(lambda rows: (found[rows] < limits[:, None]).mean(1), len(found), seed)
-    share = float((found < np.percentile(natural, percent)).mean())
-    return share, min(low, share), max(high, share)
+    share, least, most = share_interval((found < np.percentile(natural, percent)).tolist())
+    return share, min(low, least), max(high, most)
 
 
 def _copies(subject: PictureSubject) -> Score:
     assert subject.training is not None
     samples = [picture.tobytes() for picture in subject.samples.pixels]
     copied = set(samples) & {picture.tobytes() for picture in subject.training.pixels}
-    value, low, high = mean_interval([float(sample in copied) for sample in samples], subject.seed)
+    value, low, high = share_interval([sample in copied for sample in samples])
     return Score("exact_copies", value, low, high, len(subject.samples), "", "lower",
-                 say("samples that are a training picture in every pixel; samples resampled", "与某张训练图片逐像素相同的样本占比；按样本重采样"),
+                 say("samples that are a training picture in every pixel; Wilson's interval", "与某张训练图片逐像素相同的样本占比；Wilson 区间"),
                  say("Exact copies", "完全相同的副本"))

@@ -65,6 +65,8 @@ class PictureSubject:
     """What the network's own likelihood is called."""
     training: Crowd | None = None
     held_out: Crowd | None = None
+    compared: Crowd | None = None
+    """What samples are compared with, if not the training pictures: another model's, when the two are set side by side."""
     modality: str = "image"
     count: int = 1000
     """How many samples to paint."""
@@ -131,21 +133,24 @@ class PictureSubject:
     def held_out_features(self) -> np.ndarray:
         return self.extractor.kept(self.chosen_held_out.pixels, self.progress)
 
-    @property
+    @cached_property
     def reference_features(self) -> np.ndarray:
         """What samples are compared with: training pictures, or held-out ones where the training pictures are not at hand."""
+        if self.compared is not None:
+            return self.extractor.kept(self.compared.drawn(self.limit, self.seed).pixels, self.progress)
         return self.training_features if self.training else self.held_out_features
 
     @property
     def yardstick_features(self) -> np.ndarray | None:
         """Held-out pictures, to be compared with the reference as the samples are: what a perfect model would reach."""
-        return self.held_out_features if self.training and self.held_out and len(self.held_out) >= FEW else None
+        known = self.compared or self.training
+        return self.held_out_features if known and self.held_out and len(self.held_out) >= FEW else None
 
     @property
     def reference(self) -> str:
         """The reference in words."""
         count = len(self.reference_features)
-        return say(f"{count:,} training pictures", f"{count:,} 张训练图片") if self.training else \
+        return say(f"{count:,} training pictures", f"{count:,} 张训练图片") if self.compared or self.training else \
             say(f"{count:,} held-out pictures", f"{count:,} 张留出图片")
 
     @cached_property
@@ -166,18 +171,18 @@ class PictureSubject:
     def _rebuild(self, net: Paints | None, part: Crowd, at: int) -> np.ndarray:
         if isinstance(net, Encodes) and isinstance(net, HasLatents):
             label = labels_of(part)
-            return to_pixels(net.decode(net.encode(from_pixels(torch.from_numpy(part.pixels)), label), label)).numpy()
+            return to_pixels(net.decode(net.encode(from_pixels(torch.tensor(part.pixels)), label), label)).numpy()
         return self.paint(len(part), part, self.seed * 100_003 + at)
 
     def lacks(self, needs: frozenset[str]) -> str:
         """Why a metric with these needs cannot be measured; empty when it can."""
-        held_out, training = (len(item) if item else 0 for item in (self.held_out, self.training))
+        held_out, training, compared = (len(item) if item else 0 for item in (self.held_out, self.training, self.compared))
         if TRAINING in needs and not training:
             return say("Not measurable: the pictures this model was trained on are not at hand.", "无法测量：手头没有此模型的训练图片。")
         if HELD_OUT in needs and held_out < FEW:
             return _few(say("held-out", "留出"), held_out)
-        if REFERENCE in needs and max(held_out, training) < FEW:
-            return _few(say("known", "已知"), max(held_out, training))
+        if REFERENCE in needs and max(held_out, training, compared) < FEW:
+            return _few(say("known", "已知"), max(held_out, training, compared))
         if SAMPLES in needs and self.count < FEW:
             return say(f"Not measurable with {self.count} samples; {FEW} are the fewest (--samples).", f"样本只有 {self.count} 个，至少需要 {FEW} 个（--samples）。")
         if BOUND in needs and not isinstance(self.net, HasBound):
@@ -194,7 +199,7 @@ class PictureSubject:
 
 
 def labels_of(crowd: Crowd) -> Tensor | None:
-    return None if crowd.labels is None else torch.from_numpy(np.ascontiguousarray(crowd.labels))
+    return None if crowd.labels is None else torch.tensor(crowd.labels)
 
 
 def _few(which: str, count: int) -> str:

@@ -43,7 +43,7 @@ def squared_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Mean SSIM of each pair, uint8 [N, H, W, C] -> float64 [N]. Windows lie wholly inside; smaller pictures have smaller ones."""
-    return np.concatenate([_ssim(*(torch.from_numpy(np.ascontiguousarray(item[at:at + 64])).permute(0, 3, 1, 2).double() / 255 for item in (a, b)))
+    return np.concatenate([_ssim(*(torch.tensor(item[at:at + 64]).permute(0, 3, 1, 2).double() / 255 for item in (a, b)))
                            for at in range(0, len(a), 64)])
 
 

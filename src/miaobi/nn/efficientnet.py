@@ -110,7 +110,7 @@ def features(pixels: np.ndarray, size: int | None = None, told: Callable[[float]
     found = np.empty((len(pixels), WIDTH), np.float32)
     with torch.inference_mode():
         for at in range(0, len(pixels), step):
-            found[at:at + step] = net(prepared(torch.from_numpy(np.ascontiguousarray(pixels[at:at + step])), side)).numpy()
+            found[at:at + step] = net(prepared(torch.tensor(pixels[at:at + step]), side)).numpy()
             told(min(1.0, (at + step) / len(pixels)))
     return found
 

@@ -1,52 +1,27 @@
-"""Judge a model: how well it foresees text it has not seen, how varied it writes, and how much it copies.
+"""Judge a model: how well it foresees what it has not seen, how good and varied its samples are, and how much it copies.
 
-Every score states its sample size and a 95 % interval; what cannot be measured is said, with the reason.
+Every score states its sample size and a 95 % interval; what cannot be measured is said, with the reason. This file asks,
+tells and draws the page; evaluate_texts.py and evaluate_pictures.py know the models.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from miaobi.core import bundle, registry
 from miaobi.core.config import plain
-from miaobi.core.files import home, write_beside, write_text
+from miaobi.core.errors import BadInput, Unsupported
+from miaobi.core.files import write_text
 from miaobi.core.language import say
+from miaobi.evaluate.judged import Judged, Progress, Question, Verdict
 from miaobi.evaluate.score import Score
-from miaobi.evaluate.subject import Sample, Subject, chosen
 
-if TYPE_CHECKING:
-    from miaobi.core.engine import Weights
-    from miaobi.data.tokenizer import Tokenizer
-    from miaobi.data.tokens import Tokens
-    from miaobi.engines.load import Model
-
-
-@dataclass(frozen=True)
-class Missing:
-    metric: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The scores of one model."""
-
-    model: str
-    engine: str
-    scores: tuple[Score, ...]
-    missing: tuple[Missing, ...]
-    samples: tuple[Sample, ...]
-    documents: int
-    data: str
-    seconds: float
-    curve: tuple[Mapping[str, Any], ...] = ()
-    """The log of the run that trained it, where it was trained here."""
+JUDGES = {"text": "miaobi.verbs.evaluate_texts", "image": "miaobi.verbs.evaluate_pictures"}
 
 
 @dataclass(frozen=True)
@@ -66,163 +41,66 @@ class Evaluation:
         return _table(self)
 
 
-def evaluate(model: str, *, against: str | None = None, data: Path | None = None, samples: int = 20, limit: int = 200,
-             out: Path | None = None, engine: str = "auto", seed: int = 0) -> Evaluation:
+def evaluate(model: str, *, against: str | None = None, data: Path | None = None, samples: int | None = None, limit: int | None = None,
+             out: Path | None = None, engine: str = "auto", extractor: str | None = None, seed: int = 0) -> Evaluation:
     """Judge a model and write report.json and index.html.
 
     Args:
-        model: A name in the store ("poet", "poet@2"), a starter pack, a path or a hub id.
-        against: Another model, judged on the same text and shown beside.
-        data: Held-out text to judge by, for models whose own is not known here (any format that `data inspect` reads).
-        samples: How many texts to have written.
-        limit: At most so many held-out documents.
+        model: A name in the store ("poet", "digits-vae@2"), a starter pack, a path or a hub id.
+        against: Another model of the same kind, judged on the same held-out data and shown beside.
+        data: Held-out text or pictures to judge by, for models whose own are not known here (whatever `data inspect` reads).
+        samples: How many texts (20) or pictures (1000, or as many as three minutes allow) to have made.
+        limit: At most so many held-out documents (200), or held-out and as many training pictures (10000).
         out: Folder for the report; runs/evaluate/NAME by default.
         engine: auto takes one that tells how likely a text is, where there is one.
+        extractor: For pictures, what features are measured with: efficientnet-lite0 (the default), or an ONNX file of one's own.
         seed: Decides which documents, prompts and samples; the same seed gives the same report.
     """
     names = [model, *([against] if against else [])]
-    _check_unlike(names)
+    for name, value in (("samples", samples), ("limit", limit)):
+        if value is not None and value < 1:
+            raise BadInput(say(f"{name} is {value}.", f"{name} 为 {value}。"), say("Give 1 or more.", "请给出不小于 1 的值。"))
+    kind = _kind_of(names)
     folder = out or Path("runs") / "evaluate" / "-vs-".join(name.replace("/", "_") for name in names)
-    known = None if data is None else chosen(_documents(data), limit, seed)
-    judged = []
-    for name in names:
-        found, texts = _judge(name, engine, data, known, samples, limit, seed)
-        judged.append(found)
-        known = known or texts
-    settings = {"samples": samples, "limit": limit, "seed": seed, "data": str(data or "")}
-    result = Evaluation(tuple(judged), settings, folder / "index.html")
+    verdicts = _verdicts(kind, names, Question(data, samples, limit, engine, extractor or "", seed))
+    settings = {"samples": samples, "limit": limit, "seed": seed, "data": str(data or ""), "extractor": extractor or ""}
+    result = Evaluation(tuple(verdict.judged for verdict in verdicts), settings, folder / "index.html")
     write_text(folder / "report.json", json.dumps(plain(result), ensure_ascii=False, indent=1))
-    write_page(result, result.page)
+    write_page(result, verdicts, kind)
     return result
 
 
-def _check_unlike(names: list[str]) -> None:
-    from miaobi.core.errors import BadInput
+def _kind_of(names: list[str]) -> str:
+    """What these models make. Raises BadInput for a model beside itself, or for two that make different things."""
     from miaobi.engines.weights import find
 
-    if len({find(name).location for name in names}) < len(names):
+    found = [find(name) for name in names]
+    if len({weights.location for weights in found}) < len(names):
         raise BadInput(say(f"{names[0]} and {names[1]} are the same model.", f"{names[0]} 与 {names[1]} 是同一个模型。"),
                        say("Give --against another name or version.", "请用 --against 给出另一个模型或版本。"))
+    kinds = [weights.modality for weights in found]
+    if len(set(kinds)) > 1:
+        raise BadInput(say(f"{names[0]} makes {kinds[0]}, {names[1]} makes {kinds[1]}.", f"{names[0]} 生成 {kinds[0]}，{names[1]} 生成 {kinds[1]}。"),
+                       say("Give --against a model of the same kind.", "请用 --against 给出同类的模型。"))
+    if kinds[0] not in JUDGES:
+        raise Unsupported(say(f"{names[0]} makes {kinds[0]}, which cannot be judged yet.", f"{names[0]} 生成 {kinds[0]}，暂时无法评估。"), ", ".join(JUDGES))
+    return kinds[0]
 
 
-def _judge(name: str, engine: str, data: Path | None, known: list[str] | None, samples: int, limit: int,
-           seed: int) -> tuple[Judged, list[str]]:
-    """Open, measure and close one model; also the held-out text it was judged by."""
-    from miaobi.engines.load import load
+def _verdicts(kind: str, names: list[str], question: Question) -> list[Verdict]:
+    """The models one after another, the later ones by the held-out data of the first."""
     from miaobi.engines.weights import find
-    from miaobi.train.tracking import read_log
 
-    began = time.monotonic()
-    weights = find(name)
-    with load(name, engine=_telling(weights) if engine == "auto" else engine) as opened:
-        own = _own_data(weights)
-        if known is None and own is not None:
-            split = "test" if own.count("test") else "validation"
-            known = chosen(own.documents(split), limit, seed)
+    verdicts = list[Verdict]()
+    for name in names:
+        weights = find(name)
         with _progress(str(weights.name)) as progress:
-            subject = _subject(opened, weights, own, known or [], samples, seed)
-            scores, missing = measure(subject, progress)
-        place = str(data) if data else say("its own held-out text", "自身的留出文本") if own else say("none", "无")
-        label = f"{weights.name}@{weights.version}" if weights.version else weights.name
-        written = tuple(subject.samples)
-        curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
-        return Judged(label, opened.engine_name, tuple(scores), tuple(missing), written, len(subject.held_out), place,
-                      round(time.monotonic() - began, 1), curve), list(subject.held_out)
-
-
-def measure(subject: Subject, progress: Callable[[str, float], None]) -> tuple[list[Score], list[Missing]]:
-    """Run every registered metric of the subject's modality that can be measured."""
-    scores, missing = list[Score](), list[Missing]()
-    for name in sorted(registry.metrics.names(), key=lambda name: (name != "likelihood", name)):
-        metric = registry.metrics.get(name)
-        if subject.modality != metric.MODALITY:
-            continue
-        why = subject.lacks(metric.NEEDS)
-        if why:
-            missing.append(Missing(name, why))
-            continue
-        subject.listeners[:] = [lambda share, name=name: progress(name, share)]
-        scores.extend(metric.measure(subject))
-        progress(name, 1.0)
-    return scores, missing
-
-
-def _subject(opened: Model, weights: Weights, own: Tokens | None, held_out: list[str], samples: int, seed: int) -> Subject:
-    words = _tokenizer(weights)
-    score = opened.score if opened.engine.abilities.score else None
-    return Subject(
-        name=opened.name, generate=lambda prompt, **controls: opened.generate(opened.start + prompt or _start(words), raw=True, **controls),
-        score=score, encode=_encoder(words), tokenizer=words.name if words else "", start=_start(words),
-        context_length=min(opened.context_length, 1024), held_out=held_out, training=_training_text(own) if own else None,
-        count=samples, max_new_tokens=max(8, min(96, opened.context_length // 2)), seed=seed)
-
-
-def _telling(weights: Weights) -> str:
-    """An engine that reads these weights and tells how likely a text is; otherwise the usual choice."""
-    for name in registry.engines.names():
-        module = registry.engines.get(name)
-        if weights.format in module.FORMATS and module.ABILITIES.score and not module.installed() and module.reads(weights):
-            return name
-    return "auto"
-
-
-def _own_data(weights: Weights) -> Tokens | None:
-    """The prepared data that a bundle was trained on, where it is still here."""
-    from miaobi.data.tokens import MANIFEST, Tokens
-
-    if weights.format != "bundle":
-        return None
-    manifest = bundle.read(weights.path)
-    folder = Path(str(manifest.data.get("folder", "")))
-    if manifest.modality != "text" or not (folder / MANIFEST).exists():
-        return None
-    return Tokens(folder, int(manifest.recipe.get("data", {}).get("context_length", 256)))
-
-
-def _training_text(own: Tokens) -> Path:
-    """The training split as one UTF-8 file, written once for each data set."""
-    target = home() / "evaluate" / f"{own.fingerprint}.txt"
-    if not target.exists():
-        with write_beside(target) as draft, draft.open("w", encoding="utf-8") as file:
-            for document in own.documents("train"):
-                file.write(document + "\n")
-    return target
-
-
-def _documents(data: Path) -> Iterator[str]:
-    from miaobi.data.files import read
-    return (document.training_text() for document in read(data, strict=False, report=lambda problem: None))
-
-
-def _tokenizer(weights: Weights) -> Tokenizer | None:
-    from miaobi.core.errors import MiaobiError
-    from miaobi.data.tokenizer import load
-
-    if weights.format == "url":
-        return None
-    try:
-        return load(weights.path)
-    except MiaobiError:
-        return None  # a kind of tokenizer that is not known here: the likelihood is then reported as not measurable
-
-
-def _start(words: Tokenizer | None) -> str:
-    return str(words.backend.id_to_token(words.end_id)) if words else ""
-
-
-def _encoder(words: Tokenizer | None) -> Callable[[str], list[tuple[int, int, int]]] | None:
-    if words is None:
-        return None
-
-    def encode(text: str) -> list[tuple[int, int, int]]:
-        words.backend.encode_special_tokens = False
-        encoding = words.backend.encode(text, add_special_tokens=False)
-        return [(token, first, last) for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True)]
-    return encode
+            verdicts.append(import_module(JUDGES[kind]).judge(name, weights, question, verdicts[0].known if verdicts else None, progress))
+    return verdicts
 
 
 @contextmanager
-def _progress(model: str) -> Iterator[Callable[[str, float], None]]:
+def _progress(model: str) -> Iterator[Progress]:
     """Bars on stderr with the time left; nothing where there is no terminal."""
     import sys
 
@@ -240,40 +118,43 @@ def _progress(model: str) -> Iterator[Callable[[str, float], None]]:
         yield tell
 
 
-def write_page(result: Evaluation, path: Path) -> None:
+def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> None:
     """The evaluation as one HTML page."""
-    from miaobi.evaluate.page import Page, Quote, facts, loss_chart, prose, quotes, scores, steps
+    from miaobi.evaluate.page import Page, facts, loss_chart, prose, scores, steps
 
     models = [item.model for item in result.judged]
-    page = Page(say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models),
-                say("What it foresees, how varied it writes, how much it copies; every figure with its sample size and interval.",
-                    "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。"))
+    page = Page(say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models), {
+        "text": say("What it foresees, how varied it writes, how much it copies; every figure with its sample size and interval.",
+                    "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。"),
+        "image": say("How close its pictures come to real ones, how varied they are, how much they copy; every figure with its sample size and interval.",
+                     "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。")}[kind])
     page.add(say("Scores", "得分"), scores({item.model: item.scores for item in result.judged}),
              prose(*dict.fromkeys(f"{item.metric}: {item.why}" for judged in result.judged for item in judged.missing)))
-    for item in result.judged:
-        page.add(say(f"Samples of {item.model}", f"{item.model} 的样本"), quotes(Quote(one.text, one.prompt) for one in item.samples[:12]))
-        page.generated_by(item.model)
+    for verdict in verdicts:
+        for heading, blocks in verdict.sections:
+            page.add(heading, *blocks)
+        page.generated_by(verdict.judged.model)
     for item in result.judged:
         if item.curve:
             page.add(say(f"How {item.model} learned", f"{item.model} 的学习过程"), loss_chart(item.curve))
-    first = result.judged[0]
+    measured = {name: ", ".join(dict.fromkeys(str(verdict.settings[name]) for verdict in verdicts if name in verdict.settings)) for name in verdicts[0].settings}
     page.add(say("How it was measured", "测量方式"), facts({
-        say("Engine", "引擎"): ", ".join(dict.fromkeys(item.engine for item in result.judged)), say("Held-out text", "留出文本"): first.data,
-        say("Documents", "文档数"): first.documents, say("Samples", "样本数"): len(first.samples),
-        say("Sampling", "采样"): "temperature 0.8, top_p 0.95", say("Seed", "随机种子"): result.settings["seed"],
-        say("Seconds", "秒"): sum(item.seconds for item in result.judged)}))
-    page.add(say("What to do next", "下一步"), steps(*_next(first.model)))
-    page.write(path)
+        **measured, say("Seed", "随机种子"): result.settings["seed"], say("Seconds", "秒"): round(sum(item.seconds for item in result.judged), 1)}))
+    page.add(say("What to do next", "下一步"), steps(*_next(models[0], kind)))
+    page.write(result.page)
 
 
-def _next(model: str) -> list[tuple[str, str]]:
+def _next(model: str, kind: str) -> list[tuple[str, str]]:
     """What suits a version in the store; a model from elsewhere can only be set beside another."""
     name, _, number = model.partition("@")
     other = f"{name}@{int(number) - 1}" if number.isdigit() and int(number) > 1 else "OTHER"
-    compare = (say("Set it beside another model on the same text:", "在同一文本上与另一个模型比较："), f"miaobi evaluate {model} --against {other}")
-    return [compare] if not number else [
-        compare, (say("Put this version into production:", "设为正式版："), f"miaobi models promote {model}"),
-        (say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {model} --to gguf")]
+    compare = (say("Set it beside another model on the same data:", "在同样的数据上与另一个模型比较："), f"miaobi evaluate {model} --against {other}")
+    if not number:
+        return [compare]
+    promote = (say("Put this version into production:", "设为正式版："), f"miaobi models promote {model}")
+    onward = {"text": (say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {model} --to gguf"),
+              "image": (say("Have it paint:", "让它作画："), f"miaobi generate image --model {model} --n 16 --seed 1 --out out/")}[kind]
+    return [compare, promote, onward]
 
 
 def _table(result: Evaluation) -> str:
