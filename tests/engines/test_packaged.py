@@ -105,7 +105,7 @@ def test_an_enlarged_picture_is_the_authors_own(enlarger: Model, assets: Path, s
 def test_tiles_leave_no_seams(enlarger: Model, flower: np.ndarray, scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = flower[:100, :90]
     whole = enlarger.generate(image=picture, upscale=scale)[0].pixels
-    monkeypatch.setattr(upscaler_engine, "TILE", 37 * scale)
+    monkeypatch.setattr(upscaler_engine, "TILE", 37)
     tiled = enlarger.generate(image=picture, upscale=scale)[0].pixels
     assert whole.shape == (100 * scale, 90 * scale, 3)
     assert np.abs(whole.astype(int) - tiled).max() <= 1
@@ -129,7 +129,7 @@ def test_small_grey_and_transparent_pictures_are_enlarged(enlarger: Model) -> No
 
 
 def test_leaving_early_stops_between_tiles(enlarger: Model, flower: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscaler_engine, "TILE", 64)
+    monkeypatch.setattr(upscaler_engine, "TILE", 32)
     done = list[int]()
     enlarge = upscaler_engine.Upscaler.enlarge
     monkeypatch.setattr(upscaler_engine.Upscaler, "enlarge", lambda *given: (done.append(1), enlarge(*given))[1])

@@ -21,7 +21,7 @@ def read(path: Path) -> Any:
     """The openvino.Model of a model.json: [1, C, H, W] float32 in and out. Raises Damaged or Unsupported."""
     import openvino
     from openvino import opset13 as ops
-    described, nodes = read_json(path), dict[str, Any]()
+    described, nodes, enlarged = read_json(path), dict[str, Any](), dict[str, tuple[Any, int]]()
     weights = _weights(path, described)
     config = described["modelTopology"]["model_config"]["config"]
     for layer in config["layers"]:
@@ -29,6 +29,12 @@ def read(path: Path) -> Any:
         inputs = [nodes[source[0]] for source in layer["inbound_nodes"][0]] if layer["inbound_nodes"] else []
         if layer["class_name"] == "InputLayer":
             nodes[name] = ops.parameter([1, settings["batch_input_shape"][-1], -1, -1], np.float32)
+            continue
+        source = layer["inbound_nodes"][0][0][0]
+        if layer["class_name"] == "UpSampling2D" and settings["size"][0] == settings["size"][1]:
+            enlarged[name] = inputs[0], settings["size"][0]
+        if layer["class_name"] == "Conv2D" and source in enlarged and settings["padding"] == "same" and settings["strides"] == [1, 1]:
+            nodes[name] = _before_enlarging(*enlarged[source], settings, weights)
         else:
             nodes[name] = _layer(layer["class_name"], settings, inputs, weights)
     return openvino.Model([nodes[config["output_layers"][0][0]]], [nodes[config["input_layers"][0][0]]])
@@ -52,6 +58,25 @@ def _layer(kind: str, settings: dict[str, Any], inputs: list[Any], weights: dict
         return ops.interpolate(inputs[0], np.array(settings["size"], np.float32), "nearest", "scales", axes=np.array([2, 3]),
                                coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     raise Unsupported(say(f"The layer {settings['name']} ({kind}) is not among those read here.", f"不支持的层 {settings['name']}（{kind}）。"), say("Choose another model.", "请选用其他模型。"))
+
+
+def _before_enlarging(source: Any, scale: int, settings: dict[str, Any], weights: dict[str, np.ndarray]) -> Any:
+    """A convolution of pixels repeated `scale` times each way, done before they are repeated.
+
+    Of the result, the pixels at (a, b) inside their block all see the same few pixels of the source, so that each of the
+    scale² places is a convolution of its own, whose taps are sums of the layer's. The same numbers up to rounding, without
+    the repeated pixels, which at scale 8 would be 192 channels of the enlarged picture.
+    """
+    from openvino import opset13 as ops
+    kernel, bias = weights[f"{settings['name']}/kernel"], weights[f"{settings['name']}/bias"]
+    radius, (_, _, channels, count) = kernel.shape[0] // 2, kernel.shape
+    reach = -(-radius // scale)
+    gathered = np.zeros((scale, scale, count, channels, 2 * reach + 1, 2 * reach + 1), np.float32)
+    for a, b, y, x in np.ndindex(scale, scale, *kernel.shape[:2]):
+        gathered[a, b, :, :, reach + (a + y - radius) // scale, reach + (b + x - radius) // scale] += kernel[y, x].T
+    found = ops.convolution(source, gathered.reshape(-1, channels, 2 * reach + 1, 2 * reach + 1), [1, 1], [reach] * 2, [reach] * 2, [1, 1])
+    spread = ops.depth_to_space(found, "blocks_first", scale)
+    return _activated(ops.add(spread, bias.reshape(1, -1, 1, 1)), settings["activation"])
 
 
 def _activated(node: Any, name: str) -> Any:

@@ -24,8 +24,8 @@ from miaobi.engines.packaged import Network, image_of
 
 MARGIN = 10
 """How far a pixel's value depends on its neighbours: the radii of the network's convolutions, added up."""
-TILE = 512
-"""Side of a tile in the result."""
+TILE = 192
+"""Side of a tile, in pixels of the picture that is given."""
 LIMIT = 64_000_000
 """Pixels of the largest result."""
 
@@ -48,7 +48,7 @@ class Upscaler:
                 say(f"{scale} times {pixels.shape[1]}×{pixels.shape[0]} is {width}×{height}: more than {LIMIT // 10**6} million pixels.",
                     f"{pixels.shape[1]}×{pixels.shape[0]} 放大 {scale} 倍为 {width}×{height}，超过 {LIMIT // 10**6} 百万像素。"),
                 say("Enlarge it less, or cut it into parts.", "请减小放大倍数，或把图片分成几块。"))
-        enlarged, parts = np.empty((height, width, 3), np.uint8), list(tiles(pixels.shape[0], pixels.shape[1], TILE // scale))
+        enlarged, parts = np.empty((height, width, 3), np.uint8), list(tiles(pixels.shape[0], pixels.shape[1], TILE))
         for done, (rows, columns) in enumerate(parts):
             yield Chunk(progress=done / len(parts))
             enlarged[_times(rows, scale), _times(columns, scale)] = await asyncio.to_thread(self.enlarge, pixels, scale, rows, columns)
