@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import time
@@ -157,12 +158,8 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_damage_never_escapes_as_another_error(noise: bytes, at: int, kind: str) -> None:
     held = saved(ramp(), kind)
     at = min(at, len(held))
-    try:
-        found = read_picture(held[:at] + noise + held[at + len(noise):], "x")
-    except BadInput as error:
-        assert "x: " in str(error)
-    else:
-        assert found.shape[2] == 3
+    with contextlib.suppress(BadInput):
+        assert read_picture(held[:at] + noise + held[at + len(noise):]).shape[2] == 3
 
 
 def test_arrays() -> None:

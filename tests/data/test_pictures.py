@@ -131,6 +131,14 @@ def test_a_cut_off_preparation_leaves_nothing_half_done(folder: Path, monkeypatc
     assert not list(root.glob(".*.part"))
 
 
+def test_what_a_killed_preparation_left_is_removed(folder: Path) -> None:
+    data = made(folder)
+    left = data.folder.with_name(f".{data.folder.name}.0123.part")
+    data.folder.rename(left)
+    assert made(folder).count("train") == 36
+    assert not left.exists()
+
+
 def test_two_processes_want_the_same(folder: Path) -> None:
     """The second waits for the first and finds what it made."""
     code = "import sys; from miaobi.data.pictures import Config, prepare; print(prepare(Config(path=sys.argv[1]), progress=False).count('train'))"
@@ -181,7 +189,7 @@ def test_fits(tmp_path: Path) -> None:
 def test_sizes_that_differ_need_a_size(tmp_path: Path) -> None:
     photo(0, 24, 24).save(tmp_path / "a.png")
     photo(1, 32, 17).save(tmp_path / "b.png")
-    with pytest.raises(BadInput, match=r"differ in size: .*32×17") as caught:
+    with pytest.raises(BadInput, match=r"differ in size: a.png is 24×24, b.png is 32×17") as caught:
         made(tmp_path)
     assert "--data.image_size" in caught.value.remedy
     photo(1, 24, 24).save(tmp_path / "b.png")

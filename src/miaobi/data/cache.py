@@ -1,29 +1,23 @@
-"""Prepared data on the disk: made once for each content and configuration, found again at once, whole or not at all."""
+"""Prepared data on the disk: known by its content, made by one process at a time."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from miaobi.core.files import explain_full_disk, write_text
+from miaobi.core.files import write_text
 
 
-def prepared(root: Path, fingerprint: str, manifest: str, make: Callable[[Path], None]) -> Path:
-    """The folder `fingerprint` under `root`. `make(folder)` fills it where it has no `manifest` yet; what it leaves when it
-    fails is there when it is called again. Two processes that want the same wait for each other.
-    """
-    folder, part = root / fingerprint, root / f".{fingerprint}.part"
+@contextmanager
+def alone(root: Path, fingerprint: str) -> Iterator[Path]:
+    """The folder `fingerprint` under `root`, whether or not it is there yet, while no other process prepares it."""
     with (root / f".{fingerprint}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / manifest).exists():
-            with explain_full_disk(folder):
-                make(part)
-                os.replace(part, folder)
-    return folder
+        yield root / fingerprint
 
 
 def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:

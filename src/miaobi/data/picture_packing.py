@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from miaobi.core.errors import BadInput
-from miaobi.core.files import home
+from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.data import near_duplicates, picture_sources
-from miaobi.data.cache import prepared
+from miaobi.data.cache import alone
 from miaobi.data.picture_survey import Place, Row, Staging, Survey
 from miaobi.data.pictures import MANIFEST, SPLITS, Config
 from miaobi.data.progress import Bar, bar
@@ -36,8 +36,13 @@ def prepare_folder(config: Config, cache: Path | None = None, progress: bool = T
     _check(config)
     root = cache or home() / "prepared"
     root.mkdir(parents=True, exist_ok=True)
-    with bar(progress) as shown:
-        return prepared(root, fingerprint(config, root), MANIFEST, lambda folder: _make(config, folder, shown))
+    with alone(root, fingerprint(config, root)) as folder:
+        if not (folder / MANIFEST).exists():
+            for left in root.glob(f".{folder.name}.*.part"):  # by a process that was killed
+                shutil.rmtree(left)
+            with bar(progress) as shown, write_beside(folder) as draft:
+                _make(config, draft, shown)
+    return folder
 
 
 def fingerprint(config: Config, root: Path) -> str:
@@ -63,8 +68,7 @@ def _check(config: Config) -> None:
 
 
 def _make(config: Config, folder: Path, shown: Bar) -> None:
-    """Fill `folder`, from the start: what a cut-off run left there is thrown away."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Fill `folder`, which is not there yet."""
     staging = folder / "staging"
     staging.mkdir(parents=True)
     kept = Staging(staging)
@@ -123,11 +127,7 @@ class _Writing:
         self.config, self.survey, self.staging, self.folder = config, survey, staging, folder
         rows = survey.rows
         self.shapes = sorted({row.sides for row in rows})
-        if len(self.shapes) > 1 and not config.buckets:
-            listed = ", ".join(f"{width}×{height} ({count:,})" for (width, height), count in survey.sizes.most_common(4))
-            raise BadInput(say(f"The pictures differ in size: {listed}{', …' if len(survey.sizes) > 4 else ''}.", f"图片尺寸不一：{listed}{'……' if len(survey.sizes) > 4 else ''}。"),
-                           say("Say which size to bring them to: --data.image_size 64.", "请指定统一的尺寸：--data.image_size 64。"))
-        self.channels = config.channels or max(row.pixels.shape[0] for row in rows)
+        self.channels: int = config.channels or max(row.pixels.shape[0] for row in rows)
         self.source_channels = max(row.source.shape[0] if row.source else 0 for row in rows)
         self.number = {name: number for number, name in enumerate(survey.classes)}
 
@@ -148,7 +148,7 @@ class _Writing:
         for place, (_, members) in enumerate(parts):
             self.array(self.folder / f"{name}.{place}.npy", self.channels, [row.pixels for row in members], self.config.binarise == "static")
             if self.source_channels:
-                self.array(self.folder / f"{name}.{place}.source.npy", self.source_channels, [row.source or row.pixels for row in members])
+                self.array(self.folder / f"{name}.{place}.source.npy", self.source_channels, [row.source for row in members if row.source])
         ordered = [row for _, members in parts for row in members]
         np.save(self.folder / f"{name}.labels.npy", np.array([self.number.get(row.label or "", 0) for row in ordered], dtype=np.int64))
         with (self.folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
@@ -158,9 +158,11 @@ class _Writing:
 
     def array(self, target: Path, channels: int, places: list[Place], binarise: bool = False) -> None:
         """uint8 [N, channels, H, W] of the staged pictures."""
-        out = np.lib.format.open_memmap(target, "w+", np.uint8, (len(places), channels, *places[0].shape[1:]))
         draw = np.random.Generator(np.random.PCG64([BINARISATION, len(places)]))
-        for start in range(0, len(places), BLOCK):
-            block = self.staging.read(places[start:start + BLOCK], channels)
-            out[start:start + BLOCK] = np.where(draw.random(block.shape, dtype=np.float32) * 255 < block, 255, 0) if binarise else block
-        out.flush()
+        with target.open("wb") as file:  # written, not mapped: a full disk is then an error and no crash
+            np.lib.format.write_array_header_1_0(file, {"shape": (len(places), channels, *places[0].shape[1:]), "fortran_order": False, "descr": "|u1"})
+            for start in range(0, len(places), BLOCK):
+                block = self.staging.read(places[start:start + BLOCK], channels)
+                if binarise:
+                    block = np.where(draw.random(block.shape, dtype=np.float32) * 255 < block, 255, 0).astype(np.uint8)
+                file.write(block.data)

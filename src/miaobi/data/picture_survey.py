@@ -89,7 +89,7 @@ class Staging:
         self.counts = Counter[Shape]()
 
     def append(self, pixels: np.ndarray) -> Place:
-        shape: Shape = pixels.shape  # type: ignore[assignment]
+        shape: Shape = pixels.shape
         if shape not in self.files:
             self.files[shape] = self._path(shape).open("wb")
         self.files[shape].write(np.ascontiguousarray(pixels).data)
@@ -168,6 +168,8 @@ class Survey:
         return nearest_bucket(height, width, buckets(size, count)) if count else (size, size)
 
     def _keep(self, made: Decoded, pixels: np.ndarray) -> None:
+        if self.staging and self.rows and not self.config.image_size and self.rows[0].sides != pixels.shape[1:]:
+            raise self._sizes_differ(made)
         digest = hashlib.blake2b(pixels.tobytes() + (b"" if made.source is None else made.source.tobytes()), digest_size=8)
         source = None if made.source is None else self._staged(made.source)
         self.sizes[made.size] += 1
@@ -177,8 +179,14 @@ class Survey:
         self.rows.append(Row(made.picture.name, self._staged(pixels), source, int.from_bytes(digest.digest(), "big"), np.array(hashes),
                              np.stack(thumbs), made.label, made.caption, made.picture.meta, made.picture.split))
 
+    def _sizes_differ(self, made: Decoded) -> BadInput:
+        (height, width), first = self.rows[0].sides, self.rows[0].name
+        return BadInput(say(f"The pictures differ in size: {first} is {width}×{height}, {made.picture.name} is {made.size[0]}×{made.size[1]}.",
+                            f"图片尺寸不一：{first} 为 {width}×{height}，{made.picture.name} 为 {made.size[0]}×{made.size[1]}。"),
+                        say("Say which size to bring them to, such as --data.image_size 64.", "请指定统一的尺寸，例如 --data.image_size 64。"))
+
     def _staged(self, pixels: np.ndarray) -> Place:
-        return self.staging.append(pixels) if self.staging else Place(pixels.shape, 0)  # type: ignore[arg-type]
+        return self.staging.append(pixels) if self.staging else Place(pixels.shape, 0)
 
     def _settle_classes(self) -> None:
         """Which classes there are, and only the rows of those."""
