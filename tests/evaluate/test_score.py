@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miaobi.evaluate.score import jackknife, mean_interval, ratio_interval
+from miaobi.evaluate.score import half_interval, halves, jackknife, mean_interval, ratio_interval, share_interval
 
 
 def test_the_interval_of_a_mean_is_about_two_standard_errors_each_way() -> None:
@@ -41,3 +41,19 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 def test_one_sample_has_no_width() -> None:
     assert jackknife(lambda chosen: 0.5, 1) == (0.5, 0.5, 0.5)
+
+
+def test_the_spread_of_halves_is_that_of_the_whole() -> None:
+    """For a mean it is the standard error, whatever the number, odd ones too."""
+    for n in (40, 41):
+        values = np.random.default_rng(3).normal(size=n)
+        found = halves(lambda rows, values=values: [float(values[rows].mean())], n, seed=0, count=4000)[:, 0]
+        low, high = half_interval(float(values.mean()), found, n)
+        assert (high - low) / 2 == pytest.approx(1.96 * values.std(ddof=1) / n**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0.0370), (0.1, 0.0552, 0.1744), (1.0, 0.9630, 1)])
+def test_shares_have_wilsons_interval(share: float, low: float, high: float) -> None:
+    """Of a hundred, by the tables of Newcombe 1998."""
+    found = share_interval(share, 100)
+    assert found == pytest.approx((share, low, high), abs=2e-4) and found[1] <= share <= found[2]

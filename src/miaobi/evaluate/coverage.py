@@ -14,7 +14,7 @@ from torch import Tensor
 
 from miaobi.core.language import say
 from miaobi.evaluate.pictures import PictureSubject
-from miaobi.evaluate.score import Score, half_interval, halves
+from miaobi.evaluate.score import Score, half_interval, halves, share_interval
 from miaobi.evaluate.subject import REFERENCE, SAMPLES
 
 MODALITY = "image"
@@ -40,11 +40,16 @@ def measure(subject: PictureSubject) -> list[Score]:
     scores = []
     for place, name in enumerate(NAMES):
         low, high = half_interval(found[name], of_halves[:, place], count)
-        # Shares end at 1; the density of a faithful model is about 1, and may be more.
-        top = float("inf") if name == "density" else 1.0
+        low, high = (max(low, 0.0), high) if name == "density" else within(low, high, found[name], count)
         held = say(f"held-out pictures: {beside[name]:.3f}; ", f"留出图片：{beside[name]:.3f}；") if beside else ""
-        scores.append(Score(name, found[name], max(low, 0.0), min(high, top), count, "", "higher", held + detail, labels[name]))
+        scores.append(Score(name, found[name], low, high, count, "", "higher", held + detail, labels[name]))
     return scores
+
+
+def within(low: float, high: float, share: float, count: int) -> tuple[float, float]:
+    """Inside 0 and 1, and as wide at least as Wilson's interval, which has a width at 0 and 1 too."""
+    _, least, most = share_interval(share, count)
+    return max(0.0, min(low, least)), min(1.0, max(high, most))
 
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:

@@ -79,7 +79,7 @@ def _opened(path: Path) -> tuple[Any, tuple[int, int]]:
                            f"OpenVINO 无法读取 ONNX 模型 {path}：{str(error).strip().splitlines()[-1]}"),
                        say("Export it again as ONNX.", "请重新导出为 ONNX。")) from None
     shape = model.inputs[0].partial_shape
-    if len(model.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4 or not shape[1].compatible(3):
+    if len(model.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4 or (shape[1].is_static and shape[1].get_length() != 3):
         raise BadInput(say(f"{path} takes {[str(item.partial_shape) for item in model.inputs]}, not one batch of pictures [N, 3, H, W].",
                            f"{path} 的输入是 {[str(item.partial_shape) for item in model.inputs]}，而不是一批图片 [N, 3, H, W]。"),
                        say("Export it with that input: float32, RGB in [0, 1].", "请以该输入导出：float32，RGB，取值 [0, 1]。"))

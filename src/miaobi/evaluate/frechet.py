@@ -32,8 +32,8 @@ def measure(subject: PictureSubject) -> list[Score]:
     reference = Gaussian.of(subject.reference_features)
     value, limit, of_halves = extrapolated(reference, found, subject.seed)
     low, high = half_interval(value, of_halves, len(found))
-    detail = say(f"{subject.extractor.name} features (not FID), against {subject.reference}; the spread of random halves",
-                 f"{subject.extractor.name} 特征（不是 FID），对照{subject.reference}；区间取自随机半样本")
+    detail = say(f"{subject.extractor.name} features, comparable among themselves only, against {subject.reference}; the spread of random halves",
+                 f"{subject.extractor.name} 特征（只能与同一特征的结果比较），对照{subject.reference}；区间取自随机半样本")
     plain, endless = "", ""
     if subject.yardstick_features is not None:
         beside, beside_limit, _ = extrapolated(reference, subject.yardstick_features[:len(found)], subject.seed)

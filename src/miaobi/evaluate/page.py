@@ -171,7 +171,8 @@ def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Block:
                   [(float(row["step"]), row[name]) for row in rows if _finite(row.get(name))]) for name in names]
     lines.append(Line(say("validation loss", "验证损失"),
                       [(float(row["step"]), row["validation"]) for row in rows if _finite(row.get("validation"))], dotted=True))
-    return line_chart([line for line in lines if line.points], say("step", "步"), say("loss, nats", "损失（奈特）"),
+    unit = say("loss, nats", "损失（奈特）") if len(names) == 1 else say("loss", "损失")
+    return line_chart([line for line in lines if line.points], say("step", "步"), unit,
                       clock, say("minutes", "分钟"))
 
 
@@ -183,7 +184,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, clock: Sequenc
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     box = _Box(min(xs), max(xs), *_stretch(min(ys), max(ys)))
-    drawn = [{"name": line.name, "style": f"s{index % 3}", "dotted": line.dotted,
+    drawn = [{"name": line.name, "style": f"s{index % 4}", "dotted": line.dotted,
               "points": " ".join(f"{box.x(x):.1f},{box.y(y):.1f}" for x, y in line.points),
               "marks": [{"x": round(box.x(x), 1), "y": round(box.y(y), 1), "title": f"{line.name}: {figure(y)} · {x_label} {figure(x)}"}
                         for x, y in line.points[::max(1, len(line.points) // 120)]]} for index, line in enumerate(lines)]

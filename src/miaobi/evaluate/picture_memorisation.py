@@ -104,8 +104,8 @@ def _scores(subject: PictureSubject, name: str, samples: Neighbours, held_out: N
               say(f"held-out pictures: {natural.mean():.2f}; {where}; samples resampled", f"留出图片：{natural.mean():.2f}；{where}；按样本重采样"),
               say(f"Nearest training picture, {space}", f"最近的训练图片（{space}）")),
         Score(f"closer_{name}", share, share_low, share_high, len(found), "", "lower",
-              say(f"samples nearer than 5 % of held-out pictures are: 0.05 if new; nearer than 1 % are: {fewer:.3f}; samples and held-out pictures resampled",
-                  f"比 5% 的留出图片更近的样本占比：全新时为 0.05；比 1% 更近：{fewer:.3f}；对样本与留出图片重采样"),
+              say(f"share that lies nearer than all but 5 % of held-out pictures do: 0.05 where samples are new; for 1 %: {fewer:.3f}; both resampled",
+                  f"比 95% 的留出图片离训练图片更近的样本占比：全新样本应为 0.05；以 1% 为界：{fewer:.3f}；两者均重采样"),
               say(f"Samples too near to training, {space}", f"过于接近训练图片的样本（{space}）")),
     ]
 
@@ -114,7 +114,7 @@ def closer(found: np.ndarray, natural: np.ndarray, percent: float, seed: int) ->
     """(share of `found` below the `percent` percentile of `natural`, low, high): both resampled, and at least as wide as Wilson's."""
     limits = np.percentile(natural[np.random.Generator(np.random.PCG64([seed, 2])).integers(len(natural), size=(RESAMPLES, len(natural)))], percent, axis=1)
     low, high = bootstrap(lambda rows: (found[rows] < limits[:, None]).mean(1), len(found), seed)
-    share, least, most = share_interval((found < np.percentile(natural, percent)).tolist())
+    share, least, most = share_interval(float((found < np.percentile(natural, percent)).mean()), len(found))
     return share, min(low, least), max(high, most)
 
 
@@ -122,7 +122,7 @@ def _copies(subject: PictureSubject) -> Score:
     assert subject.training is not None
     samples = [picture.tobytes() for picture in subject.samples.pixels]
     copied = set(samples) & {picture.tobytes() for picture in subject.training.pixels}
-    value, low, high = share_interval([sample in copied for sample in samples])
+    value, low, high = share_interval(sum(sample in copied for sample in samples) / len(samples), len(samples))
     return Score("exact_copies", value, low, high, len(subject.samples), "", "lower",
                  say("samples that are a training picture in every pixel; Wilson's interval", "与某张训练图片逐像素相同的样本占比；Wilson 区间"),
                  say("Exact copies", "完全相同的副本"))

@@ -54,11 +54,11 @@ def ratio_interval(totals: Sequence[float], counts: Sequence[float], seed: int) 
     return value, min(low, value), max(high, value)
 
 
-def share_interval(flags: Sequence[bool]) -> tuple[float, float, float]:
-    """(share, low, high) after Wilson (1927): none in a thousand is no proof of none at all."""
-    n, share, z = len(flags), sum(flags) / len(flags), 1.96
+def share_interval(share: float, n: int) -> tuple[float, float, float]:
+    """(share, low, high) of n things, after Wilson (1927): none in a thousand is no proof of none at all."""
+    z = 1.96
     middle, reach = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return share, max(0.0, (middle - reach) / (1 + z * z / n)), min(1.0, (middle + reach) / (1 + z * z / n))
+    return share, min(share, (middle - reach) / (1 + z * z / n)), max(share, (middle + reach) / (1 + z * z / n))
 
 
 def jackknife(statistic: Callable[[list[int]], float], n: int) -> tuple[float, float, float]:

@@ -129,7 +129,7 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
         "image": say("How close its pictures come to real ones, how varied they are, how much they copy; every figure with its sample size and interval.",
                      "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。")}[kind])
     page.add(say("Scores", "得分"), scores({item.model: item.scores for item in result.judged}),
-             prose(*dict.fromkeys(f"{item.metric}: {item.why}" for judged in result.judged for item in judged.missing)))
+             prose(*_missing(result.judged)))
     for verdict in verdicts:
         for heading, blocks in verdict.sections:
             page.add(heading, *blocks)
@@ -180,5 +180,10 @@ def _table(result: Evaluation) -> str:
         table.add_row(label, *cells)
     text = StringIO()
     Console(file=text, width=110).print(table)
-    notes = dict.fromkeys(f"{item.metric}: {item.why}" for judged in result.judged for item in judged.missing)
-    return "\n".join([*(line.rstrip() for line in text.getvalue().splitlines()), *notes, "", str(result.page)])
+    return "\n".join([*(line.rstrip() for line in text.getvalue().splitlines()), *_missing(result.judged), "", str(result.page)])
+
+
+def _missing(judged: Sequence[Judged]) -> list[str]:
+    """What could not be measured and why; of which model, where only one of two lacks it."""
+    reasons = {f"{item.metric}: {item.why}": [other.model for other in judged if item in other.missing] for one in judged for item in one.missing}
+    return [f"{reason} ({models[0]})" if len(models) < len(judged) else reason for reason, models in reasons.items()]

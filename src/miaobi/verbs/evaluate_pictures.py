@@ -148,10 +148,11 @@ def shown(subject: PictureSubject, label: str) -> tuple[tuple[str, tuple[Block, 
     made = [(say(f"Samples of {label}", f"{label} 的样本"), (block(*picture_sheets.samples(subject)),))]
     if not subject.lacks(picture_memorisation.NEEDS):
         sheets = [block(*item) for item in picture_sheets.neighbours(subject)]
-        made.append((say("Samples beside their nearest training pictures", "样本与最近的训练图片"),
+        made.append((say(f"Samples of {label} beside their nearest training pictures", f"{label} 的样本与最近的训练图片"),
                      (prose(say("Left in each group the sample, then the three nearest training pictures with their distance in features.",
                                 "每组左起为样本，随后是特征空间中最近的三张训练图片及其距离。")), *sheets)))
     if not subject.lacks(frozenset({REBUILDING})) and subject.held_out:
-        heading = say("Translations", "转换结果") if subject.spec.source_channels else say("Reconstructions", "重建")
+        heading = say(f"Translations by {label}", f"{label} 的转换结果") if subject.spec.source_channels else \
+            say(f"Reconstructions by {label}", f"{label} 的重建")
         made.append((heading, (block(*picture_sheets.rebuilt(subject)),)))
     return tuple(made)
