@@ -138,7 +138,7 @@ def test_controlnet(checkpoint: Checkpoint, tmp_path: Path) -> None:
         assert model.generate("a fox", image=PHOTO, control_image=PHOTO, **ask)[0].pixels.shape == PHOTO.shape
         with pytest.raises(BadInput, match="control_image has 24 x 32 pixels, the image 48 x 32"):
             model.generate("a fox", image=PHOTO, control_image=PHOTO[:, :24], **ask)
-    for wrong, error, words in ((tmp_path / "none", NotFound, "no folder"), (checkpoint("sd15") / "vae", BadInput, "AutoencoderKL, not a ControlNet")):
+    for wrong, error, words in ((tmp_path / "none", NotFound, "no file or folder"), (checkpoint("sd15") / "vae", BadInput, "AutoencoderKL, not a ControlNet")):
         with pytest.raises(error, match=words):
             opened(checkpoint("sd15"), controlnet=wrong)
     with pytest.raises(Unsupported, match="no variant with a ControlNet"):
@@ -160,6 +160,9 @@ def test_lora(checkpoint: Checkpoint, tmp_path: Path) -> None:
     file = lora(tmp_path / "lora", checkpoint("sd15"))
     with opened(checkpoint("sd15")) as model:
         plain = model.generate("a fox", **ask)[0].pixels.astype(float)
+    with opened(checkpoint("sd15"), lora=[file, file.parent], lora_scale=0.5) as model:
+        twice = model.generate("a fox", **ask)[0]
+        assert len(set(twice.facts.parameters["lora"].split())) == 1
     change = []
     for scale in (0.0, 0.5, 1.0):
         with opened(checkpoint("sd15"), lora=file, lora_scale=scale) as model:
@@ -173,14 +176,17 @@ def test_lora(checkpoint: Checkpoint, tmp_path: Path) -> None:
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     expected = np.asarray(pipeline("a fox", num_inference_steps=3, generator=torch.Generator().manual_seed(5)).images[0])
     assert (picture.pixels == expected).all()
+    assert np.abs(twice.pixels.astype(int) - expected).max() <= 1, "two halves make a whole"
 
 
 def test_lora_that_does_not_fit(checkpoint: Checkpoint, tmp_path: Path) -> None:
     flux = lora(tmp_path / "flux", checkpoint("flux"), "FluxPipeline", "transformer")
     with pytest.raises(BadInput, match="does not fit a StableDiffusionPipeline"):
         opened(checkpoint("sd15"), lora=flux)
-    with pytest.raises(NotFound, match="no file"):
+    with pytest.raises(NotFound, match="lora: there is no file"):
         opened(checkpoint("sd15"), lora=tmp_path / "none.safetensors")
+    with pytest.raises(NotFound, match="HF_HUB_OFFLINE"):
+        opened(checkpoint("sd15"), lora="nobody/nothing")
     (tmp_path / "old.bin").write_bytes(b"\x80")
     with pytest.raises(Unsupported, match="pickled"):
         opened(checkpoint("sd15"), lora=tmp_path / "old.bin")

@@ -26,10 +26,10 @@ INDEX = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2D
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Path]:
     """hub(files): a repository with these files; what is asked for lands in the folder that is returned."""
     def serve(files: dict[str, str]) -> Path:
-        def snapshot(name: str, allow_patterns: list[str], ignore_patterns: Any = ()) -> str:
+        def snapshot(name: str, allow_patterns: list[str], ignore_patterns: Any = None) -> str:
             for file, text in files.items():
                 wanted = any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns)
-                if wanted and not any(fnmatch.fnmatch(file, pattern) for pattern in ignore_patterns):
+                if wanted and not any(fnmatch.fnmatch(file, pattern) for pattern in ignore_patterns or ()):
                     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
                     (tmp_path / file).write_text(text)
             return str(tmp_path)

@@ -5,6 +5,8 @@ This file is the door, and imports neither torch nor Diffusers; the work is in d
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from miaobi.engines.safety import THRESHOLD
 if TYPE_CHECKING:
     from miaobi.engines.diffusers_engine import DiffusersEngine
 
+Part = str | Path
 FORMATS = ("diffusers",)
 ABILITIES = Abilities(frozenset({
     "n", "seed", "prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "image", "mask", "strength",
@@ -30,20 +33,42 @@ def reads(weights: Weights) -> bool:
     return weights.format == "diffusers"
 
 
-def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto", controlnet: Path | str | None = None,
-                lora: Path | str | None = None, lora_scale: float = 1.0, embeddings: Path | str | None = None,
+def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto", lora: Part | Sequence[Part] = (),
+                lora_scale: float | None = None, embeddings: Part | Sequence[Part] = (), controlnet: Part | None = None,
                 safety_checker: bool = True, safety_threshold: float = THRESHOLD) -> DiffusersEngine:
     """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16.
-    `controlnet`: a ControlNet's folder, heeded where the request has a control_image. `lora`: a .safetensors file, and
-    `lora_scale` how strongly it acts. `embeddings`: textual inversion, a .safetensors file. `safety_checker`: replace
-    unsafe pictures by grey ones; `safety_threshold`: the probability from which a picture counts as unsafe (safety.py)."""
-    from miaobi.engines import devices, safety
-    from miaobi.engines.diffusers_engine import DiffusersEngine
-    from miaobi.engines.diffusers_parts import Extras, load
+    `lora`, `embeddings` (textual inversion): a .safetensors file, a folder with one, or a hub id; or several of them.
+    `lora_scale`: how strongly the LoRAs act, 1 when left out. `controlnet`: a ControlNet's folder or hub id, heeded where the
+    request has a control_image. `safety_checker`: replace unsafe pictures by grey ones; `safety_threshold`: the probability
+    from which a picture counts as unsafe (safety.py)."""
+    from miaobi.engines import safety
 
     checker = safety.open_checker(safety_threshold) if safety_checker else None
-    place = devices.place(device)
-    given = {"controlnet": controlnet, "lora": lora, "embeddings": embeddings}
-    extras = Extras(**{name: Path(path).expanduser() for name, path in given.items() if path}, lora_scale=lora_scale)
-    loaded = load(weights.path, weights.name, place, devices.number_type(dtype, place), extras)
-    return DiffusersEngine(weights.name, loaded, checker)
+    with _quiet():
+        from miaobi.engines import devices, diffusers_parts
+        from miaobi.engines.diffusers_engine import DiffusersEngine
+
+        place = devices.place(device)
+        extras = diffusers_parts.extras(_several(lora), lora_scale, _several(embeddings), controlnet)
+        loaded = diffusers_parts.load(weights.path, weights.name, place, devices.number_type(dtype, place), extras)
+        return DiffusersEngine(weights.name, loaded, checker)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars, and no remarks about torchvision or about keys that a LoRA need not have, while parts are opened."""
+    from diffusers.utils import logging as theirs
+    from transformers.utils import logging
+    before = [(kind, kind.get_verbosity()) for kind in (logging, theirs)]
+    for kind, _ in before:
+        kind.set_verbosity_error()
+        kind.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for kind, level in before:
+            kind.set_verbosity(level)
+
+
+def _several(parts: Part | Sequence[Part]) -> Sequence[Part]:
+    return (parts,) if isinstance(parts, str | Path) else parts

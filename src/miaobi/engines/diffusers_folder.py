@@ -68,10 +68,17 @@ def refuse_pickles(files: list[Path], what: Path) -> None:
                 "请在隔离的机器上转换为 safetensors：pipeline.save_pretrained(folder, safe_serialization=True)。"))
 
 
-def check_file(path: Path, option: str) -> Path:
-    """An option's .safetensors file, whole. Raises NotFound, Unsupported for pickles, Damaged."""
-    if not path.is_file():
-        raise NotFound(say(f"{option}: there is no file {path}.", f"{option}：找不到文件 {path}。"), say("Check the path.", "请检查路径。"))
+def file_of(path: Path, option: str) -> Path:
+    """The whole .safetensors file that `path` is, or that lies in it. Raises NotFound, BadInput for several, Unsupported for pickles, Damaged."""
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if not found:
+            refuse_pickles(sorted(path.iterdir()), path)
+            raise NotFound(say(f"{option}: {path} holds no .safetensors file.", f"{option}：{path} 中没有 .safetensors 文件。"), say("Check the path.", "请检查路径。"))
+        if len(found) > 1:
+            raise BadInput(say(f"{option}: {path} holds several: {', '.join(file.name for file in found)}.", f"{option}：{path} 中有多个：{'、'.join(file.name for file in found)}。"),
+                           say("Name the file.", "请指明文件。"))
+        path = found[0]
     refuse_pickles([path], path)
     if path.suffix != ".safetensors":
         raise Unsupported(say(f"{option}: {path} is no safetensors file.", f"{option}：{path} 不是 safetensors 文件。"),
@@ -108,8 +115,6 @@ def _code(name: str, what: str) -> Unsupported:
 
 def of_controlnet(folder: Path) -> str:
     """The class of a ControlNet's folder. Raises as `check`, or BadInput for a folder of something else."""
-    if not folder.is_dir():
-        raise NotFound(say(f"controlnet: there is no folder {folder}.", f"controlnet：找不到文件夹 {folder}。"), say("Check the path.", "请检查路径。"))
     missing = lacking(folder, "")
     if missing:
         raise NotFound(say(f"controlnet: {folder} lacks {missing[0].name}.", f"controlnet：{folder} 缺少 {missing[0].name}。"),

@@ -7,6 +7,8 @@ it is first asked for, and costs no weights.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from inspect import signature
@@ -21,7 +23,7 @@ from miaobi.core.errors import BadInput, MissingPart, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import recorded
 from miaobi.engines import diffusers_folder
-from miaobi.engines.weights import PIPELINE, read_json
+from miaobi.engines.weights import PIPELINE, part, read_json
 
 Task = Literal["text", "image", "mask"]
 AUTO: dict[Task, Any] = {"text": diffusers.AutoPipelineForText2Image, "image": diffusers.AutoPipelineForImage2Image,
@@ -30,20 +32,32 @@ AUTO: dict[Task, Any] = {"text": diffusers.AutoPipelineForText2Image, "image": d
 
 @dataclass(frozen=True)
 class Extras:
-    """What is added to a pipeline when it is opened."""
+    """What is added to a pipeline when it is opened: files, and a ControlNet's folder."""
 
-    controlnet: Path | None = None
-    lora: Path | None = None
-    embeddings: Path | None = None
+    lora: tuple[Path, ...] = ()
     lora_scale: float = 1.0
+    embeddings: tuple[Path, ...] = ()
+    controlnet: Path | None = None
 
     @property
     def notes(self) -> dict[str, Any]:
-        """For the facts of every picture: the hashes of the extras, which are there, so that it can be made again."""
+        """For the facts of every picture: the hashes of the extras, so that it can be made again."""
         files = {"lora": self.lora, "embeddings": self.embeddings,
-                 "controlnet": self.controlnet and sorted(self.controlnet.glob("*.safetensors"))[0]}
-        noted = {name: recorded(file) for name, file in files.items() if file}
+                 "controlnet": tuple(sorted(self.controlnet.glob("*.safetensors"))) if self.controlnet else ()}
+        noted = {name: " ".join(recorded(file) for file in found) for name, found in files.items() if found}
         return noted | {"lora_scale": self.lora_scale} if self.lora else noted
+
+
+def extras(lora: Sequence[str | Path], lora_scale: float | None, embeddings: Sequence[str | Path], controlnet: str | Path | None) -> Extras:
+    """The extras that paths and hub ids name. Raises NotFound, BadInput, Unsupported for pickles, Damaged, MissingPart."""
+    if lora_scale is not None and not lora:
+        raise BadInput(say(f"lora_scale is {lora_scale:g}, and there is no lora.", f"lora_scale 为 {lora_scale:g}，但没有给出 lora。"),
+                       say("Give lora as well.", "请同时给出 lora。"))
+    if lora and not find_spec("peft"):
+        raise MissingPart(say("LoRA needs the package peft.", "LoRA 需要 peft 包。"), 'pip install "miaobi[images]"')
+    files = {option: tuple(diffusers_folder.file_of(part(name, option), option) for name in names)
+             for option, names in (("lora", lora), ("embeddings", embeddings))}
+    return Extras(files["lora"], 1.0 if lora_scale is None else lora_scale, files["embeddings"], part(controlnet, "controlnet") if controlnet else None)
 
 
 @dataclass
@@ -95,17 +109,18 @@ def load(folder: Path, name: str, place: str, dtype: torch.dtype, extras: Extras
     Raises what diffusers_folder.check raises, and BadInput or Unsupported for extras that do not fit.
     """
     diffusers_folder.check(folder, name)
-    _check_extras(extras)
     guarded = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in read_json(folder / PIPELINE) else {}
-    _quiet()
     opener: Any = diffusers.DiffusionPipeline
     pipeline = opener.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **guarded)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(place)
-    if extras.embeddings:
-        _add_embeddings(pipeline, extras.embeddings)
+    for file in extras.embeddings:
+        _add_embeddings(pipeline, file)
+    for number, file in enumerate(extras.lora):
+        _add_lora(pipeline, file, f"lora{number}")
     if extras.lora:
-        _add_lora(pipeline, extras.lora, extras.lora_scale)
+        names = [f"lora{number}" for number in range(len(extras.lora))]
+        pipeline.set_adapters(names, [extras.lora_scale] * len(names))
     net = _open_controlnet(extras.controlnet, dtype).to(place) if extras.controlnet else pipeline.components.get("controlnet")
     pipelines = Pipelines(pipeline, net, extras.notes)
     if extras.controlnet and pipelines.of("text", control=True) is None:
@@ -115,41 +130,22 @@ def load(folder: Path, name: str, place: str, dtype: torch.dtype, extras: Extras
     return pipelines
 
 
-def _quiet() -> None:
-    """No bars while parts are opened."""
-    from diffusers.utils import logging as theirs
-    from transformers.utils import logging
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    theirs.disable_progress_bar()
-
-
-def _check_extras(extras: Extras) -> None:
-    if extras.lora_scale != 1.0 and not extras.lora:
-        raise BadInput(say(f"lora_scale is {extras.lora_scale:g}, and there is no lora.", f"lora_scale 为 {extras.lora_scale:g}，但没有给出 lora。"),
-                       say("Give lora as well.", "请同时给出 lora。"))
-    for option in ("lora", "embeddings"):
-        path = getattr(extras, option)
-        if path:
-            diffusers_folder.check_file(path, option)
-    if extras.lora and not find_spec("peft"):
-        raise MissingPart(say("LoRA needs the package peft.", "LoRA 需要 peft 包。"), 'pip install "miaobi[images]"')
-
-
 def _misfit(option: str, path: Path, pipeline: Any, why: str) -> BadInput:
     return BadInput(say(f"{option}: {path} does not fit a {type(pipeline).__name__}: {why}", f"{option}：{path} 与 {type(pipeline).__name__} 不匹配：{why}"),
                     say("Choose one that was trained for this kind of model.", "请选用为同类模型训练的文件。"))
 
 
-def _add_lora(pipeline: Any, path: Path, scale: float) -> None:
+def _add_lora(pipeline: Any, path: Path, name: str) -> None:
     if "load_lora_weights" not in dir(pipeline):
         raise Unsupported(say(f"lora: a {type(pipeline).__name__} takes no LoRA.", f"lora：{type(pipeline).__name__} 不支持 LoRA。"))
     try:
-        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="lora", use_safetensors=True, local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs are what was asked for
+            pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True, local_files_only=True)
     except (ValueError, RuntimeError, KeyError) as error:
         raise _misfit("lora", path, pipeline, str(error).splitlines()[0]) from None
-    if not any(pipeline.get_list_adapters().values()):
+    if not any(name in adapters for adapters in pipeline.get_list_adapters().values()):
         raise _misfit("lora", path, pipeline, say("none of its weights belongs to a part of it.", "其中没有任何权重属于该模型。"))
-    pipeline.set_adapters(["lora"], [scale])
 
 
 def _add_embeddings(pipeline: Any, path: Path) -> None:

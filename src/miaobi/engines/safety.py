@@ -67,5 +67,6 @@ def _unavailable(error: Exception) -> MiaobiError:
     """The same kind of error, said with what it stops and how to go on."""
     kind = type(error) if isinstance(error, MiaobiError) else MiaobiError
     why, remedy = (error.problem, error.remedy) if isinstance(error, MiaobiError) else (str(error), 'pip install "miaobi[engines]"')
-    without = say("or turn the safety checker off: safety_checker=False", "或关闭安全检查：safety_checker=False")
+    without = say("or leave the check out: --no-safety-checker, in Python safety_checker=False",
+                  "或关闭安全检查：--no-safety-checker，Python 中为 safety_checker=False")
     return kind(say(f"Pictures cannot be checked for safety: {why}", f"无法对图片进行安全检查：{why}"), f"{remedy} ({without})" if remedy else without)

@@ -17,6 +17,8 @@ PIPELINE = "model_index.json"
 """What tells a Diffusers folder from any other."""
 READ = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """Endings of the files that are fetched from a hub."""
+TWICE = ["*.fp16*", "*.bf16*", "*non_ema*"]
+"""Pipelines are often published several times over: as one file, in halves, before averaging. These are left there."""
 
 
 def find(name: str) -> Weights:
@@ -120,24 +122,37 @@ def _of_pack(name: str) -> Weights:
     return Weights(kind, str(path), name, modality="image") if kind else of_path(path, name)
 
 
+def part(name: str | os.PathLike[str], option: str) -> Path:
+    """A file or folder that an engine's option names: a path, or a hub id, of which the safetensors are fetched. Raises NotFound."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    spelled = os.fspath(name)
+    if spelled.count("/") == 1 and not spelled.startswith((".", "/", "~")) and not path.suffix:
+        return _snapshot(spelled, allow_patterns=["*.safetensors", "*.json"], ignore_patterns=TWICE)
+    raise NotFound(say(f"{option}: there is no file or folder {path}.", f"{option}：文件或文件夹 {path} 不存在。"),
+                   say("Check the path.", "请检查路径。"))
+
+
 def _from_hub(name: str) -> Path:
-    """The snapshot of a hub repository: safetensors and text files only. HF_HUB_OFFLINE is honoured."""
+    """The snapshot of a hub repository: safetensors and text files only."""
+    index = _snapshot(name, allow_patterns=[PIPELINE]) / PIPELINE
+    if not index.exists():
+        return _snapshot(name, allow_patterns=[f"*{ending}" for ending in READ])
+    # Its own safety checker is never opened: pictures are checked by safety.py.
+    parts = [part for part, kind in read_json(index).items() if isinstance(kind, list) and part != "safety_checker"]
+    return _snapshot(name, allow_patterns=[PIPELINE, *(f"{part}/*{ending}" for part in parts for ending in READ)], ignore_patterns=TWICE)
+
+
+def _snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None) -> Path:
+    """Files of a hub repository. HF_HUB_OFFLINE is honoured."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise MissingPart(say(f"{name} is a hub id, and huggingface_hub is not installed.",
                               f"{name} 是 Hub 上的模型，但未安装 huggingface_hub。"), 'pip install "miaobi[train]"') from None
     try:
-        index = Path(snapshot_download(name, allow_patterns=[PIPELINE])) / PIPELINE
-        if not index.exists():
-            return Path(snapshot_download(name, allow_patterns=[f"*{ending}" for ending in READ]))
-        # A repository of a pipeline often holds the same weights several times over: as one file, in halves, before averaging.
-        # Its own safety checker is never opened: pictures are checked by safety.py.
-        parts = [part for part, kind in read_json(index).items() if isinstance(kind, list) and part != "safety_checker"]
-        return Path(snapshot_download(name, allow_patterns=[PIPELINE, *(f"{part}/*{ending}" for part in parts for ending in READ)],
-                                      ignore_patterns=["*.fp16*", "*.bf16*", "*non_ema*"]))
-    except Damaged:
-        raise
+        return Path(snapshot_download(name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
     except Exception as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
         why = say("the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",
