@@ -119,6 +119,12 @@ def test_of_an_animation_the_first_frame(kind: str) -> None:
     assert np.abs(np.asarray(opened.pixels.convert("RGB"), dtype=int) - [255, 0, 0]).max() < 8
 
 
+def test_a_phone_s_two_pictures_in_one_jpeg() -> None:
+    opened = open_picture(saved(ramp(), "MPO", save_all=True, append_images=[ramp().rotate(180)], quality=98))
+    assert opened.note == "", "the second is a preview or the other eye's"
+    assert np.abs(np.asarray(opened.pixels, dtype=int) - np.asarray(ramp())).max() < 40
+
+
 @pytest.mark.parametrize(("content", "what"), [
     (b"", "zero bytes"), (b"not a picture at all", "not a picture in a format"), (b"\x89PNG\r\n\x1a\n", "not a picture|damaged"),
     (saved(ramp(), "PNG")[:-30], "cannot be decoded"), (saved(ramp(), "JPEG")[:300], "cannot be decoded|damaged|not a picture"),

@@ -27,11 +27,17 @@ SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "
           "test": "test", "testing": "test"}
 PAIRS = (("source", "target"), ("input", "output"), ("A", "B"))
 LABELS = ("label", "class")
+KNOWN = ENDINGS | FOREIGN
 
 
 def files_in(folder: Path) -> list[Path]:
     """Every picture file of a folder and its folders, sorted; also those in formats that are not read here, so that they are named."""
-    return [file for file in visible(folder) if file.suffix.lower() in ENDINGS | FOREIGN]
+    return [file for file in visible(folder) if is_picture(file)]
+
+
+def is_picture(file: Path) -> bool:
+    """By the ending of its name."""
+    return file.suffix.lower() in KNOWN
 
 
 def visible(folder: Path) -> list[Path]:

@@ -49,16 +49,17 @@ def identity(config: Config, root: Path) -> str:
 
 def kind_of(path: Path) -> str | None:
     """The reader for what lies at `path`: a name in the picture_sources registry, or None where there are no pictures."""
-    if path.is_dir():
-        seen = picture_folders.visible(path)
-        tables, pictures = picture_tables.files_in(path), picture_folders.files_in(path)
-        if pictures:
-            words = [file for file in seen if files.FORMATS.get(file.suffix.lower()) and file.name not in picture_folders.METADATA]
-            return None if len(words) > len(pictures) else "pairs" if picture_folders.are_pairs(path) else "folder"
-        if tables and _has_pictures(tables[0]):
-            return "tables"
-        return "idx" if idx.files_in(path) else None
-    return "idx" if idx.is_file(path) else "tables" if _has_pictures(path) else None
+    if path.is_file():
+        return "idx" if idx.is_file(path) else "tables" if _has_pictures(path) else None
+    seen = picture_folders.visible(path)
+    count = sum(map(picture_folders.is_picture, seen))
+    if count:
+        words = [file for file in seen if file.suffix.lower() in files.FORMATS and file.name not in picture_folders.METADATA]
+        return None if len(words) > count else "pairs" if picture_folders.are_pairs(path) else "folder"
+    tables = picture_tables.files_in(path)
+    if tables and _has_pictures(tables[0]):
+        return "tables"
+    return "idx" if idx.files_in(path) else None
 
 
 def _kind(path: Path) -> str:
