@@ -80,6 +80,7 @@ def test_effect_is_the_squared_slope() -> None:
 def test_rms_is_on_a_scale_from_black_to_white() -> None:
     black, white = torch.full((2, 3, 4, 4), -1.0), torch.ones(2, 3, 4, 4)
     assert torch.equal(rms(black, white), torch.ones(2))
+    assert torch.equal(rms(black, 3 * white), torch.ones(2)), "brighter than white is white"
     assert torch.allclose(distance(black, white), torch.full((2,), 4.0))
     assert torch.allclose(distance(black.repeat(1, 1, 8, 8), white.repeat(1, 1, 8, 8)), torch.full((2,), 12.0)), "32, 16 and 8 pixels"
 

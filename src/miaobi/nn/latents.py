@@ -75,8 +75,8 @@ def effect(net: HasLatents, points: Tensor, label: Tensor | None, step: float = 
 
 
 def rms(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean squared difference of pictures, [B], on a scale where black to white is 1."""
-    return (a - b).flatten(1).square().mean(1).sqrt() / 2
+    """Root mean squared difference of pictures as they are shown, cut to [-1, 1]: [B], on a scale where black to white is 1."""
+    return (a.clamp(-1, 1) - b.clamp(-1, 1)).flatten(1).square().mean(1).sqrt() / 2
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines.load import Collected, Model, changed, load
+from miaobi.engines.weights import find
 from miaobi.provenance.publish import NOTICE, WRITERS, publish
 
 
@@ -123,10 +124,12 @@ def image(*, model: str | None = None, request: Annotated[ImageRequest, flat], o
     options = {"lora": lora, "lora_scale": lora_scale, "embeddings": embeddings, "controlnet": controlnet,
                "safety_checker": False if no_safety_checker else None}
     given = {name: value for name, value in options.items() if value not in ((), None)}
-    with load(model or _packaged(request), engine=engine, streams=request.n, needs=changed(request), **given) as opened:
-        if opened.engine.modality != "image":
-            raise Unsupported(say(f"{opened.name} does not paint (it makes: {opened.engine.modality}).", f"{opened.name} 不能绘图（它生成：{opened.engine.modality}）。"),
-                              f"miaobi generate {opened.engine.modality} --model {opened.name}")
+    name = model or _packaged(request)
+    weights = find(name)
+    if weights.modality != "image":
+        raise Unsupported(say(f"{weights.name} does not paint (it makes: {weights.modality}).", f"{weights.name} 不能绘图（它生成：{weights.modality}）。"),
+                          f"miaobi generate {weights.modality} --model {name}")
+    with load(name, engine=engine, streams=request.n, needs=changed(request), **given) as opened:
         full = opened.request(request, seed=request.seed)
         start = time.perf_counter()
         pictures = _painted(opened, full)

@@ -22,6 +22,7 @@ from miaobi.data import pictures as data
 from miaobi.data.picture_files import ENDINGS, read_picture
 from miaobi.data.picture_shapes import fitted, with_channels
 from miaobi.engines.load import Model, load
+from miaobi.engines.weights import find
 from miaobi.nn.latents import Projection, encoded, project
 from miaobi.nn.pictures import Encodes, HasLatents, from_pixels, to_pixels
 from miaobi.provenance.pictures import format_of, is_folder
@@ -63,10 +64,11 @@ def lab(model: str, experiment: str, label: str | None, seed: int, out: Path | N
     if out is not None and format_of(out) == "GIF" and not moving:
         raise Unsupported(say(f"latent {experiment} makes a sheet, not an animation ({out}).", f"latent {experiment} 生成的是拼图，不是动画（{out}）。"),
                           say("End --out in .png, .jpg or .webp.", "请让 --out 以 .png、.jpg 或 .webp 结尾。"))
+    weights = find(model)
+    if (weights.format, weights.modality) != ("bundle", "image"):
+        raise Unsupported(say(f"{weights.name} is no picture model that was trained here.", f"{weights.name} 不是在此训练的图像模型。"),
+                          say("Train one: miaobi train recipes/image/digits_vae.yaml.", "可训练一个：miaobi train recipes/image/digits_vae.yaml。"))
     with load(model) as opened:
-        if opened.engine_name != "pictures":
-            raise Unsupported(say(f"{opened.name} is no picture model that was trained here.", f"{opened.name} 不是在此训练的图像模型。"),
-                              say("Train one: miaobi train recipes/image/digits_vae.yaml.", "可训练一个：miaobi train recipes/image/digits_vae.yaml。"))
         bench = Lab(opened, experiment, seed, out, moving)
         if not can(bench.net, experiment):
             able = [f"latent {name}" for name in EXPERIMENTS if can(bench.net, name)] or ["generate image"]

@@ -135,7 +135,7 @@ def arithmetic(*, model: str, with_: str, without: str, images: Path | None = No
         points, direction = encoded(bench.net, given.pixels, told), means[0] - means[1]
         rows = [decoded(bench.net, points + strength * direction, told) for strength in strengths]
         made = _grid(bench, torch.stack([given.pixels, *rows], 1), [_short(name) for name in given.names],
-                     [say("original", "原图"), *(f"{strength:+g}" for strength in strengths)])
+                     [say("original", "原图"), *map(_signed, strengths)])
         counts, length = [len(group.pixels) for group in groups], float(direction.norm())
         return bench.publish(made, say(f"{with_} - {without}: from {counts[0]} and {counts[1]} examples; the direction has length {length:.2f}.",
                                        f"{with_} - {without}：样例 {counts[0]} 与 {counts[1]} 个；方向长度 {length:.2f}。"),
@@ -154,9 +154,10 @@ def traverse(*, model: str, dims: tuple[int, ...] = (), rows: int = 8, steps: in
         rows: How many of the most active.
         steps: Values in each row.
         span: From minus this to plus this.
-        image: Start from this picture; from the draw of the seed when left out.
+        image: Start from this picture; when left out from a held-out one of the model's own data, or, for a model that cannot encode,
+            from a draw.
         label: The class, for conditional models.
-        seed: The draw to start from.
+        seed: Which held-out picture, or which draw.
         out: A sheet (.png, .jpg) or an animation over the values (.gif, .webp); runs/latent/NAME-traverse.png by default.
     """
     import torch
@@ -168,7 +169,7 @@ def traverse(*, model: str, dims: tuple[int, ...] = (), rows: int = 8, steps: in
         _check(name, value, low, MOST)
     with lab(model, "traverse", label, seed, out, moving=True) as bench:
         bench.refuse_label()
-        point, told = bench.drawn([seed]) if image is None else bench.points(bench.read(image, 1))
+        point, told = _beginning(bench, image)
         active, how = _activity(bench)
         for dim in dims:
             _check("dims", dim, 0, len(active) - 1)
@@ -179,11 +180,10 @@ def traverse(*, model: str, dims: tuple[int, ...] = (), rows: int = 8, steps: in
             walks[row * steps:(row + 1) * steps, dim] = values
         pictures = decoded(bench.net, walks.view(-1, *point.shape[1:]), None if told is None else told.expand(len(walks)))
         made = _grid(bench, pictures.unflatten(0, (len(chosen), steps)), [f"z{dim} ({float(active[dim]):.2g})" for dim in chosen],
-                     [f"{float(value):+.2g}" for value in values])
-        used = int((active > 0.01).sum())
-        return bench.publish(made, say(f"Dimensions {', '.join(map(str, chosen))} of {len(active)}, by {how}; {used} are above 0.01.",
-                                       f"共 {len(active)} 维，所示为 {'、'.join(map(str, chosen))}（按{how}）；大于 0.01 的有 {used} 维。"),
-                             {"dims": chosen, "activity": active.tolist(), "above_0.01": used}, dims=dims or None, span=span, image=image, label=label)
+                     [_signed(float(value)) for value in values])
+        return bench.publish(made, say(f"Dimensions {', '.join(map(str, chosen))} of {len(active)}; in brackets the {how}.",
+                                       f"共 {len(active)} 维，所示为 {'、'.join(map(str, chosen))}；括号内为{how}。"),
+                             {"dims": chosen, "activity": active.tolist()}, dims=dims or None, span=span, image=image, label=label)
 
 
 def project(*, model: str, images: Path, label: str | None = None, n: int = 6, starts: int = 8, steps: int = 300, seed: int = 0,
@@ -278,6 +278,14 @@ def _end(bench: Lab, given: str) -> tuple[Tensor, Tensor | None]:
     return bench.points(bench.read(Path(given), 1))
 
 
+def _beginning(bench: Lab, image: Path | None) -> tuple[Tensor, Tensor | None]:
+    """Where a traversal starts: a point [1, *latent_shape] and its class."""
+    from miaobi.nn.pictures import Encodes
+    if image is None and (bench.own is None or not isinstance(bench.net, Encodes)):
+        return bench.drawn([bench.seed])
+    return bench.points(bench.pictures(image, 1))
+
+
 def _angle(a: Tensor, b: Tensor) -> float:
     """Between two points as seen from the origin, in degrees."""
     from torch.nn import functional as F
@@ -305,6 +313,10 @@ def _grid(bench: Lab, pictures: Tensor, rows: list[str], columns: list[str]) -> 
         return sheet(shown(pictures.flatten(0, 1)), rows_labels=rows, columns_labels=columns)
     order = [*range(len(columns)), *range(len(columns) - 2, 0, -1)]
     return animation([shown(pictures[:, at]) for at in order], captions=rows)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−") if value else "0"
 
 
 def _short(name: str) -> str:
