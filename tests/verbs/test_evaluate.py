@@ -99,3 +99,8 @@ def test_held_out_text_of_ones_own(tmp_path: Path) -> None:
 def test_a_model_is_not_set_beside_itself(poet: str) -> None:
     with pytest.raises(BadInput, match="same model"):
         evaluate("poet", against="poet@1")
+
+
+def test_an_extractor_is_for_pictures(poet: str) -> None:
+    with pytest.raises(BadInput, match="extractor is for pictures"):
+        evaluate("poet", extractor="efficientnet-lite0")

@@ -48,7 +48,7 @@ class Crowd:
 
 
 Paint = Callable[[int, Crowd | None, int], np.ndarray]
-"""paint(count, after, seed) -> uint8 [count, H, W, C]; `after` tells the classes to paint, or the sources to paint from."""
+"""paint(count, after, seed) -> uint8 [count, H, W, C]; `after` tells the classes to paint, or the pictures to paint from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +81,16 @@ class PictureSubject:
         for listener in self.listeners:
             listener(share)
 
+    @property
+    def follows(self) -> bool:
+        """Whether this model makes a picture of another one."""
+        return "image" in self._controls
+
     @cached_property
     def samples(self) -> Crowd:
-        """New pictures: of classes as often as the data has them, or from the held-out sources for models that translate."""
+        """New pictures: of classes as often as the data has them, or made of held-out ones by models that translate or restore."""
         after, count = self._after, self.count
-        if self.spec.source_channels and after is not None:
+        if self.follows and after is not None:
             count = min(count, len(after))
         began, made = time.monotonic(), list[np.ndarray]()
         for at in range(0, count, BATCH):
@@ -101,11 +106,11 @@ class PictureSubject:
 
     @cached_property
     def _after(self) -> Crowd | None:
-        """Whose classes or sources the samples follow."""
-        known = self.held_out if self.spec.source_channels else self.training or self.held_out
-        if known is None or not len(known) or (known.labels is None and known.sources is None):
+        """Whose classes the samples follow, or what they are made of."""
+        known = self.held_out if self.follows else self.training or self.held_out
+        if known is None or not len(known) or (known.labels is None and not self.follows):
             return None
-        if self.spec.source_channels:
+        if self.follows:
             return known.drawn(self.count, self.seed)
         rows = np.random.Generator(np.random.PCG64([self.seed, 1])).integers(len(known), size=self.count)
         return known[np.sort(rows)]
@@ -183,6 +188,8 @@ class PictureSubject:
             return _few(say("held-out", "留出"), held_out)
         if REFERENCE in needs and max(held_out, training, compared) < FEW:
             return _few(say("known", "已知"), max(held_out, training, compared))
+        if SAMPLES in needs and self.follows and not held_out:
+            return say("This model makes a picture of another one; give some with --data FOLDER.", "此模型由一张图片生成另一张；请用 --data 文件夹 给出图片。")
         if SAMPLES in needs and self.count < FEW:
             return say(f"Not measurable with {self.count} samples; {FEW} are the fewest (--samples).", f"样本只有 {self.count} 个，至少需要 {FEW} 个（--samples）。")
         if BOUND in needs and not isinstance(self.net, HasBound):

@@ -60,7 +60,7 @@ def judge(name: str, weights: Weights, question: Question, known: Known | None, 
         place = str(question.data) if question.data else say("its own", "自身数据") if subject.held_out else say("none", "无")
         judged = Judged(label, opened.engine_name, tuple(scores), tuple(missing), (), len(subject.held_out or ()), place,
                         round(time.monotonic() - began, 1), curve)
-    settings = {say("Features", "特征"): subject.extractor.name, say("Samples", "样本数"): f"{len(subject.samples):,}",
+    settings = {say("Features", "特征"): subject.extractor.name, say("Samples", "样本数"): _samples(subject),
                 say("Held-out pictures", "留出图片"): f"{judged.documents:,} ({place})", say("Training pictures", "训练图片"): f"{len(subject.training or ()):,}",
                 say("Pictures", "图片规格"): f"{subject.spec.width} × {subject.spec.height}, {say('grey', '灰度') if subject.spec.channels == 1 else say('colour', '彩色')}",
                 say("Engine", "引擎"): judged.engine}
@@ -124,13 +124,20 @@ def _suited(held_out: Crowd | None, spec: PictureSpec) -> Crowd | None:
 
 
 def painter(net: Paints) -> Paint:
-    """The network's `paint` for batches that follow given classes or sources."""
+    """The network's `paint` for batches that follow given classes, or are made of given pictures."""
     def paint(count: int, after: Crowd | None, seed: int) -> np.ndarray:
         label = labels_of(after) if after is not None and "label" in net.controls else None
-        source = None if after is None or after.sources is None else from_pixels(torch.tensor(after.sources))
+        given = None if after is None or "image" not in net.controls else after.pixels if after.sources is None else after.sources
+        source = None if given is None else from_pixels(torch.tensor(given))
         with torch.inference_mode():
             return to_pixels(net.paint(count, label=label, source=source, generator=torch.Generator().manual_seed(seed))).numpy()
     return paint
+
+
+def _samples(subject: PictureSubject) -> str:
+    if not subject.follows:
+        return f"{len(subject.samples):,}"
+    return say(f"made of {len(subject.samples):,} held-out pictures", f"由 {len(subject.samples):,} 张留出图片生成") if subject.held_out else "0"
 
 
 def _size(spec: PictureSpec) -> str:
@@ -145,7 +152,9 @@ def shown(subject: PictureSubject, label: str) -> tuple[tuple[str, tuple[Block, 
     def block(pixels: np.ndarray, text: str) -> Block:
         return images([(pixels, text)], label)
 
-    made = [(say(f"Samples of {label}", f"{label} 的样本"), (block(*picture_sheets.samples(subject)),))]
+    made = list[tuple[str, tuple[Block, ...]]]()
+    if not subject.follows:
+        made.append((say(f"Samples of {label}", f"{label} 的样本"), (block(*picture_sheets.samples(subject)),)))
     if not subject.lacks(picture_memorisation.NEEDS):
         sheets = [block(*item) for item in picture_sheets.neighbours(subject)]
         made.append((say(f"Samples of {label} beside their nearest training pictures", f"{label} 的样本与最近的训练图片"),
