@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from tests.verbs import toy_pictures
 from tests.verbs.toy_pictures import toy_bundle
 
 from miaobi import cli
+from miaobi.core.engine import Chunk
+from miaobi.core.requests import ImageRequest
+from miaobi.engines.load import Model
 from miaobi.provenance.pictures import read_record
 
 
@@ -185,6 +188,24 @@ def test_pictures_as_json(painter: str, capsys: pytest.CaptureFixture[str]) -> N
     assert made["out"] == "a"
     assert [(one["file"], one["width"], one["height"], one["finish"], one["facts"]["seed"]) for one in made["pictures"]] == [
         ("a/000.png", 8, 8, "stop", 7), ("a/001.png", 8, 8, "stop", 8)]
+
+
+def test_ctrl_c_keeps_the_pictures_that_are_done(painter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = Model.stream
+
+    def interrupted(model: Model, request: ImageRequest) -> Iterator[Chunk]:
+        for at, chunk in enumerate(whole(model, request)):
+            if at == limit:
+                raise KeyboardInterrupt
+            yield chunk
+    monkeypatch.setattr(Model, "stream", interrupted)
+    limit = 2
+    assert paint("--model", painter, "--n", "5", "--out", "out") == 0
+    assert "2 of 5 are done" in capsys.readouterr().err
+    assert here() == ["out/000.png", "out/001.png", "out/index.jsonl"]
+    limit = 0
+    assert paint("--model", painter, "--n", "5", "--out", "none") == 130
+    assert not Path("none").exists()
 
 
 @pytest.mark.parametrize(("words", "said"), [

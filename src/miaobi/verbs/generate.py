@@ -159,15 +159,20 @@ def _packaged(request: ImageRequest) -> str:
 
 
 def _painted(model: Model, request: ImageRequest) -> list[Image]:
-    """The pictures of a request; where a person watches, with a bar and the time left."""
+    """The pictures of a request; where a person watches, with a bar and the time left. Ctrl-C keeps those that are done."""
     from miaobi.data.progress import bar
 
     collected, done = Collected(request), dict[int, float]()
-    with bar() as show:
-        for chunk in model.stream(request):
-            collected.add(chunk)
-            done[chunk.index] = 1.0 if chunk.finish else chunk.progress or 0.0
-            show(model.name, sum(done.values()), request.n)
+    try:
+        with bar() as show:
+            for chunk in model.stream(request):
+                collected.add(chunk)
+                done[chunk.index] = 1.0 if chunk.finish else chunk.progress or 0.0
+                show(model.name, sum(done.values()), request.n)
+    except KeyboardInterrupt:
+        if not collected.pictures(model):
+            raise
+        print(say(f"Stopped: {len(collected.pictures(model))} of {request.n} are done.", f"已停止：完成 {len(collected.pictures(model))}/{request.n} 张。"), file=sys.stderr)
     return collected.pictures(model)
 
 
