@@ -62,8 +62,7 @@ class StyleTransfer:
         padded = _padded(small).transpose(2, 0, 1)[None]
         painted = self._built_in(np.ascontiguousarray(padded), weights)[0].transpose(1, 2, 0)
         finished = _finished(painted[:small.shape[0], :small.shape[1]], pixels)
-        mixed: np.ndarray = np.rint(pixels + strength * (finished.astype(np.float32) - pixels)).astype(np.uint8)
-        return mixed
+        return np.asarray(Picture.blend(Picture.fromarray(pixels), Picture.fromarray(finished), strength))
 
     def paint_as(self, pixels: np.ndarray, style: np.ndarray, strength: float = 1.0) -> np.ndarray:
         """A picture, uint8 [H, W, 3], in the style of another."""
