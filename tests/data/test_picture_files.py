@@ -130,7 +130,7 @@ def test_a_phone_s_two_pictures_in_one_jpeg() -> None:
     (saved(ramp(), "PNG")[:-30], "cannot be decoded"), (saved(ramp(), "JPEG")[:300], "cannot be decoded|damaged|not a picture"),
     (saved(ramp(), "WEBP")[:60], "cannot be decoded|damaged|not a picture"), (saved(ramp(), "BMP")[:200], "cannot be decoded"),
     (saved(Image.new("RGB", (1, 1)), "PNG"), "1 × 1 pixels"), (saved(Image.new("RGB", (300, 1)), "PNG"), "300 × 1 pixels"),
-    (png_header(20_000, 20_000), "too large"), (png_header(9_000, 8_000), "too large: 9,000 × 8,000"),
+    (png_header(20_000, 20_000), "too large: 400 million pixels; at most 64 million are decoded"), (png_header(9_000, 8_000), "too large: 9,000 × 8,000"),
     (b"%PDF-1.4 ...", "not a picture in a format"), (b"<svg xmlns='http://www.w3.org/2000/svg'><rect", "not a sound SVG")])
 def test_what_cannot_be_used_is_named_with_a_remedy(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "x.png"

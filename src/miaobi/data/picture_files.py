@@ -7,6 +7,7 @@ so a small file that would unpack to gigabytes (a decompression bomb) costs noth
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ def _header(raw: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(raw), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise _too_large(str(error).split(",")[0]) from None
+        raise _too_large(say(f"{_first_number(str(error)) / 1e6:,.0f} million pixels", f"{_first_number(str(error)) / 1e4:,.0f} 万像素")) from None
     except UnidentifiedImageError:
         raise Unusable(say(f"it is not a picture in a format read here (it begins with {raw[:8]!r}).", f"不是可读取的图片格式（开头为 {raw[:8]!r}）。"),
                        say("Save it as PNG, JPEG, WebP, GIF, BMP or TIFF.", "请另存为 PNG、JPEG、WebP、GIF、BMP 或 TIFF。")) from None
@@ -119,16 +120,20 @@ def _header(raw: bytes) -> Image.Image:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > PIXEL_LIMIT:
-        raise _too_large(f"{width:,} × {height:,}")
+        raise _too_large(say(f"{width:,} × {height:,} pixels", f"{width:,} × {height:,} 像素"))
     if min(width, height) < SMALLEST:
         raise Unusable(say(f"it is {width} × {height} pixels: nothing can be learned from it.", f"只有 {width} × {height} 像素，无法用于训练。"),
                        say(f"Leave it out, or give one of at least {SMALLEST} × {SMALLEST}.", f"请去掉它，或换成至少 {SMALLEST} × {SMALLEST} 的图片。"))
 
 
 def _too_large(size: str) -> Unusable:
-    return Unusable(say(f"it is too large: {size}; at most {PIXEL_LIMIT / 1e6:.0f} million pixels are decoded.",
+    return Unusable(say(f"it is too large: {size}; at most {PIXEL_LIMIT / 1e6:.0f} million are decoded.",
                         f"图片过大：{size}；最多解码 {PIXEL_LIMIT // 10_000:,} 万像素。"),
                     say("Scale it down first. A small file of such a size may be a decompression bomb.", "请先缩小。很小的文件却有这样的尺寸，可能是解压炸弹。"))
+
+
+def _first_number(text: str) -> int:
+    return int(next(iter(re.findall(r"\d+", text)), 0))
 
 
 def _copy_again() -> str:

@@ -92,8 +92,8 @@ def _tell(config: Config, survey: Survey) -> None:
                            f"{config.path or config.pack} 中没有可用的图片。第一个问题：{first}"),
                        say("`miaobi data inspect` lists them all.", "`miaobi data inspect` 会列出所有问题。"))
     if survey.problems:
-        print(say(f"{survey.problems:,} problems in the pictures; the first: {survey.first_problems[0]}",
-                  f"图片中有 {survey.problems:,} 处问题；第一处：{survey.first_problems[0]}"), file=sys.stderr)
+        print(say(f"{survey.problems:,} problems in the pictures; `miaobi data inspect` names each. The first: {survey.first_problems[0]}",
+                  f"图片中有 {survey.problems:,} 处问题，`miaobi data inspect` 会逐一列出。第一处：{survey.first_problems[0]}"), file=sys.stderr)
 
 
 def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:

@@ -74,7 +74,7 @@ def _kind(path: Path) -> str:
 def _path(config: Config) -> Path:
     path = Path(config.path).expanduser()
     if not path.exists():
-        siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+        siblings = [item.name for item in path.parent.iterdir() if item.name[0] != "."] if path.parent.is_dir() else []
         raise NotFound(say(f"There is no folder or file {path}.", f"{path} 不存在。"), nearest(path.name, siblings) or say("Check the path.", "请检查路径。"))
     return path
 

@@ -28,7 +28,8 @@ from miaobi.data.pictures import Config
 from miaobi.data.shapes import Unusable
 
 AT_ONCE = 64
-SHOWN_PROBLEMS = 20
+NAMED = 1000
+"""Problems that are kept by name; the others are counted."""
 CAPTIONS = ("text", "caption", "captions", "prompt", "description")
 
 
@@ -127,7 +128,7 @@ class Survey:
         if self.config.strict:
             raise_it(problem)
         self.problems += 1
-        if len(self.first_problems) < SHOWN_PROBLEMS:
+        if len(self.first_problems) < NAMED:
             self.first_problems.append(str(problem))
 
     def run(self, pictures: Iterator[Picture], shown: Callable[[int], None]) -> None:
