@@ -316,7 +316,7 @@ def _grid(bench: Lab, pictures: Tensor, rows: list[str], columns: list[str]) -> 
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−") if value else "0"
+    return f"{value:+.3g}".replace("-", "−") if abs(value) > 1e-6 else "0"
 
 
 def _short(name: str) -> str:
