@@ -25,7 +25,7 @@ from miaobi.core.registry import picture_sources as registry
 from miaobi.data import idx, packs, picture_sources
 from miaobi.data.encoding import Problem
 from miaobi.data.picture_record import Picture
-from miaobi.data.pictures import Config
+from miaobi.data.pictures import Config, prepare
 
 
 def paint(path: Path, level: int = 0, side: int = 8) -> Path:
@@ -184,6 +184,27 @@ def test_parquet_as_the_hub_stores_it(tmp_path: Path) -> None:
     assert [(picture.split, picture.label, picture.classes, picture.meta) for picture in found] == [
         ("test", 1, ("cat", "dog"), {"text": "level 3"}), ("train", 0, ("cat", "dog"), {"text": "level 1"}), ("train", 1, ("cat", "dog"), {"text": "level 2"})]
     assert not problems
+
+
+def test_the_hub_s_cache(tmp_path: Path) -> None:
+    """snapshots/HASH holds links into blobs/, whose files have no ending."""
+    (tmp_path / "blobs").mkdir()
+    parquet.write_table(table([4], [0]), tmp_path / "blobs" / "9f2c")
+    inside = tmp_path / "snapshots" / "0a1b" / "data"
+    inside.mkdir(parents=True)
+    (inside / "validation-00000-of-00001.parquet").symlink_to(tmp_path / "blobs" / "9f2c")
+    found, _ = read(tmp_path / "snapshots" / "0a1b")
+    assert [(picture.split, picture.label) for picture in found] == [("validation", 0)]
+    assert levels(found) == [4]
+
+
+def test_an_unknown_class_is_named(tmp_path: Path) -> None:
+    parquet.write_table(table([1, 2, 3, 4], [0, 7, -1, 1]), tmp_path / "t.parquet")
+    data = prepare(Config(path=str(tmp_path / "t.parquet"), validation=0, test=0), progress=False)
+    assert data.names("train") == ["t.parquet:1", "t.parquet:4"]
+    assert data.labels("train").tolist() == [0, 1]
+    assert [problem.split("t.parquet:")[1] for problem in data.meta["problems"]["first"]] == [
+        "2: unknown class 7: the source names 2 classes.", "3: it has no class, while others have."]
 
 
 def test_one_parquet_file_of_plain_bytes(tmp_path: Path) -> None:
