@@ -1,4 +1,4 @@
-"""The eye sees: real photographs are recognised, and folding normalisation away changes nothing."""
+"""The eye sees: real pictures are recognised, and folding normalisation away changes nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +68,18 @@ def test_preparation_is_its_authors() -> None:
     black_and_white[0, 0] = 255
     big = efficientnet.prepared(black_and_white, 16)
     assert big.min() >= -127 / 128 and big.max() <= 1  # bicubic would overshoot
+
+
+@pytest.mark.parametrize(("code", "number"), [("2614", 879), ("26bd", 805), ("1f427", 145), ("1f33d", 987), ("1f98b", 323)],
+                         ids=["umbrella", "soccer ball", "king penguin", "corn", "monarch butterfly"])
+@pytest.mark.parametrize("side", [112, 224])
+def test_real_pictures_are_recognised(pack: Callable[[str], Path], code: str, number: int, side: int) -> None:
+    """Emoji, 64 pixels: no photographs, and still the right one of ImageNet's thousand classes is among the first five."""
+    from PIL import Image
+    found = next(pack("emoji").rglob(f"{code}.png"))
+    with Image.open(found) as picture:
+        ground = Image.new("RGBA", picture.size, "white")
+        ground.alpha_composite(picture.convert("RGBA"))
+    with torch.inference_mode():
+        logits = efficientnet.pretrained().classify(efficientnet.prepared(torch.tensor(np.array(ground.convert("RGB")))[None], side))
+    assert number in logits[0].topk(5).indices.tolist()
