@@ -93,3 +93,16 @@ def test_command_line_and_yaml_agree(rate: float, name: str, schedule: str) -> N
     words = ["here", "--train.learning-rate", repr(rate), "--train.schedule", schedule, f"--name={name}"]
     tree = {"place": "here", "train": {"learning_rate": rate, "schedule": schedule}, "name": name}
     assert resolve(OPTIONS, words) == resolve(OPTIONS, [], tree)
+
+
+def test_words_that_python_keeps_to_itself() -> None:
+    def add(*, with_: str, without: str = "") -> None:
+        """Add.
+
+        Args:
+            with_: What to add.
+            without: What to leave out.
+        """
+    opts = options(add)
+    assert [(option.key, option.help) for option in opts] == [("with", "What to add."), ("without", "What to leave out.")]
+    assert build(add, resolve(opts, ["--with", "7"])) == {"with_": "7", "without": ""}

@@ -111,3 +111,6 @@ def test_an_animation_is_a_sheet_at_each_moment() -> None:
     assert (moving[0] == sheet(frames[0], 2)).all()
     assert (moving[1] == sheet(frames[1], 2)).all()
     assert moving.shape[0] == 2
+    titled = animation(frames, columns=2, titles=["0", "+0.25"])
+    assert titled.shape[1] > moving.shape[1]
+    assert (titled[0][:20] != titled[1][:20]).any(), "each moment has its own title"

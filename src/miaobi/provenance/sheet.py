@@ -57,12 +57,15 @@ def sheet(pictures: Pictures, columns: int | None = None, rows_labels: Sequence[
 
 
 def animation(frames: Sequence[Pictures], columns: int | None = None, captions: Sequence[str] | None = None,
-              scale: int | None = None) -> np.ndarray:
+              titles: Sequence[str] | None = None, scale: int | None = None) -> np.ndarray:
     """One sheet for each moment: uint8 [T, H, W, 3].
 
     frames: T times the same number of pictures of the same sizes, as `sheet` takes them; captions stay through all of them.
+    titles: one short word for each moment, above its first column.
     """
-    return np.stack([sheet(moment, columns, captions=captions, scale=scale) for moment in frames])
+    columns = columns or _columns(len(frames[0]), None, None)
+    heads = [None] * len(frames) if titles is None else [[title, *[""] * (columns - 1)] for title in titles]
+    return np.stack([sheet(moment, columns, columns_labels=head, captions=captions, scale=scale) for moment, head in zip(frames, heads, strict=True)])
 
 
 def _columns(count: int, rows_labels: Sequence[str] | None, columns_labels: Sequence[str] | None) -> int:

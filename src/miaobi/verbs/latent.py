@@ -312,7 +312,7 @@ def _grid(bench: Lab, pictures: Tensor, rows: list[str], columns: list[str]) -> 
     if not bench.moves:
         return sheet(shown(pictures.flatten(0, 1)), rows_labels=rows, columns_labels=columns)
     order = [*range(len(columns)), *range(len(columns) - 2, 0, -1)]
-    return animation([shown(pictures[:, at]) for at in order], captions=rows)
+    return animation([shown(pictures[:, at]) for at in order], captions=rows, titles=[columns[at] for at in order])
 
 
 def _signed(value: float) -> str:
