@@ -63,6 +63,8 @@ class Verdict:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was measured, in words."""
     known: Any = None
+    onward: tuple[str, str] = ("", "")
+    """What a model of the store is good for next: a sentence and a command."""
 
 
 def measure(subject: Any, progress: Progress) -> tuple[list[Score], list[Missing]]:

@@ -140,21 +140,16 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
     measured = {name: ", ".join(dict.fromkeys(str(verdict.settings[name]) for verdict in verdicts if name in verdict.settings)) for name in verdicts[0].settings}
     page.add(say("How it was measured", "测量方式"), facts({
         **measured, say("Seed", "随机种子"): result.settings["seed"], say("Seconds", "秒"): round(sum(item.seconds for item in result.judged), 1)}))
-    page.add(say("What to do next", "下一步"), steps(*_next(models[0], kind)))
+    page.add(say("What to do next", "下一步"), steps(*_next(models[0], verdicts[0].onward)))
     page.write(result.page)
 
 
-def _next(model: str, kind: str) -> list[tuple[str, str]]:
+def _next(model: str, onward: tuple[str, str]) -> list[tuple[str, str]]:
     """What suits a version in the store; a model from elsewhere can only be set beside another."""
     name, _, number = model.partition("@")
     other = f"{name}@{int(number) - 1}" if number.isdigit() and int(number) > 1 else "OTHER"
     compare = (say("Set it beside another model on the same data:", "在同样的数据上与另一个模型比较："), f"miaobi evaluate {model} --against {other}")
-    if not number:
-        return [compare]
-    promote = (say("Put this version into production:", "设为正式版："), f"miaobi models promote {model}")
-    onward = {"text": (say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {model} --to gguf"),
-              "image": (say("Have it paint:", "让它作画："), f"miaobi generate image --model {model} --n 16 --seed 1 --out out/")}[kind]
-    return [compare, promote, onward]
+    return [compare, (say("Put this version into production:", "设为正式版："), f"miaobi models promote {model}"), onward] if number else [compare]
 
 
 def _table(result: Evaluation) -> str:

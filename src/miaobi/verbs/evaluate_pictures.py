@@ -62,9 +62,11 @@ def judge(name: str, weights: Weights, question: Question, known: Known | None, 
                         round(time.monotonic() - began, 1), curve)
     settings = {say("Features", "特征"): subject.extractor.name, say("Samples", "样本数"): _samples(subject),
                 say("Held-out pictures", "留出图片"): f"{judged.documents:,} ({place})", say("Training pictures", "训练图片"): f"{len(subject.training or ()):,}",
-                say("Pictures", "图片规格"): f"{subject.spec.width} × {subject.spec.height}, {say('grey', '灰度') if subject.spec.channels == 1 else say('colour', '彩色')}",
+                say("Pictures", "图片规格"): _described(subject.spec, weights),
                 say("Engine", "引擎"): judged.engine}
-    return Verdict(judged, sections, settings, known or Known(label, subject.spec, subject.held_out, subject.training))
+    asked = "--image picture.png" if subject.follows else "--n 16 --seed 1"
+    onward = say("Have it paint:", "让它作画："), f"miaobi generate image --model {label} {asked} --out out/"
+    return Verdict(judged, sections, settings, known or Known(label, subject.spec, subject.held_out, subject.training), onward)
 
 
 def _subject(name: str, weights: Weights, net: Paints, question: Question, known: Known | None) -> PictureSubject:
@@ -132,6 +134,16 @@ def painter(net: Paints) -> Paint:
         with torch.inference_mode():
             return to_pixels(net.paint(count, label=label, source=source, generator=torch.Generator().manual_seed(seed))).numpy()
     return paint
+
+
+def _described(spec: PictureSpec, weights: Weights) -> str:
+    own = own_pictures(weights)
+    kind = say("grey", "灰度") if spec.channels == 1 else say("colour", "彩色")
+    if own and own.meta["config"]["binarise"] != "no":
+        # A decoder paints the probability of white, so its pictures are told from the data at a glance, whatever they show.
+        kind += say("; the data is black or white and the samples are shades, which the distances measure as well",
+                    "；数据只有黑白两值，样本是灰度，距离也包含这一差异")
+    return f"{spec.width} × {spec.height}, {kind}"
 
 
 def _samples(subject: PictureSubject) -> str:

@@ -49,7 +49,8 @@ def judge(name: str, weights: Weights, question: Question, known: list[str] | No
     shown = (say(f"Samples of {label}", f"{label} 的样本"), (quotes(Quote(one.text, one.prompt) for one in judged.samples[:12]),))
     settings = {say("Engine", "引擎"): judged.engine, say("Held-out text", "留出文本"): judged.data, say("Documents", "文档数"): judged.documents,
                 say("Samples", "样本数"): len(judged.samples), say("Sampling", "采样"): "temperature 0.8, top_p 0.95"}
-    return Verdict(judged, (shown,), settings, list(subject.held_out))
+    onward = say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {label} --to gguf"
+    return Verdict(judged, (shown,), settings, list(subject.held_out), onward)
 
 
 def _subject(opened: Model, weights: Weights, own: Tokens | None, held_out: list[str], samples: int, seed: int) -> Subject:
