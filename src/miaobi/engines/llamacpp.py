@@ -145,6 +145,8 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
+        # A server that is told to end before its loop has begun never does; one token proves that it has.
+        self._server.handle_completions({"prompt": " ", "n_predict": 1}, lambda piece: False)
         del self._server
 
 

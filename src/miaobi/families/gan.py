@@ -8,7 +8,7 @@ Style-based generator (Karras et al. 2019, 2020: arXiv:1812.04948, arXiv:1912.04
     W'_oik = s_i W_oik,   W''_oik = W'_oik / √(Σ_ik W'_oik² + ε),   s = A w
 
 written as scaling what goes in and what comes out, so that one ordinary convolution serves the whole batch. Noise is added
-at each size, the picture is the sum of every size's colours, in training a second w may take over from some layer on (mixing), and
+at each size, the picture is the sum of what every size adds, in training a second w may take over from some layer on (mixing), and
 w ← w̄ + ψ (w - w̄) trades variety for quality (truncation).
 Critic: residual blocks that halve the sides, and the variety of the batch; classes by projection, D(x, y) = v·h(x) + e_y·h(x) (Miyato & Koyama 2018, arXiv:1802.05637).
 """
@@ -30,7 +30,7 @@ from miaobi.data.pictures import PictureSpec
 from miaobi.nn import augment
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game
-from miaobi.nn.convolution import SLOPE, Decoder, Encoder, channels_last, conv, doubled, floor_of
+from miaobi.nn.convolution import SLOPE, Decoder, Encoder, LaidOut, channels_last, conv, doubled, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 from miaobi.nn.sliced import sliced_wasserstein
@@ -126,7 +126,7 @@ class Style(nn.Module):
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.latent_size, self.mixing, self.patch, size = config.latent_size, config.mixing, config.patch, config.style_size
+        self.latent_size, self.mixing, size = config.latent_size, config.mixing, config.style_size
         given = config.latent_size * (1 + config.conditional)
         self.mapping = nn.Sequential(nn.Linear(given, size), nn.LeakyReLU(SLOPE), nn.Linear(size, size), nn.LeakyReLU(SLOPE))
         floor = floor_of(spec, config.patch)
@@ -134,7 +134,8 @@ class Style(nn.Module):
         self.start = nn.Parameter(torch.randn(1, channels[0], floor.height, floor.width))
         pairs = [(channels[0], channels[0]), *itertools.pairwise(channels)]
         self.layers = nn.ModuleList(nn.ModuleList([StyleLayer(a, b, size), StyleLayer(b, b, size)]) for a, b in pairs)
-        self.colours = nn.ModuleList(Modulated(b, spec.channels * config.patch ** 2, size, kernel=1, demodulate=False) for _, b in pairs)
+        self.colours = nn.ModuleList(Modulated(b, channels[-1], size, kernel=1, demodulate=False) for _, b in pairs)
+        self.laid_out = LaidOut(channels[-1], spec.channels, config.patch)
         channels_last(self)
 
     def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
@@ -159,7 +160,7 @@ class Style(nn.Module):
                 x, picture = doubled(x), F.interpolate(picture, scale_factor=2, mode="bilinear")
             x = second(first(x, w), w)
             picture = picture + colour(x, w)
-        return F.pixel_shuffle(picture, self.patch)
+        return self.laid_out(picture)
 
     def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
         w = self.styled(z, given)

@@ -23,7 +23,7 @@ from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game, PatchCritic
-from miaobi.nn.convolution import SLOPE, Residual, channels_last, conv, doubled, floor_of
+from miaobi.nn.convolution import SLOPE, LaidOut, Residual, channels_last, conv, doubled, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 
@@ -59,7 +59,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(Residual(a, b) for a, b in itertools.pairwise(channels))
         self.middle = nn.Sequential(Residual(channels[-1], channels[-1]), nn.Dropout(config.dropout), Residual(channels[-1], channels[-1]))
         self.up = nn.ModuleList(Residual(b + a, a) for a, b in itertools.pairwise(channels))
-        self.head = nn.Conv2d(channels[0], spec.channels * config.patch ** 2, 3, padding=1)
+        self.laid_out = LaidOut(channels[0], spec.channels, config.patch)
         channels_last(self)
 
     def forward(self, source: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         x = self.middle(seen.pop())
         for block in reversed(self.up):  # type: ignore[call-overload]
             x = block(torch.cat([doubled(x), seen.pop()], 1))
-        return F.pixel_shuffle(self.head(F.leaky_relu(x, SLOPE)), self.config.patch).tanh()
+        return self.laid_out(F.leaky_relu(x, SLOPE)).tanh()
 
     def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
               generator: torch.Generator | None = None) -> Tensor:
@@ -131,7 +131,7 @@ def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
     net, training, columns = objective.net, objective.training, 8
     net.eval()
     batch = next(iter(dataset.batches("validation", max(config.pictures, columns))))
-    source, x = (batch[name].to(net.head.weight.device) for name in ("source", "pixels"))
+    source, x = (batch[name].to(net.stem.weight.device) for name in ("source", "pixels"))
     parts = [part for part in zip(source.split(columns), x.split(columns)) if len(part[0]) == min(columns, len(x))]
     rows = [row for drawn, partner in parts for row in (as_like(drawn, x), net(drawn), partner)]
     net.train(training)

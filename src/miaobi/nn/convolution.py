@@ -21,6 +21,8 @@ from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 
 SLOPE = 0.2
+FINE = 8
+"""Channels at full size, where squares of pixels were laid out."""
 WIDEST_FLOOR = 8
 """Halving goes on until a side is at most this."""
 
@@ -77,13 +79,29 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
-        self.patch, rising = patch, widths[::-1]
+        rising = widths[::-1]
         self.blocks = nn.Sequential(Residual(rising[0], rising[0]), *(Residual(a, b, "up") for a, b in itertools.pairwise(rising)))
-        self.head = nn.Conv2d(widths[0], channels * patch ** 2, 3, padding=1)
+        self.laid_out = LaidOut(widths[0], channels, patch)
         channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.head(F.leaky_relu(self.blocks(x), SLOPE)), self.patch)
+        return self.laid_out(F.leaky_relu(self.blocks(x), SLOPE))
+
+
+class LaidOut(nn.Module):
+    """Places as squares of pixels: [B, inner, h, w] -> [B, C, h · patch, w · patch].
+
+    Every square comes from one place; a small convolution at full size then sees over its borders, or they would show.
+    """
+
+    def __init__(self, inner: int, channels: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.squares = nn.Conv2d(inner, FINE * patch ** 2, 1)
+        self.head = nn.Conv2d(FINE, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.leaky_relu(F.pixel_shuffle(self.squares(x), self.patch), SLOPE))
 
 
 def channels_last(module: nn.Module) -> None:
