@@ -141,6 +141,12 @@ def test_what_the_data_lacks_is_named(name: str, variant: dict[str, Any], spec: 
         family.build(family.Config(**variant), spec)
 
 
+@pytest.mark.parametrize("name", PICTURES)
+def test_several_shapes_are_refused_by_families_of_one(name: str) -> None:
+    with pytest.raises(BadInput, match="buckets"):
+        families.get(name).build(families.get(name).Config(), PictureSpec(3, 16, 16, ("a", "b"), source_channels=3, buckets=4))
+
+
 def test_pixels_survive_the_way_there_and_back() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
     assert torch.equal(to_pixels(from_pixels(pixels)), pixels)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from miaobi.core.errors import DoesNotFit
+from miaobi.core.errors import BadInput, DoesNotFit
 from miaobi.core.language import say
 
 
@@ -23,12 +23,14 @@ def home() -> Path:
 def write_beside(target: Path) -> Iterator[Path]:
     """Yield a draft path (file or folder, not yet there) that becomes `target` when the block ends without error.
 
-    On any error, Ctrl-C included, the draft is removed and `target` is as it was. Raises DoesNotFit on a full disk.
+    On any error, Ctrl-C included, the draft is removed and `target` is as it was. Raises DoesNotFit on a full disk, BadInput
+    where one may not write.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with explain_refusal(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
     try:
-        with explain_full_disk(target):
+        with explain_refusal(target):
             yield draft
             _flush(draft)
             os.replace(draft, target)
@@ -40,10 +42,13 @@ def write_beside(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def explain_full_disk(target: Path) -> Iterator[None]:
-    """Turn the system's error about a full disk, while writing `target`, into DoesNotFit."""
+def explain_refusal(target: Path) -> Iterator[None]:
+    """Turn the system's error about a full disk, while writing `target`, into DoesNotFit; about missing rights, into BadInput."""
     try:
         yield
+    except PermissionError as error:
+        raise BadInput(say(f"{target} cannot be written: {error.strerror}.", f"无法写入 {target}：{error.strerror}。"),
+                       say("Choose a place you may write to.", "请选择有写入权限的位置。")) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from miaobi.core.errors import BadInput
-from miaobi.core.files import explain_full_disk, home, write_beside, write_text
+from miaobi.core.files import explain_refusal, home, write_beside, write_text
 from miaobi.core.language import say
 from miaobi.data import packs, sources, tokenizer
 from miaobi.data.cache import alone, content_hash
@@ -62,7 +62,7 @@ def prepare_folder(config: Config, cache: Path | None = None, progress: bool = T
     root.mkdir(parents=True, exist_ok=True)
     with alone(root, fingerprint(config, root)) as folder:
         if not (folder / MANIFEST).exists():
-            with bar(progress) as shown, explain_full_disk(folder):
+            with bar(progress) as shown, explain_refusal(folder):
                 _Preparation(config, root / f".{folder.name}.part", shown).run()
                 os.replace(root / f".{folder.name}.part", folder)
     return folder

@@ -180,10 +180,12 @@ def _download(pack: Pack, part: Pack | Package, place: Path) -> Path:
     """The archive that the client brings into `place`: `part` of `pack`."""
     command = _command(part, place)
     if shutil.which(command[0]) is None or (part.client == "pip" and find_spec("pip") is None):
-        others = [other.name for other in PACKS if (other.kind, other.modality) == (pack.kind, pack.modality) and other.client == "pip"]
+        like = (pack.kind, pack.modality, pack.format)
+        others = [other.name for other in PACKS if (other.kind, other.modality, other.format) == like and other.client == "pip"]
         raise MissingPart(say(f"{pack.name} comes by {part.client}, which is not installed.", f"{pack.name} 需要 {part.client}，但尚未安装。"),
-                          say(f"Install {part.client} (python -m ensurepip for pip), or take a pack that pip alone brings: {', '.join(others)}.",
-                              f"请安装 {part.client}（pip 可用 python -m ensurepip），或使用只需 pip 的资源包：{'、'.join(others)}。"))
+                          say(f"Install {part.client} (python -m ensurepip for pip)", f"请安装 {part.client}（pip 可用 python -m ensurepip）") + (
+                              say(f", or take a pack that pip alone brings: {', '.join(others)}.", f"，或使用只需 pip 的资源包：{'、'.join(others)}。")
+                              if others else say(".", "。")))
     with (place / "log").open("w+", encoding="utf-8", errors="replace") as log, bar() as shown:
         client = subprocess.Popen(command, cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                   env={**os.environ, "TMPDIR": str(place)})

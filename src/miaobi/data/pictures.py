@@ -84,6 +84,8 @@ class PictureSpec:
     """Names of the classes, in the order of their numbers; empty where the pictures have none."""
     source_channels: int = 0
     """Channels of the picture each one is made from, for pairs; 0 where there are no pairs."""
+    buckets: int = 0
+    """Above 0: batches come in several aspect ratios, of about height × width pixels."""
 
 
 def prepare(config: Config, *, cache: Path | None = None, progress: bool = True) -> Pictures:
@@ -124,7 +126,8 @@ class Pictures:
     @cached_property
     def spec(self) -> PictureSpec:
         meta = self.meta
-        return PictureSpec(meta["channels"], meta["height"], meta["width"], tuple(meta["classes"]), meta["source_channels"])
+        return PictureSpec(meta["channels"], meta["height"], meta["width"], tuple(meta["classes"]), meta["source_channels"],
+                           meta["config"]["buckets"])
 
     def save(self, folder: Path) -> None:
         """Write what brings a user's picture to the model's shape, and names its classes."""

@@ -196,7 +196,7 @@ def sample(objective: Variational, dataset: Any, config: Any) -> Tensor:
     """Rows of pictures, uint8 [rows, columns, H, W, C]: held-out ones, their reconstructions, and new ones."""
     net, training, columns = objective.net, objective.training, 8
     net.eval()
-    batch = next(iter(dataset.batches("validation", columns)))
+    batch = dataset.batch("validation", 0, columns, 0)
     x, label = (batch[name].to(net.log_sigma.device) for name in ("pixels", "label"))
     rows = [x, net.decode(net.encode(x, label), label)]
     new = net.paint(max(config.pictures, 1), generator=torch.Generator(x.device).manual_seed(0))

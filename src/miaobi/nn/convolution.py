@@ -124,8 +124,12 @@ class Floor:
 def floor_of(spec: PictureSpec, patch: int = 1, smallest: int = 4) -> Floor:
     """Halved as long as both sides divide and stay at `smallest` or more.
 
-    Raises BadInput where that leaves a side above eight: such a size does not divide far enough.
+    Raises BadInput where that leaves a side above eight: such a size does not divide far enough. And for pictures of several shapes.
     """
+    if spec.buckets:
+        raise BadInput(say("This family paints one size, and the pictures were prepared in several shapes (data.buckets).",
+                           "此模型族只画一种尺寸，而图片按多种宽高比准备（data.buckets）。"),
+                       say("Leave data.buckets out.", "请去掉 data.buckets。"))
     levels, height, width = 0, spec.height // patch, spec.width // patch
     while height % 2 == 0 and width % 2 == 0 and min(height, width) >= 2 * smallest:
         levels, height, width = levels + 1, height // 2, width // 2
