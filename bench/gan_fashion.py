@@ -85,7 +85,7 @@ def dcgan(data: pictures.Pictures, seed: int) -> Iterator[Paint]:
 
 def settled(seed: int = 0, steps: int = 1000) -> Settings:
     recipe = read_yaml(RECIPE)
-    return settle({**recipe, "data": {"pack": "fashion", "near_duplicates": "keep"}, "model": {**recipe["model"], "augment": []},
+    return settle({**recipe, "data": {"pack": "fashion"}, "model": {**recipe["model"], "augment": []},
                    "train": {**recipe["train"], "max_steps": steps, "seed": seed}}, (), str(RECIPE))
 
 

@@ -8,8 +8,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from miaobi.core.errors import NotFound
 from miaobi.core.files import write_text
+from miaobi.core.language import say
 
 
 @contextmanager
@@ -38,3 +41,13 @@ def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
     if any(known.get(key) != value for key, value in fresh.items()):
         write_text(known_path, json.dumps({**known, **fresh}))
     return whole.hexdigest()
+
+
+def manifest(folder: Path, name: str) -> dict[str, Any]:
+    """What preparation noted in the prepared `folder`. Raises NotFound where it is no longer there."""
+    try:
+        loaded: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFound(say(f"There is no prepared data in {folder}.", f"{folder} 中没有准备好的数据。"),
+                       say("Run the training again: it prepares what is missing.", "请重新运行训练，缺少的数据会自动准备。")) from None
+    return loaded

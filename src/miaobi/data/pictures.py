@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from miaobi.core.errors import BadInput, NotFound
+from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+from miaobi.data.cache import manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,12 +117,7 @@ class Pictures:
     @cached_property
     def meta(self) -> dict[str, Any]:
         """What preparation found: splits, classes, duplicates, near_duplicates, left_out_of_train, problems, config."""
-        try:
-            loaded: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise NotFound(say(f"There are no prepared pictures in {self.folder}.", f"{self.folder} 中没有准备好的图片。"),
-                           say("Run the training again: it prepares what is missing.", "请重新运行训练，缺少的数据会自动准备。")) from None
-        return loaded
+        return manifest(self.folder, MANIFEST)
 
     @cached_property
     def spec(self) -> PictureSpec:

@@ -7,7 +7,6 @@ and configuration; later runs only map them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from miaobi.core.errors import BadInput, NotFound
+from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+from miaobi.data.cache import manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,12 +106,7 @@ class Tokens:
     @cached_property
     def meta(self) -> dict[str, Any]:
         """What preparation counted: splits {name: {tokens, documents, characters, bytes}}, duplicates, problems, source."""
-        try:
-            loaded: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise NotFound(say(f"There is no prepared data in {self.folder}.", f"{self.folder} 中没有准备好的数据。"),
-                           say("Run the training again: it prepares what is missing.", "请重新运行训练，缺少的数据会自动准备。")) from None
-        return loaded
+        return manifest(self.folder, MANIFEST)
 
     @cached_property
     def spec(self) -> TokenSpec:

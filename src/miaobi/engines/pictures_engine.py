@@ -90,7 +90,7 @@ class PicturesEngine:
                            say("Give one: --image picture.png", "请给出图片：--image picture.png"))
         picture = Pillow.fromarray(read_picture(request.image))
         height, width = self.spec.height, self.spec.width
-        pixels = with_channels(fitted(picture, height, width, self.fit), self.spec.source_channels)
+        pixels = with_channels(fitted(picture, height, width, self.fit), self.spec.source_channels or self.spec.channels)
         down, across = height, width
         if self.fit == "pad":
             scale = min(width / picture.width, height / picture.height)
