@@ -3,7 +3,8 @@
     min_G max_D  L_adv(D(s, x), D(s, G(s))) + λ E|x - G(s)|
 
 Isola et al. 2017 (arXiv:1611.07004): a U-Net, whose way up sees what the way down saw at the same size, against a critic of
-patches that is shown the source too. The adversarial game is the one of nn/adversarial.py.
+patches that is shown the source too. The source itself is added at the end, so only what changes has to be learned. The
+adversarial game is the one of nn/adversarial.py.
 Shapes: source s [B, C_s, H, W] -> x [B, C, H, W], both in [-1, 1].
 """
 
@@ -60,6 +61,9 @@ class UNet(nn.Module):
         self.middle = nn.Sequential(Residual(channels[-1], channels[-1]), nn.Dropout(config.dropout), Residual(channels[-1], channels[-1]))
         self.up = nn.ModuleList(Residual(b + a, a) for a, b in itertools.pairwise(channels))
         self.laid_out = LaidOut(channels[0], spec.channels, config.patch)
+        self.through = nn.Conv2d(spec.source_channels, spec.channels, 1)
+        nn.init.constant_(self.through.weight, 1 / spec.source_channels)
+        nn.init.zeros_(self.through.bias)
         channels_last(self)
 
     def forward(self, source: Tensor) -> Tensor:
@@ -71,7 +75,7 @@ class UNet(nn.Module):
         x = self.middle(seen.pop())
         for block in reversed(self.up):  # type: ignore[call-overload]
             x = block(torch.cat([doubled(x), seen.pop()], 1))
-        return self.laid_out(F.leaky_relu(x, SLOPE)).tanh()
+        return self.through(source) + self.laid_out(F.leaky_relu(x, SLOPE))
 
     def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
               generator: torch.Generator | None = None) -> Tensor:
