@@ -339,7 +339,7 @@ def test_splits_that_are_not_there(folder: Path) -> None:
         data.batch("test", 0, 4, 0)
     with pytest.raises(BadInput, match="no split 'val'"):
         data.count("val")
-    with pytest.raises(NotFound, match="no prepared pictures"):
+    with pytest.raises(NotFound, match="no prepared data"):
         Pictures(folder).count("train")
 
 

@@ -30,7 +30,7 @@ def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
         if fit == "stretch":
             picture = picture.resize((width, height), Image.Resampling.LANCZOS)
         elif fit == "crop":
-            across, down = width / scale, height / scale
+            across, down = min(width / scale, picture.width), min(height / scale, picture.height)  # but for rounding, one of them fits exactly
             left, top = (picture.width - across) / 2, (picture.height - down) / 2
             picture = picture.resize((width, height), Image.Resampling.LANCZOS, (left, top, left + across, top + down))
         else:
