@@ -30,7 +30,7 @@ from miaobi.data.pictures import PictureSpec
 from miaobi.nn import augment
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game
-from miaobi.nn.convolution import SLOPE, Decoder, Encoder, LaidOut, bounded, channels_last, conv, doubled, floor_of
+from miaobi.nn.convolution import SLOPE, Decoder, Encoder, LaidOut, channels_last, conv, doubled, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 from miaobi.nn.sliced import sliced_wasserstein
@@ -82,7 +82,7 @@ class Plain(nn.Module):
 
     def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
         z = z if given is None else torch.cat([z, given], 1)
-        return bounded(self.decoder(self.start(z).unflatten(1, (-1, self.floor.height, self.floor.width))))
+        return self.decoder(self.start(z).unflatten(1, (-1, self.floor.height, self.floor.width)))
 
     def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
         return self(truncation * z, given)
@@ -160,7 +160,7 @@ class Style(nn.Module):
                 x, picture = doubled(x), F.interpolate(picture, scale_factor=2, mode="bilinear")
             x = second(first(x, w), w)
             picture = picture + colour(x, w)
-        return bounded(self.laid_out(picture))
+        return self.laid_out(picture)
 
     def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
         w = self.styled(z, given)

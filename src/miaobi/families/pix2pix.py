@@ -24,7 +24,7 @@ from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game, PatchCritic
-from miaobi.nn.convolution import SLOPE, LaidOut, Residual, bounded, channels_last, conv, doubled, floor_of
+from miaobi.nn.convolution import SLOPE, LaidOut, Residual, channels_last, conv, doubled, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 
@@ -75,7 +75,7 @@ class UNet(nn.Module):
         x = self.middle(seen.pop())
         for block in reversed(self.up):  # type: ignore[call-overload]
             x = block(torch.cat([doubled(x), seen.pop()], 1))
-        return bounded(self.through(source) + self.laid_out(F.leaky_relu(x, SLOPE)))
+        return self.through(source) + self.laid_out(F.leaky_relu(x, SLOPE))
 
     def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
               generator: torch.Generator | None = None) -> Tensor:

@@ -45,12 +45,6 @@ class Residual(nn.Module):
         return F.avg_pool2d(x, 2) if self.resample == "down" else x
 
 
-def bounded(x: Tensor, slope: float = 0.01) -> Tensor:
-    """[-1, 1] as it stands, and nearly flat beyond: black is black without effort, and nothing saturates for good as tanh does."""
-    inside = x.clamp(-1, 1)
-    return inside + slope * (x - inside)
-
-
 def conv(inner: int, outer: int) -> nn.Conv2d:
     """3 × 3, keeping the sides, weights scaled to keep the variance through a leaky ReLU (He et al. 2015)."""
     made = nn.Conv2d(inner, outer, 3, padding=1)
