@@ -162,7 +162,7 @@ class ImageRequest(Request):
     strength: float | None = _in(0, 1, None)
     """How far to leave `image` behind: 0 keeps it, 1 paints anew."""
     style: Path | None = None
-    """A picture whose style `image` is painted in."""
+    """A picture in whose style `image` is painted, or the number of a built-in style (0 to 25)."""
     upscale: int | None = _among(2, 3, 4, 8)
     """Enlarge `image` this many times."""
     control_image: Path | None = None
