@@ -106,6 +106,10 @@ def test_keeps_the_promises_of_its_kind(name: str, variant: dict[str, Any]) -> N
         if isinstance(net, HasBound):
             one, many = (net.bound(batch["pixels"], label, samples, torch.Generator().manual_seed(3)) for samples in (1, 30))
             assert one.shape == (4,) and many.mean() > one.mean(), "more draws, a tighter bound"
+        if "truncation" in net.controls:
+            spreads = [net.paint(4, label=None if label is None else torch.zeros_like(label), truncation=psi,
+                                 generator=torch.Generator().manual_seed(4)).std(0).mean() for psi in (1e-4, 0.5, 1.0)]
+            assert spreads[0] < 1e-3 and spreads[1] < spreads[2], "towards the average"
         if "image" in net.controls:
             with pytest.raises(BadInput, match="--image"):
                 net.paint(1)

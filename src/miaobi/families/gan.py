@@ -165,12 +165,17 @@ class Style(nn.Module):
     def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
         w = self.styled(z, given)
         if truncation < 1:
-            draws = torch.randn(AVERAGED, self.latent_size, generator=torch.Generator().manual_seed(0)).to(z.device)
-            means = [self.styled(draws, row.expand(AVERAGED, -1)).mean(0) for row in given.unique(dim=0)] if given is not None else \
-                [self.styled(draws, None).mean(0)]
-            mean = torch.stack(means)[given.unique(dim=0, return_inverse=True)[1]] if given is not None else means[0]
+            mean = self.mean_style(given)
             w = mean + truncation * (w - mean)
         return self.painted([w] * len(self.layers))
+
+    def mean_style(self, given: Tensor | None) -> Tensor:
+        """w̄ over fixed draws of z: [S], or for what each picture is given, [B, S]."""
+        draws = torch.randn(AVERAGED, self.latent_size, generator=torch.Generator().manual_seed(0)).to(self.start.device)
+        if given is None:
+            return self.styled(draws, None).mean(0)
+        kinds, places = given.unique(dim=0, return_inverse=True)
+        return torch.stack([self.styled(draws, kind.expand(AVERAGED, -1)).mean(0) for kind in kinds])[places]
 
 
 class Critic(nn.Module):
