@@ -40,7 +40,7 @@ class Config:
     quantiser: Literal["fsq", "vq"] = "fsq"
     """fsq: finite scalars, nothing to tune. vq: a learned codebook."""
     levels: list[int] = field(default_factory=lambda: [8, 6, 5])
-    """fsq: levels of each channel; their product is the number of tokens. 256: [8,6,5]; 1,024: [8,5,5,5]; 4,096: [7,5,5,5,5]."""
+    """fsq: levels of each channel; their product is the number of tokens: [8,6,5] gives 240, [8,5,5,5] 1,000, [7,5,5,5,5] 4,375."""
     codebook_size: int = 256
     """vq: tokens."""
     code_size: int = 8
