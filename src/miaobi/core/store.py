@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput, Conflict, NotFound, nearest
-from miaobi.core.files import home, write_beside, write_text
+from miaobi.core.files import home, locked, write_beside, write_text
 from miaobi.core.language import say
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -140,8 +139,7 @@ class Store:
     def _locked(self, name: str) -> Iterator[None]:
         """One writer at a time per name, across processes."""
         (self.root / name).mkdir(parents=True, exist_ok=True)
-        with (self.root / name / ".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.root / name / ".lock"):
             yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -11,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core.errors import NotFound
-from miaobi.core.files import write_text
+from miaobi.core.files import locked, write_text
 from miaobi.core.language import say
 
 
 @contextmanager
 def alone(root: Path, fingerprint: str) -> Iterator[Path]:
     """The folder `fingerprint` under `root`, whether or not it is there yet, while no other process prepares it."""
-    with (root / f".{fingerprint}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / f".{fingerprint}.lock"):
         yield root / fingerprint
 
 

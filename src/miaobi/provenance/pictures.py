@@ -7,11 +7,8 @@ writers are known to drop metadata without a word.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -24,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from miaobi import __version__
 from miaobi.core.artifacts import Facts, Image, Video
 from miaobi.core.errors import Damaged, Unsupported
-from miaobi.core.files import write_beside, write_text
+from miaobi.core.files import locked, write_beside, write_text
 from miaobi.core.language import say
 from miaobi.core.requests import recorded
 from miaobi.provenance.publish import NOTICE, facts_of
@@ -63,7 +60,7 @@ def write(pictures: Sequence[Image] | Video, path: Path) -> Path:
 def write_each(pictures: Sequence[Image], folder: Path) -> list[Path]:
     """000.png, 001.png, ... and their facts as lines of index.jsonl; numbers go on after those that are in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with locked(folder):  # so that no number is given twice
         taken = [int(item.stem) for item in folder.iterdir() if item.stem.isascii() and item.stem.isdigit()]
         first = max(taken, default=-1) + 1
         paths = [write([item], folder / f"{number:03d}.png") for number, item in enumerate(pictures, first)]
@@ -196,14 +193,3 @@ def _check(draft: Path, path: Path, frames: list[np.ndarray], facts: dict[str, A
 
 def _pillow(pixels: np.ndarray) -> Pillow.Image:
     return Pillow.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One writer at a time per folder, across processes, so that no number is given twice."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
