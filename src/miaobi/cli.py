@@ -77,7 +77,8 @@ def call(name: str, argv: Words) -> Any:
     from importlib.metadata import EntryPoint
 
     from miaobi.core.config import build, options, resolve, usage
-    function = EntryPoint(name, VERBS[name].function, "miaobi.verbs").load()
+    from miaobi.core.registry import loaded
+    function = loaded(EntryPoint(name, VERBS[name].function, "miaobi.verbs"))
     if name in RAW:
         return function(*argv)
     opts = options(function)
@@ -111,7 +112,6 @@ def main(argv: Words | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]
-    stopped = _note_interrupt()
     try:
         if not words or words[0] in ("--help", "-h", "help"):
             print(overview())
@@ -123,28 +123,12 @@ def main(argv: Words | None = None) -> int:
         return 0
     except MiaobiError as error:
         return complain(error, as_json)
+    except KeyboardInterrupt:
+        print("\n" + say("Stopped. Nothing half-written was left behind.", "已停止，没有留下写了一半的文件。"), file=sys.stderr)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except BaseException as error:
-        # Ctrl-C in the middle of an import may surface as whatever the half-imported library then lacks.
-        if not isinstance(error, KeyboardInterrupt) and not (stopped and isinstance(error, Exception)):
-            raise
-        print("\n" + say("Stopped. Nothing half-written was left behind.", "已停止，没有留下写了一半的文件。"), file=sys.stderr)
-        return 130
-
-
-def _note_interrupt() -> list[int]:
-    """Ctrl-C as ever, and a list that then is no longer empty."""
-    import signal
-    import threading
-    met = list[int]()
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        def note(number: int, frame: object) -> None:
-            met.append(number)
-            signal.default_int_handler(number, None)
-        signal.signal(signal.SIGINT, note)
-    return met
 
 
 if __name__ == "__main__":

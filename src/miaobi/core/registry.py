@@ -7,6 +7,8 @@ in its pyproject.toml,
     diffusion_lm = "their_package.diffusion_lm"
 """
 
+import signal
+import threading
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +16,21 @@ from typing import Any
 
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.language import say
+
+
+def loaded(entry: EntryPoint) -> Any:
+    """The object an entry point names. Ctrl-C waits until its modules are whole: an interrupt inside the first import of PyTorch or
+    NumPy is swallowed there, or aborts the process, and what was half imported fails later, somewhere else."""
+    if threading.current_thread() is not threading.main_thread():
+        return entry.load()
+    met = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, frame: met.append(number)) or signal.SIG_DFL
+    try:
+        return entry.load()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if met:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Registry:
@@ -41,7 +58,7 @@ class Registry:
                 say(f"There is no {name!r} among the {self.kind}.", f"{self.kind} 中没有 {name!r}。"),
                 nearest(name, self._entries),
             )
-        return self._entries[name].load()
+        return loaded(self._entries[name])
 
 
 families = Registry("families", {
