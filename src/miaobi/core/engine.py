@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.core.requests import Request, recorded
+from miaobi.core.requests import Request, TextRequest, recorded
+
+Asked = TypeVar("Asked", bound=Request)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Weights:
     @property
     def path(self) -> Path:
         return Path(self.location)
+
+    @property
+    def label(self) -> str:
+        """Name and version, as people write them: poet@2."""
+        return f"{self.name}@{self.version}" if self.version else self.name
 
 
 @dataclass(frozen=True)
@@ -120,8 +127,18 @@ def no_chat_error(name: str) -> Unsupported:
                        say("Give a prompt to continue instead (--prompt with --raw).", "请改为给出要续写的提示（--prompt 与 --raw）。"))
 
 
+def accepted(request: Request, kind: type[Asked], abilities: Abilities, engine: str) -> Asked:
+    """The request, of the kind that `engine` takes and within its abilities. Raises Unsupported; settings are never ignored."""
+    if not isinstance(request, kind):
+        if issubclass(kind, TextRequest):
+            raise Unsupported(say(f"The {engine} engine writes text only.", f"{engine} 引擎只能生成文本。"))
+        raise Unsupported(say(f"The {engine} engine makes pictures only.", f"{engine} 引擎只能生成图片。"), "miaobi generate image")
+    check_supported(request, abilities, engine)
+    return request
+
+
 def check_supported(request: Request, abilities: Abilities, engine: str) -> None:
-    """Refuse a request that sets what `engine` cannot honour. Settings are never ignored."""
+    """Refuse a request that sets what `engine` cannot honour."""
     for name, value in request.changed().items():
         if name not in abilities.controls:
             raise Unsupported(

@@ -18,7 +18,7 @@ from typing import Any
 
 from miaobi.core import gguf
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights, check_supported, context_error, no_chat_error
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted, context_error, no_chat_error
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -118,9 +118,7 @@ class LlamaCppEngine:
         return body
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        if not isinstance(request, TextRequest):
-            raise Unsupported(say("The llamacpp engine writes text only.", "llamacpp 引擎只能生成文本。"))
-        check_supported(request, self.abilities, "llamacpp")
+        request = accepted(request, TextRequest, self.abilities, "llamacpp")
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
         groups = [_Group(first, min(self.slots, request.n - first), request.logprobs)

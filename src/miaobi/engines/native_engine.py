@@ -17,9 +17,7 @@ from typing import Any
 import torch
 
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, check_supported, context_error, no_chat_error
-from miaobi.core.errors import Unsupported
-from miaobi.core.language import say
+from miaobi.core.engine import Abilities, Chunk, accepted, context_error, no_chat_error
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines import checkpoints
 from miaobi.engines.answers import Answers, Beams, Drawn, Vocabulary, token_logprob
@@ -183,9 +181,7 @@ class NativeEngine:
         return words.encode(self.chat.render(request.messages), special=False)
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        if not isinstance(request, TextRequest):
-            raise Unsupported(say("The native engine writes text only.", "native 引擎只能生成文本。"))
-        check_supported(request, self.abilities, "native")
+        request = accepted(request, TextRequest, self.abilities, "native")
         prompt = self.encode(request) or self.checkpoint.start
         room = self.context_length - len(prompt)
         if room < 1:

@@ -19,7 +19,7 @@ from typing import Any
 
 from miaobi.core import gguf
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights, check_supported, context_error, no_chat_error
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted, context_error, no_chat_error
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -216,9 +216,7 @@ class OpenVinoEngine:
         return config
 
     def _check(self, request: Request) -> TextRequest:
-        if not isinstance(request, TextRequest):
-            raise Unsupported(say("The openvino engine writes text only.", "openvino 引擎只能生成文本。"))
-        check_supported(request, self.abilities, "openvino")
+        request = accepted(request, TextRequest, self.abilities, "openvino")
         if request.no_repeat_ngram_size and request.num_beams == 1:
             raise _only("no_repeat_ngram_size", say("with num_beams above 1", "在 num_beams 大于 1 时"))
         if request.logprobs:

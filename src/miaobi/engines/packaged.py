@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from miaobi.core.engine import Abilities, check_supported
-from miaobi.core.errors import BadInput, Unsupported
+from miaobi.core.engine import Abilities, accepted
+from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, Request
 from miaobi.engines.cores import physical_cores
@@ -38,10 +38,8 @@ def image_of(request: Request, abilities: Abilities, engine: str) -> tuple[Image
     Raises Unsupported for what the engine cannot honour, BadInput when there is no image.
     """
     from miaobi.data.picture_files import read_picture
-    if not isinstance(request, ImageRequest):
-        raise Unsupported(say(f"The {engine} engine makes pictures only.", f"{engine} 引擎只能生成图片。"), "miaobi generate image")
-    check_supported(request, abilities, engine)
-    if request.image is None:
+    asked = accepted(request, ImageRequest, abilities, engine)
+    if asked.image is None:
         raise BadInput(say(f"The {engine} engine works on a picture, and there is no image.", f"{engine} 引擎需要一张图片，但没有给出 image。"),
                        say("Give one: --image photo.png", "请给出图片：--image photo.png"))
-    return request, read_picture(request.image)
+    return asked, read_picture(asked.image)

@@ -7,24 +7,26 @@ record that number and the class. Pixels keep the model's channels: [H, W, 1] fo
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image as Pillow
 from torch import Tensor
 
 from miaobi.core.artifacts import Facts, Image
-from miaobi.core.engine import Abilities, Chunk, Weights, check_supported
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted
 from miaobi.core.errors import BadInput, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.registry import families
 from miaobi.core.requests import ImageRequest, Request
-from miaobi.data.picture_shapes import Fit, fitted, with_channels
+from miaobi.data.picture_files import read_picture
+from miaobi.data.picture_shapes import Fit, fitted, padded, with_channels
 from miaobi.engines.worker import Send, Worker
-from miaobi.nn.pictures import HasLatents, Paints, from_pixels, to_pixels
+from miaobi.nn.pictures import HasLatents, Paints, from_planes, labels_for, to_pixels
 
 BATCH = 64
 """Pictures decoded together at most."""
@@ -53,13 +55,11 @@ class PicturesEngine:
         self._worker = Worker("pictures")
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        if not isinstance(request, ImageRequest):
-            raise Unsupported(say(f"{self.weights.name} makes pictures only.", f"{self.weights.name} 只能生成图片。"), "miaobi generate image")
-        check_supported(request, self.abilities, "pictures")
-        self._check_size(request)
-        number = self.number(str(request.label)) if request.label is not None else None
-        source = self.source(request) if "image" in self.net.controls else None
-        async with aclosing(self._worker.stream(lambda send: self._paint(request, number, source, send))) as chunks:
+        asked = accepted(request, ImageRequest, self.abilities, "pictures")
+        self._check_size(asked)
+        number = self.number(str(asked.label)) if asked.label is not None else None
+        source = self.source(asked) if "image" in self.net.controls else None
+        async with aclosing(self._worker.stream(lambda send: self._paint(asked, number, source, send))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -82,22 +82,29 @@ class PicturesEngine:
 
     def source(self, request: ImageRequest) -> Source:
         """The request's picture at the model's size, as its training pictures were fitted."""
-        from PIL import Image as Pillow
-
-        from miaobi.data.picture_files import read_picture
         if request.image is None:
             raise BadInput(say(f"{self.weights.name} turns one picture into another, and there is no image.", f"{self.weights.name} 把一张图片变成另一张，但没有给出 image。"),
                            say("Give one: --image picture.png", "请给出图片：--image picture.png"))
         picture = Pillow.fromarray(read_picture(request.image))
         height, width = self.spec.height, self.spec.width
-        pixels = with_channels(fitted(picture, height, width, self.fit), self.spec.source_channels or self.spec.channels)
-        down, across = height, width
-        if self.fit == "pad":
-            scale = min(width / picture.width, height / picture.height)
-            down, across = max(1, round(picture.height * scale)), max(1, round(picture.width * scale))
-        top, left = (height - down) // 2, (width - across) // 2
-        tensor = from_pixels(torch.from_numpy(np.array(pixels)).permute(1, 2, 0)[None]).to(self.device)
-        return Source(tensor, (slice(top, top + down), slice(left, left + across)))
+        left, top, across, down = padded(picture, height, width) if self.fit == "pad" else (0, 0, width, height)
+        planes = self.planes(picture, self.spec.source_channels or self.spec.channels)
+        return Source(planes, (slice(top, top + down), slice(left, left + across)))
+
+    def planes(self, picture: Pillow.Image, channels: int) -> Tensor:
+        """A picture as the model sees it, [1, channels, H, W]: of its size, fitted as its training pictures were."""
+        pixels = with_channels(fitted(picture, self.spec.height, self.spec.width, self.fit), channels)
+        return from_planes(torch.from_numpy(np.array(pixels))[None]).to(self.device)
+
+    def points(self, seeds: Sequence[int], number: int | None) -> tuple[Tensor, Tensor | None]:
+        """The latent points and the classes of these seeds' pictures; `number` is the class that was asked for."""
+        net: Any = self.net
+        generators = [self._generator(seed) for seed in seeds]
+        labels = self._labels(number, generators)
+        return torch.cat([net.draw(1, generator) for generator in generators]), labels
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed)
 
     @torch.inference_mode()
     def _paint(self, request: ImageRequest, number: int | None, source: Source | None, send: Send) -> None:
@@ -105,15 +112,15 @@ class PicturesEngine:
         size = BATCH if together else 1
         for first in range(0, request.n, size):
             indices = range(first, min(first + size, request.n))
-            generators = [torch.Generator(self.device).manual_seed((request.seed or 0) + index) for index in indices]
-            labels = self._labels(number, generators)
+            seeds = [(request.seed or 0) + index for index in indices]
             if together:
-                net: Any = self.net
-                latents = torch.cat([net.draw(1, generator) for generator in generators])
-                painted = net.decode(latents, labels)
+                points, labels = self.points(seeds, number)
+                painted = cast(HasLatents, self.net).decode(points, labels)
             else:
+                generator = self._generator(seeds[0])
+                labels = self._labels(number, [generator])
                 painted = self.net.paint(1, label=labels, source=source.pixels if source else None,
-                                         truncation=request.truncation or 1.0, generator=generators[0])
+                                         truncation=request.truncation or 1.0, generator=generator)
             for at, index in enumerate(indices):
                 send(Chunk(index, artifact=self._picture(painted[at], None if labels is None else int(labels[at]), source), finish="stop"))
 
@@ -123,7 +130,7 @@ class PicturesEngine:
             return None
         if number is not None:
             return torch.full((len(generators),), number, device=self.device)
-        return torch.cat([torch.randint(len(self.spec.classes), (1,), generator=generator, device=self.device) for generator in generators])
+        return torch.cat([cast(Tensor, labels_for(self.net, 1, None, generator, self.device)) for generator in generators])
 
     def _picture(self, painted: Tensor, label: int | None, source: Source | None) -> Image:
         pixels = to_pixels(painted[None])[0].numpy()

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from miaobi.core.artifacts import FinishReason, TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights, check_supported
-from miaobi.core.errors import BadInput, MiaobiError, NotFound, Unsupported, nearest
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted
+from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
 
@@ -91,9 +91,7 @@ class RemoteEngine:
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         import httpx
 
-        if not isinstance(request, TextRequest):
-            raise Unsupported(say("The remote engine writes text only.", "remote 引擎只能生成文本。"))
-        check_supported(request, self.abilities, "remote")
+        request = accepted(request, TextRequest, self.abilities, "remote")
         path = "/completions" if request.messages is None else "/chat/completions"
         left = set(range(request.n))
         try:

@@ -90,7 +90,7 @@ def export(model: str, *, to: Literal["gguf", "transformers"] = "gguf", dtype: L
     if target.exists() and not overwrite:
         raise Conflict(say(f"{target} exists already.", f"{target} 已存在。"),
                        say("Give another place with --out, or --overwrite.", "请用 --out 给出其他位置，或使用 --overwrite。"))
-    label = f"{weights.name}@{weights.version}" if weights.version else weights.name
+    label = weights.label
     if to == "transformers":
         return _folder(weights, label, target)
     from miaobi.engines.convert import to_gguf

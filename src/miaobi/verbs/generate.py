@@ -71,10 +71,9 @@ def _collect(model: Model, request: TextRequest, live: bool) -> tuple[list[Text]
 
 
 def _summary(model: Model, request: TextRequest, tokens: int, seconds: float) -> str:
-    version = f"@{model.weights.version}" if model.weights.version else ""
     speed = f"{tokens / seconds:.0f}" if seconds else "-"
-    return say(f"{NOTICE} · {model.name}{version} · {model.engine_name} · seed {request.seed} · {tokens} tokens in {seconds:.1f} s ({speed}/s)",
-               f"{NOTICE} · {model.name}{version} · {model.engine_name} · seed {request.seed} · {tokens} 个词元，{seconds:.1f} 秒（{speed}/秒）")
+    return say(f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} tokens in {seconds:.1f} s ({speed}/s)",
+               f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} 个词元，{seconds:.1f} 秒（{speed}/秒）")
 
 
 @dataclass(frozen=True)
@@ -192,10 +191,9 @@ def _unused(name: str, request: ImageRequest) -> Path:
 
 
 def _picture_summary(model: Model, request: ImageRequest, pictures: list[Image], seconds: float) -> str:
-    version = f"@{model.weights.version}" if model.weights.version else ""
     sizes = ", ".join(dict.fromkeys(f"{one.pixels.shape[1]}×{one.pixels.shape[0]}" for one in pictures))
-    line = say(f"{NOTICE} · {model.name}{version} · {model.engine_name} · seed {request.seed} · {len(pictures)} × {sizes} in {seconds:.1f} s",
-               f"{NOTICE} · {model.name}{version} · {model.engine_name} · seed {request.seed} · {len(pictures)} 张 {sizes}，{seconds:.1f} 秒")
+    line = say(f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} × {sizes} in {seconds:.1f} s",
+               f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} 张 {sizes}，{seconds:.1f} 秒")
     unsafe = sum(one.finish == "content_filter" for one in pictures)
     return line if not unsafe else line + "\n" + say(
         f"{unsafe} of {len(pictures)} looked unsafe and were replaced by plain grey; another seed or prompt may help.",
