@@ -35,7 +35,7 @@ from miaobi.data.documents import Special
 from miaobi.data.encoding import Problem
 from miaobi.data.files import files_in
 from miaobi.data.progress import Bar, bar
-from miaobi.data.splitting import DROPPED, Cut, assign
+from miaobi.data.splitting import DROPPED, Cut, assign, check_shares
 from miaobi.data.tokenizer import Tokenizer
 from miaobi.data.tokens import MANIFEST, SPLITS, Config
 
@@ -54,10 +54,7 @@ AFTERWARDS = {"context_length", "path", "pack", "source", "tokenizer"}
 
 def prepare_folder(config: Config, cache: Path | None = None, progress: bool = True) -> Path:
     """The folder of the prepared data. Two processes that want the same wait for each other."""
-    if config.validation < 0 or config.test < 0 or config.validation + config.test >= 1:
-        raise BadInput(say(f"validation is {config.validation} and test {config.test}: nothing is left to train on.",
-                           f"validation 为 {config.validation}，test 为 {config.test}：没有留下训练文本。"),
-                       say("Give shares from 0 to less than 1, such as 0.05.", "请给出 0 到 1 之间的比例，例如 0.05。"))
+    check_shares(config.validation, config.test)
     root = cache or home() / "prepared"
     root.mkdir(parents=True, exist_ok=True)
     with alone(root, fingerprint(config, root)) as folder:

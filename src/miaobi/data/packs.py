@@ -41,6 +41,14 @@ class Unreachable(MiaobiError):
     code, exit_code = "unreachable", 69
 
 
+def check_one(path: str, pack: str, example_path: str, example_pack: str) -> None:
+    """Raise BadInput unless a configuration names either a path or a pack."""
+    if bool(path) == bool(pack):
+        problem = say("path and pack are both given.", "path 与 pack 同时给出。") if path else say("No data is named.", "没有指定数据。")
+        raise BadInput(problem, say(f"Give one of them: --data.path {example_path}, or --data.pack {example_pack}; an empty --data.pack '' takes it back.",
+                                    f"请二选一：--data.path {example_path} 或 --data.pack {example_pack}；--data.pack '' 可取消它。"))
+
+
 def catalogue() -> dict[str, Pack]:
     """All starter packs by name."""
     return {pack.name: pack for pack in PACKS}

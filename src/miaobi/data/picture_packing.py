@@ -20,7 +20,7 @@ from miaobi.data.cache import alone
 from miaobi.data.picture_survey import Place, Row, Staging, Survey
 from miaobi.data.pictures import MANIFEST, SPLITS, Config
 from miaobi.data.progress import Bar, bar
-from miaobi.data.splitting import DROPPED, assign_groups
+from miaobi.data.splitting import DROPPED, assign_groups, check_shares
 
 FORMAT = 2
 BLOCK = 4096
@@ -53,10 +53,7 @@ def fingerprint(config: Config, root: Path) -> str:
 
 
 def _check(config: Config) -> None:
-    if config.validation < 0 or config.test < 0 or config.validation + config.test >= 1:
-        raise BadInput(say(f"validation is {config.validation} and test {config.test}: nothing is left to train on.",
-                           f"validation 为 {config.validation}，test 为 {config.test}：没有留下训练图片。"),
-                       say("Give shares from 0 to less than 1, such as 0.05.", "请给出 0 到 1 之间的比例，例如 0.05。"))
+    check_shares(config.validation, config.test)
     for name, low, high in (("image_size", 4, 4096), ("buckets", 2, 64)):
         value = getattr(config, name)
         if value and not low <= value <= high:

@@ -26,23 +26,31 @@ def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
     import numpy as np
     from PIL import Image
     if picture.size != (width, height):
-        scale = (max if fit == "crop" else min)(width / picture.width, height / picture.height)
         if fit == "stretch":
             picture = picture.resize((width, height), Image.Resampling.LANCZOS)
         elif fit == "crop":
+            scale = max(width / picture.width, height / picture.height)
             across, down = min(width / scale, picture.width), min(height / scale, picture.height)  # but for rounding, one of them fits exactly
             left, top = (picture.width - across) / 2, (picture.height - down) / 2
             picture = picture.resize((width, height), Image.Resampling.LANCZOS, (left, top, left + across, top + down))
         else:
-            inside = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS)
+            left, top, across, down = padded(picture, height, width)
+            inside = picture.resize((across, down), Image.Resampling.LANCZOS)
             picture = Image.new(picture.mode, (width, height), "white")
-            picture.paste(inside, ((width - inside.width) // 2, (height - inside.height) // 2))
+            picture.paste(inside, (left, top))
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         return pixels[None]
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return pixels[None, ..., 0]
     return pixels.transpose(2, 0, 1)
+
+
+def padded(picture: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
+    """Where a picture lies on a canvas of this size that leaves white beside it: left, top, width, height."""
+    scale = min(width / picture.width, height / picture.height)
+    across, down = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return (width - across) // 2, (height - down) // 2, across, down
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

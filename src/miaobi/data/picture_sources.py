@@ -32,10 +32,7 @@ def pictures(config: Config, report: Report) -> Iterator[Picture]:
 
 def identity(config: Config, root: Path) -> str:
     """A name for the source's content, the same wherever it lies. Raises BadInput when path and pack leave it open or contradict."""
-    if bool(config.path) == bool(config.pack):
-        raise BadInput(say("path and pack are both given.", "path 与 pack 同时给出。") if config.path else say("No data is named.", "没有指定数据。"),
-                       say("Give one of them: --data.path ./photos, or --data.pack digits; an empty --data.pack '' takes it back.",
-                           "请二选一：--data.path ./photos 或 --data.pack digits；--data.pack '' 可取消它。"))
+    packs.check_one(config.path, config.pack, "./photos", "digits")
     if config.pack:
         if config.source:
             raise BadInput(say(f"source is {config.source!r}, but a pack has a reader of its own.", f"source 为 {config.source!r}，但资源包有自己的读取方式。"),

@@ -102,6 +102,13 @@ def prepare(config: Config, *, cache: Path | None = None, progress: bool = True)
     return Pictures(prepare_folder(config, cache, progress), tuple(config.augment))
 
 
+def of_bundle(folder: Path) -> Pictures | None:
+    """The prepared pictures that a bundle's model was trained on, where they are still here."""
+    from miaobi.core import bundle
+    prepared = Path(str(bundle.read(folder).data.get("folder", "")))
+    return Pictures(prepared) if (prepared / MANIFEST).exists() else None
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """Prepared splits, memory-mapped. Batches are a pure function of (split, index, size, seed)."""

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 def name_of(config: Config) -> str:
     """The source's registered name. Raises BadInput when path and pack leave it open or contradict each other."""
-    if bool(config.path) == bool(config.pack):
-        problem = say("path and pack are both given.", "path 与 pack 同时给出。") if config.path else \
-            say("No data is named.", "没有指定数据。")
-        raise BadInput(problem, say("Give one of them: --data.path my.txt, or --data.pack chinese-poetry; an empty --data.pack '' takes it back.",
-                                    "请二选一：--data.path my.txt 或 --data.pack chinese-poetry；--data.pack '' 可取消它。"))
+    packs.check_one(config.path, config.pack, "my.txt", "chinese-poetry")
     source = config.source or ("pack" if config.pack else "files")
     if (source == "pack") != bool(config.pack):
         raise BadInput(say(f"source is {source!r}, which does not go with {'pack' if config.pack else 'path'}.",

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+
 TRAIN, VALIDATION, TEST, DROPPED = 0, 1, 2, 255
 MANY = 200
 """Expected documents in the smallest split from which chance alone meets its share well enough."""
@@ -31,6 +34,14 @@ class Cut:
             first, last = max(edges[split], start), min(edges[split + 1], start + length)
             if first < last:
                 yield split, first - start, last - start
+
+
+def check_shares(validation: float, test: float) -> None:
+    """Raise BadInput for shares that leave nothing to train on."""
+    if validation < 0 or test < 0 or validation + test >= 1:
+        raise BadInput(say(f"validation is {validation} and test {test}: nothing is left to train on.",
+                           f"validation 为 {validation}，test 为 {test}：没有留下训练数据。"),
+                       say("Give shares from 0 to less than 1, such as 0.05.", "请给出 0 到 1 之间的比例，例如 0.05。"))
 
 
 def assign(digests: np.ndarray, lengths: np.ndarray, validation: float, test: float) -> np.ndarray | Cut:

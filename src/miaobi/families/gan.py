@@ -24,15 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.core.errors import BadInput
-from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn import augment
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game
 from miaobi.nn.convolution import SLOPE, Decoder, Encoder, LaidOut, channels_last, conv, doubled, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.nn.pictures import to_pixels
+from miaobi.nn.pictures import labels_for, need_classes, to_pixels
 from miaobi.nn.sliced import sliced_wasserstein
 
 NAME, MODALITY, DATA = "gan", "image", "pictures"
@@ -237,17 +235,12 @@ class Generator(nn.Module):
         return torch.randn(count, self.config.latent_size, generator=generator, device=self.device)
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        return self(latent, self._labels(len(latent), label, None))
+        return self(latent, labels_for(self, len(latent), label, None, self.device))
 
     def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
               generator: torch.Generator | None = None) -> Tensor:
         z = self.draw(count, generator)
-        return self.net.truncated(z, self._given(self._labels(count, label, generator)), truncation)
-
-    def _labels(self, count: int, label: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
-        if label is None and self.classes is not None:
-            return torch.randint(len(self.spec.classes), (count,), generator=generator, device=self.device)
-        return label
+        return self.net.truncated(z, self._given(labels_for(self, count, label, generator, self.device)), truncation)
 
 
 class Duel(Objective):
@@ -300,9 +293,8 @@ def lack_of_spread(real: Tensor, made: Tensor, label: Tensor | None) -> Tensor:
 
 def build(config: Config, spec: PictureSpec) -> Duel:
     augment.check(config.augment)
-    if config.conditional and not spec.classes:
-        raise BadInput(say("model.conditional is set, but the pictures have no classes.", "设置了 model.conditional，但图片没有类别。"),
-                       say("Put each class in a folder of its own, or leave model.conditional out.", "请把每一类放进各自的文件夹，或去掉 model.conditional。"))
+    if config.conditional:
+        need_classes(spec)
     return Duel(config, spec)
 
 
@@ -321,9 +313,6 @@ def sample(objective: Duel, dataset: Any, config: Any) -> Tensor:
     net, spec = objective.generator, dataset.spec
     columns = min(len(spec.classes), 10) if net.config.conditional else 8
     rows = max(config.pictures // columns, 1)
-    training = net.training
-    net.eval()
     label = torch.arange(columns).repeat(rows).to(net.device) if net.config.conditional else None
     made = net.paint(rows * columns, label=label, generator=torch.Generator(net.device).manual_seed(0))
-    net.train(training)
     return to_pixels(made).unflatten(0, (rows, columns))

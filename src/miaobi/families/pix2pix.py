@@ -132,13 +132,11 @@ def load(folder: Path) -> nn.Module:
 @torch.no_grad()
 def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
     """Held-out sources, what became of them, and their partners, in turn, uint8 [rows, columns, H, W, C]."""
-    net, training, columns = objective.net, objective.training, 8
-    net.eval()
+    net, columns = objective.net, 8
     batch = dataset.batch("validation", 0, max(config.pictures, columns), 0)
     source, x = (batch[name].to(net.stem.weight.device) for name in ("source", "pixels"))
     parts = [part for part in zip(source.split(columns), x.split(columns)) if len(part[0]) == min(columns, len(x))]
     rows = [row for drawn, partner in parts for row in (as_like(drawn, x), net(drawn), partner)]
-    net.train(training)
     return torch.stack([to_pixels(row) for row in rows])
 
 

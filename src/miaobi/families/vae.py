@@ -12,6 +12,7 @@ Shapes: x [B, C, H, W] in [-1, 1]; z, μ, log σ² [B, D].
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.core.errors import BadInput
-from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.convolution import Decoder, Encoder, floor_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.nn.pictures import to_pixels
+from miaobi.nn.pictures import labels_for, need_classes, to_pixels
 
 NAME, MODALITY, DATA = "vae", "image", "pictures"
 HALF_STEP = 1 / 255
@@ -102,7 +101,7 @@ class VAE(nn.Module):
         return self.posterior(pixels, label)[0]
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        output = self.output(latent, self._labels(len(latent), label, None))
+        output = self.output(latent, labels_for(self, len(latent), label, None, latent.device))
         return 2 * output.sigmoid() - 1 if self.config.likelihood == "bernoulli" else output
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -111,12 +110,7 @@ class VAE(nn.Module):
     def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
               generator: torch.Generator | None = None) -> Tensor:
         latent = self.draw(count, generator)
-        return self.decode(truncation * latent, self._labels(count, label, generator))
-
-    def _labels(self, count: int, label: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
-        if label is None and self.config.conditional:
-            return torch.randint(len(self.spec.classes), (count,), generator=generator, device=self.log_sigma.device)
-        return label
+        return self.decode(truncation * latent, labels_for(self, count, label, generator, latent.device))
 
     def bound(self, pixels: Tensor, label: Tensor | None = None, samples: int = 200,
               generator: torch.Generator | None = None) -> Tensor:
@@ -127,7 +121,7 @@ class VAE(nn.Module):
             z = mean + noise * (0.5 * log_variance).exp()
             log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(1)  # log p(z) - log q(z|x)
             weights.append(self.log_likelihood(pixels, self.output(z, label)) + log_ratio)
-        return torch.stack(weights).logsumexp(0) - torch.tensor(float(samples)).log()
+        return torch.stack(weights).logsumexp(0) - math.log(samples)
 
 
 def log_of_bin(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -140,7 +134,7 @@ def log_of_bin(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     above = torch.erf((x - mean + HALF_STEP) * scale).masked_fill(x > 1 - HALF_STEP, 1.0)
     below = torch.erf((x - mean - HALF_STEP) * scale).masked_fill(x < HALF_STEP - 1, -1.0)
     mass = 0.5 * (above - below)
-    density = -((x - mean) * scale).square() - log_sigma - 0.5 * torch.log(torch.tensor(2 * torch.pi)) + torch.log(torch.tensor(2 * HALF_STEP))
+    density = -((x - mean) * scale).square() - log_sigma - 0.5 * math.log(2 * math.pi) + math.log(2 * HALF_STEP)
     return torch.where(mass > 1e-4, mass.clamp(min=1e-5).log(), density)
 
 
@@ -176,9 +170,8 @@ class Variational(Objective):
 
 
 def build(config: Config, spec: PictureSpec) -> Variational:
-    if config.conditional and not spec.classes:
-        raise BadInput(say("model.conditional is set, but the pictures have no classes.", "设置了 model.conditional，但图片没有类别。"),
-                       say("Put each class in a folder of its own, or leave model.conditional out.", "请把每一类放进各自的文件夹，或去掉 model.conditional。"))
+    if config.conditional:
+        need_classes(spec)
     return Variational(VAE(config, spec))
 
 
@@ -194,12 +187,10 @@ def load(folder: Path) -> nn.Module:
 @torch.no_grad()
 def sample(objective: Variational, dataset: Any, config: Any) -> Tensor:
     """Rows of pictures, uint8 [rows, columns, H, W, C]: held-out ones, their reconstructions, and new ones."""
-    net, training, columns = objective.net, objective.training, 8
-    net.eval()
+    net, columns = objective.net, 8
     batch = dataset.batch("validation", 0, columns, 0)
     x, label = (batch[name].to(net.log_sigma.device) for name in ("pixels", "label"))
     rows = [x, net.decode(net.encode(x, label), label)]
     new = net.paint(max(config.pictures, 1), generator=torch.Generator(x.device).manual_seed(0))
-    net.train(training)
     rows += [part for part in new.split(len(x)) if len(part) == len(x)]
     return torch.stack([to_pixels(row) for row in rows])

@@ -242,9 +242,7 @@ def load(folder: Path) -> nn.Module:
 @torch.no_grad()
 def sample(objective: Compression, dataset: Any, config: Any) -> Tensor:
     """Held-out pictures above what is restored of them, uint8 [rows, columns, H, W, C]."""
-    net, training, columns = objective.net, objective.training, 8
-    net.eval()
+    net, columns = objective.net, 8
     x = dataset.batch("validation", 0, max(config.pictures, columns), 0)["pixels"].to(net.into.weight.device)
     rows = [row for part in x.split(columns) if len(part) == min(columns, len(x)) for row in (part, net(part)[0])]
-    net.train(training)
     return torch.stack([to_pixels(row) for row in rows])

@@ -38,13 +38,10 @@ class LanguageModel(Objective):
 
 def glimpses(objective: LanguageModel, dataset: Any, config: Any) -> list[str]:
     """What the model writes after each of config.prompts, to look at while it learns (the `sample` of a family)."""
-    net, training = objective.net, objective.training
-    objective.eval()
-    made = [prompt + dataset.tokenizer.decode(continue_ids(
+    net = objective.net
+    return [prompt + dataset.tokenizer.decode(continue_ids(
         net, [dataset.spec.bos_id, *(dataset.tokenizer.encode([prompt]) if prompt else [])], config.max_new_tokens,
         dataset.spec.context_length, dataset.spec.eos_id)) for prompt in config.prompts or [""]]
-    objective.train(training)
-    return made
 
 
 @torch.no_grad()

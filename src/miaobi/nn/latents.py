@@ -43,15 +43,18 @@ PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear
 @torch.no_grad()
 def encoded(net: Encodes, pixels: Tensor, label: Tensor | None) -> Tensor:
     """Points [B, *latent_shape] of pictures, so many at once as memory bears."""
-    labels = [None] * len(pixels) if label is None else label.split(AT_ONCE)
-    return torch.cat([net.encode(part, given) for part, given in zip(pixels.split(AT_ONCE), labels, strict=False)])
+    return _in_parts(net.encode, pixels, label)
 
 
 @torch.no_grad()
 def decoded(net: HasLatents, latent: Tensor, label: Tensor | None) -> Tensor:
     """Pictures [B, C, H, W] of points, so many at once as memory bears."""
-    labels = [None] * len(latent) if label is None else label.split(AT_ONCE)
-    return torch.cat([net.decode(part, given) for part, given in zip(latent.split(AT_ONCE), labels, strict=False)])
+    return _in_parts(net.decode, latent, label)
+
+
+def _in_parts(through: Callable[[Tensor, Tensor | None], Tensor], given: Tensor, label: Tensor | None) -> Tensor:
+    spans = [slice(at, at + AT_ONCE) for at in range(0, len(given), AT_ONCE)]
+    return torch.cat([through(given[span], None if label is None else label[span]) for span in spans])
 
 
 def activity(points: Tensor) -> Tensor:

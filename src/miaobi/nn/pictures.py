@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 
 
@@ -65,6 +67,20 @@ class HasBound(Protocol):
         ...
 
 
+def labels_for(net: Paints, count: int, label: Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor | None:
+    """`label` as it was given; [count] classes drawn at random for a model that asks for them and was told none."""
+    if label is not None or "label" not in net.controls:
+        return label
+    return torch.randint(len(net.spec.classes), (count,), generator=generator, device=device)
+
+
+def need_classes(spec: PictureSpec) -> None:
+    """Raise BadInput for a conditional model of pictures without classes."""
+    if not spec.classes:
+        raise BadInput(say("model.conditional is set, but the pictures have no classes.", "设置了 model.conditional，但图片没有类别。"),
+                       say("Put each class in a folder of its own, or leave model.conditional out.", "请把每一类放进各自的文件夹，或去掉 model.conditional。"))
+
+
 def to_pixels(pictures: Tensor) -> Tensor:
     """float [-1, 1] [B, C, H, W] -> uint8 [B, H, W, C], as artifacts hold them."""
     return pictures.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
@@ -72,4 +88,9 @@ def to_pixels(pictures: Tensor) -> Tensor:
 
 def from_pixels(pixels: Tensor) -> Tensor:
     """uint8 [B, H, W, C] -> float [-1, 1] [B, C, H, W]."""
-    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return from_planes(pixels.permute(0, 3, 1, 2))
+
+
+def from_planes(planes: Tensor) -> Tensor:
+    """uint8 [B, C, H, W], as prepared data holds them -> float [-1, 1]."""
+    return planes.float().div(127.5).sub(1)

@@ -167,7 +167,9 @@ def _update_average(state: State) -> None:
 
 @contextmanager
 def averaged(state: State) -> Iterator[None]:
-    """Within: the objective carries its averaged weights, where the run keeps them."""
+    """Within: the objective is as it will be asked, at rest (no dropout) and with its averaged weights, where the run keeps them."""
+    training = state.objective.training
+    state.objective.eval()
     named = dict(state.objective.named_parameters()) if state.average else {}
     own = {name: parameter.detach().clone() for name, parameter in named.items()}
     try:
@@ -179,6 +181,7 @@ def averaged(state: State) -> Iterator[None]:
         with torch.no_grad():
             for name, parameter in named.items():
                 parameter.copy_(own[name])
+        state.objective.train(training)
 
 
 @torch.no_grad()
@@ -189,8 +192,6 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
     random state is left as it was.
     """
     objective, losses = state.objective, list[Loss]()
-    training = objective.training
-    objective.eval()
     with averaged(state), torch.random.fork_rng():
         torch.manual_seed(0)
         for place, batch in enumerate(dataset.batches("validation", state.config.batch_size)):
@@ -198,7 +199,6 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
                 break
             if place % processes.world() == processes.rank():
                 losses.append(objective.validate(objective.prepare(moved(batch, state.device))))
-    objective.train(training)
     loss = processes.sum_losses(losses)
     return loss.total.item() / max(loss.count, 1)
 

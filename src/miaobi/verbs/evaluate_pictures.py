@@ -13,7 +13,7 @@ import torch
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.data.pictures import MANIFEST, SPLITS, Config, Pictures, PictureSpec, prepare
+from miaobi.data.pictures import SPLITS, Config, Pictures, PictureSpec, of_bundle, prepare
 from miaobi.evaluate import picture_memorisation, picture_sheets
 from miaobi.evaluate.extractors import DEFAULT, open_extractor
 from miaobi.evaluate.judged import Judged, Progress, Question, Verdict, measure
@@ -54,7 +54,7 @@ def judge(name: str, weights: Weights, question: Question, known: Known | None, 
                               say("Name a model that `miaobi train` made.", "请给出由 `miaobi train` 生成的模型。"))
         subject = _subject(name, weights, engine.net, question, known)
         scores, missing = measure(subject, progress)
-        label = f"{weights.name}@{weights.version}" if weights.version else weights.name
+        label = weights.label
         sections = shown(subject, label)
         curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
         place = str(question.data) if question.data else say("its own", "自身数据") if subject.held_out else say("none", "无")
@@ -75,7 +75,7 @@ def _subject(name: str, weights: Weights, net: Paints, question: Question, known
         raise BadInput(say(f"{known.name} paints {_size(known.spec)}, {name} paints {_size(spec)}: no measure fits both.",
                            f"{known.name} 的图片为 {_size(known.spec)}，{name} 的为 {_size(spec)}，无法用同一标准衡量。"),
                        say("Set models of one size beside each other.", "请比较同样尺寸的模型。"))
-    own = own_pictures(weights)
+    own = of_bundle(weights.path)
     training = crowd(own, "train") if own else None
     held_out = known.held_out if known else _given(question.data, spec) if question.data else \
         crowd(own, "test" if own.count("test") else "validation") if own else None
@@ -84,12 +84,6 @@ def _subject(name: str, weights: Weights, net: Paints, question: Question, known
         name, spec, painter(net), open_extractor(question.extractor or DEFAULT, spec.height, spec.width), net, likelihood, training,
         _suited(held_out, spec), known.reference if known else None, count=question.samples or SAMPLES, seed=question.seed,
         limit=question.limit or LIMIT, **({"patience": ASKED_FOR} if question.samples else {}))
-
-
-def own_pictures(weights: Weights) -> Pictures | None:
-    """The prepared pictures that a bundle was trained on, where they are still here."""
-    folder = Path(str(bundle.read(weights.path).data.get("folder", "")))
-    return Pictures(folder) if (folder / MANIFEST).exists() else None
 
 
 def crowd(pictures: Pictures, split: str) -> Crowd:
@@ -137,7 +131,7 @@ def painter(net: Paints) -> Paint:
 
 
 def _described(spec: PictureSpec, weights: Weights) -> str:
-    own = own_pictures(weights)
+    own = of_bundle(weights.path)
     kind = say("grey", "灰度") if spec.channels == 1 else say("colour", "彩色")
     if own and own.meta["config"]["binarise"] != "no":
         # A decoder paints the probability of white, so its pictures are told from the data at a glance, whatever they show.

@@ -42,7 +42,7 @@ def judge(name: str, weights: Weights, question: Question, known: list[str] | No
         subject = _subject(opened, weights, own, known or [], question.samples or SAMPLES, question.seed)
         scores, missing = measure(subject, progress)
         place = str(question.data) if question.data else say("its own held-out text", "自身的留出文本") if own else say("none", "无")
-        label = f"{weights.name}@{weights.version}" if weights.version else weights.name
+        label = weights.label
         curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
         judged = Judged(label, opened.engine_name, tuple(scores), tuple(missing), tuple(subject.samples), len(subject.held_out), place,
                         round(time.monotonic() - began, 1), curve)

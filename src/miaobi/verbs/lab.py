@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miaobi.core import bundle
 from miaobi.core.artifacts import Image, Video
 from miaobi.core.errors import BadInput, NotFound, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, recorded
 from miaobi.data import pictures as data
 from miaobi.data.picture_files import ENDINGS, read_picture
-from miaobi.data.picture_shapes import fitted, with_channels
+from miaobi.data.picture_folders import visible
 from miaobi.engines.load import Model, load
 from miaobi.engines.weights import find
 from miaobi.nn.latents import Projection, encoded, project
-from miaobi.nn.pictures import Encodes, HasLatents, from_pixels, to_pixels
+from miaobi.nn.pictures import Encodes, HasLatents, from_planes, to_pixels
 from miaobi.provenance.pictures import format_of, is_folder
 from miaobi.provenance.publish import publish
 from miaobi.verbs.latent import Experiment
@@ -98,11 +97,7 @@ class Lab:
 
     def drawn(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """The points and classes of which `generate image --seed` makes its pictures."""
-        generators = [self.generator(seed) for seed in seeds]
-        labels = [torch.randint(len(self.spec.classes), (1,), generator=generator, device=self.device)
-                  for generator in generators if self.conditional and self.asked is None]
-        points = torch.cat([self.net.draw(1, generator) for generator in generators])
-        return points, torch.cat(labels) if labels else self.labels(len(seeds), None)
+        return self.engine.points(seeds, self.asked)
 
     def labels(self, count: int, known: Tensor | None) -> Tensor | None:
         """What a conditional model is told: the class that was asked for, or else the pictures' own. None for other models."""
@@ -123,8 +118,7 @@ class Lab:
     @cached_property
     def own(self) -> data.Pictures | None:
         """The prepared data that the model was trained on, where it is still here."""
-        folder = Path(str(bundle.read(self.model.weights.path).data.get("folder", "")))
-        return data.Pictures(folder) if (folder / data.MANIFEST).exists() else None
+        return data.of_bundle(self.model.weights.path)
 
     def pictures(self, path: Path | None, count: int) -> Given:
         """At most `count` pictures of a file or folder, or held-out ones of the model's own data, of the class asked for."""
@@ -142,19 +136,18 @@ class Lab:
         rows = np.sort(np.random.Generator(np.random.PCG64(self.seed)).permutation(rows)[:count])
         if not len(rows):
             raise NotFound(say(f"The {split} pictures hold none of that class.", f"{split} 图片中没有该类别。"), say("Give --images.", "请给出 --images。"))
-        pixels = from_pixels(torch.from_numpy(own.pixels(split)[rows]).permute(0, 2, 3, 1))
+        pixels = from_planes(torch.from_numpy(own.pixels(split)[rows]))
         names = [self.spec.classes[label] for label in labels[rows]] if self.spec.classes else [""] * len(rows)
         return Given(pixels.to(self.device), names, torch.from_numpy(labels[rows]).to(self.device) if self.spec.classes else None)
 
     def read(self, path: Path, count: int) -> Given:
         """Picture files at the model's size, fitted as its training pictures were."""
         from PIL import Image as Pillow
-        files = [path] if not path.is_dir() else sorted(item for item in path.rglob("*") if item.suffix.lower() in ENDINGS)
+        files = [path] if not path.is_dir() else [item for item in visible(path) if item.suffix.lower() in ENDINGS]
         if not files:
             raise NotFound(say(f"There are no pictures in {path}.", f"{path} 中没有图片。"), say("Name a folder with pictures.", "请给出含图片的文件夹。"))
-        read = [with_channels(fitted(Pillow.fromarray(read_picture(file)), self.spec.height, self.spec.width, self.engine.fit), self.spec.channels)
-                for file in files[:count]]
-        return Given(from_pixels(torch.from_numpy(np.stack(read)).permute(0, 2, 3, 1)).to(self.device), [file.stem for file in files[:count]])
+        read = [self.engine.planes(Pillow.fromarray(read_picture(file)), self.spec.channels) for file in files[:count]]
+        return Given(torch.cat(read), [file.stem for file in files[:count]])
 
     def examples(self, given: str, count: int) -> Given:
         """Pictures of a folder or file, or of a class of the model's own data by its name or number."""
