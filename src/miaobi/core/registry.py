@@ -80,6 +80,15 @@ sources = Registry("sources", {
     "pack": "miaobi.data.packs:read",
 })
 
+readers = Registry("readers", {
+    "texts": "miaobi.tune.records:texts",
+})
+
+tasks = Registry("tasks", {
+    "chat": "miaobi.tune.tasks.chat",
+    "text-classification": "miaobi.tune.tasks.text_classification",
+})
+
 picture_sources = Registry("picture_sources", {
     "folder": "miaobi.data.picture_folders:read",
     "pairs": "miaobi.data.picture_folders:pairs",

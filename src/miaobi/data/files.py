@@ -87,7 +87,6 @@ def read_file(path: Path, *, text_column: str | None = None, separator: str | No
                            say("Leave text_column out.", "请去掉 text_column。"))
         yield from _plain(path, separator, report)
         return
-    records = {"jsonl": json_lines, "json": _json, "csv": csv_rows, "parquet": _parquet}[kind]
     for line, record in records(path, report):
         try:
             document = to_document(record, text_column, {"file": str(path), "line": line})
@@ -96,6 +95,16 @@ def read_file(path: Path, *, text_column: str | None = None, separator: str | No
             continue
         if document.training_text().strip():
             yield document
+
+
+def records(path: Path, report: Report = raise_it) -> Iterator[tuple[int, Any]]:
+    """(line, or row for Parquet; record as written) of a file that is not plain text."""
+    readers = {"jsonl": json_lines, "json": _json, "csv": csv_rows, "parquet": _parquet}
+    kind = format_of(path)
+    if kind not in readers:
+        raise BadInput(say(f"{path} is plain text, which has no columns.", f"{path} 是纯文本，没有列。"),
+                       say("Give JSONL, JSON, CSV or Parquet.", "请提供 JSONL、JSON、CSV 或 Parquet。"))
+    yield from readers[kind](path, report)
 
 
 def format_of(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""Pretrained models as objectives: bases, labelled examples, task heads, adapters and freezing."""

@@ -1,0 +1,312 @@
+"""Labelled examples: read, checked, deduplicated, split without leaks, kept, encoded, and drawn as batches.
+
+`prepare` leaves one folder for each content and configuration, under $MIAOBI_HOME/examples:
+
+    train.jsonl  validation.jsonl  test.jsonl    {"columns": {...}, "place": "chats.jsonl:12"}
+    examples.json                                what was found: counts, duplicates, contradictions, problems
+
+Examples that ask the same question (as `question` of the task tells, case and spaces aside) never stand on two sides of a split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from miaobi.core.errors import BadInput
+from miaobi.core.files import home, write_beside
+from miaobi.core.language import say
+from miaobi.core.registry import readers
+from miaobi.data import packs
+from miaobi.data.cache import alone, manifest
+from miaobi.data.progress import bar
+from miaobi.data.shapes import Unusable
+from miaobi.data.splitting import DROPPED, TEST, VALIDATION, assign_groups, check_shares
+from miaobi.nn.objective import Batch
+from miaobi.tune.learner import Example, Features, Learner, Task
+
+FORMAT = 1
+MANIFEST = "examples.json"
+SPLITS = ("train", "validation", "test")
+SHOWN = 10
+AFTERWARDS = {"path", "pack", "validation_path", "test_path", "max_length", "too_long"}
+"""Settings that do not change what is kept, or count by their content."""
+LONGEST = 512
+"""Tokens that an example may have unless told otherwise; a CPU is slow beyond."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the labelled examples come from and how they are divided."""
+
+    path: str = ""
+    """A file or folder: JSONL, JSON, CSV, Parquet (each also gzip), or what the task reads besides (class folders, CoNLL, COCO)."""
+    pack: str = ""
+    """A starter pack instead of a path."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Your names for the task's columns: {text: review, label: stars}."""
+    validation: float = 0.1
+    """Share that is kept from training, to stop early by."""
+    test: float = 0.1
+    """Share that is kept from both, to compare with the base by."""
+    validation_path: str = ""
+    """A file of its own for validation, instead of a share."""
+    test_path: str = ""
+    """A file of its own for the test, instead of a share."""
+    max_examples: int = 0
+    """Use only so many, chosen by chance; 0 uses all."""
+    max_length: int = 0
+    """Tokens of an example; 0 for enough to hold 99 % of them, at most 512 and at most what the base can hold."""
+    too_long: Literal["truncate", "split", "drop"] = "truncate"
+    """What becomes of longer ones."""
+    allow_leakage: bool = False
+    """Go on although questions of test_path stand in the training data."""
+    strict: bool = True
+    """Stop at the first unusable record. Otherwise leave such records out, count and report them."""
+
+
+def prepare(config: Config, task: Task, head: Any, progress: bool = True, root: Path | None = None) -> Path:
+    """The folder of the prepared examples, made now or found from an earlier run. Raises BadInput, NotFound, Damaged."""
+    check_shares(config.validation, config.test)
+    packs.check_one(config.path, config.pack, "my.jsonl", "chinese-reviews")
+    with bar(progress) as shown:
+        found = _read(config, task, head, shown)
+    root = root or home() / "examples"
+    root.mkdir(parents=True, exist_ok=True)
+    settings = {key: value for key, value in asdict(config).items() if key not in AFTERWARDS}
+    name = hashlib.sha256(json.dumps([FORMAT, task.NAME, asdict(head), settings], sort_keys=True).encode())
+    for example, given in zip(found.examples, found.given):
+        name.update(f"{given}{_spelled(example.columns)}".encode())
+    with alone(root, name.hexdigest()[:16]) as folder:
+        if not folder.exists():
+            _keep(folder, config, task, found)
+    return folder
+
+
+@dataclass
+class _Found:
+    examples: list[Example] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
+    """The split that the source names for each, DROPPED for none."""
+    problems: int = 0
+    first: list[str] = field(default_factory=list)
+
+
+def _read(config: Config, task: Task, head: Any, shown: Any) -> _Found:
+    found = _Found()
+    sources = [(config.path, config.pack, DROPPED), (config.validation_path, "", VALIDATION), (config.test_path, "", TEST)]
+    for path, pack, split in sources:
+        if not (path or pack):
+            continue
+        for place, record in readers.get(task.READER)(path, pack):
+            try:
+                columns = dict(task.columns(renamed(record, config.columns), head))
+            except Unusable as error:
+                _report(found, place, error, config.strict)
+                continue
+            found.examples.append(Example(columns, str(place), task.question(columns)))
+            found.given.append(split)
+            if len(found.examples) % 1000 == 0:
+                shown(say(f"Reading: {len(found.examples):,} examples", f"读取：{len(found.examples):,} 条"), 0, 0)
+    if not any(given == DROPPED for given in found.given):
+        raise BadInput(say(f"{config.path or config.pack} holds no example.", f"{config.path or config.pack} 中没有样本。"),
+                       say(f"Expected records such as {task.EXAMPLE}", f"应为这样的记录：{task.EXAMPLE}"))
+    return found
+
+
+def renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """The record with people's own column names turned into the task's. Raises Unusable for a column that is not there."""
+    for ours, theirs in columns.items():
+        if theirs not in record:
+            raise Unusable(say(f"there is no column {theirs!r} (named for {ours}); there are: {', '.join(map(str, record))}.",
+                               f"没有名为 {theirs!r} 的列（用作 {ours}）；现有：{'、'.join(map(str, record))}。"),
+                           say("Mend data.columns.", "请修正 data.columns。"))
+    taken = set(columns.values())
+    return {key: value for key, value in record.items() if key not in taken} | {ours: record[theirs] for ours, theirs in columns.items()}
+
+
+def _report(found: _Found, place: Any, error: Unusable, strict: bool) -> None:
+    problem = f"{place}: {error.what}"
+    if strict:
+        raise BadInput(problem, say(f"{error.remedy} Or leave such records out with --data.strict false.",
+                                    f"{error.remedy} 也可用 --data.strict false 略过这类记录。"))
+    found.problems += 1
+    found.first += [problem] if len(found.first) < SHOWN else []
+
+
+def _spelled(columns: Mapping[str, Any]) -> str:
+    return json.dumps(columns, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def asked(parts: Mapping[str, Any]) -> int:
+    """Eight bytes that tell questions apart; letters' case and spaces do not."""
+    folded = " ".join(_spelled(parts).casefold().split())
+    return int.from_bytes(hashlib.blake2b(folded.encode(), digest_size=8).digest(), "big")
+
+
+def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
+    """Deduplicate, split, write."""
+    questions = np.array([asked(example.parts) for example in found.examples], dtype=np.uint64)
+    whole = [_spelled(example.columns) for example in found.examples]
+    given = np.array(found.given)
+    met, kept = set[tuple[int, str]](), np.zeros(len(whole), dtype=bool)
+    for place, spelled in enumerate(whole):
+        split = found.given[place]
+        kept[place] = (split, spelled) not in met
+        met.add((split, spelled))
+    leaks = _leaks(found, questions, given)
+    if leaks and not config.allow_leakage:
+        raise _leak_error(leaks)
+    # A leak that was allowed stays on both sides; without that, all examples of a question go to one.
+    free = kept & (given == DROPPED)
+    splits = np.full(len(whole), DROPPED, dtype=np.uint8)
+    shares = [0.0 if (given == split).any() else share for split, share in ((VALIDATION, config.validation), (TEST, config.test))]
+    chosen = _limited(np.flatnonzero(free), questions, config.max_examples)
+    _, groups = np.unique(questions[chosen], return_inverse=True)
+    splits[chosen] = assign_groups(questions[chosen], groups, np.full(len(chosen), DROPPED), *shares)
+    splits[kept & (given != DROPPED)] = given[kept & (given != DROPPED)]
+    _, places = np.unique(questions[kept], return_inverse=True)
+    counts = {split: int((splits == number).sum()) for number, split in enumerate(SPLITS)}
+    if not counts["train"]:
+        raise BadInput(say("Nothing is left to train on.", "没有留下训练样本。"), say("Give more examples, or smaller shares.", "请提供更多样本，或调小留出比例。"))
+    facts = {"format": FORMAT, "task": task.NAME, "read": len(whole), "splits": counts, "duplicates": int((~kept).sum()),
+             "contradictions": int(kept.sum() - len(np.unique(places))), "leaks": len(leaks),
+             "problems": {"count": found.problems, "first": found.first}, "config": asdict(config)}
+    with write_beside(folder) as draft:
+        draft.mkdir()
+        for number, split in enumerate(SPLITS):
+            with (draft / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+                for place in np.flatnonzero(splits == number):
+                    example = found.examples[place]
+                    file.write(json.dumps({"columns": example.columns, "place": example.place}, ensure_ascii=False) + "\n")
+        (draft / MANIFEST).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _limited(places: np.ndarray, questions: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the places, chosen by the questions' digests, in their order; all for 0."""
+    if not count or count >= len(places):
+        return places
+    return np.sort(places[np.argsort(questions[places], kind="stable")[:count]])
+
+
+def _leaks(found: _Found, questions: np.ndarray, given: np.ndarray) -> list[tuple[str, str]]:
+    """(place in the held-out file, place in the training data) of questions that stand in both."""
+    trained = {question: place for place, question in enumerate(questions) if given[place] == DROPPED}
+    return [(found.examples[place].place, found.examples[trained[question]].place)
+            for place, question in enumerate(questions) if given[place] != DROPPED and question in trained]
+
+
+def _leak_error(leaks: Sequence[tuple[str, str]]) -> BadInput:
+    shown = "; ".join(f"{test} = {train}" for test, train in leaks[:3])
+    return BadInput(say(f"{len(leaks)} held-out examples ask what the training data asks too: {shown}{' ...' if len(leaks) > 3 else ''}",
+                        f"有 {len(leaks)} 条留出样本与训练数据的提问相同：{shown}{' ……' if len(leaks) > 3 else ''}"),
+                    say("Take them out of one side, or go on all the same with --data.allow_leakage true: the test will then flatter the model.",
+                        "请从一侧去掉它们；或用 --data.allow_leakage true 继续，但测试结果会偏高。"))
+
+
+def read_split(folder: Path, split: str, task: Task) -> list[Example]:
+    """The examples of a prepared split."""
+    with (folder / f"{split}.jsonl").open(encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    return [Example(record["columns"], record["place"], task.question(record["columns"])) for record in records]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the examples of a data set are, in tokens; all 0 for pictures."""
+
+    median: int
+    p95: int
+    longest: int
+    max_length: int
+    cut: int
+    """Examples longer than max_length."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Prepared examples, encoded by a learner: what the training loop draws its batches from."""
+
+    folder: Path
+    task: Task
+    learner: Learner
+    max_length: int
+    too_long: str = "truncate"
+
+    @property
+    def fingerprint(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def spec(self) -> Mapping[str, Any]:
+        """What preparation found."""
+        return manifest(self.folder, MANIFEST)
+
+    @cached_property
+    def _splits(self) -> dict[str, list[Example]]:
+        return {split: list(self._fitted(read_split(self.folder, split, self.task))) for split in SPLITS}
+
+    def _fitted(self, examples: Sequence[Example]) -> Iterator[Example]:
+        for example in examples:
+            if self.too_long == "truncate" or self.learner.length(example.columns) <= self.max_length:
+                yield example
+            elif self.too_long == "split":
+                for columns in self.learner.split(example.columns, self.max_length):
+                    yield Example(columns, example.place, example.parts)
+
+    def examples(self, split: str) -> list[Example]:
+        return self._splits[split]
+
+    def count(self, split: str) -> int:
+        return len(self._splits[split])
+
+    @cached_property
+    def _encoded(self) -> dict[str, list[Features | None]]:
+        return {split: [None] * self.count(split) for split in SPLITS}
+
+    def features(self, split: str, place: int) -> Features:
+        """An example as arrays, encoded when first asked for."""
+        found = self._encoded[split][place]
+        if found is None:
+            found = self._encoded[split][place] = self.learner.encode(self._splits[split][place].columns, self.max_length)
+        return found
+
+    @lru_cache(maxsize=2)
+    def _order(self, epoch: int, seed: int) -> np.ndarray:
+        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(self.count("train"))
+
+    def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
+        """Batch `index` of an endless stream: epoch after epoch, each in an order of its own, without a break between them."""
+        count = self.count(split)
+        places = [int(self._order(at // count, seed)[at % count]) if split == "train" else at % count
+                  for at in range(index * size, (index + 1) * size)]
+        return self.learner.collate([self.features(split, place) for place in places])
+
+    def batches(self, split: str, size: int) -> Iterator[Batch]:
+        for start in range(0, self.count(split), size):
+            yield self.learner.collate([self.features(split, place) for place in range(start, min(start + size, self.count(split)))])
+
+    def save(self, folder: Path) -> None:
+        self.learner.save(folder)
+
+
+def measure(folder: Path, task: Task, learner: Learner, config: Config, limit: int) -> Lengths:
+    """How long the training examples are, and what max_length follows from that. limit: what the base can hold, 0 for no end."""
+    examples = read_split(folder, "train", task)
+    lengths = np.array([learner.length(example.columns) for example in examples])
+    room = limit or sys.maxsize
+    if config.max_length > room:
+        raise BadInput(say(f"data.max_length is {config.max_length}; the base holds {room} tokens.", f"data.max_length 为 {config.max_length}；基础模型最多容纳 {room} 个词元。"),
+                       say(f"Give at most {room}.", f"请不要超过 {room}。"))
+    enough = -(-int(np.quantile(lengths, 0.99)) // 8) * 8
+    longest = config.max_length or max(min(enough, LONGEST, room), 8)
+    median, p95 = np.quantile(lengths, [0.5, 0.95])
+    return Lengths(int(median), int(p95), int(lengths.max()), longest if lengths.any() else 0, int((lengths > longest).sum()))

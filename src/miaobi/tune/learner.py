@@ -1,0 +1,186 @@
+"""The contract between fine-tuning and its tasks: labelled examples in, a head and a loss, answers and figures out.
+
+A task is a module in `tune/tasks/` with the names of `Task`. What is tuned is a `Learner`: a pretrained model with the task's head.
+Every figure is a function of sums over examples, so that intervals and significance come from resampling those (evaluate/compare.py).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.tune.base import Base
+
+Features = Mapping[str, np.ndarray]
+"""One encoded example. `length` of a Learner tells its cost."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled example: columns in the task's own terms, and where they were written."""
+
+    columns: Mapping[str, Any]
+    place: str
+    """chats.jsonl:12"""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """The columns that make up the question, without the answer: what duplicates and leaks are told by."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as a function of sums over examples: accuracy = combine([right, all]).
+
+    combine: counts [..., K] -> values [...].
+    """
+
+    name: str
+    combine: Callable[[np.ndarray], np.ndarray]
+    better: Literal["lower", "higher"]
+    label: tuple[str, str]
+    """In English and in Chinese."""
+    unit: str = ""
+
+
+class Judgement(NamedTuple):
+    """How one example went."""
+
+    loss: float
+    """The worst examples are those with the greatest."""
+    counts: Mapping[str, np.ndarray]
+    """By figure, what it adds up: float64 [K]."""
+    answer: Any = None
+    """What the model said, JSON-able, where judging it made it say something."""
+
+
+class Piece(NamedTuple):
+    """A stretch of an encoded example, for the preview."""
+
+    text: str
+    learned: bool
+    """Whether the loss looks at it."""
+
+
+class Learner(Objective):
+    """A pretrained model with the head of a task, and the loss it is tuned by.
+
+    `net` is what adapters are put into and what is frozen; call it as `self.net`, since it is wrapped after the learner was made.
+    """
+
+    unit = "examples"
+    fresh: Sequence[str] = ()
+    """Names of modules inside `net` whose weights are new: always trained, and kept whole beside an adapter."""
+    blocks: str = ""
+    """The name inside `net` of the ModuleList of its layers ("model.layers"), for freezing by layer; empty where there is none."""
+    adapter_kind: str | None = None
+    """PEFT's name of the task (CAUSAL_LM, SEQ_CLS, ...), for adapters that ask for it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def phases(self) -> list[Phase]:
+        return [Phase("model", self.net, self.loss)]
+
+    @abstractmethod
+    def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
+        """An example as arrays; those of a question without an answer too. Too long a one is cut to `max_length`; how many were is
+        told by `length` before (tune/examples.py counts, and splits or drops where that was asked for)."""
+
+    @abstractmethod
+    def length(self, columns: Mapping[str, Any]) -> int:
+        """Tokens of an example before any cutting; 0 where examples have no length (pictures)."""
+
+    @abstractmethod
+    def collate(self, features: Sequence[Features]) -> Batch:
+        """Encoded examples as one batch."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """The summed loss and its count."""
+
+    @abstractmethod
+    def figures(self) -> Sequence[Figure]:
+        """What this task is judged by; the first is what models are compared by."""
+
+    @abstractmethod
+    def judge(self, batch: Batch) -> list[Judgement]:
+        """How each example of a batch goes. Called without gradients, with `net` at rest."""
+
+    def answer(self, columns: Mapping[str, Any]) -> Any:
+        """What the model says to one question, JSON-able: for people to read, and for the engine that serves it."""
+        with torch.no_grad():
+            return self.judge(self.collate([self.encode(columns, 0)]))[0].answer
+
+    def preview(self, features: Features) -> list[Piece]:
+        """An encoded example as the model will see it, with what the loss looks at; empty where nothing can be shown as text."""
+        return []
+
+    def split(self, columns: Mapping[str, Any], max_length: int) -> list[Mapping[str, Any]]:
+        """Too long an example as several. Raises NotImplementedError where that makes no sense for the task."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """What turns a user's input into the model's, and what the head's outputs mean (tokenizer, template, labels): everything but
+        weights. The same files are read by the task's `learner` through `spec`."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+
+class Task(Protocol):
+    """A module in tune/tasks/, registered by name."""
+
+    NAME: str
+    SUMMARY: tuple[str, str]
+    """In English and in Chinese."""
+    MODALITY: str
+    """Of what is asked: "text" or "image"."""
+    READER: str
+    """What opens its data: a name in the readers registry."""
+    EXAMPLE: str
+    """One line of JSONL as it is expected, for error messages and help."""
+    Config: type
+    """A dataclass: the head and the loss, the `head` section of a recipe."""
+
+    def columns(self, record: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
+        """A record as people write it, in the task's terms: {"text": ..., "label": ...}; extra keys are left out.
+
+        Raises Unusable (data/shapes.py), with what is wrong and the remedy. A missing answer is Unusable too.
+        """
+        ...
+
+    def question(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The columns without the answer."""
+        ...
+
+    def survey(self, examples: Sequence[Example], config: Any) -> Mapping[str, Any]:
+        """What the head needs to know of the training data, JSON-able (labels, how many of each). Raises BadInput for data that
+        cannot teach (one class only)."""
+        ...
+
+    def check(self, example: Example, spec: Mapping[str, Any], config: Any) -> None:
+        """Raise Unusable for an example that does not fit what training showed (a label never seen)."""
+        ...
+
+    def learner(self, base: Base, spec: Mapping[str, Any], config: Any) -> Learner:
+        """The base's model with this task's head. Raises Unsupported for a base of another kind, naming kinds that would do."""
+        ...
+
+
+def padded(rows: Sequence[np.ndarray], value: int, side: Literal["left", "right"] = "right", multiple: int = 8) -> Tensor:
+    """Rows of unequal length as int64 [rows, length], filled up with `value` to a multiple of `multiple`."""
+    length = -(-max(map(len, rows)) // multiple) * multiple
+    filled = np.full((len(rows), length), value, dtype=np.int64)
+    for place, row in enumerate(rows):
+        filled[place, slice(length - len(row), None) if side == "left" else slice(0, len(row))] = row
+    return torch.from_numpy(filled)
