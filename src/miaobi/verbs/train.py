@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from miaobi.core import bundle, config
 from miaobi.core.config import Option
-from miaobi.core.errors import BadInput, MissingPart, NotFound, nearest
+from miaobi.core.errors import BadInput, MissingPart, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.registry import datasets, families
@@ -220,22 +218,12 @@ def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | Non
         words: settings to change, such as ["--train.max_steps", "2000"]
         quiet: no progress
     """
-    folder = _find_run(str(run), runs)
+    from miaobi.train.run import find_run
+    folder = find_run(str(run), runs)
     settings = settle(config.read_yaml(folder / "config.yaml"), tuple(words or ()), str(folder / "config.yaml"))
     trained = _run(settings, folder.parent, folder=folder, quiet=quiet)
     assert isinstance(trained, Trained)
     return trained
-
-
-def _find_run(name: str, runs: Path) -> Path:
-    if (Path(name) / "config.yaml").exists():
-        return Path(name)
-    known = sorted((path.parent for path in runs.glob("*/config.yaml")), key=lambda path: path.stat().st_mtime)
-    found = [path for path in known if path.name.startswith(name)]
-    if not found:
-        raise NotFound(say(f"There is no run {name!r} under {runs}.", f"{runs} 下没有名为 {name!r} 的训练记录。"),
-                       nearest(name, [path.name for path in known]))
-    return found[-1]
 
 
 def _need_torch() -> None:
@@ -250,99 +238,31 @@ def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bo
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from miaobi.train import checkpoint, estimate, loop, processes
+    from miaobi.train import estimate, loop, processes
+    from miaobi.train import run as runs_of
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
     with processes.joined(processes.pick_device(settings.train.device)):
         dataset = datasets.get(settings.family.DATA).prepare(settings.data)
         state = loop.start(settings.family.build(settings.model, dataset.spec), settings.train)
-        began = datetime.fromtimestamp(processes.agree(int(time.time())))
-        run = folder or runs / f"{settings.name}-{began:%Y%m%d-%H%M%S}"
+        place = folder or runs_of.new_folder(runs, settings.name)
         torch.manual_seed(settings.train.seed + processes.rank())  # each process its own dropout
-        resumed = checkpoint.found(run / "checkpoints")
-        if resumed:
-            checkpoint.restore(state, resumed[-1])
-        known = estimate.estimate(state, dataset, run)
+        runs_of.continued(state, place)
+        known = estimate.estimate(state, dataset, place)
         estimate.refuse(known, settings.train.max_minutes, settings.train.max_steps)
         if dry_run:
             return Plan(settings.values, known)
-        return _train(settings, state, dataset, run, known, quiet or processes.rank() > 0)
+
+        def sample(state: Any, outputs: Any) -> None:
+            show_samples(settings.family.sample(state.objective, dataset, settings.sample), settings.name, state.step, place, outputs)
+
+        run = runs_of.Run(place, settings.train, settings.values, "train", sample)
+        seconds = run.go(state, dataset, known, quiet or processes.rank() > 0)
+        run.conclude(state, dataset)
+        return _finish(settings, state, dataset, place, known, seconds)
 
 
-def _train(settings: Settings, state: Any, dataset: Any, run: Path, known: Any, quiet: bool) -> Trained:
-    import yaml
-
-    from miaobi.train import checkpoint, loop, processes
-    from miaobi.train.view import View
-    first = processes.rank() == 0
-    if first:
-        write_text(run / "config.yaml", yaml.safe_dump(dict(settings.values), allow_unicode=True, sort_keys=False))
-    view = View(state, quiet)
-    view.say(f"{run}\n{known}")
-    if state.step:
-        view.say(say(f"Going on from step {state.step}.", f"从第 {state.step} 步继续。"))
-    outputs = _outputs(settings, run, state.step) if first else []
-    began = time.monotonic()
-    try:
-        loop.run(state, dataset, _hooks(settings, dataset, run, outputs, view))
-    except KeyboardInterrupt as stop:
-        if isinstance(stop, loop.Interrupted) and first:
-            checkpoint.save(state, run / "checkpoints", settings.train.keep)
-        view.say(say(f"Stopped at step {state.step}. Go on with: miaobi train --resume {run}",
-                     f"已在第 {state.step} 步停止。继续：miaobi train --resume {run}"))
-        raise
-    finally:
-        view.close()
-        for output in outputs:
-            output.close()
-    return _finish(settings, state, dataset, run, known, time.monotonic() - began)
-
-
-def _outputs(settings: Settings, run: Path, step: int) -> list[Any]:
-    from miaobi.train.tracking import Log, open_trackers
-    return [Log(run, step), *open_trackers(settings.train.trackers, run, settings.values)]
-
-
-def _hooks(settings: Settings, dataset: Any, run: Path, outputs: list[Any], view: Any) -> list[tuple[int, Callable[[Any], None]]]:
-    """What happens between steps, with its interval."""
-    from miaobi.train import checkpoint, loop, processes
-    from miaobi.train.schedules import multiplier
-    train = settings.train
-
-    def log(state: Any) -> None:
-        loop.check_finite(state)
-        for output in outputs:
-            output.figures(state.step, {**state.train, "seen": state.seen, "seconds": round(state.seconds, 3),
-                                        "learning_rate": train.learning_rate * multiplier(train, state.step - 1)})
-
-    def judge(state: Any) -> None:
-        last = state.step == train.max_steps
-        state.validation = loop.validate(state, dataset, 0 if last else train.glance)
-        state.stale += 1
-        if state.validation < state.best:
-            state.best, state.best_step, state.stale = state.validation, state.step, 0
-            if processes.rank() == 0 and train.patience:
-                checkpoint.write(state, run / "checkpoints" / "best")
-        state.finished = bool(train.patience) and state.stale >= train.patience
-        for output in outputs:
-            output.figures(state.step, {"validation": state.validation, "seconds": round(state.seconds, 3)})
-
-    def keep(state: Any) -> None:
-        if processes.rank() == 0:
-            checkpoint.save(state, run / "checkpoints", train.keep)
-
-    def sample(state: Any) -> None:
-        with loop.averaged(state):
-            made = settings.family.sample(state.objective, dataset, settings.sample)
-        show_samples(made, settings.name, state.step, run, outputs)
-
-    hooks = [(train.log_every, log), (train.every("validate_every", 10), judge)]
-    if processes.rank() == 0:
-        hooks.append((train.every("sample_every", 4), sample))
-    return [*hooks, (train.every("checkpoint_every", 10), keep), (1, view)]
-
-
-def show_samples(made: Any, model: str, step: int, run: Path, outputs: list[Any]) -> None:
+def show_samples(made: Any, model: str, step: int, run: Path, outputs: Sequence[Any]) -> None:
     """What a family's `sample` made, to the run's folder and the trackers: texts, or pictures uint8 [rows, columns, H, W, C]."""
     place = run / "samples" / f"step-{step:08d}"
     if isinstance(made, list):
@@ -360,13 +280,8 @@ def show_samples(made: Any, model: str, step: int, run: Path, outputs: list[Any]
 
 
 def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any, seconds: float) -> Trained:
-    """Bundle the weights (the best ones, where early stopping watched), and put them in the store."""
-    from miaobi.train import checkpoint, loop, processes
-    best = run / "checkpoints" / "best"
-    if best.exists() and state.best < (state.validation or float("inf")):
-        checkpoint.restore(state, best)
-    if state.step < settings.train.max_steps:  # ended early, so the whole validation set was never seen
-        state.validation = loop.validate(state, dataset)
+    """Bundle the weights and put them in the store."""
+    from miaobi.train import loop, processes
     if processes.rank() > 0:
         return Trained(settings.name, run / "bundle", run, state.step, state.validation, seconds, known.parameters, settings.family.MODALITY)
     manifest = bundle.Manifest(
