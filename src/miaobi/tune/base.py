@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from miaobi.core import bundle
 from miaobi.core.engine import Weights
@@ -22,6 +20,9 @@ from miaobi.core.language import say
 from miaobi.data import packs
 from miaobi.engines import chat
 from miaobi.engines.weights import find, read_json, refuse_foreign_code
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class Base:
         """SHA-256 over the weights: an adapter belongs to these and no others."""
         digest = hashlib.sha256()
         for file in sorted(self.folder.rglob("*.safetensors")) if self.folder.is_dir() else [self.folder]:
-            with file.open("rb") as handle:
-                digest.update(hashlib.file_digest(handle, "sha256").digest())
+            digest.update(_digest(file, file.stat().st_size, file.stat().st_mtime_ns))
         return digest.hexdigest()
 
     @cached_property
@@ -68,6 +68,13 @@ class Base:
         refuse_foreign_code(self.config, self.name)
         loaded: nn.Module = auto.from_pretrained(self.folder, dtype="float32", use_safetensors=True, local_files_only=True, **settings)
         return loaded
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path, size: int, changed: int) -> bytes:
+    """SHA-256 of a file; asked for again only when it was written to since, as its size or time tells."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
 
 
 def open_base(name: str) -> Base:
