@@ -166,6 +166,15 @@ def words(argv: Sequence[str], known: Mapping[str, Option]) -> Iterator[tuple[st
             yield key, rest.pop(0)
 
 
+def peek(argv: Sequence[str], key: str) -> str | None:
+    """What the command line gives for one key, before the others are known; None where it does not."""
+    for place, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_") == f"__{key}":
+            return value if equals else argv[place + 1] if place + 1 < len(argv) else ""
+    return None
+
+
 def resolve(opts: Sequence[Option], argv: Sequence[str] = (), settings: Mapping[str, Any] | None = None,
             origin: str = "") -> dict[str, Any]:
     """Every option's value by key: its default, overlaid by `settings` (read from the file `origin`), then by `argv`.

@@ -128,6 +128,16 @@ def scores(by_model: Mapping[str, Sequence[Score]]) -> Block:
     return _made("scores", rows, list(by_model) if len(by_model) > 1 else [say("Value", "数值")], words)
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Block:
+    """Rows of text under headings; line breaks inside a cell are kept."""
+    return _made("table", list(columns), [list(row) for row in rows])
+
+
+def marked(pieces: Iterable[tuple[str, bool]]) -> Block:
+    """A text with some of its stretches marked."""
+    return _made("marked", list(pieces))
+
+
 def figure(value: float) -> str:
     """A number with four significant digits, at most three decimals where that suffices."""
     if value == 0 or not math.isfinite(value):

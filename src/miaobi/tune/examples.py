@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -180,12 +180,15 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     facts = {"format": FORMAT, "task": task.NAME, "read": len(whole), "splits": counts, "duplicates": int((~kept).sum()),
              "contradictions": int(kept.sum() - len(np.unique(places))), "leaks": len(leaks),
              "problems": {"count": found.problems, "first": found.first}, "config": asdict(config)}
+    _write(folder, {split: [found.examples[place] for place in np.flatnonzero(splits == number)] for number, split in enumerate(SPLITS)}, facts)
+
+
+def _write(folder: Path, splits: Mapping[str, Sequence[Example]], facts: Mapping[str, Any]) -> None:
     with write_beside(folder) as draft:
         draft.mkdir()
-        for number, split in enumerate(SPLITS):
+        for split, found in splits.items():
             with (draft / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-                for place in np.flatnonzero(splits == number):
-                    example = found.examples[place]
+                for example in found:
                     file.write(json.dumps({"columns": example.columns, "place": example.place}, ensure_ascii=False) + "\n")
         (draft / MANIFEST).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
 
@@ -219,6 +222,26 @@ def read_split(folder: Path, split: str, task: Task) -> list[Example]:
     return [Example(record["columns"], record["place"], task.question(record["columns"])) for record in records]
 
 
+def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
+    """New examples with old ones replayed: `replay` old training examples for each new one, and the held-out ones of both, so that
+    what was learned before is neither lost nor unmeasured. Raises NotFound when the old ones are no longer there."""
+    before = manifest(old, MANIFEST)
+    kept = {split: {asked(example.parts): example for example in read_split(new, split, task)} for split in SPLITS}
+    fresh = {question for found in kept.values() for question in found}
+    counts = {split: len(found) for split, found in kept.items()}
+    for split in SPLITS:
+        older = {question: example for example in read_split(old, split, task) if (question := asked(example.parts)) not in fresh}
+        room = round(counts["train"] * replay) if split == "train" else len(older)
+        kept[split] |= dict(sorted(older.items())[:room])
+    facts = {**manifest(new, MANIFEST), "replayed": len(kept["train"]) - counts["train"], "replayed_from": before["splits"],
+             "splits": {split: len(found) for split, found in kept.items()}}
+    name = hashlib.sha256(json.dumps([new.name, old.name, replay]).encode()).hexdigest()[:16]
+    with alone(new.parent, name) as folder:
+        if not folder.exists():
+            _write(folder, {split: list(found.values()) for split, found in kept.items()}, facts)
+    return folder
+
+
 @dataclass(frozen=True)
 class Lengths:
     """How long the examples of a data set are, in tokens; all 0 for pictures."""
@@ -240,6 +263,8 @@ class Examples:
     learner: Learner
     max_length: int
     too_long: str = "truncate"
+    left_out: frozenset[str] = frozenset()
+    """Places of held-out examples that training showed nothing of (a label of which there is only one example)."""
 
     @property
     def fingerprint(self) -> str:
@@ -252,7 +277,8 @@ class Examples:
 
     @cached_property
     def _splits(self) -> dict[str, list[Example]]:
-        return {split: list(self._fitted(read_split(self.folder, split, self.task))) for split in SPLITS}
+        return {split: [example for example in self._fitted(read_split(self.folder, split, self.task)) if example.place not in self.left_out]
+                for split in SPLITS}
 
     def _fitted(self, examples: Sequence[Example]) -> Iterator[Example]:
         for example in examples:
@@ -279,16 +305,23 @@ class Examples:
             found = self._encoded[split][place] = self.learner.encode(self._splits[split][place].columns, self.max_length)
         return found
 
-    @lru_cache(maxsize=2)
-    def _order(self, epoch: int, seed: int) -> np.ndarray:
-        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(self.count("train"))
+    @cached_property
+    def _order(self) -> Callable[[int, int], np.ndarray]:
+        """(epoch, seed) -> the order of its training examples; the last few are kept."""
+        return lru_cache(maxsize=2)(lambda epoch, seed: np.random.Generator(np.random.PCG64([seed, epoch])).permutation(self.count("train")))
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
         """Batch `index` of an endless stream: epoch after epoch, each in an order of its own, without a break between them."""
+        return self.learner.collate([self.features(split, place) for place in self._drawn(split, index, size, seed)])
+
+    def places(self, split: str, index: int, size: int, seed: int) -> list[str]:
+        """Where the examples of a batch were written."""
+        return [self._splits[split][place].place for place in self._drawn(split, index, size, seed)]
+
+    def _drawn(self, split: str, index: int, size: int, seed: int) -> list[int]:
         count = self.count(split)
-        places = [int(self._order(at // count, seed)[at % count]) if split == "train" else at % count
-                  for at in range(index * size, (index + 1) * size)]
-        return self.learner.collate([self.features(split, place) for place in places])
+        return [int(self._order(at // count, seed)[at % count]) if split == "train" else at % count
+                for at in range(index * size, (index + 1) * size)]
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
         for start in range(0, self.count(split), size):

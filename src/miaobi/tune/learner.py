@@ -145,6 +145,8 @@ class Task(Protocol):
     """In English and in Chinese."""
     MODALITY: str
     """Of what is asked: "text" or "image"."""
+    MAKES: str
+    """What a tuned model gives: "text" (it writes), "image" (it paints), "labels" (labels, places, vectors: the `tuned` engine)."""
     READER: str
     """What opens its data: a name in the readers registry."""
     EXAMPLE: str

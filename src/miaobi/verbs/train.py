@@ -117,10 +117,7 @@ def settle(recipe: Mapping[str, Any], words: tuple[str, ...] = (), origin: str =
 
 def _family(recipe: Mapping[str, Any], words: tuple[str, ...], origin: str) -> Any:
     """The family decides which keys there are, so it is looked for first."""
-    chosen = recipe.get("family")
-    for place, word in enumerate(words):
-        if word.startswith("--family"):
-            chosen = word.partition("=")[2] or (words[place + 1] if place + 1 < len(words) else "")
+    chosen = config.peek(words, "family") or recipe.get("family")
     if not chosen:
         raise BadInput(say(f"{origin or 'The recipe'} does not say which family to train.", f"{origin or '配方'} 没有写明要训练的模型族（family）。"),
                        say(f"Add a line such as `family: gpt`. {nearest('', families.names())}", f"请加入一行，例如 `family: gpt`。{nearest('', families.names())}"))
@@ -134,7 +131,7 @@ def command(*words: str) -> Any:
            Option("dry_run", bool, False, say("Say what it would cost and stop.", "只给出预计开销，不训练。")),
            Option("print_config", bool, False, say("Print the resolved settings and stop.", "打印最终设置后退出。")),
            Option("runs", str, "runs", say("Where runs are kept.", "训练记录的文件夹。"))]
-    mine, theirs = _parted(words, {option.key: option for option in own})
+    mine, theirs = parted(words, {option.key: option for option in own})
     if "--help" in words or "-h" in words:
         return _usage(own, mine)
     values = config.resolve(own, mine)
@@ -159,7 +156,7 @@ class Printed:
         return yaml.safe_dump(dict(self.settings), allow_unicode=True, sort_keys=False).rstrip()
 
 
-def _parted(words: tuple[str, ...], own: Mapping[str, Option]) -> tuple[list[str], list[str]]:
+def parted(words: tuple[str, ...], own: Mapping[str, Option]) -> tuple[list[str], list[str]]:
     """(the verb's own words, the recipe's words)."""
     mine, theirs, rest = list[str](), list[str](), [word for word in words if word not in ("--help", "-h")]
     while rest:
@@ -195,7 +192,7 @@ def train(recipe: str | Path | Mapping[str, Any], *, name: str | None = None, se
         runs: where to keep the run
         quiet: no progress
     """
-    _need_torch()
+    need_torch()
     origin = "" if isinstance(recipe, Mapping) else str(recipe)
     tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe))
     for key, value in ({**(settings or {}), **({"name": name} if name else {})}).items():
@@ -226,14 +223,14 @@ def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | Non
     return trained
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
     import importlib.util
     if importlib.util.find_spec("torch") is None:
         raise MissingPart(say("Training needs PyTorch, which is not installed.", "训练需要 PyTorch，目前未安装。"), "pip install 'miaobi[train]'")
 
 
 def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bool = False, quiet: bool = False) -> Trained | Plan:
-    _need_torch()
+    need_torch()
     # OpenMP's threads spin while they wait, which starves whatever else runs; read once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch

@@ -25,7 +25,7 @@ from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, p
 
 NAME = "text-classification"
 SUMMARY = "one label for each text", "为每段文本给出一个标签"
-MODALITY, READER = "text", "texts"
+MODALITY, READER, MAKES = "text", "texts", "labels"
 EXAMPLE = '{"text": "...", "label": "positive"}'
 
 
