@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from miaobi.nn.objective import Batch
 
@@ -28,4 +28,13 @@ class Dataset(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what turns a user's input into the model's (tokenizer, preprocessing) into a bundle."""
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Data that can tell where the examples of a batch were written."""
+
+    def places(self, split: str, index: int, size: int, seed: int) -> list[str]:
+        """Of `batch` with the same arguments: ["chats.jsonl:12", ...]."""
         ...

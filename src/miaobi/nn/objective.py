@@ -42,6 +42,8 @@ class Phase:
     """Multiplies the run's learning rate, for phases that want their own pace."""
     begins: float = 0.0
     """The share of the run that passes before the phase joins."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Multiplies the learning rate of single parameters of `module`, by name; 1 for those that are not named."""
 
 
 class Objective(nn.Module, ABC):
@@ -51,6 +53,8 @@ class Objective(nn.Module, ABC):
     """What a loss counts, for "so many a second"."""
     progress = 0.0
     """The share of the run that is behind, set by the loop before every step: for warm-ups inside a loss."""
+    adapter = False
+    """Whether a finished model is only what was trained, to be put beside a base that lies elsewhere."""
 
     @abstractmethod
     def phases(self) -> list[Phase]:
@@ -59,6 +63,13 @@ class Objective(nn.Module, ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Work without gradients before the phases see a batch (frozen encoders). Called once a batch."""
         return batch
+
+    def step_begins(self) -> None:
+        """Before each step, with `progress` set: for what thaws as a run goes on."""
+
+    def step_ends(self, step: int, max_steps: int) -> None:
+        """After the optimisers moved in step number `step` (from 1) of `max_steps`, its gradients still there: for ranks that are
+        allocated anew."""
 
     def validate(self, batch: Batch) -> Loss:
         """The loss that validation reports and early stopping watches."""

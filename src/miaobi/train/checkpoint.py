@@ -3,7 +3,7 @@
     checkpoints/step-00000100/{tensors.safetensors, state.json}
     checkpoints/best          -> the same, of the best validation
 
-The data's order is a pure function of the step, so a resumed run goes on exactly as the unbroken one would have.
+Frozen weights are left out: they come from the base again. The data's order is a pure function of the step, so a resumed run goes on exactly as the unbroken one would have.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import Damaged, NotFound
@@ -29,7 +29,7 @@ PLAIN = ("step", "seen", "best", "best_step", "stale", "validation", "finished",
 
 def state_dict(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, plain values) that determine how the run goes on."""
-    tensors = {f"objective.{name}": value for name, value in state.objective.state_dict().items()}
+    tensors = {f"objective.{name}": value.detach() for name, value in _moving(state).items()}
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if state.device.type == "cuda":
@@ -48,7 +48,11 @@ def state_dict(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load_state_dict(state: State, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     """Bring `state`, made afresh for the same configuration, to where `state_dict` found it."""
-    state.objective.load_state_dict(_under(tensors, "objective."))
+    own = _under(tensors, "objective.")
+    wrong = _moving(state).keys() ^ own.keys()
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights are in one and not in the other, such as {min(wrong)}")
+    state.objective.load_state_dict(own, strict=False)
     for name, value in _under(tensors, "average.").items():
         state.average[name].copy_(value)
     for key, optimizer in _optimizers(state):
@@ -70,6 +74,13 @@ def laid_out(value: Any, parameter: Tensor) -> Any:
     if isinstance(value, Tensor) and value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value
+
+
+def _moving(state: State) -> dict[str, Tensor]:
+    """The objective's state by name but for weights that no step moves. Those of an optimiser count although they may not have thawed yet."""
+    moved = {id(item) for _, optimizer in _optimizers(state) for group in optimizer.param_groups for item in group["params"]}
+    return {name: value for name, value in state.objective.state_dict(keep_vars=True).items()
+            if not isinstance(value, nn.Parameter) or value.requires_grad or id(value) in moved}
 
 
 def _optimizers(state: State) -> Iterator[tuple[str, torch.optim.Optimizer]]:

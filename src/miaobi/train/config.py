@@ -51,8 +51,10 @@ class TrainConfig:
     """Steps between validations; 0 for ten in the run."""
     validation_batches: int = 0
     """Batches a validation looks at while training; 0 for a fifth of the steps between two. The last one sees the whole set."""
+    watch: str = "loss"
+    """What validations are compared by, for the best and for stopping early: loss, or a figure of the task (accuracy, f1)."""
     patience: int = 0
-    """Stop after this many validations without a better loss; 0 to go to the end."""
+    """Stop after this many validations without a better one; 0 to go to the end."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0 for ten in the run."""
     keep: int = 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -18,10 +18,12 @@ from torch import Tensor
 from miaobi.core.errors import DoesNotFit
 from miaobi.core.language import say
 from miaobi.data.dataset import Dataset
+from miaobi.train.config import TrainConfig
 from miaobi.train.loop import State, moved, only
 
 PROBE_ROWS = 2
 TIMED_STEPS = 2
+TIMING_SECONDS = 4.0  # a slow step is timed on a part of its batch, or once
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,15 @@ class Estimate:
     parameters: int
     free_memory: int
     free_disk: int
+    trained: int = 0
+    """Parameters that move; the others are frozen."""
 
     def __str__(self) -> str:
+        some = self.trained < self.parameters
         return say(
-            f"{self.parameters / 1e6:.2f} M parameters. Expected: {spell(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
+            f"{self.parameters / 1e6:.2f} M parameters{f', {self.trained / 1e6:.2f} M of them trained' if some else ''}. Expected: {spell(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
             f" ({self.free_memory / 1e9:.1f} GB free), {self.disk / 1e6:.0f} MB of disk.",
-            f"{self.parameters / 1e6:.2f} M 个参数。预计需要 {spell(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
+            f"{self.parameters / 1e6:.2f} M 个参数{f'，其中训练 {self.trained / 1e6:.2f} M' if some else ''}。预计需要 {spell(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
             f"（可用 {self.free_memory / 1e9:.1f} GB），磁盘 {self.disk / 1e6:.0f} MB。")
 
 
@@ -61,19 +66,22 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
     """
     config = state.config
     with untouched(state):
-        per_row = _kept_for_backward(state, dataset) / PROBE_ROWS
+        per_row = _kept_for_backward(state, dataset) / _probe_rows(config)
         parameters = sum(item.numel() for item in state.objective.parameters())
-        weights = 4 * parameters * (5 if config.ema else 4)  # weights, gradient, two moments, average
+        trained = sum(item.numel() for item in state.objective.parameters() if item.requires_grad)
+        weights = 4 * trained * (5 if config.ema else 4)  # weights, gradient, two moments, average; frozen weights are in rss already
         memory = int(psutil.Process().memory_info().rss + weights + 1.5 * per_row * config.batch_size)
         free = _free_memory(state)
-        disk = 4 * parameters * 3 * (config.keep + 2)
-        known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run))
+        # Checkpoints and the best: weights and two moments. The bundle, and the same in the store.
+        disk = 4 * (trained * 3 * (config.keep + 1) + 2 * (trained if state.objective.adapter else parameters))
+        known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run), trained)
         refuse_memory(known, per_row, config.batch_size)
         step = _seconds_per_step(state, dataset)
     left = config.max_steps - state.step
     glances = config.glance * left / config.every("validate_every", 10)
-    seconds = step * left + glances * step / config.accumulation / 3  # a forward pass is a third of a step
-    return Estimate(seconds, memory, disk, parameters, free, known.free_disk)
+    # A forward pass is a third of a step, and half of one that works out no gradients of weights.
+    seconds = step * left + glances * step / config.accumulation / (2 if trained < parameters / 2 else 3)
+    return replace(known, seconds=seconds)
 
 
 def refuse_memory(known: Estimate, per_row: float, batch_size: int) -> None:
@@ -106,8 +114,10 @@ def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
 
 @contextmanager
 def untouched(state: State) -> Iterator[None]:
-    """Put weights, buffers, gradients and random state back afterwards."""
-    tensors = [*state.objective.parameters(), *state.objective.buffers()]
+    """Put weights, buffers, gradients and random state back afterwards. Frozen weights are not copied: nothing moves them."""
+    kept = set(state.objective.state_dict())
+    tensors = [*(item for item in state.objective.parameters() if item.requires_grad),
+               *(item for name, item in state.objective.named_buffers() if name in kept)]
     copies = [tensor.detach().clone() for tensor in tensors]
     try:
         with torch.random.fork_rng():
@@ -120,7 +130,7 @@ def untouched(state: State) -> Iterator[None]:
 
 
 def _kept_for_backward(state: State, dataset: Dataset) -> int:
-    """Bytes that autograd keeps for a batch of PROBE_ROWS, in the phase that keeps most."""
+    """Bytes that autograd keeps for a batch of a few rows, in the phase that keeps most."""
     kept, largest = dict[int, int](), 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -129,7 +139,7 @@ def _kept_for_backward(state: State, dataset: Dataset) -> int:
         return tensor
 
     with torch.no_grad():
-        batch = state.objective.prepare(moved(dataset.batch("train", 0, PROBE_ROWS, 0), state.device))
+        batch = state.objective.prepare(moved(dataset.batch("train", 0, _probe_rows(state.config), 0), state.device))
     weights = {parameter.untyped_storage().data_ptr() for parameter in state.objective.parameters()}
     for phase in state.objective.phases():
         kept.clear()
@@ -139,23 +149,39 @@ def _kept_for_backward(state: State, dataset: Dataset) -> int:
     return largest
 
 
+def _probe_rows(config: TrainConfig) -> int:
+    return min(PROBE_ROWS, config.batch_size)
+
+
 def _seconds_per_step(state: State, dataset: Dataset) -> float:
-    """Of every phase on the real batch: forward and backward (the first pass warms up and is not counted), and the
-    optimisers' step."""
-    config, best = state.config, float("inf")
+    """Of every phase, forward and backward, and of the optimisers' step. A few rows warm up; the batch is timed whole where that
+    is quick, otherwise as much of it as TIMING_SECONDS hold."""
+    config, rows = state.config, _probe_rows(state.config)
+    taken = _timed(state, dataset, rows)
+    if taken < TIMING_SECONDS:
+        rows = min(config.batch_size, max(rows, int(rows * TIMING_SECONDS / taken)))
+        began, best = time.perf_counter(), float("inf")
+        for _ in range(TIMED_STEPS):
+            best = min(best, _timed(state, dataset, rows))
+            if time.perf_counter() - began > TIMING_SECONDS / 2:
+                break
+        taken = best
+    return taken / rows * config.batch_size * config.accumulation + _seconds_of_optimizers(state)
+
+
+def _timed(state: State, dataset: Dataset, rows: int) -> float:
+    """Seconds of one forward and backward pass of all phases, each by its share of the steps."""
     with torch.no_grad():
-        batch = state.objective.prepare(moved(dataset.batch("train", 0, config.batch_size, 0), state.device))
-    for _ in range(1 + TIMED_STEPS):
-        taken = 0.0
-        for phase in state.objective.phases():
-            began = time.perf_counter()
-            with only(state.objective, phase.module):
-                phase.loss(batch).total.backward()
-            if state.device.type == "cuda":
-                torch.cuda.synchronize(state.device)
-            taken += (time.perf_counter() - began) / phase.every * (1 - phase.begins)
-        best = min(best, taken)
-    return best * config.accumulation + _seconds_of_optimizers(state)
+        batch = state.objective.prepare(moved(dataset.batch("train", 0, rows, 0), state.device))
+    taken = 0.0
+    for phase in state.objective.phases():
+        began = time.perf_counter()
+        with only(state.objective, phase.module):
+            phase.loss(batch).total.backward()
+        if state.device.type == "cuda":
+            torch.cuda.synchronize(state.device)
+        taken += (time.perf_counter() - began) / phase.every * (1 - phase.begins)
+    return taken
 
 
 def _seconds_of_optimizers(state: State) -> float:

@@ -7,6 +7,7 @@ is a list of (interval, function) pairs.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.dataset import Dataset
+from miaobi.data.dataset import Dataset, Placed
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.train import processes
 from miaobi.train.config import TrainConfig
@@ -83,14 +84,16 @@ def start(objective: Objective, config: TrainConfig) -> State:
     for phase in phases:
         owner = owners.setdefault(id(phase.module), phase.name)
         optimizers[phase.name] = optimizers[owner] if owner in optimizers else optimizers_for(phase, config)
-    average = {name: parameter.detach().clone() for name, parameter in objective.named_parameters()} if config.ema else {}
+    average = {name: parameter.detach().clone() for name, parameter in objective.named_parameters() if parameter.requires_grad} if config.ema else {}
     return State(objective, config, optimizers, average)
 
 
 def train_step(state: State, batches: Sequence[Batch]) -> None:
-    """One step of every phase that is due, on this process's microbatches."""
+    """One step of every phase that is due, on this process's microbatches. Raises NotFinite, with the weights as they were, where a
+    loss or a gradient is no number."""
     objective, config = state.objective, state.config
     objective.progress = state.step / config.max_steps
+    objective.step_begins()
     with torch.no_grad():
         batches = [objective.prepare(moved(batch, state.device)) for batch in batches]
     rate = multiplier(config, state.step)
@@ -101,6 +104,7 @@ def train_step(state: State, batches: Sequence[Batch]) -> None:
             state.last[phase.name] = loss
             state.seen += loss.count if place == 0 else 0
     state.step += 1
+    objective.step_ends(state.step, config.max_steps)
     if state.average and state.step % EMA_EVERY == 0:
         _update_average(state)
 
@@ -114,7 +118,10 @@ def _step(phase: Phase, batches: Sequence[Batch], optimizers: Sequence[torch.opt
     losses = [_backward(phase, batch, config, parameters[0].device.type) for batch in batches]
     processes.sum_gradients(parameters)
     loss = processes.sum_losses(losses)
-    scale_and_clip(parameters, 1 / max(loss.count, 1), config.clip)
+    norm = scale_and_clip(parameters, 1 / max(loss.count, 1), config.clip)
+    if not (torch.isfinite(loss.total) and math.isfinite(norm)):
+        raise NotFinite(phase.name, loss.total.item() / max(loss.count, 1), norm,
+                        [place for place, found in enumerate(losses) if not torch.isfinite(found.total)])
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
@@ -143,14 +150,18 @@ def only(objective: Objective, module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def scale_and_clip(parameters: Sequence[Tensor], scale: float, limit: float) -> None:
-    """Multiply the gradients by `scale`, and further so that their joint norm is at most `limit` (0: no limit)."""
+def scale_and_clip(parameters: Sequence[Tensor], scale: float, limit: float) -> float:
+    """Multiply the gradients by `scale`, and further so that their joint norm is at most `limit` (0: no limit).
+
+    Returns the norm before clipping; 0 where there is no gradient.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return 0.0
+    norm = torch.nn.utils.get_total_norm(gradients) * scale
     factor = torch.tensor(scale, device=gradients[0].device)
-    if limit:
-        norm = torch.nn.utils.get_total_norm(gradients) * scale
-        factor = factor * (limit / (norm + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(gradients, factor)
+    torch._foreach_mul_(gradients, factor * (limit / (norm + 1e-6)).clamp(max=1) if limit else factor)
+    return norm.item()
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -170,7 +181,7 @@ def averaged(state: State) -> Iterator[None]:
     """Within: the objective is as it will be asked, at rest (no dropout) and with its averaged weights, where the run keeps them."""
     training = state.objective.training
     state.objective.eval()
-    named = dict(state.objective.named_parameters()) if state.average else {}
+    named = {name: parameter for name, parameter in state.objective.named_parameters() if name in state.average}
     own = {name: parameter.detach().clone() for name, parameter in named.items()}
     try:
         with torch.no_grad():
@@ -212,10 +223,12 @@ def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
     with stop_signals() as stopped:
         while state.step < config.max_steps and not state.finished:
             began = time.perf_counter()
-            first = state.step * config.accumulation
-            train_step(state, [
-                dataset.batch("train", (first + micro) * processes.world() + processes.rank(), config.batch_size, config.seed)
-                for micro in range(config.accumulation)])
+            indices = [(state.step * config.accumulation + micro) * processes.world() + processes.rank() for micro in range(config.accumulation)]
+            batches = [dataset.batch("train", index, config.batch_size, config.seed) for index in indices]
+            try:
+                train_step(state, batches)
+            except NotFinite as error:
+                raise _explained(error, state, dataset, indices) from None
             state.seconds += time.perf_counter() - began
             for interval, hook in hooks:
                 if state.step % interval == 0 or state.step == config.max_steps:
@@ -226,6 +239,32 @@ def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop and did so between two steps."""
+
+
+class NotFinite(ArithmeticError):
+    """A loss or a gradient overflowed or is no number; no optimiser has moved for it."""
+
+    def __init__(self, phase: str, loss: float, norm: float, microbatches: Sequence[int]) -> None:
+        super().__init__(f"{phase}: loss {loss}, gradient norm {norm}")
+        self.phase, self.loss, self.norm, self.microbatches = phase, loss, norm, microbatches
+        """microbatches: those of this process whose loss is to blame; none where the gradient overflowed, or in another process."""
+
+
+NAMED = 8  # examples of a bad batch that an error lists
+
+
+def _explained(error: NotFinite, state: State, dataset: Dataset, indices: Sequence[int]) -> BadInput:
+    """What a person is told: the step, the figure, the examples where the data can tell, and what to do."""
+    finite = math.isfinite(error.loss)
+    figure = say(f"the gradient's norm became {error.norm}", f"梯度范数变成了 {error.norm}") if finite else say(f"the loss became {error.loss}", f"损失变成了 {error.loss}")
+    blamed = [indices[place] for place in error.microbatches] or indices
+    places = [place for index in blamed for place in dataset.places("train", index, state.config.batch_size, state.config.seed)] if isinstance(dataset, Placed) else []
+    listed = ", ".join(places[:NAMED]) + (" ..." if len(places) > NAMED else "")
+    named = say(f" Its examples: {listed}." if places else "", f" 该批样本：{listed}。" if places else "")
+    return BadInput(say(f"Step {state.step + 1} ({error.phase}, batch {', '.join(map(str, blamed))}): {figure}.{named} Nothing of this step was kept.",
+                        f"第 {state.step + 1} 步（{error.phase}，第 {'、'.join(map(str, blamed))} 批）：{figure}。{named}该步未保留任何内容。"),
+                    say("Look at these examples; otherwise lower train.learning_rate, or raise train.warmup; then resume from the last checkpoint.",
+                        "请检查这些样本；否则请调小 train.learning_rate 或调大 train.warmup，再从上一个检查点继续。"))
 
 
 @contextmanager
@@ -250,7 +289,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def check_finite(state: State) -> None:
-    """A hook. Raises BadInput when the loss is no longer a number."""
+    """A hook. Raises BadInput when a figure beside the loss is no longer a number (the loss itself is looked at in every step)."""
     for name, value in state.train.items():
         if value != value or value in (float("inf"), float("-inf")):
             raise BadInput(say(f"{name} became {value} at step {state.step}.", f"第 {state.step} 步时 {name} 变成了 {value}。"),
