@@ -28,6 +28,7 @@ class Question:
     engine: str = "auto"
     extractor: str = ""
     seed: int = 0
+    allow_leakage: bool = False
 
 
 @dataclass(frozen=True)

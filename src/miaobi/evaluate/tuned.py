@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from miaobi.tune.examples import Examples
-from miaobi.tune.learner import Figure, Judgement, Learner
+from miaobi.tune.learner import Features, Figure, Judgement, Learner
 
 WINDOW = 128
 """Tokens of a general text that are looked at together."""
@@ -33,17 +33,21 @@ def at_rest(learner: Learner) -> Iterator[None]:
         learner.train(training)
 
 
-def judge(learner: Learner, data: Examples, split: str, limit: int, batch_size: int,
-          progress: Callable[[float], None] = lambda share: None) -> list[Judgement]:
-    """How the first `limit` examples of a split go (they lie in no order of meaning); all for 0."""
-    count = min(data.count(split), limit or data.count(split))
+def judge(learner: Learner, features: Sequence[Features], batch_size: int, progress: Callable[[float], None] = lambda share: None) -> list[Judgement]:
+    """How each of these encoded examples goes."""
     judged = list[Judgement]()
     with at_rest(learner):
-        for start in range(0, count, batch_size):
-            features = [data.features(split, place) for place in range(start, min(start + batch_size, count))]
-            judged += learner.judge({name: value.to(learner.device) for name, value in learner.collate(features).items()})
-            progress(len(judged) / count)
+        for start in range(0, len(features), batch_size):
+            batch = learner.collate(features[start:start + batch_size])
+            judged += learner.judge({name: value.to(learner.device) for name, value in batch.items()})
+            progress(len(judged) / len(features))
     return judged
+
+
+def first(data: Examples, split: str, limit: int) -> list[Features]:
+    """The first `limit` examples of a split, encoded (they lie in no order of meaning); all for 0."""
+    count = data.count(split)
+    return [data.features(split, place) for place in range(min(count, limit or count))]
 
 
 def watched(figure: Figure, judged: Sequence[Judgement]) -> float:

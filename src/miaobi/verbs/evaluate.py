@@ -1,7 +1,7 @@
 """Judge a model: how well it foresees what it has not seen, how good and varied its samples are, and how much it copies.
 
 Every score states its sample size and a 95 % interval; what cannot be measured is said, with the reason. This file asks,
-tells and draws the page; evaluate_texts.py and evaluate_pictures.py know the models.
+tells and draws the page; evaluate_texts.py, evaluate_pictures.py and evaluate_tuned.py know the models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from miaobi.core.language import say
 from miaobi.evaluate.judged import Judged, Progress, Question, Verdict
 from miaobi.evaluate.score import Score
 
-JUDGES = {"text": "miaobi.verbs.evaluate_texts", "image": "miaobi.verbs.evaluate_pictures"}
+JUDGES = {"text": "miaobi.verbs.evaluate_texts", "image": "miaobi.verbs.evaluate_pictures", "tuned": "miaobi.verbs.evaluate_tuned"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Evaluation:
 
 
 def evaluate(model: str, *, against: str | None = None, data: Path | None = None, samples: int | None = None, limit: int | None = None,
-             out: Path | None = None, engine: str = "auto", extractor: str | None = None, seed: int = 0) -> Evaluation:
+             out: Path | None = None, engine: str = "auto", extractor: str | None = None, allow_leakage: bool = False,
+             seed: int = 0) -> Evaluation:
     """Judge a model and write report.json and index.html.
 
     Args:
@@ -54,6 +55,7 @@ def evaluate(model: str, *, against: str | None = None, data: Path | None = None
         out: Folder for the report; runs/evaluate/NAME by default.
         engine: auto takes one that tells how likely a text is, where there is one.
         extractor: For pictures, what features are measured with: efficientnet-lite0 (the default), or an ONNX file of one's own.
+        allow_leakage: Judge a tuned model although --data holds examples it was trained on.
         seed: Decides which documents, prompts and samples; the same seed gives the same report.
     """
     names = [model, *([against] if against else [])]
@@ -62,7 +64,7 @@ def evaluate(model: str, *, against: str | None = None, data: Path | None = None
             raise BadInput(say(f"{name} is {value}.", f"{name} 为 {value}。"), say("Give 1 or more.", "请给出不小于 1 的值。"))
     kind = _kind_of(names)
     folder = out or Path("runs") / "evaluate" / "-vs-".join(name.replace("/", "_") for name in names)
-    verdicts = _verdicts(kind, names, Question(data, samples, limit, engine, extractor or "", seed))
+    verdicts = _verdicts(kind, names, Question(data, samples, limit, engine, extractor or "", seed, allow_leakage))
     settings = {"samples": samples, "limit": limit, "seed": seed, "data": str(data or ""), "extractor": extractor or ""}
     result = Evaluation(tuple(verdict.judged for verdict in verdicts), settings, folder / "index.html")
     write_text(folder / "report.json", json.dumps(plain(result), ensure_ascii=False, indent=1))
@@ -78,6 +80,8 @@ def _kind_of(names: list[str]) -> str:
     if len({weights.location for weights in found}) < len(names):
         raise BadInput(say(f"{names[0]} and {names[1]} are the same model.", f"{names[0]} 与 {names[1]} 是同一个模型。"),
                        say("Give --against another name or version.", "请用 --against 给出另一个模型或版本。"))
+    if any(weights.family == "tuned" for weights in found):
+        return "tuned"
     kinds = [weights.modality for weights in found]
     if len(set(kinds)) > 1:
         raise BadInput(say(f"{names[0]} makes {kinds[0]}, {names[1]} makes {kinds[1]}.", f"{names[0]} 生成 {kinds[0]}，{names[1]} 生成 {kinds[1]}。"),
@@ -126,6 +130,8 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
     page = Page(say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models), {
         "text": say("What it foresees, how varied it writes, how much it copies; every figure with its sample size and interval.",
                     "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。"),
+        "tuned": say("How it does at what it was tuned for; every figure with its sample size and interval.",
+                     "在其微调任务上的表现；每个数字都附样本量与置信区间。"),
         "image": say("How close its pictures come to real ones, how varied they are, how much they copy; every figure with its sample size and interval.",
                      "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。")}[kind])
     page.add(say("Scores", "得分"), scores({item.model: item.scores for item in result.judged}),

@@ -98,8 +98,9 @@ class Report:
         if name == "loss":
             return None
         figure = self._named(name)
+        work = self.work
         return lambda state: tuned.watched(figure, tuned.judge(
-            self.work.learner, self.work.data, "validation", self.work.settings.report.limit, self.work.settings.train.batch_size))
+            work.learner, tuned.first(work.data, "validation", work.settings.report.limit), work.settings.train.batch_size))
 
     def _named(self, name: str) -> Figure:
         from miaobi.core.errors import BadInput, nearest
@@ -137,7 +138,7 @@ class Report:
         from miaobi.data.progress import bar
         work = self.work
         with bar() as shown:
-            return tuned.judge(work.learner, work.data, split, work.settings.report.limit, work.settings.train.batch_size,
+            return tuned.judge(work.learner, tuned.first(work.data, split, work.settings.report.limit), work.settings.train.batch_size,
                                lambda share: shown(what, share, 1))
 
     def _answers(self, judged: Sequence[Judgement]) -> dict[int, Any]:
