@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+USE = "use-multilingual"
+"""The packaged sentence encoder, and the model_type of what was made from it: a Transformers model that is written in nn/use.py."""
+
+
 @dataclass(frozen=True)
 class Base:
     weights: Weights
@@ -52,6 +56,7 @@ class Base:
     def tokenizer(self) -> Any:
         """The base's own, in Transformers' fast form. Raises Unsupported where it has none."""
         from transformers import AutoTokenizer
+        self._made_known()
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, use_fast=True)
         except (OSError, ValueError) as error:
@@ -63,9 +68,14 @@ class Base:
     def template(self) -> chat.ChatTemplate | None:
         return chat.from_folder(self.folder)
 
+    def _made_known(self) -> None:
+        if self.config.get("model_type") == USE:
+            import miaobi.nn.use  # registers its classes with Transformers
+
     def model(self, auto: Any, **settings: Any) -> nn.Module:
         """The weights in one of Transformers' Auto classes, float32, safetensors only. `settings` override config.json."""
         refuse_foreign_code(self.config, self.name)
+        self._made_known()
         loaded: nn.Module = auto.from_pretrained(self.folder, dtype="float32", use_safetensors=True, local_files_only=True, **settings)
         return loaded
 
@@ -80,6 +90,9 @@ def _digest(file: Path, size: int, changed: int) -> bytes:
 def open_base(name: str) -> Base:
     """The base that `name` means: a pack, a model in the store, a path, a hub id. Raises NotFound with the nearest names."""
     known = packs.catalogue().get(name)
+    if name == USE:
+        from miaobi.nn import use
+        return Base(Weights("transformers", str(packs.path(name)), name, modality="labels"), use.unpacked())
     if known is not None and known.format == "part":
         return Base(Weights("part", str(packs.path(name)), name, modality="labels"), packs.path(name))
     weights = find(name)
