@@ -82,11 +82,21 @@ sources = Registry("sources", {
 
 readers = Registry("readers", {
     "texts": "miaobi.tune.records:texts",
+    "pictures": "miaobi.tune.picture_records:pictures",
+    "boxes": "miaobi.tune.picture_boxes:boxes",
+    "masks": "miaobi.tune.picture_masks:masks",
 })
 
 tasks = Registry("tasks", {
+    "causal": "miaobi.tune.tasks.causal",
     "chat": "miaobi.tune.tasks.chat",
     "text-classification": "miaobi.tune.tasks.text_classification",
+    "seq2seq": "miaobi.tune.tasks.seq2seq",
+    "image-classification": "miaobi.tune.tasks.image_classification",
+    "object-detection": "miaobi.tune.tasks.detection",
+    "image-segmentation": "miaobi.tune.tasks.segmentation",
+    "image-captioning": "miaobi.tune.tasks.captioning",
+    "diffusion": "miaobi.tune.tasks.diffusion",
 })
 
 picture_sources = Registry("picture_sources", {
@@ -104,6 +114,7 @@ engines = Registry("engines", {
     "pictures": "miaobi.engines.pictures",
     "diffusers": "miaobi.engines.diffusers",
     "styletransfer": "miaobi.engines.styletransfer",
+    "tuned": "miaobi.engines.tuned",
     "upscaler": "miaobi.engines.upscaler",
 })
 

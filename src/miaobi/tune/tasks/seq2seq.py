@@ -1,0 +1,229 @@
+"""Text to text: translation, summaries, rewriting. Head: the base's own output layer.
+
+    L = -Σ_t log p(y_t | y_<t, x)      over the target alone
+
+An encoder-decoder (T5, BART) reads the source in its encoder; a causal model is asked with `head.prompt` and answers with the target.
+Smoothed labels: (1 - ε) of the certainty on the right token, ε over all (Szegedy et al. 2015, arXiv:1512.00567).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.data.shapes import Unusable
+from miaobi.nn.objective import Batch, Loss
+from miaobi.tune import overlap
+from miaobi.tune.asking import (
+    Asking,
+    answer_logits,
+    answer_tokens,
+    asking,
+    fitted,
+    joined,
+    layers_of,
+    only_features,
+    pieces,
+    write,
+)
+from miaobi.tune.base import Base
+from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
+
+NAME = "seq2seq"
+SUMMARY = "a text from a text: translation, summaries", "由一段文本生成另一段文本：翻译、摘要"
+MODALITY, MAKES, READER = "text", "text", "texts"
+EXAMPLE = '{"source": "...", "target": "..."}'
+NOTHING = -100
+"""Marks where there is no token to learn."""
+
+
+@dataclass(frozen=True)
+class Config:
+    source: str = "source"
+    """The column to read from: source, zh, text, ..."""
+    target: str = "target"
+    """The column to write: target, en, summary, ..."""
+    prompt: str = "{source}"
+    """How the base is asked; {source} stands for the source."""
+    label_smoothing: float = 0.0
+    """Share of certainty that is spread over all tokens, in [0, 1)."""
+    metric: Literal["chrf", "bleu", "rouge_l", "loss"] = "chrf"
+    """What models are compared by: chrf or bleu for translation, rouge_l for summaries."""
+    max_new_tokens: int = 64
+    """Longest answer when it is judged."""
+    num_beams: int = 1
+    """1 writes greedily; more search for the likeliest answer."""
+
+    def __post_init__(self) -> None:
+        if "{source}" not in self.prompt:
+            raise BadInput(say(f"head.prompt is {self.prompt!r}: the source would not be in it.", f"head.prompt 为 {self.prompt!r}，其中没有原文。"),
+                           say('Put {source} where it belongs: "Translate into English: {source}".', '请在其中写上 {source}，例如 "翻译成英文：{source}"。'))
+        if not 0 <= self.label_smoothing < 1:
+            raise BadInput(say(f"head.label_smoothing is {self.label_smoothing}.", f"head.label_smoothing 为 {self.label_smoothing}。"),
+                           say("Give a share in [0, 1).", "请给出 [0, 1) 之间的比例。"))
+
+
+def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
+    found = dict[str, Any]()
+    for ours, theirs in (("source", config.source), ("target", config.target)):
+        value = record.get(theirs, record.get(ours))
+        if not isinstance(value, str) or not value.strip():
+            listed = ", ".join(map(str, record))
+            raise Unusable(say(f"no text in the column {theirs!r}; there are: {listed}.", f"{theirs!r} 列没有文本；现有的列：{listed}。"),
+                           say(f"Name the columns with head.source and head.target. Expected {EXAMPLE}",
+                               f"请用 head.source 与 head.target 指定列名。应为 {EXAMPLE}"))
+        found[ours] = value.strip()
+    return found
+
+
+def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"source": columns["source"]}
+
+
+def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
+    return {"count": len(examples)}
+
+
+def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
+    """Any source and any target can be learned."""
+
+
+def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Writer:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    if base.config.get("is_encoder_decoder"):
+        return EncoderDecoder(base.model(AutoModelForSeq2SeqLM), Asking(base.tokenizer, None), config)
+    return Causal(base.model(AutoModelForCausalLM), asking(base), config)
+
+
+class Writer(Learner):
+    """What the two kinds of base share: asking, figures, answers."""
+
+    unit = "tokens"
+
+    def __init__(self, net: nn.Module, asking: Asking, config: Config) -> None:
+        super().__init__(net)
+        self.asking, self.config, self.blocks = asking, config, layers_of(net)
+
+    def asked(self, source: str) -> str:
+        return self.config.prompt.replace("{source}", source)
+
+    @abstractmethod
+    def source_ids(self, source: str) -> list[int]:
+        """A source as the model is asked."""
+
+    @abstractmethod
+    def target_ids(self, source: str, target: str) -> list[int]:
+        """A target as the model is to write it, with its end."""
+
+    @abstractmethod
+    def foretold(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits [N, V], tokens [N], row [N]) of the target's tokens."""
+
+    def shortened(self, source: str, room: int) -> list[int]:
+        """A source as the model is asked, cut at its end so that all of the prompt's own words stay."""
+        ids = self.source_ids(source)
+        while len(ids) > room and source:
+            kept = self.asking.tokenizer(source, add_special_tokens=False).input_ids
+            source = self.asking.tokenizer.decode(kept[:max(0, len(kept) - (len(ids) - room))], skip_special_tokens=True)
+            ids = self.source_ids(source)
+        return ids
+
+    def loss(self, batch: Batch) -> Loss:
+        logits, tokens, _ = self.foretold(batch)
+        return Loss(F.cross_entropy(logits, tokens, reduction="sum", label_smoothing=self.config.label_smoothing), len(tokens))
+
+    def figures(self) -> Sequence[Figure]:
+        every = {**overlap.FIGURES, "loss": Figure("loss", lambda sums: sums[..., 0] / sums[..., 1], "lower", ("Loss", "损失"), "nats/token")}
+        return [every.pop(self.config.metric), *every.values()]
+
+    def judge(self, batch: Batch) -> list[Judgement]:
+        logits, tokens, rows = self.foretold(batch)
+        losses = F.cross_entropy(logits, tokens, reduction="none")
+        answers = self.write([row[row != NOTHING].cpu().numpy() for row in batch["question"]])
+        judged = []
+        for place, (answer, target) in enumerate(zip(answers, batch["target"])):
+            reference = self.asking.tokenizer.decode(target[target != NOTHING], skip_special_tokens=True).strip()
+            own = losses[rows == place]
+            counts = {**overlap.counts(answer, reference), "loss": np.array([float(own.sum()), float(len(own))])}
+            judged.append(Judgement(float(own.mean()), counts, answer))
+        return judged
+
+    def write(self, questions: Sequence[np.ndarray]) -> list[str]:
+        return write(self.net, questions, self.asking, self.config.max_new_tokens, self.config.num_beams)
+
+    def answer(self, columns: Mapping[str, Any]) -> str:
+        return self.write([np.array(self.source_ids(columns["source"]))])[0]
+
+    def preview(self, features: Features) -> list[Piece]:
+        return pieces(self.asking.tokenizer, features["question"], features["target"])
+
+    def save(self, folder: Path) -> None:
+        self.asking.tokenizer.save_pretrained(folder)
+
+
+class Causal(Writer):
+    adapter_kind = "CAUSAL_LM"
+
+    def source_ids(self, source: str) -> list[int]:
+        return self.asking.question(self.asked(source))
+
+    def target_ids(self, source: str, target: str) -> list[int]:
+        return self.asking.answer(self.asked(source), target)
+
+    def length(self, columns: Mapping[str, Any]) -> int:
+        return len(self.source_ids(columns["source"])) + len(self.target_ids(columns["source"], columns["target"]))
+
+    def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
+        answer = self.target_ids(columns["source"], columns["target"]) if columns.get("target") else []
+        room = max(max_length - len(answer), max_length // 2) if max_length else len(self.source_ids(columns["source"]))
+        question, answer = fitted(self.shortened(columns["source"], room), answer, max_length)
+        return {"question": question, "target": answer}
+
+    def collate(self, features: Sequence[Features]) -> Batch:
+        questions, targets = only_features(features, "question"), only_features(features, "target")
+        return {**joined(questions, targets, self.asking.pad), "question": padded(questions, NOTHING), "target": padded(targets, NOTHING)}
+
+    def foretold(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return answer_logits(self.net, batch), answer_tokens(batch), torch.nonzero(batch["learned"])[:, 0]
+
+
+class EncoderDecoder(Writer):
+    adapter_kind = "SEQ_2_SEQ_LM"
+
+    def source_ids(self, source: str) -> list[int]:
+        return list(self.asking.tokenizer(self.asked(source)).input_ids)
+
+    def target_ids(self, source: str, target: str) -> list[int]:
+        ids = list(self.asking.tokenizer(text_target=target).input_ids)
+        end = self.asking.tokenizer.eos_token_id
+        return ids if end is None or ids[-1] == end else [*ids, end]
+
+    def length(self, columns: Mapping[str, Any]) -> int:
+        return max(len(self.source_ids(columns["source"])), len(self.target_ids(columns["source"], columns["target"])))
+
+    def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
+        source = self.shortened(columns["source"], max_length) if max_length else self.source_ids(columns["source"])
+        target = self.target_ids(columns["source"], columns["target"]) if columns.get("target") else []
+        return {"question": np.array(source), "target": np.array(target[:max_length or None], dtype=np.int64)}
+
+    def collate(self, features: Sequence[Features]) -> Batch:
+        sources = only_features(features, "question")
+        return {"ids": padded(sources, self.asking.pad), "mask": padded([np.ones(len(row)) for row in sources], 0),
+                "question": padded(sources, NOTHING), "target": padded(only_features(features, "target"), NOTHING)}
+
+    def foretold(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        net: Any = self.net
+        shifted = net.prepare_decoder_input_ids_from_labels(labels=batch["target"])
+        logits = net(input_ids=batch["ids"], attention_mask=batch["mask"], decoder_input_ids=shifted, use_cache=False).logits
+        there = batch["target"] != NOTHING
+        return logits[there], batch["target"][there], torch.nonzero(there)[:, 0]
