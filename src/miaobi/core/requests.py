@@ -102,13 +102,20 @@ class TextRequest(Request):
     """Report each token's log-probability and this many rivals."""
     json_schema: Mapping[str, Any] | None = None
     """Answer with JSON of this schema."""
+    image: Path | None = None
+    """A picture to say something about: its class, its boxes, a caption. Takes the place of `prompt` where nothing else is asked."""
+    adapter: str | None = None
+    """Which of the adapters answers that the model was opened with; without it, the base does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.prompt is None) == (self.messages is None):
+        if isinstance(self.image, str):
+            object.__setattr__(self, "image", Path(self.image).expanduser())
+        alone = self.image is not None and self.messages is None
+        if (self.prompt is None) == (self.messages is None) and not alone:
             raise BadInput(say("Give either prompt or messages.", "请在 prompt 与 messages 中给出一个。"),
-                           say("prompt continues a text; messages holds a conversation.",
-                               "prompt 用于续写，messages 用于对话。"))
+                           say("prompt continues a text; messages holds a conversation; image asks about a picture.",
+                               "prompt 用于续写，messages 用于对话，image 用于就图片提问。"))
         if self.min_new_tokens > self.max_new_tokens:
             raise BadInput(say(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens}).",
                                f"min_new_tokens（{self.min_new_tokens}）大于 max_new_tokens（{self.max_new_tokens}）。"),
@@ -128,6 +135,9 @@ class TextRequest(Request):
             raise BadInput(say(f"n ({self.n}) is above num_beams ({self.num_beams}).",
                                f"n（{self.n}）大于 num_beams（{self.num_beams}）。"),
                            say("Beam search returns at most num_beams answers.", "集束搜索最多返回 num_beams 个结果。"))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and all(same(getattr(self, item.name), getattr(other, item.name)) for item in fields(self))
 
     @property
     def greedy(self) -> bool:

@@ -6,6 +6,7 @@ stand in (they name the machine).
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -18,6 +19,11 @@ from miaobi.core.errors import MissingPart, Unsupported
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.core.registry import engines
+from miaobi.engines import converted
+from miaobi.tune.opening import FAMILY, open_tuned
+
+MERGED = ("llamacpp", "openvino")
+"""Engines that read a tuned model as one GGUF, its adapter merged in."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,14 @@ def table() -> list[Measurement]:
             for row in rows]
 
 
-def choose(weights: Weights, streams: int = 1, needs: Collection[str] = ()) -> str:
-    """Name of the quickest engine for these weights that offers the controls in `needs`.
+def choose(weights: Weights, streams: int = 1, needs: Collection[str] = (), options: Collection[str] = ()) -> str:
+    """Name of the quickest engine for these weights that offers the controls in `needs` and is opened with `options`.
 
-    Where none offers them all, they are left to be refused by the quickest, which names the first it lacks. Raises
-    MissingPart or Unsupported when no engine can read the weights.
+    Where none offers them all, they are left to be refused by the quickest, which names the first it lacks. An engine that would
+    have to merge an adapter first is passed over; once that was asked for by its name, the merged copy is there and it counts.
+    Raises MissingPart or Unsupported when no engine can read the weights.
     """
-    able, missing = dict[str, bool](), list[str]()
+    able, missing = dict[str, tuple[bool, bool, bool]](), list[str]()
     for name in engines.names():
         module: Any = engines.get(name)
         if weights.format in module.FORMATS:
@@ -58,7 +65,7 @@ def choose(weights: Weights, streams: int = 1, needs: Collection[str] = ()) -> s
             if need:
                 missing.append(need)
             elif module.reads(weights):
-                able[name] = set(needs) <= module.ABILITIES.controls
+                able[name] = set(options) <= options_of(module), set(needs) <= module.ABILITIES.controls, not (name in MERGED and converted.pending(weights))
     if able:
         return max(able, key=lambda name: (able[name], _speed(name, weights, streams), name))
     if missing:
@@ -66,6 +73,11 @@ def choose(weights: Weights, streams: int = 1, needs: Collection[str] = ()) -> s
                               f"本机没有安装能运行 {weights.name}（{weights.format}）的引擎。"), missing[0])
     raise Unsupported(say(f"No engine runs {weights.name} ({weights.format}).", f"没有引擎能运行 {weights.name}（{weights.format}）。"),
                       say("`miaobi doctor` shows the engines that are installed.", "用 `miaobi doctor` 查看已安装的引擎。"))
+
+
+def options_of(module: Any) -> set[str]:
+    """The names of an engine's own settings."""
+    return set(inspect.signature(module.open_engine).parameters) - {"weights", "streams"}
 
 
 def _speed(name: str, weights: Weights, streams: int, rows: Iterable[Measurement] | None = None) -> float:
@@ -81,6 +93,8 @@ def millions(weights: Weights) -> float:
     from miaobi.core import gguf
     if weights.format == "gguf":
         return gguf.read(weights.path).parameters / 1e6
+    if weights.family == FAMILY and (tuned := open_tuned(weights)).adapter:
+        return millions(tuned.base.weights)
     kinds = {"bundle": (".safetensors", 4), "transformers": (".safetensors", 2), "openvino": (".bin", 1)}
     if weights.format not in kinds:
         return 1000.0

@@ -1,11 +1,13 @@
-"""Opening weights for the native engine: bundles through their family, and Transformers checkpoints.
+"""Opening weights for the native engine: bundles through their family, Transformers checkpoints, bases with adapters.
 
-Only safetensors are read, and no code that came with a checkpoint is ever run.
+Only safetensors are read, and no code that came with a checkpoint is ever run. One adapter is merged into its base, and costs nothing
+from then on; several stand beside it, and each request is answered by its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,9 +20,11 @@ from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.registry import families
 from miaobi.engines import chat
-from miaobi.engines.decoders import CachedDecoder, Decoder, RecurrentDecoder
+from miaobi.engines.decoders import CachedDecoder, Decoder, Layer, RecurrentDecoder
 from miaobi.engines.weights import read_json, refuse_foreign_code
 from miaobi.engines.words import Words
+from miaobi.tune import merging, opening
+from miaobi.tune.base import open_base
 
 ENDLESS = 2**31
 
@@ -30,6 +34,15 @@ class Recurrent(Protocol):
     """What a recurrent family's module offers: one call for a prompt or a single token."""
 
     def step(self, ids: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]: ...
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One of several on the same base."""
+
+    key: str
+    """What PEFT calls it."""
+    chat: chat.ChatTemplate | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,8 @@ class Checkpoint:
     """What an empty prompt begins with."""
     context_length: int
     chat: chat.ChatTemplate | None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    """By the names they were asked for with."""
 
 
 def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
@@ -51,6 +66,8 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if weights.format == "gguf":
         return _load_gguf(weights, device, dtype)
+    if weights.family == opening.FAMILY:
+        return _load_tuned(opening.open_tuned(weights), device, dtype)
     folder = weights.path
     if weights.format == "bundle":
         family = bundle.read(folder).family
@@ -61,10 +78,55 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     return _checkpoint(weights.name, module.eval().to(device, dtype), words, _settings(folder), chat.from_folder(folder))
 
 
+def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkpoint:
+    """A tuned language model; an adapter goes into its base's weights, in float32, or before every prompt where it is a prefix."""
+    own = tuned.folder if (tuned.folder / "tokenizer.json").exists() else tuned.base.folder
+    words = Words.from_file(_tokenizer_file(own))
+    if not tuned.adapter:
+        module = load_transformers(tuned.folder, dtype)
+        return _checkpoint(tuned.label, module.eval().to(device), words, _settings(tuned.folder), chat.from_folder(own))
+    module, prefix = load_transformers(tuned.base.folder, torch.float32), list[Layer]()
+    if tuned.adapter["peft_type"] in opening.UNMERGEABLE:
+        prefix = prefix_of(module, tuned.folder)
+    else:
+        module = merging.put_in(module, tuned.folder)
+    prefix = [(keys.to(device, dtype), values.to(device, dtype)) for keys, values in prefix]
+    made = _checkpoint(tuned.label, module.eval().to(device, dtype), words, _settings(tuned.base.folder), chat.from_folder(own), prefix)
+    return replace(made, context_length=made.context_length - (prefix[0][0].shape[2] if prefix else 0))
+
+
+def load_adapted(weights: Weights, names: Sequence[str], device: str, dtype: torch.dtype) -> Checkpoint:
+    """A base with several adapters. Raises BadInput for an adapter of another base, Unsupported for one that is not plain LoRA."""
+    from transformers.utils import logging
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    base = open_base(weights.location)
+    chosen = {name: opening.open_adapter(name, base) for name in names}
+    for tuned in chosen.values():
+        merging.read_update(tuned)  # refuses what cannot share a batch
+    keys = {name: f"adapter{number}" for number, name in enumerate(chosen)}  # a name may hold a dot, a module's must not
+    (first, opened), *others = chosen.items()
+    module = merging.beside(load_transformers(base.folder, dtype), opened.folder, keys[first])
+    for name, tuned in others:
+        module.load_adapter(str(tuned.folder), keys[name])
+    words, adapters = Words.from_file(_tokenizer_file(base.folder)), {
+        name: Adapter(keys[name], chat.from_folder(tuned.folder) or base.template) for name, tuned in chosen.items()}
+    plain = _checkpoint(weights.name, module.eval().to(device, dtype), words, _settings(base.folder), base.template, adapted=True)
+    return replace(plain, adapters=adapters)
+
+
+def prefix_of(module: Any, folder: Path) -> list[Layer]:
+    """What stands before every prompt of a prompt- or prefix-tuned model: keys and values [1, heads, n, D] a layer."""
+    adapted = merging.beside(module, folder)
+    with torch.no_grad():
+        made: Any = adapted.get_prompt(1)
+        cache = module(inputs_embeds=made, use_cache=True).past_key_values if isinstance(made, torch.Tensor) else made
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
 def _checkpoint(name: str, module: nn.Module, words: Words, settings: dict[str, Any],
-                template: chat.ChatTemplate | None) -> Checkpoint:
+                template: chat.ChatTemplate | None, prefix: Sequence[Layer] = (), adapted: bool = False) -> Checkpoint:
     recurrent = isinstance(module, Recurrent)
-    decoder: Decoder = RecurrentDecoder(module) if recurrent else CachedDecoder(module)
+    decoder: Decoder = RecurrentDecoder(module) if recurrent else CachedDecoder(module, prefix, adapted)
     ends = _numbers(settings.get("eos_token_id"), settings.get("eos_id"))
     start = _numbers(settings.get("bos_token_id"), settings.get("bos_id")) or ends
     length = ENDLESS if recurrent else next(

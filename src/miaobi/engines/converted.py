@@ -4,34 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 from miaobi.core.engine import Weights
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.engines.weights import read_json
+from miaobi.tune.opening import FAMILY, UNMERGEABLE, Tuned, open_tuned
 
 LAYOUTS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
 
 def fits(weights: Weights) -> bool:
     """Whether the bundle's model has a GGUF layout."""
-    return weights.modality == "text" and any(kind in LAYOUTS for kind in read_json(weights.path / "config.json").get("architectures") or ())
+    if weights.modality != "text":
+        return False
+    config = read_json(weights.path / "config.json") if weights.family != FAMILY else _written(open_tuned(weights))
+    return any(kind in LAYOUTS for kind in config.get("architectures") or ())
+
+
+def _written(tuned: Tuned) -> Mapping[str, Any]:
+    """config.json of a tuned causal language model; empty for one that has no place for its adapter in its weights."""
+    return tuned.config if tuned.writes and tuned.adapter.get("peft_type") not in UNMERGEABLE else {}
+
+
+def pending(weights: Weights) -> bool:
+    """Whether a tuned model's adapter would have to be merged and converted first, which takes long and a copy of the base."""
+    return weights.family == FAMILY and bool(open_tuned(weights).adapter) and not _place(weights, "f16").exists()
 
 
 def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
-    """The GGUF of a bundle; the name follows the bytes it was made from, so an altered bundle is converted anew."""
+    """The GGUF of a bundle, with its adapter merged in where it has one."""
     from miaobi.engines.convert import to_gguf
 
+    target = _place(weights, dtype)
+    if target.exists():
+        return target
+    tuned = open_tuned(weights) if weights.family == FAMILY else None
+    if tuned is None or not tuned.adapter:
+        return to_gguf(weights.path, target, dtype)
+    from miaobi.tune.merging import merge
+    print(say(f"Merging {weights.label} into {tuned.base.name} for this engine, once ...", f"正在为该引擎把 {weights.label} 并入 {tuned.base.name}（仅此一次）..."),
+          file=sys.stderr)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as folder:
+        return to_gguf(merge(tuned, Path(folder) / weights.name), target, dtype)
+
+
+def _place(weights: Weights, dtype: str) -> Path:
+    """The name follows the bytes it is made from, so an altered bundle is converted anew."""
     digest = hashlib.sha256(dtype.encode())
+    if weights.family == FAMILY and (tuned := open_tuned(weights)).adapter:
+        digest.update(tuned.base.identity.encode())
     for file in sorted(weights.path.iterdir()):
         if file.suffix in (".safetensors", ".json", ".jinja"):
             digest.update(file.name.encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
-    target = home() / "converted" / digest.hexdigest()[:24] / f"{weights.name.replace('/', '_')}.gguf"
-    return target if target.exists() else to_gguf(weights.path, target, dtype)
+    return home() / "converted" / digest.hexdigest()[:24] / f"{weights.name.replace('/', '_')}.gguf"
 
 
 def as_q8(path: Path) -> Path:

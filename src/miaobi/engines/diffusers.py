@@ -1,4 +1,4 @@
-"""Diffusers pipelines: any local folder or hub id, with LoRA, textual inversion, ControlNet and schedulers by name.
+"""Diffusers pipelines: any local folder, hub id or tuned one, with LoRA, textual inversion, ControlNet and schedulers by name.
 
 This file is the door, and imports neither torch nor Diffusers; the work is in diffusers_engine.py.
 """
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
 from miaobi.engines.safety import THRESHOLD
+from miaobi.engines.weights import PIPELINE
+from miaobi.tune.opening import FAMILY, PIPELINE_LORA, open_tuned
 
 if TYPE_CHECKING:
     from miaobi.engines.diffusers_engine import DiffusersEngine
 
 Part = str | Path
-FORMATS = ("diffusers",)
+FORMATS = ("diffusers", "bundle")
 ABILITIES = Abilities(frozenset({
     "n", "seed", "prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "image", "mask", "strength",
     "control_image", "scheduler"}))
@@ -30,7 +32,7 @@ def installed() -> str | None:
 
 
 def reads(weights: Weights) -> bool:
-    return weights.format == "diffusers"
+    return weights.format == "diffusers" or (weights.family == FAMILY and weights.modality == "image")
 
 
 def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto", lora: Part | Sequence[Part] = (),
@@ -49,9 +51,18 @@ def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dty
         from miaobi.engines.diffusers_engine import DiffusersEngine
 
         place = devices.place(device)
-        extras = diffusers_parts.extras(_several(lora), lora_scale, _several(embeddings), controlnet)
-        loaded = diffusers_parts.load(weights.path, weights.name, place, devices.number_type(dtype, place), extras)
+        folder, own = _opened(weights)
+        extras = diffusers_parts.extras([*own, *_several(lora)], lora_scale, _several(embeddings), controlnet)
+        loaded = diffusers_parts.load(folder, weights.name, place, devices.number_type(dtype, place), extras)
         return DiffusersEngine(weights.name, loaded, checker)
+
+
+def _opened(weights: Weights) -> tuple[Path, list[Path]]:
+    """The pipeline's folder, and the LoRA that it was tuned by."""
+    if weights.family != FAMILY or (weights.path / PIPELINE).exists():
+        return weights.path, []
+    tuned = open_tuned(weights)
+    return tuned.base.folder, [tuned.folder / PIPELINE_LORA]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     model = miaobi.load("smollm2")
     model.generate("Write a haiku about rain.", n=2, max_new_tokens=48, seed=1)   # -> list of Text
     miaobi.load("./stable-diffusion").generate("a fox", num_inference_steps=20)   # -> list of Image
+    miaobi.load("smollm2", adapters=["helpdesk", "poet"]).generate("Hello!", adapter="poet")
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ def load(name: str | os.PathLike[str], engine: str = "auto", streams: int = 1, n
     Args:
         name: A name in the store ("poet", "poet@2", "poet@production"), a starter pack, the path of a GGUF file or a
             model folder, the URL of an OpenAI-compatible server, or a hub id ("org/name").
-        engine: native, openvino, llamacpp, remote, pictures, diffusers, or auto for what reads these weights and was
+        engine: native, openvino, llamacpp, remote, pictures, diffusers, tuned, or auto for what reads these weights and was
             measured to be quickest.
         streams: How many answers will be made at the same time.
         needs: Names of the controls that will be set; `auto` then passes over engines that lack one of them.
-        options: The engine's own settings, such as context_length or device.
+        options: The engine's own settings, such as context_length, device or adapters.
 
     Raises NotFound with the nearest names, Unsupported, MissingPart, or Damaged for files that are not whole.
     """
     weights = find(os.fspath(name))
-    chosen = auto.choose(weights, streams, needs) if engine == "auto" else engine
+    chosen = auto.choose(weights, streams, needs, options) if engine == "auto" else engine
     return Model(weights, chosen, open_engine(weights, chosen, streams, options))
 
 
@@ -66,8 +67,7 @@ def open_engine(weights: Weights, name: str, streams: int, options: Mapping[str,
     need = module.installed()
     if need:
         raise MissingPart(say(f"The {name} engine is not installed.", f"未安装 {name} 引擎。"), need)
-    import inspect
-    known = set(inspect.signature(module.open_engine).parameters) - {"weights", "streams"}
+    known = auto.options_of(module)
     for option in options:
         if option not in known:
             raise BadInput(say(f"The {name} engine has no option {option!r}.", f"{name} 引擎没有选项 {option!r}。"),

@@ -1,10 +1,11 @@
-"""PyTorch, in this process: what was trained here, and any Transformers checkpoint, on CPU or CUDA.
+"""PyTorch, in this process: what was trained or tuned here, and any Transformers checkpoint, on CPU or CUDA, with adapters.
 
 This file is the door, and imports no torch; the work is in native_engine.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 from miaobi.core import gguf
 from miaobi.core.engine import Abilities, Weights
 from miaobi.core.requests import TextRequest
+from miaobi.tune.opening import FAMILY, open_tuned
 
 if TYPE_CHECKING:
     from miaobi.engines.native_engine import NativeEngine
 
 FORMATS = ("bundle", "transformers", "gguf")
-ABILITIES = Abilities(frozenset(item.name for item in fields(TextRequest)) - {"json_schema"}, score=True)
+ABILITIES = Abilities(frozenset(item.name for item in fields(TextRequest)) - {"json_schema", "image"}, score=True)
 
 
 def installed() -> str | None:
@@ -26,6 +28,8 @@ def installed() -> str | None:
 
 
 def reads(weights: Weights) -> bool:
+    if weights.family == FAMILY:
+        return open_tuned(weights).writes
     return weights.modality == "text" and (weights.format != "gguf" or gguf_fits(weights.path))
 
 
@@ -35,10 +39,14 @@ def gguf_fits(path: Path) -> bool:
         "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral", "gpt2", "starcoder2", "falcon")
 
 
-def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto") -> NativeEngine:
-    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16."""
+def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto", adapters: str | Sequence[str] = ()) -> NativeEngine:
+    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16.
+    `adapters`: tuned models whose base these weights are; a request's `adapter` names the one that answers it."""
     from miaobi.engines import checkpoints, devices
     from miaobi.engines.native_engine import NativeEngine
 
     place = devices.place(device)
-    return NativeEngine(checkpoints.load(weights, place, devices.number_type(dtype, place)), ABILITIES)
+    numbers, names = devices.number_type(dtype, place), (adapters,) if isinstance(adapters, str) else tuple(adapters)
+    if names:
+        return NativeEngine(checkpoints.load_adapted(weights, names, place, numbers), ABILITIES)
+    return NativeEngine(checkpoints.load(weights, place, numbers), Abilities(ABILITIES.controls - {"adapter"}, score=True))

@@ -18,9 +18,12 @@ import torch
 
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Abilities, Chunk, accepted, context_error, no_chat_error
+from miaobi.core.errors import NotFound, nearest
+from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines import checkpoints
 from miaobi.engines.answers import Answers, Beams, Drawn, Vocabulary, token_logprob
+from miaobi.engines.decoders import BASE
 from miaobi.engines.streaming import TextStream
 
 
@@ -32,6 +35,7 @@ class Job:
     prompt: list[int]
     send: Callable[[Chunk | BaseException], None]
     answers: Answers
+    adapter: str = BASE
     rows: int = 0
     cancelled: bool = False
 
@@ -85,7 +89,7 @@ class Worker(threading.Thread):
     def _admit(self, jobs: list[Job]) -> None:
         for group in [jobs] if self.decoder.joins else [[job] for job in jobs]:
             try:
-                logits, state = self.decoder.prefill([job.prompt for job in group])
+                logits, state = self.decoder.prefill([job.prompt for job in group], [job.adapter for job in group])
                 widths = [job.answers.width for job in group]
                 spread = [row for row, width in enumerate(widths) for _ in range(width)]
                 if len(spread) > len(group):
@@ -158,7 +162,7 @@ class NativeEngine:
     def __init__(self, checkpoint: checkpoints.Checkpoint, abilities: Abilities) -> None:
         self.checkpoint, self.abilities = checkpoint, abilities
         self.context_length, self.chat = checkpoint.context_length, checkpoint.chat
-        self.chats = checkpoint.chat is not None
+        self.chats = any(template is not None for template in (checkpoint.chat, *(adapter.chat for adapter in checkpoint.adapters.values())))
 
     @cached_property
     def _worker(self) -> Worker:
@@ -176,9 +180,16 @@ class NativeEngine:
         words = self.checkpoint.words
         if request.messages is None:
             return words.encode(request.prompt or "", special=True)
-        if self.chat is None:
-            raise no_chat_error(self.checkpoint.name)
-        return words.encode(self.chat.render(request.messages), special=False)
+        template = self.chat if request.adapter is None else self._adapter(request.adapter).chat
+        if template is None:
+            raise no_chat_error(request.adapter or self.checkpoint.name)
+        return words.encode(template.render(request.messages), special=False)
+
+    def _adapter(self, name: str) -> checkpoints.Adapter:
+        if name not in self.checkpoint.adapters:
+            raise NotFound(say(f"{self.checkpoint.name} was not opened with an adapter {name!r}.", f"打开 {self.checkpoint.name} 时没有加载适配器 {name!r}。"),
+                           nearest(name, self.checkpoint.adapters))
+        return self.checkpoint.adapters[name]
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         request = accepted(request, TextRequest, self.abilities, "native")
@@ -191,7 +202,8 @@ class NativeEngine:
 
         def send(item: Chunk | BaseException) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
-        job = Job(request, prompt, send, kind(request, prompt, room, self._vocabulary))
+        adapter = BASE if request.adapter is None else self._adapter(request.adapter).key
+        job = Job(request, prompt, send, kind(request, prompt, room, self._vocabulary), adapter)
         self._worker.submit(job)
         left = request.n
         try:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
+from miaobi.tune.opening import FAMILY
 
 if TYPE_CHECKING:
     from miaobi.engines.pictures_engine import PicturesEngine
@@ -23,7 +24,7 @@ def installed() -> str | None:
 
 
 def reads(weights: Weights) -> bool:
-    return weights.modality == "image"
+    return weights.modality == "image" and weights.family != FAMILY
 
 
 def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto") -> PicturesEngine:

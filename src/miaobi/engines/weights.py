@@ -79,7 +79,7 @@ def of_path(path: Path, name: str = "") -> Weights:
 def start_of(weights: Weights) -> str:
     """The token, as text, that stood before every document a model was trained on here; empty for other models."""
     path = weights.path / "tokenizer_config.json"
-    if weights.format != "bundle" or not path.exists():
+    if weights.format != "bundle" or weights.family == "tuned" or not path.exists():
         return ""
     return str(read_json(path).get("bos_token") or "")
 

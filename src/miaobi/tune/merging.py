@@ -5,7 +5,7 @@
                 ΔW = TIES of the task vectors       ties (Yadav et al. 2023, arXiv:2306.01708), then the best low rank
 
 The TIES of task vectors τ_i = (α_i/r_i) B_i A_i, each entry by itself: keep the share `density` of τ_i that is greatest; elect the
-sign of Σ_i w_i τ_i; average w_i τ_i over those that agree with it (as PEFT's "ties_svd" does).
+sign of Σ_i τ_i; average w_i τ_i over those that agree with it (equal to PEFT's "ties_svd").
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.tune.base import Base
-from miaobi.tune.opening import ADAPTER, ADAPTER_WEIGHTS, Tuned, other_base
+from miaobi.tune.opening import ADAPTER, ADAPTER_WEIGHTS, UNMERGEABLE, Tuned, other_base
 
 Method = Literal["linear", "svd", "ties"]
-UNMERGEABLE = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
-"""Kinds of adapter that put tokens before the text, and have no place in the base's matrices."""
-
 
 @dataclass(frozen=True)
 class Update:
@@ -55,11 +52,19 @@ def check_mergeable(tuned: Tuned) -> None:
                           say("Serve it with the native engine, or tune with the method lora.", "请用 native 引擎运行，或改用 lora 方法微调。"))
 
 
+def beside(module: nn.Module, folder: Path, name: str = "default") -> Any:
+    """The module wrapped by PEFT, with the adapter of `folder`, at rest."""
+    import warnings
+
+    from peft import PeftModel
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for Transformers' old name
+        return PeftModel.from_pretrained(module, str(folder), adapter_name=name).eval()  # type: ignore[arg-type]
+
+
 def put_in(module: nn.Module, folder: Path) -> nn.Module:
     """The base's module with the adapter of `folder` merged into its weights, without a trace of PEFT."""
-    from peft import PeftModel
-    adapted: Any = PeftModel.from_pretrained(module, str(folder))  # type: ignore[arg-type]
-    merged: nn.Module = adapted.merge_and_unload()
+    merged: nn.Module = beside(module, folder).merge_and_unload()
     return merged
 
 
@@ -174,10 +179,11 @@ def _summed(parts: Sequence[Part]) -> Tensor:
 
 
 def _ties(parts: Sequence[Part], density: float) -> Tensor:
-    updates = torch.stack([weight * trimmed(up @ down, density) for weight, up, down in parts])
+    updates = torch.stack([trimmed(up @ down, density) for _, up, down in parts])
     elected = torch.where(updates.sum(0) >= 0, 1.0, -1.0)
-    agree = (updates.sign() == elected) & (updates != 0)
-    return (updates * agree).sum(0) / agree.sum(0).clamp(min=1)
+    agree = updates.sign() == elected
+    shares = torch.tensor([weight for weight, _, _ in parts])[:, None, None]
+    return (shares * updates * agree).sum(0) / agree.sum(0).clamp(min=1)
 
 
 def trimmed(update: Tensor, density: float) -> Tensor:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 FAMILY = "tuned"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+UNMERGEABLE = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
+"""PEFT's kinds of adapter that put tokens before the text, and have no place in the base's matrices."""
+LANGUAGE = ("causal", "chat", "preference", "distillation")
+"""Tasks that leave a language model which is asked as its base was; the others put questions in a form of their own."""
 PIPELINE_LORA = "pytorch_lora_weights.safetensors"
 """What a tuned Diffusers pipeline keeps, in Diffusers' own layout."""
 
@@ -80,8 +84,8 @@ class Tuned:
 
     @property
     def writes(self) -> bool:
-        """Whether it is a causal language model, which every engine that writes can step."""
-        if self.weights.modality != "text":
+        """Whether it is a causal language model that is asked as its base was, so that every engine that writes can step it."""
+        if self.weights.modality != "text" or self.manifest.recipe["task"] not in LANGUAGE:
             return False
         if self.adapter:
             return self.adapter.get("task_type") == "CAUSAL_LM"

@@ -1,0 +1,89 @@
+"""What the tuned engine does: a request becomes the columns of one question, and the learner answers it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from miaobi.core.engine import Abilities, Chunk, accepted, context_error
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.core.requests import Request, TextRequest
+from miaobi.engines.worker import Send, Worker
+from miaobi.tune.opening import Tuned
+
+LONG = 1_000_000
+"""Tokens, for models that do not say how many they hold."""
+
+
+class TunedEngine:
+    modality, chats = "text", False
+
+    def __init__(self, tuned: Tuned) -> None:
+        self.tuned, self.pictures = tuned, tuned.task.MODALITY == "image"
+        self.abilities = Abilities(frozenset({"seed", "prompt"} | ({"image"} if self.pictures else set())))
+        self.learner = tuned.learner()
+        self.context_length = int(tuned.config.get("max_position_embeddings") or LONG)
+        self._worker = Worker("tuned")
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        asked = accepted(request, TextRequest, self.abilities, "tuned")
+        columns = self.columns(asked)
+        async with aclosing(self._worker.stream(lambda send: self._answer(columns, send))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _answer(self, columns: Mapping[str, Any], send: Send) -> None:
+        try:
+            found = self.learner.answer(columns)
+        except IndexError:  # what a table of positions raises beyond its end
+            raise context_error(self.learner.length(columns), self.context_length) from None
+        send(Chunk(text=found if isinstance(found, str) else json.dumps(found, ensure_ascii=False), finish="stop"))
+
+    def columns(self, request: TextRequest) -> Mapping[str, Any]:
+        """The question in the task's own terms. Raises BadInput, naming what the task is asked with."""
+        if request.image is not None:
+            return {**_picture(request.image), **(_record(request.prompt) or {} if request.prompt else {})}
+        if self.pictures:
+            raise BadInput(say(f"{self.tuned.label} is asked about a picture.", f"{self.tuned.label} 需要一张图片。"), "--image photo.png")
+        record = _record(request.prompt or "")
+        if record is None and len(self._names) == 1:
+            return {self._names[0]: request.prompt}
+        if record is None or not set(self._names) <= set(record):
+            shown = json.dumps(dict.fromkeys(self._names, "..."), ensure_ascii=False)
+            raise BadInput(say(f"{self.tuned.label} is asked with {', '.join(self._names)}.", f"{self.tuned.label} 的提问需包含 {'、'.join(self._names)}。"),
+                           say(f"Give the prompt as JSON: {shown}", f"请以 JSON 给出提示：{shown}"))
+        return record
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The columns of a question, as the task's example shows them."""
+        task = self.tuned.task
+        return list(task.question(task.columns(json.loads(task.EXAMPLE), self.tuned.head)))
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def _record(prompt: str) -> dict[str, Any] | None:
+    """A prompt that is a JSON object; None for any other text."""
+    try:
+        found = json.loads(prompt)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _picture(path: Path) -> Mapping[str, Any]:
+    """The columns that every task about pictures reads. Raises BadInput for what is no picture."""
+    from miaobi.tune.picture_records import checked
+    with checked() as check:
+        found = check(path)
+    if "problem" in found:
+        what, remedy = found["problem"]
+        raise BadInput(f"{path}: {what}", remedy)
+    return found

@@ -1,0 +1,171 @@
+"""Adapters in the native engine: merged into their base or beside it, they answer as PEFT itself does, and each request by its own."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from tests.engines.small import small_bundle
+from tests.tune.tuned import Writer, facts, moved, tuned
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import miaobi
+from miaobi.core import bundle
+from miaobi.core.errors import BadInput, NotFound, Unsupported
+from miaobi.core.requests import TextRequest
+from miaobi.engines.load import Collected, Model
+from miaobi.tune.base import open_base
+
+PROMPTS = ("春江潮水", "The moon", "江畔何人初见月？江月")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_bundle(tmp_path_factory.mktemp("base") / "poet", chat=True)
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two LoRAs far from each other, of unlike rank and scaling."""
+    place = tmp_path_factory.mktemp("adapters")
+    return {"one": tuned(place / "one", base, 1, lambda net: moved(net, 1, 0.1)),
+            "two": tuned(place / "two", base, 2, lambda net: moved(net, 2, 0.1), lora_rank=4, lora_alpha=32.0)}
+
+
+@pytest.fixture(scope="module")
+def several(base: Path, adapters: dict[str, Path]) -> Iterator[Model]:
+    with miaobi.load(base, adapters=[str(path) for path in adapters.values()]) as model:
+        yield model
+
+
+def reference(base: Path, folder: Path | None) -> Any:
+    net = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    if folder is None:
+        return net.eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        return PeftModel.from_pretrained(net, folder).eval()
+
+
+def greedy(net: Any, model: Model, prompt: str, count: int = 16) -> tuple[list[int], list[float]]:
+    """Token by token without a cache: ids and log-probabilities."""
+    engine: Any = model.engine
+    ids, made, likely = engine.encode(TextRequest(prompt=prompt)), list[int](), list[float]()
+    for _ in range(count):
+        with torch.no_grad():
+            row = net(input_ids=torch.tensor([ids + made])).logits[0, -1].log_softmax(0)
+        made.append(int(row.argmax()))
+        likely.append(float(row.max()))
+        if made[-1] in engine.checkpoint.ends:
+            break
+    return made, likely
+
+
+def check(model: Model, net: Any, **controls: Any) -> list[str]:
+    """Greedy answers equal the reference's, log-probabilities within 1e-4 nats."""
+    texts = []
+    for prompt in PROMPTS:
+        answer = model.generate(prompt, raw=True, temperature=0.0, max_new_tokens=16, logprobs=0, **controls)[0]
+        made, likely = greedy(net, model, prompt)
+        assert [entry.logprob for entry in answer.logprobs] == pytest.approx(likely[:len(answer.logprobs)], abs=1e-4)
+        words: Any = model.engine
+        assert [entry.token for entry in answer.logprobs] == [words.checkpoint.words.spell(token) for token in made[:len(answer.logprobs)]]
+        texts.append(answer.text)
+    return texts
+
+
+@pytest.mark.parametrize("settings", [{"method": "lora"}, {"method": "lora", "lora_rank": 2, "lora_alpha": 1.0}, {"method": "full"}])
+def test_a_tuned_model_answers_as_its_reference(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    folder = tuned(tmp_path / "helpdesk", base, 3, lambda net: moved(net, 3, 0.05), **settings)
+    with miaobi.load(folder) as model:
+        assert (model.engine_name, model.chats) == ("native", True)
+        answers = check(model, reference(base, folder) if settings["method"] == "lora" else reference(folder, None))
+    with miaobi.load(base, engine="native") as plain:
+        assert answers != check(plain, reference(base, None)), "tuning moved it"
+
+
+def test_each_request_is_answered_by_its_own_adapter(several: Model, base: Path, adapters: dict[str, Path]) -> None:
+    found = [check(several, reference(base, path), adapter=str(path)) for path in adapters.values()]
+    assert len({tuple(texts) for texts in [*found, check(several, reference(base, None))]}) == 3
+
+
+def test_unlike_adapters_share_a_batch(several: Model, adapters: dict[str, Path]) -> None:
+    """Asked at the same time, in one worker, with unlike lengths: each as if alone."""
+    asked = [(prompt, name) for prompt in PROMPTS for name in (None, *map(str, adapters.values()))]
+    requests = [several.request(prompt, raw=True, adapter=name, temperature=0.9, seed=5, max_new_tokens=24) for prompt, name in asked]
+    alone = [several.generate(request)[0].text for request in requests]
+
+    async def together() -> list[str]:
+        return [texts[0].text for texts in await asyncio.gather(*(several.agenerate(request) for request in requests))]
+    assert asyncio.run(together()) == alone
+    several_ways = several.generate(PROMPTS[0], raw=True, adapter=str(adapters["one"]), n=3, seed=1, max_new_tokens=8)
+    assert len(several_ways) == 3 and several_ways[0].facts.parameters["adapter"] == str(adapters["one"])
+
+
+def test_beams_keep_their_adapter(several: Model, base: Path, adapters: dict[str, Path]) -> None:
+    with miaobi.load(adapters["one"], engine="native") as alone:
+        want = alone.generate(PROMPTS[0], raw=True, num_beams=3, max_new_tokens=12)[0].text
+    assert several.generate(PROMPTS[0], raw=True, num_beams=3, max_new_tokens=12, adapter=str(adapters["one"]))[0].text == want
+
+
+def test_scores_are_the_bases(several: Model, base: Path) -> None:
+    with miaobi.load(base, engine="native") as plain:
+        want = plain.score("春江潮水连海平")
+    assert [entry.logprob for entry in several.score("春江潮水连海平")] == pytest.approx([entry.logprob for entry in want], abs=1e-5)
+
+
+def test_names_that_lead_nowhere(several: Model, base: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="'poet'"):
+        several.generate("春", adapter="poet")
+    with miaobi.load(base, engine="native") as plain, pytest.raises(Unsupported, match="adapter"):
+        plain.generate("春", adapter="one")
+    other = small_bundle(tmp_path / "other", chat=True)
+    from safetensors.torch import load_file, save_file
+    save_file({key: value * 1.01 for key, value in load_file(other / "model.safetensors").items()}, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=open_base(str(base)).identity[:16]):
+        miaobi.load(other, adapters=str(adapters["one"]))
+    with pytest.raises(BadInput, match="no option 'adapters'"):
+        miaobi.load(base, engine="llamacpp", adapters=["x"])
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+                                    PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)], ids=["prompt", "prefix"])
+def test_learned_prefixes_stand_before_every_prompt(base: Path, tmp_path: Path, config: Any) -> None:
+    learner = Writer(open_base(str(base)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        learner.net = get_peft_model(learner.net, config)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in learner.net.named_parameters():
+            if "prompt_encoder" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+
+    def save(draft: Path) -> None:
+        saved: Any = learner.net
+        saved.save_pretrained(draft)
+        learner.save(draft)
+    opened = open_base(str(base))
+    folder = bundle.write(tmp_path / "prefixed", facts(opened, "chat", {}, "text"), save)
+    with miaobi.load(folder) as model:
+        count = config.num_virtual_tokens
+        assert (model.engine_name, model.context_length) == ("native", 256 - count)
+        check(model, reference(base, folder))
+        together = asyncio.run(_gathered(model, [model.request(prompt, raw=True, temperature=0.0, max_new_tokens=12) for prompt in PROMPTS]))
+        assert together == [model.generate(prompt, raw=True, temperature=0.0, max_new_tokens=12)[0].text for prompt in PROMPTS]
+
+
+async def _gathered(model: Model, requests: list[Any]) -> list[str]:
+    """Sent in one go, so that they are taken in together."""
+    async def one(request: Any) -> str:
+        collected = Collected(request)
+        async for chunk in model.engine.generate(request):
+            collected.add(chunk)
+        return collected.texts(model)[0].text
+    return list(await asyncio.gather(*map(one, requests)))

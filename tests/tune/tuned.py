@@ -1,0 +1,70 @@
+"""Tuned bundles for tests, made with the methods that are tested elsewhere, from the small gpt that learnt a poem."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from miaobi.core import bundle
+from miaobi.core.bundle import Manifest
+from miaobi.nn.objective import Batch, Loss
+from miaobi.tune import methods
+from miaobi.tune.base import Base, open_base
+from miaobi.tune.learner import Learner
+from miaobi.tune.methods import TuneConfig
+
+
+class Writer(Learner):
+    """As much of a language model's learner as methods and saving ask for."""
+
+    adapter_kind = "CAUSAL_LM"
+    blocks = "model.layers"
+
+    def __init__(self, base: Base) -> None:
+        super().__init__(base.model(AutoModelForCausalLM))
+        self.tokenizer = base.tokenizer
+
+    def loss(self, batch: Batch) -> Loss:
+        raise AssertionError
+
+    encode = length = collate = figures = judge = loss  # type: ignore[assignment]
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+
+
+def moved(net: nn.Module, seed: int, size: float = 0.02) -> None:
+    """As if tuned: every weight that may move has moved, each seed its own way."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def facts(base: Base, task: str, spec: Mapping[str, Any], modality: str, **sections: Any) -> Manifest:
+    known = {"name": base.name, "location": base.weights.location, "format": base.weights.format, "hash": base.identity}
+    return Manifest("tuned", modality, {"name": "helpdesk", "task": task, "base": base.name, "data": {}, "head": {}, "train": {}, **sections},
+                    {"base": known, "spec": dict(spec), "fingerprint": "0" * 16}, parents=(base.name,))
+
+
+def tuned(folder: Path, base: str | Path, seed: int = 1, change: Callable[[nn.Module], None] | None = None, **settings: Any) -> Path:
+    """A bundle of a tuned language model. settings: of TuneConfig."""
+    opened, config = open_base(str(base)), TuneConfig(**settings)
+    learner = Writer(opened)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        methods.apply(learner, config)
+    (change or (lambda net: moved(net, seed)))(learner.net)
+
+    def save(draft: Path) -> None:
+        methods.save(learner, config, draft)
+        learner.save(draft)
+    return bundle.write(folder, facts(opened, "chat", {}, "text", tune=asdict(config)), save)
