@@ -43,6 +43,8 @@ class Run:
     """Try the model; called along the way by the first process, with averaged weights at rest."""
     watch: Callable[[State], float] | None = None
     """What early stopping goes by, lower is better; None for the validation loss."""
+    report: Callable[[int, float], None] | None = None
+    """Told (step, what early stopping goes by) after every validation; what it raises ends the run."""
 
     def go(self, state: State, dataset: Dataset, known: Estimate, quiet: bool) -> float:
         """Train to the end, or until Ctrl-C, which leaves a checkpoint. The seconds it took."""
@@ -92,6 +94,8 @@ class Run:
             for output in outputs:
                 output.figures(state.step, {"validation": state.validation, "seconds": round(state.seconds, 3),
                                             **({"watched": watched} if self.watch else {})})
+            if self.report:
+                self.report(state.step, watched)
 
         def keep(state: State) -> None:
             if processes.rank() == 0:
