@@ -82,6 +82,8 @@ sources = Registry("sources", {
 
 readers = Registry("readers", {
     "texts": "miaobi.tune.records:texts",
+    "tagged": "miaobi.tune.tagged:read",
+    "squad": "miaobi.tune.squad:read",
     "pictures": "miaobi.tune.picture_records:pictures",
     "boxes": "miaobi.tune.picture_boxes:boxes",
     "masks": "miaobi.tune.picture_masks:masks",
@@ -91,6 +93,9 @@ tasks = Registry("tasks", {
     "causal": "miaobi.tune.tasks.causal",
     "chat": "miaobi.tune.tasks.chat",
     "text-classification": "miaobi.tune.tasks.text_classification",
+    "token-classification": "miaobi.tune.tasks.token_classification",
+    "extractive-questions": "miaobi.tune.tasks.extractive_questions",
+    "embedding": "miaobi.tune.tasks.embedding",
     "seq2seq": "miaobi.tune.tasks.seq2seq",
     "image-classification": "miaobi.tune.tasks.image_classification",
     "object-detection": "miaobi.tune.tasks.detection",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from miaobi.nn.objective import Batch
 from miaobi.tune.examples import Examples
 from miaobi.tune.learner import Features, Figure, Judgement, Learner
 
@@ -35,13 +36,14 @@ def at_rest(learner: Learner) -> Iterator[None]:
 
 def judge(learner: Learner, features: Sequence[Features], batch_size: int, progress: Callable[[float], None] = lambda share: None) -> list[Judgement]:
     """How each of these encoded examples goes."""
-    judged = list[Judgement]()
-    with at_rest(learner):
+    def batches() -> Iterator[Batch]:
         for start in range(0, len(features), batch_size):
             batch = learner.collate(features[start:start + batch_size])
-            judged += learner.judge({name: value.to(learner.device) for name, value in batch.items()})
-            progress(len(judged) / len(features))
-    return judged
+            yield {name: value.to(learner.device) for name, value in batch.items()}
+            progress(min((start + batch_size) / len(features), 1.0))
+
+    with at_rest(learner):
+        return learner.judge_all(batches())
 
 
 def first(data: Examples, split: str, limit: int) -> list[Features]:
