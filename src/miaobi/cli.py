@@ -41,6 +41,7 @@ VERBS = {
     "models show": Verb("miaobi.verbs.models:show", "where a model came from and how it scores", "查看模型的来历与得分"),
     "models promote": Verb("miaobi.verbs.models:promote", "make a version the one in production", "把某个版本设为正式版"),
     "models rollback": Verb("miaobi.verbs.models:rollback", "back to the version before", "退回上一个正式版"),
+    "models merge": Verb("miaobi.verbs.models:merge", "one adapter out of several", "把多个适配器合并为一个"),
     "models remove": Verb("miaobi.verbs.models:remove", "remove a version or a model", "删除一个版本或模型"),
     "doctor": Verb("miaobi.verbs.doctor:doctor", "what is installed, what is missing, how to mend it", "检查安装情况并给出修复命令"),
 }

@@ -1,6 +1,6 @@
 """Configuration: typed dataclasses in, resolved dataclasses out; the YAML file and the command line share their keys.
 
-A command is a plain function. Its parameters before `*` are positional, those after are options; `with_` is --with, for words
+A command is a plain function. Its parameters before `*` are positional (a list takes all words that are left), those after are options; `with_` is --with, for words
 that Python keeps to itself. A dataclass spreads into dotted options (`--train.learning_rate`), or into plain ones when
 annotated `Annotated[Config, flat]`. Help comes from the docstrings. Conversion to types is pydantic's; the keys, their spelling and what is said about them are ours.
 """
@@ -40,6 +40,11 @@ class Option:
         """Given several times to make a list: `--stop a --stop b`."""
         inner = _without_none(self.type)
         return get_origin(inner) is list or (get_origin(inner) is tuple and get_args(inner)[-1] is Ellipsis)
+
+    @property
+    def numbers(self) -> bool:
+        """A list of numbers: `--weights 0.7 0.3` as well."""
+        return self.repeated and get_args(_without_none(self.type))[0] in (int, float)
 
     def convert(self, value: Any, origin: str = "") -> Any:
         """`value` (text from the command line, or what YAML made of it) as `self.type`. Raises BadInput."""
@@ -150,7 +155,7 @@ def words(argv: Sequence[str], known: Mapping[str, Option]) -> Iterator[tuple[st
             if not places:
                 raise BadInput(say(f"Unexpected word {word!r}.", f"多余的参数 {word!r}。"),
                                say("Options start with --; quote values that have spaces.", "选项以 -- 开头；含空格的值请加引号。"))
-            yield places.pop(0), word
+            yield places[0] if known[places[0]].repeated else places.pop(0), word
             continue
         name, equals, value = word[2:].partition("=")
         key = name.replace("-", "_")
@@ -164,6 +169,16 @@ def words(argv: Sequence[str], known: Mapping[str, Option]) -> Iterator[tuple[st
                            say(f"It takes {describe(option.type)}.", f"它的类型是 {describe(option.type)}。"))
         else:
             yield key, rest.pop(0)
+            while rest and option.numbers and _is_number(rest[0]):
+                yield key, rest.pop(0)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def peek(argv: Sequence[str], key: str) -> str | None:

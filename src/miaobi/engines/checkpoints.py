@@ -85,11 +85,14 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
     if not tuned.adapter:
         module = load_transformers(tuned.folder, dtype)
         return _checkpoint(tuned.label, module.eval().to(device), words, _settings(tuned.folder), chat.from_folder(own))
-    module, prefix = load_transformers(tuned.base.folder, torch.float32), list[Layer]()
-    if tuned.adapter["peft_type"] in opening.UNMERGEABLE:
+    kind, prefix = tuned.adapter["peft_type"], list[Layer]()
+    if kind in opening.PREFIXES:
+        module = load_transformers(tuned.base.folder, torch.float32)
         prefix = prefix_of(module, tuned.folder)
+    elif kind in opening.UNMERGEABLE:
+        module = tuned.learner().net
     else:
-        module = merging.put_in(module, tuned.folder)
+        module = merging.put_in(load_transformers(tuned.base.folder, torch.float32), tuned.folder)
     prefix = [(keys.to(device, dtype), values.to(device, dtype)) for keys, values in prefix]
     made = _checkpoint(tuned.label, module.eval().to(device, dtype), words, _settings(tuned.base.folder), chat.from_folder(own), prefix)
     return replace(made, context_length=made.context_length - (prefix[0][0].shape[2] if prefix else 0))

@@ -47,8 +47,8 @@ def check_mergeable(tuned: Tuned) -> None:
                        say("Leave --merge out.", "请去掉 --merge。"))
     kind = tuned.adapter.get("peft_type")
     if kind in UNMERGEABLE:
-        raise Unsupported(say(f"{tuned.label} is {kind}: its learned tokens stand before the text and cannot be merged into weights.",
-                              f"{tuned.label} 属于 {kind}：学到的词元位于文本之前，无法并入权重。"),
+        raise Unsupported(say(f"{tuned.label} is {kind}: it stands beside the base's matrices and has no place in them.",
+                              f"{tuned.label} 属于 {kind}：它位于基础模型的矩阵之外，无法并入权重。"),
                           say("Serve it with the native engine, or tune with the method lora.", "请用 native 引擎运行，或改用 lora 方法微调。"))
 
 

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 FAMILY = "tuned"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-UNMERGEABLE = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
-"""PEFT's kinds of adapter that put tokens before the text, and have no place in the base's matrices."""
+PREFIXES = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
+"""PEFT's kinds of adapter that put learned tokens before the text."""
+UNMERGEABLE = (*PREFIXES, "BOTTLENECK")
+"""Kinds that have no place in the base's matrices."""
 LANGUAGE = ("causal", "chat", "preference", "distillation")
 """Tasks that leave a language model which is asked as its base was; the others put questions in a form of their own."""
 PIPELINE_LORA = "pytorch_lora_weights.safetensors"

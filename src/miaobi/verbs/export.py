@@ -6,18 +6,20 @@ log-probability is set beside the native engine's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from miaobi.core import bundle
 from miaobi.core.artifacts import Text
-from miaobi.core.errors import Conflict, Damaged, MissingPart, Unsupported
+from miaobi.core.errors import BadInput, Conflict, Damaged, MissingPart, Unsupported
 from miaobi.core.language import say
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
+    from miaobi.tune.opening import Tuned
 
 TOLERANCE = {"f32": 0.01, "f16": 0.02, "q8_0": 0.3}
 """Largest difference of a log-probability, in nats, that the number format (and llama.cpp's float16 cache) explains."""
@@ -47,9 +49,12 @@ class Exported:
     model: str
     path: Path
     format: str
+    """gguf, transformers, or peft for an adapter as it is."""
     dtype: str
     bytes: int
     parity: Parity | None
+    architecture: str = ""
+    """The class that a Transformers folder is for."""
 
     def __str__(self) -> str:
         checked = str(self.parity) if self.parity else say("not compared: llama.cpp is not installed (pip install 'miaobi[engines]')",
@@ -62,19 +67,25 @@ class Exported:
                           "  LM Studio, Ollama: open the file. OpenVINO GenAI reads f16 and q8_0 only.",
                           "  LM Studio、Ollama、OpenVINO GenAI：直接打开该文件。" if self.dtype != "f32" else
                           "  LM Studio、Ollama：直接打开该文件。OpenVINO GenAI 只读取 f16 与 q8_0。")]
+        elif self.format == "peft":
+            lines += ["", say("Use it:", "使用方法："), f'  PeftModel.from_pretrained(base, "{self.path}")',
+                      f"  vllm serve BASE --enable-lora --lora-modules {self.path.name}={self.path}"]
         else:
-            lines += ["", say("Use it:", "使用方法："), f'  AutoModelForCausalLM.from_pretrained("{self.path}")', f"  vllm serve {self.path}"]
+            writes = self.architecture.endswith("ForCausalLM")
+            lines += ["", say("Use it:", "使用方法："), f'  {"AutoModelForCausalLM" if writes else self.architecture}.from_pretrained("{self.path}")',
+                      *([f"  vllm serve {self.path}"] if writes else [])]
         return "\n".join(lines)
 
 
 def export(model: str, *, to: Literal["gguf", "transformers"] = "gguf", dtype: Literal["f16", "f32", "q8_0"] = "f16",
-           out: Path | None = None, overwrite: bool = False) -> Exported:
+           merge: bool = False, out: Path | None = None, overwrite: bool = False) -> Exported:
     """Write a model in another program's format and compare its answers.
 
     Args:
         model: A name in the store ("poet", "poet@2"), or the folder of a model.
         to: gguf for llama.cpp, LM Studio, Ollama and OpenVINO GenAI; transformers for Transformers and vLLM.
         dtype: Number format of the matrices in a GGUF: f16, f32 (not for OpenVINO) or q8_0 (half the size of f16).
+        merge: Put a tuned model's adapter into its base's weights first. Without it, --to transformers gives the adapter as PEFT keeps it.
         out: File or folder to write; exports/NAME by default.
         overwrite: Replace what stands at out.
     """
@@ -90,23 +101,71 @@ def export(model: str, *, to: Literal["gguf", "transformers"] = "gguf", dtype: L
     if target.exists() and not overwrite:
         raise Conflict(say(f"{target} exists already.", f"{target} 已存在。"),
                        say("Give another place with --out, or --overwrite.", "请用 --out 给出其他位置，或使用 --overwrite。"))
-    label = weights.label
+    adapter = _adapter(weights, merge, to)
     if to == "transformers":
-        return _folder(weights, label, target)
+        return _merged_folder(adapter, target) if adapter and merge else _folder(weights, adapter, target)
     from miaobi.engines.convert import to_gguf
-    to_gguf(weights.path, target, dtype)
-    return Exported(label, target, "gguf", dtype, target.stat().st_size, _checked(weights, target, dtype))
+    with _merged(adapter, target) if adapter else nullcontext(weights.path) as folder:
+        to_gguf(folder, target, dtype)
+    return Exported(weights.label, target, "gguf", dtype, target.stat().st_size, _checked(weights, target, dtype))
 
 
-def _folder(weights: Weights, label: str, target: Path) -> Exported:
-    import json
+def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
+    """The tuned model whose adapter is to be merged or taken along; None for whole weights. Raises BadInput, Unsupported."""
+    from miaobi.tune.merging import check_mergeable
+    from miaobi.tune.opening import FAMILY, open_tuned
+    tuned = open_tuned(weights) if weights.family == FAMILY else None
+    if tuned is None or not tuned.adapter:
+        if merge:
+            raise BadInput(say(f"{weights.label} holds whole weights: there is no adapter to merge.", f"{weights.label} 是完整权重，没有需要合并的适配器。"),
+                           say("Leave --merge out.", "请去掉 --merge。"))
+        return None
+    if merge:
+        check_mergeable(tuned)
+    elif to == "gguf":
+        name = tuned.manifest.data["base"]["name"]
+        raise Unsupported(say(f"{weights.label} is an adapter beside {name}; a GGUF holds whole weights.", f"{weights.label} 是 {name} 的适配器，而 GGUF 需要完整权重。"),
+                          f"miaobi export {weights.label} --merge --to gguf")
+    return tuned
+
+
+@contextmanager
+def _merged(tuned: Tuned, target: Path) -> Iterator[Path]:
+    """A folder of the merged weights, beside the target, for as long as it is needed."""
+    from tempfile import TemporaryDirectory
+
+    from miaobi.tune.merging import merge
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=".merging-") as folder:
+        yield merge(tuned, Path(folder) / tuned.weights.name)
+
+
+def _merged_folder(tuned: Tuned, target: Path) -> Exported:
+    import os
+    import shutil
+    with _merged(tuned, target) as folder:
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(folder, target)
+    return Exported(tuned.label, target, "transformers", "", _bytes(target), None, _architecture(target) or "")
+
+
+def _architecture(folder: Path) -> str | None:
+    from miaobi.engines.weights import read_json
+    config = folder / "config.json"
+    return next(iter(read_json(config).get("architectures") or []), None) if config.exists() else None
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _folder(weights: Weights, adapter: Tuned | None, target: Path) -> Exported:
     import shutil
 
     from miaobi.core.files import write_beside
 
-    config = weights.path / "config.json"
-    known = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.exists() else None
-    if not known:
+    label, known = weights.label, _architecture(weights.path)
+    if not known and not adapter:
         raise Unsupported(say(f"{label} is of a family ({weights.family}) that Transformers does not know.",
                               f"{label} 属于 Transformers 不支持的模型类别（{weights.family}）。"),
                           say(f"Use it here, or copy the folder as it is: {weights.path}", f"请在此使用，或直接复制该文件夹：{weights.path}"))
@@ -116,8 +175,7 @@ def _folder(weights: Weights, label: str, target: Path) -> Exported:
         shutil.rmtree(target)
     with write_beside(target) as draft:
         shutil.copytree(weights.path, draft)
-    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    return Exported(label, target, "transformers", "", size, None)
+    return Exported(label, target, "peft" if adapter else "transformers", "", _bytes(target), None, known or "")
 
 
 def _checked(weights: Weights, target: Path, dtype: str) -> Parity | None:

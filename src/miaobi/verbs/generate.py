@@ -37,7 +37,7 @@ def text(*, model: str, request: Annotated[TextRequest, flat], out: Path | None 
     """Write with a model.
 
     Args:
-        model: A name in the store, a starter pack (smollm2), a GGUF file, a model folder, a URL or a hub id.
+        model: A name in the store, a starter pack (smollm2), a GGUF file, a model folder, a URL or a hub id. With --adapter, the base.
         out: Also write the answers, labelled, to this .txt, .md, .json or .jsonl file.
         raw: Continue the prompt as it stands, even where the model has a chat template.
         engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
@@ -46,9 +46,10 @@ def text(*, model: str, request: Annotated[TextRequest, flat], out: Path | None 
         raise BadInput(say(f"--out {out} has no known ending.", f"--out {out} 的扩展名无法识别。"),
                        say(f"Choose one of {', '.join(WRITERS)}.", f"请选用 {'、'.join(WRITERS)}。"))
     live = request.n == 1 and sys.stdout.isatty() and "--json" not in sys.argv
-    with load(model, engine=engine, streams=max(request.n, request.num_beams), needs=changed(request)) as opened:
+    options = {"adapters": request.adapter} if request.adapter else {}
+    with load(model, engine=engine, streams=max(request.n, request.num_beams), needs=changed(request), **options) as opened:
         ask = request.prompt if request.messages is None else request.messages
-        full = opened.request(ask or "", raw=raw, seed=request.seed, **changed(request))
+        full = opened.request(ask, raw=raw, seed=request.seed, **changed(request))
         start = time.perf_counter()
         texts, tokens = _collect(opened, full, live)
         print(_summary(opened, full, tokens, time.perf_counter() - start), file=sys.stderr)

@@ -1,15 +1,15 @@
-"""The models in the store: list, show, promote, roll back, remove."""
+"""The models in the store: list, show, promote, roll back, remove, merge adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from miaobi.core import bundle
 from miaobi.core.language import say
-from miaobi.core.store import Store, Version
+from miaobi.core.store import Store, Version, check_name
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,42 @@ def remove(model: str) -> Done:
     """
     gone = tuple(str(version) for version in Store().remove(model))
     return Done(gone, say(f"Removed {', '.join(gone)}.", f"已删除 {'、'.join(gone)}。"))
+
+
+def merge(models: tuple[str, ...], *, name: str, weights: tuple[float, ...] = (), method: Literal["linear", "svd", "ties"] = "linear",
+          density: float = 0.5, rank: int = 0) -> Done:
+    """Make one adapter out of several that were tuned from the same base.
+
+    Args:
+        models: tuned models of one base and task (name, name@version, or folder)
+        name: What the new model is called.
+        weights: How much of each, in their order (0.7 0.3); equal parts of 1 when left out.
+        method: linear adds the updates up exactly; svd brings the sum to --rank; ties leaves out what is small or contradicts (arXiv:2306.01708).
+        density: The share of each update that ties keeps.
+        rank: Rank of the result for svd and ties; 0 for the sum of theirs.
+    """
+    from dataclasses import replace
+    from tempfile import TemporaryDirectory
+
+    from miaobi.engines.weights import find
+    from miaobi.tune import merging
+    from miaobi.tune.opening import ADAPTER, ADAPTER_WEIGHTS, open_tuned
+
+    check_name(name)
+    found = [open_tuned(find(model)) for model in models]
+    shares, labels = weights or (1 / len(found),) * len(found), tuple(tuned.label for tuned in found)
+    how = {"models": list(labels), "weights": list(shares), "method": method} | ({"density": density} if method == "ties" else {}) | ({"rank": rank} if rank else {})
+    manifest = replace(found[0].manifest, parents=labels, metrics={}, recipe={**found[0].manifest.recipe, "name": name, "merged": how})
+
+    def save(draft: Path) -> None:
+        for file in found[0].folder.iterdir():
+            if file.is_file() and file.name not in (ADAPTER, ADAPTER_WEIGHTS, bundle.MANIFEST, "log.jsonl", "README.md"):
+                (draft / file.name).write_bytes(file.read_bytes())
+        merging.combine(found, shares, method, draft, density=density, rank=rank)
+    with TemporaryDirectory() as folder:
+        version = Store().add(bundle.write(Path(folder) / name, manifest, save), name)
+    return Done((str(version),), say(f"{version} = {_sum(shares, labels)} ({method}).", f"{version} = {_sum(shares, labels)}（{method}）。"))
+
+
+def _sum(shares: tuple[float, ...], labels: tuple[str, ...]) -> str:
+    return " + ".join(f"{share:g} × {label}" for share, label in zip(shares, labels, strict=True))
