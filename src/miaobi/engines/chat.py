@@ -20,6 +20,10 @@ from miaobi.core.language import say
 from miaobi.engines.weights import read_json
 
 
+SPOKEN, SILENT = "\ufdd0", "\ufdd1"
+"""Unicode's noncharacters, which no text holds: around what the assistant says, in a rendering that was asked for with `marked`."""
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     source: str
@@ -33,11 +37,18 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Any:
+        return self._program(marked=False)
+
+    @cached_property
+    def _marking(self) -> Any:
+        return self._program(marked=True)
+
+    def _program(self, marked: bool) -> Any:
         from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation(marked)])
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
         try:
@@ -48,13 +59,16 @@ class ChatTemplate:
                               "请使用原始提示（--raw），或修正 chat_template.jinja。")) from None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True,
-               tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """The conversation as the model saw such in training. Raises BadInput for what the template refuses."""
+               tools: Sequence[Mapping[str, Any]] | None = None, marked: bool = False) -> str:
+        """The conversation as the model saw such in training. Raises BadInput for what the template refuses.
+
+        marked: what the template wraps in {% generation %} stands between SPOKEN and SILENT (a template may have none).
+        """
         from jinja2 import TemplateError
 
         check_messages(messages)
         try:
-            return str(self._compiled.render(
+            return str((self._marking if marked else self._compiled).render(
                 messages=[_plain(message) for message in messages], tools=tools, documents=None,
                 add_generation_prompt=add_generation_prompt, bos_token=self.bos_token, eos_token=self.eos_token))
         except (TemplateError, TypeError, ArithmeticError, LookupError, AttributeError, ValueError) as error:
@@ -64,6 +78,24 @@ class ChatTemplate:
                                f"模型的对话模板无法处理这段对话：{error}。"),
                            say("Check the roles and contents of the messages, or use a raw prompt (--raw).",
                                "请检查消息的角色与内容，或使用原始提示（--raw）。")) from None
+
+
+def _generation(marked: bool) -> Any:
+    """The tag {% generation %} ... {% endgeneration %}, Transformers' own, by which templates tell what the assistant says."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            around = [nodes.Output([nodes.TemplateData(mark)]) for mark in (SPOKEN, SILENT)] if marked else []
+            return nodes.Scope([*around[:1], *body, *around[1:]]).set_lineno(line)
+
+    return Generation
 
 
 def _refuse(message: str) -> None:
