@@ -5,7 +5,8 @@
     train.jsonl  validation.jsonl  test.jsonl    {"columns": {...}, "place": "chats.jsonl:12"}
     examples.json                                what was found: counts, duplicates, contradictions, problems
 
-Examples that ask the same question (as `question` of the task tells, case and spaces aside) never stand on two sides of a split.
+Examples that ask the same question (as `question` of the task tells, case and spaces aside) never stand on two sides of a split; nor
+do those that the task has more in mind to keep together, by an optional `group(columns)` (all questions about one text).
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     splits = np.full(len(whole), DROPPED, dtype=np.uint8)
     shares = [0.0 if (given == split).any() else share for split, share in ((VALIDATION, config.validation), (TEST, config.test))]
     chosen = _limited(np.flatnonzero(free), questions, config.max_examples)
-    _, groups = np.unique(questions[chosen], return_inverse=True)
+    together = getattr(task, "group", task.question)
+    _, groups = np.unique(np.array([asked(together(found.examples[place].columns)) for place in chosen], dtype=np.uint64), return_inverse=True)
     splits[chosen] = assign_groups(questions[chosen], groups, np.full(len(chosen), DROPPED), *shares)
     splits[kept & (given != DROPPED)] = given[kept & (given != DROPPED)]
     _, places = np.unique(questions[kept], return_inverse=True)
@@ -240,6 +242,20 @@ def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
         if not folder.exists():
             _write(folder, {split: list(found.values()) for split, found in kept.items()}, facts)
     return folder
+
+
+def fewer(folder: Path, task: Task, count: int) -> Path:
+    """The same with fewer training examples, as if data.max_examples were `count`; the held-out ones stay as they are, so that models
+    tuned on different amounts can be compared."""
+    found = manifest(folder, MANIFEST)
+    room = round(count * found["splits"]["train"] / sum(found["splits"].values()))
+    name = hashlib.sha256(json.dumps([folder.name, room]).encode()).hexdigest()[:16]
+    with alone(folder.parent, name) as target:
+        if not target.exists():
+            kept = {split: read_split(folder, split, task) for split in SPLITS}
+            kept["train"] = sorted(kept["train"], key=lambda example: asked(example.parts))[:max(room, 1)]
+            _write(target, kept, {**found, "splits": {split: len(examples) for split, examples in kept.items()}})
+    return target
 
 
 @dataclass(frozen=True)
