@@ -30,7 +30,7 @@ class Difference:
     p: float
     """Probability of a difference as large if the models were alike, two-sided."""
     better: bool | None
-    """Whether the second is better: None when the interval holds 0."""
+    """Whether the second is better: None when the interval holds 0, or chance alone does as much one time in twenty."""
     n: int
 
     def __str__(self) -> str:
@@ -75,14 +75,14 @@ def compare(figure: Figure, first: Sequence[Judgement], second: Sequence[Judgeme
         crossed = swaps @ (b - a)
         chance = figure.combine(b.sum(0) - crossed) - figure.combine(a.sum(0) + crossed)
     p = (1 + int((np.abs(chance) >= abs(value) - 1e-12).sum())) / (1 + RESAMPLES)
-    shown = low > 0 or high < 0
+    shown = (low > 0 or high < 0) and p < 0.05
     better = bool((value > 0) == (figure.better == "higher")) if shown else None
     return Difference(figure.name, say(*figure.label), value, min(float(low), value), max(float(high), value), p, better, len(a))
 
 
 def differences(figures: Sequence[Figure], first: Sequence[Judgement], second: Sequence[Judgement], seed: int = 0) -> list[Difference]:
     return [compare(figure, first, second, seed) for figure in figures
-            if first and figure.name in first[0].counts and figure.name in second[0].counts]
+            if first and second and figure.name in first[0].counts and figure.name in second[0].counts]
 
 
 def worst(judged: Sequence[Judgement], count: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def options_of(task: Any) -> list[Option]:
     """Every key of a recipe for `task`."""
     return [Option("name", str | None, None, "What the tuned model will be called in the store."),
             Option("task", str, task.NAME, "A name in the tasks registry; told from the data where it is left out."),
-            Option("base", str, help="What is tuned: a starter pack, a model in the store, a path, a hub id."),
+            Option("base", str, MISSING, "What is tuned: a starter pack, a model in the store, a path, a hub id."),
             *config.options(examples.Config, "data."), *config.options(task.Config, "head."), *config.options(TuneConfig, "tune."),
             *config.options(TrainConfig, "train."), *config.options(ReportConfig, "report.")]
 

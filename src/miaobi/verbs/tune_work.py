@@ -53,7 +53,7 @@ class Work:
         else:
             methods.apply(learner, settings.tune)
         data = Examples(folder, task, learner, lengths.max_length, settings.data.too_long, left_out)
-        reasons = defaults.derive(settings.given, settings.tune, learner, data, lengths)
+        reasons = defaults.derive(settings.given, settings.tune, settings.train, learner, data, lengths)
         settings = settings.derived({item.key: item.value for item in reasons})
         return cls(settings, base, spec, learner, data, lengths, reasons, before)
 

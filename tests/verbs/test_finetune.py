@@ -1,0 +1,227 @@
+"""Fine-tuning from labelled examples to a model in the store: the whole way, its stops, its second time, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miaobi import cli
+from miaobi.core.errors import BadInput, NotFound
+from miaobi.core.store import Store
+from miaobi.verbs.finetune import Tuned, again, command, finetune
+from miaobi.verbs.tune_settings import guess, settle
+from tests.engines.small import small_bundle
+
+QUICK = {"train.max_steps": 12, "train.batch_size": 8, "train.learning_rate": 0.01, "train.trackers": [], "train.patience": 0}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_bundle(tmp_path_factory.mktemp("base") / "small")
+
+
+@pytest.fixture(scope="module")
+def opinions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("data") / "opinions.jsonl", range(60))
+
+
+def written(path: Path, numbers: range, **more: Any) -> Path:
+    rows = [{"text": f"春江花月夜 {at}" if at % 2 else f"海上明月生 {at}", "label": "good" if at % 2 else "bad", **more} for at in numbers]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tuned(base: Path, data: Path, runs: Path, name: str = "opinion", **settings: Any) -> Tuned:
+    return finetune({"task": "text-classification", "train": {"trackers": []}}, base=str(base), data=data, method="lora", name=name,
+                    settings={**QUICK, **settings}, runs=runs, quiet=True)
+
+
+def test_from_examples_to_a_better_model_with_a_report(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
+    assert done.model == "opinion@1"
+    assert done.differences[0].name == "accuracy"
+    assert done.differences[0].value > 0
+    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
+    assert [key for key in report if key[0].isdigit()] == ["1 base and data", "2 task and head", "3 how it is changed", "4 training", "5 test"]
+    assert report["finished"]
+    assert report["1 base and data"]["data"]["splits"] == {"train": 48, "validation": 6, "test": 6}
+    assert report["2 task and head"]["spec"]["labels"] == ["bad", "good"]
+    assert 0 < report["3 how it is changed"]["trainable"] < report["1 base and data"]["parameters"] / 2
+    assert {item["key"] for item in report["3 how it is changed"]["derived"]} >= {"warmup", "schedule", "validate_every"}
+    assert report["4 training"]["steps"] == 40
+    before, after = (report["5 test"][side][0] for side in ("base", "tuned"))
+    assert after["value"] > before["value"]
+    assert after["low"] <= after["value"] <= after["high"]
+    assert after["n"] == 6
+    losses = [row["loss"] for row in report["5 test"]["answers"]]
+    assert losses == sorted(losses, reverse=True)
+    page = (done.run / "report.html").read_text(encoding="utf-8")
+    assert "opinion@1" in page and "5 · Test against the base" in page and "AI-generated" in page
+    kept = sum(file.stat().st_size for file in done.bundle.rglob("*.safetensors"))
+    assert kept < 300_000  # the adapter and the head, not the base
+
+
+def test_the_tuned_model_answers_under_its_own_name(base: Path, opinions: Path, tmp_path: Path) -> None:
+    import miaobi
+    tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
+    with miaobi.load("opinion") as model:
+        assert json.loads(model.generate("春江花月夜 77")[0].text)["label"] == "good"
+        assert json.loads(model.generate("海上明月生 78")[0].text)["label"] == "bad"
+
+
+def test_what_is_not_given_is_derived_and_what_is_given_stays(base: Path, opinions: Path, tmp_path: Path) -> None:
+    done = tuned(base, opinions, tmp_path / "runs", **{"train.warmup": 0.5})
+    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))["3 how it is changed"]
+    derived = {item["key"] for item in report["derived"]}
+    assert not derived & {"max_steps", "batch_size", "learning_rate", "warmup"}
+    assert report["train"]["warmup"] == 0.5
+    assert all(item["reason"] for item in report["derived"])
+
+
+def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["finetune", "--base", str(base), "--data", str(opinions), "--task", "text-classification", "--dry-run", "--train.max_steps", "20"]) == 0
+    shown = capsys.readouterr()
+    assert "海上明月生 0" in shown.err
+    assert "train.learning_rate = " in shown.err
+    assert "max_steps: 20" in shown.out
+    assert not (tmp_path / "runs").exists()
+    assert not Store().names()
+
+
+def test_an_interrupted_run_leaves_a_report_and_goes_on_to_the_same_end(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from miaobi.train import loop
+    from miaobi.train.run import Run
+    whole = tuned(base, opinions, tmp_path / "whole")
+    hooks = Run._hooks
+
+    def stopped(self: Run, *arguments: Any) -> Any:
+        def stop(state: Any) -> None:
+            if state.step == 5:
+                raise loop.Interrupted
+        return [*hooks(self, *arguments), (1, stop)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_hooks", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(base, opinions, tmp_path / "runs", name="halted")
+    run = next((tmp_path / "runs").iterdir())
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert not report["finished"]
+    assert report["4 training"]["steps"] == 5
+    assert report["5 test"]["base"] and not report["5 test"]["tuned"]
+    assert "miaobi finetune --resume" in report["what next"][0]["command"]
+    assert "has not ended yet" in (run / "report.html").read_text(encoding="utf-8")
+    assert not Store().names() == ["halted"]
+    resumed = command("--resume", str(run))
+    assert resumed.step == whole.step
+    files = [next(done.bundle.glob("adapter_model.safetensors")).read_bytes() for done in (whole, resumed)]
+    assert files[0] == files[1]
+
+
+def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(base: Path, opinions: Path, tmp_path: Path) -> None:
+    tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
+    new = written(tmp_path / "new.jsonl", range(100, 130))
+    done = again("opinion", words=["--data", str(new), "--train.max_steps", "6"], runs=tmp_path / "runs", promote=True, quiet=True)
+    assert isinstance(done, Tuned)
+    assert (done.model, done.promoted) == ("opinion@2", True)
+    assert Store().production("opinion") == [2]
+    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
+    data = report["1 base and data"]["data"]
+    assert data["replayed"] == 24  # as many old ones as there are new ones
+    assert data["splits"] == {"train": 48, "validation": 9, "test": 9}
+    assert report["1 base and data"]["again_from"] == "opinion@1"
+    assert report["5 test"]["base"][0]["value"] > 0.5  # it began as what it was tuned from
+
+
+def test_judged_beside_its_base_on_a_file_and_refused_on_its_own_training_rows(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from miaobi.verbs.evaluate import evaluate
+    monkeypatch.chdir(tmp_path)
+    tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
+    fresh = written(tmp_path / "fresh.jsonl", range(200, 230))
+    found = evaluate("opinion", against=str(base), data=fresh, limit=20)
+    accuracy = [next(score for score in item.scores if score.name == "accuracy") for item in found.judged]
+    assert [score.n for score in accuracy] == [20, 20]
+    assert accuracy[0].value > accuracy[1].value
+    assert "example by example" in found.page.read_text(encoding="utf-8")
+    with pytest.raises(BadInput, match=r"of the 60 test examples were trained on: .*opinions\.jsonl:\d+ = ") as error:
+        evaluate("opinion", data=opinions)
+    assert "--allow-leakage" in error.value.remedy
+    assert evaluate("opinion", data=opinions, allow_leakage=True, limit=10).judged[0].documents == 10
+
+
+def test_leaked_test_rows_are_named(base: Path, opinions: Path, tmp_path: Path) -> None:
+    leaked = tmp_path / "test.jsonl"
+    leaked.write_text("\n".join(opinions.read_text(encoding="utf-8").splitlines()[:2]) + '\n{"text": "new", "label": "good"}\n', encoding="utf-8")
+    with pytest.raises(BadInput, match=r"2 held-out examples ask what the training data asks too: .*test\.jsonl:1 = .*opinions\.jsonl:1"):
+        tuned(base, opinions, tmp_path / "runs", **{"data.test_path": str(leaked)})
+    assert tuned(base, opinions, tmp_path / "runs", **{"data.test_path": str(leaked), "data.allow_leakage": True, "train.max_steps": 2}).model == "opinion@1"
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ([{"text": "a", "label": "x"}, {"text": "b"}], r"rows\.jsonl:2: .*label"),
+    ([{"text": f"{at}", "label": "x"} for at in range(20)], "label"),
+    ([{"words": "a", "mark": "x"}], r"rows\.jsonl:1: .*text"),
+])
+def test_data_that_cannot_teach_is_refused_by_line(base: Path, tmp_path: Path, rows: list[dict[str, str]], message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    with pytest.raises(BadInput, match=message):
+        tuned(base, path, tmp_path / "runs")
+
+
+def test_peoples_own_column_names(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("review,stars\n" + "\n".join(f"春江 {at},{'five' if at % 2 else 'one'}" for at in range(40)), encoding="utf-8")
+    done = tuned(base, path, tmp_path / "runs", **{"data.columns": {"text": "review", "label": "stars"}, "train.max_steps": 2})
+    assert done.step == 2
+    with pytest.raises(BadInput, match="no column 'note'"):
+        tuned(base, path, tmp_path / "runs", **{"data.columns": {"text": "note", "label": "stars"}})
+
+
+def test_early_stopping_goes_by_a_figure_and_knows_which_there_are(base: Path, opinions: Path, tmp_path: Path) -> None:
+    done = tuned(base, opinions, tmp_path / "runs", **{"train.watch": "accuracy", "train.patience": 1, "train.max_steps": 60, "train.validate_every": 4,
+                                                       "train.learning_rate": 1e-9})
+    assert done.step < 60
+    with pytest.raises(BadInput, match="train.watch is 'bleu'"):
+        tuned(base, opinions, tmp_path / "runs", **{"train.watch": "bleu"})
+
+
+def test_another_base_under_the_same_path_is_not_tuned_on(base: Path, opinions: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+    moved = tmp_path / "moved"
+    shutil.copytree(base, moved)
+    tuned(moved, opinions, tmp_path / "runs", **{"train.max_steps": 2})
+    weights = load_file(moved / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, moved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="other weights"):
+        again("opinion", words=["--data", str(written(tmp_path / "new.jsonl", range(100, 120)))], runs=tmp_path / "runs", quiet=True)
+
+
+def test_the_task_is_told_from_the_records(tmp_path: Path, opinions: Path) -> None:
+    assert guess(str(opinions), "") == "text-classification"
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"height": 3}\n', encoding="utf-8")
+    with pytest.raises(BadInput, match="fit no task") as error:
+        guess(str(odd), "")
+    assert "--task" in error.value.remedy and "text-classification" in error.value.remedy
+
+
+def test_recipes_know_their_keys(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no section 'tuning'"):
+        settle({"tuning": {}, "task": "text-classification", "base": "x"})
+    with pytest.raises(BadInput, match=re.escape("tune.lora_rnk")):
+        settle({"task": "text-classification", "base": "x", "tune": {"lora_rnk": 4}, "data": {"path": "a"}})
+    with pytest.raises(NotFound):
+        settle({"task": "text-clasification", "base": "x"})
+    settings = settle({"task": "text-classification", "base": "b", "train": {"max_steps": 7}}, ["--data", "chinese-reviews", "--method=full"])
+    assert (settings.data.pack, settings.tune.method, settings.train.max_steps) == ("chinese-reviews", "full", 7)
+    assert {"train.max_steps", "tune.method", "data.pack"} <= settings.given
+    assert "train.learning_rate" not in settings.given
