@@ -28,7 +28,7 @@ def test_the_loss_is_the_models_own_over_the_targets(tmp_path: Path, kind: str) 
     task = learner(base(tmp_path / kind, kind), {}, Config())
     batch = batch_of(task)
     loss = task.loss(batch)
-    own = task.net(input_ids=batch["ids"], attention_mask=batch["mask"], labels=batch["target"]).loss
+    own = task.net(input_ids=batch["ids"], attention_mask=batch["mask"], labels=batch["wanted"]).loss
     assert loss.count == sum(len(pair["target"].encode()) + 1 for pair in PAIRS)
     assert torch.allclose(loss.total / loss.count, own, rtol=1e-5)
 
@@ -56,7 +56,7 @@ def test_smoothed_labels_are_pytorchs(tmp_path: Path) -> None:
     batch = batch_of(task)
     for one in (task, plain):
         one.requires_grad_(False)
-    logits, tokens, _ = task.foretold(batch)
+    logits, tokens = task.logits(batch)
     # (1 - ε) of the certainty on the right token, ε shared by all of the vocabulary.
     expected = 0.9 * F.cross_entropy(logits, tokens, reduction="sum") - 0.1 * F.log_softmax(logits, -1).mean(-1).sum()
     assert float(task.loss(batch).total) == pytest.approx(float(expected), rel=1e-5)
@@ -98,12 +98,12 @@ def test_long_sources_are_cut_and_the_prompt_stays(tmp_path: Path, kind: str) ->
     task = learner(base(tmp_path / kind, kind), {}, Config(prompt="Say: {source} In short:"))
     pair = {"source": "word " * 100, "target": "words"}
     features = task.encode(pair, 48)
-    text = task.asking.tokenizer.decode(features["question"], skip_special_tokens=True)
+    text = task.asking.tokenizer.decode(features["asked"], skip_special_tokens=True)
     assert text.startswith("Say: word word") and text.endswith("In short:")
-    assert len(features["question"]) + (len(features["target"]) if kind == "llama" else 0) <= 48
-    assert task.asking.tokenizer.decode(features["target"]) == "words</s>"
+    assert len(features["asked"]) + (len(features["wanted"]) if kind == "llama" else 0) <= 48
+    assert task.asking.tokenizer.decode(features["wanted"]) == "words</s>"
     assert task.length(pair) > 500
-    assert len(task.encode({"source": "a", "target": "b" * 100}, 48)["target"]) <= 48
+    assert len(task.encode({"source": "a", "target": "b" * 100}, 48)["wanted"]) <= 48
 
 
 def test_the_first_figure_is_the_one_that_was_asked_for(tmp_path: Path) -> None:

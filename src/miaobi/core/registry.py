@@ -97,6 +97,7 @@ tasks = Registry("tasks", {
     "extractive-questions": "miaobi.tune.tasks.extractive_questions",
     "embedding": "miaobi.tune.tasks.embedding",
     "seq2seq": "miaobi.tune.tasks.seq2seq",
+    "preference": "miaobi.tune.tasks.preference",
     "image-classification": "miaobi.tune.tasks.image_classification",
     "object-detection": "miaobi.tune.tasks.detection",
     "image-segmentation": "miaobi.tune.tasks.segmentation",

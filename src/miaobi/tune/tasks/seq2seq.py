@@ -22,29 +22,19 @@ from torch.nn import functional as F
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
+from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune import overlap
-from miaobi.tune.asking import (
-    Asking,
-    answer_logits,
-    answer_tokens,
-    asking,
-    fitted,
-    joined,
-    layers_of,
-    only_features,
-    pieces,
-    write,
-)
+from miaobi.tune.asking import Asking, asking, fitted, logits_of, row, shares, write
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
+from miaobi.tune.packing import Reader, by_sequence, pack
+from miaobi.tune.tasks.causal import writing_model
 
 NAME = "seq2seq"
 SUMMARY = "a text from a text: translation, summaries", "由一段文本生成另一段文本：翻译、摘要"
 MODALITY, MAKES, READER = "text", "text", "texts"
 EXAMPLE = '{"source": "...", "target": "..."}'
-NOTHING = -100
-"""Marks where there is no token to learn."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +89,26 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Writer:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForSeq2SeqLM
     if base.config.get("is_encoder_decoder"):
         return EncoderDecoder(base.model(AutoModelForSeq2SeqLM), Asking(base.tokenizer, None), config)
-    return Causal(base.model(AutoModelForCausalLM), asking(base), config)
+    return Causal(writing_model(base), asking(base), config)
 
 
 class Writer(Learner):
-    """What the two kinds of base share: asking, figures, answers."""
+    """What the two kinds of base share: asking, figures, answers.
+
+    Batches hold asked [B, S] and wanted [B, T]: the tokens of source and target, MASKED behind them; beside what the model reads.
+    """
 
     unit = "tokens"
 
     def __init__(self, net: nn.Module, asking: Asking, config: Config) -> None:
         super().__init__(net)
-        self.asking, self.config, self.blocks = asking, config, layers_of(net)
+        self.asking, self.config = asking, config
+        self.blocks = next((name for name, module in net.named_modules() if isinstance(module, nn.ModuleList)), "")
 
-    def asked(self, source: str) -> str:
+    def prompt(self, source: str) -> str:
         return self.config.prompt.replace("{source}", source)
 
     @abstractmethod
@@ -126,8 +120,12 @@ class Writer(Learner):
         """A target as the model is to write it, with its end."""
 
     @abstractmethod
-    def foretold(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits [N, V], tokens [N], row [N]) of the target's tokens."""
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(logits [N, V], tokens [N]) of the targets."""
+
+    @abstractmethod
+    def nats(self, batch: Batch) -> list[Tensor]:
+        """-log p of the tokens of each target."""
 
     def shortened(self, source: str, room: int) -> list[int]:
         """A source as the model is asked, cut at its end so that all of the prompt's own words stay."""
@@ -139,23 +137,23 @@ class Writer(Learner):
         return ids
 
     def loss(self, batch: Batch) -> Loss:
-        logits, tokens, _ = self.foretold(batch)
+        if not self.config.label_smoothing:
+            nats = torch.cat(self.nats(batch))
+            return Loss(nats.sum(), len(nats))
+        logits, tokens = self.logits(batch)
         return Loss(F.cross_entropy(logits, tokens, reduction="sum", label_smoothing=self.config.label_smoothing), len(tokens))
 
     def figures(self) -> Sequence[Figure]:
-        every = {**overlap.FIGURES, "loss": Figure("loss", lambda sums: sums[..., 0] / sums[..., 1], "lower", ("Loss", "损失"), "nats/token")}
+        every = {**overlap.FIGURES, "loss": Figure("loss", lambda sums: sums[..., 0] / sums[..., 1], "lower", ("Loss", "损失"), say("nats/token", "奈特/词元"))}
         return [every.pop(self.config.metric), *every.values()]
 
     def judge(self, batch: Batch) -> list[Judgement]:
-        logits, tokens, rows = self.foretold(batch)
-        losses = F.cross_entropy(logits, tokens, reduction="none")
-        answers = self.write([row[row != NOTHING].cpu().numpy() for row in batch["question"]])
-        judged = []
-        for place, (answer, target) in enumerate(zip(answers, batch["target"])):
-            reference = self.asking.tokenizer.decode(target[target != NOTHING], skip_special_tokens=True).strip()
-            own = losses[rows == place]
-            counts = {**overlap.counts(answer, reference), "loss": np.array([float(own.sum()), float(len(own))])}
-            judged.append(Judgement(float(own.mean()), counts, answer))
+        answers = self.write([row[row != MASKED].cpu().numpy() for row in batch["asked"]])
+        judged = list[Judgement]()
+        for answer, wanted, nats in zip(answers, batch["wanted"], self.nats(batch)):
+            reference = self.asking.tokenizer.decode(wanted[wanted != MASKED], skip_special_tokens=True).strip()
+            counts = {**overlap.counts(answer, reference), "loss": np.array([float(nats.sum()), float(len(nats))])}
+            judged.append(Judgement(float(nats.mean()), counts, answer))
         return judged
 
     def write(self, questions: Sequence[np.ndarray]) -> list[str]:
@@ -165,43 +163,59 @@ class Writer(Learner):
         return self.write([np.array(self.source_ids(columns["source"]))])[0]
 
     def preview(self, features: Features) -> list[Piece]:
-        return pieces(self.asking.tokenizer, features["question"], features["target"])
+        asked, wanted = (self.asking.tokenizer.decode(features[name]) for name in ("asked", "wanted"))
+        return [Piece(asked, False), Piece(wanted, True)]
 
     def save(self, folder: Path) -> None:
         self.asking.tokenizer.save_pretrained(folder)
 
 
+def _shown(features: Sequence[Features]) -> dict[str, Tensor]:
+    return {name: padded([item[name] for item in features], MASKED) for name in ("asked", "wanted")}
+
+
 class Causal(Writer):
     adapter_kind = "CAUSAL_LM"
+    _reader: Reader | None = None
+
+    @property
+    def reader(self) -> Reader:
+        """Of the net as it is now: adapters are put in after the learner was made."""
+        if self._reader is None or self._reader.net is not self.net:
+            self._reader = Reader(self.net)
+        return self._reader
 
     def source_ids(self, source: str) -> list[int]:
-        return self.asking.question(self.asked(source))
+        return self.asking.question(self.prompt(source))
 
     def target_ids(self, source: str, target: str) -> list[int]:
-        return self.asking.answer(self.asked(source), target)
+        return self.asking.answer(self.prompt(source), target)
 
     def length(self, columns: Mapping[str, Any]) -> int:
         return len(self.source_ids(columns["source"])) + len(self.target_ids(columns["source"], columns["target"]))
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        answer = self.target_ids(columns["source"], columns["target"]) if columns.get("target") else []
-        room = max(max_length - len(answer), max_length // 2) if max_length else len(self.source_ids(columns["source"]))
-        question, answer = fitted(self.shortened(columns["source"], room), answer, max_length)
-        return {"question": question, "target": answer}
+        target = self.target_ids(columns["source"], columns["target"])
+        room = max(max_length - len(target), max_length // 2)
+        source = self.shortened(columns["source"], room) if max_length else self.source_ids(columns["source"])
+        asked, wanted = fitted(source, target, max_length)
+        return {"asked": asked, "wanted": wanted}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        questions, targets = only_features(features, "question"), only_features(features, "target")
-        return {**joined(questions, targets, self.asking.pad), "question": padded(questions, NOTHING), "target": padded(targets, NOTHING)}
+        return {**pack([row(item["asked"], item["wanted"]) for item in features], share=shares(self, self.reader)), **_shown(features)}
 
-    def foretold(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        return answer_logits(self.net, batch), answer_tokens(batch), torch.nonzero(batch["learned"])[:, 0]
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return logits_of(self.reader, batch), batch["targets"][batch["targets"] != MASKED]
+
+    def nats(self, batch: Batch) -> list[Tensor]:
+        return by_sequence(batch, self.reader.nats(batch))
 
 
 class EncoderDecoder(Writer):
     adapter_kind = "SEQ_2_SEQ_LM"
 
     def source_ids(self, source: str) -> list[int]:
-        return list(self.asking.tokenizer(self.asked(source)).input_ids)
+        return list(self.asking.tokenizer(self.prompt(source)).input_ids)
 
     def target_ids(self, source: str, target: str) -> list[int]:
         ids = list(self.asking.tokenizer(text_target=target).input_ids)
@@ -213,17 +227,20 @@ class EncoderDecoder(Writer):
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         source = self.shortened(columns["source"], max_length) if max_length else self.source_ids(columns["source"])
-        target = self.target_ids(columns["source"], columns["target"]) if columns.get("target") else []
-        return {"question": np.array(source), "target": np.array(target[:max_length or None], dtype=np.int64)}
+        return {"asked": np.array(source), "wanted": np.array(self.target_ids(columns["source"], columns["target"])[:max_length or None])}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        sources = only_features(features, "question")
-        return {"ids": padded(sources, self.asking.pad), "mask": padded([np.ones(len(row)) for row in sources], 0),
-                "question": padded(sources, NOTHING), "target": padded(only_features(features, "target"), NOTHING)}
+        sources = [item["asked"] for item in features]
+        return {"ids": padded(sources, self.asking.pad), "mask": padded([np.ones(len(source)) for source in sources], 0), **_shown(features)}
 
-    def foretold(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         net: Any = self.net
-        shifted = net.prepare_decoder_input_ids_from_labels(labels=batch["target"])
+        shifted = net.prepare_decoder_input_ids_from_labels(labels=batch["wanted"])
         logits = net(input_ids=batch["ids"], attention_mask=batch["mask"], decoder_input_ids=shifted, use_cache=False).logits
-        there = batch["target"] != NOTHING
-        return logits[there], batch["target"][there], torch.nonzero(there)[:, 0]
+        there = batch["wanted"] != MASKED
+        return logits[there], batch["wanted"][there]
+
+    def nats(self, batch: Batch) -> list[Tensor]:
+        logits, tokens = self.logits(batch)
+        losses = F.cross_entropy(logits, tokens, reduction="none")
+        return list(losses.split((batch["wanted"] != MASKED).sum(1).tolist()))
