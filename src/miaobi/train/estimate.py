@@ -76,7 +76,7 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
         disk = 4 * (trained * 3 * (config.keep + 1) + 2 * (trained if state.objective.adapter else parameters))
         known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run), trained)
         refuse_memory(known, per_row, config.batch_size)
-        step = _seconds_per_step(state, dataset)
+        step = seconds_per_step(state, dataset)
     left = config.max_steps - state.step
     glances = config.glance * left / config.every("validate_every", 10)
     # A forward pass is a third of a step, and half of one that works out no gradients of weights.
@@ -153,7 +153,7 @@ def _probe_rows(config: TrainConfig) -> int:
     return min(PROBE_ROWS, config.batch_size)
 
 
-def _seconds_per_step(state: State, dataset: Dataset) -> float:
+def seconds_per_step(state: State, dataset: Dataset) -> float:
     """Of every phase, forward and backward, and of the optimisers' step. A few rows warm up; the batch is timed whole where that
     is quick, otherwise as much of it as TIMING_SECONDS hold."""
     config, rows = state.config, _probe_rows(state.config)

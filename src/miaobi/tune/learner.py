@@ -7,8 +7,8 @@ Every figure is a function of sums over examples, so that intervals and signific
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -68,6 +68,20 @@ class Piece(NamedTuple):
     """Whether the loss looks at it."""
 
 
+class Companion(nn.Module):
+    """What goes along with a run beside the net: layers that thaw, ranks that are allocated anew. Its buffers are kept in checkpoints."""
+
+    def step_begins(self, learner: Learner) -> None:
+        """Before each step; `learner.progress` tells how far the run is."""
+
+    def step_ends(self, learner: Learner, step: int, max_steps: int) -> None:
+        """After step number `step` (from 1), its gradients still there."""
+
+    def penalty(self, learner: Learner) -> Tensor | None:
+        """What is added to the mean loss while training: a scalar."""
+        return None
+
+
 class Learner(Objective):
     """A pretrained model with the head of a task, and the loss it is tuned by.
 
@@ -81,13 +95,48 @@ class Learner(Objective):
     """The name inside `net` of the ModuleList of its layers ("model.layers"), for freezing by layer; empty where there is none."""
     adapter_kind: str | None = None
     """PEFT's name of the task (CAUSAL_LM, SEQ_CLS, ...), for adapters that ask for it."""
+    pace = 1.0
+    """Multiplies the learning rate that is derived where none is given."""
+    neftune_alpha: float | None = None
+    """Noise on embeddings while training; None where the net's input embeddings are to do it, a number (0 for none) where the learner
+    does it itself."""
+    virtual_tokens = 0
+    """Tokens that `self.net` puts before those of every row (prompt and prefix tuning): then call the net whole, one example a row,
+    with an attention mask, and its answers come without them."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+        self.companions = nn.ModuleList()
+        self.rates: dict[str, float] = {}
+        """Multiples of the learning rate, by the name of a parameter of `net`."""
 
     def phases(self) -> list[Phase]:
-        return [Phase("model", self.net, self.loss)]
+        return [Phase("model", self.net, self.penalised, rates=self.rates)]
+
+    def penalised(self, batch: Batch) -> Loss:
+        """The loss with what companions add to its mean."""
+        loss, total = self.loss(batch), torch.zeros(())
+        for companion in self._companions():
+            penalty = companion.penalty(self)
+            total = total if penalty is None else total + penalty
+        return replace(loss, total=loss.total + loss.count * total) if total.requires_grad else loss
+
+    def validate(self, batch: Batch) -> Loss:
+        return self.loss(batch)
+
+    def step_begins(self) -> None:
+        for companion in self._companions():
+            companion.step_begins(self)
+
+    def step_ends(self, step: int, max_steps: int) -> None:
+        for companion in self._companions():
+            companion.step_ends(self, step, max_steps)
+
+    def _companions(self) -> Iterator[Companion]:
+        for companion in self.companions:
+            assert isinstance(companion, Companion)
+            yield companion
 
     @abstractmethod
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
@@ -113,6 +162,10 @@ class Learner(Objective):
     @abstractmethod
     def judge(self, batch: Batch) -> list[Judgement]:
         """How each example of a batch goes. Called without gradients, with `net` at rest."""
+
+    def judge_all(self, batches: Iterable[Batch]) -> list[Judgement]:
+        """How each example of a set goes, in order; for tasks that judge an example by all others (embedding ranks them)."""
+        return [judgement for batch in batches for judgement in self.judge(batch)]
 
     def answer(self, columns: Mapping[str, Any]) -> Any:
         """What the model says to one question, JSON-able: for people to read, and for the engine that serves it."""
