@@ -204,18 +204,50 @@ class Report:
         page = Page(say(f"Fine-tuning of {state_of}", f"微调：{state_of}"),
                     say(f"{work.base.name} on {work.settings.data.pack or work.settings.data.path}, task {work.settings.task.NAME}",
                         f"{work.base.name} · {work.settings.data.pack or work.settings.data.path} · 任务 {work.settings.task.NAME}"))
-        page.add(say("1 · Base model and labelled data", "1 · 基础模型与标注数据"), facts(flat(found["1 base and data"])))
+        page.add(say("1 · Base model and labelled data", "1 · 基础模型与标注数据"), facts(self._first_step()))
         page.add(say("2 · Task, head and loss", "2 · 任务、输出头与损失"), facts(flat({key: found["2 task and head"][key] for key in ("task", "head", "spec")})),
                  prose(say("As the model sees them; what it is taught is coloured.", "模型实际看到的样本；着色部分为学习目标。")),
                  *(marked([(f"{place}\n", False), *pieces]) for place, pieces in self.preview() if pieces))
-        page.add(say("3 · How it is changed", "3 · 微调方式与超参数"), facts(flat({"tune": found["3 how it is changed"]["tune"], "trainable": found["3 how it is changed"]["trainable"]})),
+        page.add(say("3 · How it is changed", "3 · 微调方式与超参数"), facts(self._third_step()),
                  table([say("Setting", "设置"), say("Value", "取值"), say("Why", "原因")], [[f"train.{item.key}", plain(item.value), item.reason] for item in work.reasons]))
-        page.add(say("4 · Training", "4 · 训练"), facts(found["4 training"]), loss_chart(read_log(self.folder)))
+        page.add(say("4 · Training", "4 · 训练"), facts(self._fourth_step(found["4 training"])), loss_chart(read_log(self.folder)))
         page.add(say("5 · Test against the base", "5 · 与基础模型对比测试"), *self._tested())
         if self.tuned:
             page.generated_by(found["model"])
         page.add(say("What to try next", "下一步"), steps(*self.advice(state)))
         return page
+
+    def _first_step(self) -> dict[str, Any]:
+        data, lengths, given = self.work.data.spec, self.work.lengths, self.work.settings.data
+        counts = data["splits"]
+        found = {say("Base", "基础模型"): f"{self.work.base.name} · {self.work.base.identity[:16]}", say("Data", "数据"): given.pack or given.path,
+                 say("Examples", "样本"): say(f"{counts['train']:,} to train on, {counts['validation']:,} to validate, {counts['test']:,} to test",
+                                            f"训练 {counts['train']:,}，验证 {counts['validation']:,}，测试 {counts['test']:,}"),
+                 say("Left out", "略去"): say(f"{data['duplicates']:,} duplicates, {data['problems']['count']:,} unusable, {len(self.work.data.left_out)} with a label of their own",
+                                            f"重复 {data['duplicates']:,}，不可用 {data['problems']['count']:,}，标签仅出现一次 {len(self.work.data.left_out)}"),
+                 say("Questions with several answers", "答案不一的提问"): data["contradictions"]}
+        if data.get("replayed"):
+            found[say("Replayed from before", "重放的旧样本")] = f"{data['replayed']:,}"
+        if lengths.longest:
+            found[say("Tokens", "词元数")] = say(f"{lengths.median} in the middle, {lengths.p95} at 95 %, {lengths.longest} at most; {lengths.cut} longer than {lengths.max_length}",
+                                              f"中位 {lengths.median}，95% 分位 {lengths.p95}，最长 {lengths.longest}；超过 {lengths.max_length} 的有 {lengths.cut} 条")
+        return found
+
+    def _third_step(self) -> dict[str, Any]:
+        """The method, what of its settings is not as usual, and how much is trained."""
+        tune, usual = self.work.settings.tune, type(self.work.settings.tune)()
+        trainable, whole = sizes(self.work.learner)
+        changed = {f"tune.{key}": value for key, value in plain(tune).items() if value != getattr(usual, key) and key != "method"}
+        return {say("Method", "方式"): tune.method, say("Trained", "可训练参数"): f"{trainable:,} / {whole:,} ({trainable / whole:.2%})", **changed,
+                say("Optimiser", "优化器"): f"{self.work.settings.train.optimizer}, {self.work.settings.train.learning_rate:g}, {self.work.settings.train.schedule}"}
+
+    def _fourth_step(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        from miaobi.train.estimate import spell
+        loss = found["validation_loss"]
+        return {say("Steps", "步数"): f"{found['steps']} / {self.work.settings.train.max_steps}", say("Best at step", "最佳步"): found["best_step"],
+                say("Validation loss", "验证损失"): "–" if loss is None else f"{loss:.4f}", say("Time in steps", "训练用时"): spell(found["seconds"]),
+                say("Memory at most", "内存峰值"): f"{found['memory_gb']} GB",
+                say("Energy", "能耗"): say(f"about {found['energy_wh']} Wh, at {WATTS} W assumed", f"约 {found['energy_wh']} Wh（按 {WATTS} W 估算）")}
 
     def _tested(self) -> list[str]:
         if not self.tuned:
