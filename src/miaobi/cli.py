@@ -26,6 +26,7 @@ VERBS = {
     "data inspect": Verb("miaobi.verbs.data:inspect", "what is in a data file, and what is wrong with it", "查看数据文件的内容与问题"),
     "train": Verb("miaobi.verbs.train:command", "train a model from a recipe", "按配方训练模型"),
     "finetune": Verb("miaobi.verbs.finetune:command", "tune a pretrained model on labelled examples", "用标注数据微调预训练模型"),
+    "search": Verb("miaobi.verbs.search:command", "better settings for a recipe, by many short runs", "通过多次短训练为配方寻找更好的设置"),
     "generate text": Verb("miaobi.verbs.generate:text", "write with a model", "用模型写作"),
     "generate image": Verb("miaobi.verbs.generate:image", "paint with a model", "用模型绘图"),
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
@@ -46,7 +47,7 @@ VERBS = {
     "doctor": Verb("miaobi.verbs.doctor:doctor", "what is installed, what is missing, how to mend it", "检查安装情况并给出修复命令"),
 }
 
-RAW = {"train", "finetune"}  # their options depend on the recipe: they take the words as they are
+RAW = {"train", "finetune", "search"}  # their options depend on the recipe: they take the words as they are
 
 Words = Sequence[str]
 

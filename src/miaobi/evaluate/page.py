@@ -133,6 +133,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Block:
     return _made("table", list(columns), [list(row) for row in rows])
 
 
+def bars(shares: Mapping[str, float]) -> Block:
+    """Names with shares of one, drawn as bars."""
+    return _made("bars", [{"name": name, "width": round(600 * share, 1), "text": f"{share:.0%}"} for name, share in shares.items()])
+
+
 def marked(pieces: Iterable[tuple[str, bool]]) -> Block:
     """A text with some of its stretches marked."""
     return _made("marked", list(pieces))
@@ -171,6 +176,8 @@ class Line(NamedTuple):
     points: Sequence[tuple[float, float]]
     dotted: bool = False
     """Draw each point: for what was measured seldom."""
+    joined: bool = True
+    """Draw the curve between them."""
 
 
 def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Block:
@@ -194,7 +201,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, clock: Sequenc
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     box = _Box(min(xs), max(xs), *_stretch(min(ys), max(ys)))
-    drawn = [{"name": line.name, "style": f"s{index % 4}", "dotted": line.dotted,
+    drawn = [{"name": line.name, "style": f"s{index % 4}", "dotted": line.dotted, "joined": line.joined,
               "points": " ".join(f"{box.x(x):.1f},{box.y(y):.1f}" for x, y in line.points),
               "marks": [{"x": round(box.x(x), 1), "y": round(box.y(y), 1), "title": f"{line.name}: {figure(y)} · {x_label} {figure(x)}"}
                         for x, y in line.points[::max(1, len(line.points) // 120)]]} for index, line in enumerate(lines)]

@@ -103,6 +103,7 @@ def settle(recipe: Mapping[str, Any], words: tuple[str, ...] = (), origin: str =
     """Resolve a recipe (as read from the file `origin`) and the command line's words over it."""
     from miaobi.train.config import TrainConfig
     family = _family(recipe, words, origin)
+    recipe = {key: value for key, value in recipe.items() if key != "search"}  # that section is for `miaobi search`
     unknown = next((key for key in recipe if key not in RECIPE), None)
     if unknown:
         raise BadInput(say(f"{origin}: there is no section {unknown!r} in a recipe.", f"{origin}：配方中没有 {unknown!r} 这一节。"),

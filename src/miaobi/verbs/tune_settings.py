@@ -90,6 +90,7 @@ def spelled_out(words: Sequence[str]) -> list[str]:
 def settle(recipe: Mapping[str, Any], words: Sequence[str] = (), origin: str = "") -> Settings:
     """Resolve a recipe (as read from the file `origin`) and the command line's words over it."""
     words = spelled_out(words)
+    recipe = {key: value for key, value in recipe.items() if key != "search"}  # that section is for `miaobi search`
     unknown = next((key for key in recipe if key not in RECIPE), None)
     if unknown:
         raise BadInput(say(f"{origin}: there is no section {unknown!r} in a recipe for fine-tuning.", f"{origin}：微调配方中没有 {unknown!r} 这一节。"),

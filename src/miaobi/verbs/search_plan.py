@@ -1,0 +1,79 @@
+"""From a recipe and a command line to a search: what may vary, what it is judged by, how long a trial is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from miaobi.core import config
+from miaobi.core.config import Option
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.core.registry import families
+from miaobi.core.store import check_name
+from miaobi.train.search import Dimension, Rules
+from miaobi.verbs import search_space
+from miaobi.verbs.search import SHARE, TRIALS
+from miaobi.verbs.search_trial import Job, figure_of, open_trial
+
+
+def plan(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, Any], origin: str) -> Job:
+    """values: the verb's own options. Opens the recipe's model and data once, to measure what a trial costs. Raises BadInput."""
+    section = recipe.get("search") or {}
+    tree = {key: value for key, value in recipe.items() if key != "search"}
+    kind = "train" if tree.get("family") or config.peek(words, "family") is not None else "finetune"
+    known, settled, told = _train(tree, words, origin) if kind == "train" else _finetune(tree, words, origin)
+    whole = (tree.get("train") or {}).get("max_steps")
+    budget = settled["train.max_steps"] if "train.max_steps" in told else None
+    for key in told - {"train.max_steps"}:
+        search_space.set_in(tree, key, settled[key])
+    name = check_name(values["name"] or settled["name"] or (Path(origin).stem if origin else kind).replace("_", "-").lower())
+    opened = open_trial(kind, tree, budget, None, Path(values["runs"]))
+    train = opened.state.config
+    if kind == "finetune":  # what was derived from the data must be the same in all trials
+        for key in ("batch_size", "accumulation"):
+            search_space.set_in(tree, f"train.{key}", getattr(train, key))
+    metric = values["metric"] or (opened.figures[0].name if opened.figures else "validation")
+    figure = figure_of(metric, opened.figures)
+    direction = "maximize" if figure is not None and figure.better == "higher" else "minimize"
+    fixed = {key: value for key, value in config.plain({**settled, **opened.values}).items() if not isinstance(value, list | dict)}
+    space = _space(section, kind, known, fixed, frozenset(key for key, _ in config.flatten(tree, known)), metric)
+    trials = values["trials"] or TRIALS
+    patience = values["patience"] or max(6, -(-trials // 2))
+    steps = budget or (train.max_steps if values["minutes"] else max(round(train.max_steps * SHARE), 1))
+    seconds = opened.known.seconds * steps / train.max_steps
+    return Job(name, kind, config.plain(tree), metric, steps, train.batch_size * train.accumulation, train.accumulation, values["minutes"], whole,
+               tuple(space), fixed, Rules(trials, direction, patience, values["prune"], values["search_seed"]),
+               min(seconds, 60 * values["minutes"]) if values["minutes"] else seconds)
+
+
+def _train(tree: Mapping[str, Any], words: Sequence[str], origin: str) -> tuple[dict[str, Option], dict[str, Any], set[str]]:
+    """(settings by key, their values, the keys that the command line gives)."""
+    from miaobi.verbs.train import recipe_options, settle
+    family = settle(tree, tuple(words), origin).family
+    known = {option.key: option for option in recipe_options(family)}
+    return known, config.resolve(list(known.values()), words, tree, origin), {key for key, _ in config.words(words, known)}
+
+
+def _finetune(tree: Mapping[str, Any], words: Sequence[str], origin: str) -> tuple[dict[str, Option], dict[str, Any], set[str]]:
+    from miaobi.verbs.tune_settings import options_of, settle, spelled_out
+    settings = settle(tree, words, origin)
+    known = {option.key: option for option in options_of(settings.task)}
+    return known, dict(settings.values), {key for key, _ in config.words(spelled_out(words), known)}
+
+
+def _space(section: Mapping[str, Any], kind: str, known: Mapping[str, Option], fixed: Mapping[str, Any], given: frozenset[str], metric: str) -> list[Dimension]:
+    if not section:
+        return (search_space.default_train(fixed, known) if kind == "train" else
+                [item for item in search_space.default_finetune(fixed, given, known) if metric != "validation" or not item.key.startswith("head.")])
+    chosen = section.get("family") if kind == "train" else None
+    if chosen is None:
+        return search_space.read(section, known, kind, metric)
+    by_family = {name: {f"model.{option.key}": option for option in config.options(families.get(name).Config)} for name in chosen}
+    if any(families.get(name).MODALITY != "text" for name in chosen):
+        raise BadInput(say(f"search: the losses of {', '.join(chosen)} cannot be compared.", f"search：{'、'.join(chosen)} 的损失无法比较。"),
+                       say("Only families of text have one kind of loss.", "只有文本类模型族的损失是同一种。"))
+    everything = {**known, **{key: option for options in by_family.values() for key, option in options.items()}}
+    having = {key: [name for name, options in by_family.items() if key in options] for options in by_family.values() for key in options}
+    return search_space.conditions(search_space.read(section, everything, kind, metric), having)
