@@ -1,0 +1,49 @@
+"""Small sets of pictures as people have them, written by the tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from miaobi.core.engine import Weights
+from miaobi.tune.base import Base
+from miaobi.tune.learner import Example
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+
+
+def picture(colour: str, seed: int, width: int = 32, height: int = 32) -> Image.Image:
+    """Mostly of one colour, with noise."""
+    noise = np.random.default_rng(seed).normal(0, 20, (height, width, 3))
+    return Image.fromarray((np.array(COLOURS[colour]) + noise).clip(0, 255).astype(np.uint8))
+
+
+def class_folders(folder: Path, each: int = 8) -> Path:
+    for colour in COLOURS:
+        (folder / colour).mkdir(parents=True)
+        for seed in range(each):
+            picture(colour, seed).save(folder / colour / f"{seed}.png")
+    return folder
+
+
+def captioned(folder: Path, count: int = 6) -> Path:
+    folder.mkdir(parents=True)
+    lines = []
+    for seed in range(count):
+        colour = list(COLOURS)[seed % 3]
+        picture(colour, seed, 40, 32).save(folder / f"{seed}.png")
+        lines.append({"file_name": f"{seed}.png", "caption": f"a {colour} field"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def base_of(folder: Path, kind: str = "transformers") -> Base:
+    return Base(Weights(kind, str(folder), folder.name, modality="image"), folder)
+
+
+def examples_of(task: object, reader: object, path: Path, config: object) -> list[Example]:
+    found = [task.columns(record, config) for _, record in reader(str(path), "")]  # type: ignore[attr-defined, operator]
+    return [Example(columns, "", task.question(columns)) for columns in found]  # type: ignore[attr-defined]
