@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Writer(Learner):
         self.tokenizer.save_pretrained(folder)
 
 
-def moved(net: nn.Module, seed: int, size: float = 0.02) -> None:
+def moved(net: nn.Module, seed: int, size: float) -> None:
     """As if tuned: every weight that may move has moved, each seed its own way."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -55,16 +55,21 @@ def facts(base: Base, task: str, spec: Mapping[str, Any], modality: str, **secti
                     {"base": known, "spec": dict(spec), "fingerprint": "0" * 16}, parents=(base.name,))
 
 
-def tuned(folder: Path, base: str | Path, seed: int = 1, change: Callable[[nn.Module], None] | None = None, **settings: Any) -> Path:
+def tuned(folder: Path, base: str | Path, seed: int = 1, size: float = 0.02, **settings: Any) -> Path:
     """A bundle of a tuned language model. settings: of TuneConfig."""
+    return tuned_net(folder, base, seed, size, **settings)[0]
+
+
+def tuned_net(folder: Path, base: str | Path, seed: int = 1, size: float = 0.02, **settings: Any) -> tuple[Path, nn.Module]:
+    """The bundle, and the net that was saved in it."""
     opened, config = open_base(str(base)), TuneConfig(**settings)
     learner = Writer(opened)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
         methods.apply(learner, config)
-    (change or (lambda net: moved(net, seed)))(learner.net)
+    moved(learner.net, seed, size)
 
     def save(draft: Path) -> None:
         methods.save(learner, config, draft)
         learner.save(draft)
-    return bundle.write(folder, facts(opened, "chat", {}, "text", tune=asdict(config)), save)
+    return bundle.write(folder, facts(opened, "chat", {}, "text", tune=asdict(config)), save), learner.net.eval()
