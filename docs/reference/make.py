@@ -24,7 +24,21 @@ def page() -> str:
     parts += ["", "## miaobi train", "", "`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR]`, and every key of the recipe:"]
     for family in families.names():
         parts += ["", f"### family {family}", "", "```", usage("", "", recipe_options(families.get(family))).strip(), "```"]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, *_finetune()]) + "\n"
+
+
+def _finetune() -> list[str]:
+    from miaobi.core.registry import tasks
+    from miaobi.verbs.finetune import OWN
+    from miaobi.verbs.tune_settings import options_of
+    common = [option for option in options_of(tasks.get("chat")) if not option.key.startswith("head.")]
+    parts = ["", "## miaobi finetune", "", "```", usage("miaobi finetune", "Tune a pretrained model on labelled examples.", [*OWN, *common]), "```"]
+    for name in tasks.names():
+        task = tasks.get(name)
+        parts += ["", f"### task {name}", "", f"{task.SUMMARY[0].capitalize()}. A record: `{task.EXAMPLE}`"]
+        head = usage("", "", options(task.Config, "head.")).strip()
+        parts += ["", "```", head.removeprefix("[--option value ...]").strip(), "```"] if head else []
+    return parts
 
 
 if __name__ == "__main__":

@@ -34,6 +34,13 @@ def test_commands_are_known(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
             recipe = next((word for word in words[1:] if word.endswith(".yaml")), None)
             assert str(train.command(*words[1:], "--print-config")) if recipe else "--resume" in words
             continue
+        if words[0] == "finetune":
+            from miaobi.verbs import finetune
+            recipe = any(word.endswith(".yaml") for word in words)
+            told = [] if recipe or "--task" in words else ["--task", "chat"]  # else it would look into the data
+            assert recipe or "--base" in words or "--resume" in words or "--continue" in words
+            assert "--resume" in words or "--continue" in words or str(finetune.command(*words[1:], *told, "--print-config"))
+            continue
         name, rest = cli.find(words)
         opts = options(EntryPoint(name, cli.VERBS[name].function, "").load())
         assert len(resolve(opts, [word for word in rest if word != "--json"])) == len(opts)

@@ -22,7 +22,7 @@ from miaobi.tune.methods import TuneConfig
 
 RECIPE = {"name", "task", "base", "data", "head", "tune", "train", "report"}
 GUESSES = ("chat", "preference", "extractive-questions", "token-classification", "embedding", "text-classification", "seq2seq",
-           "detection", "segmentation", "image-classification", "causal")
+           "object-detection", "image-segmentation", "image-classification", "image-captioning", "causal")
 """Tasks in the order in which records are tried on them, the more particular first."""
 LOOKED_AT = 5
 SHORT = {"--method": "--tune.method"}
