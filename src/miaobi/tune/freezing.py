@@ -105,7 +105,7 @@ class Thaw(Companion):
         if self.held is None:
             self.held = self._due({name: parameter.requires_grad for name, parameter in named.items()}, learner.net)
         for name, due in self.held.items():
-            named[name].requires_grad_(learner.progress >= due)
+            named[name].requires_grad_(learner.progress >= due - 1e-9)
 
     def _due(self, moves: Mapping[str, bool], net: nn.Module) -> dict[str, float]:
         layers: Sequence[int] = sorted({self.places[name] for name in moves if moves[name] and name in self.places}, reverse=True)
