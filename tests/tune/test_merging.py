@@ -62,7 +62,7 @@ def test_a_merged_folder_is_a_plain_model_that_answers_alike(base: Path, tmp_pat
     assert not (out / "adapter_config.json").exists() and (out / "tokenizer.json").exists() and (out / "chat_template.jinja").exists()
     plain = LlamaForCausalLM.from_pretrained(out).eval()
     torch.testing.assert_close(logits(plain), logits(net), atol=1e-5, rtol=1e-4)
-    want = {name: value for name, value in net_of(base).state_dict().items()}
+    want = net_of(base).state_dict()
     update = deltas(open_tuned(find(str(folder))))
     for name, value in plain.state_dict().items():
         added = update.get("base_model.model." + name.removesuffix(".weight"), torch.zeros(()))
