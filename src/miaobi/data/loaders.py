@@ -11,6 +11,10 @@ from typing import Any
 from miaobi.data.documents import Document, Message
 from miaobi.data.labelled_loaders import docstring_questions as docstring_questions
 from miaobi.data.labelled_loaders import news_tags as news_tags
+from miaobi.data.paired_loaders import cedict as cedict
+from miaobi.data.paired_loaders import django_locale as django_locale
+from miaobi.data.paired_loaders import docstring_summaries as docstring_summaries
+from miaobi.data.paired_loaders import mismatched_answers as mismatched_answers
 
 VERSE = re.compile(r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0003ffff\u3007，。！？；：、《》「」『』\n]+")
 """A line of verse as it was written; the collections mark lost, guessed and unencoded characters, and put notes, with □ [ ] { } （ ）."""
