@@ -93,7 +93,8 @@ def preparation(base: Base, image_size: int, seen: int, stretch: bool) -> Prepar
         mean, std = (value / 255 for value in (efficientnet.MEAN, efficientnet.SCALE))
         return Preparation(side, side, (mean,) * 3, (std,) * 3, 0 if stretch else side, 3)
     known: dict[str, Any] = json.loads((base.folder / FILE).read_text(encoding="utf-8")) if (base.folder / FILE).exists() else {}
-    fixed = base.config.get("image_size", base.config.get("vision_config", {}).get("image_size"))
+    inner = base.config.get("vision_config") or base.config.get("encoder") or {}
+    fixed = base.config.get("image_size", inner.get("image_size"))
     if image_size and isinstance(fixed, int) and image_size != fixed:
         raise BadInput(say(f"head.image_size is {image_size}; {base.name} takes {fixed}.", f"head.image_size 为 {image_size}；{base.name} 的输入为 {fixed}。"),
                        say("Leave head.image_size out.", "请去掉 head.image_size。"))
