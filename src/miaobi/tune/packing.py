@@ -10,6 +10,7 @@ finds out by trying) has its batches padded instead. Logits are made for learned
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Layout:
         self.groups = list[Group]()
         members = list[int]()
         start = starts[0]
-        for length in [after - before for before, after in zip(starts, starts[1:])]:
+        for length in [after - before for before, after in itertools.pairwise(starts)]:
             if members and length < members[0] - max(SLACK, members[0] // 8):
                 self.groups.append(Group(start, tuple(members), bounds.device))
                 start, members = self.groups[-1].end, []
@@ -230,16 +231,20 @@ class Reader:
             self.core = net.get_base_model()  # type: ignore[operator]
         self.head = self.core.get_output_embeddings()
         with _at_rest(net):
-            self.whole = self.prompted or not self._head_agrees()
+            self.scale = 0.0 if self.prompted else self._scale_of_logits()
+            self.whole = not self.scale
             self.packs = not self.prompted and self._packs()
 
-    def _head_agrees(self) -> bool:
-        """Whether the logits are the head of the last hidden state and nothing else (Gemma 2 caps them, Cohere scales them)."""
+    def _scale_of_logits(self) -> float:
+        """c where logits are c times the head of the last hidden state (Cohere and Granite scale them); 0 where they are something else
+        (Gemma 2 caps them)."""
         ids = self._trial(5)
-        if not isinstance(self.head, nn.Linear):
-            return False
-        logits = self.core(input_ids=ids).logits
-        return logits.allclose(self.head(self.core.base_model(input_ids=ids).last_hidden_state), rtol=1e-4, atol=1e-4)
+        if type(self.head) is not nn.Linear:
+            return 0.0
+        logits, plain = self.core(input_ids=ids).logits, self.head(self.core.base_model(input_ids=ids).last_hidden_state)
+        scale = float((logits * plain).sum() / plain.square().sum())
+        scale = 1.0 if abs(scale - 1) < 1e-4 or self.head.bias is not None else scale
+        return scale if logits.allclose(plain * scale, rtol=1e-4, atol=1e-4 * float(logits.abs().max())) else 0.0
 
     def _trial(self, length: int) -> Tensor:
         device = self.core.get_input_embeddings().weight.device
@@ -252,7 +257,7 @@ class Reader:
         own = self.core.config._attn_implementation
         rows = [self._trial(length)[0].cpu().numpy() for length in (12, 7)]
         rows[0] = np.concatenate([rows[0][:3], rows[0][:2:-1]])
-        alone = [self.core.base_model(input_ids=torch.from_numpy(row)[None].to(self._trial(1).device)).last_hidden_state[0] for row in rows]
+        alone = [self._run(input_ids=torch.from_numpy(row)[None].to(self._trial(1).device))[0] for row in rows]
         _register()
         self.core.set_attn_implementation(NAME)
         batch = pack([(np.append(row, 1), np.arange(len(row) + 1) == len(row)) for row in rows])
@@ -267,27 +272,29 @@ class Reader:
         self.core.set_attn_implementation(own)
         return False
 
+    def _run(self, **settings: Any) -> Tensor:
+        """Last hidden states [N, T, C] scaled for the head, or logits where `whole`."""
+        if self.whole:
+            return self.net(**settings, use_cache=False).logits if self.prompted else self.core(**settings, use_cache=False).logits
+        found: Tensor = self.core.base_model(**settings, use_cache=False).last_hidden_state
+        return found if self.scale == 1 else found * self.scale
+
     def _packed(self, batch: Batch) -> Tensor:
-        """Last hidden states [T, C]. The mask is a stand-in, so that Transformers makes none of [T, T]; attention goes by the layout."""
+        """[T, C or V]. The mask is a stand-in, so that Transformers makes none of [T, T]; attention goes by the layout."""
         ids = batch["ids"][None]
-        result: Tensor = self.core.base_model(input_ids=ids, position_ids=batch["positions"][None], use_cache=False, layout=Layout(batch["bounds"]),
-                                              attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)).last_hidden_state[0]
-        return result
+        return self._run(input_ids=ids, position_ids=batch["positions"][None], layout=Layout(batch["bounds"]),
+                         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device))[0]
 
     def _padded(self, batch: Batch) -> Tensor:
-        """The same for models that do not pack: hidden states, or logits where the head cannot be taken apart, [T, C or V]."""
+        """The same for models that do not pack."""
         lengths = batch["bounds"].diff()
         rows = [row.cpu().numpy() for row in batch["ids"].split(lengths.tolist())]
         mask = padded([np.ones(len(row)) for row in rows], 0).to(batch["ids"].device)
-        settings = {"input_ids": padded(rows, 0).to(mask.device), "attention_mask": mask, "use_cache": False}
-        if self.whole:
-            found = self.net(**settings).logits[:, -mask.shape[1]:]
-        else:
-            found = self.core.base_model(**settings).last_hidden_state
-        return found[mask.bool()]
+        # A learned prompt's own answers come first where the model does not take them away.
+        return self._run(input_ids=padded(rows, 0).to(mask.device), attention_mask=mask)[:, -mask.shape[1]:][mask.bool()]
 
     def states(self, batch: Batch, noise: float = 0.0) -> Tensor:
-        """The last hidden states of learned positions [N, C]; their logits [N, V] where `whole`. noise: NEFTune's α."""
+        """The last hidden states of learned positions [N, C], scaled for the head; their logits [N, V] where `whole`. noise: NEFTune's α."""
         with self._noisy(batch, noise) if noise else _unchanged():
             found = self._packed(batch) if self.packs else self._padded(batch)
         return found[batch["targets"] != MASKED]

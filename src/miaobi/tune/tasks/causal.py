@@ -8,6 +8,7 @@ learns to stop. `TextLearner` is what `chat` shares.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -82,8 +83,7 @@ class TextLearner(Learner):
 
     unit = "tokens"
     adapter_kind = "CAUSAL_LM"
-    neftune_alpha: float = 0.0
-    """Noise on embeddings while training (arXiv:2310.05914); 0 for none."""
+    neftune_alpha: float | None = 0.0
 
     def __init__(self, net: nn.Module, tokenizer: Any, max_new_tokens: int) -> None:
         super().__init__(net)
@@ -115,11 +115,11 @@ class TextLearner(Learner):
 
     def _shares(self) -> bool:
         """A common beginning is computed once, unless something random would then be common too."""
-        random = self.training and (self.neftune_alpha > 0 or any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules()))
+        random = self.training and (bool(self.neftune_alpha) or any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules()))
         return self.reader.packs and not random
 
     def loss(self, batch: Batch) -> Loss:
-        nats = self.reader.nats(batch, self.neftune_alpha if self.training else 0.0)
+        nats = self.reader.nats(batch, (self.neftune_alpha or 0.0) if self.training else 0.0)
         return Loss(nats.sum(), len(nats))
 
     def figures(self) -> Sequence[Figure]:
@@ -144,7 +144,7 @@ class TextLearner(Learner):
         ids, learned = features["ids"], features["learned"]
         edges = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), len(ids)]
         return [Piece(self.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False), bool(learned[start]))
-                for start, end in zip(edges, edges[1:]) if end > start]
+                for start, end in itertools.pairwise(edges) if end > start]
 
     @torch.no_grad()
     def write(self, prompt: Sequence[int], ends: Sequence[int]) -> str:
@@ -157,10 +157,6 @@ class TextLearner(Learner):
                                       do_sample=False, eos_token_id=list(ends) or None, pad_token_id=pad)
         self.net.train(training)
         return str(self.tokenizer.decode(made[0, len(prompt):], skip_special_tokens=True)).strip()
-
-    def checkpoint_activations(self) -> None:
-        """Keep a block's input only and run the block again on the way back: less memory, a third more work."""
-        self.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
