@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
+from miaobi.core.registry import tasks
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune import methods
 from miaobi.tune.base import Base, open_base
-from miaobi.tune.learner import Learner
+from miaobi.tune.learner import Example, Learner
 from miaobi.tune.methods import TuneConfig
 
 
@@ -51,7 +52,7 @@ def moved(net: nn.Module, seed: int, size: float) -> None:
 
 def facts(base: Base, task: str, spec: Mapping[str, Any], modality: str, **sections: Any) -> Manifest:
     known = {"name": base.name, "location": base.weights.location, "format": base.weights.format, "hash": base.identity}
-    return Manifest("tuned", modality, {"name": "helpdesk", "task": task, "base": base.name, "data": {}, "head": {}, "train": {}, **sections},
+    return Manifest("tuned", modality, {"name": "helpdesk", "task": task, "base": base.name, "data": {"max_length": 64}, "head": {}, "train": {}, **sections},
                     {"base": known, "spec": dict(spec), "fingerprint": "0" * 16}, parents=(base.name,))
 
 
@@ -73,3 +74,21 @@ def tuned_net(folder: Path, base: str | Path, seed: int = 1, size: float = 0.02,
         methods.save(learner, config, draft)
         learner.save(draft)
     return bundle.write(folder, facts(opened, "chat", {}, "text", tune=asdict(config)), save), learner.net.eval()
+
+
+def tuned_task(folder: Path, origin: Base, name: str, examples: Sequence[Example], modality: str = "labels", head: Mapping[str, Any] | None = None,
+               **settings: Any) -> tuple[Path, Learner]:
+    """A bundle of any task, and its learner. head: of the task's Config; settings: of TuneConfig."""
+    task, config = tasks.get(name), TuneConfig(**settings)
+    options = task.Config(**(head or {}))
+    spec = task.survey(examples, options)
+    learner: Learner = task.learner(origin, spec, options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        methods.apply(learner, config)
+    moved(learner.net, 4, 0.1)
+
+    def save(draft: Path) -> None:
+        methods.save(learner, config, draft)
+        learner.save(draft)
+    return bundle.write(folder, facts(origin, name, spec, modality, tune=asdict(config), head=asdict(options)), save), learner.eval()

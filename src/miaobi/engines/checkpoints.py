@@ -94,7 +94,7 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
     else:
         module = merging.put_in(load_transformers(tuned.base.folder, torch.float32), tuned.folder)
     prefix = [(keys.to(device, dtype), values.to(device, dtype)) for keys, values in prefix]
-    made = _checkpoint(tuned.label, module.eval().to(device, dtype), words, _settings(tuned.base.folder), chat.from_folder(own), prefix)
+    made = _checkpoint(tuned.label, module.eval().to(device, dtype), words, _settings(tuned.base.folder), chat.from_folder(own) or tuned.base.template, prefix)
     return replace(made, context_length=made.context_length - (prefix[0][0].shape[2] if prefix else 0))
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from miaobi.core.engine import Abilities, Chunk, accepted, context_error
+from miaobi.core.engine import Abilities, Chunk, accepted
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -38,10 +38,7 @@ class TunedEngine:
                 yield chunk
 
     def _answer(self, columns: Mapping[str, Any], send: Send) -> None:
-        try:
-            found = self.learner.answer(columns)
-        except IndexError:  # what a table of positions raises beyond its end
-            raise context_error(self.learner.length(columns), self.context_length) from None
+        found = self.learner.answer(columns)
         send(Chunk(text=found if isinstance(found, str) else json.dumps(found, ensure_ascii=False), finish="stop"))
 
     def columns(self, request: TextRequest) -> Mapping[str, Any]:
@@ -51,13 +48,13 @@ class TunedEngine:
         if self.pictures:
             raise BadInput(say(f"{self.tuned.label} is asked about a picture.", f"{self.tuned.label} 需要一张图片。"), "--image photo.png")
         record = _record(request.prompt or "")
-        if record is None and len(self._names) == 1:
-            return {self._names[0]: request.prompt}
-        if record is None or not set(self._names) <= set(record):
+        if record is not None and set(self._names) <= set(record):
+            return record
+        if len(self._names) > 1:
             shown = json.dumps(dict.fromkeys(self._names, "..."), ensure_ascii=False)
             raise BadInput(say(f"{self.tuned.label} is asked with {', '.join(self._names)}.", f"{self.tuned.label} 的提问需包含 {'、'.join(self._names)}。"),
                            say(f"Give the prompt as JSON: {shown}", f"请以 JSON 给出提示：{shown}"))
-        return record
+        return {self._names[0]: request.prompt}
 
     @cached_property
     def _names(self) -> list[str]:
