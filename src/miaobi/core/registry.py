@@ -98,6 +98,7 @@ tasks = Registry("tasks", {
     "embedding": "miaobi.tune.tasks.embedding",
     "seq2seq": "miaobi.tune.tasks.seq2seq",
     "preference": "miaobi.tune.tasks.preference",
+    "distillation": "miaobi.tune.tasks.distillation",
     "image-classification": "miaobi.tune.tasks.image_classification",
     "object-detection": "miaobi.tune.tasks.detection",
     "image-segmentation": "miaobi.tune.tasks.segmentation",
