@@ -1,12 +1,14 @@
 """The multilingual Universal Sentence Encoder: texts of 16 languages as vectors, small enough to be tuned whole on a laptop.
 
+    e = table[id] + U c[id]                            c is 0 before tuning
     [x_2; x_3; x_5] = LN(W e + b)                      one branch for each n-gram order n of 2, 3, 5
     h_n = x_n + relu(C_n x_n)    g_n = h_n + relu(D_n h_n)      convolutions over n neighbours
     f = LN([e; g_2; g_3; g_5])                         a vector for each token
     s = Σ_t (P f_t + p) / √T                           then a small feed-forward net with skips, tanh
 Yang et al. 2019, arXiv:1907.04307 (the convolutional encoder), with embeddings of SentencePiece tokens. Tokens see four
-neighbours to each side, no more. It is a Transformers model, so that adapters, heads and saved folders are those of any other.
-The weights are Google's, from the pack `use-multilingual` (embeddings in 8 bits there, unpacked once to float32 here).
+neighbours to each side, no more. The table is 19 times as large as all the rest, so it stays as it is, and what tuning has to say about a
+word goes into c, `correction_size` numbers for each (a low-rank update, as LoRA's): an optimiser's step costs a tenth of what it would. It is a Transformers model, so that adapters, heads and saved folders are those of any other.
+The weights are Google's, from the pack `use-multilingual` (its embeddings are in eight bits, and stay so).
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ from transformers.utils import logging
 
 from miaobi.core.files import home, write_beside
 from miaobi.data import packs
+from miaobi.data.cache import alone
 from miaobi.data.tokenizer_sentencepiece import transformers_tokenizer
 
 PACK = "use-multilingual"
-FORMAT = 1
+FORMAT = 3
 BRANCHES = ((2, 0), (3, 1), (5, 2))
 """(neighbours in a window, how many of them stand before the token)."""
 CHUNKS = 17
@@ -44,9 +47,10 @@ CHUNKS = 17
 class UseConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "use-multilingual"
 
-    def __init__(self, vocab_size: int = 128010, hidden_size: int = 512, branch_size: int = 256, inner_size: int = 320,
+    def __init__(self, vocab_size: int = 128010, hidden_size: int = 512, branch_size: int = 256, inner_size: int = 320, correction_size: int = 16,
                  layer_norm_eps: float = 1e-12, classifier_dropout: float = 0.1, pad_token_id: int = 2, **others: Any) -> None:
         self.vocab_size, self.hidden_size, self.branch_size, self.inner_size = vocab_size, hidden_size, branch_size, inner_size
+        self.correction_size = correction_size
         self.layer_norm_eps, self.classifier_dropout, self.pad_token_id = layer_norm_eps, classifier_dropout, pad_token_id
         super().__init__(**others)
 
@@ -75,17 +79,39 @@ class Branch(nn.Module):
         return torch.cat([wide[:, at:at + x.shape[1]] for at in range(self.window)], dim=-1)
 
 
+class Table(nn.Module):
+    """Rows by id in eight bits, nothing that an optimiser would find: row i is weight[i] scale[i mod 17] + low[i mod 17]. ids [...] -> [..., D]."""
+
+    weight: Tensor
+    scale: Tensor
+    low: Tensor
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(rows, width, dtype=torch.uint8))
+        self.register_buffer("scale", torch.ones(CHUNKS))
+        self.register_buffer("low", torch.zeros(CHUNKS))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        chunk = ids % CHUNKS
+        return self.weight[ids].to(self.scale.dtype) * self.scale[chunk][..., None] + self.low[chunk][..., None]
+
+
 class UsePreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     config_class = UseConfig
     base_model_prefix = "encoder"
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=module.in_features ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, Table):
+            module.weight.random_(0, 256)
+            nn.init.constant_(module.scale, 1 / 128)
+            nn.init.constant_(module.low, -1.0)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.1)
+            nn.init.zeros_(module.weight)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -98,7 +124,9 @@ class UseModel(UsePreTrainedModel):
     def __init__(self, config: UseConfig) -> None:
         super().__init__(config)
         width, inner = config.hidden_size, config.inner_size
-        self.embeddings = nn.Embedding(config.vocab_size, width)
+        self.embeddings = Table(config.vocab_size, width)
+        self.corrections = nn.Embedding(config.vocab_size, config.correction_size)
+        self.spread = nn.Linear(config.correction_size, width, bias=False)
         self.project = nn.Linear(width, len(BRANCHES) * config.branch_size)
         self.project_norm = nn.LayerNorm(len(BRANCHES) * config.branch_size, eps=config.layer_norm_eps)
         self.branches = nn.ModuleList(Branch(config, *shape) for shape in BRANCHES)
@@ -118,7 +146,7 @@ class UseModel(UsePreTrainedModel):
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
                 **others: Any) -> BaseModelOutputWithPooling:
-        embedded = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        embedded = self.embeddings(input_ids) + self.spread(self.corrections(input_ids)) if inputs_embeds is None else inputs_embeds
         mask = embedded.new_ones(embedded.shape[:2]) if attention_mask is None else attention_mask.to(embedded.dtype)
         mask = mask[..., None]
         projected = (self.project_norm(self.project(embedded)) * mask).chunk(len(BRANCHES), dim=-1)
@@ -175,26 +203,33 @@ AutoModelForTokenClassification.register(UseConfig, UseForTokenClassification)
 
 def unpacked() -> Path:
     """The packaged weights and tokenizer as a Transformers folder, made once under $MIAOBI_HOME/converted."""
-    target = home() / "converted" / f"{PACK}-{packs.get(PACK).content[:16]}-{FORMAT}"
-    if not target.exists():
-        resources = packs.path(PACK)
-        with np.load(resources / "weights.npz", allow_pickle=False) as stored:
-            arrays = dict(stored)
-        model = UseModel(UseConfig(layer_norm_eps=float(arrays["eps"])))
-        model.load_state_dict(state(arrays))
-        logging.disable_progress_bar()
-        with write_beside(target) as draft:
-            model.save_pretrained(draft)
-            transformers_tokenizer(resources / "sp.model").save_pretrained(draft)
+    root = home() / "converted"
+    root.mkdir(parents=True, exist_ok=True)
+    with alone(root, f"{PACK}-{packs.get(PACK).content[:16]}-{FORMAT}") as target:
+        if not target.exists():
+            _unpack(packs.path(PACK), target)
     return target
+
+
+def _unpack(resources: Path, target: Path) -> None:
+    with np.load(resources / "weights.npz", allow_pickle=False) as stored:
+        arrays = dict(stored)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = UseModel(UseConfig(layer_norm_eps=float(arrays["eps"])))
+    model.load_state_dict(state(arrays), strict=False)
+    logging.disable_progress_bar()
+    with write_beside(target) as draft:
+        model.save_pretrained(draft)
+        transformers_tokenizer(resources / "sp.model").save_pretrained(draft)
 
 
 def state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """The package's arrays under this module's names."""
-    table = np.empty((CHUNKS * len(arrays["q1"]), arrays["q1"].shape[1]), dtype=np.float32)
+    table = np.empty((CHUNKS * len(arrays["q1"]), arrays["q1"].shape[1]), dtype=np.uint8)
     for chunk in range(CHUNKS):
-        table[chunk::CHUNKS] = arrays[f"q{chunk + 1}"] * arrays["scale"][chunk] + arrays["lo"][chunk]
-    found = {"embeddings.weight": table, "norm.weight": arrays["ln_g"], "norm.bias": arrays["ln_b"],
+        table[chunk::CHUNKS] = arrays[f"q{chunk + 1}"]
+    found = {"embeddings.scale": arrays["scale"], "embeddings.low": arrays["lo"], "norm.weight": arrays["ln_g"], "norm.bias": arrays["ln_b"],
              "summary.weight": arrays["cnn_W"].T, "summary.bias": arrays["cnn_b"], "first.weight": arrays["d0"].T,
              "first_skip.weight": arrays["p1"].T, "second.weight": arrays["d1"].T, "third.weight": arrays["d2"].T,
              "third_skip.weight": arrays["p3"].T, "fourth.weight": arrays["d3"].T}
@@ -204,4 +239,5 @@ def state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
         for layer, number in (("first", 1), ("second", 2)):
             found[f"branches.{place}.{layer}.weight"] = arrays[f"w{number}_{window}"].T
             found[f"branches.{place}.{layer}.bias"] = arrays[f"b{number}_{window}"]
-    return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for name, array in found.items()}
+    floats = {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for name, array in found.items()}
+    return {"embeddings.weight": torch.from_numpy(table), **floats}

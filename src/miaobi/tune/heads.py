@@ -22,8 +22,6 @@ from miaobi.tune.learner import Piece
 
 HEADS = ("score", "classifier", "qa_outputs")
 """What Transformers calls its heads."""
-DROPOUTS = ("classifier_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "attention_dropout", "dropout", "seq_classif_dropout")
-"""What configurations call the share of values that is left out while training."""
 CALL = 96
 """What one more call of the network costs, in tokens."""
 
@@ -42,8 +40,6 @@ def with_head(base: Base, auto: Any, dropout: float | None = None, **settings: A
     tokenizer = base.tokenizer
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
     settings["pad_token_id"] = padding_of(tokenizer)
-    if dropout is not None:
-        settings |= {name: dropout for name in DROPOUTS if name in config.to_dict()}
     for name, value in settings.items():
         setattr(config, name, value)
     loudness = logging.get_verbosity()
@@ -65,12 +61,16 @@ def with_head(base: Base, auto: Any, dropout: float | None = None, **settings: A
 
 
 def _with_dropout(net: nn.Module, dropout: float | None) -> None:
-    """Heads of causal models have no dropout of their own: it is put before them."""
+    """Of what the head sees. Heads of causal models have none of their own: it is put before them."""
+    if dropout is None:
+        return
     children = dict(net.named_children())
-    if dropout and not any(isinstance(child, nn.Dropout) for child in children.values()):
-        for name in HEADS:
-            if name in children:
-                children[name].register_forward_pre_hook(lambda head, inputs: (F.dropout(inputs[0], dropout, head.training), *inputs[1:]))
+    own = [child for child in children.values() if isinstance(child, nn.Dropout)]
+    for child in own:
+        child.p = dropout
+    for name in HEADS if dropout and not own else ():
+        if name in children:
+            children[name].register_forward_pre_hook(lambda head, inputs: (F.dropout(inputs[0], dropout, head.training), *inputs[1:]))
 
 
 def fresh_of(net: nn.Module) -> Sequence[str]:

@@ -42,8 +42,6 @@ class Config:
     """Of the softmax over cosines."""
     pooling: Literal["auto", "mean", "first", "last", "pooler"] = "auto"
     """How tokens become a vector; auto: the base's own pooling for use-multilingual, the last token for causal models, the mean for others."""
-    dropout: float | None = None
-    """Share of values left out while training, where the base has such a setting; the base's own if not given."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -82,7 +80,7 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Embedder:
     from transformers import AutoModel
-    net = with_head(base, AutoModel, config.dropout)
+    net = with_head(base, AutoModel)
     causal = any("CausalLM" in str(kind) or "LMHead" in str(kind) for kind in base.config.get("architectures") or ())
     pooling = "pooler" if base.config.get("model_type") == "use-multilingual" else "last" if causal else "mean"
     return Embedder(net, base.tokenizer, room_of(base), config, pooling if config.pooling == "auto" else config.pooling)
@@ -96,11 +94,11 @@ class Embedder(Learner):
         self.tokenizer, self.room, self.config, self.pooling, self.blocks = tokenizer, room, config, pooling, blocks_of(net)
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        texts = (columns["text"], columns.get("positive") or "", *columns.get("negatives") or ())
+        texts = (columns["text"], columns.get("positive") or "", *(columns.get("negatives") or ()))
         return max(len(ids_of(self.tokenizer, text, "", 0)) for text in texts)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        texts = [columns["text"], *([columns["positive"], *columns.get("negatives") or ()] if columns.get("positive") else ())]
+        texts = [columns["text"], *([columns["positive"], *(columns.get("negatives") or ())] if columns.get("positive") else ())]
         rows = [ids_of(self.tokenizer, text, "", max_length or self.room) for text in texts]
         return {"ids": np.concatenate(rows), "sizes": np.array([len(row) for row in rows]), "digests": np.array([_digest(text) for text in texts])}
 

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
@@ -47,7 +46,7 @@ class Config:
     longest_answer: int = 64
     """Tokens that an answer may have."""
     dropout: float | None = None
-    """Share of values left out while training, where the base has such a setting; the base's own if not given."""
+    """Share of what the head sees that is left out while training; the base's own setting if not given (tune.dropout is the base's)."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

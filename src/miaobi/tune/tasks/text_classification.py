@@ -46,7 +46,7 @@ class Config:
     label_smoothing: float = 0.0
     """Share of certainty that is spread over all labels."""
     dropout: float | None = None
-    """Share of values left out while training, in the head and where the base has such a setting; the base's own if not given."""
+    """Share of what the head sees that is left out while training; the base's own setting if not given (tune.dropout is the base's)."""
     threshold: float = 0.5
     """For multi: probability from which a label is given."""
 

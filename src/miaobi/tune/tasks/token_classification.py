@@ -7,6 +7,7 @@ A name counts as right when its ends and its kind are (Tjong Kim Sang and De Meu
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,7 @@ class Config:
     label_smoothing: float = 0.0
     """Share of certainty that is spread over all tags."""
     dropout: float | None = None
-    """Share of values left out while training, in the head and where the base has such a setting; the base's own if not given."""
+    """Share of what the head sees that is left out while training; the base's own setting if not given (tune.dropout is the base's)."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
@@ -102,7 +103,7 @@ def _checked(entities: Any, text: str) -> list[Span]:
             raise Unusable(say(f"an entity goes from {span.start} to {span.end} in a text of {len(text)} characters.",
                                f"实体范围为 {span.start} 至 {span.end}，而文本只有 {len(text)} 个字符。"),
                            say("start counts from 0, end stands behind the last character.", "start 从 0 起算，end 为最后一个字符之后的位置。"))
-    for first, second in zip(spans, spans[1:]):
+    for first, second in itertools.pairwise(spans):
         if second.start < first.end:
             raise Unusable(say(f"the entities {text[first.start:first.end]!r} and {text[second.start:second.end]!r} overlap.",
                                f"实体 {text[first.start:first.end]!r} 与 {text[second.start:second.end]!r} 重叠。"),
