@@ -8,17 +8,20 @@ Knows neither recipes nor models: whoever calls it turns chosen values into a ru
 from __future__ import annotations
 
 import os
+import sqlite3
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.pool import QueuePool
 
 from miaobi.core.errors import BadInput
 from miaobi.core.files import locked
@@ -29,10 +32,10 @@ STARTUP = 10
 """Trials that are drawn at random before the estimator has something to go by; a third of a short search."""
 FEWEST = 4
 """Trials that the median needs before it stops one."""
-WARMUP = 20
+WARMUP = 25
 """Percent of a trial that pass before it may be stopped."""
 MARGIN = 0.02
-"""A gain smaller than this share of the way from the median trial to the best is no improvement: chance makes such gains."""
+"""A gain smaller than this share of the way from the median of the first trials to the best is no improvement: chance makes such gains."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -142,7 +145,7 @@ class Search:
         self.folder, self.space, self.fixed, self.rules, self.name = folder, ordered(space), fixed, rules, name
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            self.storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 60}})
+            self.storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": partial(_connected, folder / "study.db"), "poolclass": QueuePool})
             pruner = optuna.pruners.MedianPruner(n_startup_trials=FEWEST, n_warmup_steps=WARMUP) if rules.prune else optuna.pruners.NopPruner()
             self.study = optuna.create_study(storage=self.storage, study_name=name, direction=rules.direction, pruner=pruner, load_if_exists=True)
             if not self.trials:
@@ -234,6 +237,15 @@ class Search:
         return ""
 
 
+def _connected(path: Path) -> sqlite3.Connection:
+    """With a journal written ahead: a search commits a dozen times a trial, and a disk takes long to be sure each time. A power cut may
+    cost the last of them, never the study."""
+    made = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    made.execute("PRAGMA journal_mode=WAL")
+    made.execute("PRAGMA synchronous=NORMAL")
+    return made
+
+
 def sampler(rules: Rules, drawn: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -263,13 +275,13 @@ def best(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:
 
 def since_improvement(trials: Sequence[FrozenTrial], direction: str) -> int:
     """Trials that ended (with a figure, stopped early, or failed) since the best figure last improved by more than MARGIN of the way
-    from the median to the best."""
+    from the median of the first STARTUP to the best."""
     sign = 1 if direction == "minimize" else -1
     over = sorted((trial for trial in trials if trial.state.is_finished()), key=lambda trial: (trial.datetime_complete, trial.number))
     values = [sign * trial.value for trial in over if trial.state == TrialState.COMPLETE]
     if not values:
         return 0
-    margin = MARGIN * (statistics.median(values) - min(values))
+    margin = MARGIN * (statistics.median(values[:STARTUP]) - min(values))
     found, count = float("inf"), 0
     for trial in over:
         improved = trial.state == TrialState.COMPLETE and sign * trial.value < found - margin

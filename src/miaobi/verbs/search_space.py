@@ -21,6 +21,8 @@ LORA = ("lora", "rslora", "dora", "adalora")
 """Methods that have a rank."""
 WHEN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "tune.lora_rank": {"tune.method": LORA}, "tune.lora_alpha": {"tune.method": LORA}, "tune.lora_dropout": {"tune.method": LORA},
+    "tune.virtual_tokens": {"tune.method": ("prompt", "prefix", "p-tuning")}, "tune.bottleneck_size": {"tune.method": ("bottleneck",)},
+    **{f"tune.{name}": {"tune.method": ("frozen",)} for name in ("freeze_layers", "freeze_embeddings", "freeze_pattern", "gradual_unfreezing")},
     "train.matrix_learning_rate": {"train.optimizer": ("muon",)}, "train.momentum": {"train.optimizer": ("muon", "sgd")},
     "train.decay": {"train.schedule": ("wsd",)}}
 """Settings that mean something only beside others."""
@@ -100,7 +102,9 @@ def _comparable(key: str, kind: str, metric: str) -> None:
 def default_finetune(values: Mapping[str, Any], given: frozenset[str], known: Mapping[str, Option]) -> list[Dimension]:
     """Learning rate, method and rank, dropout, weight decay, batch size. values: the settled recipe with what was derived."""
     rate, method, batch = values["train.learning_rate"], values["tune.method"], values["train.batch_size"]
-    methods = (method,) if "tune.method" in given and method not in ("lora", "full") else tuple(dict.fromkeys([method, "lora", "full"]))
+    # A base in fewer bits does not move; a method out of the ordinary was chosen on purpose.
+    fixed = values["tune.quantise"] != "none" or ("tune.method" in given and method not in ("lora", "full"))
+    methods = (method,) if fixed else ("lora", "full")
     # Adapters want some ten times the rate of full tuning, so the range must hold both optima.
     found = [Dimension("train.learning_rate", (), rate / 20 if "full" in methods else rate / 8, rate * 8, log=True)]
     if len(methods) > 1:
