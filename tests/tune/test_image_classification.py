@@ -1,0 +1,203 @@
+"""Pictures and one label each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
+from transformers.models.clip import CLIPImageProcessorPil
+from transformers.models.convnext import ConvNextImageProcessorPil
+from transformers.models.vit import ViTImageProcessorPil
+
+from miaobi.core.errors import BadInput, NotFound, Unsupported
+from miaobi.data.shapes import Unusable
+from miaobi.nn import efficientnet
+from miaobi.tune import examples
+from miaobi.tune.base import open_base
+from miaobi.tune.picture_input import augmented, preparation
+from miaobi.tune.picture_learner import balanced
+from miaobi.tune.picture_records import pictures
+from miaobi.tune.tasks import image_classification
+from miaobi.tune.tasks.image_classification import Classifier, Config
+from tests.tune.picture_sets import base_of, class_folders, examples_of, picture
+
+SPEC = {"labels": ["blue", "green", "red"], "counts": {"blue": 8, "green": 8, "red": 8}, "side": 32}
+
+
+def vit(folder: Path, labels: int = 2) -> Path:
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8,
+                                        num_labels=labels)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def trained(learner: Classifier, batch: Any, steps: int = 30, rate: float = 3e-3) -> None:
+    optimizer = torch.optim.AdamW([weight for weight in learner.net.parameters() if weight.requires_grad], rate)
+    learner.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = learner.loss(batch)
+        (loss.total / loss.count).backward()
+        optimizer.step()
+    learner.eval()
+
+
+def batch_of(learner: Classifier, path: Path) -> Any:
+    found = examples_of(image_classification, pictures, path, Config())
+    return learner.collate([learner.encode(example.columns, 0) for example in found])
+
+
+@pytest.mark.parametrize("processor", [
+    ViTImageProcessorPil(size={"height": 24, "width": 40}), CLIPImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+    ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=0.875)], ids=["stretch", "crop", "share"])
+def test_pictures_are_prepared_as_transformers_does(tmp_path: Path, processor: Any) -> None:
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    made = picture("red", 0, 70, 50)
+    ready = preparation(base_of(tmp_path), 0, 70, stretch=False)
+    ours = ready.scaled(torch.from_numpy(ready.pixels(np.asarray(made)).copy())[None])
+    theirs = torch.as_tensor(np.asarray(processor(made, return_tensors="np").pixel_values))
+    assert ours.shape == theirs.shape
+    # theirs may round once more, by a level of 255
+    assert (ours - theirs).abs().max() < 1.5 / 255 / min(ready.std)
+    ready.save(tmp_path, tmp_path)
+    assert preparation(base_of(tmp_path), 0, 70, stretch=False) == ready
+
+
+def test_a_transformers_model_learns_and_opens_again(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "set")
+    learner = image_classification.learner(base_of(vit(tmp_path / "vit")), SPEC, Config())
+    assert learner.fresh == ("classifier",)
+    assert len(learner.net.get_submodule(learner.blocks)) == 2
+    batch = batch_of(learner, folder)
+    trained(learner, batch)
+    judged = learner.judge(batch)
+    figures = {figure.name: float(figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))) for figure in learner.figures()}
+    assert figures == {"accuracy": 1.0, "macro_f1": 1.0}
+    learner.net.save_pretrained(tmp_path / "tuned")
+    learner.save(tmp_path / "tuned")
+    again = image_classification.learner(base_of(tmp_path / "tuned"), SPEC, Config())
+    again.eval()
+    assert again.answer({"image": folder / "red" / "3.png"}) == judged[16 + 3].answer
+    assert judged[16 + 3].answer["label"] == "red"
+
+
+def test_the_packaged_base_keeps_its_eyes_and_opens_again(pack: Callable[[str], Path], tmp_path: Path) -> None:
+    pack("efficientnet-lite0")
+    folder = class_folders(tmp_path / "set", each=2)
+    learner = image_classification.learner(open_base("efficientnet-lite0"), SPEC, Config())
+    batch = batch_of(learner, folder)
+    assert batch["pixels"].shape == (6, 3, 112, 112)
+    with torch.no_grad():
+        seen = learner.net.trunk(learner.prepare(batch)["input"])
+    np.testing.assert_allclose(seen, efficientnet.features(batch["pixels"].permute(0, 2, 3, 1).numpy()[..., :3], 112), rtol=1e-3, atol=1e-4)
+    learner.net.requires_grad_(False)
+    learner.net.classifier.requires_grad_(True)
+    frozen = batch_of(learner, folder)
+    torch.testing.assert_close(frozen["features"], seen, rtol=1e-3, atol=1e-3)
+    trained(learner, frozen, rate=3e-2)
+    with torch.no_grad():
+        torch.testing.assert_close(learner.logits(frozen), learner.net(pixel_values=learner.prepare(frozen)["input"]).logits, rtol=1e-3, atol=1e-3)
+    answers = [item.answer for item in learner.judge(frozen)]
+    assert [answer["label"] for answer in answers] == ["blue"] * 2 + ["green"] * 2 + ["red"] * 2
+    learner.net.save_pretrained(tmp_path / "tuned")
+    learner.save(tmp_path / "tuned")
+    again = image_classification.learner(base_of(tmp_path / "tuned", "bundle"), SPEC, Config())
+    again.eval()
+    assert again.preparation == learner.preparation
+    assert again.answer({"image": folder / "red" / "1.png"}) == answers[5]
+
+
+def test_summaries_are_only_kept_while_the_base_is_frozen(pack: Callable[[str], Path], tmp_path: Path) -> None:
+    pack("efficientnet-lite0")
+    folder = class_folders(tmp_path / "set", each=1)
+    learner = image_classification.learner(open_base("efficientnet-lite0"), SPEC, Config())
+    learner.net.trunk.requires_grad_(False)
+    batch = batch_of(learner, folder)
+    assert "features" in batch
+    learner.net.trunk.requires_grad_(True)  # thawed
+    learner.loss(batch).total.backward()
+    assert learner.net.trunk._conv_stem.weight.grad.abs().sum() > 0
+    assert "features" not in batch_of(learner, folder)
+
+
+def test_rare_labels_weigh_more(tmp_path: Path) -> None:
+    weights = balanced([6, 2])
+    torch.testing.assert_close(weights, torch.tensor([8 / 12, 8 / 4]))
+    spec = {"labels": ["blue", "green", "red"], "counts": {"blue": 1, "green": 1, "red": 4}, "side": 32}
+    base, folder = base_of(vit(tmp_path / "vit")), class_folders(tmp_path / "set", each=1)
+    plain, weighted = (image_classification.learner(base, spec, Config(class_weights=kind)) for kind in ("none", "balanced"))
+    weighted.net.load_state_dict(plain.net.state_dict())
+    plain.eval()
+    weighted.eval()
+    batch = batch_of(plain, folder)
+    with torch.no_grad():
+        each = torch.nn.functional.cross_entropy(plain.logits(plain.prepare(batch)), batch["label"], reduction="none")
+        torch.testing.assert_close(weighted.loss(batch).total, (each * torch.tensor([2.0, 2.0, 0.5])).sum())
+        torch.testing.assert_close(plain.loss(batch).total, each.sum())
+
+
+def test_macro_f1_is_that_of_its_definition(tmp_path: Path) -> None:
+    learner = image_classification.learner(base_of(vit(tmp_path / "vit")), SPEC, Config())
+    guesses, labels = [0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 0, 0]  # the third class occurs nowhere
+    judged = [learner._judged(0.0, 1.0, guess, label) for guess, label in zip(guesses, labels, strict=True)]
+    counts = np.sum([item.counts["macro_f1"] for item in judged], 0)
+    assert learner.figures()[1].combine(counts) == pytest.approx((2 * 2 / (2 * 2 + 1 + 1) + 2 * 2 / (2 * 2 + 1 + 1)) / 2)
+    assert learner.figures()[1].combine(np.stack([counts, counts])).shape == (2,)
+
+
+def test_training_pictures_are_changed_and_judged_ones_are_not(tmp_path: Path) -> None:
+    learner = image_classification.learner(base_of(vit(tmp_path / "vit")), SPEC, Config(augment=["flip", "cutout"]))
+    batch = batch_of(learner, class_folders(tmp_path / "set", each=1))
+    learner.eval()
+    plain = learner.prepare(batch)["input"]
+    torch.testing.assert_close(plain, learner.preparation.scaled(batch["pixels"]))
+    learner.train()
+    torch.manual_seed(1)
+    changed = learner.prepare(batch)["input"]
+    torch.manual_seed(1)
+    torch.testing.assert_close(learner.prepare(batch)["input"], changed)
+    assert (changed != plain).any((1, 2, 3)).all()
+
+
+def test_masks_move_with_their_pictures() -> None:
+    pixels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    mask = torch.zeros(4, 16, 16, dtype=torch.uint8)
+    pixels[:, :, 3:9, 2:7], mask[:, 3:9, 2:7] = 255, 5
+    torch.manual_seed(2)
+    moved, masks = augmented(["flip", "shift"], pixels, mask)
+    assert masks is not None
+    assert ((moved[:, 0] > 127) == (masks == 5)).all()
+    assert not (masks == mask).all()
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(Unsupported, match=r"llama[\s\S]*efficientnet-lite0"):
+        image_classification.learner(base_of(tmp_path / "other"), SPEC, Config())
+    with pytest.raises(BadInput, match="takes 32"):
+        image_classification.learner(base_of(vit(tmp_path / "vit")), SPEC, Config(image_size=64))
+    found = examples_of(image_classification, pictures, class_folders(tmp_path / "set", 2), Config())
+    with pytest.raises(BadInput, match="'red'"):
+        image_classification.survey([example for example in found if example.columns["label"] == "red"], Config())
+    with pytest.raises(NotFound, match="flip"):
+        image_classification.survey(found, Config(augment=["flipp"]))
+    with pytest.raises(Unusable, match="does not occur"):
+        image_classification.check(found[0], {"labels": ["violet"]}, Config())
+
+
+def test_the_same_picture_twice_stays_on_one_side(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "set", 6)
+    for number in range(5):
+        (folder / "red" / f"copy{number}.png").write_bytes((folder / "red" / "0.png").read_bytes())
+    prepared = examples.prepare(examples.Config(path=str(folder), validation=0.2, test=0.2), image_classification, Config(), progress=False)
+    sides = {split: {example.columns["digest"] for example in examples.read_split(prepared, split, image_classification)} for split in examples.SPLITS}
+    assert sum(map(len, sides.values())) == 18
+    assert not sides["train"] & sides["test"]
