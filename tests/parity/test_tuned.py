@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 from tests.engines.small import small_bundle
-from tests.tune.tuned import tuned
+from tests.tune.tuned import tuned, tuned_task
 
 import miaobi
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.store import Store
 from miaobi.engines import auto, converted
 from miaobi.engines.weights import find
+from miaobi.tune.base import open_base
+from miaobi.tune.learner import Example
 from miaobi.verbs.export import TOLERANCE, agreement, export
 
 pytest.importorskip("xllamacpp")
@@ -84,3 +86,14 @@ def test_whole_weights_have_nothing_to_merge(helpdesk: str, tmp_path: Path) -> N
         with pytest.raises(BadInput, match="no adapter to merge"):
             export(name, merge=True)
     assert export("whole", to="gguf").parity
+
+
+def test_what_has_a_form_of_its_own_is_no_gguf(tmp_path: Path) -> None:
+    pair = Example({"source": "cat", "target": "猫"}, "", {"source": "cat"})
+    folder, _ = tuned_task(tmp_path / "translator", open_base(str(small_bundle(tmp_path / "poet"))), "seq2seq", [pair], "text", method="lora")
+    with pytest.raises(Unsupported, match="tuned for seq2seq"):
+        export(str(folder), merge=True, to="gguf", out=tmp_path / "x.gguf")
+    with pytest.raises(Unsupported, match="llamacpp engine does not run translator.*seq2seq, LORA"):
+        miaobi.load(folder, engine="llamacpp")
+    with pytest.raises(Unsupported, match="PROMPT_TUNING"):
+        miaobi.load(tuned(tmp_path / "prompted", tmp_path / "poet", method="prompt"), engine="llamacpp")

@@ -28,6 +28,7 @@ from miaobi.core.registry import engines
 from miaobi.core.requests import ImageRequest, Request, TextRequest, recorded
 from miaobi.engines import auto
 from miaobi.engines.weights import find, start_of
+from miaobi.tune.opening import FAMILY, open_tuned
 
 Result = TypeVar("Result")
 Ask = str | Sequence[Mapping[str, Any]] | Request | None
@@ -67,6 +68,11 @@ def open_engine(weights: Weights, name: str, streams: int, options: Mapping[str,
     need = module.installed()
     if need:
         raise MissingPart(say(f"The {name} engine is not installed.", f"未安装 {name} 引擎。"), need)
+    if weights.family == FAMILY and not module.reads(weights):
+        tuned = open_tuned(weights)
+        kind = ", ".join(filter(None, (tuned.manifest.recipe["task"], tuned.adapter.get("peft_type"))))
+        raise Unsupported(say(f"The {name} engine does not run {weights.label} ({kind}).", f"{name} 引擎不能运行 {weights.label}（{kind}）。"),
+                          say("Leave --engine out to have one chosen.", "去掉 --engine 可自动选择。"))
     known = auto.options_of(module)
     for option in options:
         if option not in known:

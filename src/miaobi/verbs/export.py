@@ -115,6 +115,11 @@ def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
     from miaobi.tune.merging import check_mergeable
     from miaobi.tune.opening import FAMILY, open_tuned
     tuned = open_tuned(weights) if weights.family == FAMILY else None
+    if tuned is not None and to == "gguf" and not tuned.writes:
+        task = tuned.manifest.recipe["task"]
+        raise Unsupported(say(f"{weights.label} was tuned for {task}; a GGUF holds language models that are asked as their base was.",
+                              f"{weights.label} 是为 {task} 微调的；GGUF 只适合与基础模型提问方式相同的语言模型。"),
+                          f"miaobi export {weights.label} --to transformers")
     if tuned is None or not tuned.adapter:
         if merge:
             raise BadInput(say(f"{weights.label} holds whole weights: there is no adapter to merge.", f"{weights.label} 是完整权重，没有需要合并的适配器。"),
