@@ -87,7 +87,7 @@ def derive(given: Set[str], tune: TuneConfig, train: TrainConfig, learner: Learn
 def _whole_batch(count: int) -> tuple[int, str]:
     """Examples a step, and why."""
     wanted = 16 if count < 5000 else 32 if count < 100_000 else 64
-    whole = max(min(wanted, count // 8), 1)
+    whole = _power(min(wanted, count // 8))
     return whole, say(f"{whole} a step for {count:,} examples", f"共 {count:,} 条样本，每步 {whole} 条")
 
 
@@ -101,7 +101,12 @@ def _microbatch(learner: Learner, lengths: Lengths, whole: int, device: str) -> 
             limit = min(by_tokens, by_memory)
             why = (say(f"at {lengths.p95} tokens half of the free memory holds {limit}", f"每条约 {lengths.p95} 个词元，一半可用内存可容纳 {limit} 条") if by_memory < by_tokens else
                    say(f"at {lengths.p95} tokens each, {TOKENS} tokens at a time", f"每条约 {lengths.p95} 个词元，每次 {TOKENS} 个词元"))
-    return 2 ** (max(limit, 1).bit_length() - 1), why
+    return _power(limit), why
+
+
+def _power(limit: int) -> int:
+    """The greatest power of two that is not above it; 1 at least."""
+    return 1 << (max(limit, 1).bit_length() - 1)
 
 
 def _bytes_a_token(learner: Learner) -> float:
@@ -130,7 +135,7 @@ def _rate(tune: TuneConfig, size: int, pace: float) -> tuple[float, str]:
         rate, why = 10 * full, say(f"ten times that of full tuning at {size / 1e6:,.0f} M parameters", f"{size / 1e6:,.0f} M 参数全量微调的十倍")
     if pace != 1:
         why = say(f"{why}; times {pace:g} for this task", f"{why}；该任务再乘以 {pace:g}")
-    return rate * pace, why
+    return float(f"{rate * pace:.3g}"), why
 
 
 def _steps(tune: TuneConfig, train: TrainConfig, learner: Learner, data: Examples) -> tuple[int, str]:
