@@ -76,6 +76,9 @@ class Base:
         """The weights in one of Transformers' Auto classes, float32, safetensors only. `settings` override config.json."""
         refuse_foreign_code(self.config, self.name)
         self._made_known()
+        from transformers.utils import logging
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # its report of a head that is new is what the preview and the report say already
         loaded: nn.Module = auto.from_pretrained(self.folder, dtype="float32", use_safetensors=True, local_files_only=True, **settings)
         return loaded
 

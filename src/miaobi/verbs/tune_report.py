@@ -74,9 +74,9 @@ class Report:
             for text, learned in pieces:
                 # Where there is no colour, what is learned stands between brackets.
                 shown.append(text if console.is_terminal or not learned else f"⟦{text}⟧", "bold green" if learned else "dim")
-            console.print(shown)
+            console.print(shown, soft_wrap=True)
         for item in self.work.reasons:
-            console.print(f"train.{item.key} = {plain(item.value)}  ({item.reason})", style="dim")
+            console.print(f"train.{item.key} = {plain(item.value)}  ({item.reason})", style="dim", soft_wrap=True)
 
     # Step 4: while training.
 
