@@ -28,7 +28,8 @@ def conclude(job: Job, study: Search, folder: Path) -> Searched:
     command = f"miaobi {job.kind} {recipe}"
     if chosen is not None:
         write_text(recipe, best_recipe(job, chosen))
-    first = next((trial.value for trial in trials if trial.number == 0 and trial.state == TrialState.COMPLETE), None)
+    first = next((trial.value for trial in trials if trial.state == TrialState.COMPLETE and
+                  all(job.fixed.get(key) == value for key, value in trial.params.items())), None)
     over = [trial for trial in trials if trial.state.is_finished()]
     result = Searched(job.name, folder, job.metric, chosen.value if chosen else None, first, dict(chosen.params) if chosen else {}, len(over),
                       sum(trial.state == TrialState.PRUNED for trial in over), sum(trial.state == TrialState.FAIL for trial in over),

@@ -59,7 +59,7 @@ def _dimension(key: str, spelled: Any, known: Mapping[str, Option], kind: str, m
     if unknown or ("choices" in fields) == ("low" in fields and "high" in fields):
         raise BadInput(say(f"search: {key} is {spelled!r}.", f"search：{key} 的值为 {spelled!r}。"),
                        say("Give a list of values, or {low: ..., high: ..., log: true}.", "请给出取值列表，或 {low: ..., high: ..., log: true}。"))
-    when = {name: tuple(allowed if isinstance(allowed, list) else [allowed]) for name, allowed in _entries(fields.get("when") or WHEN.get(key, {}), known)}
+    when = {name: tuple(allowed if isinstance(allowed, list | tuple) else [allowed]) for name, allowed in _entries(fields.get("when") or WHEN.get(key, {}), known)}
     if "choices" in fields:
         return Dimension(key, _choices(key, fields["choices"], option), when=when)
     low, high = (option.convert(_number(key, fields[name]), "search") for name in ("low", "high"))
