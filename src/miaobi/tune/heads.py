@@ -46,7 +46,7 @@ def with_head(base: Base, auto: Any, dropout: float | None = None, **settings: A
     logging.set_verbosity_error()  # that a head is new is no news here
     logging.disable_progress_bar()
     try:
-        net = base.model(auto, config=config)
+        net = _whole(base, auto, config)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -58,6 +58,20 @@ def with_head(base: Base, auto: Any, dropout: float | None = None, **settings: A
         logging.set_verbosity(loudness)
     _with_dropout(net, dropout)
     return net
+
+
+def _whole(base: Base, auto: Any, config: Any) -> nn.Module:
+    """The model with the base's weights in it. Transformers calls the body of some models otherwise under another head (`transformer`
+    in LlamaForQuestionAnswering, `model` everywhere else), and then leaves it random without a word: such a body is put in by hand."""
+    from transformers import AutoModel
+    loaded: Any = base.model(auto, config=config, output_loading_info=True)
+    net, told = loaded
+    prefix = f"{net.base_model_prefix}."
+    body = {name for name in net.state_dict() if name.startswith(prefix)}
+    if body and body <= set(told["missing_keys"]):
+        setattr(net, net.base_model_prefix, base.model(AutoModel, config=config))
+    whole: nn.Module = net
+    return whole
 
 
 def _with_dropout(net: nn.Module, dropout: float | None) -> None:
