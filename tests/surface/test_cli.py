@@ -31,9 +31,9 @@ def test_every_verb_has_help_that_names_every_option(name: str, capsys: pytest.C
 def test_surface() -> None:
     """A changed command line is a decision: change this list with it."""
     assert list(cli.VERBS) == [
-        "quickstart", "data list", "data fetch", "data inspect", "train", "generate text", "generate image", "chat", "evaluate",
+        "quickstart", "data list", "data fetch", "data inspect", "train", "finetune", "search", "generate text", "generate image", "chat", "evaluate",
         "latent reconstruct", "latent interpolate", "latent arithmetic", "latent traverse", "latent project", "latent truncate", "export",
-        "models list", "models show", "models promote", "models rollback", "models remove", "doctor"]
+        "models list", "models show", "models promote", "models rollback", "models merge", "models remove", "doctor"]
 
 
 @pytest.mark.parametrize(("words", "hint"), [
