@@ -24,7 +24,7 @@ def page() -> str:
     parts += ["", "## miaobi train", "", "`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR]`, and every key of the recipe:"]
     for family in families.names():
         parts += ["", f"### family {family}", "", "```", usage("", "", recipe_options(families.get(family))).strip(), "```"]
-    return "\n".join([*parts, *_finetune()]) + "\n"
+    return "\n".join([*parts, *_finetune(), *_search()]) + "\n"
 
 
 def _finetune() -> list[str]:
@@ -39,6 +39,11 @@ def _finetune() -> list[str]:
         head = usage("", "", options(task.Config, "head.")).strip()
         parts += ["", "```", head.removeprefix("[--option value ...]").strip(), "```"] if head else []
     return parts
+
+
+def _search() -> list[str]:
+    from miaobi.verbs.search import OWN
+    return ["", "## miaobi search", "", "```", usage("miaobi search", "Search for better settings of a recipe, whose keys may be given too.", OWN), "```"]
 
 
 if __name__ == "__main__":

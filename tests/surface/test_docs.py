@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from miaobi import cli
-from miaobi.core.config import options, resolve
+from miaobi.core.config import options, read_yaml, resolve
 
 ROOT = Path(__file__).parents[2]
 PAGES = [path for path in (ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.name != "commands.md"]
@@ -40,6 +40,13 @@ def test_commands_are_known(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
             told = [] if recipe or "--task" in words else ["--task", "chat"]  # else it would look into the data
             assert recipe or "--base" in words or "--resume" in words or "--continue" in words
             assert "--resume" in words or "--continue" in words or str(finetune.command(*words[1:], *told, "--print-config"))
+            continue
+        if words[0] == "search":
+            from miaobi.verbs import search, search_plan
+            from miaobi.verbs.train import parted
+            mine, theirs = parted(tuple(words[1:]), {option.key: option for option in search.OWN})
+            values = resolve(search.OWN, mine)
+            assert values["resume"] or search_plan.settled(read_yaml(Path(values["recipe"])), theirs, values["recipe"])
             continue
         name, rest = cli.find(words)
         opts = options(EntryPoint(name, cli.VERBS[name].function, "").load())

@@ -131,7 +131,7 @@ def test_importance_is_where_the_figure_comes_from(tmp_path: Path) -> None:
     with search(tmp_path, RATE, idle, KIND, RANK, rules=Rules(30, "minimize", 100)) as study:
         carried_out(study, lambda values: figure({"rate": values["rate"]}))
         shares = importances(study.study, study.space)
-    assert list(shares)[0] == "rate"
+    assert next(iter(shares)) == "rate"
     assert shares["rate"] > 0.8 > 0.2 > shares["idle"]
     assert shares.keys() == {"rate", "idle", "kind", "rank"}
     assert sum(value for key, value in shares.items() if key != "rank") == pytest.approx(1)

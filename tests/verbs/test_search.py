@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.engines.small import small_bundle
 
 from miaobi import cli
 from miaobi.core.config import read_yaml
@@ -16,7 +17,6 @@ from miaobi.core.errors import BadInput, Conflict, MiaobiError, NotFound
 from miaobi.core.store import Store
 from miaobi.verbs import finetune, train
 from miaobi.verbs.search import Searched, resume, search
-from tests.engines.small import small_bundle
 
 VERSES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡。", "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"]
 
@@ -144,8 +144,8 @@ def test_the_default_for_tuning_has_method_rank_dropout_decay_and_batch(opinions
     assert cli.main(["search", "tuning.yaml", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "by accuracy (higher is better)" in shown  # the task's first figure
-    for words in ("train.learning_rate", "tune.method         lora | full", "tune.lora_rank      4 | 8 | 16  where tune.method = lora", "tune.lora_dropout",
-                  "train.weight_decay", "train.batch_size    4 | 8 | 16"):
+    for words in ("train.learning_rate", "tune.method          lora | full", "tune.lora_rank       4 | 8 | 16  where tune.method = lora\n", "tune.lora_dropout",
+                  "train.weight_decay", "train.batch_size     4 | 8 | 16"):
         assert words in shown
 
 
@@ -210,7 +210,7 @@ def test_minutes_shorten_a_trial(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize(("space", "words"), [
-    ({"train.learning_rte": [1]}, "train.learning_rate"), ({"data.path": ["a", "b"]}, "different data"), ({"train.max_steps": [1, 2]}, "--minutes"),
+    ({"train.decay": [0.2, 0.4]}, "train.schedule is wsd"), ({"train.learning_rte": [1]}, "train.learning_rate"), ({"data.path": ["a", "b"]}, "different data"), ({"train.max_steps": [1, 2]}, "--minutes"),
     ({"train.learning_rate": {"low": 1}}, "low: ..., high"), ({"train.learning_rate": {"low": 1, "high": 0.1}}, "low < high"),
     ({"train.learning_rate": {"low": "little", "high": 0.1}}, "little"), ({"train.optimizer": ["adamw", "lion"]}, "lion"), ({"train.betas": [[0.9, 0.99]]}, "plain values"),
     ({"family": ["gpt", "vae"]}, "cannot be compared"), ({"data.context_length": [16, 32]}, "different data"), ({"sample.max_new_tokens": [1]}, "own matter")])

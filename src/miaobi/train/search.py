@@ -176,7 +176,7 @@ class Search:
             if self.ended():
                 return None
             # Drawn anew for every trial, from the seed and its number: so a search that was stopped goes on as the unbroken one would have.
-            self.study.sampler = sampler(self.rules, len(known))
+            self.study.sampler = sampler(self.rules, len(self.trials))
             told = self.study.ask()
             told.set_user_attr("process", [os.getpid(), psutil.Process().create_time()])
             chosen = self._chosen(told)

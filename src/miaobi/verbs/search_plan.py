@@ -22,13 +22,12 @@ def plan(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, A
     """values: the verb's own options. Opens the recipe's model and data once, to measure what a trial costs. Raises BadInput."""
     section = recipe.get("search") or {}
     tree = {key: value for key, value in recipe.items() if key != "search"}
-    kind = "train" if tree.get("family") or config.peek(words, "family") is not None else "finetune"
-    known, settled, told = _train(tree, words, origin) if kind == "train" else _finetune(tree, words, origin)
+    kind, known, values_of, told = settled(tree, words, origin)
     whole = (tree.get("train") or {}).get("max_steps")
-    budget = settled["train.max_steps"] if "train.max_steps" in told else None
+    budget = values_of["train.max_steps"] if "train.max_steps" in told else None
     for key in told - {"train.max_steps"}:
-        search_space.set_in(tree, key, settled[key])
-    name = check_name(values["name"] or settled["name"] or (Path(origin).stem if origin else kind).replace("_", "-").lower())
+        search_space.set_in(tree, key, values_of[key])
+    name = check_name(values["name"] or values_of["name"] or (Path(origin).stem if origin else kind).replace("_", "-").lower())
     opened = open_trial(kind, tree, budget, None, Path(values["runs"]))
     train = opened.state.config
     if kind == "finetune":  # what was derived from the data must be the same in all trials
@@ -37,8 +36,8 @@ def plan(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, A
     metric = values["metric"] or (opened.figures[0].name if opened.figures else "validation")
     figure = figure_of(metric, opened.figures)
     direction = "maximize" if figure is not None and figure.better == "higher" else "minimize"
-    fixed = {key: value for key, value in config.plain({**settled, **opened.values}).items() if not isinstance(value, list | dict)}
-    space = _space(section, kind, known, fixed, frozenset(key for key, _ in config.flatten(tree, known)), metric)
+    fixed = {key: value for key, value in config.plain({**values_of, **opened.values}).items() if not isinstance(value, list | dict)}
+    space = search_space.settled(_space(section, kind, known, fixed, frozenset(key for key, _ in config.flatten(tree, known)), metric), fixed)
     trials = values["trials"] or TRIALS
     patience = values["patience"] or max(6, -(-trials // 2))
     steps = budget or (train.max_steps if values["minutes"] else max(round(train.max_steps * SHARE), 1))
@@ -48,19 +47,19 @@ def plan(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, A
                min(seconds, 60 * values["minutes"]) if values["minutes"] else seconds)
 
 
-def _train(tree: Mapping[str, Any], words: Sequence[str], origin: str) -> tuple[dict[str, Option], dict[str, Any], set[str]]:
-    """(settings by key, their values, the keys that the command line gives)."""
-    from miaobi.verbs.train import recipe_options, settle
-    family = settle(tree, tuple(words), origin).family
-    known = {option.key: option for option in recipe_options(family)}
-    return known, config.resolve(list(known.values()), words, tree, origin), {key for key, _ in config.words(words, known)}
-
-
-def _finetune(tree: Mapping[str, Any], words: Sequence[str], origin: str) -> tuple[dict[str, Option], dict[str, Any], set[str]]:
+def settled(recipe: Mapping[str, Any], words: Sequence[str], origin: str) -> tuple[str, dict[str, Option], dict[str, Any], set[str]]:
+    """("train" or "finetune", settings by key, their values, the keys that the command line gives)."""
+    if recipe.get("family") or config.peek(words, "family") is not None:
+        from miaobi.verbs.train import recipe_options
+        from miaobi.verbs.train import settle as settle_train
+        family = settle_train(recipe, tuple(words), origin).family
+        known = {option.key: option for option in recipe_options(family)}
+        tree = {key: value for key, value in recipe.items() if key != "search"}
+        return "train", known, config.resolve(list(known.values()), words, tree, origin), {key for key, _ in config.words(words, known)}
     from miaobi.verbs.tune_settings import options_of, settle, spelled_out
-    settings = settle(tree, words, origin)
+    settings = settle(recipe, words, origin)
     known = {option.key: option for option in options_of(settings.task)}
-    return known, dict(settings.values), {key for key, _ in config.words(spelled_out(words), known)}
+    return "finetune", known, dict(settings.values), {key for key, _ in config.words(spelled_out(words), known)}
 
 
 def _space(section: Mapping[str, Any], kind: str, known: Mapping[str, Option], fixed: Mapping[str, Any], given: frozenset[str], metric: str) -> list[Dimension]:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from miaobi.core import config
@@ -144,10 +145,23 @@ def _around(own: Any, usual: Sequence[Any]) -> tuple[Any, ...]:
 def conditions(space: Space, having: Mapping[str, Sequence[str]]) -> list[Dimension]:
     """Where families are searched, a setting that only some have is asked for with those. having: families by key."""
     families = next((set(item.choices) for item in space if item.key == "family"), set())
-    return [item if item.key not in having or families <= set(having[item.key]) else
-            Dimension(item.key, item.choices, item.low, item.high, item.log, item.whole, item.step, {**item.when, "family": tuple(having[item.key])})
+    return [item if item.key not in having or families <= set(having[item.key]) else replace(item, when={**item.when, "family": tuple(having[item.key])})
             for item in space]
 
+
+def settled(space: Space, fixed: Mapping[str, Any]) -> list[Dimension]:
+    """Conditions on what cannot happen left out, those on what always holds too. Raises BadInput for a setting that no trial would have."""
+    choices = {item.key: item.choices or (fixed.get(item.key),) for item in space}
+    found = list[Dimension]()
+    for item in space:
+        when = {key: tuple(value for value in allowed if value in choices.get(key, (fixed.get(key),))) for key, allowed in item.when.items()}
+        never = next((key for key, allowed in when.items() if not allowed), None)
+        if never is not None:
+            raise BadInput(say(f"search: {item.key} means something only where {never} is {' or '.join(map(str, item.when[never]))}, and it never is.",
+                               f"search：{item.key} 只在 {never} 为 {' 或 '.join(map(str, item.when[never]))} 时有意义，而这不会发生。"),
+                           say(f"Leave it out, or let {never} vary as well.", f"请去掉它，或让 {never} 也参与搜索。"))
+        found.append(replace(item, when={key: allowed for key, allowed in when.items() if set(allowed) != set(choices.get(key, (fixed.get(key),)))}))
+    return found
 
 
 def set_in(tree: dict[str, Any], key: str, value: Any) -> None:
