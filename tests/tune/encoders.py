@@ -17,14 +17,16 @@ from miaobi.tune.learner import Example, Learner
 WORDS = ["good", "bad", "fine", "poor", "nice", "awful", "room", "price", "staff", "food", "the", "a", "of", "is", "in", "was", "where", "what", "who", "lives", "works", "at", "red", "blue", "green", "cat", "dog", "Ada", "Bob", "Eve", "Paris", "Rome", "Oslo", "not", "very", "and", ",", ".", "?", "!", "0", "1", "2", "3", "4", "5", "好", "坏", "的", "我", "很", "书", "看", "北", "京", "上", "海", "王", "明", "在", "住", "李", "小", "红"]
 
 
-def wordpiece() -> PreTrainedTokenizerFast:
-    """[CLS] words [SEP]; unknown words are [UNK], Chinese characters stand alone, as in BERT."""
-    vocabulary = {word: place for place, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(WORDS)])}
+def wordpiece(marks: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")) -> PreTrainedTokenizerFast:
+    """start words end; unknown words are [UNK], Chinese characters stand alone, as in BERT. The last two marks are start and end."""
+    vocabulary = {word: place for place, word in enumerate([*marks, *dict.fromkeys(WORDS), ":"])}
+    start, end = marks[-2:]
     made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=False)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+    made.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", pair=f"{start} $A {end} {start} $B:1 {end}:1" if len(marks) == 3 else
+                                                        f"{start} $A {end} $B:1 {end}:1", special_tokens=[(mark, vocabulary[mark]) for mark in marks[-2:]])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token=marks[0] if len(marks) == 4 else end, cls_token=start, sep_token=end)
 
 
 def plain() -> PreTrainedTokenizerFast:

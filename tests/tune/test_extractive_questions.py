@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.engines.small import small_bundle
-from tests.tune.encoders import base, fit, judged, make
+from tests.tune.encoders import base, fit, judged, make, wordpiece
 from torch.nn import functional as F
 
 from miaobi.core.errors import Unsupported
@@ -135,11 +135,26 @@ def test_questions_about_one_text_stay_together(tmp_path: Path) -> None:
     assert all(seen.values()) and not seen["train"] & seen["test"] and not seen["train"] & seen["validation"] and not seen["validation"] & seen["test"]
 
 
-def test_a_base_without_such_a_head_is_named(tmp_path: Path) -> None:
+def test_the_sentence_encoder_reads_too(tmp_path: Path) -> None:
+    """What is asked for stands in the question alone: each of these texts holds all the answers."""
     from miaobi.nn import use
-    folder = tmp_path / "use"
-    use.UseModel(use.UseConfig(vocab_size=64, hidden_size=16, branch_size=8, inner_size=12)).save_pretrained(folder)
+    torch.manual_seed(0)
     origin = base(tmp_path / "b")
-    origin.tokenizer.save_pretrained(folder)
-    with pytest.raises(Unsupported, match="use-multilingual model, for which Transformers has no AutoModelForQuestionAnswering"):
-        make(task, CONFIG, Base(origin.weights, folder), RECORDS)
+    words = wordpiece(marks=("[UNK]", "<s>", "</s>"))
+    use.UseModel(use.UseConfig(vocab_size=len(words), hidden_size=32, branch_size=16, inner_size=16)).save_pretrained(tmp_path / "use")
+    words.save_pretrained(tmp_path / "use")
+    told = "Ada : red . Bob : blue . Eve : green ."
+    records = [{"question": f"what is {who} ?", "context": told, "answer": colour} for who, colour in (("Ada", "red"), ("Bob", "blue"), ("Eve", "green"))]
+    learner = make(task, CONFIG, Base(origin.weights, tmp_path / "use"), records)
+    assert learner.fresh == ("qa_outputs",)
+    fit(learner, task, CONFIG, records, steps=150, rate=5e-3)
+    assert judged(learner, task, CONFIG, records) == {"f1": 1.0, "exact": 1.0}
+
+
+def test_a_base_without_such_a_head_is_named(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTModel
+    origin = base(tmp_path / "b")
+    ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8)).save_pretrained(tmp_path / "v")
+    origin.tokenizer.save_pretrained(tmp_path / "v")
+    with pytest.raises(Unsupported, match="vit model, for which Transformers has no AutoModelForQuestionAnswering"):
+        make(task, CONFIG, Base(origin.weights, tmp_path / "v"), RECORDS)

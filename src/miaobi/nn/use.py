@@ -144,9 +144,13 @@ class UseModel(UsePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings = value
 
+    def embedded(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.embeddings(ids) + self.spread(self.corrections(ids))
+        return found
+
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
                 **others: Any) -> BaseModelOutputWithPooling:
-        embedded = self.embeddings(input_ids) + self.spread(self.corrections(input_ids)) if inputs_embeds is None else inputs_embeds
+        embedded = self.embedded(input_ids) if inputs_embeds is None else inputs_embeds
         mask = embedded.new_ones(embedded.shape[:2]) if attention_mask is None else attention_mask.to(embedded.dtype)
         mask = mask[..., None]
         projected = (self.project_norm(self.project(embedded)) * mask).chunk(len(BRANCHES), dim=-1)

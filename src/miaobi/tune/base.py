@@ -9,6 +9,7 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Base:
 
     def _made_known(self) -> None:
         if self.config.get("model_type") == USE:
-            import miaobi.nn.use  # registers its classes with Transformers
+            import_module("miaobi.nn.use_questions")  # registers all its classes with Transformers
 
     def model(self, auto: Any, **settings: Any) -> nn.Module:
         """The weights in one of Transformers' Auto classes, float32, safetensors only. `settings` override config.json."""

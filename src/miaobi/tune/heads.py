@@ -32,7 +32,6 @@ def with_head(base: Base, auto: Any, dropout: float | None = None, **settings: A
     Raises Unsupported for a base that has no such head.
     """
     from transformers import AutoConfig
-    from transformers.utils import logging
     if not base.config.get("model_type"):
         raise Unsupported(say(f"{base.name} is not a text model that Transformers knows.", f"{base.name} 不是 Transformers 支持的文本模型。"),
                           say("Choose an encoder (BERT, use-multilingual ...) or a causal language model (smollm2, one trained by `miaobi train`).",
@@ -42,9 +41,6 @@ def with_head(base: Base, auto: Any, dropout: float | None = None, **settings: A
     settings["pad_token_id"] = padding_of(tokenizer)
     for name, value in settings.items():
         setattr(config, name, value)
-    loudness = logging.get_verbosity()
-    logging.set_verbosity_error()  # that a head is new is no news here
-    logging.disable_progress_bar()
     try:
         net = _whole(base, auto, config)
     except ValueError as error:
@@ -54,8 +50,6 @@ def with_head(base: Base, auto: Any, dropout: float | None = None, **settings: A
                               f"{base.name} 是 {config.model_type} 模型，Transformers 没有与之对应的 {auto.__name__}。"),
                           say("Choose an encoder such as BERT, or a causal language model such as smollm2.",
                               "请选用 BERT 之类的编码器，或 smollm2 之类的因果语言模型。")) from None
-    finally:
-        logging.set_verbosity(loudness)
     _with_dropout(net, dropout)
     return net
 
