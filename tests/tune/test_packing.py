@@ -146,6 +146,21 @@ def test_gradient_checkpoints_change_nothing() -> None:
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_in_autocast_losses_and_gradients_are_those_of_float32_but_for_rounding() -> None:
+    net, rows = model(), sequences()
+    reader, batch = Reader(net), pack(rows)
+    found = list[dict[str, Tensor]]()
+    for enabled in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = reader.nats(batch)
+        losses.mean().backward()
+        found.append({"losses": losses.detach(), **{name: parameter.grad.clone() for name, parameter in net.named_parameters()}})
+    for name, wanted in found[0].items():
+        assert found[1][name].dtype == torch.float32
+        assert (found[1][name] - wanted).norm() < 0.05 * wanted.norm(), name
+
+
 def test_neftune_noise_has_the_size_of_the_paper() -> None:
     """Uniform in ± α/√(L d), L the sequence's own length: standard deviation α/√(3 L d)."""
     net = model()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 1 << 22
+CHUNK = 1 << 23
 """Logits made at once."""
 
 
@@ -77,6 +77,7 @@ class _CrossEntropy(torch.autograd.Function):
             gradient, = ctx.saved_tensors
             return None if gradient is None else gradient * scale.to(gradient.dtype), None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
+        like, hidden = hidden.dtype, hidden.to(weight.dtype)  # autocast is over by now
         of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         of_bias = None if bias is None else torch.zeros_like(bias)
         for rows in chunks(hidden, len(weight)):
@@ -87,4 +88,4 @@ class _CrossEntropy(torch.autograd.Function):
             of_weight.addmm_(error.T, hidden[rows])
             if of_bias is not None:
                 of_bias += error.sum(0)
-        return of_hidden, of_weight, of_bias, None
+        return of_hidden.to(like), of_weight, of_bias, None

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from miaobi.nn import chunked
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch
+from miaobi.tune import low_rank
 from miaobi.tune.learner import padded
 
 NAME = "miaobi_packed"
@@ -170,16 +171,16 @@ class _Apart(torch.autograd.Function):
                 among = _attend(parts, shared, layout, window, dropout, scaling)
             mixed[0, group.start:group.end] = group.taken(among.detach().transpose(1, 2).flatten(0, 1), 0)
             found.append((group, (*parts, *shared), among))
-        ctx.found, ctx.shapes = found if learning else [], [part.shape for part in (query, key, value)]
+        ctx.found, ctx.like = found if learning else [], [(part.shape, part.dtype) for part in (query, key, value)]
         return mixed
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         given = upstream[0]
-        gradients = [given.new_empty(shape) for shape in ctx.shapes]
+        gradients = [given.new_empty(shape, dtype=dtype) for shape, dtype in ctx.like]
         # Those who share a beginning come after it, and add to what it was given.
         for group, inputs, among in ctx.found:
-            received = _filled(given.transpose(1, 2), group, zeros=True)
+            received = _filled(given.transpose(1, 2), group, zeros=True).to(among.dtype)
             of_inputs = torch.autograd.grad(among, inputs, received, retain_graph=True)
             for whole, part in zip(gradients, of_inputs[:3]):
                 whole[0, :, group.start:group.end] = group.taken(part.transpose(0, 1).flatten(1, 2), 1)
@@ -228,6 +229,7 @@ class Reader:
         configs = getattr(net, "peft_config", {}) if _is_peft(net) else {}
         self.prompted = any(config.is_prompt_learning for config in configs.values())
         if configs:
+            low_rank.quicken(net)
             self.core = net.get_base_model()  # type: ignore[operator]
         self.head = self.core.get_output_embeddings()
         with _at_rest(net):
