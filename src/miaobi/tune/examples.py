@@ -34,7 +34,7 @@ from miaobi.data.splitting import DROPPED, TEST, VALIDATION, assign_groups, chec
 from miaobi.nn.objective import Batch
 from miaobi.tune.learner import Example, Features, Learner, Task
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "examples.json"
 SPLITS = ("train", "validation", "test")
 SHOWN = 10
@@ -147,16 +147,21 @@ def _spelled(columns: Mapping[str, Any]) -> str:
     return json.dumps(columns, ensure_ascii=False, sort_keys=True, default=str)
 
 
+def _placeless(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Pictures are told by their content, not by the file they lie in."""
+    return {key: value for key, value in columns.items() if key != "image"} if "digest" in columns else columns
+
+
 def asked(parts: Mapping[str, Any]) -> int:
-    """Eight bytes that tell questions apart; letters' case and spaces do not."""
-    folded = " ".join(_spelled(parts).casefold().split())
+    """Eight bytes that tell questions apart; letters' case and spaces do not, nor where a picture lies that has a digest."""
+    folded = " ".join(_spelled(_placeless(parts)).casefold().split())
     return int.from_bytes(hashlib.blake2b(folded.encode(), digest_size=8).digest(), "big")
 
 
 def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     """Deduplicate, split, write."""
     questions = np.array([asked(example.parts) for example in found.examples], dtype=np.uint64)
-    whole = [_spelled(example.columns) for example in found.examples]
+    whole = [_spelled(_placeless(example.columns)) for example in found.examples]
     given = np.array(found.given)
     met, kept = set[tuple[int, str]](), np.zeros(len(whole), dtype=bool)
     for place, spelled in enumerate(whole):
@@ -182,7 +187,9 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     facts = {"format": FORMAT, "task": task.NAME, "read": len(whole), "splits": counts, "duplicates": int((~kept).sum()),
              "contradictions": int(kept.sum() - len(np.unique(places))), "leaks": len(leaks),
              "problems": {"count": found.problems, "first": found.first}, "config": asdict(config)}
-    _write(folder, {split: [found.examples[place] for place in np.flatnonzero(splits == number)] for number, split in enumerate(SPLITS)}, facts)
+    # Files are often sorted by label, and validation and tests may read only the first examples: those must be a fair sample.
+    order = np.argsort(questions, kind="stable")
+    _write(folder, {split: [found.examples[place] for place in order[splits[order] == number]] for number, split in enumerate(SPLITS)}, facts)
 
 
 def _write(folder: Path, splits: Mapping[str, Sequence[Example]], facts: Mapping[str, Any]) -> None:
