@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tune.picture_sets import base_of, captioned, class_folders, examples_of
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -26,7 +27,6 @@ from miaobi.data.shapes import Unusable
 from miaobi.tune.picture_records import pictures
 from miaobi.tune.tasks import captioning
 from miaobi.tune.tasks.captioning import Captioner, Config
-from tests.tune.picture_sets import base_of, captioned, class_folders, examples_of
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "green", "blue", "field"]
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "hidden_dropout_prob": 0.0,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.tune.picture_sets import COLOURS, base_of
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig, YolosConfig, YolosForObjectDetection
 
 from miaobi.core.errors import BadInput
@@ -18,7 +19,6 @@ from miaobi.tune.base import open_base
 from miaobi.tune.picture_nets import LiteConfig, LiteForObjectDetection
 from miaobi.tune.tasks import detection
 from miaobi.tune.tasks.detection import Config, OwnDetector, TheirDetector
-from tests.tune.picture_sets import COLOURS, base_of
 
 SPEC = {"labels": ["blue", "red"], "counts": {"blue": 4, "red": 4}, "side": 64}
 PART = {"image": "a.png", "digest": "0", "width": 64, "height": 64}

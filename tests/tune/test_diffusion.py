@@ -11,6 +11,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.training_utils import compute_snr
+from tests.engines import pipelines
+from tests.tune.picture_sets import base_of, captioned, class_folders, examples_of
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, Unsupported
@@ -20,8 +22,6 @@ from miaobi.tune.denoisers import Diffusion
 from miaobi.tune.picture_records import pictures
 from miaobi.tune.tasks import diffusion
 from miaobi.tune.tasks.diffusion import Config, Painter
-from tests.engines import pipelines
-from tests.tune.picture_sets import base_of, captioned, class_folders, examples_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
+from tests.tune.picture_sets import base_of, class_folders, examples_of, picture
+from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.models.convnext import ConvNextImageProcessorPil
 from transformers.models.vit import ViTImageProcessorPil
@@ -24,7 +25,6 @@ from miaobi.tune.picture_learner import balanced
 from miaobi.tune.picture_records import pictures
 from miaobi.tune.tasks import image_classification
 from miaobi.tune.tasks.image_classification import Classifier, Config
-from tests.tune.picture_sets import base_of, class_folders, examples_of, picture
 
 SPEC = {"labels": ["blue", "green", "red"], "counts": {"blue": 8, "green": 8, "red": 8}, "side": 32}
 
@@ -199,5 +199,15 @@ def test_the_same_picture_twice_stays_on_one_side(tmp_path: Path) -> None:
         (folder / "red" / f"copy{number}.png").write_bytes((folder / "red" / "0.png").read_bytes())
     prepared = examples.prepare(examples.Config(path=str(folder), validation=0.2, test=0.2), image_classification, Config(), progress=False)
     sides = {split: {example.columns["digest"] for example in examples.read_split(prepared, split, image_classification)} for split in examples.SPLITS}
-    assert sum(map(len, sides.values())) == 18
+    assert sum(map(len, sides.values())) == 18  # the copies are gone
     assert not sides["train"] & sides["test"]
+
+
+def test_copies_are_dropped_and_only_other_labels_contradict(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "set", 6)
+    whole = (folder / "red" / "0.png").read_bytes()
+    (folder / "red" / "copy.png").write_bytes(whole)
+    (folder / "blue" / "copy.png").write_bytes(whole)
+    prepared = examples.prepare(examples.Config(path=str(folder)), image_classification, Config(), progress=False)
+    found = examples.manifest(prepared, examples.MANIFEST)
+    assert (found["read"], found["duplicates"], found["contradictions"]) == (20, 1, 1)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.tune.picture_sets import captioned, class_folders, picture
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.data.shapes import Unusable
@@ -18,7 +19,6 @@ from miaobi.tune.picture_boxes import boxes
 from miaobi.tune.picture_masks import masks
 from miaobi.tune.picture_records import Check, picture_of, pictures
 from miaobi.tune.tasks import detection
-from tests.tune.picture_sets import captioned, class_folders, picture
 
 
 def test_class_folders(tmp_path: Path) -> None:

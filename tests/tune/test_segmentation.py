@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.tune.picture_sets import COLOURS, base_of, examples_of
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
@@ -19,7 +20,6 @@ from miaobi.tune.base import open_base
 from miaobi.tune.picture_masks import IGNORED, masks
 from miaobi.tune.tasks import segmentation
 from miaobi.tune.tasks.segmentation import Config, run_lengths
-from tests.tune.picture_sets import COLOURS, base_of, examples_of
 
 SPEC = {"labels": ["ground", "blue", "red"], "seen": [0, 1, 2], "pixels": [0, 0, 0], "side": 64}
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from miaobi.core.errors import BadInput
-from miaobi.core.files import home, write_beside, write_text
+from miaobi.core.files import home, write_text
 from miaobi.core.language import say
 from miaobi.data import packs, picture_sources
 from miaobi.data.encoding import Problem, raise_it
@@ -33,6 +34,7 @@ from miaobi.data.shapes import Unusable
 
 Record = Mapping[str, Any]
 LISTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+COLUMNS = ("image", "digest", "width", "height")
 CHECK = 64
 """Pixels to which a JPEG may be decoded when it is only checked."""
 
@@ -104,14 +106,21 @@ class Check:
         raw = content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
         digest = hashlib.sha256(raw).hexdigest()
         target = home() / "examples" / "pictures" / digest[:2] / f"{digest[2:40]}.png"
-        if not target.exists():
+        found = self.known.get(digest)
+        if found is None or not target.exists():
             picture = open_picture(content).pixels
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with write_beside(target) as draft:
-                picture.save(draft, "PNG", compress_level=1)
-        found = self.known.get(digest) or [0, 0, digest, *_sound_size(target)]
-        self.fresh[digest] = found
+            _write(picture, target)
+            found = self.fresh[digest] = [0, 0, digest, *picture.size]
         return {"image": str(target), "digest": digest, "width": found[3], "height": found[4]}
+
+
+def _write(picture: Any, target: Path) -> None:
+    """Whole or not at all, but without waiting for the disk at every one of many small files: what a power cut takes is written again,
+    since it is only known after all of them (`checked`)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(f".{os.getpid()}.part")
+    picture.save(draft, "PNG", compress_level=1)
+    os.replace(draft, target)
 
 
 def _sound_size(path: Path) -> tuple[int, int]:
@@ -150,7 +159,12 @@ def picture_of(record: Record, example: str) -> dict[str, Any]:
         raise Unusable(*record["problem"])
     if not record.get("image"):
         raise Unusable(say("no image.", "缺少 image。"), example)
-    return {key: record[key] for key in ("image", "digest", "width", "height")}
+    return {key: record[key] for key in COLUMNS}
+
+
+def asked_picture(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The picture's columns of an example: the question of every task about pictures."""
+    return {key: columns[key] for key in COLUMNS}
 
 
 def no_pictures(path: str, expected: tuple[str, str]) -> BadInput:

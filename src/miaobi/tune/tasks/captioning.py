@@ -28,11 +28,11 @@ from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece, pad
 from miaobi.tune.picture_figures import shares
 from miaobi.tune.picture_input import check_augmentations, preparation
 from miaobi.tune.picture_learner import PictureLearner, side_of
-from miaobi.tune.picture_records import picture_of
+from miaobi.tune.picture_records import asked_picture, picture_of
 
 NAME = "image-captioning"
 SUMMARY = "a sentence for each picture", "为每张图片写一句描述"
-MODALITY, READER = "image", "pictures"
+MODALITY, READER, MAKES = "image", "pictures", "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
 NOTHING = -100
 """Marks where there is no token to learn."""
@@ -58,7 +58,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"image": columns["digest"]}
+    return asked_picture(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:

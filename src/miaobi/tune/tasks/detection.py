@@ -33,11 +33,11 @@ from miaobi.tune.picture_figures import f1, shares
 from miaobi.tune.picture_input import check_augmentations, opened, preparation
 from miaobi.tune.picture_learner import PictureLearner, counted, net_for, side_of
 from miaobi.tune.picture_nets import LiteForObjectDetection
-from miaobi.tune.picture_records import picture_of
+from miaobi.tune.picture_records import asked_picture, picture_of
 
 NAME = "object-detection"
 SUMMARY = "boxes with labels in each picture", "在每张图片中框出带标签的物体"
-MODALITY, READER = "image", "boxes"
+MODALITY, READER, MAKES = "image", "boxes", "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "objects": [{"label": "cat", "box": [left, top, width, height]}]}'
 STRIDE = 4
 MOST = 100
@@ -87,7 +87,7 @@ def _object(item: Mapping[str, Any], width: int, height: int) -> Mapping[str, An
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"image": columns["digest"]}
+    return asked_picture(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:

@@ -32,11 +32,11 @@ from miaobi.tune.denoisers import Denoiser, StableDiffusionXL, denoiser_of, nois
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner
 from miaobi.tune.picture_figures import shares
 from miaobi.tune.picture_input import opened
-from miaobi.tune.picture_records import picture_of
+from miaobi.tune.picture_records import asked_picture, picture_of
 
 NAME = "diffusion"
 SUMMARY = "pictures from captions, by a Diffusers pipeline", "由文字生成图片（Diffusers 模型）"
-MODALITY, READER = "image", "pictures"
+MODALITY, READER, MAKES = "image", "pictures", "image"
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
 PIPELINE = "model_index.json"
 TIMES = 4
@@ -82,7 +82,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """The picture: the same one under two captions stays on one side of the split."""
-    return {"image": columns["digest"]}
+    return asked_picture(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:

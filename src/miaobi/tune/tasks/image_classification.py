@@ -26,11 +26,11 @@ from miaobi.tune.picture_figures import accuracy, macro_f1
 from miaobi.tune.picture_input import check_augmentations, preparation
 from miaobi.tune.picture_learner import PictureLearner, balanced, counted, net_for, side_of
 from miaobi.tune.picture_nets import LiteForImageClassification
-from miaobi.tune.picture_records import picture_of
+from miaobi.tune.picture_records import asked_picture, picture_of
 
 NAME = "image-classification"
 SUMMARY = "one label for each picture", "为每张图片给出一个标签"
-MODALITY, READER = "image", "pictures"
+MODALITY, READER, MAKES = "image", "pictures", "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "label": "cat"}'
 
 
@@ -56,7 +56,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"image": columns["digest"]}
+    return asked_picture(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:

@@ -29,11 +29,11 @@ from miaobi.tune.picture_input import check_augmentations, opened, preparation
 from miaobi.tune.picture_learner import PictureLearner, balanced, net_for, side_of
 from miaobi.tune.picture_masks import IGNORED, read_mask
 from miaobi.tune.picture_nets import LiteForSemanticSegmentation
-from miaobi.tune.picture_records import picture_of
+from miaobi.tune.picture_records import asked_picture, picture_of
 
 NAME = "image-segmentation"
 SUMMARY = "a class for every pixel", "为每个像素给出类别"
-MODALITY, READER = "image", "masks"
+MODALITY, READER, MAKES = "image", "masks", "labels"
 EXAMPLE = "images/a.jpg + masks/a.png (+ classes.txt)"
 
 
@@ -68,7 +68,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"image": columns["digest"]}
+    return asked_picture(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
