@@ -1,4 +1,4 @@
-"""Talk with a model: `miaobi chat --model smollm2`. Ctrl-C stops the answer, not the chat."""
+"""Talk with a model: `miaobi chat smollm2`. Ctrl-C stops the answer, not the chat."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Conversation:
         self.history = [*asked, {"role": "assistant", "content": answer.text}]
 
 
-def chat(*, model: str, controls: Annotated[Controls, flat], system: str = "", engine: str = "auto") -> Farewell:
+def chat(model: str, *, controls: Annotated[Controls, flat], system: str = "", engine: str = "auto") -> Farewell:
     """Talk with a model.
 
     Args:
