@@ -44,7 +44,7 @@ CHUNKS = 17
 """The packed table is dealt out over so many blocks, each with a scale of its own."""
 
 
-class UseConfig(PreTrainedConfig):  # type: ignore[misc]
+class UseConfig(PreTrainedConfig):
     model_type = "use-multilingual"
 
     def __init__(self, vocab_size: int = 128010, hidden_size: int = 512, branch_size: int = 256, inner_size: int = 320, correction_size: int = 16,
@@ -97,7 +97,7 @@ class Table(nn.Module):
         return self.weight[ids].to(self.scale.dtype) * self.scale[chunk][..., None] + self.low[chunk][..., None]
 
 
-class UsePreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class UsePreTrainedModel(PreTrainedModel):
     config_class = UseConfig
     base_model_prefix = "encoder"
 
