@@ -51,10 +51,12 @@ def test_merged_it_answers_alike(folder: Path, engine: str, capsys: pytest.Captu
 def test_auto_takes_the_merged_copy_once_it_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = find(str(tuned(tmp_path / "fresh", small_bundle(tmp_path / "poet"), 9, 0.1)))
     assert converted.pending(weights) and auto.choose(weights) == "native"
+    assert "--engine llamacpp" in auto.why(weights, "native")
     made = converted.gguf_of(weights)
     assert "Merging fresh" in capsys.readouterr().err
     assert made.exists() and [item.name for item in made.parent.iterdir()] == [made.name], "what it was made of is gone"
     assert not converted.pending(weights) and auto.choose(weights) == "llamacpp"
+    assert not auto.why(weights, "llamacpp") and not auto.why(weights, "native")
     assert converted.gguf_of(weights) == made and not capsys.readouterr().err
 
 

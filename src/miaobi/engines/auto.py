@@ -75,6 +75,18 @@ def choose(weights: Weights, streams: int = 1, needs: Collection[str] = (), opti
                       say("`miaobi doctor` shows the engines that are installed.", "用 `miaobi doctor` 查看已安装的引擎。"))
 
 
+def why(weights: Weights, chosen: str) -> str:
+    """Of an adapter that runs beside its base: which engine would be quicker, and what it would take. Empty where there is nothing to say."""
+    if chosen != "native" or not converted.pending(weights):
+        return ""
+    able = [name for name in MERGED if engines.get(name).installed() is None and engines.get(name).reads(weights)]
+    best = max(able, key=lambda name: _speed(name, weights, 1), default="")
+    if not best or _speed(best, weights, 1) <= _speed(chosen, weights, 1):
+        return ""
+    return say(f"native runs the adapter as it is; {best} was measured quicker, and merges it first, once: --engine {best}",
+               f"native 直接运行适配器；实测 {best} 更快，但需先合并一次：--engine {best}")
+
+
 def options_of(module: Any) -> set[str]:
     """The names of an engine's own settings."""
     return set(inspect.signature(module.open_engine).parameters) - {"weights", "streams"}

@@ -13,6 +13,7 @@ from miaobi.core.config import flat
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, TextRequest
+from miaobi.engines.auto import why
 from miaobi.engines.load import Collected, Model, changed, load
 from miaobi.engines.weights import find
 from miaobi.provenance.publish import NOTICE, WRITERS, publish
@@ -53,6 +54,8 @@ def text(*, model: str, request: Annotated[TextRequest, flat], out: Path | None 
         start = time.perf_counter()
         texts, tokens = _collect(opened, full, live)
         print(_summary(opened, full, tokens, time.perf_counter() - start), file=sys.stderr)
+        if engine == "auto" and (reason := why(opened.weights, opened.engine_name)):
+            print(reason, file=sys.stderr)
     if out is not None:
         publish(texts, out)
     return Generated(texts, out, live)
