@@ -188,6 +188,7 @@ def test_the_catalogue_is_sound() -> None:
 
 @pytest.mark.parametrize(("name", "count", "characters", "first"), [
     ("tang-poems", 7380, 494460, "蕭晨騎馬出皇都，聞說埋冤在路隅。\n"),
+    ("python-questions", 5572, 7869368, "Returns an approximate maximum"),
     ("chatterbot-corpus", 2492, 378244, "<|im_start|>user\n什么是ai<|im_end|>\n<|im_start|>assistant\n"),
 ])
 def test_pip_packs_really_fetched(pack: Callable[[str], Path], name: str, count: int, characters: int, first: str) -> None:
