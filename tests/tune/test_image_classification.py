@@ -211,3 +211,13 @@ def test_copies_are_dropped_and_only_other_labels_contradict(tmp_path: Path) -> 
     prepared = examples.prepare(examples.Config(path=str(folder)), image_classification, Config(), progress=False)
     found = examples.manifest(prepared, examples.MANIFEST)
     assert (found["read"], found["duplicates"], found["contradictions"]) == (20, 1, 1)
+
+
+def test_only_so_many_encoded_pictures_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = examples.prepare(examples.Config(path=str(class_folders(tmp_path / "set", 4)), validation=0.0, test=0.0), image_classification, Config(), progress=False)
+    learner = image_classification.learner(base_of(vit(tmp_path / "vit")), SPEC, Config())
+    monkeypatch.setattr(examples, "KEPT", 5 * (3 * 32 * 32 + 8))
+    data = examples.Examples(prepared, image_classification, learner, 0)
+    whole = next(data.batches("train", 12))
+    assert sum(item is not None for item in data._encoded["train"]) == 5
+    assert (next(data.batches("train", 12))["pixels"] == whole["pixels"]).all()

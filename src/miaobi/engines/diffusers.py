@@ -46,7 +46,7 @@ def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dty
     from miaobi.engines import safety
 
     checker = safety.open_checker(safety_threshold) if safety_checker else None
-    with _quiet():
+    with quiet():
         from miaobi.engines import devices, diffusers_parts
         from miaobi.engines.diffusers_engine import DiffusersEngine
 
@@ -66,7 +66,7 @@ def _opened(weights: Weights) -> tuple[Path, list[Path]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars, and no remarks about torchvision or about keys that a LoRA need not have, while parts are opened."""
     from diffusers.utils import logging as theirs
     from transformers.utils import logging

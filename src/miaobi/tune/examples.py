@@ -40,6 +40,8 @@ SPLITS = ("train", "validation", "test")
 SHOWN = 10
 AFTERWARDS = {"path", "pack", "validation_path", "test_path", "max_length", "too_long"}
 """Settings that do not change what is kept, or count by their content."""
+KEPT = 2 << 30
+"""Bytes of encoded examples in memory; ten thousand pictures of 224 pixels. Those beyond are encoded anew in every epoch."""
 LONGEST = 512
 """Tokens that an example may have unless told otherwise; a CPU is slow beyond."""
 
@@ -321,11 +323,19 @@ class Examples:
     def _encoded(self) -> dict[str, list[Features | None]]:
         return {split: [None] * self.count(split) for split in SPLITS}
 
+    @cached_property
+    def _room(self) -> list[int]:
+        """Bytes that may still be kept."""
+        return [KEPT]
+
     def features(self, split: str, place: int) -> Features:
-        """An example as arrays, encoded when first asked for."""
+        """An example as arrays, encoded when first asked for, and kept while there is room."""
         found = self._encoded[split][place]
         if found is None:
-            found = self._encoded[split][place] = self.learner.encode(self._splits[split][place].columns, self.max_length)
+            found = self.learner.encode(self._splits[split][place].columns, self.max_length)
+            self._room[0] -= sum(value.nbytes for value in found.values())
+            if self._room[0] >= 0:
+                self._encoded[split][place] = found
         return found
 
     @cached_property

@@ -94,12 +94,14 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Painter:
-    from miaobi.engines import diffusers_parts
+    from miaobi.engines.diffusers import quiet
     if not (base.folder / PIPELINE).is_file():
         raise Unsupported(say(f"{base.name} is no Diffusers pipeline.", f"{base.name} 不是 Diffusers 模型。"),
                           say(f"Give a folder with {PIPELINE}, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.",
                               f"请给出含 {PIPELINE} 的文件夹，或 Hub 名称，如 stable-diffusion-v1-5/stable-diffusion-v1-5。"))
-    pipeline = diffusers_parts.load(base.folder, base.name, "cpu", torch.float32, diffusers_parts.Extras()).own
+    with quiet():
+        from miaobi.engines import diffusers_parts
+        pipeline = diffusers_parts.load(base.folder, base.name, "cpu", torch.float32, diffusers_parts.Extras()).own
     return Painter(denoiser_of(pipeline, base.name), base, config)
 
 
