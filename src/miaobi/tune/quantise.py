@@ -112,6 +112,18 @@ def quantise(learner: Learner, bits: Bits) -> None:
         raise Unsupported(say("This base has no linear layers to quantise.", "该基础模型没有可量化的线性层。"),
                           say("Take --tune.quantise none.", "请使用 --tune.quantise none。"))
     net.requires_grad_(False)
+    # One stretch of memory for them all: what stays must not lie between what packing frees, or the heap keeps that.
+    blocks = sum(module.out_features * -(-module.in_features // BLOCK) for _, module in places)
+    codes, scales = torch.empty(blocks * BLOCK, dtype=torch.uint8), torch.empty(blocks)
     for name, module in places:
         parent, _, leaf = name.rpartition(".")
-        setattr(net.get_submodule(parent), leaf, QuantisedLinear(module, bits))
+        layer = QuantisedLinear(module, bits)
+        layer.packed, codes = _laid(layer.packed, codes)
+        layer.scale, scales = _laid(layer.scale, scales)
+        setattr(net.get_submodule(parent), leaf, layer)
+
+
+def _laid(found: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+    """(the tensor copied to the beginning of `room`, what is left of it)."""
+    place = room[:found.numel()].view(found.dtype).view(found.shape)
+    return place.copy_(found), room[found.numel():]
