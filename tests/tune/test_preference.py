@@ -119,6 +119,17 @@ def test_the_base_itself_has_margin_nought(tmp_path: Path) -> None:
     assert figures["preference_accuracy"] == pytest.approx(np.mean([chosen > rejected for chosen, rejected in means]))
 
 
+@pytest.mark.parametrize("method", ["dora", "ia3", "prompt", "prefix", "bottleneck"])
+def test_the_reference_is_the_base_whatever_the_method(tmp_path: Path, method: str) -> None:
+    task = tuned(tmp_path, Config(), method=method)
+    reference = base_net(tmp_path)
+    found = batch_of(task, PAIRS)["reference"].tolist()
+    assert found == pytest.approx([likelihood(reference, task, pair["prompt"], pair[name])[0] for name in ("chosen", "rejected") for pair in PAIRS], rel=1e-4)
+    with torch.no_grad():
+        assert float(task.loss(batch_of(task, PAIRS)).total) != pytest.approx(3 * math.log(2), abs=1e-4)
+    assert isinstance(task.answer({"prompt": "Say hello."}), str)
+
+
 def test_the_base_is_asked_for_a_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tuned(tmp_path, Config())
     asked = list[int]()

@@ -6,6 +6,7 @@ answer ends as the template ends it; elsewhere the question stands as it is, and
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,8 +95,11 @@ def logits_of(reader: Reader, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def write(net: Any, rows: Sequence[np.ndarray], asking: Asking, max_new_tokens: int, num_beams: int = 1) -> list[str]:
-    """Answers to questions (their tokens), by greedy or beam search, all in one batch."""
+    """Answers to questions (their tokens), by greedy or beam search, all in one batch; one by one behind a learned prompt, whose place
+    padding would shift."""
     from transformers import GenerationConfig
+    if len(rows) > 1 and _prompted(net):
+        return [write(net, [row], asking, max_new_tokens, num_beams)[0] for row in rows]
     device = next(net.parameters()).device
     encoder_decoder = bool(net.config.is_encoder_decoder)
     side = "right" if encoder_decoder else "left"
@@ -103,6 +107,13 @@ def write(net: Any, rows: Sequence[np.ndarray], asking: Asking, max_new_tokens: 
     settings = GenerationConfig(max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, pad_token_id=asking.pad,
                                 eos_token_id=asking.ends(net) or None, bos_token_id=asking.tokenizer.bos_token_id,
                                 decoder_start_token_id=net.config.decoder_start_token_id if encoder_decoder else None)
-    made = net.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Position ids are not supported")  # PEFT's, behind a learned prompt: one row has the usual ones
+        made = net.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
     new = made if encoder_decoder else made[:, ids.shape[1]:]
     return [text.strip() for text in asking.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def _prompted(net: Any) -> bool:
+    from peft import PeftModel
+    return isinstance(net, PeftModel) and bool(net.active_peft_config.is_prompt_learning)

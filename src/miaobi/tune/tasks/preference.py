@@ -151,7 +151,7 @@ class Preferring(Learner):
         self._reader: Reader | None = None
         self._known = dict[int, float]()
         # In a tuple, so that it is no part of what is trained and saved.
-        self._copy: tuple[Reader, ...] = ()
+        self._beside: tuple[Reader, ...] = ()
 
     @property
     def reader(self) -> Reader:
@@ -167,13 +167,15 @@ class Preferring(Learner):
         training = self.net.training
         self.net.eval()
         try:
-            if isinstance(self.net, PeftModel):
+            if isinstance(self.net, PeftModel) and not self.reader.prompted:
                 with self.net.disable_adapter():
                     yield self.reader
             else:
-                if not self._copy:
-                    self._copy = (Reader(writing_model(self.base).to(self.device).requires_grad_(False).eval()),)
-                yield self._copy[0]
+                if not self._beside:
+                    # A learned prompt stands before a net that is the base as it was.
+                    net = self.net.get_base_model() if isinstance(self.net, PeftModel) else writing_model(self.base).requires_grad_(False)
+                    self._beside = (Reader(net.to(self.device).eval()),)
+                yield self._beside[0]
         finally:
             self.net.train(training)
 
