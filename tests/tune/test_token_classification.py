@@ -67,6 +67,19 @@ def test_letters_stand_alone_and_are_saved_so(tmp_path: Path) -> None:
     apart.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     assert again.tokenize("北京人") == ["▁", "北", "京", "人"] and again.pad_token == "<unk>"
+    assert letters_apart(again).tokenize("北京人") == ["▁", "北", "京", "人"]
+
+
+def test_a_saved_model_says_the_same(tmp_path: Path) -> None:
+    learner = make(task, config(), base(tmp_path / "b"), CHINESE)
+    fit(learner, task, config(), CHINESE, steps=20)
+    learner.net.save_pretrained(tmp_path / "tuned")
+    learner.save(tmp_path / "tuned")
+    again = make(task, config(), Base(base(tmp_path / "c").weights, tmp_path / "tuned"), CHINESE).eval()
+    batch = learner.collate([learner.encode(task.columns(record, config()), 0) for record in CHINESE])
+    same = again.collate([again.encode(task.columns(record, config()), 0) for record in CHINESE])
+    assert all((batch[name] == same[name]).all() for name in batch)
+    np.testing.assert_allclose(again.logits(same).detach().numpy(), learner.logits(batch).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_schemes_say_the_same() -> None:

@@ -31,9 +31,13 @@ def letters_apart(tokenizer: Any) -> Any:
     from tokenizers import Tokenizer as Backend
     backend = Backend.from_str(tokenizer.backend_tokenizer.to_str())
     rule, apart = backend.pre_tokenizer, pre_tokenizers.Split(Regex(f"[{CJK}]"), "isolated")
-    kind = (json.loads(backend.to_str())["pre_tokenizer"] or {}).get("type")
+    parts = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    parts = parts.get("pretokenizers", [parts])
+    if any(part.get("pattern") == {"Regex": f"[{CJK}]"} for part in parts):
+        return tokenizer  # it comes from a model that was tuned so
     # Metaspace puts a blank before each piece it is given; byte-level rules leave no characters behind.
-    backend.pre_tokenizer = pre_tokenizers.Sequence([apart] if rule is None else [rule, apart] if kind == "Metaspace" else [apart, rule])
+    after = any(part.get("type") == "Metaspace" for part in parts)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([apart] if rule is None else [rule, apart] if after else [apart, rule])
     return type(tokenizer)(tokenizer_object=backend, **_specials(tokenizer))
 
 
