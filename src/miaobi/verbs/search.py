@@ -172,6 +172,15 @@ def resume(search: str | Path, *, trials: int | None = None, patience: int | Non
     return _work(job, folder, workers, quiet)
 
 
+def folder_of(name: str, runs: str) -> Path:
+    """Where a search of this name will be kept. Raises Conflict when there is one already."""
+    folder = Path(runs) / f"search-{name}"
+    if folder.exists():
+        raise Conflict(say(f"There is a search of this name: {folder}.", f"已有同名搜索：{folder}。"),
+                       say(f"Go on with it: miaobi search --resume {folder}; or choose another --name.", f"继续它：miaobi search --resume {folder}；或换一个 --name。"))
+    return folder
+
+
 def need_parts() -> None:
     need_torch()
     if find_spec("optuna") is None:
@@ -203,10 +212,7 @@ def _search(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str
                     {item.key: str(item) for item in job.space})
     if values["dry_run"]:
         return shown
-    folder = Path(values["runs"]) / f"search-{job.name}"
-    if folder.exists():
-        raise Conflict(say(f"There is a search of this name: {folder}.", f"已有同名搜索：{folder}。"),
-                       say(f"Go on with it: miaobi search --resume {folder}; or choose another --name.", f"继续它：miaobi search --resume {folder}；或换一个 --name。"))
+    folder = folder_of(job.name, values["runs"])
     job.write(folder)
     if not quiet:
         print(shown, file=sys.stderr)

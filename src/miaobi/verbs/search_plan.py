@@ -14,7 +14,7 @@ from miaobi.core.registry import families
 from miaobi.core.store import check_name
 from miaobi.train.search import Dimension, Rules
 from miaobi.verbs import search_space
-from miaobi.verbs.search import SHARE, TRIALS
+from miaobi.verbs.search import SHARE, TRIALS, folder_of
 from miaobi.verbs.search_trial import Job, figure_of, open_trial
 
 
@@ -28,6 +28,8 @@ def plan(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, A
     for key in told - {"train.max_steps"}:
         search_space.set_in(tree, key, values_of[key])
     name = check_name(values["name"] or values_of["name"] or (Path(origin).stem if origin else kind).replace("_", "-").lower())
+    if not values["dry_run"]:
+        folder_of(name, values["runs"])
     opened = open_trial(kind, tree, budget, None, Path(values["runs"]))
     train = opened.state.config
     if kind == "finetune":  # what was derived from the data must be the same in all trials

@@ -172,7 +172,10 @@ def carry_out(job: Job, trial: Trial, runs: Path) -> float:
     interrupted leaves a checkpoint, from which it goes on."""
     place, chosen = runs / trial.folder, dict(trial.values)
     examples = chosen.pop("data.max_examples", None)
-    opened = open_trial(job.kind, job.recipe_with(chosen), job.steps_for(job.steps, chosen), job.minutes, place, examples)
+    steps, minutes = job.steps_for(job.steps, chosen), job.minutes
+    if (place / "config.yaml").exists():  # begun before: as long as it was then, whatever the machine does now
+        steps, minutes = config.read_yaml(place / "config.yaml")["train"]["max_steps"], None
+    opened = open_trial(job.kind, job.recipe_with(chosen), steps, minutes, place, examples)
     state, figure = opened.state, figure_of(job.metric, opened.figures)
     sign = -1 if job.rules.direction == "maximize" else 1
 
