@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engines.small import small_bundle
+from tests.engines.small import small_bundle, small_gguf
 from tests.tune.tuned import tuned
 
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
@@ -72,3 +72,16 @@ def test_an_adapter_without_its_weights_is_damaged(base: Path, tmp_path: Path) -
     (made / "adapter_model.safetensors").unlink()
     with pytest.raises(Damaged, match="adapter_model.safetensors"):
         _ = open_tuned(find(str(made))).adapter
+
+
+def test_a_gguf_base_cuts_words_by_its_own_rule(tmp_path: Path) -> None:
+    """Transformers rebuilds all byte-level tokenizers as GPT-2's; what is tuned on that base would have no GGUF of its own."""
+    import json
+
+    from miaobi.engines import converted
+    from miaobi.engines.convert_tokenizer import QWEN2
+    base = open_base(str(small_gguf(tmp_path)))
+    steps = json.loads(base.tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]["pretokenizers"]
+    assert steps[0]["pattern"] == {"Regex": QWEN2} and not steps[1]["use_regex"]
+    made = find(str(tuned(tmp_path / "helpdesk", tmp_path / "small.gguf")))
+    assert open_tuned(made).base.folder == base.folder and converted.gguf_of(made).exists()

@@ -33,13 +33,13 @@ def from_gguf(path: Path) -> Tokenizer:
     special = {token for token, kind in zip(tokens, kinds, strict=True) if kind in (CONTROL, USER_DEFINED)}
     backend = Backend(models.BPE(vocab={token: place for place, token in enumerate(tokens)},
                                  merges=[tuple(merge.split(" ", 1)) for merge in value("merges")]))
-    backend.pre_tokenizer, backend.decoder = _words(value("pre", "default"), path), decoders.ByteLevel()
+    backend.pre_tokenizer, backend.decoder = word_rule(value("pre", "default"), path), decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens if token in special])
     return pretrained(backend, path.stem, tokens[value("eos_token_id")], path)
 
 
-def _words(rule: str, path: Path) -> pre_tokenizers.PreTokenizer:
-    """How llama.cpp cuts words for the rule of this name (src/llama-vocab.cpp)."""
+def word_rule(rule: str, path: Path) -> pre_tokenizers.PreTokenizer:
+    """How llama.cpp cuts words for the rule of this name (src/llama-vocab.cpp). Raises Unsupported for one that is not known."""
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     if rule in ("gpt-2", "default"):

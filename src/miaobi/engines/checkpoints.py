@@ -19,6 +19,7 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.registry import families
+from miaobi.data.tokenizer_gguf import word_rule
 from miaobi.engines import chat
 from miaobi.engines.decoders import CachedDecoder, Decoder, Layer, RecurrentDecoder
 from miaobi.engines.weights import read_json, refuse_foreign_code
@@ -193,7 +194,10 @@ def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     header = gguf.read(weights.path)
     where = {"pretrained_model_name_or_path": str(weights.path.parent), "gguf_file": weights.path.name}
     module: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
-    words = Words(AutoTokenizer.from_pretrained(**where).backend_tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(**where).backend_tokenizer
+    if header.metadata.get("tokenizer.ggml.model") == "gpt2":  # Transformers cuts words by GPT-2's rule, whatever the file says
+        tokenizer.pre_tokenizer = word_rule(header.metadata.get("tokenizer.ggml.pre", "default"), weights.path)
+    words = Words(tokenizer)
     settings = {"eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
                 "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
                 "max_position_embeddings": header.of_model("context_length")}

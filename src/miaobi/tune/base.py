@@ -13,12 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaobi.core import bundle
+from miaobi.core import bundle, gguf
 from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.data import packs
+from miaobi.data.tokenizer_gguf import word_rule
 from miaobi.engines import chat
 from miaobi.engines.weights import find, read_json, refuse_foreign_code
 
@@ -126,6 +127,10 @@ def _dequantised(weights: Weights) -> Path:
     del model.config.quantization_config
     with write_beside(target) as draft:
         model.save_pretrained(draft)
-        AutoTokenizer.from_pretrained(**where).save_pretrained(draft)
+        words: Any = AutoTokenizer.from_pretrained(**where)
+        metadata = gguf.read(weights.path).metadata
+        if metadata.get("tokenizer.ggml.model") == "gpt2":  # Transformers cuts words by GPT-2's rule, whatever the file says
+            words.backend_tokenizer.pre_tokenizer = word_rule(metadata.get("tokenizer.ggml.pre", "default"), weights.path)
+        words.save_pretrained(draft)
     bundle.check_safetensors(target / "model.safetensors")
     return target
