@@ -49,6 +49,8 @@ class Tuned:
     """Tuned against base on the test, figure by figure (evaluate.compare.Difference)."""
     promoted: bool = False
     makes: str = "text"
+    modality: str = "text"
+    """Of what it is asked."""
 
     def __str__(self) -> str:
         from miaobi.train.estimate import spell
@@ -57,9 +59,10 @@ class Tuned:
                  *(f"  {item}" for item in self.differences),
                  say(f"  report: {self.report}", f"  报告：{self.report}")]
         verb = "image" if self.makes == "image" else "text"
+        asked = "--image photo.png" if self.modality == "image" and self.makes != "image" else "--prompt ..."
         if self.promoted:
             lines.append(say(f"  {self.model} is in production now.", f"  {self.model} 已设为正式版。"))
-        lines.append(say(f"  next: miaobi generate {verb} --model {name} --prompt ...", f"  接下来：miaobi generate {verb} --model {name} --prompt ..."))
+        lines.append(say(f"  next: miaobi generate {verb} --model {name} {asked}", f"  接下来：miaobi generate {verb} --model {name} {asked}"))
         return "\n".join(lines)
 
 
@@ -231,4 +234,4 @@ def _finish(work: Any, state: Any, report: Any, place: Path, before: Version | N
     if promoted:
         Store().promote(str(version))
     report.write(state)
-    return Tuned(str(version), version.path, place, place / "report.html", state.step, report.seconds, tuple(report.differences), promoted, makes)
+    return Tuned(str(version), version.path, place, place / "report.html", state.step, report.seconds, tuple(report.differences), promoted, makes, settings.task.MODALITY)

@@ -253,7 +253,10 @@ class Report:
         if not self.tuned:
             return [prose(say("The run has not ended yet, so nothing was tested.", "训练尚未结束，没有测试结果。"))]
         named = {str(self.work.before or self.work.base.name): scores(self.figures, self.base), self.model or self.work.settings.name: self.tuned_scores}
-        blocks = [scores_block(named), prose(*map(str, [*self.differences, *self.forgetting()]))]
+        fresh = self.work.learner.fresh and not self.work.before
+        beside = [prose(say("The base stands here with a head that has learned nothing: its figures are what chance gives.",
+                            "基础模型的输出头尚未训练，其得分相当于随机水平。"))] if fresh else []
+        blocks = [scores_block(named), *beside, prose(*map(str, [*self.differences, *self.forgetting()]))]
         if self.trained:
             blocks.append(prose(say("On training examples, to tell learning from learning by heart: ", "在训练样本上的表现（用于判断是否死记）：")
                                 + "; ".join(f"{item.label} {item.value:.4g}" for item in scores(self.figures, self.trained))))
@@ -301,8 +304,9 @@ def answered(example: Example) -> Any:
 
 def spelled(value: Any) -> str:
     """A value for people: text as it is, one column without its name, the rest as JSON; cut to SHOWN characters."""
-    if isinstance(value, Mapping) and len(value) == 1:
-        value = next(iter(value.values()))
+    if isinstance(value, Mapping):
+        value = {key: item for key, item in value.items() if key not in ("digest", "width", "height")}
+        value = Path(str(value["image"])).name if set(value) == {"image"} else next(iter(value.values())) if len(value) == 1 else value
     text = value if isinstance(value, str) else "–" if value is None else json.dumps(plain(value), ensure_ascii=False)
     return text if len(text) <= SHOWN else text[:SHOWN] + " …"
 
