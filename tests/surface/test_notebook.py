@@ -15,8 +15,8 @@ import pytest
 PAGE = Path(__file__).parents[2] / "docs" / "learn" / "finetune.ipynb"
 CHECK = """
 print(json.dumps({"splits": {split: len(found) for split, found in splits.items()}, "by_hand": by_hand.item(), "ours": ours, "trained": trained, "whole": whole,
-    "validations": validations, "difference": float(difference), "reported": report["5 test"]["differences"][0], "p": float(p),
-    "interval": [float(np.percentile(spread, share)) for share in (2.5, 97.5)], "adapter_bytes": adapter_bytes, "answer": answer, "model": tuned.model}))
+    "curve": curve, "validations": validations, "difference": float(difference), "reported": vars(reported), "p": float(p), "interval": interval.tolist(),
+    "forgotten": forgotten.value, "adapter_bytes": adapter_bytes, "answer": answer}))
 """
 
 
@@ -49,12 +49,13 @@ def test_it_runs_and_its_figures_are_what_it_says(page: Any, smollm2: Path, tmp_
     assert sum(found["splits"].values()) == 48
     assert found["by_hand"] == pytest.approx(found["ours"], abs=1e-3)
     assert found["trained"] / found["whole"] < 0.03
+    assert found["curve"][-1] < found["curve"][0] / 2
     assert found["validations"][-1][1] < found["validations"][0][1]
     reported = found["reported"]
     assert found["difference"] == pytest.approx(reported["value"], abs=1e-4)
     assert reported["better"] is True and reported["value"] < -1  # nats a token: a large effect, on questions that were not trained on
     assert found["p"] < 0.01 and reported["p"] < 0.01
     assert found["interval"] == pytest.approx([reported["low"], reported["high"]], abs=0.15)
+    assert abs(found["forgotten"]) < 1
     assert found["adapter_bytes"] < 12e6
     assert "sailcloth" in found["answer"]
-    assert found["model"] == "lamp-shop@1"
