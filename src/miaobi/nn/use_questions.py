@@ -35,6 +35,11 @@ class UseForQuestionAnswering(UsePreTrainedModel):
         self.qa_outputs = Meeting(config)
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Meeting):  # what the stored weights lack is uninitialised memory otherwise
+            nn.init.constant_(module.mark, 0.1)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any) -> QuestionAnsweringModelOutput:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         ended = (input_ids == END).cumsum(1)
@@ -55,7 +60,7 @@ class Meeting(nn.Module):
     def __init__(self, config: UseConfig) -> None:
         super().__init__()
         self.asks = nn.Linear(config.token_size, 1)
-        self.mark = nn.Parameter(torch.full((config.hidden_size,), 0.1))
+        self.mark = nn.Parameter(torch.empty(config.hidden_size))
         self.of_text = nn.Linear(config.token_size, 2 * MEETING)
         self.of_question = nn.Linear(config.token_size, 2 * MEETING)
         self.score = nn.Linear(config.token_size, 2)
