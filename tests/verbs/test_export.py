@@ -80,3 +80,5 @@ def test_agreement_allows_near_ties_only() -> None:
     assert agreement(ours, answer(("a", -0.5, ()), ("c", -1.0, ())), 0.2)[0] == 1
     assert agreement(ours, answer(("a", -0.5, ()), ("c", -1.0, ())), 0.05)[0] == -1
     assert agreement(ours, answer(("a", -0.5, ()), ("z", -1.0, ())), 9)[0] == -1
+    parts = answer(("a", -0.5, ()), ("\ufffd", -0.3, ()), ("\ufffd", -0.1, ()), ("b", -1.0, ()))
+    assert agreement(parts, answer(("a", -0.5, ()), ("编", -0.1, ()), ("b", -1.0, ())), 0.2) == (1, 0.0), "up to a character of several tokens"

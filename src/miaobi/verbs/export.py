@@ -219,6 +219,8 @@ def agreement(ours: Text, theirs: Text, tie: float) -> tuple[int, float]:
     """
     largest = 0.0
     for place, (mine, other) in enumerate(zip(ours.logprobs, theirs.logprobs, strict=False)):
+        if "\ufffd" in mine.token and mine.token != other.token:
+            return place, largest  # llama.cpp reports nothing of tokens that are parts of a character
         if mine.token != other.token:
             rivals = dict(mine.top)
             close = other.token in rivals and mine.logprob - rivals[other.token] <= tie
