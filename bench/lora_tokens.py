@@ -36,7 +36,7 @@ from miaobi.tune import methods
 from miaobi.tune.base import Base, open_base
 from miaobi.tune.learner import Features
 from miaobi.tune.methods import TuneConfig
-from miaobi.tune.records import texts
+from miaobi.tune.readers.texts import texts
 from miaobi.tune.tasks import chat
 from miaobi.tune.tasks.chat import Assistant
 

@@ -22,7 +22,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.engines.weights import find
 from miaobi.tune.base import open_base
 from miaobi.tune.learner import Example
-from miaobi.tune.picture_records import checked, pictures
+from miaobi.tune.readers.pictures import checked, pictures
 from miaobi.tune.tasks import diffusion, image_classification
 
 

@@ -24,7 +24,7 @@ from transformers import (
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.shapes import Unusable
-from miaobi.tune.picture_records import pictures
+from miaobi.tune.readers.pictures import pictures
 from miaobi.tune.tasks import captioning
 from miaobi.tune.tasks.captioning import Captioner, Config
 

@@ -19,7 +19,7 @@ from miaobi.engines import chat as templates
 from miaobi.engines.chat import ChatTemplate
 from miaobi.tune.tasks import chat
 from miaobi.tune.tasks.chat import Assistant, Config
-from miaobi.tune.turns import BUILT_IN, spoken
+from miaobi.tune.text.turns import BUILT_IN, spoken
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks by the old name
 MARKED = ("{% for message in messages %}{% if message['role'] == 'assistant' %}<|im_start|>assistant\n{% generation %}{{ message['content'] }}<|im_end|>"

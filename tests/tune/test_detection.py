@@ -14,9 +14,9 @@ from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig, Yolos
 
 from miaobi.core.errors import BadInput
 from miaobi.data.shapes import Unusable
-from miaobi.tune import boxes
 from miaobi.tune.base import open_base
-from miaobi.tune.picture_nets import LiteConfig, LiteForObjectDetection
+from miaobi.tune.pictures import boxes
+from miaobi.tune.pictures.nets import LiteConfig, LiteForObjectDetection
 from miaobi.tune.tasks import detection
 from miaobi.tune.tasks.detection import Config, OwnDetector, TheirDetector
 

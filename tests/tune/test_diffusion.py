@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.shapes import Unusable
 from miaobi.tune import methods
-from miaobi.tune.denoisers import Diffusion
-from miaobi.tune.picture_records import pictures
+from miaobi.tune.pictures.denoisers import Diffusion
+from miaobi.tune.readers.pictures import pictures
 from miaobi.tune.tasks import diffusion
 from miaobi.tune.tasks.diffusion import Config, Painter
 

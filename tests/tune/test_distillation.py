@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.shapes import Unusable
-from miaobi.tune import methods, teacher
+from miaobi.tune import methods
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.distillation import Config, Student, columns, keep_layers, learner, survey
+from miaobi.tune.text import teacher
 
 RECORDS = [{"prompt": "Say hello.", "completion": "hello there"}, {"prompt": "", "completion": "A text of its own."}, {"prompt": "Bye", "completion": "see you"}]
 

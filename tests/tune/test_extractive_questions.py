@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from miaobi.core.errors import Unsupported
 from miaobi.data.shapes import Unusable
 from miaobi.tune import examples as prepared
-from miaobi.tune import squad
 from miaobi.tune.base import Base, open_base
+from miaobi.tune.readers import squad
 from miaobi.tune.tasks import extractive_questions as task
 
 PEOPLE, PLACES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")

@@ -11,8 +11,8 @@ from tests.tune.small import Texts, causal, classifier, values
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.train import checkpoint, loop, optimizers
 from miaobi.train.config import TrainConfig
-from miaobi.tune import freezing, methods
-from miaobi.tune.methods import TuneConfig
+from miaobi.tune import methods
+from miaobi.tune.methods import TuneConfig, freezing
 
 CONFIG = TrainConfig(max_steps=10, batch_size=4, learning_rate=1e-2, device="cpu", weight_decay=0.1)
 

@@ -20,9 +20,9 @@ from miaobi.data.shapes import Unusable
 from miaobi.nn import efficientnet
 from miaobi.tune import examples
 from miaobi.tune.base import open_base
-from miaobi.tune.picture_input import augmented, preparation
-from miaobi.tune.picture_learner import balanced
-from miaobi.tune.picture_records import pictures
+from miaobi.tune.pictures.input import augmented, preparation
+from miaobi.tune.pictures.learner import balanced
+from miaobi.tune.readers.pictures import pictures
 from miaobi.tune.tasks import image_classification
 from miaobi.tune.tasks.image_classification import Classifier, Config
 

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from miaobi.tune import low_rank
+from miaobi.tune.methods import low_rank
 
 DEVIATIONS: dict[str, dict[str, Any]] = {
     "plain": {}, "dropout": {"lora_dropout": 0.5}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}, "lora_bias": {"lora_bias": True}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miaobi.tune import overlap
+from miaobi.tune.text import overlap
 
 ENGLISH = [("The cat sat on the mat, didn't it?", "A cat is sitting on the mat, isn't it?"), ("Please enter a valid value.", "Please enter a valid URL."),
            ("no match here", "something else entirely"), ("A 3.5-fold rise in U.S. prices: $1,000.", "A 3.5-fold rise of US prices, $1,000!")]

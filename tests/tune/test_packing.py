@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from miaobi.nn import chunked
 from miaobi.nn.language import MASKED
-from miaobi.tune.packing import Layout, Reader, by_sequence, pack
+from miaobi.tune.text.packing import Layout, Reader, by_sequence, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks by the old name
 Row = tuple[np.ndarray, np.ndarray]

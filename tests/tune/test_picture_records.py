@@ -14,10 +14,10 @@ from tests.tune.picture_sets import captioned, class_folders, picture
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.data.shapes import Unusable
-from miaobi.tune import picture_scenes
-from miaobi.tune.picture_boxes import boxes
-from miaobi.tune.picture_masks import masks
-from miaobi.tune.picture_records import Check, picture_of, pictures
+from miaobi.tune.readers import scenes
+from miaobi.tune.readers.boxes import boxes
+from miaobi.tune.readers.masks import masks
+from miaobi.tune.readers.pictures import Check, picture_of, pictures
 from miaobi.tune.tasks import detection
 
 
@@ -154,18 +154,18 @@ def test_damaged_annotations_are_named(tmp_path: Path) -> None:
 
 def test_scenes_are_exact_and_always_the_same(pack: Callable[[str], Path]) -> None:
     pack("emoji")
-    sprites = picture_scenes._sprites()
+    sprites = scenes._sprites()
     for number in range(12):
-        pixels, mask, objects = picture_scenes.compose(sprites, number)
-        again: Any = picture_scenes.compose(sprites, number)
+        pixels, mask, objects = scenes.compose(sprites, number)
+        again: Any = scenes.compose(sprites, number)
         assert (pixels == again[0]).all()
         assert objects == again[2]
-        assert 1 <= len(objects) <= picture_scenes.MOST
+        assert 1 <= len(objects) <= scenes.MOST
         around = np.zeros_like(mask, bool)
         for item in objects:
             left, top, width, height = item["box"]
             around[top:top + height, left:left + width] = True
-            inside = mask[top:top + height, left:left + width] == picture_scenes.CLASSES.index(item["label"])
+            inside = mask[top:top + height, left:left + width] == scenes.CLASSES.index(item["label"])
             assert inside[0].any()
             assert inside[-1].any()
             assert inside[:, 0].any()
@@ -175,7 +175,7 @@ def test_scenes_are_exact_and_always_the_same(pack: Callable[[str], Path]) -> No
 
 def test_scenes_come_as_boxes_and_as_masks(pack: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     pack("emoji")
-    monkeypatch.setattr(picture_scenes.scenes, "__defaults__", (5,))
+    monkeypatch.setattr(scenes.scenes, "__defaults__", (5,))
     boxed, masked = ([record for _, record in reader("", "emoji-scenes")] for reader in (boxes, masks))
     assert [record["digest"] for record in boxed] == [record["digest"] for record in masked]
     assert len({record["digest"] for record in boxed}) == 5

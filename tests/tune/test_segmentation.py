@@ -17,7 +17,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from miaobi.core.errors import BadInput
 from miaobi.data.shapes import Unusable
 from miaobi.tune.base import open_base
-from miaobi.tune.picture_masks import IGNORED, masks
+from miaobi.tune.readers.masks import IGNORED, masks
 from miaobi.tune.tasks import segmentation
 from miaobi.tune.tasks.segmentation import Config, run_lengths
 

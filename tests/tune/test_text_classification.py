@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.shapes import Unusable
 from miaobi.tune.base import Base, open_base
-from miaobi.tune.heads import grouped
 from miaobi.tune.tasks import text_classification as task
+from miaobi.tune.text.heads import grouped
 
 SINGLE = [{"text": f"the {noun} was {word}", "label": label} for noun in ("room", "price", "staff", "food")
           for word, label in (("good", "yes"), ("bad", "no"), ("very fine and nice", "yes"))]

@@ -13,10 +13,10 @@ from tests.tune.encoders import base, examples, fit, judged, make
 
 from miaobi.core.errors import BadInput
 from miaobi.data.shapes import Unusable
-from miaobi.tune import tagged
 from miaobi.tune.base import Base, open_base
-from miaobi.tune.spelling import letters_apart
+from miaobi.tune.readers import tagged
 from miaobi.tune.tasks import token_classification as task
+from miaobi.tune.text.spelling import letters_apart
 
 PEOPLE, PLACES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")
 RECORDS = [{"tokens": [who, "lives", "in", where, "."], "tags": ["B-person", "O", "O", "B-place", "O"]} for who, where in itertools.product(PEOPLE, PLACES)]

@@ -81,12 +81,12 @@ sources = Registry("sources", {
 })
 
 readers = Registry("readers", {
-    "texts": "miaobi.tune.records:texts",
-    "tagged": "miaobi.tune.tagged:read",
-    "squad": "miaobi.tune.squad:read",
-    "pictures": "miaobi.tune.picture_records:pictures",
-    "boxes": "miaobi.tune.picture_boxes:boxes",
-    "masks": "miaobi.tune.picture_masks:masks",
+    "texts": "miaobi.tune.readers.texts:texts",
+    "tagged": "miaobi.tune.readers.tagged:read",
+    "squad": "miaobi.tune.readers.squad:read",
+    "pictures": "miaobi.tune.readers.pictures:pictures",
+    "boxes": "miaobi.tune.readers.boxes:boxes",
+    "masks": "miaobi.tune.readers.masks:masks",
 })
 
 tasks = Registry("tasks", {

@@ -77,7 +77,7 @@ def _record(prompt: str) -> dict[str, Any] | None:
 
 def _picture(path: Path) -> Mapping[str, Any]:
     """The columns that every task about pictures reads. Raises BadInput for what is no picture."""
-    from miaobi.tune.picture_records import checked
+    from miaobi.tune.readers.pictures import checked
     with checked() as check:
         found = check(path)
     if "problem" in found:

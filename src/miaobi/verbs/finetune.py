@@ -111,7 +111,7 @@ def finetune(recipe: str | Path | Mapping[str, Any] | None = None, *, base: str 
         recipe: a recipe file, or the same as nested mappings; may be left out where base and data are given
         base: a starter pack, a model in the store, a path, a hub id
         data: a file, a folder or a starter pack of labelled examples
-        method: full, frozen, lora, ... (see tune/methods.py)
+        method: full, frozen, lora, ... (see tune/methods/__init__.py)
         name: what the tuned model will be called in the store
         settings: dotted keys over the recipe, such as {"train.max_steps": 20}
         runs: where to keep the run

@@ -22,13 +22,13 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune import overlap
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece, padded
-from miaobi.tune.picture_figures import shares
-from miaobi.tune.picture_input import check_augmentations, preparation
-from miaobi.tune.picture_learner import PictureLearner, side_of
-from miaobi.tune.picture_records import asked_picture, picture_of
+from miaobi.tune.pictures.figures import shares
+from miaobi.tune.pictures.input import check_augmentations, preparation
+from miaobi.tune.pictures.learner import PictureLearner, side_of
+from miaobi.tune.readers.pictures import asked_picture, picture_of
+from miaobi.tune.text import overlap
 
 NAME = "image-captioning"
 SUMMARY = "a sentence for each picture", "为每张图片写一句描述"

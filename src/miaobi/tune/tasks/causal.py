@@ -26,7 +26,7 @@ from miaobi.data.shapes import Unusable, to_document
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece
-from miaobi.tune.packing import Reader, by_sequence, pack
+from miaobi.tune.text.packing import Reader, by_sequence, pack
 
 NAME = "causal"
 SUMMARY = "go on writing in the manner of these texts", "仿照这些文本续写"

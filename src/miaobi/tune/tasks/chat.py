@@ -3,7 +3,7 @@
     L = -Σ_{t in the assistant's turns} log p(x_t | x_<t)
 
 Dialogues are rendered by the base's own template, so that the tuned model is asked as it was taught; what others say is read, not learned
-(tune/turns.py says where the assistant speaks).
+(tune/text/turns.py says where the assistant speaks).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from miaobi.engines.chat import ChatTemplate
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features
 from miaobi.tune.tasks.causal import TextLearner, writing_model
-from miaobi.tune.turns import BUILT_IN, spoken
+from miaobi.tune.text.turns import BUILT_IN, spoken
 
 NAME = "chat"
 SUMMARY = "answer as the assistant of these dialogues does", "像这些对话中的助手那样回答"

@@ -26,14 +26,14 @@ from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune import boxes
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
-from miaobi.tune.picture_figures import f1, shares
-from miaobi.tune.picture_input import check_augmentations, opened, preparation
-from miaobi.tune.picture_learner import PictureLearner, counted, net_for, side_of
-from miaobi.tune.picture_nets import LiteForObjectDetection
-from miaobi.tune.picture_records import asked_picture, picture_of
+from miaobi.tune.pictures import boxes
+from miaobi.tune.pictures.figures import f1, shares
+from miaobi.tune.pictures.input import check_augmentations, opened, preparation
+from miaobi.tune.pictures.learner import PictureLearner, counted, net_for, side_of
+from miaobi.tune.pictures.nets import LiteForObjectDetection
+from miaobi.tune.readers.pictures import asked_picture, picture_of
 
 NAME = "object-detection"
 SUMMARY = "boxes with labels in each picture", "在每张图片中框出带标签的物体"

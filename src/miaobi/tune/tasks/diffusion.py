@@ -1,6 +1,6 @@
 """A picture generator tuned on a folder of pictures: a style by their captions, or a subject by a word of its own (DreamBooth).
 
-    L_i = w(t) mean (net(x_t, t, caption) - target)²      tune/denoisers.py has x_t, the target and w
+    L_i = w(t) mean (net(x_t, t, caption) - target)²      tune/pictures/denoisers.py has x_t, the target and w
 
 With a class prompt, pictures of the class as the base paints it are learned beside, so that a dog is not forgotten over this one dog:
 L_i + λ L_prior (Ruiz et al. 2022, arXiv:2208.12242). Pictures and captions go through the autoencoder and the text encoders once; the distribution of a
@@ -28,11 +28,11 @@ from miaobi.data.progress import bar
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.denoisers import Denoiser, StableDiffusionXL, denoiser_of, noising_of
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner
-from miaobi.tune.picture_figures import shares
-from miaobi.tune.picture_input import opened
-from miaobi.tune.picture_records import asked_picture, picture_of
+from miaobi.tune.pictures.denoisers import Denoiser, StableDiffusionXL, denoiser_of, noising_of
+from miaobi.tune.pictures.figures import shares
+from miaobi.tune.pictures.input import opened
+from miaobi.tune.readers.pictures import asked_picture, picture_of
 
 NAME = "diffusion"
 SUMMARY = "pictures from captions, by a Diffusers pipeline", "由文字生成图片（Diffusers 模型）"

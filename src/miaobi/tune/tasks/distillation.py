@@ -3,7 +3,7 @@
 logits    L = Σ_t α T² KL(p_T(·|x_<t) ‖ q_T(·|x_<t)) - (1 - α) log q(x_t|x_<t)         (Hinton et al. 2015, arXiv:1503.02531)
           p the teacher, q the student, both softened by the temperature T; a local teacher with the same vocabulary
 answers   L = -Σ_t log q(y_t | y_<t, x), y what the teacher answers to x                (Kim and Rush 2016, arXiv:1606.07947)
-          any teacher that writes, also a remote one; it is asked once, and its answers are kept (tune/teacher.py)
+          any teacher that writes, also a remote one; it is asked once, and its answers are kept (tune/text/teacher.py)
 
 `head.layers` makes the student out of the base by keeping only so many of its layers, evenly spaced (Sanh et al. 2019, arXiv:1910.01108).
 """
@@ -25,12 +25,12 @@ from miaobi.data.shapes import Unusable, to_document
 from miaobi.engines.weights import find
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Phase
-from miaobi.tune.asking import Asking, asking, fitted, logits_of, row, write
 from miaobi.tune.base import Base, open_base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
-from miaobi.tune.packing import Reader, by_sequence
 from miaobi.tune.tasks.causal import TextLearner, writing_model
-from miaobi.tune.teacher import Teacher
+from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write
+from miaobi.tune.text.packing import Reader, by_sequence
+from miaobi.tune.text.teacher import Teacher
 
 NAME = "distillation"
 SUMMARY = "learn from a larger model", "向更大的模型学习"

@@ -25,8 +25,8 @@ from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.heads import blocks_of, ids_of, in_groups, padding_of, pieces_of, room_of, with_head
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
+from miaobi.tune.text.heads import blocks_of, ids_of, in_groups, padding_of, pieces_of, room_of, with_head
 
 NAME = "embedding"
 SUMMARY = "vectors of texts, close where they belong together", "文本向量：相关的文本彼此接近"

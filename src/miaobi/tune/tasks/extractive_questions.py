@@ -26,9 +26,9 @@ from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.heads import blocks_of, fresh_of, in_groups, padding_of, pieces_of, room_of, with_head
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
-from miaobi.tune.spelling import CJK, codes, spelled
+from miaobi.tune.text.heads import blocks_of, fresh_of, in_groups, padding_of, pieces_of, room_of, with_head
+from miaobi.tune.text.spelling import CJK, codes, spelled
 
 NAME = "extractive-questions"
 SUMMARY = "answers to questions, found in a text", "在文本中找出问题的答案"

@@ -22,11 +22,11 @@ from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
-from miaobi.tune.picture_figures import accuracy, macro_f1
-from miaobi.tune.picture_input import check_augmentations, preparation
-from miaobi.tune.picture_learner import PictureLearner, balanced, counted, net_for, side_of
-from miaobi.tune.picture_nets import LiteForImageClassification
-from miaobi.tune.picture_records import asked_picture, picture_of
+from miaobi.tune.pictures.figures import accuracy, macro_f1
+from miaobi.tune.pictures.input import check_augmentations, preparation
+from miaobi.tune.pictures.learner import PictureLearner, balanced, counted, net_for, side_of
+from miaobi.tune.pictures.nets import LiteForImageClassification
+from miaobi.tune.readers.pictures import asked_picture, picture_of
 
 NAME = "image-classification"
 SUMMARY = "one label for each picture", "为每张图片给出一个标签"

@@ -28,11 +28,11 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.asking import Question, asking, fitted, row, shares, write
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece
-from miaobi.tune.packing import Reader, by_sequence, pack
 from miaobi.tune.tasks.causal import writing_model
+from miaobi.tune.text.asking import Question, asking, fitted, row, shares, write
+from miaobi.tune.text.packing import Reader, by_sequence, pack
 
 NAME = "preference"
 SUMMARY = "answers like those that people preferred", "按人们的偏好回答"

@@ -24,12 +24,12 @@ from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
-from miaobi.tune.picture_figures import mean_iou, shares
-from miaobi.tune.picture_input import check_augmentations, opened, preparation
-from miaobi.tune.picture_learner import PictureLearner, balanced, net_for, side_of
-from miaobi.tune.picture_masks import IGNORED, read_mask
-from miaobi.tune.picture_nets import LiteForSemanticSegmentation
-from miaobi.tune.picture_records import asked_picture, picture_of
+from miaobi.tune.pictures.figures import mean_iou, shares
+from miaobi.tune.pictures.input import check_augmentations, opened, preparation
+from miaobi.tune.pictures.learner import PictureLearner, balanced, net_for, side_of
+from miaobi.tune.pictures.nets import LiteForSemanticSegmentation
+from miaobi.tune.readers.masks import IGNORED, read_mask
+from miaobi.tune.readers.pictures import asked_picture, picture_of
 
 NAME = "image-segmentation"
 SUMMARY = "a class for every pixel", "为每个像素给出类别"

@@ -24,12 +24,12 @@ from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune import overlap
-from miaobi.tune.asking import Asking, asking, fitted, logits_of, row, shares, write
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
-from miaobi.tune.packing import Reader, by_sequence, pack
 from miaobi.tune.tasks.causal import writing_model
+from miaobi.tune.text import overlap
+from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, shares, write
+from miaobi.tune.text.packing import Reader, by_sequence, pack
 
 NAME = "seq2seq"
 SUMMARY = "a text from a text: translation, summaries", "由一段文本生成另一段文本：翻译、摘要"

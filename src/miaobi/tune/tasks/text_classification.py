@@ -26,8 +26,8 @@ from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.heads import blocks_of, fresh_of, ids_of, in_groups, padding_of, pieces_of, room_of, with_head
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
+from miaobi.tune.text.heads import blocks_of, fresh_of, ids_of, in_groups, padding_of, pieces_of, room_of, with_head
 
 NAME = "text-classification"
 SUMMARY = "a label, several labels or a number for each text", "为每段文本给出一个标签、多个标签或一个数值"

@@ -25,10 +25,10 @@ from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.heads import blocks_of, fresh_of, in_groups, padding_of, pieces_of, room_of, with_head
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
-from miaobi.tune.spelling import codes, is_cjk, letters_apart, spelled
 from miaobi.tune.tasks.text_classification import f1
+from miaobi.tune.text.heads import blocks_of, fresh_of, in_groups, padding_of, pieces_of, room_of, with_head
+from miaobi.tune.text.spelling import codes, is_cjk, letters_apart, spelled
 
 NAME = "token-classification"
 SUMMARY = "names in a text and their kinds", "标出文本中的实体及其类别"

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.tune.freezing import is_fresh
 from miaobi.tune.learner import Learner
+from miaobi.tune.methods.freezing import is_fresh
 
 Bits = Literal["int8", "int4"]
 BLOCK = 64

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from miaobi.nn import chunked
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch
-from miaobi.tune import low_rank
 from miaobi.tune.learner import padded
+from miaobi.tune.methods import low_rank
 
 NAME = "miaobi_packed"
 SLACK = 8

@@ -9,7 +9,7 @@ from typing import Any
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.tune import records
+from miaobi.tune.readers import texts
 
 
 def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -17,7 +17,7 @@ def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     file = Path(path).expanduser()
     nested = _nested(file) if path and file.suffix == ".json" and file.is_file() else None
     if nested is None:
-        yield from records.texts(path, pack)
+        yield from texts.texts(path, pack)
         return
     try:
         for article in nested:

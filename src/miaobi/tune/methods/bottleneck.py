@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import Damaged, Unsupported
 from miaobi.core.language import say
-from miaobi.tune.freezing import is_fresh
 from miaobi.tune.learner import Learner
+from miaobi.tune.methods.freezing import is_fresh
 
 if TYPE_CHECKING:
     from miaobi.tune.methods import TuneConfig

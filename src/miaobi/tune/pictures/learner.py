@@ -16,8 +16,8 @@ from miaobi.core.language import say
 from miaobi.nn.objective import Batch
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Learner
-from miaobi.tune.picture_input import Preparation, augmented
-from miaobi.tune.picture_nets import Lite, LiteConfig, blocks_of, heads_of, packaged, register
+from miaobi.tune.pictures.input import Preparation, augmented
+from miaobi.tune.pictures.nets import Lite, LiteConfig, blocks_of, heads_of, packaged, register
 
 HEADS = ("classifier", "decode_head", "class_labels_classifier", "bbox_predictor", "class_embed", "bbox_embed", "pyramid", "heat_tower", "side_tower",
          "heat", "sides", "classification_head")

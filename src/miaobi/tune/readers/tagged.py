@@ -12,7 +12,7 @@ from typing import Any
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.encoding import numbered_lines
-from miaobi.tune import records
+from miaobi.tune.readers import texts
 
 ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".bmes", ".txt")
 
@@ -22,7 +22,7 @@ def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     place = Path(path).expanduser()
     files = sorted(file for file in place.rglob("*") if file.suffix in ENDINGS) if place.is_dir() and path else [place] if place.suffix in ENDINGS else []
     if pack or not files:
-        yield from records.texts(path, pack)
+        yield from texts.texts(path, pack)
         return
     for file in files:
         yield from _sentences(file)

@@ -15,8 +15,8 @@ from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.data.picture_folders import files_in
 from miaobi.data.shapes import Unusable
-from miaobi.tune.picture_records import Record, checked, no_pictures
-from miaobi.tune.picture_scenes import CLASSES, SCENES, scenes
+from miaobi.tune.readers.pictures import Record, checked, no_pictures
+from miaobi.tune.readers.scenes import CLASSES, SCENES, scenes
 
 PICTURES = ("images", "image", "JPEGImages", "img")
 MASKS = ("masks", "mask", "SegmentationClass", "labels", "annotations")

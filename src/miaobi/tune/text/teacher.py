@@ -17,7 +17,7 @@ from miaobi.core.language import say
 from miaobi.data.progress import bar
 from miaobi.engines.load import Model, load
 from miaobi.engines.weights import find
-from miaobi.tune.asking import Question
+from miaobi.tune.text.asking import Question
 
 
 class Teacher:

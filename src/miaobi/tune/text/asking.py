@@ -19,8 +19,8 @@ from miaobi.engines.chat import ChatTemplate
 from miaobi.nn.objective import Batch
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Learner, padded
-from miaobi.tune.packing import Reader
-from miaobi.tune.turns import spoken
+from miaobi.tune.text.packing import Reader
+from miaobi.tune.text.turns import spoken
 
 Question = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a conversation that waits for its answer."""

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
 from miaobi.data.picture_folders import files_in, visible
-from miaobi.tune.picture_records import LISTS, Record, checked, listed, pictures
-from miaobi.tune.picture_scenes import SCENES, scenes
+from miaobi.tune.readers.pictures import LISTS, Record, checked, listed, pictures
+from miaobi.tune.readers.scenes import SCENES, scenes
 
 PICTURES = ("images", "JPEGImages", "image", "train", "val", ".")
 """Where pictures lie beside their annotations."""

@@ -13,9 +13,9 @@ from torch import nn
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.tune.allocation import Allocation
-from miaobi.tune.freezing import is_fresh
 from miaobi.tune.learner import Learner
+from miaobi.tune.methods.allocation import Allocation
+from miaobi.tune.methods.freezing import is_fresh
 
 if TYPE_CHECKING:
     from miaobi.tune.methods import TuneConfig
@@ -60,7 +60,7 @@ def settings(learner: Learner, config: TuneConfig) -> Any:
         return _ia3(learner, config, shared)
     lora = {**shared, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout, "target_modules": targets(learner, config.targets)}
     if config.method == "adalora":
-        # The true length of the run is told at every step (tune/allocation.py).
+        # The true length of the run is told at every step (tune/methods/allocation.py).
         return AdaLoraConfig(target_r=config.lora_rank, init_r=max(config.lora_rank * 3 // 2, config.lora_rank + 1), total_step=1_000_000, **lora)
     return LoraConfig(r=config.lora_rank, use_rslora=config.method == "rslora", use_dora=config.method == "dora", **lora)
 

@@ -25,8 +25,8 @@ from typing import Literal, NamedTuple
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.tune import adapters, aids, bottleneck, freezing, quantise
 from miaobi.tune.learner import Learner
+from miaobi.tune.methods import adapters, aids, bottleneck, freezing, quantise
 
 
 @dataclass(frozen=True)
