@@ -167,7 +167,7 @@ def test_mistakes_in_the_recipe(tmp_path: Path) -> None:
         train.command("--resume", "ghost", "--runs", str(tmp_path))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "tune"), ids=lambda path: path.name)
 def test_every_recipe_resolves(path: Path) -> None:
     settings = train.settle(read_yaml(path), (), str(path))
     assert settings.values["family"] == settings.family.NAME

@@ -89,7 +89,7 @@ def assign_groups(digests: np.ndarray, groups: np.ndarray, given: np.ndarray, va
     for split, share in wanted.items():
         goal = max(1, round(len(free) * share)) if len(starts) > len(wanted) else 0
         room = goal
-        while taken < len(starts) and room > 0:
+        while taken < len(starts) - 1 and room > 0:  # one group at least is left to train on
             if sizes[taken] <= max(1, goal // 4):  # one large group would make a lopsided sample
                 splits[free[groups[free] == starts[taken]]] = split
                 room -= int(sizes[taken])

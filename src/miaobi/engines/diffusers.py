@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
+from miaobi.core.errors import Unsupported
+from miaobi.core.language import say
 from miaobi.engines.safety import THRESHOLD
 from miaobi.engines.weights import PIPELINE
 from miaobi.tune.opening import FAMILY, PIPELINE_LORA, open_tuned
@@ -45,6 +47,10 @@ def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dty
     from which a picture counts as unsafe (safety.py)."""
     from miaobi.engines import safety
 
+    if not reads(weights):
+        raise Unsupported(say(f"The diffusers engine does not read {weights.label} (family: {weights.family}).",
+                              f"diffusers 引擎无法读取 {weights.label}（模型族：{weights.family}）。"),
+                          say("Leave --engine out to have one chosen.", "去掉 --engine 可自动选择。"))
     checker = safety.open_checker(safety_threshold) if safety_checker else None
     with quiet():
         from miaobi.engines import devices, diffusers_parts
