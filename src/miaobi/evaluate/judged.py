@@ -53,6 +53,8 @@ class Judged:
     seconds: float
     curve: tuple[Mapping[str, Any], ...] = ()
     """The log of the run that trained it, where it was trained here."""
+    beside: tuple[str, ...] = ()
+    """How the first model differs from this one, example by example, in words."""
 
 
 @dataclass(frozen=True)

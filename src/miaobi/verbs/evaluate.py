@@ -181,7 +181,8 @@ def _table(result: Evaluation) -> str:
         table.add_row(label, *cells)
     text = StringIO()
     Console(file=text, width=110).print(table)
-    return "\n".join([*(line.rstrip() for line in text.getvalue().splitlines()), *_missing(result.judged), "", str(result.page)])
+    return "\n".join([*(line.rstrip() for line in text.getvalue().splitlines()), *_missing(result.judged), *(line for item in result.judged for line in item.beside),
+                      "", str(result.page)])
 
 
 def _missing(judged: Sequence[Judged]) -> list[str]:

@@ -52,18 +52,18 @@ def judge(name: str, weights: Weights, question: Question, known: Known | None, 
     length = int(first.manifest.recipe["data"]["max_length"])
     judged = judging.judge(learner, [learner.encode(example.columns, length) for example in examples], BATCH,
                            lambda share: progress(say("test examples", "测试样本"), share))
-    figures, sections = learner.figures(), list[Any]()
+    figures, sections, beside = learner.figures(), list[Any](), tuple[str, ...]()
     label = weights.label
     if known is not None:
-        found = differences(figures, judged, known.judged)
+        beside = tuple(map(str, differences(figures, judged, known.judged)))
         sections.append((say(f"{known.tuned.label} beside {label}, example by example", f"{known.tuned.label} 与 {label} 逐例对比"),
-                         (prose(*map(str, found)),)))
+                         (prose(*beside),)))
     rows = [[spelled(examples[at].parts), spelled(answered(examples[at])), spelled(judged[at].answer), f"{judged[at].loss:.3f}"]
             for at in sorted(range(len(judged)), key=lambda at: -judged[at].loss)[:SHOWN]]
     sections.append((say(f"Where {label} does worst", f"{label} 表现最差之处"),
                      (table([say("Asked", "提问"), say("Wanted", "期望"), say("Answer", "回答"), say("Loss", "损失")], rows),)))
     outcome = Judged(label, "training", tuple(scores(figures, judged, question.seed)), (), (), len(examples), place, round(time.monotonic() - began, 1),
-                     tuple(read_log(weights.path)) if weights.format == "bundle" else ())
+                     tuple(read_log(weights.path)) if weights.format == "bundle" else (), beside)
     settings = {say("Task", "任务"): first.manifest.recipe["task"], say("Test examples", "测试样本"): f"{place} ({len(examples)})"}
     onward = say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {label} --merge --to gguf"
     return Verdict(outcome, tuple(sections), settings, Known(first, examples, place, judged), onward if first.manifest.modality == "text" else ("", ""))
