@@ -274,7 +274,7 @@ class Report:
         if first is not None and first.better is not True:
             tips.append((say("The test shows no gain yet. More or cleaner examples help most; then more steps or a higher learning rate.",
                              "测试未显示提升。更多、更干净的样本最有效；其次是更多步数或更高学习率。"), f"--train.max_steps {2 * settings.train.max_steps}"))
-        if state.best_step == state.step:
+        if state.best_step == settings.train.max_steps:
             tips.append((say("Validation was still improving at the end: train longer.", "训练结束时验证损失仍在下降：可以训练更久。"), f"--train.max_steps {2 * settings.train.max_steps}"))
         if self.work.lengths.cut:
             tips.append((say(f"{self.work.lengths.cut} examples were longer than data.max_length.", f"有 {self.work.lengths.cut} 条样本超过 data.max_length。"),
