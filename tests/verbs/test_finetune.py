@@ -233,3 +233,14 @@ def test_recipes_know_their_keys(tmp_path: Path) -> None:
     assert (settings.data.pack, settings.tune.method, settings.train.max_steps) == ("chinese-reviews", "full", 7)
     assert {"train.max_steps", "tune.method", "data.pack"} <= settings.given
     assert "train.learning_rate" not in settings.given
+
+
+def test_dialogues_and_pictures_are_shown_as_people_read_them() -> None:
+    from miaobi.tune.learner import Example
+    from miaobi.verbs.tune_report import answered, spelled
+    question = [{"role": "user", "content": "Hello?"}]
+    dialogue = Example({"messages": [*question, {"role": "assistant", "content": "Good day."}]}, "chats.jsonl:1", {"messages": question})
+    assert (spelled(dialogue.parts), spelled(answered(dialogue))) == ("Hello?", "Good day.")
+    assert spelled([*question, {"role": "assistant", "content": "Good day."}]) == "user: Hello?\nassistant: Good day."
+    assert spelled({"image": "/photos/cat.png", "digest": "ab", "width": 3}) == "cat.png"
+    assert answered(Example({"text": "a", "label": "b"}, "rows.jsonl:1", {"text": "a"})) == "b"

@@ -298,7 +298,13 @@ def sizes(learner: Any) -> tuple[int, int]:
 
 def answered(example: Example) -> Any:
     """The columns of the answer."""
-    found = {key: value for key, value in example.columns.items() if key not in example.parts or example.parts[key] != value}
+    found = dict[str, Any]()
+    for key, value in example.columns.items():
+        asked = example.parts.get(key)
+        if isinstance(value, list) and isinstance(asked, list) and value[:len(asked)] == asked:
+            value = value[len(asked):]  # a dialogue: what was said after the question
+        if value != asked and value != []:
+            found[key] = value
     return next(iter(found.values())) if len(found) == 1 else found
 
 
@@ -307,6 +313,9 @@ def spelled(value: Any) -> str:
     if isinstance(value, Mapping):
         value = {key: item for key, item in value.items() if key not in ("digest", "width", "height")}
         value = Path(str(value["image"])).name if set(value) == {"image"} else next(iter(value.values())) if len(value) == 1 else value
+    if isinstance(value, list) and value and all(isinstance(turn, Mapping) and "role" in turn for turn in value):
+        said = [str(turn.get("content") or "") for turn in value]
+        value = said[0] if len(said) == 1 else "\n".join(f"{turn['role']}: {text}" for turn, text in zip(value, said))
     text = value if isinstance(value, str) else "–" if value is None else json.dumps(plain(value), ensure_ascii=False)
     return text if len(text) <= SHOWN else text[:SHOWN] + " …"
 
