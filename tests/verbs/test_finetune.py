@@ -12,7 +12,7 @@ from tests.engines.small import small_bundle
 
 from miaobi import cli
 from miaobi.core.config import read_yaml
-from miaobi.core.errors import BadInput, NotFound
+from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.store import Store
 from miaobi.verbs.finetune import Tuned, again, command, finetune
 from miaobi.verbs.tune_settings import guess, settle
@@ -183,6 +183,12 @@ def test_peoples_own_column_names(base: Path, tmp_path: Path) -> None:
     assert done.step == 2
     with pytest.raises(BadInput, match="no column 'note'"):
         tuned(base, path, tmp_path / "runs", **{"data.columns": {"text": "note", "label": "stars"}})
+
+
+def test_examples_that_cannot_be_split_are_not(base: Path, opinions: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="cannot be split") as error:
+        tuned(base, opinions, tmp_path / "runs", **{"data.too_long": "split", "data.max_length": 4})
+    assert "truncate" in error.value.remedy
 
 
 def test_early_stopping_goes_by_a_figure_and_knows_which_there_are(base: Path, opinions: Path, tmp_path: Path) -> None:

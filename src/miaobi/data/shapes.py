@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miaobi.core.errors import nearest
@@ -20,6 +20,11 @@ class Unusable(Exception):
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
         self.what, self.remedy = what, remedy
+
+
+def unseen(label: str, known: Iterable[str]) -> Unusable:
+    """For a label of an example that training has none of."""
+    return Unusable(say(f"label {label!r} does not occur in the training data.", f"标签 {label!r} 未在训练数据中出现。"), nearest(label, known))
 
 
 def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from miaobi.core.errors import Unsupported
+from miaobi.core.language import say
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.tune.base import Base
 
@@ -177,8 +179,9 @@ class Learner(Objective):
         return []
 
     def split(self, columns: Mapping[str, Any], max_length: int) -> list[Mapping[str, Any]]:
-        """Too long an example as several. Raises NotImplementedError where that makes no sense for the task."""
-        raise NotImplementedError
+        """Too long an example as several. Raises Unsupported where that makes no sense for the task."""
+        raise Unsupported(say("data.too_long is split, but examples of this task cannot be split.", "data.too_long 为 split，但此任务的样本无法拆分。"),
+                          "--data.too_long truncate")
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -191,7 +194,10 @@ class Learner(Objective):
 
 
 class Task(Protocol):
-    """A module in tune/tasks/, registered by name."""
+    """A module in tune/tasks/, registered by name.
+
+    It may also have `group(columns)`: examples for which it gives the same stand on one side of a split (`question` where there is none).
+    """
 
     NAME: str
     SUMMARY: tuple[str, str]

@@ -13,6 +13,7 @@ Pictures are stretched to the model's size, so that a box is a share of the side
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from miaobi.core.errors import BadInput, nearest
+from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.shapes import Unusable, unseen
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
@@ -101,8 +102,7 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
 def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
     for item in example.columns["objects"]:
         if item["label"] not in spec["labels"]:
-            raise Unusable(say(f"label {item['label']!r} does not occur in the training data.", f"标签 {item['label']!r} 未在训练数据中出现。"),
-                           nearest(item["label"], spec["labels"]))
+            raise unseen(item["label"], spec["labels"])
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Detector:
@@ -151,13 +151,13 @@ class Detector(PictureLearner):
                 Figure("f1", f1, "higher", (f"F1 at IoU 0.5 and score {self.config.threshold:g}", f"F1（IoU 0.5，分数 {self.config.threshold:g}）")),
                 Figure("iou", shares, "higher", ("Mean overlap of each box with the best answer", "每个框与最佳回答的平均交并比"))]
 
+    @abstractmethod
     def losses(self, batch: Batch) -> Tensor:
         """[B]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self, batch: Batch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(corners as shares [N, 4], label [N], score [N]) of each picture, best first."""
-        raise NotImplementedError
 
     def loss(self, batch: Batch) -> Loss:
         batch = self.prepare(batch)

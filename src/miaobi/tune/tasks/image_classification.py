@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from miaobi.core.errors import BadInput, nearest
+from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.shapes import Unusable, unseen
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
@@ -70,8 +70,7 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
 
 def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
     if example.columns["label"] not in spec["labels"]:
-        raise Unusable(say(f"label {example.columns['label']!r} does not occur in the training data.", f"标签 {example.columns['label']!r} 未在训练数据中出现。"),
-                       nearest(example.columns["label"], spec["labels"]))
+        raise unseen(example.columns["label"], spec["labels"])
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Classifier:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.shapes import Unusable, unseen
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
@@ -119,7 +119,7 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
     given = example.columns["label"]
     for label in () if spec["problem"] == "regression" else given if spec["problem"] == "multi" else (given,):
         if label not in spec["labels"]:
-            raise Unusable(say(f"label {label!r} does not occur in the training data.", f"标签 {label!r} 未在训练数据中出现。"), nearest(label, spec["labels"]))
+            raise unseen(label, spec["labels"])
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Classifier:

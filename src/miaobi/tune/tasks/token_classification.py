@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.core.errors import BadInput, nearest
+from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.shapes import Unusable, unseen
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
@@ -125,8 +125,7 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
 def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
     for item in example.columns["entities"]:
         if item["label"] not in spec["labels"]:
-            raise Unusable(say(f"label {item['label']!r} does not occur in the training data.", f"标签 {item['label']!r} 未在训练数据中出现。"),
-                           nearest(item["label"], spec["labels"]))
+            raise unseen(item["label"], spec["labels"])
 
 
 def tags_of(labels: Sequence[str]) -> list[str]:
