@@ -25,6 +25,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.tune.base import Base
+from miaobi.tune.methods.adapters import old_names
 from miaobi.tune.opening import ADAPTER, ADAPTER_WEIGHTS, UNMERGEABLE, Tuned, other_base
 
 Method = Literal["linear", "svd", "ties"]
@@ -54,11 +55,8 @@ def check_mergeable(tuned: Tuned) -> None:
 
 def beside(module: nn.Module, folder: Path, name: str = "default") -> Any:
     """The module wrapped by PEFT, with the adapter of `folder`, at rest."""
-    import warnings
-
     from peft import PeftModel
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for Transformers' old name
+    with old_names():
         return PeftModel.from_pretrained(module, str(folder), adapter_name=name).eval()  # type: ignore[arg-type]
 
 

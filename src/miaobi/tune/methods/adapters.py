@@ -30,7 +30,7 @@ def put(learner: Learner, config: TuneConfig) -> None:
     if config.method in PROMPTS:
         _check_prompts(learner, config)
     chosen = settings(learner, config)
-    with _old_names():
+    with old_names():
         learner.net = get_peft_model(learner.net, chosen)  # type: ignore[arg-type]
     _after(learner, config)
     if config.method == "adalora":
@@ -38,7 +38,7 @@ def put(learner: Learner, config: TuneConfig) -> None:
 
 
 @contextmanager
-def _old_names() -> Iterator[None]:
+def old_names() -> Iterator[None]:
     """PEFT asks for names that Transformers has changed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
@@ -163,7 +163,7 @@ def load(learner: Learner, config: TuneConfig, folder: Path) -> None:
     from peft import PeftModel
     net: Any = learner.net
     prompt = config.method in PROMPTS
-    with _old_names():
+    with old_names():
         learner.net = PeftModel.from_pretrained(net, str(folder), is_trainable=not prompt)
     if prompt:  # PEFT brings them back at rest, as plain vectors, which may go on to be trained as such
         learner.net.prompt_encoder.requires_grad_(True)

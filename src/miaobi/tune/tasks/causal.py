@@ -25,8 +25,9 @@ from miaobi.core.language import say
 from miaobi.data.shapes import Unusable, to_document
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece
-from miaobi.tune.text.packing import Reader, by_sequence, pack
+from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece
+from miaobi.tune.text.heads import padding_of
+from miaobi.tune.text.packing import Packed, by_sequence, layers_of, pack
 
 NAME = "causal"
 SUMMARY = "go on writing in the manner of these texts", "仿照这些文本续写"
@@ -78,25 +79,16 @@ def writing_model(base: Base) -> nn.Module:
     return base.model(AutoModelForCausalLM)
 
 
-class TextLearner(Learner):
+class TextLearner(Packed):
     """A causal language model and the tokens that it learns from. Features: ids int64 [T], learned bool [T]."""
 
     unit = "tokens"
-    adapter_kind = "CAUSAL_LM"
     neftune_alpha: float | None = 0.0
 
     def __init__(self, net: nn.Module, tokenizer: Any, max_new_tokens: int) -> None:
         super().__init__(net)
         self.tokenizer, self.max_new_tokens = tokenizer, max_new_tokens
-        self.blocks = next((name for name, module in net.named_modules() if isinstance(module, nn.ModuleList)), "")
-        self._reader: Reader | None = None
-
-    @property
-    def reader(self) -> Reader:
-        """Of the net as it is now: adapters are put in after the learner was made."""
-        if self._reader is None or self._reader.net is not self.net:
-            self._reader = Reader(self.net)
-        return self._reader
+        self.blocks = layers_of(net)
 
     @abstractmethod
     def tokens(self, columns: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
@@ -111,12 +103,7 @@ class TextLearner(Learner):
         return {"ids": np.array(ids[:kept], dtype=np.int64), "learned": learned[:kept]}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        return pack([(item["ids"], item["learned"]) for item in features], share=self._shares())
-
-    def _shares(self) -> bool:
-        """A common beginning is computed once, unless something random would then be common too."""
-        random = self.training and (bool(self.neftune_alpha) or any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules()))
-        return self.reader.packs and not random
+        return pack([(item["ids"], item["learned"]) for item in features], share=self.shares)
 
     def loss(self, batch: Batch) -> Loss:
         nats = self.reader.nats(batch, (self.neftune_alpha or 0.0) if self.training else 0.0)
@@ -152,9 +139,8 @@ class TextLearner(Learner):
         training = self.net.training
         self.net.eval()
         ids = torch.tensor([list(prompt)], device=self.device)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else ends[0] if ends else 0
         made: Any = self.net.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.max_new_tokens,  # type: ignore[operator]
-                                      do_sample=False, eos_token_id=list(ends) or None, pad_token_id=pad)
+                                      do_sample=False, eos_token_id=list(ends) or None, pad_token_id=padding_of(self.tokenizer))
         self.net.train(training)
         return str(self.tokenizer.decode(made[0, len(prompt):], skip_special_tokens=True)).strip()
 

@@ -29,7 +29,7 @@ from miaobi.tune.base import Base, open_base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write
-from miaobi.tune.text.packing import Reader, by_sequence
+from miaobi.tune.text.packing import Reader, by_sequence, layers_of
 from miaobi.tune.text.teacher import Teacher
 
 NAME = "distillation"
@@ -120,7 +120,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Student:
 
 def keep_layers(net: Any, count: int) -> None:
     """Leave `count` layers of a model, evenly spaced, the first and the last among them."""
-    name = next(name for name, module in net.named_modules() if isinstance(module, nn.ModuleList))
+    name = layers_of(net)
     layers, settings = net.get_submodule(name), net.config.get_text_config()
     if count > len(layers):
         raise BadInput(say(f"head.layers is {count}; the base has {len(layers)}.", f"head.layers 为 {count}；基础模型只有 {len(layers)} 层。"),

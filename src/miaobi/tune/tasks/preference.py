@@ -29,10 +29,10 @@ from miaobi.core.language import say
 from miaobi.data.shapes import Unusable
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece
+from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece
 from miaobi.tune.tasks.causal import writing_model
-from miaobi.tune.text.asking import Question, asking, fitted, row, shares, write
-from miaobi.tune.text.packing import Reader, by_sequence, pack
+from miaobi.tune.text.asking import Question, asking, fitted, row, write
+from miaobi.tune.text.packing import Packed, Reader, by_sequence, layers_of, pack
 
 NAME = "preference"
 SUMMARY = "answers like those that people preferred", "按人们的偏好回答"
@@ -133,7 +133,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Preferring:
     return Preferring(writing_model(base), base, config, thumbs=bool(spec["up"] or spec["down"]))
 
 
-class Preferring(Learner):
+class Preferring(Packed):
     """A causal language model beside what it was.
 
     Rows of a batch: first the chosen answer of every example (or its only one), then the rejected answers; for KTO then each question
@@ -141,24 +141,13 @@ class Preferring(Learner):
     log π_ref, which `prepare` adds.
     """
 
-    unit = "examples"
-    adapter_kind = "CAUSAL_LM"
-
     def __init__(self, net: nn.Module, base: Base, config: Config, thumbs: bool) -> None:
         super().__init__(net)
         self.base, self.asking, self.config, self.thumbs = base, asking(base), config, thumbs
-        self.blocks = next((name for name, module in net.named_modules() if isinstance(module, nn.ModuleList)), "")
-        self._reader: Reader | None = None
+        self.blocks = layers_of(net)
         self._known = dict[int, float]()
         # In a tuple, so that it is no part of what is trained and saved.
         self._beside: tuple[Reader, ...] = ()
-
-    @property
-    def reader(self) -> Reader:
-        """Of the net as it is now: adapters are put in after the learner was made."""
-        if self._reader is None or self._reader.net is not self.net:
-            self._reader = Reader(self.net)
-        return self._reader
 
     @contextmanager
     def reference(self) -> Iterator[Reader]:
@@ -198,7 +187,7 @@ class Preferring(Learner):
         rows = [row(item["asked"], item["chosen"]) for item in features] + [row(item["asked"], item["rejected"]) for item in pairs]
         if self.config.loss == "kto" and len(features) > 1:
             rows += [row(item["asked"], features[(place + 1) % len(features)]["chosen"]) for place, item in enumerate(features)]
-        return {**pack(rows, share=shares(self, self.reader)),
+        return {**pack(rows, share=self.shares),
                 "rejects": torch.tensor(["rejected" in item for item in features]), "liked": torch.tensor([bool(item["liked"]) for item in features]),
                 "row": torch.tensor([_digest(ids, learned) for ids, learned in rows])}
 
@@ -287,10 +276,6 @@ class Preferring(Learner):
         if "rejected" in features:
             shown += [Piece(say("\n  rather than: ", "\n  而不是："), False), Piece(self.asking.tokenizer.decode(features["rejected"]), True)]
         return shown
-
-    def checkpoint_activations(self) -> None:
-        """Keep a block's input only and run the block again on the way back: less memory, a third more work."""
-        self.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
     def save(self, folder: Path) -> None:
         self.asking.tokenizer.save_pretrained(folder)

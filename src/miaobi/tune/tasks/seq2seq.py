@@ -28,8 +28,8 @@ from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
 from miaobi.tune.tasks.causal import writing_model
 from miaobi.tune.text import overlap
-from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, shares, write
-from miaobi.tune.text.packing import Reader, by_sequence, pack
+from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write
+from miaobi.tune.text.packing import Packed, by_sequence, layers_of, pack
 
 NAME = "seq2seq"
 SUMMARY = "a text from a text: translation, summaries", "由一段文本生成另一段文本：翻译、摘要"
@@ -106,7 +106,7 @@ class Writer(Learner):
     def __init__(self, net: nn.Module, asking: Asking, config: Config) -> None:
         super().__init__(net)
         self.asking, self.config = asking, config
-        self.blocks = next((name for name, module in net.named_modules() if isinstance(module, nn.ModuleList)), "")
+        self.blocks = layers_of(net)
 
     def prompt(self, source: str) -> str:
         return self.config.prompt.replace("{source}", source)
@@ -174,17 +174,7 @@ def _shown(features: Sequence[Features]) -> dict[str, Tensor]:
     return {name: padded([item[name] for item in features], MASKED) for name in ("asked", "wanted")}
 
 
-class Causal(Writer):
-    adapter_kind = "CAUSAL_LM"
-    _reader: Reader | None = None
-
-    @property
-    def reader(self) -> Reader:
-        """Of the net as it is now: adapters are put in after the learner was made."""
-        if self._reader is None or self._reader.net is not self.net:
-            self._reader = Reader(self.net)
-        return self._reader
-
+class Causal(Packed, Writer):
     def source_ids(self, source: str) -> list[int]:
         return self.asking.question(self.prompt(source))
 
@@ -202,7 +192,7 @@ class Causal(Writer):
         return {"asked": asked, "wanted": wanted}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        return {**pack([row(item["asked"], item["wanted"]) for item in features], share=shares(self, self.reader)), **_shown(features)}
+        return {**pack([row(item["asked"], item["wanted"]) for item in features], share=self.shares), **_shown(features)}
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return logits_of(self.reader, batch), batch["targets"][batch["targets"] != MASKED]

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from miaobi.engines.chat import ChatTemplate
 from miaobi.nn.objective import Batch
 from miaobi.tune.base import Base
-from miaobi.tune.learner import Learner, padded
+from miaobi.tune.learner import padded
+from miaobi.tune.text.heads import padding_of
 from miaobi.tune.text.packing import Reader
 from miaobi.tune.text.turns import spoken
 
@@ -33,8 +34,7 @@ class Asking:
 
     @property
     def pad(self) -> int:
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        return next((int(token) for token in known if token is not None), 0)
+        return padding_of(self.tokenizer)
 
     def question(self, asked: Question) -> list[int]:
         if self.template is not None:
@@ -79,12 +79,6 @@ def fitted(question: Sequence[int], answer: Sequence[int], max_length: int) -> t
 def row(question: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(ids, which are learned) of a question with its answer, for `packing.pack`."""
     return np.concatenate([question, answer]), np.arange(len(question) + len(answer)) >= len(question)
-
-
-def shares(learner: Learner, reader: Reader) -> bool:
-    """Whether what all questions of a batch begin with may be computed once: not where dropout would then be common to all."""
-    dropping = learner.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in learner.net.modules())
-    return reader.packs and not dropping
 
 
 def logits_of(reader: Reader, batch: Batch) -> Tensor:

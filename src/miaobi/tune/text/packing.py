@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from miaobi.nn import chunked
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch
-from miaobi.tune.learner import padded
+from miaobi.tune.learner import Learner, padded
 from miaobi.tune.methods import low_rank
 
 NAME = "miaobi_packed"
@@ -297,7 +297,7 @@ class Reader:
 
     def states(self, batch: Batch, noise: float = 0.0) -> Tensor:
         """The last hidden states of learned positions [N, C], scaled for the head; their logits [N, V] where `whole`. noise: NEFTune's α."""
-        with self._noisy(batch, noise) if noise else _unchanged():
+        with self._noisy(batch, noise) if noise else nullcontext():
             found = self._packed(batch) if self.packs else self._padded(batch)
         return found[batch["targets"] != MASKED]
 
@@ -332,6 +332,31 @@ class Reader:
         return chunked.scores(found, self.head.weight, self.head.bias, targets)
 
 
+class Packed(Learner):
+    """A learner whose net is a causal language model that is read by a `Reader`."""
+
+    adapter_kind = "CAUSAL_LM"
+    _reader: Reader | None = None
+
+    @property
+    def reader(self) -> Reader:
+        """Of the net as it is now: adapters are put in after the learner was made."""
+        if self._reader is None or self._reader.net is not self.net:
+            self._reader = Reader(self.net)
+        return self._reader
+
+    @property
+    def shares(self) -> bool:
+        """Whether what all sequences of a batch begin with is computed once: not where something random would then be common too."""
+        random = self.training and (bool(self.neftune_alpha) or any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules()))
+        return self.reader.packs and not random
+
+
+def layers_of(net: nn.Module) -> str:
+    """The name of the list of a language model's layers, its first ModuleList; empty where there is none."""
+    return next((name for name, module in net.named_modules() if isinstance(module, nn.ModuleList)), "")
+
+
 def padded_like(values: Tensor, lengths: Tensor) -> Tensor:
     """Values of a packed stream as rows filled up with zeros, as `_padded` lays them out."""
     rows = nn.utils.rnn.pad_sequence(list(values.split(lengths.tolist())), batch_first=True)
@@ -349,11 +374,6 @@ def by_sequence(batch: Batch, values: Tensor) -> list[Tensor]:
 def _is_peft(net: nn.Module) -> bool:
     from peft import PeftModel
     return isinstance(net, PeftModel)
-
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield
 
 
 @contextmanager
