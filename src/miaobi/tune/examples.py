@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -111,11 +111,10 @@ def _read(config: Config, task: Task, head: Any, shown: Any) -> _Found:
             continue
         for place, record in readers.get(task.READER)(path, pack):
             try:
-                columns = dict(task.columns(renamed(record, config.columns), head))
+                found.examples.append(example_of(place, record, config.columns, task, head))
             except Unusable as error:
                 _report(found, place, error, config.strict)
                 continue
-            found.examples.append(Example(columns, str(place), task.question(columns)))
             found.given.append(split)
             if len(found.examples) % 1000 == 0:
                 shown(say(f"Reading: {len(found.examples):,} examples", f"读取：{len(found.examples):,} 条"), 0, 0)
@@ -123,6 +122,12 @@ def _read(config: Config, task: Task, head: Any, shown: Any) -> _Found:
         raise BadInput(say(f"{config.path or config.pack} holds no example.", f"{config.path or config.pack} 中没有样本。"),
                        say(f"Expected records such as {task.EXAMPLE}", f"应为这样的记录：{task.EXAMPLE}"))
     return found
+
+
+def example_of(place: str, record: Mapping[str, Any], names: Mapping[str, str], task: Task, head: Any) -> Example:
+    """A record as an example; names: people's own for the task's columns. Raises Unusable."""
+    columns = dict(task.columns(renamed(record, names), head))
+    return Example(columns, str(place), task.question(columns))
 
 
 def renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
@@ -170,7 +175,8 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
         split = found.given[place]
         kept[place] = (split, spelled) not in met
         met.add((split, spelled))
-    leaks = _leaks(found, questions, given)
+    asked_by = [(int(question), example.place) for question, example in zip(questions, found.examples)]
+    leaks = repeated([pair for pair, split in zip(asked_by, given) if split != DROPPED], [pair for pair, split in zip(asked_by, given) if split == DROPPED])
     if leaks and not config.allow_leakage:
         raise _leak_error(leaks)
     # A leak that was allowed stays on both sides; without that, all examples of a question go to one.
@@ -211,15 +217,19 @@ def _limited(places: np.ndarray, questions: np.ndarray, count: int) -> np.ndarra
     return np.sort(places[np.argsort(questions[places], kind="stable")[:count]])
 
 
-def _leaks(found: _Found, questions: np.ndarray, given: np.ndarray) -> list[tuple[str, str]]:
-    """(place in the held-out file, place in the training data) of questions that stand in both."""
-    trained = {question: place for place, question in enumerate(questions) if given[place] == DROPPED}
-    return [(found.examples[place].place, found.examples[trained[question]].place)
-            for place, question in enumerate(questions) if given[place] != DROPPED and question in trained]
+def repeated(held_out: Iterable[tuple[int, str]], trained: Iterable[tuple[int, str]]) -> list[tuple[str, str]]:
+    """(place in the held-out data, place in the training data) of questions that stand in both; given are pairs of `asked` and place."""
+    known = dict(trained)
+    return [(place, known[question]) for question, place in held_out if question in known]
+
+
+def spelled_leaks(leaks: Sequence[tuple[str, str]]) -> str:
+    """The first few, for an error."""
+    return "; ".join(f"{test} = {train}" for test, train in leaks[:3])
 
 
 def _leak_error(leaks: Sequence[tuple[str, str]]) -> BadInput:
-    shown = "; ".join(f"{test} = {train}" for test, train in leaks[:3])
+    shown = spelled_leaks(leaks)
     return BadInput(say(f"{len(leaks)} held-out examples ask what the training data asks too: {shown}{' ...' if len(leaks) > 3 else ''}",
                         f"有 {len(leaks)} 条留出样本与训练数据的提问相同：{shown}{' ……' if len(leaks) > 3 else ''}"),
                     say("Take them out of one side, or go on all the same with --data.allow_leakage true: the test will then flatter the model.",

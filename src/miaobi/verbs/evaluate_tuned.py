@@ -102,15 +102,14 @@ def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
 def _read(tuned: Tuned, data: Path) -> list[Example]:
     from miaobi.core.registry import readers
     from miaobi.data.shapes import Unusable
-    from miaobi.tune.examples import renamed
+    from miaobi.tune.examples import example_of
     from miaobi.tune.learner import Example
 
     task, found = tuned.task, list[Example]()
     names = tuned.manifest.recipe["data"].get("columns") or {}
     for place, record in islice(readers.get(task.READER)(str(data), ""), 1_000_000):
         try:
-            columns = dict(task.columns(renamed(record, names), tuned.head))
-            example = Example(columns, str(place), task.question(columns))
+            example = example_of(place, record, names, task, tuned.head)
             task.check(example, tuned.manifest.data["spec"], tuned.head)
         except Unusable as error:
             raise BadInput(f"{place}: {error.what}", error.remedy) from None
@@ -121,10 +120,9 @@ def _read(tuned: Tuned, data: Path) -> list[Example]:
 
 
 def _refuse_leaks(tuned: Tuned, found: Sequence[Example], trained: Sequence[Example]) -> None:
-    from miaobi.tune.examples import asked
-    known = {asked(example.parts): example.place for example in trained}
-    leaks = [(example.place, known[asked(example.parts)]) for example in found if asked(example.parts) in known]
+    from miaobi.tune.examples import asked, repeated, spelled_leaks
+    leaks = repeated(*([(asked(example.parts), example.place) for example in examples] for examples in (found, trained)))
     if leaks:
-        shown = "; ".join(f"{test} = {train}" for test, train in leaks[:3])
+        shown = spelled_leaks(leaks)
         raise BadInput(say(f"{len(leaks)} of the {len(found)} test examples were trained on: {shown}", f"{len(found)} 条测试样本中有 {len(leaks)} 条用于过训练：{shown}"),
                        say("Take them out, or go on with --allow-leakage: the figures will flatter the model.", "请去掉它们，或用 --allow-leakage 继续，但结果会偏高。"))
