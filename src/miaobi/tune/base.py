@@ -95,8 +95,8 @@ def _digest(file: Path, size: int, changed: int) -> bytes:
 def open_base(name: str) -> Base:
     """The base that `name` means: a pack, a model in the store, a path, a hub id. Raises NotFound with the nearest names."""
     known = packs.catalogue().get(name)
-    if name == USE:
-        from miaobi.nn import use
+    if known is not None and known.format == "base":
+        from miaobi.nn import use  # the only one so far
         return Base(Weights("transformers", str(packs.path(name)), name, modality="labels"), use.unpacked())
     if known is not None and known.format == "part":
         return Base(Weights("part", str(packs.path(name)), name, modality="labels"), packs.path(name))

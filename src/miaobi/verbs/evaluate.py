@@ -75,13 +75,14 @@ def evaluate(model: str, *, against: str | None = None, data: Path | None = None
 def _kind_of(names: list[str]) -> str:
     """What these models make. Raises BadInput for a model beside itself, or for two that make different things."""
     from miaobi.engines.weights import find
+    from miaobi.tune.opening import FAMILY
 
     found = [find(name) for name in names]
     if len({weights.location for weights in found}) < len(names):
         raise BadInput(say(f"{names[0]} and {names[1]} are the same model.", f"{names[0]} 与 {names[1]} 是同一个模型。"),
                        say("Give --against another name or version.", "请用 --against 给出另一个模型或版本。"))
-    if any(weights.family == "tuned" for weights in found):
-        return "tuned"
+    if any(weights.family == FAMILY for weights in found):
+        return FAMILY
     kinds = [weights.modality for weights in found]
     if len(set(kinds)) > 1:
         raise BadInput(say(f"{names[0]} makes {kinds[0]}, {names[1]} makes {kinds[1]}.", f"{names[0]} 生成 {kinds[0]}，{names[1]} 生成 {kinds[1]}。"),

@@ -123,7 +123,7 @@ def finetune(recipe: str | Path | Mapping[str, Any] | None = None, *, base: str 
     tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe)) if recipe else {}
     short = {"--base": base, "--data": data, "--method": method, "--name": name}
     words = [part for key, value in short.items() if value is not None for part in (key, str(value))]
-    words += [part for key, value in (settings or {}).items() for part in (f"--{key}", json.dumps(value) if isinstance(value, list | dict) else str(value))]
+    words += config.as_words(settings or {})
     done = _run(settle(tree, words, origin), Path(runs), quiet=quiet)
     assert isinstance(done, Tuned)
     return done
@@ -154,10 +154,11 @@ def again(model: str, *, words: Sequence[str], replay: float = 1.0, runs: Path =
         replay: old training examples for each new one, so that what was learned is not lost
     """
     need_torch()
+    from miaobi.tune.opening import FAMILY
     from miaobi.verbs.tune_settings import settle, spelled_out
     version = Store().resolve(model)
     manifest = bundle.read(version.path)
-    if manifest.family != "tuned":
+    if manifest.family != FAMILY:
         raise BadInput(say(f"{version} was not made by fine-tuning.", f"{version} 不是微调得到的模型。"), f"miaobi finetune --base {version} --data ...")
     told = spelled_out(words)
     if config.peek(told, "data.path") is None and config.peek(told, "data.pack") is None:
@@ -211,13 +212,14 @@ def _finish(work: Any, state: Any, report: Any, place: Path, before: Version | N
     """Compare with the base, bundle, put into the store, report."""
     from miaobi.train import loop, processes
     from miaobi.tune import methods
+    from miaobi.tune.opening import FAMILY
     settings, makes = work.settings, work.settings.task.MAKES
     if processes.rank() > 0:
         return Tuned(settings.name, place / "bundle", place, place / "report.html", state.step, report.seconds, (), makes=makes)
     with loop.averaged(state):
         report.judge_tuned(state)
         manifest = bundle.Manifest(
-            "tuned", makes, recipe=config.nested(settings.values), data=work.facts(), parents=(str(before) if before else work.base.name,),
+            FAMILY, makes, recipe=config.nested(settings.values), data=work.facts(), parents=(str(before) if before else work.base.name,),
             metrics={**{f"test_{score.name}": score.value for score in report.tuned_scores}, "validation_loss": state.validation,
                      "seconds": round(report.seconds, 1), "steps": state.step})
 

@@ -137,11 +137,10 @@ def search(recipe: str | Path | Mapping[str, Any], *, trials: int | None = None,
         runs: where to keep it
         quiet: no progress
     """
-    import json
     tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe))
     if space is not None:
         tree["search"] = dict(space)
-    words = [part for key, value in (settings or {}).items() for part in (f"--{key}", json.dumps(value) if isinstance(value, list | dict) else str(value))]
+    words = config.as_words(settings or {})
     values = {"trials": trials, "metric": metric, "minutes": minutes, "workers": workers, "patience": patience, "prune": prune, "search_seed": seed,
               "name": name, "dry_run": False, "runs": str(runs)}
     done = _search(tree, words, values, "" if isinstance(recipe, Mapping) else str(recipe), quiet)
