@@ -53,6 +53,17 @@ def test_a_text_gets_its_label(tmp_path: Path, kind: str, method: str) -> None:
         assert len({model.generate(text)[0].text for text in ("good food", "awful room")}) == 2
 
 
+@pytest.mark.parametrize(("problem", "labels", "key"), [("regression", [1.5, -2.0, 0.5], "value"), ("multi", [["fine"], ["poor", "loud"], ["fine"]], "labels")])
+def test_numbers_and_several_labels_are_answered_too(tmp_path: Path, problem: str, labels: list[Any], key: str) -> None:
+    records = [{"text": record["text"], "label": label} for record, label in zip(REVIEWS, labels)]
+    folder, learner = made(tmp_path, "text-classification", records, problem=problem)
+    with miaobi.load(folder) as model:
+        said = json.loads(model.generate("good food")[0].text)
+    want = learner.answer({"text": "good food"})
+    assert said.keys() == want.keys() and key in said
+    assert said[key] == (pytest.approx(want[key], abs=2e-5) if problem == "regression" else want[key])
+
+
 def test_pairs_are_asked_as_json(tmp_path: Path) -> None:
     folder, learner = made(tmp_path, "text-classification", [{**REVIEWS[0], "text_pair": "not good"}, {**REVIEWS[1], "text_pair": "bad"}])
     pair = {"text": "good room", "text_pair": "bad room"}

@@ -58,9 +58,9 @@ class TunedEngine:
 
     @cached_property
     def _names(self) -> list[str]:
-        """The columns of a question, as the task's example shows them."""
+        """The columns of a question, as the task's example shows them; it is written for the task's usual head, whatever this one is."""
         task = self.tuned.task
-        return list(task.question(task.columns(json.loads(task.EXAMPLE), self.tuned.head)))
+        return list(task.question(task.columns(json.loads(task.EXAMPLE), task.Config())))
 
     def close(self) -> None:
         self._worker.close()
