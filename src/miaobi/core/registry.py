@@ -142,3 +142,11 @@ trackers = Registry("trackers", {
     "tensorboard": "miaobi.train.tracking:TensorBoard",
     "wandb": "miaobi.train.tracking:WandB",
 })
+
+routes = Registry("routes", {
+    "models": "miaobi.serve.routes.models",
+})
+"""Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
+
+rooms = Registry("rooms", {})
+"""Rooms of the studio, one file each (studio/room.py)."""

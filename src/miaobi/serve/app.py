@@ -1,0 +1,33 @@
+"""The application: middleware around routes, one file a group of them (routes/), listed in the registry.
+
+Order of a request: guard (size, host, key) -> admission (rate, place) -> route -> pool -> engine -> published answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from miaobi import __version__
+from miaobi.core.registry import routes
+from miaobi.serve import errors
+from miaobi.serve.services import Services
+
+
+def create_app(services: Services) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await services.open()
+        try:
+            yield
+        finally:
+            await services.close()
+
+    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.services = services
+    errors.install(app)
+    for name in routes.names():
+        app.include_router(routes.get(name).router)
+    return app

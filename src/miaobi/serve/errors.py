@@ -1,0 +1,77 @@
+"""Errors in OpenAI's shape, each with the request's id: {"error": {"message", "type", "param", "code"}}.
+
+A message says what was wrong and what to do. It never holds a path, an object's repr or an address: what is unexpected is logged
+under the request's id and answered as "internal error".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from miaobi.core.errors import BadInput, Conflict, Damaged, DoesNotFit, MiaobiError, MissingPart, NotFound, Unsupported
+from miaobi.core.language import say
+
+log = logging.getLogger("miaobi.serve")
+
+TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+         408: "timeout_error", 409: "conflict_error", 413: "invalid_request_error", 415: "invalid_request_error",
+         422: "invalid_request_error", 429: "rate_limit_error", 501: "not_implemented_error", 503: "overloaded_error"}
+STATUS: dict[type[MiaobiError], int] = {NotFound: 404, Unsupported: 400, BadInput: 400, Conflict: 409, DoesNotFit: 503, Damaged: 503,
+                                       MissingPart: 501}
+
+
+class ApiError(Exception):
+    """An answer other than success. `retry_after`: seconds, for those worth trying again."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": TYPES.get(self.status, "server_error"), "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return JSONResponse(self.body, self.status, headers)
+
+
+def from_exception(error: BaseException, request_id: str) -> ApiError:
+    """The answer to any exception. What nobody foresaw is logged with its trace, and told without it."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, MiaobiError):
+        status = next((number for kind, number in STATUS.items() if isinstance(error, kind)), 500)
+        return ApiError(status, f"{error.problem} {error.remedy}".strip(), code=error.code)
+    log.error("unexpected error", exc_info=error, extra={"request_id": request_id})
+    return ApiError(500, say(f"Something went wrong here; the log tells more under request {request_id}.",
+                             f"服务器内部出错；详情见日志中的请求 {request_id}。"), code="internal_error")
+
+
+def _from_validation(error: RequestValidationError) -> ApiError:
+    """Name the first field that cannot be used, and why."""
+    first: Mapping[str, Any] = error.errors()[0]
+    where = ".".join(str(part) for part in first.get("loc", ()) if part != "body")
+    message = str(first.get("msg", "")).removeprefix("Value error, ")
+    return ApiError(400, f"{where}: {message}" if where else message, code=str(first.get("type", "")), param=where or None)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` in this shape."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, RequestValidationError):
+            return _from_validation(error).response()
+        if isinstance(error, HTTPException):
+            return ApiError(error.status_code, str(error.detail)).response()
+        return from_exception(error, getattr(request.state, "request_id", "-")).response()
+
+    for kind in (ApiError, MiaobiError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)

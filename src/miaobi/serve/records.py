@@ -1,0 +1,125 @@
+"""The tables behind the server: keys, usage, files, jobs with their events, feedback. SQLite, or PostgreSQL by URL.
+
+Times are UTC seconds since 1970, as OpenAI's objects have them. Ids are made here (`new_id`), never by a client. The schema's
+history lies in migrations/, and `open_records` brings a database up to date before it hands it out.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Table(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, int: BigInteger, str: String(255)}  # noqa: RUF012
+
+
+def new_id(prefix: str) -> str:
+    """"file-3f9c...", "ftjob-...": the prefix and 96 random bits."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def now() -> int:
+    return int(time.time())
+
+
+class Key(Table):
+    """A caller's key: only its SHA-256 is kept."""
+
+    __tablename__ = "keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str] = mapped_column(unique=True)
+    requests_per_minute: Mapped[int | None]
+    tokens_per_day: Mapped[int | None]
+    created: Mapped[int] = mapped_column(default=now)
+    revoked: Mapped[int | None]
+
+
+class Usage(Table):
+    """What one key used of one model on one day (UTC): one row, added to."""
+
+    __tablename__ = "usage"
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int] = mapped_column(default=0)
+    prompt_tokens: Mapped[int] = mapped_column(default=0)
+    completion_tokens: Mapped[int] = mapped_column(default=0)
+    pictures: Mapped[int] = mapped_column(default=0)
+
+
+class File(Table):
+    """A file that was uploaded or made by a job. Its bytes lie in folder/files/ID, its name is only a label."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(index=True)
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str]
+    created: Mapped[int] = mapped_column(default=now)
+    expires: Mapped[int | None]
+
+
+class Job(Table):
+    """Work for another process. `status`: queued, running, succeeded, failed, cancelled.
+
+    A worker holds a job by `holder` until `held_until`, and renews that while it works; a job whose holder is gone is taken by
+    the next, and goes on from its last checkpoint. Only the holder may end it, so no job ends twice.
+    """
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(index=True)
+    kind: Mapped[str]
+    """"fine_tuning", "batch": which module of serve/work/ does it."""
+    status: Mapped[str] = mapped_column(default="queued")
+    asked: Mapped[dict[str, Any]]
+    """The request, as it was checked."""
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[dict[str, Any] | None]
+    cancel: Mapped[bool] = mapped_column(default=False)
+    attempts: Mapped[int] = mapped_column(default=0)
+    holder: Mapped[str | None]
+    held_until: Mapped[int | None]
+    created: Mapped[int] = mapped_column(default=now)
+    started: Mapped[int | None]
+    ended: Mapped[int | None]
+    __table_args__ = (Index("jobs_waiting", "status", "created"),)
+
+
+class Event(Table):
+    """What happened to a job, in order: messages, metrics of a step, checkpoints."""
+
+    __tablename__ = "events"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int]
+    kind: Mapped[str]
+    """"message", "metrics", "checkpoint"."""
+    level: Mapped[str] = mapped_column(default="info")
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created: Mapped[int] = mapped_column(default=now)
+
+
+class Feedback(Table):
+    """A thumb, an edit, or a blind vote between two models, in the shape that preference tuning reads."""
+
+    __tablename__ = "feedback"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    """"thumb", "edit", "vote"."""
+    model: Mapped[str]
+    other: Mapped[str | None]
+    messages: Mapped[list[Any]]
+    chosen: Mapped[str | None] = mapped_column(Text)
+    rejected: Mapped[str | None] = mapped_column(Text)
+    label: Mapped[bool | None]
+    created: Mapped[int] = mapped_column(default=now)

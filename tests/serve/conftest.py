@@ -1,0 +1,100 @@
+"""A server without weights: models that answer at once, in the same shapes as real ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miaobi.core.artifacts import Facts, Image
+from miaobi.core.engine import Abilities, Chunk, Weights
+from miaobi.core.errors import NotFound
+from miaobi.core.requests import ImageRequest, Request, TextRequest
+from miaobi.engines.load import Model
+from miaobi.serve.admission import Admission
+from miaobi.serve.app import create_app
+from miaobi.serve.pool import Pool
+from miaobi.serve.services import Services
+from miaobi.serve.settings import Settings
+
+CONTROLS = frozenset(TextRequest.__dataclass_fields__)
+
+
+class Echo:
+    """Says the last message again, word by word; `pause` seconds between words. Counts who is being answered and who left early."""
+
+    modality, chats, context_length = "text", True, 4096
+    abilities = Abilities(CONTROLS)
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause, self.running, self.left_early, self.closed = pause, 0, 0, False
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        assert isinstance(request, TextRequest)
+        said = request.prompt if request.messages is None else str(request.messages[-1]["content"])
+        words = (said or "").split(" ")
+        self.running += 1
+        done = False
+        try:
+            for index in range(request.n):
+                for at, word in enumerate(words[:request.max_new_tokens]):
+                    await asyncio.sleep(self.pause)
+                    yield Chunk(index, (" " if at else "") + word, tokens=1)
+                yield Chunk(index, finish="length" if len(words) > request.max_new_tokens else "stop")
+            done = True
+        finally:
+            self.running -= 1
+            self.left_early += not done
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Grey:
+    """Paints one grey, the seed's."""
+
+    modality = "image"
+    abilities = Abilities(frozenset(ImageRequest.__dataclass_fields__))
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        assert isinstance(request, ImageRequest)
+        for index in range(request.n):
+            pixels = np.full((request.height or 16, request.width or 16, 3), ((request.seed or 0) + index) % 256, np.uint8)
+            yield Chunk(index, finish="stop", artifact=Image(pixels, Facts(model="grey")))
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+
+
+def toy_pool(settings: Settings, **engines: object) -> Pool:
+    """A pool of these engines by name."""
+
+    def find(name: str) -> Weights:
+        if name not in engines:
+            raise NotFound(f"There is no model named {name!r}.")
+        return Weights("bundle", f"/nowhere/{name}", name, modality=engines[name].modality)  # type: ignore[attr-defined]
+
+    return Pool(settings, find, lambda: sorted(engines), lambda weights: Model(weights, "toy", engines[weights.name]))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def services(echo: Echo) -> Services:
+    settings = Settings()
+    return Services(settings, toy_pool(settings, echo=echo, grey=Grey()), Admission(settings))
+
+
+@pytest.fixture
+def app(services: Services):  # type: ignore[no-untyped-def]
+    return create_app(services)
