@@ -1,7 +1,7 @@
 """The tables behind the server: keys, usage, files, jobs with their events, feedback. SQLite, or PostgreSQL by URL.
 
 Times are UTC seconds since 1970, as OpenAI's objects have them. Ids are made here (`new_id`), never by a client. The schema's
-history lies in migrations/, and `open_records` brings a database up to date before it hands it out.
+history lies in migrations/, and `open_records` (serve/database.py) brings a database up to date before it hands it out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Table(DeclarativeBase):
 
 
 def new_id(prefix: str) -> str:
-    """"file-3f9c...", "ftjob-...": the prefix and 96 random bits."""
-    return f"{prefix}-{secrets.token_hex(12)}"
+    """"file-019a...", "ftjob-...": the prefix, the time in ms (so that ids sort as they were made) and 64 random bits. No secret."""
+    return f"{prefix}-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 def now() -> int:
@@ -68,7 +68,7 @@ class File(Table):
 
 
 class Job(Table):
-    """Work for another process. `status`: queued, running, succeeded, failed, cancelled.
+    """Work for another process. `status`: queued, running, paused, succeeded, failed, cancelled.
 
     A worker holds a job by `holder` until `held_until`, and renews that while it works; a job whose holder is gone is taken by
     the next, and goes on from its last checkpoint. Only the holder may end it, so no job ends twice.
@@ -83,6 +83,7 @@ class Job(Table):
     asked: Mapped[dict[str, Any]]
     """The request, as it was checked."""
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What came of it; while it runs, how far it is."""
     error: Mapped[dict[str, Any] | None]
     cancel: Mapped[bool] = mapped_column(default=False)
     attempts: Mapped[int] = mapped_column(default=0)
@@ -99,7 +100,7 @@ class Event(Table):
 
     __tablename__ = "events"
     id: Mapped[str] = mapped_column(primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     number: Mapped[int]
     kind: Mapped[str]
     """"message", "metrics", "checkpoint"."""
@@ -107,6 +108,7 @@ class Event(Table):
     message: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[int] = mapped_column(default=now)
+    __table_args__ = (Index("events_in_order", "job_id", "number", unique=True),)
 
 
 class Feedback(Table):
@@ -114,6 +116,7 @@ class Feedback(Table):
 
     __tablename__ = "feedback"
     id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(index=True)
     kind: Mapped[str]
     """"thumb", "edit", "vote"."""
     model: Mapped[str]

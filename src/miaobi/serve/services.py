@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from miaobi.serve.admission import Admission
+from miaobi.serve.database import Records, open_records
 from miaobi.serve.pool import Pool
 from miaobi.serve.settings import Settings
 
@@ -16,13 +18,17 @@ class Services:
     settings: Settings
     pool: Pool
     admission: Admission
+    records: Records = field(init=False)
+    """From `open` to `close`."""
 
     async def open(self) -> None:
         """Before the first request: the database is brought up to date, models named at the start are opened."""
+        self.records = await asyncio.to_thread(open_records, self.settings.database)
 
     async def close(self) -> None:
         """After the last answer."""
         await self.pool.close()
+        self.records.close()
 
 
 def services_of(request: Request) -> Services:

@@ -1,0 +1,96 @@
+"""The database opens, is brought up to date once, and keeps its word, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select
+from tests.serve.databases import database, postgres
+
+from miaobi.core.errors import BadInput
+from miaobi.serve.database import open_records
+from miaobi.serve.records import Key, Table, new_id
+
+__all__ = ["database", "postgres"]
+
+
+def test_the_migrations_lead_to_the_models(database: str) -> None:
+    records = open_records(database)
+    with records.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+    records.close()
+
+
+def test_servers_that_start_together_bring_it_up_to_date_once(database: str) -> None:
+    opened, failed = [], []
+
+    def start() -> None:
+        try:
+            opened.append(open_records(database))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and len(opened) == 4
+    for records in opened:
+        records.close()
+
+
+def test_a_transaction_is_whole_or_not_at_all(database: str) -> None:
+    records = open_records(database)
+    with pytest.raises(RuntimeError), records.session() as session:
+        session.add(Key(id=new_id("key"), name="a", sha256="0"))
+        session.flush()
+        raise RuntimeError
+    with records.reading() as session:
+        assert session.scalars(select(Key)).all() == []
+    records.close()
+
+
+def test_writers_wait_for_each_other(database: str) -> None:
+    records = open_records(database)
+
+    def add(prefix: str) -> None:
+        for number in range(10):
+            with records.session() as session:
+                session.scalars(select(Key)).all()  # reads first: on SQLite, the transaction that cannot be raised to a writing one
+                session.add(Key(id=new_id("key"), name=f"{prefix}{number}", sha256=f"{prefix}{number}"))
+
+    threads = [threading.Thread(target=add, args=(prefix,)) for prefix in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with records.reading() as session:
+        assert len(session.scalars(select(Key)).all()) == 40
+    records.close()
+
+
+def test_what_is_accepted_is_on_disk(tmp_path: Path) -> None:
+    records = open_records(f"sqlite:///{tmp_path / 'r.sqlite'}")
+    with records.session() as session:
+        assert session.connection().exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert session.connection().exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert session.connection().exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    records.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "mysql://x/y", "postgresql://nobody@127.0.0.1:1/none"])
+def test_a_url_that_leads_nowhere_is_told(url: str) -> None:
+    with pytest.raises(BadInput):
+        open_records(url)
+
+
+def test_ids_sort_as_they_were_made() -> None:
+    ids = [new_id("file") for _ in range(3)]
+    assert len(set(ids)) == 3 and all(len(item) == len("file-") + 28 for item in ids)
+    assert [item[:17] for item in ids] == sorted(item[:17] for item in ids)
