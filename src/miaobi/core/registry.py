@@ -148,5 +148,10 @@ routes = Registry("routes", {
 })
 """Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
 
+pages = Registry("pages", {
+    "studio": "miaobi.studio.door:Door",
+})
+"""ASGI applications mounted at /NAME: called with the server's app, closed with it."""
+
 rooms = Registry("rooms", {})
 """Rooms of the studio, one file each (studio/room.py)."""

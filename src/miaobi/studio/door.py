@@ -1,0 +1,171 @@
+"""/studio: the way in to the page. Light: Gradio is imported in a thread when the first visitor comes, who reads "one moment".
+
+    /studio/          to the page in the visitor's language (?language=, then a cookie, then Accept-Language, then $MIAOBI_LANG)
+    /studio/login     asks for a key where the server has keys; a random token in a cookie stands for it from then on
+    /studio/en/...    the page, and of Gradio's own routes only those that the page needs: not its proxy, programs' API or editors
+
+Every answer carries a content policy that lets the browser fetch from this server only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import AbstractAsyncContextManager
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from miaobi.core.language import language
+from miaobi.serve.errors import ApiError
+from miaobi.serve.services import Services
+from miaobi.serve.sessions import COOKIE, SECONDS
+from miaobi.studio.inside import Inside
+
+LANGUAGE, SIGNED_IN = "miaobi_language", "miaobi_signed_in"
+LANGUAGES = ("en", "zh")
+NEEDED = re.compile(r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset"
+                    r"|heartbeat/\w+|file=(?!\w+:/).+)")
+"""Gradio's paths that the page asks for. What is given to file= is a file's path, never another server's address."""
+POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+          "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
+          "base-uri 'self'; form-action 'self'; frame-ancestors 'none'")
+HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
+
+
+class Door:
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._pages = {name: _Page(app, name) for name in LANGUAGES}
+        self._inner = Starlette(routes=[Route("/", self._choose), Route("/login", self._form), Route("/login", self._sign_in, methods=["POST"]),
+                                        *(Mount(f"/{name}", page) for name, page in self._pages.items())])
+
+    @property
+    def _services(self) -> Services:
+        found: Services = self._app.state.services
+        return found
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def decent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                for name in [name for name in headers if name.startswith("access-control-")]:
+                    del headers[name]
+            await send(message)
+
+        if scope["type"] == "http":
+            await self._inner(scope, receive, decent)
+
+    async def close(self) -> None:
+        for page in self._pages.values():
+            await page.close()
+
+    async def _choose(self, request: Request) -> Response:
+        chosen = _language(request)
+        answer = RedirectResponse(f"/studio/{chosen}/", 303)
+        if "language" in request.query_params:
+            answer.set_cookie(LANGUAGE, chosen, max_age=365 * 86400, path="/studio", samesite="strict")
+        return answer
+
+    async def _form(self, request: Request) -> Response:
+        """The form; whoever comes here on purpose is signed out."""
+        self._services.sessions.end(request.cookies.get(COOKIE, ""))
+        answer = HTMLResponse(_filled("login.html", _language(request)))
+        for name in (COOKIE, SIGNED_IN):
+            answer.delete_cookie(name, path="/studio", samesite="strict")
+        return answer
+
+    async def _sign_in(self, request: Request) -> Response:
+        """A key is good if the API takes it. JSON, not a form: other sites can send forms."""
+        try:
+            given = (await request.json())["key"]
+        except (ValueError, KeyError, TypeError):
+            given = None
+        if not isinstance(given, str) or not re.fullmatch(r"[\x21-\x7e]{1,256}", given):
+            return ApiError(400, "Give the key as JSON: {\"key\": \"mb-...\"}.").response()
+        async with httpx.AsyncClient(transport=Inside(self._app), base_url="http://127.0.0.1") as api:
+            checked = await api.get("/v1/models", headers={"authorization": f"Bearer {given}"})
+        if checked.is_error:
+            return Response(checked.content, checked.status_code, media_type="application/json")
+        answer = JSONResponse({"signed_in": True})
+        secure = request.url.scheme == "https"
+        answer.set_cookie(COOKIE, self._services.sessions.begin(given), max_age=SECONDS, path="/studio", httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(SIGNED_IN, "1", max_age=SECONDS, path="/studio", samesite="strict", secure=secure)
+        return answer
+
+
+class _Page:
+    """One language's page, built when first asked for."""
+
+    def __init__(self, app: FastAPI, language: str) -> None:
+        self._app, self._language = app, language
+        self._shell: FastAPI | None = None
+        self._life: AbstractAsyncContextManager[Any] | None = None
+        self._building: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(f"/studio/{self._language}") or "/"
+        if not NEEDED.fullmatch(path):
+            await ApiError(404, "The studio has no such page.").response()(scope, receive, send)
+        elif self._shell is None:
+            self._building = self._building or asyncio.create_task(self._build())
+            await self._wait(scope, receive, send)
+        else:
+            await self._shell({**scope, "root_path": ""}, receive, send)
+
+    async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """"One moment", which asks again by itself; or why there will be no page."""
+        assert self._building is not None
+        if self._building.done() and self._building.exception():
+            building, self._building = self._building, None
+            raise building.exception() or RuntimeError
+        await HTMLResponse(_filled("moment.html", self._language), 503, {"retry-after": "1"})(scope, receive, send)
+
+    async def _build(self) -> None:
+        from miaobi.studio import page
+
+        services: Services = self._app.state.services
+        shell, life = await asyncio.to_thread(page.build, self._app, services, self._language, f"/studio/{self._language}")
+        await life.__aenter__()
+        self._shell, self._life = shell, life
+
+    async def close(self) -> None:
+        if self._building is not None and not self._building.done():
+            await asyncio.wait({self._building})
+        if self._life is not None:
+            self._shell, life, self._life = None, self._life, None
+            await life.__aexit__(None, None, None)
+
+
+WORDS = {
+    "login.html": {"en": {"lang": "en", "title": "Sign in", "key": "Key", "enter": "Open the studio", "hint": "The server's owner gives out keys: miaobi keys create NAME."},
+                   "zh": {"lang": "zh-CN", "title": "登录", "key": "密钥", "enter": "进入工作室", "hint": "密钥由服务器的主人发放：miaobi keys create 名称。"}},
+    "moment.html": {"en": {"lang": "en", "title": "One moment", "hint": "The studio is opening for its first visitor."},
+                    "zh": {"lang": "zh-CN", "title": "请稍候", "hint": "工作室正在为第一位访客开门。"}},
+}
+
+
+def _filled(name: str, chosen: str) -> str:
+    text = files("miaobi.studio").joinpath(name).read_text(encoding="utf-8")
+    return Template(text).substitute(WORDS[name][chosen])
+
+
+def _language(request: Request) -> str:
+    """The visitor's: asked for, kept, the browser's first of ours, or the server's."""
+    for given in (request.query_params.get("language"), request.cookies.get(LANGUAGE)):
+        if given in LANGUAGES:
+            return given
+    wanted = [part.split(";")[0].strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")]
+    return next((name for name in wanted if name in LANGUAGES), language())
+
+

@@ -1,0 +1,95 @@
+"""What a room of the studio is, and what it is given.
+
+A room is a module in studio/rooms/, named in the registry. It offers
+
+    TITLE = ("Chat", "对话")            English and Chinese
+    ORDER = 10                          where its tab stands; the first room is the one that opens
+    def build(desk: Desk) -> None       fills its tab with Gradio components
+
+Everything a room does goes through the server's own HTTP API, with the visitor's key: a room can do nothing that a program with
+the same key could not, and every limit holds here too.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gradio as gr
+import httpx
+from starlette.types import ASGIApp
+
+from miaobi.serve.sessions import COOKIE, Sessions
+from miaobi.serve.settings import Settings
+from miaobi.studio.inside import Inside
+
+
+class Room(Protocol):
+    TITLE: tuple[str, str]
+    ORDER: int
+
+    def build(self, desk: Desk) -> None: ...
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a room works with: the API in the visitor's name, the page's language, and its own tab."""
+
+    app: ASGIApp
+    settings: Settings
+    sessions: Sessions
+    language: str
+    """"en" or "zh": the page's, which need not be the server's."""
+    tab: gr.Tab
+    page: gr.Blocks
+
+    def say(self, english: str, chinese: str) -> str:
+        return chinese if self.language == "zh" else english
+
+    def on_entry(self, handler: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
+        """Call `handler` when the page opens and whenever a visitor comes into the room."""
+        gr.on([self.page.load, self.tab.select], handler, list(inputs), list(outputs), show_progress="hidden", api_visibility="private")
+
+    def client(self, visitor: gr.Request) -> httpx.AsyncClient:
+        """A client of this server that asks in the visitor's name."""
+        key = self.sessions.key(visitor.cookies.get(COOKIE, ""))
+        given = f"Bearer {key}" if key else visitor.headers.get("authorization", "")
+        return httpx.AsyncClient(transport=Inside(self.app), base_url="http://127.0.0.1", timeout=None,
+                                 headers={"authorization": given} if given else {})
+
+    async def call(self, visitor: gr.Request, method: str, path: str, **given: Any) -> Any:
+        """The answer's JSON. What the API refuses is shown to the visitor in its words (gr.Error)."""
+        async with self.client(visitor) as api:
+            answer = await api.request(method, path, **given)
+        if answer.is_error:
+            raise refusal(answer.content)
+        return answer.json()
+
+    async def events(self, visitor: gr.Request, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The server-sent events of a streamed answer, each one's JSON. Leaving early stops the work."""
+        async with self.client(visitor) as api, api.stream("POST", path, json={**body, "stream": True}) as answer:
+            if answer.is_error:
+                raise refusal(await answer.aread())
+            async for line in answer.aiter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    event = json.loads(line[6:])
+                    if "error" in event:
+                        raise refusal(line[6:].encode())
+                    yield event
+
+    async def models(self, visitor: gr.Request, modality: str) -> list[str]:
+        """Names of the served models that make this."""
+        listed = (await self.call(visitor, "GET", "/v1/models"))["data"]
+        return [item["id"] for item in listed if item.get("modality", modality) == modality]
+
+
+def refusal(content: bytes) -> gr.Error:
+    """The API's own words, for the visitor, who gets them as text and not as HTML. Not printed to the log: it was the visitor's request that could not be met."""
+    try:
+        message = json.loads(content)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = content.decode("utf-8", "replace")[:500]
+    return gr.Error(html.escape(message), duration=8, print_exception=False, title="")
