@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +253,16 @@ def test_dialogues_and_pictures_are_shown_as_people_read_them() -> None:
     assert spelled([*question, {"role": "assistant", "content": "Good day."}]) == "user: Hello?\nassistant: Good day."
     assert spelled({"image": "/photos/cat.png", "digest": "ab", "width": 3}) == "cat.png"
     assert answered(Example({"text": "a", "label": "b"}, "rows.jsonl:1", {"text": "a"})) == "b"
+
+
+def test_two_processes_tune_one_model(base: Path, opinions: Path, tmp_path: Path) -> None:
+    """Under torchrun: settings that are measured are the first process's for both, and one model comes out."""
+    words = ["finetune", "--base", str(base), "--data", str(opinions), "--method", "lora", "--name", "shared", "--train.learning_rate", "0.01",
+             "--train.max_minutes", "0.05", "--train.trackers", "[]", "--runs", str(tmp_path / "runs"), "--json"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "miaobi.cli", *words],
+                          capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [str(version) for version in Store().versions("shared")] == ["shared@1"]
+    report = json.loads(next((tmp_path / "runs").glob("*/report.json")).read_text(encoding="utf-8"))
+    assert report["finished"] and report["4 training"]["steps"] > 0
+    assert len(list((tmp_path / "runs").iterdir())) == 1

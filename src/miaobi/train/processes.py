@@ -6,9 +6,11 @@ last microbatch, so that N processes give what one process with N times the accu
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -78,6 +80,18 @@ def agree(value: int) -> int:
     shared = torch.tensor(value, dtype=torch.int64)
     dist.broadcast(shared, src=0)
     return int(shared)
+
+
+def agree_on(value: Any) -> Any:
+    """The first process's value, for all: anything that JSON can hold."""
+    if world() == 1:
+        return value
+    words = json.dumps(value).encode() if rank() == 0 else b""
+    shared = torch.zeros(agree(len(words)), dtype=torch.uint8)
+    if rank() == 0:
+        shared.copy_(torch.frombuffer(bytearray(words), dtype=torch.uint8))
+    dist.broadcast(shared, src=0)
+    return json.loads(bytes(shared.tolist()))
 
 
 @torch.no_grad()

@@ -81,7 +81,9 @@ def derive(given: Set[str], tune: TuneConfig, train: TrainConfig, learner: Learn
     settle("patience", 3, say(f"ends when {3 * every} steps brought nothing better", f"{3 * every} 步没有改善就结束"))
     settle("log_every", min(max(steps // 50, 1), 10), say("about fifty points on the curve", "曲线上约五十个点"))
     settle("precision", *_precision(train.device))
-    return list(found.values())
+    # Free memory and speed are measured, so processes that train together would differ: what the first one found counts.
+    agreed = processes.agree_on([[item.key, item.value, item.reason] for item in found.values()])
+    return [Derived(key, tuple(value) if isinstance(value, list) else value, why) for key, value, why in agreed]
 
 
 def _whole_batch(count: int) -> tuple[int, str]:
