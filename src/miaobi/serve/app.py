@@ -7,22 +7,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from miaobi import __version__
-from miaobi.core.registry import routes
+from miaobi.core.registry import pages, routes
 from miaobi.serve import errors
 from miaobi.serve.services import Services
 
 
 def create_app(services: Services) -> FastAPI:
+    mounted: list[Any] = []
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.open()
         try:
             yield
         finally:
+            for page in mounted:
+                await page.close()
             await services.close()
 
     app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -30,4 +35,7 @@ def create_app(services: Services) -> FastAPI:
     errors.install(app)
     for name in routes.names():
         app.include_router(routes.get(name).router)
+    for name in pages.names() if services.settings.studio else []:
+        mounted.append(pages.get(name)(app))
+        app.mount(f"/{name}", mounted[-1])
     return app

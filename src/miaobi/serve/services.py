@@ -10,6 +10,7 @@ from fastapi import Request
 from miaobi.serve.admission import Admission
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.pool import Pool
+from miaobi.serve.sessions import Sessions
 from miaobi.serve.settings import Settings
 
 
@@ -18,6 +19,8 @@ class Services:
     settings: Settings
     pool: Pool
     admission: Admission
+    sessions: Sessions = field(default_factory=Sessions)
+    """The studio's visitors: the guard takes the cookie `sessions.COOKIE` for the key that `sessions.key` says, under /studio only."""
     records: Records = field(init=False)
     """From `open` to `close`."""
 
