@@ -91,7 +91,7 @@ def echo() -> Echo:
 
 @pytest.fixture
 def services(echo: Echo) -> Services:
-    settings = Settings()
+    settings = Settings(hosts=("testserver",))  # what Starlette's TestClient calls it
     return Services(settings, toy_pool(settings, echo=echo, grey=Grey()), Admission(settings))
 
 

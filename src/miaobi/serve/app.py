@@ -1,6 +1,7 @@
 """The application: middleware around routes, one file a group of them (routes/), listed in the registry.
 
-Order of a request: guard (size, host, key) -> admission (rate, place) -> route -> pool -> engine -> published answer.
+Order of a request: logged (id, log line) -> guard (headers, host, key) -> bodies (size, type, depth; a client that leaves) -> route
+-> admission (rate, place) -> pool -> engine -> published answer.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from miaobi import __version__
 from miaobi.core.registry import pages, routes
 from miaobi.serve import errors
+from miaobi.serve.bodies import Bodies
+from miaobi.serve.guard import Guard
+from miaobi.serve.logs import Logged
 from miaobi.serve.services import Services
 
 
@@ -30,7 +35,8 @@ def create_app(services: Services) -> FastAPI:
                 await page.close()
             await services.close()
 
-    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    layers = [Middleware(Logged, services=services), Middleware(Guard, services=services), Middleware(Bodies, settings=services.settings)]
+    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, middleware=layers, docs_url=None, redoc_url=None)
     app.state.services = services
     errors.install(app)
     for name in routes.names():

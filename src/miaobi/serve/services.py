@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fastapi import Request
 
 from miaobi.serve.admission import Admission
 from miaobi.serve.database import Records, open_records
+from miaobi.serve.keys import Keys
+from miaobi.serve.pictures.shelf import Shelf
 from miaobi.serve.pool import Pool
 from miaobi.serve.sessions import Sessions
 from miaobi.serve.settings import Settings
@@ -23,6 +26,16 @@ class Services:
     """The studio's visitors: the guard takes the cookie `sessions.COOKIE` for the key that `sessions.key` says, under /studio only."""
     records: Records = field(init=False)
     """From `open` to `close`."""
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Whose a key is."""
+        return Keys(self.settings)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Generated pictures that were answered as URLs."""
+        return Shelf(self.settings.folder / "pictures", self.settings.picture_seconds)
 
     async def open(self) -> None:
         """Before the first request: the database is brought up to date, models named at the start are opened."""

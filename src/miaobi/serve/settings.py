@@ -16,6 +16,9 @@ class Limits:
     body_bytes: int = 32 << 20
     upload_bytes: int = 2 << 30
     """Of one file in /v1/files; streamed to disk."""
+    body_seconds: float = 30.0
+    body_rate: int = 10_000
+    """A body may take body_seconds, and a second more for every body_rate bytes of it that came."""
     header_bytes: int = 32 << 10
     header_count: int = 100
     json_depth: int = 32
@@ -39,6 +42,8 @@ class Settings:
     """Served, and opened at the start; empty for every model in the store, each opened when first asked for."""
     api_keys: tuple[str, ...] = ()
     """Keys from a file or $MIAOBI_API_KEY, beside those in the database (miaobi keys create)."""
+    hosts: tuple[str, ...] = ()
+    """Names that this server is called by beside its own address, as behind a proxy."""
     database_url: str = ""
     """Empty: SQLite under $MIAOBI_HOME."""
     memory_bytes: int = 0

@@ -1,0 +1,167 @@
+"""What a client sends, and whether it is still there.
+
+A body is counted as it comes, whatever Content-Length says, and has to come in time. JSON is read whole before any parser sees
+it, so that it can be refused for its depth; multipart flows on to the routes that take it. Every other type is refused: a form on
+another site's page can send those (CSRF), and no route reads them.
+
+Once the body is in, somebody has to listen for the client to leave: this layer does, and then cancels the route, be it streaming,
+still writing or still waiting for its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from miaobi.core.language import say
+from miaobi.serve.errors import ApiError
+from miaobi.serve.logs import log
+from miaobi.serve.settings import Settings
+
+UPLOADS = re.compile(r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*", re.DOTALL)
+"""Where multipart forms belong."""
+FORMS = re.compile(r"/studio/login")
+"""The one page with a form of its own; the guard has checked where it comes from."""
+TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+class Left(Exception):
+    """The client went away before its body was whole."""
+
+
+class Bodies:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not has_body(scope):
+            await self.app(scope, receive, send)
+            return
+        try:
+            kind = self._kind(scope)
+            largest = self.settings.limits.upload_bytes + (1 << 20) if kind == "multipart/form-data" else self.settings.limits.body_bytes
+            incoming = _Incoming(receive, largest, self.settings)
+            incoming.check(int(_header(scope, b"content-length") or 0))
+            if kind != "application/json":
+                await self.app(scope, incoming.receive, send)
+                return
+            body = await incoming.whole()
+            check_depth(body, self.settings.limits.json_depth)
+        except Left:
+            return
+        except (ApiError, HTTPException) as error:
+            refusal = error if isinstance(error, ApiError) else ApiError(error.status_code, error.detail, headers=error.headers)
+            await refusal.response()(scope, receive, send)
+            return
+        if self.settings.log_prompts:
+            log.info("body", extra={"body": body[:100_000].decode("utf-8", "replace")})
+        await while_there(self.app, scope, body, receive, send)
+
+    def _kind(self, scope: Scope) -> str:
+        """The type of the body, if it is one that this path takes. Raises ApiError 415."""
+        kind = _header(scope, b"content-type").split(";")[0].strip().lower()
+        multipart = kind == "multipart/form-data" and UPLOADS.fullmatch(scope["path"])
+        form = kind == "application/x-www-form-urlencoded" and FORMS.fullmatch(scope["path"])
+        if kind == "application/json" or multipart or form:
+            return kind
+        raise ApiError(415, say(f"The body is of type {kind[:80] or 'unknown'!r}; send application/json.", f"请求体类型为 {kind[:80] or '未知'!r}；请使用 application/json。"),
+                       code="unsupported_media_type", headers={"Connection": "close"})
+
+
+def has_body(scope: Scope) -> bool:
+    names = {name: value for name, value in scope["headers"] if name in (b"content-length", b"transfer-encoding", b"content-type")}
+    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return False
+    return b"transfer-encoding" in names or names.get(b"content-length", b"0") != b"0" or b"content-type" in names
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+class _Incoming:
+    """A body on its way in. Raises HTTPException (which passes through the framework's form parser) 413 or 408."""
+
+    def __init__(self, receive: Receive, largest: int, settings: Settings) -> None:
+        self._receive, self._largest, self._limits = receive, largest, settings.limits
+        self._waited, self._came = 0.0, 0
+
+    def check(self, size: int) -> None:
+        if size > self._largest:
+            raise HTTPException(413, say(f"The body has more than {self._largest} bytes, the most that is read here.", f"请求体超过上限 {self._largest} 字节。"),
+                                headers={"Connection": "close"})
+
+    async def receive(self) -> Message:
+        allowed, began = self._limits.body_seconds + self._came / self._limits.body_rate, time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, allowed - self._waited)):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, say(f"The body came too slowly: {self._came} bytes in {allowed:.0f} s.", f"请求体传输过慢：{allowed:.0f} 秒内只收到 {self._came} 字节。"),
+                                headers={"Connection": "close"}) from None
+        self._waited += time.monotonic() - began
+        self._came += len(message.get("body", b""))
+        self.check(self._came)
+        return message
+
+    async def whole(self) -> bytes:
+        parts = []
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Left
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+
+def check_depth(body: bytes, deepest: int) -> None:
+    """Raise ApiError 400 for JSON nested deeper than that, before a parser follows it down."""
+    if body.count(b"[") + body.count(b"{") <= deepest:
+        return
+    depth = 0
+    for found in TOKENS.finditer(body):
+        first = found[0][:1]
+        depth += (first in b"[{") - (first in b"]}")
+        if depth > deepest:
+            raise ApiError(400, say(f"The JSON is nested more than {deepest} deep.", f"JSON 嵌套超过 {deepest} 层。"), code="json_too_deep")
+
+
+async def while_there(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    """Run `app` on the body; when the client leaves before the end of the answer, cancel it."""
+    gone, done = asyncio.Event(), False
+    given = False
+    work = asyncio.current_task()
+
+    async def replay() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def sending(message: Message) -> None:
+        nonlocal done
+        done = done or (message["type"] == "http.response.body" and not message.get("more_body", False))
+        await send(message)
+
+    async def listen() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+        if not done and work is not None:
+            work.cancel()
+
+    listener = asyncio.create_task(listen())
+    try:
+        await app(scope, replay, sending)
+    except asyncio.CancelledError:
+        if not gone.is_set() or (work is not None and work.uncancel() > 0):
+            raise
+    finally:
+        listener.cancel()

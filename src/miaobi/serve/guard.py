@@ -1,0 +1,135 @@
+"""Who may ask at all: the layer that every request passes before any route sees it, mounted applications included.
+
+Decides on the path as the server read it from the request line, never on Host or any other header (a crafted Host skipped
+authentication elsewhere). What it refuses was not routed, not parsed and not queued.
+
+- Headers: their number and size. Host: one, well formed, and on a server of this machine alone one of its own names, so that a
+  page whose name was rebound to 127.0.0.1 reaches nothing.
+- Pages of other sites: whatever could change something and says it comes from elsewhere (Origin, Sec-Fetch-Site) is refused; no
+  answer carries CORS headers.
+- Keys: on every path but those in OPEN.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from miaobi.core.language import say
+from miaobi.serve.admission import Caller
+from miaobi.serve.errors import ApiError
+from miaobi.serve.sessions import COOKIE
+
+if TYPE_CHECKING:
+    from miaobi.serve.services import Services
+
+OPEN = re.compile(r"/health|/ready"
+                  r"|/studio/login"
+                  r"|/v1/images/files/[A-Za-z0-9_-]{22,86}\.(?:png|jpeg|webp)")
+"""Answered without a key: whether the server lives, the page that asks for a key, and pictures under a name that nobody can guess
+and that expires (as OpenAI's own signed URLs)."""
+STUDIO = re.compile(r"/studio(?:/.*)?", re.DOTALL)
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?\.?)(?::[0-9]{1,5})?")
+INSIDE = "miaobi.caller"
+
+
+def inside(app: ASGIApp, caller: Caller) -> ASGIApp:
+    """`app` for calls from within this process, in the name of `caller` (the lines of a batch). No request from outside has this mark."""
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, INSIDE: caller}, receive, send)
+    return call
+
+
+class Guard:
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self.app, self.services = app, services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif INSIDE in scope:
+            scope["state"]["caller"] = scope[INSIDE]
+            await self.app(scope, receive, send)
+        else:
+            try:
+                headers = self._headers(scope)
+                self._host(headers)
+                self._origin(scope, headers)
+                scope["state"]["caller"] = await self._caller(scope, headers)
+            except ApiError as error:
+                answer = self._login(scope) if error.status == 401 else None
+                await (answer or error.response())(scope, receive, send)
+                return
+            await self.app(scope, receive, send)
+
+    def _headers(self, scope: Scope) -> dict[str, str]:
+        """By name. Host, Authorization, Origin and Content-Length may come once only."""
+        limits, raw = self.services.settings.limits, scope["headers"]
+        size = sum(len(name) + len(value) + 4 for name, value in raw) + len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+        if len(raw) > limits.header_count or size > limits.header_bytes:
+            raise ApiError(431, say(f"{len(raw)} headers of {size} bytes; at most {limits.header_count} of {limits.header_bytes} bytes together are read.",
+                                    f"请求头共 {len(raw)} 个、{size} 字节；最多 {limits.header_count} 个、{limits.header_bytes} 字节。"),
+                           code="headers_too_large", headers={"Connection": "close"})
+        found: dict[str, str] = {}
+        for name, value in raw:
+            key = name.decode("latin-1").lower()
+            if key in found and key in ("host", "authorization", "origin", "content-length", "content-type"):
+                raise ApiError(400, say(f"The header {key} came twice.", f"请求头 {key} 出现了两次。"), code="bad_header")
+            found[key] = f"{found[key]}; {value.decode('latin-1')}" if key in found else value.decode("latin-1")
+        return found
+
+    def _host(self, headers: Mapping[str, str]) -> None:
+        settings, host = self.services.settings, headers.get("host", "")
+        match = HOST.fullmatch(host)
+        name = match[1].lower().rstrip(".") if match else ""
+        if not match or (settings.local and name not in LOOPBACK and name not in settings.hosts):
+            shown = host[:80].encode("ascii", "replace").decode()
+            raise ApiError(421 if match else 400, say(
+                f"Host {shown!r} is not a name of this server. Ask it as localhost or 127.0.0.1; a name of its own is allowed with --hosts NAME.",
+                f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 127.0.0.1；如需其他名称，请用 --hosts 名称 启动。"), code="bad_host")
+
+    def _origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refuse what a page of another site sends in a visitor's name. Programs send neither header."""
+        if scope["method"] in SAFE:
+            return
+        origin = headers.get("origin")
+        foreign = origin is not None and (origin == "null" or urlsplit(origin).netloc.lower() != headers["host"].lower())
+        if foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise ApiError(403, say("A page of another site may not send requests here.", "不接受来自其他网站页面的请求。"), code="cross_site")
+
+    async def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
+        keys = self.services.keys
+        given = headers.get("authorization")
+        kind, _, secret = (given or "").partition(" ")
+        if given is None and STUDIO.fullmatch(scope["path"]):
+            secret = self.services.sessions.key(_cookie(headers)) or ""
+        elif kind.lower() != "bearer":
+            secret = ""
+        if OPEN.fullmatch(scope["path"]) and scope["method"] in ("GET", "HEAD", "POST"):
+            return Caller()
+        return await keys.caller(secret.strip())
+
+    def _login(self, scope: Scope) -> RedirectResponse | None:
+        """A person at the studio's door is shown where to sign in."""
+        accept = b" ".join(value for name, value in scope["headers"] if name == b"accept")
+        if scope["method"] == "GET" and STUDIO.fullmatch(scope["path"]) and b"text/html" in accept:
+            return RedirectResponse("/studio/login", 303)
+        return None
+
+
+def _cookie(headers: Mapping[str, str]) -> str:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""

@@ -1,0 +1,101 @@
+"""What the server writes down: one JSON line a request, each with the request's id, and no prompt's text unless that was asked for.
+
+The outermost layer. It gives every request its id (`request.state.request_id`, header x-request-id), answers what nobody foresaw,
+and counts. A line is JSON with everything beyond ASCII escaped, so that nothing a client sends can begin a line of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sys
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from miaobi.serve.errors import from_exception
+
+if TYPE_CHECKING:
+    from miaobi.serve.services import Services
+
+log = logging.getLogger("miaobi.serve.requests")
+
+current: ContextVar[dict[str, Any] | None] = ContextVar("miaobi_request", default=None)
+"""The state of the request that is being answered (`request.state`): its id, its caller, what it used."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+PROBES = frozenset({"/health", "/ready", "/metrics"})
+"""Asked every few seconds by machines: logged only with log_level debug."""
+GONE = 499
+"""In log and metrics: the client left before it was answered (nginx's number)."""
+PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonLines(logging.Formatter):
+    """{"time", "level", "logger", "message", "request_id", ...}: what a call gave as `extra` becomes keys of the line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        state = current.get() or {}
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+                "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        if "request_id" in state:
+            line["request_id"] = state["request_id"]
+        line |= {name: value for name, value in vars(record).items() if name not in PLAIN}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(level: str) -> None:
+    """Everything to stderr as JSON lines: ours, and uvicorn's own words."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("miaobi", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level.upper())
+
+
+class Logged:
+    """The layer around everything: id, log line, counts, and an answer to errors that nobody foresaw."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self.app, self.services = app, services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        request_id = state["request_id"] = f"req_{secrets.token_hex(12)}"
+        began, status, token = time.perf_counter(), 0, current.set(state)
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception as error:
+            answer = from_exception(error, request_id)
+            if status:  # half an answer is out: end the connection, so that nobody takes it for a whole one
+                raise
+            await answer.response()(scope, receive, sending)
+        finally:
+            self._tell(scope, state, status or GONE, time.perf_counter() - began)
+            current.reset(token)
+
+    def _tell(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        caller = state.get("caller")
+        level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "%s %s %d", method, scope["path"][:200], status, extra={
+                "method": method, "path": scope["path"][:200], "status": status, "seconds": round(seconds, 4),
+                "key": getattr(caller, "name", None), **state.get("used", {})})
