@@ -144,6 +144,7 @@ trackers = Registry("trackers", {
 })
 
 routes = Registry("routes", {
+    "images": "miaobi.serve.routes.images",
     "models": "miaobi.serve.routes.models",
 })
 """Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
