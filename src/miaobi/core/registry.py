@@ -146,6 +146,8 @@ trackers = Registry("trackers", {
 routes = Registry("routes", {
     "images": "miaobi.serve.routes.images",
     "models": "miaobi.serve.routes.models",
+    "store": "miaobi.serve.routes.store",
+    "files": "miaobi.serve.routes.files",
 })
 """Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
 
@@ -154,5 +156,7 @@ pages = Registry("pages", {
 })
 """ASGI applications mounted at /NAME: called with the server's app, closed with it."""
 
-rooms = Registry("rooms", {})
+rooms = Registry("rooms", {
+    "models": "miaobi.studio.rooms.models",
+})
 """Rooms of the studio, one file each (studio/room.py)."""
