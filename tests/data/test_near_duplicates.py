@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from miaobi.data import near_duplicates
-from miaobi.data.splitting import DROPPED, TEST, TRAIN, VALIDATION, assign_groups
+from miaobi.data.splitting import DROPPED, TEST, TRAIN, VALIDATION, assign_groups, joined
 
 
 @given(arrays.arrays(np.uint64, st.integers(2, 40), elements=st.integers(0, 2**64 - 1)), st.integers(0, 12), st.integers(0, 9))
@@ -95,3 +95,8 @@ def test_a_given_test_split_stays_and_its_copies_leave_the_training() -> None:
     assert splits[1] == DROPPED
     assert (splits == TEST).sum() == 1, "the source has a test split; none is drawn"
     assert (splits == VALIDATION).sum() == 1
+
+
+def test_two_groupings_become_the_finest_that_parts_neither() -> None:
+    first, second = np.array([0, 0, 1, 2, 3, 4]), np.array([9, 8, 8, 7, 6, 6])
+    assert joined(first, second).tolist() == [0, 0, 0, 3, 4, 4]

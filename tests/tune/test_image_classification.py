@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.tune.picture_sets import base_of, class_folders, examples_of, picture
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.clip import CLIPImageProcessorPil
@@ -221,3 +222,17 @@ def test_only_so_many_encoded_pictures_are_kept_in_memory(tmp_path: Path, monkey
     whole = next(data.batches("train", 12))
     assert sum(item is not None for item in data._encoded["train"]) == 5
     assert (next(data.batches("train", 12))["pixels"] == whole["pixels"]).all()
+
+
+def test_a_picture_saved_again_stays_on_its_side_of_the_split(tmp_path: Path) -> None:
+    """Every picture lies there twice, once as PNG and once as JPEG: no pair is parted."""
+    folder, noise = tmp_path / "set", np.random.default_rng(0)
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for number in range(20):
+            made = Image.fromarray(np.kron(noise.integers(0, 255, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8))
+            made.save(folder / label / f"{number}.png")
+            made.save(folder / label / f"{number}.jpg", quality=85)
+    prepared = examples.prepare(examples.Config(path=str(folder), validation=0.25, test=0.25), image_classification, image_classification.Config(), progress=False, root=tmp_path / "prepared")
+    sides = [{str(Path(example.columns["image"]).with_suffix("")) for example in examples.read_split(prepared, split, image_classification)} for split in examples.SPLITS]
+    assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]

@@ -95,3 +95,17 @@ def assign_groups(digests: np.ndarray, groups: np.ndarray, given: np.ndarray, va
                 room -= int(sizes[taken])
             taken += 1
     return splits
+
+
+def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The finest grouping that parts no group of either: int64 [items], where each item's number is its group's lowest place."""
+    numbers = np.arange(len(first))
+    parts = [np.unique(groups, return_inverse=True)[1] for groups in (first, second)]
+    while True:
+        before = numbers
+        for part in parts:
+            lowest = np.full(len(numbers), len(numbers))
+            np.minimum.at(lowest, part, numbers)
+            numbers = lowest[part]
+        if (numbers == before).all():
+            return numbers

@@ -6,7 +6,8 @@
     examples.json                                what was found: counts, duplicates, contradictions, problems
 
 Examples that ask the same question (as `question` of the task tells, case and spaces aside) never stand on two sides of a split; nor
-do those that the task has more in mind to keep together, by an optional `group(columns)` (all questions about one text).
+do those that the task has more in mind to keep together, by an optional `group(columns)` (all questions about one text), and pictures
+that a person would call the same (data/near_duplicates.py).
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.core.registry import readers
-from miaobi.data import packs
+from miaobi.data import near_duplicates, packs
 from miaobi.data.cache import alone, manifest
 from miaobi.data.progress import bar
 from miaobi.data.shapes import Unusable
 from miaobi.data.splitting import DROPPED, TEST, VALIDATION, assign_groups, check_shares
+from miaobi.data.splitting import joined as joined_groups
 from miaobi.nn.objective import Batch
 from miaobi.tune.learner import Example, Features, Learner, Task
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "examples.json"
 SPLITS = ("train", "validation", "test")
 SHOWN = 10
@@ -186,6 +188,8 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     chosen = _limited(np.flatnonzero(free), questions, config.max_examples)
     together = getattr(task, "group", task.question)
     _, groups = np.unique(np.array([asked(together(found.examples[place].columns)) for place in chosen], dtype=np.uint64), return_inverse=True)
+    if "digest" in found.examples[0].columns:
+        groups = joined_groups(groups, _alike([found.examples[place] for place in chosen]))
     splits[chosen] = assign_groups(questions[chosen], groups, np.full(len(chosen), DROPPED), *shares)
     splits[kept & (given != DROPPED)] = given[kept & (given != DROPPED)]
     _, places = np.unique(questions[kept], return_inverse=True)
@@ -198,6 +202,14 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     # Files are often sorted by label, and validation and tests may read only the first examples: those must be a fair sample.
     order = np.argsort(questions, kind="stable")
     _write(folder, {split: [found.examples[place] for place in order[splits[order] == number]] for number, split in enumerate(SPLITS)}, facts)
+
+
+def _alike(examples: Sequence[Example]) -> np.ndarray:
+    """The number of each picture's group of near-duplicates, int64 [examples]."""
+    from miaobi.data.picture_files import open_picture, quiet
+    with quiet():
+        looks = [near_duplicates.look(np.asarray(open_picture(Path(example.columns["image"]), near_duplicates.SIDE).pixels.convert("L"))[None]) for example in examples]
+    return near_duplicates.groups(np.array([[number] for number, _ in looks]), np.stack([thumb for _, thumb in looks])[:, None])
 
 
 def _write(folder: Path, splits: Mapping[str, Sequence[Example]], facts: Mapping[str, Any]) -> None:
