@@ -10,6 +10,7 @@ from fastapi import Request
 
 from miaobi.serve.admission import Admission
 from miaobi.serve.database import Records, open_records
+from miaobi.serve.files import Files
 from miaobi.serve.keys import Keys
 from miaobi.serve.pictures.shelf import Shelf
 from miaobi.serve.pool import Pool
@@ -25,7 +26,8 @@ class Services:
     sessions: Sessions = field(default_factory=Sessions)
     """The studio's visitors: the guard takes the cookie `sessions.COOKIE` for the key that `sessions.key` says, under /studio only."""
     records: Records = field(init=False)
-    """From `open` to `close`."""
+    files: Files = field(init=False)
+    """From `open` to `close`, both."""
 
     @cached_property
     def keys(self) -> Keys:
@@ -40,6 +42,8 @@ class Services:
     async def open(self) -> None:
         """Before the first request: the database is brought up to date, models named at the start are opened."""
         self.records = await asyncio.to_thread(open_records, self.settings.database)
+        self.files = Files(self.records, self.settings.folder / "files", self.settings.limits.upload_bytes)
+        await asyncio.to_thread(self.files.sweep)
 
     async def close(self) -> None:
         """After the last answer."""
