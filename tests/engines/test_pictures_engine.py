@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from tests.engines.families import CLASSES, Points, register, written
+from tests.verbs import toy_pictures
 
 import miaobi
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
@@ -119,6 +120,26 @@ def test_translation_is_cropped_back_to_the_pictures_shape(tmp_path: Path) -> No
             assert made.shape == (8, 8, 3)
             left = made[4, 0, 1]
             assert left < 20 if fit == "stretch" else 50 < left < 90, "crop cuts a quarter off either side"
+
+
+def test_pictures_like_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_pictures.register(monkeypatch)
+    with miaobi.load(toy_pictures.toy_bundle(tmp_path / "toy", "encodes")) as model:
+        given = model.generate(seed=9)[0].pixels
+        same, = model.generate(image=given.repeat(3, 2), strength=0.0, seed=1)
+        assert np.abs(same.pixels.astype(int) - given).max() <= 2, "strength 0 restores what the model can hold of it"
+        new = model.generate(image=given.repeat(3, 2), strength=1.0, seed=1, n=3)
+        assert all((one.pixels == other.pixels).all() for one, other in zip(new, model.generate(seed=1, n=3), strict=True)), "strength 1 draws anew"
+        near, far = (np.abs(model.generate(image=given.repeat(3, 2), seed=1, strength=value)[0].pixels.astype(int) - given).mean() for value in (0.2, 0.9))
+        assert 0 < near < far
+        assert set(model.generate(image=given.repeat(3, 2), seed=1)[0].facts.parameters) == {"image"}
+        with pytest.raises(BadInput, match="image and truncation"):
+            model.generate(image=given, truncation=0.5)
+    with miaobi.load(toy_pictures.toy_bundle(tmp_path / "classes", "encodes", conditional=True)) as model:
+        with pytest.raises(BadInput, match="know the class") as caught:
+            model.generate(image=given)
+        assert "dark, light" in caught.value.remedy
+        assert model.generate(image=given, label="dark", seed=1)[0].facts.parameters["label"] == "dark"
 
 
 def test_engines_for_words_pass_by(tmp_path: Path) -> None:

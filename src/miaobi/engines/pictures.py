@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from miaobi.engines.pictures_engine import PicturesEngine
 
 FORMATS = ("bundle",)
-ABILITIES = Abilities(frozenset({"n", "seed", "label", "image", "truncation", "width", "height"}))
+ABILITIES = Abilities(frozenset({"n", "seed", "label", "image", "strength", "truncation", "width", "height"}))
 """What picture models offer among them; an opened one refuses what it cannot do."""
 
 

@@ -2,11 +2,15 @@
 
 Picture i of seed s is made of a generator of its own, seeded s + i, so it does not depend on how many are asked for; facts
 record that number and the class. Pixels keep the model's channels: [H, W, 1] for grey, [H, W, 3] for colour.
+
+A model that encodes as well as draws makes pictures like one it is given: z' = sqrt(1 - s²) z + s ε, where z is that picture's
+point, ε a point of the prior and s the strength; z' has the variance of the prior wherever z has.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -26,10 +30,12 @@ from miaobi.core.requests import ImageRequest, Request
 from miaobi.data.picture_files import read_picture
 from miaobi.data.picture_shapes import Fit, fitted, padded, with_channels
 from miaobi.engines.worker import Send, Worker
-from miaobi.nn.pictures import HasLatents, Paints, from_planes, labels_for, to_pixels
+from miaobi.nn.pictures import Encodes, HasLatents, Paints, from_planes, labels_for, to_pixels
 
 BATCH = 64
 """Pictures decoded together at most."""
+STRENGTH = 0.3
+"""How unlike the picture that is given, where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,9 @@ class PicturesEngine:
         self.weights, self.device = weights, torch.device(device)
         self.net = cast(Paints, families.get(weights.family).load(weights.path).eval().to(self.device))
         self.spec = self.net.spec
-        self.abilities = Abilities(frozenset({"n", "seed", "width", "height"}) | self.net.controls)
+        self.varies = isinstance(self.net, HasLatents) and isinstance(self.net, Encodes) and "image" not in self.net.controls
+        own = {"n", "seed", "width", "height"} | ({"image", "strength"} if self.varies else set())
+        self.abilities = Abilities(frozenset(own) | self.net.controls)
         preprocessing = weights.path / "preprocessor_config.json"
         self.fit: Fit = json.loads(preprocessing.read_text(encoding="utf-8"))["fit"] if preprocessing.exists() else "pad"
         self._worker = Worker("pictures")
@@ -58,7 +66,9 @@ class PicturesEngine:
         asked = accepted(request, ImageRequest, self.abilities, "pictures")
         self._check_size(asked)
         number = self.number(str(asked.label)) if asked.label is not None else None
-        source = self.source(asked) if "image" in self.net.controls else None
+        source = self.source(asked) if "image" in self.net.controls or asked.image is not None else None
+        if source is not None and self.varies:
+            self._check_like(asked)
         async with aclosing(self._worker.stream(lambda send: self._paint(asked, number, source, send))) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -70,6 +80,14 @@ class PicturesEngine:
                 raise Unsupported(say(f"{name} is {wanted}; {self.weights.name} paints {self.spec.width} x {self.spec.height} pixels and no other size.",
                                       f"{name} 为 {wanted}；{self.weights.name} 只能生成 {self.spec.width} x {self.spec.height} 像素的图片。"),
                                   say("Leave it out, and enlarge the result with --upscale.", "请去掉它，之后可用 --upscale 放大。"))
+
+    def _check_like(self, request: ImageRequest) -> None:
+        """Raise for a picture to be like that leaves the model guessing."""
+        if request.truncation is not None:
+            request.refuse("image", "truncation")
+        if "label" in self.net.controls and request.label is None:
+            raise BadInput(say(f"{self.weights.name} has to know the class of the image.", f"{self.weights.name} 需要知道图片的类别。"),
+                           say(f"Give label, one of {', '.join(self.spec.classes[:12])}.", f"请给出 label，可选：{'、'.join(self.spec.classes[:12])}。"))
 
     def number(self, label: str) -> int:
         """The number of a class, from its name or number. Raises BadInput with the nearest names."""
@@ -108,13 +126,15 @@ class PicturesEngine:
 
     @torch.inference_mode()
     def _paint(self, request: ImageRequest, number: int | None, source: Source | None, send: Send) -> None:
-        together = isinstance(self.net, HasLatents) and request.truncation is None and source is None
+        together = isinstance(self.net, HasLatents) and request.truncation is None and (source is None or self.varies)
         size = BATCH if together else 1
         for first in range(0, request.n, size):
             indices = range(first, min(first + size, request.n))
             seeds = [(request.seed or 0) + index for index in indices]
             if together:
                 points, labels = self.points(seeds, number)
+                if source is not None:
+                    points = self._near(source, points, labels, STRENGTH if request.strength is None else request.strength)
                 painted = cast(HasLatents, self.net).decode(points, labels)
             else:
                 generator = self._generator(seeds[0])
@@ -123,6 +143,12 @@ class PicturesEngine:
                                          truncation=request.truncation or 1.0, generator=generator)
             for at, index in enumerate(indices):
                 send(Chunk(index, artifact=self._picture(painted[at], None if labels is None else int(labels[at]), source), finish="stop"))
+
+    def _near(self, source: Source, points: Tensor, labels: Tensor | None, strength: float) -> Tensor:
+        """Points [B, ...] around the picture's own."""
+        own = cast(Encodes, self.net).encode(source.pixels.expand(len(points), -1, -1, -1), labels)
+        near: Tensor = math.sqrt(1 - strength * strength) * own + strength * points
+        return near
 
     def _labels(self, number: int | None, generators: list[torch.Generator]) -> Tensor | None:
         """Numbers of classes, drawn where none was asked for; None for a model that takes none."""
