@@ -36,13 +36,17 @@ LANGUAGES = ("en", "zh")
 NEEDED = re.compile(r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset"
                     r"|heartbeat/\w+|file=(?!\w+:/).+)")
 """Gradio's paths that the page asks for. What is given to file= is a file's path, never another server's address."""
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
           "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
           "base-uri 'self'; form-action 'self'; frame-ancestors 'none'")
+GONE = ApiError(503, "The studio is opening; load the page again.", retry_after=2).response()
+"""To a page from before a restart."""
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
 
 
 class Door:
+    """The application behind /studio."""
+
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._pages = {name: _Page(app, name) for name in LANGUAGES}
@@ -119,7 +123,7 @@ class _Page:
             await ApiError(404, "The studio has no such page.").response()(scope, receive, send)
         elif self._shell is None:
             self._building = self._building or asyncio.create_task(self._build())
-            await self._wait(scope, receive, send)
+            await (self._wait if path == "/" else GONE)(scope, receive, send)
         else:
             await self._shell({**scope, "root_path": ""}, receive, send)
 
@@ -129,7 +133,7 @@ class _Page:
         if self._building.done() and self._building.exception():
             building, self._building = self._building, None
             raise building.exception() or RuntimeError
-        await HTMLResponse(_filled("moment.html", self._language), 503, {"retry-after": "1"})(scope, receive, send)
+        await HTMLResponse(_filled("moment.html", self._language), 202, {"cache-control": "no-store"})(scope, receive, send)
 
     async def _build(self) -> None:
         from miaobi.studio import page

@@ -5,6 +5,9 @@
   const show = () => document.body.classList.toggle("dark", (localStorage.getItem("miaobi-scheme") ?? (system.matches ? "dark" : "light")) === "dark");
   addEventListener("DOMContentLoaded", () => {
     document.documentElement.lang = location.pathname.includes("/zh") ? "zh-CN" : "en";
+    const leave = () => { const link = document.querySelector("#leave"); if (link) link.hidden = !document.cookie.includes("miaobi_signed_in="); return link; };
+    const seen = new MutationObserver(() => leave() && seen.disconnect());
+    seen.observe(document.body, { childList: true, subtree: true });
     if (kept) show();
     // Gradio sets the class itself once, from the system.
     if (kept) new MutationObserver(() => { if (document.body.classList.contains("dark") !== (localStorage.getItem("miaobi-scheme") === "dark")) show(); })
