@@ -1,48 +1,67 @@
-"""Keys: who made them, whose they are, and whether one is good. Only a key's SHA-256 is kept; the key is shown once, when it is made."""
+"""Is this key good, and whose is it? Those the server was started with and those in the database (keyring.py)."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import hmac
-from dataclasses import dataclass, field
+import logging
+import time
 
 from miaobi.core.language import say
 from miaobi.serve.admission import Caller
+from miaobi.serve.database import Records
 from miaobi.serve.errors import ApiError
+from miaobi.serve.keyring import all_keys, digest
 from miaobi.serve.settings import Settings
 
+log = logging.getLogger("miaobi.serve")
 
-def digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+FRESH = 1.0
+"""Seconds that what was read of the database holds: a key that was revoked is good for no longer."""
 
 
-@dataclass
 class Keys:
-    """The keys that are good now: those the server was started with and those in the database."""
+    """`records` is set once the database is open; until then only the given keys are known."""
 
-    settings: Settings
-    _given: dict[str, Caller] = field(init=False)
-    """SHA-256 to caller."""
-
-    def __post_init__(self) -> None:
-        self._given = {(sha := digest(key)): Caller(f"given-{sha[:12]}", f"key {at}") for at, key in enumerate(self.settings.api_keys, 1)}
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.records: Records | None = None
+        self._given = {(sha := digest(key)): Caller(f"given-{sha[:12]}", f"key {at}") for at, key in enumerate(settings.api_keys, 1)}
+        self._stored: dict[str, Caller] = {}
+        self._any = bool(self._given)
+        self._read_at = 0.0
 
     async def caller(self, secret: str) -> Caller:
-        """Whose key `secret` is; without any key anywhere, and on this machine alone, whoever asks. Raises ApiError 401."""
-        known = self._given
-        if not known and self.settings.local:
+        """Whose key `secret` is. Where no key was ever made, and on this machine alone, whoever asks. Raises ApiError 401.
+
+        A database whose keys were all revoked is no open door.
+        """
+        if self.records is not None and time.monotonic() - self._read_at > FRESH:
+            await self.read()
+        if not self._any and self.settings.local:
             return Caller()
-        found: Caller | None = None
-        asked = digest(secret)
-        for sha, caller in known.items():  # all of them, so that the time taken says nothing
+        found, asked = None, digest(secret)
+        for sha, caller in (*self._given.items(), *self._stored.items()):  # all of them, so that the time taken says nothing
             if hmac.compare_digest(sha, asked):
                 found = caller
         if found is None:
-            raise refused(secret)
+            raise _refused(secret)
         return found
 
+    async def read(self) -> None:
+        """Read the keys of the database. While it cannot be read, those that were known last are good."""
+        assert self.records is not None
+        self._read_at = time.monotonic()  # before, so that others do not read as well
+        try:
+            rows = await asyncio.to_thread(all_keys, self.records)
+        except Exception:
+            log.exception("the keys could not be read again")
+            return
+        self._stored = {row.sha256: Caller(row.id, row.name, row.requests_per_minute, row.tokens_per_day) for row in rows if row.revoked is None}
+        self._any = bool(self._given or rows)
 
-def refused(secret: str) -> ApiError:
+
+def _refused(secret: str) -> ApiError:
     said = (say("This key is not known here, or was revoked.", "密钥无效或已被撤销。") if secret else
             say("A key is needed: send the header Authorization: Bearer KEY.", "需要密钥：请发送请求头 Authorization: Bearer KEY。"))
     return ApiError(401, f"{said} " + say("`miaobi keys create NAME` on the server makes one.", "可在服务器上用 `miaobi keys create NAME` 创建。"),

@@ -77,7 +77,8 @@ class Logged:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff"),
+                                      *((name.encode(), value.encode()) for name, value in state.get("rates", {}).items())]
             await send(message)
 
         try:
@@ -93,6 +94,7 @@ class Logged:
 
     def _tell(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
+        self.services.admission.meters.request(getattr(scope.get("route"), "path", "other"), method, status, seconds)
         caller = state.get("caller")
         level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
         if log.isEnabledFor(level):

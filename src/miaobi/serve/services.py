@@ -28,6 +28,9 @@ class Services:
     records: Records = field(init=False)
     files: Files = field(init=False)
     """From `open` to `close`, both."""
+    ready: bool = False
+    """Everything that was to be opened at the start is."""
+    _writing: asyncio.Task[None] = field(init=False)
 
     @cached_property
     def keys(self) -> Keys:
@@ -42,12 +45,18 @@ class Services:
     async def open(self) -> None:
         """Before the first request: the database is brought up to date, models named at the start are opened."""
         self.records = await asyncio.to_thread(open_records, self.settings.database)
+        self.keys.records = self.admission.ledger.records = self.records
+        await self.keys.read()
+        self._writing = asyncio.create_task(self.admission.ledger.keep_writing())
         self.files = Files(self.records, self.settings.folder / "files", self.settings.limits.upload_bytes)
         await asyncio.to_thread(self.files.sweep)
+        self.ready = True
 
     async def close(self) -> None:
         """After the last answer."""
         await self.pool.close()
+        self._writing.cancel()
+        await self.admission.ledger.write()
         self.records.close()
 
 

@@ -1,0 +1,74 @@
+"""What Prometheus reads at /metrics. Labels are names of models that answered and templates of routes, so their number is bounded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from miaobi.serve.usage import Used
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class _Gauges:
+    """Values that are asked for at the moment they are read."""
+
+    def __init__(self) -> None:
+        self.now: Mapping[str, tuple[str, str, Mapping[str, float]]] = {}
+        """Name of the gauge: what it tells, its label ("" for none), its values."""
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (told, label, values) in self.now.items():
+            family = GaugeMetricFamily(f"miaobi_{name}", told, labels=[label] if label else None)
+            for of, value in values.items():
+                family.add_metric([of] if label else [], value)
+            yield family
+
+
+class Meters:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._gauges = _Gauges()
+        self.registry.register(self._gauges)
+        self.requests = Counter("miaobi_requests", "Requests by route and status.", ["route", "method", "status"], registry=self.registry)
+        self.seconds = Histogram("miaobi_request_seconds", "From the request's first byte to the answer's last.", ["route"], buckets=SECONDS, registry=self.registry)
+        self.queued = Histogram("miaobi_queue_seconds", "Waiting for a place.", buckets=SECONDS, registry=self.registry)
+        self.refused = Counter("miaobi_refused", "Requests that were told to come back.", ["reason"], registry=self.registry)
+        self.first = Histogram("miaobi_time_to_first_token_seconds", "From arrival to the first token, waiting included.", ["model"], buckets=SECONDS, registry=self.registry)
+        self.rate = Histogram("miaobi_tokens_per_second", "Of one answer, after its first token.", ["model"], buckets=RATES, registry=self.registry)
+        self.prompt_tokens = Counter("miaobi_prompt_tokens", "Tokens that were read.", ["model"], registry=self.registry)
+        self.completion_tokens = Counter("miaobi_completion_tokens", "Tokens that were written.", ["model"], registry=self.registry)
+        self.pictures = Counter("miaobi_pictures", "Pictures that were made.", ["model"], registry=self.registry)
+
+    def answered(self, model: str, arrived: float, first: float | None, used: Used) -> None:
+        self.prompt_tokens.labels(model).inc(used.prompt_tokens)
+        self.completion_tokens.labels(model).inc(used.completion_tokens)
+        self.pictures.labels(model).inc(used.pictures)
+        if first is None:
+            return
+        self.first.labels(model).observe(first - arrived)
+        taken = time.perf_counter() - first
+        if used.completion_tokens > 1 and taken > 0:
+            self.rate.labels(model).observe((used.completion_tokens - 1) / taken)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        self.requests.labels(route, method, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def read(self, gauges: Mapping[str, tuple[str, str, Mapping[str, float]]]) -> bytes:
+        """Everything in Prometheus' text format, with these values of the moment."""
+        self._gauges.now = gauges
+        return generate_latest(self.registry)

@@ -1,0 +1,65 @@
+"""For whoever keeps the server running: /health, /ready, /metrics, and each key's /v1/usage."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import func, select
+
+from miaobi.core.language import say
+from miaobi.serve import usage
+from miaobi.serve.admission import DRAINING, Caller, caller_of
+from miaobi.serve.errors import ApiError
+from miaobi.serve.records import Job
+from miaobi.serve.services import Services, services_of
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The process lives and its event loop turns."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(services: Annotated[Services, Depends(services_of)]) -> dict[str, str]:
+    """Send requests here now. 503 while models are opened, and from SIGTERM on."""
+    if services.admission.draining:
+        raise ApiError(503, say("This server is stopping.", "服务器正在停止。"), code="draining", retry_after=DRAINING)
+    if not services.ready:
+        raise ApiError(503, say("Models are being opened.", "正在打开模型。"), code="starting", retry_after=1)
+    return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(services: Annotated[Services, Depends(services_of)]) -> Response:
+    """Everything counted here, in Prometheus' text format."""
+    admission, names = services.admission, set(services.pool.names())
+    running: dict[str, float] = {}
+    for model, count in admission.running.items():  # names come from requests: those that lead nowhere are one
+        known = model if model in names else "other"
+        running[known] = running.get(known, 0) + count
+    jobs = await asyncio.to_thread(_jobs, services)
+    gauges = {"queue_waiting": ("Requests that wait for a place.", "", {"": float(admission.waiting)}),
+              "running": ("Answers being made.", "model", running),
+              "jobs": ("Jobs by status.", "status", jobs)}
+    return Response(admission.meters.read(gauges), media_type=CONTENT_TYPE_LATEST)
+
+
+def _jobs(services: Services) -> dict[str, float]:
+    with services.records.reading() as session:
+        return {status: float(count) for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples()}
+
+
+@router.get("/v1/usage")
+async def used(services: Annotated[Services, Depends(services_of)], caller: Annotated[Caller, Depends(caller_of)],
+               days: Annotated[int, Query(ge=1, le=366)] = 30) -> dict[str, Any]:
+    """What the key that asks used, by day (UTC) and model, and its limits."""
+    await services.admission.ledger.write()
+    rows = await asyncio.to_thread(usage.of_key, services.records, caller.key_id, days)
+    return {"object": "list", "data": rows, "key": caller.name,
+            "limits": {"requests_per_minute": caller.requests_per_minute, "tokens_per_day": caller.tokens_per_day}}
