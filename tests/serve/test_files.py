@@ -152,7 +152,7 @@ def test_what_expired_is_gone(files: Files) -> None:
     gone, kept = keep(files, expires=now()), keep(files, expires=now() + 1000)
     with pytest.raises(ApiError):
         files.find(gone.id, "a")
-    assert [item.id for item in files.list("a")] == [kept.id]
+    assert [item.id for item in files.listed("a")] == [kept.id]
     files.sweep()
     assert [path.name for path in files.folder.iterdir()] == [kept.id]
 
@@ -168,7 +168,7 @@ def test_a_sweep_removes_what_killed_servers_left_and_nothing_else(files: Files)
         files.sweep()
         arrived = upload.keep("a", "name", "user_data")
     assert sorted(path.name for path in files.folder.iterdir()) == sorted(["README", kept.id, arrived.id])
-    assert {item.id for item in files.list("a")} == {kept.id, arrived.id}
+    assert {item.id for item in files.listed("a")} == {kept.id, arrived.id}
 
 
 def test_a_disk_that_is_not_mounted_costs_no_record(records: Records, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_full_disk_is_told_and_forgotten(files: Files, monkeypatch: pytest.Mon
         with pytest.raises(ApiError) as caught:
             keep(files)
     assert caught.value.status == 507 and "/" not in caught.value.message.replace("/v1/files/ID", "")
-    assert list(files.folder.iterdir()) == [] and files.list("a") == []
+    assert list(files.folder.iterdir()) == [] and files.listed("a") == []
     assert files.find(keep(files).id, "a")
 
 

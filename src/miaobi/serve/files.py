@@ -59,7 +59,7 @@ class Files:
             raise missing(id)
         return file
 
-    def list(self, key_id: str, purpose: str | None = None, after: str | None = None, limit: int = PAGE, newest_first: bool = True) -> list[File]:
+    def listed(self, key_id: str, purpose: str | None = None, after: str | None = None, limit: int = PAGE, newest_first: bool = True) -> list[File]:
         """One more than `limit` where there are more."""
         asked = select(File).where(File.key_id == key_id, File.expires.is_(None) | (File.expires > now()))
         if purpose is not None:

@@ -68,7 +68,7 @@ def _expires(fields: dict[str, str], purpose: str) -> int | None:
 def list_files(services: ServicesOf, caller: CallerOf, purpose: str | None = None, after: str | None = None,
                limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE, order: Literal["asc", "desc"] = "desc") -> dict[str, Any]:
     """The caller's files, newest first."""
-    return page([shown(file) for file in services.files.list(caller.key_id, purpose, after, limit, order == "desc")], limit)
+    return page([shown(file) for file in services.files.listed(caller.key_id, purpose, after, limit, order == "desc")], limit)
 
 
 @router.get("/{file_id}")
