@@ -159,6 +159,13 @@ pages = Registry("pages", {
 """ASGI applications mounted at /NAME: called with the server's app, closed with it."""
 
 rooms = Registry("rooms", {
+    "chat": "miaobi.studio.rooms.chat",
     "models": "miaobi.studio.rooms.models",
 })
 """Rooms of the studio, one file each (studio/room.py)."""
+
+work = Registry("work", {
+    "fine_tuning": "miaobi.serve.work.fine_tuning:run",
+    "batch": "miaobi.serve.work.batch:run",
+})
+"""What the server's jobs do, by kind, each in a process of its own: `run(task)` (serve/work/task.py)."""

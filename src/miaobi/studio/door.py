@@ -39,6 +39,10 @@ NEEDED = re.compile(r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+
 POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
           "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
           "base-uri 'self'; form-action 'self'; frame-ancestors 'none'")
+ICON = ('<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 32 32%22%3E%3Crect width=%2232%22 height=%2232%22 '
+        'rx=%227%22 fill=%22%23ad3b27%22/%3E%3Ctext x=%2216%22 y=%2223%22 font-size=%2220%22 text-anchor=%22middle%22 fill=%22white%22%3E妙%3C/text%3E%3C/svg%3E">').encode()
+TAGS = {"en": "en", "zh": "zh-CN"}
+ELSEWHERE = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
 GONE = ApiError(503, "The studio is opening; load the page again.", retry_after=2).response()
 """To a page from before a restart."""
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
@@ -124,8 +128,28 @@ class _Page:
         elif self._shell is None:
             self._building = self._building or asyncio.create_task(self._build())
             await (self._wait if path == "/" else GONE)(scope, receive, send)
+        elif path == "/":
+            await self._front(scope, receive, send)
         else:
             await self._shell({**scope, "root_path": ""}, receive, send)
+
+    async def _front(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Gradio's HTML in the page's language, with our icon, and without what it says about itself and other hosts."""
+        assert self._shell is not None
+        start: Message = {}
+        body = b""
+
+        async def keep(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+            body += message.get("body", b"")
+        plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        await self._shell({**scope, "root_path": "", "headers": plain}, receive, keep)
+        body = ELSEWHERE.sub(b"", body).replace(b"<head>", b"<head>" + ICON, 1).replace(b'lang="en"', f'lang="{TAGS[self._language]}"'.encode(), 1)
+        MutableHeaders(scope=start)["content-length"] = str(len(body))
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
 
     async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
         """"One moment", which asks again by itself; or why there will be no page."""

@@ -4,7 +4,6 @@
   const system = matchMedia("(prefers-color-scheme: dark)");
   const show = () => document.body.classList.toggle("dark", (localStorage.getItem("miaobi-scheme") ?? (system.matches ? "dark" : "light")) === "dark");
   addEventListener("DOMContentLoaded", () => {
-    document.documentElement.lang = location.pathname.includes("/zh") ? "zh-CN" : "en";
     const leave = () => { const link = document.querySelector("#leave"); if (link) link.hidden = !document.cookie.includes("miaobi_signed_in="); return link; };
     const seen = new MutationObserver(() => leave() && seen.disconnect());
     seen.observe(document.body, { childList: true, subtree: true });

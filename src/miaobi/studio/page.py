@@ -28,8 +28,6 @@ AT_ONCE = 64
 WAITING = 256
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "Source Han Sans SC", "sans-serif"]
 MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace"]
-ICON = ('<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 32 32%22%3E%3Crect width=%2232%22 height=%2232%22 '
-        'rx=%227%22 fill=%22%23ad3b27%22/%3E%3Ctext x=%2216%22 y=%2223%22 font-size=%2220%22 text-anchor=%22middle%22 fill=%22white%22%3E妙%3C/text%3E%3C/svg%3E">')
 LABEL = ("AI-generated / 由AI生成", "由AI生成 / AI-generated")
 
 
@@ -63,7 +61,7 @@ def build(app: ASGIApp, services: Services, language: str, path: str) -> tuple[F
     shell = FastAPI(openapi_url=None)
     gr.mount_gradio_app(shell, page, path, footer_links=[], run_history=False, ssr_mode=False, show_error=False, max_file_size=UPLOAD,
                         allowed_paths=[], blocked_paths=[str(services.settings.folder / "files")], enable_monitoring=False, mcp_server=False,
-                        theme=theme(FONTS, MONO), css=_read("look.css"), head=f"{ICON}<script>{_read('page.js')}</script>")
+                        theme=theme(FONTS, MONO), css=_read("look.css"), head=f"<script>{_read('page.js')}</script>")
     return shell, shell.router.lifespan_context(shell)
 
 

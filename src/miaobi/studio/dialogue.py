@@ -1,0 +1,55 @@
+"""What chat and compare share: the settings of an answer, a dialogue in OpenAI's shape, an answer as it is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from miaobi.studio.room import Desk
+
+PACE = 0.06
+"""Seconds between two looks at a text that is being written: faster than the eye, and few enough messages for the browser."""
+Message = dict[str, Any]
+
+
+def controls(desk: Desk) -> list[gr.components.Component]:
+    """System prompt, temperature, top_p, max_tokens, seed: in the order that `asked` takes them."""
+    say = desk.say
+    return [
+        gr.Textbox(label=say("System prompt", "系统提示"), placeholder=say("You answer briefly and kindly.", "你回答简洁而友善。"), lines=3, max_lines=8),
+        gr.Slider(0, 2, 0.7, step=0.05, label=say("Temperature", "温度"), info=say("0 is always the likeliest word", "0 表示总取最可能的词"), buttons=[]),
+        gr.Slider(0.05, 1, 0.95, step=0.05, label=say("Top-p", "Top-p"), info=say("how much of the likely words to draw from", "从概率最高的多大范围内抽取"), buttons=[]),
+        gr.Slider(1, 2048, 256, step=1, label=say("Longest answer, in tokens", "最长回答（词元）"), buttons=[]),
+        gr.Number(None, label=say("Seed", "随机种子"), info=say("the same seed gives the same answer; empty draws one", "相同种子得到相同回答；留空则随机"), precision=0, minimum=0),
+    ]
+
+
+def asked(model: str | None, history: Sequence[Message], values: Sequence[Any]) -> dict[str, Any]:
+    """The body of /v1/chat/completions for this dialogue."""
+    system, temperature, top_p, longest, seed = values
+    messages = [{"role": "system", "content": system.strip()}] if system and system.strip() else []
+    messages += [{"role": item["role"], "content": plain(item)} for item in history]
+    body = {"model": model or "", "messages": messages, "temperature": temperature, "top_p": top_p, "max_tokens": int(longest)}
+    return body if seed is None else {**body, "seed": int(seed)}
+
+
+def plain(message: Message) -> str:
+    """The text of a message as Gradio hands it over: a string, or a list of parts."""
+    content = message["content"]
+    parts = content if isinstance(content, list) else [content]
+    return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in parts)
+
+
+async def written(desk: Desk, visitor: gr.Request, body: dict[str, Any]) -> AsyncIterator[str]:
+    """The answer so far, again and again, and whole at the end. Leaving early stops the work."""
+    text, shown = "", 0.0
+    async for event in desk.events(visitor, "/v1/chat/completions", body):
+        for choice in event.get("choices", ()):
+            text += choice["delta"].get("content") or ""
+        if time.monotonic() - shown > PACE:
+            shown = time.monotonic()
+            yield text
+    yield text
