@@ -44,6 +44,9 @@ VERBS = {
     "models rollback": Verb("miaobi.verbs.models:rollback", "back to the version before", "退回上一个正式版"),
     "models merge": Verb("miaobi.verbs.models:merge", "one adapter out of several", "把多个适配器合并为一个"),
     "models remove": Verb("miaobi.verbs.models:remove", "remove a version or a model", "删除一个版本或模型"),
+    "keys create": Verb("miaobi.serve.keyring:create", "a key for a caller of the server", "为服务器的调用者创建密钥"),
+    "keys list": Verb("miaobi.serve.keyring:list_keys", "the server's keys and their limits", "列出服务器的密钥与限额"),
+    "keys revoke": Verb("miaobi.serve.keyring:revoke", "end a key", "撤销一个密钥"),
     "doctor": Verb("miaobi.verbs.doctor:doctor", "what is installed, what is missing, how to mend it", "检查安装情况并给出修复命令"),
 }
 

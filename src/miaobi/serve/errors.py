@@ -23,7 +23,7 @@ log = logging.getLogger("miaobi.serve")
 
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
          408: "timeout_error", 409: "conflict_error", 413: "invalid_request_error", 415: "invalid_request_error",
-         422: "invalid_request_error", 431: "invalid_request_error", 429: "rate_limit_error", 501: "not_implemented_error", 503: "overloaded_error"}
+         421: "invalid_request_error", 422: "invalid_request_error", 431: "invalid_request_error", 429: "rate_limit_error", 501: "not_implemented_error", 503: "overloaded_error"}
 STATUS: dict[type[MiaobiError], int] = {NotFound: 404, Unsupported: 400, BadInput: 400, Conflict: 409, DoesNotFit: 503, Damaged: 503,
                                        MissingPart: 501}
 
