@@ -43,7 +43,8 @@ class Bodies:
             return
         try:
             kind = self._kind(scope)
-            largest = self.settings.limits.upload_bytes + (1 << 20) if kind == "multipart/form-data" else self.settings.limits.body_bytes
+            stored = kind == "multipart/form-data" and not scope["path"].startswith("/v1/images/")
+            largest = self.settings.limits.upload_bytes + (1 << 20) if stored else self.settings.limits.body_bytes
             incoming = _Incoming(receive, largest, self.settings)
             incoming.check(int(_header(scope, b"content-length") or 0))
             if kind != "application/json":

@@ -69,7 +69,7 @@ async def file(name: str, services: Serving) -> FileResponse:
         raise ApiError(404, say("There is no such picture, or its time is over.", "没有这张图片，或其链接已过期。"), code="not_found")
     path, left = found
     kind = KINDS[name.rpartition(".")[2]]
-    headers = {"Cache-Control": f"private, max-age={int(left)}", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+    headers = {"Cache-Control": f"private, max-age={int(left)}", "Referrer-Policy": "no-referrer",
                "Content-Security-Policy": "default-src 'none'; sandbox"}
     return FileResponse(path, media_type=kind, headers=headers)
 
@@ -82,9 +82,6 @@ async def _one(asked: Variation, services: Services) -> Incoming:
 
 
 async def _read(upload: UploadFile, name: str, services: Services) -> Incoming:
-    most = services.settings.limits.body_bytes
-    if (upload.size or 0) > most:
-        raise ApiError(413, say(f"{name} has {upload.size:,} bytes; at most {most:,} are read.", f"{name} 有 {upload.size:,} 字节；最多读取 {most:,} 字节。"), param=name)
     raw = await upload.read()
     return await asyncio.to_thread(read, raw, name, services.settings.limits.pixels)
 
