@@ -160,6 +160,7 @@ pages = Registry("pages", {
 
 rooms = Registry("rooms", {
     "chat": "miaobi.studio.rooms.chat",
+    "pictures": "miaobi.studio.rooms.pictures",
     "models": "miaobi.studio.rooms.models",
 })
 """Rooms of the studio, one file each (studio/room.py)."""

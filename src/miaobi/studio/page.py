@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from miaobi.core.registry import rooms
 from miaobi.serve.services import Services
+from miaobi.studio.keeping import folder_of
 
 UPLOAD = "64mb"
 FORGET = (3600, 24 * 3600)
@@ -40,7 +41,7 @@ def prepare(folder: Path) -> None:
 
 def build(app: ASGIApp, services: Services, language: str, path: str) -> tuple[FastAPI, AbstractAsyncContextManager[Any]]:
     """The page in one language, to answer under `path`, and the life it needs while it is open. Slow: call in a thread."""
-    prepare(services.settings.folder / "studio")
+    prepare(folder_of(services.settings.folder))
     import gradio as gr
 
     from miaobi.studio.room import Desk, Room
