@@ -23,17 +23,18 @@ def controls(desk: Desk) -> list[gr.components.Component]:
         gr.Slider(0, 2, 0.7, step=0.05, label=say("Temperature", "温度"), info=say("0 is always the likeliest word", "0 表示总取最可能的词"), buttons=[]),
         gr.Slider(0.05, 1, 0.95, step=0.05, label=say("Top-p", "Top-p"), info=say("how much of the likely words to draw from", "从概率最高的多大范围内抽取"), buttons=[]),
         gr.Slider(1, 2048, 256, step=1, label=say("Longest answer, in tokens", "最长回答（词元）"), buttons=[]),
-        gr.Number(None, label=say("Seed", "随机种子"), info=say("the same seed gives the same answer; empty draws one", "相同种子得到相同回答；留空则随机"), precision=0, minimum=0),
+        gr.Textbox("", label=say("Seed", "随机种子"), info=say("the same seed gives the same answer; empty draws one", "相同种子得到相同回答；留空则随机"), max_lines=1),
     ]
 
 
-def asked(model: str | None, history: Sequence[Message], values: Sequence[Any]) -> dict[str, Any]:
+def asked(desk: Desk, model: str | None, history: Sequence[Message], values: Sequence[Any]) -> dict[str, Any]:
     """The body of /v1/chat/completions for this dialogue."""
     system, temperature, top_p, longest, seed = values
     messages = [{"role": "system", "content": system.strip()}] if system and system.strip() else []
     messages += [{"role": item["role"], "content": plain(item)} for item in history]
     body = {"model": model or "", "messages": messages, "temperature": temperature, "top_p": top_p, "max_tokens": int(longest)}
-    return body if seed is None else {**body, "seed": int(seed)}
+    number = desk.number(seed)
+    return body if number is None else {**body, "seed": number}
 
 
 def plain(message: Message) -> str:

@@ -49,6 +49,17 @@ class Desk:
     def say(self, english: str, chinese: str) -> str:
         return chinese if self.language == "zh" else english
 
+    def error(self, english: str, chinese: str) -> gr.Error:
+        """For what the visitor can put right."""
+        return gr.Error(html.escape(self.say(english, chinese)), duration=6, print_exception=False, title="")
+
+    def number(self, given: str, kind: type[int] | type[float] = int) -> int | float | None:
+        """An optional number as it was typed; None for nothing."""
+        try:
+            return kind(given.strip()) if given.strip() else None
+        except ValueError:
+            raise self.error(f"{given!r} is not a number. Write one, or leave the field empty.", f"{given!r} 不是数字。请填写数字或留空。") from None
+
     def on_entry(self, handler: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
         """Call `handler` when the page opens and whenever a visitor comes into the room."""
         gr.on([self.page.load, self.tab.select], handler, list(inputs), list(outputs), show_progress="hidden", api_visibility="private")

@@ -67,7 +67,7 @@ class Chat:
 
     def add(self, text: str, history: list[Message]) -> tuple[Any, ...]:
         if not text.strip():
-            raise gr.Error(self.desk.say("Write a message first.", "请先写一条消息。"), duration=3, print_exception=False, title="")
+            raise self.desk.error("Write a message first.", "请先写一条消息。")
         return "", [*history, {"role": "user", "content": text}], *self.busy()
 
     def cut(self, history: list[Message], retry: gr.RetryData) -> tuple[Any, ...]:
@@ -88,12 +88,12 @@ class Chat:
             await self.keep(visitor, {"kind": "edit", "model": model, "messages": _messages(history[:at]), "chosen": better, "rejected": before})
         return [*history[:at], {**history[at], "content": better}, *history[at + 1:]], gr.skip(), gr.skip()
 
-    async def answer(self, history: list[Message], model: str, system: str, temperature: float, top_p: float, longest: int, seed: int | None,
+    async def answer(self, history: list[Message], model: str, system: str, temperature: float, top_p: float, longest: int, seed: str,
                      visitor: gr.Request) -> AsyncIterator[list[Message]]:
         if not history or history[-1]["role"] != "user":
             yield history
             return
-        async with aclosing(written(self.desk, visitor, asked(model, history, (system, temperature, top_p, longest, seed)))) as pieces:
+        async with aclosing(written(self.desk, visitor, asked(self.desk, model, history, (system, temperature, top_p, longest, seed)))) as pieces:
             async for text in pieces:
                 yield [*history, {"role": "assistant", "content": text}]
 

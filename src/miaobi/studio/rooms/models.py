@@ -48,7 +48,7 @@ def build(desk: Desk) -> None:
 
 def _picked(desk: Desk, version: str | None) -> str:
     if not version:
-        raise gr.Error(desk.say("Choose a version first.", "请先选择版本。"), print_exception=False, title="")
+        raise desk.error("Choose a version first.", "请先选择版本。")
     return version
 
 

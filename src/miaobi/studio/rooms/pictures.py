@@ -32,7 +32,7 @@ def build(desk: Desk) -> None:
                                 info=say("words, or a class by name or number; empty leaves it to chance", "一句描述，或类别的名称或编号；留空则随机"))
             with gr.Row():
                 count = gr.Slider(1, 16, 4, step=1, label=say("How many", "张数"), buttons=[])
-                seed = gr.Number(None, label=say("Seed", "随机种子"), precision=0, minimum=0)
+                seed = gr.Textbox("", label=say("Seed", "随机种子"), max_lines=1)
             with gr.Accordion(say("Start from a picture", "从图片开始"), open=False):
                 source = gr.ImageEditor(label=say("A picture; draw over what shall be painted anew", "放入一张图片；涂抹要重画的部分"), type="pil", image_mode="RGBA",
                                         sources=("upload", "clipboard"), layers=False, transforms=(), format="png", height=320, buttons=[],
@@ -41,8 +41,8 @@ def build(desk: Desk) -> None:
             with gr.Accordion(say("Settings", "设置"), open=False):
                 negative = gr.Textbox(label=say("What to keep away from", "不要出现什么"))
                 size = gr.Dropdown(SIZES, value="auto", label=say("Size", "尺寸"), allow_custom_value=True)
-                steps = gr.Number(None, label=say("Steps", "步数"), precision=0, minimum=1)
-                guidance = gr.Number(None, label=say("Guidance", "引导强度"), minimum=0)
+                steps = gr.Textbox("", label=say("Steps", "步数"), max_lines=1)
+                guidance = gr.Textbox("", label=say("Guidance", "引导强度"), max_lines=1)
             paint = gr.Button(say("Paint", "开始绘制"), variant="primary", elem_id="paint")
             stop = gr.Button(say("Stop", "停止"), elem_id="stop-painting")
         with gr.Column(scale=2, min_width=320):
@@ -75,8 +75,9 @@ class Pictures:
         return gr.Dropdown(found, value=chosen if chosen in found else next(iter(found), None))
 
     async def paint(self, history: list[dict[str, Any]], source: dict[str, Any] | None, model: str | None, prompt: str, negative: str, size: str, n: int,
-                    seed: int | None, steps: int | None, guidance: float | None, strength: float, visitor: gr.Request) -> tuple[Any, ...]:
-        given = dict(zip(self.names, (model or "", prompt.strip(), negative.strip(), size, int(n), seed, steps, guidance, strength), strict=True))
+                    seed: str, steps: str, guidance: str, strength: float, visitor: gr.Request) -> tuple[Any, ...]:
+        given = dict(zip(self.names, (model or "", prompt.strip(), negative.strip(), size, int(n), self.desk.number(seed), self.desk.number(steps),
+                                            self.desk.number(guidance, float), strength), strict=True))
         picture = source and source.get("background")
         if picture is None:
             given.pop("strength")
@@ -109,7 +110,8 @@ class Pictures:
 
     def use(self, chosen: str) -> list[Any]:
         settings = json.loads(chosen)
-        return [settings.get(name, gr.skip()) for name in self.names]
+        typed = ("seed", "num_inference_steps", "guidance_scale")
+        return ["" if name in typed and settings[name] is None else str(settings[name]) if name in typed else settings.get(name, gr.skip()) for name in self.names]
 
 
 def _shown(pictures: list[dict[str, Any]]) -> list[tuple[str, str]]:
