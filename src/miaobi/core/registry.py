@@ -160,6 +160,7 @@ pages = Registry("pages", {
 
 rooms = Registry("rooms", {
     "chat": "miaobi.studio.rooms.chat",
+    "compare": "miaobi.studio.rooms.compare",
     "pictures": "miaobi.studio.rooms.pictures",
     "models": "miaobi.studio.rooms.models",
 })
