@@ -26,6 +26,8 @@ UPLOADS = re.compile(r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:tr
 """Where multipart forms belong."""
 FORMS = re.compile(r"/studio/login")
 """The one page with a form of its own; the guard has checked where it comes from."""
+FORM = 1 << 20
+"""Bytes of a form beside its file."""
 TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -61,6 +63,11 @@ class Bodies:
         if self.settings.log_prompts:
             log.info("body", extra={"body": body[:100_000].decode("utf-8", "replace")})
         await while_there(self.app, scope, body, receive, send)
+
+    def _largest(self, scope: Scope) -> int:
+        """Files are streamed to the disk by their route and so may be large; a form has a little around its file."""
+        limits = self.settings.limits
+        return limits.upload_bytes + FORM if scope["path"] == "/v1/files" else limits.body_bytes
 
     def _kind(self, scope: Scope) -> str:
         """The type of the body, if it is one that this path takes. Raises ApiError 415."""

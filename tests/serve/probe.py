@@ -1,0 +1,61 @@
+"""Endpoints of the tests' own, so that the layers around endpoints are tested without any that are for people."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.services import Services, services_of
+
+router = APIRouter()
+
+
+@router.post("/v1/files")
+async def form(request: Request) -> dict[str, Any]:
+    if request.url.query == "count":
+        return {"bytes": sum([len(part) async for part in request.stream()])}
+    async with request.form() as found:
+        return {name: getattr(value, "filename", value) for name, value in found.items()}
+
+
+@router.post("/probe/body")
+async def body(asked: dict[str, Any]) -> dict[str, Any]:
+    return asked
+
+
+@router.get("/probe/fails")
+def fails() -> None:
+    raise RuntimeError(f"a secret in {object()!r} at /etc/secrets/key.pem")
+
+
+@router.post("/probe/say")
+async def says(asked: dict[str, Any], services: Annotated[Services, Depends(services_of)],
+               caller: Annotated[Caller, Depends(caller_of)]) -> dict[str, Any]:
+    return {"text": "".join([word async for word in _words(asked, services, caller)])}
+
+
+@router.post("/probe/stream")
+async def streams(asked: dict[str, Any], services: Annotated[Services, Depends(services_of)],
+                  caller: Annotated[Caller, Depends(caller_of)]) -> StreamingResponse:
+    return StreamingResponse(_words(asked, services, caller), media_type="text/event-stream")
+
+
+async def _words(asked: dict[str, Any], services: Services, caller: Caller) -> AsyncIterator[str]:
+    async with services.admission.place(caller, asked.get("model", "echo")) as place, services.pool.lease(asked.get("model", "echo")) as model:
+        place.prompt_tokens += asked.get("prompt_tokens", 3)
+        async for chunk in model.engine.generate(model.request(asked["say"], max_new_tokens=10_000)):
+            place.completion_tokens += chunk.tokens
+            yield chunk.text
+
+
+def with_probe(app: FastAPI) -> FastAPI:
+    """`app` with these endpoints before its own."""
+    routes = list(app.router.routes)
+    app.router.routes.clear()
+    app.include_router(router)
+    app.router.routes.extend(routes)
+    return app
