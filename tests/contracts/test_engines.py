@@ -89,11 +89,17 @@ def test_it_streams(case: Case) -> None:
 
 
 def test_tokens_are_counted(case: Case) -> None:
-    if case.name == "remote":
-        pytest.skip("a server does not tell how many tokens a piece holds")
     pieces, _ = asyncio.run(collect(case.engine, ask(max_new_tokens=17, temperature=0)))
     assert pieces[0][-1].finish == "length"
     assert sum(chunk.tokens for chunk in pieces[0]) == 17
+
+
+def test_tokens_of_the_prompt_are_told_once(case: Case) -> None:
+    def told(**controls: Any) -> list[int]:
+        pieces, _ = asyncio.run(collect(case.engine, ask(max_new_tokens=4, **controls)))
+        return [chunk.prompt_tokens for row in pieces for chunk in row if chunk.prompt_tokens]
+    (short,), (long,), (several,) = told(prompt=PROMPT[:3]), told(prompt=PROMPT[:9]), told(prompt=PROMPT[:9], n=6)
+    assert long - short == 6 and several == long
 
 
 def test_seeds_reproduce(case: Case) -> None:

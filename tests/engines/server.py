@@ -67,14 +67,18 @@ class CompletionServer:
                 asyncio.run(self._stream(body))
 
             async def _stream(self, body: dict[str, Any]) -> None:
-                started, answers = False, None
+                started, answers, usage = False, None, {"prompt_tokens": 0, "completion_tokens": 0}
                 try:
                     answers = engine.generate(request_of(body))
                     async for chunk in answers:
                         if not started:
                             self._begin()
                             started = True
+                        usage["prompt_tokens"] += chunk.prompt_tokens
+                        usage["completion_tokens"] += chunk.tokens
                         self._event({"choices": [choice_of(chunk, "messages" in body)]})
+                    if body.get("stream_options", {}).get("include_usage"):
+                        self._event({"choices": [], "usage": usage})
                     self.wfile.write(b"data: [DONE]\n\n")
                 except MiaobiError as error:
                     self._json(400, {"error": {"message": str(error)}})

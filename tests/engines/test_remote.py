@@ -79,7 +79,7 @@ def test_streams_and_logprobs(server: CompletionServer, ask: dict[str, Any]) -> 
 def test_settings_go_under_openais_names(server: CompletionServer) -> None:
     answer(opened(server), prompt="ab", max_new_tokens=2, seed=5, temperature=0, top_p=0.5, stop=("\n",), logit_bias={3: 1.0},
            presence_penalty=1.0)
-    assert server.asked[-1] == {"model": "small", "stream": True, "prompt": "ab", "max_tokens": 2, "seed": 5, "temperature": 0,
+    assert server.asked[-1] == {"model": "small", "stream": True, "stream_options": {"include_usage": True}, "prompt": "ab", "max_tokens": 2, "seed": 5, "temperature": 0,
                                 "top_p": 0.5, "stop": ["\n"], "logit_bias": {"3": 1.0}, "presence_penalty": 1.0}
 
 

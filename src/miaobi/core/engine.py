@@ -6,7 +6,7 @@ An engine answers requests with streams of chunks. Server, applications and the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -37,6 +37,8 @@ class Chunk:
     the parameters (what only the engine knows, such as the class that was drawn) and supplies the rest."""
     progress: float | None = None
     """How much of this index is done, in [0, 1), for engines whose answers take many steps."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt: told once a request, as soon as the engine knows; by most before the first text."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,13 @@ class TextEngine(Engine, Protocol):
     """Takes `messages`. A model that does is asked a plain prompt as a user's message, unless told otherwise."""
 
 
+class KnowsTools(Protocol):
+    """A chat template, as far as this module knows one."""
+
+    @property
+    def knows_tools(self) -> bool: ...
+
+
 class Scorer(Protocol):
     """An engine that also tells how likely a given text is (abilities.score)."""
 
@@ -119,6 +128,11 @@ def context_error(prompt_tokens: int, context_length: int) -> BadInput:
             f"提示共 {prompt_tokens} 个词元；此模型的上下文（含回答）只能容纳 {context_length} 个。"),
         say(f"Shorten it to at most {context_length - 1} tokens, or choose a model with a longer context.",
             f"请缩短到 {context_length - 1} 个词元以内，或选用上下文更长的模型。"))
+
+
+def with_tools(abilities: Abilities, chat: KnowsTools | None) -> Abilities:
+    """The abilities of an engine whose model is asked through this chat template: `tools` among them where it knows of such."""
+    return replace(abilities, controls=abilities.controls | {"tools"}) if chat is not None and chat.knows_tools else abilities
 
 
 def no_chat_error(name: str) -> Unsupported:

@@ -102,6 +102,8 @@ class TextRequest(Request):
     """Report each token's log-probability and this many rivals."""
     json_schema: Mapping[str, Any] | None = None
     """Answer with JSON of this schema."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the model may ask for, in OpenAI's shape, told to it by its chat template. Its wish comes as text."""
     image: Path | None = None
     """A picture to say something about: its class, its boxes, a caption. Takes the place of `prompt` where nothing else is asked."""
     adapter: str | None = None

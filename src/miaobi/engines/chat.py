@@ -6,6 +6,7 @@ behind underscores, no changing of what it is given. Set up as Transformers does
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,12 @@ class ChatTemplate:
     def hash(self) -> str:
         """SHA-256 of the template's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether it tells the model of tools when it is given some."""
+        from jinja2 import meta
+        return "tools" in meta.find_undeclared_variables(self._compiled.environment.parse(self.source))
 
     @cached_property
     def _compiled(self) -> Any:
@@ -124,8 +131,10 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message with the text parts of its content joined."""
+    """The message as templates read it: the text parts of its content joined, the arguments of calls as objects and not as their JSON."""
     content = message.get("content")
+    if message.get("tool_calls"):
+        message = {**message, "content": content or "", "tool_calls": [_call(call) for call in message["tool_calls"]]}
     if not isinstance(content, list):
         return dict(message)
     other = [part.get("type") for part in content if part.get("type") != "text"]
@@ -134,6 +143,13 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
                            f"文本模型无法读取类型为 {other[0]!r} 的消息内容。"),
                        say('Send parts of type "text" only.', '请只发送 "text" 类型的内容。'))
     return {**message, "content": "".join(part["text"] for part in content)}
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    with contextlib.suppress(ValueError, TypeError):  # an argument that is no JSON is shown as it was written
+        function["arguments"] = json.loads(function["arguments"])
+    return {**call, "function": function}
 
 
 def from_folder(folder: Path) -> ChatTemplate | None:

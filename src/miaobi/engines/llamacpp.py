@@ -18,7 +18,7 @@ from typing import Any
 
 from miaobi.core import gguf
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights, accepted, context_error, no_chat_error
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted, context_error, no_chat_error, with_tools
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -54,7 +54,7 @@ def open_engine(weights: Weights, *, streams: int = 1, context_length: int | Non
 
 
 class LlamaCppEngine:
-    modality, abilities = "text", ABILITIES
+    modality = "text"
 
     def __init__(self, path: Path, name: str, streams: int, context_length: int | None, threads: int | None) -> None:
         import xllamacpp
@@ -62,7 +62,7 @@ class LlamaCppEngine:
         header = gguf.read(path)
         self.name, self.slots = name, max(streams, 4)
         self.chat = chat.from_gguf(header.metadata)
-        self.chats = self.chat is not None
+        self.chats, self.abilities = self.chat is not None, with_tools(ABILITIES, self.chat)
         self._adds_start = bool(header.metadata.get("tokenizer.ggml.add_bos_token"))
         trained = header.of_model("context_length") or 4096
         fits = max(512, CACHE_BYTES // max(1, cache_bytes_per_token(header)))
@@ -92,14 +92,14 @@ class LlamaCppEngine:
             return request.prompt or ""
         if self.chat is None:
             raise no_chat_error(self.name)
-        text = self.chat.render(request.messages)
+        text = self.chat.render(request.messages, tools=request.tools or None)
         # llama.cpp puts the first token before every prompt; a template that wrote it too would double it.
         return text.removeprefix(self.chat.bos_token) if self._adds_start and self.chat.bos_token else text
 
     def _body(self, request: TextRequest, first: int, count: int) -> dict[str, Any]:
         """The server's parameters for answers `first` to `first + count - 1`; answer i draws from seed + i."""
         body: dict[str, Any] = {
-            "prompt": self._prompt(request), "stream": True, "n_predict": request.max_new_tokens, "n": count,
+            "prompt": self._prompt(request), "stream": True, "return_progress": True, "n_predict": request.max_new_tokens, "n": count,
             "cache_prompt": True, "repeat_last_n": self.context_length, "stop": list(request.stop),
             # top_k before temperature keeps the same tokens, and spares the rest of the vocabulary all that follows.
             "samplers": ["penalties", "top_k", "temperature", "typ_p", "top_p", "min_p"],
@@ -154,7 +154,7 @@ class _Group:
     def __init__(self, first: int, count: int, rivals: int | None) -> None:
         self.first, self.count, self.rivals = first, count, rivals
         self.cancelled = False
-        self._made = [0] * count
+        self._made, self._told = [0] * count, False
 
     def run(self, server: Any, body: dict[str, Any], send: Any) -> None:
         def receive(piece: Any) -> bool:
@@ -176,6 +176,10 @@ class _Group:
     def _chunks(self, piece: Any) -> list[Chunk]:
         if "error" in piece:
             raise _as_error(piece["error"])
+        if "prompt_progress" in piece:
+            # The first of these says how long the prompt is; every group reads the same.
+            told, self._told = self._told, True
+            return [] if told or self.first else [Chunk(prompt_tokens=piece["prompt_progress"]["total"])]
         return [self._chunk(choice, piece) for choice in piece["choices"]]
 
     def _chunk(self, choice: dict[str, Any], piece: Any) -> Chunk:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from miaobi.engines.native_engine import NativeEngine
 
 FORMATS = ("bundle", "transformers", "gguf")
-ABILITIES = Abilities(frozenset(item.name for item in fields(TextRequest)) - {"json_schema", "image"}, score=True)
+ABILITIES = Abilities(frozenset(item.name for item in fields(TextRequest)) - {"json_schema", "image", "tools"}, score=True)
 
 
 def installed() -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, accepted, context_error, no_chat_error
+from miaobi.core.engine import Abilities, Chunk, accepted, context_error, no_chat_error, with_tools
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -160,7 +160,7 @@ class NativeEngine:
     modality = "text"
 
     def __init__(self, checkpoint: checkpoints.Checkpoint, abilities: Abilities) -> None:
-        self.checkpoint, self.abilities = checkpoint, abilities
+        self.checkpoint, self.abilities = checkpoint, with_tools(abilities, checkpoint.chat)
         self.context_length, self.chat = checkpoint.context_length, checkpoint.chat
         self.chats = any(template is not None for template in (checkpoint.chat, *(adapter.chat for adapter in checkpoint.adapters.values())))
 
@@ -183,7 +183,7 @@ class NativeEngine:
         template = self.chat if request.adapter is None else self._adapter(request.adapter).chat
         if template is None:
             raise no_chat_error(request.adapter or self.checkpoint.name)
-        return words.encode(template.render(request.messages), special=False)
+        return words.encode(template.render(request.messages, tools=request.tools or None), special=False)
 
     def _adapter(self, name: str) -> checkpoints.Adapter:
         if name not in self.checkpoint.adapters:
@@ -207,6 +207,7 @@ class NativeEngine:
         self._worker.submit(job)
         left = request.n
         try:
+            yield Chunk(prompt_tokens=len(prompt))
             while left:
                 item = await inbox.get()
                 if isinstance(item, BaseException):

@@ -19,7 +19,7 @@ from typing import Any
 
 from miaobi.core import gguf
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights, accepted, context_error, no_chat_error
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted, context_error, no_chat_error, with_tools
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -150,7 +150,7 @@ def _deliver(outbox: list[tuple[Job, Any]]) -> None:
 
 
 class OpenVinoEngine:
-    modality, abilities = "text", ABILITIES
+    modality = "text"
 
     def __init__(self, path: Path, name: str, streams: int, cache_gb: int, threads: int) -> None:
         import openvino_genai
@@ -167,7 +167,7 @@ class OpenVinoEngine:
         self._tokenizer = self._pipeline.get_tokenizer()
         self._described = _describe(path)
         self.chat, self.context_length = self._described.chat, self._described.context_length
-        self.chats = self.chat is not None
+        self.chats, self.abilities = self.chat is not None, with_tools(ABILITIES, self.chat)
         self._defaults = self._pipeline.get_config()
         self._ends = {self._defaults.eos_token_id, *self._defaults.stop_token_ids, *self._described.ends}
 
@@ -182,7 +182,7 @@ class OpenVinoEngine:
         if request.messages is None:
             text = request.prompt or ""
         elif self.chat is not None:
-            text = self.chat.render(request.messages)
+            text = self.chat.render(request.messages, tools=request.tools or None)
         else:
             raise no_chat_error(self.name)
         # Without max_length the tokenizer cuts a long prompt at the context's end and says nothing.
@@ -240,6 +240,7 @@ class OpenVinoEngine:
         waiting = jobs[1:]
         self._owner.submit(jobs[0])
         try:
+            yield Chunk(prompt_tokens=length)
             while reader.left:
                 index, item = await inbox.get()
                 if isinstance(item, BaseException):

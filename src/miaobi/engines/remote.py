@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from miaobi.core.artifacts import FinishReason, TokenLogprob
@@ -72,8 +73,8 @@ class RemoteEngine:
         return str(names[0])
 
     def _body(self, request: TextRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.model, "stream": True, "max_tokens": request.max_new_tokens}
-        for name in self.abilities.controls - {"prompt", "messages", "json_schema", "logprobs", "max_new_tokens"}:
+        body: dict[str, Any] = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": request.max_new_tokens}
+        for name in self.abilities.controls - {"prompt", "messages", "json_schema", "logprobs", "max_new_tokens", "tools"}:
             value = getattr(request, name)
             if value != type(request).__dataclass_fields__[name].default and value not in ((), {}, None):
                 body[NAMES.get(name, name)] = list(value) if isinstance(value, tuple) else value
@@ -93,7 +94,8 @@ class RemoteEngine:
 
         request = accepted(request, TextRequest, self.abilities, "remote")
         path = "/completions" if request.messages is None else "/chat/completions"
-        left = set(range(request.n))
+        left, made, last = set(range(request.n)), 0, list[Chunk]()
+        usage: Mapping[str, int] = {}
         try:
             # A client for each request: leaving the block closes its connection, which is how the server learns of a cancel.
             async with (httpx.AsyncClient(headers=self._headers, timeout=self._timeout, trust_env=False) as client,
@@ -101,15 +103,22 @@ class RemoteEngine:
                 if answer.status_code != 200:
                     raise _refused(answer.status_code, (await answer.aread()).decode(errors="replace"))
                 async for event in _events(answer):
+                    usage = event.get("usage") or usage
                     for choice in event.get("choices") or ():
                         chunk = _chunk(choice)
-                        left -= {chunk.index} if chunk.finish else set()
-                        yield chunk
+                        made, left = made + chunk.tokens, left - ({chunk.index} if chunk.finish else set())
+                        if left:
+                            yield chunk
+                        else:  # kept back until the server has told how many tokens there were
+                            last.append(chunk)
         except httpx.HTTPError as error:
             raise _unreachable(self.url, error) from None
         if left:
             raise MiaobiError(say(f"{self.url} closed the connection before the answer ended.", f"{self.url} 在回答结束前断开了连接。"),
                               say("Try again; look at that server's log.", "请重试，并查看该服务器的日志。"))
+        more = max(0, usage.get("completion_tokens", 0) - made)
+        for place, chunk in enumerate(last):
+            yield replace(chunk, tokens=chunk.tokens + more, prompt_tokens=usage.get("prompt_tokens", 0)) if place == 0 else chunk
 
     def close(self) -> None:
         """Nothing is held open between requests."""
