@@ -11,11 +11,13 @@ from fastapi import Request
 from miaobi.serve.admission import Admission
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.files import Files
+from miaobi.serve.jobs import Queue
 from miaobi.serve.keys import Keys
 from miaobi.serve.pictures.shelf import Shelf
 from miaobi.serve.pool import Pool
 from miaobi.serve.sessions import Sessions
 from miaobi.serve.settings import Settings
+from miaobi.serve.worker import Supervisor
 
 
 @dataclass
@@ -27,7 +29,9 @@ class Services:
     """The studio's visitors: the guard takes the cookie `sessions.COOKIE` for the key that `sessions.key` says, under /studio only."""
     records: Records = field(init=False)
     files: Files = field(init=False)
-    """From `open` to `close`, both."""
+    jobs: Queue = field(init=False)
+    supervisor: Supervisor = field(init=False)
+    """These from `open` to `close`."""
     ready: bool = False
     """Everything that was to be opened at the start is."""
     _writing: asyncio.Task[None] = field(init=False)
@@ -50,10 +54,14 @@ class Services:
         self._writing = asyncio.create_task(self.admission.ledger.keep_writing())
         self.files = Files(self.records, self.settings.folder / "files", self.settings.limits.upload_bytes)
         await asyncio.to_thread(self.files.sweep)
+        self.jobs = Queue(self.records)
+        self.supervisor = Supervisor(self.settings, self.jobs)
+        await self.supervisor.start()
         self.ready = True
 
     async def close(self) -> None:
         """After the last answer."""
+        await self.supervisor.stop()
         await self.pool.close()
         self._writing.cancel()
         await self.admission.ledger.write()

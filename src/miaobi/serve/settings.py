@@ -60,6 +60,8 @@ class Settings:
     """How long the URL of a generated picture is good for."""
     workers: int = 1
     """Jobs (fine-tuning, batches) that run at the same time, each in its own process; 0 leaves them to another server."""
+    job_memory_bytes: int = 0
+    """What one job's process may hold before it is stopped; 0 for nine tenths of what is free as it starts."""
     log_prompts: bool = False
     log_level: str = "info"
     studio: bool = True

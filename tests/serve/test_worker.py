@@ -1,0 +1,249 @@
+"""Jobs in processes of their own: watched, stopped, killed, taken up again; the server stays up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from miaobi.serve.database import Records, open_records
+from miaobi.serve.jobs import ENDED, Queue
+from miaobi.serve.records import Job, new_id
+from miaobi.serve.settings import Settings
+from miaobi.serve.worker import LOG_BYTES, Supervisor
+
+DEADLINE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package on the path, with a kind of work of its own."""
+    package = tmp_path / "package"
+    (package / "toy-0.dist-info").mkdir(parents=True)
+    (package / "toy-0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0\n")
+    (package / "toy-0.dist-info" / "entry_points.txt").write_text("[miaobi.work]\ntoy = toy_work:run\n")
+    shutil.copy(Path(__file__).with_name("toy_work.py"), package)
+    monkeypatch.setenv("PYTHONPATH", str(package))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(database_url=f"sqlite:///{tmp_path / 'r.sqlite'}", job_memory_bytes=1 << 30)
+
+
+@pytest.fixture
+def records(settings: Settings) -> Iterator[Records]:
+    records = open_records(settings.database)
+    yield records
+    records.close()
+
+
+@pytest.fixture
+def queue(records: Records) -> Queue:
+    return Queue(records)
+
+
+@asynccontextmanager
+async def supervised(settings: Settings, queue: Queue) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(settings, queue)
+    await supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        await supervisor.stop()
+
+
+def add(queue: Queue, **asked: Any) -> str:
+    return queue.add("toy", "a", asked, new_id("job")).id
+
+
+def look(queue: Queue, id: str) -> Job:
+    return queue.find(id, "toy", "a")
+
+
+async def until(true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def ended(queue: Queue, id: str) -> Job:
+    await until(lambda: look(queue, id).status in ENDED)
+    return look(queue, id)
+
+
+def during(settings: Settings, queue: Queue, act: Callable[[Supervisor], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        async with supervised(settings, queue) as supervisor:
+            return await act(supervisor)
+    return asyncio.run(run())
+
+
+def finals(queue: Queue, id: str) -> list[str]:
+    """The words in which a job's end was told."""
+    return [event.message for event in queue.events(id, ("message",)) if event.message in ("Counted.", "Stopped half way.", "Cancelled.")]
+
+
+def test_jobs_are_done_and_only_their_logs_stay(settings: Settings, queue: Queue) -> None:
+    ids = [add(queue, steps=2) for _ in range(2)]
+
+    async def act(supervisor: Supervisor) -> None:
+        for id in ids:
+            job = await ended(queue, id)
+            assert (job.status, job.result["counted"]) == ("succeeded", 2)
+            await until(lambda id=id: [path.name for path in supervisor.folder(id).iterdir()] == ["log.txt"])
+            assert [event.data["step"] for event in queue.events(id, ("metrics",))] == [1, 2]
+
+    during(replace(settings, workers=2), queue, act)
+
+
+@pytest.mark.parametrize(("do", "code", "words"), [
+    ("raise", "internal_error", "Something went wrong"), ("refuse", "bad_input", "training.jsonl:3 has no answer. Mend line 3."),
+    ("grow", "out_of_memory", "more than the 0.30 GB")])
+def test_what_fails_says_why_and_no_path(settings: Settings, queue: Queue, do: str, code: str, words: str) -> None:
+    id = add(queue, do=do)
+    job = during(replace(settings, job_memory_bytes=300_000_000), queue, lambda _: ended(queue, id))
+    assert job.status == "failed" and job.error["code"] == code and words in job.error["message"]
+    assert str(settings.folder) not in job.error["message"] and "secret" not in job.error["message"]
+
+
+def test_a_process_that_crashes_is_tried_again_and_fails_with_the_reason(settings: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miaobi.serve.jobs.ATTEMPTS", 2)
+    id = add(queue, do="die")
+    job = during(settings, queue, lambda _: ended(queue, id))
+    assert job.status == "failed" and "SIGABRT" in job.error["message"] and job.attempts == 2
+
+
+def test_a_log_has_an_end(settings: Settings, queue: Queue) -> None:
+    id = add(queue, do="chatter")
+
+    async def act(supervisor: Supervisor) -> None:
+        assert (await ended(queue, id)).status == "succeeded"
+        assert 0 < (supervisor.folder(id) / "log.txt").stat().st_size <= LOG_BYTES
+
+    during(settings, queue, act)
+
+
+def test_cancelled_and_paused_ones_stop_at_once(settings: Settings, queue: Queue) -> None:
+    gone, paused = add(queue, steps=10_000), add(queue, steps=10_000)
+
+    async def act(supervisor: Supervisor) -> None:
+        await until(lambda: look(queue, gone).result.get("pid") and look(queue, paused).result.get("pid"))
+        pids = look(queue, gone).result["pid"], look(queue, paused).result["pid"]
+        queue.cancel(gone)
+        queue.pause(paused)
+        await until(lambda: not any(map(psutil.pid_exists, pids)))
+        assert (look(queue, gone).status, look(queue, paused).status) == ("cancelled", "paused")
+        before = len((supervisor.folder(paused) / "steps.txt").read_text())
+        queue.resume(paused)
+        await until(lambda: len((supervisor.folder(paused) / "steps.txt").read_text()) > before)
+        queue.cancel(paused, gently=True)
+        job = await ended(queue, paused)
+        assert job.status == "cancelled" and finals(queue, paused) == ["Stopped half way."]
+
+    during(replace(settings, workers=2), queue, act)
+
+
+def test_what_a_process_started_goes_with_it(settings: Settings, queue: Queue) -> None:
+    id = add(queue, do="fork", steps=10_000)
+
+    async def act(supervisor: Supervisor) -> int:
+        await until(lambda: look(queue, id).result.get("step"))
+        return int(look(queue, id).result["child"])
+
+    grandchild = during(settings, queue, act)
+    assert _is_gone(grandchild)
+    assert look(queue, id).status == "queued"  # the server went down; the next goes on
+    assert look(queue, id).attempts == 0
+
+
+def _is_gone(pid: int) -> bool:
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+SERVER = """
+import asyncio, sys
+from miaobi.serve.database import open_records
+from miaobi.serve.jobs import Queue
+from miaobi.serve.settings import Settings
+from miaobi.serve.worker import Supervisor
+
+async def main():
+    settings = Settings(database_url=sys.argv[1], workers=2, job_memory_bytes=1 << 30)
+    supervisor = Supervisor(settings, Queue(open_records(settings.database)))
+    await supervisor.start()
+    print("up", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def kills(settings: Settings, queue: Queue, jobs: int, rounds: int, chance: random.Random) -> None:
+    """Servers and workers killed at random moments: at the end every job is done, once, each step of it once."""
+    ids = [add(queue, steps=chance.randint(5, 15), seconds=0.05) for _ in range(jobs)]
+
+    def up() -> subprocess.Popen[bytes]:
+        server = subprocess.Popen([sys.executable, "-c", SERVER, settings.database], stdout=subprocess.PIPE)
+        assert server.stdout is not None and server.stdout.readline() == b"up\n"
+        return server
+
+    server = up()
+    try:
+        for _ in range(rounds):
+            time.sleep(chance.uniform(0.1, 1.5))
+            workers = psutil.Process(server.pid).children()
+            if workers and chance.random() < 0.5:
+                with suppress(ProcessLookupError):
+                    os.kill(chance.choice(workers).pid, signal.SIGKILL)
+            else:
+                server.kill()
+                server.wait()
+                assert all(_is_gone(worker.pid) for worker in workers)
+                server.stdout.close()  # type: ignore[union-attr]
+                server = up()
+        deadline = time.monotonic() + 120
+        while any(look(queue, id).status not in ENDED for id in ids) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()  # type: ignore[union-attr]
+    for id in ids:
+        job = look(queue, id)
+        assert job.status == "succeeded" and finals(queue, id) == ["Counted."]
+        assert job.result["counted"] == job.asked["steps"]
+        told = [event.data["step"] for event in queue.events(id, ("metrics",))]
+        assert told == sorted(set(told))  # a step may be done and not told, never told twice
+
+
+def test_killing_servers_and_workers_loses_nothing_and_ends_nothing_twice(settings: Settings, queue: Queue) -> None:
+    kills(settings, queue, jobs=3, rounds=4, chance=random.Random(5))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_hundred_kills(settings: Settings, queue: Queue) -> None:
+    kills(settings, queue, jobs=40, rounds=100, chance=random.Random(6))
