@@ -94,7 +94,7 @@ class Queue:
     def counts(self) -> dict[str, int]:
         """Jobs by status."""
         with self.records.reading() as session:
-            return dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
+            return {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
 
     def cancel(self, id: str, gently: bool = False) -> Job:
         """End a job. `gently`: one that runs is only told, and ends itself with what it has."""
