@@ -158,7 +158,7 @@ def test_budgets_survive_a_restart_and_usage_is_told() -> None:
     settings = Settings(hosts=("testserver",), studio=False)
     bearer = {"authorization": f"Bearer {keyring.create('team', requests_per_minute=100, tokens_per_day=10).key}"}
     for expected in (200, 200, 429):
-        services, app = probed(settings, Echo())
+        _, app = probed(settings, Echo())
         with TestClient(app) as client:
             answer = client.post("/probe/say", json={"say": "one two three"}, headers=bearer)
             assert answer.status_code == expected

@@ -98,6 +98,7 @@ class Logged:
         caller = state.get("caller")
         level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "%s %s %d", method, scope["path"][:200], status, extra={
-                "method": method, "path": scope["path"][:200], "status": status, "seconds": round(seconds, 4),
+            path = scope["path"][:200].encode("unicode_escape").decode()  # for whatever else may write this log, line by line
+            log.log(level, "%s %s %d", method, path, status, extra={
+                "request_id": state["request_id"], "method": method, "path": path, "status": status, "seconds": round(seconds, 4),
                 "key": getattr(caller, "name", None), **state.get("used", {})})

@@ -52,7 +52,7 @@ async def metrics(services: Annotated[Services, Depends(services_of)]) -> Respon
 
 def _jobs(services: Services) -> dict[str, float]:
     with services.records.reading() as session:
-        return {status: float(count) for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples()}
+        return {row[0]: float(row[1]) for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
 
 
 @router.get("/v1/usage")
