@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miaobi.core.artifacts import Facts, Image
+from miaobi.core.artifacts import Facts, Image, TokenLogprob
 from miaobi.core.engine import Abilities, Chunk, Weights
 from miaobi.core.errors import NotFound
 from miaobi.core.requests import ImageRequest, Request, TextRequest
@@ -31,18 +31,27 @@ class Echo:
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pause, self.running, self.left_early, self.closed = pause, 0, 0, False
+        self.asked: list[TextRequest] = []
+        self.breaks_after: int | None = None
+        """So many words, then an error that nobody foresaw."""
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         assert isinstance(request, TextRequest)
         said = request.prompt if request.messages is None else str(request.messages[-1]["content"])
         words = (said or "").split(" ")
+        self.asked.append(request)
         self.running += 1
         done = False
         try:
+            yield Chunk(prompt_tokens=len(words))
             for index in range(request.n):
                 for at, word in enumerate(words[:request.max_new_tokens]):
                     await asyncio.sleep(self.pause)
-                    yield Chunk(index, (" " if at else "") + word, tokens=1)
+                    if at == self.breaks_after:
+                        raise RuntimeError(f"toy broke at {self!r}")
+                    token = (" " if at else "") + word
+                    rivals = () if request.logprobs is None else (TokenLogprob(token, -0.5, (("z", -1.0),) * request.logprobs),)
+                    yield Chunk(index, token, rivals, 1)
                 yield Chunk(index, finish="length" if len(words) > request.max_new_tokens else "stop")
             done = True
         finally:

@@ -146,6 +146,8 @@ trackers = Registry("trackers", {
 routes = Registry("routes", {
     "images": "miaobi.serve.routes.images",
     "models": "miaobi.serve.routes.models",
+    "chat": "miaobi.serve.routes.chat",
+    "completions": "miaobi.serve.routes.completions",
     "operations": "miaobi.serve.routes.operations",
     "absent": "miaobi.serve.routes.absent",
     "store": "miaobi.serve.routes.store",

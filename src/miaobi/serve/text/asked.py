@@ -1,0 +1,224 @@
+"""What clients may ask of /v1/chat/completions and /v1/completions: OpenAI's fields, and the house's controls beside them.
+
+Every field is written down, an unknown one is refused by name, and null means left out. So no request brings a chat template, tokenizer
+options or anything else that would change how a model is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.serve.errors import ApiError
+from miaobi.serve.settings import Limits
+
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+"""Of a model: in the store ("poet", "poet@2"), a starter pack, or one of --model."""
+
+
+class Closed(BaseModel):
+    """A shape with no room for anything that is not written down."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(Closed):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class Sampling(Closed):
+    """How to draw, for chats and plain texts alike."""
+
+    model: Name
+    n: int | None = Field(None, ge=1, le=128)
+    max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int | None = Field(None, ge=0)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1_000_000)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
+    stop: Stop | list[Stop] | None = None
+    seed: int | None = Field(None, ge=-2**63, le=2**63 - 1)
+    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, max_length=512)
+    """A label of the client's own. Nothing is done with it."""
+
+    @property
+    def answers(self) -> int:
+        return self.n or 1
+
+    def controls(self, limits: Limits) -> dict[str, Any]:
+        """The house's settings, those that were given. Raises ApiError or BadInput for what is beyond the limits."""
+        given = {"min_new_tokens": self.min_tokens, "temperature": self.temperature, "top_k": self.top_k, "min_p": self.min_p,
+                 "typical_p": self.typical_p, "presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty,
+                 "repetition_penalty": self.repetition_penalty, "n": self.n,
+                 "top_p": None if self.top_p is None else max(self.top_p, 1e-9),
+                 "seed": None if self.seed is None else self.seed % 2**63,
+                 "stop": None if self.stop is None else self._stops(limits),
+                 "logit_bias": None if not self.logit_bias else {int(token): value for token, value in self.logit_bias.items()}}
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, say("stream_options belong to stream: true.", "stream_options 只能与 stream: true 一起使用。"), param="stream_options")
+        within("n", self.answers, limits.n)
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _stops(self, limits: Limits) -> tuple[str, ...]:
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        within("stop", len(stops), limits.stop)
+        return stops
+
+
+def within(name: str, value: int, most: int) -> None:
+    """Raise ApiError 400, naming the field, for a number beyond its limit."""
+    if value > most:
+        raise ApiError(400, say(f"{name}: {value} is more than the {most} that are allowed here.", f"{name}：{value} 超过此处允许的 {most}。"),
+                       code="limit_exceeded", param=name)
+
+
+class Completion(Sampling):
+    """A text to go on with, as it stands."""
+
+    prompt: str | list[str] = Field(min_length=0)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+    def prompts(self, limits: Limits) -> list[str]:
+        found = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if not found:
+            raise ApiError(400, say("prompt is empty.", "prompt 为空。"), param="prompt")
+        within("prompt", len(found) * self.answers, limits.n)
+        if self.echo and self.logprobs is not None:
+            raise BadInput(say("echo and logprobs cannot be used together.", "echo 与 logprobs 不能同时使用。"), say("Leave one of them out.", "请去掉其中一个。"))
+        return found
+
+
+class TextPart(Closed):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(Closed):
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Closed):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class CalledFunction(Closed):
+    name: str
+    arguments: str
+
+
+class ToolCall(Closed):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class Message(Closed):
+    """One turn. What clients send back of our own answers is taken too: refusal, annotations, audio and function_call, all empty."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart | ImagePart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class Function(Closed):
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Closed):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Closed):
+    name: str
+
+
+class NamedTool(Closed):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class TextFormat(Closed):
+    type: Literal["text"]
+
+
+class JsonObject(Closed):
+    type: Literal["json_object"]
+
+
+class SchemaFormat(Closed):
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class JsonSchema(Closed):
+    type: Literal["json_schema"]
+    json_schema: SchemaFormat
+
+
+class Chat(Sampling):
+    """A conversation to answer."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: Annotated[TextFormat | JsonObject | JsonSchema, Field(discriminator="type")] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+
+    @property
+    def most(self) -> int | None:
+        """Tokens of an answer."""
+        if self.max_tokens is not None and self.max_completion_tokens is not None and self.max_tokens != self.max_completion_tokens:
+            raise BadInput(say(f"max_tokens is {self.max_tokens} and max_completion_tokens {self.max_completion_tokens}.",
+                               f"max_tokens 为 {self.max_tokens}，而 max_completion_tokens 为 {self.max_completion_tokens}。"),
+                           say("They mean the same: give one of them.", "两者含义相同：请只给出一个。"))
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    @property
+    def rivals(self) -> int | None:
+        """How many rivals of each token to report; None for no log-probabilities at all."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, say("top_logprobs needs logprobs: true.", "使用 top_logprobs 时需设置 logprobs: true。"), param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def plain(message: Message) -> Mapping[str, Any]:
+    """A message as templates read it: only what was given, its texts joined, and the developer's words as the system's."""
+    found = message.model_dump(exclude_none=True, exclude={"refusal", "annotations", "audio", "function_call"})
+    content = message.content or ""
+    found["content"] = content if isinstance(content, str) else "".join(part.text for part in content if isinstance(part, TextPart))
+    return {**found, "role": "system"} if message.role == "developer" else found

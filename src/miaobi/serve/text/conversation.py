@@ -1,0 +1,77 @@
+"""A conversation as a request to one model: what it can read, what it is told of, how long it may answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from miaobi.core.engine import check_supported
+from miaobi.core.errors import Unsupported
+from miaobi.core.language import say
+from miaobi.core.requests import TextRequest
+from miaobi.engines.load import Model
+from miaobi.serve.errors import ApiError
+from miaobi.serve.settings import Limits
+from miaobi.serve.text.asked import Chat, ImagePart, plain
+from miaobi.serve.text.tools import Kit
+
+DEFAULT_LENGTH = 4096
+"""Tokens of an answer for which nobody set a limit, where the context holds as many."""
+DATA = "data:image/"
+
+
+def asked_of(model: Model, asked: Chat, kit: Kit, controls: Mapping[str, Any], limits: Limits, kept: ExitStack) -> TextRequest:
+    """The request. A picture for a model that reads pictures lies in a folder that `kept` takes away. Raises Unsupported, BadInput or ApiError."""
+    offered = model.engine.abilities.controls
+    pictures = [part.image_url.url for message in asked.messages if isinstance(message.content, list) for part in message.content if isinstance(part, ImagePart)]
+    extra: dict[str, Any] = {}
+    if kit.tools and "tools" not in offered:
+        raise Unsupported(say(f"{model.name} was not trained to use tools: its chat template knows none.", f"{model.name} 的对话模板不支持工具。"),
+                          say("Leave tools out, or choose a model that uses them.", "请去掉 tools，或选用支持工具的模型。"))
+    if kit.tools:
+        extra["tools"] = kit.tools
+    if kit.schema is not None:
+        extra["json_schema"] = kit.schema
+    if pictures and "image" not in offered:
+        raise Unsupported(say(f"{model.name} reads no pictures.", f"{model.name} 不能读取图片。"), say("Send text only.", "请只发送文本。"))
+    if pictures or ("image" in offered and not model.chats):
+        return _about_a_picture(model, asked, pictures, {**controls, **extra}, limits, kept)
+    if not model.chats:
+        raise Unsupported(say(f"{model.name} has no chat template, so it cannot answer messages.", f"{model.name} 没有对话模板，无法回答消息。"),
+                          say("Ask it at /v1/completions with a prompt.", "请通过 /v1/completions 以 prompt 提问。"))
+    length = {"max_new_tokens": min(DEFAULT_LENGTH, limits.max_tokens, model.context_length)}
+    request: TextRequest = model.request([plain(message) for message in asked.messages], **{**length, **controls, **extra})
+    check_supported(request, model.engine.abilities, model.engine_name)
+    return request
+
+
+def _about_a_picture(model: Model, asked: Chat, pictures: list[str], controls: Mapping[str, Any], limits: Limits, kept: ExitStack) -> TextRequest:
+    """For a classifier, a detector, a captioner: the one picture, and the words of the last message."""
+    if len(pictures) != 1:
+        raise ApiError(400, say(f"{model.name} is asked about one picture; there are {len(pictures)}.", f"{model.name} 需要一张图片，收到 {len(pictures)} 张。"), param="messages")
+    content = asked.messages[-1].content
+    words = content if isinstance(content, str) else "".join(part.text for part in content or () if not isinstance(part, ImagePart))
+    place = Path(kept.enter_context(TemporaryDirectory(prefix="miaobi-"))) / "picture"
+    place.write_bytes(_bytes_of(pictures[0], limits))
+    request: TextRequest = model.request(words.strip() or None, image=place, **controls)
+    return request
+
+
+def _bytes_of(url: str, limits: Limits) -> bytes:
+    """A data: URL's picture, looked through. No other URL is ever fetched. Raises ApiError 400 or BadInput."""
+    head, comma, data = url.partition(",")
+    if not head.startswith(DATA) or not head.endswith(";base64") or not comma:
+        raise ApiError(400, say("image_url takes data: URLs only (data:image/png;base64,...); nothing is fetched from other addresses.",
+                                "image_url 仅支持 data: URL（data:image/png;base64,...）；不会访问其他地址。"), code="url_not_allowed", param="messages")
+    from miaobi.serve.pictures.incoming import read
+    try:
+        raw = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(400, say("image_url holds no valid base64.", "image_url 不是有效的 base64。"), param="messages") from None
+    read(raw, "image_url", limits.pixels)
+    return raw

@@ -1,0 +1,127 @@
+"""Server-sent events: the chunks of an answer as they come.
+
+The answer is made by a task of its own and handed over in handfuls: whatever came while the last handful was being sent leaves as one,
+so a client that reads slowly holds up neither the model nor its place. Errors before the first event are answered as any other; after
+it, as an event. The task that sends is cancelled when the client leaves (bodies.py), and takes the other with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from json.encoder import encode_basestring
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from miaobi.core.engine import Chunk
+from miaobi.serve.errors import from_exception
+from miaobi.serve.text.exchange import Exchange
+
+HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
+
+class Shape(Protocol):
+    """What an endpoint's events look like. Choices are OpenAI's, without what `Events` puts around them."""
+
+    object: str
+    plain: tuple[str, str, str]
+    """A choice with nothing but text, in JSON, cut where its index and its text stand."""
+
+    def begin(self) -> Iterable[dict[str, Any]]: ...
+
+    def choices(self, chunk: Chunk) -> Iterable[dict[str, Any]]: ...
+
+    def quick(self, chunk: Chunk) -> bool:
+        """Whether the chunk is text and nothing else, to be sent as it is."""
+        ...
+
+
+class Events(Response):
+    def __init__(self, exchange: Exchange, shape: Shape, usage: bool) -> None:
+        super().__init__()
+        self.exchange, self.shape, self.usage = exchange, shape, usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+        async with aclosing(handfuls(self.exchange.run)) as coming:
+            try:
+                async for chunks in coming:
+                    if not begun:
+                        self._prepare()
+                        await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+                    first, begun = b"" if begun else self._first(), True
+                    await send({"type": "http.response.body", "body": first + self._body(chunks), "more_body": True})
+                last = self._last()
+            except Exception as error:
+                if not begun:
+                    raise
+                told = from_exception(error, scope.get("state", {}).get("request_id", "-"))
+                last = b"data: " + dumped(told.body) + b"\n\n"
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _prepare(self) -> None:
+        """The parts that all events of this answer share."""
+        head = dumped({**self.exchange.head, "object": self.shape.object})[:-1].decode()
+        self._before = f'data: {head},"choices":['
+        self._after = '],"usage":null}\n\n' if self.usage else "]}\n\n"
+
+    def _event(self, choice: dict[str, Any], more: str = "") -> str:
+        return f"{self._before}{dumped(choice).decode()}{more}{self._after}"
+
+    def _first(self) -> bytes:
+        """The first events carry the label."""
+        after, self._after = self._after, f'],"miaobi":{dumped(self.exchange.label).decode()}{self._after[1:-3]}}}\n\n'
+        text = "".join(self._event(choice) for choice in self.shape.begin())
+        self._after = after
+        return text.encode()
+
+    def _body(self, chunks: list[Chunk]) -> bytes:
+        parts, (start, middle, end) = list[str](), self.shape.plain
+        for chunk in chunks:
+            if self.shape.quick(chunk):
+                parts.append(f"{self._before}{start}{chunk.index}{middle}{encode_basestring(chunk.text)}{end}{self._after}")
+            else:
+                parts += [self._event(choice) for choice in self.shape.choices(chunk)]
+        return "".join(parts).encode("utf-8", "replace")
+
+    def _last(self) -> bytes:
+        done = b"data: [DONE]\n\n"
+        if not self.usage:
+            return done
+        return b"data: " + dumped({**self.exchange.head, "object": self.shape.object, "choices": [], "usage": self.exchange.usage}) + b"\n\n" + done
+
+
+def dumped(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+async def handfuls(work: Callable[[Callable[[Chunk], None]], Any]) -> AsyncGenerator[list[Chunk], None]:
+    """What `work(put)` puts, as lists of all that came since the last. Raises what it raises; leaving early cancels it."""
+    waiting, news = list[Chunk](), asyncio.Event()
+
+    def put(chunk: Chunk) -> None:
+        waiting.append(chunk)
+        news.set()
+    making = asyncio.ensure_future(work(put))
+    making.add_done_callback(lambda _: news.set())
+    try:
+        while True:
+            await news.wait()
+            news.clear()
+            if waiting:
+                taken = waiting.copy()
+                waiting.clear()
+                yield taken
+                if making.done():
+                    news.set()
+            elif making.done():
+                making.result()
+                return
+    finally:
+        if not making.done():
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)

@@ -1,0 +1,41 @@
+"""The shape an answer must have: what `response_format` asks for, as the JSON schema that engines hold to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from miaobi.core.language import say
+from miaobi.serve.errors import ApiError
+from miaobi.serve.settings import Limits
+from miaobi.serve.text.asked import JsonObject, JsonSchema, TextFormat, within
+
+ANY_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
+
+
+def schema_of(asked: TextFormat | JsonObject | JsonSchema | None, limits: Limits) -> Mapping[str, Any] | None:
+    """The schema to hold to, or None for text as it comes. Raises ApiError 400 for one that is too large or nested too deep."""
+    if isinstance(asked, JsonObject):
+        return ANY_OBJECT
+    if not isinstance(asked, JsonSchema):
+        return None
+    if asked.json_schema.schema_ is None:
+        raise ApiError(400, say("json_schema holds no schema.", "json_schema 中没有 schema。"), param="response_format.json_schema.schema")
+    return checked(asked.json_schema.schema_, "response_format.json_schema.schema", limits)
+
+
+def checked(schema: Mapping[str, Any], name: str, limits: Limits) -> Mapping[str, Any]:
+    """The schema, if a grammar of it stays small (a deep one crashed others' servers: xgrammar, CVE-2026-25048)."""
+    within(f"{name} (bytes)", len(json.dumps(schema, ensure_ascii=False).encode("utf-8", "replace")), limits.schema_bytes)
+    within(f"{name} (depth)", depth_of(schema), limits.schema_depth)
+    return schema
+
+
+def depth_of(value: Any) -> int:
+    """How deep a value is nested, found without recursion."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return depth
