@@ -150,6 +150,7 @@ routes = Registry("routes", {
     "completions": "miaobi.serve.routes.completions",
     "operations": "miaobi.serve.routes.operations",
     "absent": "miaobi.serve.routes.absent",
+    "docs": "miaobi.serve.routes.docs",
     "store": "miaobi.serve.routes.store",
     "files": "miaobi.serve.routes.files",
 })

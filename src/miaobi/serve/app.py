@@ -17,6 +17,7 @@ from miaobi import __version__
 from miaobi.core.registry import pages, routes
 from miaobi.serve import errors
 from miaobi.serve.bodies import Bodies
+from miaobi.serve.description import ERRORS, describe
 from miaobi.serve.guard import Guard
 from miaobi.serve.logs import Logged
 from miaobi.serve.services import Services
@@ -36,9 +37,11 @@ def create_app(services: Services) -> FastAPI:
             await services.close()
 
     layers = [Middleware(Logged, services=services), Middleware(Guard, services=services), Middleware(Bodies, settings=services.settings)]
-    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, middleware=layers, docs_url=None, redoc_url=None)
+    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, middleware=layers, docs_url=None, redoc_url=None,
+                  responses=ERRORS)
     app.state.services = services
     errors.install(app)
+    describe(app)
     for name in routes.names():
         app.include_router(routes.get(name).router)
     for name in pages.names() if services.settings.studio else []:

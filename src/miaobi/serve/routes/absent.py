@@ -18,6 +18,6 @@ def _absent() -> None:
 
 
 for path in (*SOUND, "/v1/videos"):
-    router.post(path, status_code=501, operation_id=path.strip("/").replace("/", "_"))(_absent)
+    router.post(path, status_code=501, summary="Not here yet", operation_id=path.strip("/").replace("/", "_"))(_absent)
 for path in ("/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/content"):
-    router.get(path, status_code=501, operation_id="get_" + path.strip("/").replace("/", "_").replace("{", "").replace("}", ""))(_absent)
+    router.get(path, status_code=501, summary="Not here yet", operation_id="get_" + path.strip("/").replace("/", "_").replace("{", "").replace("}", ""))(_absent)
