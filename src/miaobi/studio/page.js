@@ -1,21 +1,25 @@
-// Light or dark: the system's choice until the visitor makes one. The way out shows where there is a session.
+// Light or dark is the system's choice until the visitor makes one. The way out shows where there is a session. What Gradio leaves
+// unnamed for those who hear the page is named. (Gradio puts this script in when the page is already there.)
 (() => {
-  const kept = localStorage.getItem("miaobi-scheme");
+  const chosen = () => localStorage.getItem("miaobi-scheme");
   const system = matchMedia("(prefers-color-scheme: dark)");
-  const show = () => document.body.classList.toggle("dark", (localStorage.getItem("miaobi-scheme") ?? (system.matches ? "dark" : "light")) === "dark");
-  addEventListener("DOMContentLoaded", () => {
-    const leave = () => { const link = document.querySelector("#leave"); if (link) link.hidden = !document.cookie.includes("miaobi_signed_in="); return link; };
-    const seen = new MutationObserver(() => leave() && seen.disconnect());
-    seen.observe(document.body, { childList: true, subtree: true });
-    if (kept) show();
-    // Gradio sets the class itself once, from the system.
-    if (kept) new MutationObserver(() => { if (document.body.classList.contains("dark") !== (localStorage.getItem("miaobi-scheme") === "dark")) show(); })
-      .observe(document.body, { attributes: true, attributeFilter: ["class"] });
-  });
+  const show = () => {
+    const dark = (chosen() ?? (system.matches ? "dark" : "light")) === "dark";
+    if (document.body.classList.contains("dark") !== dark) document.body.classList.toggle("dark", dark);
+  };
+  const mend = () => {
+    document.querySelectorAll(".empty[aria-label]:not([role])").forEach((empty) => empty.setAttribute("role", "img"));
+    const leave = document.querySelector("#leave");
+    if (leave) leave.hidden = !document.cookie.includes("miaobi_signed_in=");
+  };
+  new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
+  new MutationObserver(show).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   system.addEventListener("change", show);
   document.addEventListener("click", (event) => {
     if (!event.target.closest?.("#scheme")) return;
     localStorage.setItem("miaobi-scheme", document.body.classList.contains("dark") ? "light" : "dark");
     show();
   });
+  show();
+  mend();
 })();

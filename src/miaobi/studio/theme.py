@@ -27,7 +27,7 @@ def theme(fonts: Sequence[str], mono: Sequence[str]) -> gr.themes.Base:
         block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_400",
         input_background_fill="white", input_background_fill_dark="*neutral_950", input_border_color="*neutral_300",
         input_border_color_dark="*neutral_700", input_border_color_focus="*primary_600", input_border_color_focus_dark="*primary_400",
-        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400", input_shadow="none", input_shadow_focus="none",
+        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400", input_border_width="1px", input_border_width_dark="1px", input_shadow="none", input_shadow_focus="none",
         button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600", button_primary_background_fill_hover_dark="*primary_700",
         button_primary_text_color="white", button_primary_text_color_dark="white", button_secondary_background_fill="*neutral_100",

@@ -22,7 +22,7 @@ def build(desk: Desk) -> None:
             chat = gr.Chatbot(label=say("Dialogue", "对话"), show_label=False, height="58vh", min_height=320, elem_classes="generated", editable="all",
                               buttons=["copy"], layout="bubble", allow_tags=False, sanitize_html=True, placeholder=_welcome(desk), allow_file_downloads=False)
             with gr.Row(elem_classes="ask", equal_height=True):
-                box = gr.Textbox(label=say("Your message", "你的消息"), show_label=False, placeholder=say("Write a message", "写一条消息"), lines=1, max_lines=8,
+                box = gr.Textbox(label=say("Your message", "你的消息"), show_label=False, placeholder=say("Write a message", "写一条消息"), lines=1, max_lines=8, container=False,
                                  scale=8, autofocus=True, elem_id="message")
                 send = gr.Button(say("Send", "发送"), variant="primary", scale=1, min_width=96, elem_id="send")
                 stop = gr.Button(say("Stop", "停止"), variant="stop", scale=1, min_width=96, visible=False, elem_id="stop")
@@ -50,16 +50,16 @@ class Chat:
         buttons, given = [self.send, self.stop], [self.chat, self.model, *self.values]
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.desk.on_entry(self.models, [self.model], [self.model])
-        added = gr.on([self.box.submit, self.send.click], self.add, [self.box, self.chat], [self.box, self.chat, *buttons], queue=False, **hidden)
-        again = self.chat.retry(self.cut, [self.chat], [self.chat, *buttons], queue=False, **hidden)
+        added = gr.on([self.box.submit, self.send.click], self.add, [self.box, self.chat], [self.box, self.chat, *buttons], **hidden)
+        again = self.chat.retry(self.cut, [self.chat], [self.chat, *buttons], **hidden)
         edited = self.chat.edit(self.edit, [self.chat, self.model], [self.chat, *buttons], **hidden)
         runs = [event.success(self.answer, given, [self.chat], **hidden) for event in (added, again, edited)]
         for run in runs:
-            run.then(self.rest, None, buttons, queue=False, **hidden)
-        self.stop.click(self.rest, None, buttons, queue=False, cancels=runs, **hidden)
+            run.then(self.rest, None, buttons, **hidden)
+        self.stop.click(self.rest, None, buttons, cancels=runs, **hidden)
         self.chat.like(self.thumb, [self.chat, self.model], None, **hidden)
-        self.chat.undo(self.back, [self.chat], [self.chat, self.box], queue=False, **hidden)
-        new.click(self.fresh, None, [self.chat, *buttons], queue=False, cancels=runs, **hidden)
+        self.chat.undo(self.back, [self.chat], [self.chat, self.box], **hidden)
+        new.click(self.fresh, None, [self.chat, *buttons], cancels=runs, **hidden)
 
     async def models(self, chosen: str | None, visitor: gr.Request) -> Any:
         names = await self.desk.models(visitor, "text")

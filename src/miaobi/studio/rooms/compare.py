@@ -20,12 +20,12 @@ ORDER = 20
 def build(desk: Desk) -> None:
     say = desk.say
     gr.Markdown(say("## Which answers better?\nTwo models, in an order that chance decides. Their names are told when you have voted.",
-                    "## 哪个回答更好？\n两个模型的左右顺序随机。投票之后揭晓名称。"))
+                    "## 哪个回答更好？\n两个模型的左右顺序随机。投票之后揭晓名称。"), elem_classes="lead")
     with gr.Row():
         first = gr.Dropdown([], label=say("One model", "模型一"), elem_id="compare-first")
         second = gr.Dropdown([], label=say("Another model", "模型二"), elem_id="compare-second")
     with gr.Row(elem_classes="ask", equal_height=True):
-        box = gr.Textbox(label=say("Your question", "你的问题"), show_label=False, placeholder=say("Ask both", "同时向两个模型提问"), max_lines=8, scale=8, elem_id="question")
+        box = gr.Textbox(label=say("Your question", "你的问题"), show_label=False, placeholder=say("Ask both", "同时向两个模型提问"), max_lines=8, container=False, scale=8, elem_id="question")
         ask = gr.Button(say("Ask both", "提问"), variant="primary", scale=1, min_width=110, elem_id="ask-both")
         stop = gr.Button(say("Stop", "停止"), variant="stop", visible=False, scale=1, min_width=110)
     with gr.Row(equal_height=True):
@@ -42,8 +42,8 @@ def build(desk: Desk) -> None:
     desk.on_entry(room.models, [first, second], [first, second])
     outputs = [*panes, *votes, verdict, match, ask, stop]
     run = gr.on([ask.click, box.submit], room.ask, [box, first, second, *values], outputs, **hidden)
-    run.then(room.rest, None, [ask, stop], queue=False, **hidden)
-    stop.click(room.rest, None, [ask, stop], queue=False, cancels=[run], **hidden)
+    run.then(room.rest, None, [ask, stop], **hidden)
+    stop.click(room.rest, None, [ask, stop], cancels=[run], **hidden)
     for side, button in zip(("left", "alike", "right"), votes, strict=True):
         button.click(room.voter(side), [match], [*votes, verdict], **hidden)
 

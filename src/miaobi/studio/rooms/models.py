@@ -17,10 +17,10 @@ STORE = "/v1/store/models"
 def build(desk: Desk) -> None:
     say = desk.say
     gr.Markdown(say("## Models\nEvery version made here, and what it came from. Promoting a version makes its bare name mean it, without a request lost.",
-                    "## 模型\n这里制作的每个版本及其来源。设为正式版后，模型名即指该版本，不会中断任何请求。"))
+                    "## 模型\n这里制作的每个版本及其来源。设为正式版后，模型名即指该版本，不会中断任何请求。"), elem_classes="lead")
     listing = gr.HTML(padding=False)
     with gr.Row(equal_height=True, elem_classes="bar"):
-        chosen = gr.Dropdown([], label=say("Version", "版本"), scale=3)
+        chosen = gr.Dropdown([], label=say("Version", "版本"), scale=3, elem_id="version")
         promote = gr.Button(say("Promote", "设为正式版"), variant="primary", scale=1)
         back = gr.Button(say("Roll back", "退回上一正式版"), scale=1)
 
