@@ -1,0 +1,134 @@
+"""A real server with toy engines, and a real Chromium that looks at it. Every page is watched: its console must stay silent, and no
+request may leave for another host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from miaobi.core import bundle
+from miaobi.core.store import Store
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+PATIENCE = 60.0
+
+
+class Site:
+    """A running server and its address."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def toy(self, name: str) -> dict[str, int]:
+        """How many answers an engine is making, and how many were left early."""
+        found: dict[str, int] = httpx.get(f"{self.url}/v1/toys").json()[name]
+        return found
+
+
+@contextmanager
+def serving(home: Path, *keys: str) -> Iterator[Site]:
+    """A server in a process of its own: Gradio leaves loops and sockets behind that pytest would hold against us."""
+    environment = {**os.environ, "MIAOBI_HOME": str(home), "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]), "MIAOBI_LANG": "en"}
+    with subprocess.Popen([sys.executable, "-m", "tests.studio.server", *keys], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            until(lambda: _answers(url))
+            yield Site(url)
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+def until(done: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def make_model(name: str, parents: tuple[str, ...] = (), metrics: dict[str, float] | None = None) -> None:
+    with TemporaryDirectory() as folder:
+        def save(draft: Path) -> None:
+            (draft / "weights.txt").write_text("weights")
+        Store().add(bundle.write(Path(folder) / name, bundle.Manifest("gpt", "text", parents=parents, metrics=metrics or {}), save), name)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("studio")
+        patch.setenv("MIAOBI_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def site(home: Path) -> Iterator[Site]:
+    pytest.importorskip("gradio", reason="pip install 'miaobi[studio]'")
+    make_model("poet", metrics={"loss": 1.9})
+    make_model("poet", ("poet@1",), {"loss": 1.7})
+    with serving(home) as found:
+        until(lambda: all(httpx.get(f"{found.url}/studio/{name}/").status_code == 200 for name in ("en", "zh")))
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a page in a fresh visitor's browser: visit(url, color_scheme="dark", ...)."""
+    contexts, told, hosts = [], [], set()
+
+    def open_page(url: str, expect: tuple[str, ...] = (), **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: message.type in ("error", "warning") and told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("http") and hosts.add(urlsplit(request.url).hostname))
+        page.set_default_timeout(PATIENCE * 1000)
+        page.goto(url)
+        open_page.expected = expect  # type: ignore[attr-defined]
+        return page
+
+    open_page.expected = ()  # type: ignore[attr-defined]
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [line for line in told if not any(part in line for part in open_page.expected)] == []  # type: ignore[attr-defined]
+    assert hosts <= {"127.0.0.1"}

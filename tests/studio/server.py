@@ -1,0 +1,31 @@
+"""A server with toy engines, as a process of its own: python -m tests.studio.server [KEY ...]. Prints its port; /v1/toys tells who was
+answered and who left early."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import uvicorn
+
+from miaobi.serve.admission import Admission
+from miaobi.serve.app import create_app
+from miaobi.serve.services import Services
+from miaobi.serve.settings import Settings
+from tests.serve.conftest import Echo, Grey, toy_pool
+
+
+def main(keys: list[str]) -> None:
+    settings = Settings(api_keys=tuple(keys), port=int(os.environ.get("MIAOBI_TEST_PORT", "0")))
+    engines = {"echo": Echo(), "slow": Echo(0.2), "grey": Grey()}
+    app = create_app(Services(settings, toy_pool(settings, **engines), Admission(settings)))
+    app.add_api_route("/v1/toys", lambda: {name: {"running": engines[name].running, "left": engines[name].left_early} for name in ("echo", "slow")})
+    app.router.routes.insert(0, app.router.routes.pop())
+    with socket.create_server((settings.host, settings.port)) as at:
+        print(at.getsockname()[1], flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)).run(sockets=[at])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

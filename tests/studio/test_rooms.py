@@ -1,0 +1,99 @@
+"""Each room's main path, in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from miaobi.provenance.pictures import read_record
+from tests.studio.conftest import Site, until
+
+Visit = Callable[..., Any]
+
+
+def enter(page: Any, room: str) -> None:
+    page.get_by_role("tab", name=room, exact=True).click()
+
+
+def choose(page: Any, field: str, value: str) -> None:
+    """Pick from a dropdown, by keyboard as anybody could."""
+    box = page.locator(f"#{field} input")
+    until(lambda: box.input_value() != "")
+    box.click()
+    page.locator(f'#{field} [role="option"]', has_text=value).click()
+    assert box.input_value() == value
+
+
+def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(site: Site, visit: Visit) -> None:
+    page = visit(f"{site.url}/studio/en/")
+    choose(page, "chat-model", "echo")
+    page.locator("#message textarea").fill("the rain writes <b>its</b> own letters")
+    page.keyboard.press("Enter")
+    answer = page.locator(".bot.message")
+    answer.get_by_text("the rain writes").wait_for()
+    page.locator("#send").wait_for()
+    label = answer.first.evaluate("element => getComputedStyle(element, '::after').content")
+    assert "AI-generated / 由AI生成" in label
+    assert page.get_by_role("note").inner_text().startswith("AI-generated / 由AI生成")
+    page.get_by_role("button", name="Edit").first.click()
+    page.locator("textarea.edit-textarea, .message textarea").first.fill("snow")
+    page.get_by_role("button", name="Submit").click()
+    answer.get_by_text("snow", exact=True).wait_for()
+    assert answer.count() == 1
+
+
+def test_stop_and_a_closed_page_free_the_model_at_once(site: Site, visit: Visit) -> None:
+    page = visit(f"{site.url}/studio/en/")
+    choose(page, "chat-model", "slow")
+    for leave in (lambda: page.locator("#stop").click(), page.close):
+        before = site.toy("slow")["left"]
+        page.locator("#message textarea").fill("word " * 2000)
+        page.locator("#send").click()
+        page.locator(".bot.message").get_by_text("word word").last.wait_for()
+        assert site.toy("slow")["running"] == 1
+        leave()
+        until(lambda: site.toy("slow") == {"running": 0, "left": before + 1})  # noqa: B023
+
+
+def test_what_the_api_refuses_is_told_in_its_words(site: Site, visit: Visit) -> None:
+    page = visit(f"{site.url}/studio/zh/")
+    choose(page, "chat-model", "echo")
+    page.get_by_label("随机种子").first.fill("<i>seven</i>")
+    page.locator("#message textarea").fill("你好")
+    page.locator("#send").click()
+    page.get_by_text("'<i>seven</i>' 不是数字").wait_for()
+
+
+def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(site: Site, visit: Visit, tmp_path: Path) -> None:
+    page = visit(f"{site.url}/studio/en/")
+    enter(page, "Pictures")
+    choose(page, "picture-model", "grey")
+    page.locator("#picture-prompt textarea").fill("7")
+    page.get_by_role("tabpanel").get_by_label("Seed").fill("40")
+    page.locator("#paint").click()
+    grid = page.locator("#pictures .grid-wrap img")
+    until(lambda: grid.count() == 4)
+    file = tmp_path / "picture.png"
+    file.write_bytes(httpx.get(grid.nth(1).get_attribute("src")).content)
+    record = read_record(file)
+    assert record["model"] == "grey" and record["seed"] == 41
+    page.get_by_text("This session").click()
+    page.locator("#history .grid-wrap button").nth(2).click()
+    page.get_by_role("button", name="Use these settings").click()
+    until(lambda: page.get_by_role("tabpanel").get_by_label("Seed").input_value() == "42")
+
+
+def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None:
+    page = visit(f"{site.url}/studio/en/")
+    enter(page, "Models")
+    row = page.get_by_role("row").filter(has_text="poet@1")
+    for version in ("poet@1", "poet@2"):
+        choose(page, "version", version)
+        page.get_by_role("button", name="Promote").click()
+        page.get_by_role("row").filter(has_text="production").filter(has_text=f"{version}production").wait_for()
+    page.get_by_role("button", name="Roll back").click()
+    row.get_by_text("production").wait_for()
+    assert "poet@1 → poet@2" in page.get_by_role("row").filter(has_text="poet@2").first.inner_text()
