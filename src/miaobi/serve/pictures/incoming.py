@@ -5,6 +5,8 @@ OpenAI's masks say by transparency what is to be repainted; ours say it in white
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import threading
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.picture_files import read_picture
+from miaobi.serve.errors import ApiError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What a browser's picture is. Every further parser is one more for a hostile file to find a fault in."""
+DATA = "data:image/"
 _decoding = threading.Lock()
 """read_picture quietens warnings for the whole process while it decodes."""
 
@@ -54,6 +58,18 @@ def read(raw: bytes, name: str, most_pixels: int) -> Incoming:
             return Incoming(pixels, _alpha(picture))
         except Exception:  # as above
             raise _damaged(name) from None
+
+
+def of_data_url(url: str, param: str) -> bytes:
+    """The bytes of a data: URL's picture, still to be read. No other URL is ever fetched. Raises ApiError 400."""
+    head, comma, data = url.partition(",")
+    if not head.startswith(DATA) or not head.endswith(";base64") or not comma:
+        raise ApiError(400, say("image_url takes data: URLs only (data:image/png;base64,...); nothing is fetched from other addresses.",
+                                "image_url 仅支持 data: URL（data:image/png;base64,...）；不会访问其他地址。"), code="url_not_allowed", param=param)
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(400, say("image_url holds no valid base64.", "image_url 不是有效的 base64。"), param=param) from None
 
 
 def _alpha(picture: Image.Image) -> np.ndarray | None:

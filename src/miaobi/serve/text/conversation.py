@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +20,6 @@ from miaobi.serve.text.tools import Kit
 
 DEFAULT_LENGTH = 4096
 """Tokens of an answer for which nobody set a limit, where the context holds as many."""
-DATA = "data:image/"
 
 
 def asked_of(model: Model, asked: Chat, kit: Kit, controls: Mapping[str, Any], limits: Limits, kept: ExitStack) -> TextRequest:
@@ -63,15 +60,8 @@ def _about_a_picture(model: Model, asked: Chat, pictures: list[str], controls: M
 
 
 def _bytes_of(url: str, limits: Limits) -> bytes:
-    """A data: URL's picture, looked through. No other URL is ever fetched. Raises ApiError 400 or BadInput."""
-    head, comma, data = url.partition(",")
-    if not head.startswith(DATA) or not head.endswith(";base64") or not comma:
-        raise ApiError(400, say("image_url takes data: URLs only (data:image/png;base64,...); nothing is fetched from other addresses.",
-                                "image_url 仅支持 data: URL（data:image/png;base64,...）；不会访问其他地址。"), code="url_not_allowed", param="messages")
-    from miaobi.serve.pictures.incoming import read
-    try:
-        raw = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(400, say("image_url holds no valid base64.", "image_url 不是有效的 base64。"), param="messages") from None
+    """A data: URL's picture, looked through. Raises ApiError 400 or BadInput."""
+    from miaobi.serve.pictures.incoming import of_data_url, read
+    raw = of_data_url(url, "messages")
     read(raw, "image_url", limits.pixels)
     return raw
