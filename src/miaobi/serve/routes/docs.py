@@ -30,6 +30,7 @@ def page(described: Schema) -> str:
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             groups.setdefault(operation.get("tags", ["server"])[0], []).append((method.upper(), path, operation))
+    groups = dict(sorted(groups.items(), key=lambda group: group[0] == "not yet"))
     schemas = described.get("components", {}).get("schemas", {})
     links = "".join(f'<li><a href="#{escape(_slug(group))}">{escape(group)}</a></li>' for group in groups)
     sections = "".join(f'<section id="{escape(_slug(group))}"><h2>{escape(group)}</h2>{"".join(_operation(*one, schemas) for one in entries)}</section>'
@@ -94,6 +95,6 @@ def _type(schema: Schema, schemas: Schema) -> str:
     if kind == "array":
         return say("list of ", "列表：") + _type(schema.get("items", {}), schemas)
     low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
-    if low is not None and high is not None:
-        return say(f"{kind}, {low} to {high}", f"{kind}，{low} 至 {high}")
+    if low is not None and high is not None and high < 2**53:
+        return say(f"{kind}, {low:g} to {high:g}", f"{kind}，{low:g} 至 {high:g}")
     return kind
