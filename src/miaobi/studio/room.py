@@ -53,12 +53,13 @@ class Desk:
         """For what the visitor can put right."""
         return gr.Error(html.escape(self.say(english, chinese)), duration=6, print_exception=False, title="")
 
-    def number(self, given: str, kind: type[int] | type[float] = int) -> int | float | None:
+    def number(self, given: str | None, kind: type[int] | type[float] = int) -> int | float | None:
         """An optional number as it was typed; None for nothing."""
+        typed = (given or "").strip()
         try:
-            return kind(given.strip()) if given.strip() else None
+            return kind(typed) if typed else None
         except ValueError:
-            raise self.error(f"{given!r} is not a number. Write one, or leave the field empty.", f"{given!r} 不是数字。请填写数字或留空。") from None
+            raise self.error(f"{typed!r} is not a number. Write one, or leave the field empty.", f"{typed!r} 不是数字。请填写数字或留空。") from None
 
     def on_entry(self, handler: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
         """Call `handler` when the page opens and whenever a visitor comes into the room."""

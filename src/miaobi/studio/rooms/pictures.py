@@ -74,9 +74,9 @@ class Pictures:
         found = await self.desk.models(visitor, "image")
         return gr.Dropdown(found, value=chosen if chosen in found else next(iter(found), None))
 
-    async def paint(self, history: list[dict[str, Any]], source: dict[str, Any] | None, model: str | None, prompt: str, negative: str, size: str, n: int,
-                    seed: str, steps: str, guidance: str, strength: float, visitor: gr.Request) -> tuple[Any, ...]:
-        given = dict(zip(self.names, (model or "", prompt.strip(), negative.strip(), size, int(n), self.desk.number(seed), self.desk.number(steps),
+    async def paint(self, history: list[dict[str, Any]], source: dict[str, Any] | None, model: str | None, prompt: str | None, negative: str | None, size: str, n: int,
+                    seed: str | None, steps: str | None, guidance: str | None, strength: float, visitor: gr.Request) -> tuple[Any, ...]:
+        given = dict(zip(self.names, (model or "", (prompt or "").strip(), (negative or "").strip(), size, int(n), self.desk.number(seed), self.desk.number(steps),
                                             self.desk.number(guidance, float), strength), strict=True))
         picture = source and source.get("background")
         if picture is None:
