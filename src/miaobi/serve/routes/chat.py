@@ -31,7 +31,7 @@ from miaobi.serve.text.tools import Call, Kit, Reader, kit_of
 
 router = APIRouter(prefix="/v1/chat", tags=["text"])
 STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The answer, or its pieces with stream: true.",
-                                                 "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}}}
+                                                 "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}}}
 
 
 @router.post("/completions", response_model=None, responses=STREAM)

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/completions", tags=["text"])
 LENGTH = 16
 """Tokens of an answer unless told otherwise: OpenAI's number."""
 STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The texts, or their pieces with stream: true.",
-                                                 "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}}}
+                                                 "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}}}
 
 
 @router.post("", response_model=None, responses=STREAM)

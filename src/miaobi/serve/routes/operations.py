@@ -38,7 +38,7 @@ async def ready(services: Annotated[Services, Depends(services_of)]) -> dict[str
 @router.get("/metrics", response_class=Response)
 async def metrics(services: Annotated[Services, Depends(services_of)]) -> Response:
     """Everything counted here, in Prometheus' text format."""
-    admission, names = services.admission, set(services.pool.names())
+    admission, names = services.admission, set(await asyncio.to_thread(services.pool.names))
     running: dict[str, float] = {}
     for model, count in admission.running.items():  # names come from requests: those that lead nowhere are one
         known = model if model in names else "other"
@@ -46,6 +46,7 @@ async def metrics(services: Annotated[Services, Depends(services_of)]) -> Respon
     jobs = await asyncio.to_thread(_jobs, services)
     gauges = {"queue_waiting": ("Requests that wait for a place.", "", {"": float(admission.waiting)}),
               "running": ("Answers being made.", "model", running),
+              "model_bytes": ("Memory of the models that are open.", "model", {label: float(size) for label, size in services.pool.opened().items()}),
               "jobs": ("Jobs by status.", "status", jobs)}
     return Response(admission.meters.read(gauges), media_type=CONTENT_TYPE_LATEST)
 
