@@ -79,4 +79,12 @@ class Video:
     audio: Audio | None = None
 
 
-Artifact = Text | Image | Audio | Video
+@dataclass(frozen=True)
+class Embedding:
+    """vectors: float32 [texts, D], each of length one."""
+
+    vectors: np.ndarray
+    facts: Facts
+
+
+Artifact = Text | Image | Audio | Video | Embedding

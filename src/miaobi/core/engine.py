@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.core.requests import Request, TextRequest, recorded
+from miaobi.core.requests import EmbeddingRequest, Request, TextRequest, recorded
 
 Asked = TypeVar("Asked", bound=Request)
 
@@ -146,6 +146,8 @@ def accepted(request: Request, kind: type[Asked], abilities: Abilities, engine: 
     if not isinstance(request, kind):
         if issubclass(kind, TextRequest):
             raise Unsupported(say(f"The {engine} engine writes text only.", f"{engine} 引擎只能生成文本。"))
+        if issubclass(kind, EmbeddingRequest):
+            raise Unsupported(say(f"The {engine} engine makes vectors of texts only.", f"{engine} 引擎只能生成文本向量。"))
         raise Unsupported(say(f"The {engine} engine makes pictures only.", f"{engine} 引擎只能生成图片。"), "miaobi generate image")
     check_supported(request, abilities, engine)
     return request

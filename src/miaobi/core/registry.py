@@ -120,6 +120,7 @@ engines = Registry("engines", {
     "remote": "miaobi.engines.remote",
     "pictures": "miaobi.engines.pictures",
     "diffusers": "miaobi.engines.diffusers",
+    "embedding": "miaobi.engines.embedding",
     "styletransfer": "miaobi.engines.styletransfer",
     "tuned": "miaobi.engines.tuned",
     "upscaler": "miaobi.engines.upscaler",
@@ -146,13 +147,16 @@ trackers = Registry("trackers", {
 routes = Registry("routes", {
     "images": "miaobi.serve.routes.images",
     "models": "miaobi.serve.routes.models",
+    "moderations": "miaobi.serve.routes.moderations",
     "chat": "miaobi.serve.routes.chat",
     "completions": "miaobi.serve.routes.completions",
+    "embeddings": "miaobi.serve.routes.embeddings",
     "operations": "miaobi.serve.routes.operations",
     "absent": "miaobi.serve.routes.absent",
     "docs": "miaobi.serve.routes.docs",
     "store": "miaobi.serve.routes.store",
     "files": "miaobi.serve.routes.files",
+    "batches": "miaobi.serve.routes.batches",
 })
 """Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
 

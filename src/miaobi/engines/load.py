@@ -25,14 +25,14 @@ from miaobi.core.engine import Chunk, Engine, Scorer, TextEngine, Weights
 from miaobi.core.errors import BadInput, MissingPart, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.registry import engines
-from miaobi.core.requests import ImageRequest, Request, TextRequest, recorded
+from miaobi.core.requests import EmbeddingRequest, ImageRequest, Request, TextRequest, recorded
 from miaobi.engines import auto
 from miaobi.engines.weights import find, start_of
 from miaobi.tune.opening import FAMILY, open_tuned
 
 Result = TypeVar("Result")
-Ask = str | Sequence[Mapping[str, Any]] | Request | None
-KINDS: dict[str, type[Request]] = {"text": TextRequest, "image": ImageRequest}
+Ask = str | Sequence[Mapping[str, Any]] | Sequence[str] | Request | None
+KINDS: dict[str, type[Request]] = {"text": TextRequest, "image": ImageRequest, "embedding": EmbeddingRequest}
 """Which request a modality takes."""
 
 
@@ -128,6 +128,8 @@ class Model:
             request = replace(ask, **controls)
         elif kind is TextRequest:
             request = self._text_request(ask, raw, controls)
+        elif kind is EmbeddingRequest:
+            request = self._embedding_request(ask, raw, controls)
         else:
             request = self._image_request(ask, raw, controls)
         return request if request.seed is not None else replace(request, seed=secrets.randbelow(2**31))
@@ -142,12 +144,17 @@ class Model:
         if isinstance(ask, str) and (raw or not self.chats):
             start = "" if raw or ask.startswith(self.start) else self.start
             return TextRequest(prompt=start + ask, **controls)
-        return TextRequest(messages=({"role": "user", "content": ask},) if isinstance(ask, str) else tuple(ask), **controls)
+        return TextRequest(messages=({"role": "user", "content": ask},) if isinstance(ask, str) else cast(Any, tuple(ask)), **controls)
 
     def _image_request(self, ask: Ask, raw: bool, controls: dict[str, Any]) -> ImageRequest:
         if raw or not isinstance(ask, str | None):
             raise self._other_kind(ask)
         return ImageRequest(**({"prompt": ask} if ask else {}) | controls)
+
+    def _embedding_request(self, ask: Ask, raw: bool, controls: dict[str, Any]) -> EmbeddingRequest:
+        if raw or ask is None or isinstance(ask, Request):
+            raise self._other_kind(ask)
+        return EmbeddingRequest(texts=(ask,) if isinstance(ask, str) else tuple(str(text) for text in ask), **controls)
 
     def _other_kind(self, ask: Ask) -> Unsupported:
         return Unsupported(
@@ -235,6 +242,8 @@ class Collected:
 
     def artifacts(self, model: Model) -> list[Any]:
         """The answers so far, of the kind that was asked for."""
+        if isinstance(self.request, EmbeddingRequest):
+            return list(self._whole.values())
         return self.texts(model) if isinstance(self.request, TextRequest) else self.pictures(model)
 
     def texts(self, model: Model) -> list[Text]:

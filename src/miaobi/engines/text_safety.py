@@ -60,7 +60,7 @@ def moderate(text: str, learnt: Mapping[str, float] | None = None) -> Verdict:
 async def scores_of(classifier: Model, text: str) -> dict[str, float]:
     """The highest probability of each category in any window of the text."""
     highest = dict.fromkeys(LEARNT, 0.0)
-    for window in windows(text):
+    for window in windows(text.encode("utf-8", "replace").decode()):
         # Named, since a prompt that looks like a record is taken for one: a text could choose which part of it is read.
         asked = classifier.request(json.dumps({"text": window}, ensure_ascii=False))
         said = "".join([chunk.text async for chunk in classifier.engine.generate(asked)])

@@ -1,40 +1,173 @@
 """The models of a server: opened when first asked for, shared by all who ask, closed when memory is wanted.
 
-A name from outside is a name in the store, a starter pack, or one of --model; never a path, URL or hub id.
+One opening a model at a time, and models do not wait for each other. Memory is estimated before a model is opened; to make room, models
+that nobody uses are closed, the least recently used first, and one in use never is. A name is looked up anew for every request, so a
+version that was promoted answers the next one, while those that run end with the model they began with.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from miaobi.core.engine import Weights
+from miaobi.core.errors import DoesNotFit, Unsupported
+from miaobi.core.language import say
 from miaobi.engines.load import Model
 from miaobi.serve.settings import Settings
 
+log = logging.getLogger("miaobi.serve")
+
 Find = Callable[[str], Weights]
-"""A served name to its weights. Raises NotFound."""
+"""A served name to its weights. Quick; raises NotFound."""
 Open = Callable[[Weights], Model]
 """Slow; called in a thread."""
 
 
+@dataclass(eq=False)
+class Held:
+    """A model that is open, or is being opened."""
+
+    weights: Weights
+    bytes: int
+    """What it takes: the estimate, then what was measured."""
+    opening: asyncio.Task[Model] = field(init=False)
+    users: int = 0
+    used: int = 0
+    """When it was last asked for, as a number that grows."""
+    replaced: bool = False
+    """Its name means another version by now: it goes when the last of its users does."""
+
+    @property
+    def idle(self) -> bool:
+        return self.users == 0 and self.opening.done()
+
+
 class Pool:
-    def __init__(self, settings: Settings, find: Find, names: Callable[[], list[str]], open_model: Open) -> None:
-        self.settings, self.find, self.names, self._open_model = settings, find, names, open_model
-        self._opened: dict[str, Model] = {}
-        self._opening = asyncio.Lock()
+    def __init__(self, settings: Settings, find: Find, names: Callable[[], list[str]], open_model: Open,
+                 estimate: Callable[[Weights], int] = lambda weights: 0, facts: Callable[[str], dict[str, Any]] | None = None) -> None:
+        """`facts`: what /v1/models tells of a name, where there is more to tell than the name."""
+        self.settings, self.find, self.names, self._open_model, self._estimate = settings, find, names, open_model, estimate
+        self.facts = facts or self._facts
+        self._held: dict[str, Held] = {}
+        self._clock = itertools.count()
+        self._making_room = asyncio.Lock()
+        self._closing = set[asyncio.Task[None]]()
+        self._budget = settings.memory_bytes
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "miaobi", "modality": self.find(name).modality}
+
+    def opened(self) -> dict[str, int]:
+        """The models that are open, and the bytes each takes."""
+        return {label: held.bytes for label, held in self._held.items() if held.opening.done()}
 
     @asynccontextmanager
     async def lease(self, name: str, modality: str = "text") -> AsyncIterator[Model]:
         """The opened model of that name, which stays open until the block is left. Raises NotFound, Unsupported, DoesNotFit."""
         weights = self.find(name)
-        async with self._opening:
-            if weights.label not in self._opened:
-                self._opened[weights.label] = await asyncio.to_thread(self._open_model, weights)
-        yield self._opened[weights.label]
+        if weights.modality in ("text", "image", "embedding") and weights.modality != modality:
+            raise _other(name, weights.modality, modality)
+        held = self._held.get(weights.label)
+        if held is None or held.weights != weights:
+            held = self._hold(weights)
+        held.users += 1
+        held.replaced = False
+        try:
+            model = await asyncio.shield(held.opening)
+            if model.engine.modality != modality:
+                raise _other(name, model.engine.modality, modality)
+            yield model
+        finally:
+            held.users -= 1
+            held.used = next(self._clock)
+            self._let_go(held)
+
+    async def warm(self, names: Sequence[str]) -> None:
+        """Open these, one after the other. A model that cannot be opened is told in the log; the next request tries again."""
+        for name in names:
+            try:
+                weights = self.find(name)
+                held = self._held.get(weights.label) or self._hold(weights)
+                await asyncio.shield(held.opening)
+            except Exception as error:
+                log.error("%s could not be opened: %s", name, error)
+
+    def _hold(self, weights: Weights) -> Held:
+        held = Held(weights, self._estimate(weights), used=next(self._clock))
+        self._held[weights.label] = held
+        held.opening = asyncio.ensure_future(self._open(held))
+        held.opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to whoever asked, if anybody still waits
+        return held
+
+    async def _open(self, held: Held) -> Model:
+        try:
+            await self._make_room(held)
+            others = any(not other.opening.done() for other in self._held.values() if other is not held)
+            before = resident()
+            model = await asyncio.to_thread(self._open_model, held.weights)
+        except BaseException:
+            if self._held.get(held.weights.label) is held:
+                del self._held[held.weights.label]
+            raise
+        if not others and all(other.opening.done() for other in self._held.values() if other is not held):
+            # An engine that opens a part of itself later takes more than this, so an estimate is not thrown away whole.
+            held.bytes = max(resident() - before, held.bytes // 2)
+        for other in self._held.values():
+            if other is not held and other.weights.name == held.weights.name:
+                other.replaced = True
+                self._let_go(other)
+        return model
+
+    async def _make_room(self, held: Held) -> None:
+        async with self._making_room:
+            self._budget = self._budget or free() // 2
+            if held.bytes > self._budget:
+                raise DoesNotFit(say(f"{held.weights.label} would take about {held.bytes / 1e6:,.0f} MB; this server may use {self._budget / 1e6:,.0f} MB for models.",
+                                     f"{held.weights.label} 约需 {held.bytes / 1e6:,.0f} MB 内存；此服务器最多可用 {self._budget / 1e6:,.0f} MB。"),
+                                 say("Start it with a larger --memory-gb.", "请以更大的 --memory-gb 启动服务器。"))
+            while sum(other.bytes for other in self._held.values()) > self._budget:
+                idle = [other for other in self._held.values() if other is not held and other.idle]
+                if not idle:
+                    raise DoesNotFit(say(f"There is no memory for {held.weights.label} now: the models in use cannot be closed.",
+                                         f"暂时没有内存打开 {held.weights.label}：正在使用的模型不能关闭。"),
+                                     say("Try again in a moment, or start the server with a larger --memory-gb.", "请稍后重试，或以更大的 --memory-gb 启动服务器。"))
+                await self._close(min(idle, key=lambda other: other.used))
+
+    def _let_go(self, held: Held) -> None:
+        """Close a replaced version that nobody uses any more."""
+        if held.replaced and held.idle and self._held.get(held.weights.label) is held:
+            task = asyncio.ensure_future(self._close(held))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close(self, held: Held) -> None:
+        del self._held[held.weights.label]
+        await asyncio.to_thread(held.opening.result().close)
 
     async def close(self) -> None:
-        for model in self._opened.values():
-            await asyncio.to_thread(model.close)
-        self._opened.clear()
+        await asyncio.gather(*self._closing, *(held.opening for held in self._held.values()), return_exceptions=True)
+        for held in list(self._held.values()):
+            await self._close(held)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    import psutil
+    return int(psutil.Process().memory_info().rss)
+
+
+def free() -> int:
+    """Bytes of memory that can still be had."""
+    import psutil
+    return int(psutil.virtual_memory().available)
+
+
+def _other(name: str, makes: str, wanted: str) -> Unsupported:
+    places = {"text": "/v1/chat/completions, /v1/completions", "image": "/v1/images/generations", "embedding": "/v1/embeddings"}
+    return Unsupported(say(f"The model {name!r} makes {makes}, not {wanted}.", f"模型 {name!r} 生成 {makes}，而不是 {wanted}。"), places.get(makes, ""))

@@ -1,4 +1,4 @@
-"""/v1/models: what this server answers for."""
+"""/v1/models: what this server answers for, each with what it makes and what it was made from."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from miaobi.serve.services import Services, services_of
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "miaobi"}
-
-
 @router.get("")
 def list_models(services: Annotated[Services, Depends(services_of)]) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(name) for name in services.pool.names()]}
+    """Every model, by name."""
+    return {"object": "list", "data": [services.pool.facts(name) for name in services.pool.names()]}
 
 
 @router.get("/{name}")
 def retrieve(name: str, services: Annotated[Services, Depends(services_of)]) -> dict[str, Any]:
-    services.pool.find(name)
-    return _model(name)
+    """One model: "poet", or one of its versions, "poet@2"."""
+    return services.pool.facts(name)

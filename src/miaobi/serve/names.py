@@ -1,0 +1,114 @@
+"""What this server answers for: a name from outside to weights here.
+
+A name is one in the store ("poet", "poet@2", "poet@production"), a starter pack that was fetched, or an alias given with --model
+ALIAS=PATH. It is never a path, a URL or a hub id: those stand on the command line only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from miaobi.core import bundle
+from miaobi.core.engine import Weights
+from miaobi.core.errors import MiaobiError, NotFound, nearest
+from miaobi.core.language import say
+from miaobi.core.store import NAME, Store, check_name
+from miaobi.data import packs
+from miaobi.engines import weights as files
+from miaobi.serve.settings import Settings
+
+
+class Names:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._found: dict[str, tuple[int, Weights]] = {}
+        """With the time of the folder in which versions and aliases come and go, by which one learns of a promotion."""
+
+    @cached_property
+    def _given(self) -> Mapping[str, Weights | None]:
+        """Names of --model; with weights for aliases. Raises NotFound, BadInput or Damaged for a path that leads nowhere."""
+        pairs = [item.partition("=") for item in self.settings.models]
+        return {check_name(name) if equals else name: replace(files.find(path), name=name, version="") if equals else None for name, equals, path in pairs}
+
+    def fetch(self) -> None:
+        """Bring what --model names, and fail now for what cannot be had."""
+        for name in self._given:
+            if name in packs.catalogue() and not Store().versions(name):
+                packs.path(name)
+            self.find(name)
+
+    def find(self, name: str) -> Weights:
+        """Raises NotFound with the nearest names."""
+        reference, _, version = name.partition("@")
+        given = self._given.get(name)
+        if given is not None:
+            return given
+        if NAME.fullmatch(reference) and (not version or NAME.fullmatch(version)):
+            store = Store()
+            with contextlib.suppress(OSError):
+                changed = (store.root / reference).stat().st_mtime_ns
+                before = self._found.get(name)
+                if before is None or before[0] != changed:
+                    if store.versions(reference):
+                        before = self._found[name] = (changed, self._of_store(store, name))
+                if before is not None and before[0] == changed:
+                    return before[1]
+            if not version and self._served(reference) and self._installed(reference):
+                return self._of_pack(reference)
+        raise NotFound(say(f"There is no model named {name[:200]!r}.", f"没有名为 {name[:200]!r} 的模型。"), self._remedy(name))
+
+    def _of_store(self, store: Store, name: str) -> Weights:
+        version = store.resolve(name)
+        manifest = bundle.read(version.path)
+        if not (self._served(version.name) or any(self._served(parent.partition("@")[0]) for parent in manifest.parents)):
+            raise NotFound(say(f"This server does not serve {name!r}.", f"此服务器不提供 {name!r}。"), nearest(name, self.names()))
+        return Weights("bundle", str(version.path), version.name, str(version.number), manifest.family, manifest.modality)
+
+    def _served(self, name: str) -> bool:
+        """Whether it is among --model, or everything is served. What was tuned from a served model is served too."""
+        return not self._given or any(name == given.partition("@")[0] for given in self._given)
+
+    def _of_pack(self, name: str) -> Weights:
+        if name not in self._found:
+            pack = packs.get(name)
+            self._found[name] = (0, Weights("base", str(packs.path(name)), name, modality="embedding") if pack.format == "base" else files.find(name))
+        return self._found[name][1]
+
+    def _installed(self, name: str) -> bool:
+        return name in self._found or (name in makers() and packs.installed(name))
+
+    def _remedy(self, name: str) -> str:
+        if name in makers() and self._served(name):
+            return say(f"Fetch it on the server: miaobi data fetch {name}", f"请在服务器上获取：miaobi data fetch {name}")
+        return nearest(name[:200], self.names()) or say("This server has no model yet: miaobi data fetch smollm2", "此服务器还没有模型：miaobi data fetch smollm2")
+
+    def names(self) -> list[str]:
+        """Every name that answers, without versions."""
+        found = {name for name in self._given if self._given[name] is not None} | {name for name in makers() if self._served(name) and packs.installed(name)}
+        for name in Store().names():
+            with contextlib.suppress(MiaobiError):
+                self.find(name)
+                found.add(name)
+        return sorted(found | {name for name in self._given if "@" in name})
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What /v1/models tells of a model. Raises NotFound."""
+        weights = self.find(name)
+        found: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "miaobi", "modality": weights.modality, "version": weights.label}
+        if weights.format == "bundle":
+            manifest = bundle.read(weights.path)
+            found |= {"family": manifest.family, "parents": list(manifest.parents), "owned_by": "local",
+                      "created": int(datetime.fromisoformat(manifest.created).timestamp()) if manifest.created else 0}
+        elif weights.path.exists():
+            found["created"] = int(weights.path.stat().st_mtime)
+        return found
+
+
+def makers() -> list[str]:
+    """The starter packs that answer: models that make something, and the base that gives embeddings."""
+    return [name for name, pack in packs.catalogue().items() if pack.kind == "model" and pack.format != "part"]

@@ -1,0 +1,62 @@
+"""Opening a model for a server: with the engines that are quickest here, and how much memory that will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from miaobi.core.engine import TextEngine, Weights
+from miaobi.core.registry import engines
+from miaobi.engines import auto, converted
+from miaobi.engines.load import Model, open_engine
+from miaobi.engines.paired import Paired
+from miaobi.serve.names import Names
+from miaobi.serve.pool import Pool
+from miaobi.serve.settings import Settings
+from miaobi.tune.opening import FAMILY, open_tuned
+
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".onnx", ".npz", ".pth")
+CRAMPED = 1
+"""Streams of the engine that answers lone requests: a small cache, which it clears when it is opened."""
+
+
+def build_pool(settings: Settings) -> Pool:
+    names = Names(settings)
+    return Pool(settings, names.find, names.names, lambda weights: open_model(weights, settings.streams), estimate, names.facts)
+
+
+def open_model(weights: Weights, streams: int) -> Model:
+    """Embedders as such; a writer with the engine for one request and, when requests meet, the one for many; others by one engine.
+
+    An adapter is merged into its base first, once, where an engine can read the result: on a CPU that is several times as quick as the
+    engine that runs adapters as they are.
+    """
+    if engines.get("embedding").reads(weights):
+        return Model(weights, "embedding", open_engine(weights, "embedding", streams, {}))
+    if converted.pending(weights) and converted.fits(weights) and any(engines.get(name).installed() is None for name in auto.MERGED):
+        converted.gguf_of(weights)
+    solo, crowd = auto.choose(weights, 1), auto.choose(weights, streams)
+    if solo == crowd:
+        return Model(weights, solo, open_engine(weights, solo, streams, {}))
+    first = cast(TextEngine, open_engine(weights, solo, CRAMPED, {}))
+    module: Any = engines.get(crowd)
+    tools = first.abilities.controls & {"tools"}
+    abilities = type(module.ABILITIES)(module.ABILITIES.controls | tools)
+    return Model(weights, f"{solo}+{crowd}", Paired(first, lambda: cast(TextEngine, open_engine(weights, crowd, streams, {})), abilities))
+
+
+def estimate(weights: Weights) -> int:
+    """Bytes of memory that these weights will take, opened: the files, as numbers that engines compute with, and room to work in."""
+    stored = _stored(weights.path)
+    if weights.family == FAMILY and weights.modality != "image" and (tuned := open_tuned(weights)).adapter:
+        stored += _stored(tuned.base.folder)
+    if weights.modality == "image":
+        return 2 * stored + (256 << 20)
+    # The second engine of a pair holds the weights again, with eight bits each, and a cache.
+    return (3 * stored if weights.format == "gguf" else 2 * stored) + (256 << 20)
+
+
+def _stored(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.suffix in WEIGHTS)

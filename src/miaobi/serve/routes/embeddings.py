@@ -1,0 +1,65 @@
+"""/v1/embeddings: vectors of texts, in OpenAI's shapes. Each has length one, so their products are cosines."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from miaobi.core.artifacts import Embedding
+from miaobi.core.errors import Unsupported
+from miaobi.core.language import say
+from miaobi.engines.load import Model
+from miaobi.provenance.publish import NOTICE
+from miaobi.serve.admission import Caller, Place, caller_of
+from miaobi.serve.errors import ApiError
+from miaobi.serve.services import Services, services_of
+from miaobi.serve.text.asked import Closed, Name, within
+
+router = APIRouter(prefix="/v1/embeddings", tags=["text"])
+
+
+class Embed(Closed):
+    """Texts to make vectors of. `dimensions`: only for models whose vectors may be cut short; others take their own number."""
+
+    model: Name
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, le=65_536)
+    user: str | None = Field(None, max_length=512)
+
+
+@router.post("")
+async def create(asked: Embed, services: Annotated[Services, Depends(services_of)], caller: Annotated[Caller, Depends(caller_of)]) -> dict[str, Any]:
+    """The vectors of one text or of several, in their order."""
+    texts = (asked.input,) if isinstance(asked.input, str) else tuple(asked.input)
+    within("input", len(texts), services.settings.limits.texts)
+    if not texts or not all(texts):
+        raise ApiError(400, say("input is empty.", "input 为空。") if not texts else say("input holds an empty text.", "input 中有空文本。"), param="input")
+    async with services.admission.place(caller, asked.model) as place, services.pool.lease(asked.model, "embedding") as model:
+        made = await _made(model, texts, place)
+        label = {"notice": NOTICE, "model": model.weights.label}
+    if asked.dimensions not in (None, made.shape[1]):
+        raise Unsupported(say(f"dimensions is {asked.dimensions}; {asked.model} gives {made.shape[1]}, and was not trained so that fewer suffice.",
+                              f"dimensions 为 {asked.dimensions}；{asked.model} 输出 {made.shape[1]} 维，且未经可截断训练。"), say("Leave dimensions out.", "请去掉 dimensions。"))
+    data = [{"object": "embedding", "index": index, "embedding": _encoded(vector, asked.encoding_format)} for index, vector in enumerate(made)]
+    usage = {"prompt_tokens": place.prompt_tokens, "total_tokens": place.prompt_tokens}
+    return {"object": "list", "model": asked.model, "data": data, "usage": usage, "miaobi": label}
+
+
+async def _made(model: Model, texts: tuple[str, ...], place: Place) -> np.ndarray:
+    """float32 [texts, D]."""
+    vectors = np.empty((0, 0), np.float32)
+    async for chunk in model.engine.generate(model.request(texts)):
+        place.prompt_tokens += chunk.prompt_tokens
+        if isinstance(chunk.artifact, Embedding):
+            vectors = chunk.artifact.vectors
+    return vectors
+
+
+def _encoded(vector: np.ndarray, form: str | None) -> Any:
+    """Numbers, or the bytes of little-endian float32 as base64."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii") if form == "base64" else vector.tolist()
