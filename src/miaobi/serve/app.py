@@ -6,6 +6,7 @@ Order of a request: logged (id, log line) -> guard (headers, host, key) -> bodie
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,10 +22,20 @@ from miaobi.serve.description import ERRORS, describe
 from miaobi.serve.guard import Guard
 from miaobi.serve.logs import Logged
 from miaobi.serve.services import Services
+from miaobi.serve.telemetry import Telemetry, Traced, open_telemetry
 
 
-def create_app(services: Services) -> FastAPI:
+def layers(services: Services, telemetry: Telemetry | None) -> list[Middleware]:
+    """What every request passes, from the outside in."""
+    return [Middleware(Logged, services=services),
+            *([Middleware(Traced, telemetry=telemetry)] if telemetry else []),
+            Middleware(Guard, services=services),
+            Middleware(Bodies, settings=services.settings)]
+
+
+def create_app(services: Services, telemetry: Telemetry | None = None) -> FastAPI:
     mounted: list[Any] = []
+    telemetry = telemetry or open_telemetry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -35,9 +46,10 @@ def create_app(services: Services) -> FastAPI:
             for page in mounted:
                 await page.close()
             await services.close()
+            if telemetry:
+                await asyncio.to_thread(telemetry.close)
 
-    layers = [Middleware(Logged, services=services), Middleware(Guard, services=services), Middleware(Bodies, settings=services.settings)]
-    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, middleware=layers, docs_url=None, redoc_url=None,
+    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, middleware=layers(services, telemetry), docs_url=None, redoc_url=None,
                   responses=ERRORS)
     app.state.services = services
     errors.install(app)
