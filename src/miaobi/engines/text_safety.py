@@ -13,6 +13,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from miaobi.core.errors import Unsupported
+from miaobi.core.language import say
 from miaobi.engines import text_rules
 from miaobi.engines.load import Model
 
@@ -58,16 +60,28 @@ def moderate(text: str, learnt: Mapping[str, float] | None = None) -> Verdict:
 
 
 async def scores_of(classifier: Model, text: str) -> dict[str, float]:
-    """The highest probability of each category in any window of the text."""
+    """The highest probability of each category in any window of the text. Raises Unsupported for a model that tells none of them."""
     highest = dict.fromkeys(LEARNT, 0.0)
     for window in windows(text.encode("utf-8", "replace").decode()):
         # Named, since a prompt that looks like a record is taken for one: a text could choose which part of it is read.
         asked = classifier.request(json.dumps({"text": window}, ensure_ascii=False))
         said = "".join([chunk.text async for chunk in classifier.engine.generate(asked)])
-        for category, score in json.loads(said)["scores"].items():
+        for category, score in _scores(classifier, said).items():
             if category in highest:
                 highest[category] = max(highest[category], score)
     return highest
+
+
+def _scores(classifier: Model, said: str) -> dict[str, float]:
+    try:
+        scores: dict[str, float] = json.loads(said)["scores"]
+    except (ValueError, KeyError, TypeError):
+        scores = {}
+    if not set(scores) & set(LEARNT):
+        raise Unsupported(say(f"{classifier.weights.label} does not tell what is wrong with a text.", f"{classifier.weights.label} 不能判断文本的问题。"),
+                          say(f"The name {CLASSIFIER} is kept for what recipes/tune/text_safety.yaml makes; give this model another.",
+                              f"名称 {CLASSIFIER} 保留给 recipes/tune/text_safety.yaml 的产物；请为此模型另取名称。"))
+    return scores
 
 
 def windows(text: str) -> Iterator[str]:
