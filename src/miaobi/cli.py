@@ -44,6 +44,8 @@ VERBS = {
     "models rollback": Verb("miaobi.verbs.models:rollback", "back to the version before", "退回上一个正式版"),
     "models merge": Verb("miaobi.verbs.models:merge", "one adapter out of several", "把多个适配器合并为一个"),
     "models remove": Verb("miaobi.verbs.models:remove", "remove a version or a model", "删除一个版本或模型"),
+    "serve": Verb("miaobi.serve.command:serve", "models over HTTP, in OpenAI's shapes, and a studio", "以 OpenAI 接口提供模型服务与网页工作室"),
+    "batch": Verb("miaobi.serve.offline:batch", "answer a file of requests, without a server", "离线批量回答一个请求文件"),
     "keys create": Verb("miaobi.serve.keyring:create", "a key for a caller of the server", "为服务器的调用者创建密钥"),
     "keys list": Verb("miaobi.serve.keyring:list_keys", "the server's keys and their limits", "列出服务器的密钥与限额"),
     "keys revoke": Verb("miaobi.serve.keyring:revoke", "end a key", "撤销一个密钥"),

@@ -33,7 +33,7 @@ def test_surface() -> None:
     assert list(cli.VERBS) == [
         "quickstart", "data list", "data fetch", "data inspect", "train", "finetune", "search", "generate text", "generate image", "chat", "evaluate",
         "latent reconstruct", "latent interpolate", "latent arithmetic", "latent traverse", "latent project", "latent truncate", "export",
-        "models list", "models show", "models promote", "models rollback", "models merge", "models remove", "keys create", "keys list", "keys revoke", "doctor"]
+        "models list", "models show", "models promote", "models rollback", "models merge", "models remove", "serve", "batch", "keys create", "keys list", "keys revoke", "doctor"]
 
 
 @pytest.mark.parametrize(("words", "hint"), [

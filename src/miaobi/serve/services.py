@@ -35,6 +35,7 @@ class Services:
     ready: bool = False
     """Everything that was to be opened at the start is."""
     _writing: asyncio.Task[None] = field(init=False)
+    _warming: asyncio.Task[None] = field(init=False)
 
     @cached_property
     def keys(self) -> Keys:
@@ -57,10 +58,18 @@ class Services:
         self.jobs = Queue(self.records)
         self.supervisor = Supervisor(self.settings, self.jobs)
         await self.supervisor.start()
+        self._warming = asyncio.create_task(self._warm())
+        if not self.settings.models:
+            await self._warming
+
+    async def _warm(self) -> None:
+        """Open the models of --model while the server already listens and says that it is not ready."""
+        await self.pool.warm([name.partition("=")[0] for name in self.settings.models])
         self.ready = True
 
     async def close(self) -> None:
         """After the last answer."""
+        self._warming.cancel()
         await self.supervisor.stop()
         await self.pool.close()
         self._writing.cancel()
