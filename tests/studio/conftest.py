@@ -118,7 +118,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: message.type in ("error", "warning") and told.append(message.text))
+        page.on("console", lambda message: message.type == "error" and told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
         page.on("request", lambda request: request.url.startswith("http") and hosts.add(urlsplit(request.url).hostname))
         page.set_default_timeout(PATIENCE * 1000)

@@ -51,7 +51,7 @@ class Desk:
 
     def error(self, english: str, chinese: str) -> gr.Error:
         """For what the visitor can put right."""
-        return gr.Error(html.escape(self.say(english, chinese)), duration=6, print_exception=False, title="")
+        return gr.Error(html.escape(self.say(english, chinese)), duration=6, print_exception=False, title=self.say("Not yet", "还不行"))
 
     def number(self, given: str | None, kind: type[int] | type[float] = int) -> int | float | None:
         """An optional number as it was typed; None for nothing."""
@@ -77,19 +77,19 @@ class Desk:
         async with self.client(visitor) as api:
             answer = await api.request(method, path, **given)
         if answer.is_error:
-            raise refusal(answer.content)
+            raise self.refusal(answer.content)
         return answer.json()
 
     async def events(self, visitor: gr.Request, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The server-sent events of a streamed answer, each one's JSON. Leaving early stops the work."""
         async with self.client(visitor) as api, api.stream("POST", path, json={**body, "stream": True}) as answer:
             if answer.is_error:
-                raise refusal(await answer.aread())
+                raise self.refusal(await answer.aread())
             async for line in answer.aiter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
                     event = json.loads(line[6:])
                     if "error" in event:
-                        raise refusal(line[6:].encode())
+                        raise self.refusal(line[6:].encode())
                     yield event
 
     async def models(self, visitor: gr.Request, modality: str) -> list[str]:
@@ -97,11 +97,11 @@ class Desk:
         listed = (await self.call(visitor, "GET", "/v1/models"))["data"]
         return [item["id"] for item in listed if item.get("modality", modality) == modality]
 
-
-def refusal(content: bytes) -> gr.Error:
-    """The API's own words, for the visitor, who gets them as text and not as HTML. Not printed to the log: it was the visitor's request that could not be met."""
-    try:
-        message = json.loads(content)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = content.decode("utf-8", "replace")[:500]
-    return gr.Error(html.escape(message), duration=8, print_exception=False, title="")
+    def refusal(self, content: bytes) -> gr.Error:
+        """The API's own words, for the visitor, who gets them as text and not as HTML. Not printed to the log: it was the visitor's
+        request that could not be met."""
+        try:
+            message = json.loads(content)["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = content.decode("utf-8", "replace")[:500]
+        return gr.Error(html.escape(message), duration=10, print_exception=False, title=self.say("That did not work", "未能完成"))

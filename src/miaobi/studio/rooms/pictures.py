@@ -30,6 +30,9 @@ def build(desk: Desk) -> None:
             model = gr.Dropdown([], label=say("Model", "模型"), elem_id="picture-model")
             prompt = gr.Textbox(label=say("What to paint", "画什么"), lines=2, max_lines=6, elem_id="picture-prompt",
                                 info=say("words, or a class by name or number; empty leaves it to chance", "一句描述，或类别的名称或编号；留空则随机"))
+            with gr.Row(elem_classes="ask"):
+                paint = gr.Button(say("Paint", "开始绘制"), variant="primary", elem_id="paint", scale=2)
+                stop = gr.Button(say("Stop", "停止"), elem_id="stop-painting", scale=1, min_width=90)
             with gr.Row():
                 count = gr.Slider(1, 16, 4, step=1, label=say("How many", "张数"), buttons=[])
                 seed = gr.Textbox("", label=say("Seed", "随机种子"), max_lines=1)
@@ -43,13 +46,11 @@ def build(desk: Desk) -> None:
                 size = gr.Dropdown(SIZES, value="auto", label=say("Size", "尺寸"), allow_custom_value=True)
                 steps = gr.Textbox("", label=say("Steps", "步数"), max_lines=1)
                 guidance = gr.Textbox("", label=say("Guidance", "引导强度"), max_lines=1)
-            paint = gr.Button(say("Paint", "开始绘制"), variant="primary", elem_id="paint")
-            stop = gr.Button(say("Stop", "停止"), elem_id="stop-painting")
         with gr.Column(scale=2, min_width=320):
-            gallery = gr.Gallery(label=say("Pictures, AI-generated", "图片（由AI生成）"), columns=4, height="auto", object_fit="contain", interactive=False, format="png",
+            gallery = gr.Gallery(label=say("Pictures, AI-generated", "图片（由AI生成）"), show_label=False, columns=4, height="auto", object_fit="contain", interactive=False, format="png",
                                  buttons=["download", "fullscreen"], elem_id="pictures", elem_classes="generated grid")
             with gr.Accordion(say("This session", "本次会话"), open=False):
-                earlier = gr.Gallery(label=say("Painted in this session, AI-generated", "本次会话的图片（由AI生成）"), columns=6, height="auto", object_fit="contain", interactive=False,
+                earlier = gr.Gallery(label=say("Painted in this session, AI-generated", "本次会话的图片（由AI生成）"), show_label=False, columns=6, height="auto", object_fit="contain", interactive=False,
                                      format="png", buttons=["download"], elem_id="history", elem_classes="generated grid")
                 facts = gr.HTML(padding=False)
                 again = gr.Button(say("Use these settings", "使用这些设置"), visible=False)
