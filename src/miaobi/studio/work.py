@@ -1,0 +1,48 @@
+"""What the rooms of jobs and of tuning share: states in words, a job's events, its curves and its samples."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from miaobi.studio.drawing import Point, curve, notice, sign, text, when
+from miaobi.studio.room import Desk
+
+TUNING, BATCHES = "/v1/fine_tuning/jobs", "/v1/batches"
+STATES = {"validating_files": ("reading the data", "正在读取数据"), "validating": ("reading the requests", "正在读取请求"), "queued": ("waiting", "等待中"),
+          "running": ("running", "运行中"), "in_progress": ("running", "运行中"), "finalizing": ("finishing", "收尾中"), "paused": ("paused", "已暂停"),
+          "cancelling": ("stopping", "正在停止"), "succeeded": ("done", "已完成"), "completed": ("done", "已完成"), "failed": ("failed", "失败"),
+          "cancelled": ("cancelled", "已取消"), "expired": ("expired", "已过期")}
+OVER = ("succeeded", "completed", "failed", "cancelled", "expired")
+SHOWN = 12
+"""Messages of a job that are shown, newest first."""
+
+
+def path_of(job: str) -> str:
+    """Where the API keeps the job of this id."""
+    return f"{TUNING if job.startswith('ftjob') else BATCHES}/{job}"
+
+
+def state(desk: Desk, status: str) -> str:
+    kind = "good" if status in ("succeeded", "completed") else "bad" if status == "failed" else "busy" if status not in OVER else ""
+    return sign(desk.say(*STATES.get(status, (status, status))), kind)
+
+
+def curves(desk: Desk, events: list[dict[str, Any]]) -> str:
+    """The losses of a run by step, in training and held out; events newest first, as the API gives them."""
+    series: dict[str, list[Point]] = {}
+    for event in reversed(events):
+        data = event.get("data") or {}
+        for name, value in data.items():
+            if "step" in data and "loss" in name and isinstance(value, (int, float)) and isfinite(value):
+                series.setdefault(name, []).append((float(data["step"]), float(value)))
+    return curve(dict(list(series.items())[:3]), desk.say("step", "步"), desk.say("Loss by step", "损失曲线"))
+
+
+def messages(desk: Desk, events: list[dict[str, Any]]) -> str:
+    """What happened, newest first; what a run wrote on the way is labelled like everything generated."""
+    told = [event for event in events if event.get("type", "message") == "message"][:SHOWN]
+    if not told:
+        return notice(desk.say("Nothing has happened yet.", "还没有任何进展。"))
+    rows = "".join(f'<li><time>{text(when(event["created_at"]))}</time><span>{text(event["message"])}</span></li>' for event in told)
+    return f'<ol class="events">{rows}</ol>'
