@@ -299,6 +299,16 @@ def test_json_schema(case: Case) -> None:
         texts(case, json_schema={"type": "string", "pattern": "^a+$"})
 
 
+def test_any_json_object(case: Case) -> None:
+    if "json_schema" not in case.engine.abilities.controls:
+        pytest.skip("not offered")
+    pieces, joined = asyncio.run(collect(case.engine, ask(n=4, json_schema={"type": "object", "additionalProperties": True}, max_new_tokens=120)))
+    for row, text in zip(pieces, joined, strict=True):
+        assert text.startswith("{")
+        if row[-1].finish == "stop":
+            assert isinstance(json.loads(text), dict)
+
+
 def test_closed_engines_leave_no_thread(tmp_path: Path) -> None:
     import threading
     before = {thread.name for thread in threading.enumerate()}

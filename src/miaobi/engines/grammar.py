@@ -7,6 +7,7 @@ Here an object has its declared properties, in order, and nothing else, with a s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,15 @@ SHARED = {
     "number": INTEGER + r' ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?',
     "boolean": '"true" | "false"',
     "null": '"null"',
+    "value": "string | number | boolean | null | object | list",
+    "string": '"\\"" char* "\\""',
+    "object": '"{" (string ": " value (", " string ": " value)*)? "}"',
+    "list": '"[" (value (", " value)*)? "]"',
 }
+MOST = 2000
+"""Times that a grammar may repeat something: llama.cpp's own limit."""
+TERMINAL = re.compile(r'"(?:[^"\\]|\\.)*"')
+WORD = re.compile(r"[a-z][a-z0-9-]*")
 READ = {"type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "enum", "const", "anyOf",
         "oneOf", "minLength", "maxLength", "$ref", "$defs", "definitions"}
 SAID = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
@@ -40,9 +49,14 @@ class _Grammar:
         self.rules["root"] = self.expression(schema, "#")
 
     def text(self) -> str:
-        used = " ".join(self.rules.values())
-        shared = {name: rule for name, rule in SHARED.items() if name in used}
-        return "\n".join(f"{name} ::= {rule}" for name, rule in (self.rules | shared).items()) + "\n"
+        rules = {"root": self.rules["root"], **self.rules}
+        shared, looked = dict[str, str](), list(rules.values())
+        while looked:
+            words = set(WORD.findall(TERMINAL.sub(" ", looked.pop())))
+            new = {name: rule for name, rule in SHARED.items() if name in words and name not in shared}
+            shared |= new
+            looked += new.values()
+        return "\n".join(f"{name} ::= {rule}" for name, rule in (rules | shared).items()) + "\n"
 
     def expression(self, schema: Any, where: str) -> str:
         """The right-hand side for one (sub)schema."""
@@ -63,7 +77,7 @@ class _Grammar:
             return "(" + " | ".join(self.expression(item, f"{where}/anyOf/{i}") for i, item in enumerate(options)) + ")"
         kind = schema.get("type", "object" if "properties" in schema else None)
         if isinstance(kind, list):
-            return "(" + " | ".join(self.expression({**schema, "type": item}, where) for item in kind) + ")"
+            return "(" + " | ".join(self.expression({**schema, "type": item}, where) for item in dict.fromkeys(kind)) + ")"
         if kind in ("integer", "number", "boolean", "null"):
             return str(kind)
         if kind == "string":
@@ -90,7 +104,7 @@ class _Grammar:
     def _array(self, schema: Mapping[str, Any], where: str) -> str:
         if "items" not in schema:
             raise _unsupported(where, "items", None)
-        item = self.expression(schema["items"], f"{where}/items")
+        item = self._rule(self.expression(schema["items"], f"{where}/items"))
         low, high = schema.get("minItems", 0), schema.get("maxItems")
         if high == 0:
             return '"[]"'
@@ -101,27 +115,47 @@ class _Grammar:
     def _object(self, schema: Mapping[str, Any], where: str) -> str:
         properties = schema.get("properties", {})
         required = set(schema.get("required", ()))
+        if schema.get("additionalProperties") is True and not properties and not required:
+            return "object"
         if schema.get("additionalProperties") not in (None, False) or required - set(properties):
             raise _unsupported(where, "additionalProperties", schema.get("additionalProperties"))
         if not properties:
             return '"{}"'
         pairs = [(name in required, f'{_literal(name)} ": " {self.expression(value, f"{where}/properties/{name}")}')
                  for name, value in properties.items()]
-        return f'"{{" {self._pairs(pairs, first=True)} "}}"'
+        return f'"{{" {self._pairs(pairs)} "}}"'
 
-    def _pairs(self, pairs: list[tuple[bool, str]], first: bool) -> str:
-        """Properties in order; optional ones may be left out, and a comma stands only between two."""
-        if not pairs:
-            return ""
-        (needed, pair), rest = pairs[0], pairs[1:]
-        present = f'{pair if first else f"{chr(34)}, {chr(34)} {pair}"} {self._pairs(rest, first=False)}'.rstrip()
-        if needed:
-            return present
-        absent = self._pairs(rest, first)
-        return f"(({present}) | ({absent}))" if absent else f"({present})?"
+    def _pairs(self, pairs: list[tuple[bool, str]]) -> str:
+        """Properties in order; optional ones may be left out, and a comma stands only between two.
+
+        What an optional property makes stand in several places becomes a rule: written out, the grammar would double with each.
+        """
+        begin = after = ""  # the properties from here on, where none was before and where one was
+        for needed, pair in reversed(pairs):
+            if needed:
+                begin, after = f"{pair} {after}".rstrip(), f'", " {pair} {after}'.rstrip()
+                continue
+            pair, after = self._rule(pair), self._rule(after)
+            begin, after = _either(f"{pair} {after}".rstrip(), begin), _either(f'", " {pair} {after}'.rstrip(), after)
+        return begin
+
+    def _rule(self, text: str) -> str:
+        """What stands for `text` where it is wanted several times."""
+        if len(text) < 24:
+            return text
+        name = f"part-{len(self.rules)}"
+        self.rules[name] = text
+        return name
+
+
+def _either(present: str, absent: str) -> str:
+    return f"(({present}) | ({absent}))" if absent else f"({present})?"
 
 
 def _times(low: int, high: int | None) -> str:
+    if max(low, high or 0) > MOST:
+        raise Unsupported(say(f"The JSON schema repeats something up to {max(low, high or 0)} times.", f"JSON schema 中某项最多重复 {max(low, high or 0)} 次。"),
+                          say(f"At most {MOST} can be enforced here.", f"此处最多支持 {MOST} 次。"))
     if high is None:
         return "*" if low == 0 else f"{{{low},}}"
     return f"{{{low},{high}}}"
