@@ -95,8 +95,8 @@ class Guard:
         if not match or (settings.local and name not in LOOPBACK and name not in settings.hosts):
             shown = host[:80].encode("ascii", "replace").decode()
             raise ApiError(421 if match else 400, say(
-                f"Host {shown!r} is not a name of this server. Ask it as localhost or 127.0.0.1; a name of its own is allowed with --hosts NAME.",
-                f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 127.0.0.1；如需其他名称，请用 --hosts 名称 启动。"), code="bad_host")
+                f"Host {shown!r} is not a name of this server. Ask it as localhost or 127.0.0.1; a name of its own is allowed with --allow-host NAME.",
+                f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 127.0.0.1；如需其他名称，请用 --allow-host 名称 启动。"), code="bad_host")
 
     def _origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Refuse what a page of another site sends in a visitor's name. Programs send neither header."""

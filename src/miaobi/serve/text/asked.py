@@ -49,7 +49,7 @@ class Sampling(Closed):
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     stop: Stop | list[Stop] | None = None
     seed: int | None = Field(None, ge=-2**63, le=2**63 - 1)
-    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=512)
