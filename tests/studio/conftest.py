@@ -26,6 +26,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 PATIENCE = 60.0
+KEY = "mb-studio-test-key"
 
 
 class Site:
@@ -36,8 +37,18 @@ class Site:
 
     def toy(self, name: str) -> dict[str, int]:
         """How many answers an engine is making, and how many were left early."""
-        found: dict[str, int] = httpx.get(f"{self.url}/v1/toys").json()[name]
+        found: dict[str, int] = self.get("/v1/toys").json()[name]
         return found
+
+    def get(self, path: str, **given: Any) -> httpx.Response:
+        """As a program with the key."""
+        return httpx.get(f"{self.url}{path}", headers={"authorization": f"Bearer {KEY}"}, **given)
+
+    def sign_in(self) -> httpx.Cookies:
+        """A visitor's cookies."""
+        answer = httpx.post(f"{self.url}/studio/login", json={"key": KEY})
+        assert answer.is_success, answer.text
+        return answer.cookies
 
 
 @contextmanager
@@ -93,12 +104,12 @@ def site(home: Path) -> Iterator[Site]:
     pytest.importorskip("gradio", reason="pip install 'miaobi[studio]'")
     make_model("poet", metrics={"loss": 1.9})
     make_model("poet", ("poet@1",), {"loss": 1.7})
-    with serving(home) as found:
-        until(lambda: all(httpx.get(f"{found.url}/studio/{name}/").status_code == 200 for name in ("en", "zh")))
+    with serving(home, KEY) as found:
+        until(lambda: all(found.get(f"/studio/{name}/").status_code == 200 for name in ("en", "zh")))
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")
@@ -110,19 +121,21 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page in a fresh visitor's browser: visit(url, color_scheme="dark", ...)."""
+def visit(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
+    """Open a page in a fresh visitor's browser, signed in: visit("/studio/en/", color_scheme="dark", ...)."""
     contexts, told, hosts = [], [], set()
 
-    def open_page(url: str, expect: tuple[str, ...] = (), **options: Any) -> Any:
+    def open_page(path: str, expect: tuple[str, ...] = (), signed_in: bool = True, **options: Any) -> Any:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
+        if signed_in:
+            context.add_cookies([{"name": name, "value": value, "url": f"{site.url}/studio"} for name, value in site.sign_in().items()])
         page = context.new_page()
         page.on("console", lambda message: message.type == "error" and told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
         page.on("request", lambda request: request.url.startswith("http") and hosts.add(urlsplit(request.url).hostname))
         page.set_default_timeout(PATIENCE * 1000)
-        page.goto(url)
+        page.goto(f"{site.url}{path}")
         open_page.expected = expect  # type: ignore[attr-defined]
         return page
 

@@ -8,12 +8,12 @@ import socket
 import sys
 
 import uvicorn
+from tests.serve.conftest import Echo, Grey, toy_pool
 
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
-from tests.serve.conftest import Echo, Grey, toy_pool
 
 
 def main(keys: list[str]) -> None:

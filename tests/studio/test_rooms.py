@@ -1,4 +1,7 @@
-"""Each room's main path, in a browser."""
+"""The page in a real browser: each room's main path, keyboard, light and dark, Chinese and English, large and small, and what axe finds.
+
+All browser tests are in this one module: Playwright keeps an event loop running in its thread until its fixture ends.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from tests.studio.conftest import KEY, Site, until
 
 from miaobi.provenance.pictures import read_record
-from tests.studio.conftest import Site, until
 
 Visit = Callable[..., Any]
+ROOMS = {"en": ["Chat", "Compare", "Pictures", "Models"], "zh": ["对话", "比较", "图片", "模型"]}
+
+
+def serious(page: Any) -> list[str]:
+    """What axe (bundled with its Python package) calls serious or critical, each with where it is."""
+    from axe_playwright_python.sync_playwright import Axe
+    found = Axe().run(page).response["violations"]
+    return [f"{item['id']}: {node['html'][:160]}" for item in found if item["impact"] in ("serious", "critical") for node in item["nodes"]]
+
+
+@pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("zh", "dark")])
+def test_every_room_is_accessible(site: Site, visit: Visit, language: str, scheme: str) -> None:
+    page = visit(f"/studio/{language}/", color_scheme=scheme)
+    found = {}
+    for name in ROOMS[language]:
+        page.get_by_role("tab", name=name, exact=True).click()
+        page.get_by_role("tabpanel").locator("visible=true").first.wait_for()
+        found[name] = serious(page)
+    assert found == {name: [] for name in ROOMS[language]}
 
 
 def enter(page: Any, room: str) -> None:
@@ -28,7 +51,7 @@ def choose(page: Any, field: str, value: str) -> None:
 
 
 def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(site: Site, visit: Visit) -> None:
-    page = visit(f"{site.url}/studio/en/")
+    page = visit("/studio/en/")
     choose(page, "chat-model", "echo")
     page.locator("#message textarea").fill("the rain writes <b>its</b> own letters")
     page.keyboard.press("Enter")
@@ -46,7 +69,7 @@ def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(site: Site,
 
 
 def test_stop_and_a_closed_page_free_the_model_at_once(site: Site, visit: Visit) -> None:
-    page = visit(f"{site.url}/studio/en/")
+    page = visit("/studio/en/")
     choose(page, "chat-model", "slow")
     for leave in (lambda: page.locator("#stop").click(), page.close):
         before = site.toy("slow")["left"]
@@ -58,7 +81,7 @@ def test_stop_and_a_closed_page_free_the_model_at_once(site: Site, visit: Visit)
 
 
 def test_what_the_api_refuses_is_told_in_its_words(site: Site, visit: Visit) -> None:
-    page = visit(f"{site.url}/studio/zh/")
+    page = visit("/studio/zh/")
     choose(page, "chat-model", "echo")
     page.get_by_label("随机种子").first.fill("<i>seven</i>")
     page.locator("#message textarea").fill("你好")
@@ -67,7 +90,7 @@ def test_what_the_api_refuses_is_told_in_its_words(site: Site, visit: Visit) -> 
 
 
 def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(site: Site, visit: Visit, tmp_path: Path) -> None:
-    page = visit(f"{site.url}/studio/en/")
+    page = visit("/studio/en/")
     enter(page, "Pictures")
     choose(page, "picture-model", "grey")
     page.locator("#picture-prompt textarea").fill("7")
@@ -76,7 +99,7 @@ def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(s
     grid = page.locator("#pictures .grid-wrap img")
     until(lambda: grid.count() == 4)
     file = tmp_path / "picture.png"
-    file.write_bytes(httpx.get(grid.nth(1).get_attribute("src")).content)
+    file.write_bytes(httpx.get(grid.nth(1).get_attribute("src"), cookies=site.sign_in()).content)
     record = read_record(file)
     assert record["model"] == "grey" and record["seed"] == 41
     page.get_by_text("This session").click()
@@ -86,7 +109,7 @@ def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(s
 
 
 def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None:
-    page = visit(f"{site.url}/studio/en/")
+    page = visit("/studio/en/")
     enter(page, "Models")
     row = page.get_by_role("row").filter(has_text="poet@1")
     for version in ("poet@1", "poet@2"):
@@ -96,3 +119,19 @@ def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None
     page.get_by_role("button", name="Roll back").click()
     row.get_by_text("production").wait_for()
     assert "poet@1 → poet@2" in page.get_by_role("row").filter(has_text="poet@2").first.inner_text()
+
+
+def test_a_visitor_signs_in_and_out(site: Site, visit: Visit) -> None:
+    page = visit("/studio/", expect=("401",), signed_in=False, locale="zh-CN", color_scheme="dark")
+    page.get_by_role("heading", name="登录").wait_for()
+    assert serious(page) == []
+    page.keyboard.type("mb-wrong")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("key").wait_for()
+    page.get_by_label("密钥").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_role("tab", name="对话").wait_for()
+    page.get_by_role("link", name="退出").click()
+    page.get_by_role("heading", name="登录").wait_for()
+    page.goto(f"{site.url}/studio/zh/")
+    page.get_by_role("heading", name="登录").wait_for()
