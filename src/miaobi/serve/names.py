@@ -66,7 +66,7 @@ class Names:
         version = store.resolve(name)
         manifest = bundle.read(version.path)
         if not (self._served(version.name) or any(self._served(parent.partition("@")[0]) for parent in manifest.parents)):
-            raise NotFound(say(f"This server does not serve {name!r}.", f"此服务器不提供 {name!r}。"), nearest(name, self.names()))
+            raise NotFound(say(f"This server does not serve {name!r}.", f"此服务器不提供 {name!r}。"), say(f"Start it with --model {version.name}.", f"请以 --model {version.name} 启动。"))
         return Weights("bundle", str(version.path), version.name, str(version.number), manifest.family, manifest.modality)
 
     def _served(self, name: str) -> bool:

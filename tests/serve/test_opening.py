@@ -1,0 +1,42 @@
+"""Real engines behind the server: a model that was trained here and an adapter of it, each under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.engines.small import small_bundle
+from tests.serve.test_embeddings import served
+from tests.tune.tuned import tuned
+
+from miaobi.core.store import Store
+from miaobi.engines.weights import find
+from miaobi.serve.app import create_app
+from miaobi.serve.opening import estimate
+
+
+def test_a_trained_model_and_an_adapter_of_it_answer_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = served(tmp_path / "home")
+    (tmp_path / "home" / "converted").unlink()  # what is made of toys stays here
+    base = Store().add(small_bundle(tmp_path / "poet", chat=True), "poet")
+    Store().add(tuned(tmp_path / "bard", base.path, 1, 0.3), "bard")
+    asked = {"prompt": "春江潮水", "max_tokens": 12, "temperature": 0}
+    with TestClient(create_app(services)) as client:
+        poet, bard = (client.post("/v1/completions", json={"model": name, **asked}).json() for name in ("poet", "bard"))
+        assert poet["choices"][0]["text"] != bard["choices"][0]["text"] and bard["miaobi"]["model"] == "bard@1"
+        assert poet["usage"]["prompt_tokens"] >= 4 and poet["usage"]["completion_tokens"] == 12
+        assert "llamacpp" in bard["miaobi"]["engine"], "merged, as that is quicker than beside its base"
+        chat = client.post("/v1/chat/completions", json={"model": "poet", "messages": [{"role": "user", "content": "江"}], "max_tokens": 5, "logprobs": True}).json()
+        assert len(chat["choices"][0]["logprobs"]["content"]) <= 5 and chat["choices"][0]["message"]["content"]
+        shown = client.get("/v1/models/bard").json()
+        assert shown["owned_by"] == "local" and {item["id"] for item in client.get("/v1/models").json()["data"]} >= {"poet", "bard"}
+        for name in ("poet", "bard"):
+            answers = client.post("/v1/completions", json={"model": name, **asked, "prompt": ["春江", "江畔"], "n": 2, "temperature": 1, "seed": 1}).json()
+            assert len({choice["text"] for choice in answers["choices"]}) > 1
+
+
+def test_estimates_follow_the_files(tmp_path: Path, pack: Callable[[str], Path], smollm2: Path) -> None:
+    small, large = estimate(find(str(small_bundle(tmp_path / "poet")))), estimate(find(str(smollm2)))
+    assert (256 << 20) < small < large < 1 << 30
