@@ -22,7 +22,7 @@ quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
 test: $(STAMP)   ## the tests (under 15 minutes on two cores)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## the slower checks
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout 1800
