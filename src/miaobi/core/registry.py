@@ -155,6 +155,7 @@ routes = Registry("routes", {
     "absent": "miaobi.serve.routes.absent",
     "docs": "miaobi.serve.routes.docs",
     "store": "miaobi.serve.routes.store",
+    "feedback": "miaobi.serve.routes.feedback",
     "files": "miaobi.serve.routes.files",
     "batches": "miaobi.serve.routes.batches",
 })
