@@ -5,6 +5,7 @@ All browser tests are in this one module: Playwright keeps an event loop running
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.studio.conftest import KEY, Site, until
 from miaobi.provenance.pictures import read_record
 
 Visit = Callable[..., Any]
-ROOMS = {"en": ["Chat", "Compare", "Pictures", "Models"], "zh": ["对话", "比较", "图片", "模型"]}
+ROOMS = {"en": ["Chat", "Compare", "Pictures", "Feedback", "Models"], "zh": ["对话", "比较", "图片", "反馈", "模型"]}
 
 
 def serious(page: Any) -> list[str]:
@@ -106,6 +107,34 @@ def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(s
     page.locator("#history .grid-wrap button").nth(2).click()
     page.get_by_role("button", name="Use these settings").click()
     until(lambda: page.get_by_role("tabpanel").get_by_label("Seed").input_value() == "42")
+
+
+def test_votes_are_blind_and_with_thumbs_and_edits_become_a_tuning_set(site: Site, visit: Visit) -> None:
+    page = visit("/studio/en/")
+    choose(page, "chat-model", "echo")
+    page.locator("#message textarea").fill("a question")
+    page.locator("#send").click()
+    page.get_by_role("button", name="Like", exact=True).click()
+    until(lambda: site.get("/v1/feedback").json()["counts"].get("thumb") == 1)
+    enter(page, "Compare")
+    until(lambda: page.locator("#compare-second input").input_value() == "slow")
+    page.locator("#question textarea").fill("Which is better?")
+    page.locator("#ask-both").click()
+    vote = page.locator("#vote-left")
+    until(vote.is_enabled)
+    assert [page.locator(f"#answer-{side}").inner_text().strip() for side in ("left", "right")] == ["Which is better?"] * 2
+    assert page.locator("#verdict").inner_text().strip() == "" and vote.is_enabled()
+    vote.click()
+    verdict = page.locator("#verdict")
+    verdict.get_by_text("You chose the left one.").wait_for()
+    told = site.get("/v1/feedback", params={"limit": 1}).json()["data"][0]
+    assert f"Left: {told['model']} · Right: {told['other']}" in verdict.inner_text() and {told["model"], told["other"]} == {"echo", "slow"}
+    enter(page, "Feedback")
+    page.get_by_role("row").filter(has_text="Which is better?").wait_for()
+    page.locator("#export").click()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert json.loads(Path(download.value.path()).read_text()) == {"prompt": "Which is better?", "chosen": "Which is better?", "rejected": "Which is better?"}
 
 
 def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None:

@@ -170,6 +170,7 @@ rooms = Registry("rooms", {
     "chat": "miaobi.studio.rooms.chat",
     "compare": "miaobi.studio.rooms.compare",
     "pictures": "miaobi.studio.rooms.pictures",
+    "feedback": "miaobi.studio.rooms.feedback",
     "models": "miaobi.studio.rooms.models",
 })
 """Rooms of the studio, one file each (studio/room.py)."""

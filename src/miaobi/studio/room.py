@@ -74,11 +74,15 @@ class Desk:
 
     async def call(self, visitor: gr.Request, method: str, path: str, **given: Any) -> Any:
         """The answer's JSON. What the API refuses is shown to the visitor in its words (gr.Error)."""
+        return json.loads(await self.content(visitor, path, method, **given))
+
+    async def content(self, visitor: gr.Request, path: str, method: str = "GET", **given: Any) -> bytes:
+        """The answer as it is."""
         async with self.client(visitor) as api:
             answer = await api.request(method, path, **given)
         if answer.is_error:
             raise self.refusal(answer.content)
-        return answer.json()
+        return answer.content
 
     async def events(self, visitor: gr.Request, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The server-sent events of a streamed answer, each one's JSON. Leaving early stops the work."""
