@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import io
 import os
 import threading
@@ -334,6 +335,19 @@ def wait_for(true: Any, seconds: float = 30.0) -> None:
     while not true():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+def test_a_full_disk_is_told_and_recovers(served: Services, client: OpenAI, monkeypatch: pytest.MonkeyPatch, form: Any) -> None:
+    def full(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("miaobi.core.files._flush", full)
+        said = refused(lambda: client.images.generate(model="grey", prompt="*", response_format=form), 503)
+    assert "disk is full" in said and "/" not in said.partition("(")[0]
+    assert not served.shelf.folder.exists() or not list(served.shelf.folder.iterdir()), "nothing half-written"
+    assert client.images.generate(model="grey", prompt="*", response_format=form).data
 
 
 def test_what_is_not_there(client: OpenAI) -> None:

@@ -17,13 +17,13 @@ from fastapi.responses import FileResponse
 
 from miaobi.core.artifacts import Image
 from miaobi.core.errors import BadInput
+from miaobi.core.files import explain_refusal
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest
 from miaobi.engines.load import Collected, Model
 from miaobi.provenance.publish import NOTICE, publish
 from miaobi.serve.admission import Caller, caller_of
 from miaobi.serve.errors import ApiError
-from miaobi.serve.leaving import while_connected
 from miaobi.serve.pictures.asked import Asked, Edit, Generation, Variation, house_request
 from miaobi.serve.pictures.incoming import Incoming, read
 from miaobi.serve.pictures.shelf import KINDS
@@ -52,13 +52,13 @@ async def edits(asked: Annotated[Edit, Form(media_type=FORM)], request: Request,
         if mask.mask is None:
             raise BadInput(say("mask has no transparent pixels: nothing would be repainted.", "mask 没有透明像素：没有需要重绘的部分。"),
                            say("Make the parts to repaint transparent, and send it as PNG or WebP.", "请把要重绘的部分设为透明，并以 PNG 或 WebP 发送。"))
-    return await while_connected(request, _answer(request, services, caller, asked, asked.prompt, image, mask))
+    return await _answer(request, services, caller, asked, asked.prompt, image, mask)
 
 
 @router.post("/variations")
 async def variations(asked: Annotated[Variation, Form(media_type=FORM)], request: Request, services: Serving, caller: Asking) -> dict[str, Any]:
     """Pictures like a picture; `strength` says how unlike."""
-    return await while_connected(request, _answer(request, services, caller, asked, asked.prompt, await _one(asked, services)))
+    return await _answer(request, services, caller, asked, asked.prompt, await _one(asked, services))
 
 
 @router.get("/files/{name}", name="generated_picture", response_class=FileResponse, responses={404: {"description": "No such picture, or no longer."}})
@@ -119,8 +119,8 @@ def _datum(services: Services, request: Request, picture: Image, kind: str, form
     if "label" in picture.facts.parameters:
         facts["label"] = picture.facts.parameters["label"]
     if form == "url":
-        name = services.shelf.put(picture, kind)
-        return {"url": str(request.url_for("generated_picture", name=name)), "miaobi": facts}
-    with tempfile.TemporaryDirectory(prefix="miaobi-") as folder:
-        written = publish(picture, Path(folder) / f"picture.{kind}")
+        return {"url": str(request.url_for("generated_picture", name=services.shelf.put(picture, kind))), "miaobi": facts}
+    name = f"picture.{kind}"
+    with explain_refusal(Path(tempfile.gettempdir(), name)), tempfile.TemporaryDirectory(prefix="miaobi-") as folder:
+        written = publish(picture, Path(folder, name))
         return {"b64_json": base64.b64encode(written.read_bytes()).decode("ascii"), "miaobi": facts}
