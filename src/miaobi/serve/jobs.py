@@ -101,7 +101,7 @@ class Queue:
         with self.records.session() as session:
             job = _locked(session, id)
             if job.status == "running" and gently:
-                job.cancel = True
+                job.cancel, job.result = True, {**job.result, "cancelling_at": now()}
                 _tell(session, job, "message", say("Asked to stop.", "已请求停止。"))
             elif job.status not in ENDED:
                 _end(session, job, "cancelled", say("Cancelled.", "已取消。"))

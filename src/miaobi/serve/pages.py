@@ -1,9 +1,14 @@
-"""OpenAI's lists."""
+"""What OpenAI's lists and jobs have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
+"""A caller's own notes on a job."""
 
 
 def page(found: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
