@@ -22,6 +22,8 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.logs import log
 from miaobi.serve.settings import Settings
 
+KEPT = "/v1/files"
+"""An upload whose last byte came is kept, whether or not its sender waits to be told."""
 UPLOADS = re.compile(r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*", re.DOTALL)
 """Where multipart forms belong."""
 FORMS = re.compile(r"/studio/login")
@@ -45,29 +47,30 @@ class Bodies:
             return
         try:
             kind = self._kind(scope)
-            stored = kind == "multipart/form-data" and not scope["path"].startswith("/v1/images/")
-            largest = self.settings.limits.upload_bytes + (1 << 20) if stored else self.settings.limits.body_bytes
-            incoming = _Incoming(receive, largest, self.settings)
+            incoming = _Incoming(receive, self._largest(scope, kind), self.settings)
             incoming.check(int(_header(scope, b"content-length") or 0))
-            if kind != "application/json":
+            if scope["path"] == KEPT:
                 await self.app(scope, incoming.receive, send)
                 return
-            body = await incoming.whole()
-            check_depth(body, self.settings.limits.json_depth)
+            source: Receive = incoming.receive
+            if kind == "application/json":
+                body = await incoming.whole()
+                check_depth(body, self.settings.limits.json_depth)
+                if self.settings.log_prompts:
+                    log.info("body", extra={"body": body[:100_000].decode("utf-8", "replace")})
+                source = _once(body)
         except Left:
             return
         except (ApiError, HTTPException) as error:
             refusal = error if isinstance(error, ApiError) else ApiError(error.status_code, error.detail, headers=error.headers)
             await refusal.response()(scope, receive, send)
             return
-        if self.settings.log_prompts:
-            log.info("body", extra={"body": body[:100_000].decode("utf-8", "replace")})
-        await while_there(self.app, scope, body, receive, send)
+        await while_there(self.app, scope, source, receive, send)
 
-    def _largest(self, scope: Scope) -> int:
-        """Files are streamed to the disk by their route and so may be large; a form has a little around its file."""
-        limits = self.settings.limits
-        return limits.upload_bytes + FORM if scope["path"] == "/v1/files" else limits.body_bytes
+    def _largest(self, scope: Scope, kind: str) -> int:
+        """Files to keep are streamed to the disk and so may be large, with a little of the form around them; others are held in memory."""
+        stored = kind == "multipart/form-data" and not scope["path"].startswith("/v1/images/")
+        return self.settings.limits.upload_bytes + FORM if stored else self.settings.limits.body_bytes
 
     def _kind(self, scope: Scope) -> str:
         """The type of the body, if it is one that this path takes. Raises ApiError 415."""
@@ -139,19 +142,27 @@ def check_depth(body: bytes, deepest: int) -> None:
             raise ApiError(400, say(f"The JSON is nested more than {deepest} deep.", f"JSON 嵌套超过 {deepest} 层。"), code="json_too_deep")
 
 
-async def while_there(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    """Run `app` on the body; when the client leaves before the end of the answer, cancel it."""
-    gone, done = asyncio.Event(), False
-    given = False
-    work = asyncio.current_task()
+def _once(body: bytes) -> Receive:
+    async def source() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+    return source
 
-    async def replay() -> Message:
-        nonlocal given
-        if not given:
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-        await gone.wait()
-        return {"type": "http.disconnect"}
+
+async def while_there(app: ASGIApp, scope: Scope, source: Receive, receive: Receive, send: Send) -> None:
+    """Run `app` on the body from `source`; when the client leaves between the body's end and the answer's, cancel it."""
+    gone = asyncio.Event()
+    work, listener, whole, done = asyncio.current_task(), None, False, False
+
+    async def reading() -> Message:
+        nonlocal listener, whole
+        if whole:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+        message = await source()
+        whole = not message.get("more_body", False)
+        if whole:
+            listener = asyncio.create_task(listen())
+        return message
 
     async def sending(message: Message) -> None:
         nonlocal done
@@ -165,11 +176,11 @@ async def while_there(app: ASGIApp, scope: Scope, body: bytes, receive: Receive,
         if not done and work is not None:
             work.cancel()
 
-    listener = asyncio.create_task(listen())
     try:
-        await app(scope, replay, sending)
+        await app(scope, reading, sending)
     except asyncio.CancelledError:
         if not gone.is_set() or (work is not None and work.uncancel() > 0):
             raise
     finally:
-        listener.cancel()
+        if listener is not None:
+            listener.cancel()
