@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from miaobi.serve.settings import Settings
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings a command leads to, without listening."""
     found = list[Settings]()
     monkeypatch.setattr(command, "run", lambda settings, names: found.append(settings))
     for name in ("HOST", "PORT", "API_KEY", "LOG_LEVEL", "DATABASE_URL"):
         monkeypatch.delenv(f"MIAOBI_{name}", raising=False)
-    yield found
+    return found
 
 
 def test_defaults_environment_and_words(started: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -75,5 +75,5 @@ def test_an_encoder_that_was_tuned_here(tmp_path: Path) -> None:
     with TestClient(create_app(services)) as client:
         answer = client.post("/v1/embeddings", json={"model": "matcher", "input": ["good food", "awful price"]}).json()
         assert [item["embedding"] for item in answer["data"]] == [pytest.approx(learner.answer({"text": text}), abs=1e-5) for text in ("good food", "awful price")]
-        long = client.post("/v1/embeddings", json={"model": "matcher", "input": ["good"] + ["good " * 5000]})
+        long = client.post("/v1/embeddings", json={"model": "matcher", "input": ["good", "good " * 5000]})
         assert long.status_code == 400 and "Text 1" in long.json()["error"]["message"]

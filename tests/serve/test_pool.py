@@ -16,7 +16,6 @@ from miaobi.engines.load import Model
 from miaobi.serve.pool import Pool
 from miaobi.serve.settings import Settings
 
-
 GIGABYTE = 10**9
 """Sizes are in these, beside which what the tests themselves take is nothing. Half of an estimate is what stays when less was measured."""
 

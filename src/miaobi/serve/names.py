@@ -53,9 +53,8 @@ class Names:
             with contextlib.suppress(OSError):
                 changed = (store.root / reference).stat().st_mtime_ns
                 before = self._found.get(name)
-                if before is None or before[0] != changed:
-                    if store.versions(reference):
-                        before = self._found[name] = (changed, self._of_store(store, name))
+                if (before is None or before[0] != changed) and store.versions(reference):
+                    before = self._found[name] = (changed, self._of_store(store, name))
                 if before is not None and before[0] == changed:
                     return before[1]
             if not version and self._served(reference) and self._installed(reference):
