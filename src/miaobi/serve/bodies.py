@@ -69,7 +69,7 @@ class Bodies:
 
     def _largest(self, scope: Scope, kind: str) -> int:
         """Files to keep are streamed to the disk and so may be large, with a little of the form around them; others are held in memory."""
-        stored = kind == "multipart/form-data" and not scope["path"].startswith("/v1/images/")
+        stored = kind == "multipart/form-data" and (scope["path"] == KEPT or scope["path"].startswith("/studio/"))
         return self.settings.limits.upload_bytes + FORM if stored else self.settings.limits.body_bytes
 
     def _kind(self, scope: Scope) -> str:

@@ -61,7 +61,8 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
         return error
     if isinstance(error, MiaobiError):
         status = next((number for kind, number in STATUS.items() if isinstance(error, kind)), 500)
-        return ApiError(status, without_places(f"{error.problem} {error.remedy}".strip()), code=error.code)
+        again = 30 if isinstance(error, DoesNotFit) else None  # others may have closed a model or freed the disk by then
+        return ApiError(status, without_places(f"{error.problem} {error.remedy}".strip()), code=error.code, retry_after=again)
     log.error("unexpected error", exc_info=error, extra={"request_id": request_id})
     return ApiError(500, say(f"Something went wrong here; the log tells more under request {request_id}.",
                              f"服务器内部出错；详情见日志中的请求 {request_id}。"), code="internal_error")
