@@ -35,9 +35,9 @@ class Site:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def toy(self, name: str) -> dict[str, int]:
-        """How many answers an engine is making, and how many were left early."""
-        found: dict[str, int] = self.get("/v1/toys").json()[name]
+    def toy(self, name: str) -> dict[str, Any]:
+        """How many answers an engine is making, and how many were left early; what the painter was last given."""
+        found: dict[str, Any] = self.get("/v1/toys").json()[name]
         return found
 
     def get(self, path: str, **given: Any) -> httpx.Response:

@@ -6,21 +6,46 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator
+from typing import Any
 
+import numpy as np
 import uvicorn
 from tests.serve.conftest import Echo, Grey, toy_pool
 
+from miaobi.core.engine import Chunk
+from miaobi.core.requests import ImageRequest, Request
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
 
 
+class Writer(Echo):
+    """Goes on with texts, and knows no dialogue."""
+
+    chats = False
+
+
+class Painter(Grey):
+    """Remembers what it was last given to start from."""
+
+    given: dict[str, Any] = {}  # noqa: RUF012
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        assert isinstance(request, ImageRequest)
+        mask = None if request.mask is None else np.asarray(request.mask)
+        self.given = {"image": None if request.image is None else list(np.shape(request.image)), "repainted": None if mask is None else float((mask > 127).mean()),
+                      "strength": request.strength}
+        async for chunk in super().generate(request):
+            yield chunk
+
+
 def main(keys: list[str]) -> None:
     settings = Settings(api_keys=tuple(keys), port=int(os.environ.get("MIAOBI_TEST_PORT", "0")))
-    engines = {"echo": Echo(), "slow": Echo(0.2), "grey": Grey()}
+    engines: dict[str, Any] = {"echo": Echo(), "slow": Echo(0.2), "writer": Writer(), "grey": Painter()}
     app = create_app(Services(settings, toy_pool(settings, **engines), Admission(settings)))
-    app.add_api_route("/v1/toys", lambda: {name: {"running": engines[name].running, "left": engines[name].left_early} for name in ("echo", "slow")})
+    app.add_api_route("/v1/toys", lambda: {"grey": engines["grey"].given, **{name: {"running": engines[name].running, "left": engines[name].left_early} for name in ("echo", "slow")}})
     app.router.routes.insert(0, app.router.routes.pop())
     with socket.create_server((settings.host, settings.port)) as at:
         print(at.getsockname()[1], flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from tests.studio.conftest import KEY, Site, until
 
 from miaobi.provenance.pictures import read_record
@@ -81,9 +82,13 @@ def test_stop_and_a_closed_page_free_the_model_at_once(site: Site, visit: Visit)
         until(lambda: site.toy("slow") == {"running": 0, "left": before + 1})  # noqa: B023
 
 
-def test_what_the_api_refuses_is_told_in_its_words(site: Site, visit: Visit) -> None:
+def test_a_model_without_dialogue_goes_on_with_a_text_and_refusals_are_told(site: Site, visit: Visit) -> None:
     page = visit("/studio/zh/")
-    choose(page, "chat-model", "echo")
+    choose(page, "chat-model", "writer")
+    page.locator("#message textarea").fill("从前有座山")
+    page.locator("#send").click()
+    page.locator(".bot.message").get_by_text("从前有座山").wait_for()
+    page.locator("#send").wait_for()
     page.get_by_label("随机种子").first.fill("<i>seven</i>")
     page.locator("#message textarea").fill("你好")
     page.locator("#send").click()
@@ -107,6 +112,28 @@ def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(s
     page.locator("#history .grid-wrap button").nth(2).click()
     page.get_by_role("button", name="Use these settings").click()
     until(lambda: page.get_by_role("tabpanel").get_by_label("Seed").input_value() == "42")
+
+
+def test_what_was_drawn_over_is_painted_anew(site: Site, visit: Visit, tmp_path: Path) -> None:
+    Image.new("RGB", (120, 80), "white").save(tmp_path / "white.png")
+    page = visit("/studio/en/")
+    enter(page, "Pictures")
+    choose(page, "picture-model", "grey")
+    page.get_by_text("Start from a picture").click()
+    page.locator("#source input[type=file]").first.set_input_files(tmp_path / "white.png")
+    page.locator("#paint").click()
+    until(lambda: site.toy("grey").get("image") == [80, 120, 3])
+    assert site.toy("grey")["repainted"] is None and site.toy("grey")["strength"] == 0.6
+    page.locator("#source").get_by_label("Brush").click()
+    canvas = page.locator("#source canvas").bounding_box()
+    x, y = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
+    page.mouse.move(x - 20, y)
+    page.mouse.down()
+    page.mouse.move(x + 20, y, steps=8)
+    page.mouse.up()
+    page.locator("#paint").click()
+    until(lambda: site.toy("grey")["repainted"])
+    assert 0 < site.toy("grey")["repainted"] < 0.6
 
 
 def test_votes_are_blind_and_with_thumbs_and_edits_become_a_tuning_set(site: Site, visit: Visit) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.room import Desk
+from miaobi.studio.room import Desk, Refusal
 
 PACE = 0.06
 """Seconds between two looks at a text that is being written: faster than the eye, and few enough messages for the browser."""
@@ -44,13 +45,31 @@ def plain(message: Message) -> str:
     return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in parts)
 
 
-async def written(desk: Desk, visitor: gr.Request, body: dict[str, Any]) -> AsyncIterator[str]:
-    """The answer so far, again and again, and whole at the end. Leaving early stops the work."""
+async def written(desk: Desk, visitor: gr.Request, body: dict[str, Any]) -> AsyncGenerator[str]:
+    """The answer so far, again and again, and whole at the end. Leaving early stops the work. A model without a chat template goes on
+    with the last message as with any text."""
     text, shown = "", 0.0
-    async for event in desk.events(visitor, "/v1/chat/completions", body):
-        for choice in event.get("choices", ()):
-            text += choice["delta"].get("content") or ""
-        if time.monotonic() - shown > PACE:
-            shown = time.monotonic()
-            yield text
+    try:
+        async with aclosing(_pieces(desk, visitor, body)) as pieces:
+            async for piece in pieces:
+                text += piece
+                if time.monotonic() - shown > PACE:
+                    shown = time.monotonic()
+                    yield text
+    except Refusal as refusal:
+        if refusal.code != "unsupported" or "messages" not in body:
+            raise
+        plain_body = {name: value for name, value in body.items() if name != "messages"} | {"prompt": body["messages"][-1]["content"]}
+        async with aclosing(written(desk, visitor, plain_body)) as going_on:
+            async for text in going_on:
+                yield text
+        return
     yield text
+
+
+async def _pieces(desk: Desk, visitor: gr.Request, body: dict[str, Any]) -> AsyncGenerator[str]:
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    async with aclosing(desk.events(visitor, path, body)) as events:
+        async for event in events:
+            for choice in event.get("choices", ()):
+                yield (choice["delta"].get("content") if "delta" in choice else choice["text"]) or ""

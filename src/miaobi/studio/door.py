@@ -13,6 +13,7 @@ import asyncio
 import re
 from contextlib import AbstractAsyncContextManager
 from importlib.resources import files
+from importlib.util import find_spec
 from string import Template
 from typing import Any
 
@@ -25,7 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from miaobi.core.language import language
+from miaobi.core.errors import MissingPart
+from miaobi.core.language import language, say
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services
 from miaobi.serve.sessions import COOKIE, SECONDS
@@ -46,6 +48,10 @@ ELSEWHERE = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link
 GONE = ApiError(503, "The studio is opening; load the page again.", retry_after=2).response()
 """To a page from before a restart."""
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
+
+
+POLL = 0.5
+"""Seconds between two looks of an open page's event streams at whether the server is stopping."""
 
 
 class Door:
@@ -125,13 +131,31 @@ class _Page:
         path = scope["path"].removeprefix(f"/studio/{self._language}") or "/"
         if not NEEDED.fullmatch(path):
             await ApiError(404, "The studio has no such page.").response()(scope, receive, send)
+        elif self._shell is None and find_spec("gradio") is None:
+            raise MissingPart(say("The studio is not installed.", "未安装工作室。"), "pip install 'miaobi[studio]'")
         elif self._shell is None:
             self._building = self._building or asyncio.create_task(self._build())
             await (self._wait if path == "/" else GONE)(scope, receive, send)
         elif path == "/":
             await self._front(scope, receive, send)
         else:
-            await self._shell({**scope, "root_path": ""}, receive, send)
+            await self._shell({**scope, "root_path": ""}, self._until_stopped(receive), send)
+
+    def _until_stopped(self, receive: Receive) -> Receive:
+        """Pages keep event streams open for as long as they are looked at. When the server stops and the last answer is out, they end:
+        nobody waits for a window that somebody left open."""
+        admission = self._app.state.services.admission
+
+        async def receiving() -> Message:
+            waiting = asyncio.ensure_future(receive())
+            try:
+                while not (await asyncio.wait({waiting}, timeout=POLL))[0]:
+                    if admission.draining and not any(admission.running.values()):
+                        return {"type": "http.disconnect"}
+                return waiting.result()
+            finally:
+                waiting.cancel()
+        return receiving
 
     async def _front(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Gradio's HTML in the page's language, with our icon, and without what it says about itself and other hosts."""

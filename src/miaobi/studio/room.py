@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ from starlette.types import ASGIApp
 from miaobi.serve.sessions import COOKIE, Sessions
 from miaobi.serve.settings import Settings
 from miaobi.studio.inside import Inside
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For events that need no sign that they are under way. None of the page's events can be called by programs: those have the API."""
 
 
 class Room(Protocol):
@@ -63,7 +66,7 @@ class Desk:
 
     def on_entry(self, handler: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
         """Call `handler` when the page opens and whenever a visitor comes into the room."""
-        gr.on([self.page.load, self.tab.select], handler, list(inputs), list(outputs), show_progress="hidden", api_visibility="private")
+        gr.on([self.page.load, self.tab.select], handler, list(inputs), list(outputs), **QUIET)
 
     def client(self, visitor: gr.Request) -> httpx.AsyncClient:
         """A client of this server that asks in the visitor's name."""
@@ -84,7 +87,7 @@ class Desk:
             raise self.refusal(answer.content)
         return answer.content
 
-    async def events(self, visitor: gr.Request, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, visitor: gr.Request, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """The server-sent events of a streamed answer, each one's JSON. Leaving early stops the work."""
         async with self.client(visitor) as api, api.stream("POST", path, json={**body, "stream": True}) as answer:
             if answer.is_error:
@@ -101,11 +104,20 @@ class Desk:
         listed = (await self.call(visitor, "GET", "/v1/models"))["data"]
         return [item["id"] for item in listed if item.get("modality", modality) == modality]
 
-    def refusal(self, content: bytes) -> gr.Error:
+    def refusal(self, content: bytes) -> Refusal:
         """The API's own words, for the visitor, who gets them as text and not as HTML. Not printed to the log: it was the visitor's
         request that could not be met."""
         try:
-            message = json.loads(content)["error"]["message"]
+            told = json.loads(content)["error"]
+            message, code = str(told["message"]), told.get("code")
         except (ValueError, KeyError, TypeError):
-            message = content.decode("utf-8", "replace")[:500]
-        return gr.Error(html.escape(message), duration=10, print_exception=False, title=self.say("That did not work", "未能完成"))
+            message, code = content.decode("utf-8", "replace")[:500], None
+        return Refusal(html.escape(message), self.say("That did not work", "未能完成"), code)
+
+
+class Refusal(gr.Error):
+    """What the API would not do, with its code."""
+
+    def __init__(self, message: str, title: str, code: str | None) -> None:
+        super().__init__(message, duration=10, print_exception=False, title=title)
+        self.code = code

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from miaobi.studio.dialogue import Message, asked, controls, plain, written
-from miaobi.studio.room import Desk
+from miaobi.studio.room import QUIET, Desk
 
 TITLE = ("Chat", "对话")
 ORDER = 10
@@ -48,18 +48,17 @@ class Chat:
 
     def connect(self, new: gr.Button) -> None:
         buttons, given = [self.send, self.stop], [self.chat, self.model, *self.values]
-        hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.desk.on_entry(self.models, [self.model], [self.model])
-        added = gr.on([self.box.submit, self.send.click], self.add, [self.box, self.chat], [self.box, self.chat, *buttons], **hidden)
-        again = self.chat.retry(self.cut, [self.chat], [self.chat, *buttons], **hidden)
-        edited = self.chat.edit(self.edit, [self.chat, self.model], [self.chat, *buttons], **hidden)
-        runs = [event.success(self.answer, given, [self.chat], **hidden) for event in (added, again, edited)]
+        added = gr.on([self.box.submit, self.send.click], self.add, [self.box, self.chat], [self.box, self.chat, *buttons], **QUIET)
+        again = self.chat.retry(self.cut, [self.chat], [self.chat, *buttons], **QUIET)
+        edited = self.chat.edit(self.edit, [self.chat, self.model], [self.chat, *buttons], **QUIET)
+        runs = [event.success(self.answer, given, [self.chat], **QUIET) for event in (added, again, edited)]
         for run in runs:
-            run.then(self.rest, None, buttons, **hidden)
-        self.stop.click(self.rest, None, buttons, cancels=runs, **hidden)
-        self.chat.like(self.thumb, [self.chat, self.model], None, **hidden)
-        self.chat.undo(self.back, [self.chat], [self.chat, self.box], **hidden)
-        new.click(self.fresh, None, [self.chat, *buttons], cancels=runs, **hidden)
+            run.then(self.rest, None, buttons, **QUIET)
+        self.stop.click(self.rest, None, buttons, cancels=runs, **QUIET)
+        self.chat.like(self.thumb, [self.chat, self.model], None, **QUIET)
+        self.chat.undo(self.back, [self.chat], [self.chat, self.box], **QUIET)
+        new.click(self.fresh, None, [self.chat, *buttons], cancels=runs, **QUIET)
 
     async def models(self, chosen: str | None, visitor: gr.Request) -> Any:
         names = await self.desk.models(visitor, "text")

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from miaobi.studio.dialogue import asked, controls, written
-from miaobi.studio.room import Desk
+from miaobi.studio.room import QUIET, Desk
 
 TITLE = ("Compare", "比较")
 ORDER = 20
@@ -38,14 +38,14 @@ def build(desk: Desk) -> None:
     with gr.Accordion(say("Settings", "设置"), open=False):
         values = controls(desk)
     match = gr.State(None)
-    room, hidden = Compare(desk), {"api_visibility": "private", "show_progress": "hidden"}
+    room = Compare(desk)
     desk.on_entry(room.models, [first, second], [first, second])
     outputs = [*panes, *votes, verdict, match, ask, stop]
-    run = gr.on([ask.click, box.submit], room.ask, [box, first, second, *values], outputs, **hidden)
-    run.then(room.rest, None, [ask, stop], **hidden)
-    stop.click(room.rest, None, [ask, stop], cancels=[run], **hidden)
+    run = gr.on([ask.click, box.submit], room.ask, [box, first, second, *values], outputs, **QUIET)
+    run.then(room.rest, None, [ask, stop], **QUIET)
+    stop.click(room.rest, None, [ask, stop], cancels=[run], **QUIET)
     for side, button in zip(("left", "alike", "right"), votes, strict=True):
-        button.click(room.voter(side), [match], [*votes, verdict], **hidden)
+        button.click(room.voter(side), [match], [*votes, verdict], **QUIET)
 
 
 class Compare:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from miaobi.studio.drawing import notice, sign, table, text, when
 from miaobi.studio.keeping import folder_of, keep
-from miaobi.studio.room import Desk
+from miaobi.studio.room import QUIET, Desk
 
 TITLE = ("Feedback", "反馈")
 ORDER = 45
@@ -27,7 +27,6 @@ def build(desk: Desk) -> None:
         shape = gr.Radio([(say("pairs: edits and votes", "成对：修改与投票"), "pairs"), (say("thumbs", "单条评分"), "thumbs")], value="pairs", label=say("Shape", "形式"), scale=3)
         export = gr.Button(say("Make the set", "生成数据集"), variant="primary", scale=1, elem_id="export")
         download = gr.DownloadButton(say("Download", "下载"), visible=False, scale=1, elem_id="download")
-    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     async def show(visitor: gr.Request) -> tuple[str, Any]:
         found = await desk.call(visitor, "GET", PATH, params={"limit": SHOWN})
@@ -42,7 +41,7 @@ def build(desk: Desk) -> None:
                                  value=keep(folder_of(desk.settings.folder), f"{wanted}.jsonl", content))
 
     desk.on_entry(show, [listing, download])
-    export.click(made, [shape], [download], **hidden)
+    export.click(made, [shape], [download], **QUIET)
 
 
 def _listing(desk: Desk, found: list[dict[str, Any]], counts: dict[str, int]) -> str:

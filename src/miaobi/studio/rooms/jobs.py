@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from miaobi.studio.drawing import notice, table, text, when
-from miaobi.studio.room import Desk
+from miaobi.studio.room import QUIET, Desk
 from miaobi.studio.work import BATCHES, OVER, TUNING, messages, path_of, state
 
 TITLE = ("Jobs", "任务")
@@ -23,7 +23,6 @@ def build(desk: Desk) -> None:
         fresh = gr.Button(say("Look again", "刷新"), scale=1)
         cancel = gr.Button(say("Cancel", "取消任务"), scale=1, elem_id="cancel-job")
     events = gr.HTML(padding=False, elem_id="job-events")
-    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     async def show(job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
         jobs = sorted([*(await desk.call(visitor, "GET", TUNING))["data"], *(await desk.call(visitor, "GET", BATCHES))["data"]],
@@ -47,9 +46,9 @@ def build(desk: Desk) -> None:
         return await show(job, visitor)
 
     desk.on_entry(show, [listing, chosen, events], [chosen])
-    fresh.click(show, [chosen], [listing, chosen, events], **hidden)
-    chosen.input(told, [chosen], [events], **hidden)
-    cancel.click(stop, [chosen], [listing, chosen, events], **hidden)
+    fresh.click(show, [chosen], [listing, chosen, events], **QUIET)
+    chosen.input(told, [chosen], [events], **QUIET)
+    cancel.click(stop, [chosen], [listing, chosen, events], **QUIET)
 
 
 def _listing(desk: Desk, jobs: list[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from miaobi.studio.drawing import table, text
 from miaobi.studio.keeping import folder_of, keep
-from miaobi.studio.room import Desk
+from miaobi.studio.room import QUIET, Desk
 
 TITLE = ("Pictures", "图片")
 ORDER = 30
@@ -39,7 +39,7 @@ def build(desk: Desk) -> None:
             with gr.Accordion(say("Start from a picture", "从图片开始"), open=False):
                 source = gr.ImageEditor(label=say("A picture; draw over what shall be painted anew", "放入一张图片；涂抹要重画的部分"), type="pil", image_mode="RGBA",
                                         sources=("upload", "clipboard"), layers=False, transforms=(), format="png", height=320, buttons=[],
-                                        brush=gr.Brush(default_size=24, colors=["#ad3b27"], color_mode="fixed"))
+                                        elem_id="source", brush=gr.Brush(default_size=24, colors=["#ad3b27"], color_mode="fixed"))
                 strength = gr.Slider(0, 1, 0.6, step=0.05, label=say("How far from it", "变化程度"), buttons=[])
             with gr.Accordion(say("Settings", "设置"), open=False):
                 negative = gr.Textbox(label=say("What to keep away from", "不要出现什么"))
@@ -58,13 +58,12 @@ def build(desk: Desk) -> None:
     fields = {"model": model, "prompt": prompt, "negative_prompt": negative, "size": size, "n": count, "seed": seed, "num_inference_steps": steps,
               "guidance_scale": guidance, "strength": strength}
     room = Pictures(desk, list(fields))
-    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     desk.on_entry(room.models, [model], [model])
     run = gr.on([paint.click, prompt.submit], room.paint, [history, source, *fields.values()], [gallery, earlier, history], api_visibility="private",
                 show_progress="full", show_progress_on=gallery)
     stop.click(None, None, None, cancels=[run], api_visibility="private")
-    earlier.select(room.look, [history], [facts, again, chosen], **hidden)
-    again.click(room.use, [chosen], list(fields.values()), **hidden)
+    earlier.select(room.look, [history], [facts, again, chosen], **QUIET)
+    again.click(room.use, [chosen], list(fields.values()), **QUIET)
 
 
 class Pictures:
@@ -79,16 +78,16 @@ class Pictures:
                     seed: str | None, steps: str | None, guidance: str | None, strength: float, visitor: gr.Request) -> tuple[Any, ...]:
         given = dict(zip(self.names, (model or "", (prompt or "").strip(), (negative or "").strip(), size, int(n), self.desk.number(seed), self.desk.number(steps),
                                             self.desk.number(guidance, float), strength), strict=True))
-        picture = source and source.get("background")
-        if picture is None:
+        if source is None or source["background"] is None:
+            source = None
             given.pop("strength")
         body = {name: value for name, value in given.items() if value not in (None, "") or name in ("model", "prompt")}
-        if picture is None:
+        if source is None:
             body["prompt"] = body["prompt"] or "*"
             answer = await self.desk.call(visitor, "POST", "/v1/images/generations", json=body)
         else:
             mask = drawn(source)
-            files = {"image": ("image.png", png(picture.convert("RGB")), "image/png")} | ({"mask": ("mask.png", png(mask), "image/png")} if mask else {})
+            files = {"image": ("image.png", png(source["background"].convert("RGB")), "image/png")} | ({"mask": ("mask.png", png(mask), "image/png")} if mask else {})
             to = "edits" if mask or body["prompt"] else "variations"
             answer = await self.desk.call(visitor, "POST", f"/v1/images/{to}", data={name: str(value) for name, value in body.items()}, files=files)
         made = [self.kept(given, item) for item in answer["data"]]

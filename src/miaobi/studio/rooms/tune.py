@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from miaobi.studio.drawing import notice, sign, table, text
-from miaobi.studio.room import Desk
+from miaobi.studio.room import QUIET, Desk
 from miaobi.studio.work import OVER, TUNING, curves, messages, path_of, state
 
 TITLE = ("Tune", "调优")
@@ -46,15 +46,15 @@ def build(desk: Desk) -> None:
                 resume = gr.Button(say("Go on", "继续"), scale=1, elem_id="resume")
             view = gr.HTML(padding=False, elem_id="view")
     clock = gr.Timer(EVERY, active=False)
-    room, hidden = Tune(desk), {"api_visibility": "private", "show_progress": "hidden"}
+    room = Tune(desk)
     asked = [base, source, file, method, suffix, epochs, seed]
     shown = [job, view, clock]
     desk.on_entry(room.enter, [base, *shown], [base, job])
     estimate.click(room.estimate, asked, [cost], api_visibility="private")
     start.click(room.start, asked, [*shown, cost], api_visibility="private")
-    gr.on([job.input, clock.tick], room.look, [job], [view, clock], **hidden)
-    stop.click(room.doing("pause"), [job], [view, clock], **hidden)
-    resume.click(room.doing("resume"), [job], [view, clock], **hidden)
+    gr.on([job.input, clock.tick], room.look, [job], [view, clock], **QUIET)
+    stop.click(room.doing("pause"), [job], [view, clock], **QUIET)
+    resume.click(room.doing("resume"), [job], [view, clock], **QUIET)
 
 
 class Tune:
