@@ -89,7 +89,7 @@ def depth(value: Any) -> int:
     return 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(Anything)
 def test_the_depth_is_the_parsers(value: Any) -> None:
     for ascii in (True, False):

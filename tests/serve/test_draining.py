@@ -72,7 +72,7 @@ def test_a_running_answer_ends_whole() -> None:
         assert out.strip() == "ended" and any("1 answers are running" in str(line["message"]) for line in said(err))
 
 
-@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("second", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_deadline_or_a_second_signal_ends_what_does_not(second: bool) -> None:
     with process(0.2, streams=1, drain_seconds=60 if second else 0.2) as (server, address):
         with httpx.stream("POST", f"{address}/probe/stream", json={"say": "word " * 5000}, timeout=60) as answer:

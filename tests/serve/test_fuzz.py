@@ -56,7 +56,7 @@ PATHS = st.sampled_from(["/v1/files", "/v1/images/edits", "/v1/images/variations
 
 
 def test_forms(served: tuple[httpx.Client, Services, Echo]) -> None:
-    examples(60)(given(path=PATHS, body=FORMS, kind=TYPES)(lambda path, body, kind: _forms(served[0], path, body, kind)))()
+    examples(30)(given(path=PATHS, body=FORMS, kind=TYPES)(lambda path, body, kind: _forms(served[0], path, body, kind)))()
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ STREAMS = {"said": SAID, "usage": st.booleans(), "n": st.integers(1, 3), "leave"
 
 
 def test_events(served: tuple[httpx.Client, Services, Echo]) -> None:
-    examples(60)(given(**STREAMS)(lambda said, usage, n, leave: _events(*served, said, usage, n, leave)))()
+    examples(40)(given(**STREAMS)(lambda said, usage, n, leave: _events(*served, said, usage, n, leave)))()
 
 
 @pytest.mark.slow

@@ -125,15 +125,18 @@ def test_a_server_for_others_answers_to_any_name_but_never_without_a_key() -> No
         assert client.get("/v1/models").status_code == 401
 
 
-@pytest.mark.parametrize("headers", [
+FOREIGN = [
     {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://testserver.evil.example"}, {"origin": "http://testserver@evil.example"},
-    {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://testserver:81"}, {"origin": ""}])
-def test_pages_of_other_sites_cannot_ask(headers: dict[str, str]) -> None:
+    {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://testserver:81"}, {"origin": ""}]
+
+
+def test_pages_of_other_sites_cannot_ask() -> None:
     """CSRF: with or without a key, nothing that a foreign page sends is acted upon, and nothing tells a browser that it may read."""
     with TestClient(create_app(serving())) as client:
-        answer = client.post("/v1/audio/speech", json={}, headers=headers)
-        assert answer.status_code == 403 and answer.json()["error"]["code"] == "cross_site"
-        assert not [name for name in answer.headers if name.startswith("access-control")]
+        for headers in FOREIGN:
+            answer = client.post("/v1/audio/speech", json={}, headers=headers)
+            assert answer.status_code == 403 and answer.json()["error"]["code"] == "cross_site", headers
+            assert not [name for name in answer.headers if name.startswith("access-control")]
         preflight = client.options("/v1/models", headers={"origin": "http://evil.example", "access-control-request-method": "POST"})
         assert not [name for name in preflight.headers if name.startswith("access-control")]
 
@@ -172,8 +175,8 @@ def test_keys_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_keys_are_random_and_kept_as_hashes_only() -> None:
-    made = [keyring.create(f"team-{at}") for at in range(20)]
-    assert len({key.key for key in made}) == 20 and all(len(key.key) >= 40 for key in made)
+    made = [keyring.create(f"team-{at}") for at in range(5)]
+    assert len({key.key for key in made}) == 5 and all(len(key.key) >= 40 for key in made)
     with keyring._opened("") as records:
         stored = keyring.all_keys(records)
         assert {row.sha256 for row in stored} == {keyring.digest(key.key) for key in made}

@@ -11,6 +11,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -38,6 +39,7 @@ class _Gauges:
 
 class Meters:
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter began is of no use, and doubles the page
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
