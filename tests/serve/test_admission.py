@@ -12,6 +12,7 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 from tests.serve.conftest import Echo, toy_pool
+from tests.serve.databases import database, postgres
 from tests.serve.live import live, wait_until
 from tests.serve.probe import with_probe
 
@@ -19,10 +20,13 @@ from miaobi.serve import admission as admissions
 from miaobi.serve import keyring
 from miaobi.serve.admission import Admission, Caller
 from miaobi.serve.app import create_app
+from miaobi.serve.database import open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
+from miaobi.serve.usage import Ledger, Used, of_key, today
 
+__all__ = ["database", "postgres"]
 ME = Caller()
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +173,27 @@ def test_budgets_survive_a_restart_and_usage_is_told() -> None:
                 assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
             used = client.get("/v1/usage", headers=bearer).json()
     assert [(row["model"], row["requests"], row["prompt_tokens"], row["completion_tokens"]) for row in used["data"]] == [("echo", 2, 6, 6)]
+
+
+async def test_several_servers_share_one_account_on_either_database(database: str) -> None:
+    """Rows are added to, never replaced, and each server learns what the others used."""
+    records = [open_records(database) for _ in range(2)]
+    ledgers = [Ledger(), Ledger()]
+    for ledger, opened in zip(ledgers, records):
+        ledger.records = opened
+        assert await ledger.tokens_today("key-1") == 0
+    for at in range(3):
+        for ledger in ledgers:
+            ledger.add("key-1", "echo", Used(1, 10, 5, 0))
+            ledger.add("key-2", f"model-{at}", Used(1, 1, 1, 1))
+        await asyncio.gather(*(ledger.write() for ledger in ledgers))
+    for ledger in ledgers:
+        await ledger.write()
+        assert await ledger.tokens_today("key-1") == 90
+    assert of_key(records[0], "key-1", 1) == [{"day": today(), "model": "echo", "requests": 6, "prompt_tokens": 60, "completion_tokens": 30, "pictures": 0}]
+    assert [row["model"] for row in of_key(records[0], "key-2", 1)] == ["model-0", "model-1", "model-2"] and of_key(records[0], "key-3", 1) == []
+    for opened in records:
+        opened.close()
 
 
 async def test_usage_that_could_not_be_written_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

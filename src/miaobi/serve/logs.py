@@ -77,8 +77,10 @@ class Logged:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff"),
-                                      *((name.encode(), value.encode()) for name, value in state.get("rates", {}).items())]
+                given = list(message.get("headers", ()))
+                own = {"x-request-id": request_id, "x-content-type-options": "nosniff", **state.get("rates", {})}
+                names = {name for name, _ in given}
+                message["headers"] = [*given, *((name.encode(), value.encode()) for name, value in own.items() if name.encode() not in names)]
             await send(message)
 
         try:
