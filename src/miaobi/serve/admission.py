@@ -39,7 +39,7 @@ class Caller:
     tokens_per_day: int | None = None
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """For routes: `caller: Annotated[Caller, Depends(caller_of)]`. The guard found out."""
     found: Caller = getattr(request.state, "caller", Caller())
     return found

@@ -77,7 +77,7 @@ class Services:
         self.records.close()
 
 
-def services_of(request: Request) -> Services:
-    """For routes: `services: Annotated[Services, Depends(services_of)]`."""
+async def services_of(request: Request) -> Services:
+    """For routes: `services: Annotated[Services, Depends(services_of)]`. Asynchronous, or the framework would ask a thread each time."""
     found: Services = request.app.state.services
     return found
