@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from tests.serve.conftest import Echo, Grey, toy_pool
 
 from miaobi import cli
 from miaobi.core.errors import Conflict, DoesNotFit
@@ -24,7 +25,6 @@ from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
 from miaobi.serve.work import batch as work
 from miaobi.serve.work.task import Outcome, Task
-from tests.serve.conftest import Echo, Grey, toy_pool
 
 
 def request(name: str, say: str = "one two three", url: str = "/v1/chat/completions", **fields: Any) -> dict[str, Any]:

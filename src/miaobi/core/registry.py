@@ -158,6 +158,7 @@ routes = Registry("routes", {
     "feedback": "miaobi.serve.routes.feedback",
     "files": "miaobi.serve.routes.files",
     "batches": "miaobi.serve.routes.batches",
+    "fine_tuning": "miaobi.serve.routes.fine_tuning",
 })
 """Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
 
@@ -170,13 +171,16 @@ rooms = Registry("rooms", {
     "chat": "miaobi.studio.rooms.chat",
     "compare": "miaobi.studio.rooms.compare",
     "pictures": "miaobi.studio.rooms.pictures",
+    "tune": "miaobi.studio.rooms.tune",
     "feedback": "miaobi.studio.rooms.feedback",
+    "jobs": "miaobi.studio.rooms.jobs",
     "models": "miaobi.studio.rooms.models",
 })
 """Rooms of the studio, one file each (studio/room.py)."""
 
 work = Registry("work", {
     "fine_tuning": "miaobi.serve.work.fine_tuning:run",
+    "estimate": "miaobi.serve.work.fine_tuning:estimate",
     "batch": "miaobi.serve.work.batch:run",
 })
 """What the server's jobs do, by kind, each in a process of its own: `run(task)` (serve/work/task.py)."""

@@ -126,9 +126,12 @@ class Queue:
 
     # For those who work.
 
-    def claim(self, holder: str) -> Job | None:
-        """The job that waited longest, now held by `holder`; None when nothing waits. Jobs whose processes keep dying fail here."""
+    def claim(self, holder: str, only: tuple[str, ...] = ()) -> Job | None:
+        """The job that waited longest, of these kinds or of any, now held by `holder`; None when nothing waits. Jobs whose processes keep
+        dying fail here."""
         free = (Job.status == "queued") | ((Job.status == "running") & (Job.held_until < now()))
+        if only:
+            free &= Job.kind.in_(only)
         with self.records.session() as session:
             while job := session.scalar(select(Job).where(free).order_by(Job.created, Job.id).limit(1).with_for_update(skip_locked=True)):
                 if job.attempts >= ATTEMPTS:

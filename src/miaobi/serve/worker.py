@@ -33,6 +33,8 @@ LOOK_SECONDS = 0.5
 RENEW_SECONDS = LEASE_SECONDS / 4
 STOP_SECONDS = 20.0
 """For a process that is asked to stop, to write its checkpoint."""
+QUICK = ("estimate",)
+"""Kinds of work for which somebody waits: one of them may run beside the others."""
 LOG, LOG_BYTES = "log.txt", 1 << 20
 HIDDEN = ("MIAOBI_API_KEY", "MIAOBI_DATABASE_URL")
 
@@ -108,9 +110,10 @@ class Supervisor:
         """Jobs, as long as there are hands."""
         while not self._stopping.is_set():
             try:
-                while len(self._jobs) < self.settings.workers:
+                while len(self._jobs) <= self.settings.workers:
                     holder = new_holder()
-                    job = await asyncio.to_thread(self.queue.claim, holder)
+                    full = len(self._jobs) == self.settings.workers
+                    job = await asyncio.to_thread(self.queue.claim, holder, QUICK if full else ())
                     if job is None:
                         break
                     task = asyncio.create_task(self._do(job, holder))

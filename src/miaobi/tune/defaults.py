@@ -61,7 +61,7 @@ def derive(given: Set[str], tune: TuneConfig, train: TrainConfig, learner: Learn
 
     size = sum(item.numel() for item in learner.parameters())
     count = data.count("train")
-    whole, why = _whole_batch(count)
+    whole, why = whole_batch(count)
     rows, room = _microbatch(learner, lengths, whole, train.device)
     if "train.accumulation" in given and "train.batch_size" not in given:
         rows, room = max(whole // train.accumulation, 1), why
@@ -86,7 +86,7 @@ def derive(given: Set[str], tune: TuneConfig, train: TrainConfig, learner: Learn
     return [Derived(key, tuple(value) if isinstance(value, list) else value, why) for key, value, why in agreed]
 
 
-def _whole_batch(count: int) -> tuple[int, str]:
+def whole_batch(count: int) -> tuple[int, str]:
     """Examples a step, and why."""
     wanted = 16 if count < 5000 else 32 if count < 100_000 else 64
     whole = _power(min(wanted, count // 8))

@@ -1,0 +1,127 @@
+"""What a fine-tuning job may ask for, checked before it is accepted: OpenAI's fields, and of our own settings those on a list.
+
+Nothing here is a path or a name of anything but a served model; what is not on the list does not reach the tuner.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from miaobi.core.errors import nearest
+from miaobi.core.language import say
+from miaobi.serve.pages import Metadata
+
+SUFFIX = re.compile(r"[a-z0-9][a-z0-9._-]{0,29}")
+BASE_LETTERS, ID_LETTERS = 20, 8
+"""Of a tuned model's name, which has 64 at most."""
+
+
+def _number(**bounds: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)])
+
+
+def _count(**bounds: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(Annotated[int, Field(strict=True, **bounds)])
+
+
+SETTINGS: dict[str, TypeAdapter[Any]] = {
+    "task": TypeAdapter(Literal["chat", "causal", "preference", "seq2seq", "text-classification", "token-classification", "extractive-questions", "embedding"]),
+    "tune.method": TypeAdapter(Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]),
+    "tune.lora_rank": _count(ge=1, le=512), "tune.lora_alpha": _number(gt=0, le=4096), "tune.lora_dropout": _number(ge=0, lt=1),
+    "tune.gradient_checkpointing": TypeAdapter(Annotated[bool, Field(strict=True)]), "tune.neftune_alpha": _number(ge=0, le=100),
+    "train.max_steps": _count(ge=1, le=1_000_000), "train.batch_size": _count(ge=1, le=1024), "train.accumulation": _count(ge=1, le=1024),
+    "train.learning_rate": _number(gt=0, le=1), "train.weight_decay": _number(ge=0, le=10), "train.warmup": _number(ge=0, le=1), "train.clip": _number(ge=0, le=1000),
+    "train.patience": _count(ge=0, le=1000), "train.max_minutes": _number(gt=0, le=100_000),
+    **{f"train.{name}": _count(ge=0, le=1_000_000) for name in ("validate_every", "validation_batches", "checkpoint_every", "sample_every")},
+    "train.log_every": _count(ge=1, le=1_000_000), "data.max_length": _count(ge=0, le=1 << 20), "data.max_examples": _count(ge=0, le=1 << 31),
+    "data.validation": _number(ge=0, lt=1), "data.test": _number(ge=0, lt=1), "data.too_long": TypeAdapter(Literal["truncate", "split", "drop"]),
+    "data.strict": TypeAdapter(Annotated[bool, Field(strict=True)]), "head.loss": TypeAdapter(Literal["dpo", "orpo", "kto"]), "head.beta": _number(gt=0, le=100),
+    "head.template": TypeAdapter(Literal["", "chatml", "plain"]), "head.max_new_tokens": _count(ge=1, le=4096),
+    "report.limit": _count(ge=1, le=100_000), "report.answers": _count(ge=0, le=100),
+    **{f"report.{name}": TypeAdapter(Annotated[bool, Field(strict=True)]) for name in ("forgetting", "memorisation")},
+}
+"""Keys of `miaobi finetune` that a job may set, with their types."""
+
+Auto = Literal["auto"]
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Hyperparameters(Asked):
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=100)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+
+
+class DpoHyperparameters(Hyperparameters):
+    beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+
+
+class Supervised(Asked):
+    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
+
+
+class Dpo(Asked):
+    hyperparameters: DpoHyperparameters = Field(default_factory=DpoHyperparameters)
+
+
+class Method(Asked):
+    type: Literal["supervised", "dpo"]
+    supervised: Supervised | None = None
+    dpo: Dpo | None = None
+
+
+class Create(Asked):
+    """A fine-tuning job, in OpenAI's fields; `miaobi` holds settings of `miaobi finetune` beside them."""
+
+    model: Annotated[str, Field(max_length=128)]
+    training_file: str
+    validation_file: str | None = None
+    suffix: Annotated[str, Field(max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    metadata: Metadata | None = None
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    miaobi: Annotated[dict[str, Any], Field(max_length=len(SETTINGS))] | None = None
+
+    @field_validator("suffix")
+    @classmethod
+    def _suffix(cls, value: str | None) -> str | None:
+        if value and not SUFFIX.fullmatch(value):
+            raise ValueError(say(f"{value!r} cannot be part of a model's name; use up to 30 lower-case letters, digits, '.', '_' and '-'.",
+                                 f"{value!r} 不能用于模型名；请使用最多 30 个小写字母、数字、'.'、'_' 和 '-'。"))
+        return value or None
+
+    @field_validator("miaobi")
+    @classmethod
+    def _settings(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for key, given in (value or {}).items():
+            if key not in SETTINGS:
+                raise ValueError(say(f"{key[:64]!r} is no setting of a job. ", f"{key[:64]!r} 不是任务的设置。") + nearest(key[:64], SETTINGS))
+            try:
+                SETTINGS[key].validate_python(given)
+            except ValidationError as error:
+                raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
+        return value
+
+    @property
+    def chosen(self) -> Hyperparameters:
+        """Of the method, or the older field of the job."""
+        part = None if self.method is None else self.method.dpo if self.method.type == "dpo" else self.method.supervised
+        return part.hyperparameters if part else self.hyperparameters or Hyperparameters()
+
+    @property
+    def kind(self) -> str:
+        return self.method.type if self.method else "supervised"
+
+
+def tuned_name(model: str, suffix: str | None, job_id: str) -> str:
+    """What the tuned model will answer to: one name a job, so that a job that is run again after a crash makes no second model."""
+    base = model.partition("@")[0].partition("-ft-")[0][:BASE_LETTERS]
+    return "-".join(part for part in (base, "ft", suffix, job_id[-ID_LETTERS:]) if part)
