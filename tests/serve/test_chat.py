@@ -15,6 +15,8 @@ from fastapi.testclient import TestClient
 from tests.serve.conftest import Echo
 from tests.serve.live import live
 
+from miaobi.core.engine import Abilities
+
 
 @pytest.fixture
 def url(app: FastAPI) -> Iterator[str]:
@@ -107,6 +109,14 @@ def test_what_cannot_be_is_refused_by_name(app: FastAPI, more: dict[str, Any], n
         answer = client.post("/v1/chat/completions", json=said("x", **more))
     assert answer.status_code in (400, 404)
     assert named in answer.json()["error"]["message"] and answer.headers["x-request-id"]
+
+
+def test_what_the_model_does_not_offer_is_refused_by_the_clients_own_name(app: FastAPI, echo: Echo) -> None:
+    echo.abilities = Abilities(echo.abilities.controls - {"min_new_tokens", "json_schema"})
+    with TestClient(app) as client:
+        for more, param in (({"min_tokens": 3}, "min_tokens"), ({"response_format": {"type": "json_object"}}, "response_format")):
+            error = client.post("/v1/chat/completions", json=said("x", **more)).json()["error"]
+            assert error["param"] == param and "echo does not offer" in error["message"]
 
 
 @pytest.mark.parametrize("address", ["http://169.254.169.254/latest", "https://example.com/a.png", "file:///etc/passwd", "data:text/plain;base64,AAAA",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tests.engines.small import small_bundle
 from tests.serve.test_embeddings import served
 from tests.tune.tuned import tuned
 
+from miaobi.core import bundle
 from miaobi.core.store import Store
 from miaobi.engines.weights import find
 from miaobi.serve.app import create_app
@@ -35,6 +38,31 @@ def test_a_trained_model_and_an_adapter_of_it_answer_by_name(tmp_path: Path, mon
         for name in ("poet", "bard"):
             answers = client.post("/v1/completions", json={"model": name, **asked, "prompt": ["春江", "江畔"], "n": 2, "temperature": 1, "seed": 1}).json()
             assert len({choice["text"] for choice in answers["choices"]}) > 1
+
+
+TOOLS = ("{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% for message in messages %}{{ message.content }}{% endfor %}")
+
+
+def test_a_call_that_is_demanded_of_a_real_model(tmp_path: Path) -> None:
+    services = served(tmp_path / "home")
+    (tmp_path / "home" / "converted").unlink()
+    folder = small_bundle(tmp_path / "caller", chat=True)
+    manifest = bundle.read(folder)
+    (folder / "chat_template.jinja").write_text(TOOLS)
+    Store().add(bundle.write(tmp_path / "told", manifest, lambda draft: shutil.copytree(folder, draft, dirs_exist_ok=True) and None), "caller")
+    tool = {"type": "function", "function": {"name": "moon", "parameters": {
+        "type": "object", "properties": {"phase": {"enum": ["full", "new"]}, "day": {"type": "integer"}}, "required": ["phase"]}}}
+    asked = {"model": "caller", "messages": [{"role": "user", "content": "春江"}], "tools": [tool, {"type": "function", "function": {"name": "sun"}}], "max_tokens": 150}
+    with TestClient(create_app(services)) as client:
+        for seed in range(3):
+            found = client.post("/v1/chat/completions", json={**asked, "tool_choice": {"type": "function", "function": {"name": "moon"}}, "seed": seed}).json()["choices"][0]
+            call = found["message"]["tool_calls"][0]["function"]
+            assert call["name"] == "moon" and json.loads(call["arguments"])["phase"] in ("full", "new") and found["finish_reason"] == "tool_calls"
+        either = client.post("/v1/chat/completions", json={**asked, "tool_choice": "required", "seed": 1}).json()["choices"][0]
+        assert either["message"]["tool_calls"][0]["function"]["name"] in ("moon", "sun")
+        free = client.post("/v1/chat/completions", json={**asked, "max_tokens": 8}).json()
+        told = client.post("/v1/chat/completions", json={**asked, "max_tokens": 8, "tool_choice": "none"}).json()
+        assert free["usage"]["prompt_tokens"] == told["usage"]["prompt_tokens"] + len("[moon][sun]"), "the template told the model of them, a character a token"
 
 
 def test_estimates_follow_the_files(tmp_path: Path, pack: Callable[[str], Path], smollm2: Path) -> None:

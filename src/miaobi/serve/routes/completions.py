@@ -10,14 +10,14 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Chunk, check_supported
+from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
 from miaobi.serve.admission import Caller, caller_of
 from miaobi.serve.services import Services, services_of
 from miaobi.serve.text.asked import Completion, within
 from miaobi.serve.text.events import Events
-from miaobi.serve.text.exchange import Answer, Exchange, whole
+from miaobi.serve.text.exchange import Answer, Exchange, check_offered, whole
 
 router = APIRouter(prefix="/v1/completions", tags=["text"])
 LENGTH = 16
@@ -40,10 +40,7 @@ async def create(asked: Completion, services: Annotated[Services, Depends(servic
         raw = {"raw": True} if model.chats else {}
         # A model that answers in a form of its own, a label, is asked no length.
         own = {name: value for name, value in controls.items() if name != "max_new_tokens" or asked.max_tokens is not None or name in model.engine.abilities.controls}
-        requests: list[TextRequest] = [model.request(prompt, **raw, **own) for prompt in prompts]
-        for request in requests:
-            check_supported(request, model.engine.abilities, model.engine_name)
-        return requests
+        return [check_offered(model.request(prompt, **raw, **own), model) for prompt in prompts]
     exchange = Exchange(services, caller, asked.model, ask, "cmpl")
     echoes = prompts if asked.echo else [""] * len(prompts)
     if asked.stream:

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from miaobi.core.engine import check_supported
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
@@ -16,6 +15,7 @@ from miaobi.engines.load import Model
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
 from miaobi.serve.text.asked import Chat, ImagePart, plain
+from miaobi.serve.text.exchange import check_offered
 from miaobi.serve.text.tools import Kit
 
 DEFAULT_LENGTH = 4096
@@ -42,9 +42,7 @@ def asked_of(model: Model, asked: Chat, kit: Kit, controls: Mapping[str, Any], l
         raise Unsupported(say(f"{model.name} has no chat template, so it cannot answer messages.", f"{model.name} 没有对话模板，无法回答消息。"),
                           say("Ask it at /v1/completions with a prompt.", "请通过 /v1/completions 以 prompt 提问。"))
     length = {"max_new_tokens": min(DEFAULT_LENGTH, limits.max_tokens, model.context_length)}
-    request: TextRequest = model.request([plain(message) for message in asked.messages], **{**length, **controls, **extra})
-    check_supported(request, model.engine.abilities, model.engine_name)
-    return request
+    return check_offered(model.request([plain(message) for message in asked.messages], **{**length, **controls, **extra}), model)
 
 
 def _about_a_picture(model: Model, asked: Chat, pictures: list[str], controls: Mapping[str, Any], limits: Limits, kept: ExitStack) -> TextRequest:
@@ -55,8 +53,7 @@ def _about_a_picture(model: Model, asked: Chat, pictures: list[str], controls: M
     words = content if isinstance(content, str) else "".join(part.text for part in content or () if not isinstance(part, ImagePart))
     place = Path(kept.enter_context(TemporaryDirectory(prefix="miaobi-"))) / "picture"
     place.write_bytes(_bytes_of(pictures[0], limits))
-    request: TextRequest = model.request(words.strip() or None, image=place, **controls)
-    return request
+    return check_offered(model.request(words.strip() or None, image=place, **controls), model)
 
 
 def _bytes_of(url: str, limits: Limits) -> bytes:

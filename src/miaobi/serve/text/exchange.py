@@ -15,14 +15,18 @@ from typing import Any, cast
 
 from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import Chunk
+from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
 from miaobi.provenance.publish import NOTICE
 from miaobi.serve.admission import Caller, Place
+from miaobi.serve.errors import ApiError
 from miaobi.serve.records import now
 from miaobi.serve.services import Services
 
 Put = Callable[[Chunk], None]
+NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "json_schema": "response_format"}
+"""What clients call our controls, where they call them otherwise."""
 
 
 @dataclass
@@ -96,6 +100,16 @@ class Exchange:
         """How the answer came to be, and that a machine wrote it."""
         assert self.model is not None
         return {"notice": NOTICE, "model": self.model.weights.label, "engine": self.model.engine_name, "seed": self.seed}
+
+
+def check_offered(request: TextRequest, model: Model) -> TextRequest:
+    """The request, if the model honours all that it sets. Raises ApiError 400 with the client's own name for what it does not."""
+    for name in request.changed():
+        if name not in model.engine.abilities.controls:
+            theirs = NAMES.get(name, name)
+            raise ApiError(400, say(f"{model.name} does not offer {theirs} here. Leave it out.", f"{model.name} 在此不支持 {theirs}，请去掉它。"),
+                           code="unsupported", param=theirs)
+    return request
 
 
 @dataclass
