@@ -52,9 +52,9 @@ class Desk:
     def say(self, english: str, chinese: str) -> str:
         return chinese if self.language == "zh" else english
 
-    def error(self, english: str, chinese: str) -> gr.Error:
+    def error(self, english: str, chinese: str) -> Refusal:
         """For what the visitor can put right."""
-        return gr.Error(html.escape(self.say(english, chinese)), duration=6, print_exception=False, title=self.say("Not yet", "还不行"))
+        return Refusal(html.escape(self.say(english, chinese)), self.say("Not yet", "还不行"), None)
 
     def number(self, given: str | None, kind: type[int] | type[float] = int) -> int | float | None:
         """An optional number as it was typed; None for nothing."""
@@ -116,8 +116,12 @@ class Desk:
 
 
 class Refusal(gr.Error):
-    """What the API would not do, with its code."""
+    """What the API would not do, with its code. Raised out of an event it covers what the event would have changed; where that must
+    stay in sight, `tell` it and go on."""
 
     def __init__(self, message: str, title: str, code: str | None) -> None:
         super().__init__(message, duration=10, print_exception=False, title=title)
         self.code = code
+
+    def tell(self) -> None:
+        gr.Warning(self.message, duration=10, title=self.title)

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from miaobi.studio.dialogue import Message, asked, controls, plain, written
-from miaobi.studio.room import QUIET, Desk
+from miaobi.studio.room import QUIET, Desk, Refusal
 
 TITLE = ("Chat", "对话")
 ORDER = 10
@@ -54,7 +54,8 @@ class Chat:
         edited = self.chat.edit(self.edit, [self.chat, self.model], [self.chat, *buttons], **QUIET)
         runs = [event.success(self.answer, given, [self.chat], **QUIET) for event in (added, again, edited)]
         for run in runs:
-            run.then(self.rest, None, buttons, **QUIET)
+            run.success(self.rest, None, buttons, **QUIET)
+            run.failure(self.rest, None, buttons, **QUIET)
         self.stop.click(self.rest, None, buttons, cancels=runs, **QUIET)
         self.chat.like(self.thumb, [self.chat, self.model], None, **QUIET)
         self.chat.undo(self.back, [self.chat], [self.chat, self.box], **QUIET)
@@ -92,9 +93,16 @@ class Chat:
         if not history or history[-1]["role"] != "user":
             yield history
             return
-        async with aclosing(written(self.desk, visitor, asked(self.desk, model, history, (system, temperature, top_p, longest, seed)))) as pieces:
-            async for text in pieces:
-                yield [*history, {"role": "assistant", "content": text}]
+        shown = history
+        try:
+            body = asked(self.desk, model, history, (system, temperature, top_p, longest, seed))
+            async with aclosing(written(self.desk, visitor, body)) as pieces:
+                async for text in pieces:
+                    shown = [*history, {"role": "assistant", "content": text}]
+                    yield shown
+        except Refusal as refusal:
+            refusal.tell()
+            yield shown
 
     async def thumb(self, history: list[Message], model: str, liked: gr.LikeData, visitor: gr.Request) -> None:
         at = _index(liked)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
 from miaobi.studio.dialogue import asked, controls, written
-from miaobi.studio.room import QUIET, Desk
+from miaobi.studio.room import QUIET, Desk, Refusal
 
 TITLE = ("Compare", "比较")
 ORDER = 20
@@ -42,7 +42,7 @@ def build(desk: Desk) -> None:
     desk.on_entry(room.models, [first, second], [first, second])
     outputs = [*panes, *votes, verdict, match, ask, stop]
     run = gr.on([ask.click, box.submit], room.ask, [box, first, second, *values], outputs, **QUIET)
-    run.then(room.rest, None, [ask, stop], **QUIET)
+    run.failure(room.rest, None, [ask, stop], **QUIET)
     stop.click(room.rest, None, [ask, stop], cancels=[run], **QUIET)
     for side, button in zip(("left", "alike", "right"), votes, strict=True):
         button.click(room.voter(side), [match], [*votes, verdict], **QUIET)
@@ -69,11 +69,17 @@ class Compare:
         bodies = [asked(self.desk, name, messages, (system, temperature, top_p, longest, seed)) for name in names]
         waiting = (*(gr.Button(interactive=False),) * 3, "", None, gr.Button(visible=False), gr.Button(visible=True))
         texts = ["", ""]
-        async for texts in self.both(visitor, bodies):
-            yield *texts, *waiting
+        try:
+            async with aclosing(self.both(visitor, bodies)) as pieces:
+                async for texts in pieces:
+                    yield *texts, *waiting
+        except Refusal as refusal:
+            refusal.tell()
+            yield *texts, *waiting[:5], *self.rest()
+            return
         yield *texts, *(gr.Button(interactive=True),) * 3, "", {"names": names, "texts": texts, "messages": messages}, *self.rest()
 
-    async def both(self, visitor: gr.Request, bodies: list[dict[str, Any]]) -> AsyncIterator[list[str]]:
+    async def both(self, visitor: gr.Request, bodies: list[dict[str, Any]]) -> AsyncGenerator[list[str]]:
         """The two answers so far. Leaving early stops both."""
         texts, news = ["", ""], asyncio.Event()
 
