@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -20,7 +21,7 @@ from tests.engines import pipelines
 
 import miaobi
 from miaobi.core.engine import Chunk
-from miaobi.core.errors import BadInput, MiaobiError, NotFound, Unsupported
+from miaobi.core.errors import BadInput, DoesNotFit, MiaobiError, NotFound, Unsupported
 from miaobi.core.requests import ImageRequest
 from miaobi.engines import diffusers_schedulers
 from miaobi.engines.load import Model
@@ -321,6 +322,15 @@ def test_requests_that_cannot_be_honoured(shared_sd15: Model, controls: dict[str
     with pytest.raises(MiaobiError, match=words) as caught:
         shared_sd15.generate("a fox", **controls)
     assert caught.value.remedy
+
+
+def test_pictures_that_memory_has_no_room_for_are_refused_before_they_are_painted(shared_sd15: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DoesNotFit, match="4 of 16384 x 16384 pixels would take about 515"):
+        shared_sd15.generate("a fox", width=16384, height=16384, n=8, num_inference_steps=1)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=60 * 8 * 32 * 32))
+    assert shared_sd15.generate("a fox", width=32, height=32, num_inference_steps=1)
+    with pytest.raises(DoesNotFit, match="fewer at a time"):
+        shared_sd15.generate("a fox", width=32, height=32, n=2, num_inference_steps=1)
 
 
 def test_prompts_may_be_empty_or_left_out(shared_sd15: Model) -> None:

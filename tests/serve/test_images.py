@@ -286,7 +286,7 @@ def test_files_are_capped(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(("body", "said"), [
-    ({"n": 5}, "at most 4"), ({"n": 0}, "n"), ({"size": "8x"}, "size"), ({"size": "65x64"}, "pixels"), ({"size": "4x4"}, "width"),
+    ({"n": 5}, "at most 4"), ({"n": 0}, "n"), ({"size": "8x"}, "size"), ({"size": "65x64"}, "pixels"), ({"size": "64x32", "n": 3}, "fewer"), ({"size": "4x4"}, "width"),
     ({"stream": True}, "stream"), ({"partial_images": 2}, "partial_images"), ({"quality": "hd"}, "quality"), ({"style": "vivid"}, "style"),
     ({"background": "transparent"}, "background"), ({"output_format": "gif"}, "output_format"), ({"output_compression": 50}, "output_compression"),
     ({"sede": 1}, "sede"), ({"seed": -1}, "seed"), ({"image": "/etc/passwd"}, "image"), ({"mask": "http://127.0.0.1/x"}, "mask"),

@@ -95,20 +95,21 @@ def house_request(model: Model, asked: Asked, prompt: str, limits: Limits, image
         raise BadInput(say(f"n is {count}; this server makes at most {limits.n} at a time.", f"n 为 {count}；此服务器一次最多生成 {limits.n} 张。"),
                        say("Ask several times.", "请分多次请求。"))
     controls: dict[str, Any] = {name: getattr(asked, name) for name in OURS if getattr(asked, name) is not None}
-    controls |= {"n": count, **_size(asked.size, limits)}
+    controls |= {"n": count, **_size(asked.size, count, limits)}
     controls |= {name: pixels for name, pixels in (("image", image), ("mask", mask)) if pixels is not None}
     words = _words(model, prompt, controls)
     made: ImageRequest = model.request(words, **controls)
     return made
 
 
-def _size(size: str | None, limits: Limits) -> dict[str, int]:
+def _size(size: str | None, count: int, limits: Limits) -> dict[str, int]:
     if size in (None, "auto"):
         return {}
     width, height = map(int, str(size).split("x"))
-    if width * height > limits.pixels:
-        raise BadInput(say(f"size is {size}: more than {limits.pixels:,} pixels.", f"size 为 {size}，超过 {limits.pixels:,} 像素。"),
-                       say("Ask for a smaller picture.", "请求更小的图片。"))
+    if width * height * count > limits.pixels:
+        raise BadInput(say(f"{count} of size {size} are more than {limits.pixels:,} pixels, the most of one request.",
+                           f"{count} 张 size 为 {size} 的图片超过一次请求的上限 {limits.pixels:,} 像素。"),
+                       say("Ask for smaller pictures, or for fewer at a time.", "请减小图片尺寸，或一次少要几张。"))
     return {"width": width, "height": height}
 
 
