@@ -153,6 +153,19 @@ def test_a_promoted_version_answers_the_next_while_the_old_one_ends_its_answer()
     asyncio.run(scenario())
 
 
+def test_without_room_for_both_the_old_version_answers_until_it_is_idle() -> None:
+    shop = Shop(memory=100, a=80)
+
+    async def scenario() -> None:
+        async with shop.pool.lease("a"):
+            shop.versions["a"] = "2"
+            assert await use(shop, "a") == "a@1"
+            with pytest.raises(DoesNotFit):
+                await use(shop, "a@2")
+        assert await use(shop, "a") == "a@2" and shop.closed() == ["a@1"]
+    asyncio.run(scenario())
+
+
 def test_a_model_of_another_kind_is_refused_before_it_is_opened() -> None:
     shop = Shop(grey=1)
 

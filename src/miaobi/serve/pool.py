@@ -73,20 +73,38 @@ class Pool:
         weights = self.find(name)
         if weights.modality in ("text", "image", "embedding") and weights.modality != modality:
             raise _other(name, weights.modality, modality)
+        held = await self._entered(name, weights)
+        try:
+            model = held.opening.result()
+            if model.engine.modality != modality:
+                raise _other(name, model.engine.modality, modality)
+            yield model
+        finally:
+            self._leave(held)
+
+    async def _entered(self, name: str, weights: Weights) -> Held:
+        """The model, open, with one user more. Where there is no room beside the version in use, that one answers on."""
         held = self._held.get(weights.label)
         if held is None or held.weights != weights:
             held = self._hold(weights)
         held.users += 1
         held.replaced = False
         try:
-            model = await asyncio.shield(held.opening)
-            if model.engine.modality != modality:
-                raise _other(name, model.engine.modality, modality)
-            yield model
-        finally:
-            held.users -= 1
-            held.used = next(self._clock)
-            self._let_go(held)
+            await asyncio.shield(held.opening)
+        except BaseException as error:
+            self._leave(held)
+            older = next((other for other in self._held.values() if other.weights.name == weights.name and other.opening.done()), None)
+            if older is None or "@" in name or not isinstance(error, DoesNotFit):
+                raise
+            log.warning("%s answers on: %s", older.weights.label, error.problem)
+            older.users += 1
+            return older
+        return held
+
+    def _leave(self, held: Held) -> None:
+        held.users -= 1
+        held.used = next(self._clock)
+        self._let_go(held)
 
     async def warm(self, names: Sequence[str]) -> None:
         """Open these, one after the other. A model that cannot be opened is told in the log; the next request tries again."""
