@@ -127,7 +127,8 @@ def test_a_server_for_others_answers_to_any_name_but_never_without_a_key() -> No
 
 FOREIGN = [
     {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://testserver.evil.example"}, {"origin": "http://testserver@evil.example"},
-    {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://testserver:81"}, {"origin": ""}]
+    {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://testserver:81"}, {"origin": ""}, {"origin": "http://[::1"},
+    {"origin": "testserver"}, {"origin": "http://testserver/"}, {"origin": "http://testserver, http://evil.example"}]
 
 
 def test_pages_of_other_sites_cannot_ask() -> None:

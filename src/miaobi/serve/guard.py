@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -103,21 +102,19 @@ class Guard:
         if scope["method"] in SAFE:
             return
         origin = headers.get("origin")
-        foreign = origin is not None and (origin == "null" or urlsplit(origin).netloc.lower() != headers["host"].lower())
+        foreign = origin is not None and origin.partition("://")[2].lower() != headers["host"].lower()
         if foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             raise ApiError(403, say("A page of another site may not send requests here.", "不接受来自其他网站页面的请求。"), code="cross_site")
 
     async def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
-        keys = self.services.keys
-        given = headers.get("authorization")
-        kind, _, secret = (given or "").partition(" ")
-        if given is None and STUDIO.fullmatch(scope["path"]):
-            secret = self.services.sessions.key(_cookie(headers)) or ""
-        elif kind.lower() != "bearer":
-            secret = ""
-        if OPEN.fullmatch(scope["path"]) and scope["method"] in ("GET", "HEAD", "POST"):
+        """By the key in Authorization; in the studio, where a browser asks, also by the session that its cookie names."""
+        if OPEN.fullmatch(scope["path"]):
             return Caller()
-        return await keys.caller(secret.strip())
+        given = headers.get("authorization")
+        if given is None and STUDIO.fullmatch(scope["path"]):
+            return await self.services.keys.caller(self.services.sessions.key(_cookie(headers)) or "")
+        kind, _, secret = (given or "").partition(" ")
+        return await self.services.keys.caller(secret.strip() if kind.lower() == "bearer" else "")
 
     def _login(self, scope: Scope) -> RedirectResponse | None:
         """A person at the studio's door is shown where to sign in."""
