@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from miaobi import __version__
-from miaobi.core.errors import MiaobiError, NotFound, nearest
+from miaobi.core.errors import MiaobiError, MissingPart, NotFound, nearest
 from miaobi.core.language import say
 
 
@@ -96,6 +96,16 @@ def call(name: str, argv: Words) -> Any:
     return function(**build(function, resolve(opts, argv)))
 
 
+def missing(name: str, error: ModuleNotFoundError) -> Exception:
+    """What to install for a verb whose package is not here; the error itself where it is a module of ours."""
+    package = (error.name or "miaobi").partition(".")[0]
+    if package == "miaobi" or isinstance(error, MiaobiError):
+        return error
+    extra = "serve" if VERBS[name].function.startswith("miaobi.serve.") else "all"
+    return MissingPart(say(f"miaobi {name} needs the package {package}, which is not installed.", f"miaobi {name} 需要 {package} 包，目前未安装。"),
+                       f"pip install 'miaobi[{extra}]'")
+
+
 def show(result: Any, as_json: bool) -> None:
     if result is None:
         return
@@ -127,7 +137,11 @@ def main(argv: Words | None = None) -> int:
         if words[0] == "--version":
             print(__version__)
             return 0
-        show(call(*find(words)), as_json)
+        name, rest = find(words)
+        try:
+            show(call(name, rest), as_json)
+        except ModuleNotFoundError as error:
+            raise missing(name, error) from error
         return 0
     except MiaobiError as error:
         return complain(error, as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -49,6 +50,14 @@ def test_mistakes_are_explained(words: tuple[str, ...], hint: str, capsys: pytes
     assert not out
     assert hint in err
     assert "Traceback" not in err
+
+
+def test_a_package_that_is_missing_is_named_with_its_remedy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("miaobi.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    code, _, err = run(capsys, "keys", "list")
+    assert code == 69 and "sqlalchemy" in err and "pip install 'miaobi[serve]'" in err
 
 
 def test_errors_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
