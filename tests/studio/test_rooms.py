@@ -18,7 +18,7 @@ from tests.studio.conftest import KEY, Site, until
 from miaobi.provenance.pictures import read_record
 
 Visit = Callable[..., Any]
-ROOMS = {"en": ["Chat", "Compare", "Pictures", "Feedback", "Models"], "zh": ["对话", "比较", "图片", "反馈", "模型"]}
+ROOMS = {"en": ["Chat", "Compare", "Pictures", "Tune", "Feedback", "Models", "Jobs"], "zh": ["对话", "比较", "图片", "调优", "反馈", "模型", "任务"]}
 
 
 def serious(page: Any) -> list[str]:
@@ -114,25 +114,34 @@ def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(s
     until(lambda: page.get_by_role("tabpanel").get_by_label("Seed").input_value() == "42")
 
 
+def paint_until(page: Any, done: Callable[[], Any]) -> None:
+    """The page says nowhere that an upload or a stroke has arrived: ask again until it has."""
+    def painted() -> bool:
+        page.locator("#paint").click()
+        page.wait_for_timeout(300)
+        return bool(done())
+    until(painted)
+
+
 def test_what_was_drawn_over_is_painted_anew(site: Site, visit: Visit, tmp_path: Path) -> None:
     Image.new("RGB", (120, 80), "white").save(tmp_path / "white.png")
     page = visit("/studio/en/")
     enter(page, "Pictures")
     choose(page, "picture-model", "grey")
     page.get_by_text("Start from a picture").click()
+    page.locator("#source canvas").last.wait_for()
+    page.get_by_text("Upload an image").wait_for()
     page.locator("#source input[type=file]").first.set_input_files(tmp_path / "white.png")
-    page.locator("#paint").click()
-    until(lambda: site.toy("grey").get("image") == [80, 120, 3])
+    paint_until(page, lambda: site.toy("grey").get("image") == [80, 120, 3])
     assert site.toy("grey")["repainted"] is None and site.toy("grey")["strength"] == 0.6
-    page.locator("#source").get_by_label("Brush").click()
-    canvas = page.locator("#source canvas").bounding_box()
+    page.locator("#source").get_by_role("button", name="Brush", exact=True).click()
+    canvas = page.locator("#source canvas").last.bounding_box()
     x, y = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
     page.mouse.move(x - 20, y)
     page.mouse.down()
     page.mouse.move(x + 20, y, steps=8)
     page.mouse.up()
-    page.locator("#paint").click()
-    until(lambda: site.toy("grey")["repainted"])
+    paint_until(page, lambda: site.toy("grey")["repainted"])
     assert 0 < site.toy("grey")["repainted"] < 0.6
 
 
@@ -162,6 +171,35 @@ def test_votes_are_blind_and_with_thumbs_and_edits_become_a_tuning_set(site: Sit
     with page.expect_download() as download:
         page.locator("#download").click()
     assert json.loads(Path(download.value.path()).read_text()) == {"prompt": "Which is better?", "chosen": "Which is better?", "rejected": "Which is better?"}
+
+
+def test_a_run_is_estimated_started_stopped_and_goes_on(site: Site, visit: Visit, tmp_path: Path) -> None:
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text('{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}\n' * 12)
+    page = visit("/studio/en/")
+    enter(page, "Tune")
+    choose(page, "base", "echo")
+    with page.expect_response(lambda answer: "/gradio_api/upload" in answer.url):
+        page.locator("#examples input[type=file]").set_input_files(examples)
+    page.locator("#examples").get_by_text("examples").first.wait_for()
+    page.locator("#suffix input, #suffix textarea").fill("support")
+    page.locator("#estimate").click()
+    page.locator("#cost").get_by_text("Expected: 3 min").wait_for()
+    page.locator("#start").click()
+    curve = page.locator("#view svg polyline")
+    curve.wait_for(state="attached")
+    page.locator("#pause").click()
+    view = page.locator("#view")
+    view.get_by_text("paused", exact=True).wait_for()
+    page.locator("#resume").click()
+    view.get_by_text("done", exact=True).wait_for()
+    view.get_by_text("a sample").wait_for()
+    drawn = len(curve.get_attribute("points").split())
+    assert drawn == 60 and serious(page) == []
+    enter(page, "Jobs")
+    row = page.get_by_role("row").filter(has_text="tune echo")
+    row.get_by_text("support").wait_for()
+    page.locator("#job-events").get_by_text("Done.").wait_for()
 
 
 def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None:
