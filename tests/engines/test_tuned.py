@@ -53,6 +53,15 @@ def test_a_text_gets_its_label(tmp_path: Path, kind: str, method: str) -> None:
         assert len({model.generate(text)[0].text for text in ("good food", "awful room")}) == 2
 
 
+def test_tokens_of_question_and_answer_are_counted(tmp_path: Path) -> None:
+    async def chunks(model: Any) -> list[Any]:
+        return [chunk async for chunk in model.engine.generate(model.request("good food"))]
+    folder, _ = made(tmp_path, "text-classification", REVIEWS)
+    with miaobi.load(folder) as model:
+        first, last = asyncio.run(chunks(model))
+    assert first.prompt_tokens == 2 and last.tokens > 0 and last.finish == "stop"
+
+
 @pytest.mark.parametrize(("problem", "labels", "key"), [("regression", [1.5, -2.0, 0.5], "value"), ("multi", [["fine"], ["poor", "loud"], ["fine"]], "labels")])
 def test_numbers_and_several_labels_are_answered_too(tmp_path: Path, problem: str, labels: list[Any], key: str) -> None:
     records = [{"text": record["text"], "label": label} for record, label in zip(REVIEWS, labels)]

@@ -11,9 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.engines.small import small_bundle
 from tests.serve.test_embeddings import served
-from tests.tune.tuned import tuned
+from tests.tune import encoders
+from tests.tune.tuned import tuned, tuned_task
 
 from miaobi.core import bundle
+from miaobi.core.registry import tasks
 from miaobi.core.store import Store
 from miaobi.engines.weights import find
 from miaobi.serve.app import create_app
@@ -63,6 +65,23 @@ def test_a_call_that_is_demanded_of_a_real_model(tmp_path: Path) -> None:
         free = client.post("/v1/chat/completions", json={**asked, "max_tokens": 8}).json()
         told = client.post("/v1/chat/completions", json={**asked, "max_tokens": 8, "tool_choice": "none"}).json()
         assert free["usage"]["prompt_tokens"] == told["usage"]["prompt_tokens"] + len("[moon][sun]"), "the template told the model of them, a character a token"
+
+
+def test_a_tuned_classifier_answers_with_its_label(tmp_path: Path) -> None:
+    task = tasks.get("text-classification")
+    records = [{"text": "good room", "label": "fine"}, {"text": "awful staff", "label": "poor"}]
+    folder, learner = tuned_task(tmp_path / "tuned", encoders.base(tmp_path / "base", "bert"), "text-classification", encoders.examples(task, task.Config(), records), head={}, method="full")
+    services = served(tmp_path / "home")
+    Store().add(folder, "mood")
+    with TestClient(create_app(services)) as client:
+        answer = client.post("/v1/completions", json={"model": "mood", "prompt": ["good food", "awful room"]}).json()
+        assert [json.loads(choice["text"])["label"] for choice in answer["choices"]] == [learner.answer({"text": text})["label"] for text in ("good food", "awful room")]
+        assert answer["usage"]["prompt_tokens"] == 4 and answer["choices"][0]["finish_reason"] == "stop"
+        for more, named in (({"temperature": 0.5}, "temperature"), ({"max_tokens": 5}, "max_tokens"), ({"n": 2}, "n")):
+            refused = client.post("/v1/completions", json={"model": "mood", "prompt": "x", **more})
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == named
+        chat = client.post("/v1/chat/completions", json={"model": "mood", "messages": [{"role": "user", "content": "x"}]})
+        assert chat.status_code == 400 and "completions.create(prompt" in chat.json()["error"]["message"]
 
 
 def test_estimates_follow_the_files(tmp_path: Path, pack: Callable[[str], Path], smollm2: Path) -> None:

@@ -13,6 +13,7 @@ from miaobi.core.engine import Abilities, Chunk, accepted
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
+from miaobi.engines.words import Words
 from miaobi.engines.worker import Send, Worker
 from miaobi.tune.opening import Tuned
 
@@ -38,8 +39,20 @@ class TunedEngine:
                 yield chunk
 
     def _answer(self, columns: Mapping[str, Any], send: Send) -> None:
+        send(Chunk(prompt_tokens=sum(self._tokens(value) for value in columns.values() if isinstance(value, str))))
         found = self.learner.answer(columns)
-        send(Chunk(text=found if isinstance(found, str) else json.dumps(found, ensure_ascii=False), finish="stop"))
+        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        send(Chunk(text=text, tokens=self._tokens(text), finish="stop"))
+
+    def _tokens(self, text: str) -> int:
+        """What is counted for those who ask: tokens of the texts themselves, without the marks that a task puts between them."""
+        return len(self._words.encode(text, special=False)) if self._words is not None else 0
+
+    @cached_property
+    def _words(self) -> Words | None:
+        """None for models that read no text."""
+        folders = [self.tuned.folder, *([self.tuned.base.folder] if self.tuned.adapter else [])]
+        return next((Words.from_file(folder / "tokenizer.json") for folder in folders if (folder / "tokenizer.json").exists()), None)
 
     def columns(self, request: TextRequest) -> Mapping[str, Any]:
         """The question in the task's own terms. Raises BadInput, naming what the task is asked with."""

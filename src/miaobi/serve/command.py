@@ -56,6 +56,7 @@ def run(settings: Settings, names: list[str]) -> None:
     from miaobi.serve.opening import build_pool
     from miaobi.serve.services import Services
 
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice about packages is none of the log's
     at = listening.bind(settings)
     logs.configure(settings.log_level)
     print(greeting(settings, at.getsockname()[1], names), flush=True)

@@ -187,5 +187,5 @@ def free() -> int:
 
 
 def _other(name: str, makes: str, wanted: str) -> Unsupported:
-    places = {"text": "/v1/chat/completions, /v1/completions", "image": "/v1/images/generations", "embedding": "/v1/embeddings"}
+    places = {"text": "chat.completions.create, completions.create", "image": "images.generate, images.edit", "embedding": "embeddings.create"}
     return Unsupported(say(f"The model {name!r} makes {makes}, not {wanted}.", f"模型 {name!r} 生成 {makes}，而不是 {wanted}。"), places.get(makes, ""))

@@ -40,7 +40,7 @@ def asked_of(model: Model, asked: Chat, kit: Kit, controls: Mapping[str, Any], l
         return _about_a_picture(model, asked, pictures, {**controls, **extra}, limits, kept)
     if not model.chats:
         raise Unsupported(say(f"{model.name} has no chat template, so it cannot answer messages.", f"{model.name} 没有对话模板，无法回答消息。"),
-                          say("Ask it at /v1/completions with a prompt.", "请通过 /v1/completions 以 prompt 提问。"))
+                          say("Give it a prompt to go on with: completions.create(prompt=...).", "请给出要续写的 prompt：completions.create(prompt=...)。"))
     length = {"max_new_tokens": min(DEFAULT_LENGTH, limits.max_tokens, model.context_length)}
     return check_offered(model.request([plain(message) for message in asked.messages], **{**length, **controls, **extra}), model)
 
