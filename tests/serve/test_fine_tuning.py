@@ -17,6 +17,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput
+from miaobi.core.files import home
 from miaobi.core.store import NAME, Store
 from miaobi.serve.admission import Admission, Caller
 from miaobi.serve.app import create_app
@@ -249,8 +250,11 @@ def test_an_estimate(client: TestClient, services: Services, tuner: Tuner) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_real_model_is_tuned_in_a_process_of_its_own_and_answers_under_its_name(tmp_path: Path, smollm2: Path) -> None:
     from miaobi.serve.opening import build_pool
+    home().mkdir()
+    (home() / "packs").symlink_to(smollm2.parents[3])
     settings = Settings(hosts=("testserver",), studio=False, streams=2)
     with TestClient(create_app(Services(settings, build_pool(settings), Admission(settings)))) as client:
         settled = {"train.max_steps": 2, "train.batch_size": 2, "train.accumulation": 1, "report.limit": 2, "report.forgetting": False, "report.memorisation": False}
@@ -258,7 +262,7 @@ def test_a_real_model_is_tuned_in_a_process_of_its_own_and_answers_under_its_nam
         known = client.post("/v1/fine_tuning/estimates", json={"model": "smollm2", "training_file": file, "miaobi": settled})
         assert known.status_code == 200 and known.json()["memory_bytes"] > 1e8, known.text
         made = create(client, model="smollm2", training_file=file, suffix="test", miaobi=settled)
-        until = time.monotonic() + 280
+        until = time.monotonic() + 800
         while (job := client.get(f"/v1/fine_tuning/jobs/{made['id']}").json())["status"] in ("queued", "running") and time.monotonic() < until:
             time.sleep(1)
         assert job["status"] == "succeeded", job["error"]

@@ -1,0 +1,194 @@
+"""kill -9 at random moments of uploads and batches, whole processes over sockets: nothing lost, nothing twice, nothing half-written.
+
+Jobs' own processes are killed in test_worker.py. The models are toys that another package brings, as engines do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from tests.serve.live import wait_until
+
+from miaobi.core import bundle
+from miaobi.core.files import home
+from miaobi.core.store import Store
+
+ROOT = Path(__file__).parents[2]
+SERVER = "import sys; from miaobi.serve.command import serve; serve(port=int(sys.argv[1]), workers=1, streams=2, no_studio=True, log_level='error')"
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine of another package, and a model for it in the store."""
+    package = tmp_path / "package"
+    (package / "toy-0.dist-info").mkdir(parents=True)
+    (package / "toy-0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0\n")
+    (package / "toy-0.dist-info" / "entry_points.txt").write_text("[miaobi.engines]\ntoy = toy_engine\n")
+    shutil.copy(Path(__file__).with_name("toy_engine.py"), package)
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    bundle.write(tmp_path / "bundle", bundle.Manifest("toy", "text"), lambda draft: (draft / "config.json").write_text("{}"))
+    Store().add(tmp_path / "bundle", "toy")
+    measured = {"engine": "toy", "format": "bundle", "parameters": 1.0, "tokens_per_second": {"1": 1000.0}}
+    (home() / "measurements.json").write_text(json.dumps({"rows": [measured]}))
+
+
+class Server:
+    """A real one, killed and started again."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        self.address = ""
+        self.up()
+
+    def up(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", SERVER, "0"], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        self.address = first.split()[-1].removesuffix("/v1")
+
+        def ready() -> bool:
+            with suppress(httpx.HTTPError):
+                return httpx.get(f"{self.address}/ready", timeout=5).status_code == 200
+            return False
+
+        wait_until(ready, 60)
+
+    def kill(self) -> None:
+        assert self.process is not None and self.process.stdout is not None
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@contextmanager
+def served() -> Iterator[Server]:
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def uploads(server: Server, stop: threading.Event, kept: dict[str, str], chance: random.Random) -> None:
+    """One after another; `kept`: what the server said it has, with its sha256."""
+    while not stop.is_set():
+        data = chance.randbytes(chance.randint(1, 3_000_000))
+        with suppress(httpx.HTTPError, KeyError, ValueError):
+            answer = httpx.post(f"{server.address}/v1/files", files={"file": ("x", data)}, data={"purpose": "user_data"}, timeout=10)
+            kept[answer.json()["id"]] = hashlib.sha256(data).hexdigest()
+
+
+def kill_uploads(rounds: int, chance: random.Random) -> None:
+    kept, stop = dict[str, str](), threading.Event()
+    with served() as server:
+        thread = threading.Thread(target=uploads, args=(server, stop, kept, random.Random(1)))
+        thread.start()
+        try:
+            for _ in range(rounds):
+                time.sleep(chance.uniform(0.05, 0.5))
+                server.kill()
+                server.up()
+        finally:
+            stop.set()
+            thread.join()
+        server.kill()
+        server.up()
+        there = {item["id"]: item for item in httpx.get(f"{server.address}/v1/files").json()["data"]}
+        assert kept.keys() <= there.keys()  # what was answered is there; what was cut off between record and answer may be too
+        folder = home() / "server" / "files"
+        assert sorted(path.name for path in folder.iterdir()) == sorted(there)
+        for id, item in there.items():
+            data = (folder / id).read_bytes()
+            assert len(data) == item["bytes"] and kept.get(id, hashlib.sha256(data).hexdigest()) == hashlib.sha256(data).hexdigest()
+
+
+def requests(count: int) -> bytes:
+    return b"".join(json.dumps({"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": {
+        "model": "toy", "messages": [{"role": "user", "content": f"say {number}"}]}}).encode() + b"\n" for number in range(count))
+
+
+def kill_batches(count: int, rounds: int, chance: random.Random) -> None:
+    with served() as server:
+        file = httpx.post(f"{server.address}/v1/files", files={"file": ("in.jsonl", requests(count))}, data={"purpose": "batch"}).json()["id"]
+        made = httpx.post(f"{server.address}/v1/batches", json={"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}).json()["id"]
+        for _ in range(rounds):
+            time.sleep(chance.uniform(0.5, 4))
+            assert server.process is not None
+            workers = psutil.Process(server.process.pid).children()
+            if workers and chance.random() < 0.5:
+                with suppress(ProcessLookupError):
+                    os.kill(workers[0].pid, signal.SIGKILL)
+            else:
+                server.kill()
+                server.up()
+
+        def look() -> dict[str, Any]:
+            return dict(httpx.get(f"{server.address}/v1/batches/{made}", timeout=30).json())
+
+        wait_until(lambda: look()["status"] in ("completed", "failed"), 120)
+        done = look()
+        assert done["status"] == "completed" and done["request_counts"] == {"total": count, "completed": count, "failed": 0}, done
+        rows = [json.loads(line) for line in httpx.get(f"{server.address}/v1/files/{done['output_file_id']}/content").text.splitlines()]
+        assert [row["custom_id"] for row in rows] == [str(number) for number in range(count)]
+        assert all(row["response"]["body"]["choices"][0]["message"]["content"] == f"say {row['custom_id']}" for row in rows)
+        files = httpx.get(f"{server.address}/v1/files").json()["data"]
+        assert sorted(item["purpose"] for item in files) == ["batch", "batch_output"]
+        assert sorted(path.name for path in (home() / "server" / "files").iterdir()) == sorted(item["id"] for item in files)
+
+
+def kill_offline(tmp_path: Path, count: int, rounds: int, chance: random.Random) -> None:
+    (tmp_path / "in.jsonl").write_bytes(requests(count))
+    words = [sys.executable, "-m", "miaobi.cli", "batch", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--streams", "2", "--json"]
+    journal = tmp_path / ".out.jsonl.journal"
+
+    def size() -> int:
+        return journal.stat().st_size if journal.exists() else 0
+
+    for _ in range(rounds):
+        run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        until, before = time.monotonic() + chance.uniform(1, 10), size()
+        while size() == before and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))  # at some moment before or after it got anywhere
+        run.kill()
+        run.wait()
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    told = json.loads(done.stdout)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["custom_id"] for row in rows] == [str(number) for number in range(count)] and told["answered"] == count
+    assert not journal.exists()
+
+
+def test_uploads_that_are_killed_leave_whole_files_or_none() -> None:
+    kill_uploads(1, random.Random(3))
+
+
+def test_a_batch_whose_processes_are_killed_is_answered_whole_and_once() -> None:
+    kill_batches(40, 2, random.Random(4))
+
+
+def test_an_offline_batch_that_is_killed_goes_on(tmp_path: Path) -> None:
+    kill_offline(tmp_path, 40, 1, random.Random(5))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("what", ["uploads", "batches", "offline"])
+def test_a_hundred_kills(what: str, tmp_path: Path) -> None:
+    {"uploads": lambda: kill_uploads(100, random.Random(6)), "batches": lambda: kill_batches(2000, 100, random.Random(7)),
+     "offline": lambda: kill_offline(tmp_path, 1000, 100, random.Random(8))}[what]()
