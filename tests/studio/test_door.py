@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -10,11 +14,13 @@ from fastapi.testclient import TestClient
 from tests.serve.conftest import Echo, toy_pool
 from tests.studio.conftest import KEY, Site
 
+from miaobi.core.registry import rooms
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
 from miaobi.serve.sessions import COOKIE, Sessions
 from miaobi.serve.settings import Settings
+from miaobi.studio import door
 
 
 @pytest.fixture
@@ -85,3 +91,33 @@ def test_every_answer_lets_the_browser_fetch_from_here_only(site: Site) -> None:
     assert 'lang="zh-CN"' in front and "<meta property=" not in front and "manifest" not in front.split("gradio_config")[0]
     foreign = httpx.post(f"{site.url}/studio/en/gradio_api/queue/join", json={}, cookies=site.sign_in(), headers={"origin": "https://evil.example"})
     assert foreign.status_code == 403 and not [name for name in foreign.headers if name.startswith("access-control")]
+
+
+def test_open_pages_end_when_the_server_stops_and_the_last_answer_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "POLL", 0.01)
+    admission = SimpleNamespace(draining=False, running={"echo": 1})
+    app: Any = SimpleNamespace(state=SimpleNamespace(services=SimpleNamespace(admission=admission)))
+
+    async def scenario() -> None:
+        receive = door._Page(app, "en")._until_stopped(asyncio.Event().wait)  # type: ignore[arg-type]
+        waiting = asyncio.ensure_future(receive())
+        for change in ({}, {"draining": True}):
+            vars(admission).update(change)
+            assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
+        admission.running = {"echo": 0}
+        assert (await asyncio.wait_for(waiting, 10))["type"] == "http.disconnect"
+    asyncio.run(scenario())
+
+
+def test_without_gradio_the_page_says_what_to_install(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "find_spec", lambda name: None)
+    with TestClient(create_app(services), headers={"authorization": f"Bearer {KEY}"}) as client:
+        answer = client.get("/studio/en/")
+    assert answer.status_code == 501 and "pip install 'miaobi[studio]'" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", rooms.names())
+def test_a_room_keeps_its_contract(name: str) -> None:
+    room = rooms.get(name)
+    assert len(room.TITLE) == 2 and all(room.TITLE) and isinstance(room.ORDER, int) and list(inspect.signature(room.build).parameters) == ["desk"]
+    assert len({rooms.get(other).ORDER for other in rooms.names()}) == len(rooms.names())

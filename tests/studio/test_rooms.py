@@ -70,6 +70,26 @@ def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(site: Site,
     assert answer.count() == 1
 
 
+def test_the_keyboard_is_enough_and_light_and_language_are_kept(site: Site, visit: Visit) -> None:
+    page = visit("/studio/en/", color_scheme="light", viewport={"width": 390, "height": 844})
+    page.get_by_role("tab", name="Chat", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#question textarea").wait_for()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    dark = "document.body.classList.contains('dark')"
+    assert not page.evaluate(dark)
+    page.locator("#scheme").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(dark)
+    page.get_by_role("link", name="中文").press("Enter")
+    page.get_by_role("tab", name="对话").wait_for()
+    page.wait_for_function(dark)
+    page.wait_for_function("document.documentElement.lang === 'zh-CN'")
+    page.goto(f"{site.url}/studio/")
+    page.get_by_role("tab", name="对话").wait_for()
+
+
 def test_stop_and_a_closed_page_free_the_model_at_once(site: Site, visit: Visit) -> None:
     page = visit("/studio/en/")
     choose(page, "chat-model", "slow")

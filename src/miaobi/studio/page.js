@@ -12,6 +12,10 @@
     const leave = document.querySelector("#leave");
     if (leave) leave.hidden = !document.cookie.includes("miaobi_signed_in=");
   };
+  // Gradio writes the browser's language there; what is read aloud is the page's.
+  const language = location.pathname.startsWith("/studio/zh") ? "zh-CN" : "en";
+  const say = () => { if (document.documentElement.lang !== language) document.documentElement.lang = language; };
+  new MutationObserver(say).observe(document.documentElement, { attributes: true, attributeFilter: ["lang"] });
   new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
   new MutationObserver(show).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   system.addEventListener("change", show);
@@ -20,6 +24,17 @@
     localStorage.setItem("miaobi-scheme", document.body.classList.contains("dark") ? "light" : "dark");
     show();
   });
+  // Tabs answer to the arrow keys, as everybody who uses a keyboard expects of them.
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const tab = event.target.closest?.('[role="tab"]');
+    if (!step || !tab) return;
+    const tabs = [...tab.parentElement.querySelectorAll('[role="tab"]')];
+    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    next.focus();
+    next.click();
+  });
   show();
+  say();
   mend();
 })();

@@ -23,6 +23,12 @@ def path_of(job: str) -> str:
     return f"{TUNING if job.startswith('ftjob') else BATCHES}/{job}"
 
 
+def named(job: dict[str, Any]) -> str:
+    """A job as people tell one from another: what it makes or asks, and when it was given."""
+    what = job["endpoint"] if job["object"] == "batch" else job["miaobi"]["will_be_called"]
+    return f"{what} · {when(job['created_at'])}"
+
+
 def state(desk: Desk, status: str) -> str:
     kind = "good" if status in ("succeeded", "completed") else "bad" if status == "failed" else "busy" if status not in OVER else ""
     return sign(desk.say(*STATES.get(status, (status, status))), kind)

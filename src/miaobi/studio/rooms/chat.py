@@ -35,8 +35,8 @@ def build(desk: Desk) -> None:
 
 
 def _welcome(desk: Desk) -> str:
-    return desk.say("### What shall we write?\nAnswers come from the model on the right, on this machine. A thumb or an edit teaches the next one.",
-                    "### 想写点什么？\n回答由右侧所选的模型在本机生成。点赞或修改会用于改进下一个模型。")
+    return desk.say("### What shall we write?\nAnswers come from the chosen model, on this machine. A thumb or an edit teaches the next one.",
+                    "### 想写点什么？\n回答由所选的模型在本机生成。点赞或修改会用于改进下一个模型。")
 
 
 class Chat:

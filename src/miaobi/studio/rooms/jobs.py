@@ -8,7 +8,7 @@ import gradio as gr
 
 from miaobi.studio.drawing import notice, table, text, when
 from miaobi.studio.room import QUIET, Desk
-from miaobi.studio.work import BATCHES, OVER, TUNING, messages, path_of, state
+from miaobi.studio.work import BATCHES, OVER, TUNING, messages, named, path_of, state
 
 TITLE = ("Jobs", "任务")
 ORDER = 60
@@ -27,9 +27,9 @@ def build(desk: Desk) -> None:
     async def show(job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
         jobs = sorted([*(await desk.call(visitor, "GET", TUNING))["data"], *(await desk.call(visitor, "GET", BATCHES))["data"]],
                       key=lambda item: -item["created_at"])
-        names = [item["id"] for item in jobs]
+        names = {item["id"]: named(item) for item in jobs}
         job = job if job in names else next(iter(names), None)
-        return _listing(desk, jobs), gr.Dropdown(names, value=job), await told(job, visitor)
+        return _listing(desk, jobs), gr.Dropdown([(name, id) for id, name in names.items()], value=job), await told(job, visitor)
 
     async def told(job: str | None, visitor: gr.Request) -> str:
         if not job:

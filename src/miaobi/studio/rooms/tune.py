@@ -9,7 +9,7 @@ import gradio as gr
 
 from miaobi.studio.drawing import notice, sign, table, text
 from miaobi.studio.room import QUIET, Desk
-from miaobi.studio.work import OVER, TUNING, curves, messages, path_of, state
+from miaobi.studio.work import OVER, TUNING, curves, messages, named, path_of, state
 
 TITLE = ("Tune", "调优")
 ORDER = 40
@@ -36,7 +36,7 @@ def build(desk: Desk) -> None:
                 epochs = gr.Textbox("", label=say("Epochs", "轮数"), placeholder="auto", max_lines=1)
                 seed = gr.Textbox("", label=say("Seed", "随机种子"), max_lines=1)
             with gr.Row():
-                estimate = gr.Button(say("What would it cost?", "先看成本"), elem_id="estimate")
+                estimate = gr.Button(say("Estimate", "估算成本"), elem_id="estimate")
                 start = gr.Button(say("Start", "开始"), variant="primary", elem_id="start")
             cost = gr.HTML(padding=False, elem_id="cost")
         with gr.Column(scale=2, min_width=320):
@@ -66,9 +66,9 @@ class Tune:
         return gr.Dropdown(names, value=base if base in names else next(iter(names), None)), *await self.runs(job, visitor)
 
     async def runs(self, job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
-        found = [item["id"] for item in (await self.desk.call(visitor, "GET", TUNING, params={"limit": 50}))["data"]]
+        found = {item["id"]: named(item) for item in (await self.desk.call(visitor, "GET", TUNING, params={"limit": 50}))["data"]}
         job = job if job in found else next(iter(found), None)
-        return gr.Dropdown(found, value=job), *await self.look(job, visitor)
+        return gr.Dropdown([(name, id) for id, name in found.items()], value=job), *await self.look(job, visitor)
 
     async def body(self, visitor: gr.Request, base: str | None, source: str, file: str | None, method: str, suffix: str, epochs: str, seed: str) -> dict[str, Any]:
         """The job to ask for; its examples are uploaded on the way."""
