@@ -111,6 +111,15 @@ def test_what_cannot_be_is_refused_by_name(app: FastAPI, more: dict[str, Any], n
     assert named in answer.json()["error"]["message"] and answer.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("content", ['"half \\ud800 a character"', '[{"type": "text", "text": "\\udc00"}]'])
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_half_a_character_is_refused(app: FastAPI, echo: Echo, content: str, stream: str) -> None:
+    body = f'{{"model": "echo", "stream": {stream}, "messages": [{{"role": "user", "content": {content}}}]}}'
+    with TestClient(app) as client:
+        answer = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and "half a character" in answer.json()["error"]["message"] and not echo.asked
+
+
 def test_what_the_model_does_not_offer_is_refused_by_the_clients_own_name(app: FastAPI, echo: Echo) -> None:
     echo.abilities = Abilities(echo.abilities.controls - {"min_new_tokens", "json_schema"})
     with TestClient(app) as client:

@@ -85,7 +85,7 @@ class Pool:
     async def _entered(self, name: str, weights: Weights) -> Held:
         """The model, open, with one user more. Where there is no room beside the version in use, that one answers on."""
         held = self._held.get(weights.label)
-        if held is None or held.weights != weights:
+        if held is None:
             held = self._hold(weights)
         held.users += 1
         held.replaced = False

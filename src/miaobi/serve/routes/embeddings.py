@@ -17,12 +17,12 @@ from miaobi.provenance.publish import NOTICE
 from miaobi.serve.admission import Caller, Place, caller_of
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services, services_of
-from miaobi.serve.text.asked import Closed, Name, within
+from miaobi.serve.text.asked import Asked, Name, within
 
 router = APIRouter(prefix="/v1/embeddings", tags=["text"])
 
 
-class Embed(Closed):
+class Embed(Asked):
     """Texts to make vectors of. `dimensions`: only for models whose vectors may be cut short; others take their own number."""
 
     model: Name

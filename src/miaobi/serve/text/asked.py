@@ -6,10 +6,11 @@ options or anything else that would change how a model is asked.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
@@ -27,12 +28,25 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class Asked(Closed):
+    """A whole request. JSON can spell half a character ("\\ud800"), which no model and no answer can hold."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_characters(cls, given: Any) -> Any:
+        try:
+            json.dumps(given, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(say(f"A text holds half a character: {error.object[error.start]!a}.", f"文本中含有不完整的字符：{error.object[error.start]!a}。")) from None
+        return given
+
+
 class StreamOptions(Closed):
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class Sampling(Closed):
+class Sampling(Asked):
     """How to draw, for chats and plain texts alike."""
 
     model: Name
