@@ -65,7 +65,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """In the application that answers batches, instead of models from the store."""
     engine = Counted()
 
-    def application(settings: Settings, models: set[str]) -> FastAPI:
+    def application(settings: Settings) -> FastAPI:
         own = replace(settings, workers=0, studio=False)
         return create_app(Services(own, toy_pool(own, echo=engine, grey=Grey()), Admission(own)))
 

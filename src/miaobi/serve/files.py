@@ -9,6 +9,7 @@ the record goes first. So whatever kills the server leaves at most bytes without
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import hashlib
@@ -33,6 +34,7 @@ log = logging.getLogger("miaobi.serve")
 ID = re.compile(r"file-[0-9a-f]{28}")
 PART = re.compile(r"\.(file-[0-9a-f]{28})\.part")
 PAGE = 10_000
+SWEEP_SECONDS = 600
 Check = Callable[[Path], None]
 """Raises ApiError for bytes that cannot be what they are said to be."""
 
@@ -106,6 +108,15 @@ class Files:
         for path in self.folder.iterdir():
             if PART.fullmatch(path.name) or (ID.fullmatch(path.name) and path.name not in known):
                 self._remove_if_nobodys(path)
+
+    async def keep_sweeping(self) -> None:
+        """For as long as the server runs."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await asyncio.to_thread(self.sweep)
+            except Exception:
+                log.exception("the files could not be swept")
 
     def _remove_if_nobodys(self, path: Path) -> None:
         try:

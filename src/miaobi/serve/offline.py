@@ -97,7 +97,7 @@ async def _answer(requests: list[Line], journal: Journal, streams: int) -> None:
     ids = [line.id for line in requests]
     if all(id in journal for id in ids):
         return
-    app = application(Settings(streams=streams, queue=streams), {str(line.body["model"]) for line in requests})
+    app = application(Settings(streams=streams, queue=streams))
     with bar() as shown:
         def look() -> bool:
             done, failed = journal.counts(ids)

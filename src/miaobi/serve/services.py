@@ -35,6 +35,7 @@ class Services:
     ready: bool = False
     """Everything that was to be opened at the start is."""
     _writing: asyncio.Task[None] = field(init=False)
+    _sweeping: asyncio.Task[None] = field(init=False)
     _warming: asyncio.Task[None] = field(init=False)
 
     @cached_property
@@ -55,6 +56,7 @@ class Services:
         self._writing = asyncio.create_task(self.admission.ledger.keep_writing())
         self.files = Files(self.records, self.settings.folder / "files", self.settings.limits.upload_bytes)
         await asyncio.to_thread(self.files.sweep)
+        self._sweeping = asyncio.create_task(self.files.keep_sweeping())
         self.jobs = Queue(self.records)
         self.supervisor = Supervisor(self.settings, self.jobs)
         await self.supervisor.start()
@@ -70,6 +72,7 @@ class Services:
     async def close(self) -> None:
         """After the last answer."""
         self._warming.cancel()
+        self._sweeping.cancel()
         await self.supervisor.stop()
         await self.pool.close()
         self._writing.cancel()

@@ -51,19 +51,17 @@ async def _answer(task: Task, requests: list[Line], journal: Journal) -> str:
 
     if look():
         return why
-    app = application(task.settings, {str(line.body["model"]) for line in requests})
-    async with client_of(app, _caller(task)) as client:
+    async with client_of(application(task.settings), _caller(task)) as client:
         await answer(client, requests, journal, task.settings.streams, look)
     look()
     return why if any(id not in journal for id in ids) else ""
 
 
-def application(settings: Settings, models: set[str]) -> FastAPI:
-    """A server's application without its jobs and rooms, for these models."""
+def application(settings: Settings) -> FastAPI:
+    """A server's application without its jobs and rooms; a model is opened when a request first asks for it."""
     from miaobi.serve.opening import build_pool
-    served = tuple(entry for entry in settings.models if entry.split("=")[0] in models) or settings.models
-    own = replace(settings, workers=0, studio=False, models=served)
-    return create_app(Services(own, build_pool(own), Admission(own)))
+    own = replace(settings, workers=0, studio=False)
+    return create_app(Services(replace(own, models=()), build_pool(own), Admission(own)))
 
 
 def _caller(task: Task) -> Caller:
