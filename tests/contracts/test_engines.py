@@ -102,6 +102,11 @@ def test_tokens_of_the_prompt_are_told_once(case: Case) -> None:
     assert long - short == 6 and several == long
 
 
+def test_an_empty_prompt_is_no_error(case: Case) -> None:
+    pieces, _ = asyncio.run(collect(case.engine, ask(prompt="", max_new_tokens=4)))
+    assert pieces[0][-1].finish in ("stop", "length")
+
+
 def test_seeds_reproduce(case: Case) -> None:
     first, again, other = (texts(case, seed=seed, n=2, temperature=2.0) for seed in (11, 11, 12))
     assert first == again

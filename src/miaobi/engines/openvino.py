@@ -186,7 +186,16 @@ class OpenVinoEngine:
         else:
             raise no_chat_error(self.name)
         # Without max_length the tokenizer cuts a long prompt at the context's end and says nothing.
-        return self._tokenizer.encode(text, add_special_tokens=request.messages is None, max_length=2**31 - 1).input_ids
+        ids = self._tokenizer.encode(text, add_special_tokens=request.messages is None, max_length=2**31 - 1).input_ids
+        return ids if ids.shape[1] else self._start
+
+    @cached_property
+    def _start(self) -> Any:
+        """What an empty prompt begins with, as the pipeline takes none that is empty: the token that begins a text, or ends one."""
+        import numpy
+        import openvino
+        begin = self._tokenizer.get_bos_token_id()
+        return openvino.Tensor(numpy.array([[begin if begin >= 0 else self._defaults.eos_token_id]], dtype=numpy.int64))
 
     def _config(self, request: TextRequest, room: int, index: int) -> Any:
         """For answer `index`, which draws from seed + index; for beam search, for all answers."""
