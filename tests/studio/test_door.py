@@ -6,7 +6,6 @@ import asyncio
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import pytest
@@ -96,16 +95,30 @@ def test_every_answer_lets_the_browser_fetch_from_here_only(site: Site) -> None:
 def test_open_pages_end_when_the_server_stops_and_the_last_answer_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "POLL", 0.01)
     admission = SimpleNamespace(draining=False, running={"echo": 1})
-    app: Any = SimpleNamespace(state=SimpleNamespace(services=SimpleNamespace(admission=admission)))
 
     async def scenario() -> None:
-        receive = door._Page(app, "en")._until_stopped(asyncio.Event().wait)  # type: ignore[arg-type]
-        waiting = asyncio.ensure_future(receive())
+        listening = door._Listening(asyncio.Event().wait, admission)  # type: ignore[arg-type]
+        waiting = asyncio.ensure_future(listening())
         for change in ({}, {"draining": True}):
             vars(admission).update(change)
             assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
         admission.running = {"echo": 0}
         assert (await asyncio.wait_for(waiting, 10))["type"] == "http.disconnect"
+        listening.close()
+    asyncio.run(scenario())
+
+
+def test_who_asks_without_waiting_hears_of_a_reader_who_left() -> None:
+    async def left() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def scenario() -> None:
+        listening = door._Listening(left, SimpleNamespace(draining=False, running={}))  # type: ignore[arg-type]
+        asked = asyncio.ensure_future(listening())
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.sleep(0.01)
+        assert (await listening())["type"] == "http.disconnect"
     asyncio.run(scenario())
 
 

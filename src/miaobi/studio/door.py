@@ -19,15 +19,15 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from miaobi.core.errors import MissingPart
 from miaobi.core.language import language, say
+from miaobi.serve.admission import Admission
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services
 from miaobi.serve.sessions import COOKIE, SECONDS
@@ -60,7 +60,7 @@ class Door:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._pages = {name: _Page(app, name) for name in LANGUAGES}
-        self._inner = Starlette(routes=[Route("/", self._choose), Route("/login", self._form), Route("/login", self._sign_in, methods=["POST"]),
+        self._inner = Router(routes=[Route("/", self._choose), Route("/login", self._form), Route("/login", self._sign_in, methods=["POST"]),
                                         *(Mount(f"/{name}", page) for name, page in self._pages.items())])
 
     @property
@@ -139,23 +139,11 @@ class _Page:
         elif path == "/":
             await self._front(scope, receive, send)
         else:
-            await self._shell({**scope, "root_path": ""}, self._until_stopped(receive), send)
-
-    def _until_stopped(self, receive: Receive) -> Receive:
-        """Pages keep event streams open for as long as they are looked at. When the server stops and the last answer is out, they end:
-        nobody waits for a window that somebody left open."""
-        admission = self._app.state.services.admission
-
-        async def receiving() -> Message:
-            waiting = asyncio.ensure_future(receive())
+            listening = _Listening(receive, self._app.state.services.admission)
             try:
-                while not (await asyncio.wait({waiting}, timeout=POLL))[0]:
-                    if admission.draining and not any(admission.running.values()):
-                        return {"type": "http.disconnect"}
-                return waiting.result()
+                await self._shell({**scope, "root_path": ""}, listening if scope["method"] == "GET" else receive, send)
             finally:
-                waiting.cancel()
-        return receiving
+                listening.close()
 
     async def _front(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Gradio's HTML in the page's language, with our icon, and without what it says about itself and other hosts."""
@@ -197,6 +185,30 @@ class _Page:
         if self._life is not None:
             self._shell, life, self._life = None, self._life, None
             await life.__aexit__(None, None, None)
+
+
+class _Listening:
+    """Pages keep event streams open for as long as they are looked at. When the server stops and the last answer is out, this tells
+    them that their reader has gone: nobody waits for a window that somebody left open. May be cancelled and asked again, also by
+    several at once (Starlette looks whether a client has left by asking without waiting)."""
+
+    def __init__(self, receive: Receive, admission: Admission) -> None:
+        self._receive, self._admission = receive, admission
+        self._next: asyncio.Future[Message] | None = None
+
+    async def __call__(self) -> Message:
+        waiting = self._next = self._next or asyncio.ensure_future(self._receive())
+        while not waiting.done():
+            if self._admission.draining and not any(self._admission.running.values()):
+                return {"type": "http.disconnect"}
+            await asyncio.wait({waiting}, timeout=POLL)
+        if self._next is waiting:
+            self._next = None
+        return waiting.result()
+
+    def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
 
 
 WORDS = {
