@@ -146,11 +146,11 @@ class Queue:
         return None
 
     def free_the_dead(self) -> None:
-        """Let go of what servers on this machine held that run no more."""
+        """Let go of what servers on this machine held that run no more. That they ended is not held against the jobs."""
         with self.records.session() as session:
             for job in session.scalars(select(Job).where(Job.status == "running").with_for_update(skip_locked=True)):
                 if job.holder and _server_is_gone(job.holder):
-                    job.held_until = 0
+                    job.held_until, job.attempts = 0, max(job.attempts - 1, 0)
 
     def renew(self, id: str, holder: str) -> None:
         """Raises Lost."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -31,11 +30,10 @@ log = logging.getLogger("miaobi.serve.work")
 
 NICE = 10
 """People who wait for an answer come before jobs."""
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    _die_with_the_server()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts a server in the background has it ignored
     server = FileIO(0)
     order = json.loads(server.readline())
     threading.Thread(target=_wait_for_the_end, args=(server,), daemon=True).start()
@@ -82,14 +80,9 @@ def _told(error: Exception) -> Mapping[str, Any]:
                                                      "其进程内部出错；详见服务器上的任务日志。"), "param": None}
 
 
-def _die_with_the_server() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts a server in the background has it ignored
-
-
 def _wait_for_the_end(server: FileIO) -> None:
-    """Whatever was started from here goes too: the process leads a group of its own."""
+    """However the server ended. Whatever was started from here goes too, which a signal from the system at a parent's death would not
+    bring about: the process leads a group of its own."""
     while server.read(1):
         pass
     os.killpg(0, signal.SIGKILL)
