@@ -23,6 +23,8 @@ const names = [];
 for await (const found of client.models.list()) names.push(found.id);
 held("models", names.includes(model));
 
+// A prompt that llama.cpp has in its cache is computed in other pieces, and may round to another greedy text: so it is there for both.
+await client.chat.completions.create({ model, messages, max_tokens: 1 });
 const answer = await client.chat.completions.create({ model, messages, max_tokens: 24, seed: 1, temperature: 0 });
 held("chat", answer.choices[0].message.content.length > 0 && answer.usage.prompt_tokens > 10);
 

@@ -64,6 +64,15 @@ def test_lines_of_a_stream(url: str) -> None:
     assert all(json.loads(line.removeprefix("data: "))["choices"] for line in lines[:-2])
 
 
+def test_characters_that_some_clients_take_for_line_ends(url: str) -> None:
+    """U+0085, U+2028 and U+2029 leave escaped, so that whoever reads an event as a line reads it whole."""
+    said = "a\x85b \u2028c \u2029d"
+    body = {"model": "echo", "messages": [{"role": "user", "content": said}], "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+        events = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in events) == said
+
+
 def test_asynchronous_clients(url: str) -> None:
     async def scenario() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:

@@ -86,7 +86,7 @@ class Events(Response):
                 parts.append(f"{self._before}{start}{chunk.index}{middle}{encode_basestring(chunk.text)}{end}{self._after}")
             else:
                 parts += [self._event(choice) for choice in self.shape.choices(chunk)]
-        return "".join(parts).encode("utf-8", "replace")
+        return unbroken("".join(parts)).encode("utf-8", "replace")
 
     def _last(self) -> bytes:
         done = b"data: [DONE]\n\n"
@@ -96,7 +96,12 @@ class Events(Response):
 
 
 def dumped(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return unbroken(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode("utf-8", "replace")
+
+
+def unbroken(text: str) -> str:
+    """The same JSON without the characters that some clients take for the end of a line, and so of an event."""
+    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 async def handfuls(work: Callable[[Callable[[Chunk], None]], Any]) -> AsyncGenerator[list[Chunk], None]:
