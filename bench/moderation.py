@@ -3,10 +3,10 @@
     miaobi finetune recipes/tune/text_safety.yaml
     python bench/moderation.py [--json figures.json]
 
-- thresholds: on the validation split, the probability that `--alarms` (1 %) of the texts without a category reach; what the constants in
-  engines/text_safety.py are set by.
+- thresholds: the probability that at most `--alarms` (1 %) of the texts without a category reach, on the validation split, on shop reviews
+  and on dialogues; a half at least. The constants in engines/text_safety.py are these.
 - test split: for each category, the share found of the texts that have it, and the share flagged of those that do not.
-- elsewhere, never taught: 200 wishes for harm (HarmBench), short dialogues and shop reviews that are taken to be harmless, and 62 Chinese
+- elsewhere, never taught: 200 wishes for harm (HarmBench), other dialogues and reviews, taken to be harmless, and 62 Chinese
   sentences written for this bench (moderation_zh.jsonl) by the author of the rules, before the classifier was trained.
 - pictures: ordinary ones only, since no labelled unsafe pictures can be had; so only false alarms can be measured.
 
@@ -66,15 +66,27 @@ def split(name: str) -> list[tuple[str, Sequence[str]]]:
 
 def shown(hits: int, count: int) -> str:
     value, low, high = share_interval(hits / count, count)
-    return f"{value:.3f} ({low:.3f}-{high:.3f}) of {count}"
+    return f"{value:.3f} ({max(low, 0.0):.3f}-{high:.3f}) of {count}"
 
 
-def thresholds(seen: Sequence[Seen], alarms: float) -> dict[str, float]:
-    found = {}
-    for name in LEARNT:
-        clean = sorted((item.scores[name] for item in seen if name not in item.labels), reverse=True)
-        found[name] = round(clean[int(alarms * len(clean))] + 0.005, 2)
+def thresholds(sources: Sequence[Sequence[Seen]], alarms: float) -> dict[str, float]:
+    found = dict.fromkeys(LEARNT, 0.5)
+    for seen in sources:
+        for name in LEARNT:
+            clean = sorted((item.scores[name] for item in seen if name not in item.labels), reverse=True)
+            found[name] = max(found[name], round(clean[int(alarms * len(clean))] + 0.005, 2))
     return found
+
+
+def ordinary(count: int) -> dict[str, tuple[list[tuple[str, Sequence[str]]], list[tuple[str, Sequence[str]]]]]:
+    """Texts that are taken to be harmless, twice `count` of each kind: to set the thresholds by, and to measure on."""
+    reviews = [item.text for item in packs.read("chinese-reviews")]
+    dialogues = [item.messages[-1].content for item in packs.read("chatterbot-corpus") if item.messages]
+    table = {}
+    for name, texts in (("Chinese shop reviews", reviews), ("dialogues, English and Chinese", dialogues)):
+        some: list[tuple[str, Sequence[str]]] = [(text, []) for text in random.Random(0).sample(texts, 2 * count)]
+        table[name] = (some[:count], some[count:])
+    return table
 
 
 def by_category(seen: Sequence[Seen], judge: str) -> dict[str, dict[str, str]]:
@@ -88,14 +100,12 @@ def by_category(seen: Sequence[Seen], judge: str) -> dict[str, dict[str, str]]:
 
 
 def elsewhere(model: Any, count: int) -> dict[str, dict[str, str]]:
-    draw = random.Random(0)
     zh = [json.loads(line) for line in (HERE / "moderation_zh.jsonl").read_text(encoding="utf-8").splitlines()]
     sets: dict[str, list[tuple[str, Sequence[str]]]] = {
         "wishes for harm, English": [(text, ["illicit"]) for text in wishes_for_harm(packs.path("text-safety"))],
         "Chinese, wrong": [(row["text"], row["label"]) for row in zh if row["label"]],
         "Chinese, harmless": [(row["text"], []) for row in zh if not row["label"]],
-        "Chinese shop reviews": [(item.text, []) for item in draw.sample(list(packs.read("chinese-reviews")), count)],
-        "dialogues, English and Chinese": [(item.messages[-1].content, []) for item in draw.sample([item for item in packs.read("chatterbot-corpus") if item.messages], count)]}
+        **{name: measured for name, (_, measured) in ordinary(count).items()}}
     table = {}
     for name, texts in sets.items():
         seen = look(model, texts)
@@ -122,7 +132,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with load(CLASSIFIER) as model:
-        figures: dict[str, Any] = {"model": model.weights.label, "thresholds": thresholds(look(model, split("validation")), asked.alarms), "in use": THRESHOLDS}
+        figures: dict[str, Any] = {"model": model.weights.label, "in use": THRESHOLDS}
+        figures["thresholds"] = thresholds([look(model, split("validation")), *(look(model, first) for first, _ in ordinary(asked.texts).values())], asked.alarms)
         seen = look(model, split("test"))
         figures |= {f"test split, {judge}": by_category(seen, judge) for judge in ("rules", "classifier", "both")}
         figures["elsewhere, flagged"] = elsewhere(model, asked.texts)
