@@ -15,7 +15,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import gradio as gr
@@ -48,6 +48,8 @@ class Desk:
     """"en" or "zh": the page's, which need not be the server's."""
     tab: gr.Tab
     page: gr.Blocks
+    streams: dict[str, set[httpx.Response]] = field(default_factory=dict)
+    """The answers that are being written now, by the page they are for."""
 
     def say(self, english: str, chinese: str) -> str:
         return chinese if self.language == "zh" else english
@@ -92,12 +94,25 @@ class Desk:
         async with self.client(visitor) as api, api.stream("POST", path, json={**body, "stream": True}) as answer:
             if answer.is_error:
                 raise self.refusal(await answer.aread())
-            async for line in answer.aiter_lines():
-                if line.startswith("data: ") and line != "data: [DONE]":
-                    event = json.loads(line[6:])
-                    if "error" in event:
-                        raise self.refusal(line[6:].encode())
-                    yield event
+            streams = self.streams.setdefault(str(visitor.session_hash), set())
+            streams.add(answer)
+            try:
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: ") and line != "data: [DONE]":
+                        event = json.loads(line[6:])
+                        if "error" in event:
+                            raise self.refusal(line[6:].encode())
+                        yield event
+            finally:
+                streams.discard(answer)
+                if not streams:
+                    self.streams.pop(str(visitor.session_hash), None)
+
+    async def stop(self, visitor: gr.Request) -> None:
+        """End the answers that are being written on this visitor's page, as far as they are. Gradio's own way to cancel an event misses
+        one whose number the browser has not heard of yet."""
+        for answer in list(self.streams.get(str(visitor.session_hash), ())):
+            await answer.aclose()
 
     async def models(self, visitor: gr.Request, modality: str) -> list[str]:
         """Names of the served models that make this."""

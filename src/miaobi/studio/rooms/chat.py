@@ -52,11 +52,12 @@ class Chat:
         added = gr.on([self.box.submit, self.send.click], self.add, [self.box, self.chat], [self.box, self.chat, *buttons], **QUIET)
         again = self.chat.retry(self.cut, [self.chat], [self.chat, *buttons], **QUIET)
         edited = self.chat.edit(self.edit, [self.chat, self.model], [self.chat, *buttons], **QUIET)
-        runs = [event.success(self.answer, given, [self.chat], **QUIET) for event in (added, again, edited)]
+        # "multiple": whoever stops an answer and asks at once again is not turned away because the first has not quite ended.
+        runs = [event.success(self.answer, given, [self.chat], trigger_mode="multiple", **QUIET) for event in (added, again, edited)]
         for run in runs:
             run.success(self.rest, None, buttons, **QUIET)
             run.failure(self.rest, None, buttons, **QUIET)
-        self.stop.click(self.rest, None, buttons, cancels=runs, **QUIET)
+        self.stop.click(self.halt, None, buttons, cancels=runs, **QUIET)
         self.chat.like(self.thumb, [self.chat, self.model], None, **QUIET)
         self.chat.undo(self.back, [self.chat], [self.chat, self.box], **QUIET)
         new.click(self.fresh, None, [self.chat, *buttons], cancels=runs, **QUIET)
@@ -119,6 +120,10 @@ class Chat:
 
     def rest(self) -> tuple[Any, Any]:
         return gr.Button(visible=True), gr.Button(visible=False)
+
+    async def halt(self, visitor: gr.Request) -> tuple[Any, Any]:
+        await self.desk.stop(visitor)
+        return self.rest()
 
     def fresh(self) -> tuple[Any, ...]:
         return [], *self.rest()

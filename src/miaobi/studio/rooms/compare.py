@@ -43,7 +43,7 @@ def build(desk: Desk) -> None:
     outputs = [*panes, *votes, verdict, match, ask, stop]
     run = gr.on([ask.click, box.submit], room.ask, [box, first, second, *values], outputs, **QUIET)
     run.failure(room.rest, None, [ask, stop], **QUIET)
-    stop.click(room.rest, None, [ask, stop], cancels=[run], **QUIET)
+    stop.click(room.halt, None, [ask, stop], cancels=[run], **QUIET)
     for side, button in zip(("left", "alike", "right"), votes, strict=True):
         button.click(room.voter(side), [match], [*votes, verdict], **QUIET)
 
@@ -109,6 +109,10 @@ class Compare:
 
     def rest(self) -> tuple[Any, Any]:
         return gr.Button(visible=True), gr.Button(visible=False)
+
+    async def halt(self, visitor: gr.Request) -> tuple[Any, Any]:
+        await self.desk.stop(visitor)
+        return self.rest()
 
     def voter(self, side: str) -> Any:
         async def vote(match: dict[str, Any] | None, visitor: gr.Request) -> tuple[Any, ...]:
