@@ -57,6 +57,8 @@ def build(app: ASGIApp, services: Services, language: str, path: str) -> tuple[F
                 with gr.Tab(room.TITLE[chinese], id=room.TITLE[0]) as tab:
                     desk = replace(desk, tab=tab) if desk else Desk(app, services.settings, services.sessions, language, tab, page)
                     room.build(desk)
+        if desk:  # a page that was closed before it listened for its answer is noticed by its heartbeat only
+            page.unload(desk.leave)
         gr.HTML(f'<p role="note">{LABEL[chinese]}<span>{_caution(chinese)}</span></p>', elem_id="label", padding=False)
     page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
     shell = FastAPI(openapi_url=None)

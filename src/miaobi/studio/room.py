@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -48,6 +49,8 @@ class Desk:
     """"en" or "zh": the page's, which need not be the server's."""
     tab: gr.Tab
     page: gr.Blocks
+    closed: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
+    """Pages that were closed lately: an answer that begins only now has no reader."""
     streams: dict[str, set[httpx.Response]] = field(default_factory=dict)
     """The answers that are being written now, by the page they are for."""
 
@@ -97,6 +100,8 @@ class Desk:
             streams = self.streams.setdefault(str(visitor.session_hash), set())
             streams.add(answer)
             try:
+                if str(visitor.session_hash) in self.closed:
+                    return
                 async for line in answer.aiter_lines():
                     if line.startswith("data: ") and line != "data: [DONE]":
                         event = json.loads(line[6:])
@@ -113,6 +118,11 @@ class Desk:
         one whose number the browser has not heard of yet."""
         for answer in list(self.streams.get(str(visitor.session_hash), ())):
             await answer.aclose()
+
+    async def leave(self, visitor: gr.Request) -> None:
+        """The visitor's page was closed."""
+        self.closed.append(str(visitor.session_hash))
+        await self.stop(visitor)
 
     async def models(self, visitor: gr.Request, modality: str) -> list[str]:
         """Names of the served models that make this."""
