@@ -4,7 +4,7 @@
     python bench/serve_http.py --servers miaobi llamacpp --at 8 --rounds 5
     python bench/serve_http.py --json figures.json
 
-Every server runs in its own process and all are up all the time; only one is asked at a time, and which one goes first changes with each
+"miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is set out of the box. Every server runs in its own process and all are up all the time; only one is asked at a time, and which one goes first changes with each
 round. tokens/s of output are of whole answers (not streamed: at hundreds of tokens a second the client's own work for each piece would be
 a part of the figure); time to the first token is of streamed ones. "direct" is our engine without a server, in a process of its own: what
 HTTP costs. llama.cpp and ours read the same file of 4-bit weights; transformers gets them as bfloat16 or float32 (--dtype), as it has no
@@ -36,6 +36,10 @@ PREFIX = ("You answer questions about the following rules of the house. " + " ".
     f"Rule {number}: guests of room {number} take breakfast at {7 + number % 4} and leave the key numbered {number * 7} at the desk." for number in range(1, 20)))
 """About 512 tokens that every request of the second workload begins with."""
 QUESTION = "Explain at length, with reasons, what a guest of room {0} has to do in the morning of day {0}."
+
+
+SETTLE = 15.0
+"""Seconds after the first requests that met: ours opens the engine for crowds beside them."""
 
 
 @dataclass
@@ -110,9 +114,8 @@ def llamacpp(model: str, streams: int) -> Server:
 
 def transformers(model: str, streams: int, dtype: str) -> Server:
     """`transformers serve` with continuous batching on the same weights, written out as floats."""
-    from miaobi.engines.weights import find
     from miaobi.tune.base import open_base
-    port, folder = free_port(), Path(open_base(find(model)).folder)
+    port, folder = free_port(), open_base(model).folder
     return start("transformers", [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--continuous-batching", "--port", str(port),
                                   "--dtype", dtype, "--device", "cpu", "--cb-num-blocks", str(64 * streams)], port, str(folder), "/health")
 
@@ -189,6 +192,9 @@ class Direct:
 
 def compare(ask_of: dict[str, Callable[[str, int, int, int], Figures]], workloads: list[str], counts: list[int], tokens: int, rounds: int) -> list[dict[str, Any]]:
     rows, number = [], 0
+    for ask_one in ask_of.values():
+        ask_one("short", 4, 8, 90_000)
+    time.sleep(SETTLE)
     for workload in workloads:
         for at in counts:
             found: dict[str, list[Figures]] = {name: [] for name in ask_of}

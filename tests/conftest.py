@@ -1,7 +1,8 @@
 """Every test has its own MIAOBI_HOME; fetched packs are kept between runs under ~/.cache/miaobi-tests."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def miaobi_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
         (home / name).symlink_to(SHARED / name)
     monkeypatch.setenv("MIAOBI_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def whole_numbers() -> Iterator[None]:
+    """Training sets the smallest numbers to zero in its whole process; the next test has them back."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

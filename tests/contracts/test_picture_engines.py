@@ -24,8 +24,8 @@ from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines.load import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-PAINTERS = [name for name in engines.names() if "max_new_tokens" not in engines.get(name).ABILITIES.controls and name != "tuned"]
-"""tuned answers in words what its task is asked: tests/engines/test_tuned.py."""
+PAINTERS = [name for name in engines.names() if "max_new_tokens" not in engines.get(name).ABILITIES.controls and name not in ("tuned", "embedding")]
+"""tuned answers in words what its task is asked, embedding in numbers: tests/engines/test_tuned.py, tests/serve/test_embeddings.py."""
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 
 

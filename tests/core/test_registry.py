@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from miaobi.core.registry import loaded
 
 
 @pytest.fixture
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EntryPoint:
-    """A module that is interrupted half-way through its import."""
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EntryPoint]:
+    """A module that is interrupted half-way through its import, in a process that heeds Ctrl-C (those of pytest-xdist do not)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     (tmp_path / "half_imported.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "half_imported", raising=False)
-    return EntryPoint("x", "half_imported:whole", "miaobi.test")
+    yield EntryPoint("x", "half_imported:whole", "miaobi.test")
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_waits_for_the_import(interrupted: EntryPoint) -> None:
