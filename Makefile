@@ -22,7 +22,7 @@ quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
 test: $(STAMP)   ## the tests (under 15 minutes on two cores)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0
 
 test-slow: $(STAMP) ## the slower checks
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout 1800

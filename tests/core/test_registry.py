@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import pytest
-
 from miaobi.core.registry import loaded
 
-
-@pytest.fixture
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EntryPoint]:
-    """A module that is interrupted half-way through its import, in a process that heeds Ctrl-C (those of pytest-xdist do not)."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    (tmp_path / "half_imported.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "half_imported", raising=False)
-    yield EntryPoint("x", "half_imported:whole", "miaobi.test")
-    signal.signal(signal.SIGINT, before)
+BEGIN = """
+import signal, sys
+from importlib.metadata import EntryPoint
+from miaobi.core.registry import loaded
+entry = EntryPoint("x", "half_imported:whole", "miaobi.test")
+"""
 
 
-def test_an_interrupt_waits_for_the_import(interrupted: EntryPoint) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        loaded(interrupted)
+def run(folder: Path, code: str) -> None:
+    """In a process of its own, since a signal is a whole process's; there, `entry` names a module that is interrupted half-way through its import."""
+    (folder / "half_imported.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{BEGIN}{code}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupt_waits_for_the_import(tmp_path: Path) -> None:
+    run(tmp_path, """
+signal.signal(signal.SIGINT, signal.default_int_handler)
+before = signal.getsignal(signal.SIGINT)
+try:
+    loaded(entry)
+except KeyboardInterrupt:
     assert sys.modules["half_imported"].whole
     assert signal.getsignal(signal.SIGINT) is before
+else:
+    raise SystemExit("the interrupt was lost")
+""")
 
 
-def test_it_goes_to_whoever_handles_interrupts(interrupted: EntryPoint) -> None:
-    met = list[int]()
-    before = signal.signal(signal.SIGINT, lambda number, frame: met.append(number))
-    try:
-        assert loaded(interrupted) is True
-        assert met == [signal.SIGINT]
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_it_goes_to_whoever_handles_interrupts(tmp_path: Path) -> None:
+    run(tmp_path, """
+met = []
+signal.signal(signal.SIGINT, lambda number, frame: met.append(number))
+assert loaded(entry) is True
+assert met == [signal.SIGINT]
+""")
 
 
 def test_other_threads_load_as_ever() -> None:
