@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Files that interrupt their own process, or count the last digits: not beside others. Those with a browser have a process of their own, too.
+ALONE := tests/tune/test_interruption.py tests/tune/test_merging.py
 
 .PHONY: help install quickstart test test-slow lint format docs bench lock clean
 help:            ## this list
@@ -22,7 +24,9 @@ quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
 test: $(STAMP)   ## the tests (under 15 minutes on two cores)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 $(addprefix --ignore=,$(ALONE) tests/studio)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(ALONE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" tests/studio
 
 test-slow: $(STAMP) ## the slower checks
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout 1800
