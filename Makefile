@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Files that interrupt their own process, or count the last digits: not beside others. Those with a browser have a process of their own, too.
-ALONE := tests/tune/test_interruption.py tests/tune/test_merging.py
+# The server's tests wait more than they compute, so two of their files run at a time; a browser's have a process of their own.
+SERVED := tests/clients tests/serve tests/surface
 
 .PHONY: help install quickstart test test-slow lint format docs bench lock clean
 help:            ## this list
@@ -24,8 +24,8 @@ quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
 test: $(STAMP)   ## the tests (under 15 minutes on two cores)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 $(addprefix --ignore=,$(ALONE) tests/studio)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(ALONE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(SERVED) tests/studio)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 $(SERVED)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" tests/studio
 
 test-slow: $(STAMP) ## the slower checks
