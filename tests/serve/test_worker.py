@@ -20,6 +20,7 @@ import psutil
 import pytest
 from tests.serve.databases import postgres
 
+from miaobi.serve import jobs
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.jobs import ENDED, Queue
 from miaobi.serve.records import Job, new_id
@@ -125,7 +126,7 @@ def test_what_fails_says_why_and_no_path(settings: Settings, queue: Queue, do: s
 
 
 def test_a_process_that_crashes_is_tried_again_and_fails_with_the_reason(settings: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miaobi.serve.jobs.ATTEMPTS", 2)
+    monkeypatch.setattr(jobs, "ATTEMPTS", 2)
     id = add(queue, do="die")
     job = during(settings, queue, lambda _: ended(queue, id))
     assert job.status == "failed" and "SIGABRT" in job.error["message"] and job.attempts == 2

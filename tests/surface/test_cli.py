@@ -53,6 +53,8 @@ def test_mistakes_are_explained(words: tuple[str, ...], hint: str, capsys: pytes
 
 
 def test_a_package_that_is_missing_is_named_with_its_remedy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import miaobi.serve
+    monkeypatch.setattr(miaobi, "serve", miaobi.serve)  # back to the whole one afterwards
     for name in [name for name in sys.modules if name.startswith("miaobi.serve")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
