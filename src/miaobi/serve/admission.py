@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
@@ -40,9 +41,13 @@ class Caller:
 
 
 async def caller_of(request: Request) -> Caller:
-    """For routes: `caller: Annotated[Caller, Depends(caller_of)]`. The guard found out."""
+    """Who asks; the guard found out."""
     found: Caller = getattr(request.state, "caller", Caller())
     return found
+
+
+Asking = Annotated[Caller, Depends(caller_of)]
+"""For routes: `caller: Asking`."""
 
 
 class Place:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from miaobi.serve.admission import Admission
 from miaobi.serve.database import Records, open_records
@@ -81,6 +82,10 @@ class Services:
 
 
 async def services_of(request: Request) -> Services:
-    """For routes: `services: Annotated[Services, Depends(services_of)]`. Asynchronous, or the framework would ask a thread each time."""
+    """Asynchronous, or the framework would ask a thread each time."""
     found: Services = request.app.state.services
     return found
+
+
+Serving = Annotated[Services, Depends(services_of)]
+"""For routes: `services: Serving`."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.admission import Asking
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pages import Metadata, page
 from miaobi.serve.records import Job, new_id, now
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Serving
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -20,9 +20,6 @@ KIND = "batch"
 WINDOW_SECONDS = 86_400
 OUTPUT_SECONDS = 30 * 86_400
 STATUS = {"queued": "validating", "running": "in_progress", "paused": "in_progress", "succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
-
-ServicesOf = Annotated[Services, Depends(services_of)]
-CallerOf = Annotated[Caller, Depends(caller_of)]
 
 
 class ExpiresAfter(BaseModel):
@@ -41,7 +38,7 @@ class Create(BaseModel):
 
 
 @router.post("")
-def create(asked: Create, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
     """Have the requests of an uploaded file answered."""
     file = services.files.find(asked.input_file_id, caller.key_id)
     if file.purpose != "batch":
@@ -54,19 +51,19 @@ def create(asked: Create, services: ServicesOf, caller: CallerOf) -> dict[str, A
 
 
 @router.get("")
-def list_batches(services: ServicesOf, caller: CallerOf, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> dict[str, Any]:
+def list_batches(services: Serving, caller: Asking, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> dict[str, Any]:
     """The caller's batches, newest first."""
     return page([shown(job) for job in services.jobs.listed(KIND, caller.key_id, after, limit)], limit)
 
 
 @router.get("/{batch_id}")
-def retrieve(batch_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def retrieve(batch_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """One batch."""
     return shown(services.jobs.find(batch_id, KIND, caller.key_id))
 
 
 @router.post("/{batch_id}/cancel")
-def cancel(batch_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def cancel(batch_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """Stop a batch; what was answered stays and can be read."""
     job = services.jobs.find(batch_id, KIND, caller.key_id)
     if job.status in ("succeeded", "failed"):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from miaobi.core.artifacts import TokenLogprob
@@ -18,9 +18,9 @@ from miaobi.core.engine import Chunk
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.admission import Asking
 from miaobi.serve.errors import ApiError
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Serving
 from miaobi.serve.settings import Limits
 from miaobi.serve.text.asked import Chat, within
 from miaobi.serve.text.conversation import asked_of
@@ -35,7 +35,7 @@ STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The answer, or 
 
 
 @router.post("/completions", response_model=None, responses=STREAM)
-async def create(asked: Chat, services: Annotated[Services, Depends(services_of)], caller: Annotated[Caller, Depends(caller_of)]) -> Response:
+async def create(asked: Chat, services: Serving, caller: Asking) -> Response:
     """Answer a conversation."""
     limits = services.settings.limits
     kit, controls = kit_of(asked, limits), controls_of(asked, limits)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
-from miaobi.serve.admission import Caller, caller_of
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.admission import Asking
+from miaobi.serve.services import Serving
 from miaobi.serve.text.asked import Completion, within
 from miaobi.serve.text.events import Events
 from miaobi.serve.text.exchange import Answer, Exchange, check_offered, whole
@@ -27,7 +27,7 @@ STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The texts, or t
 
 
 @router.post("", response_model=None, responses=STREAM)
-async def create(asked: Completion, services: Annotated[Services, Depends(services_of)], caller: Annotated[Caller, Depends(caller_of)]) -> Response:
+async def create(asked: Completion, services: Serving, caller: Asking) -> Response:
     """Go on with a text, or with several."""
     limits = services.settings.limits
     prompts, controls = asked.prompts(limits), asked.controls(limits)

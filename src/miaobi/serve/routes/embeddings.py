@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import Field
 
 from miaobi.core.artifacts import Embedding
@@ -14,9 +14,9 @@ from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.engines.load import Model
 from miaobi.provenance.publish import NOTICE
-from miaobi.serve.admission import Caller, Place, caller_of
+from miaobi.serve.admission import Asking, Place
 from miaobi.serve.errors import ApiError
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Serving
 from miaobi.serve.text.asked import Asked, Name, within
 
 router = APIRouter(prefix="/v1/embeddings", tags=["text"])
@@ -33,7 +33,7 @@ class Embed(Asked):
 
 
 @router.post("")
-async def create(asked: Embed, services: Annotated[Services, Depends(services_of)], caller: Annotated[Caller, Depends(caller_of)]) -> dict[str, Any]:
+async def create(asked: Embed, services: Serving, caller: Asking) -> dict[str, Any]:
     """The vectors of one text or of several, in their order."""
     texts = (asked.input,) if isinstance(asked.input, str) else tuple(asked.input)
     within("input", len(texts), services.settings.limits.texts)

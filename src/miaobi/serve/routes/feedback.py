@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from miaobi.core.language import say
 from miaobi.serve import feedback
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.admission import Asking
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pages import page
 from miaobi.serve.records import Feedback
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Serving
 
 router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
-Serving = Annotated[Services, Depends(services_of)]
-Asking = Annotated[Caller, Depends(caller_of)]
 
 
 class Message(BaseModel):

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
 from miaobi.serve import lines
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.admission import Asking
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import PAGE, shown
 from miaobi.serve.pages import page
 from miaobi.serve.records import now
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Serving
 from miaobi.serve.uploads import receive
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -32,12 +32,9 @@ FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"s
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": SECONDS[0], "maximum": SECONDS[1]}}}}}}}
 
-ServicesOf = Annotated[Services, Depends(services_of)]
-CallerOf = Annotated[Caller, Depends(caller_of)]
-
 
 @router.post("", openapi_extra=FORM)
-async def create(request: Request, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+async def create(request: Request, services: Serving, caller: Asking) -> dict[str, Any]:
     """Upload a file."""
     with await anyio.to_thread.run_sync(services.files.upload) as upload:
         arrived = await receive(request, upload, FIELDS)
@@ -65,20 +62,20 @@ def _expires(fields: dict[str, str], purpose: str) -> int | None:
 
 
 @router.get("")
-def list_files(services: ServicesOf, caller: CallerOf, purpose: str | None = None, after: str | None = None,
+def list_files(services: Serving, caller: Asking, purpose: str | None = None, after: str | None = None,
                limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE, order: Literal["asc", "desc"] = "desc") -> dict[str, Any]:
     """The caller's files, newest first."""
     return page([shown(file) for file in services.files.listed(caller.key_id, purpose, after, limit, order == "desc")], limit)
 
 
 @router.get("/{file_id}")
-def retrieve(file_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def retrieve(file_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """One file's record."""
     return shown(services.files.find(file_id, caller.key_id))
 
 
 @router.get("/{file_id}/content", response_class=FileResponse)
-def content(file_id: str, services: ServicesOf, caller: CallerOf) -> FileResponse:
+def content(file_id: str, services: Serving, caller: Asking) -> FileResponse:
     """A file's bytes."""
     file = services.files.find(file_id, caller.key_id)
     return FileResponse(services.files.path(file_id), media_type="application/octet-stream", filename=file.filename,
@@ -86,7 +83,7 @@ def content(file_id: str, services: ServicesOf, caller: CallerOf) -> FileRespons
 
 
 @router.delete("/{file_id}")
-def delete(file_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def delete(file_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """Remove a file."""
     services.files.delete(file_id, caller.key_id)
     return {"id": file_id, "object": "file", "deleted": True}

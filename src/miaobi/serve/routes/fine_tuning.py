@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.admission import Asking, Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs import ENDED
 from miaobi.serve.pages import page
 from miaobi.serve.records import Event, Job, new_id
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Services, Serving
 from miaobi.serve.tuning import Create, tuned_name
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
@@ -29,13 +29,11 @@ LOOK_SECONDS = 0.5
 ESTIMATE_SECONDS = 300.0
 """The longest that a caller is kept waiting for an estimate."""
 
-ServicesOf = Annotated[Services, Depends(services_of)]
-CallerOf = Annotated[Caller, Depends(caller_of)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("/jobs")
-def create(asked: Create, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
     """Tune a model on an uploaded file of examples."""
     id = new_id("ftjob")
     kept = _checked(asked, services, caller, id)
@@ -43,7 +41,7 @@ def create(asked: Create, services: ServicesOf, caller: CallerOf) -> dict[str, A
 
 
 @router.post("/estimates")
-async def estimate(asked: Create, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+async def estimate(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
     """What a job would cost here: time, memory and disk, measured on a few of its examples. Not in OpenAI's API."""
     if not services.settings.workers:
         raise ApiError(503, say("This server runs no jobs, so it cannot measure one.", "此服务器不运行任务，无法估算。"))
@@ -82,31 +80,31 @@ def _checked(asked: Create, services: Services, caller: Caller, id: str) -> dict
 
 
 @router.get("/jobs")
-def list_jobs(services: ServicesOf, caller: CallerOf, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+def list_jobs(services: Serving, caller: Asking, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
     """The caller's jobs, newest first."""
     return page([shown(job) for job in services.jobs.listed(KIND, caller.key_id, after, limit)], limit)
 
 
 @router.get("/jobs/{job_id}")
-def retrieve(job_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def retrieve(job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """One job."""
     return shown(services.jobs.find(job_id, KIND, caller.key_id))
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel(job_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def cancel(job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """End a job without a model."""
     return _moved(services, caller, job_id, "cancel", ("queued", "running", "paused", "cancelled"))
 
 
 @router.post("/jobs/{job_id}/pause")
-def pause(job_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def pause(job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """Stop a job at a checkpoint, to go on later."""
     return _moved(services, caller, job_id, "pause", ("queued", "running", "paused"))
 
 
 @router.post("/jobs/{job_id}/resume")
-def resume(job_id: str, services: ServicesOf, caller: CallerOf) -> dict[str, Any]:
+def resume(job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """Go on with a paused job."""
     return _moved(services, caller, job_id, "resume", ("paused", "queued", "running"))
 
@@ -120,7 +118,7 @@ def _moved(services: Services, caller: Caller, job_id: str, what: str, fitting: 
 
 
 @router.get("/jobs/{job_id}/events")
-async def events(job_id: str, services: ServicesOf, caller: CallerOf, after: str | None = None, limit: Limit = 20, stream: bool = False) -> Any:
+async def events(job_id: str, services: Serving, caller: Asking, after: str | None = None, limit: Limit = 20, stream: bool = False) -> Any:
     """What happened, newest first; with `stream`, everything from the beginning as it happens, until the job ends."""
     await anyio.to_thread.run_sync(services.jobs.find, job_id, KIND, caller.key_id)
     if stream:
@@ -147,7 +145,7 @@ async def _as_they_come(services: Services, job_id: str, caller: Caller) -> Asyn
 
 
 @router.get("/jobs/{job_id}/checkpoints")
-def checkpoints(job_id: str, services: ServicesOf, caller: CallerOf, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
+def checkpoints(job_id: str, services: Serving, caller: Asking, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
     """Where a job can go on from, newest first. They are not served: the model that the job ends with is."""
     job = services.jobs.find(job_id, KIND, caller.key_id)
     before = None if after is None else services.jobs.number_of(job_id, after) or 0

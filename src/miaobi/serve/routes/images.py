@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, UploadFile
+from fastapi import APIRouter, Form, Request, UploadFile
 from fastapi.responses import FileResponse
 
 from miaobi.core.artifacts import Image
@@ -22,17 +22,15 @@ from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest
 from miaobi.engines.load import Collected, Model
 from miaobi.provenance.publish import NOTICE, publish
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.admission import Asking, Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pictures.asked import Asked, Edit, Generation, Variation, house_request
 from miaobi.serve.pictures.incoming import Incoming, read
 from miaobi.serve.pictures.shelf import KINDS
 from miaobi.serve.records import now
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Services, Serving
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
-Serving = Annotated[Services, Depends(services_of)]
-Asking = Annotated[Caller, Depends(caller_of)]
 FORM = "multipart/form-data"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
@@ -20,11 +20,11 @@ from miaobi.engines.load import Model
 from miaobi.engines.nsfw import unsafe
 from miaobi.engines.safety import THRESHOLD
 from miaobi.engines.text_safety import CATEGORIES, CLASSIFIER, Verdict, moderate, scores_of
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.admission import Asking
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pictures.incoming import of_data_url, read
 from miaobi.serve.records import new_id
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Services, Serving
 
 router = APIRouter(prefix="/v1/moderations", tags=["moderations"])
 NAME = "miaobi-moderation"
@@ -56,7 +56,6 @@ class PicturePart(BaseModel):
 
 Part = Annotated[TextPart | PicturePart, Field(discriminator="type")]
 Words = Annotated[str, Field(max_length=LONGEST)]
-
 
 
 def _shape(given: Any) -> str | None:
@@ -95,7 +94,7 @@ class Judged:
 
 
 @router.post("")
-async def create(asked: Asked, services: Annotated[Services, Depends(services_of)], caller: Annotated[Caller, Depends(caller_of)]) -> dict[str, Any]:
+async def create(asked: Asked, services: Serving, caller: Asking) -> dict[str, Any]:
     """A result for each text; for parts (texts and pictures), one for all of them together."""
     if asked.model not in (None, *NAMES):
         raise NotFound(say(f"There is no moderation model named {str(asked.model)[:80]!r}.", f"没有名为 {str(asked.model)[:80]!r} 的审核模型。"),

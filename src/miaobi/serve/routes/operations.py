@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import func, select
 
 from miaobi.core.language import say
 from miaobi.serve import usage
-from miaobi.serve.admission import DRAINING, Caller, caller_of
+from miaobi.serve.admission import DRAINING, Asking
 from miaobi.serve.errors import ApiError
 from miaobi.serve.records import Job
-from miaobi.serve.services import Services, services_of
+from miaobi.serve.services import Services, Serving
 
 router = APIRouter(tags=["operations"])
 
@@ -26,7 +26,7 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/ready")
-async def ready(services: Annotated[Services, Depends(services_of)]) -> dict[str, str]:
+async def ready(services: Serving) -> dict[str, str]:
     """Send requests here now. 503 while models are opened, and from SIGTERM on."""
     if services.admission.draining:
         raise ApiError(503, say("This server is stopping.", "服务器正在停止。"), code="draining", retry_after=DRAINING)
@@ -36,7 +36,7 @@ async def ready(services: Annotated[Services, Depends(services_of)]) -> dict[str
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(services: Annotated[Services, Depends(services_of)]) -> Response:
+async def metrics(services: Serving) -> Response:
     """Everything counted here, in Prometheus' text format."""
     admission, names = services.admission, set(await asyncio.to_thread(services.pool.names))
     running: dict[str, float] = {}
@@ -57,7 +57,7 @@ def _jobs(services: Services) -> dict[str, float]:
 
 
 @router.get("/v1/usage")
-async def used(services: Annotated[Services, Depends(services_of)], caller: Annotated[Caller, Depends(caller_of)],
+async def used(services: Serving, caller: Asking,
                days: Annotated[int, Query(ge=1, le=366)] = 30) -> dict[str, Any]:
     """What the key that asks used, by day (UTC) and model, and its limits."""
     await services.admission.ledger.write()
