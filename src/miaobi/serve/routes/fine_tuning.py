@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from miaobi.serve.jobs import ENDED
 from miaobi.serve.pages import page
 from miaobi.serve.records import Event, Job, new_id
 from miaobi.serve.services import Services, Serving
+from miaobi.serve.text.events import dumped
 from miaobi.serve.tuning import Create, tuned_name
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
@@ -131,17 +131,17 @@ async def events(job_id: str, services: Serving, caller: Asking, after: str | No
     return page([event_shown(event) for event in await anyio.to_thread.run_sync(look)], limit)
 
 
-async def _as_they_come(services: Services, job_id: str, caller: Caller) -> AsyncIterator[str]:
+async def _as_they_come(services: Services, job_id: str, caller: Caller) -> AsyncIterator[bytes]:
     last = 0
     while True:
         job = await anyio.to_thread.run_sync(services.jobs.find, job_id, KIND, caller.key_id)
         for event in await anyio.to_thread.run_sync(services.jobs.events, job_id, ("message", "metrics"), last):
             last = event.number
-            yield f"data: {json.dumps(event_shown(event), ensure_ascii=False)}\n\n"
+            yield b"data: " + dumped(event_shown(event)) + b"\n\n"
         if job.status in ENDED:
             break
         await asyncio.sleep(LOOK_SECONDS)
-    yield "data: [DONE]\n\n"
+    yield b"data: [DONE]\n\n"
 
 
 @router.get("/jobs/{job_id}/checkpoints")

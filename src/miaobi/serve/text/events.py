@@ -67,23 +67,21 @@ class Events(Response):
         """The parts that all events of this answer share."""
         head = dumped({**self.exchange.head, "object": self.shape.object})[:-1].decode()
         self._before = f'data: {head},"choices":['
-        self._after = '],"usage":null}\n\n' if self.usage else "]}\n\n"
+        self._end = ',"usage":null}\n\n' if self.usage else "}\n\n"
 
-    def _event(self, choice: dict[str, Any], more: str = "") -> str:
-        return f"{self._before}{dumped(choice).decode()}{more}{self._after}"
+    def _event(self, choice: dict[str, Any], label: str = "") -> str:
+        return f"{self._before}{dumped(choice).decode()}]{label}{self._end}"
 
     def _first(self) -> bytes:
         """The first events carry the label."""
-        after, self._after = self._after, f'],"miaobi":{dumped(self.exchange.label).decode()}{self._after[1:-3]}}}\n\n'
-        text = "".join(self._event(choice) for choice in self.shape.begin())
-        self._after = after
-        return text.encode()
+        label = f',"miaobi":{dumped(self.exchange.label).decode()}'
+        return "".join(self._event(choice, label) for choice in self.shape.begin()).encode()
 
     def _body(self, chunks: list[Chunk]) -> bytes:
         parts, (start, middle, end) = list[str](), self.shape.plain
         for chunk in chunks:
             if self.shape.quick(chunk):
-                parts.append(f"{self._before}{start}{chunk.index}{middle}{encode_basestring(chunk.text)}{end}{self._after}")
+                parts.append(f"{self._before}{start}{chunk.index}{middle}{encode_basestring(chunk.text)}{end}]{self._end}")
             else:
                 parts += [self._event(choice) for choice in self.shape.choices(chunk)]
         return unbroken("".join(parts)).encode("utf-8", "replace")
