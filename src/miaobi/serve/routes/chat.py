@@ -45,8 +45,7 @@ async def create(asked: Chat, services: Serving, caller: Asking) -> Response:
     exchange = Exchange(services, caller, asked.model, ask, "chatcmpl")
     only_one = asked.parallel_tool_calls is False
     if asked.stream:
-        usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        return Events(exchange, ChatEvents(asked.answers, kit, only_one, asked.rivals is not None), usage)
+        return Events(exchange, ChatEvents(asked.answers, kit, only_one, asked.rivals is not None), asked.tells_usage)
     answers = await whole(exchange, asked.answers)
     choices = [choice(index, answer, kit, only_one, asked.rivals is not None) for index, answer in enumerate(answers)]
     return JSONResponse({**exchange.head, "object": "chat.completion", "choices": choices, "usage": exchange.usage, "miaobi": exchange.label})

@@ -44,8 +44,7 @@ async def create(asked: Completion, services: Serving, caller: Asking) -> Respon
     exchange = Exchange(services, caller, asked.model, ask, "cmpl")
     echoes = prompts if asked.echo else [""] * len(prompts)
     if asked.stream:
-        usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        return Events(exchange, TextEvents(asked.answers, echoes), usage)
+        return Events(exchange, TextEvents(asked.answers, echoes), asked.tells_usage)
     answers = await whole(exchange, asked.answers * len(prompts))
     choices = [choice(index, echoes[index // asked.answers], answer, asked.logprobs is not None) for index, answer in enumerate(answers)]
     return JSONResponse({**exchange.head, "object": "text_completion", "choices": choices, "usage": exchange.usage, "miaobi": exchange.label})

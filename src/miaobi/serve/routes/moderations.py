@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
@@ -25,6 +25,7 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.pictures.incoming import of_data_url, read
 from miaobi.serve.records import new_id
 from miaobi.serve.services import Services, Serving
+from miaobi.serve.text.asked import Closed
 
 router = APIRouter(prefix="/v1/moderations", tags=["moderations"])
 NAME = "miaobi-moderation"
@@ -37,19 +38,16 @@ SEEN = "sexual"
 """The one category of which pictures are judged."""
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class TextPart(Closed):
     type: Literal["text"]
     text: str = Field(max_length=LONGEST)
 
 
-class Url(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Url(Closed):
     url: str = Field(description="A data: URL of a PNG, JPEG or WebP picture; nothing is fetched.")
 
 
-class PicturePart(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class PicturePart(Closed):
     type: Literal["image_url"]
     image_url: Url
 
@@ -70,8 +68,7 @@ def _shape(given: Any) -> str | None:
 SHAPES = Discriminator(_shape, custom_error_type="input", custom_error_message="give a text, a list of texts, or a list of parts (text, image_url).")
 
 
-class Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Asked(Closed):
     input: Annotated[Annotated[Words, Tag("text")] | Annotated[list[Words], Field(min_length=1), Tag("texts")]
                      | Annotated[list[Part], Field(min_length=1), Tag("parts")], SHAPES]
     model: str | None = Field(None, max_length=255)

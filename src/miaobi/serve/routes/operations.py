@@ -7,14 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import func, select
 
 from miaobi.core.language import say
 from miaobi.serve import usage
 from miaobi.serve.admission import DRAINING, Asking
 from miaobi.serve.errors import ApiError
-from miaobi.serve.records import Job
-from miaobi.serve.services import Services, Serving
+from miaobi.serve.services import Serving
 
 router = APIRouter(tags=["operations"])
 
@@ -43,17 +41,12 @@ async def metrics(services: Serving) -> Response:
     for model, count in admission.running.items():  # names come from requests: those that lead nowhere are one
         known = model if model in names else "other"
         running[known] = running.get(known, 0) + count
-    jobs = await asyncio.to_thread(_jobs, services)
+    jobs = {status: float(count) for status, count in (await asyncio.to_thread(services.jobs.counts)).items()}
     gauges = {"queue_waiting": ("Requests that wait for a place.", "", {"": float(admission.waiting)}),
               "running": ("Answers being made.", "model", running),
               "model_bytes": ("Memory of the models that are open.", "model", {label: float(size) for label, size in services.pool.opened().items()}),
               "jobs": ("Jobs by status.", "status", jobs)}
     return Response(admission.meters.read(gauges), media_type=CONTENT_TYPE_LATEST)
-
-
-def _jobs(services: Services) -> dict[str, float]:
-    with services.records.reading() as session:
-        return {row[0]: float(row[1]) for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
 
 
 @router.get("/v1/usage")

@@ -73,6 +73,11 @@ class Sampling(Asked):
     def answers(self) -> int:
         return self.n or 1
 
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with what was used."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
     def controls(self, limits: Limits) -> dict[str, Any]:
         """The house's settings, those that were given. Raises ApiError or BadInput for what is beyond the limits."""
         given = {"min_new_tokens": self.min_tokens, "temperature": self.temperature, "top_k": self.top_k, "min_p": self.min_p,
