@@ -10,6 +10,7 @@ from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 
 if TYPE_CHECKING:
+    from miaobi.serve.names import Names
     from miaobi.serve.settings import Settings
 
 Number = TypeVar("Number", int, float)
@@ -46,10 +47,10 @@ def serve(*, model: tuple[str, ...] = (), host: str = "", port: int | None = Non
     demand_key(settings)
     names = Names(settings)
     names.fetch()
-    run(settings, names.names())
+    run(settings, names)
 
 
-def run(settings: Settings, names: list[str]) -> None:
+def run(settings: Settings, names: Names) -> None:
     """Listen until told to stop."""
     from miaobi.serve import listening, logs
     from miaobi.serve.admission import Admission
@@ -59,8 +60,8 @@ def run(settings: Settings, names: list[str]) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice about packages is none of the log's
     at = listening.bind(settings)
     logs.configure(settings.log_level)
-    print(greeting(settings, at.getsockname()[1], names), flush=True)
-    listening.listen(Services(settings, build_pool(settings), Admission(settings)), at)
+    print(greeting(settings, at.getsockname()[1], names.names()), flush=True)
+    listening.listen(Services(settings, build_pool(settings, names), Admission(settings)), at)
 
 
 def greeting(settings: Settings, port: int, names: list[str]) -> str:

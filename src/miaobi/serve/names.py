@@ -26,8 +26,9 @@ from miaobi.serve.settings import Settings
 class Names:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._found: dict[str, tuple[int, Weights]] = {}
-        """With the time of the folder in which versions and aliases come and go, by which one learns of a promotion."""
+        self._found: dict[str, tuple[int, Weights, bundle.Manifest | None]] = {}
+        """With the time of the folder in which versions and aliases come and go, by which one learns of a promotion; and the manifest of
+        a version, which never changes."""
 
     @cached_property
     def _given(self) -> Mapping[str, Weights | None]:
@@ -54,19 +55,19 @@ class Names:
                 changed = (store.root / reference).stat().st_mtime_ns
                 before = self._found.get(name)
                 if (before is None or before[0] != changed) and store.versions(reference):
-                    before = self._found[name] = (changed, self._of_store(store, name))
+                    before = self._found[name] = (changed, *self._of_store(store, name))
                 if before is not None and before[0] == changed:
                     return before[1]
             if not version and self._served(reference) and self._installed(reference):
                 return self._of_pack(reference)
         raise NotFound(say(f"There is no model named {name[:200]!r}.", f"没有名为 {name[:200]!r} 的模型。"), self._remedy(name))
 
-    def _of_store(self, store: Store, name: str) -> Weights:
+    def _of_store(self, store: Store, name: str) -> tuple[Weights, bundle.Manifest]:
         version = store.resolve(name)
         manifest = bundle.read(version.path)
         if not (self._served(version.name) or any(self._served(parent.partition("@")[0]) for parent in manifest.parents)):
             raise NotFound(say(f"This server does not serve {name!r}.", f"此服务器不提供 {name!r}。"), say(f"Start it with --model {version.name}.", f"请以 --model {version.name} 启动。"))
-        return Weights("bundle", str(version.path), version.name, str(version.number), manifest.family, manifest.modality)
+        return Weights("bundle", str(version.path), version.name, str(version.number), manifest.family, manifest.modality), manifest
 
     def _served(self, name: str) -> bool:
         """Whether it is among --model, or everything is served. What was tuned from a served model is served too."""
@@ -75,7 +76,7 @@ class Names:
     def _of_pack(self, name: str) -> Weights:
         if name not in self._found:
             pack = packs.get(name)
-            self._found[name] = (0, Weights("base", str(packs.path(name)), name, modality="embedding") if pack.format == "base" else files.find(name))
+            self._found[name] = (0, Weights("base", str(packs.path(name)), name, modality="embedding") if pack.format == "base" else files.find(name), None)
         return self._found[name][1]
 
     def _installed(self, name: str) -> bool:
@@ -100,7 +101,8 @@ class Names:
         weights = self.find(name)
         found: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "miaobi", "modality": weights.modality, "version": weights.label}
         if weights.format == "bundle":
-            manifest = bundle.read(weights.path)
+            known = self._found.get(name)
+            manifest = known[2] if known is not None and known[2] is not None else bundle.read(weights.path)
             found |= {"family": manifest.family, "parents": list(manifest.parents), "owned_by": "local",
                       "created": int(datetime.fromisoformat(manifest.created).timestamp()) if manifest.created else 0}
         elif weights.path.exists():

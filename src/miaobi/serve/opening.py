@@ -20,8 +20,9 @@ CRAMPED = 1
 """Streams of the engine that answers lone requests: a small cache, which it clears when it is opened."""
 
 
-def build_pool(settings: Settings) -> Pool:
-    names = Names(settings)
+def build_pool(settings: Settings, names: Names | None = None) -> Pool:
+    """`names`: where they were looked up already."""
+    names = names or Names(settings)
     return Pool(settings, names.find, names.names, lambda weights: open_model(weights, settings.streams), estimate, names.facts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,12 +57,19 @@ class Done:
 
 def list_models() -> Listing:
     """Every version of every model."""
+    return Listing(tuple(row for _, _, row in versions()))
+
+
+def versions() -> Iterator[tuple[Version, bundle.Manifest, dict[str, Any]]]:
+    """Every version of every model, its manifest, and its row in the list."""
     store = Store()
-    return Listing(tuple(_row(store, version) for name in store.names() for version in store.versions(name)))
+    for name in store.names():
+        for version in store.versions(name):
+            manifest = bundle.read(version.path)
+            yield version, manifest, _row(store, version, manifest)
 
 
-def _row(store: Store, version: Version) -> dict[str, Any]:
-    manifest = bundle.read(version.path)
+def _row(store: Store, version: Version, manifest: bundle.Manifest) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in version.path.rglob("*") if file.is_file())
     aliases = [alias for alias, number in (("production", store.production(version.name)[-1:]),
                                            ("latest", [store.versions(version.name)[-1].number])) if [version.number] == number]

@@ -5,25 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from miaobi.core import bundle
-from miaobi.core.store import NAME, Store
+from miaobi.core.store import NAME, Version
+from miaobi.serve.text.asked import Closed
 from miaobi.verbs import models
 
 router = APIRouter(prefix="/v1/store/models", tags=["store"])
 Name = Annotated[str, Path(pattern=f"^{NAME.pattern}$")]
 
 
-class Promotion(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Promotion(Closed):
     version: int = Field(ge=1, le=2**31 - 1)
 
 
-def _version(row: dict[str, Any]) -> dict[str, Any]:
+def _version(version: Version, manifest: bundle.Manifest, row: dict[str, Any]) -> dict[str, Any]:
     """One version as JSON. Never where it lies on this machine."""
-    version = Store().resolve(row["model"])
-    manifest = bundle.read(version.path)
     aliases = row["alias"].split()
     return {"object": "model.version", "id": row["model"], "name": version.name, "version": version.number, "family": manifest.family,
             "modality": manifest.modality, "created": manifest.created, "bytes": round(row["megabytes"] * 1e6), "parents": list(manifest.parents),
@@ -34,7 +32,7 @@ def _version(row: dict[str, Any]) -> dict[str, Any]:
 @router.get("")
 def list_versions() -> dict[str, Any]:
     """Every version of every model in the store, oldest first by name."""
-    return {"object": "list", "data": [_version(dict(row)) for row in models.list_models().models]}
+    return {"object": "list", "data": [_version(*found) for found in models.versions()]}
 
 
 @router.post("/{name}/promote")
