@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from miaobi.data import near_duplicates
-from miaobi.data.splitting import DROPPED, TEST, TRAIN, VALIDATION, assign_groups, joined
+from miaobi.data.splitting import DROPPED, TEST, TRAIN, VALIDATION, assign_groups, joined_groups
 
 
 @given(arrays.arrays(np.uint64, st.integers(2, 40), elements=st.integers(0, 2**64 - 1)), st.integers(0, 12), st.integers(0, 9))
@@ -99,4 +99,4 @@ def test_a_given_test_split_stays_and_its_copies_leave_the_training() -> None:
 
 def test_two_groupings_become_the_finest_that_parts_neither() -> None:
     first, second = np.array([0, 0, 1, 2, 3, 4]), np.array([9, 8, 8, 7, 6, 6])
-    assert joined(first, second).tolist() == [0, 0, 0, 3, 4, 4]
+    assert joined_groups(first, second).tolist() == [0, 0, 0, 3, 4, 4]

@@ -14,6 +14,9 @@ from pathlib import Path
 from miaobi.core.errors import BadInput, DoesNotFit
 from miaobi.core.language import say
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk, or of one's share of it."""
+
 
 def home() -> Path:
     """Where models, packs and prepared data live: $MIAOBI_HOME, or ~/.cache/miaobi."""
@@ -51,7 +54,7 @@ def explain_refusal(target: Path) -> Iterator[None]:
         raise BadInput(say(f"{target} cannot be written: {error.strerror}.", f"无法写入 {target}：{error.strerror}。"),
                        say("Choose a place you may write to.", "请选择有写入权限的位置。")) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         free = shutil.disk_usage(target.parent).free
         raise DoesNotFit(say(f"The disk is full: {target} could not be written ({free / 1e6:,.0f} MB free).",

@@ -97,7 +97,7 @@ def assign_groups(digests: np.ndarray, groups: np.ndarray, given: np.ndarray, va
     return splits
 
 
-def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def joined_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The finest grouping that parts no group of either: int64 [items], where each item's number is its group's lowest place."""
     numbers = np.arange(len(first))
     parts = [np.unique(groups, return_inverse=True)[1] for groups in (first, second)]

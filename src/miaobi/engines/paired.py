@@ -7,6 +7,7 @@ answered by the first, so it is the same from one time to the next.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,7 +60,6 @@ class Paired:
         if self._opening is None:
             self._opening = self._thread.submit(self._open_crowd)
         if not wanted <= self.solo.abilities.controls:
-            import asyncio
             return await asyncio.wrap_future(self._opening), None
         if not self._opening.done():
             return self.solo, None

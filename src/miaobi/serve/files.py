@@ -10,7 +10,6 @@ the record goes first. So whatever kills the server leaves at most bytes without
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import hashlib
 import logging
@@ -24,6 +23,7 @@ from typing import Any, Literal
 
 from sqlalchemy import delete, select
 
+from miaobi.core.files import FULL
 from miaobi.core.language import say
 from miaobi.serve.database import Records
 from miaobi.serve.errors import ApiError
@@ -220,7 +220,7 @@ def disk_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise ApiError(507, say("The server's disk is full; nothing of this file was kept. Delete files (DELETE /v1/files/ID) or tell the operator.",
                                 "服务器磁盘已满，此文件未保存。请删除旧文件（DELETE /v1/files/ID）或联系管理员。"), code="disk_full") from None

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from miaobi.core.registry import rooms
+from miaobi.provenance.publish import NOTICE
 from miaobi.serve.services import Services
 from miaobi.studio.keeping import folder_of
 
@@ -29,7 +30,7 @@ AT_ONCE = 64
 WAITING = 256
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "Source Han Sans SC", "sans-serif"]
 MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace"]
-LABEL = ("AI-generated / 由AI生成", "由AI生成 / AI-generated")
+LABEL = (NOTICE, "由AI生成 / AI-generated")
 
 
 def prepare(folder: Path) -> None:

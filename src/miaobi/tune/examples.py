@@ -31,8 +31,7 @@ from miaobi.data import near_duplicates, packs
 from miaobi.data.cache import alone, manifest
 from miaobi.data.progress import bar
 from miaobi.data.shapes import Unusable
-from miaobi.data.splitting import DROPPED, TEST, VALIDATION, assign_groups, check_shares
-from miaobi.data.splitting import joined as joined_groups
+from miaobi.data.splitting import DROPPED, TEST, VALIDATION, assign_groups, check_shares, joined_groups
 from miaobi.nn.objective import Batch
 from miaobi.tune.learner import Example, Features, Learner, Task
 

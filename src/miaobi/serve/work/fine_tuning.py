@@ -14,6 +14,7 @@ from miaobi.core import bundle, config
 from miaobi.core.language import say
 from miaobi.core.store import Store
 from miaobi.data.splitting import check_shares
+from miaobi.provenance.publish import NOTICE
 from miaobi.serve import lines
 from miaobi.serve.jobs import Lost
 from miaobi.serve.work.task import Outcome, Task
@@ -22,7 +23,6 @@ from miaobi.tune.defaults import whole_batch
 from miaobi.tune.opening import FAMILY
 from miaobi.verbs import finetune
 
-LABEL = "AI-generated / 由AI生成"
 LOOK_SECONDS = 1.0
 COLUMNS = ("step", "train_loss", "valid_loss", "learning_rate", "seen", "seconds")
 NAMES = {"loss": "train_loss", "validation": "valid_loss"}
@@ -191,7 +191,7 @@ class Follower:
             self.task.tell(say(f"Step {step}: {told}", f"第 {step} 步：{told}"), "metrics", {"step": step, "what": what, **figures})
         else:
             sample = "\n".join(f"{key}: {value}" for key, value in texts.items())[:2000]
-            self.task.tell(f"{LABEL}: {sample}", "message", {"step": step, "what": what})
+            self.task.tell(f"{NOTICE}: {sample}", "message", {"step": step, "what": what})
 
 
 def _conclude(task: Task, name: str) -> Outcome:
