@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import httpx
 import psutil
 import pytest
 from tests.serve.live import wait_until
+from tests.serve.packages import installed
 
 from miaobi.core import bundle
 from miaobi.core.files import home
@@ -35,12 +35,7 @@ SERVER = "import sys; from miaobi.serve.command import serve; serve(port=int(sys
 @pytest.fixture(autouse=True)
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine of another package, and a model for it in the store."""
-    package = tmp_path / "package"
-    (package / "toy-0.dist-info").mkdir(parents=True)
-    (package / "toy-0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0\n")
-    (package / "toy-0.dist-info" / "entry_points.txt").write_text("[miaobi.engines]\ntoy = toy_engine\n")
-    shutil.copy(Path(__file__).with_name("toy_engine.py"), package)
-    monkeypatch.setenv("PYTHONPATH", str(package))
+    installed(tmp_path / "package", "toy_engine", "miaobi.engines", "toy_engine", monkeypatch)
     bundle.write(tmp_path / "bundle", bundle.Manifest("toy", "text"), lambda draft: (draft / "config.json").write_text("{}"))
     Store().add(tmp_path / "bundle", "toy")
     measured = {"engine": "toy", "format": "bundle", "parameters": 1.0, "tokens_per_second": {"1": 1000.0}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.serve.databases import postgres
+from tests.serve.packages import installed
 
 from miaobi.serve import jobs
 from miaobi.serve.database import Records, open_records
@@ -35,12 +35,7 @@ DEADLINE = 60.0
 @pytest.fixture(autouse=True)
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another package on the path, with a kind of work of its own."""
-    package = tmp_path / "package"
-    (package / "toy-0.dist-info").mkdir(parents=True)
-    (package / "toy-0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0\n")
-    (package / "toy-0.dist-info" / "entry_points.txt").write_text("[miaobi.work]\ntoy = toy_work:run\n")
-    shutil.copy(Path(__file__).with_name("toy_work.py"), package)
-    monkeypatch.setenv("PYTHONPATH", str(package))
+    installed(tmp_path / "package", "toy_work", "miaobi.work", "toy_work:run", monkeypatch)
 
 
 @pytest.fixture
