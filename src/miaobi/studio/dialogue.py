@@ -28,6 +28,11 @@ def controls(desk: Desk) -> list[gr.components.Component]:
     ]
 
 
+def resting() -> tuple[Any, Any]:
+    """The buttons to send and to stop, while nothing is being written."""
+    return gr.Button(visible=True), gr.Button(visible=False)
+
+
 def asked(desk: Desk, model: str | None, history: Sequence[Message], values: Sequence[Any]) -> dict[str, Any]:
     """The body of /v1/chat/completions for this dialogue."""
     system, temperature, top_p, longest, seed = values

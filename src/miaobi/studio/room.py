@@ -15,7 +15,7 @@ from __future__ import annotations
 import html
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -138,6 +138,12 @@ class Desk:
         except (ValueError, KeyError, TypeError):
             message, code = content.decode("utf-8", "replace")[:500], None
         return Refusal(html.escape(message), self.say("That did not work", "未能完成"), code)
+
+
+def still_there(chosen: str | None, offered: Iterable[str]) -> str | None:
+    """What was chosen, where it is still offered; else the first."""
+    names = list(offered)
+    return chosen if chosen in names else next(iter(names), None)
 
 
 class Refusal(gr.Error):

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.dialogue import Message, asked, controls, plain, written
-from miaobi.studio.room import QUIET, Desk, Refusal
+from miaobi.studio.dialogue import Message, asked, controls, plain, resting, written
+from miaobi.studio.room import QUIET, Desk, Refusal, still_there
 
 TITLE = ("Chat", "对话")
 ORDER = 10
@@ -55,8 +55,8 @@ class Chat:
         # "multiple": whoever stops an answer and asks at once again is not turned away because the first has not quite ended.
         runs = [event.success(self.answer, given, [self.chat], trigger_mode="multiple", **QUIET) for event in (added, again, edited)]
         for run in runs:
-            run.success(self.rest, None, buttons, **QUIET)
-            run.failure(self.rest, None, buttons, **QUIET)
+            run.success(resting, None, buttons, **QUIET)
+            run.failure(resting, None, buttons, **QUIET)
         self.stop.click(self.halt, None, buttons, cancels=runs, **QUIET)
         self.chat.like(self.thumb, [self.chat, self.model], None, **QUIET)
         self.chat.undo(self.back, [self.chat], [self.chat, self.box], **QUIET)
@@ -64,7 +64,7 @@ class Chat:
 
     async def models(self, chosen: str | None, visitor: gr.Request) -> Any:
         names = await self.desk.models(visitor, "text")
-        return gr.Dropdown(names, value=chosen if chosen in names else next(iter(names), None))
+        return gr.Dropdown(names, value=still_there(chosen, names))
 
     def add(self, text: str, history: list[Message]) -> tuple[Any, ...]:
         if not text.strip():
@@ -118,15 +118,12 @@ class Chat:
     def busy(self) -> tuple[Any, Any]:
         return gr.Button(visible=False), gr.Button(visible=True)
 
-    def rest(self) -> tuple[Any, Any]:
-        return gr.Button(visible=True), gr.Button(visible=False)
-
     async def halt(self, visitor: gr.Request) -> tuple[Any, Any]:
         await self.desk.stop(visitor)
-        return self.rest()
+        return resting()
 
     def fresh(self) -> tuple[Any, ...]:
-        return [], *self.rest()
+        return [], *resting()
 
 
 def _messages(history: list[Message]) -> list[Message]:

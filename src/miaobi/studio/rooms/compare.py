@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.dialogue import asked, controls, written
-from miaobi.studio.room import QUIET, Desk, Refusal
+from miaobi.studio.dialogue import asked, controls, resting, written
+from miaobi.studio.room import QUIET, Desk, Refusal, still_there
 
 TITLE = ("Compare", "比较")
 ORDER = 20
@@ -42,7 +42,7 @@ def build(desk: Desk) -> None:
     desk.on_entry(room.models, [first, second], [first, second])
     outputs = [*panes, *votes, verdict, match, ask, stop]
     run = gr.on([ask.click, box.submit], room.ask, [box, first, second, *values], outputs, **QUIET)
-    run.failure(room.rest, None, [ask, stop], **QUIET)
+    run.failure(resting, None, [ask, stop], **QUIET)
     stop.click(room.halt, None, [ask, stop], cancels=[run], **QUIET)
     for side, button in zip(("left", "alike", "right"), votes, strict=True):
         button.click(room.voter(side), [match], [*votes, verdict], **QUIET)
@@ -54,7 +54,7 @@ class Compare:
 
     async def models(self, first: str | None, second: str | None, visitor: gr.Request) -> tuple[Any, Any]:
         names = await self.desk.models(visitor, "text")
-        one = first if first in names else next(iter(names), None)
+        one = still_there(first, names)
         other = second if second in names else next((name for name in names if name != one), one)
         return gr.Dropdown(names, value=one), gr.Dropdown(names, value=other)
 
@@ -75,9 +75,9 @@ class Compare:
                     yield *texts, *waiting
         except Refusal as refusal:
             refusal.tell()
-            yield *texts, *waiting[:5], *self.rest()
+            yield *texts, *waiting[:5], *resting()
             return
-        yield *texts, *(gr.Button(interactive=True),) * 3, "", {"names": names, "texts": texts, "messages": messages}, *self.rest()
+        yield *texts, *(gr.Button(interactive=True),) * 3, "", {"names": names, "texts": texts, "messages": messages}, *resting()
 
     async def both(self, visitor: gr.Request, bodies: list[dict[str, Any]]) -> AsyncGenerator[list[str]]:
         """The two answers so far. Leaving early stops both."""
@@ -107,12 +107,9 @@ class Compare:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def rest(self) -> tuple[Any, Any]:
-        return gr.Button(visible=True), gr.Button(visible=False)
-
     async def halt(self, visitor: gr.Request) -> tuple[Any, Any]:
         await self.desk.stop(visitor)
-        return self.rest()
+        return resting()
 
     def voter(self, side: str) -> Any:
         async def vote(match: dict[str, Any] | None, visitor: gr.Request) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from miaobi.studio.drawing import notice, table, text, when
-from miaobi.studio.room import QUIET, Desk
+from miaobi.studio.room import QUIET, Desk, still_there
 from miaobi.studio.work import BATCHES, OVER, TUNING, messages, named, path_of, state
 
 TITLE = ("Jobs", "任务")
@@ -28,7 +28,7 @@ def build(desk: Desk) -> None:
         jobs = sorted([*(await desk.call(visitor, "GET", TUNING))["data"], *(await desk.call(visitor, "GET", BATCHES))["data"]],
                       key=lambda item: -item["created_at"])
         names = {item["id"]: named(item) for item in jobs}
-        job = job if job in names else next(iter(names), None)
+        job = still_there(job, names)
         return _listing(desk, jobs), gr.Dropdown([(name, id) for id, name in names.items()], value=job), await told(job, visitor)
 
     async def told(job: str | None, visitor: gr.Request) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from miaobi.studio.drawing import table, text
 from miaobi.studio.keeping import folder_of, keep
-from miaobi.studio.room import QUIET, Desk
+from miaobi.studio.room import QUIET, Desk, still_there
 
 TITLE = ("Pictures", "图片")
 ORDER = 30
@@ -72,7 +72,7 @@ class Pictures:
 
     async def models(self, chosen: str | None, visitor: gr.Request) -> Any:
         found = await self.desk.models(visitor, "image")
-        return gr.Dropdown(found, value=chosen if chosen in found else next(iter(found), None))
+        return gr.Dropdown(found, value=still_there(chosen, found))
 
     async def paint(self, history: list[dict[str, Any]], source: dict[str, Any] | None, model: str | None, prompt: str | None, negative: str | None, size: str, n: int,
                     seed: str | None, steps: str | None, guidance: str | None, strength: float, visitor: gr.Request) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from miaobi.studio.drawing import notice, sign, table, text
-from miaobi.studio.room import QUIET, Desk
+from miaobi.studio.room import QUIET, Desk, still_there
 from miaobi.studio.work import OVER, TUNING, curves, messages, named, path_of, state
 
 TITLE = ("Tune", "调优")
@@ -63,11 +63,11 @@ class Tune:
 
     async def enter(self, base: str | None, job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
         names = await self.desk.models(visitor, "text")
-        return gr.Dropdown(names, value=base if base in names else next(iter(names), None)), *await self.runs(job, visitor)
+        return gr.Dropdown(names, value=still_there(base, names)), *await self.runs(job, visitor)
 
     async def runs(self, job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
         found = {item["id"]: named(item) for item in (await self.desk.call(visitor, "GET", TUNING, params={"limit": 50}))["data"]}
-        job = job if job in found else next(iter(found), None)
+        job = still_there(job, found)
         return gr.Dropdown([(name, id) for id, name in found.items()], value=job), *await self.look(job, visitor)
 
     async def body(self, visitor: gr.Request, base: str | None, source: str, file: str | None, method: str, suffix: str, epochs: str, seed: str) -> dict[str, Any]:
