@@ -32,6 +32,7 @@ def test_tensorboard_writes_what_tensorboard_reads(tmp_path: Path) -> None:
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = tmp_path / "poet-1"
@@ -40,6 +41,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board.figures(1, {"loss": 2.5})
     board.texts(1, {"sample": "春"})
     board.close()
+    wandb.teardown()  # its service writes the file after the run has ended: it is whole once the service is gone
     written, = run.glob("wandb/offline-run-*/*.wandb")
     assert b"max_steps" in written.read_bytes()
 
