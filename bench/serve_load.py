@@ -30,8 +30,9 @@ def serve(model: str, *words: str) -> Server:
 
 
 def memory(server: Server) -> float:
-    """Megabytes of the server's process, resident."""
-    return float(psutil.Process(server.process.pid).memory_info().rss) / 1e6
+    """Megabytes of the server and the processes it started, resident."""
+    process = psutil.Process(server.process.pid)
+    return float(sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])) / 1e6
 
 
 async def connection(server: Server, tokens: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -85,7 +85,8 @@ class Engine(Protocol):
     Leaving the iterator early (`aclose`, cancellation) stops the work and frees its place at once.
     A module registered as an engine offers `open_engine(weights, **options) -> Engine`, `FORMATS` (the formats it reads),
     `ABILITIES`, `installed() -> str | None` (None, or the command that installs what is missing) and
-    `reads(weights) -> bool` (whether these weights, of a format it reads, are among those it can run).
+    `reads(weights) -> bool` (whether these weights, of a format it reads, are among those it can run). An engine that computes in a
+    process of its own tells which as `process_id`.
     """
 
     modality: str

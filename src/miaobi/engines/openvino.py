@@ -1,20 +1,18 @@
 """OpenVINO GenAI's continuous batching on Intel-compatible CPUs: ahead of the others from a few streams on.
 
-One thread owns the pipeline and takes commands from a queue: a lock shared with the stepping thread delays a cancel
-by many tokens. It reads GGUF files (Llama and Qwen layouts) and OpenVINO folders; token ids come back and are turned into
-text here.
+The pipeline runs in a process of its own (openvino_process.py). It reads GGUF files (Llama and Qwen layouts) and OpenVINO folders; token
+ids come back and are turned into text here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from miaobi.core import gguf
@@ -25,6 +23,7 @@ from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines import chat, converted, grammar
 from miaobi.engines.cores import physical_cores
+from miaobi.engines.openvino_process import Job, PipelineProcess
 from miaobi.engines.streaming import (
     ByteDetokenizer,
     Detokenizer,
@@ -34,6 +33,8 @@ from miaobi.engines.streaming import (
     sentencepiece_table,
 )
 from miaobi.engines.weights import read_json
+
+log = logging.getLogger("miaobi.engines")
 
 FORMATS = ("openvino", "gguf", "bundle")
 ABILITIES = Abilities(frozenset({
@@ -68,160 +69,68 @@ def open_engine(weights: Weights, *, streams: int = 1, cache_gb: int = 1, thread
     return OpenVinoEngine(path, weights.name, max(streams, 256), cache_gb, threads or physical_cores())
 
 
-@dataclass(eq=False)
-class Job:
-    """One request on its way through the owner thread. `deliver` is called with outputs, an error, or None at the end."""
-
-    tokens: Any
-    config: Any
-    deliver: Callable[[Any], None]
-    loop: asyncio.AbstractEventLoop
-    handle: Any = None
-    cancelled: bool = False
-
-
-class Owner(threading.Thread):
-    """The only thread that touches the pipeline once it is open."""
-
-    def __init__(self, pipeline: Any, running: Any) -> None:
-        super().__init__(name="miaobi-openvino", daemon=True)
-        self._pipeline, self._running = pipeline, running
-        self._commands: SimpleQueue[Job | None] = SimpleQueue()
-        self._jobs: list[Job] = []
-        self._numbers = itertools.count(1)
-        self._open = True
-
-    def submit(self, job: Job | None) -> None:
-        """A new job, one that was cancelled meanwhile, or None to end."""
-        self._commands.put(job)
-
-    def run(self) -> None:
-        while self._open:
-            self._obey()
-            if self._jobs:
-                self._step()
-        for job in self._jobs:
-            job.handle.cancel()
-
-    def _obey(self) -> None:
-        while not self._commands.empty() or (self._open and not self._jobs):
-            job = self._commands.get()
-            if job is None:
-                self._open = False
-                return
-            if job.cancelled:
-                if job in self._jobs:
-                    job.handle.cancel()
-                    self._jobs.remove(job)
-                continue
-            try:
-                job.handle = self._pipeline.add_request(next(self._numbers), job.tokens, job.config)
-                self._jobs.append(job)
-            except Exception as error:
-                self._send([(job, error)])
-
-    def _step(self) -> None:
-        try:
-            self._pipeline.step()
-        except Exception as error:
-            self._send([(job, error) for job in self._jobs])
-            self._jobs.clear()
-            return
-        outbox: list[tuple[Job, Any]] = []
-        for job in list(self._jobs):
-            if job.handle.can_read():
-                outbox.append((job, [(output.generated_ids, output.generated_log_probs, output.finish_reason, output.score)
-                                     for output in job.handle.read().values()]))
-            elif job.handle.get_status() != self._running:
-                self._jobs.remove(job)
-                outbox.append((job, None))
-        self._send(outbox)
-
-    def _send(self, outbox: list[tuple[Job, Any]]) -> None:
-        """One wake-up of an event loop a step, however many answers run."""
-        for loop in {job.loop for job, _ in outbox}:
-            mine = [(job, item) for job, item in outbox if job.loop is loop]
-            loop.call_soon_threadsafe(_deliver, mine)
-
-
-def _deliver(outbox: list[tuple[Job, Any]]) -> None:
-    for job, item in outbox:
-        job.deliver(item)
-
-
 class OpenVinoEngine:
     modality = "text"
 
     def __init__(self, path: Path, name: str, streams: int, cache_gb: int, threads: int) -> None:
-        import openvino_genai
-
-        self._genai, self.name = openvino_genai, name
-        scheduler = openvino_genai.SchedulerConfig()
-        scheduler.enable_prefix_caching, scheduler.cache_size, scheduler.max_num_seqs = True, cache_gb, streams
-        try:
-            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(path), scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads})
-        except RuntimeError as error:
-            raise Unsupported(say(f"OpenVINO cannot load {path}: {_reason(error)}.", f"OpenVINO 无法加载 {path}：{_reason(error)}。"),
-                              say("Try another engine (--engine llamacpp).", "请换一个引擎（--engine llamacpp）。")) from None
-        self._tokenizer = self._pipeline.get_tokenizer()
+        self.name, self._path, self._threads = name, path, threads
+        self._scheduler = {"enable_prefix_caching": True, "cache_size": cache_gb, "max_num_seqs": streams}
         self._described = _describe(path)
         self.chat, self.context_length = self._described.chat, self._described.context_length
         self.chats, self.abilities = self.chat is not None, with_tools(ABILITIES, self.chat)
-        self._defaults = self._pipeline.get_config()
-        self._ends = {self._defaults.eos_token_id, *self._defaults.stop_token_ids, *self._described.ends}
+        self._opening = threading.Lock()
+        self._process = self._opened()
+        self._ends = {*self._process.ends, *self._described.ends}
 
-    @cached_property
-    def _owner(self) -> Owner:
-        owner = Owner(self._pipeline, self._genai.GenerationStatus.RUNNING)
-        owner.start()
-        return owner
+    def _opened(self) -> PipelineProcess:
+        try:
+            return PipelineProcess(self._path, self.context_length, self._scheduler, self._threads)
+        except RuntimeError as error:
+            raise Unsupported(say(f"OpenVINO cannot load {self._path}: {_reason(error)}.", f"OpenVINO 无法加载 {self._path}：{_reason(error)}。"),
+                              say("Try another engine (--engine llamacpp).", "请换一个引擎（--engine llamacpp）。")) from None
 
-    def _encode(self, request: TextRequest) -> Any:
-        """The request's prompt as a tensor [1, T] of token ids."""
+    def _reopened(self) -> PipelineProcess:
+        """The process, begun anew where it has died."""
+        with self._opening:
+            if self._process.ended:
+                log.error("the process that runs %s died; it is begun anew", self.name)
+                self._process.close()
+                self._process = self._opened()
+            return self._process
+
+    @property
+    def process_id(self) -> int:
+        return self._process.id
+
+    def _text(self, request: TextRequest) -> str:
         if request.messages is None:
-            text = request.prompt or ""
-        elif self.chat is not None:
-            text = self.chat.render(request.messages, tools=request.tools or None)
-        else:
+            return request.prompt or ""
+        if self.chat is None:
             raise no_chat_error(self.name)
-        # Without max_length the tokenizer cuts a long prompt at the context's end and says nothing.
-        ids = self._tokenizer.encode(text, add_special_tokens=request.messages is None, max_length=2**31 - 1).input_ids
-        return ids if ids.shape[1] else self._start
+        return self.chat.render(request.messages, tools=request.tools or None)
 
-    @cached_property
-    def _start(self) -> Any:
-        """What an empty prompt begins with, as the pipeline takes none that is empty: the token that begins a text, or ends one."""
-        import numpy
-        import openvino
-        begin = self._tokenizer.get_bos_token_id()
-        return openvino.Tensor(numpy.array([[begin if begin >= 0 else self._defaults.eos_token_id]], dtype=numpy.int64))
-
-    def _config(self, request: TextRequest, room: int, index: int) -> Any:
+    def _config(self, request: TextRequest, index: int) -> dict[str, Any]:
         """For answer `index`, which draws from seed + index; for beam search, for all answers."""
-        config = self._genai.GenerationConfig()
-        config.eos_token_id, config.stop_token_ids = self._defaults.eos_token_id, self._ends
-        config.max_new_tokens = min(request.max_new_tokens, room)
-        config.min_new_tokens = request.min_new_tokens
-        config.repetition_penalty = request.repetition_penalty
-        config.presence_penalty, config.frequency_penalty = request.presence_penalty, request.frequency_penalty
+        config: dict[str, Any] = {
+            "stop_token_ids": sorted(self._ends), "max_new_tokens": request.max_new_tokens, "min_new_tokens": request.min_new_tokens,
+            "repetition_penalty": request.repetition_penalty, "presence_penalty": request.presence_penalty,
+            "frequency_penalty": request.frequency_penalty}
         if request.stop:
             # The engine ends the answer; the text is cut here, so that no part of a stop string is ever shown.
-            config.stop_strings, config.include_stop_str_in_output = set(request.stop), True
+            config |= {"stop_strings": sorted(set(request.stop)), "include_stop_str_in_output": True}
         if request.num_beams > 1:
-            config.num_beams, config.num_return_sequences = request.num_beams, request.n
+            config |= {"num_beams": request.num_beams, "num_return_sequences": request.n}
             if request.no_repeat_ngram_size:
-                config.no_repeat_ngram_size = request.no_repeat_ngram_size
+                config["no_repeat_ngram_size"] = request.no_repeat_ngram_size
         elif not request.greedy:
-            config.do_sample, config.rng_seed = True, (request.seed or 0) + index
-            config.temperature, config.top_p = request.temperature, request.top_p
-            config.min_p = min(request.min_p, 1 - 1e-6)  # it refuses 1
+            config |= {"do_sample": True, "rng_seed": (request.seed or 0) + index, "temperature": request.temperature,
+                       "top_p": request.top_p, "min_p": min(request.min_p, 1 - 1e-6)}  # it refuses 1
             if request.top_k:
-                config.top_k = request.top_k
+                config["top_k"] = request.top_k
         if request.logprobs is not None:
-            config.logprobs = 1
+            config["logprobs"] = 1
         if request.json_schema is not None:
-            config.structured_output_config = self._genai.StructuredOutputConfig(grammar=grammar.of_schema(request.json_schema))
+            config["grammar"] = grammar.of_schema(request.json_schema)
         return config
 
     def _check(self, request: Request) -> TextRequest:
@@ -234,57 +143,49 @@ class OpenVinoEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         request = self._check(request)
-        tokens = self._encode(request)
-        length = tokens.shape[1]
-        room = self.context_length - length
-        if room < 1:
-            raise context_error(length, self.context_length)
-        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Any]]()
+        text, special = self._text(request), request.messages is None
+        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str, Any]]()
 
         def job_of(index: int) -> Job:
-            return Job(tokens, self._config(request, room, index), lambda item: inbox.put_nowait((index, item)), loop)
+            return Job(text, special, self._config(request, index), lambda event, value: inbox.put_nowait((index, event, value)), loop)
         jobs = [job_of(index) for index in range(request.n if request.num_beams == 1 else 1)]
-        reader = _Reader(request, self._described.detokenizer(self._tokenizer), self._ends, self._described.spell,
-                         self._genai.GenerationFinishReason)
+        reader = _Reader(request, self._described.detokenizer, self._ends, self._described.spell)
+        process = await asyncio.to_thread(self._reopened) if self._process.ended else self._process
         waiting = jobs[1:]
-        self._owner.submit(jobs[0])
+        process.add(jobs[0])
+        told = False
         try:
-            yield Chunk(prompt_tokens=length)
             while reader.left:
-                index, item = await inbox.get()
-                if isinstance(item, BaseException):
-                    raise item
+                index, event, value = await inbox.get()
+                if event == "prompt":
+                    if not told:
+                        told = True
+                        yield Chunk(prompt_tokens=value)
+                    continue
+                if event == "too long":
+                    raise context_error(value, self.context_length)
+                if event == "error":
+                    raise RuntimeError(value)
                 for job in waiting:  # once the first has taken the prompt in, the others find it in the prefix cache
-                    self._owner.submit(job)
+                    process.add(job)
                 waiting = []
-                for chunk in reader.rest(index) if item is None else reader.read(index, item):
+                for chunk in reader.rest(index) if event == "end" else reader.read(index, value):
                     yield chunk
                     if chunk.finish:
-                        self._end(jobs[index if len(jobs) > 1 else 0])
+                        process.cancel(jobs[index if len(jobs) > 1 else 0])
         finally:
             for job in jobs:
-                self._end(job)
-
-    def _end(self, job: Job) -> None:
-        """Free a job's place, if it still holds one."""
-        if not job.cancelled:
-            job.cancelled = True
-            self._owner.submit(job)
+                process.cancel(job)
 
     def close(self) -> None:
-        if "_owner" in self.__dict__:
-            self._owner.submit(None)
-            self._owner.join()
-            del self.__dict__["_owner"]._pipeline
-        del self._pipeline
+        self._process.close()
 
 
 class _Reader:
     """Turns the pipeline's outputs into chunks of answers 0 to n-1: one a job, or in beam search all from one job."""
 
-    def __init__(self, request: TextRequest, detokenizer: Callable[[], Detokenizer], ends: set[int],
-                 spell: Callable[[int], str], reasons: Any) -> None:
-        self._request, self._ends, self._spell, self._reasons = request, ends, spell, reasons
+    def __init__(self, request: TextRequest, detokenizer: Callable[[], Detokenizer], ends: set[int], spell: Callable[[int], str]) -> None:
+        self._request, self._ends, self._spell = request, ends, spell
         self._streams = [TextStream(detokenizer(), request.stop) for _ in range(request.n)]
         self._finished = [False] * request.n
 
@@ -298,7 +199,7 @@ class _Reader:
             return [self._chunk(at, *output[:3]) for at, output in enumerate(best)]
         return [] if self._finished[index] else [self._chunk(index, *output[:3]) for output in outputs]
 
-    def _chunk(self, index: int, tokens: list[int], log_probs: list[float], reason: Any) -> Chunk:
+    def _chunk(self, index: int, tokens: list[int], log_probs: list[float], reason: str) -> Chunk:
         stream, text, logprobs = self._streams[index], "", []
         for at, token in enumerate(tokens):
             if token in self._ends:
@@ -309,9 +210,9 @@ class _Reader:
             if stream.stopped:
                 break
         finish: Any = None
-        if stream.stopped or reason != self._reasons.NONE:
+        if stream.stopped or reason != "NONE":
             text += stream.finish()
-            finish = "length" if reason == self._reasons.LENGTH and not stream.stopped else "stop"
+            finish = "length" if reason == "LENGTH" and not stream.stopped else "stop"
             self._finished[index] = True
         return Chunk(index, text, tuple(logprobs), len(tokens), finish)
 
@@ -325,19 +226,23 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Described:
-    """What the files say of the model, which the pipeline does not tell."""
+    """What the files say of the model."""
 
+    path: Path
     chat: chat.ChatTemplate | None
     context_length: int
     table: list[bytes] | None
     ends: set[int] = field(default_factory=set)
 
-    def detokenizer(self, tokenizer: Any) -> Callable[[], Detokenizer]:
-        table = self.table
-        if table is not None:
-            return lambda: ByteDetokenizer(table)
-        anchor = tokenizer.encode("a", add_special_tokens=False).input_ids.data[0][-1].item()
-        return lambda: WindowDetokenizer(tokenizer.decode, anchor)
+    def detokenizer(self) -> Detokenizer:
+        return ByteDetokenizer(self.table) if self.table is not None else WindowDetokenizer(*self._decoder)
+
+    @cached_property
+    def _decoder(self) -> tuple[Callable[[list[int]], str], int]:
+        """For vocabularies without a table of bytes: OpenVINO's own decoder, and a token to stand before others."""
+        import openvino_genai
+        tokenizer = openvino_genai.Tokenizer(str(self.path))
+        return tokenizer.decode, tokenizer.encode("a", add_special_tokens=False).input_ids.data[0][-1].item()
 
     def spell(self, token: int) -> str:
         return self.table[token].decode("utf-8", errors="replace") if self.table else str(token)
@@ -346,13 +251,13 @@ class _Described:
 def _describe(path: Path) -> _Described:
     if path.suffix == ".gguf":
         header = gguf.read(path)
-        return _Described(chat.from_gguf(header.metadata), header.of_model("context_length") or 4096, table_of(header))
+        return _Described(path, chat.from_gguf(header.metadata), header.of_model("context_length") or 4096, table_of(header))
     config = read_json(path / "config.json")
     table = None
     if (path / "tokenizer.json").exists():
         from miaobi.engines.words import Words
         table = Words.from_file(path / "tokenizer.json").table
-    return _Described(chat.from_folder(path), config.get("max_position_embeddings", 4096), table)
+    return _Described(path, chat.from_folder(path), config.get("max_position_embeddings", 4096), table)
 
 
 def table_of(header: gguf.Header) -> list[bytes] | None:

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +135,7 @@ class Pool:
             raise
         if not others and all(other.opening.done() for other in self._held.values() if other is not held):
             # An engine that opens a part of itself later takes more than this, so an estimate is not thrown away whole.
-            held.bytes = max(resident() - before, held.bytes // 2)
+            held.bytes = max(resident(getattr(model.engine, "process_id", None)) - before, held.bytes // 2)
         for other in self._held.values():
             if other is not held and other.weights.name == held.weights.name:
                 other.replaced = True
@@ -174,10 +174,14 @@ class Pool:
             await self._close(held)
 
 
-def resident() -> int:
-    """Bytes of memory that this process holds."""
+def resident(engine_process: int | None = None) -> int:
+    """Bytes of memory that this process holds, and the one that an engine computes in."""
     import psutil
-    return int(psutil.Process().memory_info().rss)
+    held = int(psutil.Process().memory_info().rss)
+    if engine_process is not None:
+        with suppress(psutil.NoSuchProcess):
+            held += int(psutil.Process(engine_process).memory_info().rss)
+    return held
 
 
 def free() -> int:
