@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The server's tests wait more than they compute, so two of their files run at a time; a browser's have a process of their own.
-SERVED := tests/clients tests/serve tests/surface
+# Two files at a time, each on one core: what these tests compute is too small to be shared. A browser's have a process of their own.
+TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
 .PHONY: help install quickstart test test-slow lint format docs bench lock clean
 help:            ## this list
@@ -24,9 +24,8 @@ quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
 test: $(STAMP)   ## the tests (under 15 minutes on two cores)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(SERVED) tests/studio)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 $(SERVED)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" tests/studio
+	$(TESTS) -n 2 --dist loadfile --max-worker-restart 0 --ignore tests/studio
+	$(TESTS) tests/studio
 
 test-slow: $(STAMP) ## the slower checks
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout 1800
