@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
-from miaobi.core.config import build, flat, nested, options, plain, read_yaml, resolve, usage
+from miaobi.core.config import build, flat, named, nested, options, plain, read_yaml, resolve, usage
 from miaobi.core.errors import BadInput, NotFound
 
 
@@ -106,3 +108,46 @@ def test_words_that_python_keeps_to_itself() -> None:
     opts = options(add)
     assert [(option.key, option.help) for option in opts] == [("with", "What to add."), ("without", "What to leave out.")]
     assert build(add, resolve(opts, ["--with", "7"])) == {"with_": "7", "without": ""}
+
+
+@dataclass(frozen=True)
+class Share:
+    path: str = ""
+    """Where it lies."""
+    share: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True)
+class Mixture:
+    name: str = "x"
+    mix: dict[str, Share] = field(default_factory=dict)
+
+
+MIXTURE = options(Mixture, "data.")
+
+
+def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -> None:
+    tree = {"data": {"mix": {"poems": {"path": "p.jsonl", "share": "0.1"}, "通用": {}}}}
+    values = resolve(MIXTURE, ["--data.mix.poems.share", "0.5"], tree)
+    assert [option.key for option in named(MIXTURE, tree)] == ["data.name", *(f"data.mix.{name}.{key}" for name in ("poems", "通用") for key in ("path", "share"))]
+    assert build(Mixture, values, "data.") == {"name": "x", "mix": {"poems": Share("p.jsonl", 0.5), "通用": Share()}}
+    assert resolve(MIXTURE, [], nested(values)) == values
+    assert build(Mixture, resolve(MIXTURE), "data.") == {"name": "x", "mix": {}}
+    text = usage("do", "", MIXTURE)
+    assert re.search(r"--data\.mix\.NAME\.path  \(str.*\n +Where it lies\.\n", text)
+    assert "--data.mix.NAME.share  (float)" in text
+
+
+@pytest.mark.parametrize(("mix", "words", "what", "remedy"), [
+    ({"poems": {"shar": 1}}, [], "my.yaml: there is no setting 'data.mix.poems.shar'", "data.mix.poems.share"),
+    ({"poems": {"share": -1}}, [], "my.yaml: data.mix.poems.share is -1. Input should be greater than or equal to 0", "float"),
+    ({"poems": {"share": "much"}}, [], "data.mix.poems.share is 'much'", "float"),
+    ({"poems": {}}, ["--data.mix.poems.share", "-0.1"], "data.mix.poems.share is '-0.1'", "float"),
+    ({"poems": {}}, ["--data.mix.poem.share", "1"], "there is no setting 'data.mix.poem.share'", "data.mix.poems.share"),
+    ({}, ["--data.mix.poems.share", "1"], "there is no setting 'data.mix.poems.share'", "data.mix: {NAME: {...}} with path, share"),
+    ({"poems": "p.jsonl"}, [], "my.yaml: data.mix.poems is 'p.jsonl'", "with path, share"), ({"my poems": {}}, [], "data.mix.my poems is {}", "letters, digits and _"),
+    (["p.jsonl"], [], "my.yaml: data.mix is ['p.jsonl']", "with path, share"), (None, [], "data.mix is None", "with path, share")])
+def test_mistakes_inside_a_mapping_are_named(mix: Any, words: list[str], what: str, remedy: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(what)) as caught:
+        resolve(MIXTURE, words, {"data": {"mix": mix}}, "my.yaml")
+    assert remedy in caught.value.remedy

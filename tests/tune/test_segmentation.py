@@ -164,3 +164,11 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     (few / "classes.txt").write_text("ground\nblue\n")
     with pytest.raises(Unusable, match="2 classes"):
         examples_of(segmentation, masks, few, Config())
+
+
+def test_classes_that_have_other_numbers_elsewhere_are_not_mistaken_for_each_other() -> None:
+    from miaobi.tune.learner import Example
+    for classes, present, named in ((["ground", "red", "blue"], [0, 1], "'red', number 1"), (["ground", "blue", "red", "green"], [3], "'green', number 3")):
+        with pytest.raises(Unusable, match=f"class {named}, does not occur"):
+            segmentation.check(Example({"classes": classes, "present": present}, "a.png"), SPEC, Config())
+    segmentation.check(Example({"classes": ["ground", "blue"], "present": [0, 1]}, "a.png"), SPEC, Config())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.engines.small import small_bundle
 
 from miaobi import cli
@@ -141,6 +142,47 @@ def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(bas
     assert data["splits"] == {"train": 48, "validation": 9, "test": 9}
     assert report["1 base and data"]["again_from"] == "opinion@1"
     assert report["5 test"]["base"][0]["value"] > 0.5  # it began as what it was tuned from
+
+
+def test_other_sources_are_mixed_in_shown_and_reported(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "general.jsonl", range(50, 100))
+    tree = {"name": "mixed", "task": "text-classification", "base": str(base), "train": {"trackers": []},
+            "data": {"path": str(opinions), "mix": {"general": {"path": "general.jsonl", "share": 0.125}}}}
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(tree))
+    quick = [part for key, value in QUICK.items() if value != [] for part in (f"--{key}", str(value))]
+    assert cli.main(["finetune", "mixed.yaml", *quick, "--dry-run", "--data.mix.general.share", "0.5"]) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"data\.mix\.general: 24 of 4\d usable examples; left out: ", shown.err)
+    assert "share: 0.5" in shown.out
+    done = finetune(tree, settings=QUICK, quiet=True)
+    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
+    data = report["1 base and data"]["data"]
+    assert data["splits"] == {"train": 54, "validation": 6, "test": 6}
+    assert data["mix"]["general"]["added"] == 6
+    assert "Mixed in from general" in (done.run / "report.html").read_text(encoding="utf-8")
+    assert command("--resume", str(done.run)).step == done.step
+    new = written(tmp_path / "new.jsonl", range(200, 230))
+    further = again("mixed@1", words=["--data", str(new), "--train.max_steps", "2", "--data.mix.general.share", "0.25"], quiet=True)
+    assert isinstance(further, Tuned)
+    data = json.loads((further.run / "report.json").read_text(encoding="utf-8"))["1 base and data"]["data"]
+    assert (data["replayed"], data["mix"]["general"]["added"]) == (24, 6)
+    assert data["splits"]["train"] == 24 + 24 + 6
+
+
+def test_what_is_mixed_in_changes_neither_labels_nor_length_nor_what_is_held_out(base: Path, opinions: Path, tmp_path: Path) -> None:
+    from miaobi.verbs.tune_work import Work
+    long = written(tmp_path / "long.jsonl", range(500, 560))
+    long.write_text(long.read_text(encoding="utf-8").replace("海上明月生", "海上明月生" * 20), encoding="utf-8")
+    works = [Work.open(settle({"task": "text-classification", "base": str(base), "train": {"max_steps": 2, "batch_size": 8}, "data": {
+        "path": str(opinions), "mix": {"long": {"path": str(long), "share": share}}}}), None, 1.0, True) for share in (0.0, 1.0)]
+    assert works[0].lengths.max_length == works[1].lengths.max_length
+    assert works[1].lengths.cut > works[0].lengths.cut
+    assert works[0].spec == works[1].spec
+    for split in ("validation", "test"):
+        assert works[0].data.examples(split) == works[1].data.examples(split)
+    assert works[1].data.count("train") == 2 * works[0].data.count("train")
 
 
 def test_judged_beside_its_base_on_a_file_and_refused_on_its_own_training_rows(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,8 @@ def test_tuning_is_searched_by_a_figure_of_the_task_and_never_sees_the_test(opin
 
 
 def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) -> None:
-    from miaobi.tune.examples import fewer, prepare, read_split
+    from miaobi.tune.examples import prepare, read_split
+    from miaobi.tune.mixing import fewer
     from miaobi.verbs.tune_settings import settle
     settings = settle(opinions)
     whole = prepare(settings.data, settings.task, settings.head, False)
@@ -137,6 +138,47 @@ def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) 
         assert (part / f"{split}.jsonl").read_text(encoding="utf-8") == (whole / f"{split}.jsonl").read_text(encoding="utf-8")
     assert {item.place for item in read_split(part, "train", settings.task)} < {item.place for item in read_split(whole, "train", settings.task)}
     assert fewer(whole, settings.task, 20) == part
+
+
+@pytest.fixture
+def mixture(opinions: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The recipe for tuning with a further source; what holds in the one is turned round in the other."""
+    rows = [{"text": f"春江花月夜 {at}" if at % 2 else f"海上明月生 {at}", "label": "bad" if at % 2 else "good"} for at in range(1000, 1100)]
+    (tmp_path / "turned.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return {**opinions, "data": {**opinions["data"], "mix": {"turned": {"path": str(tmp_path / "turned.jsonl"), "share": 1.0}}}}
+
+
+def test_how_much_of_a_source_is_mixed_in_is_searched_and_the_same_examples_judge(mixture: dict[str, Any]) -> None:
+    space = {"data.mix.turned.share": [0.0, 0.25, 1.0, 3.0], "data.max_examples": [40, 80]}
+    done = search(mixture, metric="validation", space=space, trials=6, settings={"train.max_steps": 20}, quiet=True, prune=False)
+    assert done.failed == 0 and done.trials == 6
+    rows = report(done)["trials"]
+    assert rows[0]["settings"]["data.mix.turned.share"] == 1.0
+    read = [read_yaml(done.folder / row["run"] / "config.yaml") for row in rows]
+    assert [tree["data"]["mix"]["turned"]["share"] for tree in read] == [row["settings"]["data.mix.turned.share"] for row in rows]
+    told = {(row["settings"]["data.mix.turned.share"], row["settings"].get("data.max_examples")): row.get("mixed_in") for row in rows}
+    for (share, examples), said in told.items():
+        wanted = round(share * (32 if examples == 40 else 64))
+        assert said == (f"turned: {min(wanted, 100)} of 100 usable examples" + (f"; share 3 asks for {wanted}" if wanted > 100 else "") if share else None)
+    best = read_yaml(Path(str(done.best)))["data"]["mix"]["turned"]["share"]
+    assert best == done.settings["data.mix.turned.share"] < 1.0  # what teaches the opposite is found out
+    assert done.value is not None and done.value < rows[0]["value"]
+
+
+@pytest.mark.parametrize(("space", "words"), [
+    ({"data.mix.tuned.share": [0.1, 0.2]}, "data.mix.turned.share"), ({"data.mix.turned.share": {"low": -0.5, "high": 1}}, "data.mix.turned.share is -0.5"),
+    ({"data.mix.turned.share": [0.1, "much"]}, "data.mix.turned.share is 'much'"), ({"data.validation": [0.1, 0.2]}, "data.mix.*")])
+def test_a_mix_that_makes_no_sense_is_refused(mixture: dict[str, Any], space: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        search(mixture, space=space, trials=2, name="bad", settings={"train.max_steps": 2}, quiet=True)
+    assert words in f"{caught.value.problem} {caught.value.remedy}"
+    assert not Path("runs").exists()
+
+
+def test_a_source_that_only_a_later_trial_would_read_is_missed_at_once(mixture: dict[str, Any]) -> None:
+    mixture["data"]["mix"]["turned"] |= {"path": "gone.jsonl", "share": 0.0}
+    with pytest.raises(NotFound, match=re.escape("data.mix.turned.path is 'gone.jsonl'")):
+        search(mixture, space={"data.mix.turned.share": {"low": 0.0, "high": 1.0}}, trials=2, settings={"train.max_steps": 2}, quiet=True)
 
 
 def test_the_default_for_tuning_has_method_rank_dropout_decay_and_batch(opinions: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

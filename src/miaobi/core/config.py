@@ -2,7 +2,8 @@
 
 A command is a plain function. Its parameters before `*` are positional (a list takes all words that are left), those after are options; `with_` is --with, for words
 that Python keeps to itself. A dataclass spreads into dotted options (`--train.learning_rate`), or into plain ones when
-annotated `Annotated[Config, flat]`. Help comes from the docstrings. Conversion to types is pydantic's; the keys, their spelling and what is said about them are ours.
+annotated `Annotated[Config, flat]`; a field `mix: dict[str, Source]` spreads once for every name that the file gives (`--data.mix.poems.share`).
+Any other `Annotated` type keeps its limits, which pydantic checks. Help comes from the docstrings. Conversion to types is pydantic's; the keys, their spelling and what is said about them are ours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
@@ -46,6 +48,11 @@ class Option:
         """A list of numbers: `--weights 0.7 0.3` as well."""
         return self.repeated and get_args(_without_none(self.type))[0] in (int, float)
 
+    @property
+    def each(self) -> type | None:
+        """The dataclass that every name of a mapping stands for; None for all other settings."""
+        return _each(self.type)
+
     def convert(self, value: Any, origin: str = "") -> Any:
         """`value` (text from the command line, or what YAML made of it) as `self.type`. Raises BadInput."""
         from pydantic import TypeAdapter, ValidationError
@@ -74,8 +81,38 @@ def options(target: Callable[..., Any] | type, prefix: str = "") -> list[Option]
             continue  # a function to call back, for Python callers only
         else:
             positional = not is_dataclass(target) and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-            found.append(Option(prefix + name.rstrip("_"), plain, _default(target, parameter), texts.get(name, ""), positional))
+            found.append(Option(prefix + name.rstrip("_"), hint, _default(target, parameter), texts.get(name, ""), positional))
     return found
+
+
+def named(opts: Sequence[Option], settings: Mapping[str, Any], origin: str = "") -> list[Option]:
+    """The options with every mapping of dataclasses spread over the names that `settings`, read from the file `origin`, give to it. Raises BadInput."""
+    return [inner for option in opts for inner in
+            ([option] if option.each is None else [found for name in _names(option, settings, origin) for found in options(option.each, f"{option.key}.{name}.")])]
+
+
+def _names(option: Option, settings: Mapping[str, Any], origin: str) -> list[str]:
+    inside: Any = settings
+    for part in option.key.split("."):
+        inside = inside.get(part, {}) if isinstance(inside, Mapping) else {}
+    if not isinstance(inside, Mapping):
+        raise _misspelt(option, option.key, inside, origin)
+    for name, value in inside.items():
+        if not isinstance(value, Mapping) or not re.fullmatch(r"\w+", str(name)):
+            raise _misspelt(option, f"{option.key}.{name}", value, origin)
+    return [str(name) for name in inside]
+
+
+def _misspelt(option: Option, key: str, value: Any, origin: str) -> BadInput:
+    where = f"{origin}: " if origin else ""
+    return BadInput(say(f"{where}{key} is {value!r}.", f"{where}{key} 的值为 {value!r}。"), _spelling(option))
+
+
+def _spelling(option: Option) -> str:
+    assert option.each is not None
+    fields = ", ".join(inner.key for inner in options(option.each))
+    return say(f"Write into the recipe {option.key}: {{NAME: {{...}}}} with {fields}; a name has letters, digits and _.",
+               f"请在配方中写 {option.key}: {{名称: {{...}}}}，可用 {fields}；名称由字母、数字与 _ 组成。")
 
 
 def _default(target: Any, parameter: inspect.Parameter) -> Any:
@@ -94,7 +131,9 @@ def _texts(target: Any) -> dict[str, str]:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type inside `X | None`."""
+    """The type inside `X | None` or `Annotated[X, ...]`."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     if get_origin(hint) in (Union, types.UnionType):
         inner = [item for item in get_args(hint) if item is not type(None)]
         return inner[0] if len(inner) == 1 else hint
@@ -103,6 +142,11 @@ def _without_none(hint: Any) -> Any:
 
 def _accepts_text(hint: Any) -> bool:
     return _without_none(hint) in (str, Path, Any)
+
+
+def _each(hint: Any) -> type | None:
+    inner = get_args(hint)[1:] if get_origin(hint) is dict else ()
+    return inner[0] if inner and isinstance(inner[0], type) and is_dataclass(inner[0]) else None
 
 
 def describe(hint: Any) -> str:
@@ -201,13 +245,14 @@ def resolve(opts: Sequence[Option], argv: Sequence[str] = (), settings: Mapping[
 
     Raises BadInput for an unknown key (with the nearest right one), a value of the wrong type, a missing value.
     """
-    known = {option.key: option for option in opts}
-    values = {option.key: option.default for option in opts}
+    mappings = [option for option in opts if option.each is not None]
+    known = {option.key: option for option in named(opts, settings or {}, origin)}
+    values = {option.key: option.default for option in known.values()}
     for key, value in flatten(settings or {}, known):
-        values[key] = _known(key, known, origin).convert(value, origin)
+        values[key] = _known(key, known, origin, mappings).convert(value, origin)
     given = dict[str, Any]()
     for key, value in words(argv, known):
-        option = _known(key, known, "")
+        option = _known(key, known, "", mappings)
         as_list = option.repeated and not (isinstance(value, str) and value[:1] == "[")
         given[key] = [*given.get(key, []), value] if as_list else value
     values |= {key: known[key].convert(value) for key, value in given.items()}
@@ -218,10 +263,13 @@ def resolve(opts: Sequence[Option], argv: Sequence[str] = (), settings: Mapping[
     return values
 
 
-def _known(key: str, known: Mapping[str, Option], origin: str) -> Option:
+def _known(key: str, known: Mapping[str, Option], origin: str, mappings: Sequence[Option]) -> Option:
     if key not in known:
         where = f"{origin}: " if origin else ""
-        raise BadInput(say(f"{where}there is no setting {key!r}.", f"{where}没有名为 {key!r} 的设置。"), nearest(key, known))
+        near = next((option for option in mappings if f"{key}.".startswith(f"{option.key}.")), None)
+        inside = [name for name in known if near is not None and name.startswith(f"{near.key}.")]
+        remedy = _spelling(near) if near is not None and not inside else nearest(key, inside or known)
+        raise BadInput(say(f"{where}there is no setting {key!r}.", f"{where}没有名为 {key!r} 的设置。"), remedy)
     return known[key]
 
 
@@ -234,6 +282,10 @@ def build(target: Callable[..., Any] | type, values: Mapping[str, Any], prefix: 
         if is_dataclass(plain):
             spread = get_origin(hint) is Annotated and flat in get_args(hint)
             arguments[name] = plain(**build(plain, values, prefix if spread else f"{prefix}{name}."))  # type: ignore
+        elif (each := _each(plain)) is not None:
+            inside = f"{prefix}{name}."
+            names = dict.fromkeys(key.removeprefix(inside).partition(".")[0] for key in values if key.startswith(inside))
+            arguments[name] = {key: each(**build(each, values, f"{inside}{key}.")) for key in names}
         elif prefix + name.rstrip("_") in values:
             arguments[name] = values[prefix + name.rstrip("_")]
     return arguments
@@ -268,7 +320,7 @@ def usage(prog: str, description: str, opts: Sequence[Option]) -> str:
     places = [option for option in opts if option.positional]
     line = " ".join(f"{option.key.upper()}" if option.default is MISSING else f"[{option.key.upper()}]" for option in places)
     lines = [f"{prog} {line} [--{say('option value', '选项 值')} ...]".replace("  ", " "), "", description, ""]
-    for option in opts:
+    for option in [inner for item in opts for inner in ([item] if item.each is None else options(item.each, f"{item.key}.NAME."))]:
         name = option.key.upper() if option.positional else f"--{option.key.replace('_', '-')}"
         default = "" if option.default in (MISSING, None, (), [], {}, False) else f" = {option.default}"
         lines.append(f"  {name}  ({describe(option.type)}{default})")

@@ -16,12 +16,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
@@ -39,12 +40,26 @@ FORMAT = 3
 MANIFEST = "examples.json"
 SPLITS = ("train", "validation", "test")
 SHOWN = 10
-AFTERWARDS = {"path", "pack", "validation_path", "test_path", "max_length", "too_long"}
+AFTERWARDS = {"path", "pack", "validation_path", "test_path", "max_length", "too_long", "mix"}
 """Settings that do not change what is kept, or count by their content."""
 KEPT = 2 << 30
 """Bytes of encoded examples in memory; ten thousand pictures of 224 pixels. Those beyond are encoded anew in every epoch."""
 LONGEST = 512
 """Tokens that an example may have unless told otherwise; a CPU is slow beyond."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Further examples to train on, see tune/mixing.py."""
+
+    path: str = ""
+    """In a recipe, under a name of your own: a further file or folder of training examples, of any format that data.path may have."""
+    pack: str = ""
+    """A starter pack instead of a path."""
+    share: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Examples of it for each training example of data.path, as far as it has so many; 0 leaves it out."""
+    columns: dict[str, str] | None = None
+    """Your names for its columns, where they are others than data.columns."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,8 @@ class Config:
     """Go on although questions of test_path stand in the training data."""
     strict: bool = True
     """Stop at the first unusable record. Otherwise leave such records out, count and report them."""
+    mix: dict[str, Source] = field(default_factory=dict)
+    """Further sources of training examples by name; what is held out comes from data.path alone."""
 
 
 def prepare(config: Config, task: Task, head: Any, progress: bool = True, root: Path | None = None) -> Path:
@@ -155,27 +172,27 @@ def _spelled(columns: Mapping[str, Any]) -> str:
     return json.dumps(columns, ensure_ascii=False, sort_keys=True, default=str)
 
 
-def _placeless(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Pictures are told by their content, not by the file they lie in."""
-    return {key: value for key, value in columns.items() if key != "image"} if "digest" in columns else columns
+def content(columns: Mapping[str, Any]) -> str:
+    """Columns as text, by which they are told apart: pictures by what they show, not by the file they lie in."""
+    return _spelled({key: value for key, value in columns.items() if key != "image"} if "digest" in columns else columns)
 
 
 def asked(parts: Mapping[str, Any]) -> int:
     """Eight bytes that tell questions apart; letters' case and spaces do not, nor where a picture lies that has a digest."""
-    folded = " ".join(_spelled(_placeless(parts)).casefold().split())
+    folded = " ".join(content(parts).casefold().split())
     return int.from_bytes(hashlib.blake2b(folded.encode(), digest_size=8).digest(), "big")
 
 
 def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     """Deduplicate, split, write."""
     questions = np.array([asked(example.parts) for example in found.examples], dtype=np.uint64)
-    whole = [_spelled(_placeless(example.columns)) for example in found.examples]
+    whole = [content(example.columns) for example in found.examples]
     given = np.array(found.given)
     met, kept = set[tuple[int, str]](), np.zeros(len(whole), dtype=bool)
-    for place, spelled in enumerate(whole):
+    for place, said in enumerate(whole):
         split = found.given[place]
-        kept[place] = (split, spelled) not in met
-        met.add((split, spelled))
+        kept[place] = (split, said) not in met
+        met.add((split, said))
     asked_by = [(int(question), example.place) for question, example in zip(questions, found.examples)]
     leaks = repeated([pair for pair, split in zip(asked_by, given) if split != DROPPED], [pair for pair, split in zip(asked_by, given) if split == DROPPED])
     if leaks and not config.allow_leakage:
@@ -188,7 +205,7 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     together = getattr(task, "group", task.question)
     _, groups = np.unique(np.array([asked(together(found.examples[place].columns)) for place in chosen], dtype=np.uint64), return_inverse=True)
     if "digest" in found.examples[0].columns:
-        groups = joined_groups(groups, _alike([found.examples[place] for place in chosen]))
+        groups = joined_groups(groups, alike([found.examples[place] for place in chosen]))
     splits[chosen] = assign_groups(questions[chosen], groups, np.full(len(chosen), DROPPED), *shares)
     splits[kept & (given != DROPPED)] = given[kept & (given != DROPPED)]
     _, places = np.unique(questions[kept], return_inverse=True)
@@ -197,13 +214,13 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
         raise BadInput(say("Nothing is left to train on.", "没有留下训练样本。"), say("Give more examples, or smaller shares.", "请提供更多样本，或调小留出比例。"))
     facts = {"format": FORMAT, "task": task.NAME, "read": len(whole), "splits": counts, "duplicates": int((~kept).sum()),
              "contradictions": int(kept.sum() - len(np.unique(places))), "leaks": len(leaks),
-             "problems": {"count": found.problems, "first": found.first}, "config": asdict(config)}
+             "problems": {"count": found.problems, "first": found.first}, "config": asdict(replace(config, mix={}))}
     # Files are often sorted by label, and validation and tests may read only the first examples: those must be a fair sample.
     order = np.argsort(questions, kind="stable")
-    _write(folder, {split: [found.examples[place] for place in order[splits[order] == number]] for number, split in enumerate(SPLITS)}, facts)
+    write(folder, {split: [found.examples[place] for place in order[splits[order] == number]] for number, split in enumerate(SPLITS)}, facts)
 
 
-def _alike(examples: Sequence[Example]) -> np.ndarray:
+def alike(examples: Sequence[Example]) -> np.ndarray:
     """The number of each picture's group of near-duplicates, int64 [examples]."""
     from miaobi.data.picture_files import open_picture, quiet
     with quiet():
@@ -211,7 +228,8 @@ def _alike(examples: Sequence[Example]) -> np.ndarray:
     return near_duplicates.groups(np.array([[number] for number, _ in looks]), np.stack([thumb for _, thumb in looks])[:, None])
 
 
-def _write(folder: Path, splits: Mapping[str, Sequence[Example]], facts: Mapping[str, Any]) -> None:
+def write(folder: Path, splits: Mapping[str, Sequence[Example]], facts: Mapping[str, Any]) -> None:
+    """A prepared folder."""
     with write_beside(folder) as draft:
         draft.mkdir()
         for split, found in splits.items():
@@ -252,40 +270,6 @@ def read_split(folder: Path, split: str, task: Task) -> list[Example]:
     with (folder / f"{split}.jsonl").open(encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     return [Example(record["columns"], record["place"], task.question(record["columns"])) for record in records]
-
-
-def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
-    """New examples with old ones replayed: `replay` old training examples for each new one, and the held-out ones of both, so that
-    what was learned before is neither lost nor unmeasured. Raises NotFound when the old ones are no longer there."""
-    before = manifest(old, MANIFEST)
-    kept = {split: {asked(example.parts): example for example in read_split(new, split, task)} for split in SPLITS}
-    fresh = {question for found in kept.values() for question in found}
-    counts = {split: len(found) for split, found in kept.items()}
-    for split in SPLITS:
-        older = {question: example for example in read_split(old, split, task) if (question := asked(example.parts)) not in fresh}
-        room = round(counts["train"] * replay) if split == "train" else len(older)
-        kept[split] |= dict(sorted(older.items())[:room])
-    facts = {**manifest(new, MANIFEST), "replayed": len(kept["train"]) - counts["train"], "replayed_from": before["splits"],
-             "splits": {split: len(found) for split, found in kept.items()}}
-    name = hashlib.sha256(json.dumps([new.name, old.name, replay]).encode()).hexdigest()[:16]
-    with alone(new.parent, name) as folder:
-        if not folder.exists():
-            _write(folder, {split: list(found.values()) for split, found in kept.items()}, facts)
-    return folder
-
-
-def fewer(folder: Path, task: Task, count: int) -> Path:
-    """The same with fewer training examples, as if data.max_examples were `count`; the held-out ones stay as they are, so that models
-    tuned on different amounts can be compared."""
-    found = manifest(folder, MANIFEST)
-    room = round(count * found["splits"]["train"] / sum(found["splits"].values()))
-    name = hashlib.sha256(json.dumps([folder.name, room]).encode()).hexdigest()[:16]
-    with alone(folder.parent, name) as target:
-        if not target.exists():
-            kept = {split: read_split(folder, split, task) for split in SPLITS}
-            kept["train"] = sorted(kept["train"], key=lambda example: asked(example.parts))[:max(room, 1)]
-            _write(target, kept, {**found, "splits": {split: len(examples) for split, examples in kept.items()}})
-    return target
 
 
 @dataclass(frozen=True)
@@ -386,14 +370,15 @@ class Examples:
 
 
 def measure(folder: Path, task: Task, learner: Learner, config: Config, limit: int) -> Lengths:
-    """How long the training examples are, and what max_length follows from that. limit: what the base can hold, 0 for no end."""
-    examples = read_split(folder, "train", task)
-    lengths = np.array([learner.length(example.columns) for example in examples])
+    """How long the training examples are, and what max_length follows from that; what was mixed in, which stands last, has no say in it, so that
+    held-out examples are cut the same whatever the mix. limit: what the base can hold, 0 for no end."""
+    lengths = np.array([learner.length(example.columns) for example in read_split(folder, "train", task)])
+    own = lengths[:len(lengths) - sum(source["added"] for source in manifest(folder, MANIFEST).get("mix", {}).values())]
     room = limit or sys.maxsize
     if config.max_length > room:
         raise BadInput(say(f"data.max_length is {config.max_length}; the base holds {room} tokens.", f"data.max_length 为 {config.max_length}；基础模型最多容纳 {room} 个词元。"),
                        say(f"Give at most {room}.", f"请不要超过 {room}。"))
-    enough = -(-int(np.quantile(lengths, 0.99)) // 8) * 8
+    enough = -(-int(np.quantile(own, 0.99)) // 8) * 8
     longest = config.max_length or max(min(enough, LONGEST, room), 8)
     median, p95 = np.quantile(lengths, [0.5, 0.95])
     return Lengths(int(median), int(p95), int(lengths.max()), longest if lengths.any() else 0, int((lengths > longest).sum()))

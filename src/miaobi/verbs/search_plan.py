@@ -40,6 +40,7 @@ def plan(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, A
     direction = "maximize" if figure is not None and figure.better == "higher" else "minimize"
     fixed = {key: value for key, value in config.plain({**values_of, **opened.values}).items() if not isinstance(value, list | dict)}
     space = search_space.settled(_space(section, kind, known, fixed, frozenset(key for key, _ in config.flatten(tree, known)), metric), fixed)
+    _check_mixed(space, tree)
     trials = values["trials"] or TRIALS
     patience = values["patience"] or max(6, -(-trials // 2))
     steps = budget or (train.max_steps if values["minutes"] else max(round(train.max_steps * SHARE), 1))
@@ -47,6 +48,16 @@ def plan(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, A
     return Job(name, kind, config.plain(tree), metric, steps, train.batch_size * train.accumulation, train.accumulation, values["minutes"], whole,
                tuple(space), fixed, Rules(trials, direction, patience, values["prune"], values["search_seed"]),
                min(seconds, 60 * values["minutes"]) if values["minutes"] else seconds)
+
+
+def _check_mixed(space: Sequence[Dimension], tree: Mapping[str, Any]) -> None:
+    """Raise BadInput, NotFound now for a source of which only a later trial would read anything."""
+    names = {item.key.split(".")[2] for item in space if item.key.startswith("data.mix.")}
+    if names:
+        from miaobi.tune.mixing import check_source
+        from miaobi.verbs.tune_settings import settle
+        for name, source in settle(tree).data.mix.items():
+            check_source(name, source, needed=name in names)
 
 
 def settled(recipe: Mapping[str, Any], words: Sequence[str], origin: str) -> tuple[str, dict[str, Option], dict[str, Any], set[str]]:
@@ -60,7 +71,7 @@ def settled(recipe: Mapping[str, Any], words: Sequence[str], origin: str) -> tup
         return "train", known, config.resolve(list(known.values()), words, tree, origin), {key for key, _ in config.words(words, known)}
     from miaobi.verbs.tune_settings import options_of, settle, spelled_out
     settings = settle(recipe, words, origin)
-    known = {option.key: option for option in options_of(settings.task)}
+    known = {option.key: option for option in config.named(options_of(settings.task), recipe, origin)}
     return "finetune", known, dict(settings.values), {key for key, _ in config.words(spelled_out(words), known)}
 
 

@@ -112,7 +112,7 @@ def _table(job: Job, trials: list[FrozenTrial]) -> str:
     named = {TrialState.PRUNED: say("stopped early", "提前停止"), TrialState.FAIL: say("failed", "失败")}
     rows = [[trial.number, _value(trial) if trial.state == TrialState.COMPLETE else named[trial.state],
              "\n".join(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}" for key, value in trial.params.items()),
-             "\n".join(f"{key}: {trial.user_attrs[key]}" for key in ("steps", "seconds", "run", "error") if key in trial.user_attrs)] for trial in over]
+             "\n".join(f"{key}: {trial.user_attrs[key]}" for key in ("steps", "seconds", "mixed_in", "run", "error") if key in trial.user_attrs)] for trial in over]
     return table([say("Trial", "试验"), job.metric, say("Settings", "设置"), say("Run", "训练")], rows)
 
 

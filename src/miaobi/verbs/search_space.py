@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from miaobi.core import config
@@ -29,7 +30,7 @@ WHEN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 """Settings that mean something only beside others."""
 GIVEN = ("name", "task", "search", "train.max_steps", "train.max_minutes", "train.device", "train.trackers", "train.watch", "train.validate_every")
 """What belongs to the search itself, not to its space."""
-TRAINED_ON = {"train": ("data.augment",), "finetune": ("data.max_examples", "data.too_long", "data.max_length")}
+TRAINED_ON = {"train": ("data.augment",), "finetune": ("data.max_examples", "data.too_long", "data.max_length", "data.mix.*")}
 """Settings of data that leave what trials are compared on as it is."""
 LOSSES = ("beta", "likelihood", "free_bits", "commitment", "adversary", "adversary_begins", "gamma", "l1", "spread", "quantiser")
 """Settings of a model that are part of its loss: trials with different ones have losses that cannot be compared."""
@@ -91,7 +92,7 @@ def _comparable(key: str, kind: str, metric: str) -> None:
     if key in GIVEN or section in ("sample", "report"):
         raise BadInput(say(f"search: {key} is the search's own matter.", f"search：{key} 由搜索自身决定。"),
                        say("A trial's length is set with --minutes or --train.max_steps.", "单次试验的长度用 --minutes 或 --train.max_steps 指定。"))
-    if section == "data" and key not in TRAINED_ON[kind]:
+    if section == "data" and not any(fnmatchcase(key, pattern) for pattern in TRAINED_ON[kind]):
         raise BadInput(say(f"search: with another {key} the trials would be compared on different data.", f"search：改变 {key} 会使各次试验在不同数据上比较。"),
                        say(f"Of the data may vary: {', '.join(TRAINED_ON[kind])}.", f"数据方面可以变化的有：{'、'.join(TRAINED_ON[kind])}。"))
     if metric == "validation" and (section == "head" or (section == "model" and leaf in LOSSES)):

@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,8 @@ class Opened:
     """What the task is judged by; empty for training from scratch, where there is the validation loss."""
     judge: Callable[[int], Sequence[Any]]
     """The first so many validation examples judged (tune.learner.Judgement)."""
+    mixed_in: Mapping[str, str] = field(default_factory=dict)
+    """What came from each further source of training examples."""
 
 
 def open_trial(kind: str, recipe: Mapping[str, Any], steps: int | None, minutes: float | None, place: Path, examples: int | None = None) -> Opened:
@@ -126,7 +128,7 @@ def _trained(recipe: Mapping[str, Any], place: Path) -> Opened:
 
 def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Opened:
     from miaobi.evaluate import tuned
-    from miaobi.tune.examples import fewer
+    from miaobi.tune.mixing import fewer, told
     from miaobi.verbs.tune_settings import settle
     from miaobi.verbs.tune_work import Work
     settings = settle(recipe)
@@ -143,7 +145,7 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
         with loop.averaged(state):
             return tuned.judge(work.learner, tuned.first(data, "validation", count), work.settings.train.batch_size)
 
-    return Opened(state, data, dict(work.settings.values), estimate.estimate(state, data, place), work.learner.figures(), judge)
+    return Opened(state, data, dict(work.settings.values), estimate.estimate(state, data, place), work.learner.figures(), judge, told(data.spec))
 
 
 def _shortened(opened: Opened, minutes: float) -> None:
@@ -177,6 +179,7 @@ def carry_out(job: Job, trial: Trial, runs: Path) -> float:
         steps, minutes = config.read_yaml(place / "config.yaml")["train"]["max_steps"], None
     opened = open_trial(job.kind, job.recipe_with(chosen), steps, minutes, place, examples)
     state, figure = opened.state, figure_of(job.metric, opened.figures)
+    trial.facts |= {"mixed_in": "; ".join(f"{name}: {said}" for name, said in opened.mixed_in.items())} if opened.mixed_in else {}
     sign = -1 if job.rules.direction == "maximize" else 1
 
     def watch(state: Any) -> float:

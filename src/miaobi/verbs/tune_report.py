@@ -16,6 +16,7 @@ from miaobi.evaluate.compare import Difference, differences, scores, worst
 from miaobi.evaluate.page import Page, facts, loss_chart, marked, prose, steps, table
 from miaobi.evaluate.page import scores as scores_block
 from miaobi.evaluate.score import Score
+from miaobi.tune import mixing
 from miaobi.tune.examples import Example
 from miaobi.tune.learner import Figure, Judgement
 from miaobi.verbs.tune_work import Work
@@ -62,7 +63,7 @@ class Report:
                 for place in range(count)]
 
     def show_preview(self) -> None:
-        """The exact tokens of three examples, those that are learned in colour, and what was derived, on stderr."""
+        """The exact tokens of three examples, those that are learned in colour, what was mixed in and what was derived, on stderr."""
         from rich.console import Console
         from rich.text import Text
         console = Console(stderr=True, highlight=False)
@@ -75,6 +76,8 @@ class Report:
                 # Where there is no colour, what is learned stands between brackets.
                 shown.append(text if console.is_terminal or not learned else f"⟦{text}⟧", "bold green" if learned else "dim")
             console.print(shown, soft_wrap=True)
+        for name, said in mixing.told(self.work.data.spec).items():
+            console.print(f"data.mix.{name}: {said}", style="dim", soft_wrap=True)
         for item in self.work.reasons:
             console.print(f"train.{item.key} = {plain(item.value)}  ({item.reason})", style="dim", soft_wrap=True)
 
@@ -228,6 +231,8 @@ class Report:
                  say("Questions with several answers", "答案不一的提问"): data["contradictions"]}
         if data.get("replayed"):
             found[say("Replayed from before", "重放的旧样本")] = f"{data['replayed']:,}"
+        for name, said in mixing.told(data).items():
+            found[say(f"Mixed in from {name}", f"混入 {name}")] = said
         if lengths.longest:
             found[say("Tokens", "词元数")] = say(f"{lengths.median} in the middle, {lengths.p95} at 95 %, {lengths.longest} at most; {lengths.cut} longer than {lengths.max_length}",
                                               f"中位 {lengths.median}，95% 分位 {lengths.p95}，最长 {lengths.longest}；超过 {lengths.max_length} 的有 {lengths.cut} 条")

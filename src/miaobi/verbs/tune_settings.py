@@ -103,7 +103,7 @@ def settle(recipe: Mapping[str, Any], words: Sequence[str] = (), origin: str = "
     known = options_of(task)
     values = {**config.resolve(known, words, recipe, origin), "task": task.NAME}
     values["name"] = check_name(values["name"] or Path(origin or f"{_plain_name(values['base'])}-{task.NAME}").stem.replace("_", "-").lower())
-    by_key = {option.key: option for option in known}
+    by_key = {option.key: option for option in config.named(known, recipe, origin)}
     given = {key for key, _ in config.flatten(recipe, by_key)} | {key for key, _ in config.words(words, by_key)}
     made = {section: kind(**config.build(kind, values, f"{section}.")) for section, kind in
             (("data", examples.Config), ("head", task.Config), ("tune", TuneConfig), ("train", TrainConfig), ("report", ReportConfig))}

@@ -12,7 +12,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.store import Version
 from miaobi.data.shapes import Unusable
-from miaobi.tune import defaults, examples, methods
+from miaobi.tune import defaults, examples, methods, mixing
 from miaobi.tune.base import Base, open_base
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Examples, Lengths
@@ -38,12 +38,14 @@ class Work:
     def open(cls, settings: Settings, before: Version | None, replay: float, quiet: bool) -> Work:
         task = settings.task
         base = open_base(settings.base)
-        folder = examples.prepare(settings.data, task, settings.head, not quiet)
+        plain = examples.prepare(settings.data, task, settings.head, not quiet)
         old = bundle.read(before.path) if before else None
         if old is not None:
             _same_base(old, base, str(before))
-            folder = examples.joined(folder, Path(str(old.data["folder"])), task, replay)
-        spec = old.data["spec"] if old is not None else task.survey(examples.read_split(folder, "train", task), settings.head)
+            plain = mixing.joined(plain, Path(str(old.data["folder"])), task, replay)
+        # What head and lengths go by is the same whatever is mixed in, so that runs with different shares compare.
+        spec = old.data["spec"] if old is not None else task.survey(examples.read_split(plain, "train", task), settings.head)
+        folder = mixing.mixed(plain, settings.data, task, settings.head, spec, not quiet)
         left_out = _unseen(settings, spec, folder)
         learner = task.learner(base, spec, settings.head)
         lengths = examples.measure(folder, task, learner, settings.data, context_of(base))

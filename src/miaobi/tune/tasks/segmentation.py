@@ -85,9 +85,10 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
 
 def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
     for number in example.columns["present"]:
-        if number not in spec["seen"]:
-            raise Unusable(say(f"class {spec['labels'][number]!r} does not occur in the training data.", f"类别 {spec['labels'][number]!r} 未在训练数据中出现。"),
-                           nearest(spec["labels"][number], [spec["labels"][seen] for seen in spec["seen"]]))
+        name = example.columns["classes"][number]
+        if number not in spec["seen"] or name != spec["labels"][number]:
+            raise Unusable(say(f"class {name!r}, number {number}, does not occur in the training data.", f"类别 {name!r}（编号 {number}）未在训练数据中出现。"),
+                           nearest(name, [spec["labels"][seen] for seen in spec["seen"]]))
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Segmenter:
