@@ -12,7 +12,7 @@ import pytest
 from miaobi.core.engine import Abilities, Chunk, accepted
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines.paired import Paired
+from miaobi.engines.paired import GRACE_SECONDS, Paired
 
 
 class Says:
@@ -91,6 +91,17 @@ def test_requests_that_meet_go_to_the_second_once_it_is_open_and_nobody_waits_fo
     asyncio.run(scenario())
 
 
+def test_the_first_of_many_goes_with_them() -> None:
+    async def scenario() -> None:
+        crowd = Says("crowd")
+        both, *_ = pair(crowd)
+        await asyncio.gather(said(both), said(both))
+        await until(lambda: both._opening is not None and both._opening.done())
+        assert await asyncio.gather(*(said(both) for _ in range(3))) == ["crowd"] * 3
+        both.close()
+    asyncio.run(scenario())
+
+
 def test_what_only_one_offers_goes_to_that_one() -> None:
     async def scenario() -> None:
         both, solo, _, _ = pair(Says("crowd", "min_new_tokens"), "typical_p")
@@ -98,7 +109,7 @@ def test_what_only_one_offers_goes_to_that_one() -> None:
         assert await said(both, min_new_tokens=2) == "crowd"
         solo.gate.clear()
         held = asyncio.create_task(said(both))
-        await asyncio.sleep(0)
+        await asyncio.sleep(2 * GRACE_SECONDS)
         other = asyncio.create_task(said(both, typical_p=0.5))
         await asyncio.sleep(0.05)
         solo.gate.set()

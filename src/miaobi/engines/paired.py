@@ -20,6 +20,9 @@ from miaobi.core.requests import Request
 
 log = logging.getLogger("miaobi.engines")
 
+GRACE_SECONDS = 0.005
+"""How long a lone request waits for company: were the first of many to begin by itself, the two engines would share the cores until it ends."""
+
 
 class Paired:
     modality = "text"
@@ -54,9 +57,12 @@ class Paired:
     async def _choose(self, request: Request) -> tuple[TextEngine, TextEngine | None]:
         """Who answers, and who may stand in."""
         wanted = set(request.changed())
-        alone = self._running == 1 and request.n == 1
-        if not wanted <= self._crowd_controls or (alone and wanted <= self.solo.abilities.controls):
+        if not wanted <= self._crowd_controls:
             return self.solo, None
+        if self._running == 1 and request.n == 1 and wanted <= self.solo.abilities.controls:
+            await asyncio.sleep(GRACE_SECONDS)
+            if self._running == 1:
+                return self.solo, None
         if self._opening is None:
             self._opening = self._thread.submit(self._open_crowd)
         if not wanted <= self.solo.abilities.controls:
