@@ -4,11 +4,12 @@
     python bench/serve_http.py --servers miaobi llamacpp --at 8 --rounds 5
     python bench/serve_http.py --json figures.json
 
-"miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is set out of the box. Every server runs in its own process and all are up all the time; only one is asked at a time, and which one goes first changes with each
-round. tokens/s of output are of whole answers (not streamed: at hundreds of tokens a second the client's own work for each piece would be
-a part of the figure); time to the first token is of streamed ones. "direct" is our engine without a server, in a process of its own: what
-HTTP costs. llama.cpp and ours read the same file of 4-bit weights; transformers gets them as bfloat16 or float32 (--dtype), as it has no
-quantisation for CPUs.
+"miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is set out of the box. Every server runs in its own
+process and all are up all the time; only one is asked at a time, and which one goes first changes with each round. tokens/s of output are of
+whole answers (not streamed: at hundreds of tokens a second the client's own work for each piece would be a part of the figure); time to the
+first token is of streamed ones. "direct" is our engine without a server, in a process of its own: what HTTP costs. OMP_WAIT_POLICY stays
+unset: llama.cpp, in both servers, is three times slower where its threads may not wait actively. llama.cpp and ours read the same file of
+4-bit weights; transformers gets them as bfloat16 or float32 (--dtype), as it has no quantisation for CPUs.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def start(name: str, command: list[str], port: int, model: str, path: str = "/v1
     """Raises RuntimeError with the log when the server ends or is not ready within three minutes."""
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+    process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     while time.perf_counter() - began < 180 and process.poll() is None:
         try:
             if httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2).status_code == 200:
@@ -181,7 +182,7 @@ class Direct:
     def __init__(self, model: str, streams: int) -> None:
         self.streams = streams
         self.process = subprocess.Popen([sys.executable, "-c", DIRECT, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+                                        env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
     def ask(self, workload: str, at: int, tokens: int, first: int) -> Figures:
         assert self.process.stdin is not None and self.process.stdout is not None

@@ -97,7 +97,11 @@ def test_the_first_of_many_goes_with_them() -> None:
         both, *_ = pair(crowd)
         await asyncio.gather(said(both), said(both))
         await until(lambda: both._opening is not None and both._opening.done())
-        assert await asyncio.gather(*(said(both) for _ in range(3))) == ["crowd"] * 3
+        crowd.gate.clear()
+        many = [asyncio.create_task(said(both)) for _ in range(3)]
+        await asyncio.sleep(2 * GRACE_SECONDS)
+        crowd.gate.set()
+        assert await asyncio.gather(*many) == ["crowd"] * 3
         both.close()
     asyncio.run(scenario())
 

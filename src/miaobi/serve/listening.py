@@ -114,7 +114,11 @@ def bind(settings: Settings) -> socket.socket:
     """The socket to listen on; with port 0 the system chooses one. Raises Conflict or BadInput."""
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        server = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        # Connections inherit it. Without, a stream's first words wait for the client to acknowledge its headers, 40 ms; asyncio sets it
+        # only on sockets that were made with the protocol's number.
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return server
     except socket.gaierror:
         raise BadInput(say(f"{settings.host!r} is no address of this machine.", f"{settings.host!r} 不是本机地址。"),
                        "--host 127.0.0.1, --host 0.0.0.0") from None
