@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Path:
 def test_every_recipe_runs(path: Path, photos: Path, tmp_path: Path) -> None:
     """A few steps of each, on pictures of one's own where the recipe's are many: the rest of a recipe is what it is."""
     settings: dict[str, Any] = dict(SMALL)
-    if path.stem in ("my_pictures", "fashion_stylegan", "openmoji_colour"):
+    if path.stem in ("my_pictures", "fashion_stylegan", "fashion_cgan", "openmoji_colour"):
         settings |= {"data.path": str(photos), "data.pack": "", "data.image_size": 32}
     if path.stem == "openmoji_colour":
         for kind, mode in (("source", "L"), ("target", "RGB")):

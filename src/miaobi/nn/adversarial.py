@@ -63,10 +63,11 @@ class Adversary(nn.Module):
         return [*found, Phase("penalty", self.critic, stay_smooth, self.penalty_every, begins=begins)] if self.gamma else found
 
     def steepness(self, pictures: Tensor, context: Tensor | None) -> Tensor:
-        """Σ_b ‖∇ D(x_b)‖², differentiable."""
-        pictures = pictures.detach().requires_grad_()
-        gradient, = torch.autograd.grad(summed(self.judge(pictures, context)), pictures, create_graph=True)
-        return gradient.square().sum()
+        """Σ_b ‖∇ D(x_b)‖², differentiable. In float32 throughout: the rounding of gradients of gradients is what runs away first."""
+        with torch.autocast(pictures.device.type, enabled=False):
+            pictures = pictures.detach().float().requires_grad_()
+            gradient, = torch.autograd.grad(summed(self.judge(pictures, context)), pictures, create_graph=True)
+            return gradient.square().sum()
 
 
 def summed(values: Tensor) -> Tensor:
