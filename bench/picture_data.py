@@ -6,12 +6,9 @@ Steps and batches are timed in turn, in one process. Run alone: python bench/pic
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 

@@ -43,7 +43,6 @@ def one(entry: str, seed: int, corpus: Path, steps: int) -> None:
         print(json.dumps({"loss": nanogpt_recipe.train(corpus, seed, steps or 2000)}))
         return
     if entry == "ngram":
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `train` does
         import ngram_gpt
         print(json.dumps({"loss": ngram_gpt.train(corpus, seed, steps or 105)}))
         return

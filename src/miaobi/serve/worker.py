@@ -170,7 +170,8 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "miaobi.serve.work", cwd=folder, start_new_session=True, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            env={**{name: value for name, value in os.environ.items() if name not in HIDDEN}, "MIAOBI_HOME": str(home().absolute())})
+            env={"OMP_WAIT_POLICY": "PASSIVE",  # it runs beside the models that answer
+                 **{name: value for name, value in os.environ.items() if name not in HIDDEN}, "MIAOBI_HOME": str(home().absolute())})
         assert process.stdin is not None
         settings = asdict(replace(self.settings, api_keys=(), database_url=self.settings.database))
         with contextlib.suppress(ConnectionError):  # one that died already is told as such by _watch

@@ -171,7 +171,6 @@ def again(model: str, *, words: Sequence[str], replay: float = 1.0, runs: Path =
 
 def _run(settings: Any, runs: Path, folder: Path | None = None, dry_run: bool = False, quiet: bool = False, promote: bool = False,
          before: Version | None = None, replay: float = 1.0) -> Tuned | Plan:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see verbs/train.py
     import torch
 
     from miaobi.train import estimate, loop, processes

@@ -199,7 +199,6 @@ def _find(name: str, runs: Path) -> Path:
 
 def _search(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, Any], origin: str, quiet: bool = False) -> Searched | Planned:
     need_parts()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see verbs/train.py
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput(say("A search does not run under torchrun.", "搜索不能在 torchrun 下运行。"), say("Start it alone, with --workers N.", "请直接启动，并使用 --workers N。"))
     if values["workers"] < 1 or (values["trials"] is not None and values["trials"] < 1):

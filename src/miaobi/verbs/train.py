@@ -25,6 +25,7 @@ from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.registry import datasets, families
 from miaobi.core.store import Store, check_name
+from miaobi.engines.cores import settle_waiting
 
 RECIPE = {"family", "name", "data", "model", "train", "sample"}
 
@@ -225,15 +226,15 @@ def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | Non
 
 
 def need_torch() -> None:
+    """Before torch is imported: see that it is there, and how its threads are to wait. Raises MissingPart."""
     import importlib.util
     if importlib.util.find_spec("torch") is None:
         raise MissingPart(say("Training needs PyTorch, which is not installed.", "训练需要 PyTorch，目前未安装。"), "pip install 'miaobi[train]'")
+    settle_waiting()
 
 
 def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bool = False, quiet: bool = False) -> Trained | Plan:
     need_torch()
-    # OpenMP's threads spin while they wait, which starves whatever else runs; read once, when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     from miaobi.train import estimate, loop, processes
