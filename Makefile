@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two files at a time, each on one core: what these tests compute is too small to be shared. A browser's have a process of their own.
+# Two files at a time, each on one core: what these tests compute is too small to be shared. Tests that look through a browser or press
+# Ctrl-C in their own process have one to themselves, and so have the server's, which change what a signal does.
 TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+TWO := -n 2 --dist loadfile --max-worker-restart 0
+SERVED := tests/clients tests/serve tests/surface
+ALONE := tests/core/test_registry.py tests/tune/test_interruption.py tests/studio
 
 .PHONY: help install quickstart test test-slow lint format docs bench lock clean
 help:            ## this list
@@ -24,8 +28,9 @@ quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
 test: $(STAMP)   ## the tests (under 15 minutes on two cores)
-	$(TESTS) -n 2 --dist loadfile --max-worker-restart 0 --ignore tests/studio
-	$(TESTS) tests/studio
+	$(TESTS) $(TWO) $(addprefix --ignore=,$(SERVED) $(ALONE))
+	$(TESTS) $(TWO) $(SERVED)
+	$(TESTS) $(ALONE)
 
 test-slow: $(STAMP) ## the slower checks
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout 1800
