@@ -31,6 +31,10 @@ USE = "use-multilingual"
 """The packaged sentence encoder, and the model_type of what was made from it: a Transformers model that is written in nn/use.py."""
 
 
+FORMAT = 2
+"""Of what a GGUF is unpacked to; 2: with the file's own rule of cutting words. What older ones unpacked is not read."""
+
+
 @dataclass(frozen=True)
 class Base:
     weights: Weights
@@ -113,7 +117,7 @@ def open_base(name: str) -> Base:
 def _dequantised(weights: Weights) -> Path:
     """A GGUF as a Transformers folder in float32; told by size and time, since hashing gigabytes takes long."""
     facts = weights.path.stat()
-    digest = hashlib.sha256(f"transformers {weights.path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:24]
+    digest = hashlib.sha256(f"transformers {FORMAT} {weights.path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:24]
     target = home() / "converted" / digest / "transformers"
     if target.exists():
         return target
