@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +135,8 @@ class Pool:
             raise
         if not others and all(other.opening.done() for other in self._held.values() if other is not held):
             # An engine that opens a part of itself later takes more than this, so an estimate is not thrown away whole.
-            held.bytes = max(resident(getattr(model.engine, "process_id", None)) - before, held.bytes // 2)
+            apart = getattr(model.engine, "process_id", None)
+            held.bytes = max(resident() - before + (resident(apart) if apart else 0), held.bytes // 2)
         for other in self._held.values():
             if other is not held and other.weights.name == held.weights.name:
                 other.replaced = True
@@ -174,14 +175,13 @@ class Pool:
             await self._close(held)
 
 
-def resident(engine_process: int | None = None) -> int:
-    """Bytes of memory that this process holds, and the one that an engine computes in."""
+def resident(number: int | None = None) -> int:
+    """Bytes of memory that a process holds, this one unless told; 0 for one that is gone."""
     import psutil
-    held = int(psutil.Process().memory_info().rss)
-    if engine_process is not None:
-        with suppress(psutil.NoSuchProcess):
-            held += int(psutil.Process(engine_process).memory_info().rss)
-    return held
+    try:
+        return int(psutil.Process(number).memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def free() -> int:

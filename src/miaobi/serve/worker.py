@@ -23,6 +23,7 @@ import psutil
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.serve.jobs import ENDED, LEASE_SECONDS, Lost, Queue, new_holder
+from miaobi.serve.pool import resident
 from miaobi.serve.records import Job
 from miaobi.serve.settings import Settings
 
@@ -49,7 +50,7 @@ class Child:
         """Bytes held by the process and those it started."""
         try:
             first = psutil.Process(self.process.pid)
-            held = sum(_resident(item) for item in [first, *first.children(recursive=True)])
+            held = sum(resident(item.pid) for item in [first, *first.children(recursive=True)])
         except psutil.Error:
             return 0
         self.largest = max(self.largest, held)
@@ -70,13 +71,6 @@ class Child:
         finally:
             self.send(signal.SIGKILL)
             await self.process.wait()
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 class Supervisor:
