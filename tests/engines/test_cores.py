@@ -21,5 +21,7 @@ def test_threads_sleep_only_where_others_work(percent: float, before: str | None
             loaded.setitem(sys.modules, "torch", sys)
         else:
             loaded.delitem(sys.modules, "torch", raising=False)
+        settle_waiting.cache_clear()
         settle_waiting()
+        settle_waiting.cache_clear()
     assert os.environ.get("OMP_WAIT_POLICY") == after

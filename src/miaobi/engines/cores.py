@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 
 LOOK_SECONDS, BUSY_PERCENT = 0.25, 20.0
 """A machine of which others use more than so much of all cores, for so long, has other work."""
@@ -14,6 +15,7 @@ def physical_cores() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
+@cache
 def settle_waiting() -> None:
     """Let OpenMP's threads sleep while they wait, if other work runs here: torch reads it when it is first imported, after which this does nothing.
 

@@ -171,6 +171,7 @@ class _Group:
                     self._held += self._chunks(piece)
                     self._send(send)
             except Exception as error:
+                send(self._held)
                 send(error)
                 return True
             return self.cancelled

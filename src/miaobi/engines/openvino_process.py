@@ -57,12 +57,12 @@ class PipelineProcess:
         self._writer = threading.Thread(target=self._write, args=(self._process.stdin,), name="miaobi-openvino-in", daemon=True)
         self._writer.start()
         assert self._process.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="miaobi-openvino-out", daemon=True)
         first = json.loads(self._process.stdout.readline() or '{"error": "its process ended while it was opened"}')
         if "error" in first:
             self.close()
             raise RuntimeError(first["error"])
         self.ends: list[int] = first["ends"]
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="miaobi-openvino-out", daemon=True)
         self._reader.start()
 
     @property
@@ -122,7 +122,7 @@ class PipelineProcess:
             self._process.kill()
             self._process.wait()
         self._writer.join()
-        if not self.ended and hasattr(self, "_reader"):
+        if self._reader.is_alive():
             self._reader.join()
         assert self._process.stdout is not None
         self._process.stdout.close()

@@ -217,6 +217,7 @@ def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | Non
         words: settings to change, such as ["--train.max_steps", "2000"]
         quiet: no progress
     """
+    need_torch()
     from miaobi.train.run import find_run
     folder = find_run(str(run), runs)
     settings = settle(config.read_yaml(folder / "config.yaml"), tuple(words or ()), str(folder / "config.yaml"))
