@@ -120,9 +120,18 @@ class Run:
 
 
 def new_folder(runs: Path, name: str) -> Path:
-    """A folder for a run that begins now; the same in all processes."""
-    began = datetime.fromtimestamp(processes.agree(int(time.time())))
-    return runs / f"{name}-{began:%Y%m%d-%H%M%S}"
+    """A folder of its own for a run that begins now, made at once so that no other run takes it; the same in all processes."""
+    def folder(second: int) -> Path:
+        return runs / f"{name}-{datetime.fromtimestamp(second):%Y%m%d-%H%M%S}"
+
+    began = int(time.time())
+    while processes.rank() == 0:
+        try:
+            folder(began).mkdir(parents=True)
+            break
+        except FileExistsError:  # another run of this name began in this second
+            began += 1
+    return folder(processes.agree(began))
 
 
 def continued(state: State, folder: Path) -> None:

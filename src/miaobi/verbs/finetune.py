@@ -184,15 +184,15 @@ def _run(settings: Any, runs: Path, folder: Path | None = None, dry_run: bool = 
         work = Work.open(settings, before, replay, quiet)
         settings = work.settings
         state = loop.start(work.learner, settings.train)
-        place = folder or runs_of.new_folder(runs, settings.name)
         torch.manual_seed(settings.train.seed + processes.rank())
-        known = estimate.estimate(state, work.data, place)
+        known = estimate.estimate(state, work.data, folder or runs)
         estimate.refuse(known, settings.train.max_minutes, settings.train.max_steps)
-        report = Report(work, place, known)
         if not quiet:
-            report.show_preview()
+            work.show_preview()
         if dry_run:
             return Plan(config.nested(settings.values), known)
+        place = folder or runs_of.new_folder(runs, settings.name)
+        report = Report(work, place, known)
         if before is not None and processes.rank() == 0:
             write_text(place / "before.json", json.dumps({"model": str(before), "replay": replay}))
         report.judge_base(state)

@@ -245,13 +245,14 @@ def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bo
     with processes.joined(processes.pick_device(settings.train.device)):
         dataset = datasets.get(settings.family.DATA).prepare(settings.data)
         state = loop.start(settings.family.build(settings.model, dataset.spec), settings.train)
-        place = folder or runs_of.new_folder(runs, settings.name)
         torch.manual_seed(settings.train.seed + processes.rank())  # each process its own dropout
-        runs_of.continued(state, place)
-        known = estimate.estimate(state, dataset, place)
+        if folder:
+            runs_of.continued(state, folder)
+        known = estimate.estimate(state, dataset, folder or runs)
         estimate.refuse(known, settings.train.max_minutes, settings.train.max_steps)
         if dry_run:
             return Plan(settings.values, known)
+        place = folder or runs_of.new_folder(runs, settings.name)
 
         def sample(state: Any, outputs: Any) -> None:
             show_samples(settings.family.sample(state.objective, dataset, settings.sample), settings.name, state.step, place, outputs)

@@ -21,7 +21,6 @@ from miaobi.tune.examples import Example
 from miaobi.tune.learner import Figure, Judgement
 from miaobi.verbs.tune_work import Work
 
-PREVIEWED = 3
 WATTS = 65
 """Of a busy desktop processor, for the estimate of energy."""
 SHOWN = 600
@@ -52,34 +51,6 @@ class Report:
     @property
     def differences(self) -> list[Difference]:
         return differences(self.figures, self.base, self.tuned)
-
-    # Step 2: what the model will see.
-
-    def preview(self) -> list[tuple[str, list[tuple[str, bool]]]]:
-        """(place, pieces with whether they are learned) of the first training examples."""
-        data = self.work.data
-        count = min(PREVIEWED, data.count("train"))
-        return [(data.examples("train")[place].place, [(piece.text, piece.learned) for piece in self.work.learner.preview(data.features("train", place))])
-                for place in range(count)]
-
-    def show_preview(self) -> None:
-        """The exact tokens of three examples, those that are learned in colour, what was mixed in and what was derived, on stderr."""
-        from rich.console import Console
-        from rich.text import Text
-        console = Console(stderr=True, highlight=False)
-        for place, pieces in self.preview():
-            if not pieces:
-                continue
-            console.print(Text(f"── {place}", "dim"))
-            shown = Text()
-            for text, learned in pieces:
-                # Where there is no colour, what is learned stands between brackets.
-                shown.append(text if console.is_terminal or not learned else f"⟦{text}⟧", "bold green" if learned else "dim")
-            console.print(shown, soft_wrap=True)
-        for name, said in mixing.told(self.work.data.spec).items():
-            console.print(f"data.mix.{name}: {said}", style="dim", soft_wrap=True)
-        for item in self.work.reasons:
-            console.print(f"train.{item.key} = {plain(item.value)}  ({item.reason})", style="dim", soft_wrap=True)
 
     # Step 4: while training.
 
@@ -179,7 +150,7 @@ class Report:
             "model": self.model or settings.name, "finished": bool(self.model), "run": str(self.folder),
             "1 base and data": {"base": work.base.name, "parameters": whole, "hash": work.base.identity, "again_from": str(work.before or ""),
                                 "data": dict(work.data.spec), "left_out": sorted(work.data.left_out), "lengths": work.lengths},
-            "2 task and head": {"task": settings.task.NAME, "head": settings.head, "spec": dict(work.spec), "preview": self.preview()},
+            "2 task and head": {"task": settings.task.NAME, "head": settings.head, "spec": dict(work.spec), "preview": work.preview()},
             "3 how it is changed": {"tune": settings.tune, "trainable": trainable, "train": settings.train,
                                     "derived": [{"key": item.key, "value": item.value, "reason": item.reason} for item in work.reasons]},
             "4 training": {"steps": state.step, "best_step": state.best_step, "validation_loss": state.validation, "seconds": round(state.seconds, 1),
@@ -210,7 +181,7 @@ class Report:
         page.add(say("1 · Base model and labelled data", "1 · 基础模型与标注数据"), facts(self._first_step()))
         page.add(say("2 · Task, head and loss", "2 · 任务、输出头与损失"), facts(flat({key: found["2 task and head"][key] for key in ("task", "head", "spec")})),
                  prose(say("As the model sees them; what it is taught is coloured.", "模型实际看到的样本；着色部分为学习目标。")),
-                 *(marked([(f"{place}\n", False), *pieces]) for place, pieces in self.preview() if pieces))
+                 *(marked([(f"{place}\n", False), *pieces]) for place, pieces in work.preview() if pieces))
         page.add(say("3 · How it is changed", "3 · 微调方式与超参数"), facts(self._third_step()),
                  table([say("Setting", "设置"), say("Value", "取值"), say("Why", "原因")], [[f"train.{item.key}", plain(item.value), item.reason] for item in work.reasons]))
         page.add(say("4 · Training", "4 · 训练"), facts(self._fourth_step(found["4 training"])), loss_chart(read_log(self.folder)))

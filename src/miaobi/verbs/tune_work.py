@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core import bundle
+from miaobi.core.config import plain
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.store import Version
@@ -18,6 +19,8 @@ from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Examples, Lengths
 from miaobi.tune.learner import Learner
 from miaobi.verbs.tune_settings import Settings
+
+PREVIEWED = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,32 @@ class Work:
         return {"fingerprint": self.data.fingerprint, "folder": str(self.data.folder), "spec": dict(self.spec),
                 "source": self.settings.data.pack or self.settings.data.path,
                 "base": {"name": self.base.name, "location": weights.location, "format": weights.format, "hash": self.base.identity}}
+
+    def preview(self) -> list[tuple[str, list[tuple[str, bool]]]]:
+        """(place, pieces with whether they are learned) of the first training examples."""
+        data = self.data
+        count = min(PREVIEWED, data.count("train"))
+        return [(data.examples("train")[place].place, [(piece.text, piece.learned) for piece in self.learner.preview(data.features("train", place))])
+                for place in range(count)]
+
+    def show_preview(self) -> None:
+        """The exact tokens of three examples, those that are learned in colour, what was mixed in and what was derived, on stderr."""
+        from rich.console import Console
+        from rich.text import Text
+        console = Console(stderr=True, highlight=False)
+        for place, pieces in self.preview():
+            if not pieces:
+                continue
+            console.print(Text(f"── {place}", "dim"))
+            shown = Text()
+            for text, learned in pieces:
+                # Where there is no colour, what is learned stands between brackets.
+                shown.append(text if console.is_terminal or not learned else f"⟦{text}⟧", "bold green" if learned else "dim")
+            console.print(shown, soft_wrap=True)
+        for name, said in mixing.told(self.data.spec).items():
+            console.print(f"data.mix.{name}: {said}", style="dim", soft_wrap=True)
+        for item in self.reasons:
+            console.print(f"train.{item.key} = {plain(item.value)}  ({item.reason})", style="dim", soft_wrap=True)
 
 
 def context_of(base: Base) -> int:
