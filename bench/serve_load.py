@@ -3,8 +3,9 @@
     python bench/serve_load.py [--model smollm2] [--seconds 60] [--json figures.json]
 
 Three servers, one after the other. "idle": one place, a long queue, and 1,000 streams that wait in it; what each costs in memory. "overload":
-(places + queue) x 10 clients that ask again as soon as they are answered or told to come back; every answer must be 200 or 429, memory flat,
-and the speed right after it what it was before. "ready": seconds from the start of the process to /ready, five times.
+once the cache of prefixes is as full as it may be, (places + queue) x 10 clients that ask again as soon as they are answered or told to come
+back; every answer must be 200 or 429, memory flat, and the speed right after it what it was before. "ready": seconds from the start of the
+process to /ready, five times.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any
 import psutil
 from serve_http import Server, free_port, miaobi_command, start
 
-BODY = {"messages": [{"role": "user", "content": "Tell me a long story about the sea."}], "temperature": 0.0, "stream": True}
+QUESTION = "Tell me a long story about the sea."
+GROWTH = 10.0
+"""Megabytes in four turns below which a cache counts as full."""
 
 
 def serve(model: str, *words: str) -> Server:
@@ -35,21 +38,22 @@ def memory(server: Server) -> float:
     return float(sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])) / 1e6
 
 
-async def connection(server: Server, tokens: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connection(server: Server, tokens: int, question: str = QUESTION) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A raw socket with a streaming request sent: thousands of clients cost this process nothing."""
     host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    content = json.dumps({"model": server.model, "max_tokens": tokens, **BODY}).encode()
+    content = json.dumps({"model": server.model, "max_tokens": tokens, "messages": [{"role": "user", "content": question}], "temperature": 0.0,
+                          "stream": True}).encode()
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
                  + str(len(content)).encode() + b"\r\n\r\n" + content)
     await writer.drain()
     return reader, writer
 
 
-async def answer(server: Server, tokens: int) -> tuple[int, int]:
+async def answer(server: Server, tokens: int, question: str = QUESTION) -> tuple[int, int]:
     """Status, and pieces of the answer that came; 0 for a connection that broke."""
     try:
-        reader, writer = await connection(server, tokens)
+        reader, writer = await connection(server, tokens, question)
         try:
             got = await reader.read()
         finally:
@@ -77,10 +81,24 @@ async def speed(server: Server, at: int, tokens: int = 48) -> float:
     return pieces / (time.perf_counter() - began)
 
 
+async def fill(server: Server, at: int) -> list[float]:
+    """Long prompts without a common beginning, until the server grows no more: its memory after each turn."""
+    sizes, number = [memory(server)], 0
+    while len(sizes) < 5 or (sizes[-1] - sizes[-5] > GROWTH and len(sizes) < 60):
+        number += at
+        questions = [" ".join(f"{number + one} {word}" for word in range(300)) for one in range(at)]
+        statuses = {status for status, _ in await asyncio.gather(*(answer(server, 1, question) for question in questions))}
+        if statuses != {200}:
+            raise RuntimeError(f"the cache could not be filled: {statuses}")
+        sizes.append(round(memory(server)))
+    return sizes
+
+
 async def overload(server: Server, clients: int, at: int, seconds: float) -> dict[str, Any]:
-    """Median of three turns before and three right after; statuses and memory of the minute between."""
+    """Median of five turns before and five right after; statuses and memory of the minute between."""
     await speed(server, at)
-    before = [await speed(server, at) for _ in range(3)]
+    filled = await fill(server, at)
+    before = [await speed(server, at) for _ in range(5)]
     statuses: collections.Counter[int] = collections.Counter()
     until, sizes = time.perf_counter() + seconds, []
 
@@ -95,8 +113,8 @@ async def overload(server: Server, clients: int, at: int, seconds: float) -> dic
         await asyncio.sleep(seconds / 12)
         sizes.append(round(memory(server)))
     await asyncio.gather(*running)
-    after = [await speed(server, at) for _ in range(3)]
-    return {"clients": clients, "statuses": {str(key): value for key, value in sorted(statuses.items())}, "megabytes": sizes,
+    after = [await speed(server, at) for _ in range(5)]
+    return {"clients": clients, "while_filling": filled, "statuses": {str(key): value for key, value in sorted(statuses.items())}, "megabytes": sizes,
             "before": round(statistics.median(before), 1), "first_after": round(after[0], 1), "after": round(statistics.median(after), 1)}
 
 
