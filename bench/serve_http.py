@@ -128,7 +128,7 @@ def vllm(model: str, streams: int, dtype: str, environment: Path) -> Server:
     """The same weights as floats, with its prefix cache, which is on unless told otherwise."""
     from miaobi.tune.base import open_base
     port, folder = free_port(), open_base(model).folder
-    return start("vllm", [str(environment / "bin" / "vllm"), "serve", str(folder), "--port", str(port), "--dtype", dtype, "--max-model-len", "2048",
+    return start("vllm", [str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port), "--dtype", dtype, "--max-model-len", "2048",
                           "--max-num-seqs", str(streams)], port, str(folder), "/health", VLLM_CPU_KVCACHE_SPACE="2", VLLM_NO_USAGE_STATS="1")
 
 

@@ -25,6 +25,8 @@ from typing import IO, Any
 
 CLOSE_SECONDS = 10
 """How long a process that was asked to end may take over its last step."""
+PROPERTIES = {"KV_CACHE_PRECISION": "f16"}
+"""Of the device. Keys and values in eight bits, as they are otherwise, are a tenth slower to read behind a prefix of 512 tokens."""
 
 
 @dataclass(eq=False)
@@ -142,7 +144,7 @@ class _Pipeline:
         settings = openvino_genai.SchedulerConfig()
         for name, value in scheduler.items():
             setattr(settings, name, value)
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, settings, "CPU", {"INFERENCE_NUM_THREADS": threads})
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, settings, "CPU", {"INFERENCE_NUM_THREADS": threads, **PROPERTIES})
         self._tokenizer = self._pipeline.get_tokenizer()
         self._defaults = self._pipeline.get_config()
         self._context_length = context_length
