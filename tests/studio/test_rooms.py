@@ -241,7 +241,7 @@ def test_a_visitor_signs_in_and_out(site: Site, visit: Visit) -> None:
     assert serious(page) == []
     page.keyboard.type("mb-wrong")
     page.keyboard.press("Enter")
-    page.get_by_role("alert").get_by_text("key").wait_for()
+    page.get_by_role("alert").get_by_text("密钥").wait_for()
     page.get_by_label("密钥").fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_role("tab", name="对话").wait_for()

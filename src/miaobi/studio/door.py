@@ -212,8 +212,10 @@ class _Listening:
 
 
 WORDS = {
-    "login.html": {"en": {"lang": "en", "title": "Sign in", "key": "Key", "enter": "Open the studio", "hint": "The server's owner gives out keys: miaobi keys create NAME."},
-                   "zh": {"lang": "zh-CN", "title": "登录", "key": "密钥", "enter": "进入工作室", "hint": "密钥由服务器的主人发放：miaobi keys create 名称。"}},
+    "login.html": {"en": {"lang": "en", "title": "Sign in", "key": "Key", "enter": "Open the studio",
+                          "unknown": "This key is not known here, or was revoked.", "hint": "The server's owner gives out keys: miaobi keys create NAME."},
+                   "zh": {"lang": "zh-CN", "title": "登录", "key": "密钥", "enter": "进入工作室",
+                          "unknown": "这里不认识这个密钥，或者它已被吊销。", "hint": "密钥由服务器的主人发放：miaobi keys create 名称。"}},
     "moment.html": {"en": {"lang": "en", "title": "One moment", "hint": "The studio is opening for its first visitor."},
                     "zh": {"lang": "zh-CN", "title": "请稍候", "hint": "工作室正在为第一位访客开门。"}},
 }
