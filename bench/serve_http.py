@@ -116,12 +116,12 @@ def llamacpp(model: str, streams: int) -> Server:
     return start("llamacpp", [sys.executable, "-c", LLAMACPP, str(find(model).path), str(port), str(streams), str(physical_cores())], port, model, "/health")
 
 
-def transformers(model: str, streams: int, dtype: str) -> Server:
-    """`transformers serve` with continuous batching on the same weights, written out as floats."""
+def transformers(model: str, dtype: str) -> Server:
+    """`transformers serve` with continuous batching on the same weights, written out as floats. With 2,048 blocks it answered 503 to all."""
     from miaobi.tune.base import open_base
     port, folder = free_port(), open_base(model).folder
     return start("transformers", [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--continuous-batching", "--port", str(port),
-                                  "--dtype", dtype, "--device", "cpu", "--cb-num-blocks", str(64 * streams)], port, str(folder), "/health")
+                                  "--dtype", dtype, "--device", "cpu", "--cb-num-blocks", "256"], port, str(folder), "/health")
 
 
 def vllm(model: str, streams: int, dtype: str, environment: Path) -> Server:
@@ -243,7 +243,7 @@ def main() -> None:
     args = parser.parse_args()
     streams = max(args.at)
     makers = {"miaobi": lambda: miaobi(args.model, streams), "llamacpp": lambda: llamacpp(args.model, streams),
-              "transformers": lambda: transformers(args.model, streams, args.dtype),
+              "transformers": lambda: transformers(args.model, args.dtype),
               "vllm": lambda: vllm(args.model, streams, args.dtype, args.vllm)}
     servers = {name: makers[name]() for name in args.servers if name in makers}
     direct = Direct(args.model, streams) if "direct" in args.servers else None
