@@ -47,10 +47,10 @@ def write_beside(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def explain_refusal(target: Path) -> Iterator[None]:
-    """Turn the system's error about a full disk, while writing `target`, into DoesNotFit; about missing rights, into BadInput."""
+    """Turn the system's error about a full disk, while writing `target`, into DoesNotFit; about missing rights, or a file where a folder should be, into BadInput."""
     try:
         yield
-    except PermissionError as error:
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise BadInput(say(f"{target} cannot be written: {error.strerror}.", f"无法写入 {target}：{error.strerror}。"),
                        say("Choose a place you may write to.", "请选择有写入权限的位置。")) from None
     except OSError as error:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from miaobi.core.errors import NotFound, nearest
-from miaobi.core.files import write_text
+from miaobi.core.files import explain_refusal, write_text
 from miaobi.core.language import say
 from miaobi.data.dataset import Dataset
 from miaobi.train import checkpoint, loop, processes
@@ -120,18 +120,28 @@ class Run:
 
 
 def new_folder(runs: Path, name: str) -> Path:
-    """A folder of its own for a run that begins now, made at once so that no other run takes it; the same in all processes."""
+    """A folder of its own for a run that begins now, made at once so that no other run takes it; the same in all processes.
+
+    Raises BadInput where one may not write, DoesNotFit on a full disk.
+    """
     def folder(second: int) -> Path:
         return runs / f"{name}-{datetime.fromtimestamp(second):%Y%m%d-%H%M%S}"
 
     began = int(time.time())
-    while processes.rank() == 0:
-        try:
-            folder(began).mkdir(parents=True)
-            break
-        except FileExistsError:  # another run of this name began in this second
-            began += 1
+    if processes.rank() == 0:
+        with explain_refusal(runs):
+            runs.mkdir(parents=True, exist_ok=True)
+            while not _made(folder(began)):  # another run of this name began in this second
+                began += 1
     return folder(processes.agree(began))
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def continued(state: State, folder: Path) -> None:
