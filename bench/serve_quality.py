@@ -2,8 +2,8 @@
 
     python bench/serve_quality.py [--model smollm2] [--answers 16] [--json figures.json]
 
-Two figures for each engine that `auto` serves the model with. "text": perplexity of its weights on evaluate/general.txt, in float32, against
-that of the original file; engines may requantise. "answers": the engine writes at temperature 1 and reports each token's log-probability q;
+Two figures for each engine that `auto` serves the model with. "text": perplexity on the guides of this project (docs/guides), of the original file in float32 and of
+what OpenVINO makes of it as OpenVINO runs it (8-bit activations included). "answers": the engine writes at temperature 1 and reports each token's log-probability q;
 the original weights in float32 score the same tokens with p. exp(mean(log q - log p)) - 1 is by how much the runtime (its weights, its
 8-bit activations, its kernels) changes the perplexity of what is said: exp(KL(q || p)) - 1, estimated; 0 for an engine that computes exactly.
 """
@@ -14,21 +14,41 @@ import argparse
 import json
 import math
 import statistics
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from miaobi.engines.converted import as_q8
+from miaobi.engines.converted import as_openvino
 from miaobi.engines.load import load
 
 PROMPTS = ("Once upon a time", "The history of the city begins", "To make a good soup, you", "Dear Sir or Madam,", "The theorem says that",
            "In the morning the ship", "My grandfather told me", "The government announced")
+PIECE = 2500
+"""Characters that are scored at once."""
 
 
-def perplexity(name: str, texts: list[str]) -> float:
+def logprobs(name: str, texts: list[str]) -> list[float]:
+    """Of every token but each text's first, in float32."""
     with load(name, engine="native") as model:
-        scores = [token.logprob for text in texts for token in model.score(text)]
-    return math.exp(-statistics.mean(scores))
+        return [token.logprob for text in texts for token in model.score(text)]
+
+
+def logprobs_in_openvino(path: Path, texts: list[str]) -> list[float]:
+    """The same of the rewritten weights, in the graph that the engine runs."""
+    import numpy as np
+    import openvino
+    import openvino_genai
+    words = openvino_genai.Tokenizer(str(path))
+    request = openvino.Core().compile_model(as_openvino(path) / "openvino_model.xml", "CPU").create_infer_request()
+    scores: list[float] = []
+    for text in texts:
+        ids = words.encode(text, add_special_tokens=False).input_ids.data
+        request.reset_state()
+        found = request.infer({"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None],
+                               "beam_idx": np.zeros(1, np.int32)})
+        logits = next(iter(found.values()))[0, :-1].astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        scores += list(logits[np.arange(len(logits)), ids[0, 1:]] - np.log(np.exp(logits).sum(axis=1)))
+    return scores
 
 
 def answers(name: str, engine: str, count: int, tokens: int) -> list[tuple[str, Any]]:
@@ -61,10 +81,14 @@ def main() -> None:
     args = parser.parse_args()
     from miaobi.engines.weights import find
     path = find(args.model).path
-    texts = [part for part in (files("miaobi.evaluate") / "general.txt").read_text(encoding="utf-8").split("\n\n") if part.strip()]
-    original, served = perplexity(str(path), texts), perplexity(str(as_q8(path)), texts)
-    figures: dict[str, Any] = {"text": {"original": round(original, 3), "llamacpp": round(original, 3), "openvino": round(served, 3),
-                                        "openvino_change": round(served / original - 1, 5)}}
+    guides = [file.read_text(encoding="utf-8") for file in sorted((Path(__file__).parent.parent / "docs/guides").glob("*.md"))]
+    texts = [guide[at:at + PIECE] for guide in guides for at in range(0, len(guide), PIECE)]
+    original, served = logprobs(str(path), texts), logprobs_in_openvino(path, texts)
+    change = [was - now for was, now in zip(original, served, strict=True)]
+    error = statistics.stdev(change) / math.sqrt(len(change))
+    figures: dict[str, Any] = {"text": {
+        "tokens": len(change), "original": round(math.exp(-statistics.mean(original)), 3), "openvino": round(math.exp(-statistics.mean(served)), 3),
+        "change": round(math.expm1(statistics.mean(change)), 4), "plus_or_minus": round(1.96 * error, 4)}}
     print(figures["text"], flush=True)
     for engine in ("llamacpp", "openvino"):
         mean, error, count = drift(answers(args.model, engine, args.answers, args.tokens), str(path))

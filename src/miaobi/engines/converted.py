@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from miaobi.core.engine import Weights
-from miaobi.core.files import home
+from miaobi.core.files import explain_refusal, home, locked, write_beside
 from miaobi.core.language import say
 from miaobi.engines.weights import read_json
 from miaobi.tune.opening import FAMILY, UNMERGEABLE, Tuned, open_tuned
@@ -67,14 +68,21 @@ def _place(weights: Weights, dtype: str) -> Path:
     return home() / "converted" / digest.hexdigest()[:24] / f"{weights.name.replace('/', '_')}.gguf"
 
 
-def as_q8(path: Path) -> Path:
-    """The same weights as q8_0; told from other files of the name by size and time, since hashing gigabytes takes long."""
-    from miaobi.engines.requantise import to_q8
+def as_openvino(path: Path) -> Path:
+    """The folder that OpenVINO runs a GGUF file from; told from other files of the name by size and time, since hashing gigabytes takes long.
 
+    Raises RuntimeError with OpenVINO's own words where it cannot read the file.
+    """
     facts = path.stat()
-    digest = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:24]
-    target = home() / "converted" / digest / f"{path.stem}.q8_0.gguf"
-    if not target.exists():
-        print(say(f"Storing {path.name} as q8_0 for OpenVINO, once ...", f"正在为 OpenVINO 将 {path.name} 存为 q8_0（仅此一次）..."), file=sys.stderr)
-        to_q8(path, target)
+    digest = hashlib.sha256(f"rows {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:24]
+    target = home() / "converted" / digest / f"{path.stem}.openvino"
+    with explain_refusal(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent):  # whoever else wants it waits, and finds it
+        if not target.exists():
+            print(say(f"Preparing {path.name} for OpenVINO, once ...", f"正在为 OpenVINO 准备 {path.name}（仅此一次）..."), file=sys.stderr)
+            with write_beside(target) as draft:
+                done = subprocess.run([sys.executable, "-P", "-m", "miaobi.engines.openvino_rows", path, draft], capture_output=True, text=True)
+                if done.returncode:
+                    raise RuntimeError(done.stderr.strip() or f"the process that reads it ended ({done.returncode})")
     return target

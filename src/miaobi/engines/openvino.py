@@ -45,8 +45,8 @@ ABILITIES = Abilities(frozenset({
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TYPES = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0"}
 """What GenAI's GGUF reader takes; a file that is float32 throughout it refuses."""
-ROUNDED = {"Q4_1", "Q4_K"}
-"""What it takes but reads badly (see requantise.py): such files are opened through a q8_0 copy."""
+PACKED = {"Q4_1", "Q4_K", "Q6_K", "Q8_0"}
+"""What runs faster, or is read right at all, after a rewrite (see openvino_rows.py). Q4_0 alone and float16 are run as they are."""
 
 
 def installed() -> str | None:
@@ -64,8 +64,6 @@ def reads(weights: Weights) -> bool:
 def open_engine(weights: Weights, *, streams: int = 1, cache_gb: int = 1, threads: int | None = None) -> OpenVinoEngine:
     """`cache_gb`: memory for keys and values of all answers together."""
     path = weights.path if weights.format != "bundle" else converted.gguf_of(weights)
-    if path.suffix == ".gguf" and gguf.read(path).types & ROUNDED:
-        path = converted.as_q8(path)
     return OpenVinoEngine(path, weights.name, max(streams, 256), cache_gb, threads or physical_cores())
 
 
@@ -84,7 +82,9 @@ class OpenVinoEngine:
 
     def _opened(self) -> PipelineProcess:
         try:
-            return PipelineProcess(self._path, self.context_length, self._scheduler, self._threads)
+            rewritten = self._path.suffix == ".gguf" and gguf.read(self._path).types & PACKED
+            folder = converted.as_openvino(self._path) if rewritten else self._path
+            return PipelineProcess(folder, self._path, self.context_length, self._scheduler, self._threads)
         except RuntimeError as error:
             raise Unsupported(say(f"OpenVINO cannot load {self._path}: {_reason(error)}.", f"OpenVINO 无法加载 {self._path}：{_reason(error)}。"),
                               say("Try another engine (--engine llamacpp).", "请换一个引擎（--engine llamacpp）。")) from None

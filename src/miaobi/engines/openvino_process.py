@@ -47,9 +47,10 @@ class Job:
 class PipelineProcess:
     """The door. Safe to use from any thread; a thread each for writing and reading, so nobody waits for the pipe."""
 
-    def __init__(self, path: Path, context_length: int, scheduler: Mapping[str, int], threads: int) -> None:
-        """Raises RuntimeError with OpenVINO's own words where it cannot load the model."""
-        opened = {"path": str(path), "context_length": context_length, "scheduler": scheduler, "threads": threads}
+    def __init__(self, path: Path, words: Path, context_length: int, scheduler: Mapping[str, int], threads: int) -> None:
+        """`path`: the model, a folder or a GGUF file; `words`: where its tokenizer is. Raises RuntimeError with OpenVINO's own words where it
+        cannot load them."""
+        opened = {"path": str(path), "words": str(words), "context_length": context_length, "scheduler": scheduler, "threads": threads}
         self._process = subprocess.Popen([sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count(1)
@@ -138,14 +139,14 @@ def _deliver(told: list[tuple[Job, str, Any]]) -> None:
 class _Pipeline:
     """Behind the door. One thread, which obeys between two steps."""
 
-    def __init__(self, path: str, context_length: int, scheduler: Mapping[str, int], threads: int) -> None:
+    def __init__(self, path: str, words: str, context_length: int, scheduler: Mapping[str, int], threads: int) -> None:
         import openvino_genai
         self._genai = openvino_genai
         settings = openvino_genai.SchedulerConfig()
         for name, value in scheduler.items():
             setattr(settings, name, value)
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, settings, "CPU", {"INFERENCE_NUM_THREADS": threads, **PROPERTIES})
-        self._tokenizer = self._pipeline.get_tokenizer()
+        self._tokenizer = openvino_genai.Tokenizer(words)
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, self._tokenizer, settings, "CPU", INFERENCE_NUM_THREADS=threads, **PROPERTIES)
         self._defaults = self._pipeline.get_config()
         self._context_length = context_length
         self._handles: dict[int, Any] = {}
