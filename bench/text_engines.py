@@ -77,13 +77,17 @@ def llamacpp_direct(engine: Any, tokens: int) -> Run:
 
 
 def openvino_direct(engine: Any, tokens: int) -> Run:
-    """add_request, step, read on the calling thread; every answer decoded once at its end."""
+    """add_request, step, read on the calling thread, in this process; every answer decoded once at its end."""
     import openvino_genai as genai
-    pipeline, tokenizer = engine._pipeline, engine._tokenizer
+
+    from miaobi.engines.openvino import runs_from
+    from miaobi.engines.openvino_process import _Pipeline
+    own = _Pipeline(str(runs_from(engine._path)), str(engine._path), engine.context_length, engine._scheduler, engine._threads)
+    pipeline, tokenizer = own._pipeline, own._tokenizer
 
     def run(streams: int) -> tuple[int, float]:
         config = genai.GenerationConfig()
-        config.eos_token_id, config.max_new_tokens = engine._defaults.eos_token_id, tokens
+        config.eos_token_id, config.max_new_tokens = own._defaults.eos_token_id, tokens
         start = time.perf_counter()
         handles = [pipeline.add_request(10_000_000 + at, tokenizer.encode(PROMPT.format(at)).input_ids, config) for at in range(streams)]
         made: list[list[int]] = [[] for _ in handles]

@@ -67,6 +67,11 @@ def open_engine(weights: Weights, *, streams: int = 1, cache_gb: int = 1, thread
     return OpenVinoEngine(path, weights.name, max(streams, 256), cache_gb, threads or physical_cores())
 
 
+def runs_from(path: Path) -> Path:
+    """What OpenVINO opens for this file or folder: itself, or a copy that is made on first use. Raises RuntimeError where it cannot be made."""
+    return converted.as_openvino(path) if path.suffix == ".gguf" and gguf.read(path).types & PACKED else path
+
+
 class OpenVinoEngine:
     modality = "text"
 
@@ -82,9 +87,7 @@ class OpenVinoEngine:
 
     def _opened(self) -> PipelineProcess:
         try:
-            rewritten = self._path.suffix == ".gguf" and gguf.read(self._path).types & PACKED
-            folder = converted.as_openvino(self._path) if rewritten else self._path
-            return PipelineProcess(folder, self._path, self.context_length, self._scheduler, self._threads)
+            return PipelineProcess(runs_from(self._path), self._path, self.context_length, self._scheduler, self._threads)
         except RuntimeError as error:
             raise Unsupported(say(f"OpenVINO cannot load {self._path}: {_reason(error)}.", f"OpenVINO 无法加载 {self._path}：{_reason(error)}。"),
                               say("Try another engine (--engine llamacpp).", "请换一个引擎（--engine llamacpp）。")) from None
