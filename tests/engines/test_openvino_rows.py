@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.engines.small import small_gguf
 
 from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
 from miaobi.engines import converted, openvino
 from miaobi.engines.openvino_rows import rewrite, values
+from miaobi.engines.requantise import to_q8
 
 ov = pytest.importorskip("openvino")
 ops = pytest.importorskip("openvino.opset13")
@@ -74,6 +76,15 @@ def test_a_file_is_prepared_once(smollm2: Path, capfd: pytest.CaptureFixture[str
     assert {file.name for file in folder.iterdir()} == {"openvino_model.xml", "openvino_model.bin"}
     assert converted.as_openvino(smollm2) == folder and capfd.readouterr().err == ""
     assert [path.name for path in (tmp_path / "converted").rglob("*.part")] == []
+
+
+def test_a_relative_path_and_nothing_beside_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+    here = tmp_path / "here"
+    here.mkdir()
+    to_q8(small_gguf(tmp_path), here / "small.gguf")
+    monkeypatch.chdir(here)
+    assert converted.as_openvino(Path("small.gguf")).is_dir() and [file.name for file in here.iterdir()] == ["small.gguf"]
 
 
 def test_what_cannot_be_prepared_is_refused_in_words(smollm2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
