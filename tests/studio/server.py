@@ -70,7 +70,7 @@ class Workshop:
                     self.do(job, holder)
 
     def do(self, job: Job, holder: str) -> None:
-        if job.kind == "estimate":
+        if job.kind.endswith("estimate"):
             self.queue.end(job.id, holder, "succeeded", "", {"message": "Expected: 3 min, 1.2 GB of memory."})
             return
         for step in range(job.result.get("step", 0) + 1, 61):
@@ -78,7 +78,8 @@ class Workshop:
             self.queue.progress(job.id, holder, {"step": step})
             self.queue.tell(job.id, holder, "metrics", f"Step {step}", {"step": step, "train_loss": 3 - step / 30})
         self.queue.tell(job.id, holder, "message", "AI-generated / 由AI生成: a sample", {})
-        self.queue.end(job.id, holder, "succeeded", "Done.", {"fine_tuned_model": job.asked["fine_tuned_model"]})
+        made = "trained_model" if job.kind == "training" else "fine_tuned_model"
+        self.queue.end(job.id, holder, "succeeded", "Done.", {made: job.asked[made]})
 
 
 def main(keys: list[str]) -> None:

@@ -18,7 +18,7 @@ from tests.studio.conftest import KEY, Site, until
 from miaobi.provenance.pictures import read_record
 
 Visit = Callable[..., Any]
-ROOMS = {"en": ["Chat", "Compare", "Pictures", "Tune", "Feedback", "Models", "Jobs"], "zh": ["对话", "比较", "图片", "调优", "反馈", "模型", "任务"]}
+ROOMS = {"en": ["Chat", "Compare", "Pictures", "Train", "Tune", "Feedback", "Models", "Jobs"], "zh": ["对话", "比较", "图片", "训练", "调优", "反馈", "模型", "任务"]}
 
 
 def serious(page: Any) -> list[str]:
@@ -206,12 +206,12 @@ def test_a_run_is_estimated_started_stopped_and_goes_on(site: Site, visit: Visit
     page.locator("#estimate").click()
     page.locator("#cost").get_by_text("Expected: 3 min").wait_for()
     page.locator("#start").click()
-    curve = page.locator("#view svg polyline")
+    curve = page.locator("#tune-view svg polyline")
     curve.wait_for(state="attached")
-    page.locator("#pause").click()
-    view = page.locator("#view")
+    page.locator("#tune-pause").click()
+    view = page.locator("#tune-view")
     view.get_by_text("paused", exact=True).wait_for()
-    page.locator("#resume").click()
+    page.locator("#tune-resume").click()
     view.get_by_text("done", exact=True).wait_for()
     view.get_by_text("a sample").wait_for()
     drawn = len(curve.get_attribute("points").split())
@@ -220,6 +220,34 @@ def test_a_run_is_estimated_started_stopped_and_goes_on(site: Site, visit: Visit
     row = page.get_by_role("row").filter(has_text="tune echo")
     row.get_by_text("support").wait_for()
     page.locator("#job-events").get_by_text("Done.").wait_for()
+
+
+def test_a_model_is_trained_from_nothing_on_ones_own_data(site: Site, visit: Visit, tmp_path: Path) -> None:
+    data = tmp_path / "verses.txt"
+    data.write_text("the rain writes its own letters\n" * 40)
+    page = visit("/studio/en/")
+    enter(page, "Train")
+    until(lambda: page.locator("#recipe input").input_value() != "")
+    choose(page, "recipe", "my-corpus · writes · gpt · your data")
+    page.locator("#train-start").click()
+    page.get_by_text("no data of its own").wait_for()
+    page.locator(".toast-close").click()
+    with page.expect_response(lambda answer: "/gradio_api/upload" in answer.url):
+        page.locator("#data input[type=file]").set_input_files(data)
+    page.locator("#data").get_by_text("verses").first.wait_for()
+    page.locator("#train-suffix input, #train-suffix textarea").fill("rain")
+    page.locator("#steps input, #steps textarea").fill("60")
+    page.locator("#train-estimate").click()
+    page.locator("#train-cost").get_by_text("Expected: 3 min").wait_for()
+    page.locator("#train-start").click()
+    view = page.locator("#train-view")
+    view.get_by_text("done", exact=True).wait_for()
+    view.get_by_text("my-corpus-rain-").wait_for()
+    assert len(view.locator("svg polyline").get_attribute("points").split()) == 60 and serious(page) == []
+    job = site.get("/v1/training/jobs").json()["data"][0]
+    assert job["miaobi"]["settings"] == {"train.max_steps": 60} and job["training_file"]
+    enter(page, "Jobs")
+    page.get_by_role("row").filter(has_text="train my-corpus").wait_for()
 
 
 def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None:

@@ -44,7 +44,8 @@ def test_imports_go_downward(path: Path) -> None:
 
 
 def test_every_folder_has_its_place_in_the_plan() -> None:
-    assert {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"} <= set(RANK)
+    assert {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"} <= {*RANK, "recipes"}
+    assert not list((SOURCE / "recipes").rglob("*.py"))
 
 
 def test_sizes() -> None:

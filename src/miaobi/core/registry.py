@@ -159,6 +159,7 @@ routes = Registry("routes", {
     "files": "miaobi.serve.routes.files",
     "batches": "miaobi.serve.routes.batches",
     "fine_tuning": "miaobi.serve.routes.fine_tuning",
+    "training": "miaobi.serve.routes.training",
 })
 """Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
 
@@ -171,6 +172,7 @@ rooms = Registry("rooms", {
     "chat": "miaobi.studio.rooms.chat",
     "compare": "miaobi.studio.rooms.compare",
     "pictures": "miaobi.studio.rooms.pictures",
+    "train": "miaobi.studio.rooms.train",
     "tune": "miaobi.studio.rooms.tune",
     "feedback": "miaobi.studio.rooms.feedback",
     "jobs": "miaobi.studio.rooms.jobs",
@@ -181,6 +183,8 @@ rooms = Registry("rooms", {
 work = Registry("work", {
     "fine_tuning": "miaobi.serve.work.fine_tuning:run",
     "estimate": "miaobi.serve.work.fine_tuning:estimate",
+    "training": "miaobi.serve.work.training:run",
+    "training_estimate": "miaobi.serve.work.training:estimate",
     "batch": "miaobi.serve.work.batch:run",
 })
 """What the server's jobs do, by kind, each in a process of its own: `run(task)` (serve/work/task.py)."""

@@ -6,9 +6,10 @@ Nothing here is a path or a name of anything but a served model; what is not on 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
@@ -19,28 +20,28 @@ BASE_LETTERS, ID_LETTERS = 20, 8
 """Of a tuned model's name, which has 64 at most."""
 
 
-def _number(**bounds: Any) -> TypeAdapter[Any]:
+def number(**bounds: Any) -> TypeAdapter[Any]:
     return TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)])
 
 
-def _count(**bounds: Any) -> TypeAdapter[Any]:
+def count(**bounds: Any) -> TypeAdapter[Any]:
     return TypeAdapter(Annotated[int, Field(strict=True, **bounds)])
 
 
 SETTINGS: dict[str, TypeAdapter[Any]] = {
     "task": TypeAdapter(Literal["chat", "causal", "preference", "seq2seq", "text-classification", "token-classification", "extractive-questions", "embedding"]),
     "tune.method": TypeAdapter(Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]),
-    "tune.lora_rank": _count(ge=1, le=512), "tune.lora_alpha": _number(gt=0, le=4096), "tune.lora_dropout": _number(ge=0, lt=1),
-    "tune.gradient_checkpointing": TypeAdapter(Annotated[bool, Field(strict=True)]), "tune.neftune_alpha": _number(ge=0, le=100),
-    "train.max_steps": _count(ge=1, le=1_000_000), "train.batch_size": _count(ge=1, le=1024), "train.accumulation": _count(ge=1, le=1024),
-    "train.learning_rate": _number(gt=0, le=1), "train.weight_decay": _number(ge=0, le=10), "train.warmup": _number(ge=0, le=1), "train.clip": _number(ge=0, le=1000),
-    "train.patience": _count(ge=0, le=1000), "train.max_minutes": _number(gt=0, le=100_000),
-    **{f"train.{name}": _count(ge=0, le=1_000_000) for name in ("validate_every", "validation_batches", "checkpoint_every", "sample_every")},
-    "train.log_every": _count(ge=1, le=1_000_000), "data.max_length": _count(ge=0, le=1 << 20), "data.max_examples": _count(ge=0, le=1 << 31),
-    "data.validation": _number(ge=0, lt=1), "data.test": _number(ge=0, lt=1), "data.too_long": TypeAdapter(Literal["truncate", "split", "drop"]),
-    "data.strict": TypeAdapter(Annotated[bool, Field(strict=True)]), "head.loss": TypeAdapter(Literal["dpo", "orpo", "kto"]), "head.beta": _number(gt=0, le=100),
-    "head.template": TypeAdapter(Literal["", "chatml", "plain"]), "head.max_new_tokens": _count(ge=1, le=4096),
-    "report.limit": _count(ge=1, le=100_000), "report.answers": _count(ge=0, le=100),
+    "tune.lora_rank": count(ge=1, le=512), "tune.lora_alpha": number(gt=0, le=4096), "tune.lora_dropout": number(ge=0, lt=1),
+    "tune.gradient_checkpointing": TypeAdapter(Annotated[bool, Field(strict=True)]), "tune.neftune_alpha": number(ge=0, le=100),
+    "train.max_steps": count(ge=1, le=1_000_000), "train.batch_size": count(ge=1, le=1024), "train.accumulation": count(ge=1, le=1024),
+    "train.learning_rate": number(gt=0, le=1), "train.weight_decay": number(ge=0, le=10), "train.warmup": number(ge=0, le=1), "train.clip": number(ge=0, le=1000),
+    "train.patience": count(ge=0, le=1000), "train.max_minutes": number(gt=0, le=100_000),
+    **{f"train.{name}": count(ge=0, le=1_000_000) for name in ("validate_every", "validation_batches", "checkpoint_every", "sample_every")},
+    "train.log_every": count(ge=1, le=1_000_000), "data.max_length": count(ge=0, le=1 << 20), "data.max_examples": count(ge=0, le=1 << 31),
+    "data.validation": number(ge=0, lt=1), "data.test": number(ge=0, lt=1), "data.too_long": TypeAdapter(Literal["truncate", "split", "drop"]),
+    "data.strict": TypeAdapter(Annotated[bool, Field(strict=True)]), "head.loss": TypeAdapter(Literal["dpo", "orpo", "kto"]), "head.beta": number(gt=0, le=100),
+    "head.template": TypeAdapter(Literal["", "chatml", "plain"]), "head.max_new_tokens": count(ge=1, le=4096),
+    "report.limit": count(ge=1, le=100_000), "report.answers": count(ge=0, le=100),
     **{f"report.{name}": TypeAdapter(Annotated[bool, Field(strict=True)]) for name in ("forgetting", "memorisation")},
 }
 """Keys of `miaobi finetune` that a job may set, with their types."""
@@ -50,6 +51,29 @@ Auto = Literal["auto"]
 
 class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+def _suffix(value: str | None) -> str | None:
+    if value and not SUFFIX.fullmatch(value):
+        raise ValueError(say(f"{value!r} cannot be part of a model's name; use up to 30 lower-case letters, digits, '.', '_' and '-'.",
+                             f"{value!r} 不能用于模型名；请使用最多 30 个小写字母、数字、'.'、'_' 和 '-'。"))
+    return value or None
+
+
+def on_the_list(value: dict[str, Any] | None, known: Mapping[str, TypeAdapter[Any]]) -> dict[str, Any] | None:
+    """The settings of a job, each of them one of `known` and of its type. Raises ValueError."""
+    for key, given in (value or {}).items():
+        if key not in known:
+            raise ValueError(say(f"{key[:64]!r} is no setting of a job. ", f"{key[:64]!r} 不是任务的设置。") + nearest(key[:64], known))
+        try:
+            known[key].validate_python(given)
+        except ValidationError as error:
+            raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
+    return value
+
+
+Suffix = Annotated[Annotated[str, Field(max_length=64)] | None, AfterValidator(_suffix)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class Hyperparameters(Asked):
@@ -82,33 +106,18 @@ class Create(Asked):
     model: Annotated[str, Field(max_length=128)]
     training_file: str
     validation_file: str | None = None
-    suffix: Annotated[str, Field(max_length=64)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    suffix: Suffix = None
+    seed: Seed | None = None
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
     metadata: Metadata | None = None
     integrations: Annotated[list[Any], Field(max_length=0)] | None = None
     miaobi: Annotated[dict[str, Any], Field(max_length=len(SETTINGS))] | None = None
 
-    @field_validator("suffix")
-    @classmethod
-    def _suffix(cls, value: str | None) -> str | None:
-        if value and not SUFFIX.fullmatch(value):
-            raise ValueError(say(f"{value!r} cannot be part of a model's name; use up to 30 lower-case letters, digits, '.', '_' and '-'.",
-                                 f"{value!r} 不能用于模型名；请使用最多 30 个小写字母、数字、'.'、'_' 和 '-'。"))
-        return value or None
-
     @field_validator("miaobi")
     @classmethod
     def _settings(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        for key, given in (value or {}).items():
-            if key not in SETTINGS:
-                raise ValueError(say(f"{key[:64]!r} is no setting of a job. ", f"{key[:64]!r} 不是任务的设置。") + nearest(key[:64], SETTINGS))
-            try:
-                SETTINGS[key].validate_python(given)
-            except ValidationError as error:
-                raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
-        return value
+        return on_the_list(value, SETTINGS)
 
     @property
     def chosen(self) -> Hyperparameters:

@@ -34,7 +34,7 @@ LOOK_SECONDS = 0.5
 RENEW_SECONDS = LEASE_SECONDS / 4
 STOP_SECONDS = 20.0
 """For a process that is asked to stop, to write its checkpoint."""
-QUICK = ("estimate",)
+QUICK = ("estimate", "training_estimate")
 """Kinds of work for which somebody waits: one of them may run beside the others."""
 LOG, LOG_BYTES = "log.txt", 1 << 20
 HIDDEN = ("MIAOBI_API_KEY", "MIAOBI_DATABASE_URL")

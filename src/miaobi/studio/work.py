@@ -1,4 +1,4 @@
-"""What the rooms of jobs and of tuning share: states in words, a job's events, its curves and its samples."""
+"""What the rooms that show jobs share: states in words, a job's events, its curves and its samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from miaobi.studio.drawing import Point, curve, notice, sign, text, when
 from miaobi.studio.room import Desk
 
-TUNING, BATCHES = "/v1/fine_tuning/jobs", "/v1/batches"
+TRAINING, TUNING, BATCHES = "/v1/training/jobs", "/v1/fine_tuning/jobs", "/v1/batches"
+PLACES = {"trainjob": TRAINING, "ftjob": TUNING, "batch": BATCHES}
 STATES = {"validating_files": ("reading the data", "正在读取数据"), "validating": ("reading the requests", "正在读取请求"), "queued": ("waiting", "等待中"),
           "running": ("running", "运行中"), "in_progress": ("running", "运行中"), "finalizing": ("finishing", "收尾中"), "paused": ("paused", "已暂停"),
           "cancelling": ("stopping", "正在停止"), "succeeded": ("done", "已完成"), "completed": ("done", "已完成"), "failed": ("failed", "失败"),
@@ -20,7 +21,17 @@ SHOWN = 12
 
 def path_of(job: str) -> str:
     """Where the API keeps the job of this id."""
-    return f"{TUNING if job.startswith('ftjob') else BATCHES}/{job}"
+    return f"{PLACES[job.partition('-')[0].partition('_')[0]]}/{job}"
+
+
+def origin(job: dict[str, Any]) -> str:
+    """What a job begins with: a base model, or a recipe."""
+    return str(job.get("model") or job["recipe"])
+
+
+def result(job: dict[str, Any]) -> str | None:
+    """The model that a job made."""
+    return job.get("fine_tuned_model") or job.get("trained_model")
 
 
 def named(job: dict[str, Any]) -> str:

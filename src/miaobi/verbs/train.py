@@ -194,18 +194,30 @@ def train(recipe: str | Path | Mapping[str, Any], *, name: str | None = None, se
         runs: where to keep the run
         quiet: no progress
     """
+    trained = _run(_settled(recipe, {**(settings or {}), **({"name": name} if name else {})}), Path(runs), quiet=quiet)
+    assert isinstance(trained, Trained)
+    return trained
+
+
+def plan(recipe: str | Path | Mapping[str, Any], *, settings: Mapping[str, Any] | None = None, runs: str | Path = "runs") -> Plan:
+    """What `train` with the same arguments would cost: the data is prepared, the model built, a few steps are timed."""
+    planned = _run(_settled(recipe, settings or {}), Path(runs), dry_run=True)
+    assert isinstance(planned, Plan)
+    return planned
+
+
+def _settled(recipe: str | Path | Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
+    """A recipe with dotted keys over it."""
     need_torch()
     origin = "" if isinstance(recipe, Mapping) else str(recipe)
     tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe))
-    for key, value in ({**(settings or {}), **({"name": name} if name else {})}).items():
+    for key, value in changes.items():
         *folders, leaf = key.split(".")
         branch = tree
         for folder in folders:
             branch[folder] = branch = dict(branch.get(folder) or {})
         branch[leaf] = value
-    trained = _run(settle(tree, (), origin), Path(runs), quiet=quiet)
-    assert isinstance(trained, Trained)
-    return trained
+    return settle(tree, (), origin)
 
 
 def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | None = None, quiet: bool = False) -> Trained:

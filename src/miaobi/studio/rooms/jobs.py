@@ -1,4 +1,4 @@
-"""Everything that runs in the background: fine-tuning and batches, what happened to each, and the way to stop it."""
+"""Everything that runs in the background: training, fine-tuning and batches, what happened to each, and the way to stop it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gradio as gr
 
 from miaobi.studio.drawing import notice, table, text, when
 from miaobi.studio.room import QUIET, Desk, still_there
-from miaobi.studio.work import BATCHES, OVER, TUNING, messages, named, path_of, state
+from miaobi.studio.work import OVER, PLACES, messages, named, origin, path_of, result, state
 
 TITLE = ("Jobs", "任务")
 ORDER = 60
@@ -25,8 +25,7 @@ def build(desk: Desk) -> None:
     events = gr.HTML(padding=False, elem_id="job-events")
 
     async def show(job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
-        jobs = sorted([*(await desk.call(visitor, "GET", TUNING))["data"], *(await desk.call(visitor, "GET", BATCHES))["data"]],
-                      key=lambda item: -item["created_at"])
+        jobs = sorted([job for place in PLACES.values() for job in (await desk.call(visitor, "GET", place))["data"]], key=lambda item: -item["created_at"])
         names = {item["id"]: named(item) for item in jobs}
         job = still_there(job, names)
         return _listing(desk, jobs), gr.Dropdown([(name, id) for id, name in names.items()], value=job), await told(job, visitor)
@@ -54,14 +53,18 @@ def build(desk: Desk) -> None:
 def _listing(desk: Desk, jobs: list[dict[str, Any]]) -> str:
     say = desk.say
     if not jobs:
-        return notice(say("No jobs yet. Start one in the room “Tune”, or send a batch to /v1/batches.", "还没有任务。可在“调优”房间开始一个，或向 /v1/batches 提交批处理。"))
+        return notice(say("No jobs yet. Start one in the rooms “Train” and “Tune”, or send a batch to /v1/batches.", "还没有任务。可在“训练”或“调优”房间开始一个，或向 /v1/batches 提交批处理。"))
     rows = [[f"<b>{text(job['id'])}</b>", text(_what(desk, job)), state(desk, job["status"]), text(when(job["created_at"])),
-             text(job.get("fine_tuned_model") or _progress(job))] for job in jobs]
+             text(result(job) or _progress(job))] for job in jobs]
     return table([say("Job", "任务"), say("What", "内容"), say("State", "状态"), say("Asked", "提交时间"), say("Result", "结果")], rows, say("Jobs", "任务"))
 
 
 def _what(desk: Desk, job: dict[str, Any]) -> str:
-    return desk.say(f"tune {job['model']}", f"调优 {job['model']}") if "model" in job and job["object"] != "batch" else desk.say(f"batch to {job['endpoint']}", f"批处理 {job['endpoint']}")
+    if job["object"] == "batch":
+        return desk.say(f"batch to {job['endpoint']}", f"批处理 {job['endpoint']}")
+    if job["object"] == "training.job":
+        return desk.say(f"train {origin(job)}", f"训练 {origin(job)}")
+    return desk.say(f"tune {origin(job)}", f"调优 {origin(job)}")
 
 
 def _progress(job: dict[str, Any]) -> str:

@@ -7,15 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.drawing import notice, sign, table, text
-from miaobi.studio.room import QUIET, Desk, still_there
-from miaobi.studio.work import OVER, TUNING, curves, messages, named, path_of, state
+from miaobi.studio.drawing import notice, text
+from miaobi.studio.room import Desk, still_there
+from miaobi.studio.runs import Runs
+from miaobi.studio.work import TUNING
 
 TITLE = ("Tune", "调优")
 ORDER = 40
-EVENTS = 1000
-EVERY = 2.0
-"""Seconds between two looks at a job that runs."""
 
 
 def build(desk: Desk) -> None:
@@ -26,7 +24,7 @@ def build(desk: Desk) -> None:
         with gr.Column(scale=1, min_width=320, elem_classes="side"):
             base = gr.Dropdown([], label=say("Begin with", "基础模型"), elem_id="base")
             source = gr.Radio([(say("a file", "文件"), "file"), (say("feedback kept here", "此处的反馈"), "feedback")], value="file", label=say("Examples", "示例"))
-            file = gr.File(label=say("JSONL, one example a line", "JSONL，每行一个示例"), file_types=[".jsonl"], height=120, elem_id="examples")
+            file = gr.File(label=say("JSONL, one example a line", "JSONL，每行一个示例"), file_types=[".jsonl"], height=150, elem_id="examples")
             gr.HTML(f'<details class="shapes"><summary>{text(say("What a line looks like", "每行的格式"))}</summary>'
                     '<code>{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}</code>'
                     '<code>{"prompt": "…", "chosen": "…", "rejected": "…"}</code></details>', padding=False)
@@ -40,35 +38,21 @@ def build(desk: Desk) -> None:
                 start = gr.Button(say("Start", "开始"), variant="primary", elem_id="start")
             cost = gr.HTML(padding=False, elem_id="cost")
         with gr.Column(scale=2, min_width=320):
-            with gr.Row(elem_classes="bar"):
-                job = gr.Dropdown([], label=say("Run", "训练任务"), scale=3, elem_id="run")
-                stop = gr.Button(say("Stop", "暂停"), scale=1, elem_id="pause")
-                resume = gr.Button(say("Go on", "继续"), scale=1, elem_id="resume")
-            view = gr.HTML(padding=False, elem_id="view")
-    clock = gr.Timer(EVERY, active=False)
-    room = Tune(desk)
+            runs = Runs(desk, TUNING, "tune")
+    room = Tune(desk, runs)
     asked = [base, source, file, method, suffix, epochs, seed]
-    shown = [job, view, clock]
-    desk.on_entry(room.enter, [base, *shown], [base, job])
+    desk.on_entry(room.enter, [base, *runs.shown], [base, runs.job])
     estimate.click(room.estimate, asked, [cost], api_visibility="private")
-    start.click(room.start, asked, [*shown, cost], api_visibility="private")
-    gr.on([job.input, clock.tick], room.look, [job], [view, clock], **QUIET)
-    stop.click(room.doing("pause"), [job], [view, clock], **QUIET)
-    resume.click(room.doing("resume"), [job], [view, clock], **QUIET)
+    start.click(room.start, asked, [*runs.shown, cost], api_visibility="private")
 
 
 class Tune:
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, runs: Runs) -> None:
+        self.desk, self.runs = desk, runs
 
     async def enter(self, base: str | None, job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
         names = await self.desk.models(visitor, "text")
-        return gr.Dropdown(names, value=still_there(base, names)), *await self.runs(job, visitor)
-
-    async def runs(self, job: str | None, visitor: gr.Request) -> tuple[Any, ...]:
-        found = {item["id"]: named(item) for item in (await self.desk.call(visitor, "GET", TUNING, params={"limit": 50}))["data"]}
-        job = still_there(job, found)
-        return gr.Dropdown([(name, id) for id, name in found.items()], value=job), *await self.look(job, visitor)
+        return gr.Dropdown(names, value=still_there(base, names)), *await self.runs.enter(job, visitor)
 
     async def body(self, visitor: gr.Request, base: str | None, source: str, file: str | None, method: str, suffix: str, epochs: str, seed: str) -> dict[str, Any]:
         """The job to ask for; its examples are uploaded on the way."""
@@ -94,26 +78,4 @@ class Tune:
     async def start(self, base: str | None, source: str, file: str | None, method: str, suffix: str, epochs: str, seed: str, visitor: gr.Request) -> tuple[Any, ...]:
         body = await self.body(visitor, base, source, file, method, suffix, epochs, seed)
         begun = await self.desk.call(visitor, "POST", TUNING, json=body)
-        return *await self.runs(begun["id"], visitor), ""
-
-    async def look(self, job: str | None, visitor: gr.Request) -> tuple[str, Any]:
-        """The run as it stands; the clock ticks while it runs."""
-        say = self.desk.say
-        if not job:
-            return notice(say("Runs appear here, with their curves.", "训练任务及其曲线会显示在这里。")), gr.Timer(active=False)
-        known = await self.desk.call(visitor, "GET", path_of(job))
-        events = (await self.desk.call(visitor, "GET", f"{path_of(job)}/events", params={"limit": EVENTS}))["data"]
-        rows = [[state(self.desk, known["status"]), text(known["model"]), sign(known["fine_tuned_model"], "good") if known["fine_tuned_model"] else "–"]]
-        head = table([say("State", "状态"), say("From", "基础模型"), say("Answers as", "模型名")], rows, say("This run", "此任务"))
-        problem = (known.get("error") or {}).get("message")
-        told = f'<p role="alert" class="problem">{text(problem)}</p>' if problem else ""
-        view = f'<div class="run">{head}{told}{curves(self.desk, events)}{messages(self.desk, events)}</div>'
-        return view, gr.Timer(active=known["status"] not in (*OVER, "paused"))
-
-    def doing(self, what: str) -> Any:
-        async def done(job: str | None, visitor: gr.Request) -> tuple[str, Any]:
-            if not job:
-                raise self.desk.error("There is no run yet.", "还没有训练任务。")
-            await self.desk.call(visitor, "POST", f"{path_of(job)}/{what}")
-            return await self.look(job, visitor)
-        return done
+        return *await self.runs.enter(begun["id"], visitor), ""
