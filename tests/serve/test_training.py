@@ -200,10 +200,13 @@ def test_one_in_a_process_of_its_own_is_paused_goes_on_and_answers() -> None:
         file = upload(client)
         known = client.post("/v1/training/estimates", json={"recipe": "my-corpus", "training_file": file, "miaobi": SMALL})
         assert known.status_code == 200 and known.json()["memory_bytes"] > 0, known.text
-        made = create(client, training_file=file, miaobi={**SMALL, "train.max_steps": 1000, "train.batch_size": 64, "model.hidden_size": 64, "train.checkpoint_every": 20, "train.sample_every": 500})
+        made = create(client, training_file=file, miaobi={**SMALL, "train.max_steps": 400, "train.batch_size": 64, "model.hidden_size": 64, "train.patience": 0,
+                                                              "train.checkpoint_every": 20, "train.sample_every": 200, "train.validate_every": 100})
         path = f"/v1/training/jobs/{made['id']}"
         wait(lambda: client.get(f"{path}/checkpoints").json()["data"])
-        assert client.post(f"{path}/pause").json()["status"] == "paused" and client.post(f"{path}/resume").json()["status"] == "queued"
+        for move, status in (("pause", "paused"), ("resume", "queued")):
+            answer = client.post(f"{path}/{move}")
+            assert answer.status_code == 200 and answer.json()["status"] == status, answer.text
         wait(lambda: client.get(path).json()["status"] not in ("queued", "running"))
         job = client.get(path).json()
         assert job["status"] == "succeeded", job["error"]
