@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,9 @@ from fastapi.testclient import TestClient
 from starlette.routing import Mount
 from tests.serve.conftest import Echo, toy_pool
 
+from miaobi.core import bundle
 from miaobi.core.registry import pages, routes
+from miaobi.core.store import Store
 from miaobi.serve import keyring, keys
 from miaobi.serve.admission import Admission, Caller
 from miaobi.serve.app import create_app
@@ -173,6 +176,22 @@ def test_keys_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
         keyring.revoke("team-a")
         assert client.get("/v1/usage", headers={"authorization": f"Bearer {made.key}"}).status_code == 401
         assert client.get("/v1/usage").status_code == 401
+
+
+def test_what_everybody_gets_is_changed_by_operators_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "FRESH", 0.0)
+    for number in (1, 2):
+        bundle.write(tmp_path / f"made-{number}", bundle.Manifest("toy", "text"), lambda draft: None)
+        Store().add(tmp_path / f"made-{number}", "poet")
+    with TestClient(create_app(serving())) as client:
+        team, boss = keyring.create("team"), keyring.create("boss", operator=True)
+        assert [key.operator for key in keyring.list_keys().keys] == [True, False]
+        for path, body in (("promote", {"version": 1}), ("rollback", {})):
+            answer = client.post(f"/v1/store/models/poet/{path}", json=body, headers={"authorization": f"Bearer {team.key}"})
+            assert answer.status_code == 403 and answer.json()["error"]["code"] == "operators_only"
+        assert client.get("/v1/store/models", headers={"authorization": f"Bearer {team.key}"}).status_code == 200
+        assert client.post("/v1/store/models/poet/promote", json={"version": 1}, headers={"authorization": f"Bearer {boss.key}"}).status_code == 200
+    assert Store().resolve("poet").number == 1
 
 
 def test_keys_are_random_and_kept_as_hashes_only() -> None:

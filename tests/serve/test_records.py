@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select
+from sqlalchemy import select, text
 from tests.serve.databases import database, postgres
 
 from miaobi.core.errors import BadInput
@@ -23,6 +23,19 @@ def test_the_migrations_lead_to_the_models(database: str) -> None:
     with records.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
+    records.close()
+
+
+def test_keys_of_older_servers_keep_their_rights(database: str) -> None:
+    records = open_records(database, "0001")
+    with records.engine.begin() as connection:
+        connection.execute(text("INSERT INTO keys (id, name, sha256, created) VALUES ('key-1', 'old', '0', 1)"))
+    records.close()
+    records = open_records(database)
+    with records.session() as session:
+        session.add(Key(id="key-2", name="new", sha256="1"))
+    with records.reading() as session:
+        assert {key.name: key.operator for key in session.scalars(select(Key))} == {"old": True, "new": False}
     records.close()
 
 

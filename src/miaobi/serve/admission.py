@@ -38,6 +38,8 @@ class Caller:
     name: str = "local"
     requests_per_minute: int | None = None
     tokens_per_day: int | None = None
+    operator: bool = True
+    """May change what everybody gets: promote a version, or go back."""
 
 
 async def caller_of(request: Request) -> Caller:
@@ -48,6 +50,18 @@ async def caller_of(request: Request) -> Caller:
 
 Asking = Annotated[Caller, Depends(caller_of)]
 """For routes: `caller: Asking`."""
+
+
+async def operator_of(caller: Asking) -> Caller:
+    """Raises ApiError 403 for keys that are not an operator's."""
+    if not caller.operator:
+        raise ApiError(403, say("This changes what everybody gets; it needs an operator's key (`miaobi keys create NAME --operator` on the server).",
+                                "此操作影响所有人，需要管理员密钥（在服务器上用 `miaobi keys create 名称 --operator` 创建）。"), code="operators_only")
+    return caller
+
+
+Operating = Annotated[Caller, Depends(operator_of)]
+"""For routes that operators alone may call."""
 
 
 class Place:

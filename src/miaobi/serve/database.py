@@ -63,15 +63,15 @@ def _explained() -> Iterator[None]:
                          say("Free some space and try again.", "请清理空间后重试。")) from None
 
 
-def open_records(url: str) -> Records:
-    """Open the database at `url` and bring it up to date. Raises BadInput for a URL that leads nowhere."""
+def open_records(url: str, revision: str = "head") -> Records:
+    """Open the database at `url` and bring it up to date, or to an older `revision` (a number in migrations/versions). Raises BadInput for a URL that leads nowhere."""
     try:
         engine = _engine(url)
         with _alone(engine) as connection:
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except (ArgumentError, ModuleNotFoundError) as error:
         raise BadInput(say(f"The database's URL cannot be used: {error}.", f"数据库地址无法使用：{error}。"),
                        "sqlite:////srv/miaobi.sqlite, postgresql://user@host/miaobi (pip install 'miaobi[postgres]')") from None

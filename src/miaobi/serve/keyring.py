@@ -48,13 +48,14 @@ class KeyFacts:
     created: int
     requests_per_minute: int | None
     tokens_per_day: int | None
+    operator: bool
     revoked: int | None
 
     def __str__(self) -> str:
         day = time.strftime("%Y-%m-%d", time.gmtime(self.created))
         limits = [say(f"{self.requests_per_minute} requests a minute", f"每分钟 {self.requests_per_minute} 次请求") if self.requests_per_minute is not None else "",
                   say(f"{self.tokens_per_day} tokens a day", f"每天 {self.tokens_per_day} 个词元") if self.tokens_per_day is not None else "",
-                  say("revoked", "已撤销") if self.revoked else ""]
+                  say("operator", "管理员") if self.operator else "", say("revoked", "已撤销") if self.revoked else ""]
         return "  ".join(part for part in (f"{self.name:<24}", day, *limits) if part)
 
 
@@ -75,13 +76,14 @@ def _opened(database_url: str) -> Iterator[Records]:
         records.close()
 
 
-def create(name: str, *, requests_per_minute: int | None = None, tokens_per_day: int | None = None, database_url: str = "") -> NewKey:
+def create(name: str, *, requests_per_minute: int | None = None, tokens_per_day: int | None = None, operator: bool = False, database_url: str = "") -> NewKey:
     """Make a key. From then on the server answers nobody without one.
 
     Args:
         name: Whose it is: letters, digits, dots, hyphens.
         requests_per_minute: How often it may ask a model, counted over the last minute. Without it: no limit.
         tokens_per_day: Tokens it may use in a day (UTC), prompts and answers together. Without it: no limit.
+        operator: It may also change what everybody gets: promote a model's version, or go back.
         database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite under $MIAOBI_HOME.
     """
     if not NAME.fullmatch(name):
@@ -95,7 +97,7 @@ def create(name: str, *, requests_per_minute: int | None = None, tokens_per_day:
         if session.scalar(select(Key).where(Key.name == name)):
             raise Conflict(say(f"There is a key named {name} already, or was: names are not used twice.", f"已有（或曾有）名为 {name} 的密钥：名称不可重复使用。"),
                            say("Choose another name; `miaobi keys list` shows them.", "请换一个名称；`miaobi keys list` 可列出全部。"))
-        row = Key(id=new_id("key"), name=name, sha256=digest(secret), requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day)
+        row = Key(id=new_id("key"), name=name, sha256=digest(secret), requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day, operator=operator)
         session.add(row)
         session.flush()
         return NewKey(row.id, name, secret)
@@ -133,4 +135,4 @@ def all_keys(records: Records) -> list[Key]:
 
 
 def _facts(row: Key) -> KeyFacts:
-    return KeyFacts(row.id, row.name, row.created, row.requests_per_minute, row.tokens_per_day, row.revoked)
+    return KeyFacts(row.id, row.name, row.created, row.requests_per_minute, row.tokens_per_day, row.operator, row.revoked)

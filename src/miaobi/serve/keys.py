@@ -57,7 +57,7 @@ class Keys:
         except Exception:
             log.exception("the keys could not be read again")
             return
-        self._stored = {row.sha256: Caller(row.id, row.name, row.requests_per_minute, row.tokens_per_day) for row in rows if row.revoked is None}
+        self._stored = {row.sha256: Caller(row.id, row.name, row.requests_per_minute, row.tokens_per_day, row.operator) for row in rows if row.revoked is None}
         self._any = bool(self._given or rows)
 
 

@@ -36,6 +36,7 @@ class Key(Table):
     sha256: Mapped[str] = mapped_column(unique=True)
     requests_per_minute: Mapped[int | None]
     tokens_per_day: Mapped[int | None]
+    operator: Mapped[bool] = mapped_column(default=False)
     created: Mapped[int] = mapped_column(default=now)
     revoked: Mapped[int | None]
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from miaobi.core import bundle
 from miaobi.core.store import NAME, Version
+from miaobi.serve.admission import Operating
 from miaobi.serve.text.asked import Closed
 from miaobi.verbs import models
 
@@ -36,14 +37,14 @@ def list_versions() -> dict[str, Any]:
 
 
 @router.post("/{name}/promote")
-def promote(name: Name, asked: Promotion) -> dict[str, Any]:
+def promote(name: Name, asked: Promotion, caller: Operating) -> dict[str, Any]:
     """Make a version the one that the bare name means. Answers that run go on with the version they began with."""
     done = models.promote(f"{name}@{asked.version}")
     return {"object": "model.promotion", "name": name, "version": asked.version, "message": done.message}
 
 
 @router.post("/{name}/rollback")
-def rollback(name: Name) -> dict[str, Any]:
+def rollback(name: Name, caller: Operating) -> dict[str, Any]:
     """Back to the version that was in production before."""
     done = models.rollback(name)
     return {"object": "model.promotion", "name": name, "version": int(done.models[0].rpartition("@")[2]), "message": done.message}
