@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from tests.engines.small import small_gguf
 
 from miaobi.core.engine import Weights
-from miaobi.core.errors import Unsupported
+from miaobi.core.errors import DoesNotFit, Unsupported
 from miaobi.engines import converted, openvino
 from miaobi.engines.openvino_rows import rewrite, values
 from miaobi.engines.requantise import to_q8
@@ -93,3 +94,11 @@ def test_what_cannot_be_prepared_is_refused_in_words(smollm2: Path, monkeypatch:
     with pytest.raises(Unsupported, match=r"cannot load .*ended \(1\)"):
         openvino.open_engine(Weights("gguf", str(smollm2), "smollm2"))
     assert not list((tmp_path / "converted").rglob("*.openvino"))
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 5, 5))
+    with pytest.raises(DoesNotFit, match="0 MB are free"):
+        converted.as_openvino(small_gguf(tmp_path))
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,12 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from miaobi.core import gguf
 from miaobi.core.engine import Weights
+from miaobi.core.errors import DoesNotFit
 from miaobi.core.files import explain_refusal, home, locked, write_beside
 from miaobi.core.language import say
 from miaobi.engines.weights import read_json
 from miaobi.tune.opening import FAMILY, UNMERGEABLE, Tuned, open_tuned
 
+ROOM = 3.4
+"""Bytes of disk for each parameter while OpenVINO's copy is made: a copy in q8_0, the graph as GenAI leaves it, and the result (3.25 measured)."""
 LAYOUTS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
 
@@ -68,10 +73,19 @@ def _place(weights: Weights, dtype: str) -> Path:
     return home() / "converted" / digest.hexdigest()[:24] / f"{weights.name.replace('/', '_')}.gguf"
 
 
+def _check_room(path: Path, place: Path) -> None:
+    """Beforehand: whoever writes, numpy or OpenVINO, has words of its own for a full disk, or none that say so."""
+    needed, free = ROOM * gguf.read(path).parameters, shutil.disk_usage(place).free
+    if free < needed:
+        raise DoesNotFit(say(f"OpenVINO's copy of {path.name} takes {needed / 1e6:,.0f} MB of disk while it is made; {free / 1e6:,.0f} MB are free.",
+                             f"为 OpenVINO 准备 {path.name} 需要 {needed / 1e6:,.0f} MB 磁盘空间，剩余 {free / 1e6:,.0f} MB。"),
+                         say("Free some space, point MIAOBI_HOME at another disk, or use --engine llamacpp.", "请清理空间，把 MIAOBI_HOME 指向别的磁盘，或使用 --engine llamacpp。"))
+
+
 def as_openvino(path: Path) -> Path:
     """The folder that OpenVINO runs a GGUF file from; told from other files of the name by size and time, since hashing gigabytes takes long.
 
-    Raises RuntimeError with OpenVINO's own words where it cannot read the file.
+    Raises RuntimeError with OpenVINO's own words where it cannot read the file, DoesNotFit where the disk has no room.
     """
     facts = path.stat()
     digest = hashlib.sha256(f"rows {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:24]
@@ -80,6 +94,7 @@ def as_openvino(path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent):  # whoever else wants it waits, and finds it
         if not target.exists():
+            _check_room(path, target.parent)
             print(say(f"Preparing {path.name} for OpenVINO, once ...", f"正在为 OpenVINO 准备 {path.name}（仅此一次）..."), file=sys.stderr)
             with write_beside(target) as draft:
                 done = subprocess.run([sys.executable, "-P", "-m", "miaobi.engines.openvino_rows", path, draft], capture_output=True, text=True)
