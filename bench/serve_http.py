@@ -6,7 +6,8 @@
     python bench/serve_http.py --json figures.json
 
 "miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is set out of the box. Every server runs in its own
-process and all are up all the time; only one is asked at a time, and which one goes first changes with each round. tokens/s of output are of
+process and all are up all the time; only one is asked at a time, the others are stopped meanwhile (SIGSTOP: an idle vLLM slows
+the others), and which one goes first changes with each round. tokens/s of output are of
 whole answers (not streamed: at hundreds of tokens a second the client's own work for each piece would be a part of the figure); time to the
 first token is of streamed ones. "direct" is our engine without a server, in a process of its own: what HTTP costs. OMP_WAIT_POLICY stays
 unset: llama.cpp, in both servers, is three times slower where its threads may not wait actively. llama.cpp and ours read the same file of
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from openai import AsyncOpenAI
 
 SHORT = "Tell me a long story about an old fisherman who lived by river number {0}, and about what he found there."
@@ -41,7 +43,7 @@ QUESTION = "Explain at length, with reasons, what a guest of room {0} has to do 
 
 
 SETTLE = 15.0
-"""Seconds after the first requests that met: ours opens the engine for crowds beside them."""
+"""Seconds after each one's first requests that met: ours opens the engine for crowds beside them."""
 PAUSE = 0.3
 """Seconds before each turn: threads that have done their work go on spinning for a while."""
 
@@ -202,11 +204,35 @@ class Direct:
         return Figures(json.loads(self.process.stdout.readline()), 0.0, 0.0)
 
 
-def compare(ask_of: dict[str, Callable[[str, int, int, int], Figures]], workloads: list[str], counts: list[int], tokens: int, rounds: int) -> list[dict[str, Any]]:
+class Stage:
+    """The servers, of which one runs at a time."""
+
+    def __init__(self, processes: dict[str, subprocess.Popen[str]]) -> None:
+        self.processes = processes
+
+    def _each(self, name: str) -> list[psutil.Process]:
+        first = psutil.Process(self.processes[name].pid)
+        return [first, *first.children(recursive=True)]
+
+    def alone(self, name: str) -> None:
+        for other in self.processes:
+            for process in self._each(other):
+                process.resume() if other == name else process.suspend()
+        time.sleep(PAUSE)
+
+    def end(self) -> None:
+        for name, process in self.processes.items():
+            for each in reversed(self._each(name)):
+                each.kill()
+            process.wait()
+
+
+def compare(ask_of: dict[str, Callable[[str, int, int, int], Figures]], stage: Stage, workloads: list[str], counts: list[int], tokens: int, rounds: int) -> list[dict[str, Any]]:
     rows, number = [], 0
-    for ask_one in ask_of.values():
+    for name, ask_one in ask_of.items():
+        stage.alone(name)
         ask_one("short", 4, 8, 90_000)
-    time.sleep(SETTLE)
+        time.sleep(SETTLE)
     for workload in workloads:
         for at in counts:
             found: dict[str, list[Figures]] = {name: [] for name in ask_of}
@@ -214,7 +240,7 @@ def compare(ask_of: dict[str, Callable[[str, int, int, int], Figures]], workload
                 names = list(ask_of)
                 for name in names[turn % len(names):] + names[:turn % len(names)]:
                     number += 100
-                    time.sleep(PAUSE)
+                    stage.alone(name)
                     figures = ask_of[name](workload, at, tokens, number)
                     if turn:  # the first turn warms up: pages, caches of the shared prefix, lazily opened engines
                         found[name].append(figures)
@@ -247,13 +273,12 @@ def main() -> None:
               "vllm": lambda: vllm(args.model, streams, args.dtype, args.vllm)}
     servers = {name: makers[name]() for name in args.servers if name in makers}
     direct = Direct(args.model, streams) if "direct" in args.servers else None
+    stage = Stage({name: server.process for name, server in servers.items()} | ({"direct": direct.process} if direct else {}))
     try:
         ask_of: dict[str, Any] = {name: lambda *words, server=server: asyncio.run(ask(server, *words)) for name, server in servers.items()}
-        rows = compare(ask_of | ({"direct": direct.ask} if direct else {}), args.workloads, args.at, args.tokens, args.rounds)
+        rows = compare(ask_of | ({"direct": direct.ask} if direct else {}), stage, args.workloads, args.at, args.tokens, args.rounds)
     finally:
-        for process in [server.process for server in servers.values()] + ([direct.process] if direct else []):
-            process.kill()
-            process.wait()
+        stage.end()
     ready = {name: round(server.ready, 2) for name, server in servers.items()}
     print("ready after, seconds:", ready)
     if args.json:
