@@ -1,4 +1,4 @@
-"""kill -9 at random moments of uploads and batches, whole processes over sockets: nothing lost, nothing twice, nothing half-written.
+"""kill -9 at random moments of uploads, batches and training jobs, whole processes over sockets: nothing lost, nothing twice, nothing half-written.
 
 Jobs' own processes are killed in test_worker.py. The models are toys that another package brings, as engines do."""
 
@@ -123,14 +123,7 @@ def kill_batches(count: int, rounds: int, chance: random.Random) -> None:
         made = httpx.post(f"{server.address}/v1/batches", json={"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}).json()["id"]
         for _ in range(rounds):
             time.sleep(chance.uniform(0.5, 4))
-            assert server.process is not None
-            workers = psutil.Process(server.process.pid).children()
-            if workers and chance.random() < 0.5:
-                with suppress(ProcessLookupError):
-                    os.kill(workers[0].pid, signal.SIGKILL)
-            else:
-                server.kill()
-                server.up()
+            kill_one(server, chance)
 
         def look() -> dict[str, Any]:
             return dict(httpx.get(f"{server.address}/v1/batches/{made}", timeout=30).json())
@@ -143,6 +136,68 @@ def kill_batches(count: int, rounds: int, chance: random.Random) -> None:
         assert all(row["response"]["body"]["choices"][0]["message"]["content"] == f"say {row['custom_id']}" for row in rows)
         files = httpx.get(f"{server.address}/v1/files").json()["data"]
         assert sorted(item["purpose"] for item in files) == ["batch", "batch_output"]
+        assert sorted(path.name for path in (home() / "server" / "files").iterdir()) == sorted(item["id"] for item in files)
+
+
+def kill_one(server: Server, chance: random.Random) -> None:
+    """The job's process or the server, which takes that with it."""
+    assert server.process is not None
+    workers = psutil.Process(server.process.pid).children()
+    if workers and chance.random() < 0.5:
+        with suppress(ProcessLookupError):
+            os.kill(workers[0].pid, signal.SIGKILL)
+    else:
+        server.kill()
+        server.up()
+
+
+class Trainings:
+    """Training jobs of a server that gets killed, all alike."""
+
+    def __init__(self, server: Server, steps: int) -> None:
+        self.server = server
+        lines = "".join(f"the {number} th line rhymes with line {number * 7 % 100}\n" for number in range(2000))
+        file = httpx.post(f"{server.address}/v1/files", files={"file": ("lines.txt", lines.encode())}, data={"purpose": "user_data"}).json()["id"]
+        self.asked = {"recipe": "my-corpus", "training_file": file, "seed": 3, "miaobi": {
+            "train.max_steps": steps, "train.checkpoint_every": 10, "train.validate_every": 50, "train.sample_every": 50, "train.log_every": 5, "train.patience": 0,
+            "train.batch_size": 16, "model.num_layers": 1, "model.hidden_size": 32, "data.context_length": 32, "sample.max_new_tokens": 8}}
+
+    def start(self) -> str:
+        return str(httpx.post(f"{self.server.address}/v1/training/jobs", json=self.asked, timeout=30).json()["id"])
+
+    def look(self, id: str) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.server.address}/v1/training/jobs/{id}", timeout=30).json())
+
+    def runs(self, id: str) -> bool:
+        return self.look(id)["status"] in ("queued", "running")
+
+    def made(self, id: str) -> bytes:
+        """The weights it ended with; what it told on the way came once and in order, and nothing is left of its work."""
+        wait_until(lambda: not self.runs(id), 300)
+        job = self.look(id)
+        assert job["status"] == "succeeded" and len(Store().versions(job["trained_model"])) == 1, job
+        events = httpx.get(f"{self.server.address}/v1/training/jobs/{id}/events", params={"limit": 1000}).json()["data"]
+        told = [event["data"]["step"] for event in reversed(events) if "train_loss" in event["data"]]
+        assert told == list(range(5, self.asked["miaobi"]["train.max_steps"] + 1, 5))[-len(told):] and len(told) > 50
+        wait_until(lambda: [path.name for path in (home() / "server" / "jobs" / id).iterdir()] == ["log.txt"])
+        return next(Store().resolve(job["trained_model"]).path.glob("*.safetensors")).read_bytes()
+
+
+def kill_training(steps: int, rounds: int, chance: random.Random) -> None:
+    """Jobs that are killed make the model that one makes which is left alone, to the bit."""
+    with served() as server:
+        jobs = Trainings(server, steps)
+        ids = [jobs.start()]
+        whole, kills = jobs.made(ids[0]), 0
+        while kills < rounds:
+            ids.append(jobs.start())
+            while kills < rounds and jobs.runs(ids[-1]):
+                time.sleep(chance.uniform(3, 9))
+                kill_one(server, chance)
+                kills += 1
+            assert jobs.made(ids[-1]) == whole
+        files = httpx.get(f"{server.address}/v1/files").json()["data"]
+        assert sorted(item["purpose"] for item in files) == ["fine-tune-results"] * len(ids) + ["user_data"]
         assert sorted(path.name for path in (home() / "server" / "files").iterdir()) == sorted(item["id"] for item in files)
 
 
@@ -177,13 +232,17 @@ def test_a_batch_whose_processes_are_killed_is_answered_whole_and_once() -> None
     kill_batches(40, 2, random.Random(4))
 
 
+def test_a_training_job_whose_processes_are_killed_makes_the_same_model() -> None:
+    kill_training(400, 1, random.Random(9))
+
+
 def test_an_offline_batch_that_is_killed_goes_on(tmp_path: Path) -> None:
     kill_offline(tmp_path, 40, 1, random.Random(5))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("what", ["uploads", "batches", "offline"])
+@pytest.mark.parametrize("what", ["uploads", "batches", "offline", "training"])
 def test_a_hundred_kills(what: str, tmp_path: Path) -> None:
     {"uploads": lambda: kill_uploads(100, random.Random(6)), "batches": lambda: kill_batches(2000, 100, random.Random(7)),
-     "offline": lambda: kill_offline(tmp_path, 1000, 100, random.Random(8))}[what]()
+     "offline": lambda: kill_offline(tmp_path, 1000, 100, random.Random(8)), "training": lambda: kill_training(3000, 100, random.Random(10))}[what]()
