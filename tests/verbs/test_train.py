@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from miaobi.core import bundle
-from miaobi.core.config import read_yaml
+from miaobi.core.config import read_recipe, read_yaml
 from miaobi.core.errors import BadInput, DoesNotFit, MiaobiError, NotFound
 from miaobi.core.store import Store
 from miaobi.verbs import train
@@ -188,3 +188,15 @@ def test_ctrl_c_at_any_moment(recipe: Path, tmp_path: Path, delay: float) -> Non
         assert bundle.read(version.path).family == "gpt"
     for state in tmp_path.glob("runs/*/checkpoints/*/state.json"):
         assert json.loads(state.read_text())["step"] >= 3
+
+
+def test_recipes_come_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no folder of that name, as after pip install; a file of one's own comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe("recipes/text/poet_gpt.yaml")["name"] == "poet"
+    (tmp_path / "recipes" / "text").mkdir(parents=True)
+    (tmp_path / "recipes" / "text" / "poet_gpt.yaml").write_text("name: mine\n")
+    assert read_recipe("recipes/text/poet_gpt.yaml")["name"] == "mine"
+    for missing in ("recipes/text/poet.yaml", "poet_gpt.yaml"):
+        with pytest.raises(NotFound):
+            read_recipe(missing)

@@ -27,6 +27,10 @@ class flat:
     """Marks a dataclass parameter whose fields become options without a prefix."""
 
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""Those that come with miaobi."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One setting: its key as in YAML ("train.max_steps"), its type, and whether it is given by place."""
@@ -177,6 +181,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise BadInput(say(f"{path} holds no settings.", f"{path} 中没有任何设置。"),
                        say("Write `key: value` lines; see the files under recipes/.", "请写成 `key: value`；可参考 recipes/ 下的文件。"))
     return loaded
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A recipe's settings. What is named recipes/... and is not there is one of those that come with miaobi. Raises as `read_yaml` does."""
+    path = Path(path)
+    packaged = RECIPES.joinpath(*path.parts[1:])
+    return read_yaml(packaged if path.parts[:1] == (RECIPES.name,) and not path.exists() and packaged.is_file() else path)
 
 
 def flatten(settings: Mapping[str, Any], known: Mapping[str, Option], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,6 @@ from miaobi.serve.files import plain_name
 from miaobi.serve.pages import Metadata
 from miaobi.serve.tuning import ID_LETTERS, SETTINGS, Asked, Seed, Suffix, count, number, on_the_list
 
-FOLDER = Path(__file__).parents[1] / "recipes"
 SHAPES = {"text": (".txt", ".jsonl", ".json", ".csv", ".parquet", ".txt.gz", ".jsonl.gz", ".json.gz", ".csv.gz"), "image": (".zip", ".parquet")}
 """Endings of files that can be trained on, by what the model will make."""
 NAME_LETTERS = 20
@@ -70,7 +69,7 @@ class Create(Asked):
 def recipes() -> dict[str, Recipe]:
     """Those that train from nothing, by name."""
     found = {}
-    for path in sorted(FOLDER.glob("*/*.yaml")):
+    for path in sorted(config.RECIPES.glob("*/*.yaml")):
         values = config.read_yaml(path)
         if "family" in values:
             found[values["name"]] = Recipe(values["name"], path, values["family"], path.parent.name, values["data"].get("pack") or "", _about(path))

@@ -82,7 +82,7 @@ def command(*words: str) -> Any:
         raise BadInput(say("What is to be tuned?", "要微调什么？"), "miaobi finetune --base smollm2 --data chats.jsonl --method lora --name helpdesk")
     need_torch()
     from miaobi.verbs.tune_settings import settle
-    recipe = config.read_yaml(Path(values["recipe"])) if values["recipe"] else {}
+    recipe = config.read_recipe(values["recipe"]) if values["recipe"] else {}
     settings = settle(recipe, theirs, values["recipe"] or "")
     if values["print_config"]:
         return Printed(config.nested(settings.values))
@@ -94,7 +94,7 @@ def _usage(mine: Sequence[str], theirs: Sequence[str]) -> str:
     from miaobi.core.registry import tasks
     from miaobi.verbs.tune_settings import options_of
     recipe = next((word for word in mine if not word.startswith("--")), None)
-    read = config.read_yaml(Path(recipe)) if recipe else {}
+    read = config.read_recipe(recipe) if recipe else {}
     task = tasks.get(config.peek(theirs, "task") or read.get("task") or "chat")
     about = say(f"Fine-tune a pretrained model. Keys of a recipe for the task {task.NAME}; another task's: miaobi finetune --task NAME --help. "
                 f"Tasks: {', '.join(tasks.names())}. Short for --data.path, --data.pack and --tune.method: --data, --method.",
@@ -120,7 +120,7 @@ def finetune(recipe: str | Path | Mapping[str, Any] | None = None, *, base: str 
     need_torch()
     from miaobi.verbs.tune_settings import settle
     origin = str(recipe) if isinstance(recipe, str | Path) else ""
-    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe)) if recipe else {}
+    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_recipe(recipe) if recipe else {}
     short = {"--base": base, "--data": data, "--method": method, "--name": name}
     words = [part for key, value in short.items() if value is not None for part in (key, str(value))]
     words += config.as_words(settings or {})

@@ -114,7 +114,7 @@ def command(*words: str) -> Any:
         return resume(values["resume"], trials=values["trials"], patience=values["patience"], workers=values["workers"], runs=values["runs"])
     if not values["recipe"]:
         raise BadInput(say("Which recipe?", "用哪个配方？"), "miaobi search recipes/text/poet_gpt.yaml --trials 6 --metric validation")
-    return _search(config.read_yaml(Path(values["recipe"])), theirs, values, values["recipe"])
+    return _search(config.read_recipe(values["recipe"]), theirs, values, values["recipe"])
 
 
 def search(recipe: str | Path | Mapping[str, Any], *, trials: int | None = None, metric: str | None = None, minutes: float | None = None,
@@ -137,7 +137,7 @@ def search(recipe: str | Path | Mapping[str, Any], *, trials: int | None = None,
         runs: where to keep it
         quiet: no progress
     """
-    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe))
+    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_recipe(recipe)
     if space is not None:
         tree["search"] = dict(space)
     words = config.as_words(settings or {})

@@ -142,7 +142,7 @@ def command(*words: str) -> Any:
     if not values["recipe"]:
         raise BadInput(say("Which recipe?", "用哪个配方？"), "miaobi train recipes/text/poet_gpt.yaml")
     path = Path(values["recipe"])
-    settings = settle(config.read_yaml(path), tuple(theirs), str(path))
+    settings = settle(config.read_recipe(path), tuple(theirs), str(path))
     if values["print_config"]:
         return Printed(settings.values)
     done = _run(settings, Path(values["runs"]), dry_run=values["dry_run"])
@@ -177,7 +177,7 @@ def parted(words: tuple[str, ...], own: Mapping[str, Option]) -> tuple[list[str]
 
 def _usage(own: list[Option], mine: list[str]) -> str:
     recipe = next((word for word in mine if not word.startswith("--")), None)
-    family = _family(config.read_yaml(Path(recipe)), (), recipe) if recipe else families.get("gpt")
+    family = _family(config.read_recipe(recipe), (), recipe) if recipe else families.get("gpt")
     about = say(f"Train a model from a recipe. Keys of a recipe for the family {family.NAME}; another family's: miaobi train RECIPE --help.",
                 f"按配方训练模型。以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。")
     return config.usage("miaobi train", about, [*own, *recipe_options(family)])
@@ -210,7 +210,7 @@ def _settled(recipe: str | Path | Mapping[str, Any], changes: Mapping[str, Any])
     """A recipe with dotted keys over it."""
     need_torch()
     origin = "" if isinstance(recipe, Mapping) else str(recipe)
-    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_yaml(Path(recipe))
+    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_recipe(recipe)
     for key, value in changes.items():
         *folders, leaf = key.split(".")
         branch = tree
