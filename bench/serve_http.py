@@ -6,11 +6,10 @@
     python bench/serve_http.py --json figures.json
 
 "miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is set out of the box. Every server runs in its own
-process and all are up all the time; only one is asked at a time, the others are stopped meanwhile (SIGSTOP: an idle vLLM slows
-the others), and which one goes first changes with each round. tokens/s of output are of
-whole answers (not streamed: at hundreds of tokens a second the client's own work for each piece would be a part of the figure); time to the
-first token is of streamed ones. "direct" is our engine without a server, in a process of its own: what HTTP costs. OMP_WAIT_POLICY stays
-unset: llama.cpp, in both servers, is three times slower where its threads may not wait actively. llama.cpp and ours read the same file of
+process and all are up all the time; only one is asked at a time, the others are stopped meanwhile (SIGSTOP: an idle vLLM slows the others),
+and which one goes first changes with each round. tokens/s of output are of whole answers (not streamed: at hundreds of tokens a second the
+client's own work for each piece would be a part of the figure); time to the first token is of streamed ones. "direct" is our engine without
+a server, in a process of its own: what HTTP costs. OMP_WAIT_POLICY stays unset: llama.cpp, in both servers, is three times slower where its threads may not wait actively. llama.cpp and ours read the same file of
 4-bit weights; transformers and vLLM get them as bfloat16 or float32 (--dtype), as they have no quantisation for CPUs.
 """
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from miaobi.core.artifacts import Facts, Image, TokenLogprob
 from miaobi.core.engine import Abilities, Chunk, Weights
@@ -100,10 +102,16 @@ def echo() -> Echo:
 
 @pytest.fixture
 def services(echo: Echo) -> Services:
-    settings = Settings(hosts=("testserver",))  # what Starlette's TestClient calls it
+    settings = Settings(hosts=("testserver",), workers=0)  # what Starlette's TestClient calls it; jobs stay in the queue
     return Services(settings, toy_pool(settings, echo=echo, grey=Grey()), Admission(settings))
 
 
 @pytest.fixture
-def app(services: Services):  # type: ignore[no-untyped-def]
+def app(services: Services) -> FastAPI:
     return create_app(services)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app) as client:
+        yield client

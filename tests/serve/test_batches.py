@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,18 +169,6 @@ def test_mistakes_are_told_before_anything_is_asked(tmp_path: Path, engine: Coun
 
 
 # Over HTTP. The work runs here, in this process; test_jobs_end_to_end.py runs it in its own.
-
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app) as client:
-        yield client
-
-
-@pytest.fixture
-def services(services: Services) -> Services:
-    services.settings = replace(services.settings, workers=0)
-    return services
-
 
 def upload(client: TestClient, data: bytes, purpose: str = "batch") -> str:
     return str(client.post("/v1/files", files={"file": ("in.jsonl", data)}, data={"purpose": purpose}).json()["id"])

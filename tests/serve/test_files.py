@@ -26,12 +26,6 @@ from miaobi.serve.services import Services
 LINES = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n' * 3
 
 
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app) as client:
-        yield client
-
-
 def send(client: TestClient, data: bytes = LINES, name: str = "chats.jsonl", **fields: str) -> Any:
     return client.post("/v1/files", files={"file": (name, data)}, data={"purpose": "fine-tune", **fields})
 

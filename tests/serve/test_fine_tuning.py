@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +31,6 @@ from miaobi.verbs.train import Plan
 
 CHATS = b"".join(json.dumps({"messages": [{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": f"It is {number}."}]}).encode() + b"\n"
                  for number in range(40))
-
-
-@pytest.fixture
-def services(services: Services) -> Services:
-    services.settings = replace(services.settings, workers=0)
-    return services
-
-
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app) as client:
-        yield client
 
 
 def upload(client: TestClient, data: bytes = CHATS, purpose: str = "fine-tune") -> str:

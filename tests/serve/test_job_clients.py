@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 
 import openai
 import pytest
@@ -13,15 +12,7 @@ from fastapi import FastAPI
 from openai import OpenAI
 from tests.serve.live import live
 
-from miaobi.serve.services import Services
-
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
-
-
-@pytest.fixture
-def services(services: Services) -> Services:
-    services.settings = replace(services.settings, workers=0)
-    return services
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import time
 import zipfile
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from tests.serve.live import wait_until
 from tests.serve.test_fine_tuning import do
 
 from miaobi.core import bundle
@@ -33,18 +31,6 @@ TEXT = "".join(f"the {colour} {animal} sees the {other} {animal}\n" for colour i
                for other in ("old", "young", "small")) * 8
 SMALL = {"train.max_steps": 6, "train.batch_size": 4, "train.validate_every": 3, "train.sample_every": 3, "train.checkpoint_every": 3, "train.log_every": 2,
          "model.num_layers": 1, "model.hidden_size": 16, "data.context_length": 16, "sample.max_new_tokens": 8}
-
-
-@pytest.fixture
-def services(services: Services) -> Services:
-    services.settings = replace(services.settings, workers=0)
-    return services
-
-
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app) as client:
-        yield client
 
 
 def upload(client: TestClient, name: str = "lines.txt", data: bytes = TEXT.encode(), purpose: str = "user_data") -> str:
@@ -203,20 +189,13 @@ def test_one_in_a_process_of_its_own_is_paused_goes_on_and_answers() -> None:
         made = create(client, training_file=file, miaobi={**SMALL, "train.max_steps": 400, "train.batch_size": 64, "model.hidden_size": 64, "train.patience": 0,
                                                               "train.checkpoint_every": 20, "train.sample_every": 200, "train.validate_every": 100})
         path = f"/v1/training/jobs/{made['id']}"
-        wait(lambda: client.get(f"{path}/checkpoints").json()["data"])
+        wait_until(lambda: client.get(f"{path}/checkpoints").json()["data"], 100)
         for move, status in (("pause", "paused"), ("resume", "queued")):
             answer = client.post(f"{path}/{move}")
             assert answer.status_code == 200 and answer.json()["status"] == status, answer.text
-        wait(lambda: client.get(path).json()["status"] not in ("queued", "running"))
+        wait_until(lambda: client.get(path).json()["status"] not in ("queued", "running"), 100)
         job = client.get(path).json()
         assert job["status"] == "succeeded", job["error"]
         assert job["trained_model"] in [model["id"] for model in client.get("/v1/models").json()["data"]]
         said = client.post("/v1/completions", json={"model": job["trained_model"], "prompt": "the red ", "max_tokens": 8})
         assert said.status_code == 200 and said.json()["choices"][0]["text"]
-
-
-def wait(done: Any) -> None:
-    until = time.monotonic() + 100
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.2)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
-from miaobi.data.picture_folders import METADATA, is_picture, visible
+from miaobi.data.picture_folders import METADATA, is_hidden, is_picture, visible
 
 PIECE = 1 << 20
 
@@ -35,7 +35,7 @@ def unpack_pictures(archive: Path, target: Path, most_bytes: int, most_files: in
             draft.mkdir()
             try:
                 with zipfile.ZipFile(archive) as opened:
-                    _write(opened, draft, most_bytes, most_files)
+                    _write(archive, opened, draft, most_bytes, most_files)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
                 raise _bad(archive, say(f"it is not a sound ZIP file ({error}).", f"不是完好的 ZIP 文件（{error}）。")) from None
             if not any(map(is_picture, visible(draft))):
@@ -44,29 +44,28 @@ def unpack_pictures(archive: Path, target: Path, most_bytes: int, most_files: in
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
 
 
-def _write(opened: zipfile.ZipFile, folder: Path, most_bytes: int, most_files: int) -> None:
-    name = Path(opened.filename or "")
+def _write(archive: Path, opened: zipfile.ZipFile, folder: Path, most_bytes: int, most_files: int) -> None:
     entries = opened.infolist()
     if len(entries) > most_files:
-        raise _bad(name, say(f"it has {len(entries):,} entries, more than {most_files:,}.", f"含 {len(entries):,} 个条目，超过 {most_files:,}。"))
+        raise _bad(archive, say(f"it has {len(entries):,} entries, more than {most_files:,}.", f"含 {len(entries):,} 个条目，超过 {most_files:,}。"))
     left = most_bytes
     for entry in entries:
         place = PurePosixPath(entry.filename)
         if place.is_absolute() or ".." in place.parts or "\\" in entry.filename or ":" in entry.filename:
-            raise _bad(name, say(f"the name {entry.filename[:100]!r} leads out of it.", f"名称 {entry.filename[:100]!r} 指向压缩包之外。"))
-        wanted = is_picture(Path(place)) or place.name in METADATA
+            raise _bad(archive, say(f"the name {entry.filename[:100]!r} leads out of it.", f"名称 {entry.filename[:100]!r} 指向压缩包之外。"))
+        wanted = is_picture(place) or place.name in METADATA
         link = stat.S_ISLNK(entry.external_attr >> 16)
-        if entry.is_dir() or link or not wanted or any(part.startswith(".") or part == "__MACOSX" for part in place.parts):
+        if entry.is_dir() or link or not wanted or is_hidden(place):
             continue
         if entry.flag_bits & 1:
-            raise _bad(name, say("it is encrypted.", "已加密。"))
+            raise _bad(archive, say("it is encrypted.", "已加密。"))
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         with opened.open(entry) as source, path.open("xb") as file:
             while piece := source.read(PIECE):
                 left -= len(piece)
                 if left < 0:
-                    raise _bad(name, say(f"it unpacks to more than {most_bytes:,} bytes.", f"解压后超过 {most_bytes:,} 字节。"))
+                    raise _bad(archive, say(f"it unpacks to more than {most_bytes:,} bytes.", f"解压后超过 {most_bytes:,} 字节。"))
                 file.write(piece)
 
 

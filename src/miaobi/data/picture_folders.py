@@ -12,7 +12,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from miaobi.core.errors import BadInput, nearest
@@ -35,15 +35,19 @@ def files_in(folder: Path) -> list[Path]:
     return [file for file in visible(folder) if is_picture(file)]
 
 
-def is_picture(file: Path) -> bool:
+def is_picture(file: PurePath) -> bool:
     """By the ending of its name."""
     return file.suffix.lower() in KNOWN
 
 
 def visible(folder: Path) -> list[Path]:
     """The files of a folder and its folders, sorted, without hidden ones and what macOS leaves in archives."""
-    return sorted(file for file in folder.rglob("*") if file.is_file()
-                  and not any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(folder).parts))
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not is_hidden(file.relative_to(folder)))
+
+
+def is_hidden(place: PurePath) -> bool:
+    """Whether it, or a folder on the way to it, is hidden or macOS's own."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
 
 
 def read(folder: Path, report: Report) -> Iterator[Picture]:

@@ -95,11 +95,11 @@ def recipe(name: str) -> Recipe:
 
 def shape(filename: str, modality: str) -> str:
     """The ending that tells how to read an uploaded file. Raises ApiError 400."""
-    fitting = sorted((end for end in SHAPES[modality] if filename.lower().endswith(end)), key=len)
+    fitting = [end for end in SHAPES[modality] if filename.lower().endswith(end)]
     if not fitting:
         raise ApiError(400, say(f"{plain_name(filename)!r} cannot be trained on; upload a file that ends in {', '.join(SHAPES[modality])}.",
                                 f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(SHAPES[modality])} 结尾的文件。"), param="training_file")
-    return fitting[-1]
+    return max(fitting, key=len)
 
 
 def trained_name(name: str, suffix: str | None, job_id: str) -> str:

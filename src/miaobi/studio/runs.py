@@ -68,6 +68,14 @@ class Runs:
         title = f"{NOTICE}: " + self.desk.say(f"pictures of step {drawn['step']}", f"第 {drawn['step']} 步的图片")
         return f'<figure class="samples"><img alt="{text(title)}" src="data:image/png;base64,{b64encode(content).decode()}"><figcaption>{text(title)}</figcaption></figure>'
 
+    async def estimate(self, body: dict[str, Any], visitor: gr.Request) -> str:
+        """What the run that `body` asks for would cost."""
+        return notice((await self.desk.call(visitor, "POST", f"{self.jobs.removesuffix('/jobs')}/estimates", json=body))["message"])
+
+    async def start(self, body: dict[str, Any], visitor: gr.Request) -> tuple[Any, ...]:
+        """For `shown`, with the run that `body` asks for in sight, and nothing for what stood under the estimate."""
+        return *await self.enter((await self.desk.call(visitor, "POST", self.jobs, json=body))["id"], visitor), ""
+
     def _doing(self, what: str) -> Any:
         async def done(job: str | None, visitor: gr.Request) -> tuple[str, Any]:
             if not job:

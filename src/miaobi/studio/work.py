@@ -21,7 +21,7 @@ SHOWN = 12
 
 def path_of(job: str) -> str:
     """Where the API keeps the job of this id."""
-    return f"{PLACES[job.partition('-')[0].partition('_')[0]]}/{job}"
+    return f"{PLACES[job.partition('-')[0]]}/{job}"
 
 
 def origin(job: dict[str, Any]) -> str:

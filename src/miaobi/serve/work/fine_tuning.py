@@ -20,7 +20,7 @@ from miaobi.verbs import finetune
 
 
 def run(task: Task) -> Outcome:
-    return made(task, "fine_tuned_model", _tune)
+    return made(task, "fine_tuned_model", _tune, finetune.resume)
 
 
 def estimate(task: Task) -> Outcome:
@@ -28,12 +28,7 @@ def estimate(task: Task) -> Outcome:
     return costs(_plan(task, _settings(task)))
 
 
-def _tune(task: Task, name: str) -> None:
-    runs = task.folder / "runs"
-    begun = sorted(runs.glob("*/config.yaml"))
-    if begun:
-        finetune.resume(begun[-1].parent, runs=runs, quiet=True)
-        return
+def _tune(task: Task, name: str, runs: Path) -> None:
     settings = _settings(task)
     multiplier = task.job.asked["hyperparameters"]["learning_rate_multiplier"]
     if multiplier != "auto" and "train.learning_rate" not in settings:

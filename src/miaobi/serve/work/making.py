@@ -25,13 +25,18 @@ NAMES = {"loss": "train_loss", "validation": "valid_loss"}
 """The log's words, as OpenAI's clients know them."""
 
 
-def made(task: Task, field: str, make: Callable[[Task, str], None]) -> Outcome:
-    """The model that the job's field `field` names: made by `make(task, name)`, which works in `task.folder / "runs"`, unless it is there."""
+def made(task: Task, field: str, begin: Callable[[Task, str, Path], None], resume: Callable[..., object]) -> Outcome:
+    """The model that the job's field `field` names, unless it is there: from the run that an earlier process began, by `resume(run, runs=..., quiet=True)`,
+    or from a new one by `begin(task, name, runs)`, where `runs` is the folder for it."""
     name = str(task.job.asked[field])
     if not Store().versions(name):  # else only this process's last words were lost
         try:
             with followed(task):
-                make(task, name)
+                runs = task.folder / "runs"
+                if begun := sorted(runs.glob("*/config.yaml")):
+                    resume(begun[-1].parent, runs=runs, quiet=True)
+                else:
+                    begin(task, name, runs)
             task.tell(say(f"The model is in the store as {name}.", f"模型已存为 {name}。"))
         except Lost:  # cancelled in the last moment
             if Store().versions(name):

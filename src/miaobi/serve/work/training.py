@@ -21,7 +21,7 @@ UNPACKED = 4
 
 
 def run(task: Task) -> Outcome:
-    return made(task, "trained_model", _train)
+    return made(task, "trained_model", _train, train.resume)
 
 
 def estimate(task: Task) -> Outcome:
@@ -29,12 +29,7 @@ def estimate(task: Task) -> Outcome:
     return costs(train.plan(_recipe(task), settings=_settings(task), runs=task.folder))
 
 
-def _train(task: Task, name: str) -> None:
-    runs = task.folder / "runs"
-    begun = sorted(runs.glob("*/config.yaml"))
-    if begun:
-        train.resume(begun[-1].parent, runs=runs, quiet=True)
-        return
+def _train(task: Task, name: str, runs: Path) -> None:
     task.tell(say("Reading the data.", "正在读取数据。"))
     train.train(_recipe(task), name=name, settings=_settings(task), runs=runs, quiet=True)
 

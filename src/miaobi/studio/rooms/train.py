@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.drawing import notice
 from miaobi.studio.room import Desk, still_there
 from miaobi.studio.runs import Runs
 from miaobi.studio.work import TRAINING
@@ -66,9 +65,7 @@ class Train:
         return body
 
     async def estimate(self, recipe: str | None, file: str | None, suffix: str, steps: str, seed: str, visitor: gr.Request) -> str:
-        known = await self.desk.call(visitor, "POST", "/v1/training/estimates", json=await self.body(visitor, recipe, file, suffix, steps, seed))
-        return notice(known["message"])
+        return await self.runs.estimate(await self.body(visitor, recipe, file, suffix, steps, seed), visitor)
 
     async def start(self, recipe: str | None, file: str | None, suffix: str, steps: str, seed: str, visitor: gr.Request) -> tuple[Any, ...]:
-        begun = await self.desk.call(visitor, "POST", TRAINING, json=await self.body(visitor, recipe, file, suffix, steps, seed))
-        return *await self.runs.enter(begun["id"], visitor), ""
+        return await self.runs.start(await self.body(visitor, recipe, file, suffix, steps, seed), visitor)

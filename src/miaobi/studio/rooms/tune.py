@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.drawing import notice, text
+from miaobi.studio.drawing import text
 from miaobi.studio.room import Desk, still_there
 from miaobi.studio.runs import Runs
 from miaobi.studio.work import TUNING
@@ -71,11 +71,7 @@ class Tune:
         return body | {name: value for name, value in extra.items() if value is not None}
 
     async def estimate(self, base: str | None, source: str, file: str | None, method: str, suffix: str, epochs: str, seed: str, visitor: gr.Request) -> str:
-        body = await self.body(visitor, base, source, file, method, suffix, epochs, seed)
-        known = await self.desk.call(visitor, "POST", "/v1/fine_tuning/estimates", json=body)
-        return notice(known["message"])
+        return await self.runs.estimate(await self.body(visitor, base, source, file, method, suffix, epochs, seed), visitor)
 
     async def start(self, base: str | None, source: str, file: str | None, method: str, suffix: str, epochs: str, seed: str, visitor: gr.Request) -> tuple[Any, ...]:
-        body = await self.body(visitor, base, source, file, method, suffix, epochs, seed)
-        begun = await self.desk.call(visitor, "POST", TUNING, json=body)
-        return *await self.runs.enter(begun["id"], visitor), ""
+        return await self.runs.start(await self.body(visitor, base, source, file, method, suffix, epochs, seed), visitor)
