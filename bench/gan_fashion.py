@@ -41,16 +41,31 @@ def dcgan(data: pictures.Pictures, seed: int) -> Iterator[Paint]:
 
     def normalised(*layers: nn.Module) -> nn.Sequential:
         return nn.Sequential(*layers)
+
     generator = normalised(
-        nn.ConvTranspose2d(100, 256, 7, 1, 0, bias=False), nn.BatchNorm2d(256), nn.ReLU(True),
-        nn.ConvTranspose2d(256, 128, 4, 2, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(True),
-        nn.ConvTranspose2d(128, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True),
-        nn.Conv2d(64, 1, 3, 1, 1, bias=False), nn.Tanh())
+        nn.ConvTranspose2d(100, 256, 7, 1, 0, bias=False),
+        nn.BatchNorm2d(256),
+        nn.ReLU(True),
+        nn.ConvTranspose2d(256, 128, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(128),
+        nn.ReLU(True),
+        nn.ConvTranspose2d(128, 64, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(True),
+        nn.Conv2d(64, 1, 3, 1, 1, bias=False),
+        nn.Tanh(),
+    )
     critic = normalised(
-        nn.Conv2d(1, 64, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True),
-        nn.Conv2d(64, 128, 4, 2, 1, bias=False), nn.BatchNorm2d(128), nn.LeakyReLU(0.2, True),
-        nn.Conv2d(128, 256, 3, 2, 1, bias=False), nn.BatchNorm2d(256), nn.LeakyReLU(0.2, True),
-        nn.Conv2d(256, 1, 4, 1, 0, bias=False))
+        nn.Conv2d(1, 64, 4, 2, 1, bias=False),
+        nn.LeakyReLU(0.2, True),
+        nn.Conv2d(64, 128, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(128),
+        nn.LeakyReLU(0.2, True),
+        nn.Conv2d(128, 256, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(256),
+        nn.LeakyReLU(0.2, True),
+        nn.Conv2d(256, 1, 4, 1, 0, bias=False),
+    )
     for net in (generator, critic):
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -58,21 +73,30 @@ def dcgan(data: pictures.Pictures, seed: int) -> Iterator[Paint]:
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
         net.to(memory_format=torch.channels_last)
-    of_g, of_c = (torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in (generator, critic))
+    of_g, of_c = (
+        torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True)
+        for net in (generator, critic)
+    )
     loss, batch = nn.BCEWithLogitsLoss(), 128
 
     def paint(count: int) -> Tensor:
         generator.eval()
         with torch.no_grad():
-            made = torch.cat([generator(torch.randn(250, 100, 1, 1)) for _ in range(count // 250)])
+            made = torch.cat(
+                [generator(torch.randn(250, 100, 1, 1)) for _ in range(count // 250)]
+            )
         generator.train()
         return made
+
     index = 0
     while True:
         real = data.batch("train", index, batch, seed)["pixels"]
         fake = generator(torch.randn(batch, 100, 1, 1))
         of_c.zero_grad()
-        (loss(critic(real).flatten(), torch.ones(batch)) + loss(critic(fake.detach()).flatten(), torch.zeros(batch))).backward()
+        (
+            loss(critic(real).flatten(), torch.ones(batch))
+            + loss(critic(fake.detach()).flatten(), torch.zeros(batch))
+        ).backward()
         of_c.step()
         of_g.zero_grad()
         loss(critic(fake).flatten(), torch.ones(batch)).backward()
@@ -83,7 +107,11 @@ def dcgan(data: pictures.Pictures, seed: int) -> Iterator[Paint]:
 
 def settled(seed: int = 0, steps: int = 1000) -> Settings:
     recipe = read_yaml(RECIPE)
-    return settle({**recipe, "train": {**recipe["train"], "max_steps": steps, "seed": seed}}, (), str(RECIPE))
+    return settle(
+        {**recipe, "train": {**recipe["train"], "max_steps": steps, "seed": seed}},
+        (),
+        str(RECIPE),
+    )
 
 
 def ours(data: pictures.Pictures, seed: int, steps: int) -> Iterator[Paint]:
@@ -98,8 +126,11 @@ def ours(data: pictures.Pictures, seed: int, steps: int) -> Iterator[Paint]:
             made = torch.cat([net.paint(250) for _ in range(count // 250)])
         net.train()
         return made
+
     while state.step < steps:
-        loop.train_step(state, [data.batch("train", state.step, settings.train.batch_size, seed)])
+        loop.train_step(
+            state, [data.batch("train", state.step, settings.train.batch_size, seed)]
+        )
         yield paint
     while True:  # a run that was quicker than foreseen rests
         time.sleep(0.1)
@@ -119,20 +150,36 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--stretch", type=float, default=60.0)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--peer-seeds", type=int, help="of the DCGAN, where fewer will do")
-    parser.add_argument("--samples", type=Path, help="a folder for a sheet of the latest pictures of each")
+    parser.add_argument(
+        "--peer-seeds", type=int, help="of the DCGAN, where fewer will do"
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        help="a folder for a sheet of the latest pictures of each",
+    )
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
     data = pictures.prepare(settled().data)
     chosen = np.random.default_rng(0).choice(data.count("train"), REAL, replace=False)
-    real = features(np.ascontiguousarray(data.pixels("train")[np.sort(chosen)].transpose(0, 2, 3, 1)))
+    real = features(
+        np.ascontiguousarray(
+            data.pixels("train")[np.sort(chosen)].transpose(0, 2, 3, 1)
+        )
+    )
     warm = ours(data, 99, 1000)
     stretch(warm, 5.0)
     _, taken, count = stretch(warm, 15.0)
-    total = int(60 * arguments.minutes * count / taken)  # the length of the run, which its schedule and averaging need to know
+    total = int(
+        60 * arguments.minutes * count / taken
+    )  # the length of the run, which its schedule and averaging need to know
     rows = []
     for seed in range(arguments.seeds):
-        runs = {"miaobi": ours(data, seed, total)} | ({"dcgan": dcgan(data, seed)} if seed < (arguments.peer_seeds or arguments.seeds) else {})
+        runs = {"miaobi": ours(data, seed, total)} | (
+            {"dcgan": dcgan(data, seed)}
+            if seed < (arguments.peer_seeds or arguments.seeds)
+            else {}
+        )
         spent, done = dict.fromkeys(runs, 0.0), dict.fromkeys(runs, 0)
         while min(spent.values()) < 60 * arguments.minutes - 1:
             for name, steps in runs.items():
@@ -140,20 +187,67 @@ def main() -> None:
                 spent[name], done[name] = spent[name] + taken, done[name] + count
                 made = features(to_pixels(paint(SAMPLES)).numpy())
                 found = prdc(real[:SAMPLES], made)
-                rows.append({"name": name, "seed": seed, "minutes": round(spent[name] / 60, 2), "steps": done[name],
-                             "frechet": round(frechet_distance(real, made), 2), "precision": round(found["precision"], 3), "recall": round(found["recall"], 3)})
+                rows.append(
+                    {
+                        "name": name,
+                        "seed": seed,
+                        "minutes": round(spent[name] / 60, 2),
+                        "steps": done[name],
+                        "frechet": round(frechet_distance(real, made), 2),
+                        "precision": round(found["precision"], 3),
+                        "recall": round(found["recall"], 3),
+                    }
+                )
                 print(rows[-1], file=sys.stderr, flush=True)
                 if arguments.samples:
-                    sheet = to_pixels(paint(250)[:100]).numpy()[..., 0].reshape(10, 10, 28, 28).transpose(0, 2, 1, 3).reshape(280, 280)
+                    sheet = (
+                        to_pixels(paint(250)[:100])
+                        .numpy()[..., 0]
+                        .reshape(10, 10, 28, 28)
+                        .transpose(0, 2, 1, 3)
+                        .reshape(280, 280)
+                    )
                     arguments.samples.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(sheet).save(arguments.samples / f"{name}-{seed}.png")
+                    Image.fromarray(sheet).save(
+                        arguments.samples / f"{name}-{seed}.png"
+                    )
     minutes = sorted({round(row["minutes"] * 60 / arguments.stretch) for row in rows})
-    curve = {name: {f"{at * arguments.stretch / 60:g} min": {key: round(statistics.median(
-        row[key] for row in rows if row["name"] == name and round(row["minutes"] * 60 / arguments.stretch) == at), 3) for key in ("frechet", "precision", "recall")}
-        for at in minutes} for name in ("miaobi", "dcgan")}
-    last = [row for row in rows if round(row["minutes"] * 60 / arguments.stretch) == minutes[-1]]
-    print(json.dumps({"curve": curve, "rows": rows, "lowest_recall_at_the_end": {name: min(row["recall"] for row in last if row["name"] == name)
-                                                                                for name in ("miaobi", "dcgan")}}, indent=1))
+    curve = {
+        name: {
+            f"{at * arguments.stretch / 60:g} min": {
+                key: round(
+                    statistics.median(
+                        row[key]
+                        for row in rows
+                        if row["name"] == name
+                        and round(row["minutes"] * 60 / arguments.stretch) == at
+                    ),
+                    3,
+                )
+                for key in ("frechet", "precision", "recall")
+            }
+            for at in minutes
+        }
+        for name in ("miaobi", "dcgan")
+    }
+    last = [
+        row
+        for row in rows
+        if round(row["minutes"] * 60 / arguments.stretch) == minutes[-1]
+    ]
+    print(
+        json.dumps(
+            {
+                "curve": curve,
+                "rows": rows,
+                "lowest_recall_at_the_end": {
+                    name: min(row["recall"] for row in last if row["name"] == name)
+                    for name in ("miaobi", "dcgan")
+                },
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

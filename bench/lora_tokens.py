@@ -54,26 +54,45 @@ def dialogues(learner: Assistant, count: int, seed: int) -> list[Features]:
     return [learner.encode(usable[place], LONGEST) for place in order[:count]]
 
 
-def result(seconds: float, features: Sequence[Features], first: float, last: float) -> dict[str, float]:
+def result(
+    seconds: float, features: Sequence[Features], first: float, last: float
+) -> dict[str, float]:
     tokens = sum(len(item["ids"]) for item in features)
-    return {"tokens_per_second": tokens / seconds, "seconds": seconds, "tokens": tokens, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "first_loss": first, "last_loss": last}
+    return {
+        "tokens_per_second": tokens / seconds,
+        "seconds": seconds,
+        "tokens": tokens,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "first_loss": first,
+        "last_loss": last,
+    }
 
 
 def ours(base: Base, batch: int, steps: int, seed: int) -> dict[str, float]:
     learner = chat.learner(base, {}, chat.Config())
     features = dialogues(learner, batch * (steps + WARM), seed)
     methods.apply(learner, TuneConfig(method="lora", lora_rank=8))
-    state = loop.start(learner, TrainConfig(max_steps=steps + WARM, learning_rate=RATE, warmup=0.0, schedule="constant", betas=(0.9, 0.999),
-                                            weight_decay=0.0))
+    state = loop.start(
+        learner,
+        TrainConfig(
+            max_steps=steps + WARM,
+            learning_rate=RATE,
+            warmup=0.0,
+            schedule="constant",
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+        ),
+    )
     learner.train()
     losses, began = list[float](), 0.0
     for step in range(steps + WARM):
         began = time.perf_counter() if step == WARM else began
-        made: Batch = learner.collate(features[step * batch:(step + 1) * batch])
+        made: Batch = learner.collate(features[step * batch : (step + 1) * batch])
         loop.train_step(state, [made])
         losses.append(state.train["loss"])
-    return result(time.perf_counter() - began, features[WARM * batch:], losses[0], losses[-1])
+    return result(
+        time.perf_counter() - began, features[WARM * batch :], losses[0], losses[-1]
+    )
 
 
 def theirs(base: Base, batch: int, steps: int, seed: int) -> dict[str, float]:
@@ -81,14 +100,37 @@ def theirs(base: Base, batch: int, steps: int, seed: int) -> dict[str, float]:
     import tempfile
 
     from peft import LoraConfig, TaskType, get_peft_model
-    from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        AutoModelForCausalLM,
+        DataCollatorForSeq2Seq,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
-    learner = Assistant(torch.nn.Linear(1, 1), base.tokenizer, chat.template_of(base), 1)  # for its tokens and mask only
+    learner = Assistant(
+        torch.nn.Linear(1, 1), base.tokenizer, chat.template_of(base), 1
+    )  # for its tokens and mask only
     features = dialogues(learner, batch * (steps + WARM), seed)
-    rows = [{"input_ids": item["ids"].tolist(), "attention_mask": [1] * len(item["ids"]),
-             "labels": np.where(item["learned"], item["ids"], -100).tolist()} for item in features]
+    rows = [
+        {
+            "input_ids": item["ids"].tolist(),
+            "attention_mask": [1] * len(item["ids"]),
+            "labels": np.where(item["learned"], item["ids"], -100).tolist(),
+        }
+        for item in features
+    ]
     model = AutoModelForCausalLM.from_pretrained(base.folder, dtype="float32")
-    model = get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear"))
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=8,
+            lora_alpha=16,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+        ),
+    )
     began, ended = list[float](), list[float]()
 
     class Clock(TrainerCallback):
@@ -99,27 +141,64 @@ def theirs(base: Base, batch: int, steps: int, seed: int) -> dict[str, float]:
             ended.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(folder, per_device_train_batch_size=batch, max_steps=steps + WARM, learning_rate=RATE, lr_scheduler_type="constant",
-                                      use_cpu=True, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True, dataloader_pin_memory=False,
-                                      train_sampling_strategy="sequential")
-        trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Clock()],
-                          data_collator=DataCollatorForSeq2Seq(base.tokenizer, padding=True, label_pad_token_id=-100))
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=batch,
+            max_steps=steps + WARM,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            train_sampling_strategy="sequential",
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            callbacks=[Clock()],
+            data_collator=DataCollatorForSeq2Seq(
+                base.tokenizer, padding=True, label_pad_token_id=-100
+            ),
+        )
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # From the end of the warm-up on, so that collating counts for both.
-    return result(ended[-1] - ended[WARM - 1], features[WARM * batch:], losses[0], losses[-1])
+    return result(
+        ended[-1] - ended[WARM - 1], features[WARM * batch :], losses[0], losses[-1]
+    )
 
 
 def measured(side: str, options: argparse.Namespace, seed: int) -> dict[str, float]:
-    made = subprocess.run([sys.executable, __file__, "--side", side, "--seed", str(seed), "--batch", str(options.batch), "--steps", str(options.steps)],
-                          check=True, stdout=subprocess.PIPE, text=True)
+    made = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            "--side",
+            side,
+            "--seed",
+            str(seed),
+            "--batch",
+            str(options.batch),
+            "--steps",
+            str(options.steps),
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     found: dict[str, float] = json.loads(made.stdout.splitlines()[-1])
     print(side, json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -129,20 +208,53 @@ def main() -> None:
     if options.side:
         torch.manual_seed(options.seed)
         side = {"ours": ours, "theirs": theirs}[options.side]
-        print(json.dumps(side(open_base("smollm2"), options.batch, options.steps, options.seed)))
+        print(
+            json.dumps(
+                side(open_base("smollm2"), options.batch, options.steps, options.seed)
+            )
+        )
         return
     open_base("smollm2")  # unpacked before anything is measured
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
     for place in range(options.rounds):
         for side in ("ours", "theirs") if place % 2 == 0 else ("theirs", "ours"):
             runs[side].append(measured(side, options, options.seed + place))
-    medians = {side: {key: statistics.median(run[key] for run in found) for key in found[0]} for side, found in runs.items()}
-    ratios = [our["tokens_per_second"] / their["tokens_per_second"] for our, their in zip(runs["ours"], runs["theirs"])]
-    memory = [our["peak_mb"] / their["peak_mb"] for our, their in zip(runs["ours"], runs["theirs"])]
-    apart = max(abs(our["first_loss"] / their["first_loss"] - 1) for our, their in zip(runs["ours"], runs["theirs"]))
-    print(json.dumps({"batch": options.batch, "steps": options.steps, **medians, "speed": {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]},
-                      "memory": {"median": statistics.median(memory), "range": [min(memory), max(memory)]}, "first_loss_apart": apart,
-                      "targets": {"speed": 1.5, "memory": 0.8}}, indent=1))
+    medians = {
+        side: {key: statistics.median(run[key] for run in found) for key in found[0]}
+        for side, found in runs.items()
+    }
+    ratios = [
+        our["tokens_per_second"] / their["tokens_per_second"]
+        for our, their in zip(runs["ours"], runs["theirs"])
+    ]
+    memory = [
+        our["peak_mb"] / their["peak_mb"]
+        for our, their in zip(runs["ours"], runs["theirs"])
+    ]
+    apart = max(
+        abs(our["first_loss"] / their["first_loss"] - 1)
+        for our, their in zip(runs["ours"], runs["theirs"])
+    )
+    print(
+        json.dumps(
+            {
+                "batch": options.batch,
+                "steps": options.steps,
+                **medians,
+                "speed": {
+                    "median": statistics.median(ratios),
+                    "range": [min(ratios), max(ratios)],
+                },
+                "memory": {
+                    "median": statistics.median(memory),
+                    "range": [min(memory), max(memory)],
+                },
+                "first_loss_apart": apart,
+                "targets": {"speed": 1.5, "memory": 0.8},
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,13 @@ from miaobi.data import packs
 from miaobi.data.picture_files import read_picture
 from miaobi.data.safety_loader import wishes_for_harm
 from miaobi.engines.load import load
-from miaobi.engines.text_safety import CLASSIFIER, LEARNT, THRESHOLDS, moderate, scores_of
+from miaobi.engines.text_safety import (
+    CLASSIFIER,
+    LEARNT,
+    THRESHOLDS,
+    moderate,
+    scores_of,
+)
 from miaobi.evaluate.score import share_interval
 from miaobi.tune import examples
 from miaobi.tune.tasks import text_classification
@@ -47,21 +53,39 @@ class Seen:
     """By the classifier."""
 
     def flagged(self, judge: str) -> frozenset[str]:
-        learnt = frozenset(name for name, score in self.scores.items() if score >= THRESHOLDS[name])
-        return {"classifier": learnt, "rules": moderate(self.text).flagged, "both": moderate(self.text, self.scores).flagged}[judge]
+        learnt = frozenset(
+            name for name, score in self.scores.items() if score >= THRESHOLDS[name]
+        )
+        return {
+            "classifier": learnt,
+            "rules": moderate(self.text).flagged,
+            "both": moderate(self.text, self.scores).flagged,
+        }[judge]
 
 
 def look(model: Any, texts: Iterable[tuple[str, Sequence[str]]]) -> list[Seen]:
     async def scored() -> list[Seen]:
-        return [Seen(text, frozenset(labels), await scores_of(model, text)) for text, labels in texts]
+        return [
+            Seen(text, frozenset(labels), await scores_of(model, text))
+            for text, labels in texts
+        ]
+
     return asyncio.run(scored())
 
 
 def split(name: str) -> list[tuple[str, Sequence[str]]]:
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     task: Any = text_classification
-    folder = examples.prepare(examples.Config(**recipe["data"]), task, task.Config(**recipe["head"]), progress=False)
-    return [(example.columns["text"], example.columns["label"]) for example in examples.read_split(folder, name, task)]
+    folder = examples.prepare(
+        examples.Config(**recipe["data"]),
+        task,
+        task.Config(**recipe["head"]),
+        progress=False,
+    )
+    return [
+        (example.columns["text"], example.columns["label"])
+        for example in examples.read_split(folder, name, task)
+    ]
 
 
 def shown(hits: int, count: int) -> str:
@@ -73,18 +97,34 @@ def thresholds(sources: Sequence[Sequence[Seen]], alarms: float) -> dict[str, fl
     found = dict.fromkeys(LEARNT, 0.5)
     for seen in sources:
         for name in LEARNT:
-            clean = sorted((item.scores[name] for item in seen if name not in item.labels), reverse=True)
-            found[name] = max(found[name], round(clean[int(alarms * len(clean))] + 0.005, 2))
+            clean = sorted(
+                (item.scores[name] for item in seen if name not in item.labels),
+                reverse=True,
+            )
+            found[name] = max(
+                found[name], round(clean[int(alarms * len(clean))] + 0.005, 2)
+            )
     return found
 
 
-def ordinary(count: int) -> dict[str, tuple[list[tuple[str, Sequence[str]]], list[tuple[str, Sequence[str]]]]]:
+def ordinary(
+    count: int,
+) -> dict[str, tuple[list[tuple[str, Sequence[str]]], list[tuple[str, Sequence[str]]]]]:
     """Texts that are taken to be harmless, twice `count` of each kind: to set the thresholds by, and to measure on."""
     reviews = [item.text for item in packs.read("chinese-reviews")]
-    dialogues = [item.messages[-1].content for item in packs.read("chatterbot-corpus") if item.messages]
+    dialogues = [
+        item.messages[-1].content
+        for item in packs.read("chatterbot-corpus")
+        if item.messages
+    ]
     table = {}
-    for name, texts in (("Chinese shop reviews", reviews), ("dialogues, English and Chinese", dialogues)):
-        some: list[tuple[str, Sequence[str]]] = [(text, []) for text in random.Random(0).sample(texts, 2 * count)]
+    for name, texts in (
+        ("Chinese shop reviews", reviews),
+        ("dialogues, English and Chinese", dialogues),
+    ):
+        some: list[tuple[str, Sequence[str]]] = [
+            (text, []) for text in random.Random(0).sample(texts, 2 * count)
+        ]
         table[name] = (some[:count], some[count:])
     return table
 
@@ -93,23 +133,49 @@ def by_category(seen: Sequence[Seen], judge: str) -> dict[str, dict[str, str]]:
     told = [(item.labels, item.flagged(judge)) for item in seen]
     table = {}
     for name in LEARNT:
-        has, lacks = [flags for labels, flags in told if name in labels], [flags for labels, flags in told if name not in labels]
-        table[name] = {"found": shown(sum(name in flags for flags in has), len(has)), "false alarms": shown(sum(name in flags for flags in lacks), len(lacks))}
-    has, lacks = [flags for labels, flags in told if labels], [flags for labels, flags in told if not labels]
-    return {**table, "any": {"found": shown(sum(map(bool, has)), len(has)), "false alarms": shown(sum(map(bool, lacks)), len(lacks))}}
+        has, lacks = (
+            [flags for labels, flags in told if name in labels],
+            [flags for labels, flags in told if name not in labels],
+        )
+        table[name] = {
+            "found": shown(sum(name in flags for flags in has), len(has)),
+            "false alarms": shown(sum(name in flags for flags in lacks), len(lacks)),
+        }
+    has, lacks = (
+        [flags for labels, flags in told if labels],
+        [flags for labels, flags in told if not labels],
+    )
+    return {
+        **table,
+        "any": {
+            "found": shown(sum(map(bool, has)), len(has)),
+            "false alarms": shown(sum(map(bool, lacks)), len(lacks)),
+        },
+    }
 
 
 def elsewhere(model: Any, count: int) -> dict[str, dict[str, str]]:
-    zh = [json.loads(line) for line in (HERE / "moderation_zh.jsonl").read_text(encoding="utf-8").splitlines()]
+    zh = [
+        json.loads(line)
+        for line in (HERE / "moderation_zh.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
     sets: dict[str, list[tuple[str, Sequence[str]]]] = {
-        "wishes for harm, English": [(text, ["illicit"]) for text in wishes_for_harm(packs.path("text-safety"))],
+        "wishes for harm, English": [
+            (text, ["illicit"]) for text in wishes_for_harm(packs.path("text-safety"))
+        ],
         "Chinese, wrong": [(row["text"], row["label"]) for row in zh if row["label"]],
         "Chinese, harmless": [(row["text"], []) for row in zh if not row["label"]],
-        **{name: measured for name, (_, measured) in ordinary(count).items()}}
+        **{name: measured for name, (_, measured) in ordinary(count).items()},
+    }
     table = {}
     for name, texts in sets.items():
         seen = look(model, texts)
-        table[name] = {judge: shown(sum(bool(item.flagged(judge)) for item in seen), len(seen)) for judge in ("rules", "classifier", "both")}
+        table[name] = {
+            judge: shown(sum(bool(item.flagged(judge)) for item in seen), len(seen))
+            for judge in ("rules", "classifier", "both")
+        }
     return table
 
 
@@ -119,13 +185,19 @@ def pictures(count: int) -> dict[str, str]:
 
     table = {}
     for name in ("emoji", "fashion", "digits"):
-        some = random.Random(0).sample([item.content for item in packs.pictures(name)], count)
-        table[name] = shown(sum(unsafe(read_picture(content)) >= THRESHOLD for content in some), count)
+        some = random.Random(0).sample(
+            [item.content for item in packs.pictures(name)], count
+        )
+        table[name] = shown(
+            sum(unsafe(read_picture(content)) >= THRESHOLD for content in some), count
+        )
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--alarms", type=float, default=0.01)
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=200)
@@ -133,9 +205,18 @@ def main() -> None:
     asked = parser.parse_args()
     with load(CLASSIFIER) as model:
         figures: dict[str, Any] = {"model": model.weights.label, "in use": THRESHOLDS}
-        figures["thresholds"] = thresholds([look(model, split("validation")), *(look(model, first) for first, _ in ordinary(asked.texts).values())], asked.alarms)
+        figures["thresholds"] = thresholds(
+            [
+                look(model, split("validation")),
+                *(look(model, first) for first, _ in ordinary(asked.texts).values()),
+            ],
+            asked.alarms,
+        )
         seen = look(model, split("test"))
-        figures |= {f"test split, {judge}": by_category(seen, judge) for judge in ("rules", "classifier", "both")}
+        figures |= {
+            f"test split, {judge}": by_category(seen, judge)
+            for judge in ("rules", "classifier", "both")
+        }
         figures["elsewhere, flagged"] = elsewhere(model, asked.texts)
     figures["pictures, flagged"] = pictures(asked.pictures)
     said = json.dumps(figures, indent=1, ensure_ascii=False)

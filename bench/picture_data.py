@@ -35,13 +35,28 @@ def timed(recipe: Path) -> dict[str, float]:
         if turn >= 2:
             batching.append(between - began)
             training.append(time.perf_counter() - began)
-    batch_ms, step_ms = (1e3 * statistics.mean(values) for values in (batching, training))
-    return {"batch_ms": round(batch_ms, 2), "step_ms": round(step_ms, 1), "share": round(batch_ms / step_ms, 4)}
+    batch_ms, step_ms = (
+        1e3 * statistics.mean(values) for values in (batching, training)
+    )
+    return {
+        "batch_ms": round(batch_ms, 2),
+        "step_ms": round(step_ms, 1),
+        "share": round(batch_ms / step_ms, 4),
+    }
 
 
 def main() -> None:
     torch.set_flush_denormal(True)
-    print(json.dumps({recipe.stem: timed(recipe) for recipe in sorted(RECIPES.glob("*.yaml")) if recipe.stem != "my_pictures"}, indent=1))
+    print(
+        json.dumps(
+            {
+                recipe.stem: timed(recipe)
+                for recipe in sorted(RECIPES.glob("*.yaml"))
+                if recipe.stem != "my_pictures"
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -35,8 +35,10 @@ import psutil
 from openai import AsyncOpenAI
 
 SHORT = "Tell me a long story about an old fisherman who lived by river number {0}, and about what he found there."
-PREFIX = ("You answer questions about the following rules of the house. " + " ".join(
-    f"Rule {number}: guests of room {number} take breakfast at {7 + number % 4} and leave the key numbered {number * 7} at the desk." for number in range(1, 20)))
+PREFIX = "You answer questions about the following rules of the house. " + " ".join(
+    f"Rule {number}: guests of room {number} take breakfast at {7 + number % 4} and leave the key numbered {number * 7} at the desk."
+    for number in range(1, 20)
+)
 """About 512 tokens that every request of the second workload begins with."""
 QUESTION = "Explain at length, with reasons, what a guest of room {0} has to do in the morning of day {0}."
 
@@ -57,7 +59,9 @@ class Server:
     """Seconds from the start of the process to the first answer on /v1/models or /health."""
 
     def client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=self.url, api_key="none", timeout=600, max_retries=0)
+        return AsyncOpenAI(
+            base_url=self.url, api_key="none", timeout=600, max_retries=0
+        )
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,37 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(name: str, command: list[str], port: int, model: str, path: str = "/v1/models", **environment: str) -> Server:
+def start(
+    name: str,
+    command: list[str],
+    port: int,
+    model: str,
+    path: str = "/v1/models",
+    **environment: str,
+) -> Server:
     """Raises RuntimeError with the log when the server ends or is not ready within three minutes."""
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment})
+    process = subprocess.Popen(
+        command,
+        stdout=log,
+        stderr=log,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+    )
     while time.perf_counter() - began < 180 and process.poll() is None:
         try:
-            if httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2).status_code == 200:
-                return Server(name, process, f"http://127.0.0.1:{port}/v1", model, time.perf_counter() - began)
+            if (
+                httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2).status_code
+                == 200
+            ):
+                return Server(
+                    name,
+                    process,
+                    f"http://127.0.0.1:{port}/v1",
+                    model,
+                    time.perf_counter() - began,
+                )
         except httpx.HTTPError:
             time.sleep(0.02)
     process.kill()
@@ -90,12 +116,27 @@ def start(name: str, command: list[str], port: int, model: str, path: str = "/v1
 
 
 def miaobi_command(model: str, port: int, *words: str) -> list[str]:
-    return [str(Path(sys.executable).parent / "miaobi"), "serve", "--model", model, "--port", str(port), "--no-studio", *words]
+    return [
+        str(Path(sys.executable).parent / "miaobi"),
+        "serve",
+        "--model",
+        model,
+        "--port",
+        str(port),
+        "--no-studio",
+        *words,
+    ]
 
 
 def miaobi(model: str, streams: int) -> Server:
     port = free_port()
-    return start("miaobi", miaobi_command(model, port, "--streams", str(streams)), port, model, "/ready")
+    return start(
+        "miaobi",
+        miaobi_command(model, port, "--streams", str(streams)),
+        port,
+        model,
+        "/ready",
+    )
 
 
 LLAMACPP = """
@@ -113,29 +154,91 @@ time.sleep(1e9)
 def llamacpp(model: str, streams: int) -> Server:
     from miaobi.engines.cores import physical_cores
     from miaobi.engines.weights import find
+
     port = free_port()
-    return start("llamacpp", [sys.executable, "-c", LLAMACPP, str(find(model).path), str(port), str(streams), str(physical_cores())], port, model, "/health")
+    return start(
+        "llamacpp",
+        [
+            sys.executable,
+            "-c",
+            LLAMACPP,
+            str(find(model).path),
+            str(port),
+            str(streams),
+            str(physical_cores()),
+        ],
+        port,
+        model,
+        "/health",
+    )
 
 
 def transformers(model: str, dtype: str) -> Server:
     """`transformers serve` with continuous batching on the same weights, written out as floats. With 2,048 blocks it answered 503 to all."""
     from miaobi.tune.base import open_base
+
     port, folder = free_port(), open_base(model).folder
-    return start("transformers", [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--continuous-batching", "--port", str(port),
-                                  "--dtype", dtype, "--device", "cpu", "--cb-num-blocks", "256"], port, str(folder), "/health")
+    return start(
+        "transformers",
+        [
+            str(Path(sys.executable).parent / "transformers"),
+            "serve",
+            str(folder),
+            "--continuous-batching",
+            "--port",
+            str(port),
+            "--dtype",
+            dtype,
+            "--device",
+            "cpu",
+            "--cb-num-blocks",
+            "256",
+        ],
+        port,
+        str(folder),
+        "/health",
+    )
 
 
 def vllm(model: str, streams: int, dtype: str, environment: Path) -> Server:
     """The same weights as floats, with its prefix cache, which is on unless told otherwise."""
     from miaobi.tune.base import open_base
+
     port, folder = free_port(), open_base(model).folder
-    return start("vllm", [str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port), "--dtype", dtype, "--max-model-len", "2048",
-                          "--max-num-seqs", str(streams)], port, str(folder), "/health", VLLM_CPU_KVCACHE_SPACE="2", VLLM_NO_USAGE_STATS="1")
+    return start(
+        "vllm",
+        [
+            str(environment / "bin" / "python"),
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            str(folder),
+            "--port",
+            str(port),
+            "--dtype",
+            dtype,
+            "--max-model-len",
+            "2048",
+            "--max-num-seqs",
+            str(streams),
+        ],
+        port,
+        str(folder),
+        "/health",
+        VLLM_CPU_KVCACHE_SPACE="2",
+        VLLM_NO_USAGE_STATS="1",
+    )
 
 
 def body(workload: str, number: int, tokens: int) -> dict[str, Any]:
-    messages = ([{"role": "user", "content": SHORT.format(number)}] if workload == "short" else
-                [{"role": "system", "content": PREFIX}, {"role": "user", "content": QUESTION.format(number)}])
+    messages = (
+        [{"role": "user", "content": SHORT.format(number)}]
+        if workload == "short"
+        else [
+            {"role": "system", "content": PREFIX},
+            {"role": "user", "content": QUESTION.format(number)},
+        ]
+    )
     return {"messages": messages, "max_tokens": tokens, "temperature": 0.0}
 
 
@@ -145,23 +248,39 @@ async def _all(work: list[Any]) -> tuple[list[Any], float]:
     return found, time.perf_counter() - began
 
 
-async def ask(server: Server, workload: str, at: int, tokens: int, first: int) -> Figures:
+async def ask(
+    server: Server, workload: str, at: int, tokens: int, first: int
+) -> Figures:
     """`at` whole answers together, then as many streamed ones."""
     async with server.client() as client:
+
         async def whole(number: int) -> int:
-            answer = await client.chat.completions.create(model=server.model, **body(workload, number, tokens))
+            answer = await client.chat.completions.create(
+                model=server.model, **body(workload, number, tokens)
+            )
             return int(answer.usage.completion_tokens)
 
         async def streamed(number: int) -> float:
             began, first = time.perf_counter(), 0.0
-            async with await client.chat.completions.create(model=server.model, stream=True, **body(workload, number, 8)) as pieces:
-                async for piece in pieces:  # to the end, so that nothing runs on beside whoever is asked next
+            async with await client.chat.completions.create(
+                model=server.model, stream=True, **body(workload, number, 8)
+            ) as pieces:
+                async for piece in (
+                    pieces
+                ):  # to the end, so that nothing runs on beside whoever is asked next
                     if not first and piece.choices and piece.choices[0].delta.content:
                         first = time.perf_counter() - began
             return first or time.perf_counter() - began
+
         made, seconds = await _all([whole(first + number) for number in range(at)])
-        waited, _ = await _all([streamed(first + 5000 + number) for number in range(at)])
-    return Figures(sum(made) / seconds, statistics.median(waited), sorted(waited)[min(len(waited) - 1, int(0.99 * len(waited)))])
+        waited, _ = await _all(
+            [streamed(first + 5000 + number) for number in range(at)]
+        )
+    return Figures(
+        sum(made) / seconds,
+        statistics.median(waited),
+        sorted(waited)[min(len(waited) - 1, int(0.99 * len(waited)))],
+    )
 
 
 DIRECT = """
@@ -193,12 +312,26 @@ class Direct:
 
     def __init__(self, model: str, streams: int) -> None:
         self.streams = streams
-        self.process = subprocess.Popen([sys.executable, "-c", DIRECT, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DIRECT, model],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
 
     def ask(self, workload: str, at: int, tokens: int, first: int) -> Figures:
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps([[body(workload, first + number, tokens) for number in range(at)], at, self.streams]) + "\n")
+        self.process.stdin.write(
+            json.dumps(
+                [
+                    [body(workload, first + number, tokens) for number in range(at)],
+                    at,
+                    self.streams,
+                ]
+            )
+            + "\n"
+        )
         self.process.stdin.flush()
         return Figures(json.loads(self.process.stdout.readline()), 0.0, 0.0)
 
@@ -226,7 +359,14 @@ class Stage:
             process.wait()
 
 
-def compare(ask_of: dict[str, Callable[[str, int, int, int], Figures]], stage: Stage, workloads: list[str], counts: list[int], tokens: int, rounds: int) -> list[dict[str, Any]]:
+def compare(
+    ask_of: dict[str, Callable[[str, int, int, int], Figures]],
+    stage: Stage,
+    workloads: list[str],
+    counts: list[int],
+    tokens: int,
+    rounds: int,
+) -> list[dict[str, Any]]:
     rows, number = [], 0
     for name, ask_one in ask_of.items():
         stage.alone(name)
@@ -237,45 +377,89 @@ def compare(ask_of: dict[str, Callable[[str, int, int, int], Figures]], stage: S
             found: dict[str, list[Figures]] = {name: [] for name in ask_of}
             for turn in range(rounds + 1):
                 names = list(ask_of)
-                for name in names[turn % len(names):] + names[:turn % len(names)]:
+                for name in names[turn % len(names) :] + names[: turn % len(names)]:
                     number += 100
                     stage.alone(name)
                     figures = ask_of[name](workload, at, tokens, number)
                     if turn:  # the first turn warms up: pages, caches of the shared prefix, lazily opened engines
                         found[name].append(figures)
             for name, all_figures in found.items():
-                rows.append({"server": name, "workload": workload, "at": at,
-                             "tokens_per_second": round(statistics.median(one.tokens_per_second for one in all_figures), 1),
-                             "rounds": [round(one.tokens_per_second, 1) for one in all_figures],
-                             "first_token_p50": round(statistics.median(one.first_p50 for one in all_figures), 3),
-                             "first_token_p99": round(max(one.first_p99 for one in all_figures), 3)})
-                print(f"{workload:>7} {at:>3} {name:>12}: {rows[-1]['tokens_per_second']:7.1f}/s   first token p50 {rows[-1]['first_token_p50']:.3f} s  "
-                      f"p99 {rows[-1]['first_token_p99']:.3f} s", flush=True)
+                rows.append(
+                    {
+                        "server": name,
+                        "workload": workload,
+                        "at": at,
+                        "tokens_per_second": round(
+                            statistics.median(
+                                one.tokens_per_second for one in all_figures
+                            ),
+                            1,
+                        ),
+                        "rounds": [
+                            round(one.tokens_per_second, 1) for one in all_figures
+                        ],
+                        "first_token_p50": round(
+                            statistics.median(one.first_p50 for one in all_figures), 3
+                        ),
+                        "first_token_p99": round(
+                            max(one.first_p99 for one in all_figures), 3
+                        ),
+                    }
+                )
+                print(
+                    f"{workload:>7} {at:>3} {name:>12}: {rows[-1]['tokens_per_second']:7.1f}/s   first token p50 {rows[-1]['first_token_p50']:.3f} s  "
+                    f"p99 {rows[-1]['first_token_p99']:.3f} s",
+                    flush=True,
+                )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--servers", nargs="+", default=["miaobi", "direct", "llamacpp", "transformers"])
+    parser.add_argument(
+        "--servers", nargs="+", default=["miaobi", "direct", "llamacpp", "transformers"]
+    )
     parser.add_argument("--workloads", nargs="+", default=["short", "prefix"])
     parser.add_argument("--at", nargs="+", type=int, default=[1, 8, 16, 32])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtype", default="float32", help="of transformers and vLLM: float32 or bfloat16")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="of transformers and vLLM: float32 or bfloat16",
+    )
     parser.add_argument("--vllm", type=Path, help="the virtual environment that has it")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     streams = max(args.at)
-    makers = {"miaobi": lambda: miaobi(args.model, streams), "llamacpp": lambda: llamacpp(args.model, streams),
-              "transformers": lambda: transformers(args.model, args.dtype),
-              "vllm": lambda: vllm(args.model, streams, args.dtype, args.vllm)}
+    makers = {
+        "miaobi": lambda: miaobi(args.model, streams),
+        "llamacpp": lambda: llamacpp(args.model, streams),
+        "transformers": lambda: transformers(args.model, args.dtype),
+        "vllm": lambda: vllm(args.model, streams, args.dtype, args.vllm),
+    }
     servers = {name: makers[name]() for name in args.servers if name in makers}
     direct = Direct(args.model, streams) if "direct" in args.servers else None
-    stage = Stage({name: server.process for name, server in servers.items()} | ({"direct": direct.process} if direct else {}))
+    stage = Stage(
+        {name: server.process for name, server in servers.items()}
+        | ({"direct": direct.process} if direct else {})
+    )
     try:
-        ask_of: dict[str, Any] = {name: lambda *words, server=server: asyncio.run(ask(server, *words)) for name, server in servers.items()}
-        rows = compare(ask_of | ({"direct": direct.ask} if direct else {}), stage, args.workloads, args.at, args.tokens, args.rounds)
+        ask_of: dict[str, Any] = {
+            name: lambda *words, server=server: asyncio.run(ask(server, *words))
+            for name, server in servers.items()
+        }
+        rows = compare(
+            ask_of | ({"direct": direct.ask} if direct else {}),
+            stage,
+            args.workloads,
+            args.at,
+            args.tokens,
+            args.rounds,
+        )
     finally:
         stage.end()
     ready = {name: round(server.ready, 2) for name, server in servers.items()}

@@ -35,22 +35,45 @@ def serve(model: str, *words: str) -> Server:
 def memory(server: Server) -> float:
     """Megabytes of the server and the processes it started, resident."""
     process = psutil.Process(server.process.pid)
-    return float(sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])) / 1e6
+    return (
+        float(
+            sum(
+                one.memory_info().rss
+                for one in [process, *process.children(recursive=True)]
+            )
+        )
+        / 1e6
+    )
 
 
-async def connection(server: Server, tokens: int, question: str = QUESTION) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connection(
+    server: Server, tokens: int, question: str = QUESTION
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A raw socket with a streaming request sent: thousands of clients cost this process nothing."""
     host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    content = json.dumps({"model": server.model, "max_tokens": tokens, "messages": [{"role": "user", "content": question}], "temperature": 0.0,
-                          "stream": True}).encode()
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
-                 + str(len(content)).encode() + b"\r\n\r\n" + content)
+    content = json.dumps(
+        {
+            "model": server.model,
+            "max_tokens": tokens,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0.0,
+            "stream": True,
+        }
+    ).encode()
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
+        + str(len(content)).encode()
+        + b"\r\n\r\n"
+        + content
+    )
     await writer.drain()
     return reader, writer
 
 
-async def answer(server: Server, tokens: int, question: str = QUESTION) -> tuple[int, int]:
+async def answer(
+    server: Server, tokens: int, question: str = QUESTION
+) -> tuple[int, int]:
     """Status, and pieces of the answer that came; 0 for a connection that broke."""
     try:
         reader, writer = await connection(server, tokens, question)
@@ -77,7 +100,12 @@ async def idle(server: Server, count: int) -> dict[str, float]:
 
 async def speed(server: Server, at: int, tokens: int = 48) -> float:
     began = time.perf_counter()
-    pieces = sum(made for _, made in await asyncio.gather(*(answer(server, tokens) for _ in range(at))))
+    pieces = sum(
+        made
+        for _, made in await asyncio.gather(
+            *(answer(server, tokens) for _ in range(at))
+        )
+    )
     return pieces / (time.perf_counter() - began)
 
 
@@ -86,15 +114,25 @@ async def fill(server: Server, at: int) -> list[float]:
     sizes, number = [memory(server)], 0
     while len(sizes) < 5 or (sizes[-1] - sizes[-5] > GROWTH and len(sizes) < 60):
         number += at
-        questions = [" ".join(f"{number + one} {word}" for word in range(300)) for one in range(at)]
-        statuses = {status for status, _ in await asyncio.gather(*(answer(server, 1, question) for question in questions))}
+        questions = [
+            " ".join(f"{number + one} {word}" for word in range(300))
+            for one in range(at)
+        ]
+        statuses = {
+            status
+            for status, _ in await asyncio.gather(
+                *(answer(server, 1, question) for question in questions)
+            )
+        }
         if statuses != {200}:
             raise RuntimeError(f"the cache could not be filled: {statuses}")
         sizes.append(round(memory(server)))
     return sizes
 
 
-async def overload(server: Server, clients: int, at: int, seconds: float) -> dict[str, Any]:
+async def overload(
+    server: Server, clients: int, at: int, seconds: float
+) -> dict[str, Any]:
     """Median of five turns before and five right after; statuses and memory of the minute between."""
     await speed(server, at)
     filled = await fill(server, at)
@@ -108,18 +146,28 @@ async def overload(server: Server, clients: int, at: int, seconds: float) -> dic
             statuses[status] += 1
             if status != 200:
                 await asyncio.sleep(0.5)
+
     running = [asyncio.create_task(client()) for _ in range(clients)]
     while time.perf_counter() < until:
         await asyncio.sleep(seconds / 12)
         sizes.append(round(memory(server)))
     await asyncio.gather(*running)
     after = [await speed(server, at) for _ in range(5)]
-    return {"clients": clients, "while_filling": filled, "statuses": {str(key): value for key, value in sorted(statuses.items())}, "megabytes": sizes,
-            "before": round(statistics.median(before), 1), "first_after": round(after[0], 1), "after": round(statistics.median(after), 1)}
+    return {
+        "clients": clients,
+        "while_filling": filled,
+        "statuses": {str(key): value for key, value in sorted(statuses.items())},
+        "megabytes": sizes,
+        "before": round(statistics.median(before), 1),
+        "first_after": round(after[0], 1),
+        "after": round(statistics.median(after), 1),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--json", type=Path)
@@ -134,8 +182,15 @@ def main() -> None:
             server.process.terminate()
             server.process.wait(60)
         print(name, figures[name], flush=True)
-    turn("idle", ("--streams", "1", "--queue", "1200"), lambda server: idle(server, 1000))
-    turn("overload", ("--streams", "8", "--queue", "32"), lambda server: overload(server, 400, 8, args.seconds))
+
+    turn(
+        "idle", ("--streams", "1", "--queue", "1200"), lambda server: idle(server, 1000)
+    )
+    turn(
+        "overload",
+        ("--streams", "8", "--queue", "32"),
+        lambda server: overload(server, 400, 8, args.seconds),
+    )
     ready = []
     for _ in range(5):
         turn("ready", (), None)

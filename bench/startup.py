@@ -17,20 +17,29 @@ for chunk in miaobi.load("smollm2").stream("Say hello.", max_new_tokens=8, tempe
     if chunk.text:
         break
 """
-CASES = {"help": (["-m", "miaobi.cli", "--help"], 0.25, 15), "import": (["-c", "import miaobi"], 0.15, 15),
-         "llm_first_words": (["-c", FIRST_WORDS], 3.0, 5)}
+CASES = {
+    "help": (["-m", "miaobi.cli", "--help"], 0.25, 15),
+    "import": (["-c", "import miaobi"], 0.15, 15),
+    "llm_first_words": (["-c", FIRST_WORDS], 3.0, 5),
+}
 
 
 def main() -> None:
     figures, missed = {}, False
     for name, (command, target, runs) in CASES.items():
-        subprocess.run([sys.executable, *command], check=True, capture_output=True)  # warms the file cache and fetches the pack
+        subprocess.run(
+            [sys.executable, *command], check=True, capture_output=True
+        )  # warms the file cache and fetches the pack
         seconds = []
         for _ in range(runs):
             began = time.perf_counter()
             subprocess.run([sys.executable, *command], check=True, capture_output=True)
             seconds.append(time.perf_counter() - began)
-        figures[name] = {"median": round(statistics.median(seconds), 3), "worst": round(max(seconds), 3), "target": target}
+        figures[name] = {
+            "median": round(statistics.median(seconds), 3),
+            "worst": round(max(seconds), 3),
+            "target": target,
+        }
         missed |= figures[name]["median"] > target
     bare = [_bare() for _ in range(15)]
     figures["python_itself"] = {"median": round(statistics.median(bare), 3)}

@@ -11,13 +11,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MIAOBI_LANG"] = "en"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait by spinning starve whatever runs beside the tests
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # threads that wait by spinning starve whatever runs beside the tests
 
 SHARED = Path("~/.cache/miaobi-tests").expanduser()
 
 
 @pytest.fixture(autouse=True)
-def miaobi_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def miaobi_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """An empty home whose packs, and what engines made of them, are the shared ones."""
     home = tmp_path_factory.mktemp("home")
     for name in ("packs", "converted"):

@@ -19,6 +19,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'miaobi' has no attribute {name!r}")
     import importlib
+
     value = getattr(importlib.import_module(_LAZY[name]), name)
     setattr(sys.modules[__name__], name, value)
     return value

@@ -20,50 +20,168 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "quickstart": Verb("miaobi.verbs.quickstart:quickstart", "from nothing to an answer, a trained poet and a report", "从零开始：得到回答、训练一位诗人、看到报告"),
-    "data list": Verb("miaobi.verbs.data:list_packs", "the starter packs of models and data", "列出可获取的模型与数据包"),
-    "data fetch": Verb("miaobi.verbs.data:fetch", "fetch a starter pack", "获取一个数据包"),
-    "data inspect": Verb("miaobi.verbs.data:inspect", "what is in a data file, and what is wrong with it", "查看数据文件的内容与问题"),
-    "train": Verb("miaobi.verbs.train:command", "train a model from a recipe", "按配方训练模型"),
-    "finetune": Verb("miaobi.verbs.finetune:command", "tune a pretrained model on labelled examples", "用标注数据微调预训练模型"),
-    "search": Verb("miaobi.verbs.search:command", "better settings for a recipe, by many short runs", "通过多次短训练为配方寻找更好的设置"),
-    "generate text": Verb("miaobi.verbs.generate:text", "write with a model", "用模型写作"),
-    "generate image": Verb("miaobi.verbs.generate:image", "paint with a model", "用模型绘图"),
+    "quickstart": Verb(
+        "miaobi.verbs.quickstart:quickstart",
+        "from nothing to an answer, a trained poet and a report",
+        "从零开始：得到回答、训练一位诗人、看到报告",
+    ),
+    "data list": Verb(
+        "miaobi.verbs.data:list_packs",
+        "the starter packs of models and data",
+        "列出可获取的模型与数据包",
+    ),
+    "data fetch": Verb(
+        "miaobi.verbs.data:fetch", "fetch a starter pack", "获取一个数据包"
+    ),
+    "data inspect": Verb(
+        "miaobi.verbs.data:inspect",
+        "what is in a data file, and what is wrong with it",
+        "查看数据文件的内容与问题",
+    ),
+    "train": Verb(
+        "miaobi.verbs.train:command", "train a model from a recipe", "按配方训练模型"
+    ),
+    "finetune": Verb(
+        "miaobi.verbs.finetune:command",
+        "tune a pretrained model on labelled examples",
+        "用标注数据微调预训练模型",
+    ),
+    "search": Verb(
+        "miaobi.verbs.search:command",
+        "better settings for a recipe, by many short runs",
+        "通过多次短训练为配方寻找更好的设置",
+    ),
+    "generate text": Verb(
+        "miaobi.verbs.generate:text", "write with a model", "用模型写作"
+    ),
+    "generate image": Verb(
+        "miaobi.verbs.generate:image", "paint with a model", "用模型绘图"
+    ),
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
-    "evaluate": Verb("miaobi.verbs.evaluate:evaluate", "judge a model, with intervals", "评估模型并给出置信区间"),
-    "latent reconstruct": Verb("miaobi.verbs.latent:reconstruct", "pictures beside their reconstructions", "图片与其重建对照"),
-    "latent interpolate": Verb("miaobi.verbs.latent:interpolate", "the way between two pictures or seeds", "两张图片或两个种子之间的过渡"),
-    "latent arithmetic": Verb("miaobi.verbs.latent:arithmetic", "add what tells two groups of pictures apart", "加上两组图片之间的差别"),
-    "latent traverse": Verb("miaobi.verbs.latent:traverse", "what each latent dimension does", "查看每个潜在维度的作用"),
-    "latent project": Verb("miaobi.verbs.latent:project", "find a given picture in the latent space", "在潜在空间中寻找给定图片"),
-    "latent truncate": Verb("miaobi.verbs.latent:truncate", "the same seeds from average to varied", "同一批种子从平均到多样"),
-    "export": Verb("miaobi.verbs.export:export", "a model in another program's format", "把模型导出为其他程序的格式"),
-    "models list": Verb("miaobi.verbs.models:list_models", "the models in the store", "列出已保存的模型"),
-    "models show": Verb("miaobi.verbs.models:show", "where a model came from and how it scores", "查看模型的来历与得分"),
-    "models promote": Verb("miaobi.verbs.models:promote", "make a version the one in production", "把某个版本设为正式版"),
-    "models rollback": Verb("miaobi.verbs.models:rollback", "back to the version before", "退回上一个正式版"),
-    "models merge": Verb("miaobi.verbs.models:merge", "one adapter out of several", "把多个适配器合并为一个"),
-    "models remove": Verb("miaobi.verbs.models:remove", "remove a version or a model", "删除一个版本或模型"),
-    "serve": Verb("miaobi.serve.command:serve", "models over HTTP, in OpenAI's shapes, and a studio", "以 OpenAI 接口提供模型服务与网页工作室"),
-    "batch": Verb("miaobi.serve.offline:batch", "answer a file of requests, without a server", "离线批量回答一个请求文件"),
-    "keys create": Verb("miaobi.serve.keyring:create", "a key for a caller of the server", "为服务器的调用者创建密钥"),
-    "keys list": Verb("miaobi.serve.keyring:list_keys", "the server's keys and their limits", "列出服务器的密钥与限额"),
+    "evaluate": Verb(
+        "miaobi.verbs.evaluate:evaluate",
+        "judge a model, with intervals",
+        "评估模型并给出置信区间",
+    ),
+    "latent reconstruct": Verb(
+        "miaobi.verbs.latent:reconstruct",
+        "pictures beside their reconstructions",
+        "图片与其重建对照",
+    ),
+    "latent interpolate": Verb(
+        "miaobi.verbs.latent:interpolate",
+        "the way between two pictures or seeds",
+        "两张图片或两个种子之间的过渡",
+    ),
+    "latent arithmetic": Verb(
+        "miaobi.verbs.latent:arithmetic",
+        "add what tells two groups of pictures apart",
+        "加上两组图片之间的差别",
+    ),
+    "latent traverse": Verb(
+        "miaobi.verbs.latent:traverse",
+        "what each latent dimension does",
+        "查看每个潜在维度的作用",
+    ),
+    "latent project": Verb(
+        "miaobi.verbs.latent:project",
+        "find a given picture in the latent space",
+        "在潜在空间中寻找给定图片",
+    ),
+    "latent truncate": Verb(
+        "miaobi.verbs.latent:truncate",
+        "the same seeds from average to varied",
+        "同一批种子从平均到多样",
+    ),
+    "export": Verb(
+        "miaobi.verbs.export:export",
+        "a model in another program's format",
+        "把模型导出为其他程序的格式",
+    ),
+    "models list": Verb(
+        "miaobi.verbs.models:list_models", "the models in the store", "列出已保存的模型"
+    ),
+    "models show": Verb(
+        "miaobi.verbs.models:show",
+        "where a model came from and how it scores",
+        "查看模型的来历与得分",
+    ),
+    "models promote": Verb(
+        "miaobi.verbs.models:promote",
+        "make a version the one in production",
+        "把某个版本设为正式版",
+    ),
+    "models rollback": Verb(
+        "miaobi.verbs.models:rollback", "back to the version before", "退回上一个正式版"
+    ),
+    "models merge": Verb(
+        "miaobi.verbs.models:merge",
+        "one adapter out of several",
+        "把多个适配器合并为一个",
+    ),
+    "models remove": Verb(
+        "miaobi.verbs.models:remove",
+        "remove a version or a model",
+        "删除一个版本或模型",
+    ),
+    "serve": Verb(
+        "miaobi.serve.command:serve",
+        "models over HTTP, in OpenAI's shapes, and a studio",
+        "以 OpenAI 接口提供模型服务与网页工作室",
+    ),
+    "batch": Verb(
+        "miaobi.serve.offline:batch",
+        "answer a file of requests, without a server",
+        "离线批量回答一个请求文件",
+    ),
+    "keys create": Verb(
+        "miaobi.serve.keyring:create",
+        "a key for a caller of the server",
+        "为服务器的调用者创建密钥",
+    ),
+    "keys list": Verb(
+        "miaobi.serve.keyring:list_keys",
+        "the server's keys and their limits",
+        "列出服务器的密钥与限额",
+    ),
     "keys revoke": Verb("miaobi.serve.keyring:revoke", "end a key", "撤销一个密钥"),
-    "doctor": Verb("miaobi.verbs.doctor:doctor", "what is installed, what is missing, how to mend it", "检查安装情况并给出修复命令"),
+    "doctor": Verb(
+        "miaobi.verbs.doctor:doctor",
+        "what is installed, what is missing, how to mend it",
+        "检查安装情况并给出修复命令",
+    ),
 }
 
-RAW = {"train", "finetune", "search"}  # their options depend on the recipe: they take the words as they are
+RAW = {
+    "train",
+    "finetune",
+    "search",
+}  # their options depend on the recipe: they take the words as they are
 
 Words = Sequence[str]
 
 
 def overview() -> str:
     width = max(map(len, VERBS))
-    rows = [f"  {name:<{width}}  {say(verb.english, verb.chinese)}" for name, verb in VERBS.items()]
-    return "\n".join([
-        f"miaobi 妙笔 {__version__}: " + say("from your own data to a generative model", "从您自己的数据到生成模型"),
-        "", *rows, "", say("miaobi VERB --help tells more. --json prints results for machines.",
-                           "miaobi 命令 --help 查看详情；--json 输出机器可读的结果。")])
+    rows = [
+        f"  {name:<{width}}  {say(verb.english, verb.chinese)}"
+        for name, verb in VERBS.items()
+    ]
+    return "\n".join(
+        [
+            f"miaobi 妙笔 {__version__}: "
+            + say(
+                "from your own data to a generative model", "从您自己的数据到生成模型"
+            ),
+            "",
+            *rows,
+            "",
+            say(
+                "miaobi VERB --help tells more. --json prints results for machines.",
+                "miaobi 命令 --help 查看详情；--json 输出机器可读的结果。",
+            ),
+        ]
+    )
 
 
 def find(argv: Words) -> tuple[str, Words]:
@@ -74,10 +192,14 @@ def find(argv: Words) -> tuple[str, Words]:
             return name, argv[count:]
     inner = [name.split()[1] for name in VERBS if name.startswith(f"{argv[0]} ")]
     if inner:
-        raise NotFound(say(f"miaobi {argv[0]} does what?", f"miaobi {argv[0]} 要做什么？"),
-                       say(f"One of: {', '.join(inner)}.", f"可选：{'、'.join(inner)}。"))
-    raise NotFound(say(f"There is no verb {argv[0]!r}.", f"没有名为 {argv[0]!r} 的命令。"),
-                   nearest(argv[0], {name.split()[0] for name in VERBS}))
+        raise NotFound(
+            say(f"miaobi {argv[0]} does what?", f"miaobi {argv[0]} 要做什么？"),
+            say(f"One of: {', '.join(inner)}.", f"可选：{'、'.join(inner)}。"),
+        )
+    raise NotFound(
+        say(f"There is no verb {argv[0]!r}.", f"没有名为 {argv[0]!r} 的命令。"),
+        nearest(argv[0], {name.split()[0] for name in VERBS}),
+    )
 
 
 def call(name: str, argv: Words) -> Any:
@@ -86,12 +208,15 @@ def call(name: str, argv: Words) -> Any:
 
     from miaobi.core.config import build, options, resolve, usage
     from miaobi.core.registry import loaded
+
     function = loaded(EntryPoint(name, VERBS[name].function, "miaobi.verbs"))
     if name in RAW:
         return function(*argv)
     opts = options(function)
     if "--help" in argv or "-h" in argv:
-        print(usage(f"miaobi {name}", say(VERBS[name].english, VERBS[name].chinese), opts))
+        print(
+            usage(f"miaobi {name}", say(VERBS[name].english, VERBS[name].chinese), opts)
+        )
         return None
     return function(**build(function, resolve(opts, argv)))
 
@@ -102,8 +227,13 @@ def missing(name: str, error: ModuleNotFoundError) -> Exception:
     if package == "miaobi" or isinstance(error, MiaobiError):
         return error
     extra = "serve" if VERBS[name].function.startswith("miaobi.serve.") else "all"
-    return MissingPart(say(f"miaobi {name} needs the package {package}, which is not installed.", f"miaobi {name} 需要 {package} 包，目前未安装。"),
-                       f"pip install 'miaobi[{extra}]'")
+    return MissingPart(
+        say(
+            f"miaobi {name} needs the package {package}, which is not installed.",
+            f"miaobi {name} 需要 {package} 包，目前未安装。",
+        ),
+        f"pip install 'miaobi[{extra}]'",
+    )
 
 
 def show(result: Any, as_json: bool) -> None:
@@ -111,6 +241,7 @@ def show(result: Any, as_json: bool) -> None:
         return
     if as_json:
         from miaobi.core.config import plain
+
         print(json.dumps(plain(result), ensure_ascii=False, indent=1))
     elif text := str(result):
         print(text)
@@ -118,8 +249,19 @@ def show(result: Any, as_json: bool) -> None:
 
 def complain(error: MiaobiError, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": {"code": error.code, "message": error.problem, "remedy": error.remedy}},
-                         ensure_ascii=False), file=sys.stderr)
+        print(
+            json.dumps(
+                {
+                    "error": {
+                        "code": error.code,
+                        "message": error.problem,
+                        "remedy": error.remedy,
+                    }
+                },
+                ensure_ascii=False,
+            ),
+            file=sys.stderr,
+        )
     else:
         print(f"✗ {error}", file=sys.stderr)
     return error.exit_code
@@ -146,7 +288,14 @@ def main(argv: Words | None = None) -> int:
     except MiaobiError as error:
         return complain(error, as_json)
     except KeyboardInterrupt:
-        print("\n" + say("Stopped. Nothing half-written was left behind.", "已停止，没有留下写了一半的文件。"), file=sys.stderr)
+        print(
+            "\n"
+            + say(
+                "Stopped. Nothing half-written was left behind.",
+                "已停止，没有留下写了一半的文件。",
+            ),
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

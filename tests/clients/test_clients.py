@@ -20,7 +20,9 @@ OPENAI_JS = "openai@7.57.0"
 
 
 @pytest.fixture(scope="module")
-def url(pack: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(
+    pack: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A server's base URL; its store is empty but for the packs."""
     for name in ("smollm2", "use-multilingual"):
         pack(name)
@@ -31,8 +33,20 @@ def url(pack: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (home / "log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "miaobi.cli", "serve", "--port", str(port), "--no-studio"], stdout=log, stderr=log,
-                               env={**os.environ, "MIAOBI_HOME": str(home)})
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "miaobi.cli",
+            "serve",
+            "--port",
+            str(port),
+            "--no-studio",
+        ],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "MIAOBI_HOME": str(home)},
+    )
     try:
         for _ in range(600):
             assert process.poll() is None, (home / "log").read_text()
@@ -49,7 +63,9 @@ def url(pack: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def run(*command: str, cwd: Path = HERE) -> list[str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=cwd)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=1500, cwd=cwd
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return done.stdout.splitlines()
 
@@ -62,7 +78,15 @@ def javascript() -> Path:
     folder = SHARED / "node"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "node_modules" / "openai").exists():
-        run("npm", "install", "--silent", "--no-audit", "--no-fund", OPENAI_JS, cwd=folder)
+        run(
+            "npm",
+            "install",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            OPENAI_JS,
+            cwd=folder,
+        )
     shutil.copy(HERE / "flows.mjs", folder)
     return folder
 
@@ -77,9 +101,15 @@ def test_the_javascript_client(url: str, javascript: Path) -> None:
 
 @pytest.mark.slow
 def test_the_python_client_tunes(url: str) -> None:
-    assert "tuned model answers" in run(sys.executable, str(HERE / "flows.py"), url, "tune")[-1]
+    assert (
+        "tuned model answers"
+        in run(sys.executable, str(HERE / "flows.py"), url, "tune")[-1]
+    )
 
 
 @pytest.mark.slow
 def test_the_javascript_client_tunes(url: str, javascript: Path) -> None:
-    assert "tuned model answers" in run("node", "flows.mjs", url, "tune", cwd=javascript)[-1]
+    assert (
+        "tuned model answers"
+        in run("node", "flows.mjs", url, "tune", cwd=javascript)[-1]
+    )

@@ -12,11 +12,32 @@ from tests.evaluate.models import unigram
 
 from miaobi.core.config import plain
 from miaobi.core.registry import metrics
-from miaobi.evaluate.subject import BOUND, HELD_OUT, LIKELIHOOD, REBUILDING, REFERENCE, SAMPLES, TRAINING, Subject
+from miaobi.evaluate.subject import (
+    BOUND,
+    HELD_OUT,
+    LIKELIHOOD,
+    REBUILDING,
+    REFERENCE,
+    SAMPLES,
+    TRAINING,
+    Subject,
+)
 
-TEXTS = ["the cat sat on the mat", "a dog ran over the hill", "rain falls on the old roof", "春眠不觉晓处处闻啼鸟", "no one is awake to hear it",
-         "he said that she had gone", "the sea was calm that day", "we walked home in the dark", "and then it was night"]
-BARE = {"text": {"score": None, "held_out": (), "training": None}, "image": {"net": None, "held_out": None, "training": None}}
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog ran over the hill",
+    "rain falls on the old roof",
+    "春眠不觉晓处处闻啼鸟",
+    "no one is awake to hear it",
+    "he said that she had gone",
+    "the sea was calm that day",
+    "we walked home in the dark",
+    "and then it was night",
+]
+BARE = {
+    "text": {"score": None, "held_out": (), "training": None},
+    "image": {"net": None, "held_out": None, "training": None},
+}
 """What is taken away so that a metric can only use samples."""
 
 
@@ -24,7 +45,13 @@ def of_text(folder: Path) -> Subject:
     training = folder / "training.txt"
     training.write_text("the cat sat on the hill\nthe sea was dark", encoding="utf-8")
     letters = sorted(set("".join(TEXTS)))
-    return replace(unigram({letter: 1 / len(letters) for letter in letters}), held_out=TEXTS, training=training, count=9, max_new_tokens=30)
+    return replace(
+        unigram({letter: 1 / len(letters) for letter in letters}),
+        held_out=TEXTS,
+        training=training,
+        count=9,
+        max_new_tokens=30,
+    )
 
 
 @pytest.fixture(params=metrics.names())
@@ -34,7 +61,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def subject(name: str, tmp_path: Path) -> Any:
-    return {"text": lambda: of_text(tmp_path), "image": painters.subject}[metrics.get(name).MODALITY]()
+    return {"text": lambda: of_text(tmp_path), "image": painters.subject}[
+        metrics.get(name).MODALITY
+    ]()
 
 
 def test_scores_are_whole(name: str, subject: Any) -> None:
@@ -48,13 +77,23 @@ def test_scores_are_whole(name: str, subject: Any) -> None:
 
 
 def test_same_seed_same_scores(name: str, subject: Any) -> None:
-    assert metrics.get(name).measure(replace(subject)) == metrics.get(name).measure(replace(subject))
+    assert metrics.get(name).measure(replace(subject)) == metrics.get(name).measure(
+        replace(subject)
+    )
 
 
 def test_it_says_what_it_needs_and_is_left_out_without(name: str, subject: Any) -> None:
     metric = metrics.get(name)
     assert metric.MODALITY in ("text", "image", "audio", "video")
-    assert metric.NEEDS <= {LIKELIHOOD, HELD_OUT, TRAINING, SAMPLES, REFERENCE, BOUND, REBUILDING}
+    assert metric.NEEDS <= {
+        LIKELIHOOD,
+        HELD_OUT,
+        TRAINING,
+        SAMPLES,
+        REFERENCE,
+        BOUND,
+        REBUILDING,
+    }
     assert not subject.lacks(metric.NEEDS)
     bare = replace(subject, **BARE[metric.MODALITY])
     assert bool(bare.lacks(metric.NEEDS)) == bool(metric.NEEDS - {SAMPLES})
@@ -62,5 +101,10 @@ def test_it_says_what_it_needs_and_is_left_out_without(name: str, subject: Any) 
 
 def test_no_two_metrics_of_a_modality_share_a_name(tmp_path: Path) -> None:
     for modality, whole in (("text", of_text(tmp_path)), ("image", painters.subject())):
-        names = [score.name for name in metrics.names() if metrics.get(name).MODALITY == modality for score in metrics.get(name).measure(whole)]
+        names = [
+            score.name
+            for name in metrics.names()
+            if metrics.get(name).MODALITY == modality
+            for score in metrics.get(name).measure(whole)
+        ]
         assert len(set(names)) == len(names)

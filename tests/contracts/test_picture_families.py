@@ -15,7 +15,14 @@ from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.registry import families
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn.objective import Objective
-from miaobi.nn.pictures import Encodes, HasBound, HasLatents, Paints, from_pixels, to_pixels
+from miaobi.nn.pictures import (
+    Encodes,
+    HasBound,
+    HasLatents,
+    Paints,
+    from_pixels,
+    to_pixels,
+)
 from miaobi.train import checkpoint, loop
 from miaobi.train.config import TrainConfig
 
@@ -24,9 +31,13 @@ PICTURES = [name for name in families.names() if families.get(name).DATA == "pic
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "vae": [{}, {"likelihood": "bernoulli", "conditional": True, "free_bits": 0.1}],
     "vq": [{"adversary_begins": 0.5}, {"quantiser": "vq", "adversary": 0.0}],
-    "gan": [{"augment": ["colour", "translation", "cutout"]}, {"generator": "style", "conditional": True},
-            {"loss": "non_saturating", "conditional": True, "gamma": 0.0}],
-    "pix2pix": [{}, {"loss": "non_saturating"}]}
+    "gan": [
+        {"augment": ["colour", "translation", "cutout"]},
+        {"generator": "style", "conditional": True},
+        {"loss": "non_saturating", "conditional": True, "gamma": 0.0},
+    ],
+    "pix2pix": [{}, {"loss": "non_saturating"}],
+}
 EVERY = [(name, variant) for name in PICTURES for variant in VARIANTS.get(name, [{}])]
 
 
@@ -42,7 +53,11 @@ class Halves:
         rows = (torch.arange(16) >= top) & (torch.arange(16) < top + 8)
         columns = (torch.arange(16) >= 8) == label[:, None].bool()
         inside = (rows[:, :, None] & columns[:, None])[:, None]
-        return {"pixels": (inside.float() * 1.6 - 0.8).expand(-1, 3, -1, -1).contiguous(), "label": label, "source": inside.float() * 2 - 1}
+        return {
+            "pixels": (inside.float() * 1.6 - 0.8).expand(-1, 3, -1, -1).contiguous(),
+            "label": label,
+            "source": inside.float() * 2 - 1,
+        }
 
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
         return iter([self.batch(split, 10**6, 64, 0)])
@@ -54,28 +69,57 @@ class Halves:
 def made(name: str, variant: dict[str, Any], **train: Any) -> loop.State:
     family = families.get(name)
     torch.manual_seed(0)
-    objective: Objective = family.build(family.Config(**({"width": 8, "patch": 2} | variant)), SPEC)
-    return loop.start(objective, TrainConfig(**{"max_steps": 30, "batch_size": 16, "learning_rate": 2e-3, "betas": (0.5, 0.99), "device": "cpu",
-                                                "weight_decay": 0.0} | train))
+    objective: Objective = family.build(
+        family.Config(**({"width": 8, "patch": 2} | variant)), SPEC
+    )
+    return loop.start(
+        objective,
+        TrainConfig(
+            **{
+                "max_steps": 30,
+                "batch_size": 16,
+                "learning_rate": 2e-3,
+                "betas": (0.5, 0.99),
+                "device": "cpu",
+                "weight_decay": 0.0,
+            }
+            | train
+        ),
+    )
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
-def test_learns_saves_and_loads(name: str, variant: dict[str, Any], tmp_path: Path) -> None:
-    family, state = families.get(name), made(name, variant, max_steps={"gan": 120}.get(name, 30), ema=0.05)
+def test_learns_saves_and_loads(
+    name: str, variant: dict[str, Any], tmp_path: Path
+) -> None:
+    family, state = (
+        families.get(name),
+        made(name, variant, max_steps={"gan": 120}.get(name, 30), ema=0.05),
+    )
     untrained = loop.validate(state, Halves())
     loop.run(state, Halves(), [])
     assert loop.validate(state, Halves()) < 0.9 * untrained
     family.save(state.objective, tmp_path)
     assert not list(tmp_path.glob("*.bin")) and (tmp_path / "config.json").exists()
-    assert all(value.dtype == torch.float32 for value in load_file(tmp_path / "model.safetensors").values())
+    assert all(
+        value.dtype == torch.float32
+        for value in load_file(tmp_path / "model.safetensors").values()
+    )
     net = family.load(tmp_path)
     batch = Halves().batch("validation", 3, 4, 0)
 
     def painted(model: Any) -> Tensor:
         model.eval()
-        return model.paint(4, label=batch["label"] if "label" in model.controls else None, source=source(model, batch),
-                           generator=torch.Generator().manual_seed(7))
-    own = next(module for module in state.objective.modules() if isinstance(module, type(net)))
+        return model.paint(
+            4,
+            label=batch["label"] if "label" in model.controls else None,
+            source=source(model, batch),
+            generator=torch.Generator().manual_seed(7),
+        )
+
+    own = next(
+        module for module in state.objective.modules() if isinstance(module, type(net))
+    )
     with torch.no_grad():
         torch.testing.assert_close(painted(net), painted(own))
 
@@ -89,12 +133,24 @@ def source(net: Any, batch: dict[str, Tensor]) -> Tensor | None:
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
 def test_keeps_the_promises_of_its_kind(name: str, variant: dict[str, Any]) -> None:
-    net = next(module for module in made(name, variant).objective.modules() if isinstance(module, Paints))
+    net = next(
+        module
+        for module in made(name, variant).objective.modules()
+        if isinstance(module, Paints)
+    )
     net.eval()
     batch = Halves().batch("validation", 3, 4, 0)
     label = batch["label"] if "label" in net.controls else None
     with torch.no_grad():
-        first, again = (net.paint(4, label=label, source=source(net, batch), generator=torch.Generator().manual_seed(1)) for _ in range(2))
+        first, again = (
+            net.paint(
+                4,
+                label=label,
+                source=source(net, batch),
+                generator=torch.Generator().manual_seed(1),
+            )
+            for _ in range(2)
+        )
         torch.testing.assert_close(first, again)
         assert first.shape == (4, 3, 16, 16)
         if isinstance(net, HasLatents):
@@ -104,11 +160,27 @@ def test_keeps_the_promises_of_its_kind(name: str, variant: dict[str, Any]) -> N
         if isinstance(net, Encodes):
             assert net.encode(batch["pixels"], label).shape == (4, *net.latent_shape)
         if isinstance(net, HasBound):
-            one, many = (net.bound(batch["pixels"], label, samples, torch.Generator().manual_seed(3)) for samples in (1, 30))
-            assert one.shape == (4,) and many.mean() > one.mean(), "more draws, a tighter bound"
+            one, many = (
+                net.bound(
+                    batch["pixels"], label, samples, torch.Generator().manual_seed(3)
+                )
+                for samples in (1, 30)
+            )
+            assert one.shape == (4,) and many.mean() > one.mean(), (
+                "more draws, a tighter bound"
+            )
         if "truncation" in net.controls:
-            spreads = [net.paint(4, label=None if label is None else torch.zeros_like(label), truncation=psi,
-                                 generator=torch.Generator().manual_seed(4)).std(0).mean() for psi in (1e-4, 0.5, 1.0)]
+            spreads = [
+                net.paint(
+                    4,
+                    label=None if label is None else torch.zeros_like(label),
+                    truncation=psi,
+                    generator=torch.Generator().manual_seed(4),
+                )
+                .std(0)
+                .mean()
+                for psi in (1e-4, 0.5, 1.0)
+            ]
             assert spreads[0] < 1e-3 and spreads[1] < spreads[2], "towards the average"
         if "image" in net.controls:
             with pytest.raises(BadInput, match="--image"):
@@ -120,26 +192,54 @@ def test_resumes_to_the_bit(name: str, variant: dict[str, Any], tmp_path: Path) 
     config = {"max_steps": 8, "ema": 0.1}
     whole = made(name, variant, **config)
     torch.manual_seed(5)
-    loop.run(whole, Halves(), [(4, lambda state: checkpoint.save(state, tmp_path, 3) if state.step == 4 else None)])
+    loop.run(
+        whole,
+        Halves(),
+        [
+            (
+                4,
+                lambda state: (
+                    checkpoint.save(state, tmp_path, 3) if state.step == 4 else None
+                ),
+            )
+        ],
+    )
     other = made(name, variant, **config)
     checkpoint.restore(other, checkpoint.found(tmp_path)[0])
     assert other.step == 4
     loop.run(other, Halves(), [])
-    for (key, value), (_, resumed) in zip(whole.objective.state_dict().items(), other.objective.state_dict().items(), strict=True):
+    for (key, value), (_, resumed) in zip(
+        whole.objective.state_dict().items(),
+        other.objective.state_dict().items(),
+        strict=True,
+    ):
         assert torch.equal(value, resumed), key
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
-def test_a_size_that_does_not_divide_is_refused_with_one_that_does(name: str, variant: dict[str, Any]) -> None:
+def test_a_size_that_does_not_divide_is_refused_with_one_that_does(
+    name: str, variant: dict[str, Any]
+) -> None:
     family = families.get(name)
     with pytest.raises(BadInput, match="image_size 48"):
-        family.build(family.Config(**variant), PictureSpec(3, 50, 50, ("a", "b"), source_channels=3))
+        family.build(
+            family.Config(**variant),
+            PictureSpec(3, 50, 50, ("a", "b"), source_channels=3),
+        )
 
 
-@pytest.mark.parametrize(("name", "variant", "spec"), [
-    ("vae", {"conditional": True}, PictureSpec(1, 16, 16)), ("gan", {"conditional": True}, PictureSpec(1, 16, 16)),
-    ("pix2pix", {}, PictureSpec(3, 16, 16)), ("gan", {"augment": ["colours"]}, PictureSpec(3, 16, 16))])
-def test_what_the_data_lacks_is_named(name: str, variant: dict[str, Any], spec: PictureSpec) -> None:
+@pytest.mark.parametrize(
+    ("name", "variant", "spec"),
+    [
+        ("vae", {"conditional": True}, PictureSpec(1, 16, 16)),
+        ("gan", {"conditional": True}, PictureSpec(1, 16, 16)),
+        ("pix2pix", {}, PictureSpec(3, 16, 16)),
+        ("gan", {"augment": ["colours"]}, PictureSpec(3, 16, 16)),
+    ],
+)
+def test_what_the_data_lacks_is_named(
+    name: str, variant: dict[str, Any], spec: PictureSpec
+) -> None:
     family = families.get(name)
     with pytest.raises(MiaobiError, match="classes|partners|colour"):
         family.build(family.Config(**variant), spec)
@@ -148,9 +248,14 @@ def test_what_the_data_lacks_is_named(name: str, variant: dict[str, Any], spec: 
 @pytest.mark.parametrize("name", PICTURES)
 def test_several_shapes_are_refused_by_families_of_one(name: str) -> None:
     with pytest.raises(BadInput, match="buckets"):
-        families.get(name).build(families.get(name).Config(), PictureSpec(3, 16, 16, ("a", "b"), source_channels=3, buckets=4))
+        families.get(name).build(
+            families.get(name).Config(),
+            PictureSpec(3, 16, 16, ("a", "b"), source_channels=3, buckets=4),
+        )
 
 
 def test_pixels_survive_the_way_there_and_back() -> None:
-    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
+    pixels = (
+        torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
+    )
     assert torch.equal(to_pixels(from_pixels(pixels)), pixels)

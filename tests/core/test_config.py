@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from miaobi.core.config import build, flat, named, nested, options, plain, read_yaml, resolve, usage
+from miaobi.core.config import (
+    build,
+    flat,
+    named,
+    nested,
+    options,
+    plain,
+    read_yaml,
+    resolve,
+    usage,
+)
 from miaobi.core.errors import BadInput, NotFound
 
 
@@ -25,7 +35,14 @@ class Inner:
     fused: bool = False
 
 
-def target(place: Path, other: str | None = None, *, train: Inner, free: Annotated[Inner, flat], name: str = "x") -> None:
+def target(
+    place: Path,
+    other: str | None = None,
+    *,
+    train: Inner,
+    free: Annotated[Inner, flat],
+    name: str = "x",
+) -> None:
     """Do.
 
     Args:
@@ -52,8 +69,23 @@ def test_signature_becomes_options() -> None:
 
 
 def test_layers_and_types() -> None:
-    values = resolve(OPTIONS, ["here", "--train.learning_rate", "1e-4", "--train.names=a", "--train.names", "b", "--fused",
-                               "--train.betas", "[0.5, 0.6]", "--limit", "7"], {"train": {"schedule": "linear", "learning_rate": "3e-4"}})
+    values = resolve(
+        OPTIONS,
+        [
+            "here",
+            "--train.learning_rate",
+            "1e-4",
+            "--train.names=a",
+            "--train.names",
+            "b",
+            "--fused",
+            "--train.betas",
+            "[0.5, 0.6]",
+            "--limit",
+            "7",
+        ],
+        {"train": {"schedule": "linear", "learning_rate": "3e-4"}},
+    )
     made = build(target, values)
     assert made["place"] == Path("here")
     assert made["train"] == Inner(1e-4, "linear", (0.5, 0.6), ("a", "b"))
@@ -62,17 +94,28 @@ def test_layers_and_types() -> None:
     assert plain(made["train"])["names"] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--train.learningrate", "1"], "train.learning_rate"), (["--train.schedule", "cosin"], "cosine | linear"),
-    (["--train.learning_rate", "fast"], "float"), (["--limit", "1.5"], "int"), (["a", "b", "c"], "'c'"), (["--name"], "needs a value"),
-    (["--train.betas", "[1]"], "betas"), ([], "place")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train.learningrate", "1"], "train.learning_rate"),
+        (["--train.schedule", "cosin"], "cosine | linear"),
+        (["--train.learning_rate", "fast"], "float"),
+        (["--limit", "1.5"], "int"),
+        (["a", "b", "c"], "'c'"),
+        (["--name"], "needs a value"),
+        (["--train.betas", "[1]"], "betas"),
+        ([], "place"),
+    ],
+)
 def test_mistakes(words: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message.replace("|", r"\|")):
         resolve(OPTIONS, words if words == [] or words[0] == "a" else ["here", *words])
 
 
 def test_a_file_with_an_unknown_key_is_named() -> None:
-    with pytest.raises(BadInput, match=r"my\.yaml: there is no setting 'train.lerning_rate'") as caught:
+    with pytest.raises(
+        BadInput, match=r"my\.yaml: there is no setting 'train.lerning_rate'"
+    ) as caught:
         resolve(OPTIONS, ["here"], {"train": {"lerning_rate": 1}}, "my.yaml")
     assert "train.learning_rate" in caught.value.remedy
 
@@ -89,11 +132,25 @@ def test_yaml_mistakes(tmp_path: Path) -> None:
         read_yaml(path)
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False, min_value=1e-12, max_value=1e6), st.text(min_size=1).filter(lambda text: not text.startswith("-")),
-       st.sampled_from(["cosine", "linear"]))
+@given(
+    st.floats(allow_nan=False, allow_infinity=False, min_value=1e-12, max_value=1e6),
+    st.text(min_size=1).filter(lambda text: not text.startswith("-")),
+    st.sampled_from(["cosine", "linear"]),
+)
 def test_command_line_and_yaml_agree(rate: float, name: str, schedule: str) -> None:
-    words = ["here", "--train.learning-rate", repr(rate), "--train.schedule", schedule, f"--name={name}"]
-    tree = {"place": "here", "train": {"learning_rate": rate, "schedule": schedule}, "name": name}
+    words = [
+        "here",
+        "--train.learning-rate",
+        repr(rate),
+        "--train.schedule",
+        schedule,
+        f"--name={name}",
+    ]
+    tree = {
+        "place": "here",
+        "train": {"learning_rate": rate, "schedule": schedule},
+        "name": name,
+    }
     assert resolve(OPTIONS, words) == resolve(OPTIONS, [], tree)
 
 
@@ -105,8 +162,12 @@ def test_words_that_python_keeps_to_itself() -> None:
             with_: What to add.
             without: What to leave out.
         """
+
     opts = options(add)
-    assert [(option.key, option.help) for option in opts] == [("with", "What to add."), ("without", "What to leave out.")]
+    assert [(option.key, option.help) for option in opts] == [
+        ("with", "What to add."),
+        ("without", "What to leave out."),
+    ]
     assert build(add, resolve(opts, ["--with", "7"])) == {"with_": "7", "without": ""}
 
 
@@ -129,8 +190,18 @@ MIXTURE = options(Mixture, "data.")
 def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -> None:
     tree = {"data": {"mix": {"poems": {"path": "p.jsonl", "share": "0.1"}, "通用": {}}}}
     values = resolve(MIXTURE, ["--data.mix.poems.share", "0.5"], tree)
-    assert [option.key for option in named(MIXTURE, tree)] == ["data.name", *(f"data.mix.{name}.{key}" for name in ("poems", "通用") for key in ("path", "share"))]
-    assert build(Mixture, values, "data.") == {"name": "x", "mix": {"poems": Share("p.jsonl", 0.5), "通用": Share()}}
+    assert [option.key for option in named(MIXTURE, tree)] == [
+        "data.name",
+        *(
+            f"data.mix.{name}.{key}"
+            for name in ("poems", "通用")
+            for key in ("path", "share")
+        ),
+    ]
+    assert build(Mixture, values, "data.") == {
+        "name": "x",
+        "mix": {"poems": Share("p.jsonl", 0.5), "通用": Share()},
+    }
     assert resolve(MIXTURE, [], nested(values)) == values
     assert build(Mixture, resolve(MIXTURE), "data.") == {"name": "x", "mix": {}}
     text = usage("do", "", MIXTURE)
@@ -138,16 +209,54 @@ def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -
     assert "--data.mix.NAME.share  (float)" in text
 
 
-@pytest.mark.parametrize(("mix", "words", "what", "remedy"), [
-    ({"poems": {"shar": 1}}, [], "my.yaml: there is no setting 'data.mix.poems.shar'", "data.mix.poems.share"),
-    ({"poems": {"share": -1}}, [], "my.yaml: data.mix.poems.share is -1. Input should be greater than or equal to 0", "float"),
-    ({"poems": {"share": "much"}}, [], "data.mix.poems.share is 'much'", "float"),
-    ({"poems": {}}, ["--data.mix.poems.share", "-0.1"], "data.mix.poems.share is '-0.1'", "float"),
-    ({"poems": {}}, ["--data.mix.poem.share", "1"], "there is no setting 'data.mix.poem.share'", "data.mix.poems.share"),
-    ({}, ["--data.mix.poems.share", "1"], "there is no setting 'data.mix.poems.share'", "data.mix: {NAME: {...}} with path, share"),
-    ({"poems": "p.jsonl"}, [], "my.yaml: data.mix.poems is 'p.jsonl'", "with path, share"), ({"my poems": {}}, [], "data.mix.my poems is {}", "letters, digits and _"),
-    (["p.jsonl"], [], "my.yaml: data.mix is ['p.jsonl']", "with path, share"), (None, [], "data.mix is None", "with path, share")])
-def test_mistakes_inside_a_mapping_are_named(mix: Any, words: list[str], what: str, remedy: str) -> None:
+@pytest.mark.parametrize(
+    ("mix", "words", "what", "remedy"),
+    [
+        (
+            {"poems": {"shar": 1}},
+            [],
+            "my.yaml: there is no setting 'data.mix.poems.shar'",
+            "data.mix.poems.share",
+        ),
+        (
+            {"poems": {"share": -1}},
+            [],
+            "my.yaml: data.mix.poems.share is -1. Input should be greater than or equal to 0",
+            "float",
+        ),
+        ({"poems": {"share": "much"}}, [], "data.mix.poems.share is 'much'", "float"),
+        (
+            {"poems": {}},
+            ["--data.mix.poems.share", "-0.1"],
+            "data.mix.poems.share is '-0.1'",
+            "float",
+        ),
+        (
+            {"poems": {}},
+            ["--data.mix.poem.share", "1"],
+            "there is no setting 'data.mix.poem.share'",
+            "data.mix.poems.share",
+        ),
+        (
+            {},
+            ["--data.mix.poems.share", "1"],
+            "there is no setting 'data.mix.poems.share'",
+            "data.mix: {NAME: {...}} with path, share",
+        ),
+        (
+            {"poems": "p.jsonl"},
+            [],
+            "my.yaml: data.mix.poems is 'p.jsonl'",
+            "with path, share",
+        ),
+        ({"my poems": {}}, [], "data.mix.my poems is {}", "letters, digits and _"),
+        (["p.jsonl"], [], "my.yaml: data.mix is ['p.jsonl']", "with path, share"),
+        (None, [], "data.mix is None", "with path, share"),
+    ],
+)
+def test_mistakes_inside_a_mapping_are_named(
+    mix: Any, words: list[str], what: str, remedy: str
+) -> None:
     with pytest.raises(BadInput, match=re.escape(what)) as caught:
         resolve(MIXTURE, words, {"data": {"mix": mix}}, "my.yaml")
     assert remedy in caught.value.remedy

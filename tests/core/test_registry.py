@@ -20,13 +20,26 @@ entry = EntryPoint("x", "half_imported:whole", "miaobi.test")
 
 def run(folder: Path, code: str) -> None:
     """In a process of its own, since a signal is a whole process's; there, `entry` names a module that is interrupted half-way through its import."""
-    (folder / "half_imported.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n", encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{BEGIN}{code}"], capture_output=True, text=True)
+    (folder / "half_imported.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(folder)!r})\n{BEGIN}{code}",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_an_interrupt_waits_for_the_import(tmp_path: Path) -> None:
-    run(tmp_path, """
+    run(
+        tmp_path,
+        """
 signal.signal(signal.SIGINT, signal.default_int_handler)
 before = signal.getsignal(signal.SIGINT)
 try:
@@ -36,22 +49,31 @@ except KeyboardInterrupt:
     assert signal.getsignal(signal.SIGINT) is before
 else:
     raise SystemExit("the interrupt was lost")
-""")
+""",
+    )
 
 
 def test_it_goes_to_whoever_handles_interrupts(tmp_path: Path) -> None:
-    run(tmp_path, """
+    run(
+        tmp_path,
+        """
 met = []
 signal.signal(signal.SIGINT, lambda number, frame: met.append(number))
 assert loaded(entry) is True
 assert met == [signal.SIGINT]
-""")
+""",
+    )
 
 
 def test_other_threads_load_as_ever() -> None:
     found = list[object]()
-    thread = threading.Thread(target=lambda: found.append(loaded(EntryPoint("x", "json:dumps", "miaobi.test"))))
+    thread = threading.Thread(
+        target=lambda: found.append(
+            loaded(EntryPoint("x", "json:dumps", "miaobi.test"))
+        )
+    )
     thread.start()
     thread.join()
     import json
+
     assert found == [json.dumps]

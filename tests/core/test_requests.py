@@ -15,7 +15,9 @@ PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 
 def test_requests_with_pixels_are_equal_when_their_pixels_are() -> None:
-    assert ImageRequest(image=PIXELS, seed=1) == ImageRequest(image=PIXELS.copy(), seed=1)
+    assert ImageRequest(image=PIXELS, seed=1) == ImageRequest(
+        image=PIXELS.copy(), seed=1
+    )
     assert ImageRequest(image=PIXELS) != ImageRequest(image=PIXELS[::-1])
     assert ImageRequest(image=PIXELS) != ImageRequest(image=PIXELS.reshape(2, 8, 3))
     assert ImageRequest(image=PIXELS) != ImageRequest()
@@ -32,14 +34,21 @@ def test_what_was_changed() -> None:
     request = ImageRequest(prompt="a fox", image=PIXELS, strength=0.0, n=2)
     assert list(request.changed()) == ["n", "prompt", "image", "strength"]
     assert request.changed()["image"] is PIXELS
-    assert TextRequest(prompt="x", stop=("a",)).changed() == {"prompt": "x", "stop": ("a",)}
+    assert TextRequest(prompt="x", stop=("a",)).changed() == {
+        "prompt": "x",
+        "stop": ("a",),
+    }
 
 
 def test_pictures_are_recorded_by_their_hash(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(b"abc")
-    assert recorded(file) == "sha256:ba7816bf8f01cfea", "the SHA-256 of abc (FIPS 180-2)"
-    assert recorded(PIXELS) == recorded(PIXELS.copy()) != recorded(PIXELS.reshape(2, 8, 3))
+    assert recorded(file) == "sha256:ba7816bf8f01cfea", (
+        "the SHA-256 of abc (FIPS 180-2)"
+    )
+    assert (
+        recorded(PIXELS) == recorded(PIXELS.copy()) != recorded(PIXELS.reshape(2, 8, 3))
+    )
     assert str(recorded(PIXELS)).startswith("sha256:")
     assert recorded(Path("starry")) == "starry"
     assert recorded(0.5) == 0.5
@@ -47,15 +56,32 @@ def test_pictures_are_recorded_by_their_hash(tmp_path: Path) -> None:
 
 def test_refusals_do_not_print_pixels() -> None:
     with pytest.raises(Unsupported, match=r"image \(asked for 'sha256:[0-9a-f]{16}'\)"):
-        check_supported(ImageRequest(image=PIXELS), Abilities(frozenset({"prompt"})), "toy")
+        check_supported(
+            ImageRequest(image=PIXELS), Abilities(frozenset({"prompt"})), "toy"
+        )
     check_supported(ImageRequest(image=PIXELS), Abilities(frozenset({"image"})), "toy")
 
 
-@pytest.mark.parametrize(("controls", "words"), [
-    ({"num_inference_steps": 0}, "num_inference_steps is 0"), ({"num_inference_steps": -3}, "-3"), ({"guidance_scale": 101.0}, "101"),
-    ({"truncation": 0.0}, "truncation is 0"), ({"truncation": 1.1}, "1.1"), ({"image": PIXELS, "strength": 1.5}, "strength is 1.5"),
-    ({"image": PIXELS, "upscale": 5}, "2, 3, 4, 8"), ({"mask": PIXELS}, "there is no image"), ({"strength": 0.5}, "no image"),
-    ({"style": Path("s.png")}, "no image"), ({"upscale": 2}, "no image"), ({"guidance_scale": float("nan")}, "nan"), ({"width": 4}, "width is 4")])
-def test_values_out_of_bounds_are_refused(controls: dict[str, object], words: str) -> None:
+@pytest.mark.parametrize(
+    ("controls", "words"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"num_inference_steps": -3}, "-3"),
+        ({"guidance_scale": 101.0}, "101"),
+        ({"truncation": 0.0}, "truncation is 0"),
+        ({"truncation": 1.1}, "1.1"),
+        ({"image": PIXELS, "strength": 1.5}, "strength is 1.5"),
+        ({"image": PIXELS, "upscale": 5}, "2, 3, 4, 8"),
+        ({"mask": PIXELS}, "there is no image"),
+        ({"strength": 0.5}, "no image"),
+        ({"style": Path("s.png")}, "no image"),
+        ({"upscale": 2}, "no image"),
+        ({"guidance_scale": float("nan")}, "nan"),
+        ({"width": 4}, "width is 4"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(
+    controls: dict[str, object], words: str
+) -> None:
     with pytest.raises(BadInput, match=words):
         ImageRequest(**controls)

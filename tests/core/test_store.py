@@ -30,11 +30,17 @@ def store(tmp_path: Path) -> Store:
 
 def test_versions_aliases_and_rollback(store: Store, tmp_path: Path) -> None:
     source = make(tmp_path / "source")
-    assert [str(store.add(source, "poet")) for _ in range(3)] == ["poet@1", "poet@2", "poet@3"]
+    assert [str(store.add(source, "poet")) for _ in range(3)] == [
+        "poet@1",
+        "poet@2",
+        "poet@3",
+    ]
     assert str(store.resolve("poet")) == "poet@3"
     store.promote("poet@1")
     store.promote("poet@2")
-    assert str(store.resolve("poet")) == str(store.resolve("poet@production")) == "poet@2"
+    assert (
+        str(store.resolve("poet")) == str(store.resolve("poet@production")) == "poet@2"
+    )
     assert str(store.resolve("poet@latest")) == "poet@3"
     assert str(store.rollback("poet")) == "poet@1"
     with pytest.raises(Conflict, match="no earlier"):
@@ -73,7 +79,16 @@ def test_damage_is_found(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="tokenizer.json"):
         bundle.read(folder)
     manifest = folder / bundle.MANIFEST
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99, "hashes": {}, "something_new": 1}))
+    manifest.write_text(
+        json.dumps(
+            {
+                **json.loads(manifest.read_text()),
+                "format": 99,
+                "hashes": {},
+                "something_new": 1,
+            }
+        )
+    )
     with pytest.raises(Damaged, match="newer miaobi"):
         bundle.read(folder)
     with pytest.raises(NotFound, match="not a miaobi bundle"):
@@ -92,7 +107,10 @@ def test_nothing_half_written_stays(tmp_path: Path, error: type[BaseException]) 
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(DoesNotFit, match="disk is full") as caught, write_beside(tmp_path / "x") as draft:
+    with (
+        pytest.raises(DoesNotFit, match="disk is full") as caught,
+        write_beside(tmp_path / "x") as draft,
+    ):
         draft.write_text("part")
         with open("/dev/full", "w") as full:
             full.write("x")
@@ -106,7 +124,12 @@ def _add(root: str, source: str) -> None:
 
 def test_two_writers_never_share_a_number(store: Store, tmp_path: Path) -> None:
     source = make(tmp_path / "source")
-    workers = [multiprocessing.get_context("spawn").Process(target=_add, args=(str(store.root), str(source))) for _ in range(3)]
+    workers = [
+        multiprocessing.get_context("spawn").Process(
+            target=_add, args=(str(store.root), str(source))
+        )
+        for _ in range(3)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -22,16 +22,35 @@ def packed(path: Path, *entries: tuple[str, bytes]) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()
+    )
 
 
 def test_pictures_and_their_metadata_are_taken_and_nothing_else(tmp_path: Path) -> None:
-    archive = packed(tmp_path / "a.zip", ("mine/cats/1.PNG", b"1"), ("mine/metadata.csv", b"file_name,text\n"), ("mine/run.sh", b"rm"), ("__MACOSX/mine/._1.png", b"x"),
-                     ("mine/.hidden.png", b"x"), ("mine/dogs/", b""))
+    archive = packed(
+        tmp_path / "a.zip",
+        ("mine/cats/1.PNG", b"1"),
+        ("mine/metadata.csv", b"file_name,text\n"),
+        ("mine/run.sh", b"rm"),
+        ("__MACOSX/mine/._1.png", b"x"),
+        ("mine/.hidden.png", b"x"),
+        ("mine/dogs/", b""),
+    )
     assert unpack_pictures(archive, tmp_path / "out", 1000) == tmp_path / "out" / "mine"
     assert names(tmp_path / "out") == ["mine/cats/1.PNG", "mine/metadata.csv"]
-    assert unpack_pictures(packed(tmp_path / "b.zip", ("other.png", b"2")), tmp_path / "out", 1000) == tmp_path / "out" / "mine"
-    assert unpack_pictures(packed(tmp_path / "c.zip", ("one.png", b"2")), tmp_path / "flat", 1000) == tmp_path / "flat"
+    assert (
+        unpack_pictures(
+            packed(tmp_path / "b.zip", ("other.png", b"2")), tmp_path / "out", 1000
+        )
+        == tmp_path / "out" / "mine"
+    )
+    assert (
+        unpack_pictures(
+            packed(tmp_path / "c.zip", ("one.png", b"2")), tmp_path / "flat", 1000
+        )
+        == tmp_path / "flat"
+    )
 
 
 def linked(path: Path) -> Path:
@@ -42,11 +61,24 @@ def linked(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("entries", "words"), [
-    ([("../x.png", b"1")], "leads out"), ([("/x.png", b"1")], "leads out"), ([("a/../../x.png", b"1")], "leads out"), ([("C:x.png", b"1")], "leads out"),
-    ([("..\\x.png", b"1")], "leads out"), ([("x.txt", b"1")], "no pictures"), ([], "no pictures"), ([("x.png", b"0" * 10_001)], "more than 10,000 bytes"),
-    ([("x.png", b"0" * 6000), ("y.png", b"0" * 6000)], "more than 10,000 bytes"), ([(f"{number}.png", b"") for number in range(11)], "11 entries")])
-def test_what_is_refused_leaves_nothing(tmp_path: Path, entries: list[tuple[str, bytes]], words: str) -> None:
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([("../x.png", b"1")], "leads out"),
+        ([("/x.png", b"1")], "leads out"),
+        ([("a/../../x.png", b"1")], "leads out"),
+        ([("C:x.png", b"1")], "leads out"),
+        ([("..\\x.png", b"1")], "leads out"),
+        ([("x.txt", b"1")], "no pictures"),
+        ([], "no pictures"),
+        ([("x.png", b"0" * 10_001)], "more than 10,000 bytes"),
+        ([("x.png", b"0" * 6000), ("y.png", b"0" * 6000)], "more than 10,000 bytes"),
+        ([(f"{number}.png", b"") for number in range(11)], "11 entries"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    tmp_path: Path, entries: list[tuple[str, bytes]], words: str
+) -> None:
     archive = packed(tmp_path / "a.zip", *entries)
     with pytest.raises(BadInput, match=words):
         unpack_pictures(archive, tmp_path / "out", 10_000, 10)
@@ -59,12 +91,16 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 400), at=st.integers(0, 400), byte=st.integers(0, 255))
-def test_a_damaged_archive_is_refused_or_read_whole(tmp_path_factory: pytest.TempPathFactory, cut: int, at: int, byte: int) -> None:
+def test_a_damaged_archive_is_refused_or_read_whole(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, at: int, byte: int
+) -> None:
     folder = tmp_path_factory.mktemp("zip")
-    archive = packed(folder / "a.zip", ("a/1.png", b"one" * 40), ("a/2.png", b"two" * 40))
+    archive = packed(
+        folder / "a.zip", ("a/1.png", b"one" * 40), ("a/2.png", b"two" * 40)
+    )
     content = bytearray(archive.read_bytes())
     content[at % len(content)] = byte
-    archive.write_bytes(content[:len(content) - cut % len(content)])
+    archive.write_bytes(content[: len(content) - cut % len(content)])
     try:
         unpack_pictures(archive, folder / "out", 10_000)
     except BadInput:

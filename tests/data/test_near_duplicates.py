@@ -12,30 +12,63 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from miaobi.data import near_duplicates
-from miaobi.data.splitting import DROPPED, TEST, TRAIN, VALIDATION, assign_groups, joined_groups
+from miaobi.data.splitting import (
+    DROPPED,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    assign_groups,
+    joined_groups,
+)
 
 
-@given(arrays.arrays(np.uint64, st.integers(2, 40), elements=st.integers(0, 2**64 - 1)), st.integers(0, 12), st.integers(0, 9))
-def test_neighbours_are_all_pairs_within_the_distance(hashes: np.ndarray, flips: int, distance: int) -> None:
+@given(
+    arrays.arrays(np.uint64, st.integers(2, 40), elements=st.integers(0, 2**64 - 1)),
+    st.integers(0, 12),
+    st.integers(0, 9),
+)
+def test_neighbours_are_all_pairs_within_the_distance(
+    hashes: np.ndarray, flips: int, distance: int
+) -> None:
     """Against the comparison of every pair; half of the hashes are copies with a few bits changed."""
     draw = np.random.default_rng(flips)
-    masks = np.bitwise_or.reduce(np.uint64(1) << draw.integers(0, 64, (len(hashes), max(1, flips)), dtype=np.uint64), axis=1)
+    masks = np.bitwise_or.reduce(
+        np.uint64(1)
+        << draw.integers(0, 64, (len(hashes), max(1, flips)), dtype=np.uint64),
+        axis=1,
+    )
     hashes = np.concatenate([hashes, hashes ^ masks])
     apart = np.bitwise_count(hashes[:, None] ^ hashes[None])
-    expected = {(a, b) for a in range(len(hashes)) for b in range(a + 1, len(hashes)) if apart[a, b] <= distance}
-    found = [(a, b) for first, second in near_duplicates.neighbours(hashes, distance) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    expected = {
+        (a, b)
+        for a in range(len(hashes))
+        for b in range(a + 1, len(hashes))
+        if apart[a, b] <= distance
+    }
+    found = [
+        (a, b)
+        for first, second in near_duplicates.neighbours(hashes, distance)
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    ]
     assert set(found) == expected
 
 
 def photo(seed: int, side: int = 96) -> Image.Image:
     """Smooth random colours, as different from each other as photographs are."""
     draw = np.random.default_rng(seed)
-    return Image.fromarray(draw.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    return Image.fromarray(draw.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
 
 
 def looks(*pictures: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    found = [near_duplicates.look(np.asarray(picture.convert("RGB")).transpose(2, 0, 1)) for picture in pictures]
-    return np.array([[bits] for bits, _ in found]), np.stack([thumb[None] for _, thumb in found])
+    found = [
+        near_duplicates.look(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
+        for picture in pictures
+    ]
+    return np.array([[bits] for bits, _ in found]), np.stack(
+        [thumb[None] for _, thumb in found]
+    )
 
 
 def again(picture: Image.Image, quality: int) -> Image.Image:
@@ -44,13 +77,23 @@ def again(picture: Image.Image, quality: int) -> Image.Image:
     return Image.open(held)
 
 
-@pytest.mark.parametrize("change", [
-    lambda picture: again(picture, 40), lambda picture: picture.resize((60, 60), Image.Resampling.LANCZOS).resize((96, 96)),
-    lambda picture: picture.point(lambda value: round(value * 0.85 + 10)), lambda picture: picture.convert("L").convert("RGB"),
-], ids=["recompressed", "rescaled", "darker", "grey"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda picture: again(picture, 40),
+        lambda picture: picture.resize((60, 60), Image.Resampling.LANCZOS).resize(
+            (96, 96)
+        ),
+        lambda picture: picture.point(lambda value: round(value * 0.85 + 10)),
+        lambda picture: picture.convert("L").convert("RGB"),
+    ],
+    ids=["recompressed", "rescaled", "darker", "grey"],
+)
 def test_a_copy_is_recognised(change: object) -> None:
     originals = [photo(seed) for seed in range(60)]
-    found = near_duplicates.groups(*looks(*originals, *(change(picture) for picture in originals)))  # type: ignore[operator]
+    found = near_duplicates.groups(
+        *looks(*originals, *(change(picture) for picture in originals))
+    )  # type: ignore[operator]
     together = (found[60:] == np.arange(60)).mean()
     assert together >= 0.95
     assert len(np.unique(found[:60])) == 60, "different pictures stay apart"
@@ -59,8 +102,12 @@ def test_a_copy_is_recognised(change: object) -> None:
 def test_a_pair_is_linked_by_either_of_its_pictures() -> None:
     a, b, c, d = (looks(photo(seed)) for seed in range(4))
     rows = [(a, c), (b, c), (d, d)]
-    hashes = np.stack([np.concatenate([first[0][0], second[0][0]]) for first, second in rows])
-    thumbs = np.stack([np.concatenate([first[1][0], second[1][0]]) for first, second in rows])
+    hashes = np.stack(
+        [np.concatenate([first[0][0], second[0][0]]) for first, second in rows]
+    )
+    thumbs = np.stack(
+        [np.concatenate([first[1][0], second[1][0]]) for first, second in rows]
+    )
     assert near_duplicates.groups(hashes, thumbs).tolist() == [0, 0, 2]
 
 
@@ -69,11 +116,22 @@ def test_flat_pictures_are_not_all_one() -> None:
     assert near_duplicates.groups(*looks(*flat)).tolist() == [0, 1, 2]
 
 
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=120), st.floats(0, 0.4), st.floats(0, 0.4), st.integers(0, 5))
-def test_no_group_is_parted(members: list[int], validation: float, test: float, seed: int) -> None:
+@given(
+    st.lists(st.integers(0, 8), min_size=1, max_size=120),
+    st.floats(0, 0.4),
+    st.floats(0, 0.4),
+    st.integers(0, 5),
+)
+def test_no_group_is_parted(
+    members: list[int], validation: float, test: float, seed: int
+) -> None:
     groups = np.array(members)
-    digests = np.random.default_rng(seed).integers(0, 2**64, len(groups), dtype=np.uint64)
-    splits = assign_groups(digests, groups, np.full(len(groups), DROPPED, np.uint8), validation, test)
+    digests = np.random.default_rng(seed).integers(
+        0, 2**64, len(groups), dtype=np.uint64
+    )
+    splits = assign_groups(
+        digests, groups, np.full(len(groups), DROPPED, np.uint8), validation, test
+    )
     assert all(len(set(splits[groups == group].tolist())) == 1 for group in members)
     assert (splits == TRAIN).any()
     assert not (splits == DROPPED).any()
@@ -81,16 +139,32 @@ def test_no_group_is_parted(members: list[int], validation: float, test: float, 
 
 def test_shares_are_met_and_do_not_depend_on_the_order() -> None:
     draw = np.random.default_rng(0)
-    digests, groups, none = draw.integers(0, 2**64, 2000, dtype=np.uint64), np.arange(2000), np.full(2000, DROPPED, np.uint8)
+    digests, groups, none = (
+        draw.integers(0, 2**64, 2000, dtype=np.uint64),
+        np.arange(2000),
+        np.full(2000, DROPPED, np.uint8),
+    )
     splits = assign_groups(digests, groups, none, 0.1, 0.2)
-    assert [(splits == split).sum() for split in (TRAIN, VALIDATION, TEST)] == [1400, 200, 400]
+    assert [(splits == split).sum() for split in (TRAIN, VALIDATION, TEST)] == [
+        1400,
+        200,
+        400,
+    ]
     order = draw.permutation(2000)
-    np.testing.assert_array_equal(assign_groups(digests[order], groups, none, 0.1, 0.2), splits[order])
+    np.testing.assert_array_equal(
+        assign_groups(digests[order], groups, none, 0.1, 0.2), splits[order]
+    )
 
 
 def test_a_given_test_split_stays_and_its_copies_leave_the_training() -> None:
     given_splits = np.array([TRAIN, TRAIN, DROPPED, TEST, DROPPED, DROPPED], np.uint8)
-    splits = assign_groups(np.arange(6, dtype=np.uint64), np.array([0, 1, 2, 1, 4, 5]), given_splits, 0.25, 0.5)
+    splits = assign_groups(
+        np.arange(6, dtype=np.uint64),
+        np.array([0, 1, 2, 1, 4, 5]),
+        given_splits,
+        0.25,
+        0.5,
+    )
     assert splits[3] == TEST
     assert splits[1] == DROPPED
     assert (splits == TEST).sum() == 1, "the source has a test split; none is drawn"

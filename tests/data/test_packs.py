@@ -33,27 +33,54 @@ def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pack:
     """A pack of its own, brought by a stand-in for pip that copies a wheel, in a home without the shared packs."""
     monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
-    wheel = make_wheel(tmp_path / "small-1.0-py3-none-any.whl", {"small/poem.txt": POEM, "small/run.py": b"boom", "LICENSE": b"MIT"})
+    wheel = make_wheel(
+        tmp_path / "small-1.0-py3-none-any.whl",
+        {"small/poem.txt": POEM, "small/run.py": b"boom", "LICENSE": b"MIT"},
+    )
     kept = tmp_path / "kept"
     packs.unpack(wheel, ("small/*.txt", "LICENSE"), kept)
-    pack = Pack("small", "data", ("a", "a"), "pip", "small", "1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(),
-                ("small/*.txt", "LICENSE"), packs.content_of(kept), 0.1, "MIT", "us", loader="small")
+    pack = Pack(
+        "small",
+        "data",
+        ("a", "a"),
+        "pip",
+        "small",
+        "1.0",
+        hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        ("small/*.txt", "LICENSE"),
+        packs.content_of(kept),
+        0.1,
+        "MIT",
+        "us",
+        loader="small",
+    )
     monkeypatch.setattr(packs, "PACKS", (*PACKS, pack))
-    monkeypatch.setattr(packs, "_command", lambda pack, place: ["cp", str(wheel), str(place)])
+    monkeypatch.setattr(
+        packs, "_command", lambda pack, place: ["cp", str(wheel), str(place)]
+    )
     return pack
 
 
-def test_only_what_is_named_is_unpacked(small: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_is_named_is_unpacked(
+    small: Pack, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = packs.path("small")
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
-        "LICENSE", "pack.json", "small/poem.txt"]
+    assert sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    ) == ["LICENSE", "pack.json", "small/poem.txt"]
     said = capsys.readouterr().err
     assert "Licence: MIT" in said
     assert "From: us" in said
-    assert [path.name for path in folder.parent.iterdir()] == ["1.0"], "nothing is left of the download"
+    assert [path.name for path in folder.parent.iterdir()] == ["1.0"], (
+        "nothing is left of the download"
+    )
 
 
-def test_a_second_fetch_does_nothing(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_fetch_does_nothing(
+    small: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packs.path("small")
     monkeypatch.setattr(packs, "_fetch", lambda pack: pytest.fail("fetched again"))
     monkeypatch.setattr(packs, "content_of", lambda folder: pytest.fail("read again"))
@@ -62,13 +89,19 @@ def test_a_second_fetch_does_nothing(small: Pack, monkeypatch: pytest.MonkeyPatc
     assert time.perf_counter() - start < 0.1
 
 
-@pytest.mark.parametrize("harm", [
-    lambda folder: (folder / "small/poem.txt").write_bytes(b"x"),
-    lambda folder: (folder / "small/poem.txt").write_bytes(POEM[::-1]),
-    lambda folder: (folder / "small/poem.txt").unlink(),
-    lambda folder: (folder / "pack.json").write_text("{"),
-], ids=["cut", "altered", "missing", "stamp"])
-def test_a_damaged_pack_is_fetched_again(small: Pack, harm: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "small/poem.txt").write_bytes(b"x"),
+        lambda folder: (folder / "small/poem.txt").write_bytes(POEM[::-1]),
+        lambda folder: (folder / "small/poem.txt").unlink(),
+        lambda folder: (folder / "pack.json").write_text("{"),
+    ],
+    ids=["cut", "altered", "missing", "stamp"],
+)
+def test_a_damaged_pack_is_fetched_again(
+    small: Pack, harm: Callable[[Path], object]
+) -> None:
     folder = packs.path("small")
     harm(folder)
     assert not packs.installed("small")
@@ -77,7 +110,9 @@ def test_a_damaged_pack_is_fetched_again(small: Pack, harm: Callable[[Path], obj
     assert (packs.path("small") / "small/poem.txt").read_bytes() == POEM
 
 
-def test_a_pack_that_was_only_touched_is_kept(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_was_only_touched_is_kept(
+    small: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = packs.path("small")
     os.utime(folder / "small/poem.txt", (1, 1))
     monkeypatch.setattr(packs, "_fetch", lambda pack: pytest.fail("fetched again"))
@@ -85,35 +120,68 @@ def test_a_pack_that_was_only_touched_is_kept(small: Pack, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("field", ["archive", "content"])
-def test_other_content_is_refused(small: Pack, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+def test_other_content_is_refused(
+    small: Pack, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
     monkeypatch.setattr(packs, "PACKS", (replace(small, **{field: "0" * 64}),))
     with pytest.raises(Damaged, match=r"other content for small 1.0"):
         packs.path("small")
     assert not packs.folder_of(small).exists()
 
 
-def test_a_pack_of_two_packages(small: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_of_two_packages(
+    small: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second lies in a folder of its name; both are checked, and a damaged file of either is noticed."""
-    wheel = make_wheel(tmp_path / "words-2.0-py3-none-any.whl", {"words/en.json": b"{}", "LICENSE": b"MIT too"})
+    wheel = make_wheel(
+        tmp_path / "words-2.0-py3-none-any.whl",
+        {"words/en.json": b"{}", "LICENSE": b"MIT too"},
+    )
     both = tmp_path / "both"
     packs.unpack(tmp_path / "small-1.0-py3-none-any.whl", small.keep, both)
     packs.unpack(wheel, ("*",), both / "words")
-    more = (Package("pip", "words", "2.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), ("*",)),)
+    more = (
+        Package(
+            "pip",
+            "words",
+            "2.0",
+            hashlib.sha256(wheel.read_bytes()).hexdigest(),
+            ("*",),
+        ),
+    )
     double = replace(small, name="double", content=packs.content_of(both), more=more)
     monkeypatch.setattr(packs, "PACKS", (double,))
-    monkeypatch.setattr(packs, "_command", lambda part, place: ["cp", *map(str, tmp_path.glob(f"{part.package}-*.whl")), str(place)])
+    monkeypatch.setattr(
+        packs,
+        "_command",
+        lambda part, place: [
+            "cp",
+            *map(str, tmp_path.glob(f"{part.package}-*.whl")),
+            str(place),
+        ],
+    )
     folder = packs.path("double")
     assert (folder / "words/words/en.json").read_bytes() == b"{}"
     assert (folder / "LICENSE").read_bytes() == b"MIT"
     (folder / "words/words/en.json").write_bytes(b"[]")
     assert not packs.installed("double")
-    monkeypatch.setattr(packs, "PACKS", (replace(double, more=(replace(more[0], archive="0" * 64),)),))
+    monkeypatch.setattr(
+        packs, "PACKS", (replace(double, more=(replace(more[0], archive="0" * 64),)),)
+    )
     with pytest.raises(Damaged, match=r"other content for words 2.0"):
         packs.path("double")
 
 
 def test_no_network(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "_command", lambda pack, place: ["sh", "-c", "echo WARNING: x; echo no route to host >&2; exit 1"])
+    monkeypatch.setattr(
+        packs,
+        "_command",
+        lambda pack, place: [
+            "sh",
+            "-c",
+            "echo WARNING: x; echo no route to host >&2; exit 1",
+        ],
+    )
     with pytest.raises(packs.Unreachable, match="no route to host") as caught:
         packs.path("small")
     assert "Check the network" in caught.value.remedy
@@ -144,29 +212,48 @@ def make_tgz(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "/etc/out.txt", "a/../../out.txt", "a\\..\\out.txt"])
+@pytest.mark.parametrize(
+    "name", ["../out.txt", "/etc/out.txt", "a/../../out.txt", "a\\..\\out.txt"]
+)
 @pytest.mark.parametrize("kind", ["whl", "tgz"])
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, kind: str) -> None:
-    archive = make_wheel(tmp_path / "x.whl", {name: b"x"}) if kind == "whl" else make_tgz(tmp_path / "x.tgz", (tarfile.TarInfo(name), b"x"))
+    archive = (
+        make_wheel(tmp_path / "x.whl", {name: b"x"})
+        if kind == "whl"
+        else make_tgz(tmp_path / "x.tgz", (tarfile.TarInfo(name), b"x"))
+    )
     with pytest.raises(Damaged, match="leads out of its folder"):
         packs.unpack(archive, ("*",), tmp_path / "in")
     assert sorted(path.name for path in tmp_path.rglob("*.txt")) == []
 
 
 def test_links_are_not_followed_or_made(tmp_path: Path) -> None:
-    link, hard, plain = (tarfile.TarInfo(name) for name in ("package/a", "package/b", "package/a/evil.txt"))
+    link, hard, plain = (
+        tarfile.TarInfo(name)
+        for name in ("package/a", "package/b", "package/a/evil.txt")
+    )
     link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
     hard.type, hard.linkname = tarfile.LNKTYPE, "/etc/passwd"
     (tmp_path / "outside").mkdir()
-    packs.unpack(make_tgz(tmp_path / "x.tgz", (link, b""), (hard, b""), (plain, b"x")), ("*",), tmp_path / "in")
+    packs.unpack(
+        make_tgz(tmp_path / "x.tgz", (link, b""), (hard, b""), (plain, b"x")),
+        ("*",),
+        tmp_path / "in",
+    )
     assert not list((tmp_path / "outside").iterdir())
-    assert [path.relative_to(tmp_path / "in").as_posix() for path in (tmp_path / "in").rglob("*") if path.is_file()] == ["package/a/evil.txt"]
+    assert [
+        path.relative_to(tmp_path / "in").as_posix()
+        for path in (tmp_path / "in").rglob("*")
+        if path.is_file()
+    ] == ["package/a/evil.txt"]
     assert not any(path.is_symlink() for path in (tmp_path / "in").rglob("*"))
 
 
 @pytest.mark.parametrize("name", ["x.whl", "x.tgz"])
 def test_a_cut_off_archive(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"PK\x03\x04" if name.endswith("whl") else b"\x1f\x8b\x08")
+    (tmp_path / name).write_bytes(
+        b"PK\x03\x04" if name.endswith("whl") else b"\x1f\x8b\x08"
+    )
     with pytest.raises(Damaged, match="not a whole archive"):
         packs.unpack(tmp_path / name, ("*",), tmp_path / "in")
 
@@ -179,19 +266,36 @@ def test_the_catalogue_is_sound() -> None:
         assert bool(pack.loader) == (pack.kind == "data")
         assert bool(pack.main) == (pack.kind == "model")
         assert pack.modality in ("text", "image")
-        assert not pack.loader or callable(getattr(loaders if pack.modality == "text" else picture_loaders, pack.loader))
+        assert not pack.loader or callable(
+            getattr(
+                loaders if pack.modality == "text" else picture_loaders, pack.loader
+            )
+        )
         assert pack.licence
         assert pack.credit
         assert len(pack.content) == 64
-        assert all(len(part.archive) == (0 if part.client == "apt" else 64) for part in (pack, *pack.more))
+        assert all(
+            len(part.archive) == (0 if part.client == "apt" else 64)
+            for part in (pack, *pack.more)
+        )
 
 
-@pytest.mark.parametrize(("name", "count", "characters", "first"), [
-    ("tang-poems", 7380, 494460, "蕭晨騎馬出皇都，聞說埋冤在路隅。\n"),
-    ("python-questions", 5572, 7869368, "Returns an approximate maximum"),
-    ("chatterbot-corpus", 2492, 378244, "<|im_start|>user\n什么是ai<|im_end|>\n<|im_start|>assistant\n"),
-])
-def test_pip_packs_really_fetched(pack: Callable[[str], Path], name: str, count: int, characters: int, first: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "count", "characters", "first"),
+    [
+        ("tang-poems", 7380, 494460, "蕭晨騎馬出皇都，聞說埋冤在路隅。\n"),
+        ("python-questions", 5572, 7869368, "Returns an approximate maximum"),
+        (
+            "chatterbot-corpus",
+            2492,
+            378244,
+            "<|im_start|>user\n什么是ai<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_pip_packs_really_fetched(
+    pack: Callable[[str], Path], name: str, count: int, characters: int, first: str
+) -> None:
     pack(name)
     documents = list(packs.read(name))
     assert len(documents) == count

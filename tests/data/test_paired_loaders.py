@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from miaobi.data.paired_loaders import cedict, django_locale, docstring_summaries, mismatched_answers
+from miaobi.data.paired_loaders import (
+    cedict,
+    django_locale,
+    docstring_summaries,
+    mismatched_answers,
+)
 
-PO = r'''# Translators
+PO = r"""# Translators
 msgid ""
 msgstr ""
 "Language: zh_CN\n"
@@ -38,7 +43,7 @@ msgstr "SRID"
 
 #~ msgid "Gone"
 #~ msgstr "没有了"
-'''
+"""
 
 
 def written(folder: Path, name: str, text: str) -> None:
@@ -48,22 +53,45 @@ def written(folder: Path, name: str, text: str) -> None:
 
 def test_translations_of_an_interface(tmp_path: Path) -> None:
     written(tmp_path, "django/a/locale/zh_Hans/LC_MESSAGES/django.po", PO)
-    written(tmp_path, "django/b/locale/zh_Hans/LC_MESSAGES/django.po", 'msgid "Save"\nmsgstr "保存"\n')
+    written(
+        tmp_path,
+        "django/b/locale/zh_Hans/LC_MESSAGES/django.po",
+        'msgid "Save"\nmsgstr "保存"\n',
+    )
     assert [dict(document.meta) for document in django_locale(tmp_path)] == [
-        {"zh": "保存", "en": "Save"}, {"zh": "确定要删除“%(name)s”吗？", "en": 'Are you sure you want to delete "%(name)s"?'},
-        {"zh": "%(n)d 天", "en": "%(n)d days"}]
+        {"zh": "保存", "en": "Save"},
+        {
+            "zh": "确定要删除“%(name)s”吗？",
+            "en": 'Are you sure you want to delete "%(name)s"?',
+        },
+        {"zh": "%(n)d 天", "en": "%(n)d days"},
+    ]
 
 
 def test_a_dictionary(tmp_path: Path) -> None:
-    entries = [["茶", "茶", "cha2", ["tea", "tea plant"], [], []], ["臺", "台", "tai2", "variant of 台[tai2]", [], []], ["空", "空", "kong1", [], [], []],
-               ["王", "王", "Wang2", "surname Wang", [], []], ["老", "老", "lao3", "(coll.) old man", [], []]]
-    written(tmp_path, "package/data/all.js", f'export default {json.dumps({"all": entries}, ensure_ascii=False)};\n')
-    assert [(document.meta["zh"], document.meta["en"]) for document in cedict(tmp_path)] == [("茶", "tea"), ("老", "(coll.) old man")]
+    entries = [
+        ["茶", "茶", "cha2", ["tea", "tea plant"], [], []],
+        ["臺", "台", "tai2", "variant of 台[tai2]", [], []],
+        ["空", "空", "kong1", [], [], []],
+        ["王", "王", "Wang2", "surname Wang", [], []],
+        ["老", "老", "lao3", "(coll.) old man", [], []],
+    ]
+    written(
+        tmp_path,
+        "package/data/all.js",
+        f"export default {json.dumps({'all': entries}, ensure_ascii=False)};\n",
+    )
+    assert [
+        (document.meta["zh"], document.meta["en"]) for document in cedict(tmp_path)
+    ] == [("茶", "tea"), ("老", "(coll.) old man")]
 
 
 def test_descriptions_with_their_first_line(tmp_path: Path) -> None:
     prose = "Two pure quaternions are called parallel when their vector product is commutative,\n    which implies the same direction."
-    written(tmp_path, "sympy/a.py", f'''
+    written(
+        tmp_path,
+        "sympy/a.py",
+        f'''
 def parallel():
     """Returns True if two pure quaternions are parallel.
 
@@ -83,16 +111,46 @@ class Short:
 
     Too short.
     """
-''')
-    written(tmp_path, "sympy/tests/test_a.py", f'def other():\n    """A function that tests what it tests.\n\n    {prose}\n    """\n')
+''',
+    )
+    written(
+        tmp_path,
+        "sympy/tests/test_a.py",
+        f'def other():\n    """A function that tests what it tests.\n\n    {prose}\n    """\n',
+    )
     assert [dict(document.meta) for document in docstring_summaries(tmp_path)] == [
-        {"name": "parallel", "summary": "Returns True if two pure quaternions are parallel.", "text": " ".join(prose.split())}]
+        {
+            "name": "parallel",
+            "summary": "Returns True if two pure quaternions are parallel.",
+            "text": " ".join(prose.split()),
+        }
+    ]
 
 
 def test_answers_to_other_questions(tmp_path: Path) -> None:
-    written(tmp_path, "chatterbot_corpus/data/english/ai.yml",
-            json.dumps({"conversations": [["What is AI?", "A field."], ["what is ai?", "Again."], ["Who are you?", "A bot."], ["Are you real?", "a BOT."], ["Alone"]]}))
+    written(
+        tmp_path,
+        "chatterbot_corpus/data/english/ai.yml",
+        json.dumps(
+            {
+                "conversations": [
+                    ["What is AI?", "A field."],
+                    ["what is ai?", "Again."],
+                    ["Who are you?", "A bot."],
+                    ["Are you real?", "a BOT."],
+                    ["Alone"],
+                ]
+            }
+        ),
+    )
     found = [dict(document.meta) for document in mismatched_answers(tmp_path)]
-    assert [(pair["prompt"], pair["chosen"]) for pair in found] == [("What is AI?", "A field."), ("Who are you?", "A bot."), ("Are you real?", "a BOT.")]
-    assert [pair["rejected"] for pair in found[1:]] == ["A field.", "A field."] and found[0]["rejected"] in ("A bot.", "a BOT.")
+    assert [(pair["prompt"], pair["chosen"]) for pair in found] == [
+        ("What is AI?", "A field."),
+        ("Who are you?", "A bot."),
+        ("Are you real?", "a BOT."),
+    ]
+    assert [pair["rejected"] for pair in found[1:]] == [
+        "A field.",
+        "A field.",
+    ] and found[0]["rejected"] in ("A bot.", "a BOT.")
     assert found == [dict(document.meta) for document in mismatched_answers(tmp_path)]

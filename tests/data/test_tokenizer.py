@@ -16,8 +16,15 @@ from miaobi.data.documents import Document, Message, Special
 from miaobi.data.tokenizer import SPECIALS, Tokenizer
 
 KNOWN = "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少。éß😀\n"
-SAMPLE = [KNOWN, "The quick brown fox jumps over the lazy dog 1234 times, didn't it?\r\n", "  春 眠\t\t<|im_end|>"] * 3
-TEXT = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.sampled_from(KNOWN + "abc 12\n椿𠀀<|im_end|>")))
+SAMPLE = [
+    KNOWN,
+    "The quick brown fox jumps over the lazy dog 1234 times, didn't it?\r\n",
+    "  春 眠\t\t<|im_end|>",
+] * 3
+TEXT = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(st.sampled_from(KNOWN + "abc 12\n椿𠀀<|im_end|>")),
+)
 
 CHAR = tokenizer.characters(Counter("".join(SAMPLE)), 2)
 BPE = tokenizer.train_bpe(SAMPLE, 400)
@@ -34,7 +41,9 @@ def words(request: pytest.FixtureRequest) -> Tokenizer:
 def test_any_text_comes_back(words: Tokenizer, text: str) -> None:
     ids = words.encode([text])
     assert words.decode(ids) == text
-    assert not set(ids) & {words.backend.token_to_id(token) for token in SPECIALS}, "plain text never makes a special token"
+    assert not set(ids) & {words.backend.token_to_id(token) for token in SPECIALS}, (
+        "plain text never makes a special token"
+    )
 
 
 @given(st.lists(TEXT, min_size=1, max_size=5))
@@ -47,7 +56,9 @@ def test_table_and_merges_give_the_same_tokens(texts: list[str]) -> None:
 
 def test_one_token_for_each_known_character() -> None:
     assert len(CHAR.encode([KNOWN])) == len(KNOWN)
-    assert len(CHAR.encode(["椿"])) == 3 - ("椿".encode()[:2] in {char.encode()[:2] for char in KNOWN})
+    assert len(CHAR.encode(["椿"])) == 3 - (
+        "椿".encode()[:2] in {char.encode()[:2] for char in KNOWN}
+    )
 
 
 def test_rare_characters_are_spelled_in_bytes() -> None:
@@ -57,20 +68,29 @@ def test_rare_characters_are_spelled_in_bytes() -> None:
     assert words.decode(words.encode(["春眠"])) == "春眠"
 
 
-@given(st.lists(st.sampled_from(["a b", "\n", " ", "\n\n", "春眠", "\t", "1234", "it's"]), max_size=60).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(["a b", "\n", " ", "\n\n", "春眠", "\t", "1234", "it's"]),
+        max_size=60,
+    ).map("".join)
+)
 def test_slices_do_not_change_the_tokens(text: str) -> None:
     whole = BPE.encode([text])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer, "SLICE", 12)
         parts = list(tokenizer.slices(text))
         assert "".join(parts) == text
-        at_lines = all(part.endswith("\n") and after[:1].strip() for part, after in pairwise(parts))
+        at_lines = all(
+            part.endswith("\n") and after[:1].strip() for part, after in pairwise(parts)
+        )
         assert BPE.encode([text]) == whole or not at_lines
         assert BPE.decode(BPE.encode([text])) == text
 
 
 def test_conversations_use_the_special_tokens(words: Tokenizer) -> None:
-    document = Document(messages=(Message("user", "春<|im_end|>"), Message("assistant", "眠")))
+    document = Document(
+        messages=(Message("user", "春<|im_end|>"), Message("assistant", "眠"))
+    )
     ids = words.encode(document.pieces())
     turn = {name: words.backend.token_to_id(name) for name in SPECIALS}
     assert [turn["<|im_start|>"], turn["<|im_end|>"]] == [1, 2]
@@ -81,6 +101,7 @@ def test_conversations_use_the_special_tokens(words: Tokenizer) -> None:
 
 def test_transformers_loads_and_agrees(words: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
+
     words.save(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == words.vocab_size
@@ -88,19 +109,34 @@ def test_transformers_loads_and_agrees(words: Tokenizer, tmp_path: Path) -> None
     for text in SAMPLE[:2]:
         assert theirs(text)["input_ids"] == words.encode([text])
         assert theirs.decode(words.encode([text])) == text
-    messages = [{"role": "user", "content": "春 hi"}, {"role": "assistant", "content": "眠"}]
+    messages = [
+        {"role": "user", "content": "春 hi"},
+        {"role": "assistant", "content": "眠"},
+    ]
     document = Document(messages=tuple(Message(**message) for message in messages))
-    assert theirs.apply_chat_template(messages, tokenize=False) == document.training_text()
-    assert theirs.apply_chat_template(messages)["input_ids"] == words.encode(document.pieces())
-    asked = theirs.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    assert (
+        theirs.apply_chat_template(messages, tokenize=False) == document.training_text()
+    )
+    assert theirs.apply_chat_template(messages)["input_ids"] == words.encode(
+        document.pieces()
+    )
+    asked = theirs.apply_chat_template(
+        messages[:1], tokenize=False, add_generation_prompt=True
+    )
     assert document.training_text().startswith(asked)
 
 
 def test_saved_and_loaded_is_the_same(words: Tokenizer, tmp_path: Path) -> None:
     words.save(tmp_path)
     again = tokenizer.load(tmp_path)
-    assert (again.name, again.vocab_size, again.end_id) == (words.name, words.vocab_size, words.end_id)
-    assert again.encode([*SAMPLE, Special("<|im_end|>")]) == words.encode([*SAMPLE, Special("<|im_end|>")])
+    assert (again.name, again.vocab_size, again.end_id) == (
+        words.name,
+        words.vocab_size,
+        words.end_id,
+    )
+    assert again.encode([*SAMPLE, Special("<|im_end|>")]) == words.encode(
+        [*SAMPLE, Special("<|im_end|>")]
+    )
 
 
 def test_training_is_reproducible() -> None:
@@ -112,13 +148,18 @@ def llama_cpp_tokens(model: Path, texts: list[str]) -> list[list[int]]:
     import urllib.request
 
     import xllamacpp
+
     parameters = xllamacpp.CommonParams()
     parameters.model.path, parameters.n_ctx, parameters.warmup = str(model), 64, False
     server = xllamacpp.Server(parameters)
 
     def ask(text: str) -> list[int]:
         body = json.dumps({"content": text, "parse_special": False}).encode()
-        request = urllib.request.Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{server.listening_address}/tokenize",
+            body,
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return list(json.loads(answer.read())["tokens"])
 
@@ -133,15 +174,30 @@ def test_gguf_vocabulary_cuts_text_as_llama_cpp_does(smollm2: Path) -> None:
     assert [words.decode(ids) for ids in theirs] == texts
 
 
-def test_llama_cpp_cuts_text_as_the_exported_tokenizer_does(words: Tokenizer, tmp_path: Path) -> None:
+def test_llama_cpp_cuts_text_as_the_exported_tokenizer_does(
+    words: Tokenizer, tmp_path: Path
+) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from miaobi.engines.convert import to_gguf
-    LlamaForCausalLM(LlamaConfig(vocab_size=words.vocab_size, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-                                 num_attention_heads=2, max_position_embeddings=64)).save_pretrained(tmp_path)
+
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=words.vocab_size,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(tmp_path)
     words.save(tmp_path)
     model = to_gguf(tmp_path, tmp_path / "x.gguf", "f32")
-    texts = [*SAMPLE[:3], "椿 year 2026: 3.14, it's\n\n  new", "\u3000\u5168\u89d2 e\u0301"]
+    texts = [
+        *SAMPLE[:3],
+        "椿 year 2026: 3.14, it's\n\n  new",
+        "\u3000\u5168\u89d2 e\u0301",
+    ]
     assert llama_cpp_tokens(model, texts) == [words.encode([text]) for text in texts]
 
 

@@ -15,5 +15,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     place = tmp_path_factory.mktemp("checkpoints")
 
     def folder(name: str) -> Path:
-        return place / name if (place / name).exists() else pipelines.write(name, place / name)
+        return (
+            place / name
+            if (place / name).exists()
+            else pipelines.write(name, place / name)
+        )
+
     return folder

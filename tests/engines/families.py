@@ -23,11 +23,17 @@ CLASSES = ("crane", "crow", "swan")
 class Points(nn.Module):
     """Six latent numbers through a fixed random map; the class shifts the grey level by 0.25."""
 
-    spec, controls, latent_shape = PictureSpec(1, 8, 12, CLASSES), frozenset({"label", "truncation"}), (6,)
+    spec, controls, latent_shape = (
+        PictureSpec(1, 8, 12, CLASSES),
+        frozenset({"label", "truncation"}),
+        (6,),
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("map", torch.randn(6, 96, generator=torch.Generator().manual_seed(0)) / 4)
+        self.register_buffer(
+            "map", torch.randn(6, 96, generator=torch.Generator().manual_seed(0)) / 4
+        )
         self.batches: list[int] = []
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -36,10 +42,19 @@ class Points(nn.Module):
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         assert label is not None
         self.batches.append(len(latent))
-        return (latent @ self.map).reshape(-1, 1, 8, 12).clamp(-0.5, 0.5) + 0.25 * (label - 1).reshape(-1, 1, 1, 1)
+        return (latent @ self.map).reshape(-1, 1, 8, 12).clamp(-0.5, 0.5) + 0.25 * (
+            label - 1
+        ).reshape(-1, 1, 1, 1)
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         return self.decode(truncation * self.draw(count, generator), label)
 
 
@@ -48,8 +63,15 @@ class Negative(nn.Module):
 
     spec, controls = PictureSpec(3, 8, 8, (), 1), frozenset({"image"})
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         assert source is not None and source.shape == (count, 1, 8, 8)
         return torch.cat([-source, source, source], 1)
 
@@ -59,11 +81,14 @@ def register(patch: pytest.MonkeyPatch) -> None:
         module = ModuleType(f"toy_{name}")
         module.load = lambda folder, net=net: net()  # type: ignore[attr-defined]
         patch.setitem(sys.modules, module.__name__, module)
-        patch.setitem(families._entries, name, EntryPoint(name, module.__name__, families.group))
+        patch.setitem(
+            families._entries, name, EntryPoint(name, module.__name__, families.group)
+        )
 
 
 def written(folder: Path, family: str, fit: str | None = None) -> Path:
     def save(draft: Path) -> None:
         if fit:
             (draft / "preprocessor_config.json").write_text(json.dumps({"fit": fit}))
+
     return bundle.write(folder, Manifest(family, "image"), save)

@@ -18,32 +18,68 @@ PLAIN = ("n", "seed", "temperature", "top_p", "presence_penalty", "frequency_pen
 def request_of(body: dict[str, Any]) -> TextRequest:
     known = {name: body[name] for name in PLAIN if name in body}
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
-    logprobs = body.get("top_logprobs") if body.get("logprobs") is True else body.get("logprobs")
-    asked = {"messages": tuple(body["messages"])} if "messages" in body else {"prompt": body["prompt"]}
-    return TextRequest(**asked, **known, max_new_tokens=body["max_tokens"], stop=tuple(body.get("stop", ())), logprobs=logprobs,
-                       json_schema=schema, logit_bias={int(key): value for key, value in body.get("logit_bias", {}).items()})
+    logprobs = (
+        body.get("top_logprobs")
+        if body.get("logprobs") is True
+        else body.get("logprobs")
+    )
+    asked = (
+        {"messages": tuple(body["messages"])}
+        if "messages" in body
+        else {"prompt": body["prompt"]}
+    )
+    return TextRequest(
+        **asked,
+        **known,
+        max_new_tokens=body["max_tokens"],
+        stop=tuple(body.get("stop", ())),
+        logprobs=logprobs,
+        json_schema=schema,
+        logit_bias={
+            int(key): value for key, value in body.get("logit_bias", {}).items()
+        },
+    )
 
 
 def choice_of(chunk: Chunk, chat: bool) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": chunk.index, "finish_reason": chunk.finish, "logprobs": None}
+    choice: dict[str, Any] = {
+        "index": chunk.index,
+        "finish_reason": chunk.finish,
+        "logprobs": None,
+    }
     if chat:
         choice["delta"] = {"content": chunk.text}
         if chunk.logprobs:
-            choice["logprobs"] = {"content": [{"token": item.token, "logprob": item.logprob, "top_logprobs": [
-                {"token": token, "logprob": value} for token, value in item.top]} for item in chunk.logprobs]}
+            choice["logprobs"] = {
+                "content": [
+                    {
+                        "token": item.token,
+                        "logprob": item.logprob,
+                        "top_logprobs": [
+                            {"token": token, "logprob": value}
+                            for token, value in item.top
+                        ],
+                    }
+                    for item in chunk.logprobs
+                ]
+            }
         return choice
     choice["text"] = chunk.text
     if chunk.logprobs:
-        choice["logprobs"] = {"tokens": [item.token for item in chunk.logprobs],
-                              "token_logprobs": [item.logprob for item in chunk.logprobs],
-                              "top_logprobs": [dict(item.top) for item in chunk.logprobs]}
+        choice["logprobs"] = {
+            "tokens": [item.token for item in chunk.logprobs],
+            "token_logprobs": [item.logprob for item in chunk.logprobs],
+            "top_logprobs": [dict(item.top) for item in chunk.logprobs],
+        }
     return choice
 
 
 class CompletionServer:
     """`with CompletionServer(engine) as server: server.url`. `asked` keeps every body, `keys` every Authorization."""
 
-    def __init__(self, engine: Engine, key: str = "", models: tuple[str, ...] = ("small",)) -> None:
+    def __init__(
+        self, engine: Engine, key: str = "", models: tuple[str, ...] = ("small",)
+    ) -> None:
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         owner = self
@@ -67,7 +103,11 @@ class CompletionServer:
                 asyncio.run(self._stream(body))
 
             async def _stream(self, body: dict[str, Any]) -> None:
-                started, answers, usage = False, None, {"prompt_tokens": 0, "completion_tokens": 0}
+                started, answers, usage = (
+                    False,
+                    None,
+                    {"prompt_tokens": 0, "completion_tokens": 0},
+                )
                 try:
                     answers = engine.generate(request_of(body))
                     async for chunk in answers:
@@ -111,7 +151,9 @@ class CompletionServer:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def __enter__(self) -> CompletionServer:
-        threading.Thread(target=self._server.serve_forever, daemon=True, name="completion-server").start()
+        threading.Thread(
+            target=self._server.serve_forever, daemon=True, name="completion-server"
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:

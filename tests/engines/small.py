@@ -17,9 +17,11 @@ from miaobi.engines.convert import to_gguf
 from miaobi.families import gpt, lstm
 
 CONTEXT = 256
-POEM = ("春江潮水连海平，海上明月共潮生。滟滟随波千万里，何处春江无月明！江流宛转绕芳甸，月照花林皆似霰；空里流霜不觉飞，汀上白沙看不见。"
-        "江天一色无纤尘，皎皎空中孤月轮。江畔何人初见月？江月何年初照人？人生代代无穷已，江月年年望相似。不知江月待何人，但见长江送流水。"
-        "The moon 🌙 rises over the river in spring, a flower by the sea.")
+POEM = (
+    "春江潮水连海平，海上明月共潮生。滟滟随波千万里，何处春江无月明！江流宛转绕芳甸，月照花林皆似霰；空里流霜不觉飞，汀上白沙看不见。"
+    "江天一色无纤尘，皎皎空中孤月轮。江畔何人初见月？江月何年初照人？人生代代无穷已，江月年年望相似。不知江月待何人，但见长江送流水。"
+    "The moon 🌙 rises over the river in spring, a flower by the sea."
+)
 
 
 @cache
@@ -37,14 +39,20 @@ def learnt(family: str) -> torch.nn.Module:
     """Trained here for a second or two, the same every time; not to the end, so that its choices stay open."""
     torch.manual_seed(0)
     module = {"gpt": gpt, "lstm": lstm}[family]
-    config = gpt.Config(num_layers=2, hidden_size=64) if family == "gpt" else lstm.Config(hidden_size=96, num_layers=1, embedding_size=64)
+    config = (
+        gpt.Config(num_layers=2, hidden_size=64)
+        if family == "gpt"
+        else lstm.Config(hidden_size=96, num_layers=1, embedding_size=64)
+    )
     objective = module.build(config, spec())
     ids = torch.tensor([words().end_id, *words().encode([POEM]), words().end_id] * 3)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=4e-3)
     for _ in range(200):
         starts = torch.randint(0, len(ids) - 65, (12,))
-        batch = torch.stack([ids[start:start + 65] for start in starts.tolist()])
-        loss = F.cross_entropy(objective.net(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        batch = torch.stack([ids[start : start + 65] for start in starts.tolist()])
+        loss = F.cross_entropy(
+            objective.net(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -59,6 +67,7 @@ def small_bundle(folder: Path, family: str = "gpt", chat: bool = False) -> Path:
         words().save(draft)
         if not chat:
             (draft / "chat_template.jinja").unlink(missing_ok=True)
+
     return bundle.write(folder, Manifest(family, "text"), save)
 
 

@@ -35,7 +35,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two LoRAs far from each other, of unlike rank and scaling."""
     place = tmp_path_factory.mktemp("adapters")
-    return {"one": tuned(place / "one", base, 1, 0.1), "two": tuned(place / "two", base, 2, 0.1, lora_rank=4, lora_alpha=32.0)}
+    return {
+        "one": tuned(place / "one", base, 1, 0.1),
+        "two": tuned(place / "two", base, 2, 0.1, lora_rank=4, lora_alpha=32.0),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +56,16 @@ def reference(base: Path, folder: Path | None) -> Any:
         return PeftModel.from_pretrained(net, folder).eval()
 
 
-def greedy(net: Any, model: Model, prompt: str, count: int = 16) -> tuple[list[int], list[float]]:
+def greedy(
+    net: Any, model: Model, prompt: str, count: int = 16
+) -> tuple[list[int], list[float]]:
     """Token by token without a cache: ids and log-probabilities."""
     engine: Any = model.engine
-    ids, made, likely = engine.encode(TextRequest(prompt=prompt)), list[int](), list[float]()
+    ids, made, likely = (
+        engine.encode(TextRequest(prompt=prompt)),
+        list[int](),
+        list[float](),
+    )
     for _ in range(count):
         with torch.no_grad():
             row = net(input_ids=torch.tensor([ids + made])).logits[0, -1].log_softmax(0)
@@ -71,69 +80,163 @@ def check(model: Model, net: Any, **controls: Any) -> list[str]:
     """Greedy answers equal the reference's, log-probabilities within 1e-4 nats."""
     texts = []
     for prompt in PROMPTS:
-        answer = model.generate(prompt, raw=True, temperature=0.0, max_new_tokens=16, logprobs=0, **controls)[0]
+        answer = model.generate(
+            prompt, raw=True, temperature=0.0, max_new_tokens=16, logprobs=0, **controls
+        )[0]
         made, likely = greedy(net, model, prompt)
-        assert [entry.logprob for entry in answer.logprobs] == pytest.approx(likely[:len(answer.logprobs)], abs=1e-4)
+        assert [entry.logprob for entry in answer.logprobs] == pytest.approx(
+            likely[: len(answer.logprobs)], abs=1e-4
+        )
         words: Any = model.engine
-        assert [entry.token for entry in answer.logprobs] == [words.checkpoint.words.spell(token) for token in made[:len(answer.logprobs)]]
+        assert [entry.token for entry in answer.logprobs] == [
+            words.checkpoint.words.spell(token)
+            for token in made[: len(answer.logprobs)]
+        ]
         texts.append(answer.text)
     return texts
 
 
-@pytest.mark.parametrize("settings", [{"method": "lora"}, {"method": "rslora", "lora_rank": 2, "lora_alpha": 16.0}, {"method": "dora"},
-                                      {"method": "adalora"}, {"method": "ia3"}, {"method": "prompt"}, {"method": "prefix"},
-                                      {"method": "p-tuning"}, {"method": "bottleneck"}, {"method": "full"}, {"method": "frozen", "freeze_layers": 1}],
-                         ids=lambda settings: settings["method"])
-def test_a_tuned_model_answers_as_the_net_that_was_tuned(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "lora"},
+        {"method": "rslora", "lora_rank": 2, "lora_alpha": 16.0},
+        {"method": "dora"},
+        {"method": "adalora"},
+        {"method": "ia3"},
+        {"method": "prompt"},
+        {"method": "prefix"},
+        {"method": "p-tuning"},
+        {"method": "bottleneck"},
+        {"method": "full"},
+        {"method": "frozen", "freeze_layers": 1},
+    ],
+    ids=lambda settings: settings["method"],
+)
+def test_a_tuned_model_answers_as_the_net_that_was_tuned(
+    base: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     folder, net = tuned_net(tmp_path / "helpdesk", base, 3, 0.2, **settings)
-    assert auto.choose(find(str(folder))) == ("llamacpp" if settings["method"] in ("full", "frozen") else "native")
+    assert auto.choose(find(str(folder))) == (
+        "llamacpp" if settings["method"] in ("full", "frozen") else "native"
+    )
     with miaobi.load(folder, engine="native") as model:
         assert model.chats
         answers = check(model, net)
-        together = asyncio.run(_gathered(model, [model.request(prompt, raw=True, temperature=0.0, max_new_tokens=16) for prompt in PROMPTS]))
+        together = asyncio.run(
+            _gathered(
+                model,
+                [
+                    model.request(prompt, raw=True, temperature=0.0, max_new_tokens=16)
+                    for prompt in PROMPTS
+                ],
+            )
+        )
     assert together == answers, "taken in together as one by one"
     with miaobi.load(base, engine="native") as plain:
         assert answers != check(plain, reference(base, None)), "tuning moved it"
 
 
-def test_each_request_is_answered_by_its_own_adapter(several: Model, base: Path, adapters: dict[str, Path]) -> None:
-    found = [check(several, reference(base, path), adapter=str(path)) for path in adapters.values()]
-    assert len({tuple(texts) for texts in [*found, check(several, reference(base, None))]}) == 3
+def test_each_request_is_answered_by_its_own_adapter(
+    several: Model, base: Path, adapters: dict[str, Path]
+) -> None:
+    found = [
+        check(several, reference(base, path), adapter=str(path))
+        for path in adapters.values()
+    ]
+    assert (
+        len({tuple(texts) for texts in [*found, check(several, reference(base, None))]})
+        == 3
+    )
 
 
-def test_unlike_adapters_share_a_batch(several: Model, adapters: dict[str, Path]) -> None:
+def test_unlike_adapters_share_a_batch(
+    several: Model, adapters: dict[str, Path]
+) -> None:
     """Asked at the same time, in one worker, with unlike lengths: each as if alone."""
-    asked = [(prompt, name) for prompt in PROMPTS for name in (None, *map(str, adapters.values()))]
-    requests = [several.request(prompt, raw=True, adapter=name, temperature=0.9, seed=5, max_new_tokens=24) for prompt, name in asked]
+    asked = [
+        (prompt, name)
+        for prompt in PROMPTS
+        for name in (None, *map(str, adapters.values()))
+    ]
+    requests = [
+        several.request(
+            prompt, raw=True, adapter=name, temperature=0.9, seed=5, max_new_tokens=24
+        )
+        for prompt, name in asked
+    ]
     alone = [several.generate(request)[0].text for request in requests]
 
     async def together() -> list[str]:
-        return [texts[0].text for texts in await asyncio.gather(*(several.agenerate(request) for request in requests))]
+        return [
+            texts[0].text
+            for texts in await asyncio.gather(
+                *(several.agenerate(request) for request in requests)
+            )
+        ]
+
     assert asyncio.run(together()) == alone
-    several_ways = several.generate(PROMPTS[0], raw=True, adapter=str(adapters["one"]), n=3, seed=1, max_new_tokens=8)
-    assert len(several_ways) == 3 and several_ways[0].facts.parameters["adapter"] == str(adapters["one"])
+    several_ways = several.generate(
+        PROMPTS[0],
+        raw=True,
+        adapter=str(adapters["one"]),
+        n=3,
+        seed=1,
+        max_new_tokens=8,
+    )
+    assert len(several_ways) == 3 and several_ways[0].facts.parameters[
+        "adapter"
+    ] == str(adapters["one"])
 
 
-def test_beams_keep_their_adapter(several: Model, base: Path, adapters: dict[str, Path]) -> None:
+def test_beams_keep_their_adapter(
+    several: Model, base: Path, adapters: dict[str, Path]
+) -> None:
     with miaobi.load(adapters["one"], engine="native") as alone:
-        want = alone.generate(PROMPTS[0], raw=True, num_beams=3, max_new_tokens=12)[0].text
-    assert several.generate(PROMPTS[0], raw=True, num_beams=3, max_new_tokens=12, adapter=str(adapters["one"]))[0].text == want
+        want = alone.generate(PROMPTS[0], raw=True, num_beams=3, max_new_tokens=12)[
+            0
+        ].text
+    assert (
+        several.generate(
+            PROMPTS[0],
+            raw=True,
+            num_beams=3,
+            max_new_tokens=12,
+            adapter=str(adapters["one"]),
+        )[0].text
+        == want
+    )
 
 
 def test_scores_are_the_bases(several: Model, base: Path) -> None:
     with miaobi.load(base, engine="native") as plain:
         want = plain.score("春江潮水连海平")
-    assert [entry.logprob for entry in several.score("春江潮水连海平")] == pytest.approx([entry.logprob for entry in want], abs=1e-5)
+    assert [
+        entry.logprob for entry in several.score("春江潮水连海平")
+    ] == pytest.approx([entry.logprob for entry in want], abs=1e-5)
 
 
-def test_names_that_lead_nowhere(several: Model, base: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_names_that_lead_nowhere(
+    several: Model, base: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(NotFound, match="'poet'"):
         several.generate("春", adapter="poet")
-    with miaobi.load(base, engine="native") as plain, pytest.raises(Unsupported, match="adapter"):
+    with (
+        miaobi.load(base, engine="native") as plain,
+        pytest.raises(Unsupported, match="adapter"),
+    ):
         plain.generate("春", adapter="one")
     other = small_bundle(tmp_path / "other", chat=True)
     from safetensors.torch import load_file, save_file
-    save_file({key: value * 1.01 for key, value in load_file(other / "model.safetensors").items()}, other / "model.safetensors", metadata={"format": "pt"})
+
+    save_file(
+        {
+            key: value * 1.01
+            for key, value in load_file(other / "model.safetensors").items()
+        },
+        other / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(BadInput, match=open_base(str(base)).identity[:16]):
         miaobi.load(other, adapters=str(adapters["one"]))
     with pytest.raises(BadInput, match="no option 'adapters'"):
@@ -142,9 +245,11 @@ def test_names_that_lead_nowhere(several: Model, base: Path, adapters: dict[str,
 
 async def _gathered(model: Model, requests: list[Any]) -> list[str]:
     """Sent in one go, so that they are taken in together."""
+
     async def one(request: Any) -> str:
         collected = Collected(request)
         async for chunk in model.engine.generate(request):
             collected.add(chunk)
         return collected.texts(model)[0].text
+
     return list(await asyncio.gather(*map(one, requests)))

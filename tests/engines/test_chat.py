@@ -28,27 +28,56 @@ def test_a_broken_template_is_told_as_damaged() -> None:
         ChatTemplate("{% for %}").render([{"role": "user", "content": "x"}])
 
 
-@pytest.mark.parametrize("messages", [[], [{"content": "x"}], [{"role": "user", "content": 5}], ["x"],
-                                      [{"role": "user", "content": [{"type": "image_url"}]}]])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"content": "x"}],
+        [{"role": "user", "content": 5}],
+        ["x"],
+        [{"role": "user", "content": [{"type": "image_url"}]}],
+    ],
+)
 def test_wrong_messages_are_refused(messages: list) -> None:
     with pytest.raises(BadInput):
         ChatTemplate("{{ messages }}").render(messages)
 
 
 def test_parts_of_text_are_joined_and_html_left_alone() -> None:
-    template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}{{ messages[0] | tojson }}", bos_token="<s>")
-    assert template.render([{"role": "user", "content": [{"type": "text", "text": "a<"}, {"type": "text", "text": "春"}]}]) == (
-        '<s>a<春{"role": "user", "content": "a<春"}')
+    template = ChatTemplate(
+        "{{ bos_token }}{{ messages[0].content }}{{ messages[0] | tojson }}",
+        bos_token="<s>",
+    )
+    assert template.render(
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "a<"},
+                    {"type": "text", "text": "春"},
+                ],
+            }
+        ]
+    ) == ('<s>a<春{"role": "user", "content": "a<春"}')
 
 
 def test_folder_and_gguf(tmp_path) -> None:
     assert from_folder(tmp_path) is None
     assert from_gguf({}) is None
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "A", "bos_token": {"content": "<s>"}}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "A", "bos_token": {"content": "<s>"}})
+    )
     assert from_folder(tmp_path) == ChatTemplate("A", "<s>", "")
     (tmp_path / "chat_template.jinja").write_text("B")
     assert from_folder(tmp_path).source == "B"
-    assert from_folder(tmp_path).hash == "df7e70e5021544f4834bbee64a9e3789febc4be81470df629cad6ddb03320a5c"
-    metadata = {"tokenizer.chat_template": "C", "tokenizer.ggml.tokens": ["x", "<s>"], "tokenizer.ggml.bos_token_id": 1,
-                "tokenizer.ggml.eos_token_id": 9}
+    assert (
+        from_folder(tmp_path).hash
+        == "df7e70e5021544f4834bbee64a9e3789febc4be81470df629cad6ddb03320a5c"
+    )
+    metadata = {
+        "tokenizer.chat_template": "C",
+        "tokenizer.ggml.tokens": ["x", "<s>"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 9,
+    }
     assert from_gguf(metadata) == ChatTemplate("C", "<s>", "")

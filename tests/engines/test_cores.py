@@ -9,9 +9,22 @@ import pytest
 from miaobi.engines.cores import settle_waiting
 
 
-@pytest.mark.parametrize(("percent", "before", "torch", "after"), [
-    (3.0, None, False, None), (60.0, None, False, "PASSIVE"), (60.0, "ACTIVE", False, "ACTIVE"), (60.0, None, True, None)])
-def test_threads_sleep_only_where_others_work(percent: float, before: str | None, torch: bool, after: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("percent", "before", "torch", "after"),
+    [
+        (3.0, None, False, None),
+        (60.0, None, False, "PASSIVE"),
+        (60.0, "ACTIVE", False, "ACTIVE"),
+        (60.0, None, True, None),
+    ],
+)
+def test_threads_sleep_only_where_others_work(
+    percent: float,
+    before: str | None,
+    torch: bool,
+    after: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: percent)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if before:

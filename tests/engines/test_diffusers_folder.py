@@ -24,7 +24,13 @@ def index(folder: Path, **changes: Any) -> None:
 
 def pickled(folder: Path) -> None:
     for file in folder.rglob("*.safetensors"):
-        file.rename(file.with_name("diffusion_pytorch_model.bin" if "unet" in str(file) else "pytorch_model.bin"))
+        file.rename(
+            file.with_name(
+                "diffusion_pytorch_model.bin"
+                if "unet" in str(file)
+                else "pytorch_model.bin"
+            )
+        )
 
 
 def cut(folder: Path) -> None:
@@ -33,36 +39,107 @@ def cut(folder: Path) -> None:
 
 
 def sharded(folder: Path) -> None:
-    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "second.safetensors"}}))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "second.safetensors"}})
+    )
 
 
 def add_auto_map(folder: Path) -> None:
     path = folder / "text_encoder" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoModel": "evil.Model"}}))
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text()) | {"auto_map": {"AutoModel": "evil.Model"}}
+        )
+    )
 
 
 CASES: list[tuple[str, Change, type[MiaobiError], str]] = [
-    ("two parts missing", lambda f: [shutil.rmtree(f / "vae"), (f / "unet" / "config.json").unlink()], NotFound, "unet/config.json, vae"),
-    ("weights missing", lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), NotFound, r"unet/\*\.safetensors"),
+    (
+        "two parts missing",
+        lambda f: [shutil.rmtree(f / "vae"), (f / "unet" / "config.json").unlink()],
+        NotFound,
+        "unet/config.json, vae",
+    ),
+    (
+        "weights missing",
+        lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+        NotFound,
+        r"unet/\*\.safetensors",
+    ),
     ("a shard missing", sharded, NotFound, "unet/second.safetensors"),
-    ("no tokenizer", lambda f: [file.unlink() for file in (f / "tokenizer").iterdir()], NotFound, "tokenizer"),
+    (
+        "no tokenizer",
+        lambda f: [file.unlink() for file in (f / "tokenizer").iterdir()],
+        NotFound,
+        "tokenizer",
+    ),
     ("pickled", pickled, Unsupported, "pickled.*\\.bin.*\n.*safetensors"),
     ("cut short", cut, Damaged, "vae/diffusion_pytorch_model.safetensors is cut short"),
-    ("empty weights", lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b""), Damaged, "cut short"),
-    ("a pipeline of its own", lambda f: (f / "pipeline.py").write_text("print('run')"), Unsupported, "pipeline.py"),
-    ("a network of its own", lambda f: (f / "unet" / "net.py").write_text("print('run')"), Unsupported, "unet/net.py"),
-    ("a class in a module", lambda f: index(f, _class_name=["pipeline", "MyPipeline"]), Unsupported, "Python code of its own"),
-    ("a class nobody knows", lambda f: index(f, _class_name="StableDifusionPipeline"), Unsupported, "StableDiffusionPipeline"),
-    ("a part from elsewhere", lambda f: index(f, unet=["my_unet", "Net"]), Unsupported, "my_unet.Net"),
+    (
+        "empty weights",
+        lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b""),
+        Damaged,
+        "cut short",
+    ),
+    (
+        "a pipeline of its own",
+        lambda f: (f / "pipeline.py").write_text("print('run')"),
+        Unsupported,
+        "pipeline.py",
+    ),
+    (
+        "a network of its own",
+        lambda f: (f / "unet" / "net.py").write_text("print('run')"),
+        Unsupported,
+        "unet/net.py",
+    ),
+    (
+        "a class in a module",
+        lambda f: index(f, _class_name=["pipeline", "MyPipeline"]),
+        Unsupported,
+        "Python code of its own",
+    ),
+    (
+        "a class nobody knows",
+        lambda f: index(f, _class_name="StableDifusionPipeline"),
+        Unsupported,
+        "StableDiffusionPipeline",
+    ),
+    (
+        "a part from elsewhere",
+        lambda f: index(f, unet=["my_unet", "Net"]),
+        Unsupported,
+        "my_unet.Net",
+    ),
     ("auto_map", add_auto_map, Unsupported, "auto_map"),
-    ("broken index", lambda f: (f / "model_index.json").write_text("{"), Damaged, "model_index.json"),
-    ("broken part", lambda f: (f / "vae" / "config.json").write_text("{"), Damaged, "vae/config.json"),
+    (
+        "broken index",
+        lambda f: (f / "model_index.json").write_text("{"),
+        Damaged,
+        "model_index.json",
+    ),
+    (
+        "broken part",
+        lambda f: (f / "vae" / "config.json").write_text("{"),
+        Damaged,
+        "vae/config.json",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_what_is_refused(checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change,
-                         error: type[MiaobiError], words: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [case[1:] for case in CASES],
+    ids=[case[0] for case in CASES],
+)
+def test_what_is_refused(
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Change,
+    error: type[MiaobiError],
+    words: str,
+) -> None:
     folder = shutil.copytree(checkpoint("sd15"), tmp_path / "model")
     change(folder)
     with pytest.raises(error, match=words) as caught:
@@ -76,10 +153,20 @@ def test_whole_folders_pass(checkpoint: Callable[[str], Path]) -> None:
         assert diffusers_folder.check(checkpoint(name), name).endswith("Pipeline")
 
 
-def test_a_folders_own_safety_checker_is_neither_needed_nor_opened(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_folders_own_safety_checker_is_neither_needed_nor_opened(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Stable Diffusion's index names one; its 1.2 GB are not even fetched, since pictures are checked here."""
     folder = shutil.copytree(checkpoint("sd15"), tmp_path / "model")
-    index(folder, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"], requires_safety_checker=True)
+    index(
+        folder,
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        requires_safety_checker=True,
+    )
     with miaobi.load(folder, safety_checker=False) as model:
         assert model.engine.pipelines.own.safety_checker is None
-        assert model.generate("a fox", num_inference_steps=1)[0].pixels.shape == (32, 32, 3)
+        assert model.generate("a fox", num_inference_steps=1)[0].pixels.shape == (
+            32,
+            32,
+            3,
+        )

@@ -14,7 +14,9 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.engines import diffusers_schedulers as schedulers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-BASE = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+BASE = PNDMScheduler(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+)
 
 
 @pytest.mark.parametrize("name", schedulers.NAMES)
@@ -33,12 +35,23 @@ def test_spellings() -> None:
         made = schedulers.make(BASE, name)
         assert isinstance(made, DPMSolverMultistepScheduler)
         assert made.config.use_karras_sigmas
-    assert isinstance(schedulers.make(BASE, "EulerDiscreteScheduler"), EulerDiscreteScheduler)
+    assert isinstance(
+        schedulers.make(BASE, "EulerDiscreteScheduler"), EulerDiscreteScheduler
+    )
     assert type(schedulers.make(BASE, None)) is PNDMScheduler
-    assert schedulers.make(BASE, None) is not BASE, "a scheduler keeps state: each request has its own"
+    assert schedulers.make(BASE, None) is not BASE, (
+        "a scheduler keeps state: each request has its own"
+    )
 
 
-@pytest.mark.parametrize(("name", "near"), [("eulr", "euler"), ("dpm++2m", "dpm++ 2m"), ("EulerDiscretScheduler", "EulerDiscreteScheduler")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("eulr", "euler"),
+        ("dpm++2m", "dpm++ 2m"),
+        ("EulerDiscretScheduler", "EulerDiscreteScheduler"),
+    ],
+)
 def test_unknown_names(name: str, near: str) -> None:
     with pytest.raises(BadInput, match=name.replace("+", r"\+")) as caught:
         schedulers.make(BASE, name)

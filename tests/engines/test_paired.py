@@ -21,7 +21,12 @@ class Says:
     modality, chats, context_length = "text", True, 64
 
     def __init__(self, name: str, *more: str, picky: bool = False) -> None:
-        self.name, self.abilities, self.picky, self.closed = name, Abilities(frozenset({"prompt", "n", "seed", "max_new_tokens", *more})), picky, False
+        self.name, self.abilities, self.picky, self.closed = (
+            name,
+            Abilities(frozenset({"prompt", "n", "seed", "max_new_tokens", *more})),
+            picky,
+            False,
+        )
         self.gate = asyncio.Event()
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
@@ -36,7 +41,12 @@ class Says:
 
 
 async def said(engine: Any, **controls: Any) -> str:
-    return "".join([chunk.text async for chunk in engine.generate(TextRequest(prompt="x", **controls))])
+    return "".join(
+        [
+            chunk.text
+            async for chunk in engine.generate(TextRequest(prompt="x", **controls))
+        ]
+    )
 
 
 def pair(crowd: Says, *more: str) -> tuple[Paired, Says, list[int], threading.Event]:
@@ -49,6 +59,7 @@ def pair(crowd: Says, *more: str) -> tuple[Paired, Says, list[int], threading.Ev
         opened.append(1)
         assert door.wait(20)
         return crowd
+
     return Paired(solo, open_crowd, crowd.abilities), solo, opened, door
 
 
@@ -65,10 +76,13 @@ def test_lone_requests_stay_with_the_first() -> None:
         assert [await said(both) for _ in range(3)] == ["solo"] * 3 and not opened
         both.close()
         assert solo.closed and not crowd.closed
+
     asyncio.run(scenario())
 
 
-def test_requests_that_meet_go_to_the_second_once_it_is_open_and_nobody_waits_for_that() -> None:
+def test_requests_that_meet_go_to_the_second_once_it_is_open_and_nobody_waits_for_that() -> (
+    None
+):
     async def scenario() -> None:
         crowd = Says("crowd")
         both, solo, opened, door = pair(crowd)
@@ -83,11 +97,15 @@ def test_requests_that_meet_go_to_the_second_once_it_is_open_and_nobody_waits_fo
         solo.gate.clear()
         held = asyncio.create_task(said(both))
         await asyncio.sleep(0)
-        assert await asyncio.gather(said(both), said(both)) == ["crowd", "crowd"] and await said(both, n=3) == "crowd"
+        assert (
+            await asyncio.gather(said(both), said(both)) == ["crowd", "crowd"]
+            and await said(both, n=3) == "crowd"
+        )
         solo.gate.set()
         assert await held == "solo" and await said(both) == "solo" and len(opened) == 1
         both.close()
         assert solo.closed and crowd.closed
+
     asyncio.run(scenario())
 
 
@@ -103,6 +121,7 @@ def test_the_first_of_many_goes_with_them() -> None:
         crowd.gate.set()
         assert await asyncio.gather(*many) == ["crowd"] * 3
         both.close()
+
     asyncio.run(scenario())
 
 
@@ -118,6 +137,7 @@ def test_what_only_one_offers_goes_to_that_one() -> None:
         await asyncio.sleep(0.05)
         solo.gate.set()
         assert await asyncio.gather(held, other) == ["solo", "solo"]
+
     asyncio.run(scenario())
 
 
@@ -136,10 +156,12 @@ def test_the_first_stands_in_for_a_second_that_refuses_or_cannot_be_opened() -> 
 
         def broken() -> Any:
             raise RuntimeError("no memory")
+
         lame = Paired(solo, broken, Says("crowd").abilities)
         for _ in range(3):
             assert await asyncio.gather(said(lame), said(lame)) == ["solo", "solo"]
         lame.close()
+
     asyncio.run(scenario())
 
 
@@ -153,13 +175,17 @@ def test_who_leaves_is_no_longer_counted() -> None:
         await asyncio.gather(task, return_exceptions=True)
         solo.gate.set()
         assert await said(both) == "solo" and not opened
+
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("control", "value"), [("top_k", 3), ("json_schema", {"type": "null"})])
+@pytest.mark.parametrize(
+    ("control", "value"), [("top_k", 3), ("json_schema", {"type": "null"})]
+)
 def test_what_neither_offers_is_refused(control: str, value: Any) -> None:
     async def scenario() -> None:
         both, *_ = pair(Says("crowd"))
         with pytest.raises(Unsupported, match=control):
             await said(both, **{control: value})
+
     asyncio.run(scenario())

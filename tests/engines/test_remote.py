@@ -26,10 +26,14 @@ class Parrot:
     async def generate(self, request: Any) -> AsyncIterator[Chunk]:
         words = request.prompt or request.messages[-1]["content"]
         try:
-            for at, letter in enumerate(words[:request.max_new_tokens]):
+            for at, letter in enumerate(words[: request.max_new_tokens]):
                 for index in range(request.n):
                     last = at + 1 == min(len(words), request.max_new_tokens)
-                    logprobs = (TokenLogprob(letter, -0.5, (("x", -1.0),)),) if request.logprobs is not None else ()
+                    logprobs = (
+                        (TokenLogprob(letter, -0.5, (("x", -1.0),)),)
+                        if request.logprobs is not None
+                        else ()
+                    )
                     yield Chunk(index, letter, logprobs, 1, "length" if last else None)
                 await asyncio.sleep(0.001)
         finally:
@@ -46,12 +50,15 @@ def server() -> Iterator[CompletionServer]:
 
 
 def opened(server: CompletionServer, **options: Any) -> remote.RemoteEngine:
-    return remote.open_engine(Weights("url", server.url, "there"), **{"api_key": "s3cret", **options})
+    return remote.open_engine(
+        Weights("url", server.url, "there"), **{"api_key": "s3cret", **options}
+    )
 
 
 def answer(engine: remote.RemoteEngine, **request: Any) -> list[Chunk]:
     async def run() -> list[Chunk]:
         return [chunk async for chunk in engine.generate(TextRequest(**request))]
+
     return asyncio.run(run())
 
 
@@ -66,7 +73,10 @@ def test_several_models_must_be_chosen_from() -> None:
         assert opened(server, model="b").model == "b"
 
 
-@pytest.mark.parametrize("ask", [{"prompt": "春夜喜雨"}, {"messages": ({"role": "user", "content": "春夜喜雨"},)}])
+@pytest.mark.parametrize(
+    "ask",
+    [{"prompt": "春夜喜雨"}, {"messages": ({"role": "user", "content": "春夜喜雨"},)}],
+)
 def test_streams_and_logprobs(server: CompletionServer, ask: dict[str, Any]) -> None:
     chunks = answer(opened(server), **ask, n=2, logprobs=1)
     for index in range(2):
@@ -77,22 +87,53 @@ def test_streams_and_logprobs(server: CompletionServer, ask: dict[str, Any]) -> 
 
 
 def test_settings_go_under_openais_names(server: CompletionServer) -> None:
-    answer(opened(server), prompt="ab", max_new_tokens=2, seed=5, temperature=0, top_p=0.5, stop=("\n",), logit_bias={3: 1.0},
-           presence_penalty=1.0)
-    assert server.asked[-1] == {"model": "small", "stream": True, "stream_options": {"include_usage": True}, "prompt": "ab", "max_tokens": 2, "seed": 5, "temperature": 0,
-                                "top_p": 0.5, "stop": ["\n"], "logit_bias": {"3": 1.0}, "presence_penalty": 1.0}
+    answer(
+        opened(server),
+        prompt="ab",
+        max_new_tokens=2,
+        seed=5,
+        temperature=0,
+        top_p=0.5,
+        stop=("\n",),
+        logit_bias={3: 1.0},
+        presence_penalty=1.0,
+    )
+    assert server.asked[-1] == {
+        "model": "small",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "prompt": "ab",
+        "max_tokens": 2,
+        "seed": 5,
+        "temperature": 0,
+        "top_p": 0.5,
+        "stop": ["\n"],
+        "logit_bias": {"3": 1.0},
+        "presence_penalty": 1.0,
+    }
 
 
 def test_vllms_own_settings_need_its_dialect(server: CompletionServer) -> None:
-    answer(opened(server, dialect="vllm"), prompt="ab", top_k=3, min_p=0.1, repetition_penalty=1.2, min_new_tokens=1)
-    assert {name: server.asked[-1][name] for name in ("top_k", "min_p", "repetition_penalty", "min_tokens")} == {
-        "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 1}
+    answer(
+        opened(server, dialect="vllm"),
+        prompt="ab",
+        top_k=3,
+        min_p=0.1,
+        repetition_penalty=1.2,
+        min_new_tokens=1,
+    )
+    assert {
+        name: server.asked[-1][name]
+        for name in ("top_k", "min_p", "repetition_penalty", "min_tokens")
+    } == {"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 1}
 
 
 def test_leaving_early_closes_the_connection(server: CompletionServer) -> None:
     async def scenario() -> None:
         before = Parrot.closed
-        answers = opened(server).generate(TextRequest(prompt="x" * 5000, max_new_tokens=5000))
+        answers = opened(server).generate(
+            TextRequest(prompt="x" * 5000, max_new_tokens=5000)
+        )
         await anext(answers)
         await answers.aclose()
         for _ in range(100):
@@ -100,16 +141,24 @@ def test_leaving_early_closes_the_connection(server: CompletionServer) -> None:
                 return
             await asyncio.sleep(0.02)
         raise AssertionError("the server went on")
+
     asyncio.run(scenario())
 
 
-def test_failures_are_told(server: CompletionServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_told(
+    server: CompletionServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(BadInput, match="refuses the key") as caught:
         answer(opened(server, api_key="wr0ng", model="small"), prompt="x")
     with pytest.raises(NotFound, match="No answer from"):
         remote.open_engine(Weights("url", "http://127.0.0.1:9/v1", "there"))
     monkeypatch.setenv("MY_KEY", "s3cret")
-    assert answer(opened(server, api_key="", api_key_from="MY_KEY"), prompt="y")[0].text == "y"
+    assert (
+        answer(opened(server, api_key="", api_key_from="MY_KEY"), prompt="y")[0].text
+        == "y"
+    )
     assert "wr0ng" not in str(caught.value) + caplog.text
     assert "s3cret" not in caplog.text

@@ -26,31 +26,49 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(TEXT, st.lists(st.integers(0, 400)))
-def test_bytes_join_to_the_whole_at_character_boundaries(text: str, cuts: list[int]) -> None:
+def test_bytes_join_to_the_whole_at_character_boundaries(
+    text: str, cuts: list[int]
+) -> None:
     table = cut(text.encode(), cuts)
     detokenizer = ByteDetokenizer(table)
-    pieces = [detokenizer.push(token) for token in range(len(table))] + [detokenizer.flush()]
+    pieces = [detokenizer.push(token) for token in range(len(table))] + [
+        detokenizer.flush()
+    ]
     assert "".join(pieces) == text
     assert not any(REPLACEMENT in piece for piece in pieces)
 
 
 @given(st.lists(st.binary(max_size=3), max_size=12))
-def test_broken_bytes_are_marked_and_a_character_cut_by_the_end_is_left_out(table: list[bytes]) -> None:
+def test_broken_bytes_are_marked_and_a_character_cut_by_the_end_is_left_out(
+    table: list[bytes],
+) -> None:
     detokenizer = ByteDetokenizer(table)
-    pieces = [detokenizer.push(token) for token in range(len(table))] + [detokenizer.flush()]
-    assert "".join(pieces) == codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(table))
+    pieces = [detokenizer.push(token) for token in range(len(table))] + [
+        detokenizer.flush()
+    ]
+    assert "".join(pieces) == codecs.getincrementaldecoder("utf-8")("replace").decode(
+        b"".join(table)
+    )
 
 
 @given(TEXT, st.lists(st.integers(0, 400)))
 def test_window_joins_to_the_whole(text: str, cuts: list[int]) -> None:
     table = [b"a", *cut(text.encode(), cuts)]
-    detokenizer = WindowDetokenizer(lambda ids: b"".join(table[i] for i in ids).decode("utf-8", "replace"), anchor=0)
-    pieces = [detokenizer.push(token) for token in range(1, len(table))] + [detokenizer.flush()]
+    detokenizer = WindowDetokenizer(
+        lambda ids: b"".join(table[i] for i in ids).decode("utf-8", "replace"), anchor=0
+    )
+    pieces = [detokenizer.push(token) for token in range(1, len(table))] + [
+        detokenizer.flush()
+    ]
     assert "".join(pieces) == text
     assert not any(REPLACEMENT in piece for piece in pieces)
 
 
-@given(TEXT, st.lists(st.integers(0, 400)), st.lists(st.text(st.sampled_from("ab 春江🌙"), min_size=1, max_size=3), max_size=3))
+@given(
+    TEXT,
+    st.lists(st.integers(0, 400)),
+    st.lists(st.text(st.sampled_from("ab 春江🌙"), min_size=1, max_size=3), max_size=3),
+)
 def test_stop_strings_never_show(text: str, cuts: list[int], stops: list[str]) -> None:
     table = cut(text.encode(), cuts)
     stream, shown = TextStream(ByteDetokenizer(table), stops), ""
@@ -64,8 +82,12 @@ def test_stop_strings_never_show(text: str, cuts: list[int], stops: list[str]) -
     ends = [text.find(stop) for stop in stops if stop in text]
     assert stream.stopped == bool(ends)
     if ends:  # the cut is where the first stop string to be completed begins
-        first = min((text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text)
-        assert len(shown) <= first[1] or shown == text[:min(ends)]
+        first = min(
+            (text.find(stop) + len(stop), text.find(stop))
+            for stop in stops
+            if stop in text
+        )
+        assert len(shown) <= first[1] or shown == text[: min(ends)]
         assert text.startswith(shown)
     else:
         assert shown == text
@@ -84,8 +106,19 @@ def test_stop_text_holds_back_only_what_may_begin_a_stop() -> None:
 def test_byte_level_alphabet_is_gpt2s() -> None:
     assert len(byte_of_character()) == 256
     assert set(byte_of_character().values()) == set(range(256))
-    assert byte_level_table(["Ġhi", "æĺ", "¥", "<|end|>", "a b"], {3}) == [b" hi", "春".encode()[:2], "春".encode()[2:], b"", b"a b"]
+    assert byte_level_table(["Ġhi", "æĺ", "¥", "<|end|>", "a b"], {3}) == [
+        b" hi",
+        "春".encode()[:2],
+        "春".encode()[2:],
+        b"",
+        b"a b",
+    ]
 
 
 def test_sentencepiece_pieces() -> None:
-    assert sentencepiece_table(["▁春", "<0xE6>", "</s>", "<0xZZ>"], {2}) == [" 春".encode(), b"\xe6", b"", b"<0xZZ>"]
+    assert sentencepiece_table(["▁春", "<0xE6>", "</s>", "<0xZZ>"], {2}) == [
+        " 春".encode(),
+        b"\xe6",
+        b"",
+        b"<0xZZ>",
+    ]

@@ -22,23 +22,69 @@ from miaobi.engines import auto
 from miaobi.engines.weights import find
 from miaobi.tune.learner import Example, Learner
 
-REVIEWS = [{"text": "good room", "label": "fine"}, {"text": "awful staff", "label": "poor"}, {"text": "nice food", "label": "fine"}]
-NAMES = [{"text": "Ada lives in Paris", "entities": [{"start": 0, "end": 3, "label": "person"}, {"start": 13, "end": 18, "label": "place"}]},
-         {"text": "Bob works in Rome", "entities": [{"start": 0, "end": 3, "label": "person"}]}]
-ASKED = [{"question": "where lives Ada ?", "context": "Ada lives in Paris .", "answer": "Paris"}]
+REVIEWS = [
+    {"text": "good room", "label": "fine"},
+    {"text": "awful staff", "label": "poor"},
+    {"text": "nice food", "label": "fine"},
+]
+NAMES = [
+    {
+        "text": "Ada lives in Paris",
+        "entities": [
+            {"start": 0, "end": 3, "label": "person"},
+            {"start": 13, "end": 18, "label": "place"},
+        ],
+    },
+    {
+        "text": "Bob works in Rome",
+        "entities": [{"start": 0, "end": 3, "label": "person"}],
+    },
+]
+ASKED = [
+    {
+        "question": "where lives Ada ?",
+        "context": "Ada lives in Paris .",
+        "answer": "Paris",
+    }
+]
 
 
-def examples(name: str, records: Sequence[Mapping[str, Any]], **head: Any) -> list[Example]:
+def examples(
+    name: str, records: Sequence[Mapping[str, Any]], **head: Any
+) -> list[Example]:
     task = tasks.get(name)
     return encoders.examples(task, task.Config(**head), records)
 
 
-def made(place: Path, name: str, records: Sequence[Mapping[str, Any]], kind: str = "bert", method: str = "full", **head: Any) -> tuple[Path, Learner]:
+def made(
+    place: Path,
+    name: str,
+    records: Sequence[Mapping[str, Any]],
+    kind: str = "bert",
+    method: str = "full",
+    **head: Any,
+) -> tuple[Path, Learner]:
     origin = encoders.base(place / "base", kind)
-    return tuned_task(place / "tuned", origin, name, examples(name, records, **head), head=head, method=method)
+    return tuned_task(
+        place / "tuned",
+        origin,
+        name,
+        examples(name, records, **head),
+        head=head,
+        method=method,
+    )
 
 
-@pytest.mark.parametrize(("kind", "method"), [("bert", "full"), ("bert", "lora"), ("llama", "lora"), ("llama", "bottleneck"), ("bert", "prompt")])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("bert", "full"),
+        ("bert", "lora"),
+        ("llama", "lora"),
+        ("llama", "bottleneck"),
+        ("bert", "prompt"),
+    ],
+)
 def test_a_text_gets_its_label(tmp_path: Path, kind: str, method: str) -> None:
     folder, learner = made(tmp_path, "text-classification", REVIEWS, kind, method)
     if method == "full":
@@ -47,39 +93,70 @@ def test_a_text_gets_its_label(tmp_path: Path, kind: str, method: str) -> None:
         assert (model.engine_name, model.chats) == ("tuned", False)
         for text in ("good food", "awful room , bad price"):
             answer = model.generate(text)[0]
-            assert isinstance(answer, Text) and answer.finish == "stop" and answer.facts.engine == "tuned"
+            assert (
+                isinstance(answer, Text)
+                and answer.finish == "stop"
+                and answer.facts.engine == "tuned"
+            )
             said, want = json.loads(answer.text), learner.answer({"text": text})
-            assert said["label"] == want["label"] and said["scores"] == pytest.approx(want["scores"], abs=2e-5)
-        assert len({model.generate(text)[0].text for text in ("good food", "awful room")}) == 2
+            assert said["label"] == want["label"] and said["scores"] == pytest.approx(
+                want["scores"], abs=2e-5
+            )
+        assert (
+            len({model.generate(text)[0].text for text in ("good food", "awful room")})
+            == 2
+        )
 
 
 def test_tokens_of_question_and_answer_are_counted(tmp_path: Path) -> None:
     async def chunks(model: Any) -> list[Any]:
-        return [chunk async for chunk in model.engine.generate(model.request("good food"))]
+        return [
+            chunk async for chunk in model.engine.generate(model.request("good food"))
+        ]
+
     folder, _ = made(tmp_path, "text-classification", REVIEWS)
     with miaobi.load(folder) as model:
         first, last = asyncio.run(chunks(model))
     assert first.prompt_tokens == 2 and last.tokens > 0 and last.finish == "stop"
 
 
-@pytest.mark.parametrize(("problem", "labels", "key"), [("regression", [1.5, -2.0, 0.5], "value"), ("multi", [["fine"], ["poor", "loud"], ["fine"]], "labels")])
-def test_numbers_and_several_labels_are_answered_too(tmp_path: Path, problem: str, labels: list[Any], key: str) -> None:
-    records = [{"text": record["text"], "label": label} for record, label in zip(REVIEWS, labels)]
+@pytest.mark.parametrize(
+    ("problem", "labels", "key"),
+    [
+        ("regression", [1.5, -2.0, 0.5], "value"),
+        ("multi", [["fine"], ["poor", "loud"], ["fine"]], "labels"),
+    ],
+)
+def test_numbers_and_several_labels_are_answered_too(
+    tmp_path: Path, problem: str, labels: list[Any], key: str
+) -> None:
+    records = [
+        {"text": record["text"], "label": label}
+        for record, label in zip(REVIEWS, labels)
+    ]
     folder, learner = made(tmp_path, "text-classification", records, problem=problem)
     with miaobi.load(folder) as model:
         said = json.loads(model.generate("good food")[0].text)
     want = learner.answer({"text": "good food"})
     assert said.keys() == want.keys() and key in said
-    assert said[key] == (pytest.approx(want[key], abs=2e-5) if problem == "regression" else want[key])
+    assert said[key] == (
+        pytest.approx(want[key], abs=2e-5) if problem == "regression" else want[key]
+    )
 
 
 def test_pairs_are_asked_as_json(tmp_path: Path) -> None:
-    folder, learner = made(tmp_path, "text-classification", [{**REVIEWS[0], "text_pair": "not good"}, {**REVIEWS[1], "text_pair": "bad"}])
+    folder, learner = made(
+        tmp_path,
+        "text-classification",
+        [{**REVIEWS[0], "text_pair": "not good"}, {**REVIEWS[1], "text_pair": "bad"}],
+    )
     pair = {"text": "good room", "text_pair": "bad room"}
     with miaobi.load(folder) as model:
         said = json.loads(model.generate(json.dumps(pair))[0].text)
     assert said["scores"] == pytest.approx(learner.answer(pair)["scores"], abs=2e-5)
-    assert said["scores"] != pytest.approx(learner.answer({"text": json.dumps(pair)})["scores"], abs=2e-5)
+    assert said["scores"] != pytest.approx(
+        learner.answer({"text": json.dumps(pair)})["scores"], abs=2e-5
+    )
 
 
 def test_names_keep_their_places(tmp_path: Path) -> None:
@@ -88,7 +165,7 @@ def test_names_keep_their_places(tmp_path: Path) -> None:
     with miaobi.load(folder) as model:
         said = json.loads(model.generate(text)[0].text)
     assert said == json.loads(json.dumps(learner.answer({"text": text})))
-    assert all(text[item["start"]:item["end"]] == item["text"] for item in said)
+    assert all(text[item["start"] : item["end"]] == item["text"] for item in said)
 
 
 def test_questions_need_their_context(tmp_path: Path) -> None:
@@ -97,7 +174,9 @@ def test_questions_need_their_context(tmp_path: Path) -> None:
     with miaobi.load(folder) as model:
         said = model.generate(json.dumps(asked))[0].text
         want = learner.answer(asked)
-        assert (said if isinstance(want, str) else json.loads(said)) == (want if isinstance(want, str) else json.loads(json.dumps(want)))
+        assert (said if isinstance(want, str) else json.loads(said)) == (
+            want if isinstance(want, str) else json.loads(json.dumps(want))
+        )
         for prompt in ("where is Bob ?", '{"question": "where ?"}'):
             with pytest.raises(BadInput, match="question, context") as caught:
                 model.generate(prompt)
@@ -108,16 +187,32 @@ def test_requests_at_the_same_time(tmp_path: Path) -> None:
     folder, _ = made(tmp_path, "text-classification", REVIEWS)
     texts = [f"good {word}" for word in ("room", "price", "food", "staff")]
     with miaobi.load(folder) as model:
+
         async def together() -> list[str]:
-            return [found[0].text for found in await asyncio.gather(*(model.agenerate(text) for text in texts))]
-        assert asyncio.run(together()) == [model.generate(text)[0].text for text in texts]
+            return [
+                found[0].text
+                for found in await asyncio.gather(
+                    *(model.agenerate(text) for text in texts)
+                )
+            ]
+
+        assert asyncio.run(together()) == [
+            model.generate(text)[0].text for text in texts
+        ]
 
 
 def test_what_does_not_apply_is_refused(tmp_path: Path) -> None:
     folder, _ = made(tmp_path, "text-classification", REVIEWS)
     with miaobi.load(folder) as model:
-        for controls in ({"n": 2}, {"temperature": 0.5}, {"max_new_tokens": 4}, {"image": Path("a.png")}):
-            with pytest.raises(Unsupported, match=f"does not offer {next(iter(controls))}"):
+        for controls in (
+            {"n": 2},
+            {"temperature": 0.5},
+            {"max_new_tokens": 4},
+            {"image": Path("a.png")},
+        ):
+            with pytest.raises(
+                Unsupported, match=f"does not offer {next(iter(controls))}"
+            ):
                 model.generate("good", **controls)
         with pytest.raises(Unsupported, match="messages"):
             model.generate([{"role": "user", "content": "good"}])
@@ -126,13 +221,24 @@ def test_what_does_not_apply_is_refused(tmp_path: Path) -> None:
         assert not engines.get(engine).reads(find(str(folder)))
 
 
-def test_by_its_name_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_by_its_name_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from miaobi import cli
+
     folder, learner = made(tmp_path, "text-classification", REVIEWS, method="lora")
     Store().add(folder, "review-sentiment")
     assert auto.choose(find("review-sentiment")) == "tuned"
-    assert cli.main(["generate", "text", "--model", "review-sentiment", "--prompt", "good food"]) == 0
-    assert json.loads(capsys.readouterr().out)["label"] == learner.answer({"text": "good food"})["label"]
+    assert (
+        cli.main(
+            ["generate", "text", "--model", "review-sentiment", "--prompt", "good food"]
+        )
+        == 0
+    )
+    assert (
+        json.loads(capsys.readouterr().out)["label"]
+        == learner.answer({"text": "good food"})["label"]
+    )
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(NotFound, match="adapter for base, which is not here"):
         miaobi.load("review-sentiment")

@@ -28,6 +28,7 @@ def test_leaving_stops_the_work_at_its_next_step() -> None:
         chunks = worker.stream(long)
         await anext(chunks)
         await chunks.aclose()
+
     asyncio.run(leave())
     assert done.wait(5)
     assert steps[0] < 5000
@@ -45,7 +46,11 @@ def test_errors_arrive_and_the_next_request_is_served() -> None:
         with pytest.raises(ZeroDivisionError, match="divided"):
             async for _ in worker.stream(fails):
                 pass
-        return [chunk.text async for chunk in worker.stream(lambda send: send(Chunk(0, "b")))]
+        return [
+            chunk.text
+            async for chunk in worker.stream(lambda send: send(Chunk(0, "b")))
+        ]
+
     assert asyncio.run(both()) == ["b"]
     worker.close()
 
@@ -65,7 +70,12 @@ def test_requests_run_one_after_the_other() -> None:
 
     async def many() -> list[list[str]]:
         return await asyncio.gather(*(one() for _ in range(5)))
+
     assert asyncio.run(many()) == [["x"]] * 5
     assert most == [1]
     worker.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("miaobi-test")]
+    assert not [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("miaobi-test")
+    ]

@@ -14,12 +14,29 @@ def by_character(text: str) -> list[tuple[int, int, int]]:
 
 def unigram(probability: dict[str, float], start: str = "") -> Subject:
     """Tells every character's probability without looking at what came before."""
+
     def score(text: str) -> list[TokenLogprob]:
-        marks = list(text) if not start or not text.startswith(start) else [start, *text[len(start):]]
-        return [TokenLogprob(letter, math.log(probability[letter])) for letter in marks[1:]]
+        marks = (
+            list(text)
+            if not start or not text.startswith(start)
+            else [start, *text[len(start) :]]
+        )
+        return [
+            TokenLogprob(letter, math.log(probability[letter])) for letter in marks[1:]
+        ]
 
-    def generate(prompt: str, seed: int, max_new_tokens: int, **controls: float) -> Sequence[str]:
+    def generate(
+        prompt: str, seed: int, max_new_tokens: int, **controls: float
+    ) -> Sequence[str]:
         letters = list(probability)
-        return ["".join(random.Random(seed).choices(letters, list(probability.values()), k=max_new_tokens))]
+        return [
+            "".join(
+                random.Random(seed).choices(
+                    letters, list(probability.values()), k=max_new_tokens
+                )
+            )
+        ]
 
-    return Subject("unigram", generate, score, by_character, "characters", start, context_length=40)
+    return Subject(
+        "unigram", generate, score, by_character, "characters", start, context_length=40
+    )

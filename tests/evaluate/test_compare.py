@@ -10,12 +10,22 @@ import pytest
 from miaobi.evaluate.compare import compare, score, worst
 from miaobi.tune.learner import Figure, Judgement
 
-ACCURACY = Figure("accuracy", lambda counts: counts[..., 0] / counts[..., 1], "higher", ("Accuracy", "准确率"))
-LOSS = Figure("loss", lambda counts: counts[..., 0] / counts[..., 1], "lower", ("Loss", "损失"))
+ACCURACY = Figure(
+    "accuracy",
+    lambda counts: counts[..., 0] / counts[..., 1],
+    "higher",
+    ("Accuracy", "准确率"),
+)
+LOSS = Figure(
+    "loss", lambda counts: counts[..., 0] / counts[..., 1], "lower", ("Loss", "损失")
+)
 
 
 def judged(right: np.ndarray) -> list[Judgement]:
-    return [Judgement(float(1 - item), {"accuracy": np.array([item, 1.0])}) for item in right]
+    return [
+        Judgement(float(1 - item), {"accuracy": np.array([item, 1.0])})
+        for item in right
+    ]
 
 
 def test_the_value_is_that_of_the_sums_and_the_interval_is_the_binomial_one() -> None:
@@ -27,19 +37,27 @@ def test_the_value_is_that_of_the_sums_and_the_interval_is_the_binomial_one() ->
 
 
 def test_ratios_of_sums_weigh_long_examples_more() -> None:
-    long, short = Judgement(1.0, {"loss": np.array([30.0, 10.0])}), Judgement(1.0, {"loss": np.array([1.0, 1.0])})
+    long, short = (
+        Judgement(1.0, {"loss": np.array([30.0, 10.0])}),
+        Judgement(1.0, {"loss": np.array([1.0, 1.0])}),
+    )
     assert score(LOSS, [long, short]).value == pytest.approx(31 / 11)
 
 
 def test_pairing_sees_what_separate_intervals_hide() -> None:
     difficulty = np.random.default_rng(0).normal(3, 2, 200)
     first = [Judgement(loss, {"loss": np.array([loss, 1.0])}) for loss in difficulty]
-    second = [Judgement(loss - 0.05, {"loss": np.array([loss - 0.05, 1.0])}) for loss in difficulty]
+    second = [
+        Judgement(loss - 0.05, {"loss": np.array([loss - 0.05, 1.0])})
+        for loss in difficulty
+    ]
     found = compare(LOSS, first, second)
     assert found.value == pytest.approx(-0.05)
     assert found.better is True
     assert found.p < 0.01
-    assert score(LOSS, second).high > score(LOSS, first).low  # the intervals of each overlap
+    assert (
+        score(LOSS, second).high > score(LOSS, first).low
+    )  # the intervals of each overlap
 
 
 def test_significance_is_the_sign_test_of_few_examples() -> None:
@@ -50,7 +68,16 @@ def test_significance_is_the_sign_test_of_few_examples() -> None:
 
 def test_models_that_are_alike_are_called_different_one_time_in_twenty() -> None:
     draw = np.random.default_rng(1)
-    called = [compare(ACCURACY, judged(draw.integers(2, size=60) * 1.0), judged(draw.integers(2, size=60) * 1.0), seed=at).p < 0.05 for at in range(200)]
+    called = [
+        compare(
+            ACCURACY,
+            judged(draw.integers(2, size=60) * 1.0),
+            judged(draw.integers(2, size=60) * 1.0),
+            seed=at,
+        ).p
+        < 0.05
+        for at in range(200)
+    ]
     assert 0.01 <= np.mean(called) <= 0.10
 
 

@@ -12,14 +12,21 @@ from miaobi.evaluate.subject import Subject, spaced
 
 def judged(*texts: str, held_out: tuple[str, ...] = ()) -> dict[str, Score]:
     written = iter(texts)
-    subject = replace(unigram({"a": 1.0}), generate=lambda prompt, **controls: [next(written)], count=len(texts), held_out=held_out)
+    subject = replace(
+        unigram({"a": 1.0}),
+        generate=lambda prompt, **controls: [next(written)],
+        count=len(texts),
+        held_out=held_out,
+    )
     return {score.name: score for score in diversity.measure(subject)}
 
 
 def test_distinct_counts_different_ngrams_over_all_samples() -> None:
     found = judged("the cat sat", "the cat ran")
-    assert found["distinct_1"].value == pytest.approx(4 / 6)   # the cat sat ran
-    assert found["distinct_2"].value == pytest.approx(3 / 4)   # the-cat, cat-sat, cat-ran
+    assert found["distinct_1"].value == pytest.approx(4 / 6)  # the cat sat ran
+    assert found["distinct_2"].value == pytest.approx(
+        3 / 4
+    )  # the-cat, cat-sat, cat-ran
     assert found["distinct_3"].value == pytest.approx(2 / 2)
     assert "words" in found["distinct_1"].detail
 
@@ -51,15 +58,25 @@ def test_short_samples_do_not_spoil_it() -> None:
 
 def test_held_out_text_of_the_same_size_stands_beside() -> None:
     held = "x y z x y z x y z"
-    assert "0.500" in judged("a b c d e f", held_out=(held,))["distinct_1"].detail  # three of its first six differ
+    assert (
+        "0.500" in judged("a b c d e f", held_out=(held,))["distinct_1"].detail
+    )  # three of its first six differ
 
 
 def test_what_counts_as_spaced() -> None:
-    assert spaced("hello world") and not spaced("春眠不觉晓，处处闻啼鸟。") and not spaced("これは日本語です")
+    assert (
+        spaced("hello world")
+        and not spaced("春眠不觉晓，处处闻啼鸟。")
+        and not spaced("これは日本語です")
+    )
 
 
 def test_the_samples_are_made_once() -> None:
     asked: list[str] = []
-    subject: Subject = replace(unigram({"a": 1.0}), count=3, held_out=["abc def ghi"],
-                               generate=lambda prompt, **controls: asked.append(prompt) or ["text"])
+    subject: Subject = replace(
+        unigram({"a": 1.0}),
+        count=3,
+        held_out=["abc def ghi"],
+        generate=lambda prompt, **controls: asked.append(prompt) or ["text"],
+    )
     assert subject.samples is subject.samples and len(asked) == 3

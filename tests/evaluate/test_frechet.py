@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from miaobi.evaluate.frechet import Gaussian, frechet_distance
 
 
-def exact(count: int, mean: np.ndarray, covariance: np.ndarray, seed: int = 0) -> np.ndarray:
+def exact(
+    count: int, mean: np.ndarray, covariance: np.ndarray, seed: int = 0
+) -> np.ndarray:
     """Points whose sample mean and covariance are exactly these."""
     points = np.random.default_rng(seed).normal(size=(count, len(mean)))
     points -= points.mean(0)
@@ -18,21 +20,32 @@ def exact(count: int, mean: np.ndarray, covariance: np.ndarray, seed: int = 0) -
 
 def test_of_gaussians_that_commute() -> None:
     """Diagonal covariances: ‖Δμ‖² + Σ (σ_a - σ_b)²."""
-    a, b = exact(50, np.array([0.0, 1.0, 2.0]), np.diag([1.0, 4.0, 9.0])), exact(80, np.array([1.0, 1.0, 0.0]), np.diag([4.0, 4.0, 0.25]), 1)
-    assert frechet_distance(a, b) == pytest.approx(1 + 4 + (1 - 2) ** 2 + 0 + (3 - 0.5) ** 2, rel=1e-9)
+    a, b = (
+        exact(50, np.array([0.0, 1.0, 2.0]), np.diag([1.0, 4.0, 9.0])),
+        exact(80, np.array([1.0, 1.0, 0.0]), np.diag([4.0, 4.0, 0.25]), 1),
+    )
+    assert frechet_distance(a, b) == pytest.approx(
+        1 + 4 + (1 - 2) ** 2 + 0 + (3 - 0.5) ** 2, rel=1e-9
+    )
 
 
 def test_of_gaussians_that_do_not_commute() -> None:
     """In two dimensions tr (Σ_a Σ_b)^½ = √(tr Σ_a Σ_b + 2 √(det Σ_a det Σ_b))."""
     one, two = np.array([[2.0, 0.6], [0.6, 1.0]]), np.array([[1.0, -0.8], [-0.8, 3.0]])
-    root = np.sqrt(np.trace(one @ two) + 2 * np.sqrt(np.linalg.det(one) * np.linalg.det(two)))
+    root = np.sqrt(
+        np.trace(one @ two) + 2 * np.sqrt(np.linalg.det(one) * np.linalg.det(two))
+    )
     found = frechet_distance(exact(40, np.zeros(2), one), exact(60, np.ones(2), two, 1))
-    assert found == pytest.approx(2 + np.trace(one) + np.trace(two) - 2 * root, rel=1e-9)
+    assert found == pytest.approx(
+        2 + np.trace(one) + np.trace(two) - 2 * root, rel=1e-9
+    )
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 20), st.integers(0, 99))
-def test_symmetric_not_negative_and_nought_for_itself(n: int, m: int, width: int, seed: int) -> None:
+def test_symmetric_not_negative_and_nought_for_itself(
+    n: int, m: int, width: int, seed: int
+) -> None:
     """Also with fewer pictures than features, where covariances have no inverse."""
     draw = np.random.default_rng(seed)
     a, b = draw.normal(size=(n, width)), draw.normal(size=(m, width)) * 3 + 1

@@ -12,8 +12,16 @@ from miaobi.evaluate import page
 from miaobi.evaluate.page import Line, Page, Quote
 from miaobi.evaluate.score import Score
 
-ROWS = [*({"step": step, "loss": 5 - step / 100, "seconds": step * 0.6} for step in range(10, 310, 10)),
-        *({"step": step, "validation": 5.1 - step / 100, "seconds": step * 0.6} for step in range(50, 310, 50))]
+ROWS = [
+    *(
+        {"step": step, "loss": 5 - step / 100, "seconds": step * 0.6}
+        for step in range(10, 310, 10)
+    ),
+    *(
+        {"step": step, "validation": 5.1 - step / 100, "seconds": step * 0.6}
+        for step in range(50, 310, 50)
+    ),
+]
 
 
 class Tags(HTMLParser):
@@ -29,12 +37,16 @@ class Tags(HTMLParser):
         self.feed(html)
         assert not self.open
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(
+        self, tag: str, attributes: list[tuple[str, str | None]]
+    ) -> None:
         self.seen.append((tag, dict(attributes)))
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(
+        self, tag: str, attributes: list[tuple[str, str | None]]
+    ) -> None:
         self.seen.append((tag, dict(attributes)))
 
     def handle_endtag(self, tag: str) -> None:
@@ -45,23 +57,52 @@ class Tags(HTMLParser):
 
 
 def whole(text: str, number: float = 1.0) -> Page:
-    score = Score(text or "x", number, number - 1, number + 1, 20, text, "lower", text, text)
-    return (Page(text, text).add(text, page.prose(text), page.facts({text: text}), page.steps((text, text)))
-            .add("quotes", page.quotes([Quote(text, text, text)]))
-            .add("scores", page.scores({text + "1": [score], text + "2": [score]}))
-            .add("chart", page.line_chart([Line(text, [(0, 1), (1, 2)])], text, text, [(0, 0), (1, 1)], text, text))
-            .generated_by(text))
+    score = Score(
+        text or "x", number, number - 1, number + 1, 20, text, "lower", text, text
+    )
+    return (
+        Page(text, text)
+        .add(text, page.prose(text), page.facts({text: text}), page.steps((text, text)))
+        .add("quotes", page.quotes([Quote(text, text, text)]))
+        .add("scores", page.scores({text + "1": [score], text + "2": [score]}))
+        .add(
+            "chart",
+            page.line_chart(
+                [Line(text, [(0, 1), (1, 2)])], text, text, [(0, 0), (1, 1)], text, text
+            ),
+        )
+        .generated_by(text)
+    )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.one_of(st.text(max_size=40), st.sampled_from([
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</style></title>", "{{ 7 * 7 }}", "{% raw %}", "]]>", "&lt;", "'"])))
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.sampled_from(
+            [
+                "<script>alert(1)</script>",
+                '"><img src=x onerror=alert(1)>',
+                "</style></title>",
+                "{{ 7 * 7 }}",
+                "{% raw %}",
+                "]]>",
+                "&lt;",
+                "'",
+            ]
+        ),
+    )
+)
 def test_whatever_it_is_given_stays_text(text: str) -> None:
     plain, hostile = Tags(whole("plain").html()), Tags(whole(text).html())
     # The same tags in the same order, whatever was written into them. (An empty text may leave out its own element.)
     if text:
         assert [tag for tag, _ in hostile.seen] == [tag for tag, _ in plain.seen]
-    assert all(name in ("class", "style", "id") or not name.startswith("on") for _, found in hostile.seen for name in found)
+    assert all(
+        name in ("class", "style", "id") or not name.startswith("on")
+        for _, found in hostile.seen
+        for name in found
+    )
 
 
 def test_nothing_is_fetched() -> None:
@@ -69,29 +110,60 @@ def test_nothing_is_fetched() -> None:
     assert not re.search(r"https?://|url\(|@import|<script|<link|<iframe", html)
 
 
-def test_headings_language_and_names_for_screen_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headings_language_and_names_for_screen_readers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found = Tags(whole("plain").html())
-    assert [tag for tag, _ in found.seen if tag in ("h1", "h2")] == ["h1", "h2", "h2", "h2", "h2"]
+    assert [tag for tag, _ in found.seen if tag in ("h1", "h2")] == [
+        "h1",
+        "h2",
+        "h2",
+        "h2",
+        "h2",
+    ]
     assert dict(found.seen)["html"]["lang"] == "en"
-    assert all(item.get("aria-label") or item.get("aria-hidden") for tag, item in found.seen if tag == "svg")
+    assert all(
+        item.get("aria-label") or item.get("aria-hidden")
+        for tag, item in found.seen
+        if tag == "svg"
+    )
     assert "AI-generated" in found.text
 
 
 def test_the_loss_chart_has_both_curves_both_scales_and_titles() -> None:
     found = Tags(page.loss_chart(ROWS))
     lines = [item["points"] for tag, item in found.seen if tag == "polyline"]
-    assert len(lines) == 2 and len(lines[0].split()) == 30 and len(lines[1].split()) == 6
+    assert (
+        len(lines) == 2 and len(lines[0].split()) == 30 and len(lines[1].split()) == 6
+    )
     heights = [float(point.split(",")[1]) for point in lines[0].split()]
     assert heights == sorted(heights)  # a falling loss goes down the page
-    for words in ("training loss", "validation loss", "step", "minutes", "nats", "step 300"):
+    for words in (
+        "training loss",
+        "validation loss",
+        "step",
+        "minutes",
+        "nats",
+        "step 300",
+    ):
         assert words in found.text
 
 
 def test_the_minutes_stand_over_their_steps() -> None:
     """At 0.6 s a step, minute 1 is step 100."""
     html = page.loss_chart(ROWS)
-    tick = {text: float(at) for at, text in re.findall(r'<text x="([\d.]+)" y="39" text-anchor="middle">([\d.]+)<', html)}
-    step = {text: float(at) for at, text in re.findall(r'<text x="([\d.]+)" y="349" text-anchor="middle">([\d.]+)<', html)}
+    tick = {
+        text: float(at)
+        for at, text in re.findall(
+            r'<text x="([\d.]+)" y="39" text-anchor="middle">([\d.]+)<', html
+        )
+    }
+    step = {
+        text: float(at)
+        for at, text in re.findall(
+            r'<text x="([\d.]+)" y="349" text-anchor="middle">([\d.]+)<', html
+        )
+    }
     assert tick["1"] == pytest.approx(step["100"], abs=0.2)
     assert tick["2"] == pytest.approx(step["200"], abs=0.2)
 
@@ -99,26 +171,53 @@ def test_the_minutes_stand_over_their_steps() -> None:
 def test_an_interval_is_drawn_to_scale() -> None:
     [one, two] = page._drawn([Score("a", 2, 1, 3, 5), Score("a", 3, 2, 5, 5)])
     assert one["low"] < one["value"] < one["high"] and two["high"] > one["high"]
-    assert one["high"] - one["low"] == pytest.approx((two["high"] - two["low"]) * 2 / 3, abs=0.2)
+    assert one["high"] - one["low"] == pytest.approx(
+        (two["high"] - two["low"]) * 2 / 3, abs=0.2
+    )
 
 
-@pytest.mark.parametrize(("rows", "words"), [([], "Nothing was recorded"), ([{"step": 1, "loss": float("nan")}], "Nothing"),
-                                             ([{"step": 1, "loss": 2.0, "seconds": 1.0}], "training loss")])
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "Nothing was recorded"),
+        ([{"step": 1, "loss": float("nan")}], "Nothing"),
+        ([{"step": 1, "loss": 2.0, "seconds": 1.0}], "training loss"),
+    ],
+)
 def test_little_to_draw(rows: list[dict[str, float]], words: str) -> None:
     assert words in page.loss_chart(rows)
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [(0, 10, [0, 2, 4, 6, 8, 10]), (1.86, 1.92, [1.86, 1.87, 1.88, 1.89, 1.9, 1.91, 1.92]),
-                                                       (3, 3, [3]), (-0.5, 0.5, [-0.4, -0.2, 0, 0.2, 0.4])])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (1.86, 1.92, [1.86, 1.87, 1.88, 1.89, 1.9, 1.91, 1.92]),
+        (3, 3, [3]),
+        (-0.5, 0.5, [-0.4, -0.2, 0, 0.2, 0.4]),
+    ],
+)
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
     assert page.ticks(low, high) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("value", "text"), [(61.2345, "61.23"), (0.61, "0.610"), (0, "0"), (12345.6, "12,346"), (0.00012, "0.00012"), (2.0304, "2.030")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (61.2345, "61.23"),
+        (0.61, "0.610"),
+        (0, "0"),
+        (12345.6, "12,346"),
+        (0.00012, "0.00012"),
+        (2.0304, "2.030"),
+    ],
+)
 def test_figures(value: float, text: str) -> None:
     assert page.figure(value) == text
 
 
 def test_it_is_written_whole(tmp_path: Path) -> None:
     path = Page("t").add("h", page.prose("p")).write(tmp_path / "a" / "index.html")
-    assert path.read_text(encoding="utf-8").startswith("<!doctype html>") and [item.name for item in path.parent.iterdir()] == ["index.html"]
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>") and [
+        item.name for item in path.parent.iterdir()
+    ] == ["index.html"]

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from miaobi.evaluate.score import half_interval, halves, jackknife, mean_interval, ratio_interval, share_interval
+from miaobi.evaluate.score import (
+    half_interval,
+    halves,
+    jackknife,
+    mean_interval,
+    ratio_interval,
+    share_interval,
+)
 
 
 def test_the_interval_of_a_mean_is_about_two_standard_errors_each_way() -> None:
@@ -16,8 +23,12 @@ def test_the_interval_of_a_mean_is_about_two_standard_errors_each_way() -> None:
 
 def test_the_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
     draw = np.random.default_rng(1)
-    hits = sum(low <= 0.5 <= high for _, low, high in
-               (mean_interval(draw.uniform(size=60).tolist(), seed) for seed in range(300)))
+    hits = sum(
+        low <= 0.5 <= high
+        for _, low, high in (
+            mean_interval(draw.uniform(size=60).tolist(), seed) for seed in range(300)
+        )
+    )
     assert 0.89 <= hits / 300 <= 0.99
 
 
@@ -29,7 +40,9 @@ def test_a_ratio_weighs_by_count_and_not_by_document() -> None:
 
 def test_same_seed_same_interval() -> None:
     values = list(range(50))
-    assert mean_interval(values, 3) == mean_interval(values, 3) != mean_interval(values, 4)
+    assert (
+        mean_interval(values, 3) == mean_interval(values, 3) != mean_interval(values, 4)
+    )
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
@@ -47,13 +60,26 @@ def test_the_spread_of_halves_is_that_of_the_whole() -> None:
     """For a mean it is the standard error, whatever the number, odd ones too."""
     for n in (40, 41):
         values = np.random.default_rng(3).normal(size=n)
-        found = halves(lambda rows, values=values: [float(values[rows].mean())], n, seed=0, count=4000)[:, 0]
+        found = halves(
+            lambda rows, values=values: [float(values[rows].mean())],
+            n,
+            seed=0,
+            count=4000,
+        )[:, 0]
         low, high = half_interval(float(values.mean()), found, n)
-        assert (high - low) / 2 == pytest.approx(1.96 * values.std(ddof=1) / n**0.5, rel=0.05)
+        assert (high - low) / 2 == pytest.approx(
+            1.96 * values.std(ddof=1) / n**0.5, rel=0.05
+        )
 
 
-@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0.0370), (0.1, 0.0552, 0.1744), (1.0, 0.9630, 1)])
+@pytest.mark.parametrize(
+    ("share", "low", "high"),
+    [(0.0, 0, 0.0370), (0.1, 0.0552, 0.1744), (1.0, 0.9630, 1)],
+)
 def test_shares_have_wilsons_interval(share: float, low: float, high: float) -> None:
     """Of a hundred, by the tables of Newcombe 1998."""
     found = share_interval(share, 100)
-    assert found == pytest.approx((share, low, high), abs=2e-4) and found[1] <= share <= found[2]
+    assert (
+        found == pytest.approx((share, low, high), abs=2e-4)
+        and found[1] <= share <= found[2]
+    )

@@ -15,11 +15,17 @@ from miaobi.engines.chat import ChatTemplate, from_gguf
 
 CONVERSATIONS = [
     [{"role": "user", "content": "Name three colours."}],
-    [{"role": "system", "content": "Answer in Chinese."}, {"role": "user", "content": "春天 <b>是什么</b>？\n\n第二行"},
-     {"role": "assistant", "content": " 花开。 "}, {"role": "user", "content": "还有呢？"}],
+    [
+        {"role": "system", "content": "Answer in Chinese."},
+        {"role": "user", "content": "春天 <b>是什么</b>？\n\n第二行"},
+        {"role": "assistant", "content": " 花开。 "},
+        {"role": "user", "content": "还有呢？"},
+    ],
 ]
-HARDER = ("{%- if tools %}\n    {{- tools | tojson }}\n{%- endif %}\n{% for m in messages %}\n    {% if m.role == 'system' %}"
-          "{% continue %}{% endif %}\n  <{{ m.role }}> {{ m.content | trim }}\n{% endfor %}\n{{ eos_token }}")
+HARDER = (
+    "{%- if tools %}\n    {{- tools | tojson }}\n{%- endif %}\n{% for m in messages %}\n    {% if m.role == 'system' %}"
+    "{% continue %}{% endif %}\n  <{{ m.role }}> {{ m.content | trim }}\n{% endfor %}\n{{ eos_token }}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,41 +38,65 @@ def ours(smollm2: Path) -> ChatTemplate:
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 @pytest.mark.parametrize("source", ["smollm2", CHAT_TEMPLATE, HARDER])
 @pytest.mark.parametrize("prompted", [True, False])
-def test_as_transformers(ours: ChatTemplate, messages: list[dict[str, str]], source: str, prompted: bool) -> None:
+def test_as_transformers(
+    ours: ChatTemplate, messages: list[dict[str, str]], source: str, prompted: bool
+) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
+
     template = ours if source == "smollm2" else ChatTemplate(source, eos_token="</s>")
-    theirs, _ = render_jinja_template([messages], chat_template=template.source, add_generation_prompt=prompted,
-                                      bos_token=template.bos_token, eos_token=template.eos_token)
+    theirs, _ = render_jinja_template(
+        [messages],
+        chat_template=template.source,
+        add_generation_prompt=prompted,
+        bos_token=template.bos_token,
+        eos_token=template.eos_token,
+    )
     assert template.render(messages, add_generation_prompt=prompted) == theirs[0]
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)
-def test_as_llamacpp(ours: ChatTemplate, smollm2: Path, messages: list[dict[str, str]]) -> None:
+def test_as_llamacpp(
+    ours: ChatTemplate, smollm2: Path, messages: list[dict[str, str]]
+) -> None:
     assert apply(llamacpp(smollm2), messages) == ours.render(messages)
 
 
 def llamacpp(path: Path, cache: dict[Path, Any] = {}) -> Any:  # noqa: B006 - one server for the module
     import xllamacpp
+
     if path not in cache:
         params = xllamacpp.CommonParams()
-        params.model.path, params.n_ctx, params.warmup, params.verbosity = str(path), 256, False, -1
+        params.model.path, params.n_ctx, params.warmup, params.verbosity = (
+            str(path),
+            256,
+            False,
+            -1,
+        )
         cache[path] = xllamacpp.Server(params)
     return cache[path]
 
 
 def apply(server: Any, messages: list[dict[str, str]]) -> str:
-    request = urllib.request.Request(f"{server.listening_address}/apply-template", json.dumps({"messages": messages}).encode(),
-                                     {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{server.listening_address}/apply-template",
+        json.dumps({"messages": messages}).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.loads(answer.read())["prompt"]
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)
-def test_as_openvino(ours: ChatTemplate, openvino_tokenizer: Any, messages: list[dict[str, str]]) -> None:
-    assert openvino_tokenizer.apply_chat_template(messages, add_generation_prompt=True) == ours.render(messages)
+def test_as_openvino(
+    ours: ChatTemplate, openvino_tokenizer: Any, messages: list[dict[str, str]]
+) -> None:
+    assert openvino_tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True
+    ) == ours.render(messages)
 
 
 @pytest.fixture(scope="module")
 def openvino_tokenizer(smollm2: Path) -> Any:
     import openvino_genai
+
     return openvino_genai.Tokenizer(str(smollm2))

@@ -39,25 +39,44 @@ EXACT, HALF, EIGHT = 5e-3, 5e-3, 0.15
 def learnt(kind: str, tied: bool, kv_heads: int, head_dim: int) -> torch.nn.Module:
     """A tiny model that learnt the poem, so that its distribution is not flat."""
     torch.manual_seed(1)
-    config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
-    module: Any = model(config(
-        vocab_size=words().vocab_size, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=kv_heads, head_dim=head_dim, max_position_embeddings=256, tie_word_embeddings=tied,
-        bos_token_id=None, eos_token_id=None, pad_token_id=None))
+    config, model = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }[kind]
+    module: Any = model(
+        config(
+            vocab_size=words().vocab_size,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            max_position_embeddings=256,
+            tie_word_embeddings=tied,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    )
     ids = torch.tensor([words().end_id, *words().encode([POEM]), words().end_id] * 2)
     optimiser = torch.optim.AdamW(module.parameters(), lr=5e-3)
     for _ in range(40):
         starts = torch.randint(0, len(ids) - 49, (8,)).tolist()
-        batch = torch.stack([ids[start:start + 49] for start in starts])
-        loss = F.cross_entropy(module(batch[:, :-1]).logits.flatten(0, 1), batch[:, 1:].flatten())
+        batch = torch.stack([ids[start : start + 49] for start in starts])
+        loss = F.cross_entropy(
+            module(batch[:, :-1]).logits.flatten(0, 1), batch[:, 1:].flatten()
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     return module.eval()
 
 
-@pytest.fixture(params=[("llama", False, 4, 16), ("llama", True, 2, 16), ("qwen3", False, 2, 32)],
-                ids=["llama", "llama-tied-grouped", "qwen3-wide-heads"])
+@pytest.fixture(
+    params=[("llama", False, 4, 16), ("llama", True, 2, 16), ("qwen3", False, 2, 32)],
+    ids=["llama", "llama-tied-grouped", "qwen3-wide-heads"],
+)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     learnt(*request.param).save_pretrained(tmp_path / "model")
     words().save(tmp_path / "model")
@@ -66,16 +85,25 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def transformers_logprobs(folder: Path, ids: list[int]) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].log_softmax(-1)
 
 
-def check(folder: Path, prompt: list[int], tokens: list[int], logprobs: list[float], tolerance: float) -> None:
+def check(
+    folder: Path,
+    prompt: list[int],
+    tokens: list[int],
+    logprobs: list[float],
+    tolerance: float,
+) -> None:
     """The engine's greedy answer, teacher-forced through Transformers: its choices are the likeliest ones there, with
     the same log-probability, up to the tolerance."""
     assert len(tokens) == LENGTH
-    reference = transformers_logprobs(folder, [*prompt, *tokens])[len(prompt) - 1:-1]
+    reference = transformers_logprobs(folder, [*prompt, *tokens])[len(prompt) - 1 : -1]
     expected = reference[range(LENGTH), tokens]
     assert (expected - torch.tensor(logprobs)).abs().max() < tolerance
     assert (reference.max(dim=-1).values - expected).max() < tolerance
@@ -83,8 +111,16 @@ def check(folder: Path, prompt: list[int], tokens: list[int], logprobs: list[flo
 
 def in_llamacpp(path: Path, prompt: str) -> tuple[list[int], list[float]]:
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.verbosity = str(path), 256, 1, False, -1
-    answer = xllamacpp.Server(params).handle_completions({"prompt": prompt, "max_tokens": LENGTH, "temperature": 0, "logprobs": 1})
+    (
+        params.model.path,
+        params.n_ctx,
+        params.n_parallel,
+        params.warmup,
+        params.verbosity,
+    ) = str(path), 256, 1, False, -1
+    answer = xllamacpp.Server(params).handle_completions(
+        {"prompt": prompt, "max_tokens": LENGTH, "temperature": 0, "logprobs": 1}
+    )
     chosen = answer["choices"][0]["logprobs"]["content"]
     return [item["id"] for item in chosen], [item["logprob"] for item in chosen]
 
@@ -92,25 +128,40 @@ def in_llamacpp(path: Path, prompt: str) -> tuple[list[int], list[float]]:
 def in_openvino(path: Path, prompt: str) -> tuple[list[int], list[float]]:
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.cache_size = 1
-    pipeline = openvino_genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    pipeline = openvino_genai.ContinuousBatchingPipeline(
+        str(path), scheduler, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
     config = openvino_genai.GenerationConfig()
-    config.max_new_tokens, config.logprobs, config.do_sample, config.ignore_eos = LENGTH, 1, False, True
-    handle = pipeline.add_request(0, pipeline.get_tokenizer().encode(prompt).input_ids, config)
+    config.max_new_tokens, config.logprobs, config.do_sample, config.ignore_eos = (
+        LENGTH,
+        1,
+        False,
+        True,
+    )
+    handle = pipeline.add_request(
+        0, pipeline.get_tokenizer().encode(prompt).input_ids, config
+    )
     while pipeline.has_non_finished_requests():
         pipeline.step()
     output = handle.read_all()[0]
     return list(output.generated_ids), list(output.generated_log_probs)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("f32", EXACT), ("f16", HALF), ("q8_0", EIGHT)])
-def test_llamacpp_answers_as_transformers_does(folder: Path, dtype: Any, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("f32", EXACT), ("f16", HALF), ("q8_0", EIGHT)]
+)
+def test_llamacpp_answers_as_transformers_does(
+    folder: Path, dtype: Any, tolerance: float
+) -> None:
     path = to_gguf(folder, folder.parent / "model.gguf", dtype)
     for prompt in PROMPTS:
         check(folder, words().encode([prompt]), *in_llamacpp(path, prompt), tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("f16", HALF), ("q8_0", EIGHT)])
-def test_openvino_answers_as_transformers_does(folder: Path, dtype: Any, tolerance: float) -> None:
+def test_openvino_answers_as_transformers_does(
+    folder: Path, dtype: Any, tolerance: float
+) -> None:
     path = to_gguf(folder, folder.parent / "model.gguf", dtype)
     for prompt in PROMPTS:
         check(folder, words().encode([prompt]), *in_openvino(path, prompt), tolerance)
@@ -120,7 +171,9 @@ def test_openvino_still_refuses_f32(tmp_path: Path) -> None:
     """If this fails, OpenVINO has learnt to read float32 matrices: say so in `export` and let `auto` use them."""
     folder = small_bundle(tmp_path / "model")
     with pytest.raises(RuntimeError, match="Unsupported quantization type"):
-        openvino_genai.LLMPipeline(str(to_gguf(folder, folder.parent / "model.gguf", "f32")), "CPU")
+        openvino_genai.LLMPipeline(
+            str(to_gguf(folder, folder.parent / "model.gguf", "f32")), "CPU"
+        )
 
 
 def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
@@ -128,7 +181,9 @@ def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
     if "qwen3" in (folder / "config.json").read_text():
         pytest.skip("Qwen3 keeps Transformers' order")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("miaobi.engines.convert._rotary_order", lambda weight, key, shape: weight)
+        patch.setattr(
+            "miaobi.engines.convert._rotary_order", lambda weight, key, shape: weight
+        )
         path = to_gguf(folder, folder.parent / "wrong.gguf", "f32")
     with pytest.raises(AssertionError):
         for prompt in PROMPTS:
@@ -139,24 +194,67 @@ def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
 def cutters(name: str) -> tuple[Backend, Any, Any]:
     """The same tokenizer three times: tokenizers, OpenVINO, llama.cpp."""
     folder = Path(tempfile.mkdtemp())
-    made = {"char": lambda: words(), "ascii": lambda: tokenizers.characters(Counter("abc"), 1),
-            "bpe": lambda: tokenizers.train_bpe([POEM, "the rain and the river, don't you know? 1234 " * 50], 400)}[name]()
+    made = {
+        "char": lambda: words(),
+        "ascii": lambda: tokenizers.characters(Counter("abc"), 1),
+        "bpe": lambda: tokenizers.train_bpe(
+            [POEM, "the rain and the river, don't you know? 1234 " * 50], 400
+        ),
+    }[name]()
     made.save(folder)
-    LlamaForCausalLM(LlamaConfig(vocab_size=made.vocab_size, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-                                 num_attention_heads=1)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=made.vocab_size,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+        )
+    ).save_pretrained(folder)
     path = to_gguf(folder, folder / "model.gguf", "f16")
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.verbosity = str(path), 2048, 1, False, -1
+    (
+        params.model.path,
+        params.n_ctx,
+        params.n_parallel,
+        params.warmup,
+        params.verbosity,
+    ) = str(path), 2048, 1, False, -1
     params.embedding = False
-    return Backend.from_file(str(folder / "tokenizer.json")), openvino_genai.Tokenizer(str(path)), xllamacpp.Server(params)
+    return (
+        Backend.from_file(str(folder / "tokenizer.json")),
+        openvino_genai.Tokenizer(str(path)),
+        xllamacpp.Server(params),
+    )
 
 
 def llamacpp_count(server: Any, text: str) -> int:
-    answer = server.handle_completions({"prompt": text, "max_tokens": 1, "cache_prompt": False})
+    answer = server.handle_completions(
+        {"prompt": text, "max_tokens": 1, "cache_prompt": False}
+    )
     return int(answer["usage"]["prompt_tokens"])
 
 
-ODD = st.sampled_from(["<|im_start|>", "<|im_end|>", "<|endoftext|>", "don't", "I'LL", "\r\n", "  ", "\n\n", "1234", "月", "é", "e\u0301", "🌙", "龘", "a", " b"])
+ODD = st.sampled_from(
+    [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+        "don't",
+        "I'LL",
+        "\r\n",
+        "  ",
+        "\n\n",
+        "1234",
+        "月",
+        "é",
+        "e\u0301",
+        "🌙",
+        "龘",
+        "a",
+        " b",
+    ]
+)
 
 
 @pytest.mark.parametrize("name", ["char", "ascii", "bpe"])
@@ -175,10 +273,19 @@ def test_everything_the_engines_need_is_in_the_file(folder: Path) -> None:
     path = to_gguf(folder, folder.parent / "model.gguf", "q8_0")
     found = header.read(path)
     config = json.loads((folder / "config.json").read_text())
-    assert found.metadata["tokenizer.ggml.pre"] == "qwen2" and found.metadata["tokenizer.ggml.eos_token_id"] == words().end_id
-    assert found.of_model("context_length") == 256 and found.of_model("attention.head_count_kv") == config["num_key_value_heads"]
+    assert (
+        found.metadata["tokenizer.ggml.pre"] == "qwen2"
+        and found.metadata["tokenizer.ggml.eos_token_id"] == words().end_id
+    )
+    assert (
+        found.of_model("context_length") == 256
+        and found.of_model("attention.head_count_kv") == config["num_key_value_heads"]
+    )
     assert found.metadata["tokenizer.chat_template"] == tokenizers.CHAT_TEMPLATE
-    assert found.types == {"F32", "Q8_0"} and len(found.metadata["tokenizer.ggml.tokens"]) == config["vocab_size"]
+    assert (
+        found.types == {"F32", "Q8_0"}
+        and len(found.metadata["tokenizer.ggml.tokens"]) == config["vocab_size"]
+    )
 
 
 def test_a_family_without_a_layout_is_refused(tmp_path: Path) -> None:
@@ -187,8 +294,17 @@ def test_a_family_without_a_layout_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob(".*part"))
 
 
-@pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("attention_bias", True), ("rope_parameters", {"rope_type": "yarn"})])
-def test_what_would_be_written_wrongly_is_refused(folder: Path, key: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", "gelu"),
+        ("attention_bias", True),
+        ("rope_parameters", {"rope_type": "yarn"}),
+    ],
+)
+def test_what_would_be_written_wrongly_is_refused(
+    folder: Path, key: str, value: Any
+) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(Unsupported, match="config.json"):
@@ -196,8 +312,15 @@ def test_what_would_be_written_wrongly_is_refused(folder: Path, key: str, value:
 
 
 def test_rows_that_do_not_fit_q8_0(tmp_path: Path) -> None:
-    LlamaForCausalLM(LlamaConfig(vocab_size=words().vocab_size, hidden_size=36, intermediate_size=64, num_hidden_layers=1,
-                                 num_attention_heads=2)).save_pretrained(tmp_path / "m")
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=words().vocab_size,
+            hidden_size=36,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    ).save_pretrained(tmp_path / "m")
     words().save(tmp_path / "m")
     with pytest.raises(Unsupported, match="f16"):
         to_gguf(tmp_path / "m", tmp_path / "m.gguf", "q8_0")
@@ -221,7 +344,12 @@ def test_a_cut_off_or_emptied_folder(folder: Path) -> None:
 def test_a_tokenizer_that_engines_would_cut_otherwise(folder: Path) -> None:
     made = tokenizers.train_bpe([POEM * 3], 300)
     spec = json.loads(made.backend.to_str())
-    spec["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    spec["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     (folder / "tokenizer.json").write_text(json.dumps(spec))
     with pytest.raises(Unsupported, match="pre_tokenizer"):
         to_gguf(folder, folder.parent / "m.gguf")
@@ -230,7 +358,9 @@ def test_a_tokenizer_that_engines_would_cut_otherwise(folder: Path) -> None:
 def test_q8_0_is_packed_as_ggml_packs_it() -> None:
     weights = np.random.default_rng(0).normal(size=(8, 96)).astype(np.float32)
     weights[0, :32] = 0
-    assert (pack_q8(weights) == gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)).all()
+    assert (
+        pack_q8(weights) == gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+    ).all()
 
 
 def test_requantising_keeps_the_weights_and_all_else(tmp_path: Path) -> None:
@@ -251,7 +381,9 @@ def test_requantising_keeps_the_weights_and_all_else(tmp_path: Path) -> None:
     writer.close()
     to_q8(tmp_path / "q4.gguf", tmp_path / "q8.gguf")
     before, after = header.read(tmp_path / "q4.gguf"), header.read(tmp_path / "q8.gguf")
-    assert after.metadata == before.metadata | {"general.file_type": 7} and after.types == {"Q8_0", "F32"}
+    assert after.metadata == before.metadata | {
+        "general.file_type": 7
+    } and after.types == {"Q8_0", "F32"}
     matrix, vector = gguf.GGUFReader(tmp_path / "q8.gguf").tensors
     held = gguf.dequantize(gguf.quantize(weights, four), four)
     steps = np.abs(held.reshape(-1, 32)).max(1, keepdims=True) / 127

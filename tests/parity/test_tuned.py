@@ -36,25 +36,51 @@ def helpdesk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 @pytest.mark.parametrize("engine", ["llamacpp", "openvino"])
-def test_merged_it_answers_alike(folder: Path, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with miaobi.load(folder, engine="native") as native, miaobi.load(folder, engine=engine) as other:
+def test_merged_it_answers_alike(
+    folder: Path, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        miaobi.load(folder, engine="native") as native,
+        miaobi.load(folder, engine=engine) as other,
+    ):
         assert other.chats and native.chats
         for prompt in PROMPTS:
-            ours, theirs = (one.generate(prompt, raw=True, temperature=0.0, max_new_tokens=16, logprobs=rivals, seed=0)[0]
-                            for one, rivals in ((native, 2), (other, 0 if engine == "openvino" else 2)))
+            ours, theirs = (
+                one.generate(
+                    prompt,
+                    raw=True,
+                    temperature=0.0,
+                    max_new_tokens=16,
+                    logprobs=rivals,
+                    seed=0,
+                )[0]
+                for one, rivals in (
+                    (native, 2),
+                    (other, 0 if engine == "openvino" else 2),
+                )
+            )
             tokens, apart = agreement(ours, theirs, TOLERANCE["f16"])
             assert tokens > 4 and apart < TOLERANCE["f16"]
         messages = [{"role": "user", "content": "The moon"}]
-        assert native.generate(messages, temperature=0.0, max_new_tokens=8)[0].text == other.generate(messages, temperature=0.0, max_new_tokens=8)[0].text
+        assert (
+            native.generate(messages, temperature=0.0, max_new_tokens=8)[0].text
+            == other.generate(messages, temperature=0.0, max_new_tokens=8)[0].text
+        )
 
 
-def test_auto_takes_the_merged_copy_once_it_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = find(str(tuned(tmp_path / "fresh", small_bundle(tmp_path / "poet"), 9, 0.1)))
+def test_auto_takes_the_merged_copy_once_it_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = find(
+        str(tuned(tmp_path / "fresh", small_bundle(tmp_path / "poet"), 9, 0.1))
+    )
     assert converted.pending(weights) and auto.choose(weights) == "native"
     assert "--engine llamacpp" in auto.why(weights, "native")
     made = converted.gguf_of(weights)
     assert "Merging fresh" in capsys.readouterr().err
-    assert made.exists() and [item.name for item in made.parent.iterdir()] == [made.name], "what it was made of is gone"
+    assert made.exists() and [item.name for item in made.parent.iterdir()] == [
+        made.name
+    ], "what it was made of is gone"
     assert not converted.pending(weights) and auto.choose(weights) == "llamacpp"
     assert not auto.why(weights, "llamacpp") and not auto.why(weights, "native")
     assert converted.gguf_of(weights) == made and not capsys.readouterr().err
@@ -62,20 +88,41 @@ def test_auto_takes_the_merged_copy_once_it_is_there(tmp_path: Path, capsys: pyt
 
 def test_exported_whole(helpdesk: str) -> None:
     found = export("helpdesk", merge=True, to="gguf")
-    assert found.parity and found.parity.tokens > 20 and found.parity.largest <= found.parity.tolerance
-    assert [item.name for item in found.path.parent.iterdir()] == ["helpdesk-1.f16.gguf"]
+    assert (
+        found.parity
+        and found.parity.tokens > 20
+        and found.parity.largest <= found.parity.tolerance
+    )
+    assert [item.name for item in found.path.parent.iterdir()] == [
+        "helpdesk-1.f16.gguf"
+    ]
     from transformers import AutoModelForCausalLM
+
     merged = export("helpdesk", merge=True, to="transformers")
-    assert merged.parity is None and "AutoModelForCausalLM" in str(merged) and "vllm serve" in str(merged)
-    assert AutoModelForCausalLM.from_pretrained(merged.path).config.model_type == "llama"
+    assert (
+        merged.parity is None
+        and "AutoModelForCausalLM" in str(merged)
+        and "vllm serve" in str(merged)
+    )
+    assert (
+        AutoModelForCausalLM.from_pretrained(merged.path).config.model_type == "llama"
+    )
     assert not (merged.path / "adapter_config.json").exists()
-    assert export("helpdesk", merge=True, to="transformers", overwrite=True).bytes == merged.bytes
+    assert (
+        export("helpdesk", merge=True, to="transformers", overwrite=True).bytes
+        == merged.bytes
+    )
 
 
 def test_exported_as_it_is(helpdesk: str) -> None:
     from peft import PeftConfig
+
     found = export("helpdesk", to="transformers")
-    assert found.format == "peft" and "PeftModel.from_pretrained" in str(found) and "--lora-modules" in str(found)
+    assert (
+        found.format == "peft"
+        and "PeftModel.from_pretrained" in str(found)
+        and "--lora-modules" in str(found)
+    )
     assert PeftConfig.from_pretrained(found.path).peft_type == "LORA"
     with pytest.raises(Unsupported, match="whole weights") as caught:
         export("helpdesk", to="gguf")
@@ -83,7 +130,10 @@ def test_exported_as_it_is(helpdesk: str) -> None:
 
 
 def test_whole_weights_have_nothing_to_merge(helpdesk: str, tmp_path: Path) -> None:
-    Store().add(tuned(tmp_path / "full", small_bundle(tmp_path / "poet"), 3, method="full"), "whole")
+    Store().add(
+        tuned(tmp_path / "full", small_bundle(tmp_path / "poet"), 3, method="full"),
+        "whole",
+    )
     for name in ("whole", str(tmp_path / "poet")):
         with pytest.raises(BadInput, match="no adapter to merge"):
             export(name, merge=True)
@@ -92,10 +142,22 @@ def test_whole_weights_have_nothing_to_merge(helpdesk: str, tmp_path: Path) -> N
 
 def test_what_has_a_form_of_its_own_is_no_gguf(tmp_path: Path) -> None:
     pair = Example({"source": "cat", "target": "猫"}, "", {"source": "cat"})
-    folder, _ = tuned_task(tmp_path / "translator", open_base(str(small_bundle(tmp_path / "poet"))), "seq2seq", [pair], "text", method="lora")
+    folder, _ = tuned_task(
+        tmp_path / "translator",
+        open_base(str(small_bundle(tmp_path / "poet"))),
+        "seq2seq",
+        [pair],
+        "text",
+        method="lora",
+    )
     with pytest.raises(Unsupported, match="tuned for seq2seq"):
         export(str(folder), merge=True, to="gguf", out=tmp_path / "x.gguf")
-    with pytest.raises(Unsupported, match="llamacpp engine does not run translator.*seq2seq, LORA"):
+    with pytest.raises(
+        Unsupported, match="llamacpp engine does not run translator.*seq2seq, LORA"
+    ):
         miaobi.load(folder, engine="llamacpp")
     with pytest.raises(Unsupported, match="PROMPT_TUNING"):
-        miaobi.load(tuned(tmp_path / "prompted", tmp_path / "poet", method="prompt"), engine="llamacpp")
+        miaobi.load(
+            tuned(tmp_path / "prompted", tmp_path / "poet", method="prompt"),
+            engine="llamacpp",
+        )

@@ -17,7 +17,15 @@ from miaobi.provenance import pictures
 from miaobi.provenance.pictures import SOURCE_TYPE, read_record
 from miaobi.provenance.publish import NOTICE, publish
 
-FACTS = Facts("画家", "2", "pictures", "abc123", 7, {"prompt": "雪中的狐狸", "truncation": 0.5}, "2026-11-21T00:00:00+00:00")
+FACTS = Facts(
+    "画家",
+    "2",
+    "pictures",
+    "abc123",
+    7,
+    {"prompt": "雪中的狐狸", "truncation": 0.5},
+    "2026-11-21T00:00:00+00:00",
+)
 
 
 def painted(shade: int, channels: int = 3, size: tuple[int, int] = (20, 30)) -> Image:
@@ -28,23 +36,38 @@ def painted(shade: int, channels: int = 3, size: tuple[int, int] = (20, 30)) -> 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".jpeg", ".webp", ".gif", ".PNG"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_format_carries_the_facts(ending: str, channels: int, tmp_path: Path) -> None:
+def test_each_format_carries_the_facts(
+    ending: str, channels: int, tmp_path: Path
+) -> None:
     path = publish(painted(90, channels), tmp_path / f"a{ending}")
     found = read_record(path)
-    assert (found["model"], found["seed"], found["parameters"]["prompt"], found["notice"]) == ("画家", 7, "雪中的狐狸", NOTICE)
+    assert (
+        found["model"],
+        found["seed"],
+        found["parameters"]["prompt"],
+        found["notice"],
+    ) == ("画家", 7, "雪中的狐狸", NOTICE)
     with Pillow.open(path) as picture:
         assert picture.size == (30, 20)
-        assert np.abs(np.asarray(picture.convert("RGB")).astype(int)[10:, 10:] - 90).max() <= 3
+        assert (
+            np.abs(np.asarray(picture.convert("RGB")).astype(int)[10:, 10:] - 90).max()
+            <= 3
+        )
         if ending.lower() != ".gif":
             assert SOURCE_TYPE.encode() in path.read_bytes()
 
 
 def test_png_is_exact_and_readable_by_others(tmp_path: Path) -> None:
-    image = replace(painted(90), pixels=np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8))
+    image = replace(
+        painted(90),
+        pixels=np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8),
+    )
     with Pillow.open(publish(image, tmp_path / "a.png")) as picture:
         picture.load()
         assert (np.asarray(picture) == image.pixels).all()
-        assert json.loads(picture.info["miaobi"])["parameters"]["prompt"] == "雪中的狐狸"
+        assert (
+            json.loads(picture.info["miaobi"])["parameters"]["prompt"] == "雪中的狐狸"
+        )
         assert SOURCE_TYPE in picture.info["XML:com.adobe.xmp"]
 
 
@@ -57,7 +80,10 @@ def test_exif_is_as_the_standard_has_it(ending: str, tmp_path: Path) -> None:
 
 
 def test_several_make_a_sheet_or_an_animation(tmp_path: Path) -> None:
-    several = [replace(painted(shade), facts=replace(FACTS, seed=shade)) for shade in (10, 80, 150)]
+    several = [
+        replace(painted(shade), facts=replace(FACTS, seed=shade))
+        for shade in (10, 80, 150)
+    ]
     page = publish(several, tmp_path / "grid.png")
     with Pillow.open(page) as picture:
         assert picture.width > 200
@@ -65,7 +91,11 @@ def test_several_make_a_sheet_or_an_animation(tmp_path: Path) -> None:
     assert found["model"] == "画家"
     assert [item["seed"] for item in found["pictures"]] == [10, 80, 150]
     with Pillow.open(publish(several, tmp_path / "all.gif")) as picture:
-        assert (picture.n_frames, picture.size, picture.info["duration"]) == (3, (30, 20), 500)
+        assert (picture.n_frames, picture.size, picture.info["duration"]) == (
+            3,
+            (30, 20),
+            500,
+        )
 
 
 @pytest.mark.parametrize("ending", [".gif", ".webp"])
@@ -86,8 +116,16 @@ def test_a_video_is_an_animation(ending: str, tmp_path: Path) -> None:
 def test_a_folder_is_numbered_and_never_overwritten(tmp_path: Path) -> None:
     folder = publish([painted(10), painted(20)], tmp_path / "out")
     publish(painted(30), folder)
-    assert sorted(item.name for item in folder.iterdir()) == ["000.png", "001.png", "002.png", "index.jsonl"]
-    rows = [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sorted(item.name for item in folder.iterdir()) == [
+        "000.png",
+        "001.png",
+        "002.png",
+        "index.jsonl",
+    ]
+    rows = [
+        json.loads(line)
+        for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["file"] for row in rows] == ["000.png", "001.png", "002.png"]
     assert {row["model"] for row in rows} == {"画家"}
     with Pillow.open(folder / "001.png") as picture:
@@ -95,7 +133,10 @@ def test_a_folder_is_numbered_and_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_two_writers_share_a_folder(tmp_path: Path) -> None:
-    threads = [threading.Thread(target=publish, args=([painted(10)] * 4, tmp_path / "out")) for _ in range(4)]
+    threads = [
+        threading.Thread(target=publish, args=([painted(10)] * 4, tmp_path / "out"))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -111,7 +152,9 @@ def test_a_named_file_is_replaced(tmp_path: Path) -> None:
         assert picture.getpixel((20, 15)) == (60, 60, 60)
 
 
-@pytest.mark.parametrize(("name", "said"), [("a.bmp", r"\.bmp"), ("a.txt", r"\.txt"), ("a.v1", r"\.v1")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.bmp", r"\.bmp"), ("a.txt", r"\.txt"), ("a.v1", r"\.v1")]
+)
 def test_unknown_endings_leave_nothing(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=said):
         publish(painted(10), tmp_path / name)
@@ -126,22 +169,36 @@ def test_too_large_for_the_format(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=r"16,383.*20,000"):
         publish(painted(10, 1, (1, 20_000)), tmp_path / "a.webp")
     assert publish(painted(10, 1, (1, 20_000)), tmp_path / "a.png").exists()
-    wordy = replace(painted(10), facts=replace(FACTS, parameters={"prompt": "fox " * 20_000}))
+    wordy = replace(
+        painted(10), facts=replace(FACTS, parameters={"prompt": "fox " * 20_000})
+    )
     with pytest.raises(Unsupported, match=r"facts take 80,\d+ bytes"):
         publish(wordy, tmp_path / "a.jpg")
-    assert len(read_record(publish(wordy, tmp_path / "a.webp"))["parameters"]["prompt"]) == 80_000
+    assert (
+        len(read_record(publish(wordy, tmp_path / "a.webp"))["parameters"]["prompt"])
+        == 80_000
+    )
 
 
-def test_what_reads_back_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "_settings", lambda kind, facts: {})  # a writer that drops the metadata
+def test_what_reads_back_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        pictures, "_settings", lambda kind, facts: {}
+    )  # a writer that drops the metadata
     with pytest.raises(Damaged, match="reads back"):
         publish(painted(10), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
 def test_pixels_among_the_parameters_are_recorded_by_their_hash(tmp_path: Path) -> None:
-    image = replace(painted(10), facts=replace(FACTS, parameters={"image": np.zeros((4, 4, 3), np.uint8)}))
-    assert read_record(publish(image, tmp_path / "a.png"))["parameters"]["image"].startswith("sha256:")
+    image = replace(
+        painted(10),
+        facts=replace(FACTS, parameters={"image": np.zeros((4, 4, 3), np.uint8)}),
+    )
+    assert read_record(publish(image, tmp_path / "a.png"))["parameters"][
+        "image"
+    ].startswith("sha256:")
 
 
 def test_foreign_pictures_have_no_facts(tmp_path: Path) -> None:

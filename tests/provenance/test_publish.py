@@ -10,7 +10,15 @@ from miaobi.core.artifacts import Audio, Facts, Text
 from miaobi.core.errors import Unsupported
 from miaobi.provenance.publish import NOTICE, publish
 
-FACTS = Facts("poet", "2", "native", "abc123", 7, {"temperature": 0.5}, "2026-11-21T00:00:00+00:00")
+FACTS = Facts(
+    "poet",
+    "2",
+    "native",
+    "abc123",
+    7,
+    {"temperature": 0.5},
+    "2026-11-21T00:00:00+00:00",
+)
 TEXTS = [Text("春江潮水", FACTS), Text("明月", FACTS, "length")]
 
 
@@ -22,17 +30,37 @@ def test_txt_says_what_it_is(tmp_path: Path) -> None:
 
 def test_md_has_its_facts_in_front(tmp_path: Path) -> None:
     import yaml
-    _, front, body = publish(TEXTS[0], tmp_path / "a.md").read_text(encoding="utf-8").split("---\n", 2)
+
+    _, front, body = (
+        publish(TEXTS[0], tmp_path / "a.md")
+        .read_text(encoding="utf-8")
+        .split("---\n", 2)
+    )
     facts = yaml.safe_load(front)
-    assert (facts["model"], facts["seed"], facts["parameters"], facts["notice"]) == ("poet", 7, {"temperature": 0.5}, NOTICE)
+    assert (facts["model"], facts["seed"], facts["parameters"], facts["notice"]) == (
+        "poet",
+        7,
+        {"temperature": 0.5},
+        NOTICE,
+    )
     assert NOTICE in body
     assert "春江潮水" in body
 
 
 def test_json_and_jsonl_hold_everything(tmp_path: Path) -> None:
     one = json.loads(publish(TEXTS[0], tmp_path / "a.json").read_text(encoding="utf-8"))
-    assert (one["text"], one["request_id"], one["notice"], one["finish"]) == ("春江潮水", "abc123", NOTICE, "stop")
-    rows = [json.loads(line) for line in publish(TEXTS, tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (one["text"], one["request_id"], one["notice"], one["finish"]) == (
+        "春江潮水",
+        "abc123",
+        NOTICE,
+        "stop",
+    )
+    rows = [
+        json.loads(line)
+        for line in publish(TEXTS, tmp_path / "a.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
     assert [row["finish"] for row in rows] == ["stop", "length"]
 
 

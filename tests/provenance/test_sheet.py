@@ -22,32 +22,46 @@ def plain(count: int, size: int = 28) -> np.ndarray:
 def box(page: np.ndarray, shade: int) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of a shade, which must fill a whole rectangle."""
     y, x = np.nonzero((page == shade).all(axis=2))
-    found = page[y.min():y.max() + 1, x.min():x.max() + 1]
+    found = page[y.min() : y.max() + 1, x.min() : x.max() + 1]
     assert (found == shade).all(), "a whole rectangle"
     return int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1
 
 
-def test_each_picture_is_enlarged_by_whole_pixels_in_reading_order_with_even_margins() -> None:
+def test_each_picture_is_enlarged_by_whole_pixels_in_reading_order_with_even_margins() -> (
+    None
+):
     page = sheet(plain(6), columns=3)
     boxes = [box(page, int(picture[0, 0, 0])) for picture in plain(6)]
     side = 28 * (ENLARGED // 28)
-    assert {(bottom - top, right - left) for top, bottom, left, right in boxes} == {(side, side)}
+    assert {(bottom - top, right - left) for top, bottom, left, right in boxes} == {
+        (side, side)
+    }
     assert [top for top, *_ in boxes] == sorted(top for top, *_ in boxes)
-    assert boxes[0][2] == boxes[3][2] == page.shape[1] - boxes[2][3], "left margin is right margin"
-    assert boxes[1][2] - boxes[0][3] == boxes[3][0] - boxes[0][1] == boxes[0][0], "gaps are alike"
+    assert boxes[0][2] == boxes[3][2] == page.shape[1] - boxes[2][3], (
+        "left margin is right margin"
+    )
+    assert boxes[1][2] - boxes[0][3] == boxes[3][0] - boxes[0][1] == boxes[0][0], (
+        "gaps are alike"
+    )
     assert tuple(page[0, 0]) == GROUND
 
 
 def test_a_pattern_keeps_its_pixels() -> None:
     pattern = np.random.default_rng(0).integers(0, 150, (5, 7, 3), dtype=np.uint8)
     page = sheet([pattern], scale=3)
-    assert (page[8:8 + 15, 8:8 + 21] == pattern.repeat(3, axis=0).repeat(3, axis=1)).all()
+    assert (
+        page[8 : 8 + 15, 8 : 8 + 21] == pattern.repeat(3, axis=0).repeat(3, axis=1)
+    ).all()
 
 
 def test_grey_colour_alpha_and_sizes_mix() -> None:
     half = np.zeros((10, 10, 4), np.uint8)
     half[..., 3] = 128
-    page = sheet([np.full((40, 20), 30, np.uint8), np.full((20, 40, 3), 60, np.uint8), half], columns=3, scale=1)
+    page = sheet(
+        [np.full((40, 20), 30, np.uint8), np.full((20, 40, 3), 60, np.uint8), half],
+        columns=3,
+        scale=1,
+    )
     assert box(page, 30)[1] - box(page, 30)[0] == 40
     assert box(page, 60)[3] - box(page, 60)[2] == 40
     assert box(page, 127)[1] - box(page, 127)[0] == 10, "half black on white"
@@ -61,14 +75,22 @@ def test_large_pictures_are_reduced_to_a_sheet_that_can_be_opened() -> None:
 
 def test_labels_take_room_of_their_own() -> None:
     bare = sheet(plain(6), columns=3)
-    full = sheet(plain(6), rows_labels=["a row", "另一行"], columns_labels=["−3", "0", "3"], captions=["0.01"] * 6)
+    full = sheet(
+        plain(6),
+        rows_labels=["a row", "另一行"],
+        columns_labels=["−3", "0", "3"],
+        captions=["0.01"] * 6,
+    )
     assert full.shape[0] > bare.shape[0]
     assert full.shape[1] > bare.shape[1]
     for picture in plain(6):
         box(full, int(picture[0, 0, 0]))  # no letter lies on a picture
 
 
-@pytest.mark.parametrize("labels", [{"rows_labels": ["one"]}, {"columns_labels": ["a", "b"]}, {"captions": ["x"]}])
+@pytest.mark.parametrize(
+    "labels",
+    [{"rows_labels": ["one"]}, {"columns_labels": ["a", "b"]}, {"captions": ["x"]}],
+)
 def test_labels_that_do_not_match_are_refused(labels: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match="belong to 6 pictures in 3 columns"):
         sheet(plain(6), columns=3, **labels)
@@ -92,7 +114,10 @@ def test_without_such_a_font_it_still_labels(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sheets, "FOLDERS", ())
     sheets._font.cache_clear()
     try:
-        assert (sheet(plain(1), captions=["seed 3 春"]) != sheet(plain(1), captions=["seed 4 春"])).any()
+        assert (
+            sheet(plain(1), captions=["seed 3 春"])
+            != sheet(plain(1), captions=["seed 4 春"])
+        ).any()
     finally:
         sheets._font.cache_clear()
 

@@ -39,7 +39,11 @@ class Echo:
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         assert isinstance(request, TextRequest)
-        said = request.prompt if request.messages is None else str(request.messages[-1]["content"])
+        said = (
+            request.prompt
+            if request.messages is None
+            else str(request.messages[-1]["content"])
+        )
         words = (said or "").split(" ")
         self.asked.append(request)
         self.running += 1
@@ -47,14 +51,25 @@ class Echo:
         try:
             yield Chunk(prompt_tokens=len(words))
             for index in range(request.n):
-                for at, word in enumerate(words[:request.max_new_tokens]):
+                for at, word in enumerate(words[: request.max_new_tokens]):
                     await asyncio.sleep(self.pause)
                     if at == self.breaks_after:
                         raise RuntimeError(f"toy broke at {self!r}")
                     token = (" " if at else "") + word
-                    rivals = () if request.logprobs is None else (TokenLogprob(token, -0.5, (("z", -1.0),) * request.logprobs),)
+                    rivals = (
+                        ()
+                        if request.logprobs is None
+                        else (
+                            TokenLogprob(
+                                token, -0.5, (("z", -1.0),) * request.logprobs
+                            ),
+                        )
+                    )
                     yield Chunk(index, token, rivals, 1)
-                yield Chunk(index, finish="length" if len(words) > request.max_new_tokens else "stop")
+                yield Chunk(
+                    index,
+                    finish="length" if len(words) > request.max_new_tokens else "stop",
+                )
             done = True
         finally:
             self.running -= 1
@@ -73,8 +88,14 @@ class Grey:
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         assert isinstance(request, ImageRequest)
         for index in range(request.n):
-            pixels = np.full((request.height or 16, request.width or 16, 3), ((request.seed or 0) + index) % 256, np.uint8)
-            yield Chunk(index, finish="stop", artifact=Image(pixels, Facts(model="grey")))
+            pixels = np.full(
+                (request.height or 16, request.width or 16, 3),
+                ((request.seed or 0) + index) % 256,
+                np.uint8,
+            )
+            yield Chunk(
+                index, finish="stop", artifact=Image(pixels, Facts(model="grey"))
+            )
 
     def close(self) -> None: ...
 
@@ -90,9 +111,16 @@ def toy_pool(settings: Settings, **engines: object) -> Pool:
     def find(name: str) -> Weights:
         if name not in engines:
             raise NotFound(f"There is no model named {name!r}.")
-        return Weights("bundle", f"/nowhere/{name}", name, modality=engines[name].modality)  # type: ignore[attr-defined]
+        return Weights(
+            "bundle", f"/nowhere/{name}", name, modality=engines[name].modality
+        )  # type: ignore[attr-defined]
 
-    return Pool(settings, find, lambda: sorted(engines), lambda weights: Model(weights, "toy", engines[weights.name]))  # type: ignore[arg-type]
+    return Pool(
+        settings,
+        find,
+        lambda: sorted(engines),
+        lambda weights: Model(weights, "toy", engines[weights.name]),
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -102,8 +130,12 @@ def echo() -> Echo:
 
 @pytest.fixture
 def services(echo: Echo) -> Services:
-    settings = Settings(hosts=("testserver",), workers=0)  # what Starlette's TestClient calls it; jobs stay in the queue
-    return Services(settings, toy_pool(settings, echo=echo, grey=Grey()), Admission(settings))
+    settings = Settings(
+        hosts=("testserver",), workers=0
+    )  # what Starlette's TestClient calls it; jobs stay in the queue
+    return Services(
+        settings, toy_pool(settings, echo=echo, grey=Grey()), Admission(settings)
+    )
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ INSTALL = "apt-get install postgresql"
 
 def _programs() -> Path | None:
     """The folder of PostgreSQL's programs: Debian keeps them off the PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[4]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"),
+        key=lambda path: int(path.parts[4]),
+    )
     on_path = shutil.which("pg_ctl")
     return found[-1].parent if found else Path(on_path).parent if on_path else None
 
@@ -32,18 +35,47 @@ def postgres() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="miaobi-pg-", dir="/tmp"))  # a socket's path may have 107 characters
+    folder = Path(
+        tempfile.mkdtemp(prefix="miaobi-pg-", dir="/tmp")
+    )  # a socket's path may have 107 characters
     if user:
         shutil.chown(folder, user)
 
     def run(*words: str) -> None:
-        subprocess.run(words, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, extra_groups=[] if user else None,
-                       env={"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C"})
+        subprocess.run(
+            words,
+            user=user,
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            extra_groups=[] if user else None,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C"},
+        )
 
     data = str(folder / "data")
-    run(str(programs / "initdb"), "-D", data, "-U", "miaobi", "--auth=trust", "--encoding=UTF8", "--no-sync")
+    run(
+        str(programs / "initdb"),
+        "-D",
+        data,
+        "-U",
+        "miaobi",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--no-sync",
+    )
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c shared_buffers=16MB -c max_connections=60"
-    run(str(programs / "pg_ctl"), "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
+    run(
+        str(programs / "pg_ctl"),
+        "-D",
+        data,
+        "-o",
+        options,
+        "-l",
+        str(folder / "log"),
+        "-w",
+        "start",
+    )
     try:
         yield f"postgresql://miaobi@127.0.0.1:{port}/postgres"
     finally:
@@ -57,6 +89,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'records.sqlite'}"
     import psycopg
+
     url: str = request.getfixturevalue("postgres")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE")

@@ -18,7 +18,16 @@ from miaobi.serve.settings import Settings
 def live(app: FastAPI) -> Iterator[str]:
     """The address of `app`, served until the block ends."""
     at = listening.bind(Settings(port=0))
-    server = uvicorn.Server(uvicorn.Config(app, http=listening.Patient, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=listening.Patient,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
     thread = Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
     thread.start()
     try:

@@ -19,7 +19,9 @@ async def form(request: Request) -> dict[str, Any]:
     if request.url.query == "count":
         return {"bytes": sum([len(part) async for part in request.stream()])}
     async with request.form() as found:
-        return {name: getattr(value, "filename", value) for name, value in found.items()}
+        return {
+            name: getattr(value, "filename", value) for name, value in found.items()
+        }
 
 
 @router.post("/probe/body")
@@ -33,21 +35,36 @@ def fails() -> None:
 
 
 @router.post("/probe/say")
-async def says(asked: dict[str, Any], services: Annotated[Services, Depends(services_of)],
-               caller: Annotated[Caller, Depends(caller_of)]) -> dict[str, Any]:
+async def says(
+    asked: dict[str, Any],
+    services: Annotated[Services, Depends(services_of)],
+    caller: Annotated[Caller, Depends(caller_of)],
+) -> dict[str, Any]:
     return {"text": "".join([word async for word in _words(asked, services, caller)])}
 
 
 @router.post("/probe/stream")
-async def streams(asked: dict[str, Any], services: Annotated[Services, Depends(services_of)],
-                  caller: Annotated[Caller, Depends(caller_of)]) -> StreamingResponse:
-    return StreamingResponse(_words(asked, services, caller), media_type="text/event-stream")
+async def streams(
+    asked: dict[str, Any],
+    services: Annotated[Services, Depends(services_of)],
+    caller: Annotated[Caller, Depends(caller_of)],
+) -> StreamingResponse:
+    return StreamingResponse(
+        _words(asked, services, caller), media_type="text/event-stream"
+    )
 
 
-async def _words(asked: dict[str, Any], services: Services, caller: Caller) -> AsyncIterator[str]:
-    async with services.admission.place(caller, asked.get("model", "echo")) as place, services.pool.lease(asked.get("model", "echo")) as model:
+async def _words(
+    asked: dict[str, Any], services: Services, caller: Caller
+) -> AsyncIterator[str]:
+    async with (
+        services.admission.place(caller, asked.get("model", "echo")) as place,
+        services.pool.lease(asked.get("model", "echo")) as model,
+    ):
         place.prompt_tokens += asked.get("prompt_tokens", 3)
-        async for chunk in model.engine.generate(model.request(asked["say"], max_new_tokens=10_000)):
+        async for chunk in model.engine.generate(
+            model.request(asked["say"], max_new_tokens=10_000)
+        ):
             place.completion_tokens += chunk.tokens
             yield chunk.text
 

@@ -37,7 +37,11 @@ async def settled() -> None:
 
 
 async def test_first_come_first_served_and_no_more_than_there_are_places() -> None:
-    admission, order, together = Admission(Settings(streams=2, queue=100)), list[int](), list[int]()
+    admission, order, together = (
+        Admission(Settings(streams=2, queue=100)),
+        list[int](),
+        list[int](),
+    )
 
     async def one(at: int) -> None:
         async with admission.place(ME, "m"):
@@ -57,7 +61,11 @@ async def test_models_have_places_of_their_own() -> None:
         with pytest.raises(ApiError) as refused:
             async with admission.place(ME, "a"):
                 pytest.fail("two in one place")
-    assert refused.value.status == 429 and refused.value.retry_after and refused.value.code == "queue_full"
+    assert (
+        refused.value.status == 429
+        and refused.value.retry_after
+        and refused.value.code == "queue_full"
+    )
 
 
 async def test_whoever_stops_waiting_leaves_the_queue_and_takes_no_place() -> None:
@@ -79,7 +87,9 @@ async def test_whoever_stops_waiting_leaves_the_queue_and_takes_no_place() -> No
     assert entered == [1, 3] and not admission.running
 
 
-async def test_one_who_leaves_in_the_moment_of_being_called_passes_the_place_on() -> None:
+async def test_one_who_leaves_in_the_moment_of_being_called_passes_the_place_on() -> (
+    None
+):
     admission, entered = Admission(Settings(streams=1, queue=10)), list[int]()
 
     async def one(at: int) -> None:
@@ -111,7 +121,12 @@ async def test_waiting_has_an_end() -> None:
         with pytest.raises(ApiError) as late:
             async with admission.place(ME, "m"):
                 pytest.fail("two in one place")
-    assert late.value.status == 429 and late.value.code == "queue_late" and not admission.running and not admission.waiting
+    assert (
+        late.value.status == 429
+        and late.value.code == "queue_late"
+        and not admission.running
+        and not admission.waiting
+    )
 
 
 async def test_draining_lets_those_inside_end_and_sends_the_others_away() -> None:
@@ -133,7 +148,10 @@ async def test_draining_lets_those_inside_end_and_sends_the_others_away() -> Non
 async def test_requests_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(admissions.time, "monotonic", lambda: now)
-    admission, caller = Admission(Settings()), Caller("key-1", "team", requests_per_minute=2)
+    admission, caller = (
+        Admission(Settings()),
+        Caller("key-1", "team", requests_per_minute=2),
+    )
 
     async def ask() -> None:
         async with admission.place(caller, "m"):
@@ -144,7 +162,11 @@ async def test_requests_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     await ask()
     with pytest.raises(ApiError) as refused:
         await ask()
-    assert refused.value.status == 429 and refused.value.retry_after == 30 and refused.value.code == "rate_limit_exceeded"
+    assert (
+        refused.value.status == 429
+        and refused.value.retry_after == 30
+        and refused.value.code == "rate_limit_exceeded"
+    )
     async with admission.place(Caller("key-2"), "m"):
         pass
     now += 30.1  # the first is a minute ago, the second is not
@@ -160,22 +182,37 @@ def probed(settings: Settings, echo: Echo) -> tuple[Services, Any]:
 
 def test_budgets_survive_a_restart_and_usage_is_told() -> None:
     settings = Settings(hosts=("testserver",), studio=False)
-    bearer = {"authorization": f"Bearer {keyring.create('team', requests_per_minute=100, tokens_per_day=10).key}"}
+    bearer = {
+        "authorization": f"Bearer {keyring.create('team', requests_per_minute=100, tokens_per_day=10).key}"
+    }
     for expected in (200, 200, 429):
         _, app = probed(settings, Echo())
         with TestClient(app) as client:
-            answer = client.post("/probe/say", json={"say": "one two three"}, headers=bearer)
+            answer = client.post(
+                "/probe/say", json={"say": "one two three"}, headers=bearer
+            )
             assert answer.status_code == expected
-            assert answer.headers["x-ratelimit-limit-requests"] == "100" and answer.headers["x-ratelimit-remaining-requests"] == "99"
+            assert (
+                answer.headers["x-ratelimit-limit-requests"] == "100"
+                and answer.headers["x-ratelimit-remaining-requests"] == "99"
+            )
             assert answer.headers["x-ratelimit-limit-tokens"] == "10"
             if expected == 429:
-                assert answer.json()["error"]["code"] == "insufficient_quota" and int(answer.headers["retry-after"]) > 0
+                assert (
+                    answer.json()["error"]["code"] == "insufficient_quota"
+                    and int(answer.headers["retry-after"]) > 0
+                )
                 assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
             used = client.get("/v1/usage", headers=bearer).json()
-    assert [(row["model"], row["requests"], row["prompt_tokens"], row["completion_tokens"]) for row in used["data"]] == [("echo", 2, 6, 6)]
+    assert [
+        (row["model"], row["requests"], row["prompt_tokens"], row["completion_tokens"])
+        for row in used["data"]
+    ] == [("echo", 2, 6, 6)]
 
 
-async def test_several_servers_share_one_account_on_either_database(database: str) -> None:
+async def test_several_servers_share_one_account_on_either_database(
+    database: str,
+) -> None:
     """Rows are added to, never replaced, and each server learns what the others used."""
     records = [open_records(database) for _ in range(2)]
     ledgers = [Ledger(), Ledger()]
@@ -190,20 +227,39 @@ async def test_several_servers_share_one_account_on_either_database(database: st
     for ledger in ledgers:
         await ledger.write()
         assert await ledger.tokens_today("key-1") == 90
-    assert of_key(records[0], "key-1", 1) == [{"day": today(), "model": "echo", "requests": 6, "prompt_tokens": 60, "completion_tokens": 30, "pictures": 0}]
-    assert [row["model"] for row in of_key(records[0], "key-2", 1)] == ["model-0", "model-1", "model-2"] and of_key(records[0], "key-3", 1) == []
+    assert of_key(records[0], "key-1", 1) == [
+        {
+            "day": today(),
+            "model": "echo",
+            "requests": 6,
+            "prompt_tokens": 60,
+            "completion_tokens": 30,
+            "pictures": 0,
+        }
+    ]
+    assert [row["model"] for row in of_key(records[0], "key-2", 1)] == [
+        "model-0",
+        "model-1",
+        "model-2",
+    ] and of_key(records[0], "key-3", 1) == []
     for opened in records:
         opened.close()
 
 
-async def test_usage_that_could_not_be_written_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_usage_that_could_not_be_written_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     services, _ = probed(Settings(studio=False), Echo())
     await services.open()
     ledger = services.admission.ledger
     try:
         ledger.add("key-1", "echo", admissions.Used(1, 2, 3, 0))
         with monkeypatch.context() as patch:
-            patch.setattr(type(ledger), "_write", staticmethod(lambda *_: (_ for _ in ()).throw(OSError("disk full"))))
+            patch.setattr(
+                type(ledger),
+                "_write",
+                staticmethod(lambda *_: (_ for _ in ()).throw(OSError("disk full"))),
+            )
             with pytest.raises(OSError, match="disk full"):
                 await ledger.write()
         assert await ledger.tokens_today("key-1") == 5
@@ -222,9 +278,14 @@ def test_a_client_that_leaves_frees_its_place_at_once(path: str) -> None:
     services, app = probed(Settings(streams=1, queue=8, studio=False), echo)
     body = json.dumps({"say": "word " * 5000})
     with live(app) as address:
+
         def ask() -> socket.socket:
-            connection = socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])))
-            connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            connection = socket.create_connection(
+                ("127.0.0.1", int(address.rsplit(":", 1)[1]))
+            )
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
             return connection
 
         first = ask()
@@ -245,18 +306,37 @@ def test_ten_times_the_capacity_is_told_to_come_back_and_nothing_stays_behind() 
     echo = Echo(pause=0.005)
     services, app = probed(Settings(streams=2, queue=8, studio=False), echo)
     with live(app) as address:
+
         async def flood() -> list[httpx.Response]:
             limits = httpx.Limits(max_connections=None)
-            async with httpx.AsyncClient(base_url=address, limits=limits, timeout=60) as client:
-                return await asyncio.gather(*(client.post("/probe/say", json={"say": "a few words are said here"}) for _ in range(100)))
+            async with httpx.AsyncClient(
+                base_url=address, limits=limits, timeout=60
+            ) as client:
+                return await asyncio.gather(
+                    *(
+                        client.post(
+                            "/probe/say", json={"say": "a few words are said here"}
+                        )
+                        for _ in range(100)
+                    )
+                )
 
         asyncio.run(flood())
         before = psutil.Process().memory_info().rss
         for _ in range(2):
             answers = asyncio.run(flood())
-            counts = {status: sum(answer.status_code == status for answer in answers) for status in (200, 429)}
+            counts = {
+                status: sum(answer.status_code == status for answer in answers)
+                for status in (200, 429)
+            }
             assert counts[200] + counts[429] == 100 and counts[200] >= 10
-            assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
+            assert all(
+                int(answer.headers["retry-after"]) >= 1
+                for answer in answers
+                if answer.status_code == 429
+            )
         assert psutil.Process().memory_info().rss - before < 40_000_000
         assert not services.admission.running and not services.admission.waiting
-        assert httpx.post(f"{address}/probe/say", json={"say": "well"}).json() == {"text": "well"}
+        assert httpx.post(f"{address}/probe/say", json={"say": "well"}).json() == {
+            "text": "well"
+        }

@@ -20,12 +20,20 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Limits, Settings
 
-SMALL = Settings(hosts=("testserver",), studio=False, limits=Limits(body_bytes=1000, upload_bytes=100_000, body_seconds=0.2, body_rate=1_000_000))
+SMALL = Settings(
+    hosts=("testserver",),
+    studio=False,
+    limits=Limits(
+        body_bytes=1000, upload_bytes=100_000, body_seconds=0.2, body_rate=1_000_000
+    ),
+)
 
 
 @pytest.fixture
 def client() -> Any:
-    app = with_probe(create_app(Services(SMALL, toy_pool(SMALL, echo=Echo()), Admission(SMALL))))
+    app = with_probe(
+        create_app(Services(SMALL, toy_pool(SMALL, echo=Echo()), Admission(SMALL)))
+    )
     with TestClient(app) as client:
         yield client
 
@@ -34,12 +42,20 @@ JSON = {"content-type": "application/json"}
 
 
 def test_a_body_reaches_its_route(client: TestClient) -> None:
-    assert client.post("/probe/body", json={"a": ["b", {"c": "}]"}]}).json() == {"a": ["b", {"c": "}]"}]}
-    assert client.post("/probe/body", content=b'{"a": 1}', headers={"content-type": "Application/JSON; charset=utf-8"}).json() == {"a": 1}
+    assert client.post("/probe/body", json={"a": ["b", {"c": "}]"}]}).json() == {
+        "a": ["b", {"c": "}]"}]
+    }
+    assert client.post(
+        "/probe/body",
+        content=b'{"a": 1}',
+        headers={"content-type": "Application/JSON; charset=utf-8"},
+    ).json() == {"a": 1}
 
 
 @pytest.mark.parametrize("headers", [{}, {"content-length": "10"}])
-def test_bodies_are_counted_whatever_their_length_is_said_to_be(client: TestClient, headers: dict[str, str]) -> None:
+def test_bodies_are_counted_whatever_their_length_is_said_to_be(
+    client: TestClient, headers: dict[str, str]
+) -> None:
     def much() -> Any:
         yield b'{"a": "'
         for _ in range(20):
@@ -47,45 +63,110 @@ def test_bodies_are_counted_whatever_their_length_is_said_to_be(client: TestClie
         yield b'"}'
 
     answer = client.post("/probe/body", content=much(), headers={**JSON, **headers})
-    assert answer.status_code == 413 and answer.json()["error"]["type"] == "invalid_request_error"
+    assert (
+        answer.status_code == 413
+        and answer.json()["error"]["type"] == "invalid_request_error"
+    )
     assert answer.headers["connection"] == "close"
 
 
-def test_a_length_that_is_too_large_is_refused_before_the_first_byte(client: TestClient) -> None:
-    assert client.post("/probe/body", content=b"{}", headers={**JSON, "content-length": str(10**12)}).status_code == 413
+def test_a_length_that_is_too_large_is_refused_before_the_first_byte(
+    client: TestClient,
+) -> None:
+    assert (
+        client.post(
+            "/probe/body",
+            content=b"{}",
+            headers={**JSON, "content-length": str(10**12)},
+        ).status_code
+        == 413
+    )
 
 
-@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "", "application/xml", "multipart/form-data; boundary=x", "text/json\r\n"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/x-www-form-urlencoded",
+        "text/plain",
+        "",
+        "application/xml",
+        "multipart/form-data; boundary=x",
+        "text/json\r\n",
+    ],
+)
 def test_types_that_a_form_can_send_are_refused(client: TestClient, kind: str) -> None:
-    answer = client.post("/probe/body", content=b'{"a": 1}', headers={"content-type": kind})
-    assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
+    answer = client.post(
+        "/probe/body", content=b'{"a": 1}', headers={"content-type": kind}
+    )
+    assert (
+        answer.status_code == 415
+        and "application/json" in answer.json()["error"]["message"]
+    )
 
 
 def test_multipart_goes_where_files_go_and_is_counted(client: TestClient) -> None:
-    assert client.post("/v1/files", files={"file": ("a.jsonl", b"x")}, data={"purpose": "batch"}).json() == {"file": "a.jsonl", "purpose": "batch"}
-    assert client.post("/v1/images/edits", files={"file": ("a.png", b"x" * 2000)}).status_code == 413
-    answer = client.post("/v1/files?count", content=(b"x" * 100_000 for _ in range(30)), headers={"content-type": "multipart/form-data; boundary=x"})
+    assert client.post(
+        "/v1/files", files={"file": ("a.jsonl", b"x")}, data={"purpose": "batch"}
+    ).json() == {"file": "a.jsonl", "purpose": "batch"}
+    assert (
+        client.post(
+            "/v1/images/edits", files={"file": ("a.png", b"x" * 2000)}
+        ).status_code
+        == 413
+    )
+    answer = client.post(
+        "/v1/files?count",
+        content=(b"x" * 100_000 for _ in range(30)),
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 33 + b"1" + b"}" * 33, b'[{"a":' * 20 + b"1" + b"}]" * 20])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 33 + b"1" + b"}" * 33,
+        b'[{"a":' * 20 + b"1" + b"}]" * 20,
+    ],
+)
 def test_deep_json_is_refused_before_it_is_parsed(body: bytes) -> None:
     with pytest.raises(ApiError, match="nested"):
         check_depth(body, 32)
 
 
-@pytest.mark.parametrize("body", [b'{"a": "' + b"[{" * 500 + b'"}', b'{"a": "\\"[[[[' + b"[" * 40 + b'"}', b"[" * 32 + b"]" * 32, b"[]," * 500, b"", b"nonsense ]]]]"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": "' + b"[{" * 500 + b'"}',
+        b'{"a": "\\"[[[[' + b"[" * 40 + b'"}',
+        b"[" * 32 + b"]" * 32,
+        b"[]," * 500,
+        b"",
+        b"nonsense ]]]]",
+    ],
+)
 def test_brackets_in_strings_and_side_by_side_are_not_depth(body: bytes) -> None:
     check_depth(body, 32)
 
 
-Anything = strategies.recursive(strategies.none() | strategies.booleans() | strategies.floats(allow_nan=False) | strategies.text(),
-                                lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(strategies.text(), inner, max_size=4))
+Anything = strategies.recursive(
+    strategies.none()
+    | strategies.booleans()
+    | strategies.floats(allow_nan=False)
+    | strategies.text(),
+    lambda inner: (
+        strategies.lists(inner, max_size=4)
+        | strategies.dictionaries(strategies.text(), inner, max_size=4)
+    ),
+)
 
 
 def depth(value: Any) -> int:
     if isinstance(value, list | dict):
-        return 1 + max(map(depth, value if isinstance(value, list) else value.values()), default=0)
+        return 1 + max(
+            map(depth, value if isinstance(value, list) else value.values()), default=0
+        )
     return 0
 
 
@@ -100,7 +181,9 @@ def test_the_depth_is_the_parsers(value: Any) -> None:
                 check_depth(body, depth(value) - 1)
 
 
-async def _through(messages: AsyncIterator[dict[str, Any]], length: int = 0) -> list[dict[str, Any]]:
+async def _through(
+    messages: AsyncIterator[dict[str, Any]], length: int = 0
+) -> list[dict[str, Any]]:
     """What the layer sends for these messages from a client."""
     sent: list[dict[str, Any]] = []
 
@@ -113,7 +196,15 @@ async def _through(messages: AsyncIterator[dict[str, Any]], length: int = 0) -> 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         pytest.fail("a body that did not come reached the application")
 
-    scope = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"content-type", b"application/json"), (b"content-length", b"100")]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/x",
+        "headers": [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"100"),
+        ],
+    }
     await Bodies(app, SMALL)(scope, receive, send)
     return sent
 

@@ -36,133 +36,341 @@ def said(text: str, **more: Any) -> dict[str, Any]:
 
 def test_an_answer_in_openais_shape(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**said("one two three", n=2, seed=5))
-    assert [choice.message.content for choice in answer.choices] == ["one two three"] * 2
-    assert [(choice.index, choice.finish_reason, choice.message.role) for choice in answer.choices] == [(0, "stop", "assistant"), (1, "stop", "assistant")]
-    assert answer.usage and (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (3, 6, 9)
-    assert answer.id.startswith("chatcmpl-") and answer.object == "chat.completion" and answer.model == "echo"
-    assert answer.model_extra == {"miaobi": {"notice": "AI-generated / 由AI生成", "model": "echo", "engine": "toy", "seed": 5}}
+    assert [choice.message.content for choice in answer.choices] == [
+        "one two three"
+    ] * 2
+    assert [
+        (choice.index, choice.finish_reason, choice.message.role)
+        for choice in answer.choices
+    ] == [(0, "stop", "assistant"), (1, "stop", "assistant")]
+    assert answer.usage and (
+        answer.usage.prompt_tokens,
+        answer.usage.completion_tokens,
+        answer.usage.total_tokens,
+    ) == (3, 6, 9)
+    assert (
+        answer.id.startswith("chatcmpl-")
+        and answer.object == "chat.completion"
+        and answer.model == "echo"
+    )
+    assert answer.model_extra == {
+        "miaobi": {
+            "notice": "AI-generated / 由AI生成",
+            "model": "echo",
+            "engine": "toy",
+            "seed": 5,
+        }
+    }
 
 
 def test_a_stream_in_openais_shape(client: openai.OpenAI) -> None:
-    pieces = list(client.chat.completions.create(**said('a "quoted" 词 \n and more', n=2), stream=True, stream_options={"include_usage": True}))
+    pieces = list(
+        client.chat.completions.create(
+            **said('a "quoted" 词 \n and more', n=2),
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
     for index in (0, 1):
-        mine = [piece.choices[0] for piece in pieces if piece.choices and piece.choices[0].index == index]
+        mine = [
+            piece.choices[0]
+            for piece in pieces
+            if piece.choices and piece.choices[0].index == index
+        ]
         assert mine[0].delta.role == "assistant"
-        assert "".join(piece.delta.content or "" for piece in mine) == 'a "quoted" 词 \n and more'
-        assert [piece.finish_reason for piece in mine][-1] == "stop" and not any(piece.finish_reason for piece in mine[:-1])
-    assert pieces[-1].choices == [] and pieces[-1].usage and pieces[-1].usage.completion_tokens == 12
+        assert (
+            "".join(piece.delta.content or "" for piece in mine)
+            == 'a "quoted" 词 \n and more'
+        )
+        assert [piece.finish_reason for piece in mine][-1] == "stop" and not any(
+            piece.finish_reason for piece in mine[:-1]
+        )
+    assert (
+        pieces[-1].choices == []
+        and pieces[-1].usage
+        and pieces[-1].usage.completion_tokens == 12
+    )
     assert all(piece.usage is None for piece in pieces[:-1])
-    assert len({piece.id for piece in pieces}) == 1 and {piece.object for piece in pieces} == {"chat.completion.chunk"}
-    assert (pieces[0].model_extra or {})["miaobi"]["notice"] == "AI-generated / 由AI生成"
+    assert len({piece.id for piece in pieces}) == 1 and {
+        piece.object for piece in pieces
+    } == {"chat.completion.chunk"}
+    assert (pieces[0].model_extra or {})["miaobi"][
+        "notice"
+    ] == "AI-generated / 由AI生成"
 
 
 def test_lines_of_a_stream(url: str) -> None:
-    answer = httpx.post(f"{url}/v1/chat/completions", json=said("hi there", stream=True))
-    assert answer.headers["content-type"].startswith("text/event-stream") and answer.headers["x-request-id"]
+    answer = httpx.post(
+        f"{url}/v1/chat/completions", json=said("hi there", stream=True)
+    )
+    assert (
+        answer.headers["content-type"].startswith("text/event-stream")
+        and answer.headers["x-request-id"]
+    )
     lines = answer.text.split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
-    assert all(json.loads(line.removeprefix("data: "))["choices"] for line in lines[:-2])
+    assert all(
+        json.loads(line.removeprefix("data: "))["choices"] for line in lines[:-2]
+    )
 
 
 def test_characters_that_some_clients_take_for_line_ends(url: str) -> None:
     """U+0085, U+2028 and U+2029 leave escaped, so that whoever reads an event as a line reads it whole."""
     said = "a\x85b \u2028c \u2029d"
-    body = {"model": "echo", "messages": [{"role": "user", "content": said}], "stream": True}
+    body = {
+        "model": "echo",
+        "messages": [{"role": "user", "content": said}],
+        "stream": True,
+    }
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
-        events = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: {")]
-    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in events) == said
+        events = [
+            json.loads(line.removeprefix("data: "))
+            for line in answer.iter_lines()
+            if line.startswith("data: {")
+        ]
+    assert (
+        "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+        == said
+    )
 
 
 def test_asynchronous_clients(url: str) -> None:
     async def scenario() -> list[str]:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1", api_key="none", max_retries=0
+        ) as client:
+
             async def one(number: int) -> str:
-                stream = await client.chat.completions.create(**said(f"number {number}"), stream=True)
-                return "".join([piece.choices[0].delta.content or "" async for piece in stream])
+                stream = await client.chat.completions.create(
+                    **said(f"number {number}"), stream=True
+                )
+                return "".join(
+                    [piece.choices[0].delta.content or "" async for piece in stream]
+                )
+
             return await asyncio.gather(*(one(number) for number in range(40)))
+
     assert asyncio.run(scenario()) == [f"number {number}" for number in range(40)]
 
 
-def test_settings_reach_the_model_under_the_houses_names(app: FastAPI, echo: Echo) -> None:
+def test_settings_reach_the_model_under_the_houses_names(
+    app: FastAPI, echo: Echo
+) -> None:
     with TestClient(app) as client:
-        asked = said("x", temperature=0.5, top_p=0, top_k=3, min_p=0.1, typical_p=0.9, repetition_penalty=1.1, presence_penalty=1, frequency_penalty=-1,
-                     min_tokens=1, max_completion_tokens=7, seed=-1, stop="end", logit_bias={"5": -100}, logprobs=True, top_logprobs=2,
-                     response_format={"type": "json_object"}, user="me")
+        asked = said(
+            "x",
+            temperature=0.5,
+            top_p=0,
+            top_k=3,
+            min_p=0.1,
+            typical_p=0.9,
+            repetition_penalty=1.1,
+            presence_penalty=1,
+            frequency_penalty=-1,
+            min_tokens=1,
+            max_completion_tokens=7,
+            seed=-1,
+            stop="end",
+            logit_bias={"5": -100},
+            logprobs=True,
+            top_logprobs=2,
+            response_format={"type": "json_object"},
+            user="me",
+        )
         assert client.post("/v1/chat/completions", json=asked).status_code == 200
     request = echo.asked[-1]
-    assert (request.temperature, request.top_p, request.top_k, request.min_p, request.typical_p) == (0.5, 1e-9, 3, 0.1, 0.9)
-    assert (request.repetition_penalty, request.presence_penalty, request.frequency_penalty) == (1.1, 1, -1)
-    assert (request.min_new_tokens, request.max_new_tokens, request.seed, request.stop) == (1, 7, 2**63 - 1, ("end",))
-    assert (request.logit_bias, request.logprobs, request.json_schema) == ({5: -100}, 2, {"type": "object", "additionalProperties": True})
+    assert (
+        request.temperature,
+        request.top_p,
+        request.top_k,
+        request.min_p,
+        request.typical_p,
+    ) == (0.5, 1e-9, 3, 0.1, 0.9)
+    assert (
+        request.repetition_penalty,
+        request.presence_penalty,
+        request.frequency_penalty,
+    ) == (1.1, 1, -1)
+    assert (
+        request.min_new_tokens,
+        request.max_new_tokens,
+        request.seed,
+        request.stop,
+    ) == (1, 7, 2**63 - 1, ("end",))
+    assert (request.logit_bias, request.logprobs, request.json_schema) == (
+        {5: -100},
+        2,
+        {"type": "object", "additionalProperties": True},
+    )
 
 
 def test_null_means_left_out(app: FastAPI, echo: Echo) -> None:
     from miaobi.serve.text.asked import Chat
-    empty = {name: None for name in Chat.model_fields if name not in ("model", "messages")}
+
+    empty = {
+        name: None for name in Chat.model_fields if name not in ("model", "messages")
+    }
     with TestClient(app) as client:
-        assert client.post("/v1/chat/completions", json=said("x", **empty)).status_code == 200
+        assert (
+            client.post("/v1/chat/completions", json=said("x", **empty)).status_code
+            == 200
+        )
     assert set(echo.asked[-1].changed()) == {"messages", "max_new_tokens", "seed"}
 
 
-@pytest.mark.parametrize(("more", "named"), [
-    ({"temprature": 1}, "temprature"), ({"chat_template": "{{ 1 }}"}, "chat_template"), ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
-    ({"tokenizer": "x"}, "tokenizer"), ({"add_generation_prompt": False}, "add_generation_prompt"), ({"temperature": 3}, "temperature"),
-    ({"temperature": "1"}, "temperature"), ({"n": 0}, "n"), ({"n": 17}, "n"), ({"max_tokens": 40_000}, "max_tokens"), ({"stop": ["a"] * 17}, "stop"),
-    ({"stop": ""}, "stop"), ({"top_logprobs": 2}, "logprobs"), ({"stream_options": {"include_usage": True}}, "stream_options"),
-    ({"logit_bias": {"x": 1}}, "logit_bias"), ({"messages": []}, "messages"), ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
-    ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"), ({"store": True}, "store"), ({"functions": []}, "functions"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"x": "y" * 9000}}}}, "response_format"),
-    ({"min_tokens": 9, "max_tokens": 2}, "min_new_tokens"), ({"model": "../../etc/passwd"}, "passwd"), ({"model": ""}, "model")])
-def test_what_cannot_be_is_refused_by_name(app: FastAPI, more: dict[str, Any], named: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"temprature": 1}, "temprature"),
+        ({"chat_template": "{{ 1 }}"}, "chat_template"),
+        ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
+        ({"tokenizer": "x"}, "tokenizer"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"max_tokens": 40_000}, "max_tokens"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"top_logprobs": 2}, "logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
+        ({"store": True}, "store"),
+        ({"functions": []}, "functions"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {"x": "y" * 9000}},
+                }
+            },
+            "response_format",
+        ),
+        ({"min_tokens": 9, "max_tokens": 2}, "min_new_tokens"),
+        ({"model": "../../etc/passwd"}, "passwd"),
+        ({"model": ""}, "model"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    app: FastAPI, more: dict[str, Any], named: str
+) -> None:
     with TestClient(app) as client:
         answer = client.post("/v1/chat/completions", json=said("x", **more))
     assert answer.status_code in (400, 404)
     assert named in answer.json()["error"]["message"] and answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("content", ['"half \\ud800 a character"', '[{"type": "text", "text": "\\udc00"}]'])
+@pytest.mark.parametrize(
+    "content", ['"half \\ud800 a character"', '[{"type": "text", "text": "\\udc00"}]']
+)
 @pytest.mark.parametrize("stream", ["true", "false"])
-def test_half_a_character_is_refused(app: FastAPI, echo: Echo, content: str, stream: str) -> None:
+def test_half_a_character_is_refused(
+    app: FastAPI, echo: Echo, content: str, stream: str
+) -> None:
     body = f'{{"model": "echo", "stream": {stream}, "messages": [{{"role": "user", "content": {content}}}]}}'
     with TestClient(app) as client:
-        answer = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code == 400 and "half a character" in answer.json()["error"]["message"] and not echo.asked
+        answer = client.post(
+            "/v1/chat/completions",
+            content=body,
+            headers={"content-type": "application/json"},
+        )
+    assert (
+        answer.status_code == 400
+        and "half a character" in answer.json()["error"]["message"]
+        and not echo.asked
+    )
 
 
-def test_what_the_model_does_not_offer_is_refused_by_the_clients_own_name(app: FastAPI, echo: Echo) -> None:
-    echo.abilities = Abilities(echo.abilities.controls - {"min_new_tokens", "json_schema"})
+def test_what_the_model_does_not_offer_is_refused_by_the_clients_own_name(
+    app: FastAPI, echo: Echo
+) -> None:
+    echo.abilities = Abilities(
+        echo.abilities.controls - {"min_new_tokens", "json_schema"}
+    )
     with TestClient(app) as client:
-        for more, param in (({"min_tokens": 3}, "min_tokens"), ({"response_format": {"type": "json_object"}}, "response_format")):
-            error = client.post("/v1/chat/completions", json=said("x", **more)).json()["error"]
+        for more, param in (
+            ({"min_tokens": 3}, "min_tokens"),
+            ({"response_format": {"type": "json_object"}}, "response_format"),
+        ):
+            error = client.post("/v1/chat/completions", json=said("x", **more)).json()[
+                "error"
+            ]
             assert error["param"] == param and "echo does not offer" in error["message"]
 
 
-@pytest.mark.parametrize("address", ["http://169.254.169.254/latest", "https://example.com/a.png", "file:///etc/passwd", "data:text/plain;base64,AAAA",
-                                     "http://127.0.0.1\\@evil/", "http://2130706433/", "data:image/png;base64,%%%"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://169.254.169.254/latest",
+        "https://example.com/a.png",
+        "file:///etc/passwd",
+        "data:text/plain;base64,AAAA",
+        "http://127.0.0.1\\@evil/",
+        "http://2130706433/",
+        "data:image/png;base64,%%%",
+    ],
+)
 def test_pictures_are_never_fetched(app: FastAPI, echo: Echo, address: str) -> None:
     echo.chats = False
     with TestClient(app) as client:
-        answer = client.post("/v1/chat/completions", json={"model": "echo", "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "what"}, {"type": "image_url", "image_url": {"url": address}}]}]})
+        answer = client.post(
+            "/v1/chat/completions",
+            json={
+                "model": "echo",
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "what"},
+                            {"type": "image_url", "image_url": {"url": address}},
+                        ],
+                    }
+                ],
+            },
+        )
     assert answer.status_code == 400 and not echo.asked
 
 
-def test_a_picture_as_data_reaches_a_model_that_reads_pictures(app: FastAPI, echo: Echo) -> None:
+def test_a_picture_as_data_reaches_a_model_that_reads_pictures(
+    app: FastAPI, echo: Echo
+) -> None:
     import base64
     import io
 
     from PIL import Image
+
     file = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(file, "PNG")
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     with TestClient(app) as client:
-        answer = client.post("/v1/chat/completions", json={"model": "echo", "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "what is it"}, {"type": "image_url", "image_url": {"url": url}}]}]})
+        answer = client.post(
+            "/v1/chat/completions",
+            json={
+                "model": "echo",
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "what is it"},
+                            {"type": "image_url", "image_url": {"url": url}},
+                        ],
+                    }
+                ],
+            },
+        )
     assert answer.status_code == 200, answer.text
-    assert echo.asked[-1].image is not None and not echo.asked[-1].image.exists(), "gone when the answer is made"
+    assert echo.asked[-1].image is not None and not echo.asked[-1].image.exists(), (
+        "gone when the answer is made"
+    )
 
 
-def test_errors_in_a_stream_before_and_after_its_beginning(url: str, client: openai.OpenAI, echo: Echo) -> None:
+def test_errors_in_a_stream_before_and_after_its_beginning(
+    url: str, client: openai.OpenAI, echo: Echo
+) -> None:
     echo.breaks_after = 0
     with pytest.raises(openai.InternalServerError) as caught:
         list(client.chat.completions.create(**said("a b c"), stream=True))
@@ -174,20 +382,42 @@ def test_errors_in_a_stream_before_and_after_its_beginning(url: str, client: ope
 
 def test_texts_of_several_parts_are_joined(client: openai.OpenAI) -> None:
     parts: Any = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
-    answer = client.chat.completions.create(model="echo", messages=[{"role": "user", "content": parts}])
+    answer = client.chat.completions.create(
+        model="echo", messages=[{"role": "user", "content": parts}]
+    )
     assert answer.choices[0].message.content == "one two"
 
 
 def test_our_own_answer_may_be_sent_back(client: openai.OpenAI) -> None:
     first = client.chat.completions.create(**said("hello"))
-    again = client.chat.completions.create(model="echo", messages=[first.choices[0].message, {"role": "developer", "content": "again"}])  # type: ignore[list-item]
+    again = client.chat.completions.create(
+        model="echo",
+        messages=[first.choices[0].message, {"role": "developer", "content": "again"}],
+    )  # type: ignore[list-item]
     assert again.choices[0].message.content == "again"
 
 
 def test_logprobs(client: openai.OpenAI, echo: Echo) -> None:
-    answer = client.chat.completions.create(**said("a b"), logprobs=True, top_logprobs=1)
+    answer = client.chat.completions.create(
+        **said("a b"), logprobs=True, top_logprobs=1
+    )
     found = answer.choices[0].logprobs
-    assert found and found.content and [item.token for item in found.content] == ["a", " b"]
-    assert found.content[0].bytes == [97] and found.content[0].top_logprobs[0].token == "z"
-    pieces = [piece for piece in client.chat.completions.create(**said("a b"), logprobs=True, stream=True) if piece.choices[0].logprobs]
-    assert [piece.choices[0].logprobs.content[0].token for piece in pieces] == ["a", " b"]  # type: ignore[index, union-attr]
+    assert (
+        found
+        and found.content
+        and [item.token for item in found.content] == ["a", " b"]
+    )
+    assert (
+        found.content[0].bytes == [97] and found.content[0].top_logprobs[0].token == "z"
+    )
+    pieces = [
+        piece
+        for piece in client.chat.completions.create(
+            **said("a b"), logprobs=True, stream=True
+        )
+        if piece.choices[0].logprobs
+    ]
+    assert [piece.choices[0].logprobs.content[0].token for piece in pieces] == [
+        "a",
+        " b",
+    ]  # type: ignore[index, union-attr]

@@ -32,19 +32,59 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return found
 
 
-def test_defaults_environment_and_words(started: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_defaults_environment_and_words(
+    started: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert main(["serve"]) == 0
-    assert (started[-1].host, started[-1].port, started[-1].api_keys, started[-1].studio, started[-1].log_level) == ("127.0.0.1", 8000, (), True, "info")
-    for name, value in {"HOST": "localhost", "PORT": "9001", "API_KEY": "from-environment", "LOG_LEVEL": "warning"}.items():
+    assert (
+        started[-1].host,
+        started[-1].port,
+        started[-1].api_keys,
+        started[-1].studio,
+        started[-1].log_level,
+    ) == ("127.0.0.1", 8000, (), True, "info")
+    for name, value in {
+        "HOST": "localhost",
+        "PORT": "9001",
+        "API_KEY": "from-environment",
+        "LOG_LEVEL": "warning",
+    }.items():
         monkeypatch.setenv(f"MIAOBI_{name}", value)
     (tmp_path / "keys").write_text("# two keys\nfirst-key\n\nsecond-key\n")
-    assert main(["serve", "--port", "9002", "--api-key-file", str(tmp_path / "keys"), "--no-studio", "--memory-gb", "1.5", "--allow-host", "a.example"]) == 0
+    assert (
+        main(
+            [
+                "serve",
+                "--port",
+                "9002",
+                "--api-key-file",
+                str(tmp_path / "keys"),
+                "--no-studio",
+                "--memory-gb",
+                "1.5",
+                "--allow-host",
+                "a.example",
+            ]
+        )
+        == 0
+    )
     found = started[-1]
-    assert (found.host, found.port, found.log_level, found.studio) == ("localhost", 9002, "warning", False)
-    assert (found.api_keys, found.memory_bytes, found.hosts) == (("from-environment", "first-key", "second-key"), 1_500_000_000, ("a.example",))
+    assert (found.host, found.port, found.log_level, found.studio) == (
+        "localhost",
+        9002,
+        "warning",
+        False,
+    )
+    assert (found.api_keys, found.memory_bytes, found.hosts) == (
+        ("from-environment", "first-key", "second-key"),
+        1_500_000_000,
+        ("a.example",),
+    )
 
 
-def test_a_server_that_others_can_reach_demands_a_key(started: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_others_can_reach_demands_a_key(
+    started: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["serve", "--host", "0.0.0.0"]) == BadInput.exit_code
     assert "miaobi keys create" in capsys.readouterr().err and not started
     assert main(["keys", "create", "team"]) == 0
@@ -53,50 +93,125 @@ def test_a_server_that_others_can_reach_demands_a_key(started: list[Settings], c
     assert main(["serve", "--host", "0.0.0.0"]) == BadInput.exit_code
 
 
-@pytest.mark.parametrize(("words", "named", "code"), [
-    (["--port", "70000"], "70000", BadInput), (["--streams", "0"], "--streams", BadInput), (["--log-level", "loud"], "loud", BadInput),
-    (["--api-key-file", "/nowhere"], "/nowhere", NotFound), (["--model", "nobody"], "nobody", NotFound), (["--model", "x=/nowhere"], "/nowhere", NotFound)])
-def test_mistakes_are_told_before_anything_listens(words: list[str], named: str, code: Any, started: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "named", "code"),
+    [
+        (["--port", "70000"], "70000", BadInput),
+        (["--streams", "0"], "--streams", BadInput),
+        (["--log-level", "loud"], "loud", BadInput),
+        (["--api-key-file", "/nowhere"], "/nowhere", NotFound),
+        (["--model", "nobody"], "nobody", NotFound),
+        (["--model", "x=/nowhere"], "/nowhere", NotFound),
+    ],
+)
+def test_mistakes_are_told_before_anything_listens(
+    words: list[str],
+    named: str,
+    code: Any,
+    started: list[Settings],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["serve", *words]) == code.exit_code
     assert named in capsys.readouterr().err and not started
 
 
 def test_the_command_itself_imports_nothing_heavy() -> None:
     statement = "import sys, miaobi.serve.command; print(sorted({'torch', 'fastapi', 'uvicorn', 'sqlalchemy', 'numpy', 'gradio'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", statement],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_a_server_that_is_ready_has_not_imported_what_trains() -> None:
     """Torch, Transformers and Gradio take seconds: they come with the first request that needs them."""
-    statement = ("import sys; from miaobi.serve import listening, opening; from miaobi.serve.admission import Admission; from miaobi.serve.app import create_app;"
-                 "from miaobi.serve.services import Services; from miaobi.serve.settings import Settings; s = Settings();"
-                 "create_app(Services(s, opening.build_pool(s), Admission(s)));"
-                 "print(sorted({'torch', 'transformers', 'gradio', 'openvino', 'xllamacpp', 'diffusers', 'peft', 'sklearn'} & set(sys.modules)))")
-    assert subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    statement = (
+        "import sys; from miaobi.serve import listening, opening; from miaobi.serve.admission import Admission; from miaobi.serve.app import create_app;"
+        "from miaobi.serve.services import Services; from miaobi.serve.settings import Settings; s = Settings();"
+        "create_app(Services(s, opening.build_pool(s), Admission(s)));"
+        "print(sorted({'torch', 'transformers', 'gradio', 'openvino', 'xllamacpp', 'diffusers', 'peft', 'sklearn'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", statement],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-def test_from_start_to_end(tmp_path: Path, smollm2: Path, pack: Callable[[str], Path]) -> None:
+def test_from_start_to_end(
+    tmp_path: Path, smollm2: Path, pack: Callable[[str], Path]
+) -> None:
     """A process of its own: it greets with its address, is ready, answers with a real model, and ends with 0."""
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     (home / "packs").symlink_to(SHARED / "packs")
     log = (tmp_path / "log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "miaobi.cli", "serve", "--model", "smollm2", "--port", "0", "--no-studio", "--workers", "0"], stdout=log, stderr=log,
-                               env={**os.environ, "MIAOBI_HOME": str(home), "OMP_WAIT_POLICY": "PASSIVE"})
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "miaobi.cli",
+            "serve",
+            "--model",
+            "smollm2",
+            "--port",
+            "0",
+            "--no-studio",
+            "--workers",
+            "0",
+        ],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "MIAOBI_HOME": str(home), "OMP_WAIT_POLICY": "PASSIVE"},
+    )
     try:
-        wait_until(lambda: "/docs" in (tmp_path / "log").read_text() or process.poll() is not None, 60)
+        wait_until(
+            lambda: (
+                "/docs" in (tmp_path / "log").read_text() or process.poll() is not None
+            ),
+            60,
+        )
         said = (tmp_path / "log").read_text()
         found = re.search(r"http://127\.0\.0\.1:\d+", said)
         assert found, said
         assert "smollm2" in said
         with httpx.Client(base_url=found[0], timeout=120) as client:
             wait_until(lambda: _status(client) == 200, 60)
-            answer = client.post("/v1/chat/completions", json={"model": "smollm2", "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 6, "temperature": 0,
-                                                               "response_format": {"type": "json_object"}}).json()
-            assert answer["choices"][0]["message"]["content"].startswith("{") and answer["usage"]["prompt_tokens"] > 20
-            refused = client.post("/v1/chat/completions", json={"model": "smollm2", "messages": [{"role": "user", "content": "x"}], "tools": [
-                {"type": "function", "function": {"name": "f"}}]})
-            assert refused.status_code == 400 and "tools" in refused.json()["error"]["message"]
+            answer = client.post(
+                "/v1/chat/completions",
+                json={
+                    "model": "smollm2",
+                    "messages": [{"role": "user", "content": "Name a colour."}],
+                    "max_tokens": 6,
+                    "temperature": 0,
+                    "response_format": {"type": "json_object"},
+                },
+            ).json()
+            assert (
+                answer["choices"][0]["message"]["content"].startswith("{")
+                and answer["usage"]["prompt_tokens"] > 20
+            )
+            refused = client.post(
+                "/v1/chat/completions",
+                json={
+                    "model": "smollm2",
+                    "messages": [{"role": "user", "content": "x"}],
+                    "tools": [{"type": "function", "function": {"name": "f"}}],
+                },
+            )
+            assert (
+                refused.status_code == 400
+                and "tools" in refused.json()["error"]["message"]
+            )
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     finally:

@@ -23,7 +23,10 @@ from miaobi.serve.opening import build_pool
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
 
-PAIRS = [{"text": "good room", "positive": "nice food"}, {"text": "awful staff", "positive": "bad price"}]
+PAIRS = [
+    {"text": "good room", "positive": "nice food"},
+    {"text": "awful staff", "positive": "bad price"},
+]
 
 
 def served(home: Path) -> Services:
@@ -38,42 +41,94 @@ def served(home: Path) -> Services:
 @pytest.fixture
 def client(tmp_path: Path, pack: Callable[[str], Path]) -> Iterator[openai.OpenAI]:
     pack("use-multilingual")
-    with live(create_app(served(tmp_path / "home"))) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with (
+        live(create_app(served(tmp_path / "home"))) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
         yield client
 
 
 def test_the_packaged_encoder(client: openai.OpenAI) -> None:
-    texts = ["How do I get my money back?", "Wie bekomme ich mein Geld zurück?", "The weather is fine.", "今天天气很好。"]
-    answer = client.embeddings.create(model="use-multilingual", input=texts, encoding_format="float")
+    texts = [
+        "How do I get my money back?",
+        "Wie bekomme ich mein Geld zurück?",
+        "The weather is fine.",
+        "今天天气很好。",
+    ]
+    answer = client.embeddings.create(
+        model="use-multilingual", input=texts, encoding_format="float"
+    )
     vectors = np.array([item.embedding for item in answer.data])
-    assert [item.index for item in answer.data] == [0, 1, 2, 3] and vectors.shape == (4, 512)
+    assert [item.index for item in answer.data] == [0, 1, 2, 3] and vectors.shape == (
+        4,
+        512,
+    )
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(4), abs=1e-5)
     likeness = vectors @ vectors.T
     assert likeness[0, 1] > 0.6 > likeness[0, 2] and likeness[2, 3] > 0.6
-    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 20 and (answer.model, answer.object) == ("use-multilingual", "list")
-    packed = client.embeddings.create(model="use-multilingual", input=texts, encoding_format="base64")
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 20 and (
+        answer.model,
+        answer.object,
+    ) == ("use-multilingual", "list")
+    packed = client.embeddings.create(
+        model="use-multilingual", input=texts, encoding_format="base64"
+    )
     assert isinstance(packed.data[0].embedding, str)
     import base64
-    assert np.frombuffer(base64.b64decode(packed.data[0].embedding), "<f4") == pytest.approx(vectors[0], abs=1e-6)
+
+    assert np.frombuffer(
+        base64.b64decode(packed.data[0].embedding), "<f4"
+    ) == pytest.approx(vectors[0], abs=1e-6)
     default = client.embeddings.create(model="use-multilingual", input=texts[0])
-    assert default.data[0].embedding == pytest.approx(vectors[0], abs=1e-6), "the client asks for base64 by itself"
-    assert client.embeddings.create(model="use-multilingual", input="x", dimensions=512).usage.prompt_tokens > 0
-    for wrong, named in (({"dimensions": 64}, "dimensions"), ({"input": []}, "input"), ({"input": ["a", ""]}, "input"), ({"input": [1, 2]}, "input"), ({"input": ["a"] * 2049}, "input")):
+    assert default.data[0].embedding == pytest.approx(vectors[0], abs=1e-6), (
+        "the client asks for base64 by itself"
+    )
+    assert (
+        client.embeddings.create(
+            model="use-multilingual", input="x", dimensions=512
+        ).usage.prompt_tokens
+        > 0
+    )
+    for wrong, named in (
+        ({"dimensions": 64}, "dimensions"),
+        ({"input": []}, "input"),
+        ({"input": ["a", ""]}, "input"),
+        ({"input": [1, 2]}, "input"),
+        ({"input": ["a"] * 2049}, "input"),
+    ):
         asked: Any = {"model": "use-multilingual", "input": "x", **wrong}
         with pytest.raises(openai.BadRequestError, match=named):
             client.embeddings.create(**asked)
     with pytest.raises(openai.BadRequestError, match="embedding, not text"):
-        client.chat.completions.create(model="use-multilingual", messages=[{"role": "user", "content": "x"}])
+        client.chat.completions.create(
+            model="use-multilingual", messages=[{"role": "user", "content": "x"}]
+        )
 
 
 def test_an_encoder_that_was_tuned_here(tmp_path: Path) -> None:
     task = tasks.get("embedding")
     origin = encoders.base(tmp_path / "base", "bert")
-    folder, learner = tuned_task(tmp_path / "tuned", origin, "embedding", encoders.examples(task, task.Config(), PAIRS), head={}, method="full")
+    folder, learner = tuned_task(
+        tmp_path / "tuned",
+        origin,
+        "embedding",
+        encoders.examples(task, task.Config(), PAIRS),
+        head={},
+        method="full",
+    )
     services = served(tmp_path / "home")
     Store().add(folder, "matcher")
     with TestClient(create_app(services)) as client:
-        answer = client.post("/v1/embeddings", json={"model": "matcher", "input": ["good food", "awful price"]}).json()
-        assert [item["embedding"] for item in answer["data"]] == [pytest.approx(learner.answer({"text": text}), abs=1e-5) for text in ("good food", "awful price")]
-        long = client.post("/v1/embeddings", json={"model": "matcher", "input": ["good", "good " * 5000]})
+        answer = client.post(
+            "/v1/embeddings",
+            json={"model": "matcher", "input": ["good food", "awful price"]},
+        ).json()
+        assert [item["embedding"] for item in answer["data"]] == [
+            pytest.approx(learner.answer({"text": text}), abs=1e-5)
+            for text in ("good food", "awful price")
+        ]
+        long = client.post(
+            "/v1/embeddings",
+            json={"model": "matcher", "input": ["good", "good " * 5000]},
+        )
         assert long.status_code == 400 and "Text 1" in long.json()["error"]["message"]

@@ -17,9 +17,29 @@ from miaobi.serve.settings import Settings
 
 ASKED = [{"role": "user", "content": "Where is my parcel?"}]
 TALK = [{"role": "system", "content": "Be brief."}, *ASKED]
-THUMB = {"kind": "thumb", "model": "echo", "messages": ASKED, "chosen": "On its way.", "label": True}
-EDIT = {"kind": "edit", "model": "echo", "messages": TALK, "chosen": "On its way 🚚", "rejected": "Dunno"}
-VOTE = {"kind": "vote", "model": "echo", "other": "slow", "messages": ASKED, "chosen": "On its way.", "rejected": "Wait.", "label": True}
+THUMB = {
+    "kind": "thumb",
+    "model": "echo",
+    "messages": ASKED,
+    "chosen": "On its way.",
+    "label": True,
+}
+EDIT = {
+    "kind": "edit",
+    "model": "echo",
+    "messages": TALK,
+    "chosen": "On its way 🚚",
+    "rejected": "Dunno",
+}
+VOTE = {
+    "kind": "vote",
+    "model": "echo",
+    "other": "slow",
+    "messages": ASKED,
+    "chosen": "On its way.",
+    "rejected": "Wait.",
+    "label": True,
+}
 ALIKE: dict[str, Any] = {**VOTE, "label": None}
 
 
@@ -28,25 +48,58 @@ def test_feedback_is_kept_counted_exported_and_forgotten(app: FastAPI) -> None:
         for told in (THUMB, {**THUMB, "label": False}, EDIT, VOTE, ALIKE):
             assert client.post("/v1/feedback", json=told).status_code == 200
         listed = client.get("/v1/feedback", params={"limit": 3}).json()
-        assert listed["counts"] == {"thumb": 2, "edit": 1, "vote": 2} and listed["has_more"] and len(listed["data"]) == 3
-        rest = client.get("/v1/feedback", params={"after": listed["last_id"]}).json()["data"]
+        assert (
+            listed["counts"] == {"thumb": 2, "edit": 1, "vote": 2}
+            and listed["has_more"]
+            and len(listed["data"]) == 3
+        )
+        rest = client.get("/v1/feedback", params={"after": listed["last_id"]}).json()[
+            "data"
+        ]
         assert len({item["id"] for item in [*listed["data"], *rest]}) == 5
         pairs = client.get("/v1/feedback/export")
         assert pairs.headers["content-type"] == "application/jsonl"
-        assert sorted(map(json.loads, pairs.text.splitlines()), key=str) == sorted([
-            {"prompt": TALK, "chosen": "On its way 🚚", "rejected": "Dunno"},
-            {"prompt": "Where is my parcel?", "chosen": "On its way.", "rejected": "Wait."}], key=str)
-        thumbs = [json.loads(line) for line in client.get("/v1/feedback/export", params={"shape": "thumbs"}).text.splitlines()]
-        assert sorted(item["label"] for item in thumbs) == [False, True] and thumbs[0]["completion"] == "On its way."
+        assert sorted(map(json.loads, pairs.text.splitlines()), key=str) == sorted(
+            [
+                {"prompt": TALK, "chosen": "On its way 🚚", "rejected": "Dunno"},
+                {
+                    "prompt": "Where is my parcel?",
+                    "chosen": "On its way.",
+                    "rejected": "Wait.",
+                },
+            ],
+            key=str,
+        )
+        thumbs = [
+            json.loads(line)
+            for line in client.get(
+                "/v1/feedback/export", params={"shape": "thumbs"}
+            ).text.splitlines()
+        ]
+        assert (
+            sorted(item["label"] for item in thumbs) == [False, True]
+            and thumbs[0]["completion"] == "On its way."
+        )
         gone = listed["data"][0]["id"]
         assert client.delete(f"/v1/feedback/{gone}").json()["deleted"]
         assert client.delete(f"/v1/feedback/{gone}").status_code == 404
 
 
-@pytest.mark.parametrize(("told", "named"), [
-    ({**THUMB, "label": None}, "label"), ({**EDIT, "rejected": None}, "rejected"), ({**VOTE, "other": None}, "other"), ({**THUMB, "kind": "star"}, "kind"),
-    ({**THUMB, "path": "/etc"}, "path"), ({**THUMB, "messages": []}, "messages"), ({**THUMB, "chosen": ""}, "chosen")])
-def test_half_feedback_is_refused_by_name(app: FastAPI, told: dict[str, Any], named: str) -> None:
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ({**THUMB, "label": None}, "label"),
+        ({**EDIT, "rejected": None}, "rejected"),
+        ({**VOTE, "other": None}, "other"),
+        ({**THUMB, "kind": "star"}, "kind"),
+        ({**THUMB, "path": "/etc"}, "path"),
+        ({**THUMB, "messages": []}, "messages"),
+        ({**THUMB, "chosen": ""}, "chosen"),
+    ],
+)
+def test_half_feedback_is_refused_by_name(
+    app: FastAPI, told: dict[str, Any], named: str
+) -> None:
     with TestClient(app) as client:
         answer = client.post("/v1/feedback", json=told)
     assert answer.status_code == 400 and named in answer.json()["error"]["message"]
@@ -54,9 +107,16 @@ def test_half_feedback_is_refused_by_name(app: FastAPI, told: dict[str, Any], na
 
 def test_a_key_sees_its_own_only() -> None:
     settings = Settings(api_keys=("mb-one", "mb-two"), hosts=("testserver",))
-    with TestClient(create_app(Services(settings, toy_pool(settings, echo=Echo()), Admission(settings)))) as client:
+    with TestClient(
+        create_app(
+            Services(settings, toy_pool(settings, echo=Echo()), Admission(settings))
+        )
+    ) as client:
         one, two = ({"authorization": f"Bearer {key}"} for key in settings.api_keys)
         kept = client.post("/v1/feedback", json=VOTE, headers=one).json()["id"]
-        assert client.get("/v1/feedback", headers=two).json()["data"] == [] and client.get("/v1/feedback/export", headers=two).text == ""
+        assert (
+            client.get("/v1/feedback", headers=two).json()["data"] == []
+            and client.get("/v1/feedback/export", headers=two).text == ""
+        )
         assert client.delete(f"/v1/feedback/{kept}", headers=two).status_code == 404
         assert client.get("/v1/feedback", headers=one).json()["counts"] == {"vote": 1}

@@ -23,80 +23,196 @@ from miaobi.serve.guard import inside
 from miaobi.serve.records import File, new_id, now
 from miaobi.serve.services import Services
 
-LINES = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n' * 3
+LINES = (
+    b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
+    * 3
+)
 
 
-def send(client: TestClient, data: bytes = LINES, name: str = "chats.jsonl", **fields: str) -> Any:
-    return client.post("/v1/files", files={"file": (name, data)}, data={"purpose": "fine-tune", **fields})
+def send(
+    client: TestClient, data: bytes = LINES, name: str = "chats.jsonl", **fields: str
+) -> Any:
+    return client.post(
+        "/v1/files",
+        files={"file": (name, data)},
+        data={"purpose": "fine-tune", **fields},
+    )
 
 
 def left(services: Services) -> list[str]:
     return sorted(path.name for path in (services.settings.folder / "files").iterdir())
 
 
-def test_a_file_is_uploaded_listed_read_and_removed(client: TestClient, services: Services) -> None:
+def test_a_file_is_uploaded_listed_read_and_removed(
+    client: TestClient, services: Services
+) -> None:
     made = send(client).json()
-    assert made["object"] == "file" and made["bytes"] == len(LINES) and made["filename"] == "chats.jsonl" and made["status"] == "processed"
+    assert (
+        made["object"] == "file"
+        and made["bytes"] == len(LINES)
+        and made["filename"] == "chats.jsonl"
+        and made["status"] == "processed"
+    )
     other = send(client, b"anything\0", "note.bin", purpose="user_data").json()
-    assert [item["id"] for item in client.get("/v1/files").json()["data"]] == [other["id"], made["id"]]
-    assert [item["id"] for item in client.get("/v1/files", params={"purpose": "fine-tune"}).json()["data"]] == [made["id"]]
+    assert [item["id"] for item in client.get("/v1/files").json()["data"]] == [
+        other["id"],
+        made["id"],
+    ]
+    assert [
+        item["id"]
+        for item in client.get("/v1/files", params={"purpose": "fine-tune"}).json()[
+            "data"
+        ]
+    ] == [made["id"]]
     assert client.get(f"/v1/files/{made['id']}").json() == made
     answer = client.get(f"/v1/files/{made['id']}/content")
-    assert answer.content == LINES and "attachment" in answer.headers["content-disposition"] and answer.headers["x-content-type-options"] == "nosniff"
-    assert services.files.find(made["id"], "local").sha256 == hashlib.sha256(LINES).hexdigest()
-    assert client.delete(f"/v1/files/{made['id']}").json() == {"id": made["id"], "object": "file", "deleted": True}
-    assert client.get(f"/v1/files/{made['id']}").status_code == 404 and left(services) == [other["id"]]
+    assert (
+        answer.content == LINES
+        and "attachment" in answer.headers["content-disposition"]
+        and answer.headers["x-content-type-options"] == "nosniff"
+    )
+    assert (
+        services.files.find(made["id"], "local").sha256
+        == hashlib.sha256(LINES).hexdigest()
+    )
+    assert client.delete(f"/v1/files/{made['id']}").json() == {
+        "id": made["id"],
+        "object": "file",
+        "deleted": True,
+    }
+    assert client.get(f"/v1/files/{made['id']}").status_code == 404 and left(
+        services
+    ) == [other["id"]]
 
 
 def test_pages(client: TestClient) -> None:
     ids = [send(client).json()["id"] for _ in range(3)]
     first = client.get("/v1/files", params={"limit": 2}).json()
-    assert [item["id"] for item in first["data"]] == sorted(ids, reverse=True)[:2] and first["has_more"]
-    rest = client.get("/v1/files", params={"limit": 2, "after": first["last_id"]}).json()
-    assert [item["id"] for item in rest["data"]] == sorted(ids, reverse=True)[2:] and not rest["has_more"]
-    assert [item["id"] for item in client.get("/v1/files", params={"order": "asc"}).json()["data"]] == sorted(ids)
+    assert [item["id"] for item in first["data"]] == sorted(ids, reverse=True)[
+        :2
+    ] and first["has_more"]
+    rest = client.get(
+        "/v1/files", params={"limit": 2, "after": first["last_id"]}
+    ).json()
+    assert [item["id"] for item in rest["data"]] == sorted(ids, reverse=True)[
+        2:
+    ] and not rest["has_more"]
+    assert [
+        item["id"]
+        for item in client.get("/v1/files", params={"order": "asc"}).json()["data"]
+    ] == sorted(ids)
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (b"", "empty"), (b"\n\n", "no line"), (b'{"a": 1}\n{"a": \n', "Line 2"), (b'[1]\n', "Line 1"), (b'{"a": NaN}\n', "Line 1"),
-    (b'{"a": "\xff"}\n', "UTF-8"), (b"[" * 100_000 + b"\n", "Line 1"), (b'{"a": ' * 100_000 + b"\n", "Line 1")])
-def test_lines_that_are_not_json_are_named(client: TestClient, services: Services, data: bytes, words: str) -> None:
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "no line"),
+        (b'{"a": 1}\n{"a": \n', "Line 2"),
+        (b"[1]\n", "Line 1"),
+        (b'{"a": NaN}\n', "Line 1"),
+        (b'{"a": "\xff"}\n', "UTF-8"),
+        (b"[" * 100_000 + b"\n", "Line 1"),
+        (b'{"a": ' * 100_000 + b"\n", "Line 1"),
+    ],
+)
+def test_lines_that_are_not_json_are_named(
+    client: TestClient, services: Services, data: bytes, words: str
+) -> None:
     answer = send(client, data)
     assert answer.status_code == 400 and words in answer.json()["error"]["message"]
     assert left(services) == [] and client.get("/v1/files").json()["data"] == []
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"purpose": "fine-tun"}, "Did you mean fine-tune?"), ({"purpos": "batch"}, "Did you mean purpose?"),
-    ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "10"}, "3600"),
-    ({"expires_after[anchor]": "now", "expires_after[seconds]": "3600"}, "created_at"), ({"purpose": "x" * 5000}, "4096")])
-def test_fields_that_cannot_be_used_are_named(client: TestClient, services: Services, fields: dict[str, str], words: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"purpose": "fine-tun"}, "Did you mean fine-tune?"),
+        ({"purpos": "batch"}, "Did you mean purpose?"),
+        (
+            {"expires_after[anchor]": "created_at", "expires_after[seconds]": "10"},
+            "3600",
+        ),
+        (
+            {"expires_after[anchor]": "now", "expires_after[seconds]": "3600"},
+            "created_at",
+        ),
+        ({"purpose": "x" * 5000}, "4096"),
+    ],
+)
+def test_fields_that_cannot_be_used_are_named(
+    client: TestClient, services: Services, fields: dict[str, str], words: str
+) -> None:
     answer = send(client, **fields)
-    assert answer.status_code == 400 and words in answer.json()["error"]["message"] and left(services) == []
+    assert (
+        answer.status_code == 400
+        and words in answer.json()["error"]["message"]
+        and left(services) == []
+    )
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"--x", b"--x\r\n\r\n", b"nonsense", b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf a fi',
-    b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nwhole\r\n--x--\r\n'])
-def test_a_body_that_is_cut_short_or_no_form_leaves_nothing(client: TestClient, services: Services, body: bytes) -> None:
-    answer = client.post("/v1/files", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x\r\n\r\n",
+        b"nonsense",
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf a fi',
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nwhole\r\n--x--\r\n',
+    ],
+)
+def test_a_body_that_is_cut_short_or_no_form_leaves_nothing(
+    client: TestClient, services: Services, body: bytes
+) -> None:
+    answer = client.post(
+        "/v1/files",
+        content=body,
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
     assert answer.status_code in (400, 415) and left(services) == []
 
 
 def test_names_are_labels_only(client: TestClient) -> None:
     made = send(client, name="../../etc/pass\r\nSet-Cookie: a=b.jsonl").json()
-    assert "/" not in made["filename"] and "\n" not in made["filename"] and "\r" not in made["filename"]
+    assert (
+        "/" not in made["filename"]
+        and "\n" not in made["filename"]
+        and "\r" not in made["filename"]
+    )
     assert "set-cookie" not in client.get(f"/v1/files/{made['id']}/content").headers
-    assert plain_name("C:\\a\\b.txt") == "b.txt" and plain_name("../..") == ".." and plain_name("") == "file" and plain_name("\x1b[2J") == "[2J"
+    assert (
+        plain_name("C:\\a\\b.txt") == "b.txt"
+        and plain_name("../..") == ".."
+        and plain_name("") == "file"
+        and plain_name("\x1b[2J") == "[2J"
+    )
 
 
-@pytest.mark.parametrize("id", ["%2e%2e", "%2e%2e%2frecords.sqlite", "%2e%2e%2f%2e%2e%2frecords.sqlite", "file-" + "0" * 28, "file-" + "0" * 27, "file-\u0660" * 3, ".part"])
+@pytest.mark.parametrize(
+    "id",
+    [
+        "%2e%2e",
+        "%2e%2e%2frecords.sqlite",
+        "%2e%2e%2f%2e%2e%2frecords.sqlite",
+        "file-" + "0" * 28,
+        "file-" + "0" * 27,
+        "file-\u0660" * 3,
+        ".part",
+    ],
+)
 def test_ids_that_are_not_ours_lead_nowhere(client: TestClient, id: str) -> None:
-    for answer in (client.get(f"/v1/files/{id}"), client.get(f"/v1/files/{id}/content"), client.delete(f"/v1/files/{id}")):
+    for answer in (
+        client.get(f"/v1/files/{id}"),
+        client.get(f"/v1/files/{id}/content"),
+        client.delete(f"/v1/files/{id}"),
+    ):
         assert answer.status_code == 404
 
 
-def test_a_link_in_the_folder_is_not_followed(client: TestClient, services: Services, tmp_path: Path) -> None:
+def test_a_link_in_the_folder_is_not_followed(
+    client: TestClient, services: Services, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_text("secret")
     made = send(client).json()["id"]
     place = services.settings.folder / "files" / made
@@ -107,11 +223,19 @@ def test_a_link_in_the_folder_is_not_followed(client: TestClient, services: Serv
 
 
 def test_files_belong_to_the_key_that_made_them(app: FastAPI) -> None:
-    with TestClient(app), TestClient(inside(app, Caller("key-a"))) as one, TestClient(inside(app, Caller("key-b"))) as two:
+    with (
+        TestClient(app),
+        TestClient(inside(app, Caller("key-a"))) as one,
+        TestClient(inside(app, Caller("key-b"))) as two,
+    ):
         made = send(one).json()["id"]
         assert one.get(f"/v1/files/{made}").status_code == 200
         assert two.get("/v1/files").json()["data"] == []
-        for answer in (two.get(f"/v1/files/{made}"), two.get(f"/v1/files/{made}/content"), two.delete(f"/v1/files/{made}")):
+        for answer in (
+            two.get(f"/v1/files/{made}"),
+            two.get(f"/v1/files/{made}/content"),
+            two.delete(f"/v1/files/{made}"),
+        ):
             assert answer.status_code == 404
         assert one.get(f"/v1/files/{made}").status_code == 200
 
@@ -151,21 +275,29 @@ def test_what_expired_is_gone(files: Files) -> None:
     assert [path.name for path in files.folder.iterdir()] == [kept.id]
 
 
-def test_a_sweep_removes_what_killed_servers_left_and_nothing_else(files: Files) -> None:
+def test_a_sweep_removes_what_killed_servers_left_and_nothing_else(
+    files: Files,
+) -> None:
     kept, lost = keep(files), keep(files)
     (files.folder / lost.id).unlink()
     (files.folder / new_id("file")).write_bytes(b"bytes without a record")
-    (files.folder / f".{new_id('file')}.part").write_bytes(b"a draft that nobody writes")
+    (files.folder / f".{new_id('file')}.part").write_bytes(
+        b"a draft that nobody writes"
+    )
     (files.folder / "README").write_bytes(b"not ours")
     with files.upload() as upload:
         upload.write(b"still arriving")
         files.sweep()
         arrived = upload.keep("a", "name", "user_data")
-    assert sorted(path.name for path in files.folder.iterdir()) == sorted(["README", kept.id, arrived.id])
+    assert sorted(path.name for path in files.folder.iterdir()) == sorted(
+        ["README", kept.id, arrived.id]
+    )
     assert {item.id for item in files.listed("a")} == {kept.id, arrived.id}
 
 
-def test_a_disk_that_is_not_mounted_costs_no_record(records: Records, tmp_path: Path) -> None:
+def test_a_disk_that_is_not_mounted_costs_no_record(
+    records: Records, tmp_path: Path
+) -> None:
     (tmp_path / "files").mkdir()
     kept = keep(Files(records, tmp_path / "files", 1000))
     (tmp_path / "files").rename(tmp_path / "away")
@@ -175,7 +307,9 @@ def test_a_disk_that_is_not_mounted_costs_no_record(records: Records, tmp_path: 
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
-def test_a_full_disk_is_told_and_forgotten(files: Files, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_full_disk_is_told_and_forgotten(
+    files: Files, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/secret/path")
 
@@ -183,7 +317,9 @@ def test_a_full_disk_is_told_and_forgotten(files: Files, monkeypatch: pytest.Mon
         patch.setattr(files_of.os, call, full)
         with pytest.raises(ApiError) as caught:
             keep(files)
-    assert caught.value.status == 507 and "/" not in caught.value.message.replace("/v1/files/ID", "")
+    assert caught.value.status == 507 and "/" not in caught.value.message.replace(
+        "/v1/files/ID", ""
+    )
     assert list(files.folder.iterdir()) == [] and files.listed("a") == []
     assert files.find(keep(files).id, "a")
 
@@ -192,7 +328,10 @@ def test_a_full_disk_is_told_and_forgotten(files: Files, monkeypatch: pytest.Mon
 def test_on_a_disk_that_is_really_full(records: Records, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)],
+        capture_output=True,
+    ).returncode:
         pytest.skip("mount -t tmpfs is not allowed here")
     try:
         (disk / "files").mkdir()

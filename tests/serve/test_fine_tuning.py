@@ -29,79 +29,196 @@ from miaobi.serve.work import fine_tuning as work
 from miaobi.serve.work.task import Outcome, Task
 from miaobi.verbs.train import Plan
 
-CHATS = b"".join(json.dumps({"messages": [{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": f"It is {number}."}]}).encode() + b"\n"
-                 for number in range(40))
+CHATS = b"".join(
+    json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {number}?"},
+                {"role": "assistant", "content": f"It is {number}."},
+            ]
+        }
+    ).encode()
+    + b"\n"
+    for number in range(40)
+)
 
 
 def upload(client: TestClient, data: bytes = CHATS, purpose: str = "fine-tune") -> str:
-    return str(client.post("/v1/files", files={"file": ("chats.jsonl", data)}, data={"purpose": purpose}).json()["id"])
+    return str(
+        client.post(
+            "/v1/files",
+            files={"file": ("chats.jsonl", data)},
+            data={"purpose": purpose},
+        ).json()["id"]
+    )
 
 
 def create(client: TestClient, **fields: Any) -> dict[str, Any]:
-    answer = client.post("/v1/fine_tuning/jobs", json={"model": "echo", "training_file": upload(client), **fields})
+    answer = client.post(
+        "/v1/fine_tuning/jobs",
+        json={"model": "echo", "training_file": upload(client), **fields},
+    )
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 
 def test_a_life_over_http(client: TestClient) -> None:
-    made = create(client, suffix="support", seed=3, metadata={"for": "me"}, method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}})
+    made = create(
+        client,
+        suffix="support",
+        seed=3,
+        metadata={"for": "me"},
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 2}},
+        },
+    )
     FineTuningJob.model_validate(made)
-    assert made["status"] == "queued" and made["seed"] == 3 and made["hyperparameters"]["n_epochs"] == 2 and made["fine_tuned_model"] is None
+    assert (
+        made["status"] == "queued"
+        and made["seed"] == 3
+        and made["hyperparameters"]["n_epochs"] == 2
+        and made["fine_tuned_model"] is None
+    )
     path = f"/v1/fine_tuning/jobs/{made['id']}"
-    assert client.get(path).json() == made and [item["id"] for item in client.get("/v1/fine_tuning/jobs").json()["data"]] == [made["id"]]
-    assert client.post(f"{path}/pause").json()["status"] == "paused" and client.post(f"{path}/resume").json()["status"] == "queued"
-    assert client.post(f"{path}/cancel").json()["status"] == "cancelled" and client.post(f"{path}/cancel").status_code == 200
-    assert client.post(f"{path}/resume").status_code == client.post(f"{path}/pause").status_code == 409
+    assert client.get(path).json() == made and [
+        item["id"] for item in client.get("/v1/fine_tuning/jobs").json()["data"]
+    ] == [made["id"]]
+    assert (
+        client.post(f"{path}/pause").json()["status"] == "paused"
+        and client.post(f"{path}/resume").json()["status"] == "queued"
+    )
+    assert (
+        client.post(f"{path}/cancel").json()["status"] == "cancelled"
+        and client.post(f"{path}/cancel").status_code == 200
+    )
+    assert (
+        client.post(f"{path}/resume").status_code
+        == client.post(f"{path}/pause").status_code
+        == 409
+    )
     found = client.get(f"{path}/events").json()
-    assert [event["message"] for event in found["data"]] == ["Cancelled.", "Waiting to go on.", "Paused.", "Accepted; waiting for its turn."]
+    assert [event["message"] for event in found["data"]] == [
+        "Cancelled.",
+        "Waiting to go on.",
+        "Paused.",
+        "Accepted; waiting for its turn.",
+    ]
     first = client.get(f"{path}/events", params={"limit": 3}).json()
-    assert first["has_more"] and client.get(f"{path}/events", params={"after": first["last_id"]}).json()["data"] == found["data"][3:]
+    assert (
+        first["has_more"]
+        and client.get(f"{path}/events", params={"after": first["last_id"]}).json()[
+            "data"
+        ]
+        == found["data"][3:]
+    )
     FineTuningJobEvent.model_validate(found["data"][0])
-    streamed = client.get(f"{path}/events", params={"stream": "true"}).text.split("\n\n")
-    assert [json.loads(line[6:])["message"] for line in streamed[:4]] == [event["message"] for event in reversed(found["data"])] and streamed[4] == "data: [DONE]"
+    streamed = client.get(f"{path}/events", params={"stream": "true"}).text.split(
+        "\n\n"
+    )
+    assert [json.loads(line[6:])["message"] for line in streamed[:4]] == [
+        event["message"] for event in reversed(found["data"])
+    ] and streamed[4] == "data: [DONE]"
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"model": "nobody"}, "nobody"), ({"model": "/etc/passwd"}, "passwd"), ({"model": "grey"}, "pictures"), ({"training_file": "file-none"}, "file-none"),
-    ({"validation_file": "file-none"}, "file-none"), ({"suffix": "../x"}, "suffix"), ({"suffix": "a\r\nb"}, "suffix"), ({"seed": -1}, "seed"),
-    ({"method": {"type": "reinforcement"}}, "type"), ({"hyperparameters": {"n_epochs": 0}}, "n_epochs"), ({"hyperparameters": {"epochs": 1}}, "epochs"),
-    ({"integrations": [{"type": "wandb"}]}, "integrations"), ({"miaobi": {"data.path": "/etc/passwd"}}, "data.path"), ({"miaobi": {"train.max_step": 1}}, "Did you mean train.max_steps"),
-    ({"miaobi": {"train.max_steps": "1"}}, "train.max_steps"), ({"miaobi": {"tune.method": "lora; rm -rf /"}}, "tune.method"), ({"extra": 1}, "extra"),
-    ({"metadata": {"a": "x" * 600}}, "metadata")])
-def test_what_cannot_be_asked_is_named(client: TestClient, fields: dict[str, Any], words: str) -> None:
-    answer = client.post("/v1/fine_tuning/jobs", json={"model": "echo", "training_file": upload(client), **fields})
-    assert answer.status_code in (400, 404) and words in answer.json()["error"]["message"]
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model": "nobody"}, "nobody"),
+        ({"model": "/etc/passwd"}, "passwd"),
+        ({"model": "grey"}, "pictures"),
+        ({"training_file": "file-none"}, "file-none"),
+        ({"validation_file": "file-none"}, "file-none"),
+        ({"suffix": "../x"}, "suffix"),
+        ({"suffix": "a\r\nb"}, "suffix"),
+        ({"seed": -1}, "seed"),
+        ({"method": {"type": "reinforcement"}}, "type"),
+        ({"hyperparameters": {"n_epochs": 0}}, "n_epochs"),
+        ({"hyperparameters": {"epochs": 1}}, "epochs"),
+        ({"integrations": [{"type": "wandb"}]}, "integrations"),
+        ({"miaobi": {"data.path": "/etc/passwd"}}, "data.path"),
+        ({"miaobi": {"train.max_step": 1}}, "Did you mean train.max_steps"),
+        ({"miaobi": {"train.max_steps": "1"}}, "train.max_steps"),
+        ({"miaobi": {"tune.method": "lora; rm -rf /"}}, "tune.method"),
+        ({"extra": 1}, "extra"),
+        ({"metadata": {"a": "x" * 600}}, "metadata"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(
+    client: TestClient, fields: dict[str, Any], words: str
+) -> None:
+    answer = client.post(
+        "/v1/fine_tuning/jobs",
+        json={"model": "echo", "training_file": upload(client), **fields},
+    )
+    assert (
+        answer.status_code in (400, 404) and words in answer.json()["error"]["message"]
+    )
     assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
 
 
 def test_every_setting_on_the_list_is_one_that_the_tuner_knows() -> None:
     from miaobi.core.registry import tasks
     from miaobi.verbs.tune_settings import options_of
-    known = {option.key for name in tasks.names() for option in options_of(tasks.get(name))}
-    assert SETTINGS.keys() <= known and not {key for key in SETTINGS if "path" in key or "pack" in key or key in ("name", "base", "train.device")}
+
+    known = {
+        option.key for name in tasks.names() for option in options_of(tasks.get(name))
+    }
+    assert SETTINGS.keys() <= known and not {
+        key
+        for key in SETTINGS
+        if "path" in key or "pack" in key or key in ("name", "base", "train.device")
+    }
 
 
 def test_files_for_other_purposes_are_not_tuned_on(client: TestClient) -> None:
-    answer = client.post("/v1/fine_tuning/jobs", json={"model": "echo", "training_file": upload(client, purpose="user_data")})
+    answer = client.post(
+        "/v1/fine_tuning/jobs",
+        json={"model": "echo", "training_file": upload(client, purpose="user_data")},
+    )
     assert answer.status_code == 400 and "purpose" in answer.json()["error"]["message"]
 
 
 def test_jobs_belong_to_the_key_that_made_them(app: FastAPI) -> None:
-    with TestClient(app), TestClient(inside(app, Caller("key-a"))) as one, TestClient(inside(app, Caller("key-b"))) as two:
+    with (
+        TestClient(app),
+        TestClient(inside(app, Caller("key-a"))) as one,
+        TestClient(inside(app, Caller("key-b"))) as two,
+    ):
         made = create(one)["id"]
         assert two.get("/v1/fine_tuning/jobs").json()["data"] == []
-        for call, path in ((two.get, ""), (two.post, "/cancel"), (two.post, "/pause"), (two.post, "/resume"), (two.get, "/events"), (two.get, "/checkpoints")):
+        for call, path in (
+            (two.get, ""),
+            (two.post, "/cancel"),
+            (two.post, "/pause"),
+            (two.post, "/resume"),
+            (two.get, "/events"),
+            (two.get, "/checkpoints"),
+        ):
             assert call(f"/v1/fine_tuning/jobs/{made}{path}").status_code == 404
         assert one.get(f"/v1/fine_tuning/jobs/{made}").json()["status"] == "queued"
 
 
-@pytest.mark.parametrize(("model", "suffix"), [("smollm2", None), ("smollm2", "support"), ("a" * 64, "b" * 30), ("smollm2-ft-support-1a2b3c4d@2", "more")])
-def test_a_tuned_models_name_is_one_that_the_store_takes(model: str, suffix: str | None) -> None:
+@pytest.mark.parametrize(
+    ("model", "suffix"),
+    [
+        ("smollm2", None),
+        ("smollm2", "support"),
+        ("a" * 64, "b" * 30),
+        ("smollm2-ft-support-1a2b3c4d@2", "more"),
+    ],
+)
+def test_a_tuned_models_name_is_one_that_the_store_takes(
+    model: str, suffix: str | None
+) -> None:
     name = tuned_name(model, suffix, "ftjob-" + "0123456789abcdef" * 2)
-    assert NAME.fullmatch(name) and name.endswith("89abcdef") and name.count("-ft-") == 1
+    assert (
+        NAME.fullmatch(name) and name.endswith("89abcdef") and name.count("-ft-") == 1
+    )
 
 
 # The work, with a tuner that writes what the real one writes.
+
 
 class Tuner:
     """Stands for miaobi.verbs.finetune: three steps, a checkpoint, a model; stops after `stops_at` steps."""
@@ -112,20 +229,49 @@ class Tuner:
     def _go(self, run: Path, name: str) -> None:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text("name: x\n")
-        rows = [{"step": step, "loss": 3.0 - step, "seen": 100 * step, "seconds": 1.0, "learning_rate": 1e-3} for step in (1, 2, 3)]
-        for row in rows[:self.stops_at or 3]:
+        rows = [
+            {
+                "step": step,
+                "loss": 3.0 - step,
+                "seen": 100 * step,
+                "seconds": 1.0,
+                "learning_rate": 1e-3,
+            }
+            for step in (1, 2, 3)
+        ]
+        for row in rows[: self.stops_at or 3]:
             with (run / "log.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n" + json.dumps({"step": row["step"], "validation": 2.5}) + "\n")
+                file.write(
+                    json.dumps(row)
+                    + "\n"
+                    + json.dumps({"step": row["step"], "validation": 2.5})
+                    + "\n"
+                )
         (run / "checkpoints" / "step-00000002").mkdir(exist_ok=True)
         if self.stops_at:
             raise KeyboardInterrupt
         with (run / "log.jsonl").open("a") as file:
             file.write(json.dumps({"step": 3, "sample": "What is 1? It is 1."}) + "\n")
-        bundle.write(run / "bundle", bundle.Manifest("toy", "text", metrics={"test_loss": 0.5}), lambda draft: None)
+        bundle.write(
+            run / "bundle",
+            bundle.Manifest("toy", "text", metrics={"test_loss": 0.5}),
+            lambda draft: None,
+        )
         Store().add(run / "bundle", name)
 
-    def finetune(self, *, base: str, data: Path, name: str, settings: dict[str, Any], runs: Path, quiet: bool) -> None:
-        self.calls.append({"base": base, "data": Path(data).read_text(), "settings": settings})
+    def finetune(
+        self,
+        *,
+        base: str,
+        data: Path,
+        name: str,
+        settings: dict[str, Any],
+        runs: Path,
+        quiet: bool,
+    ) -> None:
+        self.calls.append(
+            {"base": base, "data": Path(data).read_text(), "settings": settings}
+        )
         self.name = name
         self._go(runs / "x-1", name)
 
@@ -137,7 +283,11 @@ class Tuner:
     def command(self, *words: str) -> Plan:
         self.calls.append({"words": words})
         from miaobi.train.estimate import Estimate
-        return Plan({"train": {"learning_rate": 1e-3, "max_steps": 3}}, Estimate(12.0, 10**9, 10**6, 1000, 2 * 10**9, 10**9, 10))
+
+        return Plan(
+            {"train": {"learning_rate": 1e-3, "max_steps": 3}},
+            Estimate(12.0, 10**9, 10**6, 1000, 2 * 10**9, 10**9, 10),
+        )
 
 
 @pytest.fixture
@@ -147,37 +297,83 @@ def tuner(monkeypatch: pytest.MonkeyPatch) -> Tuner:
     return tuner
 
 
-def do(services: Services, id: str, what: Any = work.run, kind: str = "fine_tuning") -> Outcome:
+def do(
+    services: Services, id: str, what: Any = work.run, kind: str = "fine_tuning"
+) -> Outcome:
     job = services.jobs.claim("me", (kind,))
     assert job is not None and job.id == id
     folder = services.settings.folder / "jobs" / id
     folder.mkdir(parents=True, exist_ok=True)
-    outcome: Outcome = what(Task(job, "me", services.jobs, Files(services.records, services.settings.folder / "files", 1 << 20), services.settings, folder))
+    outcome: Outcome = what(
+        Task(
+            job,
+            "me",
+            services.jobs,
+            Files(services.records, services.settings.folder / "files", 1 << 20),
+            services.settings,
+            folder,
+        )
+    )
     services.jobs.end(id, "me", outcome.status, outcome.message, outcome.result)
     return outcome
 
 
-def test_a_job_that_ends_leaves_a_model_figures_and_a_file_of_results(client: TestClient, services: Services, tuner: Tuner) -> None:
-    made = create(client, suffix="x", seed=5, hyperparameters={"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}, miaobi={"tune.lora_rank": 2})
+def test_a_job_that_ends_leaves_a_model_figures_and_a_file_of_results(
+    client: TestClient, services: Services, tuner: Tuner
+) -> None:
+    made = create(
+        client,
+        suffix="x",
+        seed=5,
+        hyperparameters={
+            "n_epochs": 3,
+            "batch_size": 4,
+            "learning_rate_multiplier": 2.0,
+        },
+        miaobi={"tune.lora_rank": 2},
+    )
     do(services, made["id"])
     path = f"/v1/fine_tuning/jobs/{made['id']}"
     done = client.get(path).json()
-    assert done["status"] == "succeeded" and done["fine_tuned_model"] == made["miaobi"]["will_be_called"] and Store().resolve(done["fine_tuned_model"])
-    assert done["trained_tokens"] == 300 and done["miaobi"]["metrics"] == {"test_loss": 0.5}
-    assert tuner.calls[-1]["settings"] == {"train.trackers": [], "train.seed": 5, "train.batch_size": 4, "train.accumulation": 1, "train.max_steps": 24,
-                                           "train.learning_rate": 2e-3, "tune.lora_rank": 2}
+    assert (
+        done["status"] == "succeeded"
+        and done["fine_tuned_model"] == made["miaobi"]["will_be_called"]
+        and Store().resolve(done["fine_tuned_model"])
+    )
+    assert done["trained_tokens"] == 300 and done["miaobi"]["metrics"] == {
+        "test_loss": 0.5
+    }
+    assert tuner.calls[-1]["settings"] == {
+        "train.trackers": [],
+        "train.seed": 5,
+        "train.batch_size": 4,
+        "train.accumulation": 1,
+        "train.max_steps": 24,
+        "train.learning_rate": 2e-3,
+        "tune.lora_rank": 2,
+    }
     assert tuner.calls[-1]["data"].encode() == CHATS
     events = client.get(f"{path}/events", params={"limit": 100}).json()["data"]
-    assert [event["data"]["train_loss"] for event in reversed(events) if "train_loss" in event["data"]] == [2.0, 1.0, 0.0]
+    assert [
+        event["data"]["train_loss"]
+        for event in reversed(events)
+        if "train_loss" in event["data"]
+    ] == [2.0, 1.0, 0.0]
     assert any("AI-generated / 由AI生成" in event["message"] for event in events)
     checkpoint = client.get(f"{path}/checkpoints").json()["data"][0]
     FineTuningJobCheckpoint.model_validate(checkpoint)
     assert checkpoint["step_number"] == 2
     table = client.get(f"/v1/files/{done['result_files'][0]}/content").text.splitlines()
-    assert table[0] == "step,train_loss,valid_loss,learning_rate,seen,seconds" and table[1].startswith("1,2.0,2.5,0.001,100") and len(table) == 4
+    assert (
+        table[0] == "step,train_loss,valid_loss,learning_rate,seen,seconds"
+        and table[1].startswith("1,2.0,2.5,0.001,100")
+        and len(table) == 4
+    )
 
 
-def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(client: TestClient, services: Services, tuner: Tuner) -> None:
+def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(
+    client: TestClient, services: Services, tuner: Tuner
+) -> None:
     made, tuner.stops_at = create(client), 2
     with pytest.raises(KeyboardInterrupt):
         do(services, made["id"])
@@ -185,42 +381,96 @@ def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(client: TestClient
     tuner.stops_at = 0
     do(services, made["id"])
     assert tuner.calls[-1] == {"resumed": "x-1"}
-    told = [event.data["step"] for event in services.jobs.events(made["id"], ("metrics",)) if "train_loss" in event.data]
-    assert told == [1, 2, 3] and len(services.jobs.events(made["id"], ("checkpoint",))) == 1
+    told = [
+        event.data["step"]
+        for event in services.jobs.events(made["id"], ("metrics",))
+        if "train_loss" in event.data
+    ]
+    assert (
+        told == [1, 2, 3]
+        and len(services.jobs.events(made["id"], ("checkpoint",))) == 1
+    )
 
 
-def test_one_that_was_killed_after_its_last_step_makes_no_second_model(client: TestClient, services: Services, tuner: Tuner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_killed_after_its_last_step_makes_no_second_model(
+    client: TestClient,
+    services: Services,
+    tuner: Tuner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = create(client)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(services.jobs, "end", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        patch.setattr(
+            services.jobs, "end", lambda *_: (_ for _ in ()).throw(MemoryError())
+        )
         do(services, made["id"])
     services.jobs.give_back(made["id"], "me", died="killed")
     do(services, made["id"])
     done = client.get(f"/v1/fine_tuning/jobs/{made['id']}").json()
-    assert len(tuner.calls) == 1 and len(Store().versions(done["fine_tuned_model"])) == 1
-    assert len(client.get("/v1/files", params={"purpose": "fine-tune-results"}).json()["data"]) == 1
+    assert (
+        len(tuner.calls) == 1 and len(Store().versions(done["fine_tuned_model"])) == 1
+    )
+    assert (
+        len(
+            client.get("/v1/files", params={"purpose": "fine-tune-results"}).json()[
+                "data"
+            ]
+        )
+        == 1
+    )
 
 
-def test_one_that_was_cancelled_at_the_last_moment_leaves_no_model(client: TestClient, services: Services, tuner: Tuner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_cancelled_at_the_last_moment_leaves_no_model(
+    client: TestClient,
+    services: Services,
+    tuner: Tuner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = create(client)
     go = tuner._go
-    monkeypatch.setattr(tuner, "_go", lambda run, name: (go(run, name), services.jobs.cancel(made["id"])))
+    monkeypatch.setattr(
+        tuner,
+        "_go",
+        lambda run, name: (go(run, name), services.jobs.cancel(made["id"])),
+    )
     with pytest.raises(Lost):
         do(services, made["id"])
-    assert Store().names() == [] and client.get(f"/v1/fine_tuning/jobs/{made['id']}").json()["status"] == "cancelled"
+    assert (
+        Store().names() == []
+        and client.get(f"/v1/fine_tuning/jobs/{made['id']}").json()["status"]
+        == "cancelled"
+    )
 
 
-def test_preferences_in_openais_shape(client: TestClient, services: Services, tuner: Tuner) -> None:
-    line = {"input": {"messages": [{"role": "user", "content": "Hi"}]}, "preferred_output": [{"role": "assistant", "content": "Hello!"}],
-            "non_preferred_output": [{"role": "assistant", "content": "No."}]}
+def test_preferences_in_openais_shape(
+    client: TestClient, services: Services, tuner: Tuner
+) -> None:
+    line = {
+        "input": {"messages": [{"role": "user", "content": "Hi"}]},
+        "preferred_output": [{"role": "assistant", "content": "Hello!"}],
+        "non_preferred_output": [{"role": "assistant", "content": "No."}],
+    }
     file = upload(client, json.dumps(line).encode() + b"\n")
-    made = create(client, training_file=file, method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}})
+    made = create(
+        client,
+        training_file=file,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}},
+    )
     do(services, made["id"])
-    assert json.loads(tuner.calls[0]["data"]) == {"prompt": line["input"]["messages"], "chosen": line["preferred_output"], "rejected": line["non_preferred_output"]}
-    assert tuner.calls[0]["settings"].items() >= {"task": "preference", "head.loss": "dpo", "head.beta": 0.2}.items()
+    assert json.loads(tuner.calls[0]["data"]) == {
+        "prompt": line["input"]["messages"],
+        "chosen": line["preferred_output"],
+        "rejected": line["non_preferred_output"],
+    }
+    assert (
+        tuner.calls[0]["settings"].items()
+        >= {"task": "preference", "head.loss": "dpo", "head.beta": 0.2}.items()
+    )
 
 
-def test_a_training_file_that_was_removed_fails_the_job(client: TestClient, services: Services, tuner: Tuner) -> None:
+def test_a_training_file_that_was_removed_fails_the_job(
+    client: TestClient, services: Services, tuner: Tuner
+) -> None:
     made = create(client)
     client.delete(f"/v1/files/{made['training_file']}")
     with pytest.raises(Exception, match="no file"):
@@ -228,36 +478,85 @@ def test_a_training_file_that_was_removed_fails_the_job(client: TestClient, serv
 
 
 def test_an_estimate(client: TestClient, services: Services, tuner: Tuner) -> None:
-    made = services.jobs.add("estimate", "local", {**services.jobs.find(create(client)["id"], "fine_tuning", "local").asked}, "ftestimate-1")
+    made = services.jobs.add(
+        "estimate",
+        "local",
+        {**services.jobs.find(create(client)["id"], "fine_tuning", "local").asked},
+        "ftestimate-1",
+    )
     found = do(services, made.id, work.estimate, "estimate")
-    assert found.result["seconds"] == 12.0 and "12 s" in found.result["message"] and found.result["memory_bytes"] == 10**9
-    answer = client.post("/v1/fine_tuning/estimates", json={"model": "echo", "training_file": upload(client)})
-    assert answer.status_code == 503 and "runs no jobs" in answer.json()["error"]["message"]
+    assert (
+        found.result["seconds"] == 12.0
+        and "12 s" in found.result["message"]
+        and found.result["memory_bytes"] == 10**9
+    )
+    answer = client.post(
+        "/v1/fine_tuning/estimates",
+        json={"model": "echo", "training_file": upload(client)},
+    )
+    assert (
+        answer.status_code == 503
+        and "runs no jobs" in answer.json()["error"]["message"]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_real_model_is_tuned_in_a_process_of_its_own_and_answers_under_its_name(tmp_path: Path, smollm2: Path) -> None:
+def test_a_real_model_is_tuned_in_a_process_of_its_own_and_answers_under_its_name(
+    tmp_path: Path, smollm2: Path
+) -> None:
     from miaobi.serve.opening import build_pool
+
     home().mkdir()
     (home() / "packs").symlink_to(smollm2.parents[3])
     settings = Settings(hosts=("testserver",), studio=False, streams=2)
-    with TestClient(create_app(Services(settings, build_pool(settings), Admission(settings)))) as client:
-        settled = {"train.max_steps": 2, "train.batch_size": 2, "train.accumulation": 1, "report.limit": 2, "report.forgetting": False, "report.memorisation": False}
+    with TestClient(
+        create_app(Services(settings, build_pool(settings), Admission(settings)))
+    ) as client:
+        settled = {
+            "train.max_steps": 2,
+            "train.batch_size": 2,
+            "train.accumulation": 1,
+            "report.limit": 2,
+            "report.forgetting": False,
+            "report.memorisation": False,
+        }
         file = upload(client)
-        known = client.post("/v1/fine_tuning/estimates", json={"model": "smollm2", "training_file": file, "miaobi": settled})
-        assert known.status_code == 200 and known.json()["memory_bytes"] > 1e8, known.text
-        made = create(client, model="smollm2", training_file=file, suffix="test", miaobi=settled)
+        known = client.post(
+            "/v1/fine_tuning/estimates",
+            json={"model": "smollm2", "training_file": file, "miaobi": settled},
+        )
+        assert known.status_code == 200 and known.json()["memory_bytes"] > 1e8, (
+            known.text
+        )
+        made = create(
+            client, model="smollm2", training_file=file, suffix="test", miaobi=settled
+        )
         until = time.monotonic() + 800
-        while (job := client.get(f"/v1/fine_tuning/jobs/{made['id']}").json())["status"] in ("queued", "running") and time.monotonic() < until:
+        while (job := client.get(f"/v1/fine_tuning/jobs/{made['id']}").json())[
+            "status"
+        ] in ("queued", "running") and time.monotonic() < until:
             time.sleep(1)
         assert job["status"] == "succeeded", job["error"]
-        assert job["fine_tuned_model"] in [model["id"] for model in client.get("/v1/models").json()["data"]]
-        said = client.post("/v1/chat/completions", json={"model": job["fine_tuned_model"], "messages": [{"role": "user", "content": "What is 3?"}], "max_tokens": 8})
-        assert said.status_code == 200 and said.json()["choices"][0]["message"]["content"]
+        assert job["fine_tuned_model"] in [
+            model["id"] for model in client.get("/v1/models").json()["data"]
+        ]
+        said = client.post(
+            "/v1/chat/completions",
+            json={
+                "model": job["fine_tuned_model"],
+                "messages": [{"role": "user", "content": "What is 3?"}],
+                "max_tokens": 8,
+            },
+        )
+        assert (
+            said.status_code == 200 and said.json()["choices"][0]["message"]["content"]
+        )
 
 
-def test_bad_data_is_told_by_its_line(client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_data_is_told_by_its_line(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the tuner refuses, the job's error repeats, without the server's paths (test_worker.py)."""
     made = create(client)
 

@@ -48,15 +48,32 @@ def said(queue: Queue, id: str) -> list[str]:
 def test_a_life(queue: Queue) -> None:
     id = add(queue)
     job = queue.claim("me")
-    assert job is not None and job.id == id and job.status == "running" and queue.claim("you") is None
+    assert (
+        job is not None
+        and job.id == id
+        and job.status == "running"
+        and queue.claim("you") is None
+    )
     assert queue.progress(id, "me", {"step": 1}) is False
     queue.tell(id, "me", "metrics", "step 1", {"loss": 2.0})
     queue.end(id, "me", "succeeded", "Done.", {"model": "m"})
     job = queue.find(id, "toy", "a")
-    assert job.status == "succeeded" and job.result == {"step": 1, "model": "m"} and job.ended and job.holder is None
+    assert (
+        job.status == "succeeded"
+        and job.result == {"step": 1, "model": "m"}
+        and job.ended
+        and job.holder is None
+    )
     assert said(queue, id) == ["Accepted; waiting for its turn.", "Started.", "Done."]
-    assert [event.number for event in queue.events(id, ("message", "metrics"))] == [1, 2, 3, 4]
-    assert queue.events(id, ("metrics",))[0].data == {"loss": 2.0} and queue.counts() == {"succeeded": 1}
+    assert [event.number for event in queue.events(id, ("message", "metrics"))] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert queue.events(id, ("metrics",))[0].data == {
+        "loss": 2.0
+    } and queue.counts() == {"succeeded": 1}
     with pytest.raises(Lost):
         queue.end(id, "me", "failed", "Again.", {})
 
@@ -79,7 +96,9 @@ def test_those_who_waited_longest_come_first_and_each_goes_to_one(queue: Queue) 
     assert [queue.claim("x").id, queue.claim("y").id] == sorted(last)  # type: ignore[union-attr]
 
 
-def test_a_holder_that_went_silent_loses_its_job_and_its_voice(queue: Queue, clock: Clock) -> None:
+def test_a_holder_that_went_silent_loses_its_job_and_its_voice(
+    queue: Queue, clock: Clock
+) -> None:
     id = add(queue)
     queue.claim("old")
     clock.now += LEASE_SECONDS
@@ -88,13 +107,22 @@ def test_a_holder_that_went_silent_loses_its_job_and_its_voice(queue: Queue, clo
     assert queue.claim("new") is None
     clock.now += 1
     assert queue.claim("new").id == id  # type: ignore[union-attr]
-    for call in (lambda: queue.renew(id, "old"), lambda: queue.progress(id, "old", {}), lambda: queue.tell(id, "old", "message", "x", {}),
-                 lambda: queue.end(id, "old", "succeeded", "x", {})):
+    for call in (
+        lambda: queue.renew(id, "old"),
+        lambda: queue.progress(id, "old", {}),
+        lambda: queue.tell(id, "old", "message", "x", {}),
+        lambda: queue.end(id, "old", "succeeded", "x", {}),
+    ):
         with pytest.raises(Lost):
             call()
     queue.give_back(id, "old")
     queue.end(id, "new", "succeeded", "Done.", {})
-    assert said(queue, id) == ["Accepted; waiting for its turn.", "Started.", "Goes on.", "Done."]
+    assert said(queue, id) == [
+        "Accepted; waiting for its turn.",
+        "Started.",
+        "Goes on.",
+        "Done.",
+    ]
 
 
 def test_a_job_whose_process_keeps_dying_fails_with_the_reason(queue: Queue) -> None:
@@ -103,7 +131,12 @@ def test_a_job_whose_process_keeps_dying_fails_with_the_reason(queue: Queue) -> 
         assert queue.claim(str(attempt)) is not None
         queue.give_back(id, str(attempt), died="killed by signal 11")
     job = queue.find(id, "toy", "a")
-    assert job.status == "failed" and job.error == {"code": "crashed", "message": "killed by signal 11", "param": None} and queue.claim("x") is None
+    assert (
+        job.status == "failed"
+        and job.error
+        == {"code": "crashed", "message": "killed by signal 11", "param": None}
+        and queue.claim("x") is None
+    )
 
 
 def test_one_whose_servers_keep_dying_fails_too(queue: Queue, clock: Clock) -> None:
@@ -114,7 +147,9 @@ def test_one_whose_servers_keep_dying_fails_too(queue: Queue, clock: Clock) -> N
     assert queue.claim("x") is None and queue.find(id, "toy", "a").status == "failed"
 
 
-def test_getting_further_counts_anew_and_a_server_that_goes_down_costs_nothing(queue: Queue) -> None:
+def test_getting_further_counts_anew_and_a_server_that_goes_down_costs_nothing(
+    queue: Queue,
+) -> None:
     id = add(queue)
     for attempt in range(3 * ATTEMPTS):
         assert queue.claim(str(attempt)) is not None
@@ -132,9 +167,14 @@ def test_cancelling(queue: Queue) -> None:
     with pytest.raises(Lost):
         queue.end(running, "a", "succeeded", "Done.", {})
     queue.claim("b")
-    assert queue.cancel(told, gently=True).status == "running" and queue.progress(told, "b", {}) is True
+    assert (
+        queue.cancel(told, gently=True).status == "running"
+        and queue.progress(told, "b", {}) is True
+    )
     queue.end(told, "b", "cancelled", "Stopped.", {"half": 1})
-    assert queue.cancel(told).status == "cancelled" and said(queue, told)[-1] == "Stopped."
+    assert (
+        queue.cancel(told).status == "cancelled" and said(queue, told)[-1] == "Stopped."
+    )
 
 
 def test_pausing_and_resuming(queue: Queue) -> None:
@@ -148,7 +188,11 @@ def test_pausing_and_resuming(queue: Queue) -> None:
 
 def test_what_a_dead_server_of_this_machine_held_is_free_at_once(queue: Queue) -> None:
     mine, dead, elsewhere = add(queue), add(queue), add(queue)
-    holders = {mine: new_holder(), dead: f"{socket.gethostname()}:{os.getpid()}:1.00:x", elsewhere: "far-away:1:1.00:x"}
+    holders = {
+        mine: new_holder(),
+        dead: f"{socket.gethostname()}:{os.getpid()}:1.00:x",
+        elsewhere: "far-away:1:1.00:x",
+    }
     for id in sorted(holders):
         queue.claim(holders[id])
     queue.free_the_dead()
@@ -161,7 +205,9 @@ def test_others_jobs_are_as_if_they_were_not(queue: Queue) -> None:
         with pytest.raises(ApiError) as caught:
             queue.find(id, kind, key)
         assert caught.value.status == 404
-    assert queue.listed("toy", "b", None, 10) == [] and [job.id for job in queue.listed("toy", "a", None, 10)] == [id]
+    assert queue.listed("toy", "b", None, 10) == [] and [
+        job.id for job in queue.listed("toy", "a", None, 10)
+    ] == [id]
 
 
 def test_pages(queue: Queue) -> None:

@@ -35,10 +35,21 @@ SERVER = "import sys; from miaobi.serve.command import serve; serve(port=int(sys
 @pytest.fixture(autouse=True)
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine of another package, and a model for it in the store."""
-    installed(tmp_path / "package", "toy_engine", "miaobi.engines", "toy_engine", monkeypatch)
-    bundle.write(tmp_path / "bundle", bundle.Manifest("toy", "text"), lambda draft: (draft / "config.json").write_text("{}"))
+    installed(
+        tmp_path / "package", "toy_engine", "miaobi.engines", "toy_engine", monkeypatch
+    )
+    bundle.write(
+        tmp_path / "bundle",
+        bundle.Manifest("toy", "text"),
+        lambda draft: (draft / "config.json").write_text("{}"),
+    )
     Store().add(tmp_path / "bundle", "toy")
-    measured = {"engine": "toy", "format": "bundle", "parameters": 1.0, "tokens_per_second": {"1": 1000.0}}
+    measured = {
+        "engine": "toy",
+        "format": "bundle",
+        "parameters": 1.0,
+        "tokens_per_second": {"1": 1000.0},
+    }
     (home() / "measurements.json").write_text(json.dumps({"rows": [measured]}))
 
 
@@ -51,7 +62,12 @@ class Server:
         self.up()
 
     def up(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", SERVER, "0"], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, "0"],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
         self.address = first.split()[-1].removesuffix("/v1")
@@ -79,19 +95,28 @@ def served() -> Iterator[Server]:
         server.kill()
 
 
-def uploads(server: Server, stop: threading.Event, kept: dict[str, str], chance: random.Random) -> None:
+def uploads(
+    server: Server, stop: threading.Event, kept: dict[str, str], chance: random.Random
+) -> None:
     """One after another; `kept`: what the server said it has, with its sha256."""
     while not stop.is_set():
         data = chance.randbytes(chance.randint(1, 3_000_000))
         with suppress(httpx.HTTPError, KeyError, ValueError):
-            answer = httpx.post(f"{server.address}/v1/files", files={"file": ("x", data)}, data={"purpose": "user_data"}, timeout=10)
+            answer = httpx.post(
+                f"{server.address}/v1/files",
+                files={"file": ("x", data)},
+                data={"purpose": "user_data"},
+                timeout=10,
+            )
             kept[answer.json()["id"]] = hashlib.sha256(data).hexdigest()
 
 
 def kill_uploads(rounds: int, chance: random.Random) -> None:
     kept, stop = dict[str, str](), threading.Event()
     with served() as server:
-        thread = threading.Thread(target=uploads, args=(server, stop, kept, random.Random(1)))
+        thread = threading.Thread(
+            target=uploads, args=(server, stop, kept, random.Random(1))
+        )
         thread.start()
         try:
             for _ in range(rounds):
@@ -103,40 +128,92 @@ def kill_uploads(rounds: int, chance: random.Random) -> None:
             thread.join()
         server.kill()
         server.up()
-        there = {item["id"]: item for item in httpx.get(f"{server.address}/v1/files").json()["data"]}
-        assert kept.keys() <= there.keys()  # what was answered is there; what was cut off between record and answer may be too
+        there = {
+            item["id"]: item
+            for item in httpx.get(f"{server.address}/v1/files").json()["data"]
+        }
+        assert (
+            kept.keys() <= there.keys()
+        )  # what was answered is there; what was cut off between record and answer may be too
         folder = home() / "server" / "files"
         assert sorted(path.name for path in folder.iterdir()) == sorted(there)
         for id, item in there.items():
             data = (folder / id).read_bytes()
-            assert len(data) == item["bytes"] and kept.get(id, hashlib.sha256(data).hexdigest()) == hashlib.sha256(data).hexdigest()
+            assert (
+                len(data) == item["bytes"]
+                and kept.get(id, hashlib.sha256(data).hexdigest())
+                == hashlib.sha256(data).hexdigest()
+            )
 
 
 def requests(count: int) -> bytes:
-    return b"".join(json.dumps({"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": {
-        "model": "toy", "messages": [{"role": "user", "content": f"say {number}"}]}}).encode() + b"\n" for number in range(count))
+    return b"".join(
+        json.dumps(
+            {
+                "custom_id": str(number),
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {
+                    "model": "toy",
+                    "messages": [{"role": "user", "content": f"say {number}"}],
+                },
+            }
+        ).encode()
+        + b"\n"
+        for number in range(count)
+    )
 
 
 def kill_batches(count: int, rounds: int, chance: random.Random) -> None:
     with served() as server:
-        file = httpx.post(f"{server.address}/v1/files", files={"file": ("in.jsonl", requests(count))}, data={"purpose": "batch"}).json()["id"]
-        made = httpx.post(f"{server.address}/v1/batches", json={"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}).json()["id"]
+        file = httpx.post(
+            f"{server.address}/v1/files",
+            files={"file": ("in.jsonl", requests(count))},
+            data={"purpose": "batch"},
+        ).json()["id"]
+        made = httpx.post(
+            f"{server.address}/v1/batches",
+            json={
+                "input_file_id": file,
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+            },
+        ).json()["id"]
         for _ in range(rounds):
             time.sleep(chance.uniform(0.5, 4))
             kill_one(server, chance)
 
         def look() -> dict[str, Any]:
-            return dict(httpx.get(f"{server.address}/v1/batches/{made}", timeout=30).json())
+            return dict(
+                httpx.get(f"{server.address}/v1/batches/{made}", timeout=30).json()
+            )
 
         wait_until(lambda: look()["status"] in ("completed", "failed"), 120)
         done = look()
-        assert done["status"] == "completed" and done["request_counts"] == {"total": count, "completed": count, "failed": 0}, done
-        rows = [json.loads(line) for line in httpx.get(f"{server.address}/v1/files/{done['output_file_id']}/content").text.splitlines()]
-        assert [row["custom_id"] for row in rows] == [str(number) for number in range(count)]
-        assert all(row["response"]["body"]["choices"][0]["message"]["content"] == f"say {row['custom_id']}" for row in rows)
+        assert done["status"] == "completed" and done["request_counts"] == {
+            "total": count,
+            "completed": count,
+            "failed": 0,
+        }, done
+        rows = [
+            json.loads(line)
+            for line in httpx.get(
+                f"{server.address}/v1/files/{done['output_file_id']}/content"
+            ).text.splitlines()
+        ]
+        assert [row["custom_id"] for row in rows] == [
+            str(number) for number in range(count)
+        ]
+        assert all(
+            row["response"]["body"]["choices"][0]["message"]["content"]
+            == f"say {row['custom_id']}"
+            for row in rows
+        )
         files = httpx.get(f"{server.address}/v1/files").json()["data"]
         assert sorted(item["purpose"] for item in files) == ["batch", "batch_output"]
-        assert sorted(path.name for path in (home() / "server" / "files").iterdir()) == sorted(item["id"] for item in files)
+        assert sorted(
+            path.name for path in (home() / "server" / "files").iterdir()
+        ) == sorted(item["id"] for item in files)
 
 
 def kill_one(server: Server, chance: random.Random) -> None:
@@ -156,17 +233,45 @@ class Trainings:
 
     def __init__(self, server: Server, steps: int) -> None:
         self.server = server
-        lines = "".join(f"the {number} th line rhymes with line {number * 7 % 100}\n" for number in range(2000))
-        file = httpx.post(f"{server.address}/v1/files", files={"file": ("lines.txt", lines.encode())}, data={"purpose": "user_data"}).json()["id"]
-        self.asked = {"recipe": "my-corpus", "training_file": file, "seed": 3, "miaobi": {
-            "train.max_steps": steps, "train.checkpoint_every": 10, "train.validate_every": 50, "train.sample_every": 50, "train.log_every": 5, "train.patience": 0,
-            "train.batch_size": 16, "model.num_layers": 1, "model.hidden_size": 32, "data.context_length": 32, "sample.max_new_tokens": 8}}
+        lines = "".join(
+            f"the {number} th line rhymes with line {number * 7 % 100}\n"
+            for number in range(2000)
+        )
+        file = httpx.post(
+            f"{server.address}/v1/files",
+            files={"file": ("lines.txt", lines.encode())},
+            data={"purpose": "user_data"},
+        ).json()["id"]
+        self.asked = {
+            "recipe": "my-corpus",
+            "training_file": file,
+            "seed": 3,
+            "miaobi": {
+                "train.max_steps": steps,
+                "train.checkpoint_every": 10,
+                "train.validate_every": 50,
+                "train.sample_every": 50,
+                "train.log_every": 5,
+                "train.patience": 0,
+                "train.batch_size": 16,
+                "model.num_layers": 1,
+                "model.hidden_size": 32,
+                "data.context_length": 32,
+                "sample.max_new_tokens": 8,
+            },
+        }
 
     def start(self) -> str:
-        return str(httpx.post(f"{self.server.address}/v1/training/jobs", json=self.asked, timeout=30).json()["id"])
+        return str(
+            httpx.post(
+                f"{self.server.address}/v1/training/jobs", json=self.asked, timeout=30
+            ).json()["id"]
+        )
 
     def look(self, id: str) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.server.address}/v1/training/jobs/{id}", timeout=30).json())
+        return dict(
+            httpx.get(f"{self.server.address}/v1/training/jobs/{id}", timeout=30).json()
+        )
 
     def runs(self, id: str) -> bool:
         return self.look(id)["status"] in ("queued", "running")
@@ -175,12 +280,35 @@ class Trainings:
         """The weights it ended with; what it told on the way came once and in order, and nothing is left of its work."""
         wait_until(lambda: not self.runs(id), 300)
         job = self.look(id)
-        assert job["status"] == "succeeded" and len(Store().versions(job["trained_model"])) == 1, job
-        events = httpx.get(f"{self.server.address}/v1/training/jobs/{id}/events", params={"limit": 1000}).json()["data"]
-        told = [event["data"]["step"] for event in reversed(events) if "train_loss" in event["data"]]
-        assert told == list(range(5, self.asked["miaobi"]["train.max_steps"] + 1, 5))[-len(told):] and len(told) > 50
-        wait_until(lambda: [path.name for path in (home() / "server" / "jobs" / id).iterdir()] == ["log.txt"])
-        return next(Store().resolve(job["trained_model"]).path.glob("*.safetensors")).read_bytes()
+        assert (
+            job["status"] == "succeeded"
+            and len(Store().versions(job["trained_model"])) == 1
+        ), job
+        events = httpx.get(
+            f"{self.server.address}/v1/training/jobs/{id}/events",
+            params={"limit": 1000},
+        ).json()["data"]
+        told = [
+            event["data"]["step"]
+            for event in reversed(events)
+            if "train_loss" in event["data"]
+        ]
+        assert (
+            told
+            == list(range(5, self.asked["miaobi"]["train.max_steps"] + 1, 5))[
+                -len(told) :
+            ]
+            and len(told) > 50
+        )
+        wait_until(
+            lambda: (
+                [path.name for path in (home() / "server" / "jobs" / id).iterdir()]
+                == ["log.txt"]
+            )
+        )
+        return next(
+            Store().resolve(job["trained_model"]).path.glob("*.safetensors")
+        ).read_bytes()
 
 
 def kill_training(steps: int, rounds: int, chance: random.Random) -> None:
@@ -197,13 +325,30 @@ def kill_training(steps: int, rounds: int, chance: random.Random) -> None:
                 kills += 1
             assert jobs.made(ids[-1]) == whole
         files = httpx.get(f"{server.address}/v1/files").json()["data"]
-        assert sorted(item["purpose"] for item in files) == ["fine-tune-results"] * len(ids) + ["user_data"]
-        assert sorted(path.name for path in (home() / "server" / "files").iterdir()) == sorted(item["id"] for item in files)
+        assert sorted(item["purpose"] for item in files) == ["fine-tune-results"] * len(
+            ids
+        ) + ["user_data"]
+        assert sorted(
+            path.name for path in (home() / "server" / "files").iterdir()
+        ) == sorted(item["id"] for item in files)
 
 
-def kill_offline(tmp_path: Path, count: int, rounds: int, chance: random.Random) -> None:
+def kill_offline(
+    tmp_path: Path, count: int, rounds: int, chance: random.Random
+) -> None:
     (tmp_path / "in.jsonl").write_bytes(requests(count))
-    words = [sys.executable, "-m", "miaobi.cli", "batch", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--streams", "2", "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "miaobi.cli",
+        "batch",
+        str(tmp_path / "in.jsonl"),
+        "--out",
+        str(tmp_path / "out.jsonl"),
+        "--streams",
+        "2",
+        "--json",
+    ]
     journal = tmp_path / ".out.jsonl.journal"
 
     def size() -> int:
@@ -214,13 +359,19 @@ def kill_offline(tmp_path: Path, count: int, rounds: int, chance: random.Random)
         until, before = time.monotonic() + chance.uniform(1, 10), size()
         while size() == before and run.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))  # at some moment before or after it got anywhere
+        time.sleep(
+            chance.uniform(0, 0.3)
+        )  # at some moment before or after it got anywhere
         run.kill()
         run.wait()
     done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
     told = json.loads(done.stdout)
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["custom_id"] for row in rows] == [str(number) for number in range(count)] and told["answered"] == count
+    rows = [
+        json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()
+    ]
+    assert [row["custom_id"] for row in rows] == [
+        str(number) for number in range(count)
+    ] and told["answered"] == count
     assert not journal.exists()
 
 
@@ -244,5 +395,9 @@ def test_an_offline_batch_that_is_killed_goes_on(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("what", ["uploads", "batches", "offline", "training"])
 def test_a_hundred_kills(what: str, tmp_path: Path) -> None:
-    {"uploads": lambda: kill_uploads(100, random.Random(6)), "batches": lambda: kill_batches(2000, 100, random.Random(7)),
-     "offline": lambda: kill_offline(tmp_path, 1000, 100, random.Random(8)), "training": lambda: kill_training(3000, 100, random.Random(10))}[what]()
+    {
+        "uploads": lambda: kill_uploads(100, random.Random(6)),
+        "batches": lambda: kill_batches(2000, 100, random.Random(7)),
+        "offline": lambda: kill_offline(tmp_path, 1000, 100, random.Random(8)),
+        "training": lambda: kill_training(3000, 100, random.Random(10)),
+    }[what]()

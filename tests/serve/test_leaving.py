@@ -25,7 +25,12 @@ LONG = " ".join(f"w{number}" for number in range(2000))
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "echo", "messages": [{"role": "user", "content": text}], "max_tokens": 4000, **more}
+    return {
+        "model": "echo",
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 4000,
+        **more,
+    }
 
 
 @pytest.fixture
@@ -37,25 +42,41 @@ def slow() -> Echo:
 def one_place(slow: Echo) -> Iterator[str]:
     """A server that answers one at a time."""
     settings = Settings(streams=1, workers=0)
-    with live(create_app(Services(settings, toy_pool(settings, echo=slow), Admission(settings)))) as url:
+    with live(
+        create_app(
+            Services(settings, toy_pool(settings, echo=slow), Admission(settings))
+        )
+    ) as url:
         yield f"{url}/v1"
 
 
 def short(url: str) -> float:
     began = time.monotonic()
-    assert httpx.post(f"{url}/chat/completions", json=asked("one"), timeout=60).status_code == 200
+    assert (
+        httpx.post(f"{url}/chat/completions", json=asked("one"), timeout=60).status_code
+        == 200
+    )
     return time.monotonic() - began
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_frees_the_place_at_once(one_place: str, slow: Echo, stream: bool) -> None:
+def test_who_leaves_frees_the_place_at_once(
+    one_place: str, slow: Echo, stream: bool
+) -> None:
     async def leave() -> None:
         async with httpx.AsyncClient() as client:
-            task = asyncio.create_task(client.post(f"{one_place}/chat/completions", json=asked(LONG, stream=stream), timeout=60))
+            task = asyncio.create_task(
+                client.post(
+                    f"{one_place}/chat/completions",
+                    json=asked(LONG, stream=stream),
+                    timeout=60,
+                )
+            )
             while not slow.running:
                 await asyncio.sleep(0.01)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
     asyncio.run(leave())
     assert short(one_place) < 10, "2,000 words would take 40 s"
     wait_until(lambda: slow.left_early == 1 and slow.running == 0)
@@ -64,17 +85,28 @@ def test_who_leaves_frees_the_place_at_once(one_place: str, slow: Echo, stream: 
 def test_who_leaves_while_queued_is_never_answered(one_place: str, slow: Echo) -> None:
     async def scenario() -> None:
         async with httpx.AsyncClient(timeout=60) as client:
-            first = asyncio.create_task(client.post(f"{one_place}/chat/completions", json=asked(" ".join(["w"] * 40))))
+            first = asyncio.create_task(
+                client.post(
+                    f"{one_place}/chat/completions", json=asked(" ".join(["w"] * 40))
+                )
+            )
             while not slow.running:
                 await asyncio.sleep(0.01)
-            queued = asyncio.create_task(client.post(f"{one_place}/chat/completions", json=asked("queued")))
+            queued = asyncio.create_task(
+                client.post(f"{one_place}/chat/completions", json=asked("queued"))
+            )
             await asyncio.sleep(0.1)
             queued.cancel()
             await asyncio.gather(queued, return_exceptions=True)
             await first
             await client.post(f"{one_place}/chat/completions", json=asked("next"))
+
     asyncio.run(scenario())
-    assert [request.messages[0]["content"].split()[0] for request in slow.asked if request.messages] == ["w", "next"]
+    assert [
+        request.messages[0]["content"].split()[0]
+        for request in slow.asked
+        if request.messages
+    ] == ["w", "next"]
 
 
 def test_a_promotion_in_the_middle_of_a_stream() -> None:
@@ -83,24 +115,42 @@ def test_a_promotion_in_the_middle_of_a_stream() -> None:
 
     def find(name: str) -> Weights:
         return Weights("bundle", f"/nowhere/{now[0]}", "echo", now[0])
+
     settings = Settings(workers=0)
-    pool = Pool(settings, find, lambda: ["echo"], lambda weights: Model(weights, "toy", engines[weights.version]))
-    with live(create_app(Services(settings, pool, Admission(settings)))) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    pool = Pool(
+        settings,
+        find,
+        lambda: ["echo"],
+        lambda weights: Model(weights, "toy", engines[weights.version]),
+    )
+    with (
+        live(create_app(Services(settings, pool, Admission(settings)))) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
         words = " ".join(map(str, range(100)))
         stream = client.chat.completions.create(**asked(words), stream=True)
         pieces = [next(stream)]
         now[0] = "2"
         answer = client.chat.completions.create(**asked("after"))
-        assert (answer.model_extra or {})["miaobi"]["model"] == "echo@2" and not engines["1"].closed
+        assert (answer.model_extra or {})["miaobi"][
+            "model"
+        ] == "echo@2" and not engines["1"].closed
         pieces += list(stream)
-        assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == words
+        assert (
+            "".join(piece.choices[0].delta.content or "" for piece in pieces) == words
+        )
         assert (pieces[0].model_extra or {})["miaobi"]["model"] == "echo@1"
         wait_until(lambda: engines["1"].closed)
 
 
 def test_a_reader_that_is_slow_holds_up_nobody(one_place: str, slow: Echo) -> None:
     slow.pause = 0.0
-    with httpx.stream("POST", f"{one_place}/chat/completions", json=asked(" ".join(["w" * 400] * 3000), stream=True), timeout=60) as reading:
+    with httpx.stream(
+        "POST",
+        f"{one_place}/chat/completions",
+        json=asked(" ".join(["w" * 400] * 3000), stream=True),
+        timeout=60,
+    ) as reading:
         chunks = reading.iter_bytes()
         next(chunks)
         wait_until(lambda: slow.running == 0)

@@ -18,8 +18,11 @@ from miaobi.serve.settings import Settings
 
 def add(name: str, place: Path, **more: Any) -> None:
     """A model without weights, one version more of it."""
-    folder = bundle.write(place / f"{name}{len(Store().versions(name))}", Manifest(**{"family": "gpt", "modality": "text", **more}),
-                          lambda draft: (draft / "config.json").write_text("{}") and None)
+    folder = bundle.write(
+        place / f"{name}{len(Store().versions(name))}",
+        Manifest(**{"family": "gpt", "modality": "text", **more}),
+        lambda draft: (draft / "config.json").write_text("{}") and None,
+    )
     Store().add(folder, name)
 
 
@@ -28,16 +31,43 @@ def test_names_in_the_store_follow_promotions_at_once(tmp_path: Path) -> None:
     names = Names(Settings())
     assert names.names() == ["poet"] and names.find("poet").label == "poet@1"
     add("poet", tmp_path)
-    assert names.find("poet").label == "poet@2" and names.find("poet@1").label == "poet@1" and names.find("poet@latest").version == "2"
+    assert (
+        names.find("poet").label == "poet@2"
+        and names.find("poet@1").label == "poet@1"
+        and names.find("poet@latest").version == "2"
+    )
     Store().promote("poet@1")
-    assert names.find("poet").label == "poet@1" and names.find("poet@production").version == "1"
+    assert (
+        names.find("poet").label == "poet@1"
+        and names.find("poet@production").version == "1"
+    )
     Store().remove("poet@2")
     with pytest.raises(NotFound):
         names.find("poet@2")
 
 
-@pytest.mark.parametrize("name", ["../poet", "/etc/passwd", "./poet", "http://127.0.0.1/v1", "org/model", "poet@../1", "poet@9", "POET", "", "a" * 300, "poet\n",
-                                  "~/poet", "poet@", "models--x", ".", "..", "@1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../poet",
+        "/etc/passwd",
+        "./poet",
+        "http://127.0.0.1/v1",
+        "org/model",
+        "poet@../1",
+        "poet@9",
+        "POET",
+        "",
+        "a" * 300,
+        "poet\n",
+        "~/poet",
+        "poet@",
+        "models--x",
+        ".",
+        "..",
+        "@1",
+    ],
+)
 def test_a_name_is_no_path_no_url_and_no_hub_id(name: str, tmp_path: Path) -> None:
     add("poet", tmp_path)
     if name == "poet@":
@@ -47,7 +77,9 @@ def test_a_name_is_no_path_no_url_and_no_hub_id(name: str, tmp_path: Path) -> No
         Names(Settings()).find(name)
 
 
-def test_only_what_was_named_is_served_and_what_was_tuned_from_it(tmp_path: Path) -> None:
+def test_only_what_was_named_is_served_and_what_was_tuned_from_it(
+    tmp_path: Path,
+) -> None:
     for name, parents in (("poet", ()), ("cook", ()), ("bard", ("poet@1",))):
         add(name, tmp_path, parents=parents)
     names = Names(Settings(models=("poet",)))
@@ -57,10 +89,18 @@ def test_only_what_was_named_is_served_and_what_was_tuned_from_it(tmp_path: Path
 
 
 def test_an_alias_leads_to_a_path_that_no_request_can_name(tmp_path: Path) -> None:
-    folder = bundle.write(tmp_path / "made", Manifest("gpt", "text"), lambda draft: (draft / "config.json").write_text("{}") and None)
+    folder = bundle.write(
+        tmp_path / "made",
+        Manifest("gpt", "text"),
+        lambda draft: (draft / "config.json").write_text("{}") and None,
+    )
     names = Names(Settings(models=(f"mine={folder}",)))
     names.fetch()
-    assert names.names() == ["mine"] and names.find("mine").path == folder and names.find("mine").label == "mine"
+    assert (
+        names.names() == ["mine"]
+        and names.find("mine").path == folder
+        and names.find("mine").label == "mine"
+    )
     with pytest.raises(NotFound):
         names.find(str(folder))
     with pytest.raises(BadInput):
@@ -78,5 +118,11 @@ def test_a_pack_that_is_not_here_is_told_how_to_be_fetched() -> None:
 def test_facts(tmp_path: Path) -> None:
     add("poet", tmp_path, parents=("smollm2",))
     found = Names(Settings()).facts("poet")
-    assert (found["id"], found["object"], found["owned_by"], found["modality"], found["parents"]) == ("poet", "model", "local", "text", ["smollm2"])
+    assert (
+        found["id"],
+        found["object"],
+        found["owned_by"],
+        found["modality"],
+        found["parents"],
+    ) == ("poet", "model", "local", "text", ["smollm2"])
     assert found["created"] > 1_700_000_000 and str(tmp_path) not in json.dumps(found)

@@ -29,13 +29,25 @@ class Shop:
         self.engines: dict[str, Any] = {}
         self.doors: dict[str, threading.Event] = {}
         self.broken: set[str] = set()
-        self.pool = Pool(Settings(memory_bytes=memory * GIGABYTE), self.find, lambda: sorted(sizes), self.open, lambda weights: sizes[weights.name] * GIGABYTE)
+        self.pool = Pool(
+            Settings(memory_bytes=memory * GIGABYTE),
+            self.find,
+            lambda: sorted(sizes),
+            self.open,
+            lambda weights: sizes[weights.name] * GIGABYTE,
+        )
 
     def find(self, name: str) -> Weights:
         name, _, version = name.partition("@")
         if name not in self.sizes:
             raise NotFound(f"no {name}")
-        return Weights("bundle", f"/nowhere/{name}", name, version or self.versions[name], modality="image" if name == "grey" else "text")
+        return Weights(
+            "bundle",
+            f"/nowhere/{name}",
+            name,
+            version or self.versions[name],
+            modality="image" if name == "grey" else "text",
+        )
 
     def open(self, weights: Weights) -> Model:
         self.opened.append(weights.label)
@@ -47,7 +59,11 @@ class Shop:
         return Model(weights, "toy", self.engines[weights.label])
 
     def closed(self) -> list[str]:
-        return [label for label, engine in self.engines.items() if getattr(engine, "closed", False)]
+        return [
+            label
+            for label, engine in self.engines.items()
+            if getattr(engine, "closed", False)
+        ]
 
 
 async def until(true: Callable[[], Any]) -> None:
@@ -65,8 +81,11 @@ def test_one_opening_for_all_who_ask() -> None:
     shop = Shop(a=1)
 
     async def scenario() -> None:
-        assert await asyncio.gather(*(use(shop, "a") for _ in range(20))) == ["a@1"] * 20
+        assert (
+            await asyncio.gather(*(use(shop, "a") for _ in range(20))) == ["a@1"] * 20
+        )
         await shop.pool.close()
+
     asyncio.run(scenario())
     assert shop.opened == ["a@1"] == shop.closed()
 
@@ -81,6 +100,7 @@ def test_different_models_do_not_wait_for_each_other() -> None:
         assert await use(shop, "quick") == "quick@1" and not waiting.done()
         shop.doors["slow@1"].set()
         assert await waiting == "slow@1"
+
     asyncio.run(scenario())
 
 
@@ -89,25 +109,36 @@ def test_whoever_goes_away_while_it_opens_leaves_the_opening_to_the_others() -> 
     shop.doors["a@1"] = threading.Event()
 
     async def scenario() -> None:
-        first, second = asyncio.create_task(use(shop, "a")), asyncio.create_task(use(shop, "a"))
+        first, second = (
+            asyncio.create_task(use(shop, "a")),
+            asyncio.create_task(use(shop, "a")),
+        )
         await until(lambda: shop.opened)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         shop.doors["a@1"].set()
         assert await second == "a@1"
+
     asyncio.run(scenario())
     assert shop.opened == ["a@1"]
 
 
-def test_a_failed_opening_is_told_to_all_who_waited_and_tried_again_by_the_next() -> None:
+def test_a_failed_opening_is_told_to_all_who_waited_and_tried_again_by_the_next() -> (
+    None
+):
     shop = Shop(a=1)
     shop.broken.add("a")
 
     async def scenario() -> None:
-        found = await asyncio.gather(*(use(shop, "a") for _ in range(3)), return_exceptions=True)
-        assert all(isinstance(error, BadInput) for error in found) and shop.opened == ["a@1"]
+        found = await asyncio.gather(
+            *(use(shop, "a") for _ in range(3)), return_exceptions=True
+        )
+        assert all(isinstance(error, BadInput) for error in found) and shop.opened == [
+            "a@1"
+        ]
         shop.broken.clear()
         assert await use(shop, "a") == "a@1" and len(shop.opened) == 2
+
     asyncio.run(scenario())
 
 
@@ -118,6 +149,7 @@ def test_memory_goes_to_who_was_asked_last() -> None:
         for name in ("a", "b", "a", "c"):
             await use(shop, name)
         assert shop.closed() == ["b@1"] and set(shop.pool.opened()) == {"a@1", "c@1"}
+
     asyncio.run(scenario())
 
 
@@ -133,10 +165,13 @@ def test_a_model_in_use_is_never_closed() -> None:
         with pytest.raises(DoesNotFit, match="MB"):
             await use(shop, "huge")
         assert not [label for label in shop.opened if label.startswith("huge")]
+
     asyncio.run(scenario())
 
 
-def test_a_promoted_version_answers_the_next_while_the_old_one_ends_its_answer() -> None:
+def test_a_promoted_version_answers_the_next_while_the_old_one_ends_its_answer() -> (
+    None
+):
     shop = Shop(a=10)
 
     async def scenario() -> None:
@@ -145,11 +180,16 @@ def test_a_promoted_version_answers_the_next_while_the_old_one_ends_its_answer()
             assert await use(shop, "a") == "a@2"
             assert old.weights.label == "a@1" and not shop.closed()
             assert await use(shop, "a@1") == "a@1", "by its number it still answers"
-        await until(lambda: "a@1" in shop.closed() or shop.pool.opened().keys() == {"a@1", "a@2"})
+        await until(
+            lambda: (
+                "a@1" in shop.closed() or shop.pool.opened().keys() == {"a@1", "a@2"}
+            )
+        )
         shop.versions["a"] = "3"
         assert await use(shop, "a") == "a@3"
         await until(lambda: set(shop.closed()) == {"a@1", "a@2"})
         assert set(shop.pool.opened()) == {"a@3"}
+
     asyncio.run(scenario())
 
 
@@ -163,6 +203,7 @@ def test_without_room_for_both_the_old_version_answers_until_it_is_idle() -> Non
             with pytest.raises(DoesNotFit):
                 await use(shop, "a@2")
         assert await use(shop, "a") == "a@2" and shop.closed() == ["a@1"]
+
     asyncio.run(scenario())
 
 
@@ -172,6 +213,7 @@ def test_a_model_of_another_kind_is_refused_before_it_is_opened() -> None:
     async def scenario() -> None:
         with pytest.raises(Unsupported, match="image"):
             await use(shop, "grey")
+
     asyncio.run(scenario())
     assert not shop.opened
 

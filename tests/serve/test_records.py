@@ -29,13 +29,20 @@ def test_the_migrations_lead_to_the_models(database: str) -> None:
 def test_keys_of_older_servers_keep_their_rights(database: str) -> None:
     records = open_records(database, "0001")
     with records.engine.begin() as connection:
-        connection.execute(text("INSERT INTO keys (id, name, sha256, created) VALUES ('key-1', 'old', '0', 1)"))
+        connection.execute(
+            text(
+                "INSERT INTO keys (id, name, sha256, created) VALUES ('key-1', 'old', '0', 1)"
+            )
+        )
     records.close()
     records = open_records(database)
     with records.session() as session:
         session.add(Key(id="key-2", name="new", sha256="1"))
     with records.reading() as session:
-        assert {key.name: key.operator for key in session.scalars(select(Key))} == {"old": True, "new": False}
+        assert {key.name: key.operator for key in session.scalars(select(Key))} == {
+            "old": True,
+            "new": False,
+        }
     records.close()
 
 
@@ -75,8 +82,16 @@ def test_writers_wait_for_each_other(database: str) -> None:
     def add(prefix: str) -> None:
         for number in range(10):
             with records.session() as session:
-                session.scalars(select(Key)).all()  # reads first: on SQLite, the transaction that cannot be raised to a writing one
-                session.add(Key(id=new_id("key"), name=f"{prefix}{number}", sha256=f"{prefix}{number}"))
+                session.scalars(
+                    select(Key)
+                ).all()  # reads first: on SQLite, the transaction that cannot be raised to a writing one
+                session.add(
+                    Key(
+                        id=new_id("key"),
+                        name=f"{prefix}{number}",
+                        sha256=f"{prefix}{number}",
+                    )
+                )
 
     threads = [threading.Thread(target=add, args=(prefix,)) for prefix in "abcd"]
     for thread in threads:
@@ -92,12 +107,18 @@ def test_what_is_accepted_is_on_disk(tmp_path: Path) -> None:
     records = open_records(f"sqlite:///{tmp_path / 'r.sqlite'}")
     with records.session() as session:
         assert session.connection().exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert session.connection().exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert (
+            session.connection().exec_driver_sql("PRAGMA journal_mode").scalar()
+            == "wal"
+        )
         assert session.connection().exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     records.close()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "mysql://x/y", "postgresql://nobody@127.0.0.1:1/none"])
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "sqlite://", "mysql://x/y", "postgresql://nobody@127.0.0.1:1/none"],
+)
 def test_a_url_that_leads_nowhere_is_told(url: str) -> None:
     with pytest.raises(BadInput):
         open_records(url)

@@ -69,7 +69,11 @@ ROWS = {
 def test_every_row_is_a_test(row: str) -> None:
     file, _, name = ROWS[row].partition("::")
     tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}, ROWS[row]
+    assert name in {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }, ROWS[row]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIAOBI_HOME", str(tmp_path_factory.mktemp("served")))
         settings = Settings(studio=False, workers=0)
-        with live(create_app(Services(settings, toy_pool(settings, echo=Echo(), grey=Grey()), Admission(settings)))) as at:
+        with live(
+            create_app(
+                Services(
+                    settings,
+                    toy_pool(settings, echo=Echo(), grey=Grey()),
+                    Admission(settings),
+                )
+            )
+        ) as at:
             yield at
 
 
@@ -114,33 +126,107 @@ def canary() -> Iterator[Canary]:
 
 def addresses(port: int) -> list[str]:
     """Ways to name what is to be asked: this machine, the cloud's metadata, files, other schemes."""
-    hosts = ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "017700000001", "127.1", "0", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1.nip.io", "①②⑦.⓪.⓪.①"]
-    return [*(f"http://{host}:{port}/a.png" for host in hosts), f"http://127.0.0.1:{port}\\@evil.example/a.png", f"http://evil.example@127.0.0.1:{port}/a.png",
-            f"//127.0.0.1:{port}/a.png", f"HTTP://127.0.0.1:{port}/a.png", f"http:\\\\127.0.0.1:{port}\\a.png", f" http://127.0.0.1:{port}/", f"ftp://127.0.0.1:{port}/",
-            f"gopher://127.0.0.1:{port}/_x", "http://169.254.169.254/latest/meta-data", "http://metadata.google.internal/", "https://example.org/a.png",
-            "file:///etc/passwd", "file://localhost/etc/passwd", "/etc/passwd", "data:,x", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>", "jar:x!/", "\x00"]
+    hosts = [
+        "127.0.0.1",
+        "localhost",
+        "2130706433",
+        "0x7f000001",
+        "017700000001",
+        "127.1",
+        "0",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "127.0.0.1.nip.io",
+        "①②⑦.⓪.⓪.①",
+    ]
+    return [
+        *(f"http://{host}:{port}/a.png" for host in hosts),
+        f"http://127.0.0.1:{port}\\@evil.example/a.png",
+        f"http://evil.example@127.0.0.1:{port}/a.png",
+        f"//127.0.0.1:{port}/a.png",
+        f"HTTP://127.0.0.1:{port}/a.png",
+        f"http:\\\\127.0.0.1:{port}\\a.png",
+        f" http://127.0.0.1:{port}/",
+        f"ftp://127.0.0.1:{port}/",
+        f"gopher://127.0.0.1:{port}/_x",
+        "http://169.254.169.254/latest/meta-data",
+        "http://metadata.google.internal/",
+        "https://example.org/a.png",
+        "file:///etc/passwd",
+        "file://localhost/etc/passwd",
+        "/etc/passwd",
+        "data:,x",
+        "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "jar:x!/",
+        "\x00",
+    ]
 
 
 def test_no_address_is_ever_asked(client: httpx.Client, canary: Canary) -> None:
     """Fetching does not exist here: every address is refused, and nobody is called."""
     for at, url in enumerate(addresses(canary.port)):
         part = {"type": "image_url", "image_url": {"url": url}}
-        asked = [("/v1/chat/completions", {"model": "echo", "messages": [{"role": "user", "content": [{"type": "text", "text": "what"}, part]}]}),
-                 ("/v1/moderations", {"input": [part]}), ("/v1/images/generations", {"model": "grey", "prompt": "x", "image": url}),
-                           ("/v1/images/variations", {"model": "grey", "image": url}), ("/v1/embeddings", {"model": url, "input": "x"}),
-                           ("/v1/chat/completions", {"model": url, "messages": [{"role": "user", "content": "x"}]}),
-                           ("/v1/fine_tuning/jobs", {"model": url, "training_file": url})]
+        asked = [
+            (
+                "/v1/chat/completions",
+                {
+                    "model": "echo",
+                    "messages": [
+                        {
+                            "role": "user",
+                            "content": [{"type": "text", "text": "what"}, part],
+                        }
+                    ],
+                },
+            ),
+            ("/v1/moderations", {"input": [part]}),
+            ("/v1/images/generations", {"model": "grey", "prompt": "x", "image": url}),
+            ("/v1/images/variations", {"model": "grey", "image": url}),
+            ("/v1/embeddings", {"model": url, "input": "x"}),
+            (
+                "/v1/chat/completions",
+                {"model": url, "messages": [{"role": "user", "content": "x"}]},
+            ),
+            ("/v1/fine_tuning/jobs", {"model": url, "training_file": url}),
+        ]
         for path, body in asked if at % 10 == 0 else asked[:2]:
             answer = client.post(path, json=body)
             assert answer.status_code in (400, 404, 415), (path, url, answer.text)
-        for path in ("/v1/images/edits", "/v1/images/variations") if at % 10 == 0 else ():
-            assert client.post(path, data={"model": "grey", "prompt": "x", "image": url}, files={"x": b""}).status_code in (400, 404), (path, url)
+        for path in (
+            ("/v1/images/edits", "/v1/images/variations") if at % 10 == 0 else ()
+        ):
+            assert client.post(
+                path,
+                data={"model": "grey", "prompt": "x", "image": url},
+                files={"x": b""},
+            ).status_code in (400, 404), (path, url)
     assert canary.came == 0
 
 
-PLACES = re.compile(r"/home|/root|/tmp|/usr|/work|/nowhere|\.py\b|0x[0-9a-f]{4}|object at|Traceback|site-packages|<class|<function|sqlite|sqlalchemy|pydantic", re.IGNORECASE)
+PLACES = re.compile(
+    r"/home|/root|/tmp|/usr|/work|/nowhere|\.py\b|0x[0-9a-f]{4}|object at|Traceback|site-packages|<class|<function|sqlite|sqlalchemy|pydantic",
+    re.IGNORECASE,
+)
 
-NONSENSE: list[Any] = [None, 0, -1, 1e308, True, "", "\x00", "a" * 5000, [], {}, [[]], {"a": {}}, "\ud800", "%00", "../../etc/passwd", "{{ 7*7 }}", "${jndi:x}"]
+NONSENSE: list[Any] = [
+    None,
+    0,
+    -1,
+    1e308,
+    True,
+    "",
+    "\x00",
+    "a" * 5000,
+    [],
+    {},
+    [[]],
+    {"a": {}},
+    "\ud800",
+    "%00",
+    "../../etc/passwd",
+    "{{ 7*7 }}",
+    "${jndi:x}",
+]
 
 
 def test_errors_tell_nothing_of_the_machine(client: httpx.Client, address: str) -> None:
@@ -152,45 +238,135 @@ def test_errors_tell_nothing_of_the_machine(client: httpx.Client, address: str) 
             if "application/json" not in content:
                 continue
             schema = content["application/json"].get("schema", {})
-            whole = described["components"]["schemas"].get(schema.get("$ref", "").rsplit("/", 1)[-1], schema)
+            whole = described["components"]["schemas"].get(
+                schema.get("$ref", "").rsplit("/", 1)[-1], schema
+            )
             fields = list(whole.get("properties", {}))
-            bodies = [*NONSENSE[::3], *({name: NONSENSE[at % len(NONSENSE)]} for at, name in enumerate(fields))]
+            bodies = [
+                *NONSENSE[::3],
+                *(
+                    {name: NONSENSE[at % len(NONSENSE)]}
+                    for at, name in enumerate(fields)
+                ),
+            ]
             for body in bodies:
                 sent = json.dumps(body).encode("utf-8", "surrogatepass")
-                answer = client.request(method, re.sub(r"\{[^}]*\}", "x", path), content=sent, headers={"content-type": "application/json"})
-                assert answer.status_code < 500 or answer.status_code == 501, (path, body, answer.text)
+                answer = client.request(
+                    method,
+                    re.sub(r"\{[^}]*\}", "x", path),
+                    content=sent,
+                    headers={"content-type": "application/json"},
+                )
+                assert answer.status_code < 500 or answer.status_code == 501, (
+                    path,
+                    body,
+                    answer.text,
+                )
                 if answer.status_code < 400:
                     continue
                 error = answer.json()["error"]
-                assert set(error) == {"message", "type", "param", "code"} and answer.headers["x-request-id"]
-                assert not PLACES.search(error["message"].replace(repr(body), "")), (path, body, error)
+                assert (
+                    set(error) == {"message", "type", "param", "code"}
+                    and answer.headers["x-request-id"]
+                )
+                assert not PLACES.search(error["message"].replace(repr(body), "")), (
+                    path,
+                    body,
+                    error,
+                )
 
 
 def said(**more: Any) -> dict[str, Any]:
     return {"model": "echo", "messages": [{"role": "user", "content": "x"}], **more}
 
 
-@pytest.mark.parametrize(("path", "body", "field"), [
-    ("/v1/chat/completions", said(n=17), "n"), ("/v1/chat/completions", said(n=2**31), "n"), ("/v1/chat/completions", said(max_tokens=40_000), "max_tokens"),
-    ("/v1/chat/completions", said(max_completion_tokens=10**9), "max_"), ("/v1/chat/completions", said(stop=["x"] * 17), "stop"),
-    ("/v1/chat/completions", said(top_logprobs=21, logprobs=True), "top_logprobs"), ("/v1/chat/completions", said(messages=[{"role": "user", "content": "x"}] * 2049), "messages"),
-    ("/v1/chat/completions", said(tools=[{"type": "function", "function": {"name": f"f{at}"}} for at in range(129)]), "tools"),
-    ("/v1/chat/completions", said(logit_bias={str(at): 1 for at in range(2_000)}), "logit_bias"),
-    ("/v1/completions", {"model": "echo", "prompt": ["x"] * 17}, "prompt"), ("/v1/completions", {"model": "echo", "prompt": "x", "n": 17}, "n"),
-    ("/v1/embeddings", {"model": "echo", "input": ["x"] * 2049}, "input"), ("/v1/moderations", {"input": ["x"] * 2049}, "input"),
-    ("/v1/images/generations", {"model": "grey", "prompt": "x", "n": 17}, "n"), ("/v1/images/generations", {"model": "grey", "prompt": "x", "size": "16384x16384"}, "size"),
-    ("/v1/images/generations", {"model": "grey", "prompt": "x", "num_inference_steps": 10**6}, "num_inference_steps")])
-def test_caps(client: httpx.Client, path: str, body: dict[str, Any], field: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/chat/completions", said(n=17), "n"),
+        ("/v1/chat/completions", said(n=2**31), "n"),
+        ("/v1/chat/completions", said(max_tokens=40_000), "max_tokens"),
+        ("/v1/chat/completions", said(max_completion_tokens=10**9), "max_"),
+        ("/v1/chat/completions", said(stop=["x"] * 17), "stop"),
+        ("/v1/chat/completions", said(top_logprobs=21, logprobs=True), "top_logprobs"),
+        (
+            "/v1/chat/completions",
+            said(messages=[{"role": "user", "content": "x"}] * 2049),
+            "messages",
+        ),
+        (
+            "/v1/chat/completions",
+            said(
+                tools=[
+                    {"type": "function", "function": {"name": f"f{at}"}}
+                    for at in range(129)
+                ]
+            ),
+            "tools",
+        ),
+        (
+            "/v1/chat/completions",
+            said(logit_bias={str(at): 1 for at in range(2_000)}),
+            "logit_bias",
+        ),
+        ("/v1/completions", {"model": "echo", "prompt": ["x"] * 17}, "prompt"),
+        ("/v1/completions", {"model": "echo", "prompt": "x", "n": 17}, "n"),
+        ("/v1/embeddings", {"model": "echo", "input": ["x"] * 2049}, "input"),
+        ("/v1/moderations", {"input": ["x"] * 2049}, "input"),
+        ("/v1/images/generations", {"model": "grey", "prompt": "x", "n": 17}, "n"),
+        (
+            "/v1/images/generations",
+            {"model": "grey", "prompt": "x", "size": "16384x16384"},
+            "size",
+        ),
+        (
+            "/v1/images/generations",
+            {"model": "grey", "prompt": "x", "num_inference_steps": 10**6},
+            "num_inference_steps",
+        ),
+    ],
+)
+def test_caps(
+    client: httpx.Client, path: str, body: dict[str, Any], field: str
+) -> None:
     answer = client.post(path, json=body)
-    assert answer.status_code == 400 and field in answer.json()["error"]["message"], answer.text
+    assert answer.status_code == 400 and field in answer.json()["error"]["message"], (
+        answer.text
+    )
 
 
-@pytest.mark.parametrize("field", ["chat_template", "chat_template_kwargs", "tokenizer", "tokenizer_kwargs", "add_generation_prompt", "documents", "guided_regex", "guided_json",
-                                   "mm_processor_kwargs", "trust_remote_code", "adapter", "extra_body", "image", "json_schema", "structured_outputs"])
-def test_no_request_brings_a_template_or_an_option_of_the_tokenizer(client: httpx.Client, field: str) -> None:
-    for path, body in (("/v1/chat/completions", said()), ("/v1/completions", {"model": "echo", "prompt": "x"}), ("/v1/embeddings", {"model": "echo", "input": "x"})):
+@pytest.mark.parametrize(
+    "field",
+    [
+        "chat_template",
+        "chat_template_kwargs",
+        "tokenizer",
+        "tokenizer_kwargs",
+        "add_generation_prompt",
+        "documents",
+        "guided_regex",
+        "guided_json",
+        "mm_processor_kwargs",
+        "trust_remote_code",
+        "adapter",
+        "extra_body",
+        "image",
+        "json_schema",
+        "structured_outputs",
+    ],
+)
+def test_no_request_brings_a_template_or_an_option_of_the_tokenizer(
+    client: httpx.Client, field: str
+) -> None:
+    for path, body in (
+        ("/v1/chat/completions", said()),
+        ("/v1/completions", {"model": "echo", "prompt": "x"}),
+        ("/v1/embeddings", {"model": "echo", "input": "x"}),
+    ):
         answer = client.post(path, json={**body, field: "{{ 7*7 }}"})
-        assert answer.status_code == 400 and field in answer.json()["error"]["message"], (path, answer.text)
+        assert (
+            answer.status_code == 400 and field in answer.json()["error"]["message"]
+        ), (path, answer.text)
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -200,7 +376,11 @@ def deep(levels: int) -> dict[str, Any]:
     return schema
 
 
-@pytest.mark.parametrize("schema", [deep(20_000), deep(201), deep(40), {"type": "string", "enum": ["x" * 9000]}], ids=["20000", "201", "40", "9 KB"])
+@pytest.mark.parametrize(
+    "schema",
+    [deep(20_000), deep(201), deep(40), {"type": "string", "enum": ["x" * 9000]}],
+    ids=["20000", "201", "40", "9 KB"],
+)
 def test_grammars_are_capped(client: httpx.Client, schema: dict[str, Any]) -> None:
     body = b"[" * 0
     if schema["type"] == "array":
@@ -208,12 +388,20 @@ def test_grammars_are_capped(client: httpx.Client, schema: dict[str, Any]) -> No
         inner = schema
         while inner["type"] == "array":
             inner, levels = inner["items"], levels + 1
-        body = b'{"type":"array","items":' * levels + b'{"type":"string"}' + b"}" * levels
+        body = (
+            b'{"type":"array","items":' * levels + b'{"type":"string"}' + b"}" * levels
+        )
     else:
         body = json.dumps(schema).encode()
-    for content in (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":%s}}}',
-                    b'{"model":"echo","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"a","parameters":%s}}],"tool_choice":"required"}'):
-        answer = client.post("/v1/chat/completions", content=content % body, headers={"content-type": "application/json"})
+    for content in (
+        b'{"model":"echo","messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":%s}}}',
+        b'{"model":"echo","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"a","parameters":%s}}],"tool_choice":"required"}',
+    ):
+        answer = client.post(
+            "/v1/chat/completions",
+            content=content % body,
+            headers={"content-type": "application/json"},
+        )
         assert answer.status_code == 400, answer.text
 
 
@@ -231,9 +419,31 @@ def test_a_poisoned_checkpoint_does_not_run(tmp_path: Path) -> None:
     """Whatever a pickle is called, and wherever in a model's folder it lies, nothing of it runs; nor does a config call for code."""
     mark = tmp_path / "ran"
     poison = pickle.dumps(Payload(mark))
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 8, "intermediate_size": 8}
-    for at, name in enumerate(["pytorch_model.bin", "model.safetensors", "model.gguf", "adapter_model.bin", "model.pt", "diffusion_pytorch_model.bin", "weights.npz", "tokenizer.json",
-                               "training_args.bin", "model.safetensors.index.json", "miaobi.json", "config.json"]):
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": 8,
+        "intermediate_size": 8,
+    }
+    for at, name in enumerate(
+        [
+            "pytorch_model.bin",
+            "model.safetensors",
+            "model.gguf",
+            "adapter_model.bin",
+            "model.pt",
+            "diffusion_pytorch_model.bin",
+            "weights.npz",
+            "tokenizer.json",
+            "training_args.bin",
+            "model.safetensors.index.json",
+            "miaobi.json",
+            "config.json",
+        ]
+    ):
         folder = tmp_path / str(at)
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
@@ -241,7 +451,12 @@ def test_a_poisoned_checkpoint_does_not_run(tmp_path: Path) -> None:
         for place in (folder, folder / name):
             with pytest.raises(MiaobiError):
                 miaobi.load(place)
-    for at, more in enumerate([{"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, {"auto_map": {"AutoConfig": "x--y.Z"}, "trust_remote_code": True}]):
+    for at, more in enumerate(
+        [
+            {"auto_map": {"AutoModelForCausalLM": "evil.Model"}},
+            {"auto_map": {"AutoConfig": "x--y.Z"}, "trust_remote_code": True},
+        ]
+    ):
         folder = tmp_path / f"config{at}"
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config | more))
@@ -251,11 +466,22 @@ def test_a_poisoned_checkpoint_does_not_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("payload", ["{{ cycler.__init__.__globals__.os.mkdir('MARK') }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-                                     "{% for i in range(999999999) %}x{% endfor %}", "{{ messages[0].update({'a': 1}) }}", "{{ self.__init__.__globals__ }}"])
-def test_a_model_whose_template_attacks_answers_an_error(tmp_path: Path, payload: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "{{ cycler.__init__.__globals__.os.mkdir('MARK') }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{% for i in range(999999999) %}x{% endfor %}",
+        "{{ messages[0].update({'a': 1}) }}",
+        "{{ self.__init__.__globals__ }}",
+    ],
+)
+def test_a_model_whose_template_attacks_answers_an_error(
+    tmp_path: Path, payload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The template of a model that is served, in the engine's own way of asking."""
     from miaobi.engines.chat import ChatTemplate
+
     template = ChatTemplate(payload.replace("MARK", str(tmp_path / "ran")))
 
     class Attacked(Echo):
@@ -265,53 +491,143 @@ def test_a_model_whose_template_attacks_answers_an_error(tmp_path: Path, payload
                 yield chunk
 
     settings = Settings(hosts=("testserver",), studio=False)
-    with TestClient(create_app(Services(settings, toy_pool(settings, echo=Attacked()), Admission(settings)))) as client:
+    with TestClient(
+        create_app(
+            Services(settings, toy_pool(settings, echo=Attacked()), Admission(settings))
+        )
+    ) as client:
         for stream in (False, True):
             answer = client.post("/v1/chat/completions", json=said(stream=stream))
-            assert answer.status_code == 400 and not PLACES.search(answer.json()["error"]["message"]), answer.text
+            assert answer.status_code == 400 and not PLACES.search(
+                answer.json()["error"]["message"]
+            ), answer.text
     assert not (tmp_path / "ran").exists()
 
 
-TRAVERSALS = ["../../../etc/passwd", "..", "/etc/passwd", "~/x", "file:///etc/passwd", "https://evil.example/model", "org/name", "poet/../../x", "C:\\x", "poet@../x", "poet@-1",
-              "\x00", "sha256:" + "g" * 64, "sha256:../" + "0" * 61, "..%2f..%2fetc%2fpasswd", ".hidden", "a" * 300, "poet\n", "пoet"]
+TRAVERSALS = [
+    "../../../etc/passwd",
+    "..",
+    "/etc/passwd",
+    "~/x",
+    "file:///etc/passwd",
+    "https://evil.example/model",
+    "org/name",
+    "poet/../../x",
+    "C:\\x",
+    "poet@../x",
+    "poet@-1",
+    "\x00",
+    "sha256:" + "g" * 64,
+    "sha256:../" + "0" * 61,
+    "..%2f..%2fetc%2fpasswd",
+    ".hidden",
+    "a" * 300,
+    "poet\n",
+    "пoet",
+]
 
 
 def test_names_that_are_paths_lead_nowhere(tmp_path: Path) -> None:
     """Names from outside, asked of the real pool: each is unknown, nothing is opened and nothing is fetched."""
     (tmp_path / "secret.gguf").write_bytes(b"GGUF")
     settings = Settings(hosts=("testserver",), studio=False, workers=0)
-    with TestClient(create_app(Services(settings, build_pool(settings), Admission(settings)))) as client:
+    with TestClient(
+        create_app(Services(settings, build_pool(settings), Admission(settings)))
+    ) as client:
         for name in [*TRAVERSALS, str(tmp_path / "secret.gguf"), str(tmp_path)]:
-            for path, body in (("/v1/chat/completions", {"model": name, "messages": [{"role": "user", "content": "x"}]}),
-                               ("/v1/completions", {"model": name, "prompt": "x"}), ("/v1/embeddings", {"model": name, "input": "x"}),
-                               ("/v1/images/generations", {"model": name, "prompt": "x"})):
+            for path, body in (
+                (
+                    "/v1/chat/completions",
+                    {"model": name, "messages": [{"role": "user", "content": "x"}]},
+                ),
+                ("/v1/completions", {"model": name, "prompt": "x"}),
+                ("/v1/embeddings", {"model": name, "input": "x"}),
+                ("/v1/images/generations", {"model": name, "prompt": "x"}),
+            ):
                 answer = client.post(path, json=body)
                 assert answer.status_code in (400, 404), (path, name, answer.text)
             quoted = "".join(f"%{byte:02x}" for byte in name.encode())
-            for path in ("/v1/models/{}", "/v1/files/{}", "/v1/files/{}/content", "/v1/images/files/{}", "/v1/batches/{}", "/v1/fine_tuning/jobs/{}", "/v1/store/models/{}"):
+            for path in (
+                "/v1/models/{}",
+                "/v1/files/{}",
+                "/v1/files/{}/content",
+                "/v1/images/files/{}",
+                "/v1/batches/{}",
+                "/v1/fine_tuning/jobs/{}",
+                "/v1/store/models/{}",
+            ):
                 answer = client.get(path.format(quoted))
-                assert answer.status_code in (400, 401, 404, 405) and "root:" not in answer.text, (path, name, answer.text)
+                assert (
+                    answer.status_code in (400, 401, 404, 405)
+                    and "root:" not in answer.text
+                ), (path, name, answer.text)
 
 
 def test_line_ends_begin_no_header_and_no_line(client: httpx.Client) -> None:
     """CR and LF in what people name come back as no header, no event and no line of a table."""
     evil = 'a\r\nSet-Cookie: x=1\r\n\r\n<script>\u2028"; filename=b'
-    line = json.dumps({"custom_id": evil, "method": "POST", "url": "/v1/chat/completions", "body": said()}).encode() + b"\n"
+    line = (
+        json.dumps(
+            {
+                "custom_id": evil,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": said(),
+            }
+        ).encode()
+        + b"\n"
+    )
     quoted = evil.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
-    form = (b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="' + quoted.encode()
-            + b'"\r\nContent-Type: application/jsonl\r\n\r\n' + line + b"\r\n--x--\r\n")
-    made = client.post("/v1/files", content=form, headers={"content-type": "multipart/form-data; boundary=x"})
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="'
+        + quoted.encode()
+        + b'"\r\nContent-Type: application/jsonl\r\n\r\n'
+        + line
+        + b"\r\n--x--\r\n"
+    )
+    made = client.post(
+        "/v1/files",
+        content=form,
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
     if made.status_code == 200:
-        for answer in (made, client.get(f"/v1/files/{made.json()['id']}/content"), client.get("/v1/files")):
+        for answer in (
+            made,
+            client.get(f"/v1/files/{made.json()['id']}/content"),
+            client.get("/v1/files"),
+        ):
             assert answer.status_code == 200 and "set-cookie" not in answer.headers
-            assert not re.search(r"[\r\n]", answer.headers.get("content-disposition", ""))
+            assert not re.search(
+                r"[\r\n]", answer.headers.get("content-disposition", "")
+            )
     else:
         assert made.status_code == 400
-    with client.stream("POST", "/v1/chat/completions", json={**said(stream=True), "messages": [{"role": "user", "content": "data: [DONE]\n\nevent: evil\r\n\r\ndata: {}"}]}) as answer:
+    with client.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={
+            **said(stream=True),
+            "messages": [
+                {
+                    "role": "user",
+                    "content": "data: [DONE]\n\nevent: evil\r\n\r\ndata: {}",
+                }
+            ],
+        },
+    ) as answer:
         events = answer.read().decode().split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
-    parts = [json.loads(event.removeprefix("data: "))["choices"] for event in events[:-2]]
-    assert "".join(choice["delta"].get("content") or "" for choices in parts for choice in choices) == "data: [DONE]\n\nevent: evil\r\n\r\ndata: {}"
+    parts = [
+        json.loads(event.removeprefix("data: "))["choices"] for event in events[:-2]
+    ]
+    assert (
+        "".join(
+            choice["delta"].get("content") or ""
+            for choices in parts
+            for choice in choices
+        )
+        == "data: [DONE]\n\nevent: evil\r\n\r\ndata: {}"
+    )
 
 
 def test_no_token_stands_for_another() -> None:
@@ -320,14 +636,46 @@ def test_no_token_stands_for_another() -> None:
     services = Services(settings, toy_pool(settings, echo=Echo()), Admission(settings))
     with TestClient(create_app(services)) as client:
         token = services.sessions.begin("mb-test")
-        assert client.get("/v1/models", headers={"authorization": f"Bearer {token}"}).status_code == 401
-        assert client.get("/v1/models", headers={"cookie": f"miaobi_session={token}"}).status_code == 401
-        assert client.get("/studio/x", headers={"cookie": "miaobi_session=mb-test"}).status_code == 401
-        assert client.get("/studio/x", headers={"cookie": f"miaobi_session={token}"}).status_code == 404
-        assert client.get("/studiox", headers={"cookie": f"miaobi_session={token}"}).status_code == 401
+        assert (
+            client.get(
+                "/v1/models", headers={"authorization": f"Bearer {token}"}
+            ).status_code
+            == 401
+        )
+        assert (
+            client.get(
+                "/v1/models", headers={"cookie": f"miaobi_session={token}"}
+            ).status_code
+            == 401
+        )
+        assert (
+            client.get(
+                "/studio/x", headers={"cookie": "miaobi_session=mb-test"}
+            ).status_code
+            == 401
+        )
+        assert (
+            client.get(
+                "/studio/x", headers={"cookie": f"miaobi_session={token}"}
+            ).status_code
+            == 404
+        )
+        assert (
+            client.get(
+                "/studiox", headers={"cookie": f"miaobi_session={token}"}
+            ).status_code
+            == 401
+        )
         services.sessions.end(token)
-        assert client.get("/studio/x", headers={"cookie": f"miaobi_session={token}"}).status_code == 401
+        assert (
+            client.get(
+                "/studio/x", headers={"cookie": f"miaobi_session={token}"}
+            ).status_code
+            == 401
+        )
     sessions = Sessions()
     tokens = {sessions.begin("mb-test") for _ in range(1000)}
-    assert len(tokens) == 1000 and all(len(token) >= 43 and "mb-test" not in token for token in tokens)
+    assert len(tokens) == 1000 and all(
+        len(token) >= 43 and "mb-test" not in token for token in tokens
+    )
     assert len({base64.urlsafe_b64decode(token + "=")[:4] for token in tokens}) > 990

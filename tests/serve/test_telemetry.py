@@ -20,24 +20,49 @@ def test_a_request_is_a_span_with_its_model_and_tokens_and_without_its_text() ->
     kept = InMemorySpanExporter()
     settings = Settings(hosts=("testserver",), studio=False)
     services = Services(settings, toy_pool(settings, echo=Echo()), Admission(settings))
-    app = with_probe(create_app(services, telemetry.traced_by(SimpleSpanProcessor(kept))))
+    app = with_probe(
+        create_app(services, telemetry.traced_by(SimpleSpanProcessor(kept)))
+    )
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with TestClient(app, raise_server_exceptions=False) as client:
         for path in ("say", "stream"):
-            answer = client.post(f"/probe/{path}", json={"say": "my secret"}, headers={"traceparent": parent})
+            answer = client.post(
+                f"/probe/{path}",
+                json={"say": "my secret"},
+                headers={"traceparent": parent},
+            )
         client.get("/probe/fails")
         client.get("/health")
         client.get("/v1/models", headers={"host": "evil", "traceparent": "nonsense"})
         spans = kept.get_finished_spans()
-    assert [span.name for span in spans] == ["POST /probe/say", "POST /probe/stream", "GET /probe/fails", "GET"]
+    assert [span.name for span in spans] == [
+        "POST /probe/say",
+        "POST /probe/stream",
+        "GET /probe/fails",
+        "GET",
+    ]
     told = dict(spans[1].attributes or {})
-    assert told["miaobi.request_id"] == answer.headers["x-request-id"] and told["http.response.status_code"] == 200
-    assert (told["gen_ai.request.model"], told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == ("echo", 3, 2)
-    assert spans[1].parent is not None and f"{spans[1].context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
-    assert not spans[2].status.is_ok and "secret" not in str([span.to_json() for span in spans])
+    assert (
+        told["miaobi.request_id"] == answer.headers["x-request-id"]
+        and told["http.response.status_code"] == 200
+    )
+    assert (
+        told["gen_ai.request.model"],
+        told["gen_ai.usage.input_tokens"],
+        told["gen_ai.usage.output_tokens"],
+    ) == ("echo", 3, 2)
+    assert (
+        spans[1].parent is not None
+        and f"{spans[1].context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+    )
+    assert not spans[2].status.is_ok and "secret" not in str(
+        [span.to_json() for span in spans]
+    )
 
 
-def test_nothing_is_traced_unless_somebody_asked(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_traced_unless_somebody_asked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     assert telemetry.open_telemetry() is None
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")

@@ -18,8 +18,18 @@ from miaobi.core.engine import Abilities
 from miaobi.engines.chat import ChatTemplate
 from miaobi.serve.text.tools import Kit, Reader
 
-WEATHER: Any = {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
 CLOCK: Any = {"type": "function", "function": {"name": "clock"}}
 KIT = Kit((WEATHER, CLOCK))
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Wien"}}\n</tool_call>'
@@ -27,65 +37,132 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Wien"}}\n</tool_
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[openai.OpenAI]:
-    with live(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with (
+        live(app) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
         yield client
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "echo", "messages": [{"role": "user", "content": text}], "tools": [WEATHER, CLOCK], **more}
+    return {
+        "model": "echo",
+        "messages": [{"role": "user", "content": text}],
+        "tools": [WEATHER, CLOCK],
+        **more,
+    }
 
 
 def test_a_call_in_openais_shape(client: openai.OpenAI, echo: Echo) -> None:
     answer = client.chat.completions.create(**asked(CALL)).choices[0]
     assert answer.finish_reason == "tool_calls" and answer.message.content is None
     (call,) = answer.message.tool_calls or []
-    assert call.type == "function" and call.function.name == "weather" and json.loads(call.function.arguments) == {"city": "Wien"}
+    assert (
+        call.type == "function"
+        and call.function.name == "weather"
+        and json.loads(call.function.arguments) == {"city": "Wien"}
+    )
     assert echo.asked[-1].tools == (WEATHER, CLOCK), "the template is told of them"
 
 
 def test_a_call_is_streamed_after_the_words_before_it(client: openai.OpenAI) -> None:
-    pieces = [piece.choices[0] for piece in client.chat.completions.create(**asked(f"Let me see. {CALL}"), stream=True)]
+    pieces = [
+        piece.choices[0]
+        for piece in client.chat.completions.create(
+            **asked(f"Let me see. {CALL}"), stream=True
+        )
+    ]
     assert "".join(piece.delta.content or "" for piece in pieces) == "Let me see."
     (calls,) = [piece.delta.tool_calls for piece in pieces if piece.delta.tool_calls]
-    assert [(call.index, call.function.name) for call in calls if call.function] == [(0, "weather")]
+    assert [(call.index, call.function.name) for call in calls if call.function] == [
+        (0, "weather")
+    ]
     assert pieces[-1].finish_reason == "tool_calls"
 
 
 def test_the_whole_turn_goes_back_and_forth(client: openai.OpenAI) -> None:
     first = client.chat.completions.create(**asked(CALL)).choices[0].message
-    messages: Any = [{"role": "user", "content": "weather?"}, first, {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "rain"}]  # type: ignore[index]
-    assert client.chat.completions.create(model="echo", messages=messages, tools=[WEATHER]).choices[0].message.content == "rain"
+    messages: Any = [
+        {"role": "user", "content": "weather?"},
+        first,
+        {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "rain"},
+    ]  # type: ignore[index]
+    assert (
+        client.chat.completions.create(model="echo", messages=messages, tools=[WEATHER])
+        .choices[0]
+        .message.content
+        == "rain"
+    )
 
 
-def test_none_leaves_the_tools_out_and_the_text_as_it_is(client: openai.OpenAI, echo: Echo) -> None:
-    assert client.chat.completions.create(**asked(CALL), tool_choice="none").choices[0].message.content == CALL
+def test_none_leaves_the_tools_out_and_the_text_as_it_is(
+    client: openai.OpenAI, echo: Echo
+) -> None:
+    assert (
+        client.chat.completions.create(**asked(CALL), tool_choice="none")
+        .choices[0]
+        .message.content
+        == CALL
+    )
     assert not echo.asked[-1].tools
 
 
-@pytest.mark.parametrize(("choice", "schema"), [
-    ("required", {"anyOf"}), ({"type": "function", "function": {"name": "weather"}}, {"type", "required", "properties"})])
-def test_a_demanded_call_is_held_to_a_schema(client: openai.OpenAI, echo: Echo, choice: Any, schema: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("choice", "schema"),
+    [
+        ("required", {"anyOf"}),
+        (
+            {"type": "function", "function": {"name": "weather"}},
+            {"type", "required", "properties"},
+        ),
+    ],
+)
+def test_a_demanded_call_is_held_to_a_schema(
+    client: openai.OpenAI, echo: Echo, choice: Any, schema: set[str]
+) -> None:
     for stream in (False, True):
-        body = asked('{"name": "weather", "arguments": {"city": "Bonn"}}', tool_choice=choice)
+        body = asked(
+            '{"name": "weather", "arguments": {"city": "Bonn"}}', tool_choice=choice
+        )
         if stream:
-            pieces = [piece.choices[0] for piece in client.chat.completions.create(**body, stream=True)]
-            names = [call.function.name for piece in pieces for call in piece.delta.tool_calls or () if call.function]
+            pieces = [
+                piece.choices[0]
+                for piece in client.chat.completions.create(**body, stream=True)
+            ]
+            names = [
+                call.function.name
+                for piece in pieces
+                for call in piece.delta.tool_calls or ()
+                if call.function
+            ]
         else:
-            names = [call.function.name for call in client.chat.completions.create(**body).choices[0].message.tool_calls or ()]  # type: ignore[union-attr]
+            names = [
+                call.function.name
+                for call in client.chat.completions.create(**body)
+                .choices[0]
+                .message.tool_calls
+                or ()
+            ]  # type: ignore[union-attr]
         assert names == ["weather"] and set(echo.asked[-1].json_schema or ()) == schema
 
 
 def test_one_call_at_a_time(client: openai.OpenAI) -> None:
     for only_one in (True, False):
-        answer = client.chat.completions.create(**asked(CALL + CALL), parallel_tool_calls=not only_one)
+        answer = client.chat.completions.create(
+            **asked(CALL + CALL), parallel_tool_calls=not only_one
+        )
         assert len(answer.choices[0].message.tool_calls or ()) == (1 if only_one else 2)
 
 
 def test_what_cannot_be(client: openai.OpenAI, echo: Echo) -> None:
     with pytest.raises(openai.BadRequestError, match="'sing'"):
-        client.chat.completions.create(**asked("x"), tool_choice={"type": "function", "function": {"name": "sing"}})
+        client.chat.completions.create(
+            **asked("x"), tool_choice={"type": "function", "function": {"name": "sing"}}
+        )
     with pytest.raises(openai.BadRequestError, match="tools"):
-        client.chat.completions.create(**asked("x"), response_format={"type": "json_object"})
+        client.chat.completions.create(
+            **asked("x"), response_format={"type": "json_object"}
+        )
     echo.abilities = Abilities(echo.abilities.controls - {"tools"})
     with pytest.raises(openai.BadRequestError, match="not trained to use tools"):
         client.chat.completions.create(**asked("x"))
@@ -100,28 +177,83 @@ def read(text: str, cuts: list[int], kit: Kit = KIT) -> tuple[str, list[str]]:
     return shown + rest, names + [call.name for call in calls]
 
 
-@given(st.lists(st.sampled_from(["one ", "<", "<tool", "<tool_call>", "</tool_call>", '{"name": "clock"}', "[", "]", '{"x": 1}', CALL, "\n"]), max_size=8).map("".join),
-       st.lists(st.integers(0, 500), max_size=6))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "one ",
+                "<",
+                "<tool",
+                "<tool_call>",
+                "</tool_call>",
+                '{"name": "clock"}',
+                "[",
+                "]",
+                '{"x": 1}',
+                CALL,
+                "\n",
+            ]
+        ),
+        max_size=8,
+    ).map("".join),
+    st.lists(st.integers(0, 500), max_size=6),
+)
 @settings(max_examples=200, deadline=None)
-def test_the_pieces_make_no_difference_and_no_word_is_lost(text: str, cuts: list[int]) -> None:
+def test_the_pieces_make_no_difference_and_no_word_is_lost(
+    text: str, cuts: list[int]
+) -> None:
     whole = read(text, [])
-    assert read(text, cuts)[1] == whole[1] and read(text, cuts)[0].split() == whole[0].split()
+    assert (
+        read(text, cuts)[1] == whole[1]
+        and read(text, cuts)[0].split() == whole[0].split()
+    )
     if not whole[1]:
         assert whole[0] == text
 
 
-@pytest.mark.parametrize(("text", "shown", "names"), [
-    ('{"name": "weather", "parameters": {"city": "Ulm"}}', "", ["weather"]), ('{"name": "sing", "parameters": {}}', '{"name": "sing", "parameters": {}}', []),
-    ('{"city": "Ulm"}', '{"city": "Ulm"}', []), ('<tool_call>[{"name": "clock", "arguments": {}}, {"name": "weather", "arguments": {}}]</tool_call>', "", ["clock", "weather"]),
-    ("<tool_call>no json</tool_call>", "<tool_call>no json</tool_call>", []), ('<tool_call>{"name": "clock", "arguments": {}}', "", ["clock"]),
-    ("<tool_call>{cut", "<tool_call>{cut", []), ("a < b", "a < b", [])])
+@pytest.mark.parametrize(
+    ("text", "shown", "names"),
+    [
+        ('{"name": "weather", "parameters": {"city": "Ulm"}}', "", ["weather"]),
+        (
+            '{"name": "sing", "parameters": {}}',
+            '{"name": "sing", "parameters": {}}',
+            [],
+        ),
+        ('{"city": "Ulm"}', '{"city": "Ulm"}', []),
+        (
+            '<tool_call>[{"name": "clock", "arguments": {}}, {"name": "weather", "arguments": {}}]</tool_call>',
+            "",
+            ["clock", "weather"],
+        ),
+        ("<tool_call>no json</tool_call>", "<tool_call>no json</tool_call>", []),
+        ('<tool_call>{"name": "clock", "arguments": {}}', "", ["clock"]),
+        ("<tool_call>{cut", "<tool_call>{cut", []),
+        ("a < b", "a < b", []),
+    ],
+)
 def test_forms(text: str, shown: str, names: list[str]) -> None:
     assert read(text, []) == (shown, names)
 
 
 def test_templates_are_told_of_tools_and_see_arguments_as_objects() -> None:
-    template = ChatTemplate("{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
-                            "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}{% endfor %}{% endfor %}")
-    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Wien"}'}}
-    assert template.knows_tools and not ChatTemplate("{{ messages[0].content }}").knows_tools
-    assert template.render([{"role": "assistant", "content": None, "tool_calls": [call]}], tools=[WEATHER]) == "[weather]Wien"
+    template = ChatTemplate(
+        "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}{% endfor %}{% endfor %}"
+    )
+    call = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Wien"}'},
+    }
+    assert (
+        template.knows_tools
+        and not ChatTemplate("{{ messages[0].content }}").knows_tools
+    )
+    assert (
+        template.render(
+            [{"role": "assistant", "content": None, "tool_calls": [call]}],
+            tools=[WEATHER],
+        )
+        == "[weather]Wien"
+    )

@@ -27,14 +27,40 @@ from miaobi.serve.training import LISTED, recipes, trained_name
 from miaobi.serve.work import training as work
 from miaobi.verbs.train import recipe_options
 
-TEXT = "".join(f"the {colour} {animal} sees the {other} {animal}\n" for colour in ("red", "blue", "grey") for animal in ("cat", "dog", "fox", "owl")
-               for other in ("old", "young", "small")) * 8
-SMALL = {"train.max_steps": 6, "train.batch_size": 4, "train.validate_every": 3, "train.sample_every": 3, "train.checkpoint_every": 3, "train.log_every": 2,
-         "model.num_layers": 1, "model.hidden_size": 16, "data.context_length": 16, "sample.max_new_tokens": 8}
+TEXT = (
+    "".join(
+        f"the {colour} {animal} sees the {other} {animal}\n"
+        for colour in ("red", "blue", "grey")
+        for animal in ("cat", "dog", "fox", "owl")
+        for other in ("old", "young", "small")
+    )
+    * 8
+)
+SMALL = {
+    "train.max_steps": 6,
+    "train.batch_size": 4,
+    "train.validate_every": 3,
+    "train.sample_every": 3,
+    "train.checkpoint_every": 3,
+    "train.log_every": 2,
+    "model.num_layers": 1,
+    "model.hidden_size": 16,
+    "data.context_length": 16,
+    "sample.max_new_tokens": 8,
+}
 
 
-def upload(client: TestClient, name: str = "lines.txt", data: bytes = TEXT.encode(), purpose: str = "user_data") -> str:
-    return str(client.post("/v1/files", files={"file": (name, data)}, data={"purpose": purpose}).json()["id"])
+def upload(
+    client: TestClient,
+    name: str = "lines.txt",
+    data: bytes = TEXT.encode(),
+    purpose: str = "user_data",
+) -> str:
+    return str(
+        client.post(
+            "/v1/files", files={"file": (name, data)}, data={"purpose": purpose}
+        ).json()["id"]
+    )
 
 
 def create(client: TestClient, **fields: Any) -> dict[str, Any]:
@@ -48,102 +74,241 @@ def pictures() -> bytes:
     with zipfile.ZipFile(made, "w") as archive:
         for number in range(48):
             picture = io.BytesIO()
-            Image.new("RGB", (16, 16), (255, number * 5, 0) if number % 2 else (0, number * 5, 255)).save(picture, "PNG")
-            archive.writestr(f"mine/{'red' if number % 2 else 'blue'}/{number}.png", picture.getvalue())
+            Image.new(
+                "RGB",
+                (16, 16),
+                (255, number * 5, 0) if number % 2 else (0, number * 5, 255),
+            ).save(picture, "PNG")
+            archive.writestr(
+                f"mine/{'red' if number % 2 else 'blue'}/{number}.png",
+                picture.getvalue(),
+            )
     return made.getvalue()
 
 
 def test_recipes_are_listed_with_their_data(client: TestClient) -> None:
-    found = {item["id"]: item for item in client.get("/v1/training/recipes").json()["data"]}
-    assert found["poet"]["data"] == "chinese-poetry" and found["poet"]["modality"] == "text" and found["poet"]["description"].startswith("A poet:")
-    assert found["my-pictures"]["data"] is None and found["my-pictures"]["modality"] == "image" and "review-sentiment" not in found
+    found = {
+        item["id"]: item for item in client.get("/v1/training/recipes").json()["data"]
+    }
+    assert (
+        found["poet"]["data"] == "chinese-poetry"
+        and found["poet"]["modality"] == "text"
+        and found["poet"]["description"].startswith("A poet:")
+    )
+    assert (
+        found["my-pictures"]["data"] is None
+        and found["my-pictures"]["modality"] == "image"
+        and "review-sentiment" not in found
+    )
 
 
 def test_every_setting_on_the_list_is_a_recipes_and_none_is_a_path() -> None:
-    known: dict[str, Option] = {option.key: option for name in families.names() for option in recipe_options(families.get(name))}
-    assert LISTED.keys() <= known.keys() and not {key for key in LISTED if "path" in key or "pack" in key or key in ("name", "train.device", "train.trackers")}
+    known: dict[str, Option] = {
+        option.key: option
+        for name in families.names()
+        for option in recipe_options(families.get(name))
+    }
+    assert LISTED.keys() <= known.keys() and not {
+        key
+        for key in LISTED
+        if "path" in key
+        or "pack" in key
+        or key in ("name", "train.device", "train.trackers")
+    }
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"recipe": "poett"}, "poet"), ({"recipe": "../../etc/passwd"}, "passwd"), ({"recipe": "my-corpus"}, "no data of its own"), ({"training_file": "file-none"}, "file-none"),
-    ({"recipe": "poet", "suffix": "../x"}, "suffix"), ({"recipe": "poet", "seed": -1}, "seed"), ({"recipe": "poet", "miaobi": {"data.path": "/etc/passwd"}}, "data.path"),
-    ({"recipe": "poet", "miaobi": {"train.trackers": ["wandb"]}}, "train.trackers"), ({"recipe": "poet", "miaobi": {"train.max_steps": 0}}, "train.max_steps"),
-    ({"recipe": "poet", "model": "x"}, "model")])
-def test_what_cannot_be_asked_is_named(client: TestClient, fields: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"recipe": "poett"}, "poet"),
+        ({"recipe": "../../etc/passwd"}, "passwd"),
+        ({"recipe": "my-corpus"}, "no data of its own"),
+        ({"training_file": "file-none"}, "file-none"),
+        ({"recipe": "poet", "suffix": "../x"}, "suffix"),
+        ({"recipe": "poet", "seed": -1}, "seed"),
+        ({"recipe": "poet", "miaobi": {"data.path": "/etc/passwd"}}, "data.path"),
+        ({"recipe": "poet", "miaobi": {"train.trackers": ["wandb"]}}, "train.trackers"),
+        ({"recipe": "poet", "miaobi": {"train.max_steps": 0}}, "train.max_steps"),
+        ({"recipe": "poet", "model": "x"}, "model"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(
+    client: TestClient, fields: dict[str, Any], words: str
+) -> None:
     answer = client.post("/v1/training/jobs", json={"recipe": "my-corpus", **fields})
-    assert answer.status_code in (400, 404) and words in answer.json()["error"]["message"]
+    assert (
+        answer.status_code in (400, 404) and words in answer.json()["error"]["message"]
+    )
     assert client.get("/v1/training/jobs").json()["data"] == []
 
 
-@pytest.mark.parametrize(("recipe", "name", "purpose", "words"), [
-    ("my-corpus", "x.pkl", "user_data", "ends in .txt"), ("my-corpus", "x.zip", "user_data", "ends in .txt"), ("my-pictures", "x.txt", "user_data", "ends in .zip"),
-    ("my-corpus", "x.txt", "batch", "purpose")])
-def test_files_that_cannot_be_trained_on(client: TestClient, recipe: str, name: str, purpose: str, words: str) -> None:
-    data = b'{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": {}}\n'
-    answer = client.post("/v1/training/jobs", json={"recipe": recipe, "training_file": upload(client, name, data, purpose)})
+@pytest.mark.parametrize(
+    ("recipe", "name", "purpose", "words"),
+    [
+        ("my-corpus", "x.pkl", "user_data", "ends in .txt"),
+        ("my-corpus", "x.zip", "user_data", "ends in .txt"),
+        ("my-pictures", "x.txt", "user_data", "ends in .zip"),
+        ("my-corpus", "x.txt", "batch", "purpose"),
+    ],
+)
+def test_files_that_cannot_be_trained_on(
+    client: TestClient, recipe: str, name: str, purpose: str, words: str
+) -> None:
+    data = (
+        b'{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": {}}\n'
+    )
+    answer = client.post(
+        "/v1/training/jobs",
+        json={"recipe": recipe, "training_file": upload(client, name, data, purpose)},
+    )
     assert answer.status_code == 400 and words in answer.json()["error"]["message"]
 
 
 def test_jobs_belong_to_the_key_that_made_them_and_to_their_kind(app: FastAPI) -> None:
-    with TestClient(app), TestClient(inside(app, Caller("key-a"))) as one, TestClient(inside(app, Caller("key-b"))) as two:
+    with (
+        TestClient(app),
+        TestClient(inside(app, Caller("key-a"))) as one,
+        TestClient(inside(app, Caller("key-b"))) as two,
+    ):
         made = create(one, training_file=upload(one))["id"]
         assert two.get("/v1/training/jobs").json()["data"] == []
-        for call, path in ((two.get, ""), (two.post, "/cancel"), (two.post, "/pause"), (two.post, "/resume"), (two.get, "/events"), (two.get, "/checkpoints")):
+        for call, path in (
+            (two.get, ""),
+            (two.post, "/cancel"),
+            (two.post, "/pause"),
+            (two.post, "/resume"),
+            (two.get, "/events"),
+            (two.get, "/checkpoints"),
+        ):
             assert call(f"/v1/training/jobs/{made}{path}").status_code == 404
-        assert one.get(f"/v1/fine_tuning/jobs/{made}").status_code == 404 and one.get(f"/v1/training/jobs/{made}").json()["status"] == "queued"
-        assert two.post("/v1/training/jobs", json={"recipe": "my-corpus", "training_file": upload(one)}).status_code == 404
+        assert (
+            one.get(f"/v1/fine_tuning/jobs/{made}").status_code == 404
+            and one.get(f"/v1/training/jobs/{made}").json()["status"] == "queued"
+        )
+        assert (
+            two.post(
+                "/v1/training/jobs",
+                json={"recipe": "my-corpus", "training_file": upload(one)},
+            ).status_code
+            == 404
+        )
 
 
-@pytest.mark.parametrize(("recipe", "suffix"), [("poet", None), ("poet", "mine"), ("a" * 64, "b" * 30)])
-def test_a_trained_models_name_is_one_that_the_store_takes(recipe: str, suffix: str | None) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "suffix"), [("poet", None), ("poet", "mine"), ("a" * 64, "b" * 30)]
+)
+def test_a_trained_models_name_is_one_that_the_store_takes(
+    recipe: str, suffix: str | None
+) -> None:
     name = trained_name(recipe, suffix, "trainjob-" + "0123456789abcdef" * 2)
     assert NAME.fullmatch(name) and name.endswith("89abcdef")
-    assert all(NAME.fullmatch(trained_name(one, None, "trainjob-0123456789abcdef")) for one in recipes())
+    assert all(
+        NAME.fullmatch(trained_name(one, None, "trainjob-0123456789abcdef"))
+        for one in recipes()
+    )
 
 
 @pytest.fixture
-def here(client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> Any:
+def here(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """Jobs done in this process, in their folder as in one of their own."""
+
     def done(made: dict[str, Any], what: Any = work.run, kind: str = "training") -> Any:
         folder = services.settings.folder / "jobs" / made["id"]
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(folder)
         return do(services, made["id"], what, kind)
+
     return done
 
 
-def test_a_text_model_is_trained_on_an_uploaded_file(client: TestClient, here: Any) -> None:
-    made = create(client, training_file=upload(client), suffix="mine", seed=5, miaobi=SMALL, metadata={"for": "me"})
+def test_a_text_model_is_trained_on_an_uploaded_file(
+    client: TestClient, here: Any
+) -> None:
+    made = create(
+        client,
+        training_file=upload(client),
+        suffix="mine",
+        seed=5,
+        miaobi=SMALL,
+        metadata={"for": "me"},
+    )
     here(made)
     path = f"/v1/training/jobs/{made['id']}"
     done = client.get(path).json()
-    assert done["status"] == "succeeded" and done["trained_model"] == made["miaobi"]["will_be_called"] and done["trained_model"].startswith("my-corpus-mine-")
+    assert (
+        done["status"] == "succeeded"
+        and done["trained_model"] == made["miaobi"]["will_be_called"]
+        and done["trained_model"].startswith("my-corpus-mine-")
+    )
     events = client.get(f"{path}/events", params={"limit": 100}).json()["data"]
-    assert {event["data"]["step"] for event in events if "train_loss" in event["data"]} == {2, 4, 6} and any("valid_loss" in event["data"] for event in events)
-    assert any(event["message"].startswith("AI-generated / 由AI生成: sample/0") for event in events)
+    assert {
+        event["data"]["step"] for event in events if "train_loss" in event["data"]
+    } == {2, 4, 6} and any("valid_loss" in event["data"] for event in events)
+    assert any(
+        event["message"].startswith("AI-generated / 由AI生成: sample/0")
+        for event in events
+    )
     checkpoint = client.get(f"{path}/checkpoints").json()["data"][0]
-    assert checkpoint["object"] == "training.job.checkpoint" and checkpoint["trained_model_checkpoint"].startswith(done["trained_model"])
+    assert checkpoint["object"] == "training.job.checkpoint" and checkpoint[
+        "trained_model_checkpoint"
+    ].startswith(done["trained_model"])
     manifest = bundle.read(Store().resolve(done["trained_model"]).path)
-    assert manifest.recipe["data"]["path"] == "data.txt" and manifest.recipe["train"]["seed"] == 5
+    assert (
+        manifest.recipe["data"]["path"] == "data.txt"
+        and manifest.recipe["train"]["seed"] == 5
+    )
 
 
-def test_pictures_come_as_an_archive_and_their_samples_are_files(client: TestClient, here: Any) -> None:
-    settled = {"train.max_steps": 2, "train.batch_size": 4, "train.sample_every": 1, "train.checkpoint_every": 1, "model.width": 4, "data.image_size": 16, "sample.pictures": 4}
-    made = create(client, recipe="my-pictures", training_file=upload(client, "photos.zip", pictures()), miaobi={**settled, "model.conditional": True})
+def test_pictures_come_as_an_archive_and_their_samples_are_files(
+    client: TestClient, here: Any
+) -> None:
+    settled = {
+        "train.max_steps": 2,
+        "train.batch_size": 4,
+        "train.sample_every": 1,
+        "train.checkpoint_every": 1,
+        "model.width": 4,
+        "data.image_size": 16,
+        "sample.pictures": 4,
+    }
+    made = create(
+        client,
+        recipe="my-pictures",
+        training_file=upload(client, "photos.zip", pictures()),
+        miaobi={**settled, "model.conditional": True},
+    )
     here(made)
     done = client.get(f"/v1/training/jobs/{made['id']}").json()
     assert done["status"] == "succeeded", done["error"]
-    assert bundle.read(Store().resolve(done["trained_model"]).path).recipe["model"]["conditional"] is True
-    events = client.get(f"/v1/training/jobs/{made['id']}/events", params={"limit": 100}).json()["data"]
+    assert (
+        bundle.read(Store().resolve(done["trained_model"]).path).recipe["model"][
+            "conditional"
+        ]
+        is True
+    )
+    events = client.get(
+        f"/v1/training/jobs/{made['id']}/events", params={"limit": 100}
+    ).json()["data"]
     sheets = [event["data"] for event in events if "file" in event["data"]]
     assert {sheet["step"] for sheet in sheets} == {1, 2}
-    sheet = Image.open(io.BytesIO(client.get(f"/v1/files/{sheets[0]['file']}/content").content))
+    sheet = Image.open(
+        io.BytesIO(client.get(f"/v1/files/{sheets[0]['file']}/content").content)
+    )
     assert sheet.format == "PNG" and sheet.width > 16
-    assert {file["purpose"] for file in client.get("/v1/files").json()["data"]} == {"user_data", "training-samples", "fine-tune-results"}
+    assert {file["purpose"] for file in client.get("/v1/files").json()["data"]} == {
+        "user_data",
+        "training-samples",
+        "fine-tune-results",
+    }
 
 
-def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(client: TestClient, services: Services, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(
+    client: TestClient, services: Services, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from miaobi.train import checkpoint
+
     made = create(client, training_file=upload(client), miaobi=SMALL)
     write = checkpoint.write
 
@@ -156,22 +321,44 @@ def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(client: TestClient
         here(made)
     services.jobs.give_back(made["id"], "me", died="killed")
     here(made)
-    told = [event.data["step"] for event in services.jobs.events(made["id"], ("metrics",)) if "train_loss" in event.data]
-    assert told == [2, 4, 6] and len(list((services.settings.folder / "jobs" / made["id"] / "runs").glob("*"))) == 1
+    told = [
+        event.data["step"]
+        for event in services.jobs.events(made["id"], ("metrics",))
+        if "train_loss" in event.data
+    ]
+    assert (
+        told == [2, 4, 6]
+        and len(
+            list((services.settings.folder / "jobs" / made["id"] / "runs").glob("*"))
+        )
+        == 1
+    )
     assert client.get(f"/v1/training/jobs/{made['id']}").json()["status"] == "succeeded"
 
 
 def test_an_estimate(client: TestClient, services: Services, here: Any) -> None:
     job = create(client, training_file=upload(client), miaobi=SMALL)
-    estimate = services.jobs.add("training_estimate", "local", services.jobs.find(job["id"], "training", "local").asked, "trainestimate-1")
+    estimate = services.jobs.add(
+        "training_estimate",
+        "local",
+        services.jobs.find(job["id"], "training", "local").asked,
+        "trainestimate-1",
+    )
     services.jobs.cancel(job["id"])
     found = here({"id": estimate.id}, work.estimate, "training_estimate")
-    assert found.result["memory_bytes"] > 0 and found.result["settings"]["max_steps"] == 6
+    assert (
+        found.result["memory_bytes"] > 0 and found.result["settings"]["max_steps"] == 6
+    )
     answer = client.post("/v1/training/estimates", json={"recipe": "poet"})
-    assert answer.status_code == 503 and "runs no jobs" in answer.json()["error"]["message"]
+    assert (
+        answer.status_code == 503
+        and "runs no jobs" in answer.json()["error"]["message"]
+    )
 
 
-def test_a_setting_that_the_family_lacks_fails_the_job_without_a_path(client: TestClient, here: Any) -> None:
+def test_a_setting_that_the_family_lacks_fails_the_job_without_a_path(
+    client: TestClient, here: Any
+) -> None:
     made = create(client, training_file=upload(client), miaobi={"model.width": 8})
     with pytest.raises(Exception, match="model.width") as caught:
         here(made)
@@ -181,21 +368,48 @@ def test_a_setting_that_the_family_lacks_fails_the_job_without_a_path(client: Te
 @pytest.mark.timeout(240)
 def test_one_in_a_process_of_its_own_is_paused_goes_on_and_answers() -> None:
     from miaobi.serve.opening import build_pool
+
     settings = Settings(hosts=("testserver",), studio=False, streams=2)
-    with TestClient(create_app(Services(settings, build_pool(settings), Admission(settings)))) as client:
+    with TestClient(
+        create_app(Services(settings, build_pool(settings), Admission(settings)))
+    ) as client:
         file = upload(client)
-        known = client.post("/v1/training/estimates", json={"recipe": "my-corpus", "training_file": file, "miaobi": SMALL})
+        known = client.post(
+            "/v1/training/estimates",
+            json={"recipe": "my-corpus", "training_file": file, "miaobi": SMALL},
+        )
         assert known.status_code == 200 and known.json()["memory_bytes"] > 0, known.text
-        made = create(client, training_file=file, miaobi={**SMALL, "train.max_steps": 400, "train.batch_size": 64, "model.hidden_size": 64, "train.patience": 0,
-                                                              "train.checkpoint_every": 20, "train.sample_every": 200, "train.validate_every": 100})
+        made = create(
+            client,
+            training_file=file,
+            miaobi={
+                **SMALL,
+                "train.max_steps": 400,
+                "train.batch_size": 64,
+                "model.hidden_size": 64,
+                "train.patience": 0,
+                "train.checkpoint_every": 20,
+                "train.sample_every": 200,
+                "train.validate_every": 100,
+            },
+        )
         path = f"/v1/training/jobs/{made['id']}"
         wait_until(lambda: client.get(f"{path}/checkpoints").json()["data"], 100)
         for move, status in (("pause", "paused"), ("resume", "queued")):
             answer = client.post(f"{path}/{move}")
-            assert answer.status_code == 200 and answer.json()["status"] == status, answer.text
-        wait_until(lambda: client.get(path).json()["status"] not in ("queued", "running"), 100)
+            assert answer.status_code == 200 and answer.json()["status"] == status, (
+                answer.text
+            )
+        wait_until(
+            lambda: client.get(path).json()["status"] not in ("queued", "running"), 100
+        )
         job = client.get(path).json()
         assert job["status"] == "succeeded", job["error"]
-        assert job["trained_model"] in [model["id"] for model in client.get("/v1/models").json()["data"]]
-        said = client.post("/v1/completions", json={"model": job["trained_model"], "prompt": "the red ", "max_tokens": 8})
+        assert job["trained_model"] in [
+            model["id"] for model in client.get("/v1/models").json()["data"]
+        ]
+        said = client.post(
+            "/v1/completions",
+            json={"model": job["trained_model"], "prompt": "the red ", "max_tokens": 8},
+        )
         assert said.status_code == 200 and said.json()["choices"][0]["text"]

@@ -35,12 +35,16 @@ DEADLINE = 60.0
 @pytest.fixture(autouse=True)
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another package on the path, with a kind of work of its own."""
-    installed(tmp_path / "package", "toy_work", "miaobi.work", "toy_work:run", monkeypatch)
+    installed(
+        tmp_path / "package", "toy_work", "miaobi.work", "toy_work:run", monkeypatch
+    )
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(database_url=f"sqlite:///{tmp_path / 'r.sqlite'}", job_memory_bytes=1 << 30)
+    return Settings(
+        database_url=f"sqlite:///{tmp_path / 'r.sqlite'}", job_memory_bytes=1 << 30
+    )
 
 
 @pytest.fixture
@@ -85,46 +89,87 @@ async def ended(queue: Queue, id: str) -> Job:
     return look(queue, id)
 
 
-def during(settings: Settings, queue: Queue, act: Callable[[Supervisor], Awaitable[Any]]) -> Any:
+def during(
+    settings: Settings, queue: Queue, act: Callable[[Supervisor], Awaitable[Any]]
+) -> Any:
     async def run() -> Any:
         async with supervised(settings, queue) as supervisor:
             return await act(supervisor)
+
     return asyncio.run(run())
 
 
 def finals(queue: Queue, id: str) -> list[str]:
     """The words in which a job's end was told."""
-    return [event.message for event in queue.events(id, ("message",)) if event.message in ("Counted.", "Stopped half way.", "Cancelled.")]
+    return [
+        event.message
+        for event in queue.events(id, ("message",))
+        if event.message in ("Counted.", "Stopped half way.", "Cancelled.")
+    ]
 
 
-def test_jobs_are_done_and_only_their_logs_stay(settings: Settings, queue: Queue) -> None:
+def test_jobs_are_done_and_only_their_logs_stay(
+    settings: Settings, queue: Queue
+) -> None:
     ids = [add(queue, steps=2) for _ in range(2)]
 
     async def act(supervisor: Supervisor) -> None:
         for id in ids:
             job = await ended(queue, id)
             assert (job.status, job.result["counted"]) == ("succeeded", 2)
-            await until(lambda id=id: [path.name for path in supervisor.folder(id).iterdir()] == ["log.txt"])
-            assert [event.data["step"] for event in queue.events(id, ("metrics",))] == [1, 2]
+            await until(
+                lambda id=id: (
+                    [path.name for path in supervisor.folder(id).iterdir()]
+                    == ["log.txt"]
+                )
+            )
+            assert [event.data["step"] for event in queue.events(id, ("metrics",))] == [
+                1,
+                2,
+            ]
 
     during(replace(settings, workers=2), queue, act)
 
 
-@pytest.mark.parametrize(("do", "code", "words"), [
-    ("raise", "internal_error", "Something went wrong"), ("refuse", "bad_input", "training.jsonl:3 has no answer. Mend line 3."),
-    ("grow", "out_of_memory", "more than the 0.30 GB")])
-def test_what_fails_says_why_and_no_path(settings: Settings, queue: Queue, do: str, code: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("do", "code", "words"),
+    [
+        ("raise", "internal_error", "Something went wrong"),
+        ("refuse", "bad_input", "training.jsonl:3 has no answer. Mend line 3."),
+        ("grow", "out_of_memory", "more than the 0.30 GB"),
+    ],
+)
+def test_what_fails_says_why_and_no_path(
+    settings: Settings, queue: Queue, do: str, code: str, words: str
+) -> None:
     id = add(queue, do=do)
-    job = during(replace(settings, job_memory_bytes=300_000_000), queue, lambda _: ended(queue, id))
-    assert job.status == "failed" and job.error["code"] == code and words in job.error["message"]
-    assert str(settings.folder) not in job.error["message"] and "secret" not in job.error["message"]
+    job = during(
+        replace(settings, job_memory_bytes=300_000_000),
+        queue,
+        lambda _: ended(queue, id),
+    )
+    assert (
+        job.status == "failed"
+        and job.error["code"] == code
+        and words in job.error["message"]
+    )
+    assert (
+        str(settings.folder) not in job.error["message"]
+        and "secret" not in job.error["message"]
+    )
 
 
-def test_a_process_that_crashes_is_tried_again_and_fails_with_the_reason(settings: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_crashes_is_tried_again_and_fails_with_the_reason(
+    settings: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs, "ATTEMPTS", 2)
     id = add(queue, do="die")
     job = during(settings, queue, lambda _: ended(queue, id))
-    assert job.status == "failed" and "SIGABRT" in job.error["message"] and job.attempts == 2
+    assert (
+        job.status == "failed"
+        and "SIGABRT" in job.error["message"]
+        and job.attempts == 2
+    )
 
 
 def test_a_log_has_an_end(settings: Settings, queue: Queue) -> None:
@@ -137,22 +182,36 @@ def test_a_log_has_an_end(settings: Settings, queue: Queue) -> None:
     during(settings, queue, act)
 
 
-def test_cancelled_and_paused_ones_stop_at_once(settings: Settings, queue: Queue) -> None:
+def test_cancelled_and_paused_ones_stop_at_once(
+    settings: Settings, queue: Queue
+) -> None:
     gone, paused = add(queue, steps=10_000), add(queue, steps=10_000)
 
     async def act(supervisor: Supervisor) -> None:
-        await until(lambda: look(queue, gone).result.get("pid") and look(queue, paused).result.get("pid"))
+        await until(
+            lambda: (
+                look(queue, gone).result.get("pid")
+                and look(queue, paused).result.get("pid")
+            )
+        )
         pids = look(queue, gone).result["pid"], look(queue, paused).result["pid"]
         queue.cancel(gone)
         queue.pause(paused)
         await until(lambda: not any(map(psutil.pid_exists, pids)))
-        assert (look(queue, gone).status, look(queue, paused).status) == ("cancelled", "paused")
+        assert (look(queue, gone).status, look(queue, paused).status) == (
+            "cancelled",
+            "paused",
+        )
         before = len((supervisor.folder(paused) / "steps.txt").read_text())
         queue.resume(paused)
-        await until(lambda: len((supervisor.folder(paused) / "steps.txt").read_text()) > before)
+        await until(
+            lambda: len((supervisor.folder(paused) / "steps.txt").read_text()) > before
+        )
         queue.cancel(paused, gently=True)
         job = await ended(queue, paused)
-        assert job.status == "cancelled" and finals(queue, paused) == ["Stopped half way."]
+        assert job.status == "cancelled" and finals(queue, paused) == [
+            "Stopped half way."
+        ]
 
     during(replace(settings, workers=2), queue, act)
 
@@ -206,7 +265,9 @@ asyncio.run(main())
 @contextmanager
 def server(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """A process with a supervisor, killed at the end."""
-    started = subprocess.Popen([sys.executable, "-c", SERVER, settings.database], stdout=subprocess.PIPE)
+    started = subprocess.Popen(
+        [sys.executable, "-c", SERVER, settings.database], stdout=subprocess.PIPE
+    )
     assert started.stdout is not None and started.stdout.readline() == b"up\n"
     try:
         yield started
@@ -216,7 +277,9 @@ def server(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
         started.stdout.close()
 
 
-def test_a_server_that_is_killed_takes_all_with_it(settings: Settings, queue: Queue) -> None:
+def test_a_server_that_is_killed_takes_all_with_it(
+    settings: Settings, queue: Queue
+) -> None:
     id = add(queue, do="fork", steps=10_000)
     with server(settings):
         asyncio.run(until(lambda: look(queue, id).result.get("step")))
@@ -224,7 +287,9 @@ def test_a_server_that_is_killed_takes_all_with_it(settings: Settings, queue: Qu
     assert _is_gone(found["pid"]) and _is_gone(found["child"])
 
 
-def kills(settings: Settings, queue: Queue, jobs: int, rounds: int, chance: random.Random) -> None:
+def kills(
+    settings: Settings, queue: Queue, jobs: int, rounds: int, chance: random.Random
+) -> None:
     """Servers and workers killed at random moments: at the end every job is done, once, each step of it once."""
     ids = [add(queue, steps=chance.randint(5, 15), seconds=0.05) for _ in range(jobs)]
 
@@ -241,23 +306,36 @@ def kills(settings: Settings, queue: Queue, jobs: int, rounds: int, chance: rand
                 assert all(_is_gone(worker.pid) for worker in workers)
                 running = stack.enter_context(server(settings))
         deadline = time.monotonic() + 120
-        while any(look(queue, id).status not in ENDED for id in ids) and time.monotonic() < deadline:
+        while (
+            any(look(queue, id).status not in ENDED for id in ids)
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
     for id in ids:
         job = look(queue, id)
         assert job.status == "succeeded" and finals(queue, id) == ["Counted."]
         assert job.result["counted"] == job.asked["steps"]
         told = [event.data["step"] for event in queue.events(id, ("metrics",))]
-        assert told == sorted(set(told))  # a step may be done and not told, never told twice
+        assert told == sorted(
+            set(told)
+        )  # a step may be done and not told, never told twice
 
 
-def test_killing_servers_and_workers_loses_nothing_and_ends_nothing_twice(settings: Settings, queue: Queue) -> None:
+def test_killing_servers_and_workers_loses_nothing_and_ends_nothing_twice(
+    settings: Settings, queue: Queue
+) -> None:
     kills(settings, queue, jobs=2, rounds=3, chance=random.Random(5))
 
 
 def test_on_postgresql_too(settings: Settings, postgres: str) -> None:
     records = open_records(postgres)
-    kills(replace(settings, database_url=postgres), Queue(records), jobs=2, rounds=2, chance=random.Random(8))
+    kills(
+        replace(settings, database_url=postgres),
+        Queue(records),
+        jobs=2,
+        rounds=2,
+        chance=random.Random(8),
+    )
     records.close()
 
 

@@ -13,7 +13,11 @@ from miaobi.serve.settings import Settings
 
 if __name__ == "__main__":
     settings = Settings(**{"port": 0, "studio": False, **json.loads(sys.argv[1])})
-    services = Services(settings, toy_pool(settings, echo=Echo(float(sys.argv[2])), grey=Grey()), Admission(settings))
+    services = Services(
+        settings,
+        toy_pool(settings, echo=Echo(float(sys.argv[2])), grey=Grey()),
+        Admission(settings),
+    )
     make = listening.create_app
     listening.create_app = lambda services: with_probe(make(services))  # type: ignore[assignment]
     listening.CLOSING = 1

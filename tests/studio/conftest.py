@@ -22,9 +22,21 @@ from miaobi.core import bundle
 from miaobi.core.store import Store
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+CHROMIUM = (
+    shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE = 60.0
 KEY = "mb-studio-test-key"
 
@@ -42,7 +54,9 @@ class Site:
 
     def get(self, path: str, **given: Any) -> httpx.Response:
         """As a program with the key."""
-        return httpx.get(f"{self.url}{path}", headers={"authorization": f"Bearer {KEY}"}, **given)
+        return httpx.get(
+            f"{self.url}{path}", headers={"authorization": f"Bearer {KEY}"}, **given
+        )
 
     def sign_in(self) -> httpx.Cookies:
         """A visitor's cookies."""
@@ -54,8 +68,19 @@ class Site:
 @contextmanager
 def serving(home: Path, *keys: str) -> Iterator[Site]:
     """A server in a process of its own: Gradio leaves loops and sockets behind that pytest would hold against us."""
-    environment = {**os.environ, "MIAOBI_HOME": str(home), "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]), "MIAOBI_LANG": "en"}
-    with subprocess.Popen([sys.executable, "-m", "tests.studio.server", *keys], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
+    environment = {
+        **os.environ,
+        "MIAOBI_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]),
+        "MIAOBI_LANG": "en",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.studio.server", *keys],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    ) as process:
         assert process.stdout is not None
         try:
             url = f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -84,11 +109,22 @@ def until(done: Callable[[], Any], seconds: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
-def make_model(name: str, parents: tuple[str, ...] = (), metrics: dict[str, float] | None = None) -> None:
+def make_model(
+    name: str, parents: tuple[str, ...] = (), metrics: dict[str, float] | None = None
+) -> None:
     with TemporaryDirectory() as folder:
+
         def save(draft: Path) -> None:
             (draft / "weights.txt").write_text("weights")
-        Store().add(bundle.write(Path(folder) / name, bundle.Manifest("gpt", "text", parents=parents, metrics=metrics or {}), save), name)
+
+        Store().add(
+            bundle.write(
+                Path(folder) / name,
+                bundle.Manifest("gpt", "text", parents=parents, metrics=metrics or {}),
+                save,
+            ),
+            name,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +141,12 @@ def site(home: Path) -> Iterator[Site]:
     make_model("poet", metrics={"loss": 1.9})
     make_model("poet", ("poet@1",), {"loss": 1.7})
     with serving(home, KEY) as found:
-        until(lambda: all(found.get(f"/studio/{name}/").status_code == 200 for name in ("en", "zh")))
+        until(
+            lambda: all(
+                found.get(f"/studio/{name}/").status_code == 200
+                for name in ("en", "zh")
+            )
+        )
         yield found
 
 
@@ -113,7 +154,9 @@ def site(home: Path) -> Iterator[Site]:
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="pip install playwright"
+    )
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield opened
@@ -129,15 +172,33 @@ def visit(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
     """Open a page in a fresh visitor's browser, signed in: visit("/studio/en/", color_scheme="dark", ...)."""
     contexts, told, hosts = [], [], set()
 
-    def open_page(path: str, expect: tuple[str, ...] = (), signed_in: bool = True, **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    def open_page(
+        path: str, expect: tuple[str, ...] = (), signed_in: bool = True, **options: Any
+    ) -> Any:
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, **options}
+        )
         contexts.append(context)
         if signed_in:
-            context.add_cookies([{"name": name, "value": value, "url": f"{site.url}/studio"} for name, value in site.sign_in().items()])
+            context.add_cookies(
+                [
+                    {"name": name, "value": value, "url": f"{site.url}/studio"}
+                    for name, value in site.sign_in().items()
+                ]
+            )
         page = context.new_page()
-        page.on("console", lambda message: message.type == "error" and told.append(message.text))
+        page.on(
+            "console",
+            lambda message: message.type == "error" and told.append(message.text),
+        )
         page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: request.url.startswith("http") and hosts.add(urlsplit(request.url).hostname))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith("http")
+                and hosts.add(urlsplit(request.url).hostname)
+            ),
+        )
         page.set_default_timeout(PATIENCE * 1000)
         page.goto(f"{site.url}{path}")
         open_page.expected = expect  # type: ignore[attr-defined]
@@ -147,5 +208,9 @@ def visit(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
     yield open_page
     for context in contexts:
         context.close()
-    assert [line for line in told if not any(part in line for part in (*LEFT, *open_page.expected))] == []  # type: ignore[attr-defined]
+    assert [
+        line
+        for line in told
+        if not any(part in line for part in (*LEFT, *open_page.expected))
+    ] == []  # type: ignore[attr-defined]
     assert hosts <= {"127.0.0.1"}

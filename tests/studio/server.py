@@ -41,8 +41,11 @@ class Painter(Grey):
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         assert isinstance(request, ImageRequest)
         mask = None if request.mask is None else np.asarray(request.mask)
-        self.given = {"image": None if request.image is None else list(np.shape(request.image)), "repainted": None if mask is None else float((mask > 127).mean()),
-                      "strength": request.strength}
+        self.given = {
+            "image": None if request.image is None else list(np.shape(request.image)),
+            "repainted": None if mask is None else float((mask > 127).mean()),
+            "strength": request.strength,
+        }
         async for chunk in super().generate(request):
             yield chunk
 
@@ -71,27 +74,64 @@ class Workshop:
 
     def do(self, job: Job, holder: str) -> None:
         if job.kind.endswith("estimate"):
-            self.queue.end(job.id, holder, "succeeded", "", {"message": "Expected: 3 min, 1.2 GB of memory."})
+            self.queue.end(
+                job.id,
+                holder,
+                "succeeded",
+                "",
+                {"message": "Expected: 3 min, 1.2 GB of memory."},
+            )
             return
         for step in range(job.result.get("step", 0) + 1, 61):
             self.ending.wait(0.05)
             self.queue.progress(job.id, holder, {"step": step})
-            self.queue.tell(job.id, holder, "metrics", f"Step {step}", {"step": step, "train_loss": 3 - step / 30})
-        self.queue.tell(job.id, holder, "message", "AI-generated / 由AI生成: a sample", {})
+            self.queue.tell(
+                job.id,
+                holder,
+                "metrics",
+                f"Step {step}",
+                {"step": step, "train_loss": 3 - step / 30},
+            )
+        self.queue.tell(
+            job.id, holder, "message", "AI-generated / 由AI生成: a sample", {}
+        )
         made = "trained_model" if job.kind == "training" else "fine_tuned_model"
         self.queue.end(job.id, holder, "succeeded", "Done.", {made: job.asked[made]})
 
 
 def main(keys: list[str]) -> None:
     service_parts.Supervisor = Workshop  # type: ignore[assignment,misc]
-    settings = Settings(api_keys=tuple(keys), port=int(os.environ.get("MIAOBI_TEST_PORT", "0")))
-    engines: dict[str, Any] = {"echo": Echo(), "slow": Echo(0.2), "writer": Writer(), "grey": Painter()}
-    app = create_app(Services(settings, toy_pool(settings, **engines), Admission(settings)))
-    app.add_api_route("/v1/toys", lambda: {"grey": engines["grey"].given, **{name: {"running": engines[name].running, "left": engines[name].left_early} for name in ("echo", "slow")}})
+    settings = Settings(
+        api_keys=tuple(keys), port=int(os.environ.get("MIAOBI_TEST_PORT", "0"))
+    )
+    engines: dict[str, Any] = {
+        "echo": Echo(),
+        "slow": Echo(0.2),
+        "writer": Writer(),
+        "grey": Painter(),
+    }
+    app = create_app(
+        Services(settings, toy_pool(settings, **engines), Admission(settings))
+    )
+    app.add_api_route(
+        "/v1/toys",
+        lambda: {
+            "grey": engines["grey"].given,
+            **{
+                name: {
+                    "running": engines[name].running,
+                    "left": engines[name].left_early,
+                }
+                for name in ("echo", "slow")
+            },
+        },
+    )
     app.router.routes.insert(0, app.router.routes.pop())
     with socket.create_server((settings.host, settings.port)) as at:
         print(at.getsockname()[1], flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)).run(sockets=[at])
+        uvicorn.Server(
+            uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        ).run(sockets=[at])
 
 
 if __name__ == "__main__":

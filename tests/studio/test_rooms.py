@@ -18,18 +18,38 @@ from tests.studio.conftest import KEY, Site, until
 from miaobi.provenance.pictures import read_record
 
 Visit = Callable[..., Any]
-ROOMS = {"en": ["Chat", "Compare", "Pictures", "Train", "Tune", "Feedback", "Models", "Jobs"], "zh": ["对话", "比较", "图片", "训练", "调优", "反馈", "模型", "任务"]}
+ROOMS = {
+    "en": [
+        "Chat",
+        "Compare",
+        "Pictures",
+        "Train",
+        "Tune",
+        "Feedback",
+        "Models",
+        "Jobs",
+    ],
+    "zh": ["对话", "比较", "图片", "训练", "调优", "反馈", "模型", "任务"],
+}
 
 
 def serious(page: Any) -> list[str]:
     """What axe (bundled with its Python package) calls serious or critical, each with where it is."""
     from axe_playwright_python.sync_playwright import Axe
+
     found = Axe().run(page).response["violations"]
-    return [f"{item['id']}: {node['html'][:160]}" for item in found if item["impact"] in ("serious", "critical") for node in item["nodes"]]
+    return [
+        f"{item['id']}: {node['html'][:160]}"
+        for item in found
+        if item["impact"] in ("serious", "critical")
+        for node in item["nodes"]
+    ]
 
 
 @pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("zh", "dark")])
-def test_every_room_is_accessible(site: Site, visit: Visit, language: str, scheme: str) -> None:
+def test_every_room_is_accessible(
+    site: Site, visit: Visit, language: str, scheme: str
+) -> None:
     page = visit(f"/studio/{language}/", color_scheme=scheme)
     found = {}
     for name in ROOMS[language]:
@@ -52,7 +72,9 @@ def choose(page: Any, field: str, value: str) -> None:
     assert box.input_value() == value
 
 
-def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(site: Site, visit: Visit) -> None:
+def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(
+    site: Site, visit: Visit
+) -> None:
     page = visit("/studio/en/")
     choose(page, "chat-model", "echo")
     page.locator("#message textarea").fill("the rain writes <b>its</b> own letters")
@@ -60,7 +82,9 @@ def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(site: Site,
     answer = page.locator(".bot.message")
     answer.get_by_text("the rain writes").wait_for()
     page.locator("#send").wait_for()
-    label = answer.first.evaluate("element => getComputedStyle(element, '::after').content")
+    label = answer.first.evaluate(
+        "element => getComputedStyle(element, '::after').content"
+    )
     assert "AI-generated / 由AI生成" in label
     assert page.get_by_role("note").inner_text().startswith("AI-generated / 由AI生成")
     page.get_by_role("button", name="Edit").first.click()
@@ -70,12 +94,18 @@ def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(site: Site,
     assert answer.count() == 1
 
 
-def test_the_keyboard_is_enough_and_light_and_language_are_kept(site: Site, visit: Visit) -> None:
-    page = visit("/studio/en/", color_scheme="light", viewport={"width": 390, "height": 844})
+def test_the_keyboard_is_enough_and_light_and_language_are_kept(
+    site: Site, visit: Visit
+) -> None:
+    page = visit(
+        "/studio/en/", color_scheme="light", viewport={"width": 390, "height": 844}
+    )
     page.get_by_role("tab", name="Chat", exact=True).focus()
     page.keyboard.press("ArrowRight")
     page.locator("#question textarea").wait_for()
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert (
+        page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     dark = "document.body.classList.contains('dark')"
     assert not page.evaluate(dark)
@@ -90,7 +120,9 @@ def test_the_keyboard_is_enough_and_light_and_language_are_kept(site: Site, visi
     page.get_by_role("tab", name="对话").wait_for()
 
 
-def test_stop_and_a_closed_page_free_the_model_at_once(site: Site, visit: Visit) -> None:
+def test_stop_and_a_closed_page_free_the_model_at_once(
+    site: Site, visit: Visit
+) -> None:
     page = visit("/studio/en/")
     choose(page, "chat-model", "slow")
     for leave in (lambda: page.locator("#stop").click(), page.close):
@@ -102,7 +134,9 @@ def test_stop_and_a_closed_page_free_the_model_at_once(site: Site, visit: Visit)
         until(lambda: site.toy("slow") == {"running": 0, "left": before + 1})  # noqa: B023
 
 
-def test_a_model_without_dialogue_goes_on_with_a_text_and_refusals_are_told(site: Site, visit: Visit) -> None:
+def test_a_model_without_dialogue_goes_on_with_a_text_and_refusals_are_told(
+    site: Site, visit: Visit
+) -> None:
     page = visit("/studio/zh/")
     choose(page, "chat-model", "writer")
     page.locator("#message textarea").fill("从前有座山")
@@ -115,7 +149,9 @@ def test_a_model_without_dialogue_goes_on_with_a_text_and_refusals_are_told(site
     page.get_by_text("'<i>seven</i>' 不是数字").wait_for()
 
 
-def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(site: Site, visit: Visit, tmp_path: Path) -> None:
+def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(
+    site: Site, visit: Visit, tmp_path: Path
+) -> None:
     page = visit("/studio/en/")
     enter(page, "Pictures")
     choose(page, "picture-model", "grey")
@@ -125,25 +161,33 @@ def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(s
     grid = page.locator("#pictures .grid-wrap img")
     until(lambda: grid.count() == 4)
     file = tmp_path / "picture.png"
-    file.write_bytes(httpx.get(grid.nth(1).get_attribute("src"), cookies=site.sign_in()).content)
+    file.write_bytes(
+        httpx.get(grid.nth(1).get_attribute("src"), cookies=site.sign_in()).content
+    )
     record = read_record(file)
     assert record["model"] == "grey" and record["seed"] == 41
     page.get_by_text("This session").click()
     page.locator("#history .grid-wrap button").nth(2).click()
     page.get_by_role("button", name="Use these settings").click()
-    until(lambda: page.get_by_role("tabpanel").get_by_label("Seed").input_value() == "42")
+    until(
+        lambda: page.get_by_role("tabpanel").get_by_label("Seed").input_value() == "42"
+    )
 
 
 def paint_until(page: Any, done: Callable[[], Any]) -> None:
     """The page says nowhere that an upload or a stroke has arrived: ask again until it has."""
+
     def painted() -> bool:
         page.locator("#paint").click()
         page.wait_for_timeout(300)
         return bool(done())
+
     until(painted)
 
 
-def test_what_was_drawn_over_is_painted_anew(site: Site, visit: Visit, tmp_path: Path) -> None:
+def test_what_was_drawn_over_is_painted_anew(
+    site: Site, visit: Visit, tmp_path: Path
+) -> None:
     Image.new("RGB", (120, 80), "white").save(tmp_path / "white.png")
     page = visit("/studio/en/")
     enter(page, "Pictures")
@@ -151,7 +195,9 @@ def test_what_was_drawn_over_is_painted_anew(site: Site, visit: Visit, tmp_path:
     page.get_by_text("Start from a picture").click()
     page.locator("#source canvas").last.wait_for()
     page.get_by_text("Upload an image").wait_for()
-    page.locator("#source input[type=file]").first.set_input_files(tmp_path / "white.png")
+    page.locator("#source input[type=file]").first.set_input_files(
+        tmp_path / "white.png"
+    )
     paint_until(page, lambda: site.toy("grey").get("image") == [80, 120, 3])
     assert site.toy("grey")["repainted"] is None and site.toy("grey")["strength"] == 0.6
     page.locator("#source").get_by_role("button", name="Brush", exact=True).click()
@@ -165,7 +211,9 @@ def test_what_was_drawn_over_is_painted_anew(site: Site, visit: Visit, tmp_path:
     assert 0 < site.toy("grey")["repainted"] < 0.6
 
 
-def test_votes_are_blind_and_with_thumbs_and_edits_become_a_tuning_set(site: Site, visit: Visit) -> None:
+def test_votes_are_blind_and_with_thumbs_and_edits_become_a_tuning_set(
+    site: Site, visit: Visit
+) -> None:
     page = visit("/studio/en/")
     choose(page, "chat-model", "echo")
     page.locator("#message textarea").fill("a question")
@@ -178,24 +226,39 @@ def test_votes_are_blind_and_with_thumbs_and_edits_become_a_tuning_set(site: Sit
     page.locator("#ask-both").click()
     vote = page.locator("#vote-left")
     until(vote.is_enabled)
-    assert [page.locator(f"#answer-{side}").inner_text().strip() for side in ("left", "right")] == ["Which is better?"] * 2
+    assert [
+        page.locator(f"#answer-{side}").inner_text().strip()
+        for side in ("left", "right")
+    ] == ["Which is better?"] * 2
     assert page.locator("#verdict").inner_text().strip() == "" and vote.is_enabled()
     vote.click()
     verdict = page.locator("#verdict")
     verdict.get_by_text("You chose the left one.").wait_for()
     told = site.get("/v1/feedback", params={"limit": 1}).json()["data"][0]
-    assert f"Left: {told['model']} · Right: {told['other']}" in verdict.inner_text() and {told["model"], told["other"]} == {"echo", "slow"}
+    assert (
+        f"Left: {told['model']} · Right: {told['other']}" in verdict.inner_text()
+        and {told["model"], told["other"]} == {"echo", "slow"}
+    )
     enter(page, "Feedback")
     page.get_by_role("row").filter(has_text="Which is better?").wait_for()
     page.locator("#export").click()
     with page.expect_download() as download:
         page.locator("#download").click()
-    assert json.loads(Path(download.value.path()).read_text()) == {"prompt": "Which is better?", "chosen": "Which is better?", "rejected": "Which is better?"}
+    assert json.loads(Path(download.value.path()).read_text()) == {
+        "prompt": "Which is better?",
+        "chosen": "Which is better?",
+        "rejected": "Which is better?",
+    }
 
 
-def test_a_run_is_estimated_started_stopped_and_goes_on(site: Site, visit: Visit, tmp_path: Path) -> None:
+def test_a_run_is_estimated_started_stopped_and_goes_on(
+    site: Site, visit: Visit, tmp_path: Path
+) -> None:
     examples = tmp_path / "examples.jsonl"
-    examples.write_text('{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}\n' * 12)
+    examples.write_text(
+        '{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}\n'
+        * 12
+    )
     page = visit("/studio/en/")
     enter(page, "Tune")
     choose(page, "base", "echo")
@@ -222,7 +285,9 @@ def test_a_run_is_estimated_started_stopped_and_goes_on(site: Site, visit: Visit
     page.locator("#job-events").get_by_text("Done.").wait_for()
 
 
-def test_a_model_is_trained_from_nothing_on_ones_own_data(site: Site, visit: Visit, tmp_path: Path) -> None:
+def test_a_model_is_trained_from_nothing_on_ones_own_data(
+    site: Site, visit: Visit, tmp_path: Path
+) -> None:
     data = tmp_path / "verses.txt"
     data.write_text("the rain writes its own letters\n" * 40)
     page = visit("/studio/en/")
@@ -243,7 +308,10 @@ def test_a_model_is_trained_from_nothing_on_ones_own_data(site: Site, visit: Vis
     view = page.locator("#train-view")
     view.get_by_text("done", exact=True).wait_for()
     view.get_by_text("my-corpus-rain-").wait_for()
-    assert len(view.locator("svg polyline").get_attribute("points").split()) == 60 and serious(page) == []
+    assert (
+        len(view.locator("svg polyline").get_attribute("points").split()) == 60
+        and serious(page) == []
+    )
     job = site.get("/v1/training/jobs").json()["data"][0]
     assert job["miaobi"]["settings"] == {"train.max_steps": 60} and job["training_file"]
     enter(page, "Jobs")
@@ -257,14 +325,25 @@ def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None
     for version in ("poet@1", "poet@2"):
         choose(page, "version", version)
         page.get_by_role("button", name="Promote").click()
-        page.get_by_role("row").filter(has_text="production").filter(has_text=f"{version}production").wait_for()
+        page.get_by_role("row").filter(has_text="production").filter(
+            has_text=f"{version}production"
+        ).wait_for()
     page.get_by_role("button", name="Roll back").click()
     row.get_by_text("production").wait_for()
-    assert "poet@1 → poet@2" in page.get_by_role("row").filter(has_text="poet@2").first.inner_text()
+    assert (
+        "poet@1 → poet@2"
+        in page.get_by_role("row").filter(has_text="poet@2").first.inner_text()
+    )
 
 
 def test_a_visitor_signs_in_and_out(site: Site, visit: Visit) -> None:
-    page = visit("/studio/", expect=("401",), signed_in=False, locale="zh-CN", color_scheme="dark")
+    page = visit(
+        "/studio/",
+        expect=("401",),
+        signed_in=False,
+        locale="zh-CN",
+        color_scheme="dark",
+    )
     page.get_by_role("heading", name="登录").wait_for()
     assert serious(page) == []
     page.keyboard.type("mb-wrong")

@@ -19,7 +19,9 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
-def test_every_verb_has_help_that_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help_that_names_every_option(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     function = EntryPoint(name, cli.VERBS[name].function, "").load()
     assert inspect.getdoc(function)
     code, out, _ = run(capsys, *name.split(), "--help")
@@ -32,18 +34,61 @@ def test_every_verb_has_help_that_names_every_option(name: str, capsys: pytest.C
 def test_surface() -> None:
     """A changed command line is a decision: change this list with it."""
     assert list(cli.VERBS) == [
-        "quickstart", "data list", "data fetch", "data inspect", "train", "finetune", "search", "generate text", "generate image", "chat", "evaluate",
-        "latent reconstruct", "latent interpolate", "latent arithmetic", "latent traverse", "latent project", "latent truncate", "export",
-        "models list", "models show", "models promote", "models rollback", "models merge", "models remove", "serve", "batch", "keys create", "keys list", "keys revoke", "doctor"]
+        "quickstart",
+        "data list",
+        "data fetch",
+        "data inspect",
+        "train",
+        "finetune",
+        "search",
+        "generate text",
+        "generate image",
+        "chat",
+        "evaluate",
+        "latent reconstruct",
+        "latent interpolate",
+        "latent arithmetic",
+        "latent traverse",
+        "latent project",
+        "latent truncate",
+        "export",
+        "models list",
+        "models show",
+        "models promote",
+        "models rollback",
+        "models merge",
+        "models remove",
+        "serve",
+        "batch",
+        "keys create",
+        "keys list",
+        "keys revoke",
+        "doctor",
+    ]
 
 
-@pytest.mark.parametrize(("words", "hint"), [
-    (("trian",), "Did you mean train?"), (("data",), "list, fetch, inspect"), (("models", "lst"), "list, show"),
-    (("models", "show", "nobody"), "nobody"), (("models", "show"), "missing"), (("models", "show", "a", "b"), "'b'"),
-    (("generate", "text", "--temprature", "1"), "temperature"), (("generate", "text", "--model"), "needs a value"),
-    (("train", "recipes/none.yaml"), "recipes/none.yaml"), (("train",), "recipe")])
-def test_mistakes_are_explained(words: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str],
-                                monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("trian",), "Did you mean train?"),
+        (("data",), "list, fetch, inspect"),
+        (("models", "lst"), "list, show"),
+        (("models", "show", "nobody"), "nobody"),
+        (("models", "show"), "missing"),
+        (("models", "show", "a", "b"), "'b'"),
+        (("generate", "text", "--temprature", "1"), "temperature"),
+        (("generate", "text", "--model"), "needs a value"),
+        (("train", "recipes/none.yaml"), "recipes/none.yaml"),
+        (("train",), "recipe"),
+    ],
+)
+def test_mistakes_are_explained(
+    words: tuple[str, ...],
+    hint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: object,
+) -> None:
     monkeypatch.setenv("MIAOBI_HOME", str(tmp_path))
     code, out, err = run(capsys, *words)
     assert code > 0
@@ -52,9 +97,14 @@ def test_mistakes_are_explained(words: tuple[str, ...], hint: str, capsys: pytes
     assert "Traceback" not in err
 
 
-def test_a_package_that_is_missing_is_named_with_its_remedy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_missing_is_named_with_its_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import miaobi.serve
-    monkeypatch.setattr(miaobi, "serve", miaobi.serve)  # back to the whole one afterwards
+
+    monkeypatch.setattr(
+        miaobi, "serve", miaobi.serve
+    )  # back to the whole one afterwards
     for name in [name for name in sys.modules if name.startswith("miaobi.serve")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
@@ -65,11 +115,18 @@ def test_a_package_that_is_missing_is_named_with_its_remedy(capsys: pytest.Captu
 def test_errors_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "trian", "--json")
     assert code == 66
-    assert json.loads(err)["error"] == {"code": "not_found", "message": "There is no verb 'trian'.", "remedy": "Did you mean train?"}
+    assert json.loads(err)["error"] == {
+        "code": "not_found",
+        "message": "There is no verb 'trian'.",
+        "remedy": "Did you mean train?",
+    }
 
 
-def test_chinese(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chinese(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from miaobi.core.language import language
+
     monkeypatch.setenv("MIAOBI_LANG", "zh")
     language.cache_clear()
     try:

@@ -25,15 +25,24 @@ def block(name: str) -> str:
 
 
 def commands() -> list[str]:
-    after = TEXT[TEXT.index("A package of your own"):]
-    return [line[2:] for shown in re.findall(r"```console\n(.*?)```", after, re.DOTALL) for line in shown.splitlines()]
+    after = TEXT[TEXT.index("A package of your own") :]
+    return [
+        line[2:]
+        for shown in re.findall(r"```console\n(.*?)```", after, re.DOTALL)
+        for line in shown.splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(folder of the package, python of a fresh environment that sees this one's packages but not the new one)."""
     folder = tmp_path_factory.mktemp("package")
-    for name in ("pyproject.toml", "miaobi_bigram/family.py", "miaobi_bigram/engine.py", "bigram.yaml"):
+    for name in (
+        "pyproject.toml",
+        "miaobi_bigram/family.py",
+        "miaobi_bigram/engine.py",
+        "bigram.yaml",
+    ):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(block(name), encoding="utf-8")
@@ -43,38 +52,78 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     venv.create(home, symlinks=True)
     site = next(home.glob("lib/python*/site-packages"))
     # A .pth line that begins with import also runs the editable install's own .pth files.
-    (site / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    (site / "parent.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    )
     return folder, home / "bin" / "python"
 
 
-def test_the_package_works_as_written(environment: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_package_works_as_written(
+    environment: tuple[Path, Path], tmp_path: Path
+) -> None:
     folder, python = environment
-    variables = {**os.environ, "MIAOBI_HOME": str(tmp_path / "home"), "MIAOBI_LANG": "en", "OMP_NUM_THREADS": "1"}
+    variables = {
+        **os.environ,
+        "MIAOBI_HOME": str(tmp_path / "home"),
+        "MIAOBI_LANG": "en",
+        "OMP_NUM_THREADS": "1",
+    }
     shown = []
     for line in commands():
         words = line.split()
         if words[:2] == ["pip", "install"]:
-            command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-build-isolation",
-                       "--disable-pip-version-check", *words[2:]]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "--python",
+                str(python),
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--no-build-isolation",
+                "--disable-pip-version-check",
+                *words[2:],
+            ]
         else:
             assert words[0] == "miaobi"
             command = [str(python), "-m", "miaobi.cli", *words[1:]]
-        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         shown.append(done.stdout)
     assert "bigram@1" in shown[1]
     assert 0 < len(shown[2].strip()) <= 8
-    assert shown[3].strip().startswith("眠不觉晓，"), "the likeliest characters after 春"
+    assert shown[3].strip().startswith("眠不觉晓，"), (
+        "the likeliest characters after 春"
+    )
 
 
-def test_names_collide_in_favour_of_what_is_built_in(environment: tuple[Path, Path]) -> None:
+def test_names_collide_in_favour_of_what_is_built_in(
+    environment: tuple[Path, Path],
+) -> None:
     """Another package cannot replace `gpt` unseen; its own names are listed beside the built-in ones."""
     folder, python = environment
     site = next((python.parents[1] / "lib").glob("python*/site-packages"))
     intruder = site / "intruder-1.dist-info"
     intruder.mkdir()
-    (intruder / "METADATA").write_text("Metadata-Version: 2.1\nName: intruder\nVersion: 1\n")
+    (intruder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: intruder\nVersion: 1\n"
+    )
     (intruder / "entry_points.txt").write_text("[miaobi.families]\ngpt = json\n")
     code = "from miaobi.core.registry import families; print(families.get('gpt').__name__, families.names().count('gpt'), 'bigram' in families.names())"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    done = subprocess.run(
+        [str(python), "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
     assert done.stdout.strip() == "miaobi.families.gpt 1 True"

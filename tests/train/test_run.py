@@ -11,7 +11,9 @@ from miaobi.core.errors import BadInput
 from miaobi.train.run import new_folder
 
 
-def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     made = [new_folder(tmp_path / "runs", "quick") for _ in range(3)]
@@ -19,8 +21,12 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path: 
     assert all(folder.is_dir() for folder in made)
 
 
-@pytest.mark.parametrize("kind", ["file", "dangling link", "inside a file", "forbidden"])
-def test_a_place_for_runs_that_cannot_be_written_is_named(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "kind", ["file", "dangling link", "inside a file", "forbidden"]
+)
+def test_a_place_for_runs_that_cannot_be_written_is_named(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = tmp_path / "runs"
     if kind == "dangling link":
         runs.symlink_to(tmp_path / "unmounted")

@@ -14,7 +14,17 @@ import optuna
 import pytest
 
 from miaobi.core.errors import BadInput
-from miaobi.train.search import Dimension, Rules, Search, Trial, best, importances, opened, ordered, since_improvement
+from miaobi.train.search import (
+    Dimension,
+    Rules,
+    Search,
+    Trial,
+    best,
+    importances,
+    opened,
+    ordered,
+    since_improvement,
+)
 
 RATE = Dimension("rate", (), 1e-4, 1.0, log=True)
 KIND = Dimension("kind", ("plain", "ranked"))
@@ -32,10 +42,15 @@ def search(folder: Path, *space: Dimension, rules: Rules = RULES) -> Iterator[Se
 def figure(values: Any) -> float:
     """Best at rate 0.1, ranked, 16."""
     import math
-    return (math.log10(values["rate"]) + 1) ** 2 + {4: 0.4, 8: 0.2, 16: 0.0}.get(values.get("rank"), 0.6)
+
+    return (math.log10(values["rate"]) + 1) ** 2 + {4: 0.4, 8: 0.2, 16: 0.0}.get(
+        values.get("rank"), 0.6
+    )
 
 
-def carried_out(study: Search, value: Callable[[Any], float] = figure, most: int = 1000) -> list[Trial]:
+def carried_out(
+    study: Search, value: Callable[[Any], float] = figure, most: int = 1000
+) -> list[Trial]:
     done = list[Trial]()
     while len(done) < most and (trial := study.ask()) is not None:
         study.finish(trial, value(trial.values))
@@ -48,11 +63,16 @@ def test_the_first_trial_is_the_recipe_and_conditions_hold(tmp_path: Path) -> No
         done = carried_out(study)
         assert done[0].values == {"rate": 0.01, "kind": "plain"}
         assert len(done) == 12
-        assert all(("rank" in trial.values) == (trial.values["kind"] == "ranked") for trial in done)
+        assert all(
+            ("rank" in trial.values) == (trial.values["kind"] == "ranked")
+            for trial in done
+        )
         assert {trial.values["kind"] for trial in done} == {"plain", "ranked"}
         assert "12 trials" in study.ended()
         found = best(study.trials, "minimize")
-        assert found is not None and found.value == min(figure(trial.values) for trial in done) < figure(OWN)
+        assert found is not None and found.value == min(
+            figure(trial.values) for trial in done
+        ) < figure(OWN)
 
 
 def test_it_draws_by_what_it_saw(tmp_path: Path) -> None:
@@ -62,7 +82,9 @@ def test_it_draws_by_what_it_saw(tmp_path: Path) -> None:
     assert sum(0.04 < trial.values["rate"] < 0.25 for trial in later) > len(later) / 2
 
 
-def test_the_same_seed_draws_the_same_and_a_stopped_search_goes_on_as_the_unbroken_one(tmp_path: Path) -> None:
+def test_the_same_seed_draws_the_same_and_a_stopped_search_goes_on_as_the_unbroken_one(
+    tmp_path: Path,
+) -> None:
     with search(tmp_path / "whole") as study:
         whole = [trial.values for trial in carried_out(study)]
     with search(tmp_path / "parts") as study:
@@ -74,7 +96,9 @@ def test_the_same_seed_draws_the_same_and_a_stopped_search_goes_on_as_the_unbrok
         assert [trial.values for trial in carried_out(study)][1:] != whole[1:]
 
 
-def test_the_median_stops_what_is_worse_and_spares_what_is_better(tmp_path: Path) -> None:
+def test_the_median_stops_what_is_worse_and_spares_what_is_better(
+    tmp_path: Path,
+) -> None:
     with search(tmp_path) as study:
         for value in (1.0, 2.0, 3.0, 4.0):
             trial = study.ask()
@@ -104,11 +128,23 @@ def test_without_pruning_nothing_is_stopped(tmp_path: Path) -> None:
             study.finish(trial, value)
 
 
-@pytest.mark.parametrize(("values", "expected"), [
-    ([5.0], 0), ([5.0, 4.0, 3.0], 0), ([3.0, 4.0, 5.0], 2), ([5.0, 3.0, 4.0, 4.0], 2),
-    ([10.0, 9.0, 8.0, 5.0, 4.99, 4.98, 9.0], 3),  # 0.02 is less than a fiftieth of the way from 8 to 4.98
-    ([10.0, 9.0, 8.0, 5.0, 4.98, 4.96, 4.94, 8.0], 2)])  # small gains add up: 0.04 is more than a fiftieth of 1.56
-def test_what_counts_as_an_improvement(tmp_path: Path, values: list[float], expected: int) -> None:
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5.0], 0),
+        ([5.0, 4.0, 3.0], 0),
+        ([3.0, 4.0, 5.0], 2),
+        ([5.0, 3.0, 4.0, 4.0], 2),
+        (
+            [10.0, 9.0, 8.0, 5.0, 4.99, 4.98, 9.0],
+            3,
+        ),  # 0.02 is less than a fiftieth of the way from 8 to 4.98
+        ([10.0, 9.0, 8.0, 5.0, 4.98, 4.96, 4.94, 8.0], 2),
+    ],
+)  # small gains add up: 0.04 is more than a fiftieth of 1.56
+def test_what_counts_as_an_improvement(
+    tmp_path: Path, values: list[float], expected: int
+) -> None:
     with search(tmp_path) as study:
         rest = iter(values)
         carried_out(study, lambda _: next(rest), most=len(values))
@@ -128,13 +164,17 @@ def test_it_ends_when_improvement_has_ceased(tmp_path: Path) -> None:
 
 def test_importance_is_where_the_figure_comes_from(tmp_path: Path) -> None:
     idle = Dimension("idle", (), 0.0, 1.0)
-    with search(tmp_path, RATE, idle, KIND, RANK, rules=Rules(30, "minimize", 100)) as study:
+    with search(
+        tmp_path, RATE, idle, KIND, RANK, rules=Rules(30, "minimize", 100)
+    ) as study:
         carried_out(study, lambda values: figure({"rate": values["rate"]}))
         shares = importances(study.study, study.space)
     assert next(iter(shares)) == "rate"
     assert shares["rate"] > 0.8 > 0.2 > shares["idle"]
     assert shares.keys() == {"rate", "idle", "kind", "rank"}
-    assert sum(value for key, value in shares.items() if key != "rank") == pytest.approx(1)
+    assert sum(
+        value for key, value in shares.items() if key != "rank"
+    ) == pytest.approx(1)
 
 
 def test_too_few_trials_tell_nothing(tmp_path: Path) -> None:
@@ -176,7 +216,10 @@ with opened(Path(sys.argv[1]), (RATE, KIND, RANK), OWN, RULES, "toy") as study:
 
 
 def worker(folder: Path, what: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), what], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder), what],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
 
 
 def test_the_trial_of_a_dead_process_is_taken_up_again(tmp_path: Path) -> None:
@@ -198,7 +241,14 @@ def test_processes_share_a_search_without_repeating_each_other(tmp_path: Path) -
     assert len({trial.user_attrs["process"][0] for trial in trials}) == 2
 
 
-@pytest.mark.parametrize(("settings", "words"), [({"low": 1.0, "high": 0.1}, "low < high"), ({"low": 0.0, "high": 1.0, "log": True}, "above 0"), ({}, "low < high")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"low": 1.0, "high": 0.1}, "low < high"),
+        ({"low": 0.0, "high": 1.0, "log": True}, "above 0"),
+        ({}, "low < high"),
+    ],
+)
 def test_impossible_ranges_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
         Dimension("x", **settings)
@@ -206,6 +256,10 @@ def test_impossible_ranges_are_refused(settings: dict[str, Any], words: str) -> 
 
 
 def test_conditions_come_after_what_they_ask_about_and_circles_are_refused() -> None:
-    assert [item.key for item in ordered([RANK, KIND, RATE])] == ["kind", "rate", "rank"]
+    assert [item.key for item in ordered([RANK, KIND, RATE])] == [
+        "kind",
+        "rate",
+        "rank",
+    ]
     with pytest.raises(BadInput, match="wait for each other"):
         ordered([RANK, Dimension("kind", ("plain",), when={"rank": (4,)})])

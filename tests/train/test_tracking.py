@@ -21,7 +21,8 @@ def test_log_forgets_what_a_resumed_run_will_do_again(tmp_path: Path) -> None:
 
 def test_tensorboard_writes_what_tensorboard_reads(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    board, = tracking.open_trackers(None, tmp_path, {"name": "x"})
+
+    (board,) = tracking.open_trackers(None, tmp_path, {"name": "x"})
     board.figures(1, {"loss": 2.5})
     board.texts(1, {"sample": "春"})
     board.close()
@@ -33,21 +34,25 @@ def test_tensorboard_writes_what_tensorboard_reads(tmp_path: Path) -> None:
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = tmp_path / "poet-1"
     run.mkdir()
-    board, = tracking.open_trackers(["wandb"], run, {"train": {"max_steps": 3}})
+    (board,) = tracking.open_trackers(["wandb"], run, {"train": {"max_steps": 3}})
     board.figures(1, {"loss": 2.5})
     board.texts(1, {"sample": "春"})
     board.close()
     wandb.teardown()  # its service writes the file after the run has ended: it is whole once the service is gone
-    written, = run.glob("wandb/offline-run-*/*.wandb")
+    (written,) = run.glob("wandb/offline-run-*/*.wandb")
     assert b"max_steps" in written.read_bytes()
 
 
-def test_without_wandb_the_remedy_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_wandb_the_remedy_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
+
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert tracking.open_trackers(None, tmp_path, {}) == []
     with pytest.raises(MissingPart) as caught:

@@ -18,10 +18,15 @@ class Points:
     spec, fingerprint, folder = None, "points", Path()
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
-        draw = torch.Generator().manual_seed(hash((split == "train", index, seed)) % 2**31)
+        draw = torch.Generator().manual_seed(
+            hash((split == "train", index, seed)) % 2**31
+        )
         angle = torch.randint(0, 8, (size,), generator=draw) * (torch.pi / 4)
         centre = torch.stack([angle.cos(), angle.sin()], 1)
-        return {"x": centre + 0.05 * torch.randn(size, 2, generator=draw), "z": torch.randn(size, 4, generator=draw)}
+        return {
+            "x": centre + 0.05 * torch.randn(size, 2, generator=draw),
+            "z": torch.randn(size, 4, generator=draw),
+        }
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
         return (self.batch(split, index, size, 1) for index in range(4))
@@ -31,7 +36,13 @@ class Points:
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, 32), nn.LeakyReLU(0.2), nn.Linear(32, 32), nn.LeakyReLU(0.2), nn.Linear(32, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, 32),
+        nn.LeakyReLU(0.2),
+        nn.Linear(32, 32),
+        nn.LeakyReLU(0.2),
+        nn.Linear(32, outputs),
+    )
 
 
 class PointGAN(Objective):
@@ -43,8 +54,11 @@ class PointGAN(Objective):
         self.noise = nn.Dropout(0.1)
 
     def phases(self) -> list[Phase]:
-        return [Phase("discriminator", self.discriminator, self.judge), Phase("penalty", self.discriminator, self.r1, every=4),
-                Phase("generator", self.generator, self.fool)]
+        return [
+            Phase("discriminator", self.discriminator, self.judge),
+            Phase("penalty", self.discriminator, self.r1, every=4),
+            Phase("generator", self.generator, self.fool),
+        ]
 
     def gap(self, batch: Batch) -> Tensor:
         fake = self.generator(self.noise(batch["z"]))
@@ -59,7 +73,9 @@ class PointGAN(Objective):
 
     def r1(self, batch: Batch) -> Loss:
         x = batch["x"].clone().requires_grad_()
-        gradient, = torch.autograd.grad(self.discriminator(x).sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(
+            self.discriminator(x).sum(), x, create_graph=True
+        )
         return Loss(0.2 * gradient.square().sum(), len(x))
 
 

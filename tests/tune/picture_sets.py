@@ -18,7 +18,9 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 def picture(colour: str, seed: int, width: int = 32, height: int = 32) -> Image.Image:
     """Mostly of one colour, with noise."""
     noise = np.random.default_rng(seed).normal(0, 20, (height, width, 3))
-    return Image.fromarray((np.array(COLOURS[colour]) + noise).clip(0, 255).astype(np.uint8))
+    return Image.fromarray(
+        (np.array(COLOURS[colour]) + noise).clip(0, 255).astype(np.uint8)
+    )
 
 
 def class_folders(folder: Path, each: int = 8) -> Path:
@@ -36,7 +38,9 @@ def captioned(folder: Path, count: int = 6) -> Path:
         colour = list(COLOURS)[seed % 3]
         picture(colour, seed, 40, 32).save(folder / f"{seed}.png")
         lines.append({"file_name": f"{seed}.png", "caption": f"a {colour} field"})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metadata.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
     return folder
 
 
@@ -44,6 +48,8 @@ def base_of(folder: Path, kind: str = "transformers") -> Base:
     return Base(Weights(kind, str(folder), folder.name, modality="image"), folder)
 
 
-def examples_of(task: object, reader: object, path: Path, config: object) -> list[Example]:
+def examples_of(
+    task: object, reader: object, path: Path, config: object
+) -> list[Example]:
     found = [task.columns(record, config) for _, record in reader(str(path), "")]  # type: ignore[attr-defined, operator]
     return [Example(columns, "", task.question(columns)) for columns in found]  # type: ignore[attr-defined]

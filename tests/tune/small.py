@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import Features, Figure, Judgement, Learner
@@ -21,7 +26,9 @@ class Small(Learner):
     """Takes whole batches; nothing is encoded."""
 
     def logits(self, batch: Batch) -> Tensor:
-        found: Tensor = self.net(input_ids=batch["ids"], attention_mask=batch["mask"]).logits
+        found: Tensor = self.net(
+            input_ids=batch["ids"], attention_mask=batch["mask"]
+        ).logits
         return found
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
@@ -48,7 +55,10 @@ class Causal(Small):
 
     def loss(self, batch: Batch) -> Loss:
         logits = self.logits(batch)[:, :-1].flatten(0, 1)
-        return Loss(F.cross_entropy(logits, batch["ids"][:, 1:].flatten(), reduction="sum"), len(logits))
+        return Loss(
+            F.cross_entropy(logits, batch["ids"][:, 1:].flatten(), reduction="sum"),
+            len(logits),
+        )
 
 
 class Classifier(Small):
@@ -56,20 +66,40 @@ class Classifier(Small):
     fresh = ("classifier", "score")
 
     def loss(self, batch: Batch) -> Loss:
-        return Loss(F.cross_entropy(self.logits(batch), batch["label"], reduction="sum"), len(batch["label"]))
+        return Loss(
+            F.cross_entropy(self.logits(batch), batch["label"], reduction="sum"),
+            len(batch["label"]),
+        )
 
 
 def causal() -> Causal:
     torch.manual_seed(0)
-    settings = LlamaConfig(vocab_size=WORDS, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-                           num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True)
+    settings = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
     return Causal(LlamaForCausalLM(settings))
 
 
 def classifier() -> Classifier:
     torch.manual_seed(0)
-    settings = BertConfig(vocab_size=WORDS, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-                          max_position_embeddings=64, num_labels=3, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.0)
+    settings = BertConfig(
+        vocab_size=WORDS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        num_labels=3,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.0,
+    )
     return Classifier(BertForSequenceClassification(settings))
 
 
@@ -85,7 +115,9 @@ class Texts:
         return 600
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
-        draw = torch.Generator().manual_seed(hash((split == "train", index, seed)) % 2**31)
+        draw = torch.Generator().manual_seed(
+            hash((split == "train", index, seed)) % 2**31
+        )
         ids = torch.randint(3, WORDS, (size, LENGTH), generator=draw)
         return {"ids": ids, "mask": torch.ones_like(ids), "label": ids[:, 0] % 3}
 
@@ -107,4 +139,6 @@ def answers(learner: Small) -> Tensor:
 
 
 def values(net: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    return {
+        name: parameter.detach().clone() for name, parameter in net.named_parameters()
+    }

@@ -14,13 +14,37 @@ from miaobi.data import tokenizer
 from miaobi.tune.base import Base
 
 TEXT = "The quick brown fox jumps over the lazy dog. 你好，世界！ {}[]\":<>/_|\n0123456789 it's what'll we're"
-SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-                         "head_dim": 8, "max_position_embeddings": 512}
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+}
 KINDS: dict[str, dict[str, Any]] = {
-    "llama": SIZES, "qwen2": SIZES, "qwen3": SIZES, "mistral": {**SIZES, "sliding_window": 6}, "gemma2": SIZES,
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}, "gpt_neox": {**SIZES, "head_dim": None}, "phi": SIZES, "cohere": SIZES}
-CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral", "gemma2": "Gemma2", "gpt2": "GPT2", "gpt_neox": "GPTNeoX",
-           "phi": "Phi", "cohere": "Cohere"}
+    "llama": SIZES,
+    "qwen2": SIZES,
+    "qwen3": SIZES,
+    "mistral": {**SIZES, "sliding_window": 6},
+    "gemma2": SIZES,
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt_neox": {**SIZES, "head_dim": None},
+    "phi": SIZES,
+    "cohere": SIZES,
+}
+CLASSES = {
+    "llama": "Llama",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "mistral": "Mistral",
+    "gemma2": "Gemma2",
+    "gpt2": "GPT2",
+    "gpt_neox": "GPTNeoX",
+    "phi": "Phi",
+    "cohere": "Cohere",
+}
 HEADS = {"gpt2": "GPT2LMHeadModel"}
 
 
@@ -28,9 +52,19 @@ def model(kind: str = "llama", vocab_size: int = 97) -> PreTrainedModel:
     torch.manual_seed(0)
     package, name = getattr(known, kind), CLASSES[kind]
     settings = {key: value for key, value in KINDS[kind].items() if value is not None}
-    config = getattr(package, f"{name}Config")(vocab_size=vocab_size, bos_token_id=0, eos_token_id=0, pad_token_id=0, **settings)
-    made: PreTrainedModel = getattr(package, HEADS.get(kind, f"{name}ForCausalLM"))(config)
-    for parameter in made.parameters():  # gains of one and biases of zero would hide mistakes
+    config = getattr(package, f"{name}Config")(
+        vocab_size=vocab_size,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        **settings,
+    )
+    made: PreTrainedModel = getattr(package, HEADS.get(kind, f"{name}ForCausalLM"))(
+        config
+    )
+    for (
+        parameter
+    ) in made.parameters():  # gains of one and biases of zero would hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
     return made.eval()
 

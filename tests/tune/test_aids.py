@@ -39,7 +39,11 @@ def test_a_learner_that_makes_its_own_noise_is_told_the_strength() -> None:
 def test_dropout_is_of_all_layers_that_have_it() -> None:
     learner = classifier()
     methods.apply(learner, TuneConfig("full", dropout=0.4))
-    assert {module.p for module in learner.net.modules() if isinstance(module, torch.nn.Dropout)} == {0.4}
+    assert {
+        module.p
+        for module in learner.net.modules()
+        if isinstance(module, torch.nn.Dropout)
+    } == {0.4}
     with pytest.raises(Unsupported, match="dropout"):
         methods.apply(causal(), TuneConfig("full", dropout=0.4))
 
@@ -55,14 +59,18 @@ def test_checkpointing_changes_memory_and_not_gradients(method: str) -> None:
         held = dict[int, int]()
 
         def note(tensor: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            held[tensor.untyped_storage().data_ptr()] = (
+                tensor.untyped_storage().nbytes()
+            )
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             loss = learner.loss(Texts().batch("train", 0, 16, 0)).total
         kept.append(sum(held.values()))
         loss.backward()
-        gradients.append([item.grad for item in learner.net.parameters() if item.grad is not None])
+        gradients.append(
+            [item.grad for item in learner.net.parameters() if item.grad is not None]
+        )
     assert kept[1] < kept[0] / 2
     assert gradients[0]
     for one, other in zip(*gradients, strict=True):
@@ -80,5 +88,7 @@ def test_a_net_that_cannot_is_told() -> None:
 def test_answers_are_the_bases_whatever_helps() -> None:
     learner = causal()
     before = answers(learner)
-    methods.apply(learner, TuneConfig("lora", neftune_alpha=5.0, gradient_checkpointing=True))
+    methods.apply(
+        learner, TuneConfig("lora", neftune_alpha=5.0, gradient_checkpointing=True)
+    )
     torch.testing.assert_close(answers(learner), before)

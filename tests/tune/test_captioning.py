@@ -28,29 +28,73 @@ from miaobi.tune.readers.pictures import pictures
 from miaobi.tune.tasks import captioning
 from miaobi.tune.tasks.captioning import Captioner, Config
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "green", "blue", "field"]
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "hidden_dropout_prob": 0.0,
-         "attention_probs_dropout_prob": 0.0}
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "red",
+    "green",
+    "blue",
+    "field",
+]
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 SEEN = {**SMALL, "image_size": 32, "patch_size": 8}
-MARKS = {"vocab_size": len(WORDS), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "sep_token_id": 3}
+MARKS = {
+    "vocab_size": len(WORDS),
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+    "sep_token_id": 3,
+}
 
 
 def encoder_decoder() -> Any:
-    decoder = BertLMHeadModel(BertConfig(**SMALL, vocab_size=len(WORDS), is_decoder=True, add_cross_attention=True, pad_token_id=0))
-    net = VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**SEEN), add_pooling_layer=False), decoder=decoder)
+    decoder = BertLMHeadModel(
+        BertConfig(
+            **SMALL,
+            vocab_size=len(WORDS),
+            is_decoder=True,
+            add_cross_attention=True,
+            pad_token_id=0,
+        )
+    )
+    net = VisionEncoderDecoderModel(
+        encoder=ViTModel(ViTConfig(**SEEN), add_pooling_layer=False), decoder=decoder
+    )
     net.config.decoder_start_token_id, net.config.pad_token_id = 2, 0
     return net
 
 
 def blip() -> Any:
-    return BlipForConditionalGeneration(BlipConfig(text_config={**SMALL, **MARKS, "encoder_hidden_size": 32}, vision_config=SEEN))
+    return BlipForConditionalGeneration(
+        BlipConfig(
+            text_config={**SMALL, **MARKS, "encoder_hidden_size": 32},
+            vision_config=SEEN,
+        )
+    )
 
 
 def git() -> Any:
-    return GitForCausalLM(GitConfig(vision_config={**SEEN, "num_channels": 3}, **SMALL, **MARKS))
+    return GitForCausalLM(
+        GitConfig(vision_config={**SEEN, "num_channels": 3}, **SMALL, **MARKS)
+    )
 
 
-MADE: dict[str, Callable[[], Any]] = {"vision-encoder-decoder": encoder_decoder, "blip": blip, "git": git}
+MADE: dict[str, Callable[[], Any]] = {
+    "vision-encoder-decoder": encoder_decoder,
+    "blip": blip,
+    "git": git,
+}
 
 
 def written(kind: str, folder: Path) -> Path:
@@ -62,7 +106,9 @@ def written(kind: str, folder: Path) -> Path:
 
 
 def opened(kind: str, folder: Path) -> Captioner:
-    return captioning.learner(base_of(written(kind, folder / "base")), {"side": 40}, Config(max_new_tokens=6))
+    return captioning.learner(
+        base_of(written(kind, folder / "base")), {"side": 40}, Config(max_new_tokens=6)
+    )
 
 
 @pytest.mark.parametrize("kind", list(MADE))
@@ -70,7 +116,9 @@ def test_the_loss_is_that_of_the_model_itself(tmp_path: Path, kind: str) -> None
     learner = opened(kind, tmp_path)
     learner.eval()
     examples = examples_of(captioning, pictures, captioned(tmp_path / "set"), Config())
-    batch = learner.prepare(learner.collate([learner.encode(example.columns, 0) for example in examples]))
+    batch = learner.prepare(
+        learner.collate([learner.encode(example.columns, 0) for example in examples])
+    )
     labels = batch["ids"].masked_fill(batch["mask"] == 0, -100)
     with torch.no_grad():
         ours = learner.loss(batch)
@@ -79,10 +127,21 @@ def test_the_loss_is_that_of_the_model_itself(tmp_path: Path, kind: str) -> None
         elif kind == "blip":
             decoder = learner.net.text_decoder
             seen = learner.net.vision_model(pixel_values=batch["input"])[0]
-            logits = decoder(input_ids=batch["ids"], attention_mask=batch["mask"], encoder_hidden_states=seen).logits
-            theirs = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:])
+            logits = decoder(
+                input_ids=batch["ids"],
+                attention_mask=batch["mask"],
+                encoder_hidden_states=seen,
+            ).logits
+            theirs = torch.nn.functional.cross_entropy(
+                logits[:, :-1].transpose(1, 2), labels[:, 1:]
+            )
         else:
-            theirs = learner.net(pixel_values=batch["input"], input_ids=batch["ids"], attention_mask=batch["mask"], labels=labels).loss
+            theirs = learner.net(
+                pixel_values=batch["input"],
+                input_ids=batch["ids"],
+                attention_mask=batch["mask"],
+                labels=labels,
+            ).loss
     assert ours.count == 6 * 4
     torch.testing.assert_close(ours.total / ours.count, theirs, rtol=1e-4, atol=1e-5)
 
@@ -91,7 +150,9 @@ def test_the_loss_is_that_of_the_model_itself(tmp_path: Path, kind: str) -> None
 def test_captions_are_learned_and_said_again(tmp_path: Path, kind: str) -> None:
     learner = opened(kind, tmp_path)
     examples = examples_of(captioning, pictures, captioned(tmp_path / "set"), Config())
-    batch = learner.collate([learner.encode(example.columns, 0) for example in examples])
+    batch = learner.collate(
+        [learner.encode(example.columns, 0) for example in examples]
+    )
     optimizer = torch.optim.AdamW(learner.net.parameters(), 3e-3)
     learner.train()
     for _ in range(60):
@@ -104,9 +165,13 @@ def test_captions_are_learned_and_said_again(tmp_path: Path, kind: str) -> None:
     assert said == ["a red field", "a green field", "a blue field"] * 2
     learner.net.save_pretrained(tmp_path / "tuned")
     learner.save(tmp_path / "tuned")
-    again = captioning.learner(base_of(tmp_path / "tuned"), {"side": 40}, Config(max_new_tokens=6))
+    again = captioning.learner(
+        base_of(tmp_path / "tuned"), {"side": 40}, Config(max_new_tokens=6)
+    )
     again.eval()
-    assert [again.answer({"image": example.columns["image"]}) for example in examples] == said
+    assert [
+        again.answer({"image": example.columns["image"]}) for example in examples
+    ] == said
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:

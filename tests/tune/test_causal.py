@@ -27,49 +27,75 @@ def writer(folder: Path, kind: str = "llama", **config: Any) -> Writer:
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_the_loss_is_transformers_own(tmp_path: Path, kind: str) -> None:
     learner = writer(tmp_path, kind)
-    features = [learner.encode(causal.columns({"text": text}, Config()), 0) for text in TEXTS]
+    features = [
+        learner.encode(causal.columns({"text": text}, Config()), 0) for text in TEXTS
+    ]
     total = 0.0
     with torch.no_grad():
         for item in features:
             assert item["ids"][-1] == learner.tokenizer.eos_token_id
             assert item["learned"].all()
             ids = torch.from_numpy(item["ids"])[None]
-            total += learner.net(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+            total += learner.net(input_ids=ids, labels=ids).loss.item() * (
+                ids.shape[1] - 1
+            )
         loss = learner.loss(learner.collate(features))
     assert loss.count == sum(len(item["ids"]) - 1 for item in features)
     assert loss.total.item() == pytest.approx(total, rel=1e-5)
 
 
-def test_of_a_prompt_and_its_completion_the_completion_is_learned(tmp_path: Path) -> None:
+def test_of_a_prompt_and_its_completion_the_completion_is_learned(
+    tmp_path: Path,
+) -> None:
     learner = writer(tmp_path)
-    columns = causal.columns({"prompt": "The quick", "completion": " brown fox"}, Config())
+    columns = causal.columns(
+        {"prompt": "The quick", "completion": " brown fox"}, Config()
+    )
     pieces = learner.preview(learner.encode(columns, 0))
-    assert [(piece.text, piece.learned) for piece in pieces] == [("The quick", False), (" brown fox<|endoftext|>", True)]
+    assert [(piece.text, piece.learned) for piece in pieces] == [
+        ("The quick", False),
+        (" brown fox<|endoftext|>", True),
+    ]
     assert causal.question(columns) == {"prompt": "The quick"}
     assert causal.question(causal.columns({"text": "a"}, Config())) == {"text": "a"}
 
 
 def test_windows_hold_every_character_once(tmp_path: Path) -> None:
     learner = writer(tmp_path)
-    columns = {"prompt": "The lazy dog, ", "text": "你好，世界！ The quick brown fox jumps over it. " * 4}
+    columns = {
+        "prompt": "The lazy dog, ",
+        "text": "你好，世界！ The quick brown fox jumps over it. " * 4,
+    }
     windows = learner.split(columns, 12)
     assert "".join(window["text"] for window in windows) == columns["text"]
     assert all(learner.length(window) <= 12 for window in windows)
     assert all(learner.length(window) > 6 for window in windows[:-1])
     # Only the last one teaches that the text is over.
-    ends = [learner.encode(window, 12)["ids"][-1] == learner.tokenizer.eos_token_id for window in windows]
+    ends = [
+        learner.encode(window, 12)["ids"][-1] == learner.tokenizer.eos_token_id
+        for window in windows
+    ]
     assert ends == [False] * (len(windows) - 1) + [True]
     assert windows[0]["prompt"] and columns["prompt"].endswith(windows[0]["prompt"])
 
 
 def test_cutting_keeps_the_beginning(tmp_path: Path) -> None:
     learner = writer(tmp_path)
-    whole, cut = (learner.encode({"prompt": "", "text": TEXTS[2]}, length)["ids"] for length in (0, 5))
+    whole, cut = (
+        learner.encode({"prompt": "", "text": TEXTS[2]}, length)["ids"]
+        for length in (0, 5)
+    )
     assert np.array_equal(cut, whole[:5])
 
 
-@pytest.mark.parametrize(("record", "problem"), [
-    ({"text": "  "}, "empty"), ({"messages": [{"role": "user", "content": "q"}]}, "a dialogue"), ({"a": 1}, "no text found")])
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({"text": "  "}, "empty"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "a dialogue"),
+        ({"a": 1}, "no text found"),
+    ],
+)
 def test_what_is_no_text(record: dict[str, Any], problem: str) -> None:
     with pytest.raises(Unusable, match=problem):
         causal.columns(record, Config())
@@ -78,7 +104,9 @@ def test_what_is_no_text(record: dict[str, Any], problem: str) -> None:
 def test_a_base_that_does_not_write(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
     with pytest.raises(Unsupported, match="vit, which is no causal language model"):
-        causal.writing_model(Base(Weights("transformers", str(tmp_path), "eyes"), tmp_path))
+        causal.writing_model(
+            Base(Weights("transformers", str(tmp_path), "eyes"), tmp_path)
+        )
 
 
 def test_judging_is_kept_apart_by_example(tmp_path: Path) -> None:
@@ -89,13 +117,22 @@ def test_judging_is_kept_apart_by_example(tmp_path: Path) -> None:
         for item, judgement in zip(features, together):
             single = learner.judge(learner.collate([item]))[0]
             assert judgement.loss == pytest.approx(single.loss, rel=1e-5)
-            assert judgement.counts["token_accuracy"].tolist() == single.counts["token_accuracy"].tolist()
+            assert (
+                judgement.counts["token_accuracy"].tolist()
+                == single.counts["token_accuracy"].tolist()
+            )
 
 
 def test_noise_and_dropout_keep_a_common_beginning_apart(tmp_path: Path) -> None:
     """What is computed once would get one noise."""
     learner = writer(tmp_path)
-    features = [{"ids": np.array([1, 2, 3, last]), "learned": np.array([False, False, False, True])} for last in (4, 5)]
+    features = [
+        {
+            "ids": np.array([1, 2, 3, last]),
+            "learned": np.array([False, False, False, True]),
+        }
+        for last in (4, 5)
+    ]
     learner.train()
     assert learner.collate(features)["bounds"][0] == 2
     learner.neftune_alpha = 5.0
@@ -111,6 +148,8 @@ def test_answers_go_on_from_the_prompt(tmp_path: Path) -> None:
     ids = torch.tensor([learner.tokenizer("The quick").input_ids])
     for _ in range(4):
         with torch.no_grad():
-            ids = torch.cat([ids, learner.net(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+            ids = torch.cat(
+                [ids, learner.net(input_ids=ids).logits[:, -1:].argmax(-1)], 1
+            )
     made = learner.tokenizer.decode(ids[0, -4:], skip_special_tokens=True).strip()
     assert learner.answer(columns) == made

@@ -21,21 +21,41 @@ from miaobi.tune.tasks import chat
 from miaobi.tune.tasks.chat import Assistant, Config
 from miaobi.tune.text.turns import BUILT_IN, spoken
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks by the old name
-MARKED = ("{% for message in messages %}{% if message['role'] == 'assistant' %}<|im_start|>assistant\n{% generation %}{{ message['content'] }}<|im_end|>"
-          "{% endgeneration %}\n\n{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-UNMARKED = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}\n", "")  # Jinja drops the line's end after a block
-TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+)  # PEFT asks by the old name
+MARKED = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|im_start|>assistant\n{% generation %}{{ message['content'] }}<|im_end|>"
+    "{% endgeneration %}\n\n{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+UNMARKED = MARKED.replace("{% generation %}", "").replace(
+    "{% endgeneration %}\n", ""
+)  # Jinja drops the line's end after a block
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object"}},
+    }
+]
 
 
 def said(*contents: str, system: str = "") -> dict[str, Any]:
     """A dialogue of user and assistant in turn."""
-    turns = [{"role": role, "content": content} for role, content in zip(("user", "assistant") * len(contents), contents)]
-    return {"messages": [{"role": "system", "content": system}, *turns] if system else turns}
+    turns = [
+        {"role": role, "content": content}
+        for role, content in zip(("user", "assistant") * len(contents), contents)
+    ]
+    return {
+        "messages": [{"role": "system", "content": system}, *turns] if system else turns
+    }
 
 
-DIALOGUES = [said("hi", "hello"), said("你好", " 世界！\n\n", "more?\n", "the lazy dog\n fox "), said("a", "b", "c", "d", "e", "f", system="Be brief.")]
+DIALOGUES = [
+    said("hi", "hello"),
+    said("你好", " 世界！\n\n", "more?\n", "the lazy dog\n fox "),
+    said("a", "b", "c", "d", "e", "f", system="Be brief."),
+]
 
 
 def assistant(folder: Path, template: str | None = None, **config: Any) -> Assistant:
@@ -43,23 +63,39 @@ def assistant(folder: Path, template: str | None = None, **config: Any) -> Assis
 
 
 @pytest.mark.parametrize("record", DIALOGUES)
-def test_the_mask_is_that_of_transformers(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_the_mask_is_that_of_transformers(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
     """Both by {% generation %} and, the same template without it, by rendering what comes before."""
-    wanted = reference(base(tmp_path / "a", template=MARKED).folder).apply_chat_template(
-        record["messages"], return_assistant_tokens_mask=True, return_dict=True)
+    wanted = reference(
+        base(tmp_path / "a", template=MARKED).folder
+    ).apply_chat_template(
+        record["messages"], return_assistant_tokens_mask=True, return_dict=True
+    )
     for place, template in enumerate((MARKED, UNMARKED)):
         ids, learned = assistant(tmp_path / f"b{place}", template).tokens(record)
         assert ids == wanted["input_ids"]
         assert learned.astype(int).tolist() == wanted["assistant_masks"]
 
 
-def test_only_the_assistants_turns_are_learned_with_the_token_that_ends_them(tmp_path: Path) -> None:
+def test_only_the_assistants_turns_are_learned_with_the_token_that_ends_them(
+    tmp_path: Path,
+) -> None:
     learner = assistant(tmp_path)
     pieces = learner.preview(learner.encode(DIALOGUES[2], 0))
-    assert [piece.text for piece in pieces if piece.learned] == ["b<|im_end|>", "d<|im_end|>", "f<|im_end|>"]
-    rendered = learner.template.render(DIALOGUES[2]["messages"], add_generation_prompt=False)
+    assert [piece.text for piece in pieces if piece.learned] == [
+        "b<|im_end|>",
+        "d<|im_end|>",
+        "f<|im_end|>",
+    ]
+    rendered = learner.template.render(
+        DIALOGUES[2]["messages"], add_generation_prompt=False
+    )
     assert "".join(piece.text for piece in pieces) == rendered
-    assert next(piece.text for piece in pieces) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        next(piece.text for piece in pieces)
+        == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_what_is_learned_follows_the_prompt_that_is_served(tmp_path: Path) -> None:
@@ -67,17 +103,24 @@ def test_what_is_learned_follows_the_prompt_that_is_served(tmp_path: Path) -> No
     learner = assistant(tmp_path)
     ids, learned = learner.tokens(DIALOGUES[1])
     for place in (1, 3):
-        prompt = learner.tokenizer(learner.template.render(DIALOGUES[1]["messages"][:place]), add_special_tokens=False).input_ids
-        assert ids[:len(prompt)] == prompt
+        prompt = learner.tokenizer(
+            learner.template.render(DIALOGUES[1]["messages"][:place]),
+            add_special_tokens=False,
+        ).input_ids
+        assert ids[: len(prompt)] == prompt
         assert learned[len(prompt)]
         assert not learned[len(prompt) - 1]
 
 
 def test_a_template_that_rewrites_earlier_turns_teaches_the_last() -> None:
     """As Qwen3's, which takes thoughts out of all turns but the last."""
-    source = ("{% for m in messages %}[{{ m.role }}]{{ m.content if loop.last else m.content.split('>')[-1] }};{% endfor %}"
-              "{{ '[assistant]' if add_generation_prompt else '' }}")
-    text, turns = spoken(ChatTemplate(source), said("q", "thought>a", "q2", "deep>b")["messages"])
+    source = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content if loop.last else m.content.split('>')[-1] }};{% endfor %}"
+        "{{ '[assistant]' if add_generation_prompt else '' }}"
+    )
+    text, turns = spoken(
+        ChatTemplate(source), said("q", "thought>a", "q2", "deep>b")["messages"]
+    )
     assert text == "[user]q;[assistant]a;[user]q2;[assistant]deep>b;"
     assert [text[start:end] for start, end in turns] == ["deep>b;"]
 
@@ -91,24 +134,53 @@ def test_white_space_after_the_end_is_left_out_unless_it_is_the_end() -> None:
 
 
 def test_an_assistant_that_speaks_first_is_read_only() -> None:
-    text, turns = spoken(ChatTemplate(BUILT_IN["chatml"]), [{"role": "assistant", "content": "Hi!"}, *said("q", "a")["messages"]])
+    text, turns = spoken(
+        ChatTemplate(BUILT_IN["chatml"]),
+        [{"role": "assistant", "content": "Hi!"}, *said("q", "a")["messages"]],
+    )
     assert [text[start:end] for start, end in turns] == ["a<|im_end|>"]
 
 
 def test_tools_are_shown_and_calls_are_learned(tmp_path: Path) -> None:
-    record = {"tools": TOOLS, "messages": [
-        {"role": "user", "content": "Will it rain?"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"day": "today"}'}}]},
-        {"role": "tool", "tool_call_id": "1", "content": "dry"},
-        {"role": "assistant", "content": "No."}]}
+    record = {
+        "tools": TOOLS,
+        "messages": [
+            {"role": "user", "content": "Will it rain?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": "1",
+                        "type": "function",
+                        "function": {
+                            "name": "weather",
+                            "arguments": '{"day": "today"}',
+                        },
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": "dry"},
+            {"role": "assistant", "content": "No."},
+        ],
+    }
     columns = chat.columns(record, Config())
-    assert columns["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"day": "today"}
+    assert columns["messages"][1]["tool_calls"][0]["function"]["arguments"] == {
+        "day": "today"
+    }
     learner = chat.learner(base(tmp_path), {}, Config(template="chatml"))
     pieces = learner.preview(learner.encode(columns, 0))
     assert [piece.text for piece in pieces if piece.learned] == [
-        '<tool_call>\n{"name": "weather", "arguments": {"day": "today"}}\n</tool_call><|im_end|>', "No.<|im_end|>"]
-    assert '<tools>\n{"type": "function", "function": {"name": "weather"' in pieces[0].text
-    assert chat.question(columns) == {"tools": TOOLS, "messages": columns["messages"][:3]}
+        '<tool_call>\n{"name": "weather", "arguments": {"day": "today"}}\n</tool_call><|im_end|>',
+        "No.<|im_end|>",
+    ]
+    assert (
+        '<tools>\n{"type": "function", "function": {"name": "weather"' in pieces[0].text
+    )
+    assert chat.question(columns) == {
+        "tools": TOOLS,
+        "messages": columns["messages"][:3],
+    }
 
 
 def test_tools_that_a_template_does_not_show_are_refused(tmp_path: Path) -> None:
@@ -117,27 +189,73 @@ def test_tools_that_a_template_does_not_show_are_refused(tmp_path: Path) -> None
 
 
 SHAPES: list[dict[str, Any]] = [
-    {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
-    {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}], "id": 7},
+    {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a"},
+        ]
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "q"}]},
+            {"role": "assistant", "content": "a"},
+        ],
+        "id": 7,
+    },
     {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
     {"instruction": "q", "input": "", "output": "a"},
-    {"prompt": "q", "completion": "a"}]
+    {"prompt": "q", "completion": "a"},
+]
 
 
 @pytest.mark.parametrize("record", SHAPES)
 def test_every_shape_of_dialogue(record: dict[str, Any]) -> None:
-    assert chat.columns(record, Config()) == {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    assert chat.columns(record, Config()) == {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a"},
+        ]
+    }
 
 
-BAD = [(said("q"), "the assistant says nothing"), (said("q", "a", "q2"), "the dialogue ends with the user"), ({"messages": []}, "empty"),
-       (said("q", " "), "turn 2, the assistant's, is empty"), ({"messages": [{"role": "assistant", "content": "a"}]}, "nobody asks"),
-       ({"text": "a story"}, "no turns"), ({"messages": [{"role": "boss", "content": "q"}]}, "role 'boss'"), ({"messages": ["q"]}, "role None"),
-       ({**said("q", "a"), "tools": "none"}, "tools is 'none'"), ({"label": 1}, "no text found"),
-       ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}, "not JSON"),
-       ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{}]}]}, "names no function")]
+BAD = [
+    (said("q"), "the assistant says nothing"),
+    (said("q", "a", "q2"), "the dialogue ends with the user"),
+    ({"messages": []}, "empty"),
+    (said("q", " "), "turn 2, the assistant's, is empty"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, "nobody asks"),
+    ({"text": "a story"}, "no turns"),
+    ({"messages": [{"role": "boss", "content": "q"}]}, "role 'boss'"),
+    ({"messages": ["q"]}, "role None"),
+    ({**said("q", "a"), "tools": "none"}, "tools is 'none'"),
+    ({"label": 1}, "no text found"),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"function": {"name": "f", "arguments": "{"}}],
+                },
+            ]
+        },
+        "not JSON",
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "tool_calls": [{}]},
+            ]
+        },
+        "names no function",
+    ),
+]
 
 
-@pytest.mark.parametrize(("record", "problem"), BAD, ids=[problem for _, problem in BAD])
+@pytest.mark.parametrize(
+    ("record", "problem"), BAD, ids=[problem for _, problem in BAD]
+)
 def test_dialogues_that_teach_nothing(record: dict[str, Any], problem: str) -> None:
     with pytest.raises(Unusable, match=problem):
         chat.columns(record, Config())
@@ -150,17 +268,34 @@ def test_a_base_without_a_template(tmp_path: Path) -> None:
     assert "--head.template chatml" in raised.value.remedy
     learner = chat.learner(bare, {}, Config(template="plain"))
     pieces = learner.preview(learner.encode(said("q", "a"), 0))
-    assert [(piece.text, piece.learned) for piece in pieces] == [("User: q\nAssistant:", False), (" a<|endoftext|>", True), ("\n", False)]
+    assert [(piece.text, piece.learned) for piece in pieces] == [
+        ("User: q\nAssistant:", False),
+        (" a<|endoftext|>", True),
+        ("\n", False),
+    ]
 
 
 def test_the_template_is_kept_with_its_hash(tmp_path: Path) -> None:
-    learner = chat.learner(base(tmp_path / "base", template=""), {}, Config(template="chatml"))
-    folder = bundle.write(tmp_path / "tuned", bundle.Manifest(family="chat", modality="text"), learner.save)
+    learner = chat.learner(
+        base(tmp_path / "base", template=""), {}, Config(template="chatml")
+    )
+    folder = bundle.write(
+        tmp_path / "tuned",
+        bundle.Manifest(family="chat", modality="text"),
+        learner.save,
+    )
     kept = templates.from_folder(folder)
     assert kept == learner.template
-    assert bundle.read(folder).hashes["chat_template.jinja"] == hashlib.sha256(BUILT_IN["chatml"].encode()).hexdigest() == kept.hash
-    assert reference(folder).apply_chat_template(said("q", "a")["messages"], tokenize=False) == \
-        learner.template.render(said("q", "a")["messages"], add_generation_prompt=False)
+    assert (
+        bundle.read(folder).hashes["chat_template.jinja"]
+        == hashlib.sha256(BUILT_IN["chatml"].encode()).hexdigest()
+        == kept.hash
+    )
+    assert reference(folder).apply_chat_template(
+        said("q", "a")["messages"], tokenize=False
+    ) == learner.template.render(
+        said("q", "a")["messages"], add_generation_prompt=False
+    )
     (folder / "chat_template.jinja").write_text("other", encoding="utf-8")
     with pytest.raises(Damaged, match="chat_template.jinja is not the file"):
         bundle.read(folder)
@@ -169,7 +304,10 @@ def test_the_template_is_kept_with_its_hash(tmp_path: Path) -> None:
 def test_the_loss_is_that_of_the_labels(tmp_path: Path) -> None:
     """Against Transformers' own loss over labels with -100 where the assistant does not speak, dialogue by dialogue."""
     learner = assistant(tmp_path)
-    learner.net = get_peft_model(learner.net, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    learner.net = get_peft_model(
+        learner.net,
+        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False),
+    )
     features = [learner.encode(record, 0) for record in DIALOGUES]
     learner.net.eval()
     with torch.no_grad():
@@ -199,12 +337,19 @@ def test_too_long_dialogues(tmp_path: Path) -> None:
     long = said("a" * 5, "b" * 5, "c" * 5, "d" * 5, "e" * 5, "f" * 5, system="S")
     two = learner.length({"messages": long["messages"][:5]})
     parts = learner.split(long, two)
-    assert [[message["content"][:1] for message in part["messages"]] for part in parts] == [["S", "a", "b", "c", "d"], ["S", "e", "f"]]
+    assert [
+        [message["content"][:1] for message in part["messages"]] for part in parts
+    ] == [["S", "a", "b", "c", "d"], ["S", "e", "f"]]
     assert all(learner.length(part) <= two for part in parts)
     # Cutting loses the oldest exchanges: what remains are whole answers.
     kept = learner.preview(learner.encode(long, two))
-    assert [piece.text for piece in kept if piece.learned] == ["ddddd<|im_end|>", "fffff<|im_end|>"]
-    assert kept[0].text.startswith("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nccccc")
+    assert [piece.text for piece in kept if piece.learned] == [
+        "ddddd<|im_end|>",
+        "fffff<|im_end|>",
+    ]
+    assert kept[0].text.startswith(
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nccccc"
+    )
     assert len(learner.encode(said("a" * 99, "b"), 20)["ids"]) == 20
 
 
@@ -212,7 +357,9 @@ def test_answers_stop_where_a_turn_ends(tmp_path: Path) -> None:
     learner = assistant(tmp_path, max_new_tokens=5)
     ends = [learner.tokenizer.decode(token) for token in learner.ends]
     assert set(ends) == {"<|im_end|>", "<|endoftext|>"}
-    assert learner.answer(said("hi", "hello")) == learner.answer({"messages": said("hi")["messages"]})
+    assert learner.answer(said("hi", "hello")) == learner.answer(
+        {"messages": said("hi")["messages"]}
+    )
     with torch.no_grad():  # a head that says nothing but the end
         learner.net.lm_head.weight.zero_()
         learner.net.model.norm.weight.fill_(0)

@@ -32,22 +32,46 @@ class Many(Texts):
 def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """A machine on which a step takes as long as a test says."""
     machine = {"seconds": 0.001}
-    monkeypatch.setattr(defaults, "seconds_a_step", lambda train, learner, data: machine["seconds"])
+    monkeypatch.setattr(
+        defaults, "seconds_a_step", lambda train, learner, data: machine["seconds"]
+    )
     return machine
 
 
-def found(count: int = 600, given: Mapping[str, Any] | None = None, lengths: Lengths = LENGTHS, method: str = "lora", **tune: Any) -> dict[str, Derived]:
+def found(
+    count: int = 600,
+    given: Mapping[str, Any] | None = None,
+    lengths: Lengths = LENGTHS,
+    method: str = "lora",
+    **tune: Any,
+) -> dict[str, Derived]:
     config, learner = TuneConfig(method, **tune), causal()
     methods.apply(learner, config)
     train = dataclasses.replace(TRAIN, **dict(given or {}))
-    derived = derive({f"train.{key}" for key in given or {}}, config, train, learner, Many(count), lengths)  # type: ignore[arg-type]
+    derived = derive(
+        {f"train.{key}" for key in given or {}},
+        config,
+        train,
+        learner,
+        Many(count),
+        lengths,
+    )  # type: ignore[arg-type]
     return {item.key: item for item in derived}
 
 
 def test_everything_that_is_derived_is_a_setting_with_a_reason() -> None:
     every = found()
     assert set(every) <= {field.name for field in dataclasses.fields(TrainConfig)}
-    assert {"max_steps", "batch_size", "accumulation", "learning_rate", "warmup", "patience", "validate_every", "precision"} <= set(every)
+    assert {
+        "max_steps",
+        "batch_size",
+        "accumulation",
+        "learning_rate",
+        "warmup",
+        "patience",
+        "validate_every",
+        "precision",
+    } <= set(every)
     assert all(item.reason for item in every.values())
     TrainConfig(**{key: item.value for key, item in every.items()})
 
@@ -60,8 +84,13 @@ def test_what_was_set_stays_and_the_rest_follows_from_it() -> None:
     assert found(600, {"accumulation": 4})["batch_size"].value == 4
 
 
-@pytest.mark.parametrize(("count", "whole", "epochs"), [(40, 4, 10), (600, 16, 5), (6000, 32, 3), (200_000, 64, 1)])
-def test_steps_and_batches_follow_the_amount_of_data(count: int, whole: int, epochs: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "whole", "epochs"),
+    [(40, 4, 10), (600, 16, 5), (6000, 32, 3), (200_000, 64, 1)],
+)
+def test_steps_and_batches_follow_the_amount_of_data(
+    count: int, whole: int, epochs: int
+) -> None:
     every = found(count)
     batch = every["batch_size"].value * every["accumulation"].value
     assert batch == whole
@@ -82,7 +111,9 @@ def test_memory_is_half_used_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(lengths=Lengths(900, 1000, 1200, 1200, 0))["batch_size"].value == 2
 
 
-def test_a_slow_machine_gets_the_steps_that_fit_and_is_told(quick: dict[str, float]) -> None:
+def test_a_slow_machine_gets_the_steps_that_fit_and_is_told(
+    quick: dict[str, float],
+) -> None:
     quick["seconds"] = 24.0
     limited = found(6000)["max_steps"]
     assert limited.value == int(1800 / (24 * defaults.OVERHEAD)) == 60
@@ -93,7 +124,12 @@ def test_a_slow_machine_gets_the_steps_that_fit_and_is_told(quick: dict[str, flo
 
 
 def test_rates_by_method_and_task() -> None:
-    rates = {method: found(method=method, **({"freeze_layers": 1} if method == "frozen" else {}))["learning_rate"].value for method in METHODS}
+    rates = {
+        method: found(
+            method=method, **({"freeze_layers": 1} if method == "frozen" else {})
+        )["learning_rate"].value
+        for method in METHODS
+    }
     assert rates["full"] == rates["frozen"] == 1e-4
     assert rates["lora"] == rates["dora"] == rates["rslora"] == 1e-3
     assert rates["prompt"] > rates["ia3"] > rates["lora"]
@@ -101,7 +137,9 @@ def test_rates_by_method_and_task() -> None:
     learner.pace = 0.1
     methods.apply(learner, TuneConfig("lora"))
     derived = derive(set(), TuneConfig("lora"), TRAIN, learner, Many(600), LENGTHS)  # type: ignore[arg-type]
-    assert next(item.value for item in derived if item.key == "learning_rate") == pytest.approx(1e-4)
+    assert next(
+        item.value for item in derived if item.key == "learning_rate"
+    ) == pytest.approx(1e-4)
 
 
 def test_adapters_are_not_decayed() -> None:
@@ -109,13 +147,19 @@ def test_adapters_are_not_decayed() -> None:
     assert found(method="full")["weight_decay"].value == 0.01
 
 
-def test_measuring_a_step_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_a_step_leaves_everything_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.undo()
     learner = causal()
     methods.apply(learner, TuneConfig("lora", lora_dropout=0.1))
     before, random = values(learner), torch.get_rng_state()
-    seconds = defaults.seconds_a_step(dataclasses.replace(TRAIN, batch_size=4, accumulation=2), learner, Texts())  # type: ignore[arg-type]
+    seconds = defaults.seconds_a_step(
+        dataclasses.replace(TRAIN, batch_size=4, accumulation=2), learner, Texts()
+    )  # type: ignore[arg-type]
     assert 0 < seconds < 30
-    assert all(torch.equal(item, before[name]) for name, item in values(learner).items())
+    assert all(
+        torch.equal(item, before[name]) for name, item in values(learner).items()
+    )
     assert torch.equal(torch.get_rng_state(), random)
     assert all(item.grad is None for item in learner.parameters())

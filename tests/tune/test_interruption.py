@@ -22,8 +22,19 @@ from miaobi.tune import methods
 from miaobi.tune.methods import TuneConfig
 
 STEPS = 6
-CONFIG = TrainConfig(max_steps=STEPS, batch_size=4, accumulation=2, learning_rate=1e-2, device="cpu", validate_every=2, patience=9,
-                     checkpoint_every=1, sample_every=3, log_every=1, trackers=[])
+CONFIG = TrainConfig(
+    max_steps=STEPS,
+    batch_size=4,
+    accumulation=2,
+    learning_rate=1e-2,
+    device="cpu",
+    validate_every=2,
+    patience=9,
+    checkpoint_every=1,
+    sample_every=3,
+    log_every=1,
+    trackers=[],
+)
 KNOWN = Estimate(0.0, 0, 0, 0, 0, 0)
 
 
@@ -40,7 +51,9 @@ def gone_on(folder: Path, stop: int = 0) -> loop.State:
     continued(state, folder)
 
     class Pressed(Texts):
-        def batch(self, split: str, index: int, size: int, seed: int) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        def batch(
+            self, split: str, index: int, size: int, seed: int
+        ) -> dict[str, torch.Tensor]:  # type: ignore[override]
             if split == "train" and stop and index == 2 * (stop - 1):
                 signal.raise_signal(signal.SIGINT)
             return dict(super().batch(split, index, size, seed))
@@ -55,7 +68,9 @@ def test_ctrl_c_in_any_step(tmp_path: Path) -> None:
     for stop in range(1, STEPS):
         with pytest.raises(KeyboardInterrupt):
             gone_on(tmp_path / str(stop), stop)
-        assert [path.name for path in checkpoint.found(tmp_path / str(stop) / "checkpoints")][-1] == f"step-{stop:08d}"
+        assert [
+            path.name for path in checkpoint.found(tmp_path / str(stop) / "checkpoints")
+        ][-1] == f"step-{stop:08d}"
         state = gone_on(tmp_path / str(stop))
         one, other = values(whole.objective.net), values(state.objective.net)
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -84,14 +99,26 @@ save_file(here.values(state.objective.net), {result!r})
 @pytest.mark.slow
 def test_power_loss_in_the_middle_of_a_step_or_of_a_checkpoint(tmp_path: Path) -> None:
     result = tmp_path / "result.safetensors"
-    script = SCRIPT.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path / "run"), result=str(result))
+    script = SCRIPT.format(
+        root=str(Path(__file__).parents[2]),
+        folder=str(tmp_path / "run"),
+        result=str(result),
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     for after, wait in ((1, 0.0), (3, 0.07), (None, 0.0)):
-        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+        ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             if after is not None:
-                while process.poll() is None and not checkpoint.found(tmp_path / "run" / "checkpoints")[-1:] >= [tmp_path / "run" / "checkpoints" / f"step-{after:08d}"]:
+                while process.poll() is None and not checkpoint.found(
+                    tmp_path / "run" / "checkpoints"
+                )[-1:] >= [tmp_path / "run" / "checkpoints" / f"step-{after:08d}"]:
                     time.sleep(0.002)
                 time.sleep(wait)
                 process.kill()

@@ -12,14 +12,32 @@ from torch import Tensor, nn
 from miaobi.tune.methods import low_rank
 
 DEVIATIONS: dict[str, dict[str, Any]] = {
-    "plain": {}, "dropout": {"lora_dropout": 0.5}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}, "lora_bias": {"lora_bias": True}}
+    "plain": {},
+    "dropout": {"lora_dropout": 0.5},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "lora_bias": {"lora_bias": True},
+}
 
 
 def network(**settings: Any) -> PeftModel:
     """Two layers, one with a bias; the adapters' matrices are random, so that they matter."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 10, bias="lora_bias" in settings), nn.Tanh(), nn.Linear(10, 4, bias=True))
-    return get_peft_model(net, LoraConfig(r=3, lora_alpha=5.0, target_modules=["0", "2"], init_lora_weights=False, **settings)).double()
+    net = nn.Sequential(
+        nn.Linear(6, 10, bias="lora_bias" in settings),
+        nn.Tanh(),
+        nn.Linear(10, 4, bias=True),
+    )
+    return get_peft_model(
+        net,
+        LoraConfig(
+            r=3,
+            lora_alpha=5.0,
+            target_modules=["0", "2"],
+            init_lora_weights=False,
+            **settings,
+        ),
+    ).double()
 
 
 def gradients(net: PeftModel, x: Tensor) -> dict[str, Tensor]:
@@ -29,7 +47,15 @@ def gradients(net: PeftModel, x: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(1)
     y = net(x)
     y.square().sum().backward()
-    return {"y": y.detach(), "x": x.grad, **{name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}}
+    return {
+        "y": y.detach(),
+        "x": x.grad,
+        **{
+            name: parameter.grad
+            for name, parameter in net.named_parameters()
+            if parameter.grad is not None
+        },
+    }
 
 
 @pytest.mark.parametrize("kind", DEVIATIONS)
@@ -44,12 +70,22 @@ def test_as_pefts_own(kind: str) -> None:
         torch.testing.assert_close(found[name], value, msg=name)
 
 
-def test_the_quick_way_is_taken_only_in_the_plain_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quick_way_is_taken_only_in_the_plain_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     taken = list[int]()
     apply = low_rank._LowRank.apply
-    monkeypatch.setattr(low_rank._LowRank, "apply", lambda *args: taken.append(1) or apply(*args))
+    monkeypatch.setattr(
+        low_rank._LowRank, "apply", lambda *args: taken.append(1) or apply(*args)
+    )
     x = torch.randn(5, 6, dtype=torch.float64)
-    for settings, expected in ((DEVIATIONS["plain"], 2), (DEVIATIONS["rslora"], 2), (DEVIATIONS["dropout"], 0), (DEVIATIONS["dora"], 0), (DEVIATIONS["lora_bias"], 0)):
+    for settings, expected in (
+        (DEVIATIONS["plain"], 2),
+        (DEVIATIONS["rslora"], 2),
+        (DEVIATIONS["dropout"], 0),
+        (DEVIATIONS["dora"], 0),
+        (DEVIATIONS["lora_bias"], 0),
+    ):
         net = network(**settings)
         low_rank.quicken(net)
         taken.clear()
@@ -76,6 +112,8 @@ def test_saved_as_ever(tmp_path: Any) -> None:
     assert list(net.state_dict()) == names
     net.save_pretrained(tmp_path)
     torch.manual_seed(0)
-    fresh = nn.Sequential(nn.Linear(6, 10, bias=False), nn.Tanh(), nn.Linear(10, 4, bias=True))
+    fresh = nn.Sequential(
+        nn.Linear(6, 10, bias=False), nn.Tanh(), nn.Linear(10, 4, bias=True)
+    )
     again = PeftModel.from_pretrained(fresh, str(tmp_path)).double()
     torch.testing.assert_close(again(x), net(x))

@@ -32,7 +32,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Tuned]:
     """Of unlike rank, scaling and reach: the second is rank-stabilised and knows only attention."""
     place = tmp_path_factory.mktemp("pair")
-    folders = [tuned(place / "one", base, 1, 0.2, lora_rank=4), tuned(place / "two", base, 2, 0.2, method="rslora", lora_rank=8, lora_alpha=8.0, targets="q_proj|v_proj")]
+    folders = [
+        tuned(place / "one", base, 1, 0.2, lora_rank=4),
+        tuned(
+            place / "two",
+            base,
+            2,
+            0.2,
+            method="rslora",
+            lora_rank=8,
+            lora_alpha=8.0,
+            targets="q_proj|v_proj",
+        ),
+    ]
     return [open_tuned(find(str(folder))) for folder in folders]
 
 
@@ -47,26 +59,45 @@ def logits(net: Any) -> torch.Tensor:
 
 
 def deltas(tuned: Tuned) -> dict[str, torch.Tensor]:
-    return {name: (up @ down).double() for name, (up, down) in merging.read_update(tuned).factors.items()}
+    return {
+        name: (up @ down).double()
+        for name, (up, down) in merging.read_update(tuned).factors.items()
+    }
 
 
-def combined(pair: list[Tuned], place: Path, weights: tuple[float, ...], method: Any, **settings: Any) -> Path:
+def combined(
+    pair: list[Tuned],
+    place: Path,
+    weights: tuple[float, ...],
+    method: Any,
+    **settings: Any,
+) -> Path:
     place.mkdir()
     merging.combine(pair, weights, method, place, **settings)
     return place
 
 
-def test_a_merged_folder_is_a_plain_model_that_answers_alike(base: Path, tmp_path: Path) -> None:
+def test_a_merged_folder_is_a_plain_model_that_answers_alike(
+    base: Path, tmp_path: Path
+) -> None:
     folder, net = tuned_net(tmp_path / "helpdesk", base, 3, 0.2)
     out = merging.merge(open_tuned(find(str(folder))), tmp_path / "merged")
-    assert not (out / "adapter_config.json").exists() and (out / "tokenizer.json").exists() and (out / "chat_template.jinja").exists()
+    assert (
+        not (out / "adapter_config.json").exists()
+        and (out / "tokenizer.json").exists()
+        and (out / "chat_template.jinja").exists()
+    )
     plain = LlamaForCausalLM.from_pretrained(out).eval()
     torch.testing.assert_close(logits(plain), logits(net), atol=1e-5, rtol=1e-4)
     want = net_of(base).state_dict()
     update = deltas(open_tuned(find(str(folder))))
     for name, value in plain.state_dict().items():
-        added = update.get("base_model.model." + name.removesuffix(".weight"), torch.zeros(()))
-        torch.testing.assert_close(value.double(), want[name].double() + added, atol=1e-6, rtol=1e-6)
+        added = update.get(
+            "base_model.model." + name.removesuffix(".weight"), torch.zeros(())
+        )
+        torch.testing.assert_close(
+            value.double(), want[name].double() + added, atol=1e-6, rtol=1e-6
+        )
 
 
 def test_linear_is_the_exact_sum(base: Path, pair: list[Tuned], tmp_path: Path) -> None:
@@ -75,39 +106,74 @@ def test_linear_is_the_exact_sum(base: Path, pair: list[Tuned], tmp_path: Path) 
     before, (first, second) = net_of(base).state_dict(), map(deltas, pair)
     for name, value in net.state_dict().items():
         key = "base_model.model." + name.removesuffix(".weight")
-        want = before[name].double() + 0.7 * first.get(key, 0) - 0.4 * second.get(key, 0)
+        want = (
+            before[name].double() + 0.7 * first.get(key, 0) - 0.4 * second.get(key, 0)
+        )
         torch.testing.assert_close(value.double(), want, atol=1e-5, rtol=1e-5)
-    assert set(first) > set(second) and json.loads((out / "adapter_config.json").read_text())["r"] == 12
+    assert (
+        set(first) > set(second)
+        and json.loads((out / "adapter_config.json").read_text())["r"] == 12
+    )
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("svd", "svd"), ("ties", "ties_svd")])
-def test_low_rank_sums_equal_pefts(base: Path, pair: list[Tuned], tmp_path: Path, ours: str, theirs: str) -> None:
+def test_low_rank_sums_equal_pefts(
+    base: Path, pair: list[Tuned], tmp_path: Path, ours: str, theirs: str
+) -> None:
     """Against add_weighted_adapter, told that neither adapter is rank-stabilised any more: it would scale its result by that again."""
     peft = merging.beside(net_of(base), pair[0].folder, "one")
     peft.load_adapter(str(pair[1].folder), "two")
     peft.peft_config["one"].use_rslora = peft.peft_config["two"].use_rslora = False
     rank = 6 if ours == "svd" else 64
-    peft.add_weighted_adapter(["one", "two"], [0.7, 0.3], "both", combination_type=theirs, svd_rank=rank, density=0.4)
-    update = deltas_of(combined(pair, tmp_path / "both", (0.7, 0.3), ours, density=0.4, rank=rank))
+    peft.add_weighted_adapter(
+        ["one", "two"],
+        [0.7, 0.3],
+        "both",
+        combination_type=theirs,
+        svd_rank=rank,
+        density=0.4,
+    )
+    update = deltas_of(
+        combined(pair, tmp_path / "both", (0.7, 0.3), ours, density=0.4, rank=rank)
+    )
     for name, found in update.items():
         layer = peft.get_submodule(name)
-        torch.testing.assert_close(found, layer.get_delta_weight("both").double(), atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(
+            found, layer.get_delta_weight("both").double(), atol=2e-5, rtol=1e-3
+        )
 
 
 def deltas_of(folder: Path) -> dict[str, torch.Tensor]:
-    found, settings = load_file(folder / "adapter_model.safetensors"), json.loads((folder / "adapter_config.json").read_text())
+    found, settings = (
+        load_file(folder / "adapter_model.safetensors"),
+        json.loads((folder / "adapter_config.json").read_text()),
+    )
     assert settings["r"] == settings["lora_alpha"] and not settings["use_rslora"]
-    names = [name.removesuffix(".lora_A.weight") for name in found if name.endswith("lora_A.weight")]
-    return {name: (found[f"{name}.lora_B.weight"] @ found[f"{name}.lora_A.weight"]).double() for name in names}
+    names = [
+        name.removesuffix(".lora_A.weight")
+        for name in found
+        if name.endswith("lora_A.weight")
+    ]
+    return {
+        name: (found[f"{name}.lora_B.weight"] @ found[f"{name}.lora_A.weight"]).double()
+        for name in names
+    }
 
 
 def test_ties_by_hand() -> None:
     """Trimmed to half: [1, 0, -4, 0] and [3, 2, 0, 0]; elected signs + + - +; means over those that agree: (1 + 3) / 2, 2, -4, nothing."""
-    first, second = torch.tensor([[1.0, 0.5, -4.0, 0.1]]), torch.tensor([[3.0, 2.0, 1.0, -0.2]])
+    first, second = (
+        torch.tensor([[1.0, 0.5, -4.0, 0.1]]),
+        torch.tensor([[3.0, 2.0, 1.0, -0.2]]),
+    )
     assert merging.trimmed(first, 0.5).tolist() == [[1.0, 0.0, -4.0, 0.0]]
     parts = [(1.0, torch.ones(1, 1), first), (1.0, torch.ones(1, 1), second)]
     assert merging._ties(parts, 0.5).tolist() == [[2.0, 2.0, -4.0, 0.0]]
-    assert merging._ties([(0.5, *parts[0][1:]), (2.0, *parts[1][1:])], 1.0).tolist() == [[pytest.approx(3.25), pytest.approx(2.125), -2.0, pytest.approx(-0.4)]]
+    assert merging._ties(
+        [(0.5, *parts[0][1:]), (2.0, *parts[1][1:])], 1.0
+    ).tolist() == [
+        [pytest.approx(3.25), pytest.approx(2.125), -2.0, pytest.approx(-0.4)]
+    ]
 
 
 def test_the_low_rank_is_the_nearest(tmp_path: Path) -> None:
@@ -117,26 +183,46 @@ def test_the_low_rank_is_the_nearest(tmp_path: Path) -> None:
         up, down = merging._low_rank(matrix, 4)
         assert (up.shape, down.shape) == ((shape[0], 4), (4, shape[1]))
         rest = torch.linalg.svdvals(matrix)[4:]
-        assert torch.linalg.matrix_norm(matrix - up @ down).item() == pytest.approx(math.sqrt(float(rest.square().sum())), rel=1e-4)
+        assert torch.linalg.matrix_norm(matrix - up @ down).item() == pytest.approx(
+            math.sqrt(float(rest.square().sum())), rel=1e-4
+        )
 
 
 def test_the_verb_makes_a_model_of_both(base: Path, pair: list[Tuned]) -> None:
     import miaobi
     from miaobi import cli
+
     for name, one in zip(("a", "b"), pair, strict=True):
         Store().add(one.folder, name)
-    done = cli.call("models merge", ["a", "b", "--weights", "0.5", "0.5", "--method", "ties", "--name", "both"])
+    done = cli.call(
+        "models merge",
+        ["a", "b", "--weights", "0.5", "0.5", "--method", "ties", "--name", "both"],
+    )
     assert done.models == ("both@1",) and "0.5 × a@1 + 0.5 × b@1 (ties)" in str(done)
     opened = open_tuned(find("both"))
     assert opened.manifest.parents == ("a@1", "b@1")
-    assert opened.manifest.recipe["merged"] == {"models": ["a@1", "b@1"], "weights": [0.5, 0.5], "method": "ties", "density": 0.5}
+    assert opened.manifest.recipe["merged"] == {
+        "models": ["a@1", "b@1"],
+        "weights": [0.5, 0.5],
+        "method": "ties",
+        "density": 0.5,
+    }
     with miaobi.load("both") as model:
         assert model.generate("春", max_new_tokens=4)[0].text
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"method": "dora"}, "DoRA"), ({"method": "ia3"}, "IA3"), ({"method": "full"}, "whole weights"), ({"method": "bottleneck"}, "BOTTLENECK")])
-def test_what_does_not_add_up_is_refused(base: Path, pair: list[Tuned], tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "dora"}, "DoRA"),
+        ({"method": "ia3"}, "IA3"),
+        ({"method": "full"}, "whole weights"),
+        ({"method": "bottleneck"}, "BOTTLENECK"),
+    ],
+)
+def test_what_does_not_add_up_is_refused(
+    base: Path, pair: list[Tuned], tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
     other = open_tuned(find(str(tuned(tmp_path / "other", base, 5, **settings))))
     with pytest.raises(Unsupported, match=words):
         merging.combine([pair[0], other], (0.5, 0.5), "linear", tmp_path)
@@ -151,10 +237,28 @@ def test_mistakes(base: Path, pair: list[Tuned], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="density is 1.5"):
         merging.combine(pair, (1.0, 1.0), "ties", tmp_path, density=1.5)
     elsewhere = small_bundle(tmp_path / "elsewhere", chat=True)
-    save_file({key: value * 1.01 for key, value in load_file(elsewhere / "model.safetensors").items()}, elsewhere / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {
+            key: value * 1.01
+            for key, value in load_file(elsewhere / "model.safetensors").items()
+        },
+        elsewhere / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(BadInput, match="fits the weights it was tuned on"):
-        merging.combine([pair[0], open_tuned(find(str(tuned(tmp_path / "other", elsewhere))))], (1.0, 1.0), "linear", tmp_path)
+        merging.combine(
+            [pair[0], open_tuned(find(str(tuned(tmp_path / "other", elsewhere))))],
+            (1.0, 1.0),
+            "linear",
+            tmp_path,
+        )
     with pytest.raises(BadInput, match="no adapter to merge"):
-        merging.merge(open_tuned(find(str(tuned(tmp_path / "whole", base, method="full")))), tmp_path / "out")
+        merging.merge(
+            open_tuned(find(str(tuned(tmp_path / "whole", base, method="full")))),
+            tmp_path / "out",
+        )
     with pytest.raises(Unsupported, match="PROMPT_TUNING"):
-        merging.merge(open_tuned(find(str(tuned(tmp_path / "prompt", base, method="prompt")))), tmp_path / "out")
+        merging.merge(
+            open_tuned(find(str(tuned(tmp_path / "prompt", base, method="prompt")))),
+            tmp_path / "out",
+        )

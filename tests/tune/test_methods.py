@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tune.small import LEARNERS, Causal, Small, Texts, answers, causal, classifier, values
+from tests.tune.small import (
+    LEARNERS,
+    Causal,
+    Small,
+    Texts,
+    answers,
+    causal,
+    classifier,
+    values,
+)
 
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.train import checkpoint, loop
@@ -16,12 +25,19 @@ from miaobi.train.config import TrainConfig
 from miaobi.tune import methods
 from miaobi.tune.methods import METHODS, TuneConfig
 
-CONFIG = TrainConfig(max_steps=12, batch_size=4, learning_rate=1e-2, device="cpu", weight_decay=0.0)
+CONFIG = TrainConfig(
+    max_steps=12, batch_size=4, learning_rate=1e-2, device="cpu", weight_decay=0.0
+)
 UNCHANGED = {"full", "frozen", "lora", "rslora", "dora", "adalora", "ia3", "bottleneck"}
 """Methods that begin where the base is."""
 NOWHERE = {("prefix", "classifier"), ("frozen", "causal")}
 """An encoder has no past; a model without a new head has nothing left when all of it is frozen."""
-PAIRS = [(method, kind) for method in METHODS for kind in LEARNERS if (method, kind) not in NOWHERE]
+PAIRS = [
+    (method, kind)
+    for method in METHODS
+    for kind in LEARNERS
+    if (method, kind) not in NOWHERE
+]
 
 
 def config_of(method: str, **settings: Any) -> TuneConfig:
@@ -43,43 +59,94 @@ def trained(learner: Small, config: TrainConfig = CONFIG) -> loop.State:
 
 @pytest.mark.parametrize(("method", "kind"), PAIRS)
 class TestEvery:
-    def test_it_begins_where_the_base_is_if_it_promises_to(self, method: str, kind: str) -> None:
-        close = torch.allclose(answers(LEARNERS[kind]()), answers(tuned(method, kind)), atol=1e-5)
+    def test_it_begins_where_the_base_is_if_it_promises_to(
+        self, method: str, kind: str
+    ) -> None:
+        close = torch.allclose(
+            answers(LEARNERS[kind]()), answers(tuned(method, kind)), atol=1e-5
+        )
         assert close == (method in UNCHANGED)
 
     def test_only_what_it_trains_moves(self, method: str, kind: str) -> None:
         learner = tuned(method, kind)
-        before, moving = values(learner.net), {name for name, item in learner.net.named_parameters() if item.requires_grad}
+        before, moving = (
+            values(learner.net),
+            {
+                name
+                for name, item in learner.net.named_parameters()
+                if item.requires_grad
+            },
+        )
         trained(learner)
-        moved = {name for name, item in values(learner.net).items() if not torch.equal(item, before[name])}
+        moved = {
+            name
+            for name, item in values(learner.net).items()
+            if not torch.equal(item, before[name])
+        }
         assert moved
         assert moved <= moving
-        base = {name for name in before if not any(part in name for part in ("lora_", "ia3_", "prompt", "bottleneck", "classifier", "norm", "Norm"))}
+        base = {
+            name
+            for name in before
+            if not any(
+                part in name
+                for part in (
+                    "lora_",
+                    "ia3_",
+                    "prompt",
+                    "bottleneck",
+                    "classifier",
+                    "norm",
+                    "Norm",
+                )
+            )
+        }
         if METHODS[method].adapter:
             assert not moved & base
         if kind == "classifier":
-            assert any("classifier" in name for name in moved), "the head is new and must learn"
+            assert any("classifier" in name for name in moved), (
+                "the head is new and must learn"
+            )
 
-    def test_what_is_saved_gives_the_same_answers(self, method: str, kind: str, tmp_path: Path) -> None:
+    def test_what_is_saved_gives_the_same_answers(
+        self, method: str, kind: str, tmp_path: Path
+    ) -> None:
         learner = tuned(method, kind)
         trained(learner)
         methods.save(learner, config_of(method), tmp_path)
         again = LEARNERS[kind]()
         methods.restore(again, config_of(method), tmp_path)
-        torch.testing.assert_close(answers(again), answers(learner), rtol=1e-5, atol=1e-6)
-        assert not torch.allclose(answers(LEARNERS[kind]()), answers(again), atol=1e-4), "nothing was learned, so nothing is proven"
-        assert any(item.requires_grad for item in again.net.parameters()), "a restored model can be tuned again"
-        assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".md"}
+        torch.testing.assert_close(
+            answers(again), answers(learner), rtol=1e-5, atol=1e-6
+        )
+        assert not torch.allclose(
+            answers(LEARNERS[kind]()), answers(again), atol=1e-4
+        ), "nothing was learned, so nothing is proven"
+        assert any(item.requires_grad for item in again.net.parameters()), (
+            "a restored model can be tuned again"
+        )
+        assert {path.suffix for path in tmp_path.iterdir()} <= {
+            ".safetensors",
+            ".json",
+            ".md",
+        }
         if METHODS[method].adapter:
             held = load_file(tmp_path / "adapter_model.safetensors")
-            assert sum(item.numel() for item in held.values()) < sum(item.numel() for item in LEARNERS[kind]().net.parameters()) / 2
+            assert (
+                sum(item.numel() for item in held.values())
+                < sum(item.numel() for item in LEARNERS[kind]().net.parameters()) / 2
+            )
 
-    def test_it_resumes_to_the_bit(self, method: str, kind: str, tmp_path: Path) -> None:
+    def test_it_resumes_to_the_bit(
+        self, method: str, kind: str, tmp_path: Path
+    ) -> None:
         states = list[loop.State]()
         for stop in (12, 5):
             state = loop.start(tuned(method, kind), CONFIG)
             torch.manual_seed(1)
-            loop.run(state, Texts(), [(stop, lambda state: setattr(state, "finished", True))])
+            loop.run(
+                state, Texts(), [(stop, lambda state: setattr(state, "finished", True))]
+            )
             if stop < 12:
                 path = checkpoint.save(state, tmp_path, keep=1)
                 state = loop.start(tuned(method, kind), CONFIG)
@@ -101,19 +168,31 @@ def test_lora_is_what_its_equation_says() -> None:
         with torch.no_grad():
             layer.lora_A["default"].weight.copy_(a)
             layer.lora_B["default"].weight.copy_(b)
-        torch.testing.assert_close(layer(x), x @ layer.base_layer.weight.T + scale * x @ a.T @ b.T)
-        assert sum("lora_A" in name for name in values(learner.net)) == 3 * 7, "seven matrices a layer, and not the head"
+        torch.testing.assert_close(
+            layer(x), x @ layer.base_layer.weight.T + scale * x @ a.T @ b.T
+        )
+        assert sum("lora_A" in name for name in values(learner.net)) == 3 * 7, (
+            "seven matrices a layer, and not the head"
+        )
 
 
 def test_adalora_takes_ranks_away_and_keeps_its_budget() -> None:
     """Twelve ranks a matrix at first, at the end eight on average."""
     learner = tuned("adalora", "causal", lora_rank=8)
     trained(learner)
-    kept = {name: value for name, value in learner.companions[0].named_buffers() if name.startswith("kept")}
+    kept = {
+        name: value
+        for name, value in learner.companions[0].named_buffers()
+        if name.startswith("kept")
+    }
     assert len(kept) == 21
     assert sum(int(value.sum()) for value in kept.values()) == 21 * 8
     assert all(len(value) == 12 for value in kept.values())
-    zeros = sum(int((value == 0).sum()) for name, value in values(learner.net).items() if "lora_E" in name)
+    zeros = sum(
+        int((value == 0).sum())
+        for name, value in values(learner.net).items()
+        if "lora_E" in name
+    )
     assert zeros == 21 * 4
 
 
@@ -121,10 +200,18 @@ def test_adalora_pays_for_what_is_not_orthogonal() -> None:
     learner = tuned("adalora", "causal", lora_rank=8)
     batch = Texts().batch("train", 0, 4, 0)
     plain, whole = learner.loss(batch), learner.penalised(batch)
-    gaps = [torch.linalg.matrix_norm(gram - torch.eye(len(gram))) for name, item in learner.net.named_parameters() if "lora_A" in name or "lora_B" in name
-            for gram in [item @ item.T if "lora_A" in name else item.T @ item]]
-    torch.testing.assert_close(whole.total, plain.total + plain.count * 0.5 * torch.stack(gaps).mean())
-    assert learner.validate(batch).total == plain.total, "validation tells the task's own loss"
+    gaps = [
+        torch.linalg.matrix_norm(gram - torch.eye(len(gram)))
+        for name, item in learner.net.named_parameters()
+        if "lora_A" in name or "lora_B" in name
+        for gram in [item @ item.T if "lora_A" in name else item.T @ item]
+    ]
+    torch.testing.assert_close(
+        whole.total, plain.total + plain.count * 0.5 * torch.stack(gaps).mean()
+    )
+    assert learner.validate(batch).total == plain.total, (
+        "validation tells the task's own loss"
+    )
 
 
 def test_a_lora_checkpoint_holds_the_lora_only(tmp_path: Path) -> None:
@@ -132,13 +219,25 @@ def test_a_lora_checkpoint_holds_the_lora_only(tmp_path: Path) -> None:
     path = checkpoint.save(trained(learner), tmp_path, keep=1)
     held = load_file(path / "tensors.safetensors")
     own = sum(item.numel() for item in learner.net.parameters() if item.requires_grad)
-    assert sum(item.numel() for name, item in held.items() if name.startswith("objective.")) == own
-    assert sum(item.numel() for name, item in held.items() if name.startswith("optimizer.")) <= 2 * own + 100
+    assert (
+        sum(
+            item.numel() for name, item in held.items() if name.startswith("objective.")
+        )
+        == own
+    )
+    assert (
+        sum(
+            item.numel() for name, item in held.items() if name.startswith("optimizer.")
+        )
+        <= 2 * own + 100
+    )
 
 
 def test_targets_choose_layers_and_a_pattern_without_any_is_told() -> None:
     learner = tuned("lora", "causal", targets=r"(q|v)_proj")
-    assert {name.split(".")[-4] for name in values(learner.net) if "lora_A" in name} == {"q_proj", "v_proj"}
+    assert {
+        name.split(".")[-4] for name in values(learner.net) if "lora_A" in name
+    } == {"q_proj", "v_proj"}
     with pytest.raises(BadInput, match="self_attn"):
         tuned("lora", "causal", targets="nothing_such")
 
@@ -147,7 +246,12 @@ def test_a_picture_net_without_linear_layers_gets_its_loras_on_points() -> None:
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3, groups=8))
+            self.body = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 8, 3),
+                torch.nn.Conv2d(8, 8, 1),
+                torch.nn.BatchNorm2d(8),
+                torch.nn.Conv2d(8, 8, 3, groups=8),
+            )
             self.classifier = torch.nn.Linear(8, 2)
 
     class Pictures(Causal):
@@ -155,20 +259,38 @@ def test_a_picture_net_without_linear_layers_gets_its_loras_on_points() -> None:
 
     learner = Pictures(Net())
     methods.apply(learner, TuneConfig("lora", lora_rank=2))
-    assert [name for name in values(learner.net) if "lora_A" in name] == ["base_model.model.body.1.lora_A.default.weight"]
-    assert [name for name, item in learner.net.named_parameters() if item.requires_grad and "modules_to_save" in name]
+    assert [name for name in values(learner.net) if "lora_A" in name] == [
+        "base_model.model.body.1.lora_A.default.weight"
+    ]
+    assert [
+        name
+        for name, item in learner.net.named_parameters()
+        if item.requires_grad and "modules_to_save" in name
+    ]
     learner.train()
     learner.step_begins()
-    assert not learner.net.get_submodule("base_model.model.body.2").training, "a frozen norm keeps its statistics"
+    assert not learner.net.get_submodule("base_model.model.body.2").training, (
+        "a frozen norm keeps its statistics"
+    )
     with pytest.raises(Unsupported):
         methods.apply(Pictures(Net()), TuneConfig("prompt"))
 
 
 def test_a_prompt_before_a_decoder_that_classifies_is_refused() -> None:
     from transformers import LlamaConfig, LlamaForSequenceClassification
+
     learner = classifier()
-    learner.net = LlamaForSequenceClassification(LlamaConfig(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                                                             num_attention_heads=4, num_labels=3, pad_token_id=0))
+    learner.net = LlamaForSequenceClassification(
+        LlamaConfig(
+            vocab_size=48,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_labels=3,
+            pad_token_id=0,
+        )
+    )
     with pytest.raises(Unsupported, match="lora"):
         methods.apply(learner, TuneConfig("prompt"))
     methods.apply(learner, TuneConfig("prefix"))
@@ -188,10 +310,20 @@ def test_answers_come_without_those_of_learned_tokens() -> None:
     assert learner.virtual_tokens == 5
 
 
-@pytest.mark.parametrize(("settings", "what"), [
-    ({"method": "lorra"}, "lora"), ({"lora_rank": 0}, "lora_rank"), ({"lora_dropout": 1.0}, "lora_dropout"), ({"targets": "("}, "targets"),
-    ({"layer_decay": 0.0}, "layer_decay"), ({"freeze_layers": 3}, "frozen"), ({"method": "full", "quantise": "int8"}, "lora"),
-    ({"neftune_alpha": -1.0}, "neftune_alpha"), ({"method": "frozen", "gradual_unfreezing": 2.0}, "gradual")])
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"method": "lorra"}, "lora"),
+        ({"lora_rank": 0}, "lora_rank"),
+        ({"lora_dropout": 1.0}, "lora_dropout"),
+        ({"targets": "("}, "targets"),
+        ({"layer_decay": 0.0}, "layer_decay"),
+        ({"freeze_layers": 3}, "frozen"),
+        ({"method": "full", "quantise": "int8"}, "lora"),
+        ({"neftune_alpha": -1.0}, "neftune_alpha"),
+        ({"method": "frozen", "gradual_unfreezing": 2.0}, "gradual"),
+    ],
+)
 def test_bad_settings_are_named(settings: dict[str, object], what: str) -> None:
     with pytest.raises(BadInput, match=what):
         TuneConfig(**settings)  # type: ignore[arg-type]

@@ -23,9 +23,14 @@ from miaobi.tune.tasks import detection
 
 def test_class_folders(tmp_path: Path) -> None:
     found = list(pictures(str(class_folders(tmp_path / "set", 2)), ""))
-    assert [record["label"] for _, record in found] == ["blue"] * 2 + ["green"] * 2 + ["red"] * 2
+    assert [record["label"] for _, record in found] == ["blue"] * 2 + ["green"] * 2 + [
+        "red"
+    ] * 2
     assert found[0][0].endswith("blue/0.png")
-    assert all((record["width"], record["height"], len(record["digest"])) == (32, 32, 64) for _, record in found)
+    assert all(
+        (record["width"], record["height"], len(record["digest"])) == (32, 32, 64)
+        for _, record in found
+    )
 
 
 def test_captions_and_lists(tmp_path: Path) -> None:
@@ -35,25 +40,39 @@ def test_captions_and_lists(tmp_path: Path) -> None:
     assert [record["caption"] for _, record in first] == wanted
     second = list(pictures(str(folder / "metadata.jsonl"), ""))
     assert [record["caption"] for _, record in second] == wanted
-    assert [record["digest"] for _, record in first] == [record["digest"] for _, record in second]
+    assert [record["digest"] for _, record in first] == [
+        record["digest"] for _, record in second
+    ]
     assert second[1][0].endswith("metadata.jsonl:2")
 
 
 def test_bytes_in_parquet_are_kept_as_files(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
+
     folder = class_folders(tmp_path / "set", 1)
-    rows = [{"image": {"bytes": (folder / name / "0.png").read_bytes(), "path": None}, "label": name} for name in ("red", "blue")]
+    rows = [
+        {
+            "image": {"bytes": (folder / name / "0.png").read_bytes(), "path": None},
+            "label": name,
+        }
+        for name in ("red", "blue")
+    ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "table.parquet")
     for _ in range(2):
         found = [record for _, record in pictures(str(tmp_path / "table.parquet"), "")]
         assert [record["label"] for record in found] == ["red", "blue"]
-        assert (np.asarray(Image.open(found[0]["image"])) == np.asarray(Image.open(folder / "red" / "0.png"))).all()
+        assert (
+            np.asarray(Image.open(found[0]["image"]))
+            == np.asarray(Image.open(folder / "red" / "0.png"))
+        ).all()
 
 
 def test_packs_have_their_labels(pack: Callable[[str], Path]) -> None:
     pack("digits")
-    found = [record for _, (_, record) in zip(range(3), pictures("", "digits"), strict=False)]
+    found = [
+        record for _, (_, record) in zip(range(3), pictures("", "digits"), strict=False)
+    ]
     assert [record["label"] for record in found] == ["0", "0", "0"]
     assert np.asarray(Image.open(found[0]["image"])).shape == (28, 28)
 
@@ -63,7 +82,10 @@ def test_a_picture_is_looked_at_again_only_when_it_changed(tmp_path: Path) -> No
     picture("red", 0).save(file)
     check = Check({})
     first = check(file)
-    known = {key: [*value[:2], "remembered", *value[3:]] for key, value in check.fresh.items()}
+    known = {
+        key: [*value[:2], "remembered", *value[3:]]
+        for key, value in check.fresh.items()
+    }
     assert Check(known)(file) == {**first, "digest": "remembered"}
     picture("red", 1).save(file)
     again = Check(known)(file)
@@ -82,11 +104,13 @@ def test_a_jpeg_is_as_large_as_it_is_seen(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_told_with_its_reason(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "set", 1)
     whole = (folder / "red" / "0.png").read_bytes()
-    (folder / "red" / "0.png").write_bytes(whole[:len(whole) // 2])
+    (folder / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
     records = {record["image"]: record for _, record in pictures(str(folder), "")}
     with pytest.raises(Unusable, match="cannot be decoded"):
         picture_of(records[str(folder / "red" / "0.png")], "")
-    (tmp_path / "list.jsonl").write_text('{"image": "none.png", "label": "a"}\n{"label": "b"}\n')
+    (tmp_path / "list.jsonl").write_text(
+        '{"image": "none.png", "label": "a"}\n{"label": "b"}\n'
+    )
     first, second = (record for _, record in pictures(str(tmp_path / "list.jsonl"), ""))
     with pytest.raises(Unusable, match="no picture"):
         picture_of(first, "")
@@ -96,14 +120,23 @@ def test_what_cannot_be_used_is_told_with_its_reason(tmp_path: Path) -> None:
         list(pictures(str(tmp_path / "nowhere"), ""))
 
 
-WANTED = [("a.png", [("cat", [2, 3, 10, 12])]), ("b.png", [("dog", [0, 0, 8, 8]), ("cat", [20, 20, 12, 12])])]
+WANTED = [
+    ("a.png", [("cat", [2, 3, 10, 12])]),
+    ("b.png", [("dog", [0, 0, 8, 8]), ("cat", [20, 20, 12, 12])]),
+]
 
 
 def _coco(folder: Path) -> None:
-    table = {"images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],
-             "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
-             "annotations": [{"image_id": 7, "category_id": 3, "bbox": [2, 3, 10, 12]}, {"image_id": 9, "category_id": 5, "bbox": [0, 0, 8, 8]},
-                             {"image_id": 9, "category_id": 3, "bbox": [20, 20, 12, 12]}, {"image_id": 9, "category_id": 3, "bbox": [0, 0, 32, 32], "iscrowd": 1}]}
+    table = {
+        "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 3, "bbox": [2, 3, 10, 12]},
+            {"image_id": 9, "category_id": 5, "bbox": [0, 0, 8, 8]},
+            {"image_id": 9, "category_id": 3, "bbox": [20, 20, 12, 12]},
+            {"image_id": 9, "category_id": 3, "bbox": [0, 0, 32, 32], "iscrowd": 1},
+        ],
+    }
     (folder / "annotations").mkdir()
     (folder / "annotations" / "instances.json").write_text(json.dumps(table))
 
@@ -111,32 +144,69 @@ def _coco(folder: Path) -> None:
 def _voc(folder: Path) -> None:
     (folder / "Annotations").mkdir()
     for name, objects in WANTED:
-        inside = "".join(f"<object><name>{label}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
-                         for label, (x, y, w, h) in objects)
-        (folder / "Annotations" / f"{name[0]}.xml").write_text(f"<annotation><filename>{name}</filename>{inside}</annotation>")
+        inside = "".join(
+            f"<object><name>{label}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+            for label, (x, y, w, h) in objects
+        )
+        (folder / "Annotations" / f"{name[0]}.xml").write_text(
+            f"<annotation><filename>{name}</filename>{inside}</annotation>"
+        )
 
 
 def _yolo(folder: Path) -> None:
     (folder / "labels").mkdir()
     (folder / "classes.txt").write_text("dog\ncat\n")
     for name, objects in WANTED:
-        lines = [f"{['dog', 'cat'].index(label)} {(x + w / 2) / 32} {(y + h / 2) / 32} {w / 32} {h / 32}" for label, (x, y, w, h) in objects]
+        lines = [
+            f"{['dog', 'cat'].index(label)} {(x + w / 2) / 32} {(y + h / 2) / 32} {w / 32} {h / 32}"
+            for label, (x, y, w, h) in objects
+        ]
         (folder / "labels" / f"{name[0]}.txt").write_text("\n".join(lines))
 
 
 def _list(folder: Path) -> None:
-    (folder / "boxes.jsonl").write_text("".join(json.dumps({"image": f"images/{name}", "objects": [{"label": label, "box": box} for label, box in objects]}) + "\n"
-                                                for name, objects in WANTED))
+    (folder / "boxes.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "image": f"images/{name}",
+                    "objects": [{"label": label, "box": box} for label, box in objects],
+                }
+            )
+            + "\n"
+            for name, objects in WANTED
+        )
+    )
 
 
-@pytest.mark.parametrize(("write", "inside"), [(_coco, ""), (_voc, ""), (_yolo, ""), (_list, "boxes.jsonl"), (_coco, "annotations/instances.json")])
-def test_boxes_in_every_layout(tmp_path: Path, write: Callable[[Path], None], inside: str) -> None:
+@pytest.mark.parametrize(
+    ("write", "inside"),
+    [
+        (_coco, ""),
+        (_voc, ""),
+        (_yolo, ""),
+        (_list, "boxes.jsonl"),
+        (_coco, "annotations/instances.json"),
+    ],
+)
+def test_boxes_in_every_layout(
+    tmp_path: Path, write: Callable[[Path], None], inside: str
+) -> None:
     (tmp_path / "images").mkdir()
     for seed, (name, _) in enumerate(WANTED):
         picture("red", seed).save(tmp_path / "images" / name)
     write(tmp_path)
-    found = [detection.columns(record, detection.Config()) for _, record in boxes(str(tmp_path / inside), "")]
-    assert [(Path(item["image"]).name, [(one["label"], one["box"]) for one in item["objects"]]) for item in found] == WANTED
+    found = [
+        detection.columns(record, detection.Config())
+        for _, record in boxes(str(tmp_path / inside), "")
+    ]
+    assert [
+        (
+            Path(item["image"]).name,
+            [(one["label"], one["box"]) for one in item["objects"]],
+        )
+        for item in found
+    ] == WANTED
 
 
 def test_damaged_annotations_are_named(tmp_path: Path) -> None:
@@ -164,8 +234,10 @@ def test_scenes_are_exact_and_always_the_same(pack: Callable[[str], Path]) -> No
         around = np.zeros_like(mask, bool)
         for item in objects:
             left, top, width, height = item["box"]
-            around[top:top + height, left:left + width] = True
-            inside = mask[top:top + height, left:left + width] == scenes.CLASSES.index(item["label"])
+            around[top : top + height, left : left + width] = True
+            inside = mask[
+                top : top + height, left : left + width
+            ] == scenes.CLASSES.index(item["label"])
             assert inside[0].any()
             assert inside[-1].any()
             assert inside[:, 0].any()
@@ -173,11 +245,21 @@ def test_scenes_are_exact_and_always_the_same(pack: Callable[[str], Path]) -> No
         assert not (mask[~around]).any()
 
 
-def test_scenes_come_as_boxes_and_as_masks(pack: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scenes_come_as_boxes_and_as_masks(
+    pack: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pack("emoji")
     monkeypatch.setattr(scenes.scenes, "__defaults__", (5,))
-    boxed, masked = ([record for _, record in reader("", "emoji-scenes")] for reader in (boxes, masks))
-    assert [record["digest"] for record in boxed] == [record["digest"] for record in masked]
+    boxed, masked = (
+        [record for _, record in reader("", "emoji-scenes")]
+        for reader in (boxes, masks)
+    )
+    assert [record["digest"] for record in boxed] == [
+        record["digest"] for record in masked
+    ]
     assert len({record["digest"] for record in boxed}) == 5
-    labels = {masked[0]["classes"][value] for value in np.unique(np.asarray(Image.open(masked[0]["mask"])))}
+    labels = {
+        masked[0]["classes"][value]
+        for value in np.unique(np.asarray(Image.open(masked[0]["mask"])))
+    }
     assert labels == {"background", *(item["label"] for item in boxed[0]["objects"])}

@@ -31,11 +31,21 @@ class Numbers(Causal):
 
 def test_places_are_those_of_the_batch(tmp_path: Path) -> None:
     lines = tmp_path / "texts.jsonl"
-    lines.write_text("".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(1, 31)), encoding="utf-8")
+    lines.write_text(
+        "".join(
+            json.dumps({"text": f"text {number}"}) + "\n" for number in range(1, 31)
+        ),
+        encoding="utf-8",
+    )
     task = tasks.get("causal")
-    folder = examples.prepare(examples.Config(path=str(lines)), task, task.Config(), False, tmp_path / "kept")
+    folder = examples.prepare(
+        examples.Config(path=str(lines)), task, task.Config(), False, tmp_path / "kept"
+    )
     data = Examples(folder, task, Numbers(causal().net), 8)
     assert isinstance(data, Placed)
     for index in (0, 3, 11):
-        wanted = [f"{lines}:{number}" for number in data.batch("train", index, 4, 7)["line"].tolist()]
+        wanted = [
+            f"{lines}:{number}"
+            for number in data.batch("train", index, 4, 7)["line"].tolist()
+        ]
         assert data.places("train", index, 4, 7) == wanted

@@ -16,17 +16,37 @@ from miaobi.core.errors import BadInput
 from miaobi.data.shapes import Unusable
 from miaobi.tune import methods
 from miaobi.tune.learner import Example
-from miaobi.tune.tasks.preference import Config, Preferring, columns, learner, question, survey
+from miaobi.tune.tasks.preference import (
+    Config,
+    Preferring,
+    columns,
+    learner,
+    question,
+    survey,
+)
 
-PAIRS = [{"prompt": "Say hello.", "chosen": "hello there", "rejected": "no"}, {"prompt": "And you?", "chosen": "fine", "rejected": "go away now"},
-         {"prompt": "Bye.", "chosen": "see you", "rejected": "what"}]
-THUMBS = [{"prompt": "Say hello.", "completion": "hello there", "label": True}, {"prompt": "And you?", "completion": "go away", "label": False},
-          {"prompt": "Bye.", "completion": "see you", "label": True}]
+PAIRS = [
+    {"prompt": "Say hello.", "chosen": "hello there", "rejected": "no"},
+    {"prompt": "And you?", "chosen": "fine", "rejected": "go away now"},
+    {"prompt": "Bye.", "chosen": "see you", "rejected": "what"},
+]
+THUMBS = [
+    {"prompt": "Say hello.", "completion": "hello there", "label": True},
+    {"prompt": "And you?", "completion": "go away", "label": False},
+    {"prompt": "Bye.", "completion": "see you", "label": True},
+]
 BOTH = {"pairs": 3, "up": 0, "down": 0}
 UP_DOWN = {"pairs": 0, "up": 2, "down": 1}
 
 
-def tuned(folder: Path, config: Config, spec: Any = BOTH, method: str = "lora", moved: float = 0.3, chats: bool = True) -> Preferring:
+def tuned(
+    folder: Path,
+    config: Config,
+    spec: Any = BOTH,
+    method: str = "lora",
+    moved: float = 0.3,
+    chats: bool = True,
+) -> Preferring:
     """A learner whose trained weights have moved away from the base."""
     task = learner(base(folder / "base", chats=chats), spec, config)
     methods.apply(task, methods.TuneConfig(method=method))
@@ -43,45 +63,73 @@ def batch_of(task: Preferring, records: list[dict[str, Any]]) -> Any:
 
 
 @torch.no_grad()
-def likelihood(net: Any, task: Preferring, prompt: str, answer: str) -> tuple[float, int]:
+def likelihood(
+    net: Any, task: Preferring, prompt: str, answer: str
+) -> tuple[float, int]:
     """(log π(answer | prompt), its tokens), one sequence at a time, from the model's own logits."""
     asked, said = task.asking.question(prompt), task.asking.answer(prompt, answer)
     logits = net(input_ids=torch.tensor([asked + said])).logits[0].log_softmax(-1)
-    return float(sum(logits[len(asked) + place - 1, token] for place, token in enumerate(said))), len(said)
+    return float(
+        sum(logits[len(asked) + place - 1, token] for place, token in enumerate(said))
+    ), len(said)
 
 
 def base_net(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(folder / "base").eval()
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.2])
 @pytest.mark.parametrize(("method", "chats"), [("lora", True), ("full", False)])
-def test_dpo_is_its_formula(tmp_path: Path, method: str, chats: bool, smooth: float) -> None:
-    task = tuned(tmp_path, Config(beta=0.2, label_smoothing=smooth), method=method, moved=0.1, chats=chats)
+def test_dpo_is_its_formula(
+    tmp_path: Path, method: str, chats: bool, smooth: float
+) -> None:
+    task = tuned(
+        tmp_path,
+        Config(beta=0.2, label_smoothing=smooth),
+        method=method,
+        moved=0.1,
+        chats=chats,
+    )
     reference = base_net(tmp_path)
     expected = list[float]()
     for pair in PAIRS:
-        gains = [likelihood(task.net, task, pair["prompt"], pair[name])[0] - likelihood(reference, task, pair["prompt"], pair[name])[0]
-                 for name in ("chosen", "rejected")]
+        gains = [
+            likelihood(task.net, task, pair["prompt"], pair[name])[0]
+            - likelihood(reference, task, pair["prompt"], pair[name])[0]
+            for name in ("chosen", "rejected")
+        ]
         delta = torch.tensor(0.2 * (gains[0] - gains[1]))
-        expected.append(float(-(1 - smooth) * F.logsigmoid(delta) - smooth * F.logsigmoid(-delta)))
+        expected.append(
+            float(-(1 - smooth) * F.logsigmoid(delta) - smooth * F.logsigmoid(-delta))
+        )
     loss = task.loss(batch_of(task, PAIRS))
     assert loss.count == 3
     assert float(loss.total.detach()) == pytest.approx(sum(expected), rel=1e-4)
-    assert max(abs(value - math.log(2)) for value in expected) > 0.05  # the adapters did move something
+    assert (
+        max(abs(value - math.log(2)) for value in expected) > 0.05
+    )  # the adapters did move something
 
 
 def test_orpo_is_its_formula(tmp_path: Path) -> None:
     task = tuned(tmp_path, Config(loss="orpo", beta=0.3))
     expected = 0.0
     for pair in PAIRS:
-        (won, lost) = (likelihood(task.net, task, pair["prompt"], pair[name]) for name in ("chosen", "rejected"))
-        p, q = (torch.tensor(total / count, dtype=torch.float64) for total, count in (won, lost))
+        (won, lost) = (
+            likelihood(task.net, task, pair["prompt"], pair[name])
+            for name in ("chosen", "rejected")
+        )
+        p, q = (
+            torch.tensor(total / count, dtype=torch.float64)
+            for total, count in (won, lost)
+        )
         # As TRL writes it: the log of the odds' ratio.
         ratio = (p - q) - (torch.log1p(-p.exp()) - torch.log1p(-q.exp()))
         expected += float(-p - 0.3 * F.logsigmoid(ratio))
-    assert float(task.loss(batch_of(task, PAIRS)).total.detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(task.loss(batch_of(task, PAIRS)).total.detach()) == pytest.approx(
+        expected, rel=1e-4
+    )
     assert [figure.name for figure in task.figures()] == ["preference_accuracy", "loss"]
 
 
@@ -92,18 +140,42 @@ def test_kto_is_its_formula(tmp_path: Path, paired: bool) -> None:
     reference = base_net(tmp_path)
 
     def gain(prompt: str, answer: str) -> float:
-        return likelihood(task.net, task, prompt, answer)[0] - likelihood(reference, task, prompt, answer)[0]
+        return (
+            likelihood(task.net, task, prompt, answer)[0]
+            - likelihood(reference, task, prompt, answer)[0]
+        )
 
     records = PAIRS if paired else THUMBS
     first = "chosen" if paired else "completion"
-    drift = max(0.0, float(np.mean([gain(record["prompt"], records[(place + 1) % 3][first]) for place, record in enumerate(records)])))
-    answers = [(record["prompt"], record[first], record.get("label", True)) for record in records]
-    answers += [(record["prompt"], record["rejected"], False) for record in records if paired]
+    drift = max(
+        0.0,
+        float(
+            np.mean(
+                [
+                    gain(record["prompt"], records[(place + 1) % 3][first])
+                    for place, record in enumerate(records)
+                ]
+            )
+        ),
+    )
+    answers = [
+        (record["prompt"], record[first], record.get("label", True))
+        for record in records
+    ]
+    answers += [
+        (record["prompt"], record["rejected"], False) for record in records if paired
+    ]
     expected = 0.0
     for prompt, answer, label in answers:
         value = 0.5 * (gain(prompt, answer) - drift)
-        expected += 1.2 * (1 - 1 / (1 + math.exp(-value))) if label else 0.7 * (1 - 1 / (1 + math.exp(value)))
-    assert float(task.loss(batch_of(task, records)).total.detach()) == pytest.approx(expected, rel=1e-4)
+        expected += (
+            1.2 * (1 - 1 / (1 + math.exp(-value)))
+            if label
+            else 0.7 * (1 - 1 / (1 + math.exp(value)))
+        )
+    assert float(task.loss(batch_of(task, records)).total.detach()) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_the_base_itself_has_margin_nought(tmp_path: Path) -> None:
@@ -111,26 +183,58 @@ def test_the_base_itself_has_margin_nought(tmp_path: Path) -> None:
     task.eval()
     with torch.no_grad():
         judged = task.judge(task.collate([task.encode(pair, 64) for pair in PAIRS]))
-    figures = {figure.name: float(figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))) for figure in task.figures()}
+    figures = {
+        figure.name: float(
+            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
+        )
+        for figure in task.figures()
+    }
     assert figures["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert figures["margin"] == pytest.approx(0, abs=1e-5) and figures["reward_accuracy"] == 0.5
+    assert (
+        figures["margin"] == pytest.approx(0, abs=1e-5)
+        and figures["reward_accuracy"] == 0.5
+    )
     reference = base_net(tmp_path)
-    means = [[total / count for total, count in (likelihood(reference, task, pair["prompt"], pair[name]) for name in ("chosen", "rejected"))] for pair in PAIRS]
-    assert figures["preference_accuracy"] == pytest.approx(np.mean([chosen > rejected for chosen, rejected in means]))
+    means = [
+        [
+            total / count
+            for total, count in (
+                likelihood(reference, task, pair["prompt"], pair[name])
+                for name in ("chosen", "rejected")
+            )
+        ]
+        for pair in PAIRS
+    ]
+    assert figures["preference_accuracy"] == pytest.approx(
+        np.mean([chosen > rejected for chosen, rejected in means])
+    )
 
 
 @pytest.mark.parametrize("method", ["dora", "ia3", "prompt", "prefix", "bottleneck"])
-def test_the_reference_is_the_base_whatever_the_method(tmp_path: Path, method: str) -> None:
+def test_the_reference_is_the_base_whatever_the_method(
+    tmp_path: Path, method: str
+) -> None:
     task = tuned(tmp_path, Config(), method=method)
     reference = base_net(tmp_path)
     found = batch_of(task, PAIRS)["reference"].tolist()
-    assert found == pytest.approx([likelihood(reference, task, pair["prompt"], pair[name])[0] for name in ("chosen", "rejected") for pair in PAIRS], rel=1e-4)
+    assert found == pytest.approx(
+        [
+            likelihood(reference, task, pair["prompt"], pair[name])[0]
+            for name in ("chosen", "rejected")
+            for pair in PAIRS
+        ],
+        rel=1e-4,
+    )
     with torch.no_grad():
-        assert float(task.loss(batch_of(task, PAIRS)).total) != pytest.approx(3 * math.log(2), abs=1e-4)
+        assert float(task.loss(batch_of(task, PAIRS)).total) != pytest.approx(
+            3 * math.log(2), abs=1e-4
+        )
     assert isinstance(task.answer({"prompt": "Say hello."}), str)
 
 
-def test_the_base_is_asked_for_a_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_is_asked_for_a_row_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = tuned(tmp_path, Config())
     asked = list[int]()
     whole = task.reference
@@ -141,12 +245,25 @@ def test_the_base_is_asked_for_a_row_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert again.tolist() == first.reshape(2, 3).flip(1).flatten().tolist()
 
 
-@pytest.mark.parametrize(("loss", "records", "spec"), [("dpo", PAIRS, BOTH), ("orpo", PAIRS, BOTH), ("kto", PAIRS, BOTH), ("kto", THUMBS, UP_DOWN)])
-def test_preferences_are_learned(tmp_path: Path, loss: Any, records: list[dict[str, Any]], spec: Any) -> None:
+@pytest.mark.parametrize(
+    ("loss", "records", "spec"),
+    [
+        ("dpo", PAIRS, BOTH),
+        ("orpo", PAIRS, BOTH),
+        ("kto", PAIRS, BOTH),
+        ("kto", THUMBS, UP_DOWN),
+    ],
+)
+def test_preferences_are_learned(
+    tmp_path: Path, loss: Any, records: list[dict[str, Any]], spec: Any
+) -> None:
     task = tuned(tmp_path, Config(loss=loss, beta=0.1), spec, moved=0.0)
     task.train()
     batch = batch_of(task, records)
-    optimizer = torch.optim.Adam([parameter for parameter in task.net.parameters() if parameter.requires_grad], lr=1e-2)
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in task.net.parameters() if parameter.requires_grad],
+        lr=1e-2,
+    )
     losses = list[float]()
     for _ in range(60):
         found = task.loss(batch)
@@ -156,11 +273,20 @@ def test_preferences_are_learned(tmp_path: Path, loss: Any, records: list[dict[s
         losses.append(float(found.total.detach()))
     task.eval()
     with torch.no_grad():
-        judged = task.judge(task.collate([task.encode(record, 64) for record in records]))
+        judged = task.judge(
+            task.collate([task.encode(record, 64) for record in records])
+        )
     assert losses[-1] < 0.9 * losses[0]
-    figures = {figure.name: float(figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))) for figure in task.figures()}
+    figures = {
+        figure.name: float(
+            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
+        )
+        for figure in task.figures()
+    }
     assert figures[task.figures()[0].name] == 1.0
-    assert loss == "orpo" or (figures["reward_accuracy"] == 1.0 and figures["margin"] > 0)
+    assert loss == "orpo" or (
+        figures["reward_accuracy"] == 1.0 and figures["margin"] > 0
+    )
 
 
 def test_kto_needs_others_to_compare_with(tmp_path: Path) -> None:
@@ -175,16 +301,31 @@ def test_kto_needs_others_to_compare_with(tmp_path: Path) -> None:
 
 def test_a_pair_keeps_one_question_when_it_is_cut(tmp_path: Path) -> None:
     task = tuned(tmp_path, Config(), chats=False)
-    features = task.encode({"prompt": "q" * 100, "chosen": "a" * 60, "rejected": "b"}, 48)
-    assert len(features["asked"]) + len(features["chosen"]) == 48 and len(features["chosen"]) == 24
+    features = task.encode(
+        {"prompt": "q" * 100, "chosen": "a" * 60, "rejected": "b"}, 48
+    )
+    assert (
+        len(features["asked"]) + len(features["chosen"]) == 48
+        and len(features["chosen"]) == 24
+    )
     assert task.asking.tokenizer.decode(features["rejected"]) == "b</s>"
-    assert task.length({"prompt": "q" * 100, "chosen": "a" * 60, "rejected": "b"}) == 161
+    assert (
+        task.length({"prompt": "q" * 100, "chosen": "a" * 60, "rejected": "b"}) == 161
+    )
 
 
 def test_columns_of_pairs_thumbs_and_conversations() -> None:
     turns = [{"role": "user", "content": "hi"}]
-    told = {"prompt": turns, "chosen": [{"role": "assistant", "content": "hello"}], "rejected": [{"role": "assistant", "content": "no"}]}
-    assert columns(told, Config()) == {"prompt": turns, "chosen": "hello", "rejected": "no"}
+    told = {
+        "prompt": turns,
+        "chosen": [{"role": "assistant", "content": "hello"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
+    assert columns(told, Config()) == {
+        "prompt": turns,
+        "chosen": "hello",
+        "rejected": "no",
+    }
     assert question(columns(told, Config())) == {"prompt": turns}
     assert columns({**THUMBS[0], "label": "down"}, Config(loss="kto"))["label"] is False
     with pytest.raises(Unusable, match="dpo learns from pairs") as caught:
@@ -192,7 +333,9 @@ def test_columns_of_pairs_thumbs_and_conversations() -> None:
     assert caught.value.remedy == "--head.loss kto"
     with pytest.raises(Unusable, match="chosen and rejected are the same"):
         columns({"prompt": "a", "chosen": "b", "rejected": "b "}, Config())
-    with pytest.raises(Unusable, match="neither a pair nor a thumb; the columns are: prompt, text"):
+    with pytest.raises(
+        Unusable, match="neither a pair nor a thumb; the columns are: prompt, text"
+    ):
         columns({"prompt": "a", "text": "b"}, Config())
     with pytest.raises(Unusable, match="no prompt"):
         columns({"chosen": "a", "rejected": "b"}, Config())

@@ -23,13 +23,24 @@ def test_no_weight_is_further_than_half_a_step(columns: int) -> None:
     """int8 rounds to multiples of max |w| / 127 of its block; int4 to the nearest of sixteen levels times max |w|."""
     torch.manual_seed(0)
     linear = nn.Linear(columns, 24)
-    blocks = nn.functional.pad(linear.weight.detach(), (0, -columns % BLOCK)).unflatten(1, (-1, BLOCK))
-    largest = blocks.abs().amax(2, keepdim=True).expand_as(blocks).flatten(1)[:, :columns]
+    blocks = nn.functional.pad(linear.weight.detach(), (0, -columns % BLOCK)).unflatten(
+        1, (-1, BLOCK)
+    )
+    largest = (
+        blocks.abs().amax(2, keepdim=True).expand_as(blocks).flatten(1)[:, :columns]
+    )
     error = (QuantisedLinear(linear, "int8").weight - linear.weight).abs()
     assert bool((error <= largest / 254 * 1.001).all())
     levels = torch.tensor(NF4)
-    nearest = (linear.weight[..., None] / largest[..., None] - levels).abs().min(-1).values * largest
-    torch.testing.assert_close((QuantisedLinear(linear, "int4").weight - linear.weight).abs(), nearest, rtol=1e-4, atol=1e-6)
+    nearest = (linear.weight[..., None] / largest[..., None] - levels).abs().min(
+        -1
+    ).values * largest
+    torch.testing.assert_close(
+        (QuantisedLinear(linear, "int4").weight - linear.weight).abs(),
+        nearest,
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_levels_come_back_as_they_were() -> None:
@@ -37,12 +48,17 @@ def test_levels_come_back_as_they_were() -> None:
     linear = nn.Linear(64, 3, bias=False)
     with torch.no_grad():
         linear.weight.copy_(levels.repeat(3, 4) * torch.tensor([[1.0], [0.5], [7.0]]))
-    torch.testing.assert_close(QuantisedLinear(linear, "int4").weight, linear.weight.detach())
+    torch.testing.assert_close(
+        QuantisedLinear(linear, "int4").weight, linear.weight.detach()
+    )
 
 
 def test_bits_are_few() -> None:
     codes, scale = pack(torch.randn(256, 512), "int4")
-    assert (codes.element_size() * codes.numel(), scale.numel()) == (256 * 512 // 2, 256 * 512 // BLOCK)
+    assert (codes.element_size() * codes.numel(), scale.numel()) == (
+        256 * 512 // 2,
+        256 * 512 // BLOCK,
+    )
     codes, _ = pack(torch.randn(256, 512), "int8")
     assert codes.element_size() * codes.numel() == 256 * 512
     layer = QuantisedLinear(nn.Linear(512, 256), "int4")
@@ -57,8 +73,8 @@ def test_products_and_gradients_are_those_of_the_unpacked_matrix(bits: str) -> N
     x = torch.randn(5, 7, 100, requires_grad=True)
     plain = nn.functional.linear(x, layer.weight, layer.bias)
     pull = torch.randn_like(plain)
-    wanted, = torch.autograd.grad(plain, x, pull)
-    found, = torch.autograd.grad(layer(x), x, pull)
+    (wanted,) = torch.autograd.grad(plain, x, pull)
+    (found,) = torch.autograd.grad(layer(x), x, pull)
     torch.testing.assert_close(layer(x), plain)
     torch.testing.assert_close(found, wanted)
 
@@ -67,14 +83,20 @@ def test_nothing_of_a_matrix_is_kept_for_the_way_back() -> None:
     """Autograd holds no unpacked weights: they are made again."""
     layer = QuantisedLinear(nn.Linear(512, 512, bias=False), "int4")
     held = list[int]()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: held.append(tensor.numel()) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: held.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
         layer(torch.randn(2, 512, requires_grad=True))
     assert sum(held) == 0
 
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
-@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "bottleneck", "prompt", "adalora"])
-def test_an_adapter_above_few_bits_learns_resumes_and_comes_back(bits: str, method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method", ["lora", "dora", "ia3", "bottleneck", "prompt", "adalora"]
+)
+def test_an_adapter_above_few_bits_learns_resumes_and_comes_back(
+    bits: str, method: str, tmp_path: Path
+) -> None:
     config = TuneConfig(method, quantise=bits, bottleneck_size=4)  # type: ignore[arg-type]
 
     def fresh() -> loop.State:
@@ -83,10 +105,17 @@ def test_an_adapter_above_few_bits_learns_resumes_and_comes_back(bits: str, meth
         return loop.start(learner, CONFIG)
 
     state, batch = fresh(), Texts().batch("train", 0, 4, 0)
-    assert sum(isinstance(module, QuantisedLinear) for module in state.objective.modules()) == 21
+    assert (
+        sum(isinstance(module, QuantisedLinear) for module in state.objective.modules())
+        == 21
+    )
     before = state.objective.loss(batch).total.item()
     torch.manual_seed(1)
-    loop.run(state, Texts(), [(3, lambda state: checkpoint.save(state, tmp_path / "kept", keep=9) and None)])
+    loop.run(
+        state,
+        Texts(),
+        [(3, lambda state: checkpoint.save(state, tmp_path / "kept", keep=9) and None)],
+    )
     assert state.objective.loss(batch).total.item() < before
     resumed = fresh()
     checkpoint.restore(resumed, tmp_path / "kept" / "step-00000003")
@@ -97,7 +126,9 @@ def test_an_adapter_above_few_bits_learns_resumes_and_comes_back(bits: str, meth
     methods.save(state.objective, config, tmp_path / "bundle")
     again = causal()
     methods.restore(again, config, tmp_path / "bundle")
-    torch.testing.assert_close(answers(again), answers(state.objective), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        answers(again), answers(state.objective), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_eight_bits_answer_nearly_as_the_base() -> None:
@@ -109,4 +140,7 @@ def test_eight_bits_answer_nearly_as_the_base() -> None:
     methods.apply(learner, TuneConfig("lora", quantise="int4"))
     four = (answers(learner) - before).abs().max()
     assert 0 < eight < four < 0.1 * before.abs().max() + 0.05
-    assert type(learner.net.base_model.model.classifier.modules_to_save["default"]) is nn.Linear, "a new head is not quantised"
+    assert (
+        type(learner.net.base_model.model.classifier.modules_to_save["default"])
+        is nn.Linear
+    ), "a new head is not quantised"

@@ -16,10 +16,16 @@ from miaobi.data.shapes import Unusable
 from miaobi.tune.tasks import seq2seq
 from miaobi.tune.tasks.seq2seq import Config, columns, learner
 
-PAIRS = [{"source": "cat", "target": "猫"}, {"source": "a large dog", "target": "一只大狗"}, {"source": "tea", "target": "茶"}]
+PAIRS = [
+    {"source": "cat", "target": "猫"},
+    {"source": "a large dog", "target": "一只大狗"},
+    {"source": "tea", "target": "茶"},
+]
 
 
-def batch_of(task: Any, pairs: list[dict[str, str]] = PAIRS, max_length: int = 64) -> Any:
+def batch_of(
+    task: Any, pairs: list[dict[str, str]] = PAIRS, max_length: int = 64
+) -> Any:
     return task.collate([task.encode(pair, max_length) for pair in pairs])
 
 
@@ -28,23 +34,41 @@ def test_the_loss_is_the_models_own_over_the_targets(tmp_path: Path, kind: str) 
     task = learner(base(tmp_path / kind, kind), {}, Config())
     batch = batch_of(task)
     loss = task.loss(batch)
-    own = task.net(input_ids=batch["ids"], attention_mask=batch["mask"], labels=batch["wanted"]).loss
+    own = task.net(
+        input_ids=batch["ids"], attention_mask=batch["mask"], labels=batch["wanted"]
+    ).loss
     assert loss.count == sum(len(pair["target"].encode()) + 1 for pair in PAIRS)
     assert torch.allclose(loss.total / loss.count, own, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "chats"), [("llama", True), ("llama", False), ("gpt2", False)])
-def test_a_causal_base_learns_the_target_alone(tmp_path: Path, kind: str, chats: bool) -> None:
-    task = learner(base(tmp_path / kind, kind, chats), {}, Config(prompt="Translate: {source}\n"))
+@pytest.mark.parametrize(
+    ("kind", "chats"), [("llama", True), ("llama", False), ("gpt2", False)]
+)
+def test_a_causal_base_learns_the_target_alone(
+    tmp_path: Path, kind: str, chats: bool
+) -> None:
+    task = learner(
+        base(tmp_path / kind, kind, chats), {}, Config(prompt="Translate: {source}\n")
+    )
     loss = task.loss(batch_of(task))
     total, count = 0.0, 0
     for pair in PAIRS:
         asked = f"Translate: {pair['source']}\n"
-        before = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n" if chats else asked
-        question, answer = (task.asking.tokenizer(text, add_special_tokens=False).input_ids
-                            for text in (before, pair["target"] + ("<|im_end|>" if chats else "</s>")))
+        before = (
+            f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+            if chats
+            else asked
+        )
+        question, answer = (
+            task.asking.tokenizer(text, add_special_tokens=False).input_ids
+            for text in (before, pair["target"] + ("<|im_end|>" if chats else "</s>"))
+        )
         labels = torch.tensor([[-100] * len(question) + answer])
-        total += float(task.net(input_ids=torch.tensor([question + answer]), labels=labels).loss.detach()) * len(answer)
+        total += float(
+            task.net(
+                input_ids=torch.tensor([question + answer]), labels=labels
+            ).loss.detach()
+        ) * len(answer)
         count += len(answer)
     assert loss.count == count
     assert float(loss.total.detach()) == pytest.approx(total, rel=1e-5)
@@ -52,20 +76,30 @@ def test_a_causal_base_learns_the_target_alone(tmp_path: Path, kind: str, chats:
 
 def test_smoothed_labels_are_pytorchs(tmp_path: Path) -> None:
     folder = base(tmp_path / "t5", "t5")
-    task, plain = learner(folder, {}, Config(label_smoothing=0.1)), learner(folder, {}, Config())
+    task, plain = (
+        learner(folder, {}, Config(label_smoothing=0.1)),
+        learner(folder, {}, Config()),
+    )
     batch = batch_of(task)
     for one in (task, plain):
         one.requires_grad_(False)
     logits, tokens = task.logits(batch)
     # (1 - ε) of the certainty on the right token, ε shared by all of the vocabulary.
-    expected = 0.9 * F.cross_entropy(logits, tokens, reduction="sum") - 0.1 * F.log_softmax(logits, -1).mean(-1).sum()
+    expected = (
+        0.9 * F.cross_entropy(logits, tokens, reduction="sum")
+        - 0.1 * F.log_softmax(logits, -1).mean(-1).sum()
+    )
     assert float(task.loss(batch).total) == pytest.approx(float(expected), rel=1e-5)
-    assert float(plain.loss(batch).total) == pytest.approx(float(F.cross_entropy(logits, tokens, reduction="sum")), rel=1e-5)
+    assert float(plain.loss(batch).total) == pytest.approx(
+        float(F.cross_entropy(logits, tokens, reduction="sum")), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_a_pair_is_learned_and_written_again(tmp_path: Path, kind: str) -> None:
-    task = learner(base(tmp_path / kind, kind), {}, Config(prompt="{source} = ", max_new_tokens=16))
+    task = learner(
+        base(tmp_path / kind, kind), {}, Config(prompt="{source} = ", max_new_tokens=16)
+    )
     batch = batch_of(task)
     optimizer = torch.optim.Adam(task.parameters(), lr=1e-2)
     for _ in range(150):
@@ -78,10 +112,25 @@ def test_a_pair_is_learned_and_written_again(tmp_path: Path, kind: str) -> None:
         judged = task.judge(batch)
     task.requires_grad_(False)
     assert [item.answer for item in judged] == [pair["target"] for pair in PAIRS]
-    assert [task.answer({"source": pair["source"]}) for pair in PAIRS] == [pair["target"] for pair in PAIRS]
-    figures = {figure.name: float(figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))) for figure in task.figures()}
-    assert figures["chrf"] == pytest.approx(100) and figures["rouge_l"] == pytest.approx(100)
-    assert figures["loss"] == pytest.approx(float(task.loss(batch).total) / task.loss(batch).count, rel=1e-4) and figures["loss"] < 0.1
+    assert [task.answer({"source": pair["source"]}) for pair in PAIRS] == [
+        pair["target"] for pair in PAIRS
+    ]
+    figures = {
+        figure.name: float(
+            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
+        )
+        for figure in task.figures()
+    }
+    assert figures["chrf"] == pytest.approx(100) and figures[
+        "rouge_l"
+    ] == pytest.approx(100)
+    assert (
+        figures["loss"]
+        == pytest.approx(
+            float(task.loss(batch).total) / task.loss(batch).count, rel=1e-4
+        )
+        and figures["loss"] < 0.1
+    )
 
 
 def test_rows_of_a_batch_do_not_touch_each_other(tmp_path: Path) -> None:
@@ -90,17 +139,24 @@ def test_rows_of_a_batch_do_not_touch_each_other(tmp_path: Path) -> None:
     alone = [task.judge(batch_of(task, [pair]))[0] for pair in PAIRS]
     together = task.judge(batch_of(task))
     assert [item.answer for item in alone] == [item.answer for item in together]
-    assert [item.loss for item in alone] == pytest.approx([item.loss for item in together], rel=1e-5)
+    assert [item.loss for item in alone] == pytest.approx(
+        [item.loss for item in together], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_long_sources_are_cut_and_the_prompt_stays(tmp_path: Path, kind: str) -> None:
-    task = learner(base(tmp_path / kind, kind), {}, Config(prompt="Say: {source} In short:"))
+    task = learner(
+        base(tmp_path / kind, kind), {}, Config(prompt="Say: {source} In short:")
+    )
     pair = {"source": "word " * 100, "target": "words"}
     features = task.encode(pair, 48)
     text = task.asking.tokenizer.decode(features["asked"], skip_special_tokens=True)
     assert text.startswith("Say: word word") and text.endswith("In short:")
-    assert len(features["asked"]) + (len(features["wanted"]) if kind == "llama" else 0) <= 48
+    assert (
+        len(features["asked"]) + (len(features["wanted"]) if kind == "llama" else 0)
+        <= 48
+    )
     assert task.asking.tokenizer.decode(features["wanted"]) == "words</s>"
     assert task.length(pair) > 500
     assert len(task.encode({"source": "a", "target": "b" * 100}, 48)["wanted"]) <= 48
@@ -108,14 +164,23 @@ def test_long_sources_are_cut_and_the_prompt_stays(tmp_path: Path, kind: str) ->
 
 def test_the_first_figure_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     folder = base(tmp_path / "t5", "t5")
-    assert [figure.name for figure in learner(folder, {}, Config(metric="rouge_l")).figures()] == ["rouge_l", "chrf", "bleu", "loss"]
+    assert [
+        figure.name
+        for figure in learner(folder, {}, Config(metric="rouge_l")).figures()
+    ] == ["rouge_l", "chrf", "bleu", "loss"]
     assert learner(folder, {}, Config(metric="loss")).figures()[0].better == "lower"
 
 
 def test_columns_are_found_by_name() -> None:
     config = Config(source="zh", target="en")
-    assert columns({"zh": " 猫 ", "en": "cat", "text": "x"}, config) == {"source": "猫", "target": "cat"}
-    assert columns({"source": "猫", "target": "cat"}, config) == {"source": "猫", "target": "cat"}
+    assert columns({"zh": " 猫 ", "en": "cat", "text": "x"}, config) == {
+        "source": "猫",
+        "target": "cat",
+    }
+    assert columns({"source": "猫", "target": "cat"}, config) == {
+        "source": "猫",
+        "target": "cat",
+    }
     with pytest.raises(Unusable, match="'en'; there are: zh, note") as caught:
         columns({"zh": "猫", "note": "x"}, config)
     assert "head.target" in caught.value.remedy
@@ -134,5 +199,7 @@ def test_the_preview_shows_what_is_learned(tmp_path: Path) -> None:
     task = learner(base(tmp_path / "llama", chats=True), {}, Config())
     shown = task.preview(task.encode(PAIRS[0], 64))
     assert [(piece.text, piece.learned) for piece in shown] == [
-        ("<|im_start|>user\ncat<|im_end|>\n<|im_start|>assistant\n", False), ("猫<|im_end|>", True)]
+        ("<|im_start|>user\ncat<|im_end|>\n<|im_start|>assistant\n", False),
+        ("猫<|im_end|>", True),
+    ]
     assert seq2seq.question(columns(PAIRS[0], Config())) == {"source": "cat"}

@@ -50,18 +50,42 @@ def moved(net: nn.Module, seed: int, size: float) -> None:
                 parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
-def facts(base: Base, task: str, spec: Mapping[str, Any], modality: str, **sections: Any) -> Manifest:
-    known = {"name": base.name, "location": base.weights.location, "format": base.weights.format, "hash": base.identity}
-    return Manifest("tuned", modality, {"name": "helpdesk", "task": task, "base": base.name, "data": {"max_length": 64}, "head": {}, "train": {}, **sections},
-                    {"base": known, "spec": dict(spec), "fingerprint": "0" * 16}, parents=(base.name,))
+def facts(
+    base: Base, task: str, spec: Mapping[str, Any], modality: str, **sections: Any
+) -> Manifest:
+    known = {
+        "name": base.name,
+        "location": base.weights.location,
+        "format": base.weights.format,
+        "hash": base.identity,
+    }
+    return Manifest(
+        "tuned",
+        modality,
+        {
+            "name": "helpdesk",
+            "task": task,
+            "base": base.name,
+            "data": {"max_length": 64},
+            "head": {},
+            "train": {},
+            **sections,
+        },
+        {"base": known, "spec": dict(spec), "fingerprint": "0" * 16},
+        parents=(base.name,),
+    )
 
 
-def tuned(folder: Path, base: str | Path, seed: int = 1, size: float = 0.02, **settings: Any) -> Path:
+def tuned(
+    folder: Path, base: str | Path, seed: int = 1, size: float = 0.02, **settings: Any
+) -> Path:
     """A bundle of a tuned language model. settings: of TuneConfig."""
     return tuned_net(folder, base, seed, size, **settings)[0]
 
 
-def tuned_net(folder: Path, base: str | Path, seed: int = 1, size: float = 0.02, **settings: Any) -> tuple[Path, nn.Module]:
+def tuned_net(
+    folder: Path, base: str | Path, seed: int = 1, size: float = 0.02, **settings: Any
+) -> tuple[Path, nn.Module]:
     """The bundle, and the net that was saved in it."""
     opened, config = open_base(str(base)), TuneConfig(**settings)
     learner = Writer(opened)
@@ -73,11 +97,21 @@ def tuned_net(folder: Path, base: str | Path, seed: int = 1, size: float = 0.02,
     def save(draft: Path) -> None:
         methods.save(learner, config, draft)
         learner.save(draft)
-    return bundle.write(folder, facts(opened, "chat", {}, "text", tune=asdict(config)), save), learner.net.eval()
+
+    return bundle.write(
+        folder, facts(opened, "chat", {}, "text", tune=asdict(config)), save
+    ), learner.net.eval()
 
 
-def tuned_task(folder: Path, origin: Base, name: str, examples: Sequence[Example], modality: str = "labels", head: Mapping[str, Any] | None = None,
-               **settings: Any) -> tuple[Path, Learner]:
+def tuned_task(
+    folder: Path,
+    origin: Base,
+    name: str,
+    examples: Sequence[Example],
+    modality: str = "labels",
+    head: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> tuple[Path, Learner]:
     """A bundle of any task, and its learner. head: of the task's Config; settings: of TuneConfig."""
     task, config = tasks.get(name), TuneConfig(**settings)
     options = task.Config(**(head or {}))
@@ -91,4 +125,9 @@ def tuned_task(folder: Path, origin: Base, name: str, examples: Sequence[Example
     def save(draft: Path) -> None:
         methods.save(learner, config, draft)
         learner.save(draft)
-    return bundle.write(folder, facts(origin, name, spec, modality, tune=asdict(config), head=asdict(options)), save), learner.eval()
+
+    return bundle.write(
+        folder,
+        facts(origin, name, spec, modality, tune=asdict(config), head=asdict(options)),
+        save,
+    ), learner.eval()

@@ -18,8 +18,19 @@ from miaobi.verbs import data
 @pytest.fixture
 def chats(tmp_path: Path) -> Path:
     path = tmp_path / "my.jsonl"
-    turn = {"messages": [{"role": "user", "content": "想退货"}, {"role": "assistant", "content": "请在订单页申请。"}]}
-    lines = [json.dumps(turn), json.dumps({"instruction": "a", "input": "", "output": "b"}), json.dumps(turn), '{"text": "cut', '{"foo": 1}']
+    turn = {
+        "messages": [
+            {"role": "user", "content": "想退货"},
+            {"role": "assistant", "content": "请在订单页申请。"},
+        ]
+    }
+    lines = [
+        json.dumps(turn),
+        json.dumps({"instruction": "a", "input": "", "output": "b"}),
+        json.dumps(turn),
+        '{"text": "cut',
+        '{"foo": 1}',
+    ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
@@ -28,8 +39,16 @@ def test_inspect_counts_and_shows(chats: Path) -> None:
     found = data.inspect(chats)
     assert found.encodings == {"UTF-8": 1}
     assert found.shapes == {"messages": 2, "alpaca": 1}
-    assert (found.documents, found.duplicates, found.problems, len(found.examples)) == (3, 1, 2, 2)
-    whole = len("user\n想退货\nassistant\n请在订单页申请。\n"), len("user\na\nassistant\nb\n")
+    assert (found.documents, found.duplicates, found.problems, len(found.examples)) == (
+        3,
+        1,
+        2,
+        2,
+    )
+    whole = (
+        len("user\n想退货\nassistant\n请在订单页申请。\n"),
+        len("user\na\nassistant\nb\n"),
+    )
     assert found.tokens_char == 2 * whole[0] + whole[1] + 3 * 4 + 3
     shown = str(found)
     assert f"{chats}:4: not valid JSON" in shown
@@ -57,7 +76,10 @@ def test_inspect_tells_encodings_and_long_texts(tmp_path: Path) -> None:
 
 def test_inspect_with_a_separator_and_a_column(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a\n\nb\n\na")
-    assert (data.inspect(tmp_path / "x.txt", separator="\\n\\n").documents, data.inspect(tmp_path / "x.txt").documents) == (3, 1)
+    assert (
+        data.inspect(tmp_path / "x.txt", separator="\\n\\n").documents,
+        data.inspect(tmp_path / "x.txt").documents,
+    ) == (3, 1)
     (tmp_path / "x.csv").write_text("id,review\n1,good\n")
     assert data.inspect(tmp_path / "x.csv", text_column="review").examples == ("good",)
 
@@ -84,13 +106,19 @@ def test_packs_are_listed_and_fetched(pack: Callable[[str], Path]) -> None:
 def photos(tmp_path: Path) -> Path:
     """Five pictures of two classes, one of them twice, and three files with faults."""
     folder = tmp_path / "photos"
-    for number, name in enumerate(("fox/a.png", "fox/b.jpg", "hen/c.png", "hen/d.webp")):
+    for number, name in enumerate(
+        ("fox/a.png", "fox/b.jpg", "hen/c.png", "hen/d.webp")
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        noise = np.random.default_rng(number).integers(
+            0, 256, (5, 5, 3), dtype=np.uint8
+        )
         Image.fromarray(noise).resize((40, 30 + number % 2)).save(folder / name)
     (folder / "fox" / "copy.png").write_bytes((folder / "fox" / "a.png").read_bytes())
     (folder / "hen" / "empty.png").touch()
-    (folder / "hen" / "cut.jpg").write_bytes((folder / "fox" / "b.jpg").read_bytes()[:300])
+    (folder / "hen" / "cut.jpg").write_bytes(
+        (folder / "fox" / "b.jpg").read_bytes()[:300]
+    )
     (folder / "fox" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     return folder
 
@@ -98,12 +126,23 @@ def photos(tmp_path: Path) -> Path:
 def test_inspect_pictures(photos: Path) -> None:
     found = data.inspect(photos)
     assert isinstance(found, data.PictureInspection)
-    assert (found.layout, found.pictures, found.duplicates, found.near_duplicates, found.problems) == ("folder", 5, 1, 0, 3)
+    assert (
+        found.layout,
+        found.pictures,
+        found.duplicates,
+        found.near_duplicates,
+        found.problems,
+    ) == ("folder", 5, 1, 0, 3)
     assert found.sizes == {"40×30": 3, "40×31": 2}
     assert found.kinds == {"PNG RGB": 3, "JPEG RGB": 1, "WEBP RGB": 1}
     assert found.classes == {"fox": 3, "hen": 2}
     shown = str(found)
-    for told in ("empty.png: it is empty (zero bytes).", "cut.jpg: ", "phone.heic: it is not a picture in a format read here", "fox (3), hen (2)"):
+    for told in (
+        "empty.png: it is empty (zero bytes).",
+        "cut.jpg: ",
+        "phone.heic: it is not a picture in a format read here",
+        "fox (3), hen (2)",
+    ):
         assert told in shown
     with pytest.raises(BadInput, match=r"phone\.heic|empty\.png|cut\.jpg"):
         data.inspect(photos, strict=True)
@@ -112,8 +151,13 @@ def test_inspect_pictures(photos: Path) -> None:
 
 
 def test_inspect_captions(photos: Path) -> None:
-    lines = [{"file_name": "fox/a.png", "en": "a fox", "zh": "狐狸"}, {"file_name": "fox/gone.png", "en": "x", "zh": "y"}]
-    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    lines = [
+        {"file_name": "fox/a.png", "en": "a fox", "zh": "狐狸"},
+        {"file_name": "fox/gone.png", "en": "x", "zh": "y"},
+    ]
+    (photos / "metadata.jsonl").write_text(
+        "\n".join(map(json.dumps, lines)), encoding="utf-8"
+    )
     found = data.inspect(photos)
     assert (found.captions, found.classes, found.examples) == (1, {}, ("a fox",))
     assert "describes 'fox/gone.png', which is not there" in str(found)
@@ -124,5 +168,10 @@ def test_inspect_idx(pack: Callable[[str], Path]) -> None:
     pack("fashion")
     folder = pack("fashion") / "usr/share/datasets/fashion-mnist"
     found = data.inspect(folder / "t10k-images-idx3-ubyte.gz")
-    assert (found.layout, found.pictures, found.splits, set(found.classes.values())) == ("idx", 10_000, {"test": 10_000}, {1000})
+    assert (
+        found.layout,
+        found.pictures,
+        found.splits,
+        set(found.classes.values()),
+    ) == ("idx", 10_000, {"test": 10_000}, {1000})
     assert list(found.classes) == [str(number) for number in range(10)]

@@ -11,7 +11,11 @@ from miaobi import cli
 from miaobi.verbs import doctor
 
 
-def test_healthy_and_offline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_healthy_and_offline(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: object,
+) -> None:
     monkeypatch.setenv("MIAOBI_HOME", str(tmp_path))
 
     def refuse(*_: object) -> None:
@@ -30,17 +34,34 @@ def test_healthy_and_offline(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 def test_every_missing_part_names_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("torch", "gguf", "wandb") else found(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: (
+            None if name in ("torch", "gguf", "wandb") else found(name, *rest)
+        ),
+    )
     by_name = {item.name: item for item in doctor._parts()}
     assert by_name["torch"].state == "missing"
     assert "miaobi[train]" in by_name["torch"].mend
     assert "miaobi[wandb]" in by_name["wandb"].mend
 
 
-def test_a_full_disk_and_little_memory_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_and_little_memory_are_problems(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import psutil
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 10**10 - 5, 5))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e8, "total": 1e9}))
+
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda path: shutil._ntuple_diskusage(10**10, 10**10 - 5, 5),
+    )
+    monkeypatch.setattr(
+        psutil,
+        "virtual_memory",
+        lambda: type("Memory", (), {"available": 1e8, "total": 1e9}),
+    )
     assert doctor._disk().state == doctor._memory().state == "problem"
     assert not doctor.Report((doctor._disk(),)).healthy
     assert "MIAOBI_HOME" in doctor._disk().mend

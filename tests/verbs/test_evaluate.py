@@ -27,16 +27,34 @@ def data(tmp_path: Path) -> tokens.Tokens:
     """The poem's own sentences many times over, some held out."""
     text = tmp_path / "poems.txt"
     lines = [line + "。" for line in POEM.split("。") if line.strip()]
-    text.write_text("\n\n".join(f"{line}{place}" for place in range(12) for line in lines), encoding="utf-8")
-    return tokens.prepare(tokens.Config(path=str(text), separator="\n\n", validation=0.3, context_length=64), progress=False)
+    text.write_text(
+        "\n\n".join(f"{line}{place}" for place in range(12) for line in lines),
+        encoding="utf-8",
+    )
+    return tokens.prepare(
+        tokens.Config(
+            path=str(text), separator="\n\n", validation=0.3, context_length=64
+        ),
+        progress=False,
+    )
 
 
-def stored(name: str, objective: torch.nn.Module, data: tokens.Tokens, tmp_path: Path) -> str:
+def stored(
+    name: str, objective: torch.nn.Module, data: tokens.Tokens, tmp_path: Path
+) -> str:
     def save(folder: Path) -> None:
         gpt.save(objective, folder)
         data.save(folder)
-    manifest = bundle.Manifest("gpt", "text", {"data": {"context_length": 64}}, {"folder": str(data.folder), "fingerprint": data.fingerprint})
-    return str(Store().add(bundle.write(tmp_path / f"{name}-bundle", manifest, save), name))
+
+    manifest = bundle.Manifest(
+        "gpt",
+        "text",
+        {"data": {"context_length": 64}},
+        {"folder": str(data.folder), "fingerprint": data.fingerprint},
+    )
+    return str(
+        Store().add(bundle.write(tmp_path / f"{name}-bundle", manifest, save), name)
+    )
 
 
 @pytest.fixture
@@ -48,32 +66,57 @@ def poet(data: tokens.Tokens, tmp_path: Path) -> str:
 def test_everything_is_measured_and_written(poet: str) -> None:
     found = evaluate("poet", samples=6, limit=20)
     names = [score.name for score in found.scores]
-    assert names[:2] == ["perplexity", "bits_per_byte"] and {"distinct_2", "repetition", "longest_copy", "copied_share"} <= set(names)
+    assert names[:2] == ["perplexity", "bits_per_byte"] and {
+        "distinct_2",
+        "repetition",
+        "longest_copy",
+        "copied_share",
+    } <= set(names)
     assert not found.judged[0].missing and found.judged[0].documents == 20
-    assert found.page == Path("runs/evaluate/poet/index.html") and "AI-generated" in found.page.read_text(encoding="utf-8")
+    assert found.page == Path(
+        "runs/evaluate/poet/index.html"
+    ) and "AI-generated" in found.page.read_text(encoding="utf-8")
     report = json.loads((found.page.parent / "report.json").read_text(encoding="utf-8"))
-    assert report["judged"][0]["scores"][0]["name"] == "perplexity" and len(report["judged"][0]["samples"]) == 6
+    assert (
+        report["judged"][0]["scores"][0]["name"] == "perplexity"
+        and len(report["judged"][0]["samples"]) == 6
+    )
     assert "Perplexity" in str(found) and str(found.page) in str(found)
 
 
-def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large(data: tokens.Tokens, tmp_path: Path) -> None:
+def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large(
+    data: tokens.Tokens, tmp_path: Path
+) -> None:
     """gpt starts with every token alike: its output layer is zero."""
-    stored("blank", gpt.build(gpt.Config(num_layers=1, hidden_size=32), data.spec), data, tmp_path)
+    stored(
+        "blank",
+        gpt.build(gpt.Config(num_layers=1, hidden_size=32), data.spec),
+        data,
+        tmp_path,
+    )
     found = evaluate("blank", samples=1, limit=10)
     assert found.scores[0].value == pytest.approx(data.spec.vocab_size, rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_report(poet: str) -> None:
     first, again = (evaluate("poet", samples=4, limit=10, seed=3) for _ in range(2))
-    assert first.scores == again.scores and first.judged[0].samples == again.judged[0].samples
+    assert (
+        first.scores == again.scores
+        and first.judged[0].samples == again.judged[0].samples
+    )
 
 
 def test_two_models_side_by_side_on_the_same_text(poet: str, tmp_path: Path) -> None:
     Store().add(small_bundle(tmp_path / "other"), "other")
     found = evaluate("poet", against="other", samples=4, limit=10, out=Path("here"))
     ours, theirs = found.judged
-    assert (ours.model, theirs.model) == ("poet@1", "other@1") and ours.documents == theirs.documents
-    assert [one.prompt for one in ours.samples] == [one.prompt for one in theirs.samples]
+    assert (ours.model, theirs.model) == (
+        "poet@1",
+        "other@1",
+    ) and ours.documents == theirs.documents
+    assert [one.prompt for one in ours.samples] == [
+        one.prompt for one in theirs.samples
+    ]
     assert [item.metric for item in theirs.missing] == ["memorisation"]
     assert "other@1" in str(found) and Path("here/index.html").exists()
 
@@ -82,14 +125,24 @@ def test_without_data_it_says_what_cannot_be_measured(tmp_path: Path) -> None:
     folder = small_bundle(tmp_path / "m")
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
     found = evaluate(str(folder), samples=2)
-    assert {item.metric for item in found.judged[0].missing} == {"likelihood", "memorisation"}
+    assert {item.metric for item in found.judged[0].missing} == {
+        "likelihood",
+        "memorisation",
+    }
     assert "--data" in str(found)
 
 
 def test_held_out_text_of_ones_own(tmp_path: Path) -> None:
     folder = small_bundle(tmp_path / "m")
     data = tmp_path / "held.jsonl"
-    data.write_text("".join(json.dumps({"text": f"江天一色无纤尘{place}"}, ensure_ascii=False) + "\n" for place in range(9)) + "{broken\n", encoding="utf-8")
+    data.write_text(
+        "".join(
+            json.dumps({"text": f"江天一色无纤尘{place}"}, ensure_ascii=False) + "\n"
+            for place in range(9)
+        )
+        + "{broken\n",
+        encoding="utf-8",
+    )
     found = evaluate(str(folder), samples=2, data=data)
     assert found.scores[0].name == "perplexity" and found.scores[0].n == 9
     assert [item.metric for item in found.judged[0].missing] == ["memorisation"]

@@ -23,8 +23,23 @@ from miaobi.core.store import Store
 from miaobi.data.pictures import Config, Pictures, prepare
 from miaobi.verbs.evaluate import Evaluation, evaluate
 
-QUALITY = {"frechet", "frechet_extrapolated", "kernel_distance", "precision", "recall", "density", "coverage", "picture_diversity"}
-COPYING = {"nearest_features", "closer_features", "nearest_pixels", "closer_pixels", "exact_copies"}
+QUALITY = {
+    "frechet",
+    "frechet_extrapolated",
+    "kernel_distance",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "picture_diversity",
+}
+COPYING = {
+    "nearest_features",
+    "closer_features",
+    "nearest_pixels",
+    "closer_pixels",
+    "exact_copies",
+}
 BOUNDS, REBUILT = {"nats", "bits_per_value", "bound_gap"}, {"mse", "psnr", "ssim"}
 
 
@@ -38,18 +53,33 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Three numbers a picture: enough to tell the pictures below apart, and quick."""
     pytest.importorskip("openvino")
-    return str(channel_means(tmp_path_factory.mktemp("extractor") / "means.onnx", side=16))
+    return str(
+        channel_means(tmp_path_factory.mktemp("extractor") / "means.onnx", side=16)
+    )
 
 
-def drawn(folder: Path, count: int, seed: int, classes: tuple[str, ...] = ("left", "right"), pairs: bool = False) -> Path:
+def drawn(
+    folder: Path,
+    count: int,
+    seed: int,
+    classes: tuple[str, ...] = ("left", "right"),
+    pairs: bool = False,
+) -> Path:
     """Coloured blocks on the left or the right; for pairs, the outlines they are coloured after."""
     draw = np.random.default_rng(seed)
     for place in range(count):
         side = classes[place % 2] if classes else ""
         pixels = draw.integers(180, 256, (16, 16, 3)).astype(np.uint8)
         top, left = draw.integers(0, 9), draw.integers(0, 4) + (8 if place % 2 else 0)
-        pixels[top:top + 6, left:left + 5] = draw.integers(0, 256, 3)
-        for kind, content in ((("source", pixels.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2)), ("target", pixels)) if pairs else ((side, pixels),)):
+        pixels[top : top + 6, left : left + 5] = draw.integers(0, 256, 3)
+        for kind, content in (
+            (
+                ("source", pixels.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2)),
+                ("target", pixels),
+            )
+            if pairs
+            else ((side, pixels),)
+        ):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(content).save(folder / kind / f"{place:03d}.png")
     return folder
@@ -57,24 +87,58 @@ def drawn(folder: Path, count: int, seed: int, classes: tuple[str, ...] = ("left
 
 @pytest.fixture
 def data(tmp_path: Path) -> Pictures:
-    return prepare(Config(path=str(drawn(tmp_path / "pictures", 160, 0)), image_size=16, channels=3, test=0.25), progress=False)
+    return prepare(
+        Config(
+            path=str(drawn(tmp_path / "pictures", 160, 0)),
+            image_size=16,
+            channels=3,
+            test=0.25,
+        ),
+        progress=False,
+    )
 
 
 @pytest.fixture
 def stored(data: Pictures, tmp_path: Path) -> Callable[..., str]:
     """Put an untrained model of a family into the store, with the curve of a run."""
-    def make(family: str, name: str = "painter", pictures: Pictures = data, **settings: Any) -> str:
+
+    def make(
+        family: str, name: str = "painter", pictures: Pictures = data, **settings: Any
+    ) -> str:
         module = families.get(family)
         torch.manual_seed(0)
-        objective = module.build(module.Config(**{"width": 8, "patch": 2, **settings}), pictures.spec)
+        objective = module.build(
+            module.Config(**{"width": 8, "patch": 2, **settings}), pictures.spec
+        )
 
         def save(folder: Path) -> None:
             module.save(objective, folder)
             pictures.save(folder)
-            (folder / "log.jsonl").write_text("".join(json.dumps({"step": step, "critic/loss": 1 / step, "generator/loss": step / 9, "seconds": step}) + "\n"
-                                                      for step in range(1, 9)))
-        manifest = bundle.Manifest(family, "image", {"model": settings}, {"folder": str(pictures.folder), "fingerprint": pictures.fingerprint})
-        return str(Store().add(bundle.write(tmp_path / f"{name}-bundle", manifest, save), name))
+            (folder / "log.jsonl").write_text(
+                "".join(
+                    json.dumps(
+                        {
+                            "step": step,
+                            "critic/loss": 1 / step,
+                            "generator/loss": step / 9,
+                            "seconds": step,
+                        }
+                    )
+                    + "\n"
+                    for step in range(1, 9)
+                )
+            )
+
+        manifest = bundle.Manifest(
+            family,
+            "image",
+            {"model": settings},
+            {"folder": str(pictures.folder), "fingerprint": pictures.fingerprint},
+        )
+        return str(
+            Store().add(bundle.write(tmp_path / f"{name}-bundle", manifest, save), name)
+        )
+
     return make
 
 
@@ -83,15 +147,27 @@ def names(found: Evaluation, model: int = 0) -> set[str]:
 
 
 def shown(page: Path) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(base64.b64decode(item))) for item in re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text(encoding="utf-8"))]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(item)))
+        for item in re.findall(
+            r'src="data:image/png;base64,([^"]+)"', page.read_text(encoding="utf-8")
+        )
+    ]
 
 
 def test_an_autoencoder_is_judged_by_all_there_is(stored: Callable[..., str]) -> None:
     """With the packaged extractor, named as what it is."""
     stored("vae", conditional=True, likelihood="bernoulli")
     found = evaluate("painter", samples=60)
-    assert names(found) == QUALITY | COPYING | BOUNDS | REBUILT and not found.judged[0].missing
-    assert found.scores[0].name == "frechet" and "EffNet-Lite0@112" in found.scores[0].detail and "held-out pictures: " in found.scores[0].detail
+    assert (
+        names(found) == QUALITY | COPYING | BOUNDS | REBUILT
+        and not found.judged[0].missing
+    )
+    assert (
+        found.scores[0].name == "frechet"
+        and "EffNet-Lite0@112" in found.scores[0].detail
+        and "held-out pictures: " in found.scores[0].detail
+    )
     html = re.sub(r"base64,[^\"]+", "", found.page.read_text(encoding="utf-8"))
     assert "AI-generated" in html and "bernoulli" in html and "FID" not in html
     assert "critic/loss" in html and "generator/loss" in html
@@ -103,32 +179,61 @@ def test_an_autoencoder_is_judged_by_all_there_is(stored: Callable[..., str]) ->
     assert "Fréchet distance" in str(found)
 
 
-def test_the_same_seed_gives_the_same_scores(stored: Callable[..., str], extractor: str) -> None:
+def test_the_same_seed_gives_the_same_scores(
+    stored: Callable[..., str], extractor: str
+) -> None:
     stored("vae", conditional=True)
-    first, again, other = (evaluate("painter", samples=40, extractor=extractor, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (
+        evaluate("painter", samples=40, extractor=extractor, seed=seed)
+        for seed in (3, 3, 4)
+    )
     assert first.scores == again.scores != other.scores
 
 
-def test_a_gan_has_no_bound_and_says_so(stored: Callable[..., str], extractor: str) -> None:
+def test_a_gan_has_no_bound_and_says_so(
+    stored: Callable[..., str], extractor: str
+) -> None:
     stored("gan", generator="style", conditional=True)
     found = evaluate("painter", samples=40, extractor=extractor)
-    assert names(found) == QUALITY | COPYING and {item.metric for item in found.judged[0].missing} == {"picture_likelihood", "reconstruction"}
+    assert names(found) == QUALITY | COPYING and {
+        item.metric for item in found.judged[0].missing
+    } == {"picture_likelihood", "reconstruction"}
     assert len(shown(found.page)) == 3 and "does not bound" in str(found)
 
 
-def test_a_tokenizer_is_judged_by_what_it_restores(stored: Callable[..., str], extractor: str) -> None:
+def test_a_tokenizer_is_judged_by_what_it_restores(
+    stored: Callable[..., str], extractor: str
+) -> None:
     stored("vq")
     found = evaluate("painter", extractor=extractor)
     assert names(found) == QUALITY | COPYING | REBUILT
-    assert found.scores[0].n == 40 and "made of 40 held-out pictures" in found.page.read_text(encoding="utf-8")
+    assert found.scores[
+        0
+    ].n == 40 and "made of 40 held-out pictures" in found.page.read_text(
+        encoding="utf-8"
+    )
 
 
-def test_a_translator_is_judged_by_what_it_makes_of_held_out_sources(stored: Callable[..., str], extractor: str, tmp_path: Path) -> None:
-    pairs = prepare(Config(path=str(drawn(tmp_path / "pairs", 160, 1, (), pairs=True)), image_size=16, channels=3, test=0.25), progress=False)
+def test_a_translator_is_judged_by_what_it_makes_of_held_out_sources(
+    stored: Callable[..., str], extractor: str, tmp_path: Path
+) -> None:
+    pairs = prepare(
+        Config(
+            path=str(drawn(tmp_path / "pairs", 160, 1, (), pairs=True)),
+            image_size=16,
+            channels=3,
+            test=0.25,
+        ),
+        progress=False,
+    )
     assert pairs.spec.source_channels
     stored("pix2pix", pictures=pairs)
     found = evaluate("painter", extractor=extractor)
-    assert names(found) == QUALITY | COPYING | REBUILT and "Translations" in found.page.read_text(encoding="utf-8")
+    assert names(
+        found
+    ) == QUALITY | COPYING | REBUILT and "Translations" in found.page.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_two_models_side_by_side(stored: Callable[..., str], extractor: str) -> None:
@@ -136,26 +241,44 @@ def test_two_models_side_by_side(stored: Callable[..., str], extractor: str) -> 
     stored("gan", "rival")
     found = evaluate("painter", against="rival", samples=40, extractor=extractor)
     ours, theirs = found.judged
-    assert (ours.model, theirs.model) == ("painter@1", "rival@1") and ours.documents == theirs.documents
+    assert (ours.model, theirs.model) == (
+        "painter@1",
+        "rival@1",
+    ) and ours.documents == theirs.documents
     assert "(rival@1)" in str(found)
-    assert [score.detail for score in ours.scores if score.name == "frechet"] == [score.detail for score in theirs.scores if score.name == "frechet"]
+    assert [score.detail for score in ours.scores if score.name == "frechet"] == [
+        score.detail for score in theirs.scores if score.name == "frechet"
+    ]
 
 
-def test_pictures_of_ones_own(stored: Callable[..., str], extractor: str, tmp_path: Path) -> None:
+def test_pictures_of_ones_own(
+    stored: Callable[..., str], extractor: str, tmp_path: Path
+) -> None:
     """Larger ones, in the same classes; and some without classes, by which a conditional bound cannot be measured."""
     stored("vae", conditional=True)
     own = drawn(tmp_path / "own", 40, 5)
     for path in own.rglob("*.png"):
         Image.open(path).resize((40, 33)).save(path)
     found = evaluate("painter", samples=40, extractor=extractor, data=own)
-    assert found.judged[0].documents == 40 and names(found) == QUALITY | COPYING | BOUNDS | REBUILT
-    plain = evaluate("painter", samples=40, extractor=extractor, data=drawn(tmp_path / "plain", 40, 6, ()))
+    assert (
+        found.judged[0].documents == 40
+        and names(found) == QUALITY | COPYING | BOUNDS | REBUILT
+    )
+    plain = evaluate(
+        "painter",
+        samples=40,
+        extractor=extractor,
+        data=drawn(tmp_path / "plain", 40, 6, ()),
+    )
     assert names(plain) == QUALITY | COPYING
     assert all("have no classes" in item.why for item in plain.judged[0].missing)
 
 
-def test_without_the_data_it_says_what_cannot_be_measured(stored: Callable[..., str], data: Pictures, extractor: str) -> None:
+def test_without_the_data_it_says_what_cannot_be_measured(
+    stored: Callable[..., str], data: Pictures, extractor: str
+) -> None:
     import shutil
+
     stored("gan")
     stored("vq", "restorer")
     shutil.rmtree(data.folder)
@@ -164,7 +287,9 @@ def test_without_the_data_it_says_what_cannot_be_measured(stored: Callable[..., 
     assert not names(evaluate("restorer", extractor=extractor))
 
 
-def test_what_cannot_be_asked(stored: Callable[..., str], extractor: str, tmp_path: Path) -> None:
+def test_what_cannot_be_asked(
+    stored: Callable[..., str], extractor: str, tmp_path: Path
+) -> None:
     stored("gan")
     pairs = drawn(tmp_path / "pairs", 30, 1, (), pairs=True)
     with pytest.raises(BadInput, match="holds pairs"):
@@ -173,7 +298,15 @@ def test_what_cannot_be_asked(stored: Callable[..., str], extractor: str, tmp_pa
         evaluate("painter", extractor="fid")
     with pytest.raises(BadInput, match="samples is 0"):
         evaluate("painter", samples=0)
-    big = prepare(Config(path=str(drawn(tmp_path / "big", 60, 2)), image_size=32, channels=3, test=0.3), progress=False)
+    big = prepare(
+        Config(
+            path=str(drawn(tmp_path / "big", 60, 2)),
+            image_size=32,
+            channels=3,
+            test=0.3,
+        ),
+        progress=False,
+    )
     stored("gan", "larger", big)
     with pytest.raises(BadInput, match="no measure fits both"):
         evaluate("painter", against="larger", samples=20, extractor=extractor)

@@ -27,15 +27,28 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("dtype", ["f16", "f32", "q8_0"])
 def test_a_gguf_is_written_and_compared(poet: str, dtype: str, here: Path) -> None:
     found = export("poet", to="gguf", dtype=dtype)  # type: ignore[arg-type]
-    assert found.path == Path(f"exports/poet-1.{dtype}.gguf") and found.path.stat().st_size == found.bytes
-    assert found.parity and found.parity.tokens > 20 and found.parity.largest <= found.parity.tolerance
-    assert "miaobi generate text --model exports/poet-1" in str(found) and "MB" in str(found)
+    assert (
+        found.path == Path(f"exports/poet-1.{dtype}.gguf")
+        and found.path.stat().st_size == found.bytes
+    )
+    assert (
+        found.parity
+        and found.parity.tokens > 20
+        and found.parity.largest <= found.parity.tolerance
+    )
+    assert "miaobi generate text --model exports/poet-1" in str(found) and "MB" in str(
+        found
+    )
 
 
 def test_a_folder_for_transformers(poet: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
     found = export(poet, to="transformers")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(found.path), AutoTokenizer.from_pretrained(found.path)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(found.path),
+        AutoTokenizer.from_pretrained(found.path),
+    )
     assert model(**tokenizer("春江", return_tensors="pt")).logits.shape[1] == 2
     assert found.parity is None and "vllm serve" in str(found)
 
@@ -44,19 +57,29 @@ def test_nothing_is_overwritten_unasked(poet: str) -> None:
     first = export(poet, to="transformers", out=Path("mine"))
     with pytest.raises(Conflict, match="mine"):
         export(poet, to="transformers", out=Path("mine"))
-    assert export(poet, to="transformers", out=Path("mine"), overwrite=True).bytes == first.bytes
+    assert (
+        export(poet, to="transformers", out=Path("mine"), overwrite=True).bytes
+        == first.bytes
+    )
 
 
-def test_a_file_that_answers_otherwise_is_removed(poet: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miaobi.engines.convert._rotary_order", lambda weight, key, shape: weight)
+def test_a_file_that_answers_otherwise_is_removed(
+    poet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "miaobi.engines.convert._rotary_order", lambda weight, key, shape: weight
+    )
     with pytest.raises(Damaged, match="does not answer"):
         export(poet, to="gguf")
     assert not Path("exports/poet-1.f16.gguf").exists()
 
 
-def test_without_llamacpp_it_says_that_nothing_was_compared(poet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llamacpp_it_says_that_nothing_was_compared(
+    poet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(*arguments: object) -> None:
         raise MissingPart("not installed")
+
     monkeypatch.setattr(verb, "compare", missing)
     assert "not compared" in str(export(poet))
 
@@ -71,14 +94,25 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 
 
 def answer(*tokens: tuple[str, float, tuple[tuple[str, float], ...]]) -> Text:
-    return Text("".join(token for token, _, _ in tokens), Facts("m"), logprobs=tuple(TokenLogprob(*item) for item in tokens))
+    return Text(
+        "".join(token for token, _, _ in tokens),
+        Facts("m"),
+        logprobs=tuple(TokenLogprob(*item) for item in tokens),
+    )
 
 
 def test_agreement_allows_near_ties_only() -> None:
     ours = answer(("a", -0.5, ()), ("b", -1.0, (("b", -1.0), ("c", -1.1))))
-    assert agreement(ours, answer(("a", -0.6, ()), ("b", -1.0, ())), 0.2) == (2, pytest.approx(0.1))
+    assert agreement(ours, answer(("a", -0.6, ()), ("b", -1.0, ())), 0.2) == (
+        2,
+        pytest.approx(0.1),
+    )
     assert agreement(ours, answer(("a", -0.5, ()), ("c", -1.0, ())), 0.2)[0] == 1
     assert agreement(ours, answer(("a", -0.5, ()), ("c", -1.0, ())), 0.05)[0] == -1
     assert agreement(ours, answer(("a", -0.5, ()), ("z", -1.0, ())), 9)[0] == -1
-    parts = answer(("a", -0.5, ()), ("\ufffd", -0.3, ()), ("\ufffd", -0.1, ()), ("b", -1.0, ()))
-    assert agreement(parts, answer(("a", -0.5, ()), ("编", -0.1, ()), ("b", -1.0, ())), 0.2) == (1, 0.0), "up to a character of several tokens"
+    parts = answer(
+        ("a", -0.5, ()), ("\ufffd", -0.3, ()), ("\ufffd", -0.1, ()), ("b", -1.0, ())
+    )
+    assert agreement(
+        parts, answer(("a", -0.5, ()), ("编", -0.1, ()), ("b", -1.0, ())), 0.2
+    ) == (1, 0.0), "up to a character of several tokens"

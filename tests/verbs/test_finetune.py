@@ -21,7 +21,13 @@ from miaobi.core.store import Store
 from miaobi.verbs.finetune import Tuned, again, command, finetune
 from miaobi.verbs.tune_settings import guess, settle
 
-QUICK = {"train.max_steps": 12, "train.batch_size": 8, "train.learning_rate": 0.01, "train.trackers": [], "train.patience": 0}
+QUICK = {
+    "train.max_steps": 12,
+    "train.batch_size": 8,
+    "train.learning_rate": 0.01,
+    "train.trackers": [],
+    "train.patience": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,29 +41,69 @@ def opinions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(path: Path, numbers: range, **more: Any) -> Path:
-    rows = [{"text": f"春江花月夜 {at}" if at % 2 else f"海上明月生 {at}", "label": "good" if at % 2 else "bad", **more} for at in numbers]
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    rows = [
+        {
+            "text": f"春江花月夜 {at}" if at % 2 else f"海上明月生 {at}",
+            "label": "good" if at % 2 else "bad",
+            **more,
+        }
+        for at in numbers
+    ]
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        encoding="utf-8",
+    )
     return path
 
 
-def tuned(base: Path, data: Path, runs: Path, name: str = "opinion", **settings: Any) -> Tuned:
-    return finetune({"task": "text-classification", "train": {"trackers": []}}, base=str(base), data=data, method="lora", name=name,
-                    settings={**QUICK, **settings}, runs=runs, quiet=True)
+def tuned(
+    base: Path, data: Path, runs: Path, name: str = "opinion", **settings: Any
+) -> Tuned:
+    return finetune(
+        {"task": "text-classification", "train": {"trackers": []}},
+        base=str(base),
+        data=data,
+        method="lora",
+        name=name,
+        settings={**QUICK, **settings},
+        runs=runs,
+        quiet=True,
+    )
 
 
-def test_from_examples_to_a_better_model_with_a_report(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_examples_to_a_better_model_with_a_report(
+    base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
     assert done.model == "opinion@1"
     assert done.differences[0].name == "accuracy"
     assert done.differences[0].value > 0
     report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
-    assert [key for key in report if key[0].isdigit()] == ["1 base and data", "2 task and head", "3 how it is changed", "4 training", "5 test"]
+    assert [key for key in report if key[0].isdigit()] == [
+        "1 base and data",
+        "2 task and head",
+        "3 how it is changed",
+        "4 training",
+        "5 test",
+    ]
     assert report["finished"]
-    assert report["1 base and data"]["data"]["splits"] == {"train": 48, "validation": 6, "test": 6}
+    assert report["1 base and data"]["data"]["splits"] == {
+        "train": 48,
+        "validation": 6,
+        "test": 6,
+    }
     assert report["2 task and head"]["spec"]["labels"] == ["bad", "good"]
-    assert 0 < report["3 how it is changed"]["trainable"] < report["1 base and data"]["parameters"] / 2
-    assert {item["key"] for item in report["3 how it is changed"]["derived"]} >= {"warmup", "schedule", "validate_every"}
+    assert (
+        0
+        < report["3 how it is changed"]["trainable"]
+        < report["1 base and data"]["parameters"] / 2
+    )
+    assert {item["key"] for item in report["3 how it is changed"]["derived"]} >= {
+        "warmup",
+        "schedule",
+        "validate_every",
+    }
     assert report["4 training"]["steps"] == 40
     before, after = (report["5 test"][side][0] for side in ("base", "tuned"))
     assert after["value"] > before["value"]
@@ -66,32 +112,64 @@ def test_from_examples_to_a_better_model_with_a_report(base: Path, opinions: Pat
     losses = [row["loss"] for row in report["5 test"]["answers"]]
     assert losses == sorted(losses, reverse=True)
     page = (done.run / "report.html").read_text(encoding="utf-8")
-    assert "opinion@1" in page and "5 · Test against the base" in page and "AI-generated" in page
+    assert (
+        "opinion@1" in page
+        and "5 · Test against the base" in page
+        and "AI-generated" in page
+    )
     kept = sum(file.stat().st_size for file in done.bundle.rglob("*.safetensors"))
     assert kept < 300_000  # the adapter and the head, not the base
 
 
-def test_the_tuned_model_answers_under_its_own_name(base: Path, opinions: Path, tmp_path: Path) -> None:
+def test_the_tuned_model_answers_under_its_own_name(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
     import miaobi
+
     tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
     with miaobi.load("opinion") as model:
         assert json.loads(model.generate("春江花月夜 77")[0].text)["label"] == "good"
         assert json.loads(model.generate("海上明月生 78")[0].text)["label"] == "bad"
 
 
-def test_what_is_not_given_is_derived_and_what_is_given_stays(base: Path, opinions: Path, tmp_path: Path) -> None:
+def test_what_is_not_given_is_derived_and_what_is_given_stays(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
     done = tuned(base, opinions, tmp_path / "runs", **{"train.warmup": 0.5})
-    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))["3 how it is changed"]
+    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))[
+        "3 how it is changed"
+    ]
     derived = {item["key"] for item in report["derived"]}
     assert not derived & {"max_steps", "batch_size", "learning_rate", "warmup"}
     assert report["train"]["warmup"] == 0.5
     assert all(item["reason"] for item in report["derived"])
 
 
-def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(
+    base: Path,
+    opinions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["finetune", "--base", str(base), "--data", str(opinions), "--task", "text-classification", "--dry-run", "--train.max_steps", "20"]) == 0
+    assert (
+        cli.main(
+            [
+                "finetune",
+                "--base",
+                str(base),
+                "--data",
+                str(opinions),
+                "--task",
+                "text-classification",
+                "--dry-run",
+                "--train.max_steps",
+                "20",
+            ]
+        )
+        == 0
+    )
     shown = capsys.readouterr()
     assert re.search("海上明月生|春江花月夜", shown.err)
     assert "train.learning_rate = " in shown.err
@@ -100,9 +178,12 @@ def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(base: Path, opinions: 
     assert not Store().names()
 
 
-def test_an_interrupted_run_leaves_a_report_and_goes_on_to_the_same_end(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_leaves_a_report_and_goes_on_to_the_same_end(
+    base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from miaobi.train import loop
     from miaobi.train.run import Run
+
     whole = tuned(base, opinions, tmp_path / "whole")
     hooks = Run._hooks
 
@@ -110,7 +191,9 @@ def test_an_interrupted_run_leaves_a_report_and_goes_on_to_the_same_end(base: Pa
         def stop(state: Any) -> None:
             if state.step == 5:
                 raise loop.Interrupted
+
         return [*hooks(self, *arguments), (1, stop)]
+
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_hooks", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -125,14 +208,25 @@ def test_an_interrupted_run_leaves_a_report_and_goes_on_to_the_same_end(base: Pa
     assert "halted" not in Store().names()
     resumed = command("--resume", str(run))
     assert resumed.step == whole.step
-    files = [next(done.bundle.glob("adapter_model.safetensors")).read_bytes() for done in (whole, resumed)]
+    files = [
+        next(done.bundle.glob("adapter_model.safetensors")).read_bytes()
+        for done in (whole, resumed)
+    ]
     assert files[0] == files[1]
 
 
-def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(base: Path, opinions: Path, tmp_path: Path) -> None:
+def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
     tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
     new = written(tmp_path / "new.jsonl", range(100, 130))
-    done = again("opinion", words=["--data", str(new), "--train.max_steps", "6"], runs=tmp_path / "runs", promote=True, quiet=True)
+    done = again(
+        "opinion",
+        words=["--data", str(new), "--train.max_steps", "6"],
+        runs=tmp_path / "runs",
+        promote=True,
+        quiet=True,
+    )
     assert isinstance(done, Tuned)
     assert (done.model, done.promoted) == ("opinion@2", True)
     assert Store().production("opinion") == [2]
@@ -141,42 +235,114 @@ def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(bas
     assert data["replayed"] == 24  # as many old ones as there are new ones
     assert data["splits"] == {"train": 48, "validation": 9, "test": 9}
     assert report["1 base and data"]["again_from"] == "opinion@1"
-    assert report["5 test"]["base"][0]["value"] > 0.5  # it began as what it was tuned from
+    assert (
+        report["5 test"]["base"][0]["value"] > 0.5
+    )  # it began as what it was tuned from
 
 
-def test_other_sources_are_mixed_in_shown_and_reported(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_sources_are_mixed_in_shown_and_reported(
+    base: Path,
+    opinions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "general.jsonl", range(50, 100))
-    tree = {"name": "mixed", "task": "text-classification", "base": str(base), "train": {"trackers": []},
-            "data": {"path": str(opinions), "mix": {"general": {"path": "general.jsonl", "share": 0.125}}}}
+    tree = {
+        "name": "mixed",
+        "task": "text-classification",
+        "base": str(base),
+        "train": {"trackers": []},
+        "data": {
+            "path": str(opinions),
+            "mix": {"general": {"path": "general.jsonl", "share": 0.125}},
+        },
+    }
     (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(tree))
-    quick = [part for key, value in QUICK.items() if value != [] for part in (f"--{key}", str(value))]
-    assert cli.main(["finetune", "mixed.yaml", *quick, "--dry-run", "--data.mix.general.share", "0.5"]) == 0
+    quick = [
+        part
+        for key, value in QUICK.items()
+        if value != []
+        for part in (f"--{key}", str(value))
+    ]
+    assert (
+        cli.main(
+            [
+                "finetune",
+                "mixed.yaml",
+                *quick,
+                "--dry-run",
+                "--data.mix.general.share",
+                "0.5",
+            ]
+        )
+        == 0
+    )
     shown = capsys.readouterr()
-    assert re.search(r"data\.mix\.general: 24 of 4\d usable examples; left out: ", shown.err)
+    assert re.search(
+        r"data\.mix\.general: 24 of 4\d usable examples; left out: ", shown.err
+    )
     assert "share: 0.5" in shown.out
     done = finetune(tree, settings=QUICK, quiet=True)
     report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
     data = report["1 base and data"]["data"]
     assert data["splits"] == {"train": 54, "validation": 6, "test": 6}
     assert data["mix"]["general"]["added"] == 6
-    assert "Mixed in from general" in (done.run / "report.html").read_text(encoding="utf-8")
+    assert "Mixed in from general" in (done.run / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert command("--resume", str(done.run)).step == done.step
     new = written(tmp_path / "new.jsonl", range(200, 230))
-    further = again("mixed@1", words=["--data", str(new), "--train.max_steps", "2", "--data.mix.general.share", "0.25"], quiet=True)
+    further = again(
+        "mixed@1",
+        words=[
+            "--data",
+            str(new),
+            "--train.max_steps",
+            "2",
+            "--data.mix.general.share",
+            "0.25",
+        ],
+        quiet=True,
+    )
     assert isinstance(further, Tuned)
-    data = json.loads((further.run / "report.json").read_text(encoding="utf-8"))["1 base and data"]["data"]
+    data = json.loads((further.run / "report.json").read_text(encoding="utf-8"))[
+        "1 base and data"
+    ]["data"]
     assert (data["replayed"], data["mix"]["general"]["added"]) == (24, 6)
     assert data["splits"]["train"] == 24 + 24 + 6
 
 
-def test_what_is_mixed_in_changes_neither_labels_nor_length_nor_what_is_held_out(base: Path, opinions: Path, tmp_path: Path) -> None:
+def test_what_is_mixed_in_changes_neither_labels_nor_length_nor_what_is_held_out(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
     from miaobi.verbs.tune_work import Work
+
     long = written(tmp_path / "long.jsonl", range(500, 560))
-    long.write_text(long.read_text(encoding="utf-8").replace("海上明月生", "海上明月生" * 20), encoding="utf-8")
-    works = [Work.open(settle({"task": "text-classification", "base": str(base), "train": {"max_steps": 2, "batch_size": 8}, "data": {
-        "path": str(opinions), "mix": {"long": {"path": str(long), "share": share}}}}), None, 1.0, True) for share in (0.0, 1.0)]
+    long.write_text(
+        long.read_text(encoding="utf-8").replace("海上明月生", "海上明月生" * 20),
+        encoding="utf-8",
+    )
+    works = [
+        Work.open(
+            settle(
+                {
+                    "task": "text-classification",
+                    "base": str(base),
+                    "train": {"max_steps": 2, "batch_size": 8},
+                    "data": {
+                        "path": str(opinions),
+                        "mix": {"long": {"path": str(long), "share": share}},
+                    },
+                }
+            ),
+            None,
+            1.0,
+            True,
+        )
+        for share in (0.0, 1.0)
+    ]
     assert works[0].lengths.max_length == works[1].lengths.max_length
     assert works[1].lengths.cut > works[0].lengths.cut
     assert works[0].spec == works[1].spec
@@ -185,36 +351,74 @@ def test_what_is_mixed_in_changes_neither_labels_nor_length_nor_what_is_held_out
     assert works[1].data.count("train") == 2 * works[0].data.count("train")
 
 
-def test_judged_beside_its_base_on_a_file_and_refused_on_its_own_training_rows(base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judged_beside_its_base_on_a_file_and_refused_on_its_own_training_rows(
+    base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from miaobi.verbs.evaluate import evaluate
+
     monkeypatch.chdir(tmp_path)
     tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
     fresh = written(tmp_path / "fresh.jsonl", range(200, 230))
     found = evaluate("opinion", against=str(base), data=fresh, limit=20)
-    accuracy = [next(score for score in item.scores if score.name == "accuracy") for item in found.judged]
+    accuracy = [
+        next(score for score in item.scores if score.name == "accuracy")
+        for item in found.judged
+    ]
     assert [score.n for score in accuracy] == [20, 20]
     assert accuracy[0].value > accuracy[1].value
     assert "example by example" in found.page.read_text(encoding="utf-8")
-    with pytest.raises(BadInput, match=r"of the 60 test examples were trained on: .*opinions\.jsonl:\d+ = ") as error:
+    with pytest.raises(
+        BadInput,
+        match=r"of the 60 test examples were trained on: .*opinions\.jsonl:\d+ = ",
+    ) as error:
         evaluate("opinion", data=opinions)
     assert "--allow-leakage" in error.value.remedy
-    assert evaluate("opinion", data=opinions, allow_leakage=True, limit=10).judged[0].documents == 10
+    assert (
+        evaluate("opinion", data=opinions, allow_leakage=True, limit=10)
+        .judged[0]
+        .documents
+        == 10
+    )
 
 
 def test_leaked_test_rows_are_named(base: Path, opinions: Path, tmp_path: Path) -> None:
     leaked = tmp_path / "test.jsonl"
-    leaked.write_text("\n".join(opinions.read_text(encoding="utf-8").splitlines()[:2]) + '\n{"text": "new", "label": "good"}\n', encoding="utf-8")
-    with pytest.raises(BadInput, match=r"2 held-out examples ask what the training data asks too: .*test\.jsonl:1 = .*opinions\.jsonl:1"):
+    leaked.write_text(
+        "\n".join(opinions.read_text(encoding="utf-8").splitlines()[:2])
+        + '\n{"text": "new", "label": "good"}\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(
+        BadInput,
+        match=r"2 held-out examples ask what the training data asks too: .*test\.jsonl:1 = .*opinions\.jsonl:1",
+    ):
         tuned(base, opinions, tmp_path / "runs", **{"data.test_path": str(leaked)})
-    assert tuned(base, opinions, tmp_path / "runs", **{"data.test_path": str(leaked), "data.allow_leakage": True, "train.max_steps": 2}).model == "opinion@1"
+    assert (
+        tuned(
+            base,
+            opinions,
+            tmp_path / "runs",
+            **{
+                "data.test_path": str(leaked),
+                "data.allow_leakage": True,
+                "train.max_steps": 2,
+            },
+        ).model
+        == "opinion@1"
+    )
 
 
-@pytest.mark.parametrize(("rows", "message"), [
-    ([{"text": "a", "label": "x"}, {"text": "b"}], r"rows\.jsonl:2: .*label"),
-    ([{"text": f"{at}", "label": "x"} for at in range(20)], "label"),
-    ([{"words": "a", "mark": "x"}], r"rows\.jsonl:1: .*text"),
-])
-def test_data_that_cannot_teach_is_refused_by_line(base: Path, tmp_path: Path, rows: list[dict[str, str]], message: str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a", "label": "x"}, {"text": "b"}], r"rows\.jsonl:2: .*label"),
+        ([{"text": f"{at}", "label": "x"} for at in range(20)], "label"),
+        ([{"words": "a", "mark": "x"}], r"rows\.jsonl:1: .*text"),
+    ],
+)
+def test_data_that_cannot_teach_is_refused_by_line(
+    base: Path, tmp_path: Path, rows: list[dict[str, str]], message: str
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     with pytest.raises(BadInput, match=message):
@@ -223,38 +427,83 @@ def test_data_that_cannot_teach_is_refused_by_line(base: Path, tmp_path: Path, r
 
 def test_peoples_own_column_names(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
-    path.write_text("review,stars\n" + "\n".join(f"春江 {at},{'five' if at % 2 else 'one'}" for at in range(40)), encoding="utf-8")
-    done = tuned(base, path, tmp_path / "runs", **{"data.columns": {"text": "review", "label": "stars"}, "train.max_steps": 2})
+    path.write_text(
+        "review,stars\n"
+        + "\n".join(f"春江 {at},{'five' if at % 2 else 'one'}" for at in range(40)),
+        encoding="utf-8",
+    )
+    done = tuned(
+        base,
+        path,
+        tmp_path / "runs",
+        **{"data.columns": {"text": "review", "label": "stars"}, "train.max_steps": 2},
+    )
     assert done.step == 2
     with pytest.raises(BadInput, match="no column 'note'"):
-        tuned(base, path, tmp_path / "runs", **{"data.columns": {"text": "note", "label": "stars"}})
+        tuned(
+            base,
+            path,
+            tmp_path / "runs",
+            **{"data.columns": {"text": "note", "label": "stars"}},
+        )
 
 
-def test_examples_that_cannot_be_split_are_not(base: Path, opinions: Path, tmp_path: Path) -> None:
+def test_examples_that_cannot_be_split_are_not(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
     with pytest.raises(Unsupported, match="cannot be split") as error:
-        tuned(base, opinions, tmp_path / "runs", **{"data.too_long": "split", "data.max_length": 4})
+        tuned(
+            base,
+            opinions,
+            tmp_path / "runs",
+            **{"data.too_long": "split", "data.max_length": 4},
+        )
     assert "truncate" in error.value.remedy
 
 
-def test_early_stopping_goes_by_a_figure_and_knows_which_there_are(base: Path, opinions: Path, tmp_path: Path) -> None:
-    done = tuned(base, opinions, tmp_path / "runs", **{"train.watch": "accuracy", "train.patience": 1, "train.max_steps": 60, "train.validate_every": 4,
-                                                       "train.learning_rate": 1e-9})
+def test_early_stopping_goes_by_a_figure_and_knows_which_there_are(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
+    done = tuned(
+        base,
+        opinions,
+        tmp_path / "runs",
+        **{
+            "train.watch": "accuracy",
+            "train.patience": 1,
+            "train.max_steps": 60,
+            "train.validate_every": 4,
+            "train.learning_rate": 1e-9,
+        },
+    )
     assert done.step < 60
     with pytest.raises(BadInput, match="train.watch is 'bleu'"):
         tuned(base, opinions, tmp_path / "runs", **{"train.watch": "bleu"})
 
 
-def test_another_base_under_the_same_path_is_not_tuned_on(base: Path, opinions: Path, tmp_path: Path) -> None:
+def test_another_base_under_the_same_path_is_not_tuned_on(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
+
     moved = tmp_path / "moved"
     shutil.copytree(base, moved)
     tuned(moved, opinions, tmp_path / "runs", **{"train.max_steps": 2})
     weights = load_file(moved / "model.safetensors")
-    save_file({name: value + 1 for name, value in weights.items()}, moved / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: value + 1 for name, value in weights.items()},
+        moved / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(BadInput, match="other weights"):
-        again("opinion", words=["--data", str(written(tmp_path / "new.jsonl", range(100, 120)))], runs=tmp_path / "runs", quiet=True)
+        again(
+            "opinion",
+            words=["--data", str(written(tmp_path / "new.jsonl", range(100, 120)))],
+            runs=tmp_path / "runs",
+            quiet=True,
+        )
 
 
 def test_the_task_is_told_from_the_records(tmp_path: Path, opinions: Path) -> None:
@@ -263,10 +512,16 @@ def test_the_task_is_told_from_the_records(tmp_path: Path, opinions: Path) -> No
     odd.write_text('{"height": 3}\n', encoding="utf-8")
     with pytest.raises(BadInput, match="fit no task") as error:
         guess(str(odd), "")
-    assert "--task" in error.value.remedy and "text-classification" in error.value.remedy
+    assert (
+        "--task" in error.value.remedy and "text-classification" in error.value.remedy
+    )
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes" / "tune").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[2] / "recipes" / "tune").glob("*.yaml")),
+    ids=lambda path: path.name,
+)
 def test_every_recipe_resolves(path: Path) -> None:
     settings = settle(read_yaml(path), (), str(path))
     assert settings.values["task"] == settings.task.NAME
@@ -277,11 +532,25 @@ def test_recipes_know_their_keys(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no section 'tuning'"):
         settle({"tuning": {}, "task": "text-classification", "base": "x"})
     with pytest.raises(BadInput, match=re.escape("tune.lora_rnk")):
-        settle({"task": "text-classification", "base": "x", "tune": {"lora_rnk": 4}, "data": {"path": "a"}})
+        settle(
+            {
+                "task": "text-classification",
+                "base": "x",
+                "tune": {"lora_rnk": 4},
+                "data": {"path": "a"},
+            }
+        )
     with pytest.raises(NotFound):
         settle({"task": "text-clasification", "base": "x"})
-    settings = settle({"task": "text-classification", "base": "b", "train": {"max_steps": 7}}, ["--data", "chinese-reviews", "--method=full"])
-    assert (settings.data.pack, settings.tune.method, settings.train.max_steps) == ("chinese-reviews", "full", 7)
+    settings = settle(
+        {"task": "text-classification", "base": "b", "train": {"max_steps": 7}},
+        ["--data", "chinese-reviews", "--method=full"],
+    )
+    assert (settings.data.pack, settings.tune.method, settings.train.max_steps) == (
+        "chinese-reviews",
+        "full",
+        7,
+    )
     assert {"train.max_steps", "tune.method", "data.pack"} <= settings.given
     assert "train.learning_rate" not in settings.given
 
@@ -289,22 +558,74 @@ def test_recipes_know_their_keys(tmp_path: Path) -> None:
 def test_dialogues_and_pictures_are_shown_as_people_read_them() -> None:
     from miaobi.tune.learner import Example
     from miaobi.verbs.tune_report import answered, spelled
+
     question = [{"role": "user", "content": "Hello?"}]
-    dialogue = Example({"messages": [*question, {"role": "assistant", "content": "Good day."}]}, "chats.jsonl:1", {"messages": question})
-    assert (spelled(dialogue.parts), spelled(answered(dialogue))) == ("Hello?", "Good day.")
-    assert spelled([*question, {"role": "assistant", "content": "Good day."}]) == "user: Hello?\nassistant: Good day."
-    assert spelled({"image": "/photos/cat.png", "digest": "ab", "width": 3}) == "cat.png"
-    assert answered(Example({"text": "a", "label": "b"}, "rows.jsonl:1", {"text": "a"})) == "b"
+    dialogue = Example(
+        {"messages": [*question, {"role": "assistant", "content": "Good day."}]},
+        "chats.jsonl:1",
+        {"messages": question},
+    )
+    assert (spelled(dialogue.parts), spelled(answered(dialogue))) == (
+        "Hello?",
+        "Good day.",
+    )
+    assert (
+        spelled([*question, {"role": "assistant", "content": "Good day."}])
+        == "user: Hello?\nassistant: Good day."
+    )
+    assert (
+        spelled({"image": "/photos/cat.png", "digest": "ab", "width": 3}) == "cat.png"
+    )
+    assert (
+        answered(Example({"text": "a", "label": "b"}, "rows.jsonl:1", {"text": "a"}))
+        == "b"
+    )
 
 
-def test_two_processes_tune_one_model(base: Path, opinions: Path, tmp_path: Path) -> None:
+def test_two_processes_tune_one_model(
+    base: Path, opinions: Path, tmp_path: Path
+) -> None:
     """Under torchrun: settings that are measured are the first process's for both, and one model comes out."""
-    words = ["finetune", "--base", str(base), "--data", str(opinions), "--method", "lora", "--name", "shared", "--train.learning_rate", "0.01",
-             "--train.max_minutes", "0.05", "--train.trackers", "[]", "--runs", str(tmp_path / "runs"), "--json"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "miaobi.cli", *words],
-                          capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [
+        "finetune",
+        "--base",
+        str(base),
+        "--data",
+        str(opinions),
+        "--method",
+        "lora",
+        "--name",
+        "shared",
+        "--train.learning_rate",
+        "0.01",
+        "--train.max_minutes",
+        "0.05",
+        "--train.trackers",
+        "[]",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--json",
+    ]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            "-m",
+            "miaobi.cli",
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert [str(version) for version in Store().versions("shared")] == ["shared@1"]
-    report = json.loads(next((tmp_path / "runs").glob("*/report.json")).read_text(encoding="utf-8"))
+    report = json.loads(
+        next((tmp_path / "runs").glob("*/report.json")).read_text(encoding="utf-8")
+    )
     assert report["finished"] and report["4 training"]["steps"] > 0
     assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -31,11 +31,19 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Models by kind, their data's folder, and the vector that tells its two classes apart."""
     root = tmp_path_factory.mktemp("latent")
     own, difference = toy_data(root / "pictures", root / "cache")
-    return {"difference": difference, "pictures": root / "pictures",
-            **{kind: str(toy_bundle(root / kind, kind, own)) for kind in ("encodes", "draws", "paints")},
-            "conditional": str(toy_bundle(root / "conditional", "encodes", own, conditional=True)),
-            "seeker": str(toy_bundle(root / "seeker", "draws", own, conditional=True)),
-            "orphan": str(toy_bundle(root / "orphan", "encodes"))}
+    return {
+        "difference": difference,
+        "pictures": root / "pictures",
+        **{
+            kind: str(toy_bundle(root / kind, kind, own))
+            for kind in ("encodes", "draws", "paints")
+        },
+        "conditional": str(
+            toy_bundle(root / "conditional", "encodes", own, conditional=True)
+        ),
+        "seeker": str(toy_bundle(root / "seeker", "draws", own, conditional=True)),
+        "orphan": str(toy_bundle(root / "orphan", "encodes")),
+    }
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -43,7 +51,9 @@ def size(path: Path) -> tuple[int, int]:
         return picture.size
 
 
-def test_reconstruct_shows_held_out_pictures_with_their_errors(shop: dict[str, str], tmp_path: Path) -> None:
+def test_reconstruct_shows_held_out_pictures_with_their_errors(
+    shop: dict[str, str], tmp_path: Path
+) -> None:
     found = latent.reconstruct(model=shop["encodes"], n=5, out=tmp_path / "a.png")
     errors = found.measured["errors"]
     assert len(errors) == 5
@@ -53,29 +63,62 @@ def test_reconstruct_shows_held_out_pictures_with_their_errors(shop: dict[str, s
     record = read_record(tmp_path / "a.png")
     assert record["parameters"]["experiment"] == "latent reconstruct"
     assert "AI-generated" in record["notice"]
-    again = latent.reconstruct(model=shop["encodes"], n=5, seed=0, out=tmp_path / "b.png")
+    again = latent.reconstruct(
+        model=shop["encodes"], n=5, seed=0, out=tmp_path / "b.png"
+    )
     assert again.measured == found.measured
-    marked = latent.reconstruct(model=shop["encodes"], n=5, label="marked", out=tmp_path / "c.png")
+    marked = latent.reconstruct(
+        model=shop["encodes"], n=5, label="marked", out=tmp_path / "c.png"
+    )
     assert set(marked.measured["names"]) == {"marked"}
 
 
-def test_reconstruct_takes_files_of_any_size(shop: dict[str, str], tmp_path: Path) -> None:
+def test_reconstruct_takes_files_of_any_size(
+    shop: dict[str, str], tmp_path: Path
+) -> None:
     Pillow.new("RGB", (40, 40), "white").save(tmp_path / "white.png")
-    found = latent.reconstruct(model=shop["orphan"], images=tmp_path / "white.png", out=tmp_path / "a.webp")
+    found = latent.reconstruct(
+        model=shop["orphan"], images=tmp_path / "white.png", out=tmp_path / "a.webp"
+    )
     span = torch.linalg.pinv(WEIGHT) @ WEIGHT
     lost = torch.ones(64) - torch.ones(64) @ span
-    assert found.measured["errors"] == pytest.approx([float(lost.square().mean().sqrt()) / 2], abs=1e-4)
+    assert found.measured["errors"] == pytest.approx(
+        [float(lost.square().mean().sqrt()) / 2], abs=1e-4
+    )
     assert found.measured["names"] == ["white"]
 
 
-def test_interpolate_by_seeds_keeps_to_the_sphere_and_meets_the_pictures_of_the_seeds(shop: dict[str, str], tmp_path: Path) -> None:
-    found = latent.interpolate(model=shop["draws"], start="3", end="4", frames=9, out=tmp_path / "a.png")
-    ends = [torch.randn(1, LATENT, generator=torch.Generator().manual_seed(seed)).norm() for seed in (3, 4)]
-    assert found.measured["lengths"] == pytest.approx(np.linspace(float(ends[0]), float(ends[1]), 9).tolist(), rel=1e-4)
-    straight = latent.interpolate(model=shop["draws"], start="3", end="4", path="linear", frames=9, out=tmp_path / "b.png")
-    assert straight.measured["lengths"][4] < 0.9 * found.measured["lengths"][4], "a straight way leaves the sphere"
-    a, b = (torch.randn(LATENT, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4))
-    assert found.measured["angle"] == pytest.approx(math.degrees(math.acos(float(a @ b / a.norm() / b.norm()))), abs=0.1)
+def test_interpolate_by_seeds_keeps_to_the_sphere_and_meets_the_pictures_of_the_seeds(
+    shop: dict[str, str], tmp_path: Path
+) -> None:
+    found = latent.interpolate(
+        model=shop["draws"], start="3", end="4", frames=9, out=tmp_path / "a.png"
+    )
+    ends = [
+        torch.randn(1, LATENT, generator=torch.Generator().manual_seed(seed)).norm()
+        for seed in (3, 4)
+    ]
+    assert found.measured["lengths"] == pytest.approx(
+        np.linspace(float(ends[0]), float(ends[1]), 9).tolist(), rel=1e-4
+    )
+    straight = latent.interpolate(
+        model=shop["draws"],
+        start="3",
+        end="4",
+        path="linear",
+        frames=9,
+        out=tmp_path / "b.png",
+    )
+    assert straight.measured["lengths"][4] < 0.9 * found.measured["lengths"][4], (
+        "a straight way leaves the sphere"
+    )
+    a, b = (
+        torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
+        for seed in (3, 4)
+    )
+    assert found.measured["angle"] == pytest.approx(
+        math.degrees(math.acos(float(a @ b / a.norm() / b.norm()))), abs=0.1
+    )
 
 
 def test_interpolate_moves(shop: dict[str, str], tmp_path: Path) -> None:
@@ -87,44 +130,97 @@ def test_interpolate_moves(shop: dict[str, str], tmp_path: Path) -> None:
         assert read_record(out)["parameters"]["experiment"] == "latent interpolate"
 
 
-def test_interpolate_between_pictures_with_and_without_an_encoder(shop: dict[str, object], tmp_path: Path) -> None:
+def test_interpolate_between_pictures_with_and_without_an_encoder(
+    shop: dict[str, object], tmp_path: Path
+) -> None:
     a, b = sorted((shop["pictures"] / "plain").iterdir())[:2]  # type: ignore[operator]
-    known = latent.interpolate(model=shop["encodes"], start=str(a), end=str(b), frames=3, out=tmp_path / "a.png")  # type: ignore[arg-type]
-    sought = latent.interpolate(model=shop["draws"], start=str(a), end=str(b), frames=3, out=tmp_path / "b.png")  # type: ignore[arg-type]
-    assert sought.measured["lengths"] == pytest.approx(known.measured["lengths"], rel=0.02)
+    known = latent.interpolate(
+        model=shop["encodes"],
+        start=str(a),
+        end=str(b),
+        frames=3,
+        out=tmp_path / "a.png",
+    )  # type: ignore[arg-type]
+    sought = latent.interpolate(
+        model=shop["draws"], start=str(a), end=str(b), frames=3, out=tmp_path / "b.png"
+    )  # type: ignore[arg-type]
+    assert sought.measured["lengths"] == pytest.approx(
+        known.measured["lengths"], rel=0.02
+    )
 
 
-def test_arithmetic_finds_the_vector_between_classes(shop: dict[str, object], tmp_path: Path) -> None:
-    found = latent.arithmetic(model=shop["encodes"], with_="marked", without="plain", n=3, out=tmp_path / "a.png")  # type: ignore[arg-type]
+def test_arithmetic_finds_the_vector_between_classes(
+    shop: dict[str, object], tmp_path: Path
+) -> None:
+    found = latent.arithmetic(
+        model=shop["encodes"],
+        with_="marked",
+        without="plain",
+        n=3,
+        out=tmp_path / "a.png",
+    )  # type: ignore[arg-type]
     error = torch.tensor(found.measured["direction"]) - shop["difference"]  # type: ignore[operator]
-    assert error.norm() < 0.25, "means of about 48 points on each side, with a spread of 0.3 in each of 4 dimensions"
-    folders = latent.arithmetic(model=shop["orphan"], with_=str(shop["pictures"] / "marked"), without=str(shop["pictures"] / "plain"),  # type: ignore[operator,arg-type]
-                                images=shop["pictures"] / "plain", strengths=(0, 1), out=tmp_path / "b.png")  # type: ignore[operator]
+    assert error.norm() < 0.25, (
+        "means of about 48 points on each side, with a spread of 0.3 in each of 4 dimensions"
+    )
+    folders = latent.arithmetic(
+        model=shop["orphan"],
+        with_=str(shop["pictures"] / "marked"),
+        without=str(shop["pictures"] / "plain"),  # type: ignore[operator,arg-type]
+        images=shop["pictures"] / "plain",
+        strengths=(0, 1),
+        out=tmp_path / "b.png",
+    )  # type: ignore[operator]
     assert folders.measured["examples"] == [60, 60]
     with pytest.raises(NotFound, match="nowhere"):
-        latent.arithmetic(model=shop["orphan"], with_="nowhere", without="plain", out=tmp_path / "c.png")  # type: ignore[arg-type]
+        latent.arithmetic(
+            model=shop["orphan"],
+            with_="nowhere",
+            without="plain",
+            out=tmp_path / "c.png",
+        )  # type: ignore[arg-type]
 
 
-def test_arithmetic_is_exact_for_what_differs_by_one_vector(shop: dict[str, object], tmp_path: Path) -> None:
+def test_arithmetic_is_exact_for_what_differs_by_one_vector(
+    shop: dict[str, object], tmp_path: Path
+) -> None:
     """The same points with and without the vector: the direction is that vector, and strength 0 gives the picture back."""
-    points, step = 0.3 * torch.randn(12, LATENT, generator=torch.Generator().manual_seed(5)), torch.tensor([0.5, 0, 0, -0.5])
+    points, step = (
+        0.3 * torch.randn(12, LATENT, generator=torch.Generator().manual_seed(5)),
+        torch.tensor([0.5, 0, 0, -0.5]),
+    )
     for name, group in (("with", points + step), ("without", points)):
         (tmp_path / name).mkdir()
         for at, pixels in enumerate((group @ WEIGHT).view(-1, 8, 8)):
-            Pillow.fromarray(((pixels + 1) * 127.5).round().to(torch.uint8).numpy()).save(tmp_path / name / f"{at}.png")
-    found = latent.arithmetic(model=shop["orphan"], with_=str(tmp_path / "with"), without=str(tmp_path / "without"), images=tmp_path / "without",  # type: ignore[arg-type]
-                              n=2, strengths=(0, 1), out=tmp_path / "a.png")
+            Pillow.fromarray(
+                ((pixels + 1) * 127.5).round().to(torch.uint8).numpy()
+            ).save(tmp_path / name / f"{at}.png")
+    found = latent.arithmetic(
+        model=shop["orphan"],
+        with_=str(tmp_path / "with"),
+        without=str(tmp_path / "without"),
+        images=tmp_path / "without",  # type: ignore[arg-type]
+        n=2,
+        strengths=(0, 1),
+        out=tmp_path / "a.png",
+    )
     assert torch.allclose(torch.tensor(found.measured["direction"]), step, atol=0.01)
     assert found.measured["length"] == pytest.approx(float(step.norm()), abs=0.01)
 
 
-def test_traverse_chooses_the_dimensions_that_vary_most(shop: dict[str, object], tmp_path: Path) -> None:
+def test_traverse_chooses_the_dimensions_that_vary_most(
+    shop: dict[str, object], tmp_path: Path
+) -> None:
     found = latent.traverse(model=shop["encodes"], rows=2, out=tmp_path / "a.png")  # type: ignore[arg-type]
     assert found.measured["dims"] == [1, 3], "those in which the two classes differ"
     assert len(found.measured["activity"]) == LATENT
-    blind = latent.traverse(model=shop["draws"], dims=(2, 0), steps=3, out=tmp_path / "b.gif")  # type: ignore[arg-type]
+    blind = latent.traverse(
+        model=shop["draws"], dims=(2, 0), steps=3, out=tmp_path / "b.gif"
+    )  # type: ignore[arg-type]
     assert blind.measured["dims"] == [2, 0]
-    assert blind.measured["activity"] == pytest.approx(WEIGHT.square().mean(1).tolist(), rel=1e-3)
+    assert blind.measured["activity"] == pytest.approx(
+        WEIGHT.square().mean(1).tolist(), rel=1e-3
+    )
     with Pillow.open(tmp_path / "b.gif") as picture:
         assert picture.n_frames == 4
 
@@ -133,45 +229,81 @@ def test_project_finds_the_very_point(shop: dict[str, str], tmp_path: Path) -> N
     z = 0.5 * torch.randn(1, LATENT, generator=torch.Generator().manual_seed(11))
     pixels = ((z @ WEIGHT + 1) * 127.5).round().to(torch.uint8).view(8, 8).numpy()
     Pillow.fromarray(pixels).save(tmp_path / "target.png")
-    found = latent.project(model=shop["draws"], images=tmp_path / "target.png", starts=3, out=tmp_path / "a.png")
+    found = latent.project(
+        model=shop["draws"],
+        images=tmp_path / "target.png",
+        starts=3,
+        out=tmp_path / "a.png",
+    )
     assert torch.allclose(torch.tensor(found.measured["latents"]), z, atol=0.03)
     assert found.measured["errors"][0] < 0.01
 
 
-def test_project_finds_the_class_of_a_conditional_model(shop: dict[str, str], tmp_path: Path) -> None:
+def test_project_finds_the_class_of_a_conditional_model(
+    shop: dict[str, str], tmp_path: Path
+) -> None:
     z = 0.3 * torch.randn(1, LATENT, generator=torch.Generator().manual_seed(11))
     pixels = ((z @ WEIGHT + 0.2 + 1) * 127.5).round().to(torch.uint8).view(8, 8).numpy()
     Pillow.fromarray(pixels).save(tmp_path / "target.png")
-    classes = ["marked", "plain"]  # in the order of the folders; shades are -0.2 and +0.2
-    found = latent.project(model=shop["seeker"], images=tmp_path / "target.png", out=tmp_path / "a.png")
+    classes = [
+        "marked",
+        "plain",
+    ]  # in the order of the folders; shades are -0.2 and +0.2
+    found = latent.project(
+        model=shop["seeker"], images=tmp_path / "target.png", out=tmp_path / "a.png"
+    )
     assert found.measured["classes"] == [classes[1]]
-    asked = latent.project(model=shop["seeker"], images=tmp_path / "target.png", label=classes[0], out=tmp_path / "b.png")
+    asked = latent.project(
+        model=shop["seeker"],
+        images=tmp_path / "target.png",
+        label=classes[0],
+        out=tmp_path / "b.png",
+    )
     assert asked.measured["classes"] == [classes[0]]
     assert asked.measured["errors"][0] > 5 * found.measured["errors"][0]
 
 
-def test_truncate_goes_from_alike_to_varied_in_proportion(shop: dict[str, str], tmp_path: Path) -> None:
-    found = latent.truncate(model=shop["encodes"], n=4, values=(0, 0.5, 1), out=tmp_path / "a.png")
+def test_truncate_goes_from_alike_to_varied_in_proportion(
+    shop: dict[str, str], tmp_path: Path
+) -> None:
+    found = latent.truncate(
+        model=shop["encodes"], n=4, values=(0, 0.5, 1), out=tmp_path / "a.png"
+    )
     variety = found.measured["variety"]
     assert variety["0"] == 0
     assert variety["0.5"] == pytest.approx(variety["1"] / 2, rel=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "experiment", "able"), [
-    ("paints", "interpolate", "generate image"), ("paints", "truncate", "generate image"), ("draws", "reconstruct", "latent interpolate"),
-    ("draws", "arithmetic", "latent project"), ("draws", "truncate", "latent traverse")])
-def test_what_a_model_lacks_is_said_with_what_it_can(shop: dict[str, str], kind: str, experiment: str, able: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "experiment", "able"),
+    [
+        ("paints", "interpolate", "generate image"),
+        ("paints", "truncate", "generate image"),
+        ("draws", "reconstruct", "latent interpolate"),
+        ("draws", "arithmetic", "latent project"),
+        ("draws", "truncate", "latent traverse"),
+    ],
+)
+def test_what_a_model_lacks_is_said_with_what_it_can(
+    shop: dict[str, str], kind: str, experiment: str, able: str
+) -> None:
     more = {"with_": "a", "without": "b"} if experiment == "arithmetic" else {}
     with pytest.raises(Unsupported, match=f"cannot {experiment}") as caught:
         getattr(latent, experiment)(model=shop[kind], **more)
     assert able in caught.value.remedy
 
 
-def test_conditional_models_are_told_the_class(shop: dict[str, object], tmp_path: Path) -> None:
+def test_conditional_models_are_told_the_class(
+    shop: dict[str, object], tmp_path: Path
+) -> None:
     picture = next((shop["pictures"] / "plain").iterdir())  # type: ignore[operator]
     with pytest.raises(BadInput, match="wants to know the class"):
-        latent.reconstruct(model=shop["conditional"], images=picture, out=tmp_path / "a.png")  # type: ignore[arg-type]
-    latent.reconstruct(model=shop["conditional"], images=picture, label="plain", out=tmp_path / "a.png")  # type: ignore[arg-type]
+        latent.reconstruct(
+            model=shop["conditional"], images=picture, out=tmp_path / "a.png"
+        )  # type: ignore[arg-type]
+    latent.reconstruct(
+        model=shop["conditional"], images=picture, label="plain", out=tmp_path / "a.png"
+    )  # type: ignore[arg-type]
     latent.reconstruct(model=shop["conditional"], out=tmp_path / "a.png")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="no class 'plane'") as caught:
         latent.traverse(model=shop["conditional"], label="plane")  # type: ignore[arg-type]
@@ -180,14 +312,32 @@ def test_conditional_models_are_told_the_class(shop: dict[str, object], tmp_path
         latent.traverse(model=shop["encodes"], label="plain")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("reconstruct", "--n", "0"), "n is 0"), (("reconstruct", "--out", "a.gif"), "not an animation"), (("reconstruct", "--out", "folder"), "no picture file"),
-    (("interpolate", "--start", "nothing.png"), "nothing.png"), (("interpolate", "--frames", "1"), "frames is 1"),
-    (("interpolate", "--path", "curved"), "path"), (("traverse", "--dims", "9"), "dims is 9"), (("truncate", "--values", "1.5"), "values is 1.5"),
-    (("project",), "--images"), (("project", "--images", "."), "no pictures"), (("arithmetic", "--with", "marked"), "--without"),
-    (("reconstruct", "--label", "plane"), "plane"), (("reconstruct", "--out", "a.bmp"), ".bmp")])
-def test_mistakes_are_told(shop: dict[str, str], words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                           capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("reconstruct", "--n", "0"), "n is 0"),
+        (("reconstruct", "--out", "a.gif"), "not an animation"),
+        (("reconstruct", "--out", "folder"), "no picture file"),
+        (("interpolate", "--start", "nothing.png"), "nothing.png"),
+        (("interpolate", "--frames", "1"), "frames is 1"),
+        (("interpolate", "--path", "curved"), "path"),
+        (("traverse", "--dims", "9"), "dims is 9"),
+        (("truncate", "--values", "1.5"), "values is 1.5"),
+        (("project",), "--images"),
+        (("project", "--images", "."), "no pictures"),
+        (("arithmetic", "--with", "marked"), "--without"),
+        (("reconstruct", "--label", "plane"), "plane"),
+        (("reconstruct", "--out", "a.bmp"), ".bmp"),
+    ],
+)
+def test_mistakes_are_told(
+    shop: dict[str, str],
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["latent", words[0], "--model", shop["encodes"], *words[1:]]) != 0
     shown = capsys.readouterr()
@@ -201,19 +351,44 @@ def test_lost_data_is_said(shop: dict[str, str]) -> None:
         latent.reconstruct(model=shop["orphan"])
 
 
-def test_from_the_command_line(shop: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(
+    shop: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["latent", "arithmetic", "--model", shop["encodes"], "--with", "marked", "--without", "plain", "--strengths", "[0, 1]", "--json"]) == 0
+    assert (
+        cli.main(
+            [
+                "latent",
+                "arithmetic",
+                "--model",
+                shop["encodes"],
+                "--with",
+                "marked",
+                "--without",
+                "plain",
+                "--strengths",
+                "[0, 1]",
+                "--json",
+            ]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["out"] == "runs/latent/encodes-arithmetic.png"
     assert len(found["measured"]["direction"]) == LATENT
     assert cli.main(["latent", "truncate", "--model", shop["encodes"]]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "runs/latent/encodes-truncate.png"
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == "runs/latent/encodes-truncate.png"
+    )
     assert size(tmp_path / "runs/latent/encodes-truncate.png")[0] > 300
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     from tests.engines.small import small_bundle
+
     with pytest.raises(Unsupported, match="no picture model"):
         latent.traverse(model=str(small_bundle(tmp_path / "poet")))
     with pytest.raises(MiaobiError):

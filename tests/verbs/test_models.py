@@ -14,9 +14,18 @@ from miaobi.core.store import Store
 @pytest.fixture(autouse=True)
 def poets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
+
     monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
-    source = bundle.write(tmp_path / "source", bundle.Manifest("gpt", "text", metrics={"validation_loss": 4.25}, data={"source": "poems", "fingerprint": "ab"}),
-                          lambda folder: save_file({"w": np.zeros(4)}, folder / "model.safetensors"))
+    source = bundle.write(
+        tmp_path / "source",
+        bundle.Manifest(
+            "gpt",
+            "text",
+            metrics={"validation_loss": 4.25},
+            data={"source": "poems", "fingerprint": "ab"},
+        ),
+        lambda folder: save_file({"w": np.zeros(4)}, folder / "model.safetensors"),
+    )
     for _ in range(2):
         Store().add(source, "poet")
 
@@ -36,7 +45,9 @@ def test_story(capsys: pytest.CaptureFixture[str]) -> None:
     assert "poet means poet@1 again" in run(capsys, "rollback", "poet")
     assert "Removed poet@2" in run(capsys, "remove", "poet@2")
     rows = json.loads(run(capsys, "list", "--json"))["models"]
-    assert [(row["model"], row["alias"]) for row in rows] == [("poet@1", "production latest")]
+    assert [(row["model"], row["alias"]) for row in rows] == [
+        ("poet@1", "production latest")
+    ]
 
 
 def test_an_empty_store_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

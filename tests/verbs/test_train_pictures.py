@@ -28,7 +28,9 @@ def photos(tmp_path: Path) -> Path:
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for number in range(20):
             noise = draw.integers(0, 40, (37 + number, 53, 3))
-            Image.fromarray((noise + tint).clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / kind / f"{number}.jpg")
+            Image.fromarray((noise + tint).clip(0, 255).astype(np.uint8)).save(
+                tmp_path / "photos" / kind / f"{number}.jpg"
+            )
     return tmp_path / "photos"
 
 
@@ -36,54 +38,99 @@ def photos(tmp_path: Path) -> Path:
 def test_every_recipe_runs(path: Path, photos: Path, tmp_path: Path) -> None:
     """A few steps of each, on pictures of one's own where the recipe's are many: the rest of a recipe is what it is."""
     settings: dict[str, Any] = dict(SMALL)
-    if path.stem in ("my_pictures", "fashion_stylegan", "fashion_cgan", "openmoji_colour"):
+    if path.stem in (
+        "my_pictures",
+        "fashion_stylegan",
+        "fashion_cgan",
+        "openmoji_colour",
+    ):
         settings |= {"data.path": str(photos), "data.pack": "", "data.image_size": 32}
     if path.stem == "openmoji_colour":
         for kind, mode in (("source", "L"), ("target", "RGB")):
             (tmp_path / "pairs" / kind).mkdir(parents=True)
             for number, file in enumerate(sorted(photos.rglob("*.jpg"))):
-                Image.open(file).convert(mode).save(tmp_path / "pairs" / kind / f"{number}.png")
+                Image.open(file).convert(mode).save(
+                    tmp_path / "pairs" / kind / f"{number}.png"
+                )
         settings["data.path"] = str(tmp_path / "pairs")
     done = train.train(path, settings=settings, runs=tmp_path / "runs", quiet=True)
     assert done.modality == "image" and "generate image" in str(done)
     manifest = bundle.read(done.bundle)
-    assert manifest.modality == "image" and (done.bundle / "preprocessor_config.json").exists()
+    assert (
+        manifest.modality == "image"
+        and (done.bundle / "preprocessor_config.json").exists()
+    )
     last = max((done.run / "samples").glob("*.png"))
     assert read_record(last)["model"] == done.model.split("@")[0]
     with miaobi.load(done.model) as model:
-        asked: dict[str, Any] = {"image": photos / "sea" / "0.jpg"} if "image" in model.engine.abilities.controls else {"n": 2}
+        asked: dict[str, Any] = (
+            {"image": photos / "sea" / "0.jpg"}
+            if "image" in model.engine.abilities.controls
+            else {"n": 2}
+        )
         made = model.generate(seed=1, **asked)
     assert made[0].pixels.dtype == np.uint8 and made[0].facts.seed == 1
 
 
 def test_samples_and_figures_reach_tensorboard(photos: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    recipe = {"family": "gan", "data": {"path": str(photos), "image_size": 16, "channels": 3}, "model": {"width": 8},
-              "train": {"max_steps": 4, "batch_size": 4, "sample_every": 2, "log_every": 1}}
+
+    recipe = {
+        "family": "gan",
+        "data": {"path": str(photos), "image_size": 16, "channels": 3},
+        "model": {"width": 8},
+        "train": {"max_steps": 4, "batch_size": 4, "sample_every": 2, "log_every": 1},
+    }
     done = train.train(recipe, runs=tmp_path / "runs", quiet=True)
     read = EventAccumulator(str(done.run / "tensorboard"), size_guidance={"images": 0})
     read.Reload()
     assert [event.step for event in read.Images("samples")] == [2, 4]
-    assert {"critic/loss", "penalty/loss", "generator/loss", "validation"} <= set(read.Tags()["scalars"])
-    rows = [json.loads(line) for line in (done.run / "log.jsonl").read_text().splitlines()]
+    assert {"critic/loss", "penalty/loss", "generator/loss", "validation"} <= set(
+        read.Tags()["scalars"]
+    )
+    rows = [
+        json.loads(line) for line in (done.run / "log.jsonl").read_text().splitlines()
+    ]
     assert rows[0]["step"] == 1 and "critic/loss" in rows[0]
 
 
-def test_a_conditional_model_of_class_folders_paints_by_name(photos: Path, tmp_path: Path) -> None:
-    recipe = {"family": "gan", "name": "places", "data": {"path": str(photos), "image_size": 16}, "model": {"width": 8, "conditional": True},
-              "train": {"max_steps": 3, "batch_size": 4}}
+def test_a_conditional_model_of_class_folders_paints_by_name(
+    photos: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "family": "gan",
+        "name": "places",
+        "data": {"path": str(photos), "image_size": 16},
+        "model": {"width": 8, "conditional": True},
+        "train": {"max_steps": 3, "batch_size": 4},
+    }
     train.train(recipe, runs=tmp_path / "runs", quiet=True)
     with miaobi.load("places") as model:
-        assert model.generate(label="wood", seed=3)[0].facts.parameters["label"] == "wood"
+        assert (
+            model.generate(label="wood", seed=3)[0].facts.parameters["label"] == "wood"
+        )
         with pytest.raises(BadInput, match="sees"):
             model.generate(label="sees")
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"train.max_steps": 0}, "max_steps"), ({"data.image_size": 50}, "image_size"), ({"data.buckets": 3, "data.image_size": 16}, "buckets"),
-    ({"model.augment": ["colours"]}, "colour")])
-def test_what_cannot_be_is_refused_before_anything_is_written(settings: dict[str, Any], words: str, photos: Path, tmp_path: Path) -> None:
-    recipe = {"family": "gan", "data": {"path": str(photos), "image_size": 16}, "model": {"width": 8}, "train": {"max_steps": 3, "batch_size": 4}}
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train.max_steps": 0}, "max_steps"),
+        ({"data.image_size": 50}, "image_size"),
+        ({"data.buckets": 3, "data.image_size": 16}, "buckets"),
+        ({"model.augment": ["colours"]}, "colour"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    settings: dict[str, Any], words: str, photos: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "family": "gan",
+        "data": {"path": str(photos), "image_size": 16},
+        "model": {"width": 8},
+        "train": {"max_steps": 3, "batch_size": 4},
+    }
     with pytest.raises(MiaobiError, match=words):
         train.train(recipe, settings=settings, runs=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()

@@ -18,7 +18,12 @@ from miaobi.data import pictures
 from miaobi.data.pictures import PictureSpec
 
 SIDE, LATENT = 8, 4
-WEIGHT = torch.linalg.qr(torch.randn(SIDE * SIDE, LATENT, generator=torch.Generator().manual_seed(0)))[0].T * 1.2
+WEIGHT = (
+    torch.linalg.qr(
+        torch.randn(SIDE * SIDE, LATENT, generator=torch.Generator().manual_seed(0))
+    )[0].T
+    * 1.2
+)
 
 
 class Paints(nn.Module):
@@ -31,10 +36,21 @@ class Paints(nn.Module):
 
     def picture(self, points: Tensor, label: Tensor | None) -> Tensor:
         shade = 0 if label is None else 0.4 * label[:, None] - 0.2
-        return (points @ WEIGHT + shade).view(-1, 1, SIDE, SIDE).expand(-1, self.spec.channels, -1, -1)
+        return (
+            (points @ WEIGHT + shade)
+            .view(-1, 1, SIDE, SIDE)
+            .expand(-1, self.spec.channels, -1, -1)
+        )
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         return self.picture(truncation * self.points(count, generator), label)
 
 
@@ -62,19 +78,46 @@ KINDS = {"paints": Paints, "draws": Draws, "encodes": Encodes}
 
 def load(folder: Path) -> nn.Module:
     made = json.loads((folder / "toy.json").read_text())
-    return KINDS[made["kind"]](PictureSpec(made["channels"], SIDE, SIDE, tuple(made["classes"])), made["conditional"])
+    return KINDS[made["kind"]](
+        PictureSpec(made["channels"], SIDE, SIDE, tuple(made["classes"])),
+        made["conditional"],
+    )
 
 
 def register(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(families._entries, "toy", EntryPoint("toy", __name__, "miaobi.families"))
+    patch.setitem(
+        families._entries, "toy", EntryPoint("toy", __name__, "miaobi.families")
+    )
 
 
-def toy_bundle(folder: Path, kind: str, own: pictures.Pictures | None = None, conditional: bool = False, channels: int = 1) -> Path:
+def toy_bundle(
+    folder: Path,
+    kind: str,
+    own: pictures.Pictures | None = None,
+    conditional: bool = False,
+    channels: int = 1,
+) -> Path:
     classes = own.spec.classes if own else ("dark", "light") if conditional else ()
 
     def save(draft: Path) -> None:
-        (draft / "toy.json").write_text(json.dumps({"kind": kind, "classes": classes, "conditional": conditional, "channels": channels}))
-    return bundle.write(folder, bundle.Manifest("toy", "image", data={"folder": str(own.folder)} if own else {}), save)
+        (draft / "toy.json").write_text(
+            json.dumps(
+                {
+                    "kind": kind,
+                    "classes": classes,
+                    "conditional": conditional,
+                    "channels": channels,
+                }
+            )
+        )
+
+    return bundle.write(
+        folder,
+        bundle.Manifest(
+            "toy", "image", data={"folder": str(own.folder)} if own else {}
+        ),
+        save,
+    )
 
 
 def toy_data(folder: Path, cache: Path) -> tuple[pictures.Pictures, Tensor]:
@@ -85,6 +128,10 @@ def toy_data(folder: Path, cache: Path) -> tuple[pictures.Pictures, Tensor]:
         name = ("plain", "marked")[at % 2]
         pixels = ((point + (at % 2) * difference) @ WEIGHT).view(SIDE, SIDE)
         (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).numpy()).save(folder / name / f"{at}.png")
-    config = pictures.Config(path=str(folder), near_duplicates="keep", validation=0.2, test=0)
+        Image.fromarray(
+            ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).numpy()
+        ).save(folder / name / f"{at}.png")
+    config = pictures.Config(
+        path=str(folder), near_duplicates="keep", validation=0.2, test=0
+    )
     return pictures.prepare(config, cache=cache, progress=False), difference

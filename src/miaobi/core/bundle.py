@@ -39,19 +39,34 @@ class Manifest:
     format: int = FORMAT
 
 
-HASHED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
+HASHED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
 
 
 def write(folder: Path, manifest: Manifest, save: Callable[[Path], None]) -> Path:
     """Make a bundle at `folder` (which must not exist): whole or not at all."""
     from datetime import UTC, datetime
+
     with write_beside(folder) as draft:
         draft.mkdir()
         save(draft)
-        hashes = {name: hashlib.sha256((draft / name).read_bytes()).hexdigest()
-                  for name in HASHED if (draft / name).exists()}
-        filled = {**asdict(manifest), "hashes": hashes, "created": datetime.now(UTC).isoformat(timespec="seconds")}
-        (draft / MANIFEST).write_text(json.dumps(filled, ensure_ascii=False, indent=1), encoding="utf-8")
+        hashes = {
+            name: hashlib.sha256((draft / name).read_bytes()).hexdigest()
+            for name in HASHED
+            if (draft / name).exists()
+        }
+        filled = {
+            **asdict(manifest),
+            "hashes": hashes,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        (draft / MANIFEST).write_text(
+            json.dumps(filled, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
     return folder
 
 
@@ -59,20 +74,37 @@ def read(folder: Path) -> Manifest:
     """The manifest of a bundle. Raises NotFound, or Damaged for a newer format, altered or cut-off files."""
     path = folder / MANIFEST
     if not path.exists():
-        raise NotFound(say(f"{folder} is not a miaobi bundle: it has no {MANIFEST}.", f"{folder} 不是 miaobi 模型包：缺少 {MANIFEST}。"),
-                       say("Name a folder that `miaobi train` made, or a model in `miaobi models list`.",
-                           "请给出 `miaobi train` 生成的文件夹，或 `miaobi models list` 中的模型。"))
+        raise NotFound(
+            say(
+                f"{folder} is not a miaobi bundle: it has no {MANIFEST}.",
+                f"{folder} 不是 miaobi 模型包：缺少 {MANIFEST}。",
+            ),
+            say(
+                "Name a folder that `miaobi train` made, or a model in `miaobi models list`.",
+                "请给出 `miaobi train` 生成的文件夹，或 `miaobi models list` 中的模型。",
+            ),
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Damaged(say(f"{path} is not valid JSON: {error}.", f"{path} 不是有效的 JSON：{error}。"),
-                      say("Restore the file or train again.", "请恢复该文件或重新训练。")) from None
+        raise Damaged(
+            say(
+                f"{path} is not valid JSON: {error}.",
+                f"{path} 不是有效的 JSON：{error}。",
+            ),
+            say("Restore the file or train again.", "请恢复该文件或重新训练。"),
+        ) from None
     if raw.get("format", 0) > FORMAT:
         raise Damaged(
-            say(f"{folder} was written by a newer miaobi ({raw.get('code_version', '?')}, format {raw['format']}); this one reads up to {FORMAT}.",
-                f"{folder} 由更新版本的 miaobi（{raw.get('code_version', '?')}，格式 {raw['format']}）写成；当前版本只支持到 {FORMAT}。"),
-            "pip install --upgrade miaobi")
-    known: dict[str, Any] = {key: raw[key] for key in Manifest.__dataclass_fields__ if key in raw}
+            say(
+                f"{folder} was written by a newer miaobi ({raw.get('code_version', '?')}, format {raw['format']}); this one reads up to {FORMAT}.",
+                f"{folder} 由更新版本的 miaobi（{raw.get('code_version', '?')}，格式 {raw['format']}）写成；当前版本只支持到 {FORMAT}。",
+            ),
+            "pip install --upgrade miaobi",
+        )
+    known: dict[str, Any] = {
+        key: raw[key] for key in Manifest.__dataclass_fields__ if key in raw
+    }
     manifest = Manifest(**{**known, "parents": tuple(raw.get("parents", ()))})
     for name, expected in manifest.hashes.items():
         check_hash(folder / name, expected)
@@ -84,9 +116,16 @@ def read(folder: Path) -> Manifest:
 def check_hash(path: Path, expected: str) -> None:
     """Raise Damaged when a file's SHA-256 is not `expected`."""
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-        raise Damaged(say(f"{path} is not the file this bundle was made with.", f"{path} 与模型包生成时的文件不一致。"),
-                      say("Restore it: another tokenizer or template would silently change every answer.",
-                          "请恢复该文件：换了分词器或模板，模型的回答会悄悄改变。"))
+        raise Damaged(
+            say(
+                f"{path} is not the file this bundle was made with.",
+                f"{path} 与模型包生成时的文件不一致。",
+            ),
+            say(
+                "Restore it: another tokenizer or template would silently change every answer.",
+                "请恢复该文件：换了分词器或模板，模型的回答会悄悄改变。",
+            ),
+        )
 
 
 def check_safetensors(path: Path) -> None:
@@ -98,14 +137,23 @@ def check_safetensors(path: Path) -> None:
         if length + 8 > size:
             raise _cut_short(path, size, length + 8)
         header = json.loads(file.read(length))
-    end = max((item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"), default=0)
+    end = max(
+        (
+            item["data_offsets"][1]
+            for name, item in header.items()
+            if name != "__metadata__"
+        ),
+        default=0,
+    )
     if size < 8 + length + end:
         raise _cut_short(path, size, 8 + length + end)
 
 
 def _cut_short(path: Path, size: int, expected: int) -> Damaged:
-    return Damaged(say(f"{path} is cut short: {size:,} bytes where its header promises at least {expected:,}.",
-                       f"{path} 不完整：只有 {size:,} 字节，文件头标明至少 {expected:,} 字节。"),
-                   say("Copy or download it again.", "请重新复制或下载。"))
-
-
+    return Damaged(
+        say(
+            f"{path} is cut short: {size:,} bytes where its header promises at least {expected:,}.",
+            f"{path} 不完整：只有 {size:,} 字节，文件头标明至少 {expected:,} 字节。",
+        ),
+        say("Copy or download it again.", "请重新复制或下载。"),
+    )

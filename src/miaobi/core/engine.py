@@ -125,31 +125,66 @@ class Scorer(Protocol):
 def context_error(prompt_tokens: int, context_length: int) -> BadInput:
     """For a prompt that leaves no place for an answer."""
     return BadInput(
-        say(f"The prompt has {prompt_tokens} tokens; this model's context holds {context_length}, the answer included.",
-            f"提示共 {prompt_tokens} 个词元；此模型的上下文（含回答）只能容纳 {context_length} 个。"),
-        say(f"Shorten it to at most {context_length - 1} tokens, or choose a model with a longer context.",
-            f"请缩短到 {context_length - 1} 个词元以内，或选用上下文更长的模型。"))
+        say(
+            f"The prompt has {prompt_tokens} tokens; this model's context holds {context_length}, the answer included.",
+            f"提示共 {prompt_tokens} 个词元；此模型的上下文（含回答）只能容纳 {context_length} 个。",
+        ),
+        say(
+            f"Shorten it to at most {context_length - 1} tokens, or choose a model with a longer context.",
+            f"请缩短到 {context_length - 1} 个词元以内，或选用上下文更长的模型。",
+        ),
+    )
 
 
 def with_tools(abilities: Abilities, chat: KnowsTools | None) -> Abilities:
     """The abilities of an engine whose model is asked through this chat template: `tools` among them where it knows of such."""
-    return replace(abilities, controls=abilities.controls | {"tools"}) if chat is not None and chat.knows_tools else abilities
+    return (
+        replace(abilities, controls=abilities.controls | {"tools"})
+        if chat is not None and chat.knows_tools
+        else abilities
+    )
 
 
 def no_chat_error(name: str) -> Unsupported:
     """For messages to a model that has no chat template."""
-    return Unsupported(say(f"{name} has no chat template, so it cannot answer messages.", f"{name} 没有对话模板，无法回答消息。"),
-                       say("Give a prompt to continue instead (--prompt with --raw).", "请改为给出要续写的提示（--prompt 与 --raw）。"))
+    return Unsupported(
+        say(
+            f"{name} has no chat template, so it cannot answer messages.",
+            f"{name} 没有对话模板，无法回答消息。",
+        ),
+        say(
+            "Give a prompt to continue instead (--prompt with --raw).",
+            "请改为给出要续写的提示（--prompt 与 --raw）。",
+        ),
+    )
 
 
-def accepted(request: Request, kind: type[Asked], abilities: Abilities, engine: str) -> Asked:
+def accepted(
+    request: Request, kind: type[Asked], abilities: Abilities, engine: str
+) -> Asked:
     """The request, of the kind that `engine` takes and within its abilities. Raises Unsupported; settings are never ignored."""
     if not isinstance(request, kind):
         if issubclass(kind, TextRequest):
-            raise Unsupported(say(f"The {engine} engine writes text only.", f"{engine} 引擎只能生成文本。"))
+            raise Unsupported(
+                say(
+                    f"The {engine} engine writes text only.",
+                    f"{engine} 引擎只能生成文本。",
+                )
+            )
         if issubclass(kind, EmbeddingRequest):
-            raise Unsupported(say(f"The {engine} engine makes vectors of texts only.", f"{engine} 引擎只能生成文本向量。"))
-        raise Unsupported(say(f"The {engine} engine makes pictures only.", f"{engine} 引擎只能生成图片。"), "miaobi generate image")
+            raise Unsupported(
+                say(
+                    f"The {engine} engine makes vectors of texts only.",
+                    f"{engine} 引擎只能生成文本向量。",
+                )
+            )
+        raise Unsupported(
+            say(
+                f"The {engine} engine makes pictures only.",
+                f"{engine} 引擎只能生成图片。",
+            ),
+            "miaobi generate image",
+        )
     check_supported(request, abilities, engine)
     return request
 
@@ -159,6 +194,12 @@ def check_supported(request: Request, abilities: Abilities, engine: str) -> None
     for name, value in request.changed().items():
         if name not in abilities.controls:
             raise Unsupported(
-                say(f"The {engine} engine does not offer {name} (asked for {recorded(value)!r}).",
-                    f"{engine} 引擎不支持 {name}（收到 {recorded(value)!r}）。"),
-                say("Leave it out, or choose another engine with --engine.", "请去掉它，或用 --engine 换一个引擎。"))
+                say(
+                    f"The {engine} engine does not offer {name} (asked for {recorded(value)!r}).",
+                    f"{engine} 引擎不支持 {name}（收到 {recorded(value)!r}）。",
+                ),
+                say(
+                    "Leave it out, or choose another engine with --engine.",
+                    "请去掉它，或用 --engine 换一个引擎。",
+                ),
+            )

@@ -71,7 +71,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
-        return say(f"Did you mean {' or '.join(close)}?", f"您是不是想写 {' 或 '.join(close)}？")
+        return say(
+            f"Did you mean {' or '.join(close)}?",
+            f"您是不是想写 {' 或 '.join(close)}？",
+        )
     if not known:
         return ""
     listed = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")

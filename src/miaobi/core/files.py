@@ -51,16 +51,27 @@ def explain_refusal(target: Path) -> Iterator[None]:
     try:
         yield
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise BadInput(say(f"{target} cannot be written: {error.strerror}.", f"无法写入 {target}：{error.strerror}。"),
-                       say("Choose a place you may write to.", "请选择有写入权限的位置。")) from None
+        raise BadInput(
+            say(
+                f"{target} cannot be written: {error.strerror}.",
+                f"无法写入 {target}：{error.strerror}。",
+            ),
+            say("Choose a place you may write to.", "请选择有写入权限的位置。"),
+        ) from None
     except OSError as error:
         if error.errno not in FULL:
             raise
         free = shutil.disk_usage(target.parent).free
-        raise DoesNotFit(say(f"The disk is full: {target} could not be written ({free / 1e6:,.0f} MB free).",
-                             f"磁盘已满：无法写入 {target}（剩余 {free / 1e6:,.0f} MB）。"),
-                         say("Free some space, or point MIAOBI_HOME at another disk.",
-                             "请清理空间，或把 MIAOBI_HOME 指向别的磁盘。")) from None
+        raise DoesNotFit(
+            say(
+                f"The disk is full: {target} could not be written ({free / 1e6:,.0f} MB free).",
+                f"磁盘已满：无法写入 {target}（剩余 {free / 1e6:,.0f} MB）。",
+            ),
+            say(
+                "Free some space, or point MIAOBI_HOME at another disk.",
+                "请清理空间，或把 MIAOBI_HOME 指向别的磁盘。",
+            ),
+        ) from None
 
 
 def _flush(path: Path) -> None:
@@ -74,7 +85,9 @@ def _flush(path: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """While no other process is inside `locked` of the same path: a folder, or a file (made where it is missing)."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    handle = os.open(
+        path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666
+    )
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

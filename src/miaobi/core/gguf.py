@@ -17,18 +17,49 @@ from typing import Any
 from miaobi.core.errors import Damaged, Unsupported
 from miaobi.core.language import say
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 
 _BLOCKS = {
-    "F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q5_0": (6, 32, 22),
-    "Q5_1": (7, 32, 24), "Q8_0": (8, 32, 34), "Q8_1": (9, 32, 36), "Q2_K": (10, 256, 84), "Q3_K": (11, 256, 110),
-    "Q4_K": (12, 256, 144), "Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210), "Q8_K": (15, 256, 292),
-    "IQ4_NL": (20, 32, 18), "IQ4_XS": (23, 256, 136), "I8": (24, 1, 1), "I16": (25, 1, 2), "I32": (26, 1, 4),
-    "I64": (27, 1, 8), "F64": (28, 1, 8), "BF16": (30, 1, 2),
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q8_1": (9, 32, 36),
+    "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "Q8_K": (15, 256, 292),
+    "IQ4_NL": (20, 32, 18),
+    "IQ4_XS": (23, 256, 136),
+    "I8": (24, 1, 1),
+    "I16": (25, 1, 2),
+    "I32": (26, 1, 4),
+    "I64": (27, 1, 8),
+    "F64": (28, 1, 8),
+    "BF16": (30, 1, 2),
 }
 """Name: (type number, values in a block, bytes of a block)."""
-_TYPES = {number: (name, values, size) for name, (number, values, size) in _BLOCKS.items()}
+_TYPES = {
+    number: (name, values, size) for name, (number, values, size) in _BLOCKS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +93,7 @@ class _Cursor:
         if count > self.size - self.at:
             raise _CutShort
         self.at += count
-        return self.data[self.at - count:self.at]
+        return self.data[self.at - count : self.at]
 
     def number(self, form: str) -> Any:
         return struct.unpack("<" + form, self.take(struct.calcsize(form)))[0]
@@ -96,22 +127,42 @@ def read(path: Path) -> Header:
 def _read(path: Path, size: int, _changed: int) -> Header:
     if size < 24:
         raise _damaged(path, say(f"it has only {size} bytes", f"只有 {size} 字节"))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
         cursor = _Cursor(data)
         if cursor.take(4) != b"GGUF":
             raise _damaged(path, say("it does not begin with GGUF", "开头不是 GGUF"))
         version = cursor.number("I")
         if version not in (2, 3):
-            raise Unsupported(say(f"{path} is GGUF version {version}; versions 2 and 3 are read.",
-                                  f"{path} 是 GGUF 第 {version} 版；支持第 2、3 版。"),
-                              say("Convert it with a current llama.cpp.", "请用当前的 llama.cpp 转换。"))
+            raise Unsupported(
+                say(
+                    f"{path} is GGUF version {version}; versions 2 and 3 are read.",
+                    f"{path} 是 GGUF 第 {version} 版；支持第 2、3 版。",
+                ),
+                say(
+                    "Convert it with a current llama.cpp.",
+                    "请用当前的 llama.cpp 转换。",
+                ),
+            )
         try:
             return _header(cursor, path)
         except _CutShort:
-            raise _damaged(path, say(f"it is cut short: its header goes on past its {size:,} bytes",
-                                     f"文件不完整：文件头超出了文件的 {size:,} 字节")) from None
+            raise _damaged(
+                path,
+                say(
+                    f"it is cut short: its header goes on past its {size:,} bytes",
+                    f"文件不完整：文件头超出了文件的 {size:,} 字节",
+                ),
+            ) from None
         except (ValueError, struct.error, OverflowError) as error:
-            raise _damaged(path, say(f"its header makes no sense ({error})", f"文件头无法解读（{error}）")) from None
+            raise _damaged(
+                path,
+                say(
+                    f"its header makes no sense ({error})", f"文件头无法解读（{error}）"
+                ),
+            ) from None
 
 
 def _header(cursor: _Cursor, path: Path) -> Header:
@@ -138,11 +189,21 @@ def _header(cursor: _Cursor, path: Path) -> Header:
     alignment = int(metadata.get("general.alignment", 32)) or 32
     start = -(-cursor.at // alignment) * alignment
     if start + end > cursor.size:
-        raise _damaged(path, say(f"it is cut short: {cursor.size:,} bytes where its header promises {start + end:,}",
-                                 f"文件不完整：只有 {cursor.size:,} 字节，文件头标明 {start + end:,} 字节"))
+        raise _damaged(
+            path,
+            say(
+                f"it is cut short: {cursor.size:,} bytes where its header promises {start + end:,}",
+                f"文件不完整：只有 {cursor.size:,} 字节，文件头标明 {start + end:,} 字节",
+            ),
+        )
     return Header(metadata, frozenset(types), parameters)
 
 
 def _damaged(path: Path, why: str) -> Damaged:
-    return Damaged(say(f"{path} is not a whole GGUF file: {why}.", f"{path} 不是完整的 GGUF 文件：{why}。"),
-                   say("Copy or download it again.", "请重新复制或下载。"))
+    return Damaged(
+        say(
+            f"{path} is not a whole GGUF file: {why}.",
+            f"{path} 不是完整的 GGUF 文件：{why}。",
+        ),
+        say("Copy or download it again.", "请重新复制或下载。"),
+    )

@@ -9,8 +9,13 @@ from functools import cache
 
 @cache
 def language() -> str:
-    """"zh" or "en"."""
-    chosen = os.environ.get("MIAOBI_LANG") or os.environ.get("LC_ALL") or os.environ.get("LANG") or "en"
+    """ "zh" or "en"."""
+    chosen = (
+        os.environ.get("MIAOBI_LANG")
+        or os.environ.get("LC_ALL")
+        or os.environ.get("LANG")
+        or "en"
+    )
     return "zh" if chosen.lower().startswith("zh") else "en"
 
 

@@ -24,7 +24,10 @@ def loaded(entry: EntryPoint) -> Any:
     if threading.current_thread() is not threading.main_thread():
         return entry.load()
     met = list[int]()
-    before = signal.signal(signal.SIGINT, lambda number, frame: met.append(number)) or signal.SIG_DFL
+    before = (
+        signal.signal(signal.SIGINT, lambda number, frame: met.append(number))
+        or signal.SIG_DFL
+    )
     try:
         return entry.load()
     finally:
@@ -38,12 +41,17 @@ class Registry:
 
     def __init__(self, kind: str, built_in: Mapping[str, str]) -> None:
         self.kind, self.group = kind, f"miaobi.{kind}"
-        self._built_in = [EntryPoint(name, value, self.group) for name, value in built_in.items()]
+        self._built_in = [
+            EntryPoint(name, value, self.group) for name, value in built_in.items()
+        ]
 
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
         """Built-in names come last so that no other package can replace them unseen."""
-        return {entry.name: entry for entry in [*entry_points(group=self.group), *self._built_in]}
+        return {
+            entry.name: entry
+            for entry in [*entry_points(group=self.group), *self._built_in]
+        }
 
     def names(self) -> list[str]:
         return sorted(self._entries)
@@ -55,136 +63,178 @@ class Registry:
         """The object registered under `name`. Raises NotFound with the nearest names."""
         if name not in self._entries:
             raise NotFound(
-                say(f"There is no {name!r} among the {self.kind}.", f"{self.kind} 中没有 {name!r}。"),
+                say(
+                    f"There is no {name!r} among the {self.kind}.",
+                    f"{self.kind} 中没有 {name!r}。",
+                ),
                 nearest(name, self._entries),
             )
         return loaded(self._entries[name])
 
 
-families = Registry("families", {
-    "gpt": "miaobi.families.gpt",
-    "lstm": "miaobi.families.lstm",
-    "vae": "miaobi.families.vae",
-    "vq": "miaobi.families.vq",
-    "gan": "miaobi.families.gan",
-    "pix2pix": "miaobi.families.pix2pix",
-})
+families = Registry(
+    "families",
+    {
+        "gpt": "miaobi.families.gpt",
+        "lstm": "miaobi.families.lstm",
+        "vae": "miaobi.families.vae",
+        "vq": "miaobi.families.vq",
+        "gan": "miaobi.families.gan",
+        "pix2pix": "miaobi.families.pix2pix",
+    },
+)
 
-datasets = Registry("datasets", {
-    "pictures": "miaobi.data.pictures",
-    "tokens": "miaobi.data.tokens",
-})
+datasets = Registry(
+    "datasets",
+    {
+        "pictures": "miaobi.data.pictures",
+        "tokens": "miaobi.data.tokens",
+    },
+)
 
-sources = Registry("sources", {
-    "files": "miaobi.data.files:read",
-    "pack": "miaobi.data.packs:read",
-})
+sources = Registry(
+    "sources",
+    {
+        "files": "miaobi.data.files:read",
+        "pack": "miaobi.data.packs:read",
+    },
+)
 
-readers = Registry("readers", {
-    "texts": "miaobi.tune.readers.texts:texts",
-    "tagged": "miaobi.tune.readers.tagged:read",
-    "squad": "miaobi.tune.readers.squad:read",
-    "pictures": "miaobi.tune.readers.pictures:pictures",
-    "boxes": "miaobi.tune.readers.boxes:boxes",
-    "masks": "miaobi.tune.readers.masks:masks",
-})
+readers = Registry(
+    "readers",
+    {
+        "texts": "miaobi.tune.readers.texts:texts",
+        "tagged": "miaobi.tune.readers.tagged:read",
+        "squad": "miaobi.tune.readers.squad:read",
+        "pictures": "miaobi.tune.readers.pictures:pictures",
+        "boxes": "miaobi.tune.readers.boxes:boxes",
+        "masks": "miaobi.tune.readers.masks:masks",
+    },
+)
 
-tasks = Registry("tasks", {
-    "causal": "miaobi.tune.tasks.causal",
-    "chat": "miaobi.tune.tasks.chat",
-    "text-classification": "miaobi.tune.tasks.text_classification",
-    "token-classification": "miaobi.tune.tasks.token_classification",
-    "extractive-questions": "miaobi.tune.tasks.extractive_questions",
-    "embedding": "miaobi.tune.tasks.embedding",
-    "seq2seq": "miaobi.tune.tasks.seq2seq",
-    "preference": "miaobi.tune.tasks.preference",
-    "distillation": "miaobi.tune.tasks.distillation",
-    "image-classification": "miaobi.tune.tasks.image_classification",
-    "object-detection": "miaobi.tune.tasks.detection",
-    "image-segmentation": "miaobi.tune.tasks.segmentation",
-    "image-captioning": "miaobi.tune.tasks.captioning",
-    "diffusion": "miaobi.tune.tasks.diffusion",
-})
+tasks = Registry(
+    "tasks",
+    {
+        "causal": "miaobi.tune.tasks.causal",
+        "chat": "miaobi.tune.tasks.chat",
+        "text-classification": "miaobi.tune.tasks.text_classification",
+        "token-classification": "miaobi.tune.tasks.token_classification",
+        "extractive-questions": "miaobi.tune.tasks.extractive_questions",
+        "embedding": "miaobi.tune.tasks.embedding",
+        "seq2seq": "miaobi.tune.tasks.seq2seq",
+        "preference": "miaobi.tune.tasks.preference",
+        "distillation": "miaobi.tune.tasks.distillation",
+        "image-classification": "miaobi.tune.tasks.image_classification",
+        "object-detection": "miaobi.tune.tasks.detection",
+        "image-segmentation": "miaobi.tune.tasks.segmentation",
+        "image-captioning": "miaobi.tune.tasks.captioning",
+        "diffusion": "miaobi.tune.tasks.diffusion",
+    },
+)
 
-picture_sources = Registry("picture_sources", {
-    "folder": "miaobi.data.picture_folders:read",
-    "pairs": "miaobi.data.picture_folders:pairs",
-    "tables": "miaobi.data.picture_tables:read",
-    "idx": "miaobi.data.idx:read",
-})
+picture_sources = Registry(
+    "picture_sources",
+    {
+        "folder": "miaobi.data.picture_folders:read",
+        "pairs": "miaobi.data.picture_folders:pairs",
+        "tables": "miaobi.data.picture_tables:read",
+        "idx": "miaobi.data.idx:read",
+    },
+)
 
-engines = Registry("engines", {
-    "native": "miaobi.engines.native",
-    "openvino": "miaobi.engines.openvino",
-    "llamacpp": "miaobi.engines.llamacpp",
-    "remote": "miaobi.engines.remote",
-    "pictures": "miaobi.engines.pictures",
-    "diffusers": "miaobi.engines.diffusers",
-    "embedding": "miaobi.engines.embedding",
-    "styletransfer": "miaobi.engines.styletransfer",
-    "tuned": "miaobi.engines.tuned",
-    "upscaler": "miaobi.engines.upscaler",
-})
+engines = Registry(
+    "engines",
+    {
+        "native": "miaobi.engines.native",
+        "openvino": "miaobi.engines.openvino",
+        "llamacpp": "miaobi.engines.llamacpp",
+        "remote": "miaobi.engines.remote",
+        "pictures": "miaobi.engines.pictures",
+        "diffusers": "miaobi.engines.diffusers",
+        "embedding": "miaobi.engines.embedding",
+        "styletransfer": "miaobi.engines.styletransfer",
+        "tuned": "miaobi.engines.tuned",
+        "upscaler": "miaobi.engines.upscaler",
+    },
+)
 
-metrics = Registry("metrics", {
-    "likelihood": "miaobi.evaluate.likelihood",
-    "diversity": "miaobi.evaluate.diversity",
-    "memorisation": "miaobi.evaluate.memorisation",
-    "frechet": "miaobi.evaluate.frechet",
-    "kernel_distance": "miaobi.evaluate.kernel_distance",
-    "coverage": "miaobi.evaluate.coverage",
-    "picture_diversity": "miaobi.evaluate.picture_diversity",
-    "picture_memorisation": "miaobi.evaluate.picture_memorisation",
-    "picture_likelihood": "miaobi.evaluate.picture_likelihood",
-    "reconstruction": "miaobi.evaluate.reconstruction",
-})
+metrics = Registry(
+    "metrics",
+    {
+        "likelihood": "miaobi.evaluate.likelihood",
+        "diversity": "miaobi.evaluate.diversity",
+        "memorisation": "miaobi.evaluate.memorisation",
+        "frechet": "miaobi.evaluate.frechet",
+        "kernel_distance": "miaobi.evaluate.kernel_distance",
+        "coverage": "miaobi.evaluate.coverage",
+        "picture_diversity": "miaobi.evaluate.picture_diversity",
+        "picture_memorisation": "miaobi.evaluate.picture_memorisation",
+        "picture_likelihood": "miaobi.evaluate.picture_likelihood",
+        "reconstruction": "miaobi.evaluate.reconstruction",
+    },
+)
 
-trackers = Registry("trackers", {
-    "tensorboard": "miaobi.train.tracking:TensorBoard",
-    "wandb": "miaobi.train.tracking:WandB",
-})
+trackers = Registry(
+    "trackers",
+    {
+        "tensorboard": "miaobi.train.tracking:TensorBoard",
+        "wandb": "miaobi.train.tracking:WandB",
+    },
+)
 
-routes = Registry("routes", {
-    "images": "miaobi.serve.routes.images",
-    "models": "miaobi.serve.routes.models",
-    "moderations": "miaobi.serve.routes.moderations",
-    "chat": "miaobi.serve.routes.chat",
-    "completions": "miaobi.serve.routes.completions",
-    "embeddings": "miaobi.serve.routes.embeddings",
-    "operations": "miaobi.serve.routes.operations",
-    "absent": "miaobi.serve.routes.absent",
-    "docs": "miaobi.serve.routes.docs",
-    "store": "miaobi.serve.routes.store",
-    "feedback": "miaobi.serve.routes.feedback",
-    "files": "miaobi.serve.routes.files",
-    "batches": "miaobi.serve.routes.batches",
-    "fine_tuning": "miaobi.serve.routes.fine_tuning",
-    "training": "miaobi.serve.routes.training",
-})
+routes = Registry(
+    "routes",
+    {
+        "images": "miaobi.serve.routes.images",
+        "models": "miaobi.serve.routes.models",
+        "moderations": "miaobi.serve.routes.moderations",
+        "chat": "miaobi.serve.routes.chat",
+        "completions": "miaobi.serve.routes.completions",
+        "embeddings": "miaobi.serve.routes.embeddings",
+        "operations": "miaobi.serve.routes.operations",
+        "absent": "miaobi.serve.routes.absent",
+        "docs": "miaobi.serve.routes.docs",
+        "store": "miaobi.serve.routes.store",
+        "feedback": "miaobi.serve.routes.feedback",
+        "files": "miaobi.serve.routes.files",
+        "batches": "miaobi.serve.routes.batches",
+        "fine_tuning": "miaobi.serve.routes.fine_tuning",
+        "training": "miaobi.serve.routes.training",
+    },
+)
 """Groups of HTTP endpoints: each module offers `router`, a fastapi.APIRouter."""
 
-pages = Registry("pages", {
-    "studio": "miaobi.studio.door:Door",
-})
+pages = Registry(
+    "pages",
+    {
+        "studio": "miaobi.studio.door:Door",
+    },
+)
 """ASGI applications mounted at /NAME: called with the server's app, closed with it."""
 
-rooms = Registry("rooms", {
-    "chat": "miaobi.studio.rooms.chat",
-    "compare": "miaobi.studio.rooms.compare",
-    "pictures": "miaobi.studio.rooms.pictures",
-    "train": "miaobi.studio.rooms.train",
-    "tune": "miaobi.studio.rooms.tune",
-    "feedback": "miaobi.studio.rooms.feedback",
-    "jobs": "miaobi.studio.rooms.jobs",
-    "models": "miaobi.studio.rooms.models",
-})
+rooms = Registry(
+    "rooms",
+    {
+        "chat": "miaobi.studio.rooms.chat",
+        "compare": "miaobi.studio.rooms.compare",
+        "pictures": "miaobi.studio.rooms.pictures",
+        "train": "miaobi.studio.rooms.train",
+        "tune": "miaobi.studio.rooms.tune",
+        "feedback": "miaobi.studio.rooms.feedback",
+        "jobs": "miaobi.studio.rooms.jobs",
+        "models": "miaobi.studio.rooms.models",
+    },
+)
 """Rooms of the studio, one file each (studio/room.py)."""
 
-work = Registry("work", {
-    "fine_tuning": "miaobi.serve.work.fine_tuning:run",
-    "estimate": "miaobi.serve.work.fine_tuning:estimate",
-    "training": "miaobi.serve.work.training:run",
-    "training_estimate": "miaobi.serve.work.training:estimate",
-    "batch": "miaobi.serve.work.batch:run",
-})
+work = Registry(
+    "work",
+    {
+        "fine_tuning": "miaobi.serve.work.fine_tuning:run",
+        "estimate": "miaobi.serve.work.fine_tuning:estimate",
+        "training": "miaobi.serve.work.training:run",
+        "training_estimate": "miaobi.serve.work.training:estimate",
+        "batch": "miaobi.serve.work.batch:run",
+    },
+)
 """What the server's jobs do, by kind, each in a process of its own: `run(task)` (serve/work/task.py)."""

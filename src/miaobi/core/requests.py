@@ -36,26 +36,47 @@ class Request:
             value, bounds = getattr(self, item.name), item.metadata.get("range")
             if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
                 raise BadInput(
-                    say(f"{item.name} is {value}, outside {bounds[0]:g} to {bounds[1]:g}.",
-                        f"{item.name} 为 {value}，应在 {bounds[0]:g} 与 {bounds[1]:g} 之间。"),
-                    say("Give a value within the range.", "请给出范围内的值。"))
+                    say(
+                        f"{item.name} is {value}, outside {bounds[0]:g} to {bounds[1]:g}.",
+                        f"{item.name} 为 {value}，应在 {bounds[0]:g} 与 {bounds[1]:g} 之间。",
+                    ),
+                    say("Give a value within the range.", "请给出范围内的值。"),
+                )
             among = item.metadata.get("among")
             if among and value is not None and value not in among:
                 listed = ", ".join(map(str, among))
-                raise BadInput(say(f"{item.name} is {value}.", f"{item.name} 为 {value}。"),
-                               say(f"It can be {listed}.", f"可选的值：{listed}。"))
+                raise BadInput(
+                    say(f"{item.name} is {value}.", f"{item.name} 为 {value}。"),
+                    say(f"It can be {listed}.", f"可选的值：{listed}。"),
+                )
 
     def changed(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        defaults = {item.name: item.default_factory() if item.default_factory is not MISSING else item.default for item in fields(self)}
-        return {name: value for name, value in values.items() if not same(value, defaults[name])}
+        defaults = {
+            item.name: item.default_factory()
+            if item.default_factory is not MISSING
+            else item.default
+            for item in fields(self)
+        }
+        return {
+            name: value
+            for name, value in values.items()
+            if not same(value, defaults[name])
+        }
 
     def refuse(self, first: str, second: str) -> None:
         """Raise for two settings that contradict each other."""
         raise BadInput(
-            say(f"{first} and {second} cannot be used together.", f"{first} 与 {second} 不能同时使用。"),
-            say(f"Leave one of them out: {first} or {second}.", f"请去掉其中一个：{first} 或 {second}。"))
+            say(
+                f"{first} and {second} cannot be used together.",
+                f"{first} 与 {second} 不能同时使用。",
+            ),
+            say(
+                f"Leave one of them out: {first} or {second}.",
+                f"请去掉其中一个：{first} 或 {second}。",
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,31 +136,64 @@ class TextRequest(Request):
             object.__setattr__(self, "image", Path(self.image).expanduser())
         alone = self.image is not None and self.messages is None
         if (self.prompt is None) == (self.messages is None) and not alone:
-            raise BadInput(say("Give either prompt or messages.", "请在 prompt 与 messages 中给出一个。"),
-                           say("prompt continues a text; messages holds a conversation; image asks about a picture.",
-                               "prompt 用于续写，messages 用于对话，image 用于就图片提问。"))
+            raise BadInput(
+                say(
+                    "Give either prompt or messages.",
+                    "请在 prompt 与 messages 中给出一个。",
+                ),
+                say(
+                    "prompt continues a text; messages holds a conversation; image asks about a picture.",
+                    "prompt 用于续写，messages 用于对话，image 用于就图片提问。",
+                ),
+            )
         if self.min_new_tokens > self.max_new_tokens:
-            raise BadInput(say(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens}).",
-                               f"min_new_tokens（{self.min_new_tokens}）大于 max_new_tokens（{self.max_new_tokens}）。"),
-                           say("Raise max_new_tokens or lower min_new_tokens.",
-                               "请调大 max_new_tokens 或调小 min_new_tokens。"))
+            raise BadInput(
+                say(
+                    f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens}).",
+                    f"min_new_tokens（{self.min_new_tokens}）大于 max_new_tokens（{self.max_new_tokens}）。",
+                ),
+                say(
+                    "Raise max_new_tokens or lower min_new_tokens.",
+                    "请调大 max_new_tokens 或调小 min_new_tokens。",
+                ),
+            )
         if any(not text for text in self.stop):
-            raise BadInput(say("A stop string is empty.", "停止字符串为空。"),
-                           say("Leave it out, or give at least one character.", "请去掉它，或至少写一个字符。"))
+            raise BadInput(
+                say("A stop string is empty.", "停止字符串为空。"),
+                say(
+                    "Leave it out, or give at least one character.",
+                    "请去掉它，或至少写一个字符。",
+                ),
+            )
         if self.num_beams > 1:
             self._check_beams()
 
     def _check_beams(self) -> None:
-        for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0), ("typical_p", 1.0)):
+        for name, off in (
+            ("top_k", 0),
+            ("top_p", 1.0),
+            ("min_p", 0.0),
+            ("typical_p", 1.0),
+        ):
             if getattr(self, name) != off:
                 self.refuse("num_beams > 1", name)
         if self.n > self.num_beams:
-            raise BadInput(say(f"n ({self.n}) is above num_beams ({self.num_beams}).",
-                               f"n（{self.n}）大于 num_beams（{self.num_beams}）。"),
-                           say("Beam search returns at most num_beams answers.", "集束搜索最多返回 num_beams 个结果。"))
+            raise BadInput(
+                say(
+                    f"n ({self.n}) is above num_beams ({self.num_beams}).",
+                    f"n（{self.n}）大于 num_beams（{self.num_beams}）。",
+                ),
+                say(
+                    "Beam search returns at most num_beams answers.",
+                    "集束搜索最多返回 num_beams 个结果。",
+                ),
+            )
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and all(same(getattr(self, item.name), getattr(other, item.name)) for item in fields(self))
+        return type(other) is type(self) and all(
+            same(getattr(self, item.name), getattr(other, item.name))
+            for item in fields(self)
+        )
 
     @property
     def greedy(self) -> bool:
@@ -188,14 +242,27 @@ class ImageRequest(Request):
         super().__post_init__()
         for name in ("image", "mask", "style", "control_image"):
             if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, Path(cast(str, getattr(self, name))).expanduser())
+                object.__setattr__(
+                    self, name, Path(cast(str, getattr(self, name))).expanduser()
+                )
         for name in ("mask", "strength", "style", "upscale"):
             if getattr(self, name) is not None and self.image is None:
-                raise BadInput(say(f"{name} is about a picture, and there is no image.", f"{name} 针对一张图片，但没有给出 image。"),
-                               say("Give image as well (--image photo.png).", "请同时给出 image（--image photo.png）。"))
+                raise BadInput(
+                    say(
+                        f"{name} is about a picture, and there is no image.",
+                        f"{name} 针对一张图片，但没有给出 image。",
+                    ),
+                    say(
+                        "Give image as well (--image photo.png).",
+                        "请同时给出 image（--image photo.png）。",
+                    ),
+                )
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and all(same(getattr(self, item.name), getattr(other, item.name)) for item in fields(self))
+        return type(other) is type(self) and all(
+            same(getattr(self, item.name), getattr(other, item.name))
+            for item in fields(self)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,18 +293,28 @@ class EmbeddingRequest(Request):
 def same(first: Any, second: Any) -> bool:
     """Equality that also holds for pixels, which compare by their bytes."""
     if _is_pixels(first) or _is_pixels(second):
-        return (_is_pixels(first) and _is_pixels(second) and first.dtype == second.dtype and first.shape == second.shape
-                and cast(bool, first.tobytes() == second.tobytes()))
+        return (
+            _is_pixels(first)
+            and _is_pixels(second)
+            and first.dtype == second.dtype
+            and first.shape == second.shape
+            and cast(bool, first.tobytes() == second.tobytes())
+        )
     return bool(first == second)
 
 
 def recorded(value: Any) -> Any:
     """A setting as records have it: pixels and picture files as a short SHA-256."""
     from hashlib import sha256
+
     if _is_pixels(value):
         return f"sha256:{sha256(f'{value.dtype}{value.shape}'.encode() + value.tobytes()).hexdigest()[:16]}"
     if isinstance(value, Path):
-        return f"sha256:{sha256(value.read_bytes()).hexdigest()[:16]}" if value.is_file() else str(value)
+        return (
+            f"sha256:{sha256(value.read_bytes()).hexdigest()[:16]}"
+            if value.is_file()
+            else str(value)
+        )
     return value
 
 

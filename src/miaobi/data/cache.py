@@ -26,7 +26,11 @@ def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
     the last time (noted under `root`) are not read again.
     """
     known_path = root / "hashes.json"
-    known = json.loads(known_path.read_text(encoding="utf-8")) if known_path.exists() else {}
+    known = (
+        json.loads(known_path.read_text(encoding="utf-8"))
+        if known_path.exists()
+        else {}
+    )
     whole, fresh = hashlib.sha256(), {}
     for file in files:
         state = file.stat()
@@ -35,7 +39,9 @@ def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
             with file.open("rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()
         fresh[str(file.absolute())] = [state.st_size, state.st_mtime_ns, digest]
-        whole.update(f"{file.relative_to(path) if path.is_dir() else file.suffix} {digest}\n".encode())
+        whole.update(
+            f"{file.relative_to(path) if path.is_dir() else file.suffix} {digest}\n".encode()
+        )
     if any(known.get(key) != value for key, value in fresh.items()):
         write_text(known_path, json.dumps({**known, **fresh}))
     return whole.hexdigest()
@@ -46,6 +52,14 @@ def manifest(folder: Path, name: str) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise NotFound(say(f"There is no prepared data in {folder}.", f"{folder} 中没有准备好的数据。"),
-                       say("Run the training again: it prepares what is missing.", "请重新运行训练，缺少的数据会自动准备。")) from None
+        raise NotFound(
+            say(
+                f"There is no prepared data in {folder}.",
+                f"{folder} 中没有准备好的数据。",
+            ),
+            say(
+                "Run the training again: it prepares what is missing.",
+                "请重新运行训练，缺少的数据会自动准备。",
+            ),
+        ) from None
     return loaded

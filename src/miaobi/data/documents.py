@@ -42,8 +42,16 @@ class Document:
         """The training text in order; pieces of class Special are special tokens."""
         if not self.messages:
             return [self.prompt + self.text]
-        return [piece for role, content in self.messages
-                for piece in (Special(TURN_START), f"{role}\n{content}", Special(TURN_END), "\n")]
+        return [
+            piece
+            for role, content in self.messages
+            for piece in (
+                Special(TURN_START),
+                f"{role}\n{content}",
+                Special(TURN_END),
+                "\n",
+            )
+        ]
 
     def training_text(self) -> str:
         return "".join(self.pieces())

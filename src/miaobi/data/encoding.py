@@ -16,8 +16,13 @@ from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
 
 SAMPLE = 1 << 18
-MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8"),
-         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,21 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             else:
                 yield raw
     except FileNotFoundError:
-        raise NotFound(say(f"There is no file {path}.", f"文件 {path} 不存在。"),
-                       say("Check the path; relative paths start at the current folder.", "请检查路径；相对路径从当前文件夹算起。")) from None
+        raise NotFound(
+            say(f"There is no file {path}.", f"文件 {path} 不存在。"),
+            say(
+                "Check the path; relative paths start at the current folder.",
+                "请检查路径；相对路径从当前文件夹算起。",
+            ),
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Damaged(say(f"{path} is not a whole gzip file: {error}.", f"{path} 不是完整的 gzip 文件：{error}。"),
-                      say("Copy or compress it again.", "请重新复制或压缩。")) from None
+        raise Damaged(
+            say(
+                f"{path} is not a whole gzip file: {error}.",
+                f"{path} 不是完整的 gzip 文件：{error}。",
+            ),
+            say("Copy or compress it again.", "请重新复制或压缩。"),
+        ) from None
 
 
 def detect(file: IO[bytes]) -> str:
@@ -83,11 +98,15 @@ def detect(file: IO[bytes]) -> str:
             break
     file.seek(0)
     lines = [line for line in sample.split(b"\n") if not line.isascii()]
-    chinese = sum(not _decodes(line, "utf-8") and _decodes(line, "gb18030") for line in lines)
+    chinese = sum(
+        not _decodes(line, "utf-8") and _decodes(line, "gb18030") for line in lines
+    )
     return "gb18030" if chinese * 2 > len(lines) else "utf-8"
 
 
-def numbered_lines(path: Path, report: Report = raise_it, limit: int = -1) -> Iterator[tuple[int, str]]:
+def numbered_lines(
+    path: Path, report: Report = raise_it, limit: int = -1
+) -> Iterator[tuple[int, str]]:
     """(line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes "\\n".
 
     With a limit, lines longer than that many bytes come in pieces under one number. A line in another encoding than
@@ -122,16 +141,28 @@ def encoding_of(path: Path) -> str:
         return detect(file)
 
 
-def _wide_lines(path: Path, file: IO[bytes], encoding: str, limit: int) -> Iterator[tuple[int, str]]:
+def _wide_lines(
+    path: Path, file: IO[bytes], encoding: str, limit: int
+) -> Iterator[tuple[int, str]]:
     """Lines of UTF-16 or UTF-32, where a fault leaves no way to find the next line: always an error."""
     number, reader = 1, io.TextIOWrapper(file, encoding=encoding, newline="\n")
     try:
         while line := reader.readline(limit):
-            yield number, line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
+            yield (
+                number,
+                line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line,
+            )
             number += line.endswith("\n")
     except UnicodeError as error:
-        raise Problem(path, number, say(f"not valid {encoding.upper()} ({error}).", f"不是有效的 {encoding.upper()}（{error}）。"),
-                      say("Save the file again as UTF-8.", "请把文件另存为 UTF-8。")).error() from None
+        raise Problem(
+            path,
+            number,
+            say(
+                f"not valid {encoding.upper()} ({error}).",
+                f"不是有效的 {encoding.upper()}（{error}）。",
+            ),
+            say("Save the file again as UTF-8.", "请把文件另存为 UTF-8。"),
+        ).error() from None
     finally:
         reader.detach()
 
@@ -141,7 +172,7 @@ def _at_character(raw: bytes, encoding: str) -> tuple[bytes, bytes]:
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     decoder.decode(raw)
     rest = decoder.getstate()[0]
-    return raw[:len(raw) - len(rest)], rest
+    return raw[: len(raw) - len(rest)], rest
 
 
 def _decodes(raw: bytes, encoding: str) -> bool:
@@ -159,7 +190,10 @@ def _decode(raw: bytes, encoding: str) -> str | None:
     Chinese characters counts as UTF-8: by chance that happens to fewer than one short line in ten thousand.
     """
     try:
-        if encoding == "gb18030" and sum("\u3000" <= c <= "\u9fff" for c in raw.decode("utf-8")) >= 2:
+        if (
+            encoding == "gb18030"
+            and sum("\u3000" <= c <= "\u9fff" for c in raw.decode("utf-8")) >= 2
+        ):
             return None
     except UnicodeDecodeError:
         pass
@@ -170,12 +204,31 @@ def _decode(raw: bytes, encoding: str) -> str | None:
 
 
 def _mixed(path: Path, number: int, raw: bytes, encoding: str) -> Problem:
-    other = next((name for name in ("utf-8", "gb18030") if name != encoding and _decodes(raw, name)), None)
+    other = next(
+        (
+            name
+            for name in ("utf-8", "gb18030")
+            if name != encoding and _decodes(raw, name)
+        ),
+        None,
+    )
     shown = raw[:40].decode(other, "replace").rstrip() if other else repr(raw[:24])
     if other:
-        what = say(f"mixed encodings: this line is {other.upper()} ({shown!r}), the file is {encoding.upper()}.",
-                   f"编码混杂：此行为 {other.upper()}（{shown!r}），文件为 {encoding.upper()}。")
+        what = say(
+            f"mixed encodings: this line is {other.upper()} ({shown!r}), the file is {encoding.upper()}.",
+            f"编码混杂：此行为 {other.upper()}（{shown!r}），文件为 {encoding.upper()}。",
+        )
     else:
-        what = say(f"neither UTF-8 nor GB18030: {shown}.", f"既不是 UTF-8 也不是 GB18030：{shown}。")
-    return Problem(path, number, what, say("Save the whole file in one encoding, UTF-8 best, or leave such lines out with strict=false.",
-                                           "请把整个文件存为同一种编码（最好是 UTF-8），或用 strict=false 跳过这些行。"))
+        what = say(
+            f"neither UTF-8 nor GB18030: {shown}.",
+            f"既不是 UTF-8 也不是 GB18030：{shown}。",
+        )
+    return Problem(
+        path,
+        number,
+        what,
+        say(
+            "Save the whole file in one encoding, UTF-8 best, or leave such lines out with strict=false.",
+            "请把整个文件存为同一种编码（最好是 UTF-8），或用 strict=false 跳过这些行。",
+        ),
+    )

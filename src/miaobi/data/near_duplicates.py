@@ -25,16 +25,28 @@ ROWS = 1 << 22
 def look(pixels: np.ndarray) -> tuple[np.uint64, np.ndarray]:
     """(hash, thumbnail uint8 [THUMB, THUMB]) of a picture uint8 [C, H, W]."""
     from PIL import Image
+
     grey = with_channels(pixels, 1)[0]
     picture = Image.fromarray(grey)
-    small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX if min(grey.shape) >= SIDE else Image.Resampling.BILINEAR))
+    small = np.asarray(
+        picture.resize(
+            (SIDE, SIDE),
+            Image.Resampling.BOX
+            if min(grey.shape) >= SIDE
+            else Image.Resampling.BILINEAR,
+        )
+    )
     low = _COSINES @ small.astype(np.float32) @ _COSINES.T
     bits = low.ravel() > np.median(low.ravel()[1:])
     bits[0] = False  # the brightness
-    return np.packbits(bits).view(">u8").astype(np.uint64)[0], small.reshape(THUMB, 2, THUMB, 2).mean((1, 3)).astype(np.uint8)
+    return np.packbits(bits).view(">u8").astype(np.uint64)[0], small.reshape(
+        THUMB, 2, THUMB, 2
+    ).mean((1, 3)).astype(np.uint8)
 
 
-_COSINES = np.cos(np.pi / SIDE * (np.arange(SIDE) + 0.5) * np.arange(LOW)[:, None]).astype(np.float32)
+_COSINES = np.cos(
+    np.pi / SIDE * (np.arange(SIDE) + 0.5) * np.arange(LOW)[:, None]
+).astype(np.float32)
 """The lowest rows of the discrete cosine transform II, [LOW, SIDE]."""
 
 
@@ -50,10 +62,16 @@ def groups(hashes: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
     for first, second in neighbours(hashes.ravel()):
         same = np.einsum("ij,ij->i", flat[first], flat[second]) >= SIMILAR
-        for a, b in zip((first[same] // looks).tolist(), (second[same] // looks).tolist(), strict=True):
+        for a, b in zip(
+            (first[same] // looks).tolist(),
+            (second[same] // looks).tolist(),
+            strict=True,
+        ):
             low, high = sorted((_root(parent, a), _root(parent, b)))
             parent[high] = low
-    return np.array([_root(parent, place) for place in range(len(parent))], dtype=np.int64)
+    return np.array(
+        [_root(parent, place) for place in range(len(parent))], dtype=np.int64
+    )
 
 
 def _root(parent: np.ndarray, place: int) -> int:
@@ -63,7 +81,9 @@ def _root(parent: np.ndarray, place: int) -> int:
     return place
 
 
-def neighbours(hashes: np.ndarray, distance: int = DISTANCE) -> list[tuple[np.ndarray, np.ndarray]]:
+def neighbours(
+    hashes: np.ndarray, distance: int = DISTANCE
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """All pairs (first < second) whose hashes differ in at most `distance` bits, in pieces; a pair may come more than once.
 
     Hashes that differ in d bits are equal in one of d + 1 bands at least, so only those that share a band are compared.
@@ -73,7 +93,9 @@ def neighbours(hashes: np.ndarray, distance: int = DISTANCE) -> list[tuple[np.nd
     for low, high in itertools.pairwise(edges):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.diff(band[order], prepend=np.uint64(1 << 63), append=np.uint64(1 << 63)))
+        starts = np.flatnonzero(
+            np.diff(band[order], prepend=np.uint64(1 << 63), append=np.uint64(1 << 63))
+        )
         for start, stop in itertools.pairwise(starts):
             members = order[start:stop]
             rows = max(1, ROWS // len(members))
@@ -82,9 +104,13 @@ def neighbours(hashes: np.ndarray, distance: int = DISTANCE) -> list[tuple[np.nd
     return found
 
 
-def _close(hashes: np.ndarray, members: np.ndarray, start: int, stop: int, distance: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _close(
+    hashes: np.ndarray, members: np.ndarray, start: int, stop: int, distance: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of a band's members, each of members[start:stop] with all that follow it."""
-    mine, others = members[start:stop], members[start + 1:]
+    mine, others = members[start:stop], members[start + 1 :]
     apart = np.bitwise_count(hashes[mine][:, None] ^ hashes[others][None])
-    row, column = np.nonzero((apart <= distance) & (np.arange(len(mine))[:, None] <= np.arange(len(others))))
+    row, column = np.nonzero(
+        (apart <= distance) & (np.arange(len(mine))[:, None] <= np.arange(len(others)))
+    )
     return [(mine[row], others[column])] if len(row) else []

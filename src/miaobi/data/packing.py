@@ -52,7 +52,9 @@ AFTERWARDS = {"context_length", "path", "pack", "source", "tokenizer"}
 """Settings that do not change the prepared files, or count by their content."""
 
 
-def prepare_folder(config: Config, cache: Path | None = None, progress: bool = True) -> Path:
+def prepare_folder(
+    config: Config, cache: Path | None = None, progress: bool = True
+) -> Path:
     """The folder of the prepared data. Two processes that want the same wait for each other."""
     check_shares(config.validation, config.test)
     root = cache or home() / "prepared"
@@ -67,11 +69,17 @@ def prepare_folder(config: Config, cache: Path | None = None, progress: bool = T
 
 def fingerprint(config: Config, root: Path) -> str:
     """Name of a preparation: the source's content, the settings that matter, the format."""
-    settings = {key: value for key, value in asdict(config).items() if key not in AFTERWARDS}
+    settings = {
+        key: value for key, value in asdict(config).items() if key not in AFTERWARDS
+    }
     path = tokenizer_path(config.tokenizer)
-    words = config.tokenizer if path is None else content_hash(path, files_in(path), root)
+    words = (
+        config.tokenizer if path is None else content_hash(path, files_in(path), root)
+    )
     described = [FORMAT, settings, words, sources.identity(config, root)]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[
+        :16
+    ]
 
 
 def tokenizer_path(name: str) -> Path | None:
@@ -114,7 +122,14 @@ class _Preparation:
             whole.update(text.encode())
             length, read = length + len(text), read + len(text)
             if counts.add(text):
-                self.shown(say(f"Reading: {read / 1e6:,.1f} million characters", f"读取：{read / 1e6:,.1f} 百万字"), 0, 0)
+                self.shown(
+                    say(
+                        f"Reading: {read / 1e6:,.1f} million characters",
+                        f"读取：{read / 1e6:,.1f} 百万字",
+                    ),
+                    0,
+                    0,
+                )
             if document.continues:
                 continue
             digest = int.from_bytes(whole.digest(), "big")
@@ -125,22 +140,44 @@ class _Preparation:
                 lengths.append(length)
             whole, length = hashlib.blake2b(digest_size=8), 0
         repeated = np.frombuffer(order, dtype=np.uint8).astype(bool)
-        found = assign(np.frombuffer(digests, dtype=np.uint64), np.frombuffer(lengths, dtype=np.int64),
-                       self.config.validation, self.config.test)
+        found = assign(
+            np.frombuffer(digests, dtype=np.uint64),
+            np.frombuffer(lengths, dtype=np.int64),
+            self.config.validation,
+            self.config.test,
+        )
         plan = np.full(len(order), DROPPED, dtype=np.uint8)
         plan[~repeated] = 0 if isinstance(found, Cut) else found
         plan.tofile(self.folder / "plan.bin")
-        write_text(self.folder / "survey.json", json.dumps({
-            "characters": sum(lengths), "read": read, "duplicates": int(repeated.sum()), "counts": counts.found(),
-            "cut": [found.validation, found.test] if isinstance(found, Cut) else None,
-            "problems": {"count": self.problems, "first": self.first_problems}}))
+        write_text(
+            self.folder / "survey.json",
+            json.dumps(
+                {
+                    "characters": sum(lengths),
+                    "read": read,
+                    "duplicates": int(repeated.sum()),
+                    "counts": counts.found(),
+                    "cut": [found.validation, found.test]
+                    if isinstance(found, Cut)
+                    else None,
+                    "problems": {"count": self.problems, "first": self.first_problems},
+                }
+            ),
+        )
         if self.problems:
-            print(say(f"{self.problems:,} broken records were left out; the first: {self.first_problems[0]}",
-                      f"已略过 {self.problems:,} 条有问题的记录；第一条：{self.first_problems[0]}"), file=sys.stderr)
+            print(
+                say(
+                    f"{self.problems:,} broken records were left out; the first: {self.first_problems[0]}",
+                    f"已略过 {self.problems:,} 条有问题的记录；第一条：{self.first_problems[0]}",
+                ),
+                file=sys.stderr,
+            )
 
     @cached_property
     def surveyed(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.folder / "survey.json").read_text(encoding="utf-8"))
+        loaded: dict[str, Any] = json.loads(
+            (self.folder / "survey.json").read_text(encoding="utf-8")
+        )
         return loaded
 
     def make_tokenizer(self) -> Tokenizer:
@@ -148,23 +185,39 @@ class _Preparation:
         if path is not None:
             return tokenizer.load(path)
         if self.config.tokenizer == "char":
-            return tokenizer.characters(self.surveyed["counts"], self.config.min_frequency)
+            return tokenizer.characters(
+                self.surveyed["counts"], self.config.min_frequency
+            )
         self.shown(say("Training the tokenizer", "训练分词器"), 0, 0)
         return tokenizer.train_bpe(self._sample(), self.config.vocab_size)
 
     def _sample(self) -> Iterator[str]:
         """Texts of the training split, evenly spread, about BPE_SAMPLE bytes for each token."""
-        size = sum(count * len(char.encode()) for char, count in self.surveyed["counts"].items())
+        size = sum(
+            count * len(char.encode())
+            for char, count in self.surveyed["counts"].items()
+        )
         stride = -(-size // (BPE_SAMPLE * self.config.vocab_size))
-        taken = (pieces for place, (split, pieces, _) in enumerate(self.planned()) if split == 0 and place % stride == 0)
-        return (piece for pieces in taken for piece in pieces if not isinstance(piece, Special))
+        taken = (
+            pieces
+            for place, (split, pieces, _) in enumerate(self.planned())
+            if split == 0 and place % stride == 0
+        )
+        return (
+            piece
+            for pieces in taken
+            for piece in pieces
+            if not isinstance(piece, Special)
+        )
 
     def planned(self) -> Iterator[tuple[int, list[str], bool]]:
         """(split, pieces, whether a document ends here) of what is kept. A cut inside a text ends it on both sides."""
         plan = np.fromfile(self.folder / "plan.bin", dtype=np.uint8)
         cut = Cut(*self.surveyed["cut"]) if self.surveyed["cut"] else None
         place, position = 0, 0
-        for document in sources.documents(self.config, lambda problem: None):  # reported by the survey
+        for document in sources.documents(
+            self.config, lambda problem: None
+        ):  # reported by the survey
             pieces, ends = document.pieces(), not document.continues
             if plan[place] != DROPPED:
                 length = sum(map(len, pieces))
@@ -193,19 +246,40 @@ class _Preparation:
                     if noted >= CHUNK:
                         packed.note()
                         noted = 0
-                    self.shown(say("Tokenising", "分词"), packed.characters, self.surveyed["characters"])
+                    self.shown(
+                        say("Tokenising", "分词"),
+                        packed.characters,
+                        self.surveyed["characters"],
+                    )
             packed.append(waiting)
             packed.note()
         if packed.splits["train"]["tokens"] < 2:
-            raise BadInput(say("There is too little text to train on.", "文本太少，无法训练。"), say("Give more text.", "请提供更多文本。"))
+            raise BadInput(
+                say("There is too little text to train on.", "文本太少，无法训练。"),
+                say("Give more text.", "请提供更多文本。"),
+            )
         self.finish(words, packed)
 
     def finish(self, words: Tokenizer, packed: _Packed) -> None:
         survey = self.surveyed
-        write_text(self.folder / MANIFEST, json.dumps({
-            "format": FORMAT, "tokenizer": words.name, "vocab_size": words.vocab_size, "end_id": words.end_id, "dtype": packed.dtype.name,
-            "splits": packed.splits, "duplicates": survey["duplicates"], "problems": survey["problems"],
-            "config": asdict(self.config)}, ensure_ascii=False, indent=1))
+        write_text(
+            self.folder / MANIFEST,
+            json.dumps(
+                {
+                    "format": FORMAT,
+                    "tokenizer": words.name,
+                    "vocab_size": words.vocab_size,
+                    "end_id": words.end_id,
+                    "dtype": packed.dtype.name,
+                    "splits": packed.splits,
+                    "duplicates": survey["duplicates"],
+                    "problems": survey["problems"],
+                    "config": asdict(self.config),
+                },
+                ensure_ascii=False,
+                indent=1,
+            ),
+        )
         for name in ("plan.bin", "survey.json", "progress.json"):
             (self.folder / name).unlink()
 
@@ -214,7 +288,11 @@ class _Counts:
     """How often each character occurs, counted in blocks."""
 
     def __init__(self) -> None:
-        self.total, self.held, self.size = np.zeros(tokenizer.UNICODE, dtype=np.int64), list[str](), 0
+        self.total, self.held, self.size = (
+            np.zeros(tokenizer.UNICODE, dtype=np.int64),
+            list[str](),
+            0,
+        )
 
     def add(self, text: str) -> bool:
         """Whether a block was counted just now."""
@@ -248,8 +326,18 @@ class _Packed:
     @contextmanager
     def resume(cls, folder: Path, words: Tokenizer) -> Iterator[_Packed]:
         path = folder / "progress.json"
-        start = {"done": 0, "splits": {split: {"tokens": 0, "documents": 0, "characters": 0, "bytes": 0} for split in SPLITS}}
-        packed = cls(folder, words, json.loads(path.read_text(encoding="utf-8")) if path.exists() else start)
+        start = {
+            "done": 0,
+            "splits": {
+                split: {"tokens": 0, "documents": 0, "characters": 0, "bytes": 0}
+                for split in SPLITS
+            },
+        }
+        packed = cls(
+            folder,
+            words,
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else start,
+        )
         try:
             yield packed
         finally:
@@ -288,4 +376,7 @@ class _Packed:
         for file in self.files.values():
             file.flush()
             os.fsync(file.fileno())
-        write_text(self.folder / "progress.json", json.dumps({"done": self.done, "splits": self.splits}))
+        write_text(
+            self.folder / "progress.json",
+            json.dumps({"done": self.done, "splits": self.splits}),
+        )

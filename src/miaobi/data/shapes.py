@@ -9,9 +9,19 @@ from miaobi.core.errors import nearest
 from miaobi.core.language import say
 from miaobi.data.documents import Document, Message
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
-         "bot": "assistant", "model": "assistant", "system": "system", "tool": "tool", "function": "tool",
-         "observation": "tool"}
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
 
 
 class Unusable(Exception):
@@ -24,15 +34,26 @@ class Unusable(Exception):
 
 def unseen(label: str, known: Iterable[str]) -> Unusable:
     """For a label of an example that training has none of."""
-    return Unusable(say(f"label {label!r} does not occur in the training data.", f"标签 {label!r} 未在训练数据中出现。"), nearest(label, known))
+    return Unusable(
+        say(
+            f"label {label!r} does not occur in the training data.",
+            f"标签 {label!r} 未在训练数据中出现。",
+        ),
+        nearest(label, known),
+    )
 
 
 def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
-    """"text", "prompt", "alpaca", "sharegpt" or "messages". Raises Unusable when the keys fit none of them."""
+    """ "text", "prompt", "alpaca", "sharegpt" or "messages". Raises Unusable when the keys fit none of them."""
     if text_column is not None:
         if text_column not in record:
-            raise Unusable(say(f"there is no column {text_column!r}.", f"没有名为 {text_column!r} 的列。"),
-                           nearest(text_column, map(str, record)))
+            raise Unusable(
+                say(
+                    f"there is no column {text_column!r}.",
+                    f"没有名为 {text_column!r} 的列。",
+                ),
+                nearest(text_column, map(str, record)),
+            )
         return "text"
     if isinstance(record.get("messages"), list):
         return "messages"
@@ -45,29 +66,56 @@ def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
     if _text_key(record) is not None:
         return "text"
     listed = ", ".join(map(str, record)) or say("none", "无")
-    raise Unusable(say(f"no text found; the columns are: {listed}.", f"找不到文本；现有的列：{listed}。"),
-                   say("Name the column that holds the text with text_column (in a recipe: data.text_column).",
-                       "请用 text_column 指定文本所在的列（配方中写 data.text_column）。"))
+    raise Unusable(
+        say(
+            f"no text found; the columns are: {listed}.",
+            f"找不到文本；现有的列：{listed}。",
+        ),
+        say(
+            "Name the column that holds the text with text_column (in a recipe: data.text_column).",
+            "请用 text_column 指定文本所在的列（配方中写 data.text_column）。",
+        ),
+    )
 
 
-def to_document(record: Any, text_column: str | None, meta: Mapping[str, Any]) -> Document:
+def to_document(
+    record: Any, text_column: str | None, meta: Mapping[str, Any]
+) -> Document:
     """The document in one record. A bare string is plain text. Raises Unusable."""
     if isinstance(record, str) and text_column is None:
         return Document(_text(record, "text"), meta={**meta, "shape": "text"})
     if not isinstance(record, Mapping):
-        raise Unusable(say(f"a record is {record!r:.40}, not an object.", f"记录为 {record!r:.40}，不是对象。"),
-                       say("Write one JSON object per record.", "每条记录请写成一个 JSON 对象。"))
+        raise Unusable(
+            say(
+                f"a record is {record!r:.40}, not an object.",
+                f"记录为 {record!r:.40}，不是对象。",
+            ),
+            say("Write one JSON object per record.", "每条记录请写成一个 JSON 对象。"),
+        )
     shape = shape_of(record, text_column)
     meta = {**meta, "shape": shape}
     if shape == "text":
         key = text_column or _text_key(record) or "text"
         return Document(_text(record[key], key), meta=meta)
     if shape == "prompt":
-        return Document(_text(record["completion"], "completion"), _text(record["prompt"], "prompt"), meta=meta)
+        return Document(
+            _text(record["completion"], "completion"),
+            _text(record["prompt"], "prompt"),
+            meta=meta,
+        )
     if shape == "alpaca":
-        asked = [_text(record["instruction"], "instruction"), _text(record.get("input") or "", "input")]
-        return Document(messages=(*_system(record), Message("user", "\n\n".join(filter(None, asked))),
-                                  Message("assistant", _text(record["output"], "output"))), meta=meta)
+        asked = [
+            _text(record["instruction"], "instruction"),
+            _text(record.get("input") or "", "input"),
+        ]
+        return Document(
+            messages=(
+                *_system(record),
+                Message("user", "\n\n".join(filter(None, asked))),
+                Message("assistant", _text(record["output"], "output")),
+            ),
+            meta=meta,
+        )
     if shape == "sharegpt":
         turns = record.get("conversations", record.get("conversation"))
         return Document(messages=(*_system(record), *_messages(turns)), meta=meta)
@@ -75,7 +123,7 @@ def to_document(record: Any, text_column: str | None, meta: Mapping[str, Any]) -
 
 
 def _text_key(record: Mapping[str, Any]) -> str | None:
-    """"text", or the only key whose value is a string."""
+    """ "text", or the only key whose value is a string."""
     if isinstance(record.get("text"), str):
         return "text"
     strings = [key for key, value in record.items() if isinstance(value, str)]
@@ -84,32 +132,64 @@ def _text_key(record: Mapping[str, Any]) -> str | None:
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise Unusable(say(f"{key} is {value!r:.40}, not text.", f"{key} 的值为 {value!r:.40}，不是文本。"),
-                       say("Put a text there, or leave the record out.", "请填入文本，或去掉这条记录。"))
+        raise Unusable(
+            say(
+                f"{key} is {value!r:.40}, not text.",
+                f"{key} 的值为 {value!r:.40}，不是文本。",
+            ),
+            say(
+                "Put a text there, or leave the record out.",
+                "请填入文本，或去掉这条记录。",
+            ),
+        )
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise Unusable(say(f"{key} holds half a character (a lone surrogate).", f"{key} 中有半个字符（孤立的代理项）。"),
-                       say("The text was cut inside an emoji or rare character; write it again.", "文本在表情或生僻字中间被截断，请重新生成。"))
+        raise Unusable(
+            say(
+                f"{key} holds half a character (a lone surrogate).",
+                f"{key} 中有半个字符（孤立的代理项）。",
+            ),
+            say(
+                "The text was cut inside an emoji or rare character; write it again.",
+                "文本在表情或生僻字中间被截断，请重新生成。",
+            ),
+        )
     return value
 
 
 def _system(record: Mapping[str, Any]) -> tuple[Message, ...]:
-    return (Message("system", _text(record["system"], "system")),) if record.get("system") else ()
+    return (
+        (Message("system", _text(record["system"], "system")),)
+        if record.get("system")
+        else ()
+    )
 
 
 def _messages(turns: list[Any]) -> list[Message]:
     """Turns as {"role", "content"} (OpenAI) or {"from", "value"} (ShareGPT)."""
     if not turns:
-        raise Unusable(say("the conversation is empty.", "对话为空。"), say("Leave the record out.", "请去掉这条记录。"))
+        raise Unusable(
+            say("the conversation is empty.", "对话为空。"),
+            say("Leave the record out.", "请去掉这条记录。"),
+        )
     return [_message(turn) for turn in turns]
 
 
 def _message(turn: Any) -> Message:
     role = turn.get("role", turn.get("from")) if isinstance(turn, Mapping) else None
     if not isinstance(role, str) or role not in ROLES:
-        raise Unusable(say(f"a turn has the role {role!r}. {nearest(str(role), ROLES)}", f"对话中出现角色 {role!r}。{nearest(str(role), ROLES)}"),
-                       say('Write {"role": "user", "content": "..."} or {"from": "human", "value": "..."}.',
-                           '请写成 {"role": "user", "content": "..."} 或 {"from": "human", "value": "..."}。'))
+        raise Unusable(
+            say(
+                f"a turn has the role {role!r}. {nearest(str(role), ROLES)}",
+                f"对话中出现角色 {role!r}。{nearest(str(role), ROLES)}",
+            ),
+            say(
+                'Write {"role": "user", "content": "..."} or {"from": "human", "value": "..."}.',
+                '请写成 {"role": "user", "content": "..."} 或 {"from": "human", "value": "..."}。',
+            ),
+        )
     content = turn.get("content", turn.get("value"))
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+    if isinstance(content, list) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" for part in content
+    ):
         content = "".join(_text(part.get("text"), "content") for part in content)
     return Message(ROLES[role], _text(content, "content"))

@@ -23,13 +23,22 @@ def name_of(config: Config) -> str:
     packs.check_one(config.path, config.pack, "my.txt", "chinese-poetry")
     source = config.source or ("pack" if config.pack else "files")
     if (source == "pack") != bool(config.pack):
-        raise BadInput(say(f"source is {source!r}, which does not go with {'pack' if config.pack else 'path'}.",
-                           f"source 为 {source!r}，与 {'pack' if config.pack else 'path'} 不符。"),
-                       say("Leave source out.", "请去掉 source。"))
+        raise BadInput(
+            say(
+                f"source is {source!r}, which does not go with {'pack' if config.pack else 'path'}.",
+                f"source 为 {source!r}，与 {'pack' if config.pack else 'path'} 不符。",
+            ),
+            say("Leave source out.", "请去掉 source。"),
+        )
     for key in ("text_column", "separator"):
         if getattr(config, key) is not None and source != "files":
-            raise BadInput(say(f"{key} is for the files source, not for {source}.", f"{key} 只用于 files，不能用于 {source}。"),
-                           say(f"Leave {key} out.", f"请去掉 {key}。"))
+            raise BadInput(
+                say(
+                    f"{key} is for the files source, not for {source}.",
+                    f"{key} 只用于 files，不能用于 {source}。",
+                ),
+                say(f"Leave {key} out.", f"请去掉 {key}。"),
+            )
     return source
 
 
@@ -37,8 +46,16 @@ def documents(config: Config, report: Report) -> Iterator[Document]:
     """The documents of a configuration's source, at most max_documents of them."""
     source = name_of(config)
     if source == "files":
-        separator = config.separator and config.separator.replace("\\n", "\n").replace("\\t", "\t")
-        found = files.read(config.path, text_column=config.text_column, separator=separator, strict=config.strict, report=report)
+        separator = config.separator and config.separator.replace("\\n", "\n").replace(
+            "\\t", "\t"
+        )
+        found = files.read(
+            config.path,
+            text_column=config.text_column,
+            separator=separator,
+            strict=config.strict,
+            report=report,
+        )
     else:
         found = sources.get(source)(config.pack or config.path)
     return _first(found, config.max_documents) if config.max_documents else found

@@ -31,7 +31,10 @@ class Cut:
         """(split, from, to) for a text of `length` characters that starts at `start` in the running text."""
         edges = [0, self.validation, self.test, start + length + 1]
         for split in (TRAIN, VALIDATION, TEST):
-            first, last = max(edges[split], start), min(edges[split + 1], start + length)
+            first, last = (
+                max(edges[split], start),
+                min(edges[split + 1], start + length),
+            )
             if first < last:
                 yield split, first - start, last - start
 
@@ -39,12 +42,21 @@ class Cut:
 def check_shares(validation: float, test: float) -> None:
     """Raise BadInput for shares that leave nothing to train on."""
     if validation < 0 or test < 0 or validation + test >= 1:
-        raise BadInput(say(f"validation is {validation} and test {test}: nothing is left to train on.",
-                           f"validation 为 {validation}，test 为 {test}：没有留下训练数据。"),
-                       say("Give shares from 0 to less than 1, such as 0.05.", "请给出 0 到 1 之间的比例，例如 0.05。"))
+        raise BadInput(
+            say(
+                f"validation is {validation} and test {test}: nothing is left to train on.",
+                f"validation 为 {validation}，test 为 {test}：没有留下训练数据。",
+            ),
+            say(
+                "Give shares from 0 to less than 1, such as 0.05.",
+                "请给出 0 到 1 之间的比例，例如 0.05。",
+            ),
+        )
 
 
-def assign(digests: np.ndarray, lengths: np.ndarray, validation: float, test: float) -> np.ndarray | Cut:
+def assign(
+    digests: np.ndarray, lengths: np.ndarray, validation: float, test: float
+) -> np.ndarray | Cut:
     """The split of each document (uint8 [documents]), or where to cut the running text.
 
     digests: uint64 [documents]; lengths: characters, int64 [documents].
@@ -69,7 +81,13 @@ def assign(digests: np.ndarray, lengths: np.ndarray, validation: float, test: fl
     return Cut(int(total * (1 - validation - test)), int(total * (1 - test)))
 
 
-def assign_groups(digests: np.ndarray, groups: np.ndarray, given: np.ndarray, validation: float, test: float) -> np.ndarray:
+def assign_groups(
+    digests: np.ndarray,
+    groups: np.ndarray,
+    given: np.ndarray,
+    validation: float,
+    test: float,
+) -> np.ndarray:
     """The split of each item, uint8 [items], where the items of a group must not be parted.
 
     digests: uint64 [items]; groups: the number of each item's group, int64 [items]; given: the split that the source names
@@ -77,7 +95,11 @@ def assign_groups(digests: np.ndarray, groups: np.ndarray, given: np.ndarray, va
     one in a given test or validation split are DROPPED: that split is a benchmark, and stays as it is.
     """
     splits = np.where(given == DROPPED, TRAIN, given).astype(np.uint8)
-    wanted = {split: share for split, share in ((TEST, test), (VALIDATION, validation)) if share and not (given == split).any()}
+    wanted = {
+        split: share
+        for split, share in ((TEST, test), (VALIDATION, validation))
+        if share and not (given == split).any()
+    }
     held_out = np.isin(given, (VALIDATION, TEST))
     splits[np.isin(groups, groups[held_out]) & ~held_out] = DROPPED
     free = np.flatnonzero(splits == TRAIN)
@@ -89,8 +111,12 @@ def assign_groups(digests: np.ndarray, groups: np.ndarray, given: np.ndarray, va
     for split, share in wanted.items():
         goal = max(1, round(len(free) * share)) if len(starts) > len(wanted) else 0
         room = goal
-        while taken < len(starts) - 1 and room > 0:  # one group at least is left to train on
-            if sizes[taken] <= max(1, goal // 4):  # one large group would make a lopsided sample
+        while (
+            taken < len(starts) - 1 and room > 0
+        ):  # one group at least is left to train on
+            if sizes[taken] <= max(
+                1, goal // 4
+            ):  # one large group would make a lopsided sample
                 splits[free[groups[free] == starts[taken]]] = split
                 room -= int(sizes[taken])
             taken += 1

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers import Tokenizer as Backend
 
 from miaobi.core.errors import Damaged
@@ -24,21 +32,48 @@ PIECES, NORMALIZER_FIELDS, CHARSMAP = 1, (2, 3), 2
 def transformers_tokenizer(path: Path) -> Any:
     """Text -> <s> pieces </s>; a pair -> <s> first </s> <s> second </s>. Raises Damaged."""
     from transformers import PreTrainedTokenizerFast
+
     try:
         pieces, charsmap = _read(path.read_bytes())
     except (IndexError, struct.error, UnicodeDecodeError):
-        raise Damaged(say(f"{path} is not a whole SentencePiece model.", f"{path} 不是完整的 SentencePiece 模型。"),
-                      say("Fetch it again.", "请重新获取。")) from None
+        raise Damaged(
+            say(
+                f"{path} is not a whole SentencePiece model.",
+                f"{path} 不是完整的 SentencePiece 模型。",
+            ),
+            say("Fetch it again.", "请重新获取。"),
+        ) from None
     backend = Backend(models.Unigram(pieces, unk_id=0, byte_fallback=False))
-    backend.normalizer = normalizers.Sequence([*([normalizers.Precompiled(charsmap)] if charsmap else []),
-                                               normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    backend.normalizer = normalizers.Sequence(
+        [
+            *([normalizers.Precompiled(charsmap)] if charsmap else []),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(
+        prepend_scheme="always", split=False
+    )
     backend.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
     unknown, start, end = (pieces[place][0] for place in range(3))
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", pair=f"{start} $A {end} {start} $B:1 {end}:1", special_tokens=[(start, 1), (end, 2)])
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (unknown, start, end)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=unknown, bos_token=start, eos_token=end, pad_token=end)
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} {start} $B:1 {end}:1",
+        special_tokens=[(start, 1), (end, 2)],
+    )
+    backend.add_special_tokens(
+        [
+            AddedToken(token, special=True, normalized=False)
+            for token in (unknown, start, end)
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token=unknown,
+        bos_token=start,
+        eos_token=end,
+        pad_token=end,
+    )
 
 
 def _read(data: bytes) -> tuple[list[tuple[str, float]], bytes]:
@@ -47,9 +82,21 @@ def _read(data: bytes) -> tuple[list[tuple[str, float]], bytes]:
     for field, value in _fields(data):
         if field == PIECES:
             inner = dict(_fields(value))
-            pieces.append((inner[1].decode(), struct.unpack("<f", inner[2])[0] if 2 in inner else 0.0))
+            pieces.append(
+                (
+                    inner[1].decode(),
+                    struct.unpack("<f", inner[2])[0] if 2 in inner else 0.0,
+                )
+            )
         elif field in NORMALIZER_FIELDS:
-            charsmap = next((inner for number, inner in _fields(value) if number == CHARSMAP and len(inner) > 1000), charsmap)
+            charsmap = next(
+                (
+                    inner
+                    for number, inner in _fields(value)
+                    if number == CHARSMAP and len(inner) > 1000
+                ),
+                charsmap,
+            )
     return pieces, charsmap
 
 
@@ -67,7 +114,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
             size = {1: 8, 5: 4}[kind]
         if at + size > len(data):
             raise IndexError
-        yield key >> 3, data[at:at + size]
+        yield key >> 3, data[at : at + size]
         at += size
 
 

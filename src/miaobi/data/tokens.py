@@ -75,7 +75,9 @@ class TokenSpec:
     """Name of the tokenizer, for reports: figures by token compare only within one."""
 
 
-def prepare(config: Config, *, cache: Path | None = None, progress: bool = True) -> Tokens:
+def prepare(
+    config: Config, *, cache: Path | None = None, progress: bool = True
+) -> Tokens:
     """The prepared data of this configuration, made now or found from an earlier run (see data/packing.py).
 
     Args:
@@ -83,6 +85,7 @@ def prepare(config: Config, *, cache: Path | None = None, progress: bool = True)
         progress: Show a bar on stderr.
     """
     from miaobi.data.packing import prepare_folder
+
     return Tokens(prepare_folder(config, cache, progress), config.context_length)
 
 
@@ -95,8 +98,16 @@ class Tokens:
 
     def __post_init__(self) -> None:
         if self.context_length < 1:
-            raise BadInput(say(f"context_length is {self.context_length}.", f"context_length 为 {self.context_length}。"),
-                           say("Give at least 1; 64 to 1024 is usual here.", "至少为 1；通常为 64 到 1024。"))
+            raise BadInput(
+                say(
+                    f"context_length is {self.context_length}.",
+                    f"context_length 为 {self.context_length}。",
+                ),
+                say(
+                    "Give at least 1; 64 to 1024 is usual here.",
+                    "至少为 1；通常为 64 到 1024。",
+                ),
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -111,11 +122,19 @@ class Tokens:
     @cached_property
     def spec(self) -> TokenSpec:
         end = self.meta["end_id"]
-        return TokenSpec(self.meta["vocab_size"], self.context_length, end, end, end, self.meta["tokenizer"])
+        return TokenSpec(
+            self.meta["vocab_size"],
+            self.context_length,
+            end,
+            end,
+            end,
+            self.meta["tokenizer"],
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         from miaobi.data.tokenizer import load
+
         return load(self.folder / "tokenizer")
 
     def save(self, folder: Path) -> None:
@@ -124,6 +143,7 @@ class Tokens:
         A model with a template is asked a plain prompt as a question, and a poet would not know what that is.
         """
         from miaobi.data.documents import TURN_START
+
         self.tokenizer.save(folder)
         turn = self.tokenizer.backend.token_to_id(TURN_START)
         if turn is None or not (self._tokens("train")[:1_000_000] == turn).any():
@@ -143,7 +163,9 @@ class Tokens:
         rows = np.arange(index * size, (index + 1) * size)
         starts = np.empty(size, dtype=np.int64)
         for epoch in range(int(rows[0]) // windows, int(rows[-1]) // windows + 1):
-            phase, order = _epoch(windows, self.count(split) - windows * length + 1, seed, epoch)
+            phase, order = _epoch(
+                windows, self.count(split) - windows * length + 1, seed, epoch
+            )
             here = rows // windows == epoch
             starts[here] = phase + order[rows[here] % windows] * length
         return self._gather(split, starts)
@@ -155,14 +177,14 @@ class Tokens:
         """
         starts = np.arange(0, self.count(split), self.context_length)
         for first in range(0, len(starts), size):
-            yield self._gather(split, starts[first:first + size])
+            yield self._gather(split, starts[first : first + size])
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split as text, in the order of the source. Special tokens stand as they are written."""
         tokens, end = self._tokens(split), self.meta["end_id"]
         first, block = 1, 1 << 24
         for at in range(1, len(tokens), block):
-            for stop in np.flatnonzero(tokens[at:at + block] == end) + at:
+            for stop in np.flatnonzero(tokens[at : at + block] == end) + at:
                 yield self.tokenizer.decode(tokens[first:stop])
                 first = int(stop) + 1
 
@@ -173,36 +195,58 @@ class Tokens:
     @cached_property
     def _files(self) -> dict[str, np.ndarray]:
         kind = np.dtype(self.meta["dtype"])
-        return {split: np.asarray(np.memmap(self.folder / f"{split}.bin", dtype=kind, mode="r"))
-                for split in SPLITS if self.meta["splits"][split]["tokens"]}
+        return {
+            split: np.asarray(
+                np.memmap(self.folder / f"{split}.bin", dtype=kind, mode="r")
+            )
+            for split in SPLITS
+            if self.meta["splits"][split]["tokens"]
+        }
 
     def _tokens(self, split: str) -> np.ndarray:
         if split not in SPLITS:
-            raise BadInput(say(f"There is no split {split!r}.", f"没有名为 {split!r} 的划分。"), ", ".join(SPLITS))
+            raise BadInput(
+                say(f"There is no split {split!r}.", f"没有名为 {split!r} 的划分。"),
+                ", ".join(SPLITS),
+            )
         return self._files.get(split, np.empty(0, dtype=np.uint16))
 
     def _windows(self, split: str) -> int:
         """Whole windows in every epoch; what their phase leaves out, less than two windows, is another part each time."""
         targets = self.count(split)
         if not targets:
-            raise BadInput(say(f"The {split} split is empty.", f"{split} 划分为空。"),
-                           say("Give more text, or another share for it (data.validation, data.test).",
-                               "请增加文本，或调整其比例（data.validation、data.test）。"))
+            raise BadInput(
+                say(f"The {split} split is empty.", f"{split} 划分为空。"),
+                say(
+                    "Give more text, or another share for it (data.validation, data.test).",
+                    "请增加文本，或调整其比例（data.validation、data.test）。",
+                ),
+            )
         return max(1, (targets - self.context_length + 1) // self.context_length)
 
     def _gather(self, split: str, starts: np.ndarray) -> dict[str, Tensor]:
         """Windows of inputs and of the tokens that follow them, beginning at `starts`."""
         import torch
+
         tokens = self._tokens(split)
         places = starts[:, None] + np.arange(self.context_length + 1)
         past = places >= len(tokens)
         if past.any():
-            window = np.where(past, IGNORED, tokens[np.minimum(places, len(tokens) - 1)].astype(np.int64))
-            ids = np.where(window[:, :-1] == IGNORED, self.meta["end_id"], window[:, :-1])
+            window = np.where(
+                past,
+                IGNORED,
+                tokens[np.minimum(places, len(tokens) - 1)].astype(np.int64),
+            )
+            ids = np.where(
+                window[:, :-1] == IGNORED, self.meta["end_id"], window[:, :-1]
+            )
         else:
             window = tokens[places].astype(np.int64)
             ids = window[:, :-1]
-        return {"ids": torch.from_numpy(np.ascontiguousarray(ids)), "targets": torch.from_numpy(np.ascontiguousarray(window[:, 1:]))}
+        return {
+            "ids": torch.from_numpy(np.ascontiguousarray(ids)),
+            "targets": torch.from_numpy(np.ascontiguousarray(window[:, 1:])),
+        }
 
 
 @lru_cache(maxsize=4)

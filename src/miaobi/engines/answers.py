@@ -48,7 +48,9 @@ class Answers(Protocol):
 class Drawn:
     """n answers, each drawn by its own generator (or greedy)."""
 
-    def __init__(self, request: TextRequest, prompt: list[int], room: int, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, request: TextRequest, prompt: list[int], room: int, vocabulary: Vocabulary
+    ) -> None:
         self.request, self.vocabulary, self.width = request, vocabulary, request.n
         self._room = min(request.max_new_tokens, room)
         self._controls = controls_of(request, len(prompt), vocabulary.ends)
@@ -59,14 +61,30 @@ class Drawn:
         self._generators = generators_of(request.seed or 0, request.n)
 
     def advance(self, logits: Tensor) -> Step:
-        changed = apply(self._controls, self._ids.to(logits.device), logits) if self._controls else logits
+        changed = (
+            apply(self._controls, self._ids.to(logits.device), logits)
+            if self._controls
+            else logits
+        )
         greedy = self.request.greedy
-        tokens = (changed.argmax(1) if greedy else draw(changed, [self._generators[i] for i in self._live])).tolist()
+        tokens = (
+            changed.argmax(1)
+            if greedy
+            else draw(changed, [self._generators[i] for i in self._live])
+        ).tolist()
         likely = None if self.request.logprobs is None else logits.log_softmax(1)
         self._made += 1
         step = Step()
         for row, (index, token) in enumerate(zip(self._live, tokens, strict=True)):
-            logprobs = () if likely is None else (token_logprob(likely[row], token, self.request.logprobs, self.vocabulary),)
+            logprobs = (
+                ()
+                if likely is None
+                else (
+                    token_logprob(
+                        likely[row], token, self.request.logprobs, self.vocabulary
+                    ),
+                )
+            )
             chunk = self._take(index, token, logprobs)
             if chunk.text or chunk.logprobs or chunk.tokens or chunk.finish:
                 step.chunks.append(chunk)
@@ -75,10 +93,18 @@ class Drawn:
                 step.tokens.append(token)
         self._live = [self._live[row] for row in step.rows]
         if self._controls:
-            self._ids = torch.cat([self._ids[step.rows], torch.tensor(step.tokens, dtype=torch.long)[:, None]], dim=1)
+            self._ids = torch.cat(
+                [
+                    self._ids[step.rows],
+                    torch.tensor(step.tokens, dtype=torch.long)[:, None],
+                ],
+                dim=1,
+            )
         return step
 
-    def _take(self, index: int, token: int, logprobs: tuple[TokenLogprob, ...]) -> Chunk:
+    def _take(
+        self, index: int, token: int, logprobs: tuple[TokenLogprob, ...]
+    ) -> Chunk:
         stream = self._streams[index]
         if token in self.vocabulary.ends:
             return Chunk(index, stream.finish(), tokens=1, finish="stop")
@@ -87,7 +113,9 @@ class Drawn:
             return Chunk(index, text, logprobs, 1, "stop")
         if self._made >= self._room:
             text += stream.finish()
-            return Chunk(index, text, logprobs, 1, "stop" if stream.stopped else "length")
+            return Chunk(
+                index, text, logprobs, 1, "stop" if stream.stopped else "length"
+            )
         return Chunk(index, text, logprobs, 1)
 
 
@@ -106,8 +134,14 @@ class Beams:
     before the search ends: a beam that leads now may lose.
     """
 
-    def __init__(self, request: TextRequest, prompt: list[int], room: int, vocabulary: Vocabulary) -> None:
-        self.request, self.vocabulary, self.width = request, vocabulary, request.num_beams
+    def __init__(
+        self, request: TextRequest, prompt: list[int], room: int, vocabulary: Vocabulary
+    ) -> None:
+        self.request, self.vocabulary, self.width = (
+            request,
+            vocabulary,
+            request.num_beams,
+        )
         self._room = min(request.max_new_tokens, room)
         self._controls = controls_of(request, len(prompt), vocabulary.ends)
         self._prompt = prompt
@@ -116,12 +150,21 @@ class Beams:
 
     def advance(self, logits: Tensor) -> Step:
         likely = logits.log_softmax(1)
-        ids = torch.tensor([self._prompt + beam.ids for beam in self._beams], device=logits.device)
+        ids = torch.tensor(
+            [self._prompt + beam.ids for beam in self._beams], device=logits.device
+        )
         changed = apply(self._controls, ids, likely)
-        totals = changed + torch.tensor([beam.score for beam in self._beams], device=logits.device)[:, None]
+        totals = (
+            changed
+            + torch.tensor([beam.score for beam in self._beams], device=logits.device)[
+                :, None
+            ]
+        )
         best, places = totals.flatten().topk(2 * self.width)
         step, beams = Step(), list[Beam]()
-        for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+        for rank, (score, place) in enumerate(
+            zip(best.tolist(), places.tolist(), strict=True)
+        ):
             row, token = divmod(place, logits.shape[1])
             beam = self._grown(row, token, score, likely[row])
             if token in self.vocabulary.ends:
@@ -138,13 +181,17 @@ class Beams:
 
     def _grown(self, row: int, token: int, score: float, likely: Tensor) -> Beam:
         beam, wanted = self._beams[row], self.request.logprobs
-        logprobs = () if wanted is None else (token_logprob(likely, token, wanted, self.vocabulary),)
+        logprobs = (
+            ()
+            if wanted is None
+            else (token_logprob(likely, token, wanted, self.vocabulary),)
+        )
         return Beam([*beam.ids, token], score, beam.logprobs + logprobs)
 
     def _keep(self, beam: Beam, why: str) -> None:
         """Keep a finished beam if it is among the best."""
         self._done.append((beam.score / len(beam.ids), beam, why))
-        self._done = sorted(self._done, key=lambda item: -item[0])[:self.width]
+        self._done = sorted(self._done, key=lambda item: -item[0])[: self.width]
 
     def _over(self) -> bool:
         length = len(self._beams[0].ids)
@@ -152,10 +199,16 @@ class Beams:
             for beam in self._beams:
                 self._keep(beam, "length")
             return True
-        return len(self._done) == self.width and self._done[-1][0] >= self._beams[0].score / length
+        return (
+            len(self._done) == self.width
+            and self._done[-1][0] >= self._beams[0].score / length
+        )
 
     def _result(self) -> list[Chunk]:
-        return [self._chunk(index, beam, why) for index, (_, beam, why) in enumerate(self._done[:self.request.n])]
+        return [
+            self._chunk(index, beam, why)
+            for index, (_, beam, why) in enumerate(self._done[: self.request.n])
+        ]
 
     def _chunk(self, index: int, beam: Beam, why: str) -> Chunk:
         stream, shown = self.vocabulary.stream(self.request.stop), ""
@@ -166,11 +219,23 @@ class Beams:
                 break
         shown += stream.finish()
         finish: FinishReason = "stop" if stream.stopped or why == "stop" else "length"
-        return Chunk(index, shown, beam.logprobs[:len(kept)], len(beam.ids), finish)
+        return Chunk(index, shown, beam.logprobs[: len(kept)], len(beam.ids), finish)
 
 
-def token_logprob(likely: Tensor, token: int, rivals: int | None, vocabulary: Vocabulary) -> TokenLogprob:
+def token_logprob(
+    likely: Tensor, token: int, rivals: int | None, vocabulary: Vocabulary
+) -> TokenLogprob:
     """The token's entry, from the model's own log-probabilities [V], before any control."""
     top = likely.topk(rivals) if rivals else None
-    return TokenLogprob(vocabulary.spell(token), likely[token].item(), () if top is None else tuple(
-        (vocabulary.spell(other), value) for value, other in zip(top.values.tolist(), top.indices.tolist(), strict=True)))
+    return TokenLogprob(
+        vocabulary.spell(token),
+        likely[token].item(),
+        ()
+        if top is None
+        else tuple(
+            (vocabulary.spell(other), value)
+            for value, other in zip(
+                top.values.tolist(), top.indices.tolist(), strict=True
+            )
+        ),
+    )

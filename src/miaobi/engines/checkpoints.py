@@ -34,7 +34,9 @@ ENDLESS = 2**31
 class Recurrent(Protocol):
     """What a recurrent family's module offers: one call for a prompt or a single token."""
 
-    def step(self, ids: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]: ...
+    def step(
+        self, ids: torch.Tensor, state: Any = None
+    ) -> tuple[torch.Tensor, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Checkpoint:
 def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     """Raises Damaged, NotFound or Unsupported, each with what to do."""
     from transformers.utils import logging
+
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if weights.format == "gguf":
         return _load_gguf(weights, device, dtype)
@@ -76,16 +79,32 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     else:
         module = load_transformers(folder, dtype)
     words = Words.from_file(_tokenizer_file(folder))
-    return _checkpoint(weights.name, module.eval().to(device, dtype), words, _settings(folder), chat.from_folder(folder))
+    return _checkpoint(
+        weights.name,
+        module.eval().to(device, dtype),
+        words,
+        _settings(folder),
+        chat.from_folder(folder),
+    )
 
 
 def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkpoint:
     """A tuned language model; an adapter goes into its base's weights, in float32, or before every prompt where it is a prefix."""
-    own = tuned.folder if (tuned.folder / "tokenizer.json").exists() else tuned.base.folder
+    own = (
+        tuned.folder
+        if (tuned.folder / "tokenizer.json").exists()
+        else tuned.base.folder
+    )
     words = Words.from_file(_tokenizer_file(own))
     if not tuned.adapter:
         module = load_transformers(tuned.folder, dtype)
-        return _checkpoint(tuned.label, module.eval().to(device), words, _settings(tuned.folder), chat.from_folder(own))
+        return _checkpoint(
+            tuned.label,
+            module.eval().to(device),
+            words,
+            _settings(tuned.folder),
+            chat.from_folder(own),
+        )
     kind, prefix = tuned.adapter["peft_type"], list[Layer]()
     if kind in opening.PREFIXES:
         module = load_transformers(tuned.base.folder, torch.float32)
@@ -93,28 +112,61 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
     elif kind in opening.UNMERGEABLE:
         module = tuned.learner().net
     else:
-        module = merging.put_in(load_transformers(tuned.base.folder, torch.float32), tuned.folder)
-    prefix = [(keys.to(device, dtype), values.to(device, dtype)) for keys, values in prefix]
-    made = _checkpoint(tuned.label, module.eval().to(device, dtype), words, _settings(tuned.base.folder), chat.from_folder(own) or tuned.base.template, prefix)
-    return replace(made, context_length=made.context_length - (prefix[0][0].shape[2] if prefix else 0))
+        module = merging.put_in(
+            load_transformers(tuned.base.folder, torch.float32), tuned.folder
+        )
+    prefix = [
+        (keys.to(device, dtype), values.to(device, dtype)) for keys, values in prefix
+    ]
+    made = _checkpoint(
+        tuned.label,
+        module.eval().to(device, dtype),
+        words,
+        _settings(tuned.base.folder),
+        chat.from_folder(own) or tuned.base.template,
+        prefix,
+    )
+    return replace(
+        made,
+        context_length=made.context_length - (prefix[0][0].shape[2] if prefix else 0),
+    )
 
 
-def load_adapted(weights: Weights, names: Sequence[str], device: str, dtype: torch.dtype) -> Checkpoint:
+def load_adapted(
+    weights: Weights, names: Sequence[str], device: str, dtype: torch.dtype
+) -> Checkpoint:
     """A base with several adapters. Raises BadInput for an adapter of another base, Unsupported for one that is not plain LoRA."""
     from transformers.utils import logging
+
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base = open_base(weights.location)
     chosen = {name: opening.open_adapter(name, base) for name in names}
     for tuned in chosen.values():
         merging.read_update(tuned)  # refuses what cannot share a batch
-    keys = {name: f"adapter{number}" for number, name in enumerate(chosen)}  # a name may hold a dot, a module's must not
+    keys = {
+        name: f"adapter{number}" for number, name in enumerate(chosen)
+    }  # a name may hold a dot, a module's must not
     (first, opened), *others = chosen.items()
-    module = merging.beside(load_transformers(base.folder, dtype), opened.folder, keys[first])
+    module = merging.beside(
+        load_transformers(base.folder, dtype), opened.folder, keys[first]
+    )
     for name, tuned in others:
         module.load_adapter(str(tuned.folder), keys[name])
-    words, adapters = Words.from_file(_tokenizer_file(base.folder)), {
-        name: Adapter(keys[name], chat.from_folder(tuned.folder) or base.template) for name, tuned in chosen.items()}
-    plain = _checkpoint(weights.name, module.eval().to(device, dtype), words, _settings(base.folder), base.template, adapted=True)
+    words, adapters = (
+        Words.from_file(_tokenizer_file(base.folder)),
+        {
+            name: Adapter(keys[name], chat.from_folder(tuned.folder) or base.template)
+            for name, tuned in chosen.items()
+        },
+    )
+    plain = _checkpoint(
+        weights.name,
+        module.eval().to(device, dtype),
+        words,
+        _settings(base.folder),
+        base.template,
+        adapted=True,
+    )
     return replace(plain, adapters=adapters)
 
 
@@ -123,24 +175,56 @@ def prefix_of(module: Any, folder: Path) -> list[Layer]:
     adapted = merging.beside(module, folder)
     with torch.no_grad():
         made: Any = adapted.get_prompt(1)
-        cache = module(inputs_embeds=made, use_cache=True).past_key_values if isinstance(made, torch.Tensor) else made
+        cache = (
+            module(inputs_embeds=made, use_cache=True).past_key_values
+            if isinstance(made, torch.Tensor)
+            else made
+        )
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def _checkpoint(name: str, module: nn.Module, words: Words, settings: dict[str, Any],
-                template: chat.ChatTemplate | None, prefix: Sequence[Layer] = (), adapted: bool = False) -> Checkpoint:
+def _checkpoint(
+    name: str,
+    module: nn.Module,
+    words: Words,
+    settings: dict[str, Any],
+    template: chat.ChatTemplate | None,
+    prefix: Sequence[Layer] = (),
+    adapted: bool = False,
+) -> Checkpoint:
     recurrent = isinstance(module, Recurrent)
-    decoder: Decoder = RecurrentDecoder(module) if recurrent else CachedDecoder(module, prefix, adapted)
+    decoder: Decoder = (
+        RecurrentDecoder(module)
+        if recurrent
+        else CachedDecoder(module, prefix, adapted)
+    )
     ends = _numbers(settings.get("eos_token_id"), settings.get("eos_id"))
     start = _numbers(settings.get("bos_token_id"), settings.get("bos_id")) or ends
-    length = ENDLESS if recurrent else next(
-        (settings[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if settings.get(key)), ENDLESS)
-    return Checkpoint(name, decoder, words, frozenset(ends), start[:1] or [0], length, template)
+    length = (
+        ENDLESS
+        if recurrent
+        else next(
+            (
+                settings[key]
+                for key in ("max_position_embeddings", "n_positions", "max_seq_len")
+                if settings.get(key)
+            ),
+            ENDLESS,
+        )
+    )
+    return Checkpoint(
+        name, decoder, words, frozenset(ends), start[:1] or [0], length, template
+    )
 
 
 def _numbers(*values: Any) -> list[int]:
     """Token ids as config files write them: one, a list, or nothing."""
-    return [item for value in values if value is not None for item in (value if isinstance(value, list) else [value])]
+    return [
+        item
+        for value in values
+        if value is not None
+        for item in (value if isinstance(value, list) else [value])
+    ]
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -148,17 +232,26 @@ def _settings(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     generation = folder / "generation_config.json"
     if generation.exists():
-        config |= {key: value for key, value in read_json(generation).items()
-                   if key in ("eos_token_id", "bos_token_id") and value is not None}
+        config |= {
+            key: value
+            for key, value in read_json(generation).items()
+            if key in ("eos_token_id", "bos_token_id") and value is not None
+        }
     return config
 
 
 def _tokenizer_file(folder: Path) -> Path:
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise Unsupported(say(f"{folder} has no tokenizer.json.", f"{folder} 中没有 tokenizer.json。"),
-                          say("Save its tokenizer in the fast format: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
-                              "请把分词器存为 fast 格式：AutoTokenizer.from_pretrained(folder).save_pretrained(folder)。"))
+        raise Unsupported(
+            say(
+                f"{folder} has no tokenizer.json.", f"{folder} 中没有 tokenizer.json。"
+            ),
+            say(
+                "Save its tokenizer in the fast format: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
+                "请把分词器存为 fast 格式：AutoTokenizer.from_pretrained(folder).save_pretrained(folder)。",
+            ),
+        )
     return path
 
 
@@ -167,14 +260,25 @@ def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
     config = read_json(folder / "config.json")
     refuse_foreign_code(config, folder.name)
     if config.get("is_encoder_decoder"):
-        raise Unsupported(say(f"{folder.name} is an encoder-decoder; the native engine runs decoders.",
-                              f"{folder.name} 是编码器-解码器模型；native 引擎只运行解码器。"),
-                          say("Choose a causal language model.", "请选用因果语言模型。"))
+        raise Unsupported(
+            say(
+                f"{folder.name} is an encoder-decoder; the native engine runs decoders.",
+                f"{folder.name} 是编码器-解码器模型；native 引擎只运行解码器。",
+            ),
+            say("Choose a causal language model.", "请选用因果语言模型。"),
+        )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise Unsupported(say(f"{folder.name} has no safetensors weights.", f"{folder.name} 没有 safetensors 权重。"),
-                          say("Convert it: pickled weights (.bin, .pt) can run code when opened, so they are not read.",
-                              "请先转换：pickle 权重（.bin、.pt）打开时可能执行代码，因此不予读取。"))
+        raise Unsupported(
+            say(
+                f"{folder.name} has no safetensors weights.",
+                f"{folder.name} 没有 safetensors 权重。",
+            ),
+            say(
+                "Convert it: pickled weights (.bin, .pt) can run code when opened, so they are not read.",
+                "请先转换：pickle 权重（.bin、.pt）打开时可能执行代码，因此不予读取。",
+            ),
+        )
     for file in files:
         bundle.check_safetensors(file)
     model: Any
@@ -182,8 +286,13 @@ def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
         from transformers.models.llama.modeling_llama import LlamaForCausalLM as model
     else:
         from transformers import AutoModelForCausalLM as model
-    loaded: nn.Module = model.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
-                                              attn_implementation="sdpa")
+    loaded: nn.Module = model.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        attn_implementation="sdpa",
+    )
     return loaded
 
 
@@ -192,13 +301,28 @@ def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     header = gguf.read(weights.path)
-    where = {"pretrained_model_name_or_path": str(weights.path.parent), "gguf_file": weights.path.name}
+    where = {
+        "pretrained_model_name_or_path": str(weights.path.parent),
+        "gguf_file": weights.path.name,
+    }
     module: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(**where).backend_tokenizer
-    if header.metadata.get("tokenizer.ggml.model") == "gpt2":  # Transformers cuts words by GPT-2's rule, whatever the file says
-        tokenizer.pre_tokenizer = word_rule(header.metadata.get("tokenizer.ggml.pre", "default"), weights.path)
+    if (
+        header.metadata.get("tokenizer.ggml.model") == "gpt2"
+    ):  # Transformers cuts words by GPT-2's rule, whatever the file says
+        tokenizer.pre_tokenizer = word_rule(
+            header.metadata.get("tokenizer.ggml.pre", "default"), weights.path
+        )
     words = Words(tokenizer)
-    settings = {"eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
-                "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
-                "max_position_embeddings": header.of_model("context_length")}
-    return _checkpoint(weights.name, module.eval().to(device), words, settings, chat.from_gguf(header.metadata))
+    settings = {
+        "eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
+        "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
+        "max_position_embeddings": header.of_model("context_length"),
+    }
+    return _checkpoint(
+        weights.name,
+        module.eval().to(device),
+        words,
+        settings,
+        chat.from_gguf(header.metadata),
+    )

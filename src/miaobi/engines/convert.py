@@ -68,8 +68,10 @@ def read_shape(folder: Path) -> Shape:
     """The sizes of the model in `folder`. Raises Unsupported when GGUF has no place for it."""
     path = folder / "config.json"
     if not path.exists():
-        raise NotFound(say(f"{folder} has no config.json.", f"{folder} 中没有 config.json。"),
-                       say("Name the folder of a trained model.", "请给出已训练模型的文件夹。"))
+        raise NotFound(
+            say(f"{folder} has no config.json.", f"{folder} 中没有 config.json。"),
+            say("Name the folder of a trained model.", "请给出已训练模型的文件夹。"),
+        )
     config = json.loads(path.read_text(encoding="utf-8"))
     kind = next(iter(config.get("architectures") or [config.get("model_type", "?")]))
     if kind not in LAYOUTS:
@@ -86,43 +88,78 @@ def read_shape(folder: Path) -> Shape:
             raise _odd_setting(path, key, value)
     heads, width = config["num_attention_heads"], config["hidden_size"]
     return Shape(
-        layout=LAYOUTS[kind], layers=config["num_hidden_layers"], width=width, hidden=config["intermediate_size"],
-        heads=heads, kv_heads=config.get("num_key_value_heads") or heads,
-        head_width=config.get("head_dim") or width // heads, context=config["max_position_embeddings"],
-        vocabulary=config["vocab_size"], rope_base=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)), tied=bool(config.get("tie_word_embeddings", False)))
+        layout=LAYOUTS[kind],
+        layers=config["num_hidden_layers"],
+        width=width,
+        hidden=config["intermediate_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_width=config.get("head_dim") or width // heads,
+        context=config["max_position_embeddings"],
+        vocabulary=config["vocab_size"],
+        rope_base=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
 
 
 def _no_layout(folder: Path, kind: str) -> Unsupported:
     return Unsupported(
-        say(f"{folder.name} is a {kind}; GGUF has no layout for it that llama.cpp and OpenVINO read.",
-            f"{folder.name} 是 {kind}；GGUF 没有 llama.cpp 与 OpenVINO 都能读取的对应布局。"),
-        say("Export it with --to transformers, or train a model of the family gpt, which exports to GGUF.",
-            "请用 --to transformers 导出，或训练 gpt 类模型，它可以导出为 GGUF。"))
+        say(
+            f"{folder.name} is a {kind}; GGUF has no layout for it that llama.cpp and OpenVINO read.",
+            f"{folder.name} 是 {kind}；GGUF 没有 llama.cpp 与 OpenVINO 都能读取的对应布局。",
+        ),
+        say(
+            "Export it with --to transformers, or train a model of the family gpt, which exports to GGUF.",
+            "请用 --to transformers 导出，或训练 gpt 类模型，它可以导出为 GGUF。",
+        ),
+    )
 
 
 def _odd_setting(path: Path, key: str, value: Any) -> Unsupported:
-    return Unsupported(say(f"{path}: {key} is {value!r}, which this converter does not write.",
-                           f"{path}：{key} 为 {value!r}，本转换器不支持。"),
-                       say("Use llama.cpp's own convert_hf_to_gguf.py for this model.",
-                           "请用 llama.cpp 自带的 convert_hf_to_gguf.py 转换此模型。"))
+    return Unsupported(
+        say(
+            f"{path}: {key} is {value!r}, which this converter does not write.",
+            f"{path}：{key} 为 {value!r}，本转换器不支持。",
+        ),
+        say(
+            "Use llama.cpp's own convert_hf_to_gguf.py for this model.",
+            "请用 llama.cpp 自带的 convert_hf_to_gguf.py 转换此模型。",
+        ),
+    )
 
 
 def _check_dtype(shape: Shape, dtype: Dtype) -> None:
-    odd = [f"{name} {size}" for name, size in (("hidden_size", shape.width), ("intermediate_size", shape.hidden),
-                                               ("heads x head_dim", shape.heads * shape.head_width)) if size % BLOCK]
+    odd = [
+        f"{name} {size}"
+        for name, size in (
+            ("hidden_size", shape.width),
+            ("intermediate_size", shape.hidden),
+            ("heads x head_dim", shape.heads * shape.head_width),
+        )
+        if size % BLOCK
+    ]
     if dtype == "q8_0" and odd:
-        raise Unsupported(say(f"q8_0 packs rows in blocks of {BLOCK}, and {', '.join(odd)} does not divide by {BLOCK}.",
-                              f"q8_0 以 {BLOCK} 个权重为一块，而 {'、'.join(odd)} 不能被 {BLOCK} 整除。"),
-                          say("Export with --dtype f16.", "请用 --dtype f16 导出。"))
+        raise Unsupported(
+            say(
+                f"q8_0 packs rows in blocks of {BLOCK}, and {', '.join(odd)} does not divide by {BLOCK}.",
+                f"q8_0 以 {BLOCK} 个权重为一块，而 {'、'.join(odd)} 不能被 {BLOCK} 整除。",
+            ),
+            say("Export with --dtype f16.", "请用 --dtype f16 导出。"),
+        )
 
 
 def _describe(writer: GGUFWriter, name: str, shape: Shape, dtype: Dtype) -> None:
     import gguf
 
     writer.add_name(name)
-    writer.add_file_type({"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
-                          "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[dtype])
+    writer.add_file_type(
+        {
+            "f32": gguf.LlamaFileType.ALL_F32,
+            "f16": gguf.LlamaFileType.MOSTLY_F16,
+            "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+        }[dtype]
+    )
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context)
@@ -144,8 +181,13 @@ def _writer(path: Path, layout: str) -> GGUFWriter:
     class Writer(gguf.GGUFWriter):
         """gguf leaves empty lists out, and llama.cpp wants the merges even where a vocabulary of bytes has none."""
 
-        def _pack_val(self, val: Any, vtype: gguf.GGUFValueType, add_vtype: bool,
-                      sub_type: gguf.GGUFValueType | None = None) -> bytes:
+        def _pack_val(
+            self,
+            val: Any,
+            vtype: gguf.GGUFValueType,
+            add_vtype: bool,
+            sub_type: gguf.GGUFValueType | None = None,
+        ) -> bytes:
             if vtype == gguf.GGUFValueType.ARRAY and not val:
                 return struct.pack("<IIQ", vtype, gguf.GGUFValueType.STRING, 0)
             packed: bytes = super()._pack_val(val, vtype, add_vtype, sub_type)
@@ -161,9 +203,15 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_key_value(gguf.Keys.Tokenizer.MERGES, vocabulary.merges, gguf.GGUFValueType.ARRAY)
-    for add, value in ((writer.add_bos_token_id, vocabulary.bos), (writer.add_eos_token_id, vocabulary.eos),
-                       (writer.add_pad_token_id, vocabulary.pad), (writer.add_unk_token_id, vocabulary.unk)):
+    writer.add_key_value(
+        gguf.Keys.Tokenizer.MERGES, vocabulary.merges, gguf.GGUFValueType.ARRAY
+    )
+    for add, value in (
+        (writer.add_bos_token_id, vocabulary.bos),
+        (writer.add_eos_token_id, vocabulary.eos),
+        (writer.add_pad_token_id, vocabulary.pad),
+        (writer.add_unk_token_id, vocabulary.unk),
+    ):
         if value is not None:
             add(value)
     writer.add_add_bos_token(vocabulary.add_bos)
@@ -172,43 +220,63 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_chat_template(vocabulary.chat_template)
 
 
-def _write_tensors(writer: GGUFWriter, folder: Path, shape: Shape, dtype: Dtype) -> None:
+def _write_tensors(
+    writer: GGUFWriter, folder: Path, shape: Shape, dtype: Dtype
+) -> None:
     """Two passes, so that only one matrix is in memory at a time: first sizes, then bytes."""
     import gguf
     import numpy as np
 
-    kinds = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16,
-             "q8_0": gguf.GGMLQuantizationType.Q8_0}
+    kinds = {
+        "f32": gguf.GGMLQuantizationType.F32,
+        "f16": gguf.GGMLQuantizationType.F16,
+        "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    }
     places = list(_places(folder, shape))
     for name, sizes, _, _ in places:
         kind = kinds[dtype] if len(sizes) > 1 else kinds["f32"]
         stored = gguf.quant_shape_to_byte_shape(sizes, kind)
-        writer.add_tensor_info(name, stored, np.dtype(np.uint8), int(np.prod(stored)), raw_dtype=kind)
+        writer.add_tensor_info(
+            name, stored, np.dtype(np.uint8), int(np.prod(stored)), raw_dtype=kind
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for _, sizes, file, key in places:
         kind = kinds[dtype] if len(sizes) > 1 else kinds["f32"]
-        writer.write_tensor_data(gguf.quantize(_rotary_order(_read(file, key), key, shape), kind))
+        writer.write_tensor_data(
+            gguf.quantize(_rotary_order(_read(file, key), key, shape), kind)
+        )
 
 
-def _places(folder: Path, shape: Shape) -> Iterator[tuple[str, tuple[int, ...], Path, str]]:
+def _places(
+    folder: Path, shape: Shape
+) -> Iterator[tuple[str, tuple[int, ...], Path, str]]:
     """(GGUF name, sizes, safetensors file, key) of every tensor. Raises Damaged when one is missing."""
     import gguf
     from safetensors import safe_open
 
-    arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}[shape.layout]
+    arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}[
+        shape.layout
+    ]
     names = gguf.get_tensor_name_map(arch, shape.layers)
     found: dict[str, tuple[tuple[int, ...], Path]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         check_safetensors(file)
         with safe_open(file, framework="pt") as tensors:
-            found |= {key: (tuple(tensors.get_slice(key).get_shape()), file) for key in tensors.keys()}  # noqa: SIM118
+            found |= {
+                key: (tuple(tensors.get_slice(key).get_shape()), file)
+                for key in tensors.keys()
+            }  # noqa: SIM118
     if shape.tied:
         found.pop("lm_head.weight", None)
     elif "lm_head.weight" not in found:
         raise _missing(folder, "lm_head.weight")
-    for key in ("model.embed_tokens.weight", "model.norm.weight", f"model.layers.{shape.layers - 1}.mlp.down_proj.weight"):
+    for key in (
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        f"model.layers.{shape.layers - 1}.mlp.down_proj.weight",
+    ):
         if key not in found:
             raise _missing(folder, key)
     for key, (sizes, file) in found.items():
@@ -219,8 +287,13 @@ def _places(folder: Path, shape: Shape) -> Iterator[tuple[str, tuple[int, ...], 
 
 
 def _missing(folder: Path, key: str) -> Damaged:
-    return Damaged(say(f"{folder} has no weights {key}.", f"{folder} 缺少权重 {key}。"),
-                   say("Copy the whole folder again, or train again.", "请重新复制整个文件夹，或重新训练。"))
+    return Damaged(
+        say(f"{folder} has no weights {key}.", f"{folder} 缺少权重 {key}。"),
+        say(
+            "Copy the whole folder again, or train again.",
+            "请重新复制整个文件夹，或重新训练。",
+        ),
+    )
 
 
 def _read(file: Path, key: str) -> np.ndarray:
@@ -236,4 +309,8 @@ def _rotary_order(weight: np.ndarray, key: str, shape: Shape) -> np.ndarray:
     if shape.layout != "llama" or not key.endswith(("q_proj.weight", "k_proj.weight")):
         return weight
     heads = shape.heads if key.endswith("q_proj.weight") else shape.kv_heads
-    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, 2, -1, weight.shape[1])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+    )

@@ -28,18 +28,30 @@ def fits(weights: Weights) -> bool:
     """Whether the bundle's model has a GGUF layout."""
     if weights.modality != "text":
         return False
-    config = read_json(weights.path / "config.json") if weights.family != FAMILY else _written(open_tuned(weights))
+    config = (
+        read_json(weights.path / "config.json")
+        if weights.family != FAMILY
+        else _written(open_tuned(weights))
+    )
     return any(kind in LAYOUTS for kind in config.get("architectures") or ())
 
 
 def _written(tuned: Tuned) -> Mapping[str, Any]:
     """config.json of a tuned causal language model; empty for one that has no place for its adapter in its weights."""
-    return tuned.config if tuned.writes and tuned.adapter.get("peft_type") not in UNMERGEABLE else {}
+    return (
+        tuned.config
+        if tuned.writes and tuned.adapter.get("peft_type") not in UNMERGEABLE
+        else {}
+    )
 
 
 def pending(weights: Weights) -> bool:
     """Whether a tuned model's adapter would have to be merged and converted first, which takes long and a copy of the base."""
-    return weights.family == FAMILY and bool(open_tuned(weights).adapter) and not _place(weights, "f16").exists()
+    return (
+        weights.family == FAMILY
+        and bool(open_tuned(weights).adapter)
+        and not _place(weights, "f16").exists()
+    )
 
 
 def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
@@ -53,8 +65,14 @@ def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
     if tuned is None or not tuned.adapter:
         return to_gguf(weights.path, target, dtype)
     from miaobi.tune.merging import merge
-    print(say(f"Merging {weights.label} into {tuned.base.name} for this engine, once ...", f"正在为该引擎把 {weights.label} 并入 {tuned.base.name}（仅此一次）..."),
-          file=sys.stderr)
+
+    print(
+        say(
+            f"Merging {weights.label} into {tuned.base.name} for this engine, once ...",
+            f"正在为该引擎把 {weights.label} 并入 {tuned.base.name}（仅此一次）...",
+        ),
+        file=sys.stderr,
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as folder:
         return to_gguf(merge(tuned, Path(folder) / weights.name), target, dtype)
@@ -70,16 +88,28 @@ def _place(weights: Weights, dtype: str) -> Path:
             digest.update(file.name.encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return home() / "converted" / digest.hexdigest()[:24] / f"{weights.name.replace('/', '_')}.gguf"
+    return (
+        home()
+        / "converted"
+        / digest.hexdigest()[:24]
+        / f"{weights.name.replace('/', '_')}.gguf"
+    )
 
 
 def _check_room(path: Path, place: Path) -> None:
     """Beforehand: whoever writes, numpy or OpenVINO, has words of its own for a full disk, or none that say so."""
     needed, free = ROOM * gguf.read(path).parameters, shutil.disk_usage(place).free
     if free < needed:
-        raise DoesNotFit(say(f"OpenVINO's copy of {path.name} takes {needed / 1e6:,.0f} MB of disk while it is made; {free / 1e6:,.0f} MB are free.",
-                             f"为 OpenVINO 准备 {path.name} 需要 {needed / 1e6:,.0f} MB 磁盘空间，剩余 {free / 1e6:,.0f} MB。"),
-                         say("Free some space, point MIAOBI_HOME at another disk, or use --engine llamacpp.", "请清理空间，把 MIAOBI_HOME 指向别的磁盘，或使用 --engine llamacpp。"))
+        raise DoesNotFit(
+            say(
+                f"OpenVINO's copy of {path.name} takes {needed / 1e6:,.0f} MB of disk while it is made; {free / 1e6:,.0f} MB are free.",
+                f"为 OpenVINO 准备 {path.name} 需要 {needed / 1e6:,.0f} MB 磁盘空间，剩余 {free / 1e6:,.0f} MB。",
+            ),
+            say(
+                "Free some space, point MIAOBI_HOME at another disk, or use --engine llamacpp.",
+                "请清理空间，把 MIAOBI_HOME 指向别的磁盘，或使用 --engine llamacpp。",
+            ),
+        )
 
 
 def as_openvino(path: Path) -> Path:
@@ -88,16 +118,38 @@ def as_openvino(path: Path) -> Path:
     Raises RuntimeError with OpenVINO's own words where it cannot read the file, DoesNotFit where the disk has no room.
     """
     facts = path.stat()
-    digest = hashlib.sha256(f"rows {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:24]
+    digest = hashlib.sha256(
+        f"rows {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()
+    ).hexdigest()[:24]
     target = home() / "converted" / digest / f"{path.stem}.openvino"
     with explain_refusal(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent):  # whoever else wants it waits, and finds it
         if not target.exists():
             _check_room(path, target.parent)
-            print(say(f"Preparing {path.name} for OpenVINO, once ...", f"正在为 OpenVINO 准备 {path.name}（仅此一次）..."), file=sys.stderr)
+            print(
+                say(
+                    f"Preparing {path.name} for OpenVINO, once ...",
+                    f"正在为 OpenVINO 准备 {path.name}（仅此一次）...",
+                ),
+                file=sys.stderr,
+            )
             with write_beside(target) as draft:
-                done = subprocess.run([sys.executable, "-P", "-m", "miaobi.engines.openvino_rows", path, draft], capture_output=True, text=True)
+                done = subprocess.run(
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "miaobi.engines.openvino_rows",
+                        path,
+                        draft,
+                    ],
+                    capture_output=True,
+                    text=True,
+                )
                 if done.returncode:
-                    raise RuntimeError(done.stderr.strip() or f"the process that reads it ended ({done.returncode})")
+                    raise RuntimeError(
+                        done.stderr.strip()
+                        or f"the process that reads it ended ({done.returncode})"
+                    )
     return target

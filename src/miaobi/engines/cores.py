@@ -11,7 +11,12 @@ LOOK_SECONDS, BUSY_PERCENT = 0.25, 20.0
 def physical_cores() -> int:
     """Cores this process may use; a second hardware thread of the same core gains nothing in matrix products."""
     import psutil
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    allowed = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
@@ -23,5 +28,10 @@ def settle_waiting() -> None:
     as quick beside another such process (bench/README.md). OMP_WAIT_POLICY, where it is set, is left as it is.
     """
     import psutil
-    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ and psutil.cpu_percent(interval=LOOK_SECONDS) > BUSY_PERCENT:
+
+    if (
+        "torch" not in sys.modules
+        and "OMP_WAIT_POLICY" not in os.environ
+        and psutil.cpu_percent(interval=LOOK_SECONDS) > BUSY_PERCENT
+    ):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -20,7 +20,9 @@ class Decoder(Protocol):
     joins: bool
     """Whether `join` is possible; if not, every request is stepped by itself."""
 
-    def prefill(self, prompts: list[list[int]], adapters: list[str]) -> tuple[Tensor, Any]:
+    def prefill(
+        self, prompts: list[list[int]], adapters: list[str]
+    ) -> tuple[Tensor, Any]:
         """Logits [B, V] after each prompt, and the state. adapters: by which each is answered; empty for a model without any."""
         ...
 
@@ -65,24 +67,44 @@ class CachedDecoder:
     `adapted`: the model is PEFT's, and rows of unlike adapters share each step (its mixed batches).
     """
 
-    def __init__(self, model: Any, prefix: Sequence[Layer] = (), adapted: bool = False) -> None:
+    def __init__(
+        self, model: Any, prefix: Sequence[Layer] = (), adapted: bool = False
+    ) -> None:
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
-        self.model, self._cache, self._prefix, self._adapted = model, DynamicCache, prefix, adapted
+        self.model, self._cache, self._prefix, self._adapted = (
+            model,
+            DynamicCache,
+            prefix,
+            adapted,
+        )
         self.device = next(model.parameters()).device
-        takes = inspect.signature(model.get_base_model().forward if adapted else model.forward).parameters
+        takes = inspect.signature(
+            model.get_base_model().forward if adapted else model.forward
+        ).parameters
         layers = DynamicCache(config=model.config).layers
-        self.joins = "position_ids" in takes and all(type(layer) is DynamicLayer for layer in layers)
+        self.joins = "position_ids" in takes and all(
+            type(layer) is DynamicLayer for layer in layers
+        )
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
-    def prefill(self, prompts: list[list[int]], adapters: list[str]) -> tuple[Tensor, Cached]:
-        if self._prefix and len(prompts) > 1:  # one by one, so that padding stands before the prefix and not behind it
+    def prefill(
+        self, prompts: list[list[int]], adapters: list[str]
+    ) -> tuple[Tensor, Cached]:
+        if (
+            self._prefix and len(prompts) > 1
+        ):  # one by one, so that padding stands before the prefix and not behind it
             rows = [self.prefill([prompt], []) for prompt in prompts]
-            return torch.cat([logits for logits, _ in rows]), reduce(self.join, [state for _, state in rows])
+            return torch.cat([logits for logits, _ in rows]), reduce(
+                self.join, [state for _, state in rows]
+            )
         before = self._prefix[0][0].shape[2] if self._prefix else 0
         lengths = [before + len(prompt) for prompt in prompts]
         width = max(lengths)
-        ids = torch.tensor([[0] * (width - before - len(prompt)) + prompt for prompt in prompts], device=self.device)
+        ids = torch.tensor(
+            [[0] * (width - before - len(prompt)) + prompt for prompt in prompts],
+            device=self.device,
+        )
         cache = self._begun()
         state = Cached(cache, lengths, adapters)
         return self._forward(ids, state, width), state
@@ -100,13 +122,21 @@ class CachedDecoder:
         return self._forward(tokens.to(self.device)[:, None], state, width), state
 
     def _forward(self, ids: Tensor, state: Cached, width: int) -> Tensor:
-        extra: dict[str, Any] = self._last_only | ({"adapter_names": state.adapters} if self._adapted else {})
+        extra: dict[str, Any] = self._last_only | (
+            {"adapter_names": state.adapters} if self._adapted else {}
+        )
         if min(state.lengths) < width:
-            starts = torch.tensor([width - length for length in state.lengths], device=self.device)[:, None]
+            starts = torch.tensor(
+                [width - length for length in state.lengths], device=self.device
+            )[:, None]
             places = torch.arange(width, device=self.device)[None]
             extra["attention_mask"] = (places >= starts).long()
-            extra["position_ids"] = (places - starts).clamp(min=0)[:, width - ids.shape[1]:]
-        output = self.model(input_ids=ids, past_key_values=state.cache, use_cache=True, **extra)
+            extra["position_ids"] = (places - starts).clamp(min=0)[
+                :, width - ids.shape[1] :
+            ]
+        output = self.model(
+            input_ids=ids, past_key_values=state.cache, use_cache=True, **extra
+        )
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
@@ -125,20 +155,29 @@ class CachedDecoder:
         for mine, theirs in zip(first.cache.layers, second.cache.layers, strict=True):
             mine.keys = torch.cat([mine.keys, theirs.keys])
             mine.values = torch.cat([mine.values, theirs.values])
-        first.lengths, first.adapters = first.lengths + second.lengths, first.adapters + second.adapters
+        first.lengths, first.adapters = (
+            first.lengths + second.lengths,
+            first.adapters + second.adapters,
+        )
         return first
 
     @staticmethod
     def _pad(state: Cached, count: int) -> None:
         """Widen on the left by `count` places; a negative count cuts."""
         for layer in state.cache.layers if count else ():
-            layer.keys, layer.values = (F.pad(part, (0, 0, count, 0)) for part in (layer.keys, layer.values))
+            layer.keys, layer.values = (
+                F.pad(part, (0, 0, count, 0)) for part in (layer.keys, layer.values)
+            )
 
     def score(self, ids: list[int]) -> Tensor:
         extra: dict[str, Any] = {"adapter_names": [BASE]} if self._adapted else {}
         if self._prefix:
             extra["past_key_values"] = self._begun()
-        logits: Tensor = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=bool(self._prefix), **extra).logits
+        logits: Tensor = self.model(
+            input_ids=torch.tensor([ids], device=self.device),
+            use_cache=bool(self._prefix),
+            **extra,
+        ).logits
         return logits[0].float()
 
 
@@ -151,21 +190,37 @@ class RecurrentDecoder:
         self.model = model
         self.device = next(model.parameters()).device
 
-    def prefill(self, prompts: list[list[int]], adapters: list[str]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        rows = [self.model.step(torch.tensor([prompt], device=self.device), None) for prompt in prompts]
-        state = tuple(torch.cat(parts, dim=1) for parts in zip(*(state for _, state in rows), strict=True))
+    def prefill(
+        self, prompts: list[list[int]], adapters: list[str]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        rows = [
+            self.model.step(torch.tensor([prompt], device=self.device), None)
+            for prompt in prompts
+        ]
+        state = tuple(
+            torch.cat(parts, dim=1)
+            for parts in zip(*(state for _, state in rows), strict=True)
+        )
         return torch.cat([logits[:, -1] for logits, _ in rows]).float(), state
 
-    def step(self, tokens: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(
+        self, tokens: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         logits, state = self.model.step(tokens.to(self.device)[:, None], state)
         return logits[:, -1].float(), state
 
     def select(self, state: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
         return tuple(part[:, rows].contiguous() for part in state)
 
-    def join(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(torch.cat(parts, dim=1) for parts in zip(first, second, strict=True))
+    def join(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.cat(parts, dim=1) for parts in zip(first, second, strict=True)
+        )
 
     def score(self, ids: list[int]) -> Tensor:
-        logits: Tensor = self.model.step(torch.tensor([ids], device=self.device), None)[0]
+        logits: Tensor = self.model.step(torch.tensor([ids], device=self.device), None)[
+            0
+        ]
         return logits[0].float()

@@ -23,23 +23,57 @@ if TYPE_CHECKING:
 
 Part = str | Path
 FORMATS = ("diffusers", "bundle")
-ABILITIES = Abilities(frozenset({
-    "n", "seed", "prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "image", "mask", "strength",
-    "control_image", "scheduler"}))
+ABILITIES = Abilities(
+    frozenset(
+        {
+            "n",
+            "seed",
+            "prompt",
+            "negative_prompt",
+            "width",
+            "height",
+            "num_inference_steps",
+            "guidance_scale",
+            "image",
+            "mask",
+            "strength",
+            "control_image",
+            "scheduler",
+        }
+    )
+)
 """What pipelines offer among them; an opened one refuses what it cannot do."""
 
 
 def installed() -> str | None:
-    return None if all(find_spec(name) for name in ("torch", "transformers", "diffusers", "PIL")) else 'pip install "miaobi[train,images]"'
+    return (
+        None
+        if all(
+            find_spec(name) for name in ("torch", "transformers", "diffusers", "PIL")
+        )
+        else 'pip install "miaobi[train,images]"'
+    )
 
 
 def reads(weights: Weights) -> bool:
-    return weights.format == "diffusers" or (weights.family == FAMILY and weights.modality == "image")
+    return weights.format == "diffusers" or (
+        weights.family == FAMILY and weights.modality == "image"
+    )
 
 
-def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dtype: str = "auto", lora: Part | Sequence[Part] = (),
-                lora_scale: float | None = None, embeddings: Part | Sequence[Part] = (), controlnet: Part | None = None,
-                safety_checker: bool = True, safety_threshold: float = THRESHOLD) -> DiffusersEngine:
+def open_engine(
+    weights: Weights,
+    *,
+    streams: int = 1,
+    device: str = "auto",
+    dtype: str = "auto",
+    lora: Part | Sequence[Part] = (),
+    lora_scale: float | None = None,
+    embeddings: Part | Sequence[Part] = (),
+    controlnet: Part | None = None,
+    safety_checker: bool = True,
+    safety_threshold: float = THRESHOLD,
+) -> DiffusersEngine:
     """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16.
     `lora`, `embeddings` (textual inversion): a .safetensors file, a folder with one, or a hub id; or several of them.
     `lora_scale`: how strongly the LoRAs act, 1 when left out. `controlnet`: a ControlNet's folder or hub id, heeded where the
@@ -48,9 +82,13 @@ def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dty
     from miaobi.engines import safety
 
     if not reads(weights):
-        raise Unsupported(say(f"The diffusers engine does not read {weights.label} (family: {weights.family}).",
-                              f"diffusers 引擎无法读取 {weights.label}（模型族：{weights.family}）。"),
-                          say("Leave --engine out to have one chosen.", "去掉 --engine 可自动选择。"))
+        raise Unsupported(
+            say(
+                f"The diffusers engine does not read {weights.label} (family: {weights.family}).",
+                f"diffusers 引擎无法读取 {weights.label}（模型族：{weights.family}）。",
+            ),
+            say("Leave --engine out to have one chosen.", "去掉 --engine 可自动选择。"),
+        )
     checker = safety.open_checker(safety_threshold) if safety_checker else None
     with quiet():
         from miaobi.engines import devices, diffusers_parts
@@ -58,8 +96,12 @@ def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto", dty
 
         place = devices.place(device)
         folder, own = _opened(weights)
-        extras = diffusers_parts.extras([*own, *_several(lora)], lora_scale, _several(embeddings), controlnet)
-        loaded = diffusers_parts.load(folder, weights.name, place, devices.number_type(dtype, place), extras)
+        extras = diffusers_parts.extras(
+            [*own, *_several(lora)], lora_scale, _several(embeddings), controlnet
+        )
+        loaded = diffusers_parts.load(
+            folder, weights.name, place, devices.number_type(dtype, place), extras
+        )
         return DiffusersEngine(weights.name, loaded, checker)
 
 
@@ -76,6 +118,7 @@ def quiet() -> Iterator[None]:
     """No bars, and no remarks about torchvision or about keys that a LoRA need not have, while parts are opened."""
     from diffusers.utils import logging as theirs
     from transformers.utils import logging
+
     before = [(kind, kind.get_verbosity()) for kind in (logging, theirs)]
     for kind, _ in before:
         kind.set_verbosity_error()

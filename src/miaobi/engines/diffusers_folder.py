@@ -11,7 +11,9 @@ from miaobi.core.errors import BadInput, NotFound, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.engines.weights import PIPELINE, read_json, refuse_foreign_code
 
-WEIGHTLESS = re.compile(r"(Scheduler|Tokenizer(Fast)?|Processor(Fast|Pil)?|FeatureExtractor)$")
+WEIGHTLESS = re.compile(
+    r"(Scheduler|Tokenizer(Fast)?|Processor(Fast|Pil)?|FeatureExtractor)$"
+)
 """Classes whose folders hold settings and no weights."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 CHECKERS = ("safety_checker",)
@@ -28,15 +30,30 @@ def check(folder: Path, name: str) -> str:
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str):
         raise _code(name, f"_class_name = {pipeline!r} ({PIPELINE})")
-    parts = {part: kind for part, kind in index.items()
-             if isinstance(kind, list) and len(kind) == 2 and kind[1] is not None and part not in CHECKERS}
+    parts = {
+        part: kind
+        for part, kind in index.items()
+        if isinstance(kind, list)
+        and len(kind) == 2
+        and kind[1] is not None
+        and part not in CHECKERS
+    }
     _refuse_code(folder, name, parts)
     _refuse_unknown(name, pipeline, parts)
-    missing = [lack for part, (_, kind) in parts.items() for lack in lacking(folder / part, kind)]
+    missing = [
+        lack
+        for part, (_, kind) in parts.items()
+        for lack in lacking(folder / part, kind)
+    ]
     if missing:
         listed = ", ".join(str(path.relative_to(folder)) for path in missing)
-        raise NotFound(say(f"{name} lacks parts: {listed}.", f"{name} 缺少以下部分：{listed}。"),
-                       say("Copy or download the whole folder again.", "请重新复制或下载整个文件夹。"))
+        raise NotFound(
+            say(f"{name} lacks parts: {listed}.", f"{name} 缺少以下部分：{listed}。"),
+            say(
+                "Copy or download the whole folder again.",
+                "请重新复制或下载整个文件夹。",
+            ),
+        )
     return pipeline
 
 
@@ -45,10 +62,18 @@ def lacking(folder: Path, kind: str) -> list[Path]:
     if not folder.is_dir():
         return [folder]
     if WEIGHTLESS.search(kind):
-        return [] if any(folder.glob("*.json")) or any(folder.glob("*.model")) else [folder / "*.json"]
+        return (
+            []
+            if any(folder.glob("*.json")) or any(folder.glob("*.model"))
+            else [folder / "*.json"]
+        )
     if not (folder / "config.json").exists():
         return [folder / "config.json"]
-    shards = {folder / file for index in folder.glob("*.safetensors.index.json") for file in read_json(index).get("weight_map", {}).values()}
+    shards = {
+        folder / file
+        for index in folder.glob("*.safetensors.index.json")
+        for file in read_json(index).get("weight_map", {}).values()
+    }
     found = sorted(folder.glob("*.safetensors"))
     if not found and not shards:
         refuse_pickles(sorted(folder.iterdir()), folder)
@@ -62,10 +87,15 @@ def refuse_pickles(files: list[Path], what: Path) -> None:
     pickled = [file.name for file in files if file.suffix in PICKLES]
     if pickled:
         raise Unsupported(
-            say(f"The weights of {what} are pickled ({', '.join(pickled)}), which can run code when opened, so they are not read.",
-                f"{what} 的权重是 pickle 格式（{'、'.join(pickled)}），打开时可能执行代码，因此不予读取。"),
-            say("Convert them to safetensors, on a machine that may be lost: pipeline.save_pretrained(folder, safe_serialization=True).",
-                "请在隔离的机器上转换为 safetensors：pipeline.save_pretrained(folder, safe_serialization=True)。"))
+            say(
+                f"The weights of {what} are pickled ({', '.join(pickled)}), which can run code when opened, so they are not read.",
+                f"{what} 的权重是 pickle 格式（{'、'.join(pickled)}），打开时可能执行代码，因此不予读取。",
+            ),
+            say(
+                "Convert them to safetensors, on a machine that may be lost: pipeline.save_pretrained(folder, safe_serialization=True).",
+                "请在隔离的机器上转换为 safetensors：pipeline.save_pretrained(folder, safe_serialization=True)。",
+            ),
+        )
 
 
 def file_of(path: Path, option: str) -> Path:
@@ -74,15 +104,31 @@ def file_of(path: Path, option: str) -> Path:
         found = sorted(path.glob("*.safetensors"))
         if not found:
             refuse_pickles(sorted(path.iterdir()), path)
-            raise NotFound(say(f"{option}: {path} holds no .safetensors file.", f"{option}：{path} 中没有 .safetensors 文件。"), say("Check the path.", "请检查路径。"))
+            raise NotFound(
+                say(
+                    f"{option}: {path} holds no .safetensors file.",
+                    f"{option}：{path} 中没有 .safetensors 文件。",
+                ),
+                say("Check the path.", "请检查路径。"),
+            )
         if len(found) > 1:
-            raise BadInput(say(f"{option}: {path} holds several: {', '.join(file.name for file in found)}.", f"{option}：{path} 中有多个：{'、'.join(file.name for file in found)}。"),
-                           say("Name the file.", "请指明文件。"))
+            raise BadInput(
+                say(
+                    f"{option}: {path} holds several: {', '.join(file.name for file in found)}.",
+                    f"{option}：{path} 中有多个：{'、'.join(file.name for file in found)}。",
+                ),
+                say("Name the file.", "请指明文件。"),
+            )
         path = found[0]
     refuse_pickles([path], path)
     if path.suffix != ".safetensors":
-        raise Unsupported(say(f"{option}: {path} is no safetensors file.", f"{option}：{path} 不是 safetensors 文件。"),
-                          say("Give a .safetensors file.", "请给出 .safetensors 文件。"))
+        raise Unsupported(
+            say(
+                f"{option}: {path} is no safetensors file.",
+                f"{option}：{path} 不是 safetensors 文件。",
+            ),
+            say("Give a .safetensors file.", "请给出 .safetensors 文件。"),
+        )
     check_safetensors(path)
     return path
 
@@ -92,37 +138,82 @@ def _refuse_code(folder: Path, name: str, parts: dict[str, Any]) -> None:
         for file in sorted(place.glob("*.py")):
             raise _code(name, str(file.relative_to(folder)))
         if (place / "config.json").exists():
-            refuse_foreign_code(read_json(place / "config.json"), name if place == folder else f"{name}/{place.name}")
+            refuse_foreign_code(
+                read_json(place / "config.json"),
+                name if place == folder else f"{name}/{place.name}",
+            )
 
 
 def _refuse_unknown(name: str, pipeline: str, parts: dict[str, Any]) -> None:
     """Every class must be one of Diffusers' or Transformers' own."""
     import diffusers
+
     if not isinstance(getattr(diffusers, pipeline, None), type):
-        raise Unsupported(say(f"{name} is a {pipeline}, which Diffusers {diffusers.__version__} does not have.",
-                              f"{name} 属于 {pipeline}，Diffusers {diffusers.__version__} 中没有它。"),
-                          nearest(pipeline, [known for known in dir(diffusers) if known.endswith("Pipeline")]))
+        raise Unsupported(
+            say(
+                f"{name} is a {pipeline}, which Diffusers {diffusers.__version__} does not have.",
+                f"{name} 属于 {pipeline}，Diffusers {diffusers.__version__} 中没有它。",
+            ),
+            nearest(
+                pipeline,
+                [known for known in dir(diffusers) if known.endswith("Pipeline")],
+            ),
+        )
     for part, (library, kind) in parts.items():
-        if library not in ("diffusers", "transformers") and not hasattr(diffusers.pipelines, str(library)):
+        if library not in ("diffusers", "transformers") and not hasattr(
+            diffusers.pipelines, str(library)
+        ):
             raise _code(name, f"{part} = {library}.{kind} ({PIPELINE})")
 
 
 def _code(name: str, what: str) -> Unsupported:
-    return Unsupported(say(f"{name} brings Python code of its own: {what}. It is never run here.", f"{name} 带有自己的 Python 代码：{what}，此处绝不运行。"),
-                       say("Choose a model that Diffusers itself knows; a .py file that the model does not need can be deleted.",
-                           "请选用 Diffusers 自身支持的模型；若模型并不需要该 .py 文件，可将其删除。"))
+    return Unsupported(
+        say(
+            f"{name} brings Python code of its own: {what}. It is never run here.",
+            f"{name} 带有自己的 Python 代码：{what}，此处绝不运行。",
+        ),
+        say(
+            "Choose a model that Diffusers itself knows; a .py file that the model does not need can be deleted.",
+            "请选用 Diffusers 自身支持的模型；若模型并不需要该 .py 文件，可将其删除。",
+        ),
+    )
 
 
 def of_controlnet(folder: Path) -> str:
     """The class of a ControlNet's folder. Raises as `check`, or BadInput for a folder of something else."""
     missing = lacking(folder, "")
     if missing:
-        raise NotFound(say(f"controlnet: {folder} lacks {missing[0].name}.", f"controlnet：{folder} 缺少 {missing[0].name}。"),
-                       say("Copy or download the whole folder again.", "请重新复制或下载整个文件夹。"))
+        raise NotFound(
+            say(
+                f"controlnet: {folder} lacks {missing[0].name}.",
+                f"controlnet：{folder} 缺少 {missing[0].name}。",
+            ),
+            say(
+                "Copy or download the whole folder again.",
+                "请重新复制或下载整个文件夹。",
+            ),
+        )
     _refuse_code(folder, folder.name, {})
     kind = read_json(folder / "config.json").get("_class_name")
     import diffusers
-    if not isinstance(kind, str) or "ControlNet" not in kind or not isinstance(getattr(diffusers, kind, None), type):
-        raise BadInput(say(f"controlnet: {folder} holds a {kind}, not a ControlNet.", f"controlnet：{folder} 中是 {kind}，不是 ControlNet。"),
-                       nearest(str(kind), [known for known in dir(diffusers) if known.endswith("ControlNetModel")]))
+
+    if (
+        not isinstance(kind, str)
+        or "ControlNet" not in kind
+        or not isinstance(getattr(diffusers, kind, None), type)
+    ):
+        raise BadInput(
+            say(
+                f"controlnet: {folder} holds a {kind}, not a ControlNet.",
+                f"controlnet：{folder} 中是 {kind}，不是 ControlNet。",
+            ),
+            nearest(
+                str(kind),
+                [
+                    known
+                    for known in dir(diffusers)
+                    if known.endswith("ControlNetModel")
+                ],
+            ),
+        )
     return kind

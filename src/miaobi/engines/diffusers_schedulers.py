@@ -20,9 +20,18 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm2": ("KDPM2DiscreteScheduler", {}),
     "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
     "dpm++ 2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "dpm++ 2m karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", **KARRAS}),
-    "dpm++ 2m sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "dpm++ 2m sde karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **KARRAS}),
+    "dpm++ 2m karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", **KARRAS},
+    ),
+    "dpm++ 2m sde": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++"},
+    ),
+    "dpm++ 2m sde karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", **KARRAS},
+    ),
     "dpm++ 2s": ("DPMSolverSinglestepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
@@ -33,7 +42,10 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "euler karras": ("FlowMatchEulerDiscreteScheduler", KARRAS),
-    "unipc": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
+    "unipc": (
+        "UniPCMultistepScheduler",
+        {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
+    ),
     "lcm": ("FlowMatchLCMScheduler", {}),
 }
 """The same for models that learnt a flow (Stable Diffusion 3, FLUX), whose noise levels are others."""
@@ -47,6 +59,7 @@ def make(base: Any, name: str | None) -> Any:
     if name is None:
         return type(base).from_config(base.config)
     import diffusers
+
     flow = "Flow" in type(base).__name__ or bool(base.config.get("use_flow_sigmas"))
     known = FLOW if flow else NAMES
     kind, settings = known.get(_plain(name), (name, {}))
@@ -55,12 +68,21 @@ def make(base: Any, name: str | None) -> Any:
         return getattr(diffusers, kind).from_config(base.config, **settings)
     choices = [*known, *allowed]
     if _plain(name) in NAMES or isinstance(getattr(diffusers, name, None), type):
-        raise Unsupported(say(f"The scheduler {name!r} does not fit this model, which was made for {type(base).__name__}.",
-                              f"调度器 {name!r} 不适合此模型（其自带调度器为 {type(base).__name__}）。"),
-                          say(f"These do: {', '.join(choices)}.", f"可用的有：{'、'.join(choices)}。"))
-    raise BadInput(say(f"There is no scheduler {name!r}.", f"没有名为 {name!r} 的调度器。"), nearest(name if "Scheduler" in name else _plain(name), choices))
+        raise Unsupported(
+            say(
+                f"The scheduler {name!r} does not fit this model, which was made for {type(base).__name__}.",
+                f"调度器 {name!r} 不适合此模型（其自带调度器为 {type(base).__name__}）。",
+            ),
+            say(
+                f"These do: {', '.join(choices)}.", f"可用的有：{'、'.join(choices)}。"
+            ),
+        )
+    raise BadInput(
+        say(f"There is no scheduler {name!r}.", f"没有名为 {name!r} 的调度器。"),
+        nearest(name if "Scheduler" in name else _plain(name), choices),
+    )
 
 
 def _plain(name: str) -> str:
-    """"DPM++_2M-Karras" as "dpm++ 2m karras"."""
+    """ "DPM++_2M-Karras" as "dpm++ 2m karras"."""
     return re.sub(r"[\s_-]+", " ", name.strip().lower())

@@ -20,11 +20,18 @@ ABILITIES = Abilities(frozenset({"texts", "seed"}))
 
 
 def installed() -> str | None:
-    return None if find_spec("torch") and find_spec("transformers") else 'pip install "miaobi[train]"'
+    return (
+        None
+        if find_spec("torch") and find_spec("transformers")
+        else 'pip install "miaobi[train]"'
+    )
 
 
 def reads(weights: Weights) -> bool:
-    return weights.format == "base" or (weights.family == FAMILY and open_tuned(weights).manifest.recipe["task"] == "embedding")
+    return weights.format == "base" or (
+        weights.family == FAMILY
+        and open_tuned(weights).manifest.recipe["task"] == "embedding"
+    )
 
 
 def open_engine(weights: Weights, *, streams: int = 1) -> EmbeddingEngine:

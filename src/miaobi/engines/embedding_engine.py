@@ -43,24 +43,51 @@ class EmbeddingEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         asked = accepted(request, EmbeddingRequest, self.abilities, "embedding")
-        async with aclosing(self._worker.stream(lambda send: self._answer(asked, send))) as chunks:
+        async with aclosing(
+            self._worker.stream(lambda send: self._answer(asked, send))
+        ) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     def _answer(self, asked: EmbeddingRequest, send: Send) -> None:
-        lengths = [len(ids_of(self._learner.tokenizer, text, "", 0)) for text in asked.texts]
+        lengths = [
+            len(ids_of(self._learner.tokenizer, text, "", 0)) for text in asked.texts
+        ]
         for place, length in enumerate(lengths):
             if length > self._room:
-                raise BadInput(say(f"Text {place} has {length} tokens; {self.name} holds {self._room}.", f"第 {place} 段文本有 {length} 个词元；{self.name} 最多容纳 {self._room} 个。"),
-                               say("Cut it into shorter pieces.", "请把它切成更短的段落。"))
+                raise BadInput(
+                    say(
+                        f"Text {place} has {length} tokens; {self.name} holds {self._room}.",
+                        f"第 {place} 段文本有 {length} 个词元；{self.name} 最多容纳 {self._room} 个。",
+                    ),
+                    say("Cut it into shorter pieces.", "请把它切成更短的段落。"),
+                )
         send(Chunk(prompt_tokens=sum(lengths)))
         found = list[np.ndarray]()
         with torch.inference_mode():
             for start in range(0, len(asked.texts), TOGETHER):
-                features = [self._learner.encode({"text": text}, self._room) for text in asked.texts[start:start + TOGETHER]]
-                found.append(self._learner.vectors(self._learner.collate(features)).numpy())
-                send(Chunk(progress=min(start + TOGETHER, len(asked.texts)) / (len(asked.texts) + 1)))
-        send(Chunk(finish="stop", artifact=Embedding(np.concatenate(found).astype(np.float32, copy=False), Facts(model=self.name, engine="embedding"))))
+                features = [
+                    self._learner.encode({"text": text}, self._room)
+                    for text in asked.texts[start : start + TOGETHER]
+                ]
+                found.append(
+                    self._learner.vectors(self._learner.collate(features)).numpy()
+                )
+                send(
+                    Chunk(
+                        progress=min(start + TOGETHER, len(asked.texts))
+                        / (len(asked.texts) + 1)
+                    )
+                )
+        send(
+            Chunk(
+                finish="stop",
+                artifact=Embedding(
+                    np.concatenate(found).astype(np.float32, copy=False),
+                    Facts(model=self.name, engine="embedding"),
+                ),
+            )
+        )
 
     def close(self) -> None:
         self._worker.close()

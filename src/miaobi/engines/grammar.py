@@ -31,8 +31,24 @@ MOST = 2000
 """Times that a grammar may repeat something: llama.cpp's own limit."""
 TERMINAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 WORD = re.compile(r"[a-z][a-z0-9-]*")
-READ = {"type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "enum", "const", "anyOf",
-        "oneOf", "minLength", "maxLength", "$ref", "$defs", "definitions"}
+READ = {
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "minItems",
+    "maxItems",
+    "enum",
+    "const",
+    "anyOf",
+    "oneOf",
+    "minLength",
+    "maxLength",
+    "$ref",
+    "$defs",
+    "definitions",
+}
 SAID = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
 
 
@@ -53,16 +69,28 @@ class _Grammar:
         shared, looked = dict[str, str](), list(rules.values())
         while looked:
             words = set(WORD.findall(TERMINAL.sub(" ", looked.pop())))
-            new = {name: rule for name, rule in SHARED.items() if name in words and name not in shared}
+            new = {
+                name: rule
+                for name, rule in SHARED.items()
+                if name in words and name not in shared
+            }
             shared |= new
             looked += new.values()
-        return "\n".join(f"{name} ::= {rule}" for name, rule in (rules | shared).items()) + "\n"
+        return (
+            "\n".join(f"{name} ::= {rule}" for name, rule in (rules | shared).items())
+            + "\n"
+        )
 
     def expression(self, schema: Any, where: str) -> str:
         """The right-hand side for one (sub)schema."""
         if not isinstance(schema, Mapping):
-            raise BadInput(say(f"The JSON schema at {where} is not an object: {schema!r}.", f"JSON schema 在 {where} 处不是对象：{schema!r}。"),
-                           'Example: {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}')
+            raise BadInput(
+                say(
+                    f"The JSON schema at {where} is not an object: {schema!r}.",
+                    f"JSON schema 在 {where} 处不是对象：{schema!r}。",
+                ),
+                'Example: {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}',
+            )
         odd = set(schema) - READ - SAID
         if odd:
             raise _unsupported(where, sorted(odd)[0], schema[sorted(odd)[0]])
@@ -74,10 +102,24 @@ class _Grammar:
             return "(" + " | ".join(_literal(value) for value in schema["enum"]) + ")"
         options = schema.get("anyOf") or schema.get("oneOf")
         if options:
-            return "(" + " | ".join(self.expression(item, f"{where}/anyOf/{i}") for i, item in enumerate(options)) + ")"
+            return (
+                "("
+                + " | ".join(
+                    self.expression(item, f"{where}/anyOf/{i}")
+                    for i, item in enumerate(options)
+                )
+                + ")"
+            )
         kind = schema.get("type", "object" if "properties" in schema else None)
         if isinstance(kind, list):
-            return "(" + " | ".join(self.expression({**schema, "type": item}, where) for item in dict.fromkeys(kind)) + ")"
+            return (
+                "("
+                + " | ".join(
+                    self.expression({**schema, "type": item}, where)
+                    for item in dict.fromkeys(kind)
+                )
+                + ")"
+            )
         if kind in ("integer", "number", "boolean", "null"):
             return str(kind)
         if kind == "string":
@@ -93,7 +135,11 @@ class _Grammar:
         if reference in self._named:
             return self._named[reference]
         target: Any = self.schema
-        for part in reference.removeprefix("#").strip("/").split("/") if reference != "#" else ():
+        for part in (
+            reference.removeprefix("#").strip("/").split("/")
+            if reference != "#"
+            else ()
+        ):
             target = target.get(part) if isinstance(target, Mapping) else None
         if not reference.startswith("#") or target is None:
             raise _unsupported(where, "$ref", reference)
@@ -115,14 +161,27 @@ class _Grammar:
     def _object(self, schema: Mapping[str, Any], where: str) -> str:
         properties = schema.get("properties", {})
         required = set(schema.get("required", ()))
-        if schema.get("additionalProperties") is True and not properties and not required:
+        if (
+            schema.get("additionalProperties") is True
+            and not properties
+            and not required
+        ):
             return "object"
-        if schema.get("additionalProperties") not in (None, False) or required - set(properties):
-            raise _unsupported(where, "additionalProperties", schema.get("additionalProperties"))
+        if schema.get("additionalProperties") not in (None, False) or required - set(
+            properties
+        ):
+            raise _unsupported(
+                where, "additionalProperties", schema.get("additionalProperties")
+            )
         if not properties:
             return '"{}"'
-        pairs = [(name in required, f'{_literal(name)} ": " {self.expression(value, f"{where}/properties/{name}")}')
-                 for name, value in properties.items()]
+        pairs = [
+            (
+                name in required,
+                f'{_literal(name)} ": " {self.expression(value, f"{where}/properties/{name}")}',
+            )
+            for name, value in properties.items()
+        ]
         return f'"{{" {self._pairs(pairs)} "}}"'
 
     def _pairs(self, pairs: list[tuple[bool, str]]) -> str:
@@ -130,13 +189,21 @@ class _Grammar:
 
         What an optional property makes stand in several places becomes a rule: written out, the grammar would double with each.
         """
-        begin = after = ""  # the properties from here on, where none was before and where one was
+        begin = after = (
+            ""  # the properties from here on, where none was before and where one was
+        )
         for needed, pair in reversed(pairs):
             if needed:
-                begin, after = f"{pair} {after}".rstrip(), f'", " {pair} {after}'.rstrip()
+                begin, after = (
+                    f"{pair} {after}".rstrip(),
+                    f'", " {pair} {after}'.rstrip(),
+                )
                 continue
             pair, after = self._rule(pair), self._rule(after)
-            begin, after = _either(f"{pair} {after}".rstrip(), begin), _either(f'", " {pair} {after}'.rstrip(), after)
+            begin, after = (
+                _either(f"{pair} {after}".rstrip(), begin),
+                _either(f'", " {pair} {after}'.rstrip(), after),
+            )
         return begin
 
     def _rule(self, text: str) -> str:
@@ -154,8 +221,13 @@ def _either(present: str, absent: str) -> str:
 
 def _times(low: int, high: int | None) -> str:
     if max(low, high or 0) > MOST:
-        raise Unsupported(say(f"The JSON schema repeats something up to {max(low, high or 0)} times.", f"JSON schema 中某项最多重复 {max(low, high or 0)} 次。"),
-                          say(f"At most {MOST} can be enforced here.", f"此处最多支持 {MOST} 次。"))
+        raise Unsupported(
+            say(
+                f"The JSON schema repeats something up to {max(low, high or 0)} times.",
+                f"JSON schema 中某项最多重复 {max(low, high or 0)} 次。",
+            ),
+            say(f"At most {MOST} can be enforced here.", f"此处最多支持 {MOST} 次。"),
+        )
     if high is None:
         return "*" if low == 0 else f"{{{low},}}"
     return f"{{{low},{high}}}"
@@ -168,6 +240,13 @@ def _literal(value: Any) -> str:
 
 
 def _unsupported(where: str, key: str, value: Any) -> Unsupported:
-    return Unsupported(say(f"The JSON schema uses {key}: {value!r} at {where}, which cannot be enforced here.",
-                           f"JSON schema 在 {where} 处使用了 {key}: {value!r}，此处无法保证。"),
-                       say(f"Keywords that are: {', '.join(sorted(READ))}.", f"支持的关键字：{'、'.join(sorted(READ))}。"))
+    return Unsupported(
+        say(
+            f"The JSON schema uses {key}: {value!r} at {where}, which cannot be enforced here.",
+            f"JSON schema 在 {where} 处使用了 {key}: {value!r}，此处无法保证。",
+        ),
+        say(
+            f"Keywords that are: {', '.join(sorted(READ))}.",
+            f"支持的关键字：{'、'.join(sorted(READ))}。",
+        ),
+    )

@@ -17,7 +17,14 @@ from typing import Any
 import torch
 
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, accepted, context_error, no_chat_error, with_tools
+from miaobi.core.engine import (
+    Abilities,
+    Chunk,
+    accepted,
+    context_error,
+    no_chat_error,
+    with_tools,
+)
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -89,7 +96,9 @@ class Worker(threading.Thread):
     def _admit(self, jobs: list[Job]) -> None:
         for group in [jobs] if self.decoder.joins else [[job] for job in jobs]:
             try:
-                logits, state = self.decoder.prefill([job.prompt for job in group], [job.adapter for job in group])
+                logits, state = self.decoder.prefill(
+                    [job.prompt for job in group], [job.adapter for job in group]
+                )
                 widths = [job.answers.width for job in group]
                 spread = [row for row, width in enumerate(widths) for _ in range(width)]
                 if len(spread) > len(group):
@@ -116,7 +125,9 @@ class Worker(threading.Thread):
         try:
             alive = self._drop_cancelled(batch)
             if alive:
-                logits, batch.state = self.decoder.step(torch.tensor(batch.tokens), batch.state)
+                logits, batch.state = self.decoder.step(
+                    torch.tensor(batch.tokens), batch.state
+                )
                 alive = self._choose(batch, logits)
         except Exception as error:
             for job in batch.jobs:
@@ -142,7 +153,7 @@ class Worker(threading.Thread):
         """Let every job look at its rows; keep the rows that live on. False when none does."""
         rows, tokens, at = list[int](), list[int](), 0
         for job in batch.jobs:
-            step = job.answers.advance(logits[at:at + job.rows])
+            step = job.answers.advance(logits[at : at + job.rows])
             rows += [at + row for row in step.rows]
             tokens += step.tokens
             at += job.rows
@@ -159,10 +170,21 @@ class Worker(threading.Thread):
 class NativeEngine:
     modality = "text"
 
-    def __init__(self, checkpoint: checkpoints.Checkpoint, abilities: Abilities) -> None:
-        self.checkpoint, self.abilities = checkpoint, with_tools(abilities, checkpoint.chat)
+    def __init__(
+        self, checkpoint: checkpoints.Checkpoint, abilities: Abilities
+    ) -> None:
+        self.checkpoint, self.abilities = (
+            checkpoint,
+            with_tools(abilities, checkpoint.chat),
+        )
         self.context_length, self.chat = checkpoint.context_length, checkpoint.chat
-        self.chats = any(template is not None for template in (checkpoint.chat, *(adapter.chat for adapter in checkpoint.adapters.values())))
+        self.chats = any(
+            template is not None
+            for template in (
+                checkpoint.chat,
+                *(adapter.chat for adapter in checkpoint.adapters.values()),
+            )
+        )
 
     @cached_property
     def _worker(self) -> Worker:
@@ -173,22 +195,38 @@ class NativeEngine:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         words = self.checkpoint.words
-        return Vocabulary(self.checkpoint.ends, lambda stops: TextStream(words.detokenizer(), stops), words.spell)
+        return Vocabulary(
+            self.checkpoint.ends,
+            lambda stops: TextStream(words.detokenizer(), stops),
+            words.spell,
+        )
 
     def encode(self, request: TextRequest) -> list[int]:
         """The request's prompt as token ids."""
         words = self.checkpoint.words
         if request.messages is None:
             return words.encode(request.prompt or "", special=True)
-        template = self.chat if request.adapter is None else self._adapter(request.adapter).chat
+        template = (
+            self.chat
+            if request.adapter is None
+            else self._adapter(request.adapter).chat
+        )
         if template is None:
             raise no_chat_error(request.adapter or self.checkpoint.name)
-        return words.encode(template.render(request.messages, tools=request.tools or None), special=False)
+        return words.encode(
+            template.render(request.messages, tools=request.tools or None),
+            special=False,
+        )
 
     def _adapter(self, name: str) -> checkpoints.Adapter:
         if name not in self.checkpoint.adapters:
-            raise NotFound(say(f"{self.checkpoint.name} was not opened with an adapter {name!r}.", f"打开 {self.checkpoint.name} 时没有加载适配器 {name!r}。"),
-                           nearest(name, self.checkpoint.adapters))
+            raise NotFound(
+                say(
+                    f"{self.checkpoint.name} was not opened with an adapter {name!r}.",
+                    f"打开 {self.checkpoint.name} 时没有加载适配器 {name!r}。",
+                ),
+                nearest(name, self.checkpoint.adapters),
+            )
         return self.checkpoint.adapters[name]
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
@@ -202,8 +240,17 @@ class NativeEngine:
 
         def send(item: Chunk | BaseException) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
-        adapter = BASE if request.adapter is None else self._adapter(request.adapter).key
-        job = Job(request, prompt, send, kind(request, prompt, room, self._vocabulary), adapter)
+
+        adapter = (
+            BASE if request.adapter is None else self._adapter(request.adapter).key
+        )
+        job = Job(
+            request,
+            prompt,
+            send,
+            kind(request, prompt, room, self._vocabulary),
+            adapter,
+        )
         self._worker.submit(job)
         left = request.n
         try:
@@ -224,11 +271,12 @@ class NativeEngine:
             raise context_error(len(ids), self.context_length)
         with torch.inference_mode():
             likely = self.checkpoint.decoder.score(ids).log_softmax(1)
-        return [token_logprob(row, token, None, self._vocabulary) for row, token in zip(likely, ids[1:], strict=False)]
+        return [
+            token_logprob(row, token, None, self._vocabulary)
+            for row, token in zip(likely, ids[1:], strict=False)
+        ]
 
     def close(self) -> None:
         if "_worker" in self.__dict__:
             self._worker.submit(None)
             self._worker.join()
-
-

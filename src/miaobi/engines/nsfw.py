@@ -29,6 +29,7 @@ def unsafe(pixels: np.ndarray) -> float:
     Alpha is left aside, as in the original. The model pack is fetched at first use (see packs.path for the errors).
     """
     from miaobi.data import packs
+
     with _opening:
         network = _open(packs.path("opennsfw"))
     return float(network(prepare(pixels))[0, 1])
@@ -46,8 +47,13 @@ def prepare(pixels: np.ndarray) -> np.ndarray:
     pictures that had been), channels turned round.
     """
     from PIL import Image
+
     plain = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
-    picture = Image.fromarray(plain).resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
+    picture = (
+        Image.fromarray(plain)
+        .resize((256, 256), Image.Resampling.BILINEAR)
+        .crop((16, 16, 240, 240))
+    )
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG")
     seen = np.asarray(Image.open(buffer), np.float32)

@@ -17,7 +17,15 @@ from typing import Any
 
 from miaobi.core import gguf
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights, accepted, context_error, no_chat_error, with_tools
+from miaobi.core.engine import (
+    Abilities,
+    Chunk,
+    Weights,
+    accepted,
+    context_error,
+    no_chat_error,
+    with_tools,
+)
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
@@ -37,10 +45,30 @@ from miaobi.engines.weights import read_json
 log = logging.getLogger("miaobi.engines")
 
 FORMATS = ("openvino", "gguf", "bundle")
-ABILITIES = Abilities(frozenset({
-    "n", "seed", "prompt", "messages", "max_new_tokens", "min_new_tokens", "temperature", "top_k", "top_p", "min_p",
-    "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "stop", "num_beams",
-    "logprobs", "json_schema"}))
+ABILITIES = Abilities(
+    frozenset(
+        {
+            "n",
+            "seed",
+            "prompt",
+            "messages",
+            "max_new_tokens",
+            "min_new_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+            "no_repeat_ngram_size",
+            "stop",
+            "num_beams",
+            "logprobs",
+            "json_schema",
+        }
+    )
+)
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TYPES = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0"}
@@ -51,46 +79,85 @@ PACKED = {"Q4_1", "Q4_K", "Q6_K", "Q8_0"}
 
 def installed() -> str | None:
     from importlib.util import find_spec
+
     return None if find_spec("openvino_genai") else 'pip install "miaobi[engines]"'
 
 
 def reads(weights: Weights) -> bool:
     if weights.format == "gguf":
         header = gguf.read(weights.path)
-        return header.architecture in ARCHITECTURES and header.types <= TYPES and header.types != {"F32"}
+        return (
+            header.architecture in ARCHITECTURES
+            and header.types <= TYPES
+            and header.types != {"F32"}
+        )
     return weights.format == "openvino" or converted.fits(weights)
 
 
-def open_engine(weights: Weights, *, streams: int = 1, cache_gb: int = 1, threads: int | None = None) -> OpenVinoEngine:
+def open_engine(
+    weights: Weights, *, streams: int = 1, cache_gb: int = 1, threads: int | None = None
+) -> OpenVinoEngine:
     """`cache_gb`: memory for keys and values of all answers together."""
     path = weights.path if weights.format != "bundle" else converted.gguf_of(weights)
-    return OpenVinoEngine(path, weights.name, max(streams, 256), cache_gb, threads or physical_cores())
+    return OpenVinoEngine(
+        path, weights.name, max(streams, 256), cache_gb, threads or physical_cores()
+    )
 
 
 def runs_from(path: Path) -> Path:
     """What OpenVINO opens for this file or folder: itself, or a copy that is made on first use. Raises RuntimeError where it cannot be made."""
-    return converted.as_openvino(path) if path.suffix == ".gguf" and gguf.read(path).types & PACKED else path
+    return (
+        converted.as_openvino(path)
+        if path.suffix == ".gguf" and gguf.read(path).types & PACKED
+        else path
+    )
 
 
 class OpenVinoEngine:
     modality = "text"
 
-    def __init__(self, path: Path, name: str, streams: int, cache_gb: int, threads: int) -> None:
+    def __init__(
+        self, path: Path, name: str, streams: int, cache_gb: int, threads: int
+    ) -> None:
         self.name, self._path, self._threads = name, path, threads
-        self._scheduler = {"enable_prefix_caching": True, "cache_size": cache_gb, "max_num_seqs": streams}
+        self._scheduler = {
+            "enable_prefix_caching": True,
+            "cache_size": cache_gb,
+            "max_num_seqs": streams,
+        }
         self._described = _describe(path)
-        self.chat, self.context_length = self._described.chat, self._described.context_length
-        self.chats, self.abilities = self.chat is not None, with_tools(ABILITIES, self.chat)
+        self.chat, self.context_length = (
+            self._described.chat,
+            self._described.context_length,
+        )
+        self.chats, self.abilities = (
+            self.chat is not None,
+            with_tools(ABILITIES, self.chat),
+        )
         self._opening = threading.Lock()
         self._process = self._opened()
         self._ends = {*self._process.ends, *self._described.ends}
 
     def _opened(self) -> PipelineProcess:
         try:
-            return PipelineProcess(runs_from(self._path), self._path, self.context_length, self._scheduler, self._threads)
+            return PipelineProcess(
+                runs_from(self._path),
+                self._path,
+                self.context_length,
+                self._scheduler,
+                self._threads,
+            )
         except RuntimeError as error:
-            raise Unsupported(say(f"OpenVINO cannot load {self._path}: {_reason(error)}.", f"OpenVINO 无法加载 {self._path}：{_reason(error)}。"),
-                              say("Try another engine (--engine llamacpp).", "请换一个引擎（--engine llamacpp）。")) from None
+            raise Unsupported(
+                say(
+                    f"OpenVINO cannot load {self._path}: {_reason(error)}.",
+                    f"OpenVINO 无法加载 {self._path}：{_reason(error)}。",
+                ),
+                say(
+                    "Try another engine (--engine llamacpp).",
+                    "请换一个引擎（--engine llamacpp）。",
+                ),
+            ) from None
 
     def _reopened(self) -> PipelineProcess:
         """The process, begun anew where it has died."""
@@ -115,19 +182,34 @@ class OpenVinoEngine:
     def _config(self, request: TextRequest, index: int) -> dict[str, Any]:
         """For answer `index`, which draws from seed + index; for beam search, for all answers."""
         config: dict[str, Any] = {
-            "stop_token_ids": sorted(self._ends), "max_new_tokens": request.max_new_tokens, "min_new_tokens": request.min_new_tokens,
-            "repetition_penalty": request.repetition_penalty, "presence_penalty": request.presence_penalty,
-            "frequency_penalty": request.frequency_penalty}
+            "stop_token_ids": sorted(self._ends),
+            "max_new_tokens": request.max_new_tokens,
+            "min_new_tokens": request.min_new_tokens,
+            "repetition_penalty": request.repetition_penalty,
+            "presence_penalty": request.presence_penalty,
+            "frequency_penalty": request.frequency_penalty,
+        }
         if request.stop:
             # The engine ends the answer; the text is cut here, so that no part of a stop string is ever shown.
-            config |= {"stop_strings": sorted(set(request.stop)), "include_stop_str_in_output": True}
+            config |= {
+                "stop_strings": sorted(set(request.stop)),
+                "include_stop_str_in_output": True,
+            }
         if request.num_beams > 1:
-            config |= {"num_beams": request.num_beams, "num_return_sequences": request.n}
+            config |= {
+                "num_beams": request.num_beams,
+                "num_return_sequences": request.n,
+            }
             if request.no_repeat_ngram_size:
                 config["no_repeat_ngram_size"] = request.no_repeat_ngram_size
         elif not request.greedy:
-            config |= {"do_sample": True, "rng_seed": (request.seed or 0) + index, "temperature": request.temperature,
-                       "top_p": request.top_p, "min_p": min(request.min_p, 1 - 1e-6)}  # it refuses 1
+            config |= {
+                "do_sample": True,
+                "rng_seed": (request.seed or 0) + index,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "min_p": min(request.min_p, 1 - 1e-6),
+            }  # it refuses 1
             if request.top_k:
                 config["top_k"] = request.top_k
         if request.logprobs is not None:
@@ -139,9 +221,18 @@ class OpenVinoEngine:
     def _check(self, request: Request) -> TextRequest:
         request = accepted(request, TextRequest, self.abilities, "openvino")
         if request.no_repeat_ngram_size and request.num_beams == 1:
-            raise _only("no_repeat_ngram_size", say("with num_beams above 1", "在 num_beams 大于 1 时"))
+            raise _only(
+                "no_repeat_ngram_size",
+                say("with num_beams above 1", "在 num_beams 大于 1 时"),
+            )
         if request.logprobs:
-            raise _only("logprobs", say("as 0: of the chosen token, without rivals", "为 0（只给出所选词元，不含候选）时"))
+            raise _only(
+                "logprobs",
+                say(
+                    "as 0: of the chosen token, without rivals",
+                    "为 0（只给出所选词元，不含候选）时",
+                ),
+            )
         return request
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
@@ -150,10 +241,25 @@ class OpenVinoEngine:
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str, Any]]()
 
         def job_of(index: int) -> Job:
-            return Job(text, special, self._config(request, index), lambda event, value: inbox.put_nowait((index, event, value)), loop)
-        jobs = [job_of(index) for index in range(request.n if request.num_beams == 1 else 1)]
-        reader = _Reader(request, self._described.detokenizer, self._ends, self._described.spell)
-        process = await asyncio.to_thread(self._reopened) if self._process.ended else self._process
+            return Job(
+                text,
+                special,
+                self._config(request, index),
+                lambda event, value: inbox.put_nowait((index, event, value)),
+                loop,
+            )
+
+        jobs = [
+            job_of(index) for index in range(request.n if request.num_beams == 1 else 1)
+        ]
+        reader = _Reader(
+            request, self._described.detokenizer, self._ends, self._described.spell
+        )
+        process = (
+            await asyncio.to_thread(self._reopened)
+            if self._process.ended
+            else self._process
+        )
         waiting = jobs[1:]
         process.add(jobs[0])
         told = False
@@ -172,7 +278,9 @@ class OpenVinoEngine:
                 for job in waiting:  # once the first has taken the prompt in, the others find it in the prefix cache
                     process.add(job)
                 waiting = []
-                for chunk in reader.rest(index) if event == "end" else reader.read(index, value):
+                for chunk in (
+                    reader.rest(index) if event == "end" else reader.read(index, value)
+                ):
                     yield chunk
                     if chunk.finish:
                         process.cancel(jobs[index if len(jobs) > 1 else 0])
@@ -187,9 +295,17 @@ class OpenVinoEngine:
 class _Reader:
     """Turns the pipeline's outputs into chunks of answers 0 to n-1: one a job, or in beam search all from one job."""
 
-    def __init__(self, request: TextRequest, detokenizer: Callable[[], Detokenizer], ends: set[int], spell: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        request: TextRequest,
+        detokenizer: Callable[[], Detokenizer],
+        ends: set[int],
+        spell: Callable[[int], str],
+    ) -> None:
         self._request, self._ends, self._spell = request, ends, spell
-        self._streams = [TextStream(detokenizer(), request.stop) for _ in range(request.n)]
+        self._streams = [
+            TextStream(detokenizer(), request.stop) for _ in range(request.n)
+        ]
         self._finished = [False] * request.n
 
     @property
@@ -197,12 +313,20 @@ class _Reader:
         return self._finished.count(False)
 
     def read(self, index: int, outputs: list[Any]) -> list[Chunk]:
-        if self._request.num_beams > 1:  # every beam comes, once the search has ended; the best n were asked for
-            best = sorted(outputs, key=lambda output: -output[3])[:self._request.n]
+        if (
+            self._request.num_beams > 1
+        ):  # every beam comes, once the search has ended; the best n were asked for
+            best = sorted(outputs, key=lambda output: -output[3])[: self._request.n]
             return [self._chunk(at, *output[:3]) for at, output in enumerate(best)]
-        return [] if self._finished[index] else [self._chunk(index, *output[:3]) for output in outputs]
+        return (
+            []
+            if self._finished[index]
+            else [self._chunk(index, *output[:3]) for output in outputs]
+        )
 
-    def _chunk(self, index: int, tokens: list[int], log_probs: list[float], reason: str) -> Chunk:
+    def _chunk(
+        self, index: int, tokens: list[int], log_probs: list[float], reason: str
+    ) -> Chunk:
         stream, text, logprobs = self._streams[index], "", []
         for at, token in enumerate(tokens):
             if token in self._ends:
@@ -238,29 +362,48 @@ class _Described:
     ends: set[int] = field(default_factory=set)
 
     def detokenizer(self) -> Detokenizer:
-        return ByteDetokenizer(self.table) if self.table is not None else WindowDetokenizer(*self._decoder)
+        return (
+            ByteDetokenizer(self.table)
+            if self.table is not None
+            else WindowDetokenizer(*self._decoder)
+        )
 
     @cached_property
     def _decoder(self) -> tuple[Callable[[list[int]], str], int]:
         """For vocabularies without a table of bytes: OpenVINO's own decoder, and a token to stand before others."""
         import openvino_genai
+
         tokenizer = openvino_genai.Tokenizer(str(self.path))
-        return tokenizer.decode, tokenizer.encode("a", add_special_tokens=False).input_ids.data[0][-1].item()
+        return tokenizer.decode, tokenizer.encode(
+            "a", add_special_tokens=False
+        ).input_ids.data[0][-1].item()
 
     def spell(self, token: int) -> str:
-        return self.table[token].decode("utf-8", errors="replace") if self.table else str(token)
+        return (
+            self.table[token].decode("utf-8", errors="replace")
+            if self.table
+            else str(token)
+        )
 
 
 def _describe(path: Path) -> _Described:
     if path.suffix == ".gguf":
         header = gguf.read(path)
-        return _Described(path, chat.from_gguf(header.metadata), header.of_model("context_length") or 4096, table_of(header))
+        return _Described(
+            path,
+            chat.from_gguf(header.metadata),
+            header.of_model("context_length") or 4096,
+            table_of(header),
+        )
     config = read_json(path / "config.json")
     table = None
     if (path / "tokenizer.json").exists():
         from miaobi.engines.words import Words
+
         table = Words.from_file(path / "tokenizer.json").table
-    return _Described(path, chat.from_folder(path), config.get("max_position_embeddings", 4096), table)
+    return _Described(
+        path, chat.from_folder(path), config.get("max_position_embeddings", 4096), table
+    )
 
 
 def table_of(header: gguf.Header) -> list[bytes] | None:
@@ -268,13 +411,23 @@ def table_of(header: gguf.Header) -> list[bytes] | None:
     pieces = header.metadata.get("tokenizer.ggml.tokens", [])
     kinds = header.metadata.get("tokenizer.ggml.token_type", ())
     control = {token for token, kind in enumerate(kinds) if kind == 3}
-    make = {"gpt2": byte_level_table, "llama": sentencepiece_table}.get(header.metadata.get("tokenizer.ggml.model", ""))
+    make = {"gpt2": byte_level_table, "llama": sentencepiece_table}.get(
+        header.metadata.get("tokenizer.ggml.model", "")
+    )
     return make(pieces, control) if make else None
 
 
 def _only(name: str, when: str) -> Unsupported:
-    return Unsupported(say(f"The openvino engine offers {name} only {when}.", f"openvino 引擎仅{when}支持 {name}。"),
-                       say("Change it, or choose another engine with --engine.", "请修改，或用 --engine 换一个引擎。"))
+    return Unsupported(
+        say(
+            f"The openvino engine offers {name} only {when}.",
+            f"openvino 引擎仅{when}支持 {name}。",
+        ),
+        say(
+            "Change it, or choose another engine with --engine.",
+            "请修改，或用 --engine 换一个引擎。",
+        ),
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -47,21 +47,51 @@ class Job:
 class PipelineProcess:
     """The door. Safe to use from any thread; a thread each for writing and reading, so nobody waits for the pipe."""
 
-    def __init__(self, path: Path, words: Path, context_length: int, scheduler: Mapping[str, int], threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        words: Path,
+        context_length: int,
+        scheduler: Mapping[str, int],
+        threads: int,
+    ) -> None:
         """`path`: the model, a folder or a GGUF file; `words`: where its tokenizer is. Raises RuntimeError with OpenVINO's own words where it
         cannot load them."""
-        opened = {"path": str(path), "words": str(words), "context_length": context_length, "scheduler": scheduler, "threads": threads}
-        self._process = subprocess.Popen([sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        opened = {
+            "path": str(path),
+            "words": str(words),
+            "context_length": context_length,
+            "scheduler": scheduler,
+            "threads": threads,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count(1)
         self._outbox: SimpleQueue[Any] = SimpleQueue()
         self.ended = False
         self._outbox.put(opened)
-        self._writer = threading.Thread(target=self._write, args=(self._process.stdin,), name="miaobi-openvino-in", daemon=True)
+        self._writer = threading.Thread(
+            target=self._write,
+            args=(self._process.stdin,),
+            name="miaobi-openvino-in",
+            daemon=True,
+        )
         self._writer.start()
         assert self._process.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="miaobi-openvino-out", daemon=True)
-        first = json.loads(self._process.stdout.readline() or '{"error": "its process ended while it was opened"}')
+        self._reader = threading.Thread(
+            target=self._read,
+            args=(self._process.stdout,),
+            name="miaobi-openvino-out",
+            daemon=True,
+        )
+        first = json.loads(
+            self._process.stdout.readline()
+            or '{"error": "its process ended while it was opened"}'
+        )
         if "error" in first:
             self.close()
             raise RuntimeError(first["error"])
@@ -75,7 +105,14 @@ class PipelineProcess:
     def add(self, job: Job) -> None:
         job.number = next(self._numbers)
         self._jobs[job.number] = job
-        self._outbox.put({"add": job.number, "text": job.text, "special": job.special, "config": job.config})
+        self._outbox.put(
+            {
+                "add": job.number,
+                "text": job.text,
+                "special": job.special,
+                "config": job.config,
+            }
+        )
         if self.ended:  # meanwhile: the reader has told those it knew
             self._tell([[job.number, "error", self._died()]])
 
@@ -102,7 +139,11 @@ class PipelineProcess:
 
     def _tell(self, news: list[Any]) -> None:
         """One wake-up of an event loop a step, however many answers run."""
-        told = [(job, event, value) for number, event, value in news if (job := self._jobs.get(number))]
+        told = [
+            (job, event, value)
+            for number, event, value in news
+            if (job := self._jobs.get(number))
+        ]
         for job, event, _ in told:
             if event in ("end", "error", "too long"):
                 self._jobs.pop(job.number, None)
@@ -139,14 +180,29 @@ def _deliver(told: list[tuple[Job, str, Any]]) -> None:
 class _Pipeline:
     """Behind the door. One thread, which obeys between two steps."""
 
-    def __init__(self, path: str, words: str, context_length: int, scheduler: Mapping[str, int], threads: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        words: str,
+        context_length: int,
+        scheduler: Mapping[str, int],
+        threads: int,
+    ) -> None:
         import openvino_genai
+
         self._genai = openvino_genai
         settings = openvino_genai.SchedulerConfig()
         for name, value in scheduler.items():
             setattr(settings, name, value)
         self._tokenizer = openvino_genai.Tokenizer(words)
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, self._tokenizer, settings, "CPU", INFERENCE_NUM_THREADS=threads, **PROPERTIES)
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+            path,
+            self._tokenizer,
+            settings,
+            "CPU",
+            INFERENCE_NUM_THREADS=threads,
+            **PROPERTIES,
+        )
         self._defaults = self._pipeline.get_config()
         self._context_length = context_length
         self._handles: dict[int, Any] = {}
@@ -184,7 +240,9 @@ class _Pipeline:
                 self._news.append((number, "too long", length))
                 return
             self._news.append((number, "prompt", length))
-            self._handles[number] = self._pipeline.add_request(number, tokens, self._config(command["config"], room))
+            self._handles[number] = self._pipeline.add_request(
+                number, tokens, self._config(command["config"], room)
+            )
         except Exception as error:
             self._news.append((number, "error", str(error)))
 
@@ -192,19 +250,29 @@ class _Pipeline:
         """Token ids as a tensor [1, T]. An empty prompt, which the pipeline does not take, is the token that begins a text, or ends one."""
         import numpy
         import openvino
+
         # Without max_length the tokenizer cuts a long prompt at the context's end and says nothing.
-        ids = self._tokenizer.encode(text, add_special_tokens=special, max_length=2**31 - 1).input_ids
+        ids = self._tokenizer.encode(
+            text, add_special_tokens=special, max_length=2**31 - 1
+        ).input_ids
         if ids.shape[1]:
             return ids
         begin = self._tokenizer.get_bos_token_id()
-        return openvino.Tensor(numpy.array([[begin if begin >= 0 else self._defaults.eos_token_id]], dtype=numpy.int64))
+        return openvino.Tensor(
+            numpy.array(
+                [[begin if begin >= 0 else self._defaults.eos_token_id]],
+                dtype=numpy.int64,
+            )
+        )
 
     def _config(self, asked: Mapping[str, Any], room: int) -> Any:
         config = self._genai.GenerationConfig()
         config.eos_token_id = self._defaults.eos_token_id
         for name, value in asked.items():
             if name == "grammar":
-                config.structured_output_config = self._genai.StructuredOutputConfig(grammar=value)
+                config.structured_output_config = self._genai.StructuredOutputConfig(
+                    grammar=value
+                )
             else:
                 setattr(config, name, set(value) if isinstance(value, list) else value)
         config.max_new_tokens = min(config.max_new_tokens, room)
@@ -219,8 +287,21 @@ class _Pipeline:
             return
         for number, handle in list(self._handles.items()):
             if handle.can_read():
-                self._news.append((number, "answer", [[output.generated_ids, output.generated_log_probs, output.finish_reason.name, output.score]
-                                                      for output in handle.read().values()]))
+                self._news.append(
+                    (
+                        number,
+                        "answer",
+                        [
+                            [
+                                output.generated_ids,
+                                output.generated_log_probs,
+                                output.finish_reason.name,
+                                output.score,
+                            ]
+                            for output in handle.read().values()
+                        ],
+                    )
+                )
             elif handle.get_status() != self._genai.GenerationStatus.RUNNING:
                 del self._handles[number]
                 self._news.append((number, "end", None))
@@ -228,13 +309,16 @@ class _Pipeline:
 
 def main() -> None:
     """Behind the door: lines in, lines out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever opened the door
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for whoever opened the door
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
 
     def tell(item: Any) -> None:
         out.write(json.dumps(item).encode() + b"\n")
         out.flush()
+
     opened = json.loads(sys.stdin.readline() or "null")
     if opened is None:
         return
@@ -250,6 +334,7 @@ def main() -> None:
         for line in sys.stdin:
             inbox.put(json.loads(line))
         inbox.put(None)
+
     threading.Thread(target=read, daemon=True).start()
     with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
         pipeline.run(inbox, tell)

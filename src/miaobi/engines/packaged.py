@@ -20,10 +20,16 @@ class Network:
     def __init__(self, source: Any, threads: int | None = None) -> None:
         """`source`: an openvino.Model, or the path of an ONNX file."""
         import openvino
+
         core = openvino.Core()
         self._network = core.compile_model(
-            core.read_model(source) if isinstance(source, Path) else source, "CPU",
-            {"INFERENCE_NUM_THREADS": threads or physical_cores(), "INFERENCE_PRECISION_HINT": "f32"})
+            core.read_model(source) if isinstance(source, Path) else source,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": threads or physical_cores(),
+                "INFERENCE_PRECISION_HINT": "f32",
+            },
+        )
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         # A request for each call: one alone cannot run twice at a time.
@@ -32,14 +38,22 @@ class Network:
         return np.array(request.get_output_tensor(0).data)
 
 
-def image_of(request: Request, abilities: Abilities, engine: str) -> tuple[ImageRequest, np.ndarray]:
+def image_of(
+    request: Request, abilities: Abilities, engine: str
+) -> tuple[ImageRequest, np.ndarray]:
     """The request, checked, and the pixels of its image, uint8 [H, W, 3] (see data.picture_files for what becomes of alpha).
 
     Raises Unsupported for what the engine cannot honour, BadInput when there is no image.
     """
     from miaobi.data.picture_files import read_picture
+
     asked = accepted(request, ImageRequest, abilities, engine)
     if asked.image is None:
-        raise BadInput(say(f"The {engine} engine works on a picture, and there is no image.", f"{engine} 引擎需要一张图片，但没有给出 image。"),
-                       say("Give one: --image photo.png", "请给出图片：--image photo.png"))
+        raise BadInput(
+            say(
+                f"The {engine} engine works on a picture, and there is no image.",
+                f"{engine} 引擎需要一张图片，但没有给出 image。",
+            ),
+            say("Give one: --image photo.png", "请给出图片：--image photo.png"),
+        )
     return asked, read_picture(asked.image)

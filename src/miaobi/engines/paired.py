@@ -27,8 +27,14 @@ GRACE_SECONDS = 0.005
 class Paired:
     modality = "text"
 
-    def __init__(self, solo: TextEngine, open_crowd: Callable[[], TextEngine], crowd: Abilities) -> None:
-        self.solo, self._open_crowd, self._crowd_controls = solo, open_crowd, crowd.controls
+    def __init__(
+        self, solo: TextEngine, open_crowd: Callable[[], TextEngine], crowd: Abilities
+    ) -> None:
+        self.solo, self._open_crowd, self._crowd_controls = (
+            solo,
+            open_crowd,
+            crowd.controls,
+        )
         self.chats, self.context_length = solo.chats, solo.context_length
         self.abilities = Abilities(solo.abilities.controls | crowd.controls)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="miaobi-paired")
@@ -59,7 +65,11 @@ class Paired:
         wanted = set(request.changed())
         if not wanted <= self._crowd_controls:
             return self.solo, None
-        if self._running == 1 and request.n == 1 and wanted <= self.solo.abilities.controls:
+        if (
+            self._running == 1
+            and request.n == 1
+            and wanted <= self.solo.abilities.controls
+        ):
             await asyncio.sleep(GRACE_SECONDS)
             if self._running == 1:
                 return self.solo, None

@@ -15,19 +15,29 @@ if TYPE_CHECKING:
     from miaobi.engines.pictures_engine import PicturesEngine
 
 FORMATS = ("bundle",)
-ABILITIES = Abilities(frozenset({"n", "seed", "label", "image", "strength", "truncation", "width", "height"}))
+ABILITIES = Abilities(
+    frozenset(
+        {"n", "seed", "label", "image", "strength", "truncation", "width", "height"}
+    )
+)
 """What picture models offer among them; an opened one refuses what it cannot do."""
 
 
 def installed() -> str | None:
-    return None if find_spec("torch") and find_spec("PIL") else 'pip install "miaobi[train,images]"'
+    return (
+        None
+        if find_spec("torch") and find_spec("PIL")
+        else 'pip install "miaobi[train,images]"'
+    )
 
 
 def reads(weights: Weights) -> bool:
     return weights.modality == "image" and weights.family != FAMILY
 
 
-def open_engine(weights: Weights, *, streams: int = 1, device: str = "auto") -> PicturesEngine:
+def open_engine(
+    weights: Weights, *, streams: int = 1, device: str = "auto"
+) -> PicturesEngine:
     """`device`: auto, cpu, cuda, cuda:1."""
     from miaobi.engines import devices
     from miaobi.engines.pictures_engine import PicturesEngine

@@ -23,19 +23,39 @@ def to_q8(source: Path, target: Path) -> Path:
     reader = gguf.GGUFReader(source)
     kinds = gguf.GGMLQuantizationType
     layout = reader.fields["general.architecture"].contents()
-    with write_beside(target) as draft, closing(gguf.GGUFWriter(draft, layout)) as writer:
+    with (
+        write_beside(target) as draft,
+        closing(gguf.GGUFWriter(draft, layout)) as writer,
+    ):
         for field in reader.fields.values():
-            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-                value = int(gguf.LlamaFileType.MOSTLY_Q8_0) if field.name == "general.file_type" else field.contents()
-                inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            if (
+                not field.name.startswith("GGUF.")
+                and field.name != "general.architecture"
+            ):
+                value = (
+                    int(gguf.LlamaFileType.MOSTLY_Q8_0)
+                    if field.name == "general.file_type"
+                    else field.contents()
+                )
+                inner = (
+                    field.types[-1]
+                    if field.types[0] == gguf.GGUFValueType.ARRAY
+                    else None
+                )
                 writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
         for tensor in reader.tensors:
             if tensor.tensor_type in (kinds.F32, kinds.F16, kinds.Q8_0):
-                writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+                writer.add_tensor(
+                    tensor.name, tensor.data, raw_dtype=tensor.tensor_type
+                )
             else:
                 weights = gguf.dequantize(tensor.data, tensor.tensor_type)
                 kind = kinds.Q8_0 if weights.shape[-1] % 32 == 0 else kinds.F16
-                packed = pack_q8(weights) if kind == kinds.Q8_0 else gguf.quantize(weights, kind)
+                packed = (
+                    pack_q8(weights)
+                    if kind == kinds.Q8_0
+                    else gguf.quantize(weights, kind)
+                )
                 writer.add_tensor(tensor.name, packed, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -51,7 +71,9 @@ def pack_q8(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     import numpy as np
     import torch
 
-    blocks = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).reshape(-1, 32)
+    blocks = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).reshape(
+        -1, 32
+    )
     scale = blocks.abs().amax(1, keepdim=True).div_(127)
     whole = (blocks * torch.where(scale > 0, 1 / scale, 0)).round_().to(torch.int8)
     packed = torch.cat([scale.half().view(torch.uint8), whole.view(torch.uint8)], dim=1)

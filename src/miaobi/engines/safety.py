@@ -40,6 +40,7 @@ class Checker:
 
     def __call__(self, pixels: np.ndarray) -> Verdict:
         import numpy as np
+
         probability = round(self.judge(pixels), 4)
         if probability < self.threshold:
             return Verdict(pixels, probability, "stop")
@@ -52,11 +53,21 @@ def open_checker(threshold: float) -> Checker:
     Raises BadInput for a threshold outside (0, 1], and what `packs.path` raises, with the option that does without.
     """
     if not 0 < threshold <= 1:
-        raise BadInput(say(f"safety_threshold is {threshold}.", f"safety_threshold 为 {threshold}。"),
-                       say(f"Give a probability above 0 and at most 1; {THRESHOLD} when left out.", f"请给出大于 0 且不大于 1 的概率；默认为 {THRESHOLD}。"))
+        raise BadInput(
+            say(
+                f"safety_threshold is {threshold}.",
+                f"safety_threshold 为 {threshold}。",
+            ),
+            say(
+                f"Give a probability above 0 and at most 1; {THRESHOLD} when left out.",
+                f"请给出大于 0 且不大于 1 的概率；默认为 {THRESHOLD}。",
+            ),
+        )
     import numpy as np
+
     try:
         from miaobi.engines.nsfw import unsafe
+
         unsafe(np.full((64, 64, 3), GREY, np.uint8))
     except (MiaobiError, ImportError) as error:
         raise _unavailable(error) from None
@@ -66,7 +77,19 @@ def open_checker(threshold: float) -> Checker:
 def _unavailable(error: Exception) -> MiaobiError:
     """The same kind of error, said with what it stops and how to go on."""
     kind = type(error) if isinstance(error, MiaobiError) else MiaobiError
-    why, remedy = (error.problem, error.remedy) if isinstance(error, MiaobiError) else (str(error), 'pip install "miaobi[engines]"')
-    without = say("or leave the check out: --no-safety-checker, in Python safety_checker=False",
-                  "或关闭安全检查：--no-safety-checker，Python 中为 safety_checker=False")
-    return kind(say(f"Pictures cannot be checked for safety: {why}", f"无法对图片进行安全检查：{why}"), f"{remedy} ({without})" if remedy else without)
+    why, remedy = (
+        (error.problem, error.remedy)
+        if isinstance(error, MiaobiError)
+        else (str(error), 'pip install "miaobi[engines]"')
+    )
+    without = say(
+        "or leave the check out: --no-safety-checker, in Python safety_checker=False",
+        "或关闭安全检查：--no-safety-checker，Python 中为 safety_checker=False",
+    )
+    return kind(
+        say(
+            f"Pictures cannot be checked for safety: {why}",
+            f"无法对图片进行安全检查：{why}",
+        ),
+        f"{remedy} ({without})" if remedy else without,
+    )

@@ -34,7 +34,9 @@ class ByteDetokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        return self._decoder.decode(self.table[token]) if token < len(self.table) else ""
+        return (
+            self._decoder.decode(self.table[token]) if token < len(self.table) else ""
+        )
 
     def flush(self) -> str:
         self._decoder.reset()
@@ -62,7 +64,7 @@ class WindowDetokenizer:
         return self._taken()
 
     def _text(self) -> str:
-        return self.decode([self.anchor, *self._pending])[self._lead:]
+        return self.decode([self.anchor, *self._pending])[self._lead :]
 
     def flush(self) -> str:
         return self._taken().rstrip(REPLACEMENT)
@@ -79,15 +81,22 @@ def byte_of_character() -> dict[str, int]:
     """The printable stand-ins of byte-level BPE (Radford et al. 2019, GPT-2's `bytes_to_unicode`)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+    return {chr(byte): byte for byte in plain} | {
+        chr(256 + i): byte for i, byte in enumerate(rest)
+    }
 
 
 def byte_level_table(pieces: Iterable[str], control: set[int]) -> list[bytes]:
     """Bytes of each byte-level BPE piece. Added tokens that are not in the byte alphabet stand as they are."""
     alphabet = byte_of_character()
-    return [b"" if i in control else
-            bytes(alphabet[c] for c in piece) if all(c in alphabet for c in piece) else piece.encode()
-            for i, piece in enumerate(pieces)]
+    return [
+        b""
+        if i in control
+        else bytes(alphabet[c] for c in piece)
+        if all(c in alphabet for c in piece)
+        else piece.encode()
+        for i, piece in enumerate(pieces)
+    ]
 
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -95,9 +104,11 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 def sentencepiece_table(pieces: Iterable[str], control: set[int]) -> list[bytes]:
     """Bytes of each SentencePiece piece: ▁ is a space, <0xE6> a byte (Kudo and Richardson 2018, arXiv:1808.06226)."""
+
     def to_bytes(piece: str) -> bytes:
         match = _BYTE.fullmatch(piece)
         return bytes([int(match[1], 16)]) if match else piece.replace("▁", " ").encode()
+
     return [b"" if i in control else to_bytes(piece) for i, piece in enumerate(pieces)]
 
 
@@ -117,17 +128,24 @@ class StopText:
         found = [at for at in (self._held.find(stop) for stop in self.stops) if at >= 0]
         if found:
             self.stopped = True
-            shown, self._held = self._held[:min(found)], ""
+            shown, self._held = self._held[: min(found)], ""
             return shown
         keep = max(self._overlap(stop) for stop in self.stops)
-        shown = self._held[:len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep:]
+        shown = self._held[: len(self._held) - keep]
+        self._held = self._held[len(self._held) - keep :]
         return shown
 
     def _overlap(self, stop: str) -> int:
         """Length of the longest end of the held text that begins `stop`."""
         longest = min(len(self._held), len(stop) - 1)
-        return next((size for size in range(longest, 0, -1) if stop.startswith(self._held[-size:])), 0)
+        return next(
+            (
+                size
+                for size in range(longest, 0, -1)
+                if stop.startswith(self._held[-size:])
+            ),
+            0,
+        )
 
     def flush(self) -> str:
         shown, self._held = self._held, ""

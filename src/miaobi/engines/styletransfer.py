@@ -19,14 +19,20 @@ ABILITIES = Abilities(frozenset({"seed", "image", "style", "strength"}))
 
 
 def installed() -> str | None:
-    return None if find_spec("openvino") and find_spec("PIL") else 'pip install "miaobi[engines,images]"'
+    return (
+        None
+        if find_spec("openvino") and find_spec("PIL")
+        else 'pip install "miaobi[engines,images]"'
+    )
 
 
 def reads(weights: Weights) -> bool:
     return weights.format in FORMATS
 
 
-def open_engine(weights: Weights, *, streams: int = 1, threads: int | None = None) -> StyleTransfer:
+def open_engine(
+    weights: Weights, *, streams: int = 1, threads: int | None = None
+) -> StyleTransfer:
     from miaobi.engines.styletransfer_engine import StyleTransfer
 
     return StyleTransfer(weights.path, weights.name, ABILITIES, threads)

@@ -37,8 +37,15 @@ STYLE_SIDE = 256
 class StyleTransfer:
     modality = "image"
 
-    def __init__(self, folder: Path, name: str, abilities: Abilities, threads: int | None = None) -> None:
-        self.folder, self.name, self.abilities, self._threads = folder, name, abilities, threads
+    def __init__(
+        self, folder: Path, name: str, abilities: Abilities, threads: int | None = None
+    ) -> None:
+        self.folder, self.name, self.abilities, self._threads = (
+            folder,
+            name,
+            abilities,
+            threads,
+        )
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         """One picture of the size of `image`. strength: of a built-in style, how opaque it lies over the picture; of any
@@ -46,38 +53,65 @@ class StyleTransfer:
         asked, pixels = image_of(request, self.abilities, "styletransfer")
         number, style = _style(asked.style)
         if min(pixels.shape[:2]) < SMALLEST:
-            raise BadInput(say(f"The image has {pixels.shape[1]}×{pixels.shape[0]} pixels: too few to paint.",
-                               f"图片只有 {pixels.shape[1]}×{pixels.shape[0]} 像素，太小，无法绘制。"),
-                           say(f"Give one of at least {SMALLEST}×{SMALLEST}.", f"请给出至少 {SMALLEST}×{SMALLEST} 的图片。"))
+            raise BadInput(
+                say(
+                    f"The image has {pixels.shape[1]}×{pixels.shape[0]} pixels: too few to paint.",
+                    f"图片只有 {pixels.shape[1]}×{pixels.shape[0]} 像素，太小，无法绘制。",
+                ),
+                say(
+                    f"Give one of at least {SMALLEST}×{SMALLEST}.",
+                    f"请给出至少 {SMALLEST}×{SMALLEST} 的图片。",
+                ),
+            )
         strength = 1.0 if asked.strength is None else asked.strength
-        painted = await (asyncio.to_thread(self.paint_as, pixels, style, strength) if style is not None else
-                         asyncio.to_thread(self.paint, pixels, number, strength))
-        yield Chunk(artifact=Image(painted, Facts(self.name, parameters={"strength": strength})), finish="stop")
+        painted = await (
+            asyncio.to_thread(self.paint_as, pixels, style, strength)
+            if style is not None
+            else asyncio.to_thread(self.paint, pixels, number, strength)
+        )
+        yield Chunk(
+            artifact=Image(
+                painted, Facts(self.name, parameters={"strength": strength})
+            ),
+            finish="stop",
+        )
 
-    def paint(self, pixels: np.ndarray, number: int, strength: float = 1.0) -> np.ndarray:
+    def paint(
+        self, pixels: np.ndarray, number: int, strength: float = 1.0
+    ) -> np.ndarray:
         """A picture, uint8 [H, W, 3], in built-in style `number`."""
         weights = np.zeros(len(STYLES), np.float32)
         weights[number] = 1
         small = _fitted(pixels, 0)
         padded = _padded(small).transpose(2, 0, 1)[None]
-        painted = self._built_in(np.ascontiguousarray(padded), weights)[0].transpose(1, 2, 0)
-        finished = _finished(painted[:small.shape[0], :small.shape[1]], pixels)
-        return np.asarray(Picture.blend(Picture.fromarray(pixels), Picture.fromarray(finished), strength))
+        painted = self._built_in(np.ascontiguousarray(padded), weights)[0].transpose(
+            1, 2, 0
+        )
+        finished = _finished(painted[: small.shape[0], : small.shape[1]], pixels)
+        return np.asarray(
+            Picture.blend(
+                Picture.fromarray(pixels), Picture.fromarray(finished), strength
+            )
+        )
 
-    def paint_as(self, pixels: np.ndarray, style: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    def paint_as(
+        self, pixels: np.ndarray, style: np.ndarray, strength: float = 1.0
+    ) -> np.ndarray:
         """A picture, uint8 [H, W, 3], in the style of another."""
         wanted = self.style_of(style)
         if strength < 1:
             wanted = strength * wanted + (1 - strength) * self.style_of(pixels)
         small = _fitted(pixels, TRAINED_SIDE)
         painted = self._painter(_padded(small)[None], wanted.astype(np.float32))[0]
-        return _finished(painted[:small.shape[0], :small.shape[1]], pixels)
+        return _finished(painted[: small.shape[0], : small.shape[1]], pixels)
 
     def style_of(self, pixels: np.ndarray) -> np.ndarray:
         """The style of a picture's middle square, [1, 1, 1, 100]."""
         side = min(pixels.shape[:2])
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-        square = _resized(pixels[top:top + side, left:left + side], STYLE_SIDE, STYLE_SIDE)
+        square = _resized(
+            pixels[top : top + side, left : left + side], STYLE_SIDE, STYLE_SIDE
+        )
         return self._observer((square.astype(np.float32) / 255)[None])
 
     @cached_property
@@ -91,8 +125,11 @@ class StyleTransfer:
     @cached_property
     def _painter(self) -> Network:
         import openvino
+
         model = openvino.Core().read_model(self.folder / "arbitrary_transform.onnx")
-        model.reshape({model.inputs[0]: [1, -1, -1, 3], model.inputs[1]: [1, 1, 1, 100]})
+        model.reshape(
+            {model.inputs[0]: [1, -1, -1, 3], model.inputs[1]: [1, 1, 1, 100]}
+        )
         return Network(model, self._threads)
 
     def close(self) -> None:
@@ -102,17 +139,28 @@ class StyleTransfer:
 def _style(style: Path | np.ndarray | None) -> tuple[int, np.ndarray | None]:
     """The number of a built-in style and None, or 0 and the pixels of a picture. Raises BadInput or NotFound."""
     from miaobi.data.picture_files import read_picture
+
     listed = ", ".join(STYLES)
-    remedy = say(f"Give a picture (--style starry.jpg), or the number of a built-in style: {listed}.",
-                 f"请给出一张图片（--style starry.jpg），或内置风格的编号：{listed}。")
+    remedy = say(
+        f"Give a picture (--style starry.jpg), or the number of a built-in style: {listed}.",
+        f"请给出一张图片（--style starry.jpg），或内置风格的编号：{listed}。",
+    )
     if style is None:
-        raise BadInput(say("There is no style to paint in.", "没有给出要画成的风格。"), remedy)
+        raise BadInput(
+            say("There is no style to paint in.", "没有给出要画成的风格。"), remedy
+        )
     if isinstance(style, np.ndarray):
         return 0, read_picture(style)
     if str(style) in STYLES:
         return int(str(style)), None
     if not Path(style).exists():
-        raise NotFound(say(f"{str(style)!r} is neither a picture file nor a built-in style.", f"{str(style)!r} 既不是图片文件，也不是内置风格。"), remedy)
+        raise NotFound(
+            say(
+                f"{str(style)!r} is neither a picture file nor a built-in style.",
+                f"{str(style)!r} 既不是图片文件，也不是内置风格。",
+            ),
+            remedy,
+        )
     return 0, read_picture(style)
 
 
@@ -126,7 +174,11 @@ def _fitted(pixels: np.ndarray, least: int) -> np.ndarray:
 
 def _padded(picture: np.ndarray) -> np.ndarray:
     """Reflected at its lower and right edge to multiples of 4, which the networks halve twice and double again."""
-    return np.pad(picture, ((0, -picture.shape[0] % 4), (0, -picture.shape[1] % 4), (0, 0)), mode="reflect")
+    return np.pad(
+        picture,
+        ((0, -picture.shape[0] % 4), (0, -picture.shape[1] % 4), (0, 0)),
+        mode="reflect",
+    )
 
 
 def _finished(painted: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -138,4 +190,6 @@ def _finished(painted: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 def _resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
-    return np.asarray(Picture.fromarray(pixels).resize((width, height), Picture.Resampling.LANCZOS))
+    return np.asarray(
+        Picture.fromarray(pixels).resize((width, height), Picture.Resampling.LANCZOS)
+    )

@@ -17,7 +17,9 @@ import yaml
 
 AROUND = 60
 """Characters on either side of a match in which `unless` is looked for."""
-INVISIBLE = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]")
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]"
+)
 GAPS = re.compile(r"(?<=[\u4e00-\u9fff])[\s·.*_|/-]{1,3}(?=[\u4e00-\u9fff])")
 SPACES = re.compile(r"\s+")
 
@@ -33,7 +35,7 @@ class Rule:
         """For a normalised text."""
         for pattern in self.any:
             for match in pattern.finditer(text):
-                around = text[max(0, match.start() - AROUND):match.end() + AROUND]
+                around = text[max(0, match.start() - AROUND) : match.end() + AROUND]
                 if self.unless is None or not self.unless.search(around):
                     return True
         return False
@@ -46,18 +48,31 @@ def found(text: str) -> list[Rule]:
 
 
 def normalised(text: str) -> str:
-    plain = INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).lower().replace("\u2019", "'")
+    plain = (
+        INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        .lower()
+        .replace("\u2019", "'")
+    )
     return SPACES.sub(" ", GAPS.sub("", plain))
 
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    told: dict[str, Any] = yaml.safe_load(files("miaobi.engines").joinpath("text_rules.yaml").read_text(encoding="utf-8"))
+    told: dict[str, Any] = yaml.safe_load(
+        files("miaobi.engines").joinpath("text_rules.yaml").read_text(encoding="utf-8")
+    )
 
     def compiled(pattern: str) -> re.Pattern[str]:
         for name, words in told["words"].items():
             pattern = pattern.replace(f"{{{name}}}", words)
         return re.compile(pattern)
 
-    return tuple(Rule(item["category"], item["score"], tuple(map(compiled, item["any"])), compiled(item["unless"]) if "unless" in item else None)
-                 for item in told["rules"])
+    return tuple(
+        Rule(
+            item["category"],
+            item["score"],
+            tuple(map(compiled, item["any"])),
+            compiled(item["unless"]) if "unless" in item else None,
+        )
+        for item in told["rules"]
+    )

@@ -20,12 +20,32 @@ from miaobi.engines.load import Model
 
 CLASSIFIER = "text-safety"
 """The name in the store under which the recipe leaves it."""
-CATEGORIES = ("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm", "self-harm/instructions",
-              "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic")
+CATEGORIES = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
 LEARNT = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
 RULED = 0.5
 """From which score of a rule a category is flagged."""
-THRESHOLDS = {"harassment": 0.86, "hate": 0.55, "illicit": 0.58, "self-harm": 0.52, "sexual": 0.73, "violence": 0.54}
+THRESHOLDS = {
+    "harassment": 0.86,
+    "hate": 0.55,
+    "illicit": 0.58,
+    "self-harm": 0.52,
+    "sexual": 0.73,
+    "violence": 0.54,
+}
 """From which probability of the classifier a category is flagged: what at most one in a hundred of the texts without it reach, among
 validation texts, Chinese reviews and short dialogues alike (bench/moderation.py)."""
 WINDOW, OVERLAP = 600, 100
@@ -66,7 +86,9 @@ async def scores_of(classifier: Model, text: str) -> dict[str, float]:
     for window in windows(text.encode("utf-8", "replace").decode()):
         # Named, since a prompt that looks like a record is taken for one: a text could choose which part of it is read.
         asked = classifier.request(json.dumps({"text": window}, ensure_ascii=False))
-        said = "".join([chunk.text async for chunk in classifier.engine.generate(asked)])
+        said = "".join(
+            [chunk.text async for chunk in classifier.engine.generate(asked)]
+        )
         for category, score in _scores(classifier, said).items():
             if category in highest:
                 highest[category] = max(highest[category], score)
@@ -79,13 +101,20 @@ def _scores(classifier: Model, said: str) -> dict[str, float]:
     except (ValueError, KeyError, TypeError):
         scores = {}
     if not set(scores) & set(LEARNT):
-        raise Unsupported(say(f"{classifier.weights.label} does not tell what is wrong with a text.", f"{classifier.weights.label} 不能判断文本的问题。"),
-                          say(f"The name {CLASSIFIER} is kept for what recipes/tune/text_safety.yaml makes; give this model another.",
-                              f"名称 {CLASSIFIER} 保留给 recipes/tune/text_safety.yaml 的产物；请为此模型另取名称。"))
+        raise Unsupported(
+            say(
+                f"{classifier.weights.label} does not tell what is wrong with a text.",
+                f"{classifier.weights.label} 不能判断文本的问题。",
+            ),
+            say(
+                f"The name {CLASSIFIER} is kept for what recipes/tune/text_safety.yaml makes; give this model another.",
+                f"名称 {CLASSIFIER} 保留给 recipes/tune/text_safety.yaml 的产物；请为此模型另取名称。",
+            ),
+        )
     return scores
 
 
 def windows(text: str) -> Iterator[str]:
     """Stretches of a text that share their edges."""
     for start in range(0, max(1, len(text) - OVERLAP), WINDOW - OVERLAP):
-        yield text[start:start + WINDOW]
+        yield text[start : start + WINDOW]

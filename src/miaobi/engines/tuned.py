@@ -21,11 +21,19 @@ ABILITIES = Abilities(frozenset({"seed", "prompt", "image"}))
 
 
 def installed() -> str | None:
-    return None if find_spec("torch") and find_spec("transformers") else 'pip install "miaobi[train]"'
+    return (
+        None
+        if find_spec("torch") and find_spec("transformers")
+        else 'pip install "miaobi[train]"'
+    )
 
 
 def reads(weights: Weights) -> bool:
-    return weights.family == FAMILY and weights.modality != "image" and not open_tuned(weights).writes
+    return (
+        weights.family == FAMILY
+        and weights.modality != "image"
+        and not open_tuned(weights).writes
+    )
 
 
 def open_engine(weights: Weights, *, streams: int = 1) -> TunedEngine:

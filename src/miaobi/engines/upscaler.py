@@ -19,14 +19,20 @@ ABILITIES = Abilities(frozenset({"seed", "image", "upscale"}))
 
 
 def installed() -> str | None:
-    return None if find_spec("openvino") and find_spec("PIL") else 'pip install "miaobi[engines,images]"'
+    return (
+        None
+        if find_spec("openvino") and find_spec("PIL")
+        else 'pip install "miaobi[engines,images]"'
+    )
 
 
 def reads(weights: Weights) -> bool:
     return weights.format in FORMATS
 
 
-def open_engine(weights: Weights, *, streams: int = 1, threads: int | None = None) -> Upscaler:
+def open_engine(
+    weights: Weights, *, streams: int = 1, threads: int | None = None
+) -> Upscaler:
     from miaobi.engines.upscaler_engine import Upscaler
 
     return Upscaler(weights.path, weights.name, ABILITIES, threads)

@@ -33,10 +33,16 @@ LIMIT = 64_000_000
 class Upscaler:
     modality = "image"
 
-    def __init__(self, folder: Path, name: str, abilities: Abilities, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, abilities: Abilities, threads: int | None = None
+    ) -> None:
         """`folder` holds x2, x3, x4 and x8, each a TensorFlow.js model."""
         self.name, self.abilities = name, abilities
-        self._network = cache(lambda scale: Network(layers_model.read(folder / f"x{scale}" / "model.json"), threads))
+        self._network = cache(
+            lambda scale: Network(
+                layers_model.read(folder / f"x{scale}" / "model.json"), threads
+            )
+        )
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         """One picture, in colour. Leaving early stops after the tile at work."""
@@ -45,20 +51,38 @@ class Upscaler:
         height, width = pixels.shape[0] * scale, pixels.shape[1] * scale
         if height * width > LIMIT:
             raise BadInput(
-                say(f"{scale} times {pixels.shape[1]}×{pixels.shape[0]} is {width}×{height}: more than {LIMIT // 10**6} million pixels.",
-                    f"{pixels.shape[1]}×{pixels.shape[0]} 放大 {scale} 倍为 {width}×{height}，超过 {LIMIT // 10**6} 百万像素。"),
-                say("Enlarge it less, or cut it into parts.", "请减小放大倍数，或把图片分成几块。"))
-        enlarged, parts = np.empty((height, width, 3), np.uint8), list(tiles(pixels.shape[0], pixels.shape[1], TILE))
+                say(
+                    f"{scale} times {pixels.shape[1]}×{pixels.shape[0]} is {width}×{height}: more than {LIMIT // 10**6} million pixels.",
+                    f"{pixels.shape[1]}×{pixels.shape[0]} 放大 {scale} 倍为 {width}×{height}，超过 {LIMIT // 10**6} 百万像素。",
+                ),
+                say(
+                    "Enlarge it less, or cut it into parts.",
+                    "请减小放大倍数，或把图片分成几块。",
+                ),
+            )
+        enlarged, parts = (
+            np.empty((height, width, 3), np.uint8),
+            list(tiles(pixels.shape[0], pixels.shape[1], TILE)),
+        )
         for done, (rows, columns) in enumerate(parts):
             yield Chunk(progress=done / len(parts))
-            enlarged[_times(rows, scale), _times(columns, scale)] = await asyncio.to_thread(self.enlarge, pixels, scale, rows, columns)
-        yield Chunk(artifact=Image(enlarged, Facts(self.name, parameters={"upscale": scale})), finish="stop")
+            enlarged[
+                _times(rows, scale), _times(columns, scale)
+            ] = await asyncio.to_thread(self.enlarge, pixels, scale, rows, columns)
+        yield Chunk(
+            artifact=Image(enlarged, Facts(self.name, parameters={"upscale": scale})),
+            finish="stop",
+        )
 
-    def enlarge(self, pixels: np.ndarray, scale: int, rows: slice, columns: slice) -> np.ndarray:
+    def enlarge(
+        self, pixels: np.ndarray, scale: int, rows: slice, columns: slice
+    ) -> np.ndarray:
         """Those rows and columns of a picture, uint8 [H, W, 3], `scale` times as large."""
         top, left = max(0, rows.start - MARGIN), max(0, columns.start - MARGIN)
-        seen = pixels[top:rows.stop + MARGIN, left:columns.stop + MARGIN]
-        found = self._network(scale)(seen.transpose(2, 0, 1)[None].astype(np.float32))[0]
+        seen = pixels[top : rows.stop + MARGIN, left : columns.stop + MARGIN]
+        found = self._network(scale)(seen.transpose(2, 0, 1)[None].astype(np.float32))[
+            0
+        ]
         kept = found[:, _times(rows, scale, top), _times(columns, scale, left)]
         levels: np.ndarray = np.rint(kept).clip(0, 255).astype(np.uint8)
         return levels.transpose(1, 2, 0)
@@ -71,7 +95,10 @@ def tiles(height: int, width: int, side: int) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of squares that cover a picture, the last ones cut short at its edge."""
     for top in range(0, height, side):
         for left in range(0, width, side):
-            yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
+            yield (
+                slice(top, min(top + side, height)),
+                slice(left, min(left + side, width)),
+            )
 
 
 def _times(part: slice, scale: int, start: int = 0) -> slice:

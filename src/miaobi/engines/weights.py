@@ -9,7 +9,14 @@ from typing import Any
 
 from miaobi.core import bundle, gguf
 from miaobi.core.engine import Weights
-from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound, Unsupported, nearest
+from miaobi.core.errors import (
+    BadInput,
+    Damaged,
+    MissingPart,
+    NotFound,
+    Unsupported,
+    nearest,
+)
 from miaobi.core.language import say
 from miaobi.core.store import NAME, Store
 
@@ -30,21 +37,40 @@ def find(name: str) -> Weights:
     if NAME.fullmatch(reference) and reference in Store().names():
         version = Store().resolve(name)
         manifest = bundle.read(version.path)
-        return Weights("bundle", str(version.path), version.name, str(version.number), manifest.family, manifest.modality)
+        return Weights(
+            "bundle",
+            str(version.path),
+            version.name,
+            str(version.number),
+            manifest.family,
+            manifest.modality,
+        )
     if NAME.fullmatch(name) and name in _packed():
         return _of_pack(name)
     if path.exists():
         return of_path(path)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and path.suffix != ".gguf":
+    if (
+        name.count("/") == 1
+        and not name.startswith((".", "/", "~"))
+        and path.suffix != ".gguf"
+    ):
         return of_path(_from_hub(name), name)
     if "/" in name or path.suffix:
-        raise NotFound(say(f"There is no file or folder {name}.", f"文件或文件夹 {name} 不存在。"),
-                       say("Check the path; `miaobi models list` shows the models in the store.",
-                           "请检查路径；`miaobi models list` 列出模型库中的模型。"))
-    raise NotFound(say(f"There is no model named {name!r}.", f"没有名为 {name!r} 的模型。"),
-                   nearest(name, [*Store().names(), *_packed()]) or
-                   say("`miaobi models list` and `miaobi data list` show what there is.",
-                       "用 `miaobi models list` 与 `miaobi data list` 查看可用的模型。"))
+        raise NotFound(
+            say(f"There is no file or folder {name}.", f"文件或文件夹 {name} 不存在。"),
+            say(
+                "Check the path; `miaobi models list` shows the models in the store.",
+                "请检查路径；`miaobi models list` 列出模型库中的模型。",
+            ),
+        )
+    raise NotFound(
+        say(f"There is no model named {name!r}.", f"没有名为 {name!r} 的模型。"),
+        nearest(name, [*Store().names(), *_packed()])
+        or say(
+            "`miaobi models list` and `miaobi data list` show what there is.",
+            "用 `miaobi models list` 与 `miaobi data list` 查看可用的模型。",
+        ),
+    )
 
 
 def of_path(path: Path, name: str = "") -> Weights:
@@ -52,12 +78,21 @@ def of_path(path: Path, name: str = "") -> Weights:
     name = name or path.stem
     if path.is_file():
         if path.stat().st_size == 0:
-            raise Damaged(say(f"{path} is empty.", f"{path} 是空文件。"), say("Copy or download it again.", "请重新复制或下载。"))
+            raise Damaged(
+                say(f"{path} is empty.", f"{path} 是空文件。"),
+                say("Copy or download it again.", "请重新复制或下载。"),
+            )
         gguf.read(path)
         return Weights("gguf", str(path), name)
     if (path / bundle.MANIFEST).exists():
         manifest = bundle.read(path)
-        return Weights("bundle", str(path), name, family=manifest.family, modality=manifest.modality)
+        return Weights(
+            "bundle",
+            str(path),
+            name,
+            family=manifest.family,
+            modality=manifest.modality,
+        )
     if (path / PIPELINE).exists():
         return Weights("diffusers", str(path), name, modality="image")
     if (path / "openvino_model.xml").exists():
@@ -69,11 +104,16 @@ def of_path(path: Path, name: str = "") -> Weights:
     if len(inside) == 1:
         return of_path(inside[0], name)
     raise BadInput(
-        say(f"{path} holds no model that is known here.", f"{path} 中没有可识别的模型。"),
-        say("Expected miaobi.json (made by `miaobi train`), config.json (Transformers), model_index.json (Diffusers), "
+        say(
+            f"{path} holds no model that is known here.", f"{path} 中没有可识别的模型。"
+        ),
+        say(
+            "Expected miaobi.json (made by `miaobi train`), config.json (Transformers), model_index.json (Diffusers), "
             "openvino_model.xml, or one .gguf file.",
             "应包含 miaobi.json（由 `miaobi train` 生成）、config.json（Transformers）、model_index.json（Diffusers）、"
-            "openvino_model.xml，或单个 .gguf 文件。"))
+            "openvino_model.xml，或单个 .gguf 文件。",
+        ),
+    )
 
 
 def start_of(weights: Weights) -> str:
@@ -87,42 +127,84 @@ def start_of(weights: Weights) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A model folder's JSON file. Raises NotFound or Damaged."""
     if not path.exists():
-        raise NotFound(say(f"{path.parent} has no {path.name}.", f"{path.parent} 中没有 {path.name}。"),
-                       say("Copy or download the whole model folder again.", "请重新复制或下载整个模型文件夹。"))
+        raise NotFound(
+            say(
+                f"{path.parent} has no {path.name}.",
+                f"{path.parent} 中没有 {path.name}。",
+            ),
+            say(
+                "Copy or download the whole model folder again.",
+                "请重新复制或下载整个模型文件夹。",
+            ),
+        )
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Damaged(say(f"{path} is not valid JSON: {error}.", f"{path} 不是有效的 JSON：{error}。"),
-                      say("Copy or download it again.", "请重新复制或下载。")) from None
+        raise Damaged(
+            say(
+                f"{path} is not valid JSON: {error}.",
+                f"{path} 不是有效的 JSON：{error}。",
+            ),
+            say("Copy or download it again.", "请重新复制或下载。"),
+        ) from None
     return found
 
 
 def refuse_foreign_code(config: dict[str, Any], name: str) -> None:
     """Raise for a checkpoint that wants its own Python code run."""
     if config.get("auto_map"):
-        raise Unsupported(say(f"{name} needs Python code of its own (auto_map in config.json), which is never run here.",
-                              f"{name} 需要运行自带的 Python 代码（config.json 中的 auto_map），此处绝不运行。"),
-                          say("Choose a model of an architecture that Transformers itself knows, or a GGUF file of it.",
-                              "请选用 Transformers 自身支持的架构，或该模型的 GGUF 文件。"))
+        raise Unsupported(
+            say(
+                f"{name} needs Python code of its own (auto_map in config.json), which is never run here.",
+                f"{name} 需要运行自带的 Python 代码（config.json 中的 auto_map），此处绝不运行。",
+            ),
+            say(
+                "Choose a model of an architecture that Transformers itself knows, or a GGUF file of it.",
+                "请选用 Transformers 自身支持的架构，或该模型的 GGUF 文件。",
+            ),
+        )
 
 
 def _packed() -> list[str]:
     from miaobi.data import packs
+
     return [name for name, pack in packs.catalogue().items() if pack.kind == "model"]
 
 
 def _of_pack(name: str) -> Weights:
     """A packaged model: its file tells what it is, or the catalogue does."""
     from miaobi.data import packs
+
     kind = packs.get(name).format
     if kind == "base":
-        raise Unsupported(say(f"{name} is a base to tune; by itself it makes nothing.", f"{name} 是用于微调的基础模型，本身不能生成内容。"),
-                          f"miaobi finetune --base {name} --task text-classification --data mine.csv --name mine")
+        raise Unsupported(
+            say(
+                f"{name} is a base to tune; by itself it makes nothing.",
+                f"{name} 是用于微调的基础模型，本身不能生成内容。",
+            ),
+            f"miaobi finetune --base {name} --task text-classification --data mine.csv --name mine",
+        )
     if kind == "part":
-        raise Unsupported(say(f"{name} judges pictures and makes nothing.", f"{name} 只用于评判图片，不能生成内容。"),
-                          nearest("", [other for other in _packed() if packs.get(other).format not in ("part", "base")]))
+        raise Unsupported(
+            say(
+                f"{name} judges pictures and makes nothing.",
+                f"{name} 只用于评判图片，不能生成内容。",
+            ),
+            nearest(
+                "",
+                [
+                    other
+                    for other in _packed()
+                    if packs.get(other).format not in ("part", "base")
+                ],
+            ),
+        )
     path = packs.path(name)
-    return Weights(kind, str(path), name, modality="image") if kind else of_path(path, name)
+    return (
+        Weights(kind, str(path), name, modality="image")
+        if kind
+        else of_path(path, name)
+    )
 
 
 def part(name: str | os.PathLike[str], option: str) -> Path:
@@ -131,10 +213,21 @@ def part(name: str | os.PathLike[str], option: str) -> Path:
     if path.exists():
         return path
     spelled = os.fspath(name)
-    if spelled.count("/") == 1 and not spelled.startswith((".", "/", "~")) and not path.suffix:
-        return _snapshot(spelled, allow_patterns=["*.safetensors", "*.json"], ignore_patterns=TWICE)
-    raise NotFound(say(f"{option}: there is no file or folder {path}.", f"{option}：文件或文件夹 {path} 不存在。"),
-                   say("Check the path.", "请检查路径。"))
+    if (
+        spelled.count("/") == 1
+        and not spelled.startswith((".", "/", "~"))
+        and not path.suffix
+    ):
+        return _snapshot(
+            spelled, allow_patterns=["*.safetensors", "*.json"], ignore_patterns=TWICE
+        )
+    raise NotFound(
+        say(
+            f"{option}: there is no file or folder {path}.",
+            f"{option}：文件或文件夹 {path} 不存在。",
+        ),
+        say("Check the path.", "请检查路径。"),
+    )
 
 
 def _from_hub(name: str) -> Path:
@@ -143,22 +236,63 @@ def _from_hub(name: str) -> Path:
     if not index.exists():
         return _snapshot(name, allow_patterns=[f"*{ending}" for ending in READ])
     # Its own safety checker is never opened: pictures are checked by safety.py.
-    parts = [part for part, kind in read_json(index).items() if isinstance(kind, list) and part != "safety_checker"]
-    return _snapshot(name, allow_patterns=[PIPELINE, *(f"{part}/*{ending}" for part in parts for ending in READ)], ignore_patterns=TWICE)
+    parts = [
+        part
+        for part, kind in read_json(index).items()
+        if isinstance(kind, list) and part != "safety_checker"
+    ]
+    return _snapshot(
+        name,
+        allow_patterns=[
+            PIPELINE,
+            *(f"{part}/*{ending}" for part in parts for ending in READ),
+        ],
+        ignore_patterns=TWICE,
+    )
 
 
-def _snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None) -> Path:
+def _snapshot(
+    name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None
+) -> Path:
     """Files of a hub repository. HF_HUB_OFFLINE is honoured."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise MissingPart(say(f"{name} is a hub id, and huggingface_hub is not installed.",
-                              f"{name} 是 Hub 上的模型，但未安装 huggingface_hub。"), 'pip install "miaobi[train]"') from None
+        raise MissingPart(
+            say(
+                f"{name} is a hub id, and huggingface_hub is not installed.",
+                f"{name} 是 Hub 上的模型，但未安装 huggingface_hub。",
+            ),
+            'pip install "miaobi[train]"',
+        ) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+            )
+        )
     except Exception as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        why = say("the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",
-                  "HF_HUB_OFFLINE 已关闭网络，且本地缓存中没有它") if offline else str(error).splitlines()[0]
-        raise NotFound(say(f"The hub model {name!r} cannot be had: {why}.", f"无法获取 Hub 模型 {name!r}：{why}。"),
-                       say("Check the id and the network, or give a local path.", "请检查名称与网络，或给出本地路径。")) from None
+        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in (
+            "1",
+            "true",
+            "yes",
+            "on",
+        )
+        why = (
+            say(
+                "the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",
+                "HF_HUB_OFFLINE 已关闭网络，且本地缓存中没有它",
+            )
+            if offline
+            else str(error).splitlines()[0]
+        )
+        raise NotFound(
+            say(
+                f"The hub model {name!r} cannot be had: {why}.",
+                f"无法获取 Hub 模型 {name!r}：{why}。",
+            ),
+            say(
+                "Check the id and the network, or give a local path.",
+                "请检查名称与网络，或给出本地路径。",
+            ),
+        ) from None

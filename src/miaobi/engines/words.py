@@ -27,6 +27,7 @@ class Words:
     @classmethod
     def from_file(cls, path: Path) -> Words:
         from tokenizers import Tokenizer
+
         return cls(Tokenizer.from_file(str(path)))
 
     def encode(self, text: str, special: bool) -> list[int]:
@@ -42,7 +43,9 @@ class Words:
         if self.table is not None:
             return ByteDetokenizer(self.table)
         anchor = self.tokenizer.encode("a", add_special_tokens=False).ids[-1]
-        return WindowDetokenizer(lambda ids: self.tokenizer.decode(ids, skip_special_tokens=True), anchor)
+        return WindowDetokenizer(
+            lambda ids: self.tokenizer.decode(ids, skip_special_tokens=True), anchor
+        )
 
     def spell(self, token: int) -> str:
         """One token as text, for reports; U+FFFD stands for a part of a character."""
@@ -54,13 +57,24 @@ class Words:
 def byte_table(described: dict[str, Any], tokenizer: Any) -> list[bytes] | None:
     """From a tokenizer.json: byte-level and SentencePiece-like decoders, None for any other (WordPiece, ...)."""
     decoder = described.get("decoder") or {}
-    kinds = {step["type"] for step in [decoder, *decoder.get("decoders", ())] if "type" in step}
-    make = byte_level_table if "ByteLevel" in kinds else (
-        sentencepiece_table if kinds & {"ByteFallback", "Metaspace"} else None)
+    kinds = {
+        step["type"]
+        for step in [decoder, *decoder.get("decoders", ())]
+        if "type" in step
+    }
+    make = (
+        byte_level_table
+        if "ByteLevel" in kinds
+        else (sentencepiece_table if kinds & {"ByteFallback", "Metaspace"} else None)
+    )
     if make is None:
         return None
     pieces = [""] * (max(tokenizer.get_vocab().values()) + 1)
     for piece, token in tokenizer.get_vocab().items():
         pieces[token] = piece
-    control = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    control = {
+        token
+        for token, added in tokenizer.get_added_tokens_decoder().items()
+        if added.special
+    }
     return make(pieces, control)

@@ -27,10 +27,16 @@ class Worker:
 
     async def stream(self, work: Callable[[Send], None]) -> AsyncGenerator[Chunk, None]:
         """What `work(send)` sends, until it returns. Leaving the iterator ends the work at its next `send`."""
-        loop, inbox, left = asyncio.get_running_loop(), asyncio.Queue[Chunk | BaseException | None](), threading.Event()
+        loop, inbox, left = (
+            asyncio.get_running_loop(),
+            asyncio.Queue[Chunk | BaseException | None](),
+            threading.Event(),
+        )
 
         def post(item: Chunk | BaseException | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the loop was closed meanwhile: nobody waits
                 loop.call_soon_threadsafe(inbox.put_nowait, item)
 
         def send(chunk: Chunk) -> None:
@@ -45,6 +51,7 @@ class Worker:
                 post(error)
             else:
                 post(None)
+
         running = self._pool.submit(run)
         try:
             while (item := await inbox.get()) is not None:

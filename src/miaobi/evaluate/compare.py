@@ -34,18 +34,28 @@ class Difference:
     n: int
 
     def __str__(self) -> str:
-        verdict = {True: say("better", "更好"), False: say("worse", "更差"), None: say("no difference shown", "差异不显著")}[self.better]
+        verdict = {
+            True: say("better", "更好"),
+            False: say("worse", "更差"),
+            None: say("no difference shown", "差异不显著"),
+        }[self.better]
         return f"{self.label}: {self.value:+.4g} ({self.low:+.4g} – {self.high:+.4g}, p = {self.p:.3g}, n = {self.n}): {verdict}"
 
 
 def counts_of(figure: Figure, judged: Sequence[Judgement]) -> np.ndarray:
     """float64 [examples, K]."""
-    return np.stack([np.asarray(item.counts[figure.name], dtype=float) for item in judged])
+    return np.stack(
+        [np.asarray(item.counts[figure.name], dtype=float) for item in judged]
+    )
 
 
 def drawn(n: int, seed: int) -> np.ndarray:
     """How often each of n examples is drawn in each resampling, float64 [RESAMPLES, n]."""
-    return np.random.Generator(np.random.PCG64(seed)).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+    return (
+        np.random.Generator(np.random.PCG64(seed))
+        .multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+        .astype(float)
+    )
 
 
 def score(figure: Figure, judged: Sequence[Judgement], seed: int = 0) -> Score:
@@ -53,36 +63,87 @@ def score(figure: Figure, judged: Sequence[Judgement], seed: int = 0) -> Score:
     counts = counts_of(figure, judged)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(figure.combine(counts.sum(0)))
-        low, high = np.nanpercentile(figure.combine(drawn(len(counts), seed) @ counts), [2.5, 97.5])
-    return Score(figure.name, value, min(float(low), value), max(float(high), value), len(counts), figure.unit, figure.better,
-                 say("examples resampled", "对样本重采样"), say(*figure.label))
+        low, high = np.nanpercentile(
+            figure.combine(drawn(len(counts), seed) @ counts), [2.5, 97.5]
+        )
+    return Score(
+        figure.name,
+        value,
+        min(float(low), value),
+        max(float(high), value),
+        len(counts),
+        figure.unit,
+        figure.better,
+        say("examples resampled", "对样本重采样"),
+        say(*figure.label),
+    )
 
 
-def scores(figures: Sequence[Figure], judged: Sequence[Judgement], seed: int = 0) -> list[Score]:
+def scores(
+    figures: Sequence[Figure], judged: Sequence[Judgement], seed: int = 0
+) -> list[Score]:
     """Every figure that the examples were counted for."""
-    return [score(figure, judged, seed) for figure in figures if judged and figure.name in judged[0].counts]
+    return [
+        score(figure, judged, seed)
+        for figure in figures
+        if judged and figure.name in judged[0].counts
+    ]
 
 
-def compare(figure: Figure, first: Sequence[Judgement], second: Sequence[Judgement], seed: int = 0) -> Difference:
+def compare(
+    figure: Figure,
+    first: Sequence[Judgement],
+    second: Sequence[Judgement],
+    seed: int = 0,
+) -> Difference:
     """The second model less the first, judged on the same examples in the same order."""
     a, b = counts_of(figure, first), counts_of(figure, second)
     if a.shape != b.shape:
-        raise ValueError(f"{figure.name}: {len(a)} and {len(b)} examples cannot be paired")
-    weights, swaps = drawn(len(a), seed), np.random.Generator(np.random.PCG64(seed + 1)).integers(2, size=(RESAMPLES, len(a))).astype(float)
+        raise ValueError(
+            f"{figure.name}: {len(a)} and {len(b)} examples cannot be paired"
+        )
+    weights, swaps = (
+        drawn(len(a), seed),
+        np.random.Generator(np.random.PCG64(seed + 1))
+        .integers(2, size=(RESAMPLES, len(a)))
+        .astype(float),
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(figure.combine(b.sum(0)) - figure.combine(a.sum(0)))
-        low, high = np.nanpercentile(figure.combine(weights @ b) - figure.combine(weights @ a), [2.5, 97.5])
+        low, high = np.nanpercentile(
+            figure.combine(weights @ b) - figure.combine(weights @ a), [2.5, 97.5]
+        )
         crossed = swaps @ (b - a)
         chance = figure.combine(b.sum(0) - crossed) - figure.combine(a.sum(0) + crossed)
     p = (1 + int((np.abs(chance) >= abs(value) - 1e-12).sum())) / (1 + RESAMPLES)
     shown = (low > 0 or high < 0) and p < 0.05
     better = bool((value > 0) == (figure.better == "higher")) if shown else None
-    return Difference(figure.name, say(*figure.label), value, min(float(low), value), max(float(high), value), p, better, len(a))
+    return Difference(
+        figure.name,
+        say(*figure.label),
+        value,
+        min(float(low), value),
+        max(float(high), value),
+        p,
+        better,
+        len(a),
+    )
 
 
-def differences(figures: Sequence[Figure], first: Sequence[Judgement], second: Sequence[Judgement], seed: int = 0) -> list[Difference]:
-    return [compare(figure, first, second, seed) for figure in figures
-            if first and second and figure.name in first[0].counts and figure.name in second[0].counts]
+def differences(
+    figures: Sequence[Figure],
+    first: Sequence[Judgement],
+    second: Sequence[Judgement],
+    seed: int = 0,
+) -> list[Difference]:
+    return [
+        compare(figure, first, second, seed)
+        for figure in figures
+        if first
+        and second
+        and figure.name in first[0].counts
+        and figure.name in second[0].counts
+    ]
 
 
 def worst(judged: Sequence[Judgement], count: int) -> list[int]:

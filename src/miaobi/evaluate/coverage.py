@@ -29,20 +29,57 @@ def measure(subject: PictureSubject) -> list[Score]:
     real, fake = subject.reference_features[:count], subject.sample_features[:count]
     gaps = distances(real, real), distances(fake, fake), distances(real, fake)
     found = shares(*gaps, NEIGHBOURS)
-    of_halves = halves(lambda rows: list(shares(*(gap[rows][:, rows] for gap in gaps), NEIGHBOURS).values()), count, subject.seed)
+    of_halves = halves(
+        lambda rows: list(
+            shares(*(gap[rows][:, rows] for gap in gaps), NEIGHBOURS).values()
+        ),
+        count,
+        subject.seed,
+    )
     beside = {}
     if subject.yardstick_features is not None:
         size = min(count, len(subject.yardstick_features))
         beside = prdc(real[:size], subject.yardstick_features[:size])
-    detail = say(f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} features, {count:,} samples and as many of {subject.reference}; "
-                 "the spread of random halves", f"{subject.extractor.name} 特征中的 {NEIGHBOURS} 个近邻，{count:,} 个样本与等量的{subject.reference}；区间取自随机半样本")
-    labels = {"precision": say("Precision", "精确率"), "recall": say("Recall", "召回率"), "density": say("Density", "密度"), "coverage": say("Coverage", "覆盖率")}
+    detail = say(
+        f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} features, {count:,} samples and as many of {subject.reference}; "
+        "the spread of random halves",
+        f"{subject.extractor.name} 特征中的 {NEIGHBOURS} 个近邻，{count:,} 个样本与等量的{subject.reference}；区间取自随机半样本",
+    )
+    labels = {
+        "precision": say("Precision", "精确率"),
+        "recall": say("Recall", "召回率"),
+        "density": say("Density", "密度"),
+        "coverage": say("Coverage", "覆盖率"),
+    }
     scores = []
     for place, name in enumerate(NAMES):
         low, high = half_interval(found[name], of_halves[:, place], count)
-        low, high = (max(low, 0.0), high) if name == "density" else within(low, high, found[name], count)
-        held = say(f"held-out pictures: {beside[name]:.3f}; ", f"留出图片：{beside[name]:.3f}；") if beside else ""
-        scores.append(Score(name, found[name], low, high, count, "", "higher", held + detail, labels[name]))
+        low, high = (
+            (max(low, 0.0), high)
+            if name == "density"
+            else within(low, high, found[name], count)
+        )
+        held = (
+            say(
+                f"held-out pictures: {beside[name]:.3f}; ",
+                f"留出图片：{beside[name]:.3f}；",
+            )
+            if beside
+            else ""
+        )
+        scores.append(
+            Score(
+                name,
+                found[name],
+                low,
+                high,
+                count,
+                "",
+                "higher",
+                held + detail,
+                labels[name],
+            )
+        )
     return scores
 
 
@@ -54,7 +91,9 @@ def within(low: float, high: float, share: float, count: int) -> tuple[float, fl
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:
     """precision, recall, density and coverage of features real [N, D] and fake [M, D]; k below N and M."""
-    return shares(distances(real, real), distances(fake, fake), distances(real, fake), k)
+    return shares(
+        distances(real, real), distances(fake, fake), distances(real, fake), k
+    )
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> Tensor:
@@ -64,10 +103,18 @@ def distances(a: np.ndarray, b: np.ndarray) -> Tensor:
     return squares.clamp_(min=0).sqrt_()
 
 
-def shares(within_real: Tensor, within_fake: Tensor, between: Tensor, k: int) -> dict[str, float]:
+def shares(
+    within_real: Tensor, within_fake: Tensor, between: Tensor, k: int
+) -> dict[str, float]:
     """From distances real-real [N, N], fake-fake [M, M] and real-fake [N, M]."""
     # The smallest distance within one's own kind is to oneself.
-    reach_real, reach_fake = (item.kthvalue(k + 1, dim=1).values for item in (within_real, within_fake))
+    reach_real, reach_fake = (
+        item.kthvalue(k + 1, dim=1).values for item in (within_real, within_fake)
+    )
     inside = between <= reach_real[:, None]
-    return {"precision": float(inside.any(0).float().mean()), "recall": float((between <= reach_fake[None]).any(1).float().mean()),
-            "density": float(inside.sum(0).float().mean() / k), "coverage": float(inside.any(1).float().mean())}
+    return {
+        "precision": float(inside.any(0).float().mean()),
+        "recall": float((between <= reach_fake[None]).any(1).float().mean()),
+        "density": float(inside.sum(0).float().mean() / k),
+        "coverage": float(inside.any(1).float().mean()),
+    }

@@ -29,21 +29,41 @@ def measure(subject: Subject) -> list[Score]:
     scores = [_distinct(written, held, size, by_word) for size in (1, 2, 3)]
     long_enough = [item for item in written if len(item) >= REPEATED]
     if long_enough:
-        value, low, high = mean_interval([repetition(item) for item in long_enough], subject.seed)
-        scores.append(Score("repetition", value, low, high, len(long_enough), "", "lower",
-                            _beside(_mean_repetition(held)) + _unit(by_word) +
-                            say(", share of repeated 4-grams; samples resampled", "，重复的四元组占比；按样本重采样"),
-                            say("Repetition within a sample", "样本内重复")))
+        value, low, high = mean_interval(
+            [repetition(item) for item in long_enough], subject.seed
+        )
+        scores.append(
+            Score(
+                "repetition",
+                value,
+                low,
+                high,
+                len(long_enough),
+                "",
+                "lower",
+                _beside(_mean_repetition(held))
+                + _unit(by_word)
+                + say(
+                    ", share of repeated 4-grams; samples resampled",
+                    "，重复的四元组占比；按样本重采样",
+                ),
+                say("Repetition within a sample", "样本内重复"),
+            )
+        )
     return scores
 
 
 def pieces(text: str, by_word: bool) -> list[str]:
     """Words and punctuation marks, or characters without white space."""
-    return re.findall(r"\w+|[^\w\s]", text.lower()) if by_word else [item for item in text if not item.isspace()]
+    return (
+        re.findall(r"\w+|[^\w\s]", text.lower())
+        if by_word
+        else [item for item in text if not item.isspace()]
+    )
 
 
 def ngrams(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(items[at:at + size]) for at in range(len(items) - size + 1)]
+    return [tuple(items[at : at + size]) for at in range(len(items) - size + 1)]
 
 
 def distinct(written: Sequence[Sequence[str]], size: int) -> float:
@@ -58,15 +78,36 @@ def repetition(items: Sequence[str]) -> float:
 
 def yardstick(subject: Subject, sizes: Sequence[int], by_word: bool) -> list[list[str]]:
     """Held-out passages cut to the samples' lengths; as many as there are."""
-    return [pieces(text, by_word)[:size] for text, size in zip(subject.held_out, sizes, strict=False)]
+    return [
+        pieces(text, by_word)[:size]
+        for text, size in zip(subject.held_out, sizes, strict=False)
+    ]
 
 
-def _distinct(written: Sequence[Sequence[str]], held: Sequence[Sequence[str]], size: int, by_word: bool) -> Score:
-    value, low, high = jackknife(lambda chosen: distinct([written[place] for place in chosen], size), len(written))
+def _distinct(
+    written: Sequence[Sequence[str]],
+    held: Sequence[Sequence[str]],
+    size: int,
+    by_word: bool,
+) -> Score:
+    value, low, high = jackknife(
+        lambda chosen: distinct([written[place] for place in chosen], size),
+        len(written),
+    )
     beside = distinct(held, size) if len(held) == len(written) else None
-    return Score(f"distinct_{size}", value, low, high, len(written), "", "higher",
-                 _beside(beside) + _unit(by_word) + say("; leave-one-out interval", "；留一法区间"),
-                 say(f"Distinct {size}-grams", f"不同的 {size} 元组占比"))
+    return Score(
+        f"distinct_{size}",
+        value,
+        low,
+        high,
+        len(written),
+        "",
+        "higher",
+        _beside(beside)
+        + _unit(by_word)
+        + say("; leave-one-out interval", "；留一法区间"),
+        say(f"Distinct {size}-grams", f"不同的 {size} 元组占比"),
+    )
 
 
 def _mean_repetition(held: Sequence[Sequence[str]]) -> float | None:
@@ -75,7 +116,14 @@ def _mean_repetition(held: Sequence[Sequence[str]]) -> float | None:
 
 
 def _beside(value: float | None) -> str:
-    return "" if value is None else say(f"held-out text of the same size: {value:.3f}; ", f"同样长度的留出文本：{value:.3f}；")
+    return (
+        ""
+        if value is None
+        else say(
+            f"held-out text of the same size: {value:.3f}; ",
+            f"同样长度的留出文本：{value:.3f}；",
+        )
+    )
 
 
 def _unit(by_word: bool) -> str:

@@ -32,26 +32,62 @@ def measure(subject: PictureSubject) -> list[Score]:
     reference = Gaussian.of(subject.reference_features)
     value, limit, of_halves = extrapolated(reference, found, subject.seed)
     low, high = half_interval(value, of_halves, len(found))
-    detail = say(f"{subject.extractor.name} features, comparable among themselves only, against {subject.reference}; the spread of random halves",
-                 f"{subject.extractor.name} 特征（只能与同一特征的结果比较），对照{subject.reference}；区间取自随机半样本")
+    detail = say(
+        f"{subject.extractor.name} features, comparable among themselves only, against {subject.reference}; the spread of random halves",
+        f"{subject.extractor.name} 特征（只能与同一特征的结果比较），对照{subject.reference}；区间取自随机半样本",
+    )
     plain, endless = "", ""
     if subject.yardstick_features is not None:
-        beside, beside_limit, _ = extrapolated(reference, subject.yardstick_features[:len(found)], subject.seed)
+        beside, beside_limit, _ = extrapolated(
+            reference, subject.yardstick_features[: len(found)], subject.seed
+        )
         count = min(len(found), len(subject.yardstick_features))
-        plain = say(f"{count:,} held-out pictures: {beside:.2f}; ", f"{count:,} 张留出图片：{beside:.2f}；")
-        endless = say(f"held-out pictures: {beside_limit:.2f}; ", f"留出图片：{beside_limit:.2f}；")
+        plain = say(
+            f"{count:,} held-out pictures: {beside:.2f}; ",
+            f"{count:,} 张留出图片：{beside:.2f}；",
+        )
+        endless = say(
+            f"held-out pictures: {beside_limit:.2f}; ",
+            f"留出图片：{beside_limit:.2f}；",
+        )
     return [
-        Score("frechet", value, low, high, len(found), "", "lower", plain + detail, say("Fréchet distance", "弗雷歇距离")),
-        Score("frechet_extrapolated", limit, limit + low - value, limit + high - value, len(found), "", "lower",
-              endless + say("as if there were endlessly many samples, from all and from halves", "由全部与半数样本外推到无限多样本"),
-              say("Fréchet distance, extrapolated", "弗雷歇距离（外推）")),
+        Score(
+            "frechet",
+            value,
+            low,
+            high,
+            len(found),
+            "",
+            "lower",
+            plain + detail,
+            say("Fréchet distance", "弗雷歇距离"),
+        ),
+        Score(
+            "frechet_extrapolated",
+            limit,
+            limit + low - value,
+            limit + high - value,
+            len(found),
+            "",
+            "lower",
+            endless
+            + say(
+                "as if there were endlessly many samples, from all and from halves",
+                "由全部与半数样本外推到无限多样本",
+            ),
+            say("Fréchet distance, extrapolated", "弗雷歇距离（外推）"),
+        ),
     ]
 
 
-def extrapolated(reference: Gaussian, features: np.ndarray, seed: int) -> tuple[float, float, np.ndarray]:
+def extrapolated(
+    reference: Gaussian, features: np.ndarray, seed: int
+) -> tuple[float, float, np.ndarray]:
     """(d² of these features, d² as if there were endlessly many, d² of random halves [R])."""
     value = reference.distance(features)
-    of_halves = halves(lambda rows: [reference.distance(features[rows])], len(features), seed)[:, 0]
+    of_halves = halves(
+        lambda rows: [reference.distance(features[rows])], len(features), seed
+    )[:, 0]
     return value, 2 * value - float(of_halves.mean()), of_halves
 
 
@@ -68,15 +104,28 @@ class Gaussian:
         """Of features [N, D]; Σ with N - 1."""
         mean, spread = _centred(features)
         values, vectors = torch.linalg.eigh(spread.T @ spread)
-        return cls(mean, vectors * values.clamp(min=0).sqrt() @ vectors.T, float(spread.square().sum()))
+        return cls(
+            mean,
+            vectors * values.clamp(min=0).sqrt() @ vectors.T,
+            float(spread.square().sum()),
+        )
 
     def distance(self, features: np.ndarray) -> float:
         """d² of features [N, D]."""
         mean, spread = _centred(features)
         rotated = spread @ self.root
-        product = rotated @ rotated.T if len(rotated) < rotated.shape[1] else rotated.T @ rotated
+        product = (
+            rotated @ rotated.T
+            if len(rotated) < rotated.shape[1]
+            else rotated.T @ rotated
+        )
         overlap = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
-        return float((mean - self.mean).square().sum() + spread.square().sum() + self.trace - 2 * overlap)
+        return float(
+            (mean - self.mean).square().sum()
+            + spread.square().sum()
+            + self.trace
+            - 2 * overlap
+        )
 
 
 def _centred(features: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,9 @@ class Verdict:
 def measure(subject: Any, progress: Progress) -> tuple[list[Score], list[Missing]]:
     """Run every registered metric of the subject's modality that can be measured."""
     scores, missing = list[Score](), list[Missing]()
-    for name in sorted(registry.metrics.names(), key=lambda name: (name not in FIRST, name)):
+    for name in sorted(
+        registry.metrics.names(), key=lambda name: (name not in FIRST, name)
+    ):
         metric = registry.metrics.get(name)
         if subject.modality != metric.MODALITY:
             continue

@@ -26,16 +26,40 @@ SEARCH = 16
 def measure(subject: Subject) -> list[Score]:
     nats, tokens, sizes = losses(subject)
     mean, low, high = ratio_interval(nats, tokens, subject.seed)
-    bits, bits_low, bits_high = ratio_interval([value / math.log(2) for value in nats], sizes, subject.seed)
-    detail = say(f"tokenizer {subject.tokenizer}, {sum(tokens):,} tokens, each scored once, context {subject.context_length}; "
-                 "documents (passages of long ones) resampled",
-                 f"分词器 {subject.tokenizer}，{sum(tokens):,} 个词元各计一次，上下文 {subject.context_length}；按文档（长文按段）重采样")
+    bits, bits_low, bits_high = ratio_interval(
+        [value / math.log(2) for value in nats], sizes, subject.seed
+    )
+    detail = say(
+        f"tokenizer {subject.tokenizer}, {sum(tokens):,} tokens, each scored once, context {subject.context_length}; "
+        "documents (passages of long ones) resampled",
+        f"分词器 {subject.tokenizer}，{sum(tokens):,} 个词元各计一次，上下文 {subject.context_length}；按文档（长文按段）重采样",
+    )
     return [
-        Score("perplexity", math.exp(mean), math.exp(low), math.exp(high), len(nats),
-              say("per token", "每词元"), "lower", detail, say("Perplexity", "困惑度")),
-        Score("bits_per_byte", bits, bits_low, bits_high, len(nats), say("bits/byte", "比特/字节"), "lower",
-              say(f"{sum(sizes):,} UTF-8 bytes; documents resampled", f"{sum(sizes):,} 个 UTF-8 字节；按文档重采样"),
-              say("Bits per byte", "每字节比特数")),
+        Score(
+            "perplexity",
+            math.exp(mean),
+            math.exp(low),
+            math.exp(high),
+            len(nats),
+            say("per token", "每词元"),
+            "lower",
+            detail,
+            say("Perplexity", "困惑度"),
+        ),
+        Score(
+            "bits_per_byte",
+            bits,
+            bits_low,
+            bits_high,
+            len(nats),
+            say("bits/byte", "比特/字节"),
+            "lower",
+            say(
+                f"{sum(sizes):,} UTF-8 bytes; documents resampled",
+                f"{sum(sizes):,} 个 UTF-8 字节；按文档重采样",
+            ),
+            say("Bits per byte", "每字节比特数"),
+        ),
     ]
 
 
@@ -46,7 +70,7 @@ def losses(subject: Subject) -> tuple[list[float], list[int], list[int]]:
         total, count, size = 0.0, 0, 0
         for piece, fresh, spelled in windows(subject, text):
             scored = subject.score(piece) if subject.score else []
-            total -= sum(item.logprob for item in scored[len(scored) - fresh:])
+            total -= sum(item.logprob for item in scored[len(scored) - fresh :])
             count, size = count + fresh, size + spelled
         if count:
             nats.append(total)
@@ -67,15 +91,27 @@ def windows(subject: Subject, text: str) -> Iterator[tuple[str, int, int]]:
     done = 0 if subject.start else 1
     while done < len(marks):
         begin = 0 if len(marks) <= room or done <= 1 else max(0, done - room // 2)
-        begin, end = _same_tokens(subject, text, marks, begin, done, min(begin + room, len(marks)))
+        begin, end = _same_tokens(
+            subject, text, marks, begin, done, min(begin + room, len(marks))
+        )
         head = subject.start if begin == 0 else ""
-        piece = text[marks[begin][1]:marks[end - 1][2]]
-        yield head + piece, end - done, len(text[marks[done][1]:marks[end - 1][2]].encode())
+        piece = text[marks[begin][1] : marks[end - 1][2]]
+        yield (
+            head + piece,
+            end - done,
+            len(text[marks[done][1] : marks[end - 1][2]].encode()),
+        )
         done = end
 
 
-def _same_tokens(subject: Subject, text: str, marks: list[tuple[int, int, int]], begin: int, done: int,
-                 end: int) -> tuple[int, int]:
+def _same_tokens(
+    subject: Subject,
+    text: str,
+    marks: list[tuple[int, int, int]],
+    begin: int,
+    done: int,
+    end: int,
+) -> tuple[int, int]:
     """Move a window's ends inwards until its text alone gives the same tokens as it does within the document.
 
     `done` tokens were scored before: the window still begins before them and ends after them.
@@ -84,6 +120,11 @@ def _same_tokens(subject: Subject, text: str, marks: list[tuple[int, int, int]],
     wanted = [token for token, _, _ in marks]
     for last in range(end, max(end - SEARCH, done), -1):
         for first in range(begin, min(begin + SEARCH, done) if begin else 1):
-            if [token for token, _, _ in subject.encode(text[marks[first][1]:marks[last - 1][2]])] == wanted[first:last]:
+            if [
+                token
+                for token, _, _ in subject.encode(
+                    text[marks[first][1] : marks[last - 1][2]]
+                )
+            ] == wanted[first:last]:
                 return first, last
     return begin, end

@@ -27,32 +27,78 @@ DRAWS = 200
 
 def measure(subject: PictureSubject) -> list[Score]:
     bounds = bounded(subject, DRAWS, 0)
-    elbo = bounded(subject, 1, 1)[:len(bounds)]
+    elbo = bounded(subject, 1, 1)[: len(bounds)]
     value, low, high = mean_interval((-bounds).tolist(), subject.seed)
-    gap, gap_low, gap_high = mean_interval((bounds[:len(elbo)] - elbo).tolist(), subject.seed)
+    gap, gap_low, gap_high = mean_interval(
+        (bounds[: len(elbo)] - elbo).tolist(), subject.seed
+    )
     values = subject.spec.channels * subject.spec.height * subject.spec.width
     kind = f"{subject.likelihood}, " if subject.likelihood else ""
     bits = [number / math.log(2) / values for number in (value, low, high)]
     return [
-        Score("nats", value, low, high, len(bounds), say("nats/picture", "奈特/图"), "lower",
-              say(f"{kind}upper bound with {DRAWS} draws from the encoder; held-out pictures resampled", f"{kind}编码器抽样 {DRAWS} 次所得上界；按留出图片重采样"),
-              say("Negative log-likelihood", "负对数似然")),
-        Score("bits_per_value", *bits, len(bounds), say("bits/value", "比特/值"), "lower",
-              say(f"the same by the {values:,} values of a picture", f"同上，除以每张图片的 {values:,} 个值"), say("Bits per value", "每值比特数")),
-        Score("bound_gap", gap, gap_low, gap_high, len(elbo), say("nats/picture", "奈特/图"), "lower",
-              say(f"between {DRAWS} draws and one, the ELBO", f"{DRAWS} 次抽样与单次（ELBO）之差"), say("What the encoder's approximation costs", "编码器近似的代价")),
+        Score(
+            "nats",
+            value,
+            low,
+            high,
+            len(bounds),
+            say("nats/picture", "奈特/图"),
+            "lower",
+            say(
+                f"{kind}upper bound with {DRAWS} draws from the encoder; held-out pictures resampled",
+                f"{kind}编码器抽样 {DRAWS} 次所得上界；按留出图片重采样",
+            ),
+            say("Negative log-likelihood", "负对数似然"),
+        ),
+        Score(
+            "bits_per_value",
+            *bits,
+            len(bounds),
+            say("bits/value", "比特/值"),
+            "lower",
+            say(
+                f"the same by the {values:,} values of a picture",
+                f"同上，除以每张图片的 {values:,} 个值",
+            ),
+            say("Bits per value", "每值比特数"),
+        ),
+        Score(
+            "bound_gap",
+            gap,
+            gap_low,
+            gap_high,
+            len(elbo),
+            say("nats/picture", "奈特/图"),
+            "lower",
+            say(
+                f"between {DRAWS} draws and one, the ELBO",
+                f"{DRAWS} 次抽样与单次（ELBO）之差",
+            ),
+            say("What the encoder's approximation costs", "编码器近似的代价"),
+        ),
     ]
 
 
 def bounded(subject: PictureSubject, draws: int, stream: int) -> np.ndarray:
     """Bounds on log p, float64 [N], of held-out pictures; fewer than there are when they take longer than the subject's patience."""
     assert isinstance(subject.net, HasBound)
-    pictures, began, found = subject.chosen_held_out, time.monotonic(), list[np.ndarray]()
+    pictures, began, found = (
+        subject.chosen_held_out,
+        time.monotonic(),
+        list[np.ndarray](),
+    )
     with torch.inference_mode():
         for at in range(0, len(pictures), BATCH):
             part = pictures[slice(at, at + BATCH)]
-            generator = torch.Generator().manual_seed((subject.seed * 100_003 + at) * 2 + stream)
-            bound = subject.net.bound(from_pixels(torch.tensor(part.pixels)), labels_of(part), draws, generator)
+            generator = torch.Generator().manual_seed(
+                (subject.seed * 100_003 + at) * 2 + stream
+            )
+            bound = subject.net.bound(
+                from_pixels(torch.tensor(part.pixels)),
+                labels_of(part),
+                draws,
+                generator,
+            )
             found.append(bound.double().numpy())
             subject.progress(min(1.0, (at + BATCH) / len(pictures)))
             if time.monotonic() - began > subject.patience:

@@ -18,7 +18,12 @@ from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.language import say
 from miaobi.evaluate.score import Score
 
-LIKELIHOOD, HELD_OUT, TRAINING, SAMPLES = "likelihood", "held_out", "training", "samples"
+LIKELIHOOD, HELD_OUT, TRAINING, SAMPLES = (
+    "likelihood",
+    "held_out",
+    "training",
+    "samples",
+)
 REFERENCE, BOUND, REBUILDING = "reference", "bound", "rebuilding"
 """For pictures (see pictures.py): training or held-out ones to compare with; a bound on likelihood; encoding or translating."""
 PASSAGE = 600
@@ -83,8 +88,13 @@ class Subject:
         made = []
         for place in range(self.count):
             prompt = prompts[place % len(prompts)]
-            texts = self.generate(prompt, max_new_tokens=self.max_new_tokens, temperature=self.temperature,
-                                  top_p=self.top_p, seed=self.seed + place)
+            texts = self.generate(
+                prompt,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=self.seed + place,
+            )
             made.append(Sample(prompt, str(texts[0])))
             self.progress((place + 1) / self.count)
         return made
@@ -92,13 +102,20 @@ class Subject:
     def lacks(self, needs: frozenset[str]) -> str:
         """Why a metric with these needs cannot be measured; empty when it can."""
         if LIKELIHOOD in needs and (self.score is None or self.encode is None):
-            return say("This engine does not tell how likely a text is; evaluate with engine native or llamacpp.",
-                       "此引擎不提供文本的概率；请用 native 或 llamacpp 引擎评估。")
+            return say(
+                "This engine does not tell how likely a text is; evaluate with engine native or llamacpp.",
+                "此引擎不提供文本的概率；请用 native 或 llamacpp 引擎评估。",
+            )
         if HELD_OUT in needs and not any(text.strip() for text in self.held_out):
-            return say("No held-out text is known for this model; give some with --data FILE.",
-                       "没有此模型的留出文本；请用 --data 文件 给出。")
+            return say(
+                "No held-out text is known for this model; give some with --data FILE.",
+                "没有此模型的留出文本；请用 --data 文件 给出。",
+            )
         if TRAINING in needs and self.training is None:
-            return say("Not measurable: what this model was trained on is not at hand.", "无法测量：手头没有此模型的训练文本。")
+            return say(
+                "Not measurable: what this model was trained on is not at hand.",
+                "无法测量：手头没有此模型的训练文本。",
+            )
         return ""
 
 
@@ -108,6 +125,7 @@ def chosen(documents: Iterable[str], limit: int, seed: int) -> list[str]:
     Where there are fewer than eight they are cut into passages first, so that an interval can be given.
     """
     from itertools import islice
+
     found = [text for text in islice(documents, 20 * limit) if text.strip()]
     if len(found) < FEW:
         found = [piece for text in found for piece in cut(text, PASSAGE)]
@@ -129,8 +147,8 @@ def opening(text: str, longest: int = 24) -> str:
     text = text.lstrip()
     share = min(longest, max(len(text) // 2, 1))
     piece = text[:share]
-    if spaced(text) and " " in piece and not text[share:share + 1].isspace():
-        piece = piece[:piece.rindex(" ")]
+    if spaced(text) and " " in piece and not text[share : share + 1].isspace():
+        piece = piece[: piece.rindex(" ")]
     return piece.rstrip() if spaced(text) else piece
 
 

@@ -17,8 +17,12 @@ from miaobi.tune.learner import Features, Figure, Judgement, Learner
 
 WINDOW = 128
 """Tokens of a general text that are looked at together."""
-GENERAL = Figure("general_loss", lambda counts: counts[..., 0] / counts[..., 1], "lower",
-                 ("General text, nats a token", "通用文本（奈特/词元）"))
+GENERAL = Figure(
+    "general_loss",
+    lambda counts: counts[..., 0] / counts[..., 1],
+    "lower",
+    ("General text, nats a token", "通用文本（奈特/词元）"),
+)
 
 
 @contextmanager
@@ -34,11 +38,17 @@ def at_rest(learner: Learner) -> Iterator[None]:
         learner.train(training)
 
 
-def judge(learner: Learner, features: Sequence[Features], batch_size: int, progress: Callable[[float], None] = lambda share: None) -> list[Judgement]:
+def judge(
+    learner: Learner,
+    features: Sequence[Features],
+    batch_size: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Judgement]:
     """How each of these encoded examples goes."""
+
     def batches() -> Iterator[Batch]:
         for start in range(0, len(features), batch_size):
-            batch = learner.collate(features[start:start + batch_size])
+            batch = learner.collate(features[start : start + batch_size])
             yield {name: value.to(learner.device) for name, value in batch.items()}
             progress(min((start + batch_size) / len(features), 1.0))
 
@@ -54,7 +64,9 @@ def first(data: Examples, split: str, limit: int) -> list[Features]:
 
 def watched(figure: Figure, judged: Sequence[Judgement]) -> float:
     """A figure as early stopping wants it: lower is better."""
-    value = float(figure.combine(np.sum([item.counts[figure.name] for item in judged], axis=0)))
+    value = float(
+        figure.combine(np.sum([item.counts[figure.name] for item in judged], axis=0))
+    )
     return value if figure.better == "lower" else -value
 
 
@@ -67,19 +79,38 @@ def general(learner: Learner, tokenizer: Any) -> list[Judgement]:
     judged = list[Judgement]()
     with at_rest(learner):
         for paragraph in filter(str.strip, text.split("\n\n")):
-            ids = torch.tensor([tokenizer(paragraph).input_ids[:WINDOW]], device=learner.device)
+            ids = torch.tensor(
+                [tokenizer(paragraph).input_ids[:WINDOW]], device=learner.device
+            )
             logits = learner.net(input_ids=ids).logits[0, :-1]
             total = float(F.cross_entropy(logits.float(), ids[0, 1:], reduction="sum"))
-            judged.append(Judgement(total, {GENERAL.name: np.array([total, ids.shape[1] - 1.0])}))
+            judged.append(
+                Judgement(total, {GENERAL.name: np.array([total, ids.shape[1] - 1.0])})
+            )
     return judged
 
 
 def written(judged: Sequence[Judgement]) -> list[Mapping[str, Any]]:
     """Judgements as JSON."""
-    return [{"loss": item.loss, "counts": {name: np.asarray(value).tolist() for name, value in item.counts.items()}, "answer": item.answer}
-            for item in judged]
+    return [
+        {
+            "loss": item.loss,
+            "counts": {
+                name: np.asarray(value).tolist() for name, value in item.counts.items()
+            },
+            "answer": item.answer,
+        }
+        for item in judged
+    ]
 
 
 def read(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
     """Judgements from JSON."""
-    return [Judgement(row["loss"], {name: np.asarray(value) for name, value in row["counts"].items()}, row["answer"]) for row in rows]
+    return [
+        Judgement(
+            row["loss"],
+            {name: np.asarray(value) for name, value in row["counts"].items()},
+            row["answer"],
+        )
+        for row in rows
+    ]

@@ -28,7 +28,16 @@ from miaobi.data.pictures import PictureSpec
 from miaobi.nn import augment
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game
-from miaobi.nn.convolution import SLOPE, Decoder, Encoder, LaidOut, channels_last, conv, doubled, floor_of
+from miaobi.nn.convolution import (
+    SLOPE,
+    Decoder,
+    Encoder,
+    LaidOut,
+    channels_last,
+    conv,
+    doubled,
+    floor_of,
+)
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import labels_for, need_classes, to_pixels
 from miaobi.nn.sliced import sliced_wasserstein
@@ -75,12 +84,17 @@ class Plain(nn.Module):
         super().__init__()
         self.floor = floor_of(spec, config.patch)
         channels = self.floor.widths(config.width)
-        self.start = nn.Linear(config.latent_size * (1 + config.conditional), channels[-1] * self.floor.height * self.floor.width)
+        self.start = nn.Linear(
+            config.latent_size * (1 + config.conditional),
+            channels[-1] * self.floor.height * self.floor.width,
+        )
         self.decoder = Decoder(spec.channels, channels, config.patch)
 
     def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
         z = z if given is None else torch.cat([z, given], 1)
-        return self.decoder(self.start(z).unflatten(1, (-1, self.floor.height, self.floor.width)))
+        return self.decoder(
+            self.start(z).unflatten(1, (-1, self.floor.height, self.floor.width))
+        )
 
     def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
         return self(truncation * z, given)
@@ -89,13 +103,22 @@ class Plain(nn.Module):
 class Modulated(nn.Module):
     """x [B, C_in, H, W], w [B, S] -> [B, C_out, H, W]: a convolution whose kernels w scales and, unless told not to, normalises."""
 
-    def __init__(self, inner: int, outer: int, style_size: int, kernel: int = 3, demodulate: bool = True) -> None:
+    def __init__(
+        self,
+        inner: int,
+        outer: int,
+        style_size: int,
+        kernel: int = 3,
+        demodulate: bool = True,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outer, inner, kernel, kernel) / (inner * kernel * kernel) ** 0.5)
+        self.weight = nn.Parameter(
+            torch.randn(outer, inner, kernel, kernel) / (inner * kernel * kernel) ** 0.5
+        )
         self.bias = nn.Parameter(torch.zeros(outer))
         self.style = nn.Linear(style_size, inner)
         self.demodulate = demodulate
-        nn.init.normal_(self.style.weight, std=style_size ** -0.5)
+        nn.init.normal_(self.style.weight, std=style_size**-0.5)
         nn.init.ones_(self.style.bias)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -115,8 +138,12 @@ class StyleLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = self.convolve(x, w)
-        x = x + self.noise * torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device) if self.training else x
-        return F.leaky_relu(x, SLOPE) * 2 ** 0.5
+        x = (
+            x + self.noise * torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device)
+            if self.training
+            else x
+        )
+        return F.leaky_relu(x, SLOPE) * 2**0.5
 
 
 class Style(nn.Module):
@@ -124,15 +151,32 @@ class Style(nn.Module):
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.latent_size, self.mixing, size = config.latent_size, config.mixing, config.style_size
+        self.latent_size, self.mixing, size = (
+            config.latent_size,
+            config.mixing,
+            config.style_size,
+        )
         given = config.latent_size * (1 + config.conditional)
-        self.mapping = nn.Sequential(nn.Linear(given, size), nn.LeakyReLU(SLOPE), nn.Linear(size, size), nn.LeakyReLU(SLOPE))
+        self.mapping = nn.Sequential(
+            nn.Linear(given, size),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(size, size),
+            nn.LeakyReLU(SLOPE),
+        )
         floor = floor_of(spec, config.patch)
         channels = floor.widths(config.width)[::-1]
-        self.start = nn.Parameter(torch.randn(1, channels[0], floor.height, floor.width))
+        self.start = nn.Parameter(
+            torch.randn(1, channels[0], floor.height, floor.width)
+        )
         pairs = [(channels[0], channels[0]), *itertools.pairwise(channels)]
-        self.layers = nn.ModuleList(nn.ModuleList([StyleLayer(a, b, size), StyleLayer(b, b, size)]) for a, b in pairs)
-        self.colours = nn.ModuleList(Modulated(b, channels[-1], size, kernel=1, demodulate=False) for _, b in pairs)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([StyleLayer(a, b, size), StyleLayer(b, b, size)])
+            for a, b in pairs
+        )
+        self.colours = nn.ModuleList(
+            Modulated(b, channels[-1], size, kernel=1, demodulate=False)
+            for _, b in pairs
+        )
         self.laid_out = LaidOut(channels[-1], spec.channels, config.patch)
         channels_last(self)
 
@@ -143,8 +187,14 @@ class Style(nn.Module):
         other = self.styled(torch.randn_like(z), given)
         # Each picture changes over at a level of its own; those that do not mix change after the last.
         change = torch.randint(1, len(self.layers) + 1, (len(z), 1), device=z.device)
-        change = torch.where(torch.rand(len(z), 1, device=z.device) < self.mixing, change, len(self.layers))
-        return self.painted([torch.where(level < change, w, other) for level in range(len(self.layers))])
+        change = torch.where(
+            torch.rand(len(z), 1, device=z.device) < self.mixing,
+            change,
+            len(self.layers),
+        )
+        return self.painted(
+            [torch.where(level < change, w, other) for level in range(len(self.layers))]
+        )
 
     def styled(self, z: Tensor, given: Tensor | None) -> Tensor:
         z = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
@@ -152,10 +202,18 @@ class Style(nn.Module):
 
     def painted(self, styles: list[Tensor]) -> Tensor:
         """Pictures of one w [B, S] for each level."""
-        x, picture = self.start.expand(len(styles[0]), -1, -1, -1), torch.zeros((), device=self.start.device)
-        for level, ((first, second), colour, w) in enumerate(zip(self.layers, self.colours, styles)):
+        x, picture = (
+            self.start.expand(len(styles[0]), -1, -1, -1),
+            torch.zeros((), device=self.start.device),
+        )
+        for level, ((first, second), colour, w) in enumerate(
+            zip(self.layers, self.colours, styles)
+        ):
             if level:
-                x, picture = doubled(x), F.interpolate(picture, scale_factor=2, mode="bilinear")
+                x, picture = (
+                    doubled(x),
+                    F.interpolate(picture, scale_factor=2, mode="bilinear"),
+                )
             x = second(first(x, w), w)
             picture = picture + colour(x, w)
         return self.laid_out(picture)
@@ -169,11 +227,15 @@ class Style(nn.Module):
 
     def mean_style(self, given: Tensor | None) -> Tensor:
         """w̄ over fixed draws of z: [S], or for what each picture is given, [B, S]."""
-        draws = torch.randn(AVERAGED, self.latent_size, generator=torch.Generator().manual_seed(0)).to(self.start.device)
+        draws = torch.randn(
+            AVERAGED, self.latent_size, generator=torch.Generator().manual_seed(0)
+        ).to(self.start.device)
         if given is None:
             return self.styled(draws, None).mean(0)
         kinds, places = given.unique(dim=0, return_inverse=True)
-        return torch.stack([self.styled(draws, kind.expand(AVERAGED, -1)).mean(0) for kind in kinds])[places]
+        return torch.stack(
+            [self.styled(draws, kind.expand(AVERAGED, -1)).mean(0) for kind in kinds]
+        )[places]
 
 
 class Critic(nn.Module):
@@ -184,17 +246,31 @@ class Critic(nn.Module):
         floor = floor_of(spec, config.patch)
         channels = floor.widths(config.width)
         self.encoder = Encoder(spec.channels, channels, config.patch)
-        self.gather = nn.Sequential(conv(channels[-1] + 1, channels[-1]), nn.LeakyReLU(SLOPE), nn.Flatten(),
-                                    nn.Linear(channels[-1] * floor.height * floor.width, channels[-1]), nn.LeakyReLU(SLOPE))
+        self.gather = nn.Sequential(
+            conv(channels[-1] + 1, channels[-1]),
+            nn.LeakyReLU(SLOPE),
+            nn.Flatten(),
+            nn.Linear(channels[-1] * floor.height * floor.width, channels[-1]),
+            nn.LeakyReLU(SLOPE),
+        )
         self.head = nn.Linear(channels[-1], 1)
-        self.of_class = nn.Embedding(len(spec.classes), channels[-1]) if config.conditional else None
+        self.of_class = (
+            nn.Embedding(len(spec.classes), channels[-1])
+            if config.conditional
+            else None
+        )
         channels_last(self)
 
     def forward(self, pictures: Tensor, label: Tensor | None) -> Tensor:
         places = self.encoder(pictures)
         features = self.gather(torch.cat([places, variety(places, label)], 1))
         logits = self.head(features)[:, 0]
-        return logits if self.of_class is None else logits + (self.of_class(label) * features).sum(1) * features.shape[1] ** -0.5
+        return (
+            logits
+            if self.of_class is None
+            else logits
+            + (self.of_class(label) * features).sum(1) * features.shape[1] ** -0.5
+        )
 
 
 def variety(features: Tensor, label: Tensor | None) -> Tensor:
@@ -202,8 +278,14 @@ def variety(features: Tensor, label: Tensor | None) -> Tensor:
     give themselves away (minibatch features: Salimans et al. 2016, arXiv:1606.03498). [B, C, H, W] -> [B, 1, H, W]."""
     flat = features.flatten(1)
     squared = flat.square().sum(1)
-    apart_BB = (squared[:, None] + squared - 2 * flat @ flat.T).clamp(min=0) / flat.shape[1]
-    alike_BB = torch.ones_like(apart_BB) if label is None else (label[:, None] == label).to(flat.dtype)
+    apart_BB = (squared[:, None] + squared - 2 * flat @ flat.T).clamp(
+        min=0
+    ) / flat.shape[1]
+    alike_BB = (
+        torch.ones_like(apart_BB)
+        if label is None
+        else (label[:, None] == label).to(flat.dtype)
+    )
     alike_BB = alike_BB - torch.eye(len(flat), device=flat.device)
     mean = (apart_BB * alike_BB).sum(1) / alike_BB.sum(1).clamp(min=1)
     return (mean + 1e-8).sqrt()[:, None, None, None].expand(-1, 1, *features.shape[2:])
@@ -216,10 +298,16 @@ class Generator(nn.Module):
         super().__init__()
         self.config, self.spec, self.latent_shape = config, spec, (config.latent_size,)
         self.net = {"plain": Plain, "style": Style}[config.generator](config, spec)
-        self.classes = nn.Embedding(len(spec.classes), config.latent_size) if config.conditional else None
+        self.classes = (
+            nn.Embedding(len(spec.classes), config.latent_size)
+            if config.conditional
+            else None
+        )
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=CLASS_SCALE)
-        self.controls = frozenset({"truncation", *(["label"] if config.conditional else [])})
+        self.controls = frozenset(
+            {"truncation", *(["label"] if config.conditional else [])}
+        )
 
     @property
     def device(self) -> torch.device:
@@ -232,15 +320,28 @@ class Generator(nn.Module):
         return None if self.classes is None else self.classes(label)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        return torch.randn(count, self.config.latent_size, generator=generator, device=self.device)
+        return torch.randn(
+            count, self.config.latent_size, generator=generator, device=self.device
+        )
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         return self(latent, labels_for(self, len(latent), label, None, self.device))
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         z = self.draw(count, generator)
-        return self.net.truncated(z, self._given(labels_for(self, count, label, generator, self.device)), truncation)
+        return self.net.truncated(
+            z,
+            self._given(labels_for(self, count, label, generator, self.device)),
+            truncation,
+        )
 
 
 class Duel(Objective):
@@ -252,10 +353,19 @@ class Duel(Objective):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.generator = Generator(config, spec)
-        self.adversary = Adversary(Critic(config, spec), config.loss, config.gamma, config.penalty_every, config.augment)
+        self.adversary = Adversary(
+            Critic(config, spec),
+            config.loss,
+            config.gamma,
+            config.penalty_every,
+            config.augment,
+        )
 
     def phases(self) -> list[Phase]:
-        return [*self.adversary.phases(self.pair), Phase("generator", self.generator, self.loss)]
+        return [
+            *self.adversary.phases(self.pair),
+            Phase("generator", self.generator, self.loss),
+        ]
 
     def context(self, batch: Batch) -> Tensor | None:
         return batch["label"] if self.generator.config.conditional else None
@@ -270,7 +380,9 @@ class Duel(Objective):
         made = self.generator(self.generator.draw(len(real)), label)
         total = self.adversary.fool(real, made, label)
         if self.generator.config.spread:
-            total = total + self.generator.config.spread * len(real) * lack_of_spread(real, made, label)
+            total = total + self.generator.config.spread * len(real) * lack_of_spread(
+                real, made, label
+            )
         return Loss(total, len(real))
 
     def validate(self, batch: Batch) -> Loss:
@@ -285,9 +397,20 @@ def lack_of_spread(real: Tensor, made: Tensor, label: Tensor | None) -> Tensor:
     mode seeking (Mao et al. 2019, arXiv:1903.05628): a critic that sees few steps tells one picture of each class from none, not
     from many.
     """
-    order = torch.arange(len(real), device=real.device) if label is None else label.argsort()
-    alike = torch.ones(len(real) - 1, device=real.device) if label is None else label[order].diff().eq(0).float()
-    of_real, of_made = ((F.avg_pool2d(x, 4)[order].diff(dim=0).abs().flatten(1).mean(1) * alike).sum() for x in (real, made))
+    order = (
+        torch.arange(len(real), device=real.device)
+        if label is None
+        else label.argsort()
+    )
+    alike = (
+        torch.ones(len(real) - 1, device=real.device)
+        if label is None
+        else label[order].diff().eq(0).float()
+    )
+    of_real, of_made = (
+        (F.avg_pool2d(x, 4)[order].diff(dim=0).abs().flatten(1).mean(1) * alike).sum()
+        for x in (real, made)
+    )
     return F.relu(of_real - of_made) / (of_real + 1e-8)
 
 
@@ -313,6 +436,14 @@ def sample(objective: Duel, dataset: Any, config: Any) -> Tensor:
     net, spec = objective.generator, dataset.spec
     columns = min(len(spec.classes), 10) if net.config.conditional else 8
     rows = max(config.pictures // columns, 1)
-    label = torch.arange(columns).repeat(rows).to(net.device) if net.config.conditional else None
-    made = net.paint(rows * columns, label=label, generator=torch.Generator(net.device).manual_seed(0))
+    label = (
+        torch.arange(columns).repeat(rows).to(net.device)
+        if net.config.conditional
+        else None
+    )
+    made = net.paint(
+        rows * columns,
+        label=label,
+        generator=torch.Generator(net.device).manual_seed(0),
+    )
     return to_pixels(made).unflatten(0, (rows, columns))

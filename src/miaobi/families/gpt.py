@@ -53,7 +53,9 @@ class Config:
 
     @property
     def heads(self) -> int:
-        return self.num_heads or max(1, self.hidden_size // (32 if self.hidden_size <= 256 else 64))
+        return self.num_heads or max(
+            1, self.hidden_size // (32 if self.hidden_size <= 256 else 64)
+        )
 
     @property
     def kv_heads(self) -> int:
@@ -65,13 +67,27 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.heads):
-            raise BadInput(say(f"model.hidden_size {self.hidden_size} does not divide into {self.heads} heads of even width.",
-                               f"model.hidden_size {self.hidden_size} 不能分成 {self.heads} 个宽度为偶数的头。"),
-                           say("Choose num_heads so that hidden_size / num_heads is even.", "请选择 num_heads，使 hidden_size / num_heads 为偶数。"))
+            raise BadInput(
+                say(
+                    f"model.hidden_size {self.hidden_size} does not divide into {self.heads} heads of even width.",
+                    f"model.hidden_size {self.hidden_size} 不能分成 {self.heads} 个宽度为偶数的头。",
+                ),
+                say(
+                    "Choose num_heads so that hidden_size / num_heads is even.",
+                    "请选择 num_heads，使 hidden_size / num_heads 为偶数。",
+                ),
+            )
         if self.heads % self.kv_heads:
-            raise BadInput(say(f"model.num_heads {self.heads} is no multiple of num_kv_heads {self.kv_heads}.",
-                               f"model.num_heads {self.heads} 不是 num_kv_heads {self.kv_heads} 的倍数。"),
-                           say("Choose num_kv_heads that divides num_heads.", "请选择能整除 num_heads 的 num_kv_heads。"))
+            raise BadInput(
+                say(
+                    f"model.num_heads {self.heads} is no multiple of num_kv_heads {self.kv_heads}.",
+                    f"model.num_heads {self.heads} 不是 num_kv_heads {self.kv_heads} 的倍数。",
+                ),
+                say(
+                    "Choose num_kv_heads that divides num_heads.",
+                    "请选择能整除 num_heads 的 num_kv_heads。",
+                ),
+            )
 
 
 class Attention(nn.Module):
@@ -87,10 +103,17 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.heads * width, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q_BHTD, k_BHTD, v_BHTD = (project(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
-                                  for project in (self.q_proj, self.k_proj, self.v_proj))
-        mixed = F.scaled_dot_product_attention(turned(q_BHTD, cos, sin), turned(k_BHTD, cos, sin), v_BHTD, is_causal=True,
-                                               enable_gqa=self.grouped)
+        q_BHTD, k_BHTD, v_BHTD = (
+            project(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(
+            turned(q_BHTD, cos, sin),
+            turned(k_BHTD, cos, sin),
+            v_BHTD,
+            is_causal=True,
+            enable_gqa=self.grouped,
+        )
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -119,8 +142,14 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + F.dropout(self.self_attn(self.input_layernorm(x), cos, sin), self.dropout, self.training)
-        return x + F.dropout(self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training)
+        x = x + F.dropout(
+            self.self_attn(self.input_layernorm(x), cos, sin),
+            self.dropout,
+            self.training,
+        )
+        return x + F.dropout(
+            self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training
+        )
 
 
 class GPT(nn.Module):
@@ -129,10 +158,15 @@ class GPT(nn.Module):
     def __init__(self, config: Config, spec: TokenSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
-        self.model = nn.ModuleDict({
-            "embed_tokens": nn.Embedding(spec.vocab_size, config.hidden_size),
-            "layers": nn.ModuleList(Block(config) for _ in range(config.num_layers)),
-            "norm": nn.RMSNorm(config.hidden_size, config.norm_eps)})
+        self.model = nn.ModuleDict(
+            {
+                "embed_tokens": nn.Embedding(spec.vocab_size, config.hidden_size),
+                "layers": nn.ModuleList(
+                    Block(config) for _ in range(config.num_layers)
+                ),
+                "norm": nn.RMSNorm(config.hidden_size, config.norm_eps),
+            }
+        )
         self.lm_head = nn.Linear(config.hidden_size, spec.vocab_size, bias=False)
         cos, sin = rotary(config, spec.context_length)
         self.register_buffer("cos", cos, persistent=False)
@@ -145,7 +179,9 @@ class GPT(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 zero = name.endswith(("o_proj", "down_proj", "lm_head"))
-                nn.init.normal_(module.weight, std=0.0 if zero else module.in_features ** -0.5)
+                nn.init.normal_(
+                    module.weight, std=0.0 if zero else module.in_features**-0.5
+                )
         embedding = self.model["embed_tokens"]
         if self.config.tie_embeddings:
             nn.init.normal_(embedding.weight, std=0.02)
@@ -172,7 +208,14 @@ def rotary(config: Config, length: int) -> tuple[Tensor, Tensor]:
     return torch.cat([angle, angle], -1).cos(), torch.cat([-angle, angle], -1).sin()
 
 
-def look_back(embedding: Tensor, attention: Attention, config: Config, constant: float = 3.0, gain: float = 2.5, pairs: int = 3) -> None:
+def look_back(
+    embedding: Tensor,
+    attention: Attention,
+    config: Config,
+    constant: float = 3.0,
+    gain: float = 2.5,
+    pairs: int = 3,
+) -> None:
     """Give head h of a layer a score that peaks h + 1 places back, whatever the text says.
 
     Coordinate 0 of every embedding is one constant c, so that column 0 of W_q and W_k acts as a bias. Over the fastest
@@ -186,7 +229,10 @@ def look_back(embedding: Tensor, attention: Attention, config: Config, constant:
     keys = attention.k_proj.weight[:, 0].view(config.kv_heads, width)
     for head in range(config.heads):
         angle = -(head + 1) * turn
-        queries[head, pair], queries[head, pair + width // 2] = gain * angle.cos(), gain * angle.sin()
+        queries[head, pair], queries[head, pair + width // 2] = (
+            gain * angle.cos(),
+            gain * angle.sin(),
+        )
     keys[:, pair], keys[:, pair + width // 2] = gain, 0.0
 
 
@@ -197,27 +243,52 @@ def build(config: Config, spec: TokenSpec) -> LanguageModel:
 def save(objective: LanguageModel, folder: Path) -> None:
     """A Transformers folder: config.json, generation_config.json, model.safetensors."""
     net: GPT = objective.net  # type: ignore[assignment]
-    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in net.state_dict().items()
+    }
     if net.config.tie_embeddings:
         del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    ids = {"bos_token_id": net.spec.bos_id, "eos_token_id": net.spec.eos_id, "pad_token_id": net.spec.pad_id}
-    for name, values in (("config.json", {**llama_config(net.config, net.spec), **ids}),
-                         ("generation_config.json", {"do_sample": True, **ids})):
+    ids = {
+        "bos_token_id": net.spec.bos_id,
+        "eos_token_id": net.spec.eos_id,
+        "pad_token_id": net.spec.pad_id,
+    }
+    for name, values in (
+        ("config.json", {**llama_config(net.config, net.spec), **ids}),
+        ("generation_config.json", {"do_sample": True, **ids}),
+    ):
         (folder / name).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def llama_config(config: Config, spec: TokenSpec) -> dict[str, object]:
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": spec.vocab_size,
-        "max_position_embeddings": spec.context_length, "hidden_size": config.hidden_size, "intermediate_size": config.inner,
-        "num_hidden_layers": config.num_layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
-        "head_dim": config.hidden_size // config.heads, "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tie_embeddings,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta}, "rope_theta": config.rope_theta,
-        "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "dtype": "float32"}
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": spec.vocab_size,
+        "max_position_embeddings": spec.context_length,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.inner,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.hidden_size // config.heads,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_theta": config.rope_theta,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "dtype": "float32",
+    }
 
 
 def load(folder: Path) -> nn.Module:
     """As Transformers' own LlamaForCausalLM, with its key–value cache."""
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
-    return LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, attn_implementation="sdpa").eval()
+
+    return LlamaForCausalLM.from_pretrained(
+        folder, use_safetensors=True, attn_implementation="sdpa"
+    ).eval()

@@ -47,13 +47,22 @@ class LSTM(nn.Module):
         super().__init__()
         self.config, self.spec = config, spec
         self.embed = nn.Embedding(spec.vocab_size, config.embedding_size)
-        self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.num_layers, batch_first=True,
-                            dropout=config.dropout if config.num_layers > 1 else 0.0)
+        self.lstm = nn.LSTM(
+            config.embedding_size,
+            config.hidden_size,
+            config.num_layers,
+            batch_first=True,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+        )
         self.project = nn.Linear(config.hidden_size, config.embedding_size)
         self.drop = nn.Dropout(config.dropout)
-        nn.init.normal_(self.embed.weight, std=config.embedding_size ** -0.5)
-        for layer in range(config.num_layers):  # remember by default: Jozefowicz et al. 2015
-            getattr(self.lstm, f"bias_ih_l{layer}").data[config.hidden_size:2 * config.hidden_size].fill_(1.0)
+        nn.init.normal_(self.embed.weight, std=config.embedding_size**-0.5)
+        for layer in range(
+            config.num_layers
+        ):  # remember by default: Jozefowicz et al. 2015
+            getattr(self.lstm, f"bias_ih_l{layer}").data[
+                config.hidden_size : 2 * config.hidden_size
+            ].fill_(1.0)
 
     def step(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         hidden, state = self.lstm(self.drop(self.embed(ids)), state)
@@ -69,15 +78,28 @@ def build(config: Config, spec: TokenSpec) -> LanguageModel:
 
 def save(objective: LanguageModel, folder: Path) -> None:
     net: LSTM = objective.net  # type: ignore[assignment]
-    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
-    settings = {"model_type": "miaobi_lstm", **asdict(net.config), **asdict(net.spec), "eos_token_id": net.spec.eos_id,
-                "bos_token_id": net.spec.bos_id}
-    (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    save_file(
+        {name: value.contiguous() for name, value in net.state_dict().items()},
+        folder / "model.safetensors",
+    )
+    settings = {
+        "model_type": "miaobi_lstm",
+        **asdict(net.config),
+        **asdict(net.spec),
+        "eos_token_id": net.spec.eos_id,
+        "bos_token_id": net.spec.bos_id,
+    }
+    (folder / "config.json").write_text(
+        json.dumps(settings, indent=1), encoding="utf-8"
+    )
 
 
 def load(folder: Path) -> LSTM:
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    parts = [kind(**{name: settings[name] for name in kind.__dataclass_fields__}) for kind in (Config, TokenSpec)]
+    parts = [
+        kind(**{name: settings[name] for name in kind.__dataclass_fields__})
+        for kind in (Config, TokenSpec)
+    ]
     with torch.device("meta"):
         net = LSTM(*parts)
     net.load_state_dict(load_file(folder / "model.safetensors"), assign=True)

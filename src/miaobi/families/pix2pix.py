@@ -24,7 +24,15 @@ from miaobi.core.language import say
 from miaobi.data.pictures import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game, PatchCritic
-from miaobi.nn.convolution import SLOPE, LaidOut, Residual, channels_last, conv, doubled, floor_of
+from miaobi.nn.convolution import (
+    SLOPE,
+    LaidOut,
+    Residual,
+    channels_last,
+    conv,
+    doubled,
+    floor_of,
+)
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.pictures import to_pixels
 
@@ -56,10 +64,18 @@ class UNet(nn.Module):
         super().__init__()
         self.config, self.spec = config, spec
         channels = floor_of(spec, config.patch).widths(config.width)
-        self.stem = conv(spec.source_channels * config.patch ** 2, channels[0])
-        self.down = nn.ModuleList(Residual(a, b) for a, b in itertools.pairwise(channels))
-        self.middle = nn.Sequential(Residual(channels[-1], channels[-1]), nn.Dropout(config.dropout), Residual(channels[-1], channels[-1]))
-        self.up = nn.ModuleList(Residual(b + a, a) for a, b in itertools.pairwise(channels))
+        self.stem = conv(spec.source_channels * config.patch**2, channels[0])
+        self.down = nn.ModuleList(
+            Residual(a, b) for a, b in itertools.pairwise(channels)
+        )
+        self.middle = nn.Sequential(
+            Residual(channels[-1], channels[-1]),
+            nn.Dropout(config.dropout),
+            Residual(channels[-1], channels[-1]),
+        )
+        self.up = nn.ModuleList(
+            Residual(b + a, a) for a, b in itertools.pairwise(channels)
+        )
         self.laid_out = LaidOut(channels[0], spec.channels, config.patch)
         self.through = nn.Conv2d(spec.source_channels, spec.channels, 1)
         nn.init.constant_(self.through.weight, 1 / spec.source_channels)
@@ -77,11 +93,23 @@ class UNet(nn.Module):
             x = block(torch.cat([doubled(x), seen.pop()], 1))
         return self.through(source) + self.laid_out(F.leaky_relu(x, SLOPE))
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         if source is None:
-            raise BadInput(say("This model turns one picture into another and was given none.", "此模型把一张图片变为另一张，但没有收到图片。"),
-                           say("Give one with --image.", "请用 --image 给出图片。"))
+            raise BadInput(
+                say(
+                    "This model turns one picture into another and was given none.",
+                    "此模型把一张图片变为另一张，但没有收到图片。",
+                ),
+                say("Give one with --image.", "请用 --image 给出图片。"),
+            )
         return self(source)
 
 
@@ -93,10 +121,17 @@ class Translation(Objective):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.config, self.net = config, UNet(config, spec)
-        self.adversary = Adversary(PatchCritic(spec.channels + spec.source_channels, config.critic_width), config.loss, config.gamma)
+        self.adversary = Adversary(
+            PatchCritic(spec.channels + spec.source_channels, config.critic_width),
+            config.loss,
+            config.gamma,
+        )
 
     def phases(self) -> list[Phase]:
-        return [*self.adversary.phases(self.pair), Phase("generator", self.net, self.loss)]
+        return [
+            *self.adversary.phases(self.pair),
+            Phase("generator", self.net, self.loss),
+        ]
 
     @torch.no_grad()
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,17 +141,35 @@ class Translation(Objective):
         x, source = batch["pixels"], batch["source"]
         made = self.net(source)
         distance = (x - made).abs().flatten(1).mean(1).sum()
-        return Loss(self.adversary.fool(x, made, source) + self.config.l1 * distance, len(x), {"l1": distance.detach()})
+        return Loss(
+            self.adversary.fool(x, made, source) + self.config.l1 * distance,
+            len(x),
+            {"l1": distance.detach()},
+        )
 
     def validate(self, batch: Batch) -> Loss:
-        return Loss((batch["pixels"] - self.net(batch["source"])).abs().flatten(1).mean(1).sum(), len(batch["pixels"]))
+        return Loss(
+            (batch["pixels"] - self.net(batch["source"]))
+            .abs()
+            .flatten(1)
+            .mean(1)
+            .sum(),
+            len(batch["pixels"]),
+        )
 
 
 def build(config: Config, spec: PictureSpec) -> Translation:
     if not spec.source_channels:
-        raise BadInput(say("pix2pix learns from pairs, and these pictures have no partners.", "pix2pix 需要成对的图片，而这些图片没有配对。"),
-                       say("Put them in two folders, source/ and target/, under equal names, or take the pack openmoji-pairs.",
-                           "请按相同文件名放进 source/ 与 target/ 两个文件夹，或使用资源包 openmoji-pairs。"))
+        raise BadInput(
+            say(
+                "pix2pix learns from pairs, and these pictures have no partners.",
+                "pix2pix 需要成对的图片，而这些图片没有配对。",
+            ),
+            say(
+                "Put them in two folders, source/ and target/, under equal names, or take the pack openmoji-pairs.",
+                "请按相同文件名放进 source/ 与 target/ 两个文件夹，或使用资源包 openmoji-pairs。",
+            ),
+        )
     return Translation(config, spec)
 
 
@@ -134,9 +187,19 @@ def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
     """Held-out sources, what became of them, and their partners, in turn, uint8 [rows, columns, H, W, C]."""
     net, columns = objective.net, 8
     batch = dataset.batch("validation", 0, max(config.pictures, columns), 0)
-    source, x = (batch[name].to(net.stem.weight.device) for name in ("source", "pixels"))
-    parts = [part for part in zip(source.split(columns), x.split(columns)) if len(part[0]) == min(columns, len(x))]
-    rows = [row for drawn, partner in parts for row in (as_like(drawn, x), net(drawn), partner)]
+    source, x = (
+        batch[name].to(net.stem.weight.device) for name in ("source", "pixels")
+    )
+    parts = [
+        part
+        for part in zip(source.split(columns), x.split(columns))
+        if len(part[0]) == min(columns, len(x))
+    ]
+    rows = [
+        row
+        for drawn, partner in parts
+        for row in (as_like(drawn, x), net(drawn), partner)
+    ]
     return torch.stack([to_pixels(row) for row in rows])
 
 

@@ -63,10 +63,14 @@ class VAE(nn.Module):
         self.floor = floor_of(spec, config.patch)
         channels = self.floor.widths(config.width)
         flat = channels[-1] * self.floor.height * self.floor.width
-        self.encoder, self.decoder = (kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder))
+        self.encoder, self.decoder = (
+            kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder)
+        )
         self.to_latent = nn.Linear(flat, 2 * config.latent_size)
         self.from_latent = nn.Linear(config.latent_size, flat)
-        self.log_sigma = nn.Parameter(torch.tensor(-2.0), requires_grad=config.likelihood == "gaussian")
+        self.log_sigma = nn.Parameter(
+            torch.tensor(-2.0), requires_grad=config.likelihood == "gaussian"
+        )
         if config.conditional:
             self.class_moments = nn.Embedding(len(spec.classes), flat)
             self.class_start = nn.Embedding(len(spec.classes), flat)
@@ -89,38 +93,76 @@ class VAE(nn.Module):
         if self.config.conditional:
             start = start + self.class_start(label)
         start = F.dropout(start, self.config.dropout, self.training)
-        return self.decoder(start.unflatten(1, (-1, self.floor.height, self.floor.width)))
+        return self.decoder(
+            start.unflatten(1, (-1, self.floor.height, self.floor.width))
+        )
 
     def log_likelihood(self, x: Tensor, output: Tensor) -> Tensor:
         """log p(x|z) in nats, [B]."""
         if self.config.likelihood == "bernoulli":
-            return -F.binary_cross_entropy_with_logits(output, (x + 1) / 2, reduction="none").flatten(1).sum(1)
+            return (
+                -F.binary_cross_entropy_with_logits(
+                    output, (x + 1) / 2, reduction="none"
+                )
+                .flatten(1)
+                .sum(1)
+            )
         return log_of_bin(x, output, self.log_sigma).flatten(1).sum(1)
 
     def encode(self, pixels: Tensor, label: Tensor | None = None) -> Tensor:
         return self.posterior(pixels, label)[0]
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        output = self.output(latent, labels_for(self, len(latent), label, None, latent.device))
-        return 2 * output.sigmoid() - 1 if self.config.likelihood == "bernoulli" else output
+        output = self.output(
+            latent, labels_for(self, len(latent), label, None, latent.device)
+        )
+        return (
+            2 * output.sigmoid() - 1
+            if self.config.likelihood == "bernoulli"
+            else output
+        )
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        return torch.randn(count, self.config.latent_size, generator=generator, device=self.log_sigma.device)
+        return torch.randn(
+            count,
+            self.config.latent_size,
+            generator=generator,
+            device=self.log_sigma.device,
+        )
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         latent = self.draw(count, generator)
-        return self.decode(truncation * latent, labels_for(self, count, label, generator, latent.device))
+        return self.decode(
+            truncation * latent,
+            labels_for(self, count, label, generator, latent.device),
+        )
 
-    def bound(self, pixels: Tensor, label: Tensor | None = None, samples: int = 200,
-              generator: torch.Generator | None = None) -> Tensor:
+    def bound(
+        self,
+        pixels: Tensor,
+        label: Tensor | None = None,
+        samples: int = 200,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         mean, log_variance = self.posterior(pixels, label)
         weights = []
         for _ in range(samples):
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
             z = mean + noise * (0.5 * log_variance).exp()
-            log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(1)  # log p(z) - log q(z|x)
-            weights.append(self.log_likelihood(pixels, self.output(z, label)) + log_ratio)
+            log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(
+                1
+            )  # log p(z) - log q(z|x)
+            weights.append(
+                self.log_likelihood(pixels, self.output(z, label)) + log_ratio
+            )
         return torch.stack(weights).logsumexp(0) - math.log(samples)
 
 
@@ -130,11 +172,20 @@ def log_of_bin(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     The first and the last bin reach to infinity, so the 256 probabilities add up to 1. Far from the mean, where both
     ends' cumulative values round to the same number, the density times the bin's width stands in.
     """
-    scale = (-log_sigma).exp() * 0.5 ** 0.5
-    above = torch.erf((x - mean + HALF_STEP) * scale).masked_fill(x > 1 - HALF_STEP, 1.0)
-    below = torch.erf((x - mean - HALF_STEP) * scale).masked_fill(x < HALF_STEP - 1, -1.0)
+    scale = (-log_sigma).exp() * 0.5**0.5
+    above = torch.erf((x - mean + HALF_STEP) * scale).masked_fill(
+        x > 1 - HALF_STEP, 1.0
+    )
+    below = torch.erf((x - mean - HALF_STEP) * scale).masked_fill(
+        x < HALF_STEP - 1, -1.0
+    )
     mass = 0.5 * (above - below)
-    density = -((x - mean) * scale).square() - log_sigma - 0.5 * math.log(2 * math.pi) + math.log(2 * HALF_STEP)
+    density = (
+        -((x - mean) * scale).square()
+        - log_sigma
+        - 0.5 * math.log(2 * math.pi)
+        + math.log(2 * HALF_STEP)
+    )
     return torch.where(mass > 1e-4, mass.clamp(min=1e-5).log(), density)
 
 
@@ -152,7 +203,9 @@ class Variational(Objective):
 
     def loss(self, batch: Batch) -> Loss:
         config = self.net.config
-        weight = config.beta * min(1.0, self.progress / config.kl_warmup if config.kl_warmup else 1.0)
+        weight = config.beta * min(
+            1.0, self.progress / config.kl_warmup if config.kl_warmup else 1.0
+        )
         return self._bound(batch, weight, config.free_bits)
 
     def validate(self, batch: Batch) -> Loss:
@@ -191,6 +244,8 @@ def sample(objective: Variational, dataset: Any, config: Any) -> Tensor:
     batch = dataset.batch("validation", 0, columns, 0)
     x, label = (batch[name].to(net.log_sigma.device) for name in ("pixels", "label"))
     rows = [x, net.decode(net.encode(x, label), label)]
-    new = net.paint(max(config.pictures, 1), generator=torch.Generator(x.device).manual_seed(0))
+    new = net.paint(
+        max(config.pictures, 1), generator=torch.Generator(x.device).manual_seed(0)
+    )
     rows += [part for part in new.split(len(x)) if len(part) == len(x)]
     return torch.stack([to_pixels(row) for row in rows])

@@ -60,8 +60,16 @@ class Config:
 
     def __post_init__(self) -> None:
         if any(level < 2 for level in self.levels) or not self.levels:
-            raise BadInput(say(f"model.levels is {self.levels}.", f"model.levels 为 {self.levels}。"),
-                           say("Give at least one, each 2 or more, such as [8,6,5].", "请至少给出一个，且每个不小于 2，例如 [8,6,5]。"))
+            raise BadInput(
+                say(
+                    f"model.levels is {self.levels}.",
+                    f"model.levels 为 {self.levels}。",
+                ),
+                say(
+                    "Give at least one, each 2 or more, such as [8,6,5].",
+                    "请至少给出一个，且每个不小于 2，例如 [8,6,5]。",
+                ),
+            )
 
 
 class FiniteScalars(nn.Module):
@@ -73,15 +81,25 @@ class FiniteScalars(nn.Module):
     def __init__(self, levels: list[int]) -> None:
         super().__init__()
         self.size, self.count = len(levels), prod(levels)
-        self.register_buffer("levels", torch.tensor(levels).view(-1, 1, 1), persistent=False)
-        self.register_buffer("places", torch.tensor([prod(levels[:at]) for at in range(len(levels))]).view(-1, 1, 1), persistent=False)
+        self.register_buffer(
+            "levels", torch.tensor(levels).view(-1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "places",
+            torch.tensor([prod(levels[:at]) for at in range(len(levels))]).view(
+                -1, 1, 1
+            ),
+            persistent=False,
+        )
 
     def forward(self, z: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         half = (self.levels - 1) / 2 * 1.001
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         squeezed = (z + (offset / half).atanh()).tanh() * half - offset
         rounded = squeezed + (squeezed.round() - squeezed).detach()
-        tokens = ((rounded.detach().round() + self.levels // 2) * self.places).sum(1).long()
+        tokens = (
+            ((rounded.detach().round() + self.levels // 2) * self.places).sum(1).long()
+        )
         return rounded / (self.levels // 2), tokens, torch.zeros((), device=z.device)
 
     def codes(self, tokens: Tensor) -> Tensor:
@@ -96,9 +114,16 @@ class Codebook(nn.Module):
     sums: Tensor
     uses: Tensor
 
-    def __init__(self, count: int, size: int, commitment: float, decay: float = 0.99) -> None:
+    def __init__(
+        self, count: int, size: int, commitment: float, decay: float = 0.99
+    ) -> None:
         super().__init__()
-        self.size, self.count, self.commitment, self.decay = size, count, commitment, decay
+        self.size, self.count, self.commitment, self.decay = (
+            size,
+            count,
+            commitment,
+            decay,
+        )
         start = torch.randn(count, size)
         self.register_buffer("vectors", start)
         self.register_buffer("sums", start.clone())
@@ -117,7 +142,9 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _follow(self, flat: Tensor, tokens: Tensor) -> None:
         """Exponential averages of the count and the sum of what each vector was taken for."""
-        uses = torch.zeros_like(self.uses).index_add_(0, tokens, torch.ones_like(tokens, dtype=flat.dtype))
+        uses = torch.zeros_like(self.uses).index_add_(
+            0, tokens, torch.ones_like(tokens, dtype=flat.dtype)
+        )
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, flat)
         spare = flat[torch.randint(len(flat), (self.count,), device=flat.device)]
         if distributed.is_initialized():
@@ -144,8 +171,14 @@ class Tokenizer(nn.Module):
         self.config, self.spec = config, spec
         self.floor = floor_of(spec, config.patch, smallest=7)
         channels = self.floor.widths(config.width)
-        self.quantise = FiniteScalars(config.levels) if config.quantiser == "fsq" else Codebook(config.codebook_size, config.code_size, config.commitment)
-        self.encoder, self.decoder = (kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder))
+        self.quantise = (
+            FiniteScalars(config.levels)
+            if config.quantiser == "fsq"
+            else Codebook(config.codebook_size, config.code_size, config.commitment)
+        )
+        self.encoder, self.decoder = (
+            kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder)
+        )
         self.into = nn.Conv2d(channels[-1], self.quantise.size, 1)
         self.out_of = nn.Conv2d(self.quantise.size, channels[-1], 1)
         self.latent_shape = (self.quantise.size, self.floor.height, self.floor.width)
@@ -171,13 +204,32 @@ class Tokenizer(nn.Module):
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Codes of tokens drawn alike: what lies between pictures, not a picture."""
         device = self.into.weight.device
-        return self.quantise.codes(torch.randint(self.quantise.count, (count, *self.latent_shape[1:]), generator=generator, device=device))
+        return self.quantise.codes(
+            torch.randint(
+                self.quantise.count,
+                (count, *self.latent_shape[1:]),
+                generator=generator,
+                device=device,
+            )
+        )
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         if source is None:
-            raise BadInput(say("This model restores a picture from its tokens; it has none of its own.", "此模型把图片变为词元再还原，不能凭空作画。"),
-                           say("Give one with --image.", "请用 --image 给出图片。"))
+            raise BadInput(
+                say(
+                    "This model restores a picture from its tokens; it has none of its own.",
+                    "此模型把图片变为词元再还原，不能凭空作画。",
+                ),
+                say("Give one with --image.", "请用 --image 给出图片。"),
+            )
         return self(source)[0]
 
 
@@ -186,7 +238,9 @@ def detail(x: Tensor, y: Tensor) -> Tensor:
     total = (x - y).abs().flatten(1).mean(1)
     for _ in range(3):
         for axis in (2, 3):
-            total = total + (x.diff(dim=axis) - y.diff(dim=axis)).abs().flatten(1).mean(1)
+            total = total + (x.diff(dim=axis) - y.diff(dim=axis)).abs().flatten(1).mean(
+                1
+            )
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     return total
 
@@ -199,11 +253,22 @@ class Compression(Objective):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.net = Tokenizer(config, spec)
-        self.adversary = Adversary(PatchCritic(spec.channels), gamma=config.gamma) if config.adversary else None
+        self.adversary = (
+            Adversary(PatchCritic(spec.channels), gamma=config.gamma)
+            if config.adversary
+            else None
+        )
 
     def phases(self) -> list[Phase]:
         own = [Phase("model", self.net, self.loss)]
-        return own if self.adversary is None else [*own, *self.adversary.phases(self.pair, self.net.config.adversary_begins)]
+        return (
+            own
+            if self.adversary is None
+            else [
+                *own,
+                *self.adversary.phases(self.pair, self.net.config.adversary_begins),
+            ]
+        )
 
     @torch.no_grad()
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor, None]:
@@ -215,10 +280,19 @@ class Compression(Objective):
         total = detail(x, restored).sum() + hold
         if self.adversary is not None and self.progress >= config.adversary_begins:
             total = total + config.adversary * self.adversary.fool(x, restored, None)
-        uses = torch.bincount(tokens.flatten(), minlength=self.net.quantise.count).float()
+        uses = torch.bincount(
+            tokens.flatten(), minlength=self.net.quantise.count
+        ).float()
         share = uses / uses.sum()
         perplexity = torch.special.entr(share).sum().exp()
-        return Loss(total, len(x), {"l1": (x - restored).abs().flatten(1).mean(1).sum().detach(), "perplexity": perplexity * len(x)})
+        return Loss(
+            total,
+            len(x),
+            {
+                "l1": (x - restored).abs().flatten(1).mean(1).sum().detach(),
+                "perplexity": perplexity * len(x),
+            },
+        )
 
     def validate(self, batch: Batch) -> Loss:
         """The restoration alone."""
@@ -243,6 +317,13 @@ def load(folder: Path) -> nn.Module:
 def sample(objective: Compression, dataset: Any, config: Any) -> Tensor:
     """Held-out pictures above what is restored of them, uint8 [rows, columns, H, W, C]."""
     net, columns = objective.net, 8
-    x = dataset.batch("validation", 0, max(config.pictures, columns), 0)["pixels"].to(net.into.weight.device)
-    rows = [row for part in x.split(columns) if len(part) == min(columns, len(x)) for row in (part, net(part)[0])]
+    x = dataset.batch("validation", 0, max(config.pictures, columns), 0)["pixels"].to(
+        net.into.weight.device
+    )
+    rows = [
+        row
+        for part in x.split(columns)
+        if len(part) == min(columns, len(x))
+        for row in (part, net(part)[0])
+    ]
     return torch.stack([to_pixels(row) for row in rows])

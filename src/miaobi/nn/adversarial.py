@@ -30,10 +30,22 @@ Pair = Callable[[Batch], tuple[Tensor, Tensor, Tensor | None]]
 class Adversary(nn.Module):
     """Owns its critic: pictures [B, C, H, W], context -> logits [B, ...]."""
 
-    def __init__(self, critic: nn.Module, game: Game = "relativistic", gamma: float = 0.1, penalty_every: int = 4,
-                 augment: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        critic: nn.Module,
+        game: Game = "relativistic",
+        gamma: float = 0.1,
+        penalty_every: int = 4,
+        augment: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        self.critic, self.game, self.gamma, self.penalty_every, self.augment = critic, game, gamma, penalty_every, tuple(augment)
+        self.critic, self.game, self.gamma, self.penalty_every, self.augment = (
+            critic,
+            game,
+            gamma,
+            penalty_every,
+            tuple(augment),
+        )
 
     def judge(self, pictures: Tensor, context: Tensor | None) -> Tensor:
         return self.critic(augmented(pictures, self.augment), context)
@@ -51,8 +63,16 @@ class Adversary(nn.Module):
         def tell_apart(batch: Batch) -> Loss:
             real, made, context = pair(batch)
             of_real, of_made = self.judge(real, context), self.judge(made, context)
-            losses = F.softplus(of_made - of_real) if self.game == "relativistic" else F.softplus(of_made) + F.softplus(-of_real)
-            return Loss(summed(losses), len(real), {"real": summed(of_real), "made": summed(of_made)})
+            losses = (
+                F.softplus(of_made - of_real)
+                if self.game == "relativistic"
+                else F.softplus(of_made) + F.softplus(-of_real)
+            )
+            return Loss(
+                summed(losses),
+                len(real),
+                {"real": summed(of_real), "made": summed(of_made)},
+            )
 
         def stay_smooth(batch: Batch) -> Loss:
             real, made, context = pair(batch)
@@ -60,13 +80,28 @@ class Adversary(nn.Module):
             return Loss(0.5 * self.gamma * self.penalty_every * steep, len(real))
 
         found = [Phase("critic", self.critic, tell_apart, begins=begins)]
-        return [*found, Phase("penalty", self.critic, stay_smooth, self.penalty_every, begins=begins)] if self.gamma else found
+        return (
+            [
+                *found,
+                Phase(
+                    "penalty",
+                    self.critic,
+                    stay_smooth,
+                    self.penalty_every,
+                    begins=begins,
+                ),
+            ]
+            if self.gamma
+            else found
+        )
 
     def steepness(self, pictures: Tensor, context: Tensor | None) -> Tensor:
         """Σ_b ‖∇ D(x_b)‖², differentiable. In float32 throughout: the rounding of gradients of gradients is what runs away first."""
         with torch.autocast(pictures.device.type, enabled=False):
             pictures = pictures.detach().float().requires_grad_()
-            gradient, = torch.autograd.grad(summed(self.judge(pictures, context)), pictures, create_graph=True)
+            (gradient,) = torch.autograd.grad(
+                summed(self.judge(pictures, context)), pictures, create_graph=True
+            )
             return gradient.square().sum()
 
 

@@ -26,7 +26,12 @@ def check(names: Sequence[str]) -> None:
     """Raise NotFound for a name that is no disturbance."""
     for name in names:
         if name not in DISTURBANCES:
-            raise NotFound(say(f"There is no disturbance {name!r}.", f"没有名为 {name!r} 的扰动。"), nearest(name, DISTURBANCES))
+            raise NotFound(
+                say(
+                    f"There is no disturbance {name!r}.", f"没有名为 {name!r} 的扰动。"
+                ),
+                nearest(name, DISTURBANCES),
+            )
 
 
 def colour(x: Tensor) -> Tensor:
@@ -44,8 +49,14 @@ def translation(x: Tensor, share: float = 0.125) -> Tensor:
     count, _, height, width = x.shape
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
     rows = (rows + torch.arange(height, device=x.device)[None]).clamp(-1, height) + 1
-    columns = (columns + torch.arange(width, device=x.device)[None]).clamp(-1, width) + 1
-    return padded.permute(0, 2, 3, 1)[torch.arange(count, device=x.device)[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    columns = (columns + torch.arange(width, device=x.device)[None]).clamp(
+        -1, width
+    ) + 1
+    return padded.permute(0, 2, 3, 1)[
+        torch.arange(count, device=x.device)[:, None, None],
+        rows[:, :, None],
+        columns[:, None],
+    ].permute(0, 3, 1, 2)
 
 
 def cutout(x: Tensor, share: float = 0.5) -> Tensor:
@@ -54,8 +65,13 @@ def cutout(x: Tensor, share: float = 0.5) -> Tensor:
     tall, wide = round(height * share), round(width * share)
     top = torch.randint(-(tall // 2), height - tall // 2, (count, 1), device=x.device)
     left = torch.randint(-(wide // 2), width - wide // 2, (count, 1), device=x.device)
-    row, column = torch.arange(height, device=x.device)[None], torch.arange(width, device=x.device)[None]
-    inside = ((row >= top) & (row < top + tall))[:, :, None] & ((column >= left) & (column < left + wide))[:, None]
+    row, column = (
+        torch.arange(height, device=x.device)[None],
+        torch.arange(width, device=x.device)[None],
+    )
+    inside = ((row >= top) & (row < top + tall))[:, :, None] & (
+        (column >= left) & (column < left + wide)
+    )[:, None]
     return x * ~inside[:, None]
 
 
@@ -67,7 +83,13 @@ def drawn(x: Tensor) -> Tensor:
 def places(x: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """How far each picture moves: rows and columns, int64 [B, 1]."""
     reach = [round(side * share) for side in x.shape[2:]]
-    return tuple(torch.randint(-far, far + 1, (len(x), 1), device=x.device) for far in reach)  # type: ignore[return-value]
+    return tuple(
+        torch.randint(-far, far + 1, (len(x), 1), device=x.device) for far in reach
+    )  # type: ignore[return-value]
 
 
-DISTURBANCES: dict[str, Callable[[Tensor], Tensor]] = {"colour": colour, "translation": translation, "cutout": cutout}
+DISTURBANCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "colour": colour,
+    "translation": translation,
+    "cutout": cutout,
+}

@@ -22,17 +22,24 @@ CHUNK = 1 << 23
 def chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
     """The rows of `hidden` in stretches of at most CHUNK logits."""
     rows = max(CHUNK // vocabulary, 1)
-    return [slice(start, min(start + rows, len(hidden))) for start in range(0, len(hidden), rows)]
+    return [
+        slice(start, min(start + rows, len(hidden)))
+        for start in range(0, len(hidden), rows)
+    ]
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> Tensor:
     """-log p of each row's target in nats: hidden [N, C], weight [V, C], bias [V], targets [N] -> [N] in float32."""
     result: Tensor = _CrossEntropy.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
     return result
 
 
 @torch.no_grad()
-def scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+def scores(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """(-log p of each row's target in nats, the likeliest token): [N], [N]."""
     nats, best = list[Tensor](), list[Tensor]()
     for rows in chunks(hidden, len(weight)):
@@ -54,10 +61,14 @@ def _softmax_less_target(logits: Tensor, targets: Tensor) -> Tensor:
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    ) -> Tensor:
         nats = hidden.new_empty(len(hidden), dtype=torch.float32)
         trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-        gradient = torch.empty_like(hidden) if hidden.requires_grad and not trained else None
+        gradient = (
+            torch.empty_like(hidden) if hidden.requires_grad and not trained else None
+        )
         for rows in chunks(hidden, len(weight)):
             logits = F.linear(hidden[rows], weight, bias).float()
             nats[rows] = _softmax_less_target(logits, targets[rows])
@@ -74,8 +85,13 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream[0][:, None]
         if not ctx.trained:
-            gradient, = ctx.saved_tensors
-            return None if gradient is None else gradient * scale.to(gradient.dtype), None, None, None
+            (gradient,) = ctx.saved_tensors
+            return (
+                None if gradient is None else gradient * scale.to(gradient.dtype),
+                None,
+                None,
+                None,
+            )
         hidden, weight, bias, targets = ctx.saved_tensors
         like, hidden = hidden.dtype, hidden.to(weight.dtype)  # autocast is over by now
         of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)

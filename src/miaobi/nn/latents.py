@@ -29,15 +29,26 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     Draws of a normal distribution in many dimensions all lie near one sphere; a straight path leaves it (Shoemake 1985; White 2016,
     arXiv:1609.04468). Points that lie in line are joined by the straight path.
     """
-    angle = torch.arccos(torch.clamp((F.normalize(a.flatten(), dim=0) * F.normalize(b.flatten(), dim=0)).sum(), -1, 1))
+    angle = torch.arccos(
+        torch.clamp(
+            (F.normalize(a.flatten(), dim=0) * F.normalize(b.flatten(), dim=0)).sum(),
+            -1,
+            1,
+        )
+    )
     if angle.sin() < 1e-3:
         return linear(a, b, t)
     t = t.view(-1, *(1 for _ in a.shape))
-    direction = (torch.sin((1 - t) * angle) * a / a.norm() + torch.sin(t * angle) * b / b.norm()) / angle.sin()
+    direction = (
+        torch.sin((1 - t) * angle) * a / a.norm() + torch.sin(t * angle) * b / b.norm()
+    ) / angle.sin()
     return torch.lerp(a.norm(), b.norm(), t) * direction
 
 
-PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear, "spherical": spherical}
+PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "linear": linear,
+    "spherical": spherical,
+}
 
 
 @torch.no_grad()
@@ -52,9 +63,15 @@ def decoded(net: HasLatents, latent: Tensor, label: Tensor | None) -> Tensor:
     return _in_parts(net.decode, latent, label)
 
 
-def _in_parts(through: Callable[[Tensor, Tensor | None], Tensor], given: Tensor, label: Tensor | None) -> Tensor:
+def _in_parts(
+    through: Callable[[Tensor, Tensor | None], Tensor],
+    given: Tensor,
+    label: Tensor | None,
+) -> Tensor:
     spans = [slice(at, at + AT_ONCE) for at in range(0, len(given), AT_ONCE)]
-    return torch.cat([through(given[span], None if label is None else label[span]) for span in spans])
+    return torch.cat(
+        [through(given[span], None if label is None else label[span]) for span in spans]
+    )
 
 
 def activity(points: Tensor) -> Tensor:
@@ -63,7 +80,9 @@ def activity(points: Tensor) -> Tensor:
     return points.flatten(1).var(0, correction=0)
 
 
-def effect(net: HasLatents, points: Tensor, label: Tensor | None, step: float = 1.0) -> Tensor:
+def effect(
+    net: HasLatents, points: Tensor, label: Tensor | None, step: float = 1.0
+) -> Tensor:
     """How much each dimension changes the picture, [D]: E ‖G(z + e_d) - G(z - e_d)‖² / 4, a finite difference at `points` [B, ...].
 
     For models that cannot encode, whose prior gives every dimension the same variance.
@@ -72,7 +91,10 @@ def effect(net: HasLatents, points: Tensor, label: Tensor | None, step: float = 
     for dimension in range(flat.shape[1]):
         offset = torch.zeros_like(flat)
         offset[:, dimension] = step
-        up, down = (decoded(net, (flat + sign * offset).view_as(points), label) for sign in (1, -1))
+        up, down = (
+            decoded(net, (flat + sign * offset).view_as(points), label)
+            for sign in (1, -1)
+        )
         found.append((up - down).div(2 * step).square().mean())
     return torch.stack(found)
 
@@ -104,8 +126,19 @@ class Projection:
     error: Tensor
 
 
-def project(net: HasLatents, targets: Tensor, label: Tensor | None, classes: int, *, starts: int, steps: int, generator: torch.Generator,
-            progress: Callable[[float], None], learning_rate: float = 0.1, noise: float = 0.05) -> Projection:
+def project(
+    net: HasLatents,
+    targets: Tensor,
+    label: Tensor | None,
+    classes: int,
+    *,
+    starts: int,
+    steps: int,
+    generator: torch.Generator,
+    progress: Callable[[float], None],
+    learning_rate: float = 0.1,
+    noise: float = 0.05,
+) -> Projection:
     """The points whose pictures come nearest to `targets` [B, C, H, W]: min_z distance(G(z), x) by Adam.
 
     The best `starts` of many draws are improved side by side, with noise on z that fades over the first three quarters, so that
@@ -113,33 +146,56 @@ def project(net: HasLatents, targets: Tensor, label: Tensor | None, classes: int
     gives one start more. label: [B], or None to search among all `classes` too (0 for a model without).
     """
     z, given = _starts(net, targets, label, classes, starts, generator)
-    owner = torch.arange(len(targets), device=targets.device).repeat_interleave(len(z) // len(targets))
+    owner = torch.arange(len(targets), device=targets.device).repeat_interleave(
+        len(z) // len(targets)
+    )
     z = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([z], learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         fade = noise * max(0.0, 1 - step / (0.75 * steps)) ** 2
         shaken = z + fade * torch.randn(z.shape, generator=generator, device=z.device)
-        z.grad, = torch.autograd.grad(distance(net.decode(shaken, given), targets[owner]).sum(), z)
+        (z.grad,) = torch.autograd.grad(
+            distance(net.decode(shaken, given), targets[owner]).sum(), z
+        )
         optimizer.step()
         schedule.step()
         progress((step + 1) / steps)
     found = decoded(net, z.detach(), given)
-    best = distance(found, targets[owner]).view(len(targets), -1).argmin(1) + torch.arange(len(targets), device=z.device) * (len(z) // len(targets))
-    return Projection(z.detach()[best], None if given is None else given[best], found[best], rms(found[best], targets))
+    best = distance(found, targets[owner]).view(len(targets), -1).argmin(
+        1
+    ) + torch.arange(len(targets), device=z.device) * (len(z) // len(targets))
+    return Projection(
+        z.detach()[best],
+        None if given is None else given[best],
+        found[best],
+        rms(found[best], targets),
+    )
 
 
 @torch.no_grad()
-def _starts(net: HasLatents, targets: Tensor, label: Tensor | None, classes: int, starts: int,
-            generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def _starts(
+    net: HasLatents,
+    targets: Tensor,
+    label: Tensor | None,
+    classes: int,
+    starts: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor | None]:
     """For each target its nearest of many draws, [B * starts, ...], with their classes."""
     draws = net.draw(max(AT_ONCE, 8 * starts), generator)
     points, labels = list[Tensor](), list[Tensor]()
     for at, target in enumerate(targets):
         given = None
         if classes:
-            given = torch.arange(len(draws), device=draws.device) % classes if label is None else label[at].expand(len(draws))
-        gaps = distance(decoded(net, draws, given), target.expand(len(draws), *target.shape))
+            given = (
+                torch.arange(len(draws), device=draws.device) % classes
+                if label is None
+                else label[at].expand(len(draws))
+            )
+        gaps = distance(
+            decoded(net, draws, given), target.expand(len(draws), *target.shape)
+        )
         nearest = gaps.topk(starts, largest=False).indices
         points.append(draws[nearest])
         labels += [] if given is None else [given[nearest]]

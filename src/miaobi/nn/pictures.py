@@ -24,8 +24,15 @@ class Paints(Protocol):
     spec: PictureSpec
     controls: frozenset[str]
 
-    def paint(self, count: int, *, label: Tensor | None = None, source: Tensor | None = None, truncation: float = 1.0,
-              generator: torch.Generator | None = None) -> Tensor:
+    def paint(
+        self,
+        count: int,
+        *,
+        label: Tensor | None = None,
+        source: Tensor | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """`count` pictures [count, C, H, W]. label: [count], drawn at random when None and there are classes.
 
         source: [count, C_source, H, W], for models that translate a picture. truncation: ψ in (0, 1], towards the average.
@@ -61,29 +68,61 @@ class Encodes(Protocol):
 class HasBound(Protocol):
     """A model that bounds log p(x) from below."""
 
-    def bound(self, pixels: Tensor, label: Tensor | None = None, samples: int = 200,
-              generator: torch.Generator | None = None) -> Tensor:
+    def bound(
+        self,
+        pixels: Tensor,
+        label: Tensor | None = None,
+        samples: int = 200,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """The importance-weighted bound (Burda et al. 2016, arXiv:1509.00519) in nats, [B], of `samples` draws."""
         ...
 
 
-def labels_for(net: Paints, count: int, label: Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor | None:
+def labels_for(
+    net: Paints,
+    count: int,
+    label: Tensor | None,
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor | None:
     """`label` as it was given; [count] classes drawn at random for a model that asks for them and was told none."""
     if label is not None or "label" not in net.controls:
         return label
-    return torch.randint(len(net.spec.classes), (count,), generator=generator, device=device)
+    return torch.randint(
+        len(net.spec.classes), (count,), generator=generator, device=device
+    )
 
 
 def need_classes(spec: PictureSpec) -> None:
     """Raise BadInput for a conditional model of pictures without classes."""
     if not spec.classes:
-        raise BadInput(say("model.conditional is set, but the pictures have no classes.", "设置了 model.conditional，但图片没有类别。"),
-                       say("Put each class in a folder of its own, or leave model.conditional out.", "请把每一类放进各自的文件夹，或去掉 model.conditional。"))
+        raise BadInput(
+            say(
+                "model.conditional is set, but the pictures have no classes.",
+                "设置了 model.conditional，但图片没有类别。",
+            ),
+            say(
+                "Put each class in a folder of its own, or leave model.conditional out.",
+                "请把每一类放进各自的文件夹，或去掉 model.conditional。",
+            ),
+        )
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
     """float [-1, 1] [B, C, H, W] -> uint8 [B, H, W, C], as artifacts hold them."""
-    return pictures.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+    return (
+        pictures.detach()
+        .float()
+        .clamp(-1, 1)
+        .add(1)
+        .mul(127.5)
+        .round()
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .contiguous()
+    )
 
 
 def from_pixels(pixels: Tensor) -> Tensor:

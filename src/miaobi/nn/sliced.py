@@ -16,17 +16,32 @@ DIRECTIONS, PATCH, PATCHES = 128, 7, 16
 
 def sliced_wasserstein(a: Tensor, b: Tensor) -> Tensor:
     """a, b: [B, C, H, W], as many of each -> scalar."""
-    return 0.5 * (_distance(*(_patches(x) for x in (a, b))) + _distance(*(F.avg_pool2d(x, 2).flatten(1) for x in (a, b))))
+    return 0.5 * (
+        _distance(*(_patches(x) for x in (a, b)))
+        + _distance(*(F.avg_pool2d(x, 2).flatten(1) for x in (a, b)))
+    )
 
 
 def _patches(x: Tensor) -> Tensor:
     """PATCHES patches of each picture, at places drawn from a fixed seed, [B · PATCHES, C · PATCH²]."""
     size, draw = min(PATCH, *x.shape[2:]), torch.Generator().manual_seed(0)
-    rows, columns = (torch.randint(side - size + 1, (PATCHES,), generator=draw).tolist() for side in x.shape[2:])
-    return torch.cat([x[:, :, row:row + size, column:column + size].flatten(1) for row, column in zip(rows, columns)])
+    rows, columns = (
+        torch.randint(side - size + 1, (PATCHES,), generator=draw).tolist()
+        for side in x.shape[2:]
+    )
+    return torch.cat(
+        [
+            x[:, :, row : row + size, column : column + size].flatten(1)
+            for row, column in zip(rows, columns)
+        ]
+    )
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    directions = torch.randn(a.shape[1], DIRECTIONS, generator=torch.Generator().manual_seed(0)).to(a.device)
+    directions = torch.randn(
+        a.shape[1], DIRECTIONS, generator=torch.Generator().manual_seed(0)
+    ).to(a.device)
     directions = directions / directions.norm(dim=0)
-    return ((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean()
+    return (
+        ((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean()
+    )

@@ -28,7 +28,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.utils import logging
 
 from miaobi.core.files import home, write_beside
@@ -47,11 +51,30 @@ CHUNKS = 17
 class UseConfig(PreTrainedConfig):
     model_type = "use-multilingual"
 
-    def __init__(self, vocab_size: int = 128010, hidden_size: int = 512, branch_size: int = 256, inner_size: int = 320, correction_size: int = 16,
-                 layer_norm_eps: float = 1e-12, classifier_dropout: float = 0.1, pad_token_id: int = 2, **others: Any) -> None:
-        self.vocab_size, self.hidden_size, self.branch_size, self.inner_size = vocab_size, hidden_size, branch_size, inner_size
+    def __init__(
+        self,
+        vocab_size: int = 128010,
+        hidden_size: int = 512,
+        branch_size: int = 256,
+        inner_size: int = 320,
+        correction_size: int = 16,
+        layer_norm_eps: float = 1e-12,
+        classifier_dropout: float = 0.1,
+        pad_token_id: int = 2,
+        **others: Any,
+    ) -> None:
+        self.vocab_size, self.hidden_size, self.branch_size, self.inner_size = (
+            vocab_size,
+            hidden_size,
+            branch_size,
+            inner_size,
+        )
         self.correction_size = correction_size
-        self.layer_norm_eps, self.classifier_dropout, self.pad_token_id = layer_norm_eps, classifier_dropout, pad_token_id
+        self.layer_norm_eps, self.classifier_dropout, self.pad_token_id = (
+            layer_norm_eps,
+            classifier_dropout,
+            pad_token_id,
+        )
         super().__init__(**others)
 
     @property
@@ -76,7 +99,9 @@ class Branch(nn.Module):
     def _windows(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, window * D], neighbours side by side."""
         wide = F.pad(x, (0, 0, self.before, self.window - 1 - self.before))
-        return torch.cat([wide[:, at:at + x.shape[1]] for at in range(self.window)], dim=-1)
+        return torch.cat(
+            [wide[:, at : at + x.shape[1]] for at in range(self.window)], dim=-1
+        )
 
 
 class Table(nn.Module):
@@ -94,7 +119,10 @@ class Table(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         chunk = ids % CHUNKS
-        return self.weight[ids].to(self.scale.dtype) * self.scale[chunk][..., None] + self.low[chunk][..., None]
+        return (
+            self.weight[ids].to(self.scale.dtype) * self.scale[chunk][..., None]
+            + self.low[chunk][..., None]
+        )
 
 
 class UsePreTrainedModel(PreTrainedModel):
@@ -103,7 +131,7 @@ class UsePreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features ** -0.5)
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Table):
@@ -128,13 +156,21 @@ class UseModel(UsePreTrainedModel):
         self.corrections = nn.Embedding(config.vocab_size, config.correction_size)
         self.spread = nn.Linear(config.correction_size, width, bias=False)
         self.project = nn.Linear(width, len(BRANCHES) * config.branch_size)
-        self.project_norm = nn.LayerNorm(len(BRANCHES) * config.branch_size, eps=config.layer_norm_eps)
+        self.project_norm = nn.LayerNorm(
+            len(BRANCHES) * config.branch_size, eps=config.layer_norm_eps
+        )
         self.branches = nn.ModuleList(Branch(config, *shape) for shape in BRANCHES)
         self.norm = nn.LayerNorm(config.token_size, eps=config.layer_norm_eps)
         self.summary = nn.Linear(config.token_size, width)
-        self.first, self.first_skip = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.first, self.first_skip = (
+            nn.Linear(width, inner, bias=False),
+            nn.Linear(width, inner, bias=False),
+        )
         self.second = nn.Linear(inner, inner, bias=False)
-        self.third, self.third_skip = nn.Linear(inner, width, bias=False), nn.Linear(inner, width, bias=False)
+        self.third, self.third_skip = (
+            nn.Linear(inner, width, bias=False),
+            nn.Linear(inner, width, bias=False),
+        )
         self.fourth = nn.Linear(width, width, bias=False)
         self.post_init()
 
@@ -148,17 +184,33 @@ class UseModel(UsePreTrainedModel):
         found: Tensor = self.embeddings(ids) + self.spread(self.corrections(ids))
         return found
 
-    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
-                **others: Any) -> BaseModelOutputWithPooling:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **others: Any,
+    ) -> BaseModelOutputWithPooling:
         embedded = self.embedded(input_ids) if inputs_embeds is None else inputs_embeds
-        mask = embedded.new_ones(embedded.shape[:2]) if attention_mask is None else attention_mask.to(embedded.dtype)
+        mask = (
+            embedded.new_ones(embedded.shape[:2])
+            if attention_mask is None
+            else attention_mask.to(embedded.dtype)
+        )
         mask = mask[..., None]
-        projected = (self.project_norm(self.project(embedded)) * mask).chunk(len(BRANCHES), dim=-1)
-        grams = [branch(x, mask) for branch, x in zip(self.branches, projected, strict=True)]
+        projected = (self.project_norm(self.project(embedded)) * mask).chunk(
+            len(BRANCHES), dim=-1
+        )
+        grams = [
+            branch(x, mask) for branch, x in zip(self.branches, projected, strict=True)
+        ]
         tokens = self.norm(torch.cat([embedded, *grams], dim=-1))
         # A sum of projections is the projection of the sum: one row for each text instead of one for each token.
         count = mask.sum(1)
-        s = (F.linear((tokens * mask).sum(1), self.summary.weight) + count * self.summary.bias) * count.rsqrt()
+        s = (
+            F.linear((tokens * mask).sum(1), self.summary.weight)
+            + count * self.summary.bias
+        ) * count.rsqrt()
         y = F.relu(self.first_skip(s) + self.second(F.relu(self.first(s))))
         z = torch.tanh(self.third_skip(y) + self.fourth(F.relu(self.third(y))))
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=z)
@@ -171,16 +223,31 @@ class UseForSequenceClassification(UsePreTrainedModel):
         super().__init__(config)
         self.encoder = UseModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score = nn.Linear(config.token_size + config.hidden_size, config.num_labels)
+        self.score = nn.Linear(
+            config.token_size + config.hidden_size, config.num_labels
+        )
         self.post_init()
 
-    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
-                **others: Any) -> SequenceClassifierOutput:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **others: Any,
+    ) -> SequenceClassifierOutput:
         encoded = self.encoder(input_ids, attention_mask, inputs_embeds)
         tokens = encoded.last_hidden_state
-        mask = (tokens.new_ones(tokens.shape[:2]) if attention_mask is None else attention_mask.to(tokens.dtype))[..., None]
+        mask = (
+            tokens.new_ones(tokens.shape[:2])
+            if attention_mask is None
+            else attention_mask.to(tokens.dtype)
+        )[..., None]
         mean = (tokens * mask).sum(1) / mask.sum(1)
-        return SequenceClassifierOutput(logits=self.score(self.dropout(torch.cat([mean, encoded.pooler_output], dim=-1))))
+        return SequenceClassifierOutput(
+            logits=self.score(
+                self.dropout(torch.cat([mean, encoded.pooler_output], dim=-1))
+            )
+        )
 
 
 class UseForTokenClassification(UsePreTrainedModel):
@@ -193,10 +260,17 @@ class UseForTokenClassification(UsePreTrainedModel):
         self.score = nn.Linear(config.token_size, config.num_labels)
         self.post_init()
 
-    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
-                **others: Any) -> TokenClassifierOutput:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **others: Any,
+    ) -> TokenClassifierOutput:
         encoded = self.encoder(input_ids, attention_mask, inputs_embeds)
-        return TokenClassifierOutput(logits=self.score(self.dropout(encoded.last_hidden_state)))
+        return TokenClassifierOutput(
+            logits=self.score(self.dropout(encoded.last_hidden_state))
+        )
 
 
 AutoConfig.register(UseConfig.model_type, UseConfig)
@@ -230,18 +304,40 @@ def _unpack(resources: Path, target: Path) -> None:
 
 def state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """The package's arrays under this module's names."""
-    table = np.empty((CHUNKS * len(arrays["q1"]), arrays["q1"].shape[1]), dtype=np.uint8)
+    table = np.empty(
+        (CHUNKS * len(arrays["q1"]), arrays["q1"].shape[1]), dtype=np.uint8
+    )
     for chunk in range(CHUNKS):
         table[chunk::CHUNKS] = arrays[f"q{chunk + 1}"]
-    found = {"embeddings.scale": arrays["scale"], "embeddings.low": arrays["lo"], "norm.weight": arrays["ln_g"], "norm.bias": arrays["ln_b"],
-             "summary.weight": arrays["cnn_W"].T, "summary.bias": arrays["cnn_b"], "first.weight": arrays["d0"].T,
-             "first_skip.weight": arrays["p1"].T, "second.weight": arrays["d1"].T, "third.weight": arrays["d2"].T,
-             "third_skip.weight": arrays["p3"].T, "fourth.weight": arrays["d3"].T}
-    for name, array in (("project.weight", "proj{}"), ("project.bias", "proj_b{}"), ("project_norm.weight", "ln_g{}"), ("project_norm.bias", "ln_b{}")):
-        found[name] = np.concatenate([arrays[array.format(window)].T for window, _ in BRANCHES])
+    found = {
+        "embeddings.scale": arrays["scale"],
+        "embeddings.low": arrays["lo"],
+        "norm.weight": arrays["ln_g"],
+        "norm.bias": arrays["ln_b"],
+        "summary.weight": arrays["cnn_W"].T,
+        "summary.bias": arrays["cnn_b"],
+        "first.weight": arrays["d0"].T,
+        "first_skip.weight": arrays["p1"].T,
+        "second.weight": arrays["d1"].T,
+        "third.weight": arrays["d2"].T,
+        "third_skip.weight": arrays["p3"].T,
+        "fourth.weight": arrays["d3"].T,
+    }
+    for name, array in (
+        ("project.weight", "proj{}"),
+        ("project.bias", "proj_b{}"),
+        ("project_norm.weight", "ln_g{}"),
+        ("project_norm.bias", "ln_b{}"),
+    ):
+        found[name] = np.concatenate(
+            [arrays[array.format(window)].T for window, _ in BRANCHES]
+        )
     for place, (window, _) in enumerate(BRANCHES):
         for layer, number in (("first", 1), ("second", 2)):
             found[f"branches.{place}.{layer}.weight"] = arrays[f"w{number}_{window}"].T
             found[f"branches.{place}.{layer}.bias"] = arrays[f"b{number}_{window}"]
-    floats = {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for name, array in found.items()}
+    floats = {
+        name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        for name, array in found.items()
+    }
     return {"embeddings.weight": torch.from_numpy(table), **floats}

@@ -37,10 +37,14 @@ class UseForQuestionAnswering(UsePreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Meeting):  # what the stored weights lack is uninitialised memory otherwise
+        if isinstance(
+            module, Meeting
+        ):  # what the stored weights lack is uninitialised memory otherwise
             nn.init.constant_(module.mark, 0.1)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any) -> QuestionAnsweringModelOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
+    ) -> QuestionAnsweringModelOutput:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         ended = (input_ids == END).cumsum(1)
         asked = (ended == 0) & (mask > 0)
@@ -48,8 +52,14 @@ class UseForQuestionAnswering(UsePreTrainedModel):
         gate = torch.sigmoid(self.qa_outputs.asks(read))[..., 0] * asked
         same = (input_ids[:, :, None] == input_ids[:, None, :]) & ~asked[:, :, None]
         met = (same * gate[:, None, :]).sum(-1).clamp(max=1)
-        again = self.encoder(attention_mask=mask, inputs_embeds=self.encoder.embedded(input_ids) + met[..., None] * self.qa_outputs.mark).last_hidden_state
-        question = (read * gate[..., None]).sum(1) / gate.sum(1, keepdim=True).clamp(min=1e-6)
+        again = self.encoder(
+            attention_mask=mask,
+            inputs_embeds=self.encoder.embedded(input_ids)
+            + met[..., None] * self.qa_outputs.mark,
+        ).last_hidden_state
+        question = (read * gate[..., None]).sum(1) / gate.sum(1, keepdim=True).clamp(
+            min=1e-6
+        )
         start, end = self.qa_outputs(self.dropout(again), question).unbind(-1)
         return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 

@@ -32,29 +32,49 @@ def publish(artifact: Artifact | Sequence[Artifact], path: Path) -> Path:
     pictures = [item for item in artifacts if isinstance(item, Image)]
     if (pictures and len(pictures) == len(artifacts)) or isinstance(artifact, Video):
         from miaobi.provenance.pictures import write
+
         return write(artifact if isinstance(artifact, Video) else pictures, path)
     texts = [item for item in artifacts if isinstance(item, Text)]
     if len(texts) < len(artifacts):
-        other = next(type(item).__name__ for item in artifacts if not isinstance(item, Text))
-        raise Unsupported(say(f"There is no writer for {other} here; texts, or pictures, or one animation can be written.",
-                              f"此处无法写出 {other}；可写出文本、图片或一段动画。"),
-                          say("Publish each kind by itself.", "请按种类分别写出。"))
+        other = next(
+            type(item).__name__ for item in artifacts if not isinstance(item, Text)
+        )
+        raise Unsupported(
+            say(
+                f"There is no writer for {other} here; texts, or pictures, or one animation can be written.",
+                f"此处无法写出 {other}；可写出文本、图片或一段动画。",
+            ),
+            say("Publish each kind by itself.", "请按种类分别写出。"),
+        )
     writer = WRITERS.get(path.suffix.lower())
     if writer is None:
-        raise Unsupported(say(f"Text cannot be written as {path.suffix or 'a file without an ending'} ({path}).",
-                              f"文本不能写成 {path.suffix or '没有扩展名的文件'}（{path}）。"),
-                          say(f"Choose one of {', '.join(WRITERS)}.", f"请选用 {'、'.join(WRITERS)}。"))
+        raise Unsupported(
+            say(
+                f"Text cannot be written as {path.suffix or 'a file without an ending'} ({path}).",
+                f"文本不能写成 {path.suffix or '没有扩展名的文件'}（{path}）。",
+            ),
+            say(
+                f"Choose one of {', '.join(WRITERS)}.", f"请选用 {'、'.join(WRITERS)}。"
+            ),
+        )
     write_text(path, writer(texts))
     return path
 
 
 def record(text: Text) -> dict[str, Any]:
     """A text with its facts and notice, as JSON has it."""
-    return {"text": text.text, "finish": text.finish, "notice": NOTICE, **facts_of(text.facts)}
+    return {
+        "text": text.text,
+        "finish": text.finish,
+        "notice": NOTICE,
+        **facts_of(text.facts),
+    }
 
 
 def facts_of(facts: Facts) -> dict[str, Any]:
-    return {key: value for key, value in asdict(facts).items() if value not in ("", None)}
+    return {
+        key: value for key, value in asdict(facts).items() if value not in ("", None)
+    }
 
 
 def _txt(texts: list[Text]) -> str:
@@ -65,17 +85,36 @@ def _txt(texts: list[Text]) -> str:
 
 def _md(texts: list[Text]) -> str:
     front = {"notice": NOTICE, **facts_of(texts[0].facts)}
-    head = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
-    return f"---\n{head}\n---\n\n" + "\n\n---\n\n".join(text.text for text in texts) + f"\n\n*{NOTICE}*\n"
+    head = "\n".join(
+        f"{key}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in front.items()
+    )
+    return (
+        f"---\n{head}\n---\n\n"
+        + "\n\n---\n\n".join(text.text for text in texts)
+        + f"\n\n*{NOTICE}*\n"
+    )
 
 
 def _json(texts: list[Text]) -> str:
     records = [record(text) for text in texts]
-    return json.dumps(records if len(records) > 1 else records[0], ensure_ascii=False, indent=1) + "\n"
+    return (
+        json.dumps(
+            records if len(records) > 1 else records[0], ensure_ascii=False, indent=1
+        )
+        + "\n"
+    )
 
 
 def _jsonl(texts: list[Text]) -> str:
-    return "".join(json.dumps(record(text), ensure_ascii=False) + "\n" for text in texts)
+    return "".join(
+        json.dumps(record(text), ensure_ascii=False) + "\n" for text in texts
+    )
 
 
-WRITERS: dict[str, Callable[[list[Text]], str]] = {".txt": _txt, ".md": _md, ".json": _json, ".jsonl": _jsonl}
+WRITERS: dict[str, Callable[[list[Text]], str]] = {
+    ".txt": _txt,
+    ".md": _md,
+    ".json": _json,
+    ".jsonl": _jsonl,
+}

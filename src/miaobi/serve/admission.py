@@ -55,8 +55,14 @@ Asking = Annotated[Caller, Depends(caller_of)]
 async def operator_of(caller: Asking) -> Caller:
     """Raises ApiError 403 for keys that are not an operator's."""
     if not caller.operator:
-        raise ApiError(403, say("This changes what everybody gets; it needs an operator's key (`miaobi keys create NAME --operator` on the server).",
-                                "此操作影响所有人，需要管理员密钥（在服务器上用 `miaobi keys create 名称 --operator` 创建）。"), code="operators_only")
+        raise ApiError(
+            403,
+            say(
+                "This changes what everybody gets; it needs an operator's key (`miaobi keys create NAME --operator` on the server).",
+                "此操作影响所有人，需要管理员密钥（在服务器上用 `miaobi keys create 名称 --operator` 创建）。",
+            ),
+            code="operators_only",
+        )
     return caller
 
 
@@ -152,12 +158,19 @@ class Admission:
                 wait, reason = asked[0] + WINDOW - now if asked else WINDOW, "rate"
             else:
                 asked.append(now)
-            rates |= _rates("requests", caller.requests_per_minute, len(asked), asked[0] + WINDOW - now if asked else 0)
+            rates |= _rates(
+                "requests",
+                caller.requests_per_minute,
+                len(asked),
+                asked[0] + WINDOW - now if asked else 0,
+            )
         if caller.tokens_per_day is not None:
             used = await self.ledger.tokens_today(caller.key_id)
             if used >= caller.tokens_per_day:
                 wait, reason = seconds_to_midnight(), "budget"
-            rates |= _rates("tokens", caller.tokens_per_day, used, seconds_to_midnight())
+            rates |= _rates(
+                "tokens", caller.tokens_per_day, used, seconds_to_midnight()
+            )
         if state is not None:
             state["rates"] = rates
         if reason:
@@ -169,14 +182,18 @@ class Admission:
             line.busy += 1
             return
         if self.waiting >= self.settings.queue:
-            raise self._refused("full", (self.waiting + 1) * self._typical / self.settings.streams)
+            raise self._refused(
+                "full", (self.waiting + 1) * self._typical / self.settings.streams
+            )
         turn = asyncio.get_running_loop().create_future()
         line.waiting.append(turn)
         try:
             async with asyncio.timeout(self.settings.wait_seconds):
                 await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:  # handed over in the moment of leaving
+            if (
+                turn.done() and not turn.cancelled() and turn.exception() is None
+            ):  # handed over in the moment of leaving
                 self._leave(model)
             else:
                 line.waiting.remove(turn)
@@ -204,29 +221,58 @@ class Admission:
 
     def _record(self, caller: Caller, model: str, place: Place) -> None:
         used = Used(1, place.prompt_tokens, place.completion_tokens, place.pictures)
-        if place.prompt_tokens or place.completion_tokens or place.pictures:  # so the model exists, and its name may be a label
+        if (
+            place.prompt_tokens or place.completion_tokens or place.pictures
+        ):  # so the model exists, and its name may be a label
             self.ledger.add(caller.key_id, model, used)
             self.meters.answered(model, place.arrived, place.first, used)
         if (state := current.get()) is not None:
-            state["used"] = {"model": model[:200], "prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens, "pictures": used.pictures}
+            state["used"] = {
+                "model": model[:200],
+                "prompt_tokens": used.prompt_tokens,
+                "completion_tokens": used.completion_tokens,
+                "pictures": used.pictures,
+            }
 
-    def _refused(self, reason: str, wait: float = DRAINING, caller: Caller | None = None) -> ApiError:
+    def _refused(
+        self, reason: str, wait: float = DRAINING, caller: Caller | None = None
+    ) -> ApiError:
         again = max(1, min(math.ceil(wait), 86_400 if reason == "budget" else 60))
         self.meters.refused.labels(reason).inc()
         if reason == "draining":
-            return ApiError(503, say("This server is stopping.", "服务器正在停止。"), code="draining", retry_after=again)
+            return ApiError(
+                503,
+                say("This server is stopping.", "服务器正在停止。"),
+                code="draining",
+                retry_after=again,
+            )
         if reason == "rate" and caller:
-            said = say(f"This key may ask {caller.requests_per_minute} times a minute. Try again in {again} s.",
-                       f"此密钥每分钟最多请求 {caller.requests_per_minute} 次，请在 {again} 秒后重试。")
+            said = say(
+                f"This key may ask {caller.requests_per_minute} times a minute. Try again in {again} s.",
+                f"此密钥每分钟最多请求 {caller.requests_per_minute} 次，请在 {again} 秒后重试。",
+            )
             return ApiError(429, said, code="rate_limit_exceeded", retry_after=again)
         if reason == "budget" and caller:
-            said = say(f"This key's {caller.tokens_per_day} tokens of today (UTC) are used up.", f"此密钥今日（UTC）的 {caller.tokens_per_day} 个词元已用完。")
+            said = say(
+                f"This key's {caller.tokens_per_day} tokens of today (UTC) are used up.",
+                f"此密钥今日（UTC）的 {caller.tokens_per_day} 个词元已用完。",
+            )
             return ApiError(429, said, code="insufficient_quota", retry_after=again)
-        return ApiError(429, say(f"All places are taken and {self.settings.queue} requests wait. Try again in {again} s.",
-                                 f"所有席位已满，已有 {self.settings.queue} 个请求在排队，请在 {again} 秒后重试。"), code="queue_" + reason, retry_after=again)
+        return ApiError(
+            429,
+            say(
+                f"All places are taken and {self.settings.queue} requests wait. Try again in {again} s.",
+                f"所有席位已满，已有 {self.settings.queue} 个请求在排队，请在 {again} 秒后重试。",
+            ),
+            code="queue_" + reason,
+            retry_after=again,
+        )
 
 
 def _rates(what: str, limit: int, used: int, reset: float) -> dict[str, str]:
     """OpenAI's headers about a limit."""
-    return {f"x-ratelimit-limit-{what}": str(limit), f"x-ratelimit-remaining-{what}": str(max(0, limit - used)),
-            f"x-ratelimit-reset-{what}": f"{max(0.0, reset):.0f}s"}
+    return {
+        f"x-ratelimit-limit-{what}": str(limit),
+        f"x-ratelimit-remaining-{what}": str(max(0, limit - used)),
+        f"x-ratelimit-reset-{what}": f"{max(0.0, reset):.0f}s",
+    }

@@ -27,10 +27,12 @@ from miaobi.serve.telemetry import Telemetry, Traced, open_telemetry
 
 def layers(services: Services, telemetry: Telemetry | None) -> list[Middleware]:
     """What every request passes, from the outside in."""
-    return [Middleware(Logged, services=services),
-            *([Middleware(Traced, telemetry=telemetry)] if telemetry else []),
-            Middleware(Guard, services=services),
-            Middleware(Bodies, settings=services.settings)]
+    return [
+        Middleware(Logged, services=services),
+        *([Middleware(Traced, telemetry=telemetry)] if telemetry else []),
+        Middleware(Guard, services=services),
+        Middleware(Bodies, settings=services.settings),
+    ]
 
 
 def create_app(services: Services, telemetry: Telemetry | None = None) -> FastAPI:
@@ -49,8 +51,15 @@ def create_app(services: Services, telemetry: Telemetry | None = None) -> FastAP
             if telemetry:
                 await asyncio.to_thread(telemetry.close)
 
-    app = FastAPI(title="miaobi", version=__version__, lifespan=lifespan, middleware=layers(services, telemetry), docs_url=None, redoc_url=None,
-                  responses=ERRORS)
+    app = FastAPI(
+        title="miaobi",
+        version=__version__,
+        lifespan=lifespan,
+        middleware=layers(services, telemetry),
+        docs_url=None,
+        redoc_url=None,
+        responses=ERRORS,
+    )
     app.state.services = services
     errors.install(app)
     describe(app)

@@ -24,7 +24,10 @@ from miaobi.serve.settings import Settings
 
 KEPT = "/v1/files"
 """An upload whose last byte came is kept, whether or not its sender waits to be told."""
-UPLOADS = re.compile(r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*", re.DOTALL)
+UPLOADS = re.compile(
+    r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*",
+    re.DOTALL,
+)
 """Where multipart forms belong."""
 FORMS = re.compile(r"/studio/login")
 """The one page with a form of its own; the guard has checked where it comes from."""
@@ -57,41 +60,73 @@ class Bodies:
                 body = await incoming.whole()
                 check_depth(body, self.settings.limits.json_depth)
                 if self.settings.log_prompts:
-                    log.info("body", extra={"body": body[:100_000].decode("utf-8", "replace")})
+                    log.info(
+                        "body",
+                        extra={"body": body[:100_000].decode("utf-8", "replace")},
+                    )
                 source = _once(body)
         except Left:
             return
         except (ApiError, HTTPException) as error:
-            refusal = error if isinstance(error, ApiError) else ApiError(error.status_code, error.detail, headers=error.headers)
+            refusal = (
+                error
+                if isinstance(error, ApiError)
+                else ApiError(error.status_code, error.detail, headers=error.headers)
+            )
             await refusal.response()(scope, receive, send)
             return
         await while_there(self.app, scope, source, receive, send)
 
     def _largest(self, scope: Scope, kind: str) -> int:
         """Files to keep are streamed to the disk and so may be large, with a little of the form around them; others are held in memory."""
-        stored = kind == "multipart/form-data" and (scope["path"] == KEPT or scope["path"].startswith("/studio/"))
-        return self.settings.limits.upload_bytes + FORM if stored else self.settings.limits.body_bytes
+        stored = kind == "multipart/form-data" and (
+            scope["path"] == KEPT or scope["path"].startswith("/studio/")
+        )
+        return (
+            self.settings.limits.upload_bytes + FORM
+            if stored
+            else self.settings.limits.body_bytes
+        )
 
     def _kind(self, scope: Scope) -> str:
         """The type of the body, if it is one that this path takes. Raises ApiError 415."""
         kind = _header(scope, b"content-type").split(";")[0].strip().lower()
         multipart = kind == "multipart/form-data" and UPLOADS.fullmatch(scope["path"])
-        form = kind == "application/x-www-form-urlencoded" and FORMS.fullmatch(scope["path"])
+        form = kind == "application/x-www-form-urlencoded" and FORMS.fullmatch(
+            scope["path"]
+        )
         if kind == "application/json" or multipart or form:
             return kind
-        raise ApiError(415, say(f"The body is of type {kind[:80] or 'unknown'!r}; send application/json.", f"请求体类型为 {kind[:80] or '未知'!r}；请使用 application/json。"),
-                       code="unsupported_media_type", headers={"Connection": "close"})
+        raise ApiError(
+            415,
+            say(
+                f"The body is of type {kind[:80] or 'unknown'!r}; send application/json.",
+                f"请求体类型为 {kind[:80] or '未知'!r}；请使用 application/json。",
+            ),
+            code="unsupported_media_type",
+            headers={"Connection": "close"},
+        )
 
 
 def has_body(scope: Scope) -> bool:
-    names = {name: value for name, value in scope["headers"] if name in (b"content-length", b"transfer-encoding", b"content-type")}
+    names = {
+        name: value
+        for name, value in scope["headers"]
+        if name in (b"content-length", b"transfer-encoding", b"content-type")
+    }
     if scope["method"] in ("GET", "HEAD", "OPTIONS"):
         return False
-    return b"transfer-encoding" in names or names.get(b"content-length", b"0") != b"0" or b"content-type" in names
+    return (
+        b"transfer-encoding" in names
+        or names.get(b"content-length", b"0") != b"0"
+        or b"content-type" in names
+    )
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+    return next(
+        (value.decode("latin-1") for key, value in scope["headers"] if key == name), ""
+    )
 
 
 class _Incoming:
@@ -103,17 +138,32 @@ class _Incoming:
 
     def check(self, size: int) -> None:
         if size > self._largest:
-            raise HTTPException(413, say(f"The body has more than {self._largest} bytes, the most that is read here.", f"请求体超过上限 {self._largest} 字节。"),
-                                headers={"Connection": "close"})
+            raise HTTPException(
+                413,
+                say(
+                    f"The body has more than {self._largest} bytes, the most that is read here.",
+                    f"请求体超过上限 {self._largest} 字节。",
+                ),
+                headers={"Connection": "close"},
+            )
 
     async def receive(self) -> Message:
-        allowed, began = self._limits.body_seconds + self._came / self._limits.body_rate, time.monotonic()
+        allowed, began = (
+            self._limits.body_seconds + self._came / self._limits.body_rate,
+            time.monotonic(),
+        )
         try:
             async with asyncio.timeout(max(0.0, allowed - self._waited)):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408, say(f"The body came too slowly: {self._came} bytes in {allowed:.0f} s.", f"请求体传输过慢：{allowed:.0f} 秒内只收到 {self._came} 字节。"),
-                                headers={"Connection": "close"}) from None
+            raise HTTPException(
+                408,
+                say(
+                    f"The body came too slowly: {self._came} bytes in {allowed:.0f} s.",
+                    f"请求体传输过慢：{allowed:.0f} 秒内只收到 {self._came} 字节。",
+                ),
+                headers={"Connection": "close"},
+            ) from None
         self._waited += time.monotonic() - began
         self._came += len(message.get("body", b""))
         self.check(self._came)
@@ -139,16 +189,26 @@ def check_depth(body: bytes, deepest: int) -> None:
         first = found[0][:1]
         depth += (first in b"[{") - (first in b"]}")
         if depth > deepest:
-            raise ApiError(400, say(f"The JSON is nested more than {deepest} deep.", f"JSON 嵌套超过 {deepest} 层。"), code="json_too_deep")
+            raise ApiError(
+                400,
+                say(
+                    f"The JSON is nested more than {deepest} deep.",
+                    f"JSON 嵌套超过 {deepest} 层。",
+                ),
+                code="json_too_deep",
+            )
 
 
 def _once(body: bytes) -> Receive:
     async def source() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
+
     return source
 
 
-async def while_there(app: ASGIApp, scope: Scope, source: Receive, receive: Receive, send: Send) -> None:
+async def while_there(
+    app: ASGIApp, scope: Scope, source: Receive, receive: Receive, send: Send
+) -> None:
     """Run `app` on the body from `source`; when the client leaves between the body's end and the answer's, cancel it."""
     gone = asyncio.Event()
     work, listener, whole, done = asyncio.current_task(), None, False, False
@@ -166,7 +226,10 @@ async def while_there(app: ASGIApp, scope: Scope, source: Receive, receive: Rece
 
     async def sending(message: Message) -> None:
         nonlocal done
-        done = done or (message["type"] == "http.response.body" and not message.get("more_body", False))
+        done = done or (
+            message["type"] == "http.response.body"
+            and not message.get("more_body", False)
+        )
         await send(message)
 
     async def listen() -> None:

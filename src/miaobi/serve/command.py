@@ -17,9 +17,22 @@ Number = TypeVar("Number", int, float)
 LEVELS = ("debug", "info", "warning", "error")
 
 
-def serve(*, model: tuple[str, ...] = (), host: str = "", port: int | None = None, api_key_file: Path | None = None,
-          allow_host: tuple[str, ...] = (), memory_gb: float = 0, streams: int = 16, queue: int = 64, workers: int = 1,
-          drain_seconds: float = 30, no_studio: bool = False, log_prompts: bool = False, log_level: str = "") -> None:
+def serve(
+    *,
+    model: tuple[str, ...] = (),
+    host: str = "",
+    port: int | None = None,
+    api_key_file: Path | None = None,
+    allow_host: tuple[str, ...] = (),
+    memory_gb: float = 0,
+    streams: int = 16,
+    queue: int = 64,
+    workers: int = 1,
+    drain_seconds: float = 30,
+    no_studio: bool = False,
+    log_prompts: bool = False,
+    log_level: str = "",
+) -> None:
     """Serve models over HTTP, in OpenAI's shapes, until Ctrl-C or SIGTERM.
 
     Args:
@@ -41,9 +54,20 @@ def serve(*, model: tuple[str, ...] = (), host: str = "", port: int | None = Non
     from miaobi.serve.settings import Settings
 
     settings = Settings(
-        host=host or os.environ.get("MIAOBI_HOST") or "127.0.0.1", port=_port(port), models=model, api_keys=keys_of(api_key_file), hosts=allow_host,
-        memory_bytes=int(memory_gb * 1e9), streams=_above("streams", streams, 1), queue=_above("queue", queue, 0), workers=_above("workers", workers, 0),
-        drain_seconds=_above("drain-seconds", drain_seconds, 0), studio=not no_studio, log_prompts=log_prompts, log_level=_level(log_level))
+        host=host or os.environ.get("MIAOBI_HOST") or "127.0.0.1",
+        port=_port(port),
+        models=model,
+        api_keys=keys_of(api_key_file),
+        hosts=allow_host,
+        memory_bytes=int(memory_gb * 1e9),
+        streams=_above("streams", streams, 1),
+        queue=_above("queue", queue, 0),
+        workers=_above("workers", workers, 0),
+        drain_seconds=_above("drain-seconds", drain_seconds, 0),
+        studio=not no_studio,
+        log_prompts=log_prompts,
+        log_level=_level(log_level),
+    )
     demand_key(settings)
     names = Names(settings)
     names.fetch()
@@ -57,21 +81,35 @@ def run(settings: Settings, names: Names) -> None:
     from miaobi.serve.opening import build_pool
     from miaobi.serve.services import Services
 
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice about packages is none of the log's
+    os.environ.setdefault(
+        "TRANSFORMERS_VERBOSITY", "error"
+    )  # its advice about packages is none of the log's
     at = listening.bind(settings)
     logs.configure(settings.log_level)
     print(greeting(settings, at.getsockname()[1], names.names()), flush=True)
-    listening.listen(Services(settings, build_pool(settings, names), Admission(settings)), at)
+    listening.listen(
+        Services(settings, build_pool(settings, names), Admission(settings)), at
+    )
 
 
 def greeting(settings: Settings, port: int, names: list[str]) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"
     shown = ", ".join(names[:12]) + (f" … ({len(names)})" if len(names) > 12 else "")
-    lines = [say(f"miaobi 妙笔 serves at {url}/v1", f"miaobi 妙笔 服务地址：{url}/v1"),
-             say(f"  models  {shown or 'none yet: miaobi data fetch smollm2'}", f"  模型    {shown or '还没有：miaobi data fetch smollm2'}"),
-             *([say(f"  studio  {url}/studio", f"  工作室  {url}/studio")] if settings.studio else []),
-             say(f"  docs    {url}/docs", f"  文档    {url}/docs"), say("  Ctrl-C stops it.", "  按 Ctrl-C 停止。")]
+    lines = [
+        say(f"miaobi 妙笔 serves at {url}/v1", f"miaobi 妙笔 服务地址：{url}/v1"),
+        say(
+            f"  models  {shown or 'none yet: miaobi data fetch smollm2'}",
+            f"  模型    {shown or '还没有：miaobi data fetch smollm2'}",
+        ),
+        *(
+            [say(f"  studio  {url}/studio", f"  工作室  {url}/studio")]
+            if settings.studio
+            else []
+        ),
+        say(f"  docs    {url}/docs", f"  文档    {url}/docs"),
+        say("  Ctrl-C stops it.", "  按 Ctrl-C 停止。"),
+    ]
     return "\n".join(lines)
 
 
@@ -81,10 +119,23 @@ def keys_of(file: Path | None) -> tuple[str, ...]:
     if file is None:
         return tuple(given)
     if not file.is_file():
-        raise NotFound(say(f"There is no file {file}.", f"找不到文件 {file}。"), say("Write one key a line into it, or leave --api-key-file out.", "请在其中每行写一个密钥，或去掉 --api-key-file。"))
-    found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")]
+        raise NotFound(
+            say(f"There is no file {file}.", f"找不到文件 {file}。"),
+            say(
+                "Write one key a line into it, or leave --api-key-file out.",
+                "请在其中每行写一个密钥，或去掉 --api-key-file。",
+            ),
+        )
+    found = [
+        line.strip()
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     if not found:
-        raise BadInput(say(f"{file} holds no key.", f"{file} 中没有密钥。"), say("Write one key a line into it.", "请每行写一个密钥。"))
+        raise BadInput(
+            say(f"{file} holds no key.", f"{file} 中没有密钥。"),
+            say("Write one key a line into it.", "请每行写一个密钥。"),
+        )
     return (*given, *found)
 
 
@@ -94,31 +145,52 @@ def demand_key(settings: Settings) -> None:
         return
     from miaobi.serve.database import open_records
     from miaobi.serve.keyring import all_keys
+
     records = open_records(settings.database)
     try:
         made = [row for row in all_keys(records) if row.revoked is None]
     finally:
         records.close()
     if not made:
-        raise BadInput(say(f"{settings.host} can be reached from other machines, and no key protects it.", f"{settings.host} 可从其他机器访问，但没有设置密钥。"),
-                       say("Make one: miaobi keys create NAME. Or give --api-key-file FILE, or MIAOBI_API_KEY.", "请创建密钥：miaobi keys create NAME；或给出 --api-key-file FILE 或 MIAOBI_API_KEY。"))
+        raise BadInput(
+            say(
+                f"{settings.host} can be reached from other machines, and no key protects it.",
+                f"{settings.host} 可从其他机器访问，但没有设置密钥。",
+            ),
+            say(
+                "Make one: miaobi keys create NAME. Or give --api-key-file FILE, or MIAOBI_API_KEY.",
+                "请创建密钥：miaobi keys create NAME；或给出 --api-key-file FILE 或 MIAOBI_API_KEY。",
+            ),
+        )
 
 
 def _port(given: int | None) -> int:
     word = str(given) if given is not None else os.environ.get("MIAOBI_PORT") or "8000"
     if not word.isdigit() or int(word) > 65_535:
-        raise BadInput(say(f"The port is {word!r}.", f"端口为 {word!r}。"), say("It is a number from 0 to 65535 (--port, or MIAOBI_PORT).", "应为 0 到 65535 之间的数（--port 或 MIAOBI_PORT）。"))
+        raise BadInput(
+            say(f"The port is {word!r}.", f"端口为 {word!r}。"),
+            say(
+                "It is a number from 0 to 65535 (--port, or MIAOBI_PORT).",
+                "应为 0 到 65535 之间的数（--port 或 MIAOBI_PORT）。",
+            ),
+        )
     return int(word)
 
 
 def _level(given: str) -> str:
     level = (given or os.environ.get("MIAOBI_LOG_LEVEL") or "info").lower()
     if level not in LEVELS:
-        raise BadInput(say(f"There is no log level {level!r}.", f"没有日志级别 {level!r}。"), ", ".join(LEVELS))
+        raise BadInput(
+            say(f"There is no log level {level!r}.", f"没有日志级别 {level!r}。"),
+            ", ".join(LEVELS),
+        )
     return level
 
 
 def _above(name: str, value: Number, least: int) -> Number:
     if value < least:
-        raise BadInput(say(f"--{name} is {value}.", f"--{name} 为 {value}。"), say(f"It is {least} or more.", f"应不小于 {least}。"))
+        raise BadInput(
+            say(f"--{name} is {value}.", f"--{name} 为 {value}。"),
+            say(f"It is {least} or more.", f"应不小于 {least}。"),
+        )
     return value

@@ -38,13 +38,21 @@ class Records:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction that may write: committed when the block ends, undone when it raises. Blocks; call it in a thread."""
-        with _explained(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with (
+            _explained(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that only reads, and so waits for nobody."""
-        with _explained(), Session(self._reading, expire_on_commit=False) as session, session.begin():
+        with (
+            _explained(),
+            Session(self._reading, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     def close(self) -> None:
@@ -57,10 +65,17 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if not any(word in str(error.orig) for word in ("disk is full", "No space left", "disk I/O error")):
+        if not any(
+            word in str(error.orig)
+            for word in ("disk is full", "No space left", "disk I/O error")
+        ):
             raise
-        raise DoesNotFit(say("The disk is full; nothing was recorded.", "磁盘已满，未记录任何内容。"),
-                         say("Free some space and try again.", "请清理空间后重试。")) from None
+        raise DoesNotFit(
+            say(
+                "The disk is full; nothing was recorded.", "磁盘已满，未记录任何内容。"
+            ),
+            say("Free some space and try again.", "请清理空间后重试。"),
+        ) from None
 
 
 def open_records(url: str, revision: str = "head") -> Records:
@@ -69,16 +84,30 @@ def open_records(url: str, revision: str = "head") -> Records:
         engine = _engine(url)
         with _alone(engine) as connection:
             config = Config()
-            config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+            config.set_main_option(
+                "script_location", str(MIGRATIONS).replace("%", "%%")
+            )
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
     except (ArgumentError, ModuleNotFoundError) as error:
-        raise BadInput(say(f"The database's URL cannot be used: {error}.", f"数据库地址无法使用：{error}。"),
-                       "sqlite:////srv/miaobi.sqlite, postgresql://user@host/miaobi (pip install 'miaobi[postgres]')") from None
+        raise BadInput(
+            say(
+                f"The database's URL cannot be used: {error}.",
+                f"数据库地址无法使用：{error}。",
+            ),
+            "sqlite:////srv/miaobi.sqlite, postgresql://user@host/miaobi (pip install 'miaobi[postgres]')",
+        ) from None
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        raise BadInput(say(f"The database cannot be opened: {reason}", f"无法打开数据库：{reason}"),
-                       say("Check MIAOBI_DATABASE_URL and that its server runs.", "请检查 MIAOBI_DATABASE_URL，并确认数据库正在运行。")) from None
+        raise BadInput(
+            say(
+                f"The database cannot be opened: {reason}", f"无法打开数据库：{reason}"
+            ),
+            say(
+                "Check MIAOBI_DATABASE_URL and that its server runs.",
+                "请检查 MIAOBI_DATABASE_URL，并确认数据库正在运行。",
+            ),
+        ) from None
     return Records(engine)
 
 
@@ -97,13 +126,19 @@ def _engine(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # the driver would begin transactions by its own ideas; _begin_sqlite does
+    connection.isolation_level = (
+        None  # the driver would begin transactions by its own ideas; _begin_sqlite does
+    )
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("miaobi_reads_only") else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql(
+        "BEGIN"
+        if connection.get_execution_options().get("miaobi_reads_only")
+        else "BEGIN IMMEDIATE"
+    )
 
 
 @contextmanager
@@ -112,7 +147,13 @@ def _alone(engine: Engine) -> Iterator[Connection]:
     if engine.dialect.name == "sqlite":
         database = engine.url.database
         if not database or database == ":memory:":
-            raise BadInput(say("A database in memory is lost with every connection.", "内存数据库会随连接丢失。"), "sqlite:////srv/miaobi.sqlite")
+            raise BadInput(
+                say(
+                    "A database in memory is lost with every connection.",
+                    "内存数据库会随连接丢失。",
+                ),
+                "sqlite:////srv/miaobi.sqlite",
+            )
         with locked(Path(f"{database}.lock")), engine.connect() as connection:
             yield connection
             connection.commit()
@@ -125,5 +166,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
             connection.commit()
         finally:
             connection.rollback()
-            connection.execute(text("SELECT pg_advisory_unlock(:number)"), {"number": LOCK})
+            connection.execute(
+                text("SELECT pg_advisory_unlock(:number)"), {"number": LOCK}
+            )
             connection.commit()

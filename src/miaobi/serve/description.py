@@ -23,8 +23,15 @@ class Refusal(BaseModel):
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": Refusal, "description": "Refused: what was sent cannot be used, or not now (429, with Retry-After)."},
-    "5XX": {"model": Refusal, "description": "Not possible here (501), or not at this moment (503, with Retry-After)."}}
+    "4XX": {
+        "model": Refusal,
+        "description": "Refused: what was sent cannot be used, or not now (429, with Retry-After).",
+    },
+    "5XX": {
+        "model": Refusal,
+        "description": "Not possible here (501), or not at this moment (503, with Retry-After).",
+    },
+}
 """Of every route: FastAPI's own 422 is not among what this server answers."""
 
 
@@ -33,8 +40,15 @@ def describe(app: FastAPI) -> None:
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
-            schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                routes=app.routes,
+                description=app.description,
+            )
+            schema.setdefault("components", {})["securitySchemes"] = {
+                "key": {"type": "http", "scheme": "bearer"}
+            }
             schema["security"] = [{"key": []}, {}]
             for path, methods in schema["paths"].items():
                 if OPEN.fullmatch(path.replace("{name}", "a" * 22 + ".png")):

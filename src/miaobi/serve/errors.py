@@ -16,19 +16,50 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from miaobi.core.errors import BadInput, Conflict, Damaged, DoesNotFit, MiaobiError, MissingPart, NotFound, Unsupported
+from miaobi.core.errors import (
+    BadInput,
+    Conflict,
+    Damaged,
+    DoesNotFit,
+    MiaobiError,
+    MissingPart,
+    NotFound,
+    Unsupported,
+)
 from miaobi.core.language import say
 
 log = logging.getLogger("miaobi.serve")
 
-TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-         408: "timeout_error", 409: "conflict_error", 413: "invalid_request_error", 415: "invalid_request_error",
-         421: "invalid_request_error", 422: "invalid_request_error", 431: "invalid_request_error", 429: "rate_limit_error", 501: "not_implemented_error", 503: "overloaded_error"}
-STATUS: dict[type[MiaobiError], int] = {NotFound: 404, Unsupported: 400, BadInput: 400, Conflict: 409, DoesNotFit: 503, Damaged: 503,
-                                       MissingPart: 501}
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    421: "invalid_request_error",
+    422: "invalid_request_error",
+    431: "invalid_request_error",
+    429: "rate_limit_error",
+    501: "not_implemented_error",
+    503: "overloaded_error",
+}
+STATUS: dict[type[MiaobiError], int] = {
+    NotFound: 404,
+    Unsupported: 400,
+    BadInput: 400,
+    Conflict: 409,
+    DoesNotFit: 503,
+    Damaged: 503,
+    MissingPart: 501,
+}
 
 
-PLACE = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at 0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{6,}\b")
+PLACE = re.compile(
+    r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at 0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{6,}\b"
+)
 """A path of this machine (its last part is kept), an object's repr, an address in memory."""
 
 
@@ -40,18 +71,41 @@ def without_places(text: str) -> str:
 class ApiError(Exception):
     """An answer other than success. `retry_after`: seconds, for those worth trying again."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None, retry_after: int | None = None,
-                 headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
+        self.status, self.message, self.code, self.param, self.retry_after = (
+            status,
+            message,
+            code,
+            param,
+            retry_after,
+        )
         self.headers = headers or {}
 
     @property
     def body(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": TYPES.get(self.status, "server_error"), "param": self.param, "code": self.code}}
+        return {
+            "error": {
+                "message": self.message,
+                "type": TYPES.get(self.status, "server_error"),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
     def response(self) -> JSONResponse:
-        again = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        again = (
+            {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        )
         return JSONResponse(self.body, self.status, {**self.headers, **again})
 
 
@@ -60,12 +114,27 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, MiaobiError):
-        status = next((number for kind, number in STATUS.items() if isinstance(error, kind)), 500)
-        again = 30 if isinstance(error, DoesNotFit) else None  # others may have closed a model or freed the disk by then
-        return ApiError(status, without_places(f"{error.problem} {error.remedy}".strip()), code=error.code, retry_after=again)
+        status = next(
+            (number for kind, number in STATUS.items() if isinstance(error, kind)), 500
+        )
+        again = (
+            30 if isinstance(error, DoesNotFit) else None
+        )  # others may have closed a model or freed the disk by then
+        return ApiError(
+            status,
+            without_places(f"{error.problem} {error.remedy}".strip()),
+            code=error.code,
+            retry_after=again,
+        )
     log.error("unexpected error", exc_info=error, extra={"request_id": request_id})
-    return ApiError(500, say(f"Something went wrong here; the log tells more under request {request_id}.",
-                             f"服务器内部出错；详情见日志中的请求 {request_id}。"), code="internal_error")
+    return ApiError(
+        500,
+        say(
+            f"Something went wrong here; the log tells more under request {request_id}.",
+            f"服务器内部出错；详情见日志中的请求 {request_id}。",
+        ),
+        code="internal_error",
+    )
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
@@ -73,14 +142,22 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     first: Mapping[str, Any] = error.errors()[0]
     where = ".".join(str(part) for part in first.get("loc", ()) if part != "body")
     message = str(first.get("msg", "")).removeprefix("Value error, ")
-    return ApiError(400, f"{where}: {message}" if where else message, code=str(first.get("type", "")), param=where or None)
+    return ApiError(
+        400,
+        f"{where}: {message}" if where else message,
+        code=str(first.get("type", "")),
+        param=where or None,
+    )
 
 
 def _detail(request: Request, error: HTTPException) -> str:
     """The framework's own word for a path that leads nowhere says neither which nor what else there is."""
     if (error.status_code, error.detail) == (404, "Not Found"):
         asked = f"{request.method} {request.url.path[:200]}"
-        return say(f"There is no {asked}; /docs lists what there is.", f"没有 {asked}；/docs 列出了可用的接口。")
+        return say(
+            f"There is no {asked}; /docs lists what there is.",
+            f"没有 {asked}；/docs 列出了可用的接口。",
+        )
     return str(error.detail)
 
 
@@ -91,8 +168,18 @@ def install(app: FastAPI) -> None:
         if isinstance(error, RequestValidationError):
             return _from_validation(error).response()
         if isinstance(error, HTTPException):
-            return ApiError(error.status_code, _detail(request, error), headers=error.headers).response()
-        return from_exception(error, getattr(request.state, "request_id", "-")).response()
+            return ApiError(
+                error.status_code, _detail(request, error), headers=error.headers
+            ).response()
+        return from_exception(
+            error, getattr(request.state, "request_id", "-")
+        ).response()
 
-    for kind in (ApiError, MiaobiError, RequestValidationError, HTTPException, Exception):
+    for kind in (
+        ApiError,
+        MiaobiError,
+        RequestValidationError,
+        HTTPException,
+        Exception,
+    ):
         app.add_exception_handler(kind, answer)

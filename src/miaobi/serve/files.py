@@ -57,19 +57,38 @@ class Files:
         """The record, for the key that made it. Raises ApiError 404: others' files are as if they were not."""
         with self.records.reading() as session:
             file = session.get(File, id) if ID.fullmatch(id) else None
-        if file is None or file.key_id != key_id or (file.expires is not None and file.expires <= now()):
+        if (
+            file is None
+            or file.key_id != key_id
+            or (file.expires is not None and file.expires <= now())
+        ):
             raise missing(id)
         return file
 
-    def listed(self, key_id: str, purpose: str | None = None, after: str | None = None, limit: int = PAGE, newest_first: bool = True) -> list[File]:
+    def listed(
+        self,
+        key_id: str,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+        newest_first: bool = True,
+    ) -> list[File]:
         """One more than `limit` where there are more."""
-        asked = select(File).where(File.key_id == key_id, File.expires.is_(None) | (File.expires > now()))
+        asked = select(File).where(
+            File.key_id == key_id, File.expires.is_(None) | (File.expires > now())
+        )
         if purpose is not None:
             asked = asked.where(File.purpose == purpose)
         if after is not None:
             asked = asked.where(File.id < after if newest_first else File.id > after)
         with self.records.reading() as session:
-            return list(session.scalars(asked.order_by(File.id.desc() if newest_first else File.id).limit(limit + 1)))
+            return list(
+                session.scalars(
+                    asked.order_by(File.id.desc() if newest_first else File.id).limit(
+                        limit + 1
+                    )
+                )
+            )
 
     def delete(self, id: str, key_id: str) -> None:
         self.find(id, key_id)
@@ -84,12 +103,22 @@ class Files:
         """`with files.upload() as upload:` write to it, then keep it; what was not kept by the end of the block is gone."""
         return Upload(self, id or new_id("file"))
 
-    def put(self, source: Path, id: str, key_id: str, filename: str, purpose: str, expires: int | None = None) -> None:
+    def put(
+        self,
+        source: Path,
+        id: str,
+        key_id: str,
+        filename: str,
+        purpose: str,
+        expires: int | None = None,
+    ) -> None:
         """A file that a job made, under the id that was set aside for it: once, however often it is asked."""
         with self.records.reading() as session:
             if session.get(File, id) is not None:
                 return
-        (self.folder / id).unlink(missing_ok=True)  # bytes of an attempt that was killed before its record
+        (self.folder / id).unlink(
+            missing_ok=True
+        )  # bytes of an attempt that was killed before its record
         with self.upload(id) as upload, source.open("rb") as handle:
             while piece := handle.read(1 << 20):
                 upload.write(piece)
@@ -103,10 +132,15 @@ class Files:
             if expires is not None and expires <= now():
                 self._remove(id)
             elif self.known_disk and not (self.folder / id).exists():
-                log.warning("the bytes of a file are gone; so is its record now", extra={"file": id})
+                log.warning(
+                    "the bytes of a file are gone; so is its record now",
+                    extra={"file": id},
+                )
                 self._remove(id)
         for path in self.folder.iterdir():
-            if PART.fullmatch(path.name) or (ID.fullmatch(path.name) and path.name not in known):
+            if PART.fullmatch(path.name) or (
+                ID.fullmatch(path.name) and path.name not in known
+            ):
                 self._remove_if_nobodys(path)
 
     async def keep_sweeping(self) -> None:
@@ -149,7 +183,9 @@ class Upload:
             handle = os.open(self.draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             fcntl.flock(handle, fcntl.LOCK_EX)
             try:
-                if os.stat(self.draft).st_ino == os.fstat(handle).st_ino:  # not swept away between the two lines above
+                if (
+                    os.stat(self.draft).st_ino == os.fstat(handle).st_ino
+                ):  # not swept away between the two lines above
                     os.ftruncate(handle, 0)
                     return handle
             except FileNotFoundError:
@@ -160,15 +196,29 @@ class Upload:
         """Raises ApiError 413 beyond the limit, 507 when the disk is full."""
         self.size += len(data)
         if self.size > self.files.limit:
-            raise ApiError(413, say(f"A file may have {self.files.limit:,} bytes.", f"单个文件最多 {self.files.limit:,} 字节。"),
-                           code="file_too_large", param="file")
+            raise ApiError(
+                413,
+                say(
+                    f"A file may have {self.files.limit:,} bytes.",
+                    f"单个文件最多 {self.files.limit:,} 字节。",
+                ),
+                code="file_too_large",
+                param="file",
+            )
         self._sha256.update(data)
         rest = memoryview(data)
         with disk_full():
             while rest:
-                rest = rest[os.write(self._handle, rest):]
+                rest = rest[os.write(self._handle, rest) :]
 
-    def keep(self, key_id: str, filename: str, purpose: str, expires: int | None = None, check: Check | None = None) -> File:
+    def keep(
+        self,
+        key_id: str,
+        filename: str,
+        purpose: str,
+        expires: int | None = None,
+        check: Check | None = None,
+    ) -> File:
         """Flush, look it through, put it in its place, record it."""
         if check is not None:
             check(self.draft)
@@ -179,8 +229,15 @@ class Upload:
             self.kept = True
             try:
                 _flush_folder(self.files.folder)
-                file = File(id=self.id, key_id=key_id, filename=plain_name(filename), purpose=purpose, bytes=self.size,
-                            sha256=self._sha256.hexdigest(), expires=expires)
+                file = File(
+                    id=self.id,
+                    key_id=key_id,
+                    filename=plain_name(filename),
+                    purpose=purpose,
+                    bytes=self.size,
+                    sha256=self._sha256.hexdigest(),
+                    expires=expires,
+                )
                 with self.files.records.session() as session:
                     session.add(file)
             except BaseException:
@@ -191,7 +248,12 @@ class Upload:
     def __enter__(self) -> Upload:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Literal[False]:
         if not self.kept:
             self.draft.unlink(missing_ok=True)
         os.close(self._handle)
@@ -200,12 +262,26 @@ class Upload:
 
 def shown(file: File) -> dict[str, Any]:
     """OpenAI's file object."""
-    return {"id": file.id, "object": "file", "bytes": file.bytes, "created_at": file.created, "filename": file.filename,
-            "purpose": file.purpose, "status": "processed", "status_details": None, "expires_at": file.expires}
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.bytes,
+        "created_at": file.created,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "status_details": None,
+        "expires_at": file.expires,
+    }
 
 
 def missing(id: str) -> ApiError:
-    return ApiError(404, say(f"There is no file {id[:64]!r}.", f"没有文件 {id[:64]!r}。"), code="file_not_found", param="file_id")
+    return ApiError(
+        404,
+        say(f"There is no file {id[:64]!r}.", f"没有文件 {id[:64]!r}。"),
+        code="file_not_found",
+        param="file_id",
+    )
 
 
 def plain_name(name: str) -> str:
@@ -222,8 +298,14 @@ def disk_full() -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise ApiError(507, say("The server's disk is full; nothing of this file was kept. Delete files (DELETE /v1/files/ID) or tell the operator.",
-                                "服务器磁盘已满，此文件未保存。请删除旧文件（DELETE /v1/files/ID）或联系管理员。"), code="disk_full") from None
+        raise ApiError(
+            507,
+            say(
+                "The server's disk is full; nothing of this file was kept. Delete files (DELETE /v1/files/ID) or tell the operator.",
+                "服务器磁盘已满，此文件未保存。请删除旧文件（DELETE /v1/files/ID）或联系管理员。",
+            ),
+            code="disk_full",
+        ) from None
 
 
 def _flush_folder(folder: Path) -> None:

@@ -28,22 +28,28 @@ from miaobi.serve.sessions import COOKIE
 if TYPE_CHECKING:
     from miaobi.serve.services import Services
 
-OPEN = re.compile(r"/health|/ready"
-                  r"|/studio/login"
-                  r"|/v1/images/files/[A-Za-z0-9_-]{22,86}\.(?:png|jpeg|webp)")
+OPEN = re.compile(
+    r"/health|/ready"
+    r"|/studio/login"
+    r"|/v1/images/files/[A-Za-z0-9_-]{22,86}\.(?:png|jpeg|webp)"
+)
 """Answered without a key: whether the server lives, the page that asks for a key, and pictures under a name that nobody can guess
 and that expires (as OpenAI's own signed URLs)."""
 STUDIO = re.compile(r"/studio(?:/.*)?", re.DOTALL)
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?\.?)(?::[0-9]{1,5})?")
+HOST = re.compile(
+    r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?\.?)(?::[0-9]{1,5})?"
+)
 INSIDE = "miaobi.caller"
 
 
 def inside(app: ASGIApp, caller: Caller) -> ASGIApp:
     """`app` for calls from within this process, in the name of `caller` (the lines of a batch). No request from outside has this mark."""
+
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, INSIDE: caller}, receive, send)
+
     return call
 
 
@@ -74,37 +80,81 @@ class Guard:
     def _headers(self, scope: Scope) -> dict[str, str]:
         """By name. Host, Authorization, Origin and Content-Length may come once only."""
         limits, raw = self.services.settings.limits, scope["headers"]
-        size = sum(len(name) + len(value) + 4 for name, value in raw) + len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+        size = (
+            sum(len(name) + len(value) + 4 for name, value in raw)
+            + len(scope.get("raw_path") or b"")
+            + len(scope.get("query_string") or b"")
+        )
         if len(raw) > limits.header_count or size > limits.header_bytes:
-            raise ApiError(431, say(f"{len(raw)} headers of {size} bytes; at most {limits.header_count} of {limits.header_bytes} bytes together are read.",
-                                    f"请求头共 {len(raw)} 个、{size} 字节；最多 {limits.header_count} 个、{limits.header_bytes} 字节。"),
-                           code="headers_too_large", headers={"Connection": "close"})
+            raise ApiError(
+                431,
+                say(
+                    f"{len(raw)} headers of {size} bytes; at most {limits.header_count} of {limits.header_bytes} bytes together are read.",
+                    f"请求头共 {len(raw)} 个、{size} 字节；最多 {limits.header_count} 个、{limits.header_bytes} 字节。",
+                ),
+                code="headers_too_large",
+                headers={"Connection": "close"},
+            )
         found: dict[str, str] = {}
         for name, value in raw:
             key = name.decode("latin-1").lower()
-            if key in found and key in ("host", "authorization", "origin", "content-length", "content-type"):
-                raise ApiError(400, say(f"The header {key} came twice.", f"请求头 {key} 出现了两次。"), code="bad_header")
-            found[key] = f"{found[key]}; {value.decode('latin-1')}" if key in found else value.decode("latin-1")
+            if key in found and key in (
+                "host",
+                "authorization",
+                "origin",
+                "content-length",
+                "content-type",
+            ):
+                raise ApiError(
+                    400,
+                    say(f"The header {key} came twice.", f"请求头 {key} 出现了两次。"),
+                    code="bad_header",
+                )
+            found[key] = (
+                f"{found[key]}; {value.decode('latin-1')}"
+                if key in found
+                else value.decode("latin-1")
+            )
         return found
 
     def _host(self, headers: Mapping[str, str]) -> None:
         settings, host = self.services.settings, headers.get("host", "")
         match = HOST.fullmatch(host)
         name = match[1].lower().rstrip(".") if match else ""
-        if not match or (settings.local and name not in LOOPBACK and name not in settings.hosts):
+        if not match or (
+            settings.local and name not in LOOPBACK and name not in settings.hosts
+        ):
             shown = host[:80].encode("ascii", "replace").decode()
-            raise ApiError(421 if match else 400, say(
-                f"Host {shown!r} is not a name of this server. Ask it as localhost or 127.0.0.1; a name of its own is allowed with --allow-host NAME.",
-                f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 127.0.0.1；如需其他名称，请用 --allow-host 名称 启动。"), code="bad_host")
+            raise ApiError(
+                421 if match else 400,
+                say(
+                    f"Host {shown!r} is not a name of this server. Ask it as localhost or 127.0.0.1; a name of its own is allowed with --allow-host NAME.",
+                    f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 127.0.0.1；如需其他名称，请用 --allow-host 名称 启动。",
+                ),
+                code="bad_host",
+            )
 
     def _origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Refuse what a page of another site sends in a visitor's name. Programs send neither header."""
         if scope["method"] in SAFE:
             return
         origin = headers.get("origin")
-        foreign = origin is not None and origin.partition("://")[2].lower() != headers["host"].lower()
-        if foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            raise ApiError(403, say("A page of another site may not send requests here.", "不接受来自其他网站页面的请求。"), code="cross_site")
+        foreign = (
+            origin is not None
+            and origin.partition("://")[2].lower() != headers["host"].lower()
+        )
+        if foreign or headers.get("sec-fetch-site", "none") not in (
+            "same-origin",
+            "none",
+        ):
+            raise ApiError(
+                403,
+                say(
+                    "A page of another site may not send requests here.",
+                    "不接受来自其他网站页面的请求。",
+                ),
+                code="cross_site",
+            )
 
     async def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
         """By the key in Authorization; in the studio, where a browser asks, also by the session that its cookie names."""
@@ -112,14 +162,24 @@ class Guard:
             return Caller()
         given = headers.get("authorization")
         if given is None and STUDIO.fullmatch(scope["path"]):
-            return await self.services.keys.caller(self.services.sessions.key(_cookie(headers)) or "")
+            return await self.services.keys.caller(
+                self.services.sessions.key(_cookie(headers)) or ""
+            )
         kind, _, secret = (given or "").partition(" ")
-        return await self.services.keys.caller(secret.strip() if kind.lower() == "bearer" else "")
+        return await self.services.keys.caller(
+            secret.strip() if kind.lower() == "bearer" else ""
+        )
 
     def _login(self, scope: Scope) -> RedirectResponse | None:
         """A person at the studio's door is shown where to sign in."""
-        accept = b" ".join(value for name, value in scope["headers"] if name == b"accept")
-        if scope["method"] == "GET" and STUDIO.fullmatch(scope["path"]) and b"text/html" in accept:
+        accept = b" ".join(
+            value for name, value in scope["headers"] if name == b"accept"
+        )
+        if (
+            scope["method"] == "GET"
+            and STUDIO.fullmatch(scope["path"])
+            and b"text/html" in accept
+        ):
             return RedirectResponse("/studio/login", 303)
         return None
 

@@ -54,12 +54,31 @@ class Queue:
 
     # For those who ask.
 
-    def add(self, kind: str, key_id: str, asked: Mapping[str, Any], id: str, result: Mapping[str, Any] | None = None) -> Job:
+    def add(
+        self,
+        kind: str,
+        key_id: str,
+        asked: Mapping[str, Any],
+        id: str,
+        result: Mapping[str, Any] | None = None,
+    ) -> Job:
         with self.records.session() as session:
-            job = Job(id=id, kind=kind, key_id=key_id, asked=dict(asked), status="queued", result=dict(result or {}))
+            job = Job(
+                id=id,
+                kind=kind,
+                key_id=key_id,
+                asked=dict(asked),
+                status="queued",
+                result=dict(result or {}),
+            )
             session.add(job)
             session.flush()
-            _tell(session, job, "message", say("Accepted; waiting for its turn.", "已接受，等待执行。"))
+            _tell(
+                session,
+                job,
+                "message",
+                say("Accepted; waiting for its turn.", "已接受，等待执行。"),
+            )
         return job
 
     def find(self, id: str, kind: str, key_id: str) -> Job:
@@ -67,10 +86,17 @@ class Queue:
         with self.records.reading() as session:
             job = session.get(Job, id)
         if job is None or job.kind != kind or job.key_id != key_id:
-            raise ApiError(404, say(f"There is no job {id[:64]!r}.", f"没有任务 {id[:64]!r}。"), code="job_not_found", param="id")
+            raise ApiError(
+                404,
+                say(f"There is no job {id[:64]!r}.", f"没有任务 {id[:64]!r}。"),
+                code="job_not_found",
+                param="id",
+            )
         return job
 
-    def listed(self, kind: str, key_id: str, after: str | None, limit: int) -> list[Job]:
+    def listed(
+        self, kind: str, key_id: str, after: str | None, limit: int
+    ) -> list[Job]:
         """Newest first; one more than `limit` where there are more."""
         asked = select(Job).where(Job.kind == kind, Job.key_id == key_id)
         if after is not None:
@@ -78,23 +104,46 @@ class Queue:
         with self.records.reading() as session:
             return list(session.scalars(asked.order_by(Job.id.desc()).limit(limit + 1)))
 
-    def events(self, id: str, kinds: tuple[str, ...], after: int = 0, before: int | None = None, limit: int = 1000, newest_first: bool = False) -> list[Event]:
+    def events(
+        self,
+        id: str,
+        kinds: tuple[str, ...],
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 1000,
+        newest_first: bool = False,
+    ) -> list[Event]:
         """Those of a job with numbers above `after` (and below `before`)."""
-        asked = select(Event).where(Event.job_id == id, Event.kind.in_(kinds), Event.number > after)
+        asked = select(Event).where(
+            Event.job_id == id, Event.kind.in_(kinds), Event.number > after
+        )
         if before is not None:
             asked = asked.where(Event.number < before)
         with self.records.reading() as session:
-            return list(session.scalars(asked.order_by(Event.number.desc() if newest_first else Event.number).limit(limit)))
+            return list(
+                session.scalars(
+                    asked.order_by(
+                        Event.number.desc() if newest_first else Event.number
+                    ).limit(limit)
+                )
+            )
 
     def number_of(self, id: str, event_id: str) -> int | None:
         """An event's place among those of its job."""
         with self.records.reading() as session:
-            return session.scalar(select(Event.number).where(Event.job_id == id, Event.id == event_id))
+            return session.scalar(
+                select(Event.number).where(Event.job_id == id, Event.id == event_id)
+            )
 
     def counts(self) -> dict[str, int]:
         """Jobs by status."""
         with self.records.reading() as session:
-            return {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
+            return {
+                row[0]: row[1]
+                for row in session.execute(
+                    select(Job.status, func.count()).group_by(Job.status)
+                )
+            }
 
     def cancel(self, id: str, gently: bool = False) -> Job:
         """End a job. `gently`: one that runs is only told, and ends itself with what it has."""
@@ -121,7 +170,9 @@ class Queue:
             job = _locked(session, id)
             if job.status == "paused":
                 job.status, job.attempts = "queued", 0
-                _tell(session, job, "message", say("Waiting to go on.", "等待继续执行。"))
+                _tell(
+                    session, job, "message", say("Waiting to go on.", "等待继续执行。")
+                )
             return job
 
     # For those who work.
@@ -129,26 +180,59 @@ class Queue:
     def claim(self, holder: str, only: tuple[str, ...] = ()) -> Job | None:
         """The job that waited longest, of these kinds or of any, now held by `holder`; None when nothing waits. Jobs whose processes keep
         dying fail here."""
-        free = (Job.status == "queued") | ((Job.status == "running") & (Job.held_until < now()))
+        free = (Job.status == "queued") | (
+            (Job.status == "running") & (Job.held_until < now())
+        )
         if only:
             free &= Job.kind.in_(only)
         with self.records.session() as session:
-            while job := session.scalar(select(Job).where(free).order_by(Job.created, Job.id).limit(1).with_for_update(skip_locked=True)):
+            while job := session.scalar(
+                select(Job)
+                .where(free)
+                .order_by(Job.created, Job.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            ):
                 if job.attempts >= ATTEMPTS:
-                    _end(session, job, "failed", say(f"Its process died {ATTEMPTS} times in a row.", f"其进程连续 {ATTEMPTS} 次异常退出。"), "crashed")
+                    _end(
+                        session,
+                        job,
+                        "failed",
+                        say(
+                            f"Its process died {ATTEMPTS} times in a row.",
+                            f"其进程连续 {ATTEMPTS} 次异常退出。",
+                        ),
+                        "crashed",
+                    )
                     session.flush()
                     continue
                 again = job.started is not None
-                job.status, job.holder, job.held_until, job.attempts = "running", holder, now() + LEASE_SECONDS, job.attempts + 1
+                job.status, job.holder, job.held_until, job.attempts = (
+                    "running",
+                    holder,
+                    now() + LEASE_SECONDS,
+                    job.attempts + 1,
+                )
                 job.started = job.started or now()
-                _tell(session, job, "message", say("Goes on.", "继续执行。") if again else say("Started.", "开始执行。"))
+                _tell(
+                    session,
+                    job,
+                    "message",
+                    say("Goes on.", "继续执行。")
+                    if again
+                    else say("Started.", "开始执行。"),
+                )
                 return job
         return None
 
     def free_the_dead(self) -> None:
         """Let go of what servers on this machine held that run no more. That they ended is not held against the jobs."""
         with self.records.session() as session:
-            for job in session.scalars(select(Job).where(Job.status == "running").with_for_update(skip_locked=True)):
+            for job in session.scalars(
+                select(Job)
+                .where(Job.status == "running")
+                .with_for_update(skip_locked=True)
+            ):
                 if job.holder and _server_is_gone(job.holder):
                     job.held_until, job.attempts = 0, max(job.attempts - 1, 0)
 
@@ -164,16 +248,35 @@ class Queue:
             job.result, job.attempts = {**job.result, **result}, 0
             return job.cancel
 
-    def tell(self, id: str, holder: str, kind: str, message: str, data: Mapping[str, Any], level: str = "info") -> None:
+    def tell(
+        self,
+        id: str,
+        holder: str,
+        kind: str,
+        message: str,
+        data: Mapping[str, Any],
+        level: str = "info",
+    ) -> None:
         """Add to what happened. Raises Lost."""
         with self.records.session() as session:
             _tell(session, _held(session, id, holder), kind, message, data, level)
 
-    def end(self, id: str, holder: str, status: str, message: str, result: Mapping[str, Any], error: Mapping[str, Any] | None = None) -> None:
+    def end(
+        self,
+        id: str,
+        holder: str,
+        status: str,
+        message: str,
+        result: Mapping[str, Any],
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
         """The last word of the holder. Raises Lost."""
         with self.records.session() as session:
             job = _held(session, id, holder)
-            job.result, job.error = {**job.result, **result}, None if error is None else dict(error)
+            job.result, job.error = (
+                {**job.result, **result},
+                None if error is None else dict(error),
+            )
             _end(session, job, status, message)
 
     def give_back(self, id: str, holder: str, died: str | None = None) -> None:
@@ -189,7 +292,13 @@ class Queue:
             job.status, job.holder, job.held_until = "queued", None, None
             if died is None:
                 job.attempts = max(job.attempts - 1, 0)
-            _tell(session, job, "message", died or say("Interrupted; it will go on.", "被中断，稍后继续。"), level="info" if died is None else "warn")
+            _tell(
+                session,
+                job,
+                "message",
+                died or say("Interrupted; it will go on.", "被中断，稍后继续。"),
+                level="info" if died is None else "warn",
+            )
 
 
 def _locked(session: Session, id: str) -> Job:
@@ -203,14 +312,42 @@ def _held(session: Session, id: str, holder: str) -> Job:
     return job
 
 
-def _end(session: Session, job: Job, status: str, message: str, code: str | None = None) -> None:
+def _end(
+    session: Session, job: Job, status: str, message: str, code: str | None = None
+) -> None:
     job.status, job.ended, job.holder, job.held_until = status, now(), None, None
     if code is not None:
         job.error = {"code": code, "message": message, "param": None}
-    _tell(session, job, "message", message, level="error" if status == "failed" else "info")
+    _tell(
+        session,
+        job,
+        "message",
+        message,
+        level="error" if status == "failed" else "info",
+    )
 
 
-def _tell(session: Session, job: Job, kind: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info") -> None:
-    last = session.scalar(select(func.max(Event.number)).where(Event.job_id == job.id)) or 0
-    session.add(Event(id=new_id("ftevent"), job_id=job.id, number=last + 1, kind=kind, level=level, message=message, data=dict(data or {})))
+def _tell(
+    session: Session,
+    job: Job,
+    kind: str,
+    message: str,
+    data: Mapping[str, Any] | None = None,
+    level: str = "info",
+) -> None:
+    last = (
+        session.scalar(select(func.max(Event.number)).where(Event.job_id == job.id))
+        or 0
+    )
+    session.add(
+        Event(
+            id=new_id("ftevent"),
+            job_id=job.id,
+            number=last + 1,
+            kind=kind,
+            level=level,
+            message=message,
+            data=dict(data or {}),
+        )
+    )
     session.flush()

@@ -35,8 +35,21 @@ class NewKey:
     key: str
 
     def __str__(self) -> str:
-        return "\n".join([say(f"The key of {self.name}, shown this once:", f"{self.name} 的密钥（仅显示这一次）："), "", f"  {self.key}", "",
-                          say("Programs send it as Authorization: Bearer KEY; OpenAI's client as api_key.", "程序以 Authorization: Bearer 密钥 发送；OpenAI 客户端用 api_key。")])
+        return "\n".join(
+            [
+                say(
+                    f"The key of {self.name}, shown this once:",
+                    f"{self.name} 的密钥（仅显示这一次）：",
+                ),
+                "",
+                f"  {self.key}",
+                "",
+                say(
+                    "Programs send it as Authorization: Bearer KEY; OpenAI's client as api_key.",
+                    "程序以 Authorization: Bearer 密钥 发送；OpenAI 客户端用 api_key。",
+                ),
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -53,9 +66,22 @@ class KeyFacts:
 
     def __str__(self) -> str:
         day = time.strftime("%Y-%m-%d", time.gmtime(self.created))
-        limits = [say(f"{self.requests_per_minute} requests a minute", f"每分钟 {self.requests_per_minute} 次请求") if self.requests_per_minute is not None else "",
-                  say(f"{self.tokens_per_day} tokens a day", f"每天 {self.tokens_per_day} 个词元") if self.tokens_per_day is not None else "",
-                  say("operator", "管理员") if self.operator else "", say("revoked", "已撤销") if self.revoked else ""]
+        limits = [
+            say(
+                f"{self.requests_per_minute} requests a minute",
+                f"每分钟 {self.requests_per_minute} 次请求",
+            )
+            if self.requests_per_minute is not None
+            else "",
+            say(
+                f"{self.tokens_per_day} tokens a day",
+                f"每天 {self.tokens_per_day} 个词元",
+            )
+            if self.tokens_per_day is not None
+            else "",
+            say("operator", "管理员") if self.operator else "",
+            say("revoked", "已撤销") if self.revoked else "",
+        ]
         return "  ".join(part for part in (f"{self.name:<24}", day, *limits) if part)
 
 
@@ -64,7 +90,10 @@ class Keyring:
     keys: tuple[KeyFacts, ...]
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.keys)) or say("There are no keys. `miaobi keys create NAME` makes one.", "还没有密钥。可用 `miaobi keys create 名称` 创建。")
+        return "\n".join(map(str, self.keys)) or say(
+            "There are no keys. `miaobi keys create NAME` makes one.",
+            "还没有密钥。可用 `miaobi keys create 名称` 创建。",
+        )
 
 
 @contextmanager
@@ -76,7 +105,14 @@ def _opened(database_url: str) -> Iterator[Records]:
         records.close()
 
 
-def create(name: str, *, requests_per_minute: int | None = None, tokens_per_day: int | None = None, operator: bool = False, database_url: str = "") -> NewKey:
+def create(
+    name: str,
+    *,
+    requests_per_minute: int | None = None,
+    tokens_per_day: int | None = None,
+    operator: bool = False,
+    database_url: str = "",
+) -> NewKey:
     """Make a key. From then on the server answers nobody without one.
 
     Args:
@@ -87,17 +123,43 @@ def create(name: str, *, requests_per_minute: int | None = None, tokens_per_day:
         database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite under $MIAOBI_HOME.
     """
     if not NAME.fullmatch(name):
-        raise BadInput(say(f"{name!r} cannot name a key.", f"{name!r} 不能作为密钥名称。"),
-                       say("Up to 64 letters, digits, dots, hyphens and underscores, a letter or digit first.", "最多 64 个字母、数字、点、连字符或下划线，以字母或数字开头。"))
-    for what, value in (("requests-per-minute", requests_per_minute), ("tokens-per-day", tokens_per_day)):
+        raise BadInput(
+            say(f"{name!r} cannot name a key.", f"{name!r} 不能作为密钥名称。"),
+            say(
+                "Up to 64 letters, digits, dots, hyphens and underscores, a letter or digit first.",
+                "最多 64 个字母、数字、点、连字符或下划线，以字母或数字开头。",
+            ),
+        )
+    for what, value in (
+        ("requests-per-minute", requests_per_minute),
+        ("tokens-per-day", tokens_per_day),
+    ):
         if value is not None and not 1 <= value < 2**53:
-            raise BadInput(say(f"--{what} is {value}.", f"--{what} 为 {value}。"), say("Give a number of at least 1.", "请给出不小于 1 的数。"))
+            raise BadInput(
+                say(f"--{what} is {value}.", f"--{what} 为 {value}。"),
+                say("Give a number of at least 1.", "请给出不小于 1 的数。"),
+            )
     secret = f"mb-{secrets.token_urlsafe(32)}"
     with _opened(database_url) as records, records.session() as session:
         if session.scalar(select(Key).where(Key.name == name)):
-            raise Conflict(say(f"There is a key named {name} already, or was: names are not used twice.", f"已有（或曾有）名为 {name} 的密钥：名称不可重复使用。"),
-                           say("Choose another name; `miaobi keys list` shows them.", "请换一个名称；`miaobi keys list` 可列出全部。"))
-        row = Key(id=new_id("key"), name=name, sha256=digest(secret), requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day, operator=operator)
+            raise Conflict(
+                say(
+                    f"There is a key named {name} already, or was: names are not used twice.",
+                    f"已有（或曾有）名为 {name} 的密钥：名称不可重复使用。",
+                ),
+                say(
+                    "Choose another name; `miaobi keys list` shows them.",
+                    "请换一个名称；`miaobi keys list` 可列出全部。",
+                ),
+            )
+        row = Key(
+            id=new_id("key"),
+            name=name,
+            sha256=digest(secret),
+            requests_per_minute=requests_per_minute,
+            tokens_per_day=tokens_per_day,
+            operator=operator,
+        )
         session.add(row)
         session.flush()
         return NewKey(row.id, name, secret)
@@ -123,7 +185,10 @@ def revoke(name: str, *, database_url: str = "") -> KeyFacts:
     with _opened(database_url) as records, records.session() as session:
         row = session.scalar(select(Key).where(Key.name == name))
         if row is None:
-            raise NotFound(say(f"There is no key named {name!r}.", f"没有名为 {name!r} 的密钥。"), nearest(name, session.scalars(select(Key.name))))
+            raise NotFound(
+                say(f"There is no key named {name!r}.", f"没有名为 {name!r} 的密钥。"),
+                nearest(name, session.scalars(select(Key.name))),
+            )
         row.revoked = row.revoked or now()
         return _facts(row)
 
@@ -135,4 +200,12 @@ def all_keys(records: Records) -> list[Key]:
 
 
 def _facts(row: Key) -> KeyFacts:
-    return KeyFacts(row.id, row.name, row.created, row.requests_per_minute, row.tokens_per_day, row.operator, row.revoked)
+    return KeyFacts(
+        row.id,
+        row.name,
+        row.created,
+        row.requests_per_minute,
+        row.tokens_per_day,
+        row.operator,
+        row.revoked,
+    )

@@ -26,7 +26,10 @@ class Keys:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.records: Records | None = None
-        self._given = {(sha := digest(key)): Caller(f"given-{sha[:12]}", f"key {at}") for at, key in enumerate(settings.api_keys, 1)}
+        self._given = {
+            (sha := digest(key)): Caller(f"given-{sha[:12]}", f"key {at}")
+            for at, key in enumerate(settings.api_keys, 1)
+        }
         self._stored: dict[str, Caller] = {}
         self._any = bool(self._given)
         self._read_at = 0.0
@@ -41,7 +44,10 @@ class Keys:
         if not self._any and self.settings.local:
             return Caller()
         found, asked = None, digest(secret)
-        for sha, caller in (*self._given.items(), *self._stored.items()):  # all of them, so that the time taken says nothing
+        for sha, caller in (
+            *self._given.items(),
+            *self._stored.items(),
+        ):  # all of them, so that the time taken says nothing
             if hmac.compare_digest(sha, asked):
                 found = caller
         if found is None:
@@ -57,12 +63,36 @@ class Keys:
         except Exception:
             log.exception("the keys could not be read again")
             return
-        self._stored = {row.sha256: Caller(row.id, row.name, row.requests_per_minute, row.tokens_per_day, row.operator) for row in rows if row.revoked is None}
+        self._stored = {
+            row.sha256: Caller(
+                row.id,
+                row.name,
+                row.requests_per_minute,
+                row.tokens_per_day,
+                row.operator,
+            )
+            for row in rows
+            if row.revoked is None
+        }
         self._any = bool(self._given or rows)
 
 
 def _refused(secret: str) -> ApiError:
-    said = (say("This key is not known here, or was revoked.", "密钥无效或已被撤销。") if secret else
-            say("A key is needed: send the header Authorization: Bearer KEY.", "需要密钥：请发送请求头 Authorization: Bearer KEY。"))
-    return ApiError(401, f"{said} " + say("`miaobi keys create NAME` on the server makes one.", "可在服务器上用 `miaobi keys create NAME` 创建。"),
-                    code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+    said = (
+        say("This key is not known here, or was revoked.", "密钥无效或已被撤销。")
+        if secret
+        else say(
+            "A key is needed: send the header Authorization: Bearer KEY.",
+            "需要密钥：请发送请求头 Authorization: Bearer KEY。",
+        )
+    )
+    return ApiError(
+        401,
+        f"{said} "
+        + say(
+            "`miaobi keys create NAME` on the server makes one.",
+            "可在服务器上用 `miaobi keys create NAME` 创建。",
+        ),
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

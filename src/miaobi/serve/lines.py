@@ -21,22 +21,39 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         while line := handle.readline(LONGEST + 1):
             number += 1
             if len(line) > LONGEST:
-                raise bad_line(number, say(f"it has more than {LONGEST:,} bytes.", f"超过 {LONGEST:,} 字节。"))
+                raise bad_line(
+                    number,
+                    say(
+                        f"it has more than {LONGEST:,} bytes.",
+                        f"超过 {LONGEST:,} 字节。",
+                    ),
+                )
             if line.strip():
                 yield number, _object(line, number)
 
 
 def _object(line: bytes, number: int) -> dict[str, Any]:
     try:
-        found = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_no_constant)
+        found = json.loads(
+            line.decode("utf-8-sig" if number == 1 else "utf-8"),
+            parse_constant=_no_constant,
+        )
     except UnicodeDecodeError:
         raise bad_line(number, say("it is not UTF-8.", "不是 UTF-8 文本。")) from None
     except RecursionError:
         raise bad_line(number, say("it is nested too deeply.", "嵌套过深。")) from None
     except ValueError as error:
-        raise bad_line(number, say(f"it is not JSON: {error}.", f"不是有效的 JSON：{error}。")) from None
+        raise bad_line(
+            number, say(f"it is not JSON: {error}.", f"不是有效的 JSON：{error}。")
+        ) from None
     if not isinstance(found, dict):
-        raise bad_line(number, say(f"it is not an object but {type(found).__name__}.", f"不是对象，而是 {type(found).__name__}。"))
+        raise bad_line(
+            number,
+            say(
+                f"it is not an object but {type(found).__name__}.",
+                f"不是对象，而是 {type(found).__name__}。",
+            ),
+        )
     return found
 
 
@@ -45,11 +62,23 @@ def _no_constant(name: str) -> Any:
 
 
 def bad_line(number: int, why: str) -> ApiError:
-    return ApiError(400, say(f"Line {number}: {why} JSONL has one JSON object on each line.", f"第 {number} 行：{why}JSONL 每行应为一个 JSON 对象。"),
-                    code="invalid_jsonl", param="file")
+    return ApiError(
+        400,
+        say(
+            f"Line {number}: {why} JSONL has one JSON object on each line.",
+            f"第 {number} 行：{why}JSONL 每行应为一个 JSON 对象。",
+        ),
+        code="invalid_jsonl",
+        param="file",
+    )
 
 
 def check(path: Path) -> None:
     """Raise ApiError 400 unless every line holds an object and there is one at least."""
     if not sum(1 for _ in objects(path)):
-        raise ApiError(400, say("The file has no line.", "文件没有内容。"), code="invalid_jsonl", param="file")
+        raise ApiError(
+            400,
+            say("The file has no line.", "文件没有内容。"),
+            code="invalid_jsonl",
+            param="file",
+        )

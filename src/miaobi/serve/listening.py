@@ -92,8 +92,12 @@ class Listener(uvicorn.Server):
         if self._signals and not admission.draining:
             admission.drain()
             self._until = time.monotonic() + self.services.settings.drain_seconds
-            log.info("stopping: %d answers are running", sum(admission.running.values()))
-        drained = admission.draining and (not admission.running or time.monotonic() > self._until)
+            log.info(
+                "stopping: %d answers are running", sum(admission.running.values())
+            )
+        drained = admission.draining and (
+            not admission.running or time.monotonic() > self._until
+        )
         return await super().on_tick(counter) or drained
 
     @contextmanager
@@ -102,7 +106,10 @@ class Listener(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -113,25 +120,52 @@ class Listener(uvicorn.Server):
 def bind(settings: Settings) -> socket.socket:
     """The socket to listen on; with port 0 the system chooses one. Raises Conflict or BadInput."""
     try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        server = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        family = socket.getaddrinfo(
+            settings.host,
+            settings.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )[0][0]
+        server = socket.create_server(
+            (settings.host, settings.port), family=family, backlog=2048
+        )
         # Connections inherit it. Without, a stream's first words wait for the client to acknowledge its headers, 40 ms; asyncio sets it
         # only on sockets that were made with the protocol's number.
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return server
     except socket.gaierror:
-        raise BadInput(say(f"{settings.host!r} is no address of this machine.", f"{settings.host!r} 不是本机地址。"),
-                       "--host 127.0.0.1, --host 0.0.0.0") from None
+        raise BadInput(
+            say(
+                f"{settings.host!r} is no address of this machine.",
+                f"{settings.host!r} 不是本机地址。",
+            ),
+            "--host 127.0.0.1, --host 0.0.0.0",
+        ) from None
     except OSError as error:
-        raise Conflict(say(f"Port {settings.port} of {settings.host} cannot be listened on: {error.strerror}.",
-                           f"无法监听 {settings.host} 的端口 {settings.port}：{error.strerror}。"),
-                       say("Choose another: --port 8001.", "请换一个端口：--port 8001。")) from None
+        raise Conflict(
+            say(
+                f"Port {settings.port} of {settings.host} cannot be listened on: {error.strerror}.",
+                f"无法监听 {settings.host} 的端口 {settings.port}：{error.strerror}。",
+            ),
+            say("Choose another: --port 8001.", "请换一个端口：--port 8001。"),
+        ) from None
 
 
 def listen(services: Services, at: socket.socket) -> None:
     """Serve until told to stop."""
     limits = services.settings.limits
     options: dict[str, Any] = {
-        "http": Patient, "ws": "none", "lifespan": "on", "log_config": None, "access_log": False, "server_header": False, "proxy_headers": False,
-        "h11_max_incomplete_event_size": 2 * limits.header_bytes, "timeout_keep_alive": KEEP_ALIVE, "timeout_graceful_shutdown": CLOSING}
-    Listener(uvicorn.Config(create_app(services), **options), services).run(sockets=[at])
+        "http": Patient,
+        "ws": "none",
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "h11_max_incomplete_event_size": 2 * limits.header_bytes,
+        "timeout_keep_alive": KEEP_ALIVE,
+        "timeout_graceful_shutdown": CLOSING,
+    }
+    Listener(uvicorn.Config(create_app(services), **options), services).run(
+        sockets=[at]
+    )

@@ -31,7 +31,12 @@ PROBES = frozenset({"/health", "/ready", "/metrics"})
 """Asked every few seconds by machines: logged only with log_level debug."""
 GONE = 499
 """In log and metrics: the client left before it was answered (nginx's number)."""
-PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 
 
 class JsonLines(logging.Formatter):
@@ -39,11 +44,18 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         state = current.get() or {}
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
-                "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
         if "request_id" in state:
             line["request_id"] = state["request_id"]
-        line |= {name: value for name, value in vars(record).items() if name not in PLAIN}
+        line |= {
+            name: value for name, value in vars(record).items() if name not in PLAIN
+        }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -78,9 +90,20 @@ class Logged:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 given = list(message.get("headers", ()))
-                own = {"x-request-id": request_id, "x-content-type-options": "nosniff", **state.get("rates", {})}
+                own = {
+                    "x-request-id": request_id,
+                    "x-content-type-options": "nosniff",
+                    **state.get("rates", {}),
+                }
                 names = {name for name, _ in given}
-                message["headers"] = [*given, *((name.encode(), value.encode()) for name, value in own.items() if name.encode() not in names)]
+                message["headers"] = [
+                    *given,
+                    *(
+                        (name.encode(), value.encode())
+                        for name, value in own.items()
+                        if name.encode() not in names
+                    ),
+                ]
             await send(message)
 
         try:
@@ -94,13 +117,32 @@ class Logged:
             self._tell(scope, state, status or GONE, time.perf_counter() - began)
             current.reset(token)
 
-    def _tell(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+    def _tell(
+        self, scope: Scope, state: dict[str, Any], status: int, seconds: float
+    ) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self.services.admission.meters.request(getattr(scope.get("route"), "path", "other"), method, status, seconds)
+        self.services.admission.meters.request(
+            getattr(scope.get("route"), "path", "other"), method, status, seconds
+        )
         caller = state.get("caller")
         level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
         if log.isEnabledFor(level):
-            path = scope["path"][:200].encode("unicode_escape").decode()  # for whatever else may write this log, line by line
-            log.log(level, "%s %s %d", method, path, status, extra={
-                "request_id": state["request_id"], "method": method, "path": path, "status": status, "seconds": round(seconds, 4),
-                "key": getattr(caller, "name", None), **state.get("used", {})})
+            path = (
+                scope["path"][:200].encode("unicode_escape").decode()
+            )  # for whatever else may write this log, line by line
+            log.log(
+                level,
+                "%s %s %d",
+                method,
+                path,
+                status,
+                extra={
+                    "request_id": state["request_id"],
+                    "method": method,
+                    "path": path,
+                    "status": status,
+                    "seconds": round(seconds, 4),
+                    "key": getattr(caller, "name", None),
+                    **state.get("used", {}),
+                },
+            )

@@ -31,7 +31,9 @@ class _Gauges:
 
     def collect(self) -> Iterable[Metric]:
         for name, (told, label, values) in self.now.items():
-            family = GaugeMetricFamily(f"miaobi_{name}", told, labels=[label] if label else None)
+            family = GaugeMetricFamily(
+                f"miaobi_{name}", told, labels=[label] if label else None
+            )
             for of, value in values.items():
                 family.add_metric([of] if label else [], value)
             yield family
@@ -45,17 +47,67 @@ class Meters:
         PlatformCollector(registry=self.registry)
         self._gauges = _Gauges()
         self.registry.register(self._gauges)
-        self.requests = Counter("miaobi_requests", "Requests by route and status.", ["route", "method", "status"], registry=self.registry)
-        self.seconds = Histogram("miaobi_request_seconds", "From the request's first byte to the answer's last.", ["route"], buckets=SECONDS, registry=self.registry)
-        self.queued = Histogram("miaobi_queue_seconds", "Waiting for a place.", buckets=SECONDS, registry=self.registry)
-        self.refused = Counter("miaobi_refused", "Requests that were told to come back.", ["reason"], registry=self.registry)
-        self.first = Histogram("miaobi_time_to_first_token_seconds", "From arrival to the first token, waiting included.", ["model"], buckets=SECONDS, registry=self.registry)
-        self.rate = Histogram("miaobi_tokens_per_second", "Of one answer, after its first token.", ["model"], buckets=RATES, registry=self.registry)
-        self.prompt_tokens = Counter("miaobi_prompt_tokens", "Tokens that were read.", ["model"], registry=self.registry)
-        self.completion_tokens = Counter("miaobi_completion_tokens", "Tokens that were written.", ["model"], registry=self.registry)
-        self.pictures = Counter("miaobi_pictures", "Pictures that were made.", ["model"], registry=self.registry)
+        self.requests = Counter(
+            "miaobi_requests",
+            "Requests by route and status.",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "miaobi_request_seconds",
+            "From the request's first byte to the answer's last.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.queued = Histogram(
+            "miaobi_queue_seconds",
+            "Waiting for a place.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            "miaobi_refused",
+            "Requests that were told to come back.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.first = Histogram(
+            "miaobi_time_to_first_token_seconds",
+            "From arrival to the first token, waiting included.",
+            ["model"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.rate = Histogram(
+            "miaobi_tokens_per_second",
+            "Of one answer, after its first token.",
+            ["model"],
+            buckets=RATES,
+            registry=self.registry,
+        )
+        self.prompt_tokens = Counter(
+            "miaobi_prompt_tokens",
+            "Tokens that were read.",
+            ["model"],
+            registry=self.registry,
+        )
+        self.completion_tokens = Counter(
+            "miaobi_completion_tokens",
+            "Tokens that were written.",
+            ["model"],
+            registry=self.registry,
+        )
+        self.pictures = Counter(
+            "miaobi_pictures",
+            "Pictures that were made.",
+            ["model"],
+            registry=self.registry,
+        )
 
-    def answered(self, model: str, arrived: float, first: float | None, used: Used) -> None:
+    def answered(
+        self, model: str, arrived: float, first: float | None, used: Used
+    ) -> None:
         self.prompt_tokens.labels(model).inc(used.prompt_tokens)
         self.completion_tokens.labels(model).inc(used.completion_tokens)
         self.pictures.labels(model).inc(used.pictures)

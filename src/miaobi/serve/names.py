@@ -34,7 +34,14 @@ class Names:
     def _given(self) -> Mapping[str, Weights | None]:
         """Names of --model; with weights for aliases. Raises NotFound, BadInput or Damaged for a path that leads nowhere."""
         pairs = [item.partition("=") for item in self.settings.models]
-        return {check_name(name) if equals else name: replace(files.find(path), name=name, version="") if equals else None for name, equals, path in pairs}
+        return {
+            check_name(name) if equals else name: replace(
+                files.find(path), name=name, version=""
+            )
+            if equals
+            else None
+            for name, equals, path in pairs
+        }
 
     def fetch(self) -> None:
         """Bring what --model names, and fail now for what cannot be had."""
@@ -54,29 +61,66 @@ class Names:
             with contextlib.suppress(OSError):
                 changed = (store.root / reference).stat().st_mtime_ns
                 before = self._found.get(name)
-                if (before is None or before[0] != changed) and store.versions(reference):
+                if (before is None or before[0] != changed) and store.versions(
+                    reference
+                ):
                     before = self._found[name] = (changed, *self._of_store(store, name))
                 if before is not None and before[0] == changed:
                     return before[1]
             if not version and self._served(reference) and self._installed(reference):
                 return self._of_pack(reference)
-        raise NotFound(say(f"There is no model named {name[:200]!r}.", f"没有名为 {name[:200]!r} 的模型。"), self._remedy(name))
+        raise NotFound(
+            say(
+                f"There is no model named {name[:200]!r}.",
+                f"没有名为 {name[:200]!r} 的模型。",
+            ),
+            self._remedy(name),
+        )
 
     def _of_store(self, store: Store, name: str) -> tuple[Weights, bundle.Manifest]:
         version = store.resolve(name)
         manifest = bundle.read(version.path)
-        if not (self._served(version.name) or any(self._served(parent.partition("@")[0]) for parent in manifest.parents)):
-            raise NotFound(say(f"This server does not serve {name!r}.", f"此服务器不提供 {name!r}。"), say(f"Start it with --model {version.name}.", f"请以 --model {version.name} 启动。"))
-        return Weights("bundle", str(version.path), version.name, str(version.number), manifest.family, manifest.modality), manifest
+        if not (
+            self._served(version.name)
+            or any(
+                self._served(parent.partition("@")[0]) for parent in manifest.parents
+            )
+        ):
+            raise NotFound(
+                say(
+                    f"This server does not serve {name!r}.",
+                    f"此服务器不提供 {name!r}。",
+                ),
+                say(
+                    f"Start it with --model {version.name}.",
+                    f"请以 --model {version.name} 启动。",
+                ),
+            )
+        return Weights(
+            "bundle",
+            str(version.path),
+            version.name,
+            str(version.number),
+            manifest.family,
+            manifest.modality,
+        ), manifest
 
     def _served(self, name: str) -> bool:
         """Whether it is among --model, or everything is served. What was tuned from a served model is served too."""
-        return not self._given or any(name == given.partition("@")[0] for given in self._given)
+        return not self._given or any(
+            name == given.partition("@")[0] for given in self._given
+        )
 
     def _of_pack(self, name: str) -> Weights:
         if name not in self._found:
             pack = packs.get(name)
-            self._found[name] = (0, Weights("base", str(packs.path(name)), name, modality="embedding") if pack.format == "base" else files.find(name), None)
+            self._found[name] = (
+                0,
+                Weights("base", str(packs.path(name)), name, modality="embedding")
+                if pack.format == "base"
+                else files.find(name),
+                None,
+            )
         return self._found[name][1]
 
     def _installed(self, name: str) -> bool:
@@ -84,12 +128,20 @@ class Names:
 
     def _remedy(self, name: str) -> str:
         if name in makers() and self._served(name):
-            return say(f"Fetch it on the server: miaobi data fetch {name}", f"请在服务器上获取：miaobi data fetch {name}")
-        return nearest(name[:200], self.names()) or say("This server has no model yet: miaobi data fetch smollm2", "此服务器还没有模型：miaobi data fetch smollm2")
+            return say(
+                f"Fetch it on the server: miaobi data fetch {name}",
+                f"请在服务器上获取：miaobi data fetch {name}",
+            )
+        return nearest(name[:200], self.names()) or say(
+            "This server has no model yet: miaobi data fetch smollm2",
+            "此服务器还没有模型：miaobi data fetch smollm2",
+        )
 
     def names(self) -> list[str]:
         """Every name that answers, without versions."""
-        found = {name for name in self._given if self._given[name] is not None} | {name for name in makers() if self._served(name) and packs.installed(name)}
+        found = {name for name in self._given if self._given[name] is not None} | {
+            name for name in makers() if self._served(name) and packs.installed(name)
+        }
         for name in Store().names():
             with contextlib.suppress(MiaobiError):
                 self.find(name)
@@ -99,12 +151,29 @@ class Names:
     def facts(self, name: str) -> dict[str, Any]:
         """What /v1/models tells of a model. Raises NotFound."""
         weights = self.find(name)
-        found: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "miaobi", "modality": weights.modality, "version": weights.label}
+        found: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "miaobi",
+            "modality": weights.modality,
+            "version": weights.label,
+        }
         if weights.format == "bundle":
             known = self._found.get(name)
-            manifest = known[2] if known is not None and known[2] is not None else bundle.read(weights.path)
-            found |= {"family": manifest.family, "parents": list(manifest.parents), "owned_by": "local",
-                      "created": int(datetime.fromisoformat(manifest.created).timestamp()) if manifest.created else 0}
+            manifest = (
+                known[2]
+                if known is not None and known[2] is not None
+                else bundle.read(weights.path)
+            )
+            found |= {
+                "family": manifest.family,
+                "parents": list(manifest.parents),
+                "owned_by": "local",
+                "created": int(datetime.fromisoformat(manifest.created).timestamp())
+                if manifest.created
+                else 0,
+            }
         elif weights.path.exists():
             found["created"] = int(weights.path.stat().st_mtime)
         return found
@@ -112,4 +181,8 @@ class Names:
 
 def makers() -> list[str]:
     """The starter packs that answer: models that make something, and the base that gives embeddings."""
-    return [name for name, pack in packs.catalogue().items() if pack.kind == "model" and pack.format != "part"]
+    return [
+        name
+        for name, pack in packs.catalogue().items()
+        if pack.kind == "model" and pack.format != "part"
+    ]

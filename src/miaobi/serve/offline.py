@@ -1,7 +1,7 @@
 """`miaobi batch`: a file of requests answered here and now, without a server, by the same code that answers them over HTTP.
 
-    results.jsonl            one answer for each request, in their order, when all are there
-    .results.jsonl.journal   answers so far; the next run goes on from it
+results.jsonl            one answer for each request, in their order, when all are there
+.results.jsonl.journal   answers so far; the next run goes on from it
 """
 
 from __future__ import annotations
@@ -35,15 +35,32 @@ class Answered:
     seconds: float
 
     def __str__(self) -> str:
-        lines = [say(f"{self.answered} of {self.total} requests answered in {self.seconds:.1f} s: {self.out}", f"{self.total} 条请求已回答 {self.answered} 条，用时 {self.seconds:.1f} 秒：{self.out}")]
+        lines = [
+            say(
+                f"{self.answered} of {self.total} requests answered in {self.seconds:.1f} s: {self.out}",
+                f"{self.total} 条请求已回答 {self.answered} 条，用时 {self.seconds:.1f} 秒：{self.out}",
+            )
+        ]
         if self.reused:
-            lines.append(say(f"  {self.reused} of them by an earlier run", f"  其中 {self.reused} 条来自之前的运行"))
+            lines.append(
+                say(
+                    f"  {self.reused} of them by an earlier run",
+                    f"  其中 {self.reused} 条来自之前的运行",
+                )
+            )
         if self.failed:
-            lines.append(say(f"  {self.failed} failed; their lines say why. The same command asks them again.", f"  {self.failed} 条失败，原因见相应行；再次运行同一命令会重试。"))
+            lines.append(
+                say(
+                    f"  {self.failed} failed; their lines say why. The same command asks them again.",
+                    f"  {self.failed} 条失败，原因见相应行；再次运行同一命令会重试。",
+                )
+            )
         return "\n".join(lines)
 
 
-def batch(requests: str, *, out: str, model: str | None = None, streams: int = 16) -> Answered:
+def batch(
+    requests: str, *, out: str, model: str | None = None, streams: int = 16
+) -> Answered:
     """Answer a file of requests in OpenAI's batch format, without a server. A run that was stopped goes on where it was.
 
     Args:
@@ -54,14 +71,31 @@ def batch(requests: str, *, out: str, model: str | None = None, streams: int = 1
     """
     source, target = Path(requests), Path(out)
     if not source.is_file():
-        raise NotFound(say(f"There is no file {requests}.", f"文件 {requests} 不存在。"), say("Check the path.", "请检查路径。"))
+        raise NotFound(
+            say(f"There is no file {requests}.", f"文件 {requests} 不存在。"),
+            say("Check the path.", "请检查路径。"),
+        )
     found, wrong = read(source, model=model)
     if wrong:
-        first = "\n  ".join(f"{item['line'] or ''}: {item['message']}".removeprefix(": ") for item in wrong[:SHOWN])
-        raise BadInput(say(f"{requests}: {len(wrong)} lines cannot be used:\n  {first}", f"{requests}：有 {len(wrong)} 行无法使用：\n  {first}"),
-                       say("Mend or remove them; nothing was asked yet.", "请修正或删除这些行；尚未发出任何请求。"))
+        first = "\n  ".join(
+            f"{item['line'] or ''}: {item['message']}".removeprefix(": ")
+            for item in wrong[:SHOWN]
+        )
+        raise BadInput(
+            say(
+                f"{requests}: {len(wrong)} lines cannot be used:\n  {first}",
+                f"{requests}：有 {len(wrong)} 行无法使用：\n  {first}",
+            ),
+            say(
+                "Mend or remove them; nothing was asked yet.",
+                "请修正或删除这些行；尚未发出任何请求。",
+            ),
+        )
     if streams < 1:
-        raise BadInput(say(f"--streams is {streams}.", f"--streams 为 {streams}。"), say("It must be at least 1.", "至少应为 1。"))
+        raise BadInput(
+            say(f"--streams is {streams}.", f"--streams 为 {streams}。"),
+            say("It must be at least 1.", "至少应为 1。"),
+        )
     began = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     place = target.with_name(f".{target.name}.journal")
@@ -74,13 +108,21 @@ def batch(requests: str, *, out: str, model: str | None = None, streams: int = 1
             asyncio.run(_answer(found, journal, streams))
         except BaseException:
             kept, _ = journal.counts(ids)
-            print(say(f"{kept} of {len(found)} answers are kept; the same command goes on.", f"已保留 {kept}/{len(found)} 条回答；再次运行同一命令即可继续。"), file=sys.stderr)
+            print(
+                say(
+                    f"{kept} of {len(found)} answers are kept; the same command goes on.",
+                    f"已保留 {kept}/{len(found)} 条回答；再次运行同一命令即可继续。",
+                ),
+                file=sys.stderr,
+            )
             raise
         with write_beside(target) as draft, draft.open("wb") as file:
             file.writelines(journal.rows(ids))
         answered, failed = journal.counts(ids)
         place.unlink()
-    return Answered(target, len(found), answered, failed, reused, time.monotonic() - began)
+    return Answered(
+        target, len(found), answered, failed, reused, time.monotonic() - began
+    )
 
 
 def _begin(place: Path, target: Path) -> None:
@@ -88,7 +130,13 @@ def _begin(place: Path, target: Path) -> None:
     if place.exists() or not target.exists():
         return
     if max((end for _, _, end in answers(target)), default=0) < target.stat().st_size:
-        raise Conflict(say(f"{target} exists and does not hold answers of a batch.", f"{target} 已存在，且内容不是批处理结果。"), say("Choose another --out.", "请用 --out 指定其他文件。"))
+        raise Conflict(
+            say(
+                f"{target} exists and does not hold answers of a batch.",
+                f"{target} 已存在，且内容不是批处理结果。",
+            ),
+            say("Choose another --out.", "请用 --out 指定其他文件。"),
+        )
     with write_beside(place) as draft:
         draft.write_bytes(target.read_bytes())
 
@@ -99,9 +147,17 @@ async def _answer(requests: list[Line], journal: Journal, streams: int) -> None:
         return
     app = application(Settings(streams=streams, queue=streams))
     with bar() as shown:
+
         def look() -> bool:
             done, failed = journal.counts(ids)
-            shown(say("answering", "正在回答") + (say(f" ({failed} failed)", f"（{failed} 条失败）") if failed else ""), done + failed, len(ids))
+            shown(
+                say("answering", "正在回答")
+                + (
+                    say(f" ({failed} failed)", f"（{failed} 条失败）") if failed else ""
+                ),
+                done + failed,
+                len(ids),
+            )
             return False
 
         async with client_of(app, Caller()) as client:

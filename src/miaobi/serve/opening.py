@@ -23,7 +23,14 @@ CRAMPED = 1
 def build_pool(settings: Settings, names: Names | None = None) -> Pool:
     """`names`: where they were looked up already."""
     names = names or Names(settings)
-    return Pool(settings, names.find, names.names, lambda weights: open_model(weights, settings.streams), estimate, names.facts)
+    return Pool(
+        settings,
+        names.find,
+        names.names,
+        lambda weights: open_model(weights, settings.streams),
+        estimate,
+        names.facts,
+    )
 
 
 def open_model(weights: Weights, streams: int) -> Model:
@@ -33,8 +40,14 @@ def open_model(weights: Weights, streams: int) -> Model:
     engine that runs adapters as they are.
     """
     if engines.get("embedding").reads(weights):
-        return Model(weights, "embedding", open_engine(weights, "embedding", streams, {}))
-    if converted.pending(weights) and converted.fits(weights) and any(engines.get(name).installed() is None for name in auto.MERGED):
+        return Model(
+            weights, "embedding", open_engine(weights, "embedding", streams, {})
+        )
+    if (
+        converted.pending(weights)
+        and converted.fits(weights)
+        and any(engines.get(name).installed() is None for name in auto.MERGED)
+    ):
         converted.gguf_of(weights)
     solo, crowd = auto.choose(weights, 1), auto.choose(weights, streams)
     if solo == crowd:
@@ -43,13 +56,25 @@ def open_model(weights: Weights, streams: int) -> Model:
     module: Any = engines.get(crowd)
     tools = first.abilities.controls & {"tools"}
     abilities = type(module.ABILITIES)(module.ABILITIES.controls | tools)
-    return Model(weights, f"{solo}+{crowd}", Paired(first, lambda: cast(TextEngine, open_engine(weights, crowd, streams, {})), abilities))
+    return Model(
+        weights,
+        f"{solo}+{crowd}",
+        Paired(
+            first,
+            lambda: cast(TextEngine, open_engine(weights, crowd, streams, {})),
+            abilities,
+        ),
+    )
 
 
 def estimate(weights: Weights) -> int:
     """Bytes of memory that these weights will take, opened: the files, as numbers that engines compute with, and room to work in."""
     stored = _stored(weights.path)
-    if weights.family == FAMILY and weights.modality != "image" and (tuned := open_tuned(weights)).adapter:
+    if (
+        weights.family == FAMILY
+        and weights.modality != "image"
+        and (tuned := open_tuned(weights)).adapter
+    ):
         stored += _stored(tuned.base.folder)
     if weights.modality == "image":
         return 2 * stored + (256 << 20)
@@ -60,4 +85,6 @@ def estimate(weights: Weights) -> int:
 def _stored(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.suffix in WEIGHTS)
+    return sum(
+        file.stat().st_size for file in path.rglob("*") if file.suffix in WEIGHTS
+    )

@@ -49,10 +49,23 @@ class Held:
 
 
 class Pool:
-    def __init__(self, settings: Settings, find: Find, names: Callable[[], list[str]], open_model: Open,
-                 estimate: Callable[[Weights], int] = lambda weights: 0, facts: Callable[[str], dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        find: Find,
+        names: Callable[[], list[str]],
+        open_model: Open,
+        estimate: Callable[[Weights], int] = lambda weights: 0,
+        facts: Callable[[str], dict[str, Any]] | None = None,
+    ) -> None:
         """`facts`: what /v1/models tells of a name, where there is more to tell than the name."""
-        self.settings, self.find, self.names, self._open_model, self._estimate = settings, find, names, open_model, estimate
+        self.settings, self.find, self.names, self._open_model, self._estimate = (
+            settings,
+            find,
+            names,
+            open_model,
+            estimate,
+        )
         self.facts = facts or self._facts
         self._held: dict[str, Held] = {}
         self._clock = itertools.count()
@@ -61,17 +74,30 @@ class Pool:
         self._budget = settings.memory_bytes
 
     def _facts(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": 0, "owned_by": "miaobi", "modality": self.find(name).modality}
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "miaobi",
+            "modality": self.find(name).modality,
+        }
 
     def opened(self) -> dict[str, int]:
         """The models that are open, and the bytes each takes."""
-        return {label: held.bytes for label, held in self._held.items() if held.opening.done()}
+        return {
+            label: held.bytes
+            for label, held in self._held.items()
+            if held.opening.done()
+        }
 
     @asynccontextmanager
     async def lease(self, name: str, modality: str = "text") -> AsyncIterator[Model]:
         """The opened model of that name, which stays open until the block is left. Raises NotFound, Unsupported, DoesNotFit."""
         weights = self.find(name)
-        if weights.modality in ("text", "image", "embedding") and weights.modality != modality:
+        if (
+            weights.modality in ("text", "image", "embedding")
+            and weights.modality != modality
+        ):
             raise _other(name, weights.modality, modality)
         held = await self._entered(name, weights)
         try:
@@ -93,7 +119,14 @@ class Pool:
             await asyncio.shield(held.opening)
         except BaseException as error:
             self._leave(held)
-            older = next((other for other in self._held.values() if other.weights.name == weights.name and other.opening.done()), None)
+            older = next(
+                (
+                    other
+                    for other in self._held.values()
+                    if other.weights.name == weights.name and other.opening.done()
+                ),
+                None,
+            )
             if older is None or "@" in name or not isinstance(error, DoesNotFit):
                 raise
             log.warning("%s answers on: %s", older.weights.label, error.problem)
@@ -120,23 +153,33 @@ class Pool:
         held = Held(weights, self._estimate(weights), used=next(self._clock))
         self._held[weights.label] = held
         held.opening = asyncio.ensure_future(self._open(held))
-        held.opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to whoever asked, if anybody still waits
+        held.opening.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # told to whoever asked, if anybody still waits
         return held
 
     async def _open(self, held: Held) -> Model:
         try:
             await self._make_room(held)
-            others = any(not other.opening.done() for other in self._held.values() if other is not held)
+            others = any(
+                not other.opening.done()
+                for other in self._held.values()
+                if other is not held
+            )
             before = resident()
             model = await asyncio.to_thread(self._open_model, held.weights)
         except BaseException:
             if self._held.get(held.weights.label) is held:
                 del self._held[held.weights.label]
             raise
-        if not others and all(other.opening.done() for other in self._held.values() if other is not held):
+        if not others and all(
+            other.opening.done() for other in self._held.values() if other is not held
+        ):
             # An engine that opens a part of itself later takes more than this, so an estimate is not thrown away whole.
             apart = getattr(model.engine, "process_id", None)
-            held.bytes = max(resident() - before + (resident(apart) if apart else 0), held.bytes // 2)
+            held.bytes = max(
+                resident() - before + (resident(apart) if apart else 0), held.bytes // 2
+            )
         for other in self._held.values():
             if other is not held and other.weights.name == held.weights.name:
                 other.replaced = True
@@ -147,15 +190,33 @@ class Pool:
         async with self._making_room:
             self._budget = self._budget or free() // 2
             if held.bytes > self._budget:
-                raise DoesNotFit(say(f"{held.weights.label} would take about {held.bytes / 1e6:,.0f} MB; this server may use {self._budget / 1e6:,.0f} MB for models.",
-                                     f"{held.weights.label} 约需 {held.bytes / 1e6:,.0f} MB 内存；此服务器最多可用 {self._budget / 1e6:,.0f} MB。"),
-                                 say("Start it with a larger --memory-gb.", "请以更大的 --memory-gb 启动服务器。"))
+                raise DoesNotFit(
+                    say(
+                        f"{held.weights.label} would take about {held.bytes / 1e6:,.0f} MB; this server may use {self._budget / 1e6:,.0f} MB for models.",
+                        f"{held.weights.label} 约需 {held.bytes / 1e6:,.0f} MB 内存；此服务器最多可用 {self._budget / 1e6:,.0f} MB。",
+                    ),
+                    say(
+                        "Start it with a larger --memory-gb.",
+                        "请以更大的 --memory-gb 启动服务器。",
+                    ),
+                )
             while sum(other.bytes for other in self._held.values()) > self._budget:
-                idle = [other for other in self._held.values() if other is not held and other.idle]
+                idle = [
+                    other
+                    for other in self._held.values()
+                    if other is not held and other.idle
+                ]
                 if not idle:
-                    raise DoesNotFit(say(f"There is no memory for {held.weights.label} now: the models in use cannot be closed.",
-                                         f"暂时没有内存打开 {held.weights.label}：正在使用的模型不能关闭。"),
-                                     say("Try again in a moment, or start the server with a larger --memory-gb.", "请稍后重试，或以更大的 --memory-gb 启动服务器。"))
+                    raise DoesNotFit(
+                        say(
+                            f"There is no memory for {held.weights.label} now: the models in use cannot be closed.",
+                            f"暂时没有内存打开 {held.weights.label}：正在使用的模型不能关闭。",
+                        ),
+                        say(
+                            "Try again in a moment, or start the server with a larger --memory-gb.",
+                            "请稍后重试，或以更大的 --memory-gb 启动服务器。",
+                        ),
+                    )
                 await self._close(min(idle, key=lambda other: other.used))
 
     def _let_go(self, held: Held) -> None:
@@ -170,7 +231,11 @@ class Pool:
         await asyncio.to_thread(held.opening.result().close)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._closing, *(held.opening for held in self._held.values()), return_exceptions=True)
+        await asyncio.gather(
+            *self._closing,
+            *(held.opening for held in self._held.values()),
+            return_exceptions=True,
+        )
         for held in list(self._held.values()):
             await self._close(held)
 
@@ -178,6 +243,7 @@ class Pool:
 def resident(number: int | None = None) -> int:
     """Bytes of memory that a process holds, this one unless told; 0 for one that is gone."""
     import psutil
+
     try:
         return int(psutil.Process(number).memory_info().rss)
     except psutil.Error:
@@ -187,9 +253,20 @@ def resident(number: int | None = None) -> int:
 def free() -> int:
     """Bytes of memory that can still be had."""
     import psutil
+
     return int(psutil.virtual_memory().available)
 
 
 def _other(name: str, makes: str, wanted: str) -> Unsupported:
-    places = {"text": "chat.completions.create, completions.create", "image": "images.generate, images.edit", "embedding": "embeddings.create"}
-    return Unsupported(say(f"The model {name!r} makes {makes}, not {wanted}.", f"模型 {name!r} 生成 {makes}，而不是 {wanted}。"), places.get(makes, ""))
+    places = {
+        "text": "chat.completions.create, completions.create",
+        "image": "images.generate, images.edit",
+        "embedding": "embeddings.create",
+    }
+    return Unsupported(
+        say(
+            f"The model {name!r} makes {makes}, not {wanted}.",
+            f"模型 {name!r} 生成 {makes}，而不是 {wanted}。",
+        ),
+        places.get(makes, ""),
+    )

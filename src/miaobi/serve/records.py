@@ -15,11 +15,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Table(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, int: BigInteger, str: String(255)}  # noqa: RUF012
+    type_annotation_map = {
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        int: BigInteger,
+        str: String(255),
+    }  # noqa: RUF012
 
 
 def new_id(prefix: str) -> str:
-    """"file-019a...", "ftjob-...": the prefix, the time in ms (so that ids sort as they were made) and 64 random bits. No secret."""
+    """ "file-019a...", "ftjob-...": the prefix, the time in ms (so that ids sort as they were made) and 64 random bits. No secret."""
     return f"{prefix}-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 

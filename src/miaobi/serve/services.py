@@ -55,7 +55,11 @@ class Services:
         self.keys.records = self.admission.ledger.records = self.records
         await self.keys.read()
         self._writing = asyncio.create_task(self.admission.ledger.keep_writing())
-        self.files = Files(self.records, self.settings.folder / "files", self.settings.limits.upload_bytes)
+        self.files = Files(
+            self.records,
+            self.settings.folder / "files",
+            self.settings.limits.upload_bytes,
+        )
         await asyncio.to_thread(self.files.sweep)
         self._sweeping = asyncio.create_task(self.files.keep_sweeping())
         self.jobs = Queue(self.records)

@@ -74,7 +74,11 @@ class Settings:
 
     @property
     def database(self) -> str:
-        return self.database_url or os.environ.get("MIAOBI_DATABASE_URL") or f"sqlite:///{self.folder / 'records.sqlite'}"
+        return (
+            self.database_url
+            or os.environ.get("MIAOBI_DATABASE_URL")
+            or f"sqlite:///{self.folder / 'records.sqlite'}"
+        )
 
     @property
     def local(self) -> bool:

@@ -18,22 +18,56 @@ from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import plain_name
 from miaobi.serve.pages import Metadata
-from miaobi.serve.tuning import ID_LETTERS, SETTINGS, Asked, Seed, Suffix, count, number, on_the_list
+from miaobi.serve.tuning import (
+    ID_LETTERS,
+    SETTINGS,
+    Asked,
+    Seed,
+    Suffix,
+    count,
+    number,
+    on_the_list,
+)
 
-SHAPES = {"text": (".txt", ".jsonl", ".json", ".csv", ".parquet", ".txt.gz", ".jsonl.gz", ".json.gz", ".csv.gz"), "image": (".zip", ".parquet")}
+SHAPES = {
+    "text": (
+        ".txt",
+        ".jsonl",
+        ".json",
+        ".csv",
+        ".parquet",
+        ".txt.gz",
+        ".jsonl.gz",
+        ".json.gz",
+        ".csv.gz",
+    ),
+    "image": (".zip", ".parquet"),
+}
 """Endings of files that can be trained on, by what the model will make."""
 NAME_LETTERS = 20
 """Of the recipe's name, in the model's."""
 
 LISTED: dict[str, TypeAdapter[Any]] = {
     **{key: kind for key, kind in SETTINGS.items() if key.startswith("train.")},
-    "train.ema": number(ge=0, lt=1), "train.matrix_learning_rate": number(gt=0, le=1), "train.momentum": number(ge=0, lt=1),
-    "model.num_layers": count(ge=1, le=256), "model.hidden_size": count(ge=8, le=16384), "model.width": count(ge=4, le=1024),
-    "model.latent_size": count(ge=1, le=4096), "model.dropout": number(ge=0, lt=1), "model.gamma": number(gt=0, le=1000),
+    "train.ema": number(ge=0, lt=1),
+    "train.matrix_learning_rate": number(gt=0, le=1),
+    "train.momentum": number(ge=0, lt=1),
+    "model.num_layers": count(ge=1, le=256),
+    "model.hidden_size": count(ge=8, le=16384),
+    "model.width": count(ge=4, le=1024),
+    "model.latent_size": count(ge=1, le=4096),
+    "model.dropout": number(ge=0, lt=1),
+    "model.gamma": number(gt=0, le=1000),
     "model.conditional": TypeAdapter(Annotated[bool, Field(strict=True)]),
-    "data.context_length": count(ge=8, le=1 << 16), "data.tokenizer": TypeAdapter(Literal["char", "bpe"]), "data.vocab_size": count(ge=256, le=1 << 18),
-    "data.image_size": count(ge=8, le=1024), "data.validation": number(ge=0, lt=1), "data.max_documents": count(ge=0, le=1 << 31),
-    "data.max_pictures": count(ge=0, le=1 << 31), "sample.max_new_tokens": count(ge=1, le=4096), "sample.pictures": count(ge=1, le=256),
+    "data.context_length": count(ge=8, le=1 << 16),
+    "data.tokenizer": TypeAdapter(Literal["char", "bpe"]),
+    "data.vocab_size": count(ge=256, le=1 << 18),
+    "data.image_size": count(ge=8, le=1024),
+    "data.validation": number(ge=0, lt=1),
+    "data.max_documents": count(ge=0, le=1 << 31),
+    "data.max_pictures": count(ge=0, le=1 << 31),
+    "sample.max_new_tokens": count(ge=1, le=4096),
+    "sample.pictures": count(ge=1, le=256),
 }
 """Keys of a recipe that a job may set, with their types. Which of them a family has, the family says."""
 
@@ -72,7 +106,14 @@ def recipes() -> dict[str, Recipe]:
     for path in sorted(config.RECIPES.glob("*/*.yaml")):
         values = config.read_yaml(path)
         if "family" in values:
-            found[values["name"]] = Recipe(values["name"], path, values["family"], path.parent.name, values["data"].get("pack") or "", _about(path))
+            found[values["name"]] = Recipe(
+                values["name"],
+                path,
+                values["family"],
+                path.parent.name,
+                values["data"].get("pack") or "",
+                _about(path),
+            )
     return found
 
 
@@ -89,7 +130,13 @@ def _about(path: Path) -> str:
 def recipe(name: str) -> Recipe:
     """Raises ApiError 404 with the nearest name."""
     if name not in recipes():
-        raise ApiError(404, say(f"There is no recipe {name!r}. ", f"没有配方 {name!r}。") + nearest(name, recipes()), code="recipe_not_found", param="recipe")
+        raise ApiError(
+            404,
+            say(f"There is no recipe {name!r}. ", f"没有配方 {name!r}。")
+            + nearest(name, recipes()),
+            code="recipe_not_found",
+            param="recipe",
+        )
     return recipes()[name]
 
 
@@ -97,11 +144,19 @@ def shape(filename: str, modality: str) -> str:
     """The ending that tells how to read an uploaded file. Raises ApiError 400."""
     fitting = [end for end in SHAPES[modality] if filename.lower().endswith(end)]
     if not fitting:
-        raise ApiError(400, say(f"{plain_name(filename)!r} cannot be trained on; upload a file that ends in {', '.join(SHAPES[modality])}.",
-                                f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(SHAPES[modality])} 结尾的文件。"), param="training_file")
+        raise ApiError(
+            400,
+            say(
+                f"{plain_name(filename)!r} cannot be trained on; upload a file that ends in {', '.join(SHAPES[modality])}.",
+                f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(SHAPES[modality])} 结尾的文件。",
+            ),
+            param="training_file",
+        )
     return max(fitting, key=len)
 
 
 def trained_name(name: str, suffix: str | None, job_id: str) -> str:
     """What the model will answer to: one name a job, so that a job that is run again after a crash makes no second model."""
-    return "-".join(part for part in (name[:NAME_LETTERS], suffix, job_id[-ID_LETTERS:]) if part)
+    return "-".join(
+        part for part in (name[:NAME_LETTERS], suffix, job_id[-ID_LETTERS:]) if part
+    )

@@ -9,7 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
@@ -21,7 +29,9 @@ BASE_LETTERS, ID_LETTERS = 20, 8
 
 
 def number(**bounds: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)])
+    return TypeAdapter(
+        Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
+    )
 
 
 def count(**bounds: Any) -> TypeAdapter[Any]:
@@ -29,20 +39,59 @@ def count(**bounds: Any) -> TypeAdapter[Any]:
 
 
 SETTINGS: dict[str, TypeAdapter[Any]] = {
-    "task": TypeAdapter(Literal["chat", "causal", "preference", "seq2seq", "text-classification", "token-classification", "extractive-questions", "embedding"]),
+    "task": TypeAdapter(
+        Literal[
+            "chat",
+            "causal",
+            "preference",
+            "seq2seq",
+            "text-classification",
+            "token-classification",
+            "extractive-questions",
+            "embedding",
+        ]
+    ),
     "tune.method": TypeAdapter(Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]),
-    "tune.lora_rank": count(ge=1, le=512), "tune.lora_alpha": number(gt=0, le=4096), "tune.lora_dropout": number(ge=0, lt=1),
-    "tune.gradient_checkpointing": TypeAdapter(Annotated[bool, Field(strict=True)]), "tune.neftune_alpha": number(ge=0, le=100),
-    "train.max_steps": count(ge=1, le=1_000_000), "train.batch_size": count(ge=1, le=1024), "train.accumulation": count(ge=1, le=1024),
-    "train.learning_rate": number(gt=0, le=1), "train.weight_decay": number(ge=0, le=10), "train.warmup": number(ge=0, le=1), "train.clip": number(ge=0, le=1000),
-    "train.patience": count(ge=0, le=1000), "train.max_minutes": number(gt=0, le=100_000),
-    **{f"train.{name}": count(ge=0, le=1_000_000) for name in ("validate_every", "validation_batches", "checkpoint_every", "sample_every")},
-    "train.log_every": count(ge=1, le=1_000_000), "data.max_length": count(ge=0, le=1 << 20), "data.max_examples": count(ge=0, le=1 << 31),
-    "data.validation": number(ge=0, lt=1), "data.test": number(ge=0, lt=1), "data.too_long": TypeAdapter(Literal["truncate", "split", "drop"]),
-    "data.strict": TypeAdapter(Annotated[bool, Field(strict=True)]), "head.loss": TypeAdapter(Literal["dpo", "orpo", "kto"]), "head.beta": number(gt=0, le=100),
-    "head.template": TypeAdapter(Literal["", "chatml", "plain"]), "head.max_new_tokens": count(ge=1, le=4096),
-    "report.limit": count(ge=1, le=100_000), "report.answers": count(ge=0, le=100),
-    **{f"report.{name}": TypeAdapter(Annotated[bool, Field(strict=True)]) for name in ("forgetting", "memorisation")},
+    "tune.lora_rank": count(ge=1, le=512),
+    "tune.lora_alpha": number(gt=0, le=4096),
+    "tune.lora_dropout": number(ge=0, lt=1),
+    "tune.gradient_checkpointing": TypeAdapter(Annotated[bool, Field(strict=True)]),
+    "tune.neftune_alpha": number(ge=0, le=100),
+    "train.max_steps": count(ge=1, le=1_000_000),
+    "train.batch_size": count(ge=1, le=1024),
+    "train.accumulation": count(ge=1, le=1024),
+    "train.learning_rate": number(gt=0, le=1),
+    "train.weight_decay": number(ge=0, le=10),
+    "train.warmup": number(ge=0, le=1),
+    "train.clip": number(ge=0, le=1000),
+    "train.patience": count(ge=0, le=1000),
+    "train.max_minutes": number(gt=0, le=100_000),
+    **{
+        f"train.{name}": count(ge=0, le=1_000_000)
+        for name in (
+            "validate_every",
+            "validation_batches",
+            "checkpoint_every",
+            "sample_every",
+        )
+    },
+    "train.log_every": count(ge=1, le=1_000_000),
+    "data.max_length": count(ge=0, le=1 << 20),
+    "data.max_examples": count(ge=0, le=1 << 31),
+    "data.validation": number(ge=0, lt=1),
+    "data.test": number(ge=0, lt=1),
+    "data.too_long": TypeAdapter(Literal["truncate", "split", "drop"]),
+    "data.strict": TypeAdapter(Annotated[bool, Field(strict=True)]),
+    "head.loss": TypeAdapter(Literal["dpo", "orpo", "kto"]),
+    "head.beta": number(gt=0, le=100),
+    "head.template": TypeAdapter(Literal["", "chatml", "plain"]),
+    "head.max_new_tokens": count(ge=1, le=4096),
+    "report.limit": count(ge=1, le=100_000),
+    "report.answers": count(ge=0, le=100),
+    **{
+        f"report.{name}": TypeAdapter(Annotated[bool, Field(strict=True)])
+        for name in ("forgetting", "memorisation")
+    },
 }
 """Keys of `miaobi finetune` that a job may set, with their types."""
 
@@ -55,16 +104,28 @@ class Asked(BaseModel):
 
 def _suffix(value: str | None) -> str | None:
     if value and not SUFFIX.fullmatch(value):
-        raise ValueError(say(f"{value!r} cannot be part of a model's name; use up to 30 lower-case letters, digits, '.', '_' and '-'.",
-                             f"{value!r} 不能用于模型名；请使用最多 30 个小写字母、数字、'.'、'_' 和 '-'。"))
+        raise ValueError(
+            say(
+                f"{value!r} cannot be part of a model's name; use up to 30 lower-case letters, digits, '.', '_' and '-'.",
+                f"{value!r} 不能用于模型名；请使用最多 30 个小写字母、数字、'.'、'_' 和 '-'。",
+            )
+        )
     return value or None
 
 
-def on_the_list(value: dict[str, Any] | None, known: Mapping[str, TypeAdapter[Any]]) -> dict[str, Any] | None:
+def on_the_list(
+    value: dict[str, Any] | None, known: Mapping[str, TypeAdapter[Any]]
+) -> dict[str, Any] | None:
     """The settings of a job, each of them one of `known` and of its type. Raises ValueError."""
     for key, given in (value or {}).items():
         if key not in known:
-            raise ValueError(say(f"{key[:64]!r} is no setting of a job. ", f"{key[:64]!r} 不是任务的设置。") + nearest(key[:64], known))
+            raise ValueError(
+                say(
+                    f"{key[:64]!r} is no setting of a job. ",
+                    f"{key[:64]!r} 不是任务的设置。",
+                )
+                + nearest(key[:64], known)
+            )
         try:
             known[key].validate_python(given)
         except ValidationError as error:
@@ -122,8 +183,16 @@ class Create(Asked):
     @property
     def chosen(self) -> Hyperparameters:
         """Of the method, or the older field of the job."""
-        part = None if self.method is None else self.method.dpo if self.method.type == "dpo" else self.method.supervised
-        return part.hyperparameters if part else self.hyperparameters or Hyperparameters()
+        part = (
+            None
+            if self.method is None
+            else self.method.dpo
+            if self.method.type == "dpo"
+            else self.method.supervised
+        )
+        return (
+            part.hyperparameters if part else self.hyperparameters or Hyperparameters()
+        )
 
     @property
     def kind(self) -> str:

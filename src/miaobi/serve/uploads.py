@@ -54,13 +54,28 @@ class Arriving:
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if self._name == "file":
             if self.filename is not None:
-                raise _bad(say("One file at a time: there are two parts named file.", "一次只能上传一个文件：有两个名为 file 的部分。"), "file")
+                raise _bad(
+                    say(
+                        "One file at a time: there are two parts named file.",
+                        "一次只能上传一个文件：有两个名为 file 的部分。",
+                    ),
+                    "file",
+                )
             self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
         elif self._name not in self.known:
-            raise _bad(say(f"There is no field {self._name[:64]!r} here. ", f"没有字段 {self._name[:64]!r}。") + nearest(self._name[:64], ["file", *self.known]),
-                       self._name[:64])
+            raise _bad(
+                say(
+                    f"There is no field {self._name[:64]!r} here. ",
+                    f"没有字段 {self._name[:64]!r}。",
+                )
+                + nearest(self._name[:64], ["file", *self.known]),
+                self._name[:64],
+            )
         elif self._name in self.fields or len(self.fields) >= FIELDS:
-            raise _bad(say(f"{self._name} is given twice.", f"{self._name} 重复给出。"), self._name)
+            raise _bad(
+                say(f"{self._name} is given twice.", f"{self._name} 重复给出。"),
+                self._name,
+            )
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == "file":
@@ -68,22 +83,44 @@ class Arriving:
             return
         self._text += data[start:end]
         if len(self._text) > FIELD_BYTES:
-            raise _bad(say(f"{self._name} may have {FIELD_BYTES} bytes.", f"{self._name} 最多 {FIELD_BYTES} 字节。"), self._name)
+            raise _bad(
+                say(
+                    f"{self._name} may have {FIELD_BYTES} bytes.",
+                    f"{self._name} 最多 {FIELD_BYTES} 字节。",
+                ),
+                self._name,
+            )
 
     def on_part_end(self) -> None:
         if self._name != "file":
             try:
                 self.fields[self._name] = self._text.decode("utf-8")
             except UnicodeDecodeError:
-                raise _bad(say(f"{self._name} is not UTF-8.", f"{self._name} 不是 UTF-8 文本。"), self._name) from None
+                raise _bad(
+                    say(
+                        f"{self._name} is not UTF-8.", f"{self._name} 不是 UTF-8 文本。"
+                    ),
+                    self._name,
+                ) from None
 
     def on_end(self) -> None:
         self.whole = True
 
     @property
     def callbacks(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in ("on_part_begin", "on_header_field", "on_header_value", "on_header_end", "on_headers_finished",
-                                                        "on_part_data", "on_part_end", "on_end")}
+        return {
+            name: getattr(self, name)
+            for name in (
+                "on_part_begin",
+                "on_header_field",
+                "on_header_value",
+                "on_header_end",
+                "on_headers_finished",
+                "on_part_data",
+                "on_part_end",
+                "on_end",
+            )
+        }
 
 
 async def receive(request: Request, upload: Upload, known: Collection[str]) -> Arriving:
@@ -91,9 +128,17 @@ async def receive(request: Request, upload: Upload, known: Collection[str]) -> A
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not 0 < len(boundary) <= 200:
-        raise ApiError(415, say("A file comes as multipart/form-data with the fields file and purpose.", "文件应以 multipart/form-data 上传，字段为 file 与 purpose。"))
+        raise ApiError(
+            415,
+            say(
+                "A file comes as multipart/form-data with the fields file and purpose.",
+                "文件应以 multipart/form-data 上传，字段为 file 与 purpose。",
+            ),
+        )
     arriving = Arriving(upload, known)
-    parser = MultipartParser(boundary, arriving.callbacks, max_header_count=8, max_header_size=HEADER_BYTES)  # type: ignore[arg-type]
+    parser = MultipartParser(
+        boundary, arriving.callbacks, max_header_count=8, max_header_size=HEADER_BYTES
+    )  # type: ignore[arg-type]
     with _explained():
         async for piece in request.stream():
             await anyio.to_thread.run_sync(parser.write, piece)
@@ -109,9 +154,21 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except FormParserError:
-        raise _bad(say("The body is not sound multipart/form-data.", "请求体不是有效的 multipart/form-data。"), None) from None
+        raise _bad(
+            say(
+                "The body is not sound multipart/form-data.",
+                "请求体不是有效的 multipart/form-data。",
+            ),
+            None,
+        ) from None
     except ClientDisconnect:
-        raise ApiError(400, say("The client went away before the file was whole.", "文件尚未传完，客户端已断开。")) from None
+        raise ApiError(
+            400,
+            say(
+                "The client went away before the file was whole.",
+                "文件尚未传完，客户端已断开。",
+            ),
+        ) from None
 
 
 def _bad(message: str, param: str | None) -> ApiError:

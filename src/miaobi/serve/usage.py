@@ -48,7 +48,10 @@ def today() -> str:
 
 def seconds_to_midnight() -> float:
     now = datetime.now(UTC)
-    return ((now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0) - now).total_seconds()
+    return (
+        (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        - now
+    ).total_seconds()
 
 
 class Ledger:
@@ -69,10 +72,16 @@ class Ledger:
         """Used by this key since midnight (UTC), what is not written yet included."""
         at = (key_id, today())
         if at not in self._written and self.records is not None:
-            async with self._writing:  # a writing that runs now moves tokens from pending to written
+            async with (
+                self._writing
+            ):  # a writing that runs now moves tokens from pending to written
                 if at not in self._written:
                     self._written[at] = await asyncio.to_thread(self._sum, at)
-        pending = sum(used.tokens for (key, _, day), used in self._pending.items() if (key, day) == at)
+        pending = sum(
+            used.tokens
+            for (key, _, day), used in self._pending.items()
+            if (key, day) == at
+        )
         return self._written.get(at, 0) + pending
 
     async def write(self) -> None:
@@ -84,7 +93,9 @@ class Ledger:
             watched = [at for at in self._written if at[1] == today()]
             written = await asyncio.to_thread(self._write, self.records, batch, watched)
             for row, used in batch.items():
-                self._pending[row] = Used(*(now - then for now, then in zip(self._pending[row], used)))
+                self._pending[row] = Used(
+                    *(now - then for now, then in zip(self._pending[row], used))
+                )
                 if not any(self._pending[row]):
                     del self._pending[row]
             self._written = written
@@ -103,19 +114,36 @@ class Ledger:
             return _tokens(session, at)
 
     @staticmethod
-    def _write(records: Records, batch: dict[Row, Used], watched: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    def _write(
+        records: Records, batch: dict[Row, Used], watched: list[tuple[str, str]]
+    ) -> dict[tuple[str, str], int]:
         """Add the batch; return what (key, day) have come to, what other servers wrote included."""
         with records.session() as session:
-            insert = postgresql.insert if records.engine.dialect.name == "postgresql" else sqlite.insert
+            insert = (
+                postgresql.insert
+                if records.engine.dialect.name == "postgresql"
+                else sqlite.insert
+            )
             for (key, model, day), used in sorted(batch.items()):
-                fresh = insert(Usage).values(key_id=key, model=model, day=day, **used._asdict())
-                added = {name: getattr(Usage, name) + getattr(fresh.excluded, name) for name in Used._fields}
-                session.execute(fresh.on_conflict_do_update(index_elements=["key_id", "model", "day"], set_=added))
+                fresh = insert(Usage).values(
+                    key_id=key, model=model, day=day, **used._asdict()
+                )
+                added = {
+                    name: getattr(Usage, name) + getattr(fresh.excluded, name)
+                    for name in Used._fields
+                }
+                session.execute(
+                    fresh.on_conflict_do_update(
+                        index_elements=["key_id", "model", "day"], set_=added
+                    )
+                )
             return {at: _tokens(session, at) for at in watched}
 
 
 def _tokens(session: Session, at: tuple[str, str]) -> int:
-    total = select(func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)).where(Usage.key_id == at[0], Usage.day == at[1])
+    total = select(
+        func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)
+    ).where(Usage.key_id == at[0], Usage.day == at[1])
     return int(session.scalar(total) or 0)
 
 
@@ -123,6 +151,19 @@ def of_key(records: Records, key_id: str, days: int) -> list[dict[str, str | int
     """The rows of the last days, newest first."""
     since = (datetime.now(UTC) - timedelta(days=days - 1)).strftime("%Y-%m-%d")
     with records.reading() as session:
-        rows = session.scalars(select(Usage).where(Usage.key_id == key_id, Usage.day >= since).order_by(Usage.day.desc(), Usage.model))
-        return [{"day": row.day, "model": row.model, "requests": row.requests, "prompt_tokens": row.prompt_tokens,
-                 "completion_tokens": row.completion_tokens, "pictures": row.pictures} for row in rows]
+        rows = session.scalars(
+            select(Usage)
+            .where(Usage.key_id == key_id, Usage.day >= since)
+            .order_by(Usage.day.desc(), Usage.model)
+        )
+        return [
+            {
+                "day": row.day,
+                "model": row.model,
+                "requests": row.requests,
+                "prompt_tokens": row.prompt_tokens,
+                "completion_tokens": row.completion_tokens,
+                "pictures": row.pictures,
+            }
+            for row in rows
+        ]

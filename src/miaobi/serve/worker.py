@@ -50,7 +50,9 @@ class Child:
         """Bytes held by the process and those it started."""
         try:
             first = psutil.Process(self.process.pid)
-            held = sum(resident(item.pid) for item in [first, *first.children(recursive=True)])
+            held = sum(
+                resident(item.pid) for item in [first, *first.children(recursive=True)]
+            )
         except psutil.Error:
             return 0
         self.largest = max(self.largest, held)
@@ -107,7 +109,9 @@ class Supervisor:
                 while len(self._jobs) <= self.settings.workers:
                     holder = new_holder()
                     full = len(self._jobs) == self.settings.workers
-                    job = await asyncio.to_thread(self.queue.claim, holder, QUICK if full else ())
+                    job = await asyncio.to_thread(
+                        self.queue.claim, holder, QUICK if full else ()
+                    )
                     if job is None:
                         break
                     task = asyncio.create_task(self._do(job, holder))
@@ -132,9 +136,16 @@ class Supervisor:
                 await asyncio.wait([output], timeout=1)
         except Exception:
             log.exception("a job's process could not be run", extra={"job": job.id})
-            died = say("Its process could not be started or watched; the server's log tells why.", "无法启动或监视其进程；详见服务器日志。")
+            died = say(
+                "Its process could not be started or watched; the server's log tells why.",
+                "无法启动或监视其进程；详见服务器日志。",
+            )
         finally:
-            await asyncio.shield(asyncio.create_task(asyncio.to_thread(self._after, job.id, holder, died)))
+            await asyncio.shield(
+                asyncio.create_task(
+                    asyncio.to_thread(self._after, job.id, holder, died)
+                )
+            )
 
     def _after(self, job_id: str, holder: str, died: str | None) -> None:
         try:
@@ -162,16 +173,45 @@ class Supervisor:
         folder = self.folder(job.id)
         folder.mkdir(parents=True, exist_ok=True)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "miaobi.serve.work", cwd=folder, start_new_session=True, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            env={"OMP_WAIT_POLICY": "PASSIVE",  # it runs beside the models that answer
-                 **{name: value for name, value in os.environ.items() if name not in HIDDEN}, "MIAOBI_HOME": str(home().absolute())})
+            sys.executable,
+            "-m",
+            "miaobi.serve.work",
+            cwd=folder,
+            start_new_session=True,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={
+                "OMP_WAIT_POLICY": "PASSIVE",  # it runs beside the models that answer
+                **{
+                    name: value
+                    for name, value in os.environ.items()
+                    if name not in HIDDEN
+                },
+                "MIAOBI_HOME": str(home().absolute()),
+            },
+        )
         assert process.stdin is not None
-        settings = asdict(replace(self.settings, api_keys=(), database_url=self.settings.database))
-        with contextlib.suppress(ConnectionError):  # one that died already is told as such by _watch
-            process.stdin.write(json.dumps({"job": job.id, "holder": holder, "settings": settings}).encode() + b"\n")
-            await process.stdin.drain()  # stays open: its end tells the process that the server is gone
-        return Child(process, self.settings.job_memory_bytes or int(0.9 * psutil.virtual_memory().available))
+        settings = asdict(
+            replace(self.settings, api_keys=(), database_url=self.settings.database)
+        )
+        with contextlib.suppress(
+            ConnectionError
+        ):  # one that died already is told as such by _watch
+            process.stdin.write(
+                json.dumps(
+                    {"job": job.id, "holder": holder, "settings": settings}
+                ).encode()
+                + b"\n"
+            )
+            await (
+                process.stdin.drain()
+            )  # stays open: its end tells the process that the server is gone
+        return Child(
+            process,
+            self.settings.job_memory_bytes
+            or int(0.9 * psutil.virtual_memory().available),
+        )
 
     async def _watch(self, child: Child, job: Job, holder: str) -> str | None:
         """Until the process ends; why it died, which counts where it died without a word."""
@@ -183,19 +223,30 @@ class Supervisor:
                 await self._too_large(child, job, holder)
                 return None
             try:
-                if time.monotonic() - renewed > RENEW_SECONDS or await asyncio.to_thread(self._taken_away, job, holder):
+                if (
+                    time.monotonic() - renewed > RENEW_SECONDS
+                    or await asyncio.to_thread(self._taken_away, job, holder)
+                ):
                     await asyncio.to_thread(self.queue.renew, job.id, holder)
                     renewed = time.monotonic()
             except Lost:
                 await child.stop()
                 return None
             except Exception:  # a database that is away for a moment costs nothing
-                log.exception("a job's lease could not be renewed", extra={"job": job.id})
+                log.exception(
+                    "a job's lease could not be renewed", extra={"job": job.id}
+                )
                 if time.monotonic() - renewed > LEASE_SECONDS - RENEW_SECONDS:
                     await child.stop()
         code = child.process.returncode
-        log.info("a job's process ended", extra={"job": job.id, "exit_code": code, "largest_bytes": child.largest})
-        return say(f"Its process ended unexpectedly ({_spelled(code)}).", f"其进程意外结束（{_spelled(code)}）。")
+        log.info(
+            "a job's process ended",
+            extra={"job": job.id, "exit_code": code, "largest_bytes": child.largest},
+        )
+        return say(
+            f"Its process ended unexpectedly ({_spelled(code)}).",
+            f"其进程意外结束（{_spelled(code)}）。",
+        )
 
     def _taken_away(self, job: Job, holder: str) -> bool:
         """Cancelled or paused: looked for more often than the lease needs, since a person waits."""
@@ -206,11 +257,21 @@ class Supervisor:
     async def _too_large(self, child: Child, job: Job, holder: str) -> None:
         child.send(signal.SIGKILL)
         await child.process.wait()
-        message = say(f"It needed more than the {child.most_bytes / 1e9:.2f} GB of memory that a job may have here and was stopped. "
-                      "Take a smaller batch_size or a shorter data.max_length.",
-                      f"所需内存超过单个任务的上限 {child.most_bytes / 1e9:.2f} GB，已停止。请减小 batch_size 或 data.max_length。")
+        message = say(
+            f"It needed more than the {child.most_bytes / 1e9:.2f} GB of memory that a job may have here and was stopped. "
+            "Take a smaller batch_size or a shorter data.max_length.",
+            f"所需内存超过单个任务的上限 {child.most_bytes / 1e9:.2f} GB，已停止。请减小 batch_size 或 data.max_length。",
+        )
         with contextlib.suppress(Lost):
-            await asyncio.to_thread(self.queue.end, job.id, holder, "failed", message, {}, {"code": "out_of_memory", "message": message, "param": None})
+            await asyncio.to_thread(
+                self.queue.end,
+                job.id,
+                holder,
+                "failed",
+                message,
+                {},
+                {"code": "out_of_memory", "message": message, "param": None},
+            )
 
 
 async def _keep(child: Child, path: Path) -> None:

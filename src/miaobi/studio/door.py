@@ -35,19 +35,33 @@ from miaobi.studio.inside import Inside
 
 LANGUAGE, SIGNED_IN = "miaobi_language", "miaobi_signed_in"
 LANGUAGES = ("en", "zh")
-NEEDED = re.compile(r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset"
-                    r"|heartbeat/\w+|file=(?!\w+:/).+)")
+NEEDED = re.compile(
+    r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset"
+    r"|heartbeat/\w+|file=(?!\w+:/).+)"
+)
 """Gradio's paths that the page asks for. What is given to file= is a file's path, never another server's address."""
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-          "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
-          "base-uri 'self'; form-action 'self'; frame-ancestors 'none'")
-ICON = ('<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 32 32%22%3E%3Crect width=%2232%22 height=%2232%22 '
-        'rx=%227%22 fill=%22%23ad3b27%22/%3E%3Ctext x=%2216%22 y=%2223%22 font-size=%2220%22 text-anchor=%22middle%22 fill=%22white%22%3E妙%3C/text%3E%3C/svg%3E">').encode()
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+ICON = (
+    '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 32 32%22%3E%3Crect width=%2232%22 height=%2232%22 '
+    'rx=%227%22 fill=%22%23ad3b27%22/%3E%3Ctext x=%2216%22 y=%2223%22 font-size=%2220%22 text-anchor=%22middle%22 fill=%22white%22%3E妙%3C/text%3E%3C/svg%3E">'
+).encode()
 TAGS = {"en": "en", "zh": "zh-CN"}
-ELSEWHERE = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
-GONE = ApiError(503, "The studio is opening; load the page again.", retry_after=2).response()
+ELSEWHERE = re.compile(
+    rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>'
+)
+GONE = ApiError(
+    503, "The studio is opening; load the page again.", retry_after=2
+).response()
 """To a page from before a restart."""
-HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+}
 
 
 POLL = 0.5
@@ -60,8 +74,14 @@ class Door:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._pages = {name: _Page(app, name) for name in LANGUAGES}
-        self._inner = Router(routes=[Route("/", self._choose), Route("/login", self._form), Route("/login", self._sign_in, methods=["POST"]),
-                                        *(Mount(f"/{name}", page) for name, page in self._pages.items())])
+        self._inner = Router(
+            routes=[
+                Route("/", self._choose),
+                Route("/login", self._form),
+                Route("/login", self._sign_in, methods=["POST"]),
+                *(Mount(f"/{name}", page) for name, page in self._pages.items()),
+            ]
+        )
 
     @property
     def _services(self) -> Services:
@@ -73,7 +93,9 @@ class Door:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
-                for name in [name for name in headers if name.startswith("access-control-")]:
+                for name in [
+                    name for name in headers if name.startswith("access-control-")
+                ]:
                     del headers[name]
             await send(message)
 
@@ -88,7 +110,9 @@ class Door:
         chosen = _language(request)
         answer = RedirectResponse(f"/studio/{chosen}/", 303)
         if "language" in request.query_params:
-            answer.set_cookie(LANGUAGE, chosen, max_age=365 * 86400, path="/studio", samesite="strict")
+            answer.set_cookie(
+                LANGUAGE, chosen, max_age=365 * 86400, path="/studio", samesite="strict"
+            )
         return answer
 
     async def _form(self, request: Request) -> Response:
@@ -106,15 +130,36 @@ class Door:
         except (ValueError, KeyError, TypeError):
             given = None
         if not isinstance(given, str) or not re.fullmatch(r"[\x21-\x7e]{1,256}", given):
-            return ApiError(400, "Give the key as JSON: {\"key\": \"mb-...\"}.").response()
-        async with httpx.AsyncClient(transport=Inside(self._app), base_url="http://127.0.0.1") as api:
-            checked = await api.get("/v1/models", headers={"authorization": f"Bearer {given}"})
+            return ApiError(400, 'Give the key as JSON: {"key": "mb-..."}.').response()
+        async with httpx.AsyncClient(
+            transport=Inside(self._app), base_url="http://127.0.0.1"
+        ) as api:
+            checked = await api.get(
+                "/v1/models", headers={"authorization": f"Bearer {given}"}
+            )
         if checked.is_error:
-            return Response(checked.content, checked.status_code, media_type="application/json")
+            return Response(
+                checked.content, checked.status_code, media_type="application/json"
+            )
         answer = JSONResponse({"signed_in": True})
         secure = request.url.scheme == "https"
-        answer.set_cookie(COOKIE, self._services.sessions.begin(given), max_age=SECONDS, path="/studio", httponly=True, samesite="strict", secure=secure)
-        answer.set_cookie(SIGNED_IN, "1", max_age=SECONDS, path="/studio", samesite="strict", secure=secure)
+        answer.set_cookie(
+            COOKIE,
+            self._services.sessions.begin(given),
+            max_age=SECONDS,
+            path="/studio",
+            httponly=True,
+            samesite="strict",
+            secure=secure,
+        )
+        answer.set_cookie(
+            SIGNED_IN,
+            "1",
+            max_age=SECONDS,
+            path="/studio",
+            samesite="strict",
+            secure=secure,
+        )
         return answer
 
 
@@ -130,9 +175,14 @@ class _Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(f"/studio/{self._language}") or "/"
         if not NEEDED.fullmatch(path):
-            await ApiError(404, "The studio has no such page.").response()(scope, receive, send)
+            await ApiError(404, "The studio has no such page.").response()(
+                scope, receive, send
+            )
         elif self._shell is None and find_spec("gradio") is None:
-            raise MissingPart(say("The studio is not installed.", "未安装工作室。"), "pip install 'miaobi[studio]'")
+            raise MissingPart(
+                say("The studio is not installed.", "未安装工作室。"),
+                "pip install 'miaobi[studio]'",
+            )
         elif self._shell is None:
             self._building = self._building or asyncio.create_task(self._build())
             await (self._wait if path == "/" else GONE)(scope, receive, send)
@@ -141,7 +191,11 @@ class _Page:
         else:
             listening = _Listening(receive, self._app.state.services.admission)
             try:
-                await self._shell({**scope, "root_path": ""}, listening if scope["method"] == "GET" else receive, send)
+                await self._shell(
+                    {**scope, "root_path": ""},
+                    listening if scope["method"] == "GET" else receive,
+                    send,
+                )
             finally:
                 listening.close()
 
@@ -156,26 +210,39 @@ class _Page:
             if message["type"] == "http.response.start":
                 start = message
             body += message.get("body", b"")
-        plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+
+        plain = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name != b"accept-encoding"
+        ]
         await self._shell({**scope, "root_path": "", "headers": plain}, receive, keep)
-        body = ELSEWHERE.sub(b"", body).replace(b"<head>", b"<head>" + ICON, 1).replace(b'lang="en"', f'lang="{TAGS[self._language]}"'.encode(), 1)
+        body = (
+            ELSEWHERE.sub(b"", body)
+            .replace(b"<head>", b"<head>" + ICON, 1)
+            .replace(b'lang="en"', f'lang="{TAGS[self._language]}"'.encode(), 1)
+        )
         MutableHeaders(scope=start)["content-length"] = str(len(body))
         await send(start)
         await send({"type": "http.response.body", "body": body})
 
     async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """"One moment", which asks again by itself; or why there will be no page."""
+        """ "One moment", which asks again by itself; or why there will be no page."""
         assert self._building is not None
         if self._building.done() and self._building.exception():
             building, self._building = self._building, None
             raise building.exception() or RuntimeError
-        await HTMLResponse(_filled("moment.html", self._language), 202, {"cache-control": "no-store"})(scope, receive, send)
+        await HTMLResponse(
+            _filled("moment.html", self._language), 202, {"cache-control": "no-store"}
+        )(scope, receive, send)
 
     async def _build(self) -> None:
         from miaobi.studio import page
 
         services: Services = self._app.state.services
-        shell, life = await asyncio.to_thread(page.build, self._app, services, self._language, f"/studio/{self._language}")
+        shell, life = await asyncio.to_thread(
+            page.build, self._app, services, self._language, f"/studio/{self._language}"
+        )
         await life.__aenter__()
         self._shell, self._life = shell, life
 
@@ -212,12 +279,36 @@ class _Listening:
 
 
 WORDS = {
-    "login.html": {"en": {"lang": "en", "title": "Sign in", "key": "Key", "enter": "Open the studio",
-                          "unknown": "This key is not known here, or was revoked.", "hint": "The server's owner gives out keys: miaobi keys create NAME."},
-                   "zh": {"lang": "zh-CN", "title": "登录", "key": "密钥", "enter": "进入工作室",
-                          "unknown": "这里不认识这个密钥，或者它已被吊销。", "hint": "密钥由服务器的主人发放：miaobi keys create 名称。"}},
-    "moment.html": {"en": {"lang": "en", "title": "One moment", "hint": "The studio is opening for its first visitor."},
-                    "zh": {"lang": "zh-CN", "title": "请稍候", "hint": "工作室正在为第一位访客开门。"}},
+    "login.html": {
+        "en": {
+            "lang": "en",
+            "title": "Sign in",
+            "key": "Key",
+            "enter": "Open the studio",
+            "unknown": "This key is not known here, or was revoked.",
+            "hint": "The server's owner gives out keys: miaobi keys create NAME.",
+        },
+        "zh": {
+            "lang": "zh-CN",
+            "title": "登录",
+            "key": "密钥",
+            "enter": "进入工作室",
+            "unknown": "这里不认识这个密钥，或者它已被吊销。",
+            "hint": "密钥由服务器的主人发放：miaobi keys create 名称。",
+        },
+    },
+    "moment.html": {
+        "en": {
+            "lang": "en",
+            "title": "One moment",
+            "hint": "The studio is opening for its first visitor.",
+        },
+        "zh": {
+            "lang": "zh-CN",
+            "title": "请稍候",
+            "hint": "工作室正在为第一位访客开门。",
+        },
+    },
 }
 
 
@@ -231,7 +322,8 @@ def _language(request: Request) -> str:
     for given in (request.query_params.get("language"), request.cookies.get(LANGUAGE)):
         if given in LANGUAGES:
             return given
-    wanted = [part.split(";")[0].strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")]
+    wanted = [
+        part.split(";")[0].strip()[:2].lower()
+        for part in request.headers.get("accept-language", "").split(",")
+    ]
     return next((name for name in wanted if name in LANGUAGES), language())
-
-

@@ -14,7 +14,15 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 56, 28, 12, 12
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
     """Cells are HTML already (`text`, `sign`). The caption is for those who hear the page."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in headers)
-    body = "".join("<tr>" + "".join(f'<td data-name="{escape(name)}">{cell}</td>' for name, cell in zip(headers, row, strict=True)) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-name="{escape(name)}">{cell}</td>'
+            for name, cell in zip(headers, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
     return f'<div class="sheet" role="region" aria-label="{escape(caption)}" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -34,7 +42,11 @@ def notice(value: str) -> str:
 
 def when(seconds: float | str) -> str:
     """UTC seconds or an ISO time, as people write it here."""
-    moment = datetime.fromisoformat(seconds) if isinstance(seconds, str) else datetime.fromtimestamp(seconds)
+    moment = (
+        datetime.fromisoformat(seconds)
+        if isinstance(seconds, str)
+        else datetime.fromtimestamp(seconds)
+    )
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
@@ -57,19 +69,32 @@ def curve(series: Mapping[str, Sequence[Point]], x_name: str, title: str) -> str
     y0, y1 = y0 - pad, y1 + pad
 
     def at(x: float, y: float) -> Point:
-        return (LEFT + (x - x0) / ((x1 - x0) or 1) * (WIDTH - LEFT - RIGHT), TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM))
+        return (
+            LEFT + (x - x0) / ((x1 - x0) or 1) * (WIDTH - LEFT - RIGHT),
+            TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM),
+        )
+
     parts = []
     for step in range(5):
         value = y0 + (y1 - y0) * step / 4
         _, y = at(x0, value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/><text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/><text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+        )
     for number, line in enumerate(series.values()):
         drawn = [at(x, y) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
         end = drawn[-1]
-        parts.append(f'<polyline class="line{number % 3}" points="{path}"/><circle class="line{number % 3}" cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="3.5"/>')
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">{x0:g}</text><text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{escape(x_name)} {x1:g}</text>')
-    legend = "".join(f'<li class="line{number % 3}">{escape(name)} <b>{line[-1][1]:.4g}</b></li>' for number, (name, line) in enumerate(series.items()))
+        parts.append(
+            f'<polyline class="line{number % 3}" points="{path}"/><circle class="line{number % 3}" cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="3.5"/>'
+        )
+    parts.append(
+        f'<text x="{LEFT}" y="{HEIGHT - 8}">{x0:g}</text><text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{escape(x_name)} {x1:g}</text>'
+    )
+    legend = "".join(
+        f'<li class="line{number % 3}">{escape(name)} <b>{line[-1][1]:.4g}</b></li>'
+        for number, (name, line) in enumerate(series.items())
+    )
     return f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg><figcaption><ul>{legend}</ul></figcaption></figure>'
 
 
@@ -80,5 +105,7 @@ def lineage(name: str, parents: Mapping[str, Sequence[str]]) -> str:
         chain.insert(0, found[0])
     if len(found) > 1:
         chain.insert(0, " + ".join(found))
-    drawn = [text(chain[0])] + [f'<i aria-hidden="true">→</i> {text(item)}' for _, item in pairwise(chain)]
+    drawn = [text(chain[0])] + [
+        f'<i aria-hidden="true">→</i> {text(item)}' for _, item in pairwise(chain)
+    ]
     return f'<span class="lineage">{" ".join(drawn)}</span>'

@@ -30,10 +30,21 @@ class Inside(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
         call = _Call(body)
-        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": request.method,
-                 "scheme": "http", "path": request.url.path, "raw_path": request.url.raw_path.split(b"?")[0], "query_string": request.url.query,
-                 "root_path": "", "headers": [(name.lower(), value) for name, value in request.headers.raw],
-                 "server": (request.url.host, request.url.port or 80), "client": ("127.0.0.1", 0), "state": {}}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": "http",
+            "path": request.url.path,
+            "raw_path": request.url.raw_path.split(b"?")[0],
+            "query_string": request.url.query,
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "server": (request.url.host, request.url.port or 80),
+            "client": ("127.0.0.1", 0),
+            "state": {},
+        }
         call.work = asyncio.create_task(_run(self._app, scope, call))
         try:
             start = await call.next()
@@ -42,7 +53,9 @@ class Inside(httpx.AsyncBaseTransport):
             raise
         if start is None:
             await call.work
-            raise httpx.RemoteProtocolError("the application gave no answer", request=request)
+            raise httpx.RemoteProtocolError(
+                "the application gave no answer", request=request
+            )
         return httpx.Response(start["status"], headers=start["headers"], stream=call)
 
 
@@ -59,7 +72,9 @@ class _Call(httpx.AsyncByteStream):
     work: asyncio.Task[None]
 
     def __init__(self, body: bytes) -> None:
-        self.messages: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue(WAITING)
+        self.messages: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue(
+            WAITING
+        )
         self._body: bytes | None = body
         self._left = asyncio.Event()
 
@@ -85,7 +100,9 @@ class _Call(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._left.set()
-        while not self.messages.empty():  # whoever waits to send goes on, and learns that nobody reads
+        while (
+            not self.messages.empty()
+        ):  # whoever waits to send goes on, and learns that nobody reads
             self.messages.get_nowait()
         await asyncio.wait({self.work}, timeout=PATIENCE)
         if not self.work.done():

@@ -28,19 +28,44 @@ FORGET = (3600, 24 * 3600)
 AT_ONCE = 64
 """Visitors' clicks that are worked on at the same time; what runs models waits in the server's own queue."""
 WAITING = 256
-FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "Source Han Sans SC", "sans-serif"]
-MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace"]
+FONTS = [
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "sans-serif",
+]
+MONO = [
+    "ui-monospace",
+    "SF Mono",
+    "Cascadia Mono",
+    "Menlo",
+    "Consolas",
+    "Noto Sans Mono CJK SC",
+    "monospace",
+]
 LABEL = (NOTICE, "由AI生成 / AI-generated")
 
 
 def prepare(folder: Path) -> None:
     """What Gradio reads from the environment when it is imported: no messages home, no other server, its files in ours."""
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_SSR_MODE="False", GRADIO_RUN_HISTORY="False", GRADIO_TEMP_DIR=str(folder),
-                      GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9))  # it reckons up its own figures after every click otherwise
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED="False",
+        GRADIO_SSR_MODE="False",
+        GRADIO_RUN_HISTORY="False",
+        GRADIO_TEMP_DIR=str(folder),
+        GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9),
+    )  # it reckons up its own figures after every click otherwise
 
 
-def build(app: ASGIApp, services: Services, language: str, path: str) -> tuple[FastAPI, AbstractAsyncContextManager[Any]]:
+def build(
+    app: ASGIApp, services: Services, language: str, path: str
+) -> tuple[FastAPI, AbstractAsyncContextManager[Any]]:
     """The page in one language, to answer under `path`, and the life it needs while it is open. Slow: call in a thread."""
     prepare(folder_of(services.settings.folder))
     import gradio as gr
@@ -48,24 +73,60 @@ def build(app: ASGIApp, services: Services, language: str, path: str) -> tuple[F
     from miaobi.studio.room import Desk, Room
     from miaobi.studio.theme import theme
 
-    found: list[Room] = sorted((rooms.get(name) for name in rooms.names()), key=lambda room: room.ORDER)
+    found: list[Room] = sorted(
+        (rooms.get(name) for name in rooms.names()), key=lambda room: room.ORDER
+    )
     chinese = language == "zh"
-    with gr.Blocks(title="妙笔 miaobi", analytics_enabled=False, delete_cache=FORGET, fill_width=True) as page:
+    with gr.Blocks(
+        title="妙笔 miaobi",
+        analytics_enabled=False,
+        delete_cache=FORGET,
+        fill_width=True,
+    ) as page:
         gr.HTML(_header(chinese, path), elem_id="top", padding=False)
         with gr.Tabs(elem_id="rooms"):
             desk = None
             for room in found:
                 with gr.Tab(room.TITLE[chinese], id=room.TITLE[0]) as tab:
-                    desk = replace(desk, tab=tab) if desk else Desk(app, services.settings, services.sessions, language, tab, page)
+                    desk = (
+                        replace(desk, tab=tab)
+                        if desk
+                        else Desk(
+                            app,
+                            services.settings,
+                            services.sessions,
+                            language,
+                            tab,
+                            page,
+                        )
+                    )
                     room.build(desk)
         if desk:  # a page that was closed before it listened for its answer is noticed by its heartbeat only
             page.unload(desk.leave)
-        gr.HTML(f'<p role="note">{LABEL[chinese]}<span>{_caution(chinese)}</span></p>', elem_id="label", padding=False)
+        gr.HTML(
+            f'<p role="note">{LABEL[chinese]}<span>{_caution(chinese)}</span></p>',
+            elem_id="label",
+            padding=False,
+        )
     page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
     shell = FastAPI(openapi_url=None)
-    gr.mount_gradio_app(shell, page, path, footer_links=[], run_history=False, ssr_mode=False, show_error=False, max_file_size=UPLOAD,
-                        allowed_paths=[], blocked_paths=[str(services.settings.folder / "files")], enable_monitoring=False, mcp_server=False,
-                        theme=theme(FONTS, MONO), css=_read("look.css"), head=f"<script>{_read('page.js')}</script>")
+    gr.mount_gradio_app(
+        shell,
+        page,
+        path,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=False,
+        max_file_size=UPLOAD,
+        allowed_paths=[],
+        blocked_paths=[str(services.settings.folder / "files")],
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=theme(FONTS, MONO),
+        css=_read("look.css"),
+        head=f"<script>{_read('page.js')}</script>",
+    )
     return shell, shell.router.lifespan_context(shell)
 
 
@@ -74,14 +135,20 @@ def _read(name: str) -> str:
 
 
 def _caution(chinese: bool) -> str:
-    return "模型会出错，重要内容请核实。" if chinese else "Models make mistakes: check what matters."
+    return (
+        "模型会出错，重要内容请核实。"
+        if chinese
+        else "Models make mistakes: check what matters."
+    )
 
 
 def _header(chinese: bool, path: str) -> str:
     other, name = ("en", "English") if chinese else ("zh", "中文")
     scheme, leave = ("浅色与深色", "退出") if chinese else ("Light or dark", "Sign out")
     home = path.rsplit("/", 1)[0]
-    return (f'<header><a class="brand" href="{escape(path)}/" aria-label="妙笔 miaobi"><b aria-hidden="true">妙</b><span>妙笔<i>miaobi</i></span></a>'
-            f'<nav aria-label="{"页面设置" if chinese else "Page settings"}"><a href="{home}/?language={other}" hreflang="{other}" lang="{other}">{name}</a>'
-            f'<button type="button" id="scheme" aria-label="{scheme}" title="{scheme}">◐</button>'
-            f'<a id="leave" href="{home}/login" hidden>{leave}</a></nav></header>')
+    return (
+        f'<header><a class="brand" href="{escape(path)}/" aria-label="妙笔 miaobi"><b aria-hidden="true">妙</b><span>妙笔<i>miaobi</i></span></a>'
+        f'<nav aria-label="{"页面设置" if chinese else "Page settings"}"><a href="{home}/?language={other}" hreflang="{other}" lang="{other}">{name}</a>'
+        f'<button type="button" id="scheme" aria-label="{scheme}" title="{scheme}">◐</button>'
+        f'<a id="leave" href="{home}/login" hidden>{leave}</a></nav></header>'
+    )

@@ -59,32 +59,58 @@ class Desk:
 
     def error(self, english: str, chinese: str) -> Refusal:
         """For what the visitor can put right."""
-        return Refusal(html.escape(self.say(english, chinese)), self.say("Not yet", "还不行"), None)
+        return Refusal(
+            html.escape(self.say(english, chinese)), self.say("Not yet", "还不行"), None
+        )
 
-    def number(self, given: str | None, kind: type[int] | type[float] = int) -> int | float | None:
+    def number(
+        self, given: str | None, kind: type[int] | type[float] = int
+    ) -> int | float | None:
         """An optional number as it was typed; None for nothing."""
         typed = (given or "").strip()
         try:
             return kind(typed) if typed else None
         except ValueError:
-            raise self.error(f"{typed!r} is not a number. Write one, or leave the field empty.", f"{typed!r} 不是数字。请填写数字或留空。") from None
+            raise self.error(
+                f"{typed!r} is not a number. Write one, or leave the field empty.",
+                f"{typed!r} 不是数字。请填写数字或留空。",
+            ) from None
 
-    def on_entry(self, handler: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
+    def on_entry(
+        self,
+        handler: Callable[..., Any],
+        outputs: Sequence[Any],
+        inputs: Sequence[Any] = (),
+    ) -> None:
         """Call `handler` when the page opens and whenever a visitor comes into the room."""
-        gr.on([self.page.load, self.tab.select], handler, list(inputs), list(outputs), **QUIET)
+        gr.on(
+            [self.page.load, self.tab.select],
+            handler,
+            list(inputs),
+            list(outputs),
+            **QUIET,
+        )
 
     def client(self, visitor: gr.Request) -> httpx.AsyncClient:
         """A client of this server that asks in the visitor's name."""
         key = self.sessions.key(visitor.cookies.get(COOKIE, ""))
         given = f"Bearer {key}" if key else visitor.headers.get("authorization", "")
-        return httpx.AsyncClient(transport=Inside(self.app), base_url="http://127.0.0.1", timeout=None,
-                                 headers={"authorization": given} if given else {})
+        return httpx.AsyncClient(
+            transport=Inside(self.app),
+            base_url="http://127.0.0.1",
+            timeout=None,
+            headers={"authorization": given} if given else {},
+        )
 
-    async def call(self, visitor: gr.Request, method: str, path: str, **given: Any) -> Any:
+    async def call(
+        self, visitor: gr.Request, method: str, path: str, **given: Any
+    ) -> Any:
         """The answer's JSON. What the API refuses is shown to the visitor in its words (gr.Error)."""
         return json.loads(await self.content(visitor, path, method, **given))
 
-    async def content(self, visitor: gr.Request, path: str, method: str = "GET", **given: Any) -> bytes:
+    async def content(
+        self, visitor: gr.Request, path: str, method: str = "GET", **given: Any
+    ) -> bytes:
         """The answer as it is."""
         async with self.client(visitor) as api:
             answer = await api.request(method, path, **given)
@@ -92,9 +118,14 @@ class Desk:
             raise self.refusal(answer.content)
         return answer.content
 
-    async def events(self, visitor: gr.Request, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    async def events(
+        self, visitor: gr.Request, path: str, body: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any]]:
         """The server-sent events of a streamed answer, each one's JSON. Leaving early stops the work."""
-        async with self.client(visitor) as api, api.stream("POST", path, json={**body, "stream": True}) as answer:
+        async with (
+            self.client(visitor) as api,
+            api.stream("POST", path, json={**body, "stream": True}) as answer,
+        ):
             if answer.is_error:
                 raise self.refusal(await answer.aread())
             streams = self.streams.setdefault(str(visitor.session_hash), set())
@@ -127,7 +158,9 @@ class Desk:
     async def models(self, visitor: gr.Request, modality: str) -> list[str]:
         """Names of the served models that make this."""
         listed = (await self.call(visitor, "GET", "/v1/models"))["data"]
-        return [item["id"] for item in listed if item.get("modality", modality) == modality]
+        return [
+            item["id"] for item in listed if item.get("modality", modality) == modality
+        ]
 
     def refusal(self, content: bytes) -> Refusal:
         """The API's own words, for the visitor, who gets them as text and not as HTML. Not printed to the log: it was the visitor's
@@ -137,7 +170,9 @@ class Desk:
             message, code = str(told["message"]), told.get("code")
         except (ValueError, KeyError, TypeError):
             message, code = content.decode("utf-8", "replace")[:500], None
-        return Refusal(html.escape(message), self.say("That did not work", "未能完成"), code)
+        return Refusal(
+            html.escape(message), self.say("That did not work", "未能完成"), code
+        )
 
 
 def still_there(chosen: str | None, offered: Iterable[str]) -> str | None:

@@ -10,10 +10,21 @@ from miaobi.studio.room import Desk
 
 TRAINING, TUNING, BATCHES = "/v1/training/jobs", "/v1/fine_tuning/jobs", "/v1/batches"
 PLACES = {"trainjob": TRAINING, "ftjob": TUNING, "batch": BATCHES}
-STATES = {"validating_files": ("reading the data", "正在读取数据"), "validating": ("reading the requests", "正在读取请求"), "queued": ("waiting", "等待中"),
-          "running": ("running", "运行中"), "in_progress": ("running", "运行中"), "finalizing": ("finishing", "收尾中"), "paused": ("paused", "已暂停"),
-          "cancelling": ("stopping", "正在停止"), "succeeded": ("done", "已完成"), "completed": ("done", "已完成"), "failed": ("failed", "失败"),
-          "cancelled": ("cancelled", "已取消"), "expired": ("expired", "已过期")}
+STATES = {
+    "validating_files": ("reading the data", "正在读取数据"),
+    "validating": ("reading the requests", "正在读取请求"),
+    "queued": ("waiting", "等待中"),
+    "running": ("running", "运行中"),
+    "in_progress": ("running", "运行中"),
+    "finalizing": ("finishing", "收尾中"),
+    "paused": ("paused", "已暂停"),
+    "cancelling": ("stopping", "正在停止"),
+    "succeeded": ("done", "已完成"),
+    "completed": ("done", "已完成"),
+    "failed": ("failed", "失败"),
+    "cancelled": ("cancelled", "已取消"),
+    "expired": ("expired", "已过期"),
+}
 OVER = ("succeeded", "completed", "failed", "cancelled", "expired")
 SHOWN = 12
 """Messages of a job that are shown, newest first."""
@@ -36,12 +47,22 @@ def result(job: dict[str, Any]) -> str | None:
 
 def named(job: dict[str, Any]) -> str:
     """A job as people tell one from another: what it makes or asks, and when it was given."""
-    what = job["endpoint"] if job["object"] == "batch" else job["miaobi"]["will_be_called"]
+    what = (
+        job["endpoint"] if job["object"] == "batch" else job["miaobi"]["will_be_called"]
+    )
     return f"{what} · {when(job['created_at'])}"
 
 
 def state(desk: Desk, status: str) -> str:
-    kind = "good" if status in ("succeeded", "completed") else "bad" if status == "failed" else "busy" if status not in OVER else ""
+    kind = (
+        "good"
+        if status in ("succeeded", "completed")
+        else "bad"
+        if status == "failed"
+        else "busy"
+        if status not in OVER
+        else ""
+    )
     return sign(desk.say(*STATES.get(status, (status, status))), kind)
 
 
@@ -51,15 +72,29 @@ def curves(desk: Desk, events: list[dict[str, Any]]) -> str:
     for event in reversed(events):
         data = event.get("data") or {}
         for name, value in data.items():
-            if "step" in data and "loss" in name and isinstance(value, (int, float)) and isfinite(value):
+            if (
+                "step" in data
+                and "loss" in name
+                and isinstance(value, (int, float))
+                and isfinite(value)
+            ):
                 series.setdefault(name, []).append((float(data["step"]), float(value)))
-    return curve(dict(list(series.items())[:3]), desk.say("step", "步"), desk.say("Loss by step", "损失曲线"))
+    return curve(
+        dict(list(series.items())[:3]),
+        desk.say("step", "步"),
+        desk.say("Loss by step", "损失曲线"),
+    )
 
 
 def messages(desk: Desk, events: list[dict[str, Any]]) -> str:
     """What happened, newest first; what a run wrote on the way is labelled like everything generated."""
-    told = [event for event in events if event.get("type", "message") == "message"][:SHOWN]
+    told = [event for event in events if event.get("type", "message") == "message"][
+        :SHOWN
+    ]
     if not told:
         return notice(desk.say("Nothing has happened yet.", "还没有任何进展。"))
-    rows = "".join(f'<li><time>{text(when(event["created_at"]))}</time><span>{text(event["message"])}</span></li>' for event in told)
+    rows = "".join(
+        f"<li><time>{text(when(event['created_at']))}</time><span>{text(event['message'])}</span></li>"
+        for event in told
+    )
     return f'<ol class="events">{rows}</ol>'

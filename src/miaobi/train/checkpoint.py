@@ -24,12 +24,23 @@ from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.train.loop import State
 
-PLAIN = ("step", "seen", "best", "best_step", "stale", "validation", "finished", "seconds")
+PLAIN = (
+    "step",
+    "seen",
+    "best",
+    "best_step",
+    "stale",
+    "validation",
+    "finished",
+    "seconds",
+)
 
 
 def state_dict(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, plain values) that determine how the run goes on."""
-    tensors = {f"objective.{name}": value.detach() for name, value in _moving(state).items()}
+    tensors = {
+        f"objective.{name}": value.detach() for name, value in _moving(state).items()
+    }
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if state.device.type == "cuda":
@@ -46,21 +57,34 @@ def state_dict(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, plain
 
 
-def load_state_dict(state: State, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+def load_state_dict(
+    state: State, tensors: dict[str, Tensor], plain: dict[str, Any]
+) -> None:
     """Bring `state`, made afresh for the same configuration, to where `state_dict` found it."""
     own = _under(tensors, "objective.")
     wrong = _moving(state).keys() ^ own.keys()
     if wrong:
-        raise ValueError(f"{len(wrong)} weights are in one and not in the other, such as {min(wrong)}")
+        raise ValueError(
+            f"{len(wrong)} weights are in one and not in the other, such as {min(wrong)}"
+        )
     state.objective.load_state_dict(own, strict=False)
     for name, value in _under(tensors, "average.").items():
         state.average[name].copy_(value)
     for key, optimizer in _optimizers(state):
         values = dict[int, dict[str, Any]]()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for name, value in {**_under(tensors, f"{key}."), **_under(plain["optimizers"], f"{key}.")}.items():
+        parameters = [
+            parameter
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        for name, value in {
+            **_under(tensors, f"{key}."),
+            **_under(plain["optimizers"], f"{key}."),
+        }.items():
             index, _, leaf = name.partition(".")
-            values.setdefault(int(index), {})[leaf] = laid_out(value, parameters[int(index)])
+            values.setdefault(int(index), {})[leaf] = laid_out(
+                value, parameters[int(index)]
+            )
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
     for name in PLAIN:
         setattr(state, name, plain[name])
@@ -78,9 +102,19 @@ def laid_out(value: Any, parameter: Tensor) -> Any:
 
 def _moving(state: State) -> dict[str, Tensor]:
     """The objective's state by name but for weights that no step moves. Those of an optimiser count although they may not have thawed yet."""
-    moved = {id(item) for _, optimizer in _optimizers(state) for group in optimizer.param_groups for item in group["params"]}
-    return {name: value for name, value in state.objective.state_dict(keep_vars=True).items()
-            if not isinstance(value, nn.Parameter) or value.requires_grad or id(value) in moved}
+    moved = {
+        id(item)
+        for _, optimizer in _optimizers(state)
+        for group in optimizer.param_groups
+        for item in group["params"]
+    }
+    return {
+        name: value
+        for name, value in state.objective.state_dict(keep_vars=True).items()
+        if not isinstance(value, nn.Parameter)
+        or value.requires_grad
+        or id(value) in moved
+    }
 
 
 def _optimizers(state: State) -> Iterator[tuple[str, torch.optim.Optimizer]]:
@@ -94,7 +128,11 @@ def _optimizers(state: State) -> Iterator[tuple[str, torch.optim.Optimizer]]:
 
 
 def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if name.startswith(prefix)
+    }
 
 
 def save(state: State, folder: Path, keep: int) -> Path:
@@ -129,17 +167,33 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def found(folder: Path) -> list[Path]:
     """Checkpoints under `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
+    return sorted(
+        path for path in folder.glob("step-*") if (path / "state.json").exists()
+    )
 
 
 def restore(state: State, path: Path) -> None:
     """Continue from a checkpoint folder. Raises NotFound or Damaged."""
     if not (path / "state.json").exists():
-        raise NotFound(say(f"There is no checkpoint at {path}.", f"{path} 处没有检查点。"),
-                       say("Start the run again without --resume.", "请去掉 --resume 重新训练。"))
+        raise NotFound(
+            say(f"There is no checkpoint at {path}.", f"{path} 处没有检查点。"),
+            say("Start the run again without --resume.", "请去掉 --resume 重新训练。"),
+        )
     check_safetensors(path / "tensors.safetensors")
     try:
-        load_state_dict(state, load_file(path / "tensors.safetensors"), json.loads((path / "state.json").read_text()))
+        load_state_dict(
+            state,
+            load_file(path / "tensors.safetensors"),
+            json.loads((path / "state.json").read_text()),
+        )
     except (KeyError, RuntimeError, ValueError) as error:
-        raise Damaged(say(f"{path} does not belong to this configuration: {error}", f"{path} 与当前配置不符：{error}"),
-                      say("Resume with the configuration the run was started with.", "请使用该次训练开始时的配置继续。")) from None
+        raise Damaged(
+            say(
+                f"{path} does not belong to this configuration: {error}",
+                f"{path} 与当前配置不符：{error}",
+            ),
+            say(
+                "Resume with the configuration the run was started with.",
+                "请使用该次训练开始时的配置继续。",
+            ),
+        ) from None

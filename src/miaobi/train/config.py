@@ -71,15 +71,29 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "accumulation", "log_every"):
             if getattr(self, name) < 1:
-                raise BadInput(say(f"train.{name} is {getattr(self, name)}.", f"train.{name} 为 {getattr(self, name)}。"),
-                               say("It must be at least 1.", "至少应为 1。"))
+                raise BadInput(
+                    say(
+                        f"train.{name} is {getattr(self, name)}.",
+                        f"train.{name} 为 {getattr(self, name)}。",
+                    ),
+                    say("It must be at least 1.", "至少应为 1。"),
+                )
         if self.learning_rate <= 0:
-            raise BadInput(say(f"train.learning_rate is {self.learning_rate}.", f"train.learning_rate 为 {self.learning_rate}。"),
-                           say("It must be above 0.", "必须大于 0。"))
+            raise BadInput(
+                say(
+                    f"train.learning_rate is {self.learning_rate}.",
+                    f"train.learning_rate 为 {self.learning_rate}。",
+                ),
+                say("It must be above 0.", "必须大于 0。"),
+            )
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
-            raise BadInput(say(f"train.warmup + train.decay is {self.warmup + self.decay:g}, more than the run.",
-                               f"train.warmup 与 train.decay 之和为 {self.warmup + self.decay:g}，超过了整个训练。"),
-                           say("Make them add up to at most 1.", "请让两者之和不超过 1。"))
+            raise BadInput(
+                say(
+                    f"train.warmup + train.decay is {self.warmup + self.decay:g}, more than the run.",
+                    f"train.warmup 与 train.decay 之和为 {self.warmup + self.decay:g}，超过了整个训练。",
+                ),
+                say("Make them add up to at most 1.", "请让两者之和不超过 1。"),
+            )
 
     @property
     def glance(self) -> int:

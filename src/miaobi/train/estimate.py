@@ -46,7 +46,8 @@ class Estimate:
             f"{self.parameters / 1e6:.2f} M parameters{f', {self.trained / 1e6:.2f} M of them trained' if some else ''}. Expected: {spell(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
             f" ({self.free_memory / 1e9:.1f} GB free), {self.disk / 1e6:.0f} MB of disk.",
             f"{self.parameters / 1e6:.2f} M 个参数{f'，其中训练 {self.trained / 1e6:.2f} M' if some else ''}。预计需要 {spell(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
-            f"（可用 {self.free_memory / 1e9:.1f} GB），磁盘 {self.disk / 1e6:.0f} MB。")
+            f"（可用 {self.free_memory / 1e9:.1f} GB），磁盘 {self.disk / 1e6:.0f} MB。",
+        )
 
 
 def spell(seconds: float) -> str:
@@ -68,19 +69,32 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
     with untouched(state):
         per_row = _kept_for_backward(state, dataset) / _probe_rows(config)
         parameters = sum(item.numel() for item in state.objective.parameters())
-        trained = sum(item.numel() for item in state.objective.parameters() if item.requires_grad)
-        weights = 4 * trained * (5 if config.ema else 4)  # weights, gradient, two moments, average; frozen weights are in rss already
-        memory = int(psutil.Process().memory_info().rss + weights + 1.5 * per_row * config.batch_size)
+        trained = sum(
+            item.numel() for item in state.objective.parameters() if item.requires_grad
+        )
+        weights = (
+            4 * trained * (5 if config.ema else 4)
+        )  # weights, gradient, two moments, average; frozen weights are in rss already
+        memory = int(
+            psutil.Process().memory_info().rss
+            + weights
+            + 1.5 * per_row * config.batch_size
+        )
         free = _free_memory(state)
         # Checkpoints and the best: weights and two moments. The bundle, and the same in the store.
-        disk = 4 * (trained * 3 * (config.keep + 1) + 2 * (trained if state.objective.adapter else parameters))
+        disk = 4 * (
+            trained * 3 * (config.keep + 1)
+            + 2 * (trained if state.objective.adapter else parameters)
+        )
         known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run), trained)
         refuse_memory(known, per_row, config.batch_size)
         step = seconds_per_step(state, dataset)
     left = config.max_steps - state.step
     glances = config.glance * left / config.every("validate_every", 10)
     # A forward pass is a third of a step, and half of one that works out no gradients of weights.
-    seconds = step * left + glances * step / config.accumulation / (2 if trained < parameters / 2 else 3)
+    seconds = step * left + glances * step / config.accumulation / (
+        2 if trained < parameters / 2 else 3
+    )
     return replace(known, seconds=seconds)
 
 
@@ -89,35 +103,61 @@ def refuse_memory(known: Estimate, per_row: float, batch_size: int) -> None:
     if known.memory <= room:
         return
     fitting = int(batch_size - (known.memory - room) / (1.5 * per_row + 1))
-    remedy = (say(f"Take --train.batch_size {fitting} and raise --train.accumulation to keep the batch as it is.",
-                  f"请使用 --train.batch_size {fitting}，并调大 --train.accumulation 以保持总批量。") if fitting >= 1 else
-              say("Take a smaller model (--model.*) or a shorter --data.context_length.",
-                  "请使用更小的模型（--model.*）或更短的 --data.context_length。"))
-    raise DoesNotFit(say(f"This run needs about {known.memory / 1e9:.1f} GB of memory; {room / 1e9:.1f} GB can be had.",
-                         f"训练约需 {known.memory / 1e9:.1f} GB 内存，可用 {room / 1e9:.1f} GB。"), remedy)
+    remedy = (
+        say(
+            f"Take --train.batch_size {fitting} and raise --train.accumulation to keep the batch as it is.",
+            f"请使用 --train.batch_size {fitting}，并调大 --train.accumulation 以保持总批量。",
+        )
+        if fitting >= 1
+        else say(
+            "Take a smaller model (--model.*) or a shorter --data.context_length.",
+            "请使用更小的模型（--model.*）或更短的 --data.context_length。",
+        )
+    )
+    raise DoesNotFit(
+        say(
+            f"This run needs about {known.memory / 1e9:.1f} GB of memory; {room / 1e9:.1f} GB can be had.",
+            f"训练约需 {known.memory / 1e9:.1f} GB 内存，可用 {room / 1e9:.1f} GB。",
+        ),
+        remedy,
+    )
 
 
 def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
     """Raise DoesNotFit when disk or the time that was allowed will not suffice."""
     if known.disk > known.free_disk:
-        raise DoesNotFit(say(f"The run writes about {known.disk / 1e6:,.0f} MB; {known.free_disk / 1e6:,.0f} MB of disk are free.",
-                             f"训练约需写入 {known.disk / 1e6:,.0f} MB，磁盘剩余 {known.free_disk / 1e6:,.0f} MB。"),
-                         say("Free some space, lower --train.keep, or choose another place with --runs.",
-                             "请清理空间、调小 --train.keep，或用 --runs 换一个位置。"))
+        raise DoesNotFit(
+            say(
+                f"The run writes about {known.disk / 1e6:,.0f} MB; {known.free_disk / 1e6:,.0f} MB of disk are free.",
+                f"训练约需写入 {known.disk / 1e6:,.0f} MB，磁盘剩余 {known.free_disk / 1e6:,.0f} MB。",
+            ),
+            say(
+                "Free some space, lower --train.keep, or choose another place with --runs.",
+                "请清理空间、调小 --train.keep，或用 --runs 换一个位置。",
+            ),
+        )
     if max_minutes is not None and known.seconds > 60 * max_minutes:
         fitting = int(max_steps * 60 * max_minutes / known.seconds)
-        raise DoesNotFit(say(f"The run would take {spell(known.seconds)}; train.max_minutes allows {max_minutes:g} min.",
-                             f"训练预计需要 {spell(known.seconds)}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。"),
-                         say(f"--train.max_steps {fitting} would fit, or allow more time.",
-                             f"--train.max_steps {fitting} 可以满足，或放宽时间。"))
+        raise DoesNotFit(
+            say(
+                f"The run would take {spell(known.seconds)}; train.max_minutes allows {max_minutes:g} min.",
+                f"训练预计需要 {spell(known.seconds)}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。",
+            ),
+            say(
+                f"--train.max_steps {fitting} would fit, or allow more time.",
+                f"--train.max_steps {fitting} 可以满足，或放宽时间。",
+            ),
+        )
 
 
 @contextmanager
 def untouched(state: State) -> Iterator[None]:
     """Put weights, buffers, gradients and random state back afterwards. Frozen weights are not copied: nothing moves them."""
     kept = set(state.objective.state_dict())
-    tensors = [*(item for item in state.objective.parameters() if item.requires_grad),
-               *(item for name, item in state.objective.named_buffers() if name in kept)]
+    tensors = [
+        *(item for item in state.objective.parameters() if item.requires_grad),
+        *(item for name, item in state.objective.named_buffers() if name in kept),
+    ]
     copies = [tensor.detach().clone() for tensor in tensors]
     try:
         with torch.random.fork_rng():
@@ -139,13 +179,24 @@ def _kept_for_backward(state: State, dataset: Dataset) -> int:
         return tensor
 
     with torch.no_grad():
-        batch = state.objective.prepare(moved(dataset.batch("train", 0, _probe_rows(state.config), 0), state.device))
-    weights = {parameter.untyped_storage().data_ptr() for parameter in state.objective.parameters()}
+        batch = state.objective.prepare(
+            moved(dataset.batch("train", 0, _probe_rows(state.config), 0), state.device)
+        )
+    weights = {
+        parameter.untyped_storage().data_ptr()
+        for parameter in state.objective.parameters()
+    }
     for phase in state.objective.phases():
         kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), only(state.objective, phase.module):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            only(state.objective, phase.module),
+        ):
             phase.loss(batch)
-        largest = max(largest, sum(size for pointer, size in kept.items() if pointer not in weights))
+        largest = max(
+            largest,
+            sum(size for pointer, size in kept.items() if pointer not in weights),
+        )
     return largest
 
 
@@ -166,13 +217,18 @@ def seconds_per_step(state: State, dataset: Dataset) -> float:
             if time.perf_counter() - began > TIMING_SECONDS / 2:
                 break
         taken = best
-    return taken / rows * config.batch_size * config.accumulation + _seconds_of_optimizers(state)
+    return (
+        taken / rows * config.batch_size * config.accumulation
+        + _seconds_of_optimizers(state)
+    )
 
 
 def _timed(state: State, dataset: Dataset, rows: int) -> float:
     """Seconds of one forward and backward pass of all phases, each by its share of the steps."""
     with torch.no_grad():
-        batch = state.objective.prepare(moved(dataset.batch("train", 0, rows, 0), state.device))
+        batch = state.objective.prepare(
+            moved(dataset.batch("train", 0, rows, 0), state.device)
+        )
     taken = 0.0
     for phase in state.objective.phases():
         began = time.perf_counter()
@@ -186,7 +242,11 @@ def _timed(state: State, dataset: Dataset, rows: int) -> float:
 
 def _seconds_of_optimizers(state: State) -> float:
     """Of one step of them all. A resumed run's are left alone: they hold what it has learned."""
-    optimizers = {id(optimizer): optimizer for found in state.optimizers.values() for optimizer in found}.values()
+    optimizers = {
+        id(optimizer): optimizer
+        for found in state.optimizers.values()
+        for optimizer in found
+    }.values()
     if any(optimizer.state for optimizer in optimizers):
         return 0.0
     best = float("inf")

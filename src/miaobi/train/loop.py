@@ -28,7 +28,9 @@ from miaobi.train.optimizers import optimizers_for
 from miaobi.train.schedules import multiplier
 
 Hook = tuple[int, Callable[["State"], None]]
-EMA_EVERY = 8  # steps between updates of the averaged weights: each costs a pass over them
+EMA_EVERY = (
+    8  # steps between updates of the averaged weights: each costs a pass over them
+)
 
 
 @dataclass
@@ -62,8 +64,10 @@ class State:
         figures = dict[str, float]()
         for name, loss in self.last.items():
             prefix = f"{name}/" if len(self.optimizers) > 1 else ""
-            figures |= {f"{prefix}{key}": value.item() / max(loss.count, 1)
-                        for key, value in {"loss": loss.total, **loss.metrics}.items()}
+            figures |= {
+                f"{prefix}{key}": value.item() / max(loss.count, 1)
+                for key, value in {"loss": loss.total, **loss.metrics}.items()
+            }
         return figures
 
     @property
@@ -77,14 +81,26 @@ def start(objective: Objective, config: TrainConfig) -> State:
     processes.same_everywhere([*objective.parameters(), *objective.buffers()])
     phases = objective.phases()
     if len({phase.name for phase in phases}) < len(phases):
-        raise ValueError(f"phases need distinct names, got {[phase.name for phase in phases]}")
+        raise ValueError(
+            f"phases need distinct names, got {[phase.name for phase in phases]}"
+        )
     # A phase over the module of an earlier one (a lazy penalty) shares its optimiser.
     optimizers = dict[str, list[torch.optim.Optimizer]]()
     owners = dict[int, str]()
     for phase in phases:
         owner = owners.setdefault(id(phase.module), phase.name)
-        optimizers[phase.name] = optimizers[owner] if owner in optimizers else optimizers_for(phase, config)
-    average = {name: parameter.detach().clone() for name, parameter in objective.named_parameters() if parameter.requires_grad} if config.ema else {}
+        optimizers[phase.name] = (
+            optimizers[owner] if owner in optimizers else optimizers_for(phase, config)
+        )
+    average = (
+        {
+            name: parameter.detach().clone()
+            for name, parameter in objective.named_parameters()
+            if parameter.requires_grad
+        }
+        if config.ema
+        else {}
+    )
     return State(objective, config, optimizers, average)
 
 
@@ -109,19 +125,36 @@ def train_step(state: State, batches: Sequence[Batch]) -> None:
         _update_average(state)
 
 
-def _step(phase: Phase, batches: Sequence[Batch], optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig,
-          rate: float) -> Loss:
+def _step(
+    phase: Phase,
+    batches: Sequence[Batch],
+    optimizers: Sequence[torch.optim.Optimizer],
+    config: TrainConfig,
+    rate: float,
+) -> Loss:
     """Gradients summed over microbatches and processes, divided by the global count, clipped; one optimiser step."""
-    parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
+    parameters = [
+        parameter for parameter in phase.module.parameters() if parameter.requires_grad
+    ]
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    losses = [_backward(phase, batch, config, parameters[0].device.type) for batch in batches]
+    losses = [
+        _backward(phase, batch, config, parameters[0].device.type) for batch in batches
+    ]
     processes.sum_gradients(parameters)
     loss = processes.sum_losses(losses)
     norm = scale_and_clip(parameters, 1 / max(loss.count, 1), config.clip)
     if not (torch.isfinite(loss.total) and math.isfinite(norm)):
-        raise NotFinite(phase.name, loss.total.item() / max(loss.count, 1), norm,
-                        [place for place, found in enumerate(losses) if not torch.isfinite(found.total)])
+        raise NotFinite(
+            phase.name,
+            loss.total.item() / max(loss.count, 1),
+            norm,
+            [
+                place
+                for place, found in enumerate(losses)
+                if not torch.isfinite(found.total)
+            ],
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
@@ -130,17 +163,29 @@ def _step(phase: Phase, batches: Sequence[Batch], optimizers: Sequence[torch.opt
 
 
 def _backward(phase: Phase, batch: Batch, config: TrainConfig, device: str) -> Loss:
-    with torch.autocast(device, torch.bfloat16) if config.precision == "bfloat16" else nullcontext():
+    with (
+        torch.autocast(device, torch.bfloat16)
+        if config.precision == "bfloat16"
+        else nullcontext()
+    ):
         loss = phase.loss(batch)
     loss.total.backward()
-    return Loss(loss.total.detach(), loss.count, {name: value.detach() for name, value in loss.metrics.items()})
+    return Loss(
+        loss.total.detach(),
+        loss.count,
+        {name: value.detach() for name, value in loss.metrics.items()},
+    )
 
 
 @contextmanager
 def only(objective: Objective, module: nn.Module) -> Iterator[None]:
     """Within: gradients reach the parameters of `module` alone, though they flow through all of the objective."""
     own = {id(parameter) for parameter in module.parameters()}
-    others = [item for item in objective.parameters() if item.requires_grad and id(item) not in own]
+    others = [
+        item
+        for item in objective.parameters()
+        if item.requires_grad and id(item) not in own
+    ]
     try:
         for parameter in others:
             parameter.requires_grad_(False)
@@ -155,17 +200,27 @@ def scale_and_clip(parameters: Sequence[Tensor], scale: float, limit: float) -> 
 
     Returns the norm before clipping; 0 where there is no gradient.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [
+        parameter.grad for parameter in parameters if parameter.grad is not None
+    ]
     if not gradients:
         return 0.0
     norm = torch.nn.utils.get_total_norm(gradients) * scale
     factor = torch.tensor(scale, device=gradients[0].device)
-    torch._foreach_mul_(gradients, factor * (limit / (norm + 1e-6)).clamp(max=1) if limit else factor)
+    torch._foreach_mul_(
+        gradients, factor * (limit / (norm + 1e-6)).clamp(max=1) if limit else factor
+    )
     return norm.item()
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    return batch if device.type == "cpu" else {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    return (
+        batch
+        if device.type == "cpu"
+        else {
+            name: value.to(device, non_blocking=True) for name, value in batch.items()
+        }
+    )
 
 
 def _update_average(state: State) -> None:
@@ -173,7 +228,11 @@ def _update_average(state: State) -> None:
     keep = 0.5 ** (EMA_EVERY / (state.config.ema * state.config.max_steps))
     named = dict(state.objective.named_parameters())
     with torch.no_grad():
-        torch._foreach_lerp_(list(state.average.values()), [named[name] for name in state.average], 1 - keep)
+        torch._foreach_lerp_(
+            list(state.average.values()),
+            [named[name] for name in state.average],
+            1 - keep,
+        )
 
 
 @contextmanager
@@ -181,7 +240,11 @@ def averaged(state: State) -> Iterator[None]:
     """Within: the objective is as it will be asked, at rest (no dropout) and with its averaged weights, where the run keeps them."""
     training = state.objective.training
     state.objective.eval()
-    named = {name: parameter for name, parameter in state.objective.named_parameters() if name in state.average}
+    named = {
+        name: parameter
+        for name, parameter in state.objective.named_parameters()
+        if name in state.average
+    }
     own = {name: parameter.detach().clone() for name, parameter in named.items()}
     try:
         with torch.no_grad():
@@ -205,11 +268,15 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
     objective, losses = state.objective, list[Loss]()
     with averaged(state), torch.random.fork_rng():
         torch.manual_seed(0)
-        for place, batch in enumerate(dataset.batches("validation", state.config.batch_size)):
+        for place, batch in enumerate(
+            dataset.batches("validation", state.config.batch_size)
+        ):
             if batches and place >= batches:
                 break
             if place % processes.world() == processes.rank():
-                losses.append(objective.validate(objective.prepare(moved(batch, state.device))))
+                losses.append(
+                    objective.validate(objective.prepare(moved(batch, state.device)))
+                )
     loss = processes.sum_losses(losses)
     return loss.total.item() / max(loss.count, 1)
 
@@ -223,8 +290,15 @@ def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
     with stop_signals() as stopped:
         while state.step < config.max_steps and not state.finished:
             began = time.perf_counter()
-            indices = [(state.step * config.accumulation + micro) * processes.world() + processes.rank() for micro in range(config.accumulation)]
-            batches = [dataset.batch("train", index, config.batch_size, config.seed) for index in indices]
+            indices = [
+                (state.step * config.accumulation + micro) * processes.world()
+                + processes.rank()
+                for micro in range(config.accumulation)
+            ]
+            batches = [
+                dataset.batch("train", index, config.batch_size, config.seed)
+                for index in indices
+            ]
             try:
                 train_step(state, batches)
             except NotFinite as error:
@@ -244,27 +318,59 @@ class Interrupted(KeyboardInterrupt):
 class NotFinite(ArithmeticError):
     """A loss or a gradient overflowed or is no number; no optimiser has moved for it."""
 
-    def __init__(self, phase: str, loss: float, norm: float, microbatches: Sequence[int]) -> None:
+    def __init__(
+        self, phase: str, loss: float, norm: float, microbatches: Sequence[int]
+    ) -> None:
         super().__init__(f"{phase}: loss {loss}, gradient norm {norm}")
-        self.phase, self.loss, self.norm, self.microbatches = phase, loss, norm, microbatches
+        self.phase, self.loss, self.norm, self.microbatches = (
+            phase,
+            loss,
+            norm,
+            microbatches,
+        )
         """microbatches: those of this process whose loss is to blame; none where the gradient overflowed, or in another process."""
 
 
 NAMED = 8  # examples of a bad batch that an error lists
 
 
-def _explained(error: NotFinite, state: State, dataset: Dataset, indices: Sequence[int]) -> BadInput:
+def _explained(
+    error: NotFinite, state: State, dataset: Dataset, indices: Sequence[int]
+) -> BadInput:
     """What a person is told: the step, the figure, the examples where the data can tell, and what to do."""
     finite = math.isfinite(error.loss)
-    figure = say(f"the gradient's norm became {error.norm}", f"梯度范数变成了 {error.norm}") if finite else say(f"the loss became {error.loss}", f"损失变成了 {error.loss}")
+    figure = (
+        say(f"the gradient's norm became {error.norm}", f"梯度范数变成了 {error.norm}")
+        if finite
+        else say(f"the loss became {error.loss}", f"损失变成了 {error.loss}")
+    )
     blamed = [indices[place] for place in error.microbatches] or indices
-    places = [place for index in blamed for place in dataset.places("train", index, state.config.batch_size, state.config.seed)] if isinstance(dataset, Placed) else []
+    places = (
+        [
+            place
+            for index in blamed
+            for place in dataset.places(
+                "train", index, state.config.batch_size, state.config.seed
+            )
+        ]
+        if isinstance(dataset, Placed)
+        else []
+    )
     listed = ", ".join(places[:NAMED]) + (" ..." if len(places) > NAMED else "")
-    named = say(f" Its examples: {listed}." if places else "", f" 该批样本：{listed}。" if places else "")
-    return BadInput(say(f"Step {state.step + 1} ({error.phase}, batch {', '.join(map(str, blamed))}): {figure}.{named} Nothing of this step was kept.",
-                        f"第 {state.step + 1} 步（{error.phase}，第 {'、'.join(map(str, blamed))} 批）：{figure}。{named}该步未保留任何内容。"),
-                    say("Look at these examples; otherwise lower train.learning_rate, or raise train.warmup; then resume from the last checkpoint.",
-                        "请检查这些样本；否则请调小 train.learning_rate 或调大 train.warmup，再从上一个检查点继续。"))
+    named = say(
+        f" Its examples: {listed}." if places else "",
+        f" 该批样本：{listed}。" if places else "",
+    )
+    return BadInput(
+        say(
+            f"Step {state.step + 1} ({error.phase}, batch {', '.join(map(str, blamed))}): {figure}.{named} Nothing of this step was kept.",
+            f"第 {state.step + 1} 步（{error.phase}，第 {'、'.join(map(str, blamed))} 批）：{figure}。{named}该步未保留任何内容。",
+        ),
+        say(
+            "Look at these examples; otherwise lower train.learning_rate, or raise train.warmup; then resume from the last checkpoint.",
+            "请检查这些样本；否则请调小 train.learning_rate 或调大 train.warmup，再从上一个检查点继续。",
+        ),
+    )
 
 
 @contextmanager
@@ -280,7 +386,10 @@ def stop_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, handle)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield asked
     finally:
@@ -292,6 +401,13 @@ def check_finite(state: State) -> None:
     """A hook. Raises BadInput when a figure beside the loss is no longer a number (the loss itself is looked at in every step)."""
     for name, value in state.train.items():
         if value != value or value in (float("inf"), float("-inf")):
-            raise BadInput(say(f"{name} became {value} at step {state.step}.", f"第 {state.step} 步时 {name} 变成了 {value}。"),
-                           say("Lower train.learning_rate, or raise train.warmup; then resume from the last checkpoint.",
-                               "请调小 train.learning_rate 或调大 train.warmup，再从上一个检查点继续。"))
+            raise BadInput(
+                say(
+                    f"{name} became {value} at step {state.step}.",
+                    f"第 {state.step} 步时 {name} 变成了 {value}。",
+                ),
+                say(
+                    "Lower train.learning_rate, or raise train.warmup; then resume from the last checkpoint.",
+                    "请调小 train.learning_rate 或调大 train.warmup，再从上一个检查点继续。",
+                ),
+            )

@@ -25,15 +25,25 @@ def orthogonalised(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        x = torch.baddbmm(
+            x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a
+        )
     return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
     """Matrices of equal shape are orthogonalised in one batch. Convolution kernels count as [out, the rest]."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -42,7 +52,10 @@ class Muon(torch.optim.Optimizer):
             if not parameters:
                 continue
             gradients = [item.grad for item in parameters]
-            momenta = [self.state[item].setdefault("momentum", torch.zeros_like(item)) for item in parameters]
+            momenta = [
+                self.state[item].setdefault("momentum", torch.zeros_like(item))
+                for item in parameters
+            ]
             torch._foreach_mul_(momenta, group["momentum"])
             torch._foreach_add_(momenta, gradients)
             updates = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
@@ -52,7 +65,16 @@ class Muon(torch.optim.Optimizer):
             for place, update in enumerate(updates):
                 shapes[update.size(0), update[0].numel()].append(place)
             for (rows, columns), places in shapes.items():
-                whole = orthogonalised(torch.stack([updates[place].reshape(rows, columns) for place in places]))
+                whole = orthogonalised(
+                    torch.stack(
+                        [updates[place].reshape(rows, columns) for place in places]
+                    )
+                )
                 whole *= -group["lr"] * max(1, rows / columns) ** 0.5
-                torch._foreach_add_([parameters[place] for place in places],
-                                    [part.view_as(parameters[place]) for place, part in zip(places, whole)])
+                torch._foreach_add_(
+                    [parameters[place] for place in places],
+                    [
+                        part.view_as(parameters[place])
+                        for place, part in zip(places, whole)
+                    ],
+                )

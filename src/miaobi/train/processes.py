@@ -41,7 +41,7 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto": this process's CUDA device, else Apple's, else the CPU."""
+    """ "auto": this process's CUDA device, else Apple's, else the CPU."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -53,10 +53,14 @@ def sum_losses(losses: Sequence[Loss]) -> Loss:
     """The losses of all microbatches of all processes as one."""
     names = list(losses[0].metrics) if losses else []
     sums = [sum((loss.total for loss in losses), torch.zeros(()))]
-    sums += [sum((loss.metrics[name] for loss in losses), torch.zeros(())) for name in names]
+    sums += [
+        sum((loss.metrics[name] for loss in losses), torch.zeros(())) for name in names
+    ]
     count = sum(loss.count for loss in losses)
     if world() > 1:
-        packed = torch.tensor([count, *(item.item() for item in sums)], dtype=torch.float64)
+        packed = torch.tensor(
+            [count, *(item.item() for item in sums)], dtype=torch.float64
+        )
         dist.all_reduce(packed)
         count, sums = int(packed[0]), list(packed[1:])
     return Loss(sums[0], count, dict(zip(names, sums[1:])))
@@ -66,10 +70,14 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace every gradient by its sum over the processes, in one exchange."""
     if world() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [
+        parameter.grad for parameter in parameters if parameter.grad is not None
+    ]
     whole = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(whole)
-    for gradient, part in zip(gradients, whole.split([item.numel() for item in gradients]), strict=True):
+    for gradient, part in zip(
+        gradients, whole.split([item.numel() for item in gradients]), strict=True
+    ):
         gradient.copy_(part.view_as(gradient))
 
 

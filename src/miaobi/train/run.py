@@ -1,10 +1,10 @@
 """A run in its folder: settings, log, trackers, checkpoints and progress; what all verbs that train have in common.
 
-    runs/poet-20261121-221500/
-      config.yaml       the resolved settings; resuming needs nothing else
-      log.jsonl         every figure, by step
-      checkpoints/      the last ones and the best
-      tensorboard/
+runs/poet-20261121-221500/
+  config.yaml       the resolved settings; resuming needs nothing else
+  log.jsonl         every figure, by step
+  checkpoints/      the last ones and the best
+  tensorboard/
 """
 
 from __future__ import annotations
@@ -50,20 +50,36 @@ class Run:
         """Train to the end, or until Ctrl-C, which leaves a checkpoint. The seconds it took."""
         first = processes.rank() == 0
         if first:
-            write_text(self.folder / "config.yaml", yaml.safe_dump(dict(self.values), allow_unicode=True, sort_keys=False))
+            write_text(
+                self.folder / "config.yaml",
+                yaml.safe_dump(dict(self.values), allow_unicode=True, sort_keys=False),
+            )
         view = View(state, quiet)
         view.say(f"{self.folder}\n{known}")
         if state.step:
-            view.say(say(f"Going on from step {state.step}.", f"从第 {state.step} 步继续。"))
-        outputs = [Log(self.folder, state.step), *open_trackers(self.config.trackers, self.folder, self.values)] if first else []
+            view.say(
+                say(f"Going on from step {state.step}.", f"从第 {state.step} 步继续。")
+            )
+        outputs = (
+            [
+                Log(self.folder, state.step),
+                *open_trackers(self.config.trackers, self.folder, self.values),
+            ]
+            if first
+            else []
+        )
         began = time.monotonic()
         try:
             loop.run(state, dataset, self._hooks(dataset, outputs, view))
         except KeyboardInterrupt as stop:
             if isinstance(stop, loop.Interrupted) and first:
                 checkpoint.save(state, self.folder / "checkpoints", self.config.keep)
-            view.say(say(f"Stopped at step {state.step}. Go on with: miaobi {self.verb} --resume {self.folder}",
-                         f"已在第 {state.step} 步停止。继续：miaobi {self.verb} --resume {self.folder}"))
+            view.say(
+                say(
+                    f"Stopped at step {state.step}. Go on with: miaobi {self.verb} --resume {self.folder}",
+                    f"已在第 {state.step} 步停止。继续：miaobi {self.verb} --resume {self.folder}",
+                )
+            )
             raise
         finally:
             view.close()
@@ -71,19 +87,31 @@ class Run:
                 output.close()
         return time.monotonic() - began
 
-    def _hooks(self, dataset: Dataset, outputs: Sequence[Tracker], view: View) -> list[loop.Hook]:
+    def _hooks(
+        self, dataset: Dataset, outputs: Sequence[Tracker], view: View
+    ) -> list[loop.Hook]:
         """What happens between steps, with its interval."""
         config = self.config
 
         def log(state: State) -> None:
             loop.check_finite(state)
             for output in outputs:
-                output.figures(state.step, {**state.train, "seen": state.seen, "seconds": round(state.seconds, 3),
-                                            "learning_rate": config.learning_rate * multiplier(config, state.step - 1)})
+                output.figures(
+                    state.step,
+                    {
+                        **state.train,
+                        "seen": state.seen,
+                        "seconds": round(state.seconds, 3),
+                        "learning_rate": config.learning_rate
+                        * multiplier(config, state.step - 1),
+                    },
+                )
 
         def judge(state: State) -> None:
             last = state.step == config.max_steps
-            state.validation = loop.validate(state, dataset, 0 if last else config.glance)
+            state.validation = loop.validate(
+                state, dataset, 0 if last else config.glance
+            )
             watched = self.watch(state) if self.watch else state.validation
             state.stale += 1
             if watched < state.best:
@@ -92,8 +120,14 @@ class Run:
                     checkpoint.write(state, self.folder / "checkpoints" / "best")
             state.finished = bool(config.patience) and state.stale >= config.patience
             for output in outputs:
-                output.figures(state.step, {"validation": state.validation, "seconds": round(state.seconds, 3),
-                                            **({"watched": watched} if self.watch else {})})
+                output.figures(
+                    state.step,
+                    {
+                        "validation": state.validation,
+                        "seconds": round(state.seconds, 3),
+                        **({"watched": watched} if self.watch else {}),
+                    },
+                )
             if self.report:
                 self.report(state.step, watched)
 
@@ -105,7 +139,10 @@ class Run:
             with loop.averaged(state):
                 self.sample(state, outputs)
 
-        hooks: list[loop.Hook] = [(config.log_every, log), (config.every("validate_every", 10), judge)]
+        hooks: list[loop.Hook] = [
+            (config.log_every, log),
+            (config.every("validate_every", 10), judge),
+        ]
         if processes.rank() == 0:
             hooks.append((config.every("sample_every", 4), sample))
         return [*hooks, (config.every("checkpoint_every", 10), keep), (1, view)]
@@ -115,7 +152,9 @@ class Run:
         best = self.folder / "checkpoints" / "best"
         if best.exists() and state.best_step < state.step:
             checkpoint.restore(state, best)
-        if state.step < self.config.max_steps:  # ended early, so the whole validation set was never seen
+        if (
+            state.step < self.config.max_steps
+        ):  # ended early, so the whole validation set was never seen
             state.validation = loop.validate(state, dataset)
 
 
@@ -124,6 +163,7 @@ def new_folder(runs: Path, name: str) -> Path:
 
     Raises BadInput where one may not write, DoesNotFit on a full disk.
     """
+
     def folder(second: int) -> Path:
         return runs / f"{name}-{datetime.fromtimestamp(second):%Y%m%d-%H%M%S}"
 
@@ -131,7 +171,9 @@ def new_folder(runs: Path, name: str) -> Path:
     if processes.rank() == 0:
         with explain_refusal(runs):
             runs.mkdir(parents=True, exist_ok=True)
-            while not _made(folder(began)):  # another run of this name began in this second
+            while not _made(
+                folder(began)
+            ):  # another run of this name began in this second
                 began += 1
     return folder(processes.agree(began))
 
@@ -155,9 +197,17 @@ def find_run(name: str, runs: Path) -> Path:
     """A run by its folder, its name, or the start of its name (the newest that fits). Raises NotFound with the nearest."""
     if (Path(name) / "config.yaml").exists():
         return Path(name)
-    known = sorted((path.parent for path in runs.glob("*/config.yaml")), key=lambda path: path.stat().st_mtime)
+    known = sorted(
+        (path.parent for path in runs.glob("*/config.yaml")),
+        key=lambda path: path.stat().st_mtime,
+    )
     found = [path for path in known if path.name.startswith(name)]
     if not found:
-        raise NotFound(say(f"There is no run {name!r} under {runs}.", f"{runs} 下没有名为 {name!r} 的训练记录。"),
-                       nearest(name, [path.name for path in known]))
+        raise NotFound(
+            say(
+                f"There is no run {name!r} under {runs}.",
+                f"{runs} 下没有名为 {name!r} 的训练记录。",
+            ),
+            nearest(name, [path.name for path in known]),
+        )
     return found[-1]

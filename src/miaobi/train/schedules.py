@@ -14,7 +14,9 @@ def multiplier(config: TrainConfig, step: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(config.max_steps - warmup, 1)
-    return config.final_learning_rate + (1 - config.final_learning_rate) * _shape(config, done)
+    return config.final_learning_rate + (1 - config.final_learning_rate) * _shape(
+        config, done
+    )
 
 
 def _shape(config: TrainConfig, done: float) -> float:
@@ -24,5 +26,9 @@ def _shape(config: TrainConfig, done: float) -> float:
     if config.schedule == "linear":
         return 1 - done
     if config.schedule == "wsd":
-        return min(1.0, (1 - done) * (1 - config.warmup) / config.decay) if config.decay else 1.0
+        return (
+            min(1.0, (1 - done) * (1 - config.warmup) / config.decay)
+            if config.decay
+            else 1.0
+        )
     return 1.0

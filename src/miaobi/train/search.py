@@ -56,10 +56,19 @@ class Dimension:
     """Asked for only where these other settings have one of these values."""
 
     def __post_init__(self) -> None:
-        if not self.choices and not (self.low < self.high and (self.low > 0 or not self.log)):
-            raise BadInput(say(f"search: {self.key} goes from {self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}.",
-                               f"search：{self.key} 的范围是 {self.low:g} 到 {self.high:g}{'（对数）' if self.log else ''}。"),
-                           say("Give low < high, above 0 where log is true.", "请使 low < high；log 为 true 时两者都应大于 0。"))
+        if not self.choices and not (
+            self.low < self.high and (self.low > 0 or not self.log)
+        ):
+            raise BadInput(
+                say(
+                    f"search: {self.key} goes from {self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}.",
+                    f"search：{self.key} 的范围是 {self.low:g} 到 {self.high:g}{'（对数）' if self.log else ''}。",
+                ),
+                say(
+                    "Give low < high, above 0 where log is true.",
+                    "请使 low < high；log 为 true 时两者都应大于 0。",
+                ),
+            )
 
     def applies(self, values: Mapping[str, Any]) -> bool:
         return all(values.get(key) in allowed for key, allowed in self.when.items())
@@ -69,8 +78,16 @@ class Dimension:
             chosen: Value = trial.suggest_categorical(self.key, self.choices)
             return chosen
         if self.whole:
-            return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
-        return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)
+            return trial.suggest_int(
+                self.key,
+                int(self.low),
+                int(self.high),
+                log=self.log,
+                step=int(self.step or 1),
+            )
+        return trial.suggest_float(
+            self.key, self.low, self.high, log=self.log, step=self.step
+        )
 
     def holds(self, value: Any) -> bool:
         if self.choices:
@@ -81,8 +98,13 @@ class Dimension:
         if self.choices:
             shown = " | ".join(map(str, self.choices))
         else:
-            shown = f"{self.low:g} – {self.high:g}" + (say(", logarithmic", "，对数") if self.log else "")
-        named = [f"{key} = {' | '.join(map(str, allowed))}" for key, allowed in self.when.items()]
+            shown = f"{self.low:g} – {self.high:g}" + (
+                say(", logarithmic", "，对数") if self.log else ""
+            )
+        named = [
+            f"{key} = {' | '.join(map(str, allowed))}"
+            for key, allowed in self.when.items()
+        ]
         return shown + (say("  where ", "  当 ") + ", ".join(named) if named else "")
 
 
@@ -96,8 +118,13 @@ def ordered(space: Space) -> list[Dimension]:
         waiting = {item.key for item in rest}
         ready = [item for item in rest if not waiting & item.when.keys()]
         if not ready:
-            raise BadInput(say(f"search: {', '.join(sorted(waiting))} wait for each other.", f"search：{'、'.join(sorted(waiting))} 互为条件。"),
-                           say("Mend their `when`.", "请修正它们的 when。"))
+            raise BadInput(
+                say(
+                    f"search: {', '.join(sorted(waiting))} wait for each other.",
+                    f"search：{'、'.join(sorted(waiting))} 互为条件。",
+                ),
+                say("Mend their `when`.", "请修正它们的 when。"),
+            )
         done += ready
         rest = [item for item in rest if item not in ready]
     return done
@@ -130,7 +157,9 @@ class Trial:
 
     def report(self, percent: int, value: float) -> None:
         """An intermediate figure. Raises optuna.TrialPruned when most trials were better at this point."""
-        if percent in self.reported:  # a trial that was killed says again what it said before
+        if (
+            percent in self.reported
+        ):  # a trial that was killed says again what it said before
             return
         self.reported.add(percent)
         self.told.report(value, percent)
@@ -141,13 +170,44 @@ class Trial:
 class Search:
     """A study in `folder`/study.db. Any number of processes may work on it at once; a trial whose process died is taken up again."""
 
-    def __init__(self, folder: Path, space: Space, fixed: Mapping[str, Any], rules: Rules, name: str) -> None:
-        self.folder, self.space, self.fixed, self.rules, self.name = folder, ordered(space), fixed, rules, name
+    def __init__(
+        self,
+        folder: Path,
+        space: Space,
+        fixed: Mapping[str, Any],
+        rules: Rules,
+        name: str,
+    ) -> None:
+        self.folder, self.space, self.fixed, self.rules, self.name = (
+            folder,
+            ordered(space),
+            fixed,
+            rules,
+            name,
+        )
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            self.storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": partial(_connected, folder / "study.db"), "poolclass": QueuePool})
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=FEWEST, n_warmup_steps=WARMUP) if rules.prune else optuna.pruners.NopPruner()
-            self.study = optuna.create_study(storage=self.storage, study_name=name, direction=rules.direction, pruner=pruner, load_if_exists=True)
+            self.storage = optuna.storages.RDBStorage(
+                "sqlite://",
+                engine_kwargs={
+                    "creator": partial(_connected, folder / "study.db"),
+                    "poolclass": QueuePool,
+                },
+            )
+            pruner = (
+                optuna.pruners.MedianPruner(
+                    n_startup_trials=FEWEST, n_warmup_steps=WARMUP
+                )
+                if rules.prune
+                else optuna.pruners.NopPruner()
+            )
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=name,
+                direction=rules.direction,
+                pruner=pruner,
+                load_if_exists=True,
+            )
             if not self.trials:
                 self._enqueue_recipe()
 
@@ -157,15 +217,24 @@ class Search:
 
     def _enqueue_recipe(self) -> None:
         """The first trial is the recipe as it stands, as far as the space holds it: what the search has to beat."""
-        own = {item.key: self.fixed[item.key] for item in self.space
-               if item.applies(self.fixed) and item.key in self.fixed and item.holds(self.fixed[item.key])}
+        own = {
+            item.key: self.fixed[item.key]
+            for item in self.space
+            if item.applies(self.fixed)
+            and item.key in self.fixed
+            and item.holds(self.fixed[item.key])
+        }
         self.study.enqueue_trial(own)
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All but those that another one took up again, by number."""
         everything = self.study.get_trials(deepcopy=False)
-        continued = {trial.user_attrs["continues"] for trial in everything if "continues" in trial.user_attrs}
+        continued = {
+            trial.user_attrs["continues"]
+            for trial in everything
+            if "continues" in trial.user_attrs
+        }
         return [trial for trial in everything if trial.number not in continued]
 
     def ask(self) -> Trial | None:
@@ -180,7 +249,14 @@ class Search:
             told = self.study.ask()
             told.set_user_attr("process", [os.getpid(), psutil.Process().create_time()])
             chosen = self._chosen(told)
-            before = next((trial for trial in known if trial.number == told.user_attrs.get("continues")), None)
+            before = next(
+                (
+                    trial
+                    for trial in known
+                    if trial.number == told.user_attrs.get("continues")
+                ),
+                None,
+            )
             folder = told.user_attrs.get("run") or f"{self.name}-{told.number:03d}"
             told.set_user_attr("run", folder)
         said = before.intermediate_values if before else {}
@@ -206,7 +282,9 @@ class Search:
         trial.facts["error"] = why
         self._tell(trial, TrialState.FAIL)
 
-    def _tell(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
+    def _tell(
+        self, trial: Trial, state: TrialState, value: float | None = None
+    ) -> None:
         for key, fact in trial.facts.items():
             trial.told.set_user_attr(key, fact)
         self.study.tell(trial.told, value, state=state)
@@ -223,17 +301,26 @@ class Search:
                 self._again(trial)
 
     def _again(self, trial: FrozenTrial) -> None:
-        self.study.enqueue_trial(trial.params, user_attrs={"continues": trial.number, "run": trial.user_attrs.get("run")})
+        self.study.enqueue_trial(
+            trial.params,
+            user_attrs={"continues": trial.number, "run": trial.user_attrs.get("run")},
+        )
 
     def ended(self) -> str:
         """Why the search has ended; empty while it goes on."""
         trials = self.trials
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         if len(begun) >= self.rules.trials and len(begun) == len(trials):
-            return say(f"all {self.rules.trials} trials were made", f"{self.rules.trials} 次试验全部完成")
+            return say(
+                f"all {self.rules.trials} trials were made",
+                f"{self.rules.trials} 次试验全部完成",
+            )
         without = since_improvement(trials, self.rules.direction)
         if without >= self.rules.patience:
-            return say(f"the last {without} trials brought no improvement", f"最近 {without} 次试验没有改进")
+            return say(
+                f"the last {without} trials brought no improvement",
+                f"最近 {without} 次试验没有改进",
+            )
         return ""
 
 
@@ -249,8 +336,12 @@ def _connected(path: Path) -> sqlite3.Connection:
 def sampler(rules: Rules, drawn: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=rules.seed * 100_003 + drawn, multivariate=True, group=True,
-                                          n_startup_trials=min(STARTUP, max(FEWEST, rules.trials // 3)))
+        return optuna.samplers.TPESampler(
+            seed=rules.seed * 100_003 + drawn,
+            multivariate=True,
+            group=True,
+            n_startup_trials=min(STARTUP, max(FEWEST, rules.trials // 3)),
+        )
 
 
 def _alive(process: Sequence[float] | None) -> bool:
@@ -265,26 +356,40 @@ def _alive(process: Sequence[float] | None) -> bool:
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those that came to a figure, by the time they ended."""
-    return sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: (trial.datetime_complete, trial.number))
+    return sorted(
+        (trial for trial in trials if trial.state == TrialState.COMPLETE),
+        key=lambda trial: (trial.datetime_complete, trial.number),
+    )
 
 
 def best(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:
     sign = 1 if direction == "minimize" else -1
-    return min(finished(trials), key=lambda trial: (sign * trial.value, trial.number), default=None)
+    return min(
+        finished(trials),
+        key=lambda trial: (sign * trial.value, trial.number),
+        default=None,
+    )
 
 
 def since_improvement(trials: Sequence[FrozenTrial], direction: str) -> int:
     """Trials that ended (with a figure, stopped early, or failed) since the best figure last improved by more than MARGIN of the way
     from the median of the first STARTUP to the best."""
     sign = 1 if direction == "minimize" else -1
-    over = sorted((trial for trial in trials if trial.state.is_finished()), key=lambda trial: (trial.datetime_complete, trial.number))
-    values = [sign * trial.value for trial in over if trial.state == TrialState.COMPLETE]
+    over = sorted(
+        (trial for trial in trials if trial.state.is_finished()),
+        key=lambda trial: (trial.datetime_complete, trial.number),
+    )
+    values = [
+        sign * trial.value for trial in over if trial.state == TrialState.COMPLETE
+    ]
     if not values:
         return 0
     margin = MARGIN * (statistics.median(values[:STARTUP]) - min(values))
     found, count = float("inf"), 0
     for trial in over:
-        improved = trial.state == TrialState.COMPLETE and sign * trial.value < found - margin
+        improved = (
+            trial.state == TrialState.COMPLETE and sign * trial.value < found - margin
+        )
         found, count = (sign * trial.value, 0) if improved else (found, count + 1)
     return count
 
@@ -298,19 +403,35 @@ def importances(study: optuna.Study, space: Space) -> dict[str, float]:
     over = finished(study.get_trials(deepcopy=False))
     if len(over) < FEWEST or len({trial.value for trial in over}) < 2:
         return {}
-    everywhere = [item.key for item in space if all(item.key in trial.params for trial in over)]
+    everywhere = [
+        item.key for item in space if all(item.key in trial.params for trial in over)
+    ]
     found = _importances(study, everywhere) if everywhere else {}
     for item in space:
         having = [trial for trial in over if item.key in trial.params]
-        if item.key not in everywhere and len(having) >= FEWEST and len({trial.value for trial in having}) > 1:
+        if (
+            item.key not in everywhere
+            and len(having) >= FEWEST
+            and len({trial.value for trial in having}) > 1
+        ):
             found[item.key] = _importances(study, [*everywhere, item.key])[item.key]
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
 def _importances(study: optuna.Study, keys: list[str]) -> dict[str, float]:
     from importlib.util import find_spec
-    evaluator: Any = optuna.importance.FanovaImportanceEvaluator(seed=0) if find_spec("sklearn") else optuna.importance.PedAnovaImportanceEvaluator()
-    return {key: float(value) for key, value in optuna.importance.get_param_importances(study, evaluator=evaluator, params=keys).items()}
+
+    evaluator: Any = (
+        optuna.importance.FanovaImportanceEvaluator(seed=0)
+        if find_spec("sklearn")
+        else optuna.importance.PedAnovaImportanceEvaluator()
+    )
+    return {
+        key: float(value)
+        for key, value in optuna.importance.get_param_importances(
+            study, evaluator=evaluator, params=keys
+        ).items()
+    }
 
 
 @contextmanager

@@ -37,7 +37,10 @@ class Log:
         self.path = run / "log.jsonl"
         # A run that goes on from an older checkpoint forgets what came after it.
         kept = [row for row in read_log(run) if row["step"] <= from_step]
-        self.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+        self.path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept),
+            encoding="utf-8",
+        )
 
     def figures(self, step: int, values: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -67,8 +70,12 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 class TensorBoard:
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(run / "tensorboard"))
-        self.writer.add_text("config", f"```json\n{json.dumps(config, ensure_ascii=False, indent=1)}\n```")
+        self.writer.add_text(
+            "config",
+            f"```json\n{json.dumps(config, ensure_ascii=False, indent=1)}\n```",
+        )
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -91,29 +98,52 @@ class WandB:
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
         import os
+
         if importlib.util.find_spec("wandb") is None:
-            raise MissingPart(say("Weights & Biases is not installed.", "未安装 Weights & Biases。"), "pip install 'miaobi[wandb]'")
+            raise MissingPart(
+                say("Weights & Biases is not installed.", "未安装 Weights & Biases。"),
+                "pip install 'miaobi[wandb]'",
+            )
         import wandb
-        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-        self.run = wandb.init(project="miaobi", name=run.name, dir=str(run), config=dict(config), mode=mode, resume="allow",
-                              id=run.name)
+
+        mode = os.environ.get("WANDB_MODE") or (
+            "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        )
+        self.run = wandb.init(
+            project="miaobi",
+            name=run.name,
+            dir=str(run),
+            config=dict(config),
+            mode=mode,
+            resume="allow",
+            id=run.name,
+        )
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         import wandb
-        self.run.log({name: wandb.Html(f"<pre>{value}</pre>") for name, value in values.items()}, step=step)
+
+        self.run.log(
+            {name: wandb.Html(f"<pre>{value}</pre>") for name, value in values.items()},
+            step=step,
+        )
 
     def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         import wandb
-        self.run.log({name: wandb.Image(value) for name, value in values.items()}, step=step)
+
+        self.run.log(
+            {name: wandb.Image(value) for name, value in values.items()}, step=step
+        )
 
     def close(self) -> None:
         self.run.finish()
 
 
-def open_trackers(names: list[str] | None, run: Path, config: Mapping[str, Any]) -> list[Tracker]:
+def open_trackers(
+    names: list[str] | None, run: Path, config: Mapping[str, Any]
+) -> list[Tracker]:
     """The trackers by name; None means TensorBoard where it is installed."""
     if names is None:
         names = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []

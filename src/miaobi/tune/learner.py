@@ -122,7 +122,11 @@ class Learner(Objective):
         for companion in self._companions():
             penalty = companion.penalty(self)
             total = total if penalty is None else total + penalty
-        return replace(loss, total=loss.total + loss.count * total) if total.requires_grad else loss
+        return (
+            replace(loss, total=loss.total + loss.count * total)
+            if total.requires_grad
+            else loss
+        )
 
     def validate(self, batch: Batch) -> Loss:
         return self.loss(batch)
@@ -178,10 +182,17 @@ class Learner(Objective):
         """An encoded example as the model will see it, with what the loss looks at; empty where nothing can be shown as text."""
         return []
 
-    def split(self, columns: Mapping[str, Any], max_length: int) -> list[Mapping[str, Any]]:
+    def split(
+        self, columns: Mapping[str, Any], max_length: int
+    ) -> list[Mapping[str, Any]]:
         """Too long an example as several. Raises Unsupported where that makes no sense for the task."""
-        raise Unsupported(say("data.too_long is split, but examples of this task cannot be split.", "data.too_long 为 split，但此任务的样本无法拆分。"),
-                          "--data.too_long truncate")
+        raise Unsupported(
+            say(
+                "data.too_long is split, but examples of this task cannot be split.",
+                "data.too_long 为 split，但此任务的样本无法拆分。",
+            ),
+            "--data.too_long truncate",
+        )
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -238,10 +249,18 @@ class Task(Protocol):
         ...
 
 
-def padded(rows: Sequence[np.ndarray], value: int, side: Literal["left", "right"] = "right", multiple: int = 8) -> Tensor:
+def padded(
+    rows: Sequence[np.ndarray],
+    value: int,
+    side: Literal["left", "right"] = "right",
+    multiple: int = 8,
+) -> Tensor:
     """Rows of unequal length as int64 [rows, length], filled up with `value` to a multiple of `multiple`."""
     length = -(-max(map(len, rows)) // multiple) * multiple
     filled = np.full((len(rows), length), value, dtype=np.int64)
     for place, row in enumerate(rows):
-        filled[place, slice(length - len(row), None) if side == "left" else slice(0, len(row))] = row
+        filled[
+            place,
+            slice(length - len(row), None) if side == "left" else slice(0, len(row)),
+        ] = row
     return torch.from_numpy(filled)

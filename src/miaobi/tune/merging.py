@@ -30,6 +30,7 @@ from miaobi.tune.opening import ADAPTER, ADAPTER_WEIGHTS, UNMERGEABLE, Tuned, ot
 
 Method = Literal["linear", "svd", "ties"]
 
+
 @dataclass(frozen=True)
 class Update:
     """The low-rank updates of one adapter: by module, B [out, r] and A [r, in], scaled so that ΔW = B A."""
@@ -44,18 +45,31 @@ class Update:
 def check_mergeable(tuned: Tuned) -> None:
     """Raise BadInput for whole weights, Unsupported for adapters that cannot be put into the base's matrices."""
     if not tuned.adapter:
-        raise BadInput(say(f"{tuned.label} holds whole weights already: there is no adapter to merge.", f"{tuned.label} 已是完整权重，没有需要合并的适配器。"),
-                       say("Leave --merge out.", "请去掉 --merge。"))
+        raise BadInput(
+            say(
+                f"{tuned.label} holds whole weights already: there is no adapter to merge.",
+                f"{tuned.label} 已是完整权重，没有需要合并的适配器。",
+            ),
+            say("Leave --merge out.", "请去掉 --merge。"),
+        )
     kind = tuned.adapter.get("peft_type")
     if kind in UNMERGEABLE:
-        raise Unsupported(say(f"{tuned.label} is {kind}: it stands beside the base's matrices and has no place in them.",
-                              f"{tuned.label} 属于 {kind}：它位于基础模型的矩阵之外，无法并入权重。"),
-                          say("Serve it with the native engine, or tune with the method lora.", "请用 native 引擎运行，或改用 lora 方法微调。"))
+        raise Unsupported(
+            say(
+                f"{tuned.label} is {kind}: it stands beside the base's matrices and has no place in them.",
+                f"{tuned.label} 属于 {kind}：它位于基础模型的矩阵之外，无法并入权重。",
+            ),
+            say(
+                "Serve it with the native engine, or tune with the method lora.",
+                "请用 native 引擎运行，或改用 lora 方法微调。",
+            ),
+        )
 
 
 def beside(module: nn.Module, folder: Path, name: str = "default") -> Any:
     """The module wrapped by PEFT, with the adapter of `folder`, at rest."""
     from peft import PeftModel
+
     with old_names():
         return PeftModel.from_pretrained(module, str(folder), adapter_name=name).eval()  # type: ignore[arg-type]
 
@@ -72,20 +86,30 @@ def merge(tuned: Tuned, target: Path) -> Path:
     Beside the weights it holds what the bundle holds: tokenizer, template, labels. Raises as `check_mergeable` does.
     """
     check_mergeable(tuned)
-    net: Any = put_in(_plain_base(tuned.base), tuned.folder) if tuned.writes else _unloaded(tuned)
+    net: Any = (
+        put_in(_plain_base(tuned.base), tuned.folder)
+        if tuned.writes
+        else _unloaded(tuned)
+    )
     with write_beside(target) as draft:
         draft.mkdir()
         net.save_pretrained(draft)
         if (tuned.base.folder / "tokenizer.json").exists():
             tuned.base.tokenizer.save_pretrained(draft)
         for file in tuned.folder.iterdir():
-            if file.is_file() and file.name not in (ADAPTER, ADAPTER_WEIGHTS, "miaobi.json", "README.md"):
+            if file.is_file() and file.name not in (
+                ADAPTER,
+                ADAPTER_WEIGHTS,
+                "miaobi.json",
+                "README.md",
+            ):
                 (draft / file.name).write_bytes(file.read_bytes())
     return target
 
 
 def _plain_base(base: Base) -> nn.Module:
     from transformers import AutoModelForCausalLM
+
     return base.model(AutoModelForCausalLM)
 
 
@@ -95,7 +119,15 @@ def _unloaded(tuned: Tuned) -> nn.Module:
     return merged
 
 
-def combine(adapters: Sequence[Tuned], weights: Sequence[float], method: Method, target: Path, *, density: float = 0.5, rank: int = 0) -> None:
+def combine(
+    adapters: Sequence[Tuned],
+    weights: Sequence[float],
+    method: Method,
+    target: Path,
+    *,
+    density: float = 0.5,
+    rank: int = 0,
+) -> None:
     """One adapter out of several of the same base and task, into the folder `target`, in PEFT's layout.
 
     density: the share of each update that TIES keeps. rank: of the result for svd and ties; 0 for the sum of theirs.
@@ -106,35 +138,75 @@ def combine(adapters: Sequence[Tuned], weights: Sequence[float], method: Method,
     limit = rank or sum(update.rank for update in updates)
     factors = dict[str, tuple[Tensor, Tensor]]()
     for name in sorted({name for update in updates for name in update.factors}):
-        parts = [(weight, *update.factors[name]) for weight, update in zip(weights, updates, strict=True) if name in update.factors]
-        factors[name] = _stacked(parts) if method == "linear" else _low_rank(_summed(parts) if method == "svd" else _ties(parts, density), limit)
+        parts = [
+            (weight, *update.factors[name])
+            for weight, update in zip(weights, updates, strict=True)
+            if name in update.factors
+        ]
+        factors[name] = (
+            _stacked(parts)
+            if method == "linear"
+            else _low_rank(
+                _summed(parts) if method == "svd" else _ties(parts, density), limit
+            )
+        )
     _write(adapters[0], factors, target)
 
 
-def _check_alike(adapters: Sequence[Tuned], weights: Sequence[float], density: float) -> None:
+def _check_alike(
+    adapters: Sequence[Tuned], weights: Sequence[float], density: float
+) -> None:
     if len(adapters) < 2:
-        raise BadInput(say("One adapter alone has nothing to be merged with.", "只有一个适配器，没有可合并的对象。"),
-                       say("Name two or more.", "请给出两个或更多。"))
-    if len(weights) != len(adapters) or not all(math.isfinite(weight) for weight in weights):
-        raise BadInput(say(f"There are {len(adapters)} adapters and the weights {list(weights)}.", f"有 {len(adapters)} 个适配器，而权重为 {list(weights)}。"),
-                       say("Give one number for each.", "请为每个适配器给出一个数值。"))
+        raise BadInput(
+            say(
+                "One adapter alone has nothing to be merged with.",
+                "只有一个适配器，没有可合并的对象。",
+            ),
+            say("Name two or more.", "请给出两个或更多。"),
+        )
+    if len(weights) != len(adapters) or not all(
+        math.isfinite(weight) for weight in weights
+    ):
+        raise BadInput(
+            say(
+                f"There are {len(adapters)} adapters and the weights {list(weights)}.",
+                f"有 {len(adapters)} 个适配器，而权重为 {list(weights)}。",
+            ),
+            say("Give one number for each.", "请为每个适配器给出一个数值。"),
+        )
     if not 0 < density <= 1:
-        raise BadInput(say(f"density is {density:g}, outside 0 to 1.", f"density 为 {density:g}，应在 0 与 1 之间。"),
-                       say("Give the share of each update to keep, such as 0.5.", "请给出每个更新量的保留比例，例如 0.5。"))
+        raise BadInput(
+            say(
+                f"density is {density:g}, outside 0 to 1.",
+                f"density 为 {density:g}，应在 0 与 1 之间。",
+            ),
+            say(
+                "Give the share of each update to keep, such as 0.5.",
+                "请给出每个更新量的保留比例，例如 0.5。",
+            ),
+        )
     first = adapters[0]
     for other in adapters[1:]:
         if other.manifest.data["base"]["hash"] != first.manifest.data["base"]["hash"]:
             raise other_base(other, first.base)
         if other.manifest.recipe["task"] != first.manifest.recipe["task"]:
-            raise BadInput(say(f"{first.label} was tuned for {first.manifest.recipe['task']}, {other.label} for {other.manifest.recipe['task']}.",
-                               f"{first.label} 的任务是 {first.manifest.recipe['task']}，{other.label} 的任务是 {other.manifest.recipe['task']}。"),
-                           say("Merge adapters of one task.", "请合并同一任务的适配器。"))
+            raise BadInput(
+                say(
+                    f"{first.label} was tuned for {first.manifest.recipe['task']}, {other.label} for {other.manifest.recipe['task']}.",
+                    f"{first.label} 的任务是 {first.manifest.recipe['task']}，{other.label} 的任务是 {other.manifest.recipe['task']}。",
+                ),
+                say("Merge adapters of one task.", "请合并同一任务的适配器。"),
+            )
 
 
 def read_update(tuned: Tuned) -> Update:
     """The factors of a LoRA bundle, in float32. Raises Unsupported for other adapters and for heads, which do not add up."""
     settings = tuned.adapter
-    kind = "DoRA" if settings.get("use_dora") else str(settings.get("peft_type", "whole weights"))
+    kind = (
+        "DoRA"
+        if settings.get("use_dora")
+        else str(settings.get("peft_type", "whole weights"))
+    )
     if kind != "LORA":
         raise _only_lora(tuned, kind)
     found = load_file(tuned.folder / ADAPTER_WEIGHTS)
@@ -144,22 +216,38 @@ def read_update(tuned: Tuned) -> Update:
             raise _only_lora(tuned, key)
         if key.endswith(".lora_A.weight"):
             name = key.removesuffix(".lora_A.weight")
-            factors[name] = found[f"{name}.lora_B.weight"].float() * _scale(settings, name), down.float()
+            factors[name] = (
+                found[f"{name}.lora_B.weight"].float() * _scale(settings, name),
+                down.float(),
+            )
     return Update(factors)
 
 
 def _only_lora(tuned: Tuned, what: str) -> Unsupported:
-    return Unsupported(say(f"{tuned.label} is more than plain LoRA ({what}); such updates do not add up.", f"{tuned.label} 不是普通的 LoRA（{what}），此类更新量无法相加。"),
-                       say("Merge adapters that were tuned with lora or rslora and without a head of their own.",
-                           "请合并以 lora 或 rslora 微调、且没有独立输出头的适配器。"))
+    return Unsupported(
+        say(
+            f"{tuned.label} is more than plain LoRA ({what}); such updates do not add up.",
+            f"{tuned.label} 不是普通的 LoRA（{what}），此类更新量无法相加。",
+        ),
+        say(
+            "Merge adapters that were tuned with lora or rslora and without a head of their own.",
+            "请合并以 lora 或 rslora 微调、且没有独立输出头的适配器。",
+        ),
+    )
 
 
 def _scale(settings: Mapping[str, Any], module: str) -> float:
     """α/r, or α/√r where rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732), with a module's own numbers where it has some."""
     from peft.utils.other import get_pattern_key
-    ranks, alphas = settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}
+
+    ranks, alphas = (
+        settings.get("rank_pattern") or {},
+        settings.get("alpha_pattern") or {},
+    )
     rank = float(ranks.get(get_pattern_key(ranks.keys(), module), settings["r"]))
-    alpha = float(alphas.get(get_pattern_key(alphas.keys(), module), settings["lora_alpha"]))
+    alpha = float(
+        alphas.get(get_pattern_key(alphas.keys(), module), settings["lora_alpha"])
+    )
     return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
 
 
@@ -168,7 +256,9 @@ Part = tuple[float, Tensor, Tensor]
 
 def _stacked(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
     """Σ w B A as [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...], exactly."""
-    return torch.cat([weight * up for weight, up, _ in parts], dim=1), torch.cat([down for _, _, down in parts])
+    return torch.cat([weight * up for weight, up, _ in parts], dim=1), torch.cat(
+        [down for _, _, down in parts]
+    )
 
 
 def _summed(parts: Sequence[Part]) -> Tensor:
@@ -198,17 +288,39 @@ def _low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     wide = matrix.shape[1] > matrix.shape[0]
     tall = (matrix.T if wide else matrix).double()
     _, vectors = torch.linalg.eigh(tall.T @ tall)  # eigenvalues rise
-    leading = vectors[:, -min(rank, vectors.shape[1]):]
+    leading = vectors[:, -min(rank, vectors.shape[1]) :]
     up, down = (tall @ leading).float(), leading.T.float()
     return (down.T, up.T) if wide else (up, down)
 
 
-def _write(first: Tuned, factors: Mapping[str, tuple[Tensor, Tensor]], target: Path) -> None:
+def _write(
+    first: Tuned, factors: Mapping[str, tuple[Tensor, Tensor]], target: Path
+) -> None:
     """Scaled by 1 (r = alpha); modules whose rank is lower than the highest say so in rank_pattern."""
     rank = max(down.shape[0] for _, down in factors.values())
-    odd = {name.removeprefix("base_model.model."): down.shape[0] for name, (_, down) in factors.items() if down.shape[0] != rank}
-    settings = {**first.adapter, "r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": odd, "alpha_pattern": odd,
-                "target_modules": sorted({name.removeprefix("base_model.model.") for name in factors}), "init_lora_weights": True}
-    tensors = {f"{name}.lora_{side}.weight": part.contiguous() for name, (up, down) in factors.items() for side, part in (("B", up), ("A", down))}
+    odd = {
+        name.removeprefix("base_model.model."): down.shape[0]
+        for name, (_, down) in factors.items()
+        if down.shape[0] != rank
+    }
+    settings = {
+        **first.adapter,
+        "r": rank,
+        "lora_alpha": rank,
+        "use_rslora": False,
+        "rank_pattern": odd,
+        "alpha_pattern": odd,
+        "target_modules": sorted(
+            {name.removeprefix("base_model.model.") for name in factors}
+        ),
+        "init_lora_weights": True,
+    }
+    tensors = {
+        f"{name}.lora_{side}.weight": part.contiguous()
+        for name, (up, down) in factors.items()
+        for side, part in (("B", up), ("A", down))
+    }
     save_file(tensors, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    (target / ADAPTER).write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")
+    (target / ADAPTER).write_text(
+        json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8"
+    )

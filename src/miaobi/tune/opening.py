@@ -54,8 +54,16 @@ class Tuned:
         if not (self.folder / ADAPTER).exists():
             return {}
         if not (self.folder / ADAPTER_WEIGHTS).exists():
-            raise Damaged(say(f"{self.folder} has no {ADAPTER_WEIGHTS}.", f"{self.folder} 中没有 {ADAPTER_WEIGHTS}。"),
-                          say("Copy the whole folder again, or tune again.", "请重新复制整个文件夹，或重新微调。"))
+            raise Damaged(
+                say(
+                    f"{self.folder} has no {ADAPTER_WEIGHTS}.",
+                    f"{self.folder} 中没有 {ADAPTER_WEIGHTS}。",
+                ),
+                say(
+                    "Copy the whole folder again, or tune again.",
+                    "请重新复制整个文件夹，或重新微调。",
+                ),
+            )
         return read_json(self.folder / ADAPTER)
 
     @cached_property
@@ -74,24 +82,37 @@ class Tuned:
         if found:
             raise other_base(self, found[0])
         raise NotFound(
-            say(f"{self.label} is an adapter for {known['name']}, which is not here (nor in {known['location']}).",
-                f"{self.label} 是 {known['name']} 的适配器，但此处找不到该基础模型（{known['location']} 中也没有）。"),
-            say(f"Bring it back: miaobi data fetch {known['name']} for a pack, or copy the model to {known['location']}.",
-                f"请取回基础模型：数据包用 miaobi data fetch {known['name']}，或把模型复制到 {known['location']}。"))
+            say(
+                f"{self.label} is an adapter for {known['name']}, which is not here (nor in {known['location']}).",
+                f"{self.label} 是 {known['name']} 的适配器，但此处找不到该基础模型（{known['location']} 中也没有）。",
+            ),
+            say(
+                f"Bring it back: miaobi data fetch {known['name']} for a pack, or copy the model to {known['location']}.",
+                f"请取回基础模型：数据包用 miaobi data fetch {known['name']}，或把模型复制到 {known['location']}。",
+            ),
+        )
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """config.json of what runs: the base's for an adapter."""
-        return self.base.config if self.adapter else Base(self.weights, self.folder).config
+        return (
+            self.base.config if self.adapter else Base(self.weights, self.folder).config
+        )
 
     @property
     def writes(self) -> bool:
         """Whether it is a causal language model that is asked as its base was, so that every engine that writes can step it."""
-        if self.weights.modality != "text" or self.manifest.recipe["task"] not in LANGUAGE:
+        if (
+            self.weights.modality != "text"
+            or self.manifest.recipe["task"] not in LANGUAGE
+        ):
             return False
         if self.adapter:
             return self.adapter.get("task_type") == "CAUSAL_LM"
-        return any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in self.config.get("architectures") or ())
+        return any(
+            str(kind).endswith(("ForCausalLM", "LMHeadModel"))
+            for kind in self.config.get("architectures") or ()
+        )
 
     @property
     def task(self) -> Any:
@@ -106,9 +127,15 @@ class Tuned:
     def learner(self) -> Learner:
         """The tuned model with its head, on the CPU, at rest."""
         from miaobi.tune import methods
-        spec, config = self.manifest.data["spec"], methods.TuneConfig(**self.manifest.recipe.get("tune", {}))
+
+        spec, config = (
+            self.manifest.data["spec"],
+            methods.TuneConfig(**self.manifest.recipe.get("tune", {})),
+        )
         if not self.adapter and (self.folder / "config.json").exists():
-            learner: Learner = self.task.learner(Base(self.weights, self.folder), spec, self.head)
+            learner: Learner = self.task.learner(
+                Base(self.weights, self.folder), spec, self.head
+            )
         else:
             learner = self.task.learner(self.base, spec, self.head)
             methods.restore(learner, config, self.folder)
@@ -119,10 +146,16 @@ class Tuned:
 def open_tuned(weights: Weights) -> Tuned:
     """A bundle of the family "tuned". Raises Unsupported for other weights, NotFound or Damaged for files that are not whole."""
     if weights.format != "bundle" or weights.family != FAMILY:
-        raise Unsupported(say(f"{weights.label} was not tuned here (format: {weights.format}{', ' + weights.family if weights.family else ''}).",
-                              f"{weights.label} 不是在此微调的模型（格式：{weights.format}{'，' + weights.family if weights.family else ''}）。"),
-                          say("Name a model that `miaobi finetune` made; `miaobi models list` shows them.",
-                              "请给出由 `miaobi finetune` 得到的模型；`miaobi models list` 可列出。"))
+        raise Unsupported(
+            say(
+                f"{weights.label} was not tuned here (format: {weights.format}{', ' + weights.family if weights.family else ''}).",
+                f"{weights.label} 不是在此微调的模型（格式：{weights.format}{'，' + weights.family if weights.family else ''}）。",
+            ),
+            say(
+                "Name a model that `miaobi finetune` made; `miaobi models list` shows them.",
+                "请给出由 `miaobi finetune` 得到的模型；`miaobi models list` 可列出。",
+            ),
+        )
     return Tuned(weights, bundle.read(weights.path))
 
 
@@ -130,8 +163,16 @@ def open_adapter(name: str, base: Base) -> Tuned:
     """The adapter that `name` means, for this base. Raises BadInput for one of another base, Unsupported for what is no adapter."""
     tuned = open_tuned(find(name))
     if not tuned.adapter:
-        raise Unsupported(say(f"{tuned.label} holds whole weights, not an adapter.", f"{tuned.label} 保存的是完整权重，不是适配器。"),
-                          say(f"Open it by itself: miaobi generate text --model {name}", f"请单独打开：miaobi generate text --model {name}"))
+        raise Unsupported(
+            say(
+                f"{tuned.label} holds whole weights, not an adapter.",
+                f"{tuned.label} 保存的是完整权重，不是适配器。",
+            ),
+            say(
+                f"Open it by itself: miaobi generate text --model {name}",
+                f"请单独打开：miaobi generate text --model {name}",
+            ),
+        )
     if base.identity != tuned.manifest.data["base"]["hash"]:
         raise other_base(tuned, base)
     return tuned
@@ -141,7 +182,12 @@ def other_base(tuned: Tuned, base: Base) -> BadInput:
     """For an adapter whose base is not what lies here."""
     known = tuned.manifest.data["base"]
     return BadInput(
-        say(f"{tuned.label} is an adapter for {known['name']} with weights {known['hash'][:16]}; {base.name} ({base.folder}) has {base.identity[:16]}.",
-            f"{tuned.label} 是 {known['name']} 的适配器，其权重为 {known['hash'][:16]}；而 {base.name}（{base.folder}）的权重为 {base.identity[:16]}。"),
-        say("An adapter fits the weights it was tuned on and no others: restore those, or tune again on these.",
-            "适配器只适合它微调时所用的权重：请恢复原来的权重，或在现有权重上重新微调。"))
+        say(
+            f"{tuned.label} is an adapter for {known['name']} with weights {known['hash'][:16]}; {base.name} ({base.folder}) has {base.identity[:16]}.",
+            f"{tuned.label} 是 {known['name']} 的适配器，其权重为 {known['hash'][:16]}；而 {base.name}（{base.folder}）的权重为 {base.identity[:16]}。",
+        ),
+        say(
+            "An adapter fits the weights it was tuned on and no others: restore those, or tune again on these.",
+            "适配器只适合它微调时所用的权重：请恢复原来的权重，或在现有权重上重新微调。",
+        ),
+    )

@@ -65,7 +65,13 @@ class Conversation:
         self.history = [*asked, {"role": "assistant", "content": answer.text}]
 
 
-def chat(model: str, *, controls: Annotated[Controls, flat], system: str = "", engine: str = "auto") -> Farewell:
+def chat(
+    model: str,
+    *,
+    controls: Annotated[Controls, flat],
+    system: str = "",
+    engine: str = "auto",
+) -> Farewell:
     """Talk with a model.
 
     Args:
@@ -73,17 +79,27 @@ def chat(model: str, *, controls: Annotated[Controls, flat], system: str = "", e
         system: How the model should behave, said before the conversation.
         engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
     """
-    TextRequest(prompt="", **controls.__dict__)  # refuses wrong values before the model is opened
+    TextRequest(
+        prompt="", **controls.__dict__
+    )  # refuses wrong values before the model is opened
     with load(model, engine=engine) as opened:
         if not opened.chats:
-            raise BadInput(say(f"{opened.name} has no chat template: it continues texts, it does not answer.",
-                               f"{opened.name} 没有对话模板：它只会续写，不会回答。"),
-                           f'miaobi generate text --model {model} --prompt "..."')
+            raise BadInput(
+                say(
+                    f"{opened.name} has no chat template: it continues texts, it does not answer.",
+                    f"{opened.name} 没有对话模板：它只会续写，不会回答。",
+                ),
+                f'miaobi generate text --model {model} --prompt "..."',
+            )
         talk = Conversation(opened, controls, system)
         interactive = sys.stdin.isatty()
         if interactive:
-            print(say(f"{opened.name} · {opened.engine_name} · {NOTICE}. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends.",
-                      f"{opened.name} · {opened.engine_name} · {NOTICE}。/help 查看命令；Ctrl-C 停止回答，Ctrl-D 结束。"))
+            print(
+                say(
+                    f"{opened.name} · {opened.engine_name} · {NOTICE}. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends.",
+                    f"{opened.name} · {opened.engine_name} · {NOTICE}。/help 查看命令；Ctrl-C 停止回答，Ctrl-D 结束。",
+                )
+            )
         while (words := _listen(interactive)) is not None:
             if not _turn(talk, words):
                 break
@@ -97,6 +113,7 @@ def _listen(interactive: bool) -> str | None:
     try:
         if interactive:
             import readline  # noqa: F401 - line editing and history for input()
+
             return input("› ")
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None
@@ -126,7 +143,10 @@ def _command(talk: Conversation, words: str) -> bool:
     if name in ("/exit", "/quit"):
         return False
     if name not in COMMANDS:
-        raise BadInput(say(f"There is no command {name}.", f"没有命令 {name}。"), ", ".join([*COMMANDS, "/exit"]))
+        raise BadInput(
+            say(f"There is no command {name}.", f"没有命令 {name}。"),
+            ", ".join([*COMMANDS, "/exit"]),
+        )
     COMMANDS[name][0](talk, rest.strip())
     return True
 
@@ -144,18 +164,34 @@ def _reset(talk: Conversation, rest: str) -> None:
 
 def _system(talk: Conversation, rest: str) -> None:
     talk.system = rest
-    print(say(f"From now on: {rest}" if rest else "No instruction any more.", f"从现在起：{rest}" if rest else "已去掉系统指令。"))
+    print(
+        say(
+            f"From now on: {rest}" if rest else "No instruction any more.",
+            f"从现在起：{rest}" if rest else "已去掉系统指令。",
+        )
+    )
 
 
 def _save(talk: Conversation, rest: str) -> None:
     if not talk.answers:
-        raise BadInput(say("There is nothing to save yet.", "还没有可保存的内容。"), say("Ask something first.", "请先提问。"))
+        raise BadInput(
+            say("There is nothing to save yet.", "还没有可保存的内容。"),
+            say("Ask something first.", "请先提问。"),
+        )
     print(publish(talk.answers, Path(rest or "chat.md")))
 
 
 COMMANDS: dict[str, tuple[Callable[[Conversation, str], None], str, str]] = {
     "/help": (_help, "these commands", "显示命令"),
     "/reset": (_reset, "forget the conversation so far", "清空当前对话"),
-    "/system": (_system, "how the model should behave, from here on", "设定模型的行为方式"),
-    "/save": (_save, "write the conversation, labelled, to a .md, .txt, .json or .jsonl file", "把带标识的对话保存到文件"),
+    "/system": (
+        _system,
+        "how the model should behave, from here on",
+        "设定模型的行为方式",
+    ),
+    "/save": (
+        _save,
+        "write the conversation, labelled, to a .md, .txt, .json or .jsonl file",
+        "把带标识的对话保存到文件",
+    ),
 }

@@ -31,9 +31,25 @@ class Catalogue:
     def __str__(self) -> str:
         lines = list[str]()
         for row in self.packs:
-            here = say("here", "已有") if row["path"] else f"{row['megabytes']:.1f} MB, {row['client']}"
-            lines += [f"{row['name']:<18} {row['kind']:<6} {here:<14} {row['licence']}", f"{'':<18} {row['summary']}"]
-        return "\n".join([*lines, "", say("Fetch one with: miaobi data fetch NAME", "获取：miaobi data fetch 名称")])
+            here = (
+                say("here", "已有")
+                if row["path"]
+                else f"{row['megabytes']:.1f} MB, {row['client']}"
+            )
+            lines += [
+                f"{row['name']:<18} {row['kind']:<6} {here:<14} {row['licence']}",
+                f"{'':<18} {row['summary']}",
+            ]
+        return "\n".join(
+            [
+                *lines,
+                "",
+                say(
+                    "Fetch one with: miaobi data fetch NAME",
+                    "获取：miaobi data fetch 名称",
+                ),
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,10 @@ class Fetched:
     credit: str
 
     def __str__(self) -> str:
-        return say(f"{self.name} is at {self.path}\n  licence: {self.licence}\n  from:    {self.credit}",
-                   f"{self.name} 位于 {self.path}\n  许可：{self.licence}\n  来源：{self.credit}")
+        return say(
+            f"{self.name} is at {self.path}\n  licence: {self.licence}\n  from:    {self.credit}",
+            f"{self.name} 位于 {self.path}\n  许可：{self.licence}\n  来源：{self.credit}",
+        )
 
 
 @dataclass(frozen=True)
@@ -73,18 +91,30 @@ class Inspection:
         rows = {
             say("encoding", "编码"): _counted(self.encodings),
             say("shape", "格式"): _counted(self.shapes),
-            say("documents", "文档"): say(f"{self.documents:,} ({self.duplicates:,} of them exact duplicates)",
-                                        f"{self.documents:,}（其中完全重复 {self.duplicates:,}）"),
+            say("documents", "文档"): say(
+                f"{self.documents:,} ({self.duplicates:,} of them exact duplicates)",
+                f"{self.documents:,}（其中完全重复 {self.duplicates:,}）",
+            ),
             say("characters", "字符"): f"{self.characters:,}",
-            say("lengths", "长度"): "  ".join(f"{name} {value:,}" for name, value in self.lengths.items()),
-            say("tokens, about", "词元约"): say(f"{self.tokens_char:,} as characters, {self.tokens_bpe:,} as byte-level BPE of 8,192",
-                                            f"按字 {self.tokens_char:,}，按字节级 BPE（8,192）{self.tokens_bpe:,}"),
+            say("lengths", "长度"): "  ".join(
+                f"{name} {value:,}" for name, value in self.lengths.items()
+            ),
+            say("tokens, about", "词元约"): say(
+                f"{self.tokens_char:,} as characters, {self.tokens_bpe:,} as byte-level BPE of 8,192",
+                f"按字 {self.tokens_char:,}，按字节级 BPE（8,192）{self.tokens_bpe:,}",
+            ),
             say("problems", "问题"): f"{self.problems:,}",
         }
-        lines = [f"{self.path}", *(f"  {name:<14} {value}" for name, value in rows.items())]
+        lines = [
+            f"{self.path}",
+            *(f"  {name:<14} {value}" for name, value in rows.items()),
+        ]
         lines += _listed(self.problems, self.first_problems)
         for place, example in enumerate(self.examples, 1):
-            lines += [say(f"  example {place}", f"  示例 {place}"), *(f"    {line}" for line in example.splitlines())]
+            lines += [
+                say(f"  example {place}", f"  示例 {place}"),
+                *(f"    {line}" for line in example.splitlines()),
+            ]
         return "\n".join(lines)
 
 
@@ -119,8 +149,10 @@ class PictureInspection:
     def __str__(self) -> str:
         rows = {
             say("layout", "结构"): self.layout,
-            say("pictures", "图片"): say(f"{self.pictures:,} ({self.duplicates:,} exact and {self.near_duplicates:,} near duplicates)",
-                                       f"{self.pictures:,}（完全重复 {self.duplicates:,}，近似重复 {self.near_duplicates:,}）"),
+            say("pictures", "图片"): say(
+                f"{self.pictures:,} ({self.duplicates:,} exact and {self.near_duplicates:,} near duplicates)",
+                f"{self.pictures:,}（完全重复 {self.duplicates:,}，近似重复 {self.near_duplicates:,}）",
+            ),
             say("sizes", "尺寸"): _counted(self.sizes, 8),
             say("kinds", "格式"): _counted(self.kinds, 8),
             say("classes", "类别"): _counted(self.classes, 12) or say("none", "无"),
@@ -128,16 +160,41 @@ class PictureInspection:
             say("captions", "说明"): f"{self.captions:,}",
             say("problems", "问题"): f"{self.problems:,}",
         }
-        lines = [f"{self.path}", *(f"  {name:<14} {value}" for name, value in rows.items()), *_listed(self.problems, self.first_problems)]
-        return "\n".join([*lines, *(say(f"  caption {place}      {text}", f"  说明 {place}  {text}") for place, text in enumerate(self.examples, 1))])
+        lines = [
+            f"{self.path}",
+            *(f"  {name:<14} {value}" for name, value in rows.items()),
+            *_listed(self.problems, self.first_problems),
+        ]
+        return "\n".join(
+            [
+                *lines,
+                *(
+                    say(f"  caption {place}      {text}", f"  说明 {place}  {text}")
+                    for place, text in enumerate(self.examples, 1)
+                ),
+            ]
+        )
 
 
 def list_packs() -> Catalogue:
     """The starter packs: models and data that ordinary package clients bring."""
-    return Catalogue(tuple(
-        {"name": pack.name, "kind": pack.kind, "summary": pack.summary[language() == "zh"], "client": pack.client,
-         "megabytes": pack.megabytes, "licence": pack.licence, "credit": pack.credit,
-         "path": str(packs.path(pack.name, fetch=False)) if packs.installed(pack.name) else None} for pack in PACKS))
+    return Catalogue(
+        tuple(
+            {
+                "name": pack.name,
+                "kind": pack.kind,
+                "summary": pack.summary[language() == "zh"],
+                "client": pack.client,
+                "megabytes": pack.megabytes,
+                "licence": pack.licence,
+                "credit": pack.credit,
+                "path": str(packs.path(pack.name, fetch=False))
+                if packs.installed(pack.name)
+                else None,
+            }
+            for pack in PACKS
+        )
+    )
 
 
 def fetch(name: str) -> Fetched:
@@ -150,7 +207,13 @@ def fetch(name: str) -> Fetched:
     return Fetched(name, packs.path(name), pack.licence, pack.credit)
 
 
-def inspect(path: Path, *, strict: bool = False, text_column: str | None = None, separator: str | None = None) -> Inspection | PictureInspection:
+def inspect(
+    path: Path,
+    *,
+    strict: bool = False,
+    text_column: str | None = None,
+    separator: str | None = None,
+) -> Inspection | PictureInspection:
     """Read text or pictures as training would, and say what is in them and what is wrong with them.
 
     Args:
@@ -160,42 +223,77 @@ def inspect(path: Path, *, strict: bool = False, text_column: str | None = None,
         separator: what stands between the documents of a plain text file, such as \\n\\n
     """
     from miaobi.data.picture_sources import kind_of
+
     path = path.expanduser()
     layout = kind_of(path) if path.exists() else None
     if layout is None:
         return _inspect_text(path, strict, text_column, separator)
     if separator is not None:
-        raise BadInput(say(f"separator is for text; {path} holds pictures.", f"separator 只用于文本，而 {path} 中是图片。"),
-                       say("Leave separator out.", "请去掉 separator。"))
+        raise BadInput(
+            say(
+                f"separator is for text; {path} holds pictures.",
+                f"separator 只用于文本，而 {path} 中是图片。",
+            ),
+            say("Leave separator out.", "请去掉 separator。"),
+        )
     return _inspect_pictures(path, layout, strict, text_column or "")
 
 
-def _inspect_pictures(path: Path, layout: str, strict: bool, caption_column: str) -> PictureInspection:
+def _inspect_pictures(
+    path: Path, layout: str, strict: bool, caption_column: str
+) -> PictureInspection:
     from miaobi.data.picture_packing import plan
     from miaobi.data.picture_sources import pictures
     from miaobi.data.picture_survey import Survey
     from miaobi.data.pictures import Config
     from miaobi.data.progress import bar
-    config = Config(path=str(path), source=layout, strict=strict, caption_column=caption_column)
+
+    config = Config(
+        path=str(path), source=layout, strict=strict, caption_column=caption_column
+    )
     survey = Survey(config, None)
     with bar() as shown:
-        survey.run(pictures(config, survey.report), lambda count: shown(say(f"Reading: {count:,} pictures", f"读取：{count:,} 张"), 0, 0))
+        survey.run(
+            pictures(config, survey.report),
+            lambda count: shown(
+                say(f"Reading: {count:,} pictures", f"读取：{count:,} 张"), 0, 0
+            ),
+        )
     rows = survey.rows
     found = plan(rows, config)[1] if rows else {"duplicates": 0, "near_duplicates": 0}
     labels = Counter(row.label for row in rows)
     captions = [row.caption for row in rows if row.caption]
     return PictureInspection(
-        path=path, layout=layout, pictures=len(rows), sizes={f"{width}×{height}": count for (width, height), count in survey.sizes.most_common()},
-        kinds=dict(survey.kinds.most_common()), classes={name: labels[name] for name in survey.classes},
-        splits=dict(Counter(row.split for row in rows if row.split)), captions=len(captions), duplicates=found["duplicates"],
-        near_duplicates=found["near_duplicates"], problems=survey.problems, first_problems=tuple(survey.first_problems),
-        examples=tuple(captions[:3]))
+        path=path,
+        layout=layout,
+        pictures=len(rows),
+        sizes={
+            f"{width}×{height}": count
+            for (width, height), count in survey.sizes.most_common()
+        },
+        kinds=dict(survey.kinds.most_common()),
+        classes={name: labels[name] for name in survey.classes},
+        splits=dict(Counter(row.split for row in rows if row.split)),
+        captions=len(captions),
+        duplicates=found["duplicates"],
+        near_duplicates=found["near_duplicates"],
+        problems=survey.problems,
+        first_problems=tuple(survey.first_problems),
+        examples=tuple(captions[:3]),
+    )
 
 
-def _inspect_text(path: Path, strict: bool, text_column: str | None, separator: str | None) -> Inspection:
+def _inspect_text(
+    path: Path, strict: bool, text_column: str | None, separator: str | None
+) -> Inspection:
     found = _Tally()
-    documents = files.read(path, text_column=text_column, separator=separator and separator.replace("\\n", "\n"),
-                           strict=strict, report=found.problem)
+    documents = files.read(
+        path,
+        text_column=text_column,
+        separator=separator and separator.replace("\\n", "\n"),
+        strict=strict,
+        report=found.problem,
+    )
     text = ""
     for document in documents:
         found.count(document.pieces())
@@ -204,7 +302,10 @@ def _inspect_text(path: Path, strict: bool, text_column: str | None, separator: 
             found.document(text, document.meta["shape"])
             text = ""
     sources = files.files_in(path)
-    encodings = Counter("Parquet" if files.format_of(file) == "parquet" else encoding_of(file).upper() for file in sources)
+    encodings = Counter(
+        "Parquet" if files.format_of(file) == "parquet" else encoding_of(file).upper()
+        for file in sources
+    )
     return found.inspection(path, len(sources), encodings)
 
 
@@ -241,20 +342,40 @@ class _Tally:
             self.examples.append(start[:200] + (" …" if self.length > 200 else ""))
         self.length = 0
 
-    def inspection(self, path: Path, count: int, encodings: Mapping[str, int]) -> Inspection:
+    def inspection(
+        self, path: Path, count: int, encodings: Mapping[str, int]
+    ) -> Inspection:
         lengths = sorted(self.lengths)
         places = {"min": 0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1}
         extra = self.special + len(lengths)  # each document ends in a token of its own
         return Inspection(
-            path=path, files=count, encodings=encodings, shapes=self.shapes, documents=len(lengths), characters=sum(lengths),
-            duplicates=self.duplicates, lengths={name: lengths[round(place * (len(lengths) - 1))] for name, place in places.items()},
+            path=path,
+            files=count,
+            encodings=encodings,
+            shapes=self.shapes,
+            documents=len(lengths),
+            characters=sum(lengths),
+            duplicates=self.duplicates,
+            lengths={
+                name: lengths[round(place * (len(lengths) - 1))]
+                for name, place in places.items()
+            },
             tokens_char=self.wide + self.other + extra,
-            tokens_bpe=round(self.wide * TOKENS_PER_WIDE + self.other * TOKENS_PER_OTHER) + extra,
-            problems=self.problems, first_problems=tuple(self.first_problems), examples=tuple(self.examples))
+            tokens_bpe=round(
+                self.wide * TOKENS_PER_WIDE + self.other * TOKENS_PER_OTHER
+            )
+            + extra,
+            problems=self.problems,
+            first_problems=tuple(self.first_problems),
+            examples=tuple(self.examples),
+        )
 
 
 def _counted(counts: Mapping[str, int], most: int = 99) -> str:
-    shown = [f"{name} ({count:,})" if len(counts) > 1 or count > 1 else name for name, count in counts.items()]
+    shown = [
+        f"{name} ({count:,})" if len(counts) > 1 or count > 1 else name
+        for name, count in counts.items()
+    ]
     return ", ".join(shown[:most] + ["…"] * (len(shown) > most))
 
 
@@ -262,5 +383,10 @@ def _listed(count: int, first: tuple[str, ...]) -> list[str]:
     """The first problems, a line each."""
     lines = [f"    {problem}" for problem in first]
     if count > len(first):
-        lines.append(say(f"    … and {count - len(first):,} more", f"    …… 另有 {count - len(first):,} 处"))
+        lines.append(
+            say(
+                f"    … and {count - len(first):,} more",
+                f"    …… 另有 {count - len(first):,} 处",
+            )
+        )
     return lines

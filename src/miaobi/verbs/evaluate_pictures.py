@@ -13,7 +13,14 @@ import torch
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.data.pictures import SPLITS, Config, Pictures, PictureSpec, of_bundle, prepare
+from miaobi.data.pictures import (
+    SPLITS,
+    Config,
+    Pictures,
+    PictureSpec,
+    of_bundle,
+    prepare,
+)
 from miaobi.evaluate import picture_memorisation, picture_sheets
 from miaobi.evaluate.extractors import DEFAULT, open_extractor
 from miaobi.evaluate.judged import Judged, Progress, Question, Verdict, measure
@@ -39,7 +46,13 @@ class Known:
     reference: Crowd | None
 
 
-def judge(name: str, weights: Weights, question: Question, known: Known | None, progress: Progress) -> Verdict:
+def judge(
+    name: str,
+    weights: Weights,
+    question: Question,
+    known: Known | None,
+    progress: Progress,
+) -> Verdict:
     """Open, measure and close one model. known: what another model was judged by."""
     from miaobi.engines.load import load
     from miaobi.engines.pictures_engine import PicturesEngine
@@ -49,66 +62,163 @@ def judge(name: str, weights: Weights, question: Question, known: Known | None, 
     with load(name, engine=question.engine) as opened:
         engine = opened.engine
         if not isinstance(engine, PicturesEngine):
-            raise Unsupported(say(f"{name} runs on the engine {opened.engine_name}; models of the picture families can be judged.",
-                                  f"{name} 由 {opened.engine_name} 引擎运行；目前可评估的是图像模型家族。"),
-                              say("Name a model that `miaobi train` made.", "请给出由 `miaobi train` 生成的模型。"))
+            raise Unsupported(
+                say(
+                    f"{name} runs on the engine {opened.engine_name}; models of the picture families can be judged.",
+                    f"{name} 由 {opened.engine_name} 引擎运行；目前可评估的是图像模型家族。",
+                ),
+                say(
+                    "Name a model that `miaobi train` made.",
+                    "请给出由 `miaobi train` 生成的模型。",
+                ),
+            )
         subject = _subject(name, weights, engine.net, question, known)
         scores, missing = measure(subject, progress)
         label = weights.label
         sections = shown(subject, label)
         curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
-        place = str(question.data) if question.data else say("its own", "自身数据") if subject.held_out else say("none", "无")
-        judged = Judged(label, opened.engine_name, tuple(scores), tuple(missing), (), len(subject.held_out or ()), place,
-                        round(time.monotonic() - began, 1), curve)
-    settings = {say("Features", "特征"): subject.extractor.name, say("Samples", "样本数"): _samples(subject),
-                say("Held-out pictures", "留出图片"): f"{judged.documents:,} ({place})", say("Training pictures", "训练图片"): f"{len(subject.training or ()):,}",
-                say("Pictures", "图片规格"): _described(subject.spec, weights),
-                say("Engine", "引擎"): judged.engine}
+        place = (
+            str(question.data)
+            if question.data
+            else say("its own", "自身数据")
+            if subject.held_out
+            else say("none", "无")
+        )
+        judged = Judged(
+            label,
+            opened.engine_name,
+            tuple(scores),
+            tuple(missing),
+            (),
+            len(subject.held_out or ()),
+            place,
+            round(time.monotonic() - began, 1),
+            curve,
+        )
+    settings = {
+        say("Features", "特征"): subject.extractor.name,
+        say("Samples", "样本数"): _samples(subject),
+        say("Held-out pictures", "留出图片"): f"{judged.documents:,} ({place})",
+        say("Training pictures", "训练图片"): f"{len(subject.training or ()):,}",
+        say("Pictures", "图片规格"): _described(subject.spec, weights),
+        say("Engine", "引擎"): judged.engine,
+    }
     asked = "--image picture.png" if subject.follows else "--n 16 --seed 1"
-    onward = say("Have it paint:", "让它作画："), f"miaobi generate image --model {label} {asked} --out out/"
-    return Verdict(judged, sections, settings, known or Known(label, subject.spec, subject.held_out, subject.training), onward)
+    onward = (
+        say("Have it paint:", "让它作画："),
+        f"miaobi generate image --model {label} {asked} --out out/",
+    )
+    return Verdict(
+        judged,
+        sections,
+        settings,
+        known or Known(label, subject.spec, subject.held_out, subject.training),
+        onward,
+    )
 
 
-def _subject(name: str, weights: Weights, net: Paints, question: Question, known: Known | None) -> PictureSubject:
+def _subject(
+    name: str, weights: Weights, net: Paints, question: Question, known: Known | None
+) -> PictureSubject:
     spec = net.spec
-    if known is not None and (known.spec.height, known.spec.width, known.spec.channels) != (spec.height, spec.width, spec.channels):
-        raise BadInput(say(f"{known.name} paints {_size(known.spec)}, {name} paints {_size(spec)}: no measure fits both.",
-                           f"{known.name} 的图片为 {_size(known.spec)}，{name} 的为 {_size(spec)}，无法用同一标准衡量。"),
-                       say("Set models of one size beside each other.", "请比较同样尺寸的模型。"))
+    if known is not None and (
+        known.spec.height,
+        known.spec.width,
+        known.spec.channels,
+    ) != (spec.height, spec.width, spec.channels):
+        raise BadInput(
+            say(
+                f"{known.name} paints {_size(known.spec)}, {name} paints {_size(spec)}: no measure fits both.",
+                f"{known.name} 的图片为 {_size(known.spec)}，{name} 的为 {_size(spec)}，无法用同一标准衡量。",
+            ),
+            say("Set models of one size beside each other.", "请比较同样尺寸的模型。"),
+        )
     own = of_bundle(weights.path)
     training = crowd(own, "train") if own else None
-    held_out = known.held_out if known else _given(question.data, spec) if question.data else \
-        crowd(own, "test" if own.count("test") else "validation") if own else None
-    likelihood = str((bundle.read(weights.path).recipe.get("model") or {}).get("likelihood", ""))
+    held_out = (
+        known.held_out
+        if known
+        else _given(question.data, spec)
+        if question.data
+        else crowd(own, "test" if own.count("test") else "validation")
+        if own
+        else None
+    )
+    likelihood = str(
+        (bundle.read(weights.path).recipe.get("model") or {}).get("likelihood", "")
+    )
     return PictureSubject(
-        name, spec, painter(net), open_extractor(question.extractor or DEFAULT, spec.height, spec.width), net, likelihood, training,
-        _suited(held_out, spec), known.reference if known else None, count=question.samples or SAMPLES, seed=question.seed,
-        limit=question.limit or LIMIT, **({"patience": ASKED_FOR} if question.samples else {}))
+        name,
+        spec,
+        painter(net),
+        open_extractor(question.extractor or DEFAULT, spec.height, spec.width),
+        net,
+        likelihood,
+        training,
+        _suited(held_out, spec),
+        known.reference if known else None,
+        count=question.samples or SAMPLES,
+        seed=question.seed,
+        limit=question.limit or LIMIT,
+        **({"patience": ASKED_FOR} if question.samples else {}),
+    )
 
 
 def crowd(pictures: Pictures, split: str) -> Crowd:
     spec = pictures.spec
-    return Crowd(pictures.pixels(split).transpose(0, 2, 3, 1), np.asarray(pictures.labels(split)) if spec.classes else None,
-                 pictures.sources(split).transpose(0, 2, 3, 1) if spec.source_channels else None)
+    return Crowd(
+        pictures.pixels(split).transpose(0, 2, 3, 1),
+        np.asarray(pictures.labels(split)) if spec.classes else None,
+        pictures.sources(split).transpose(0, 2, 3, 1) if spec.source_channels else None,
+    )
 
 
 def _given(data: Path, spec: PictureSpec) -> Crowd:
     """All pictures of a folder or file, as the model's own are: of its size and channels, its classes told by their names."""
     if spec.height != spec.width:
-        raise Unsupported(say(f"The model's pictures are {_size(spec)}; --data brings pictures to squares only.",
-                              f"模型的图片为 {_size(spec)}；--data 只能处理成正方形。"), say("Leave --data out.", "请去掉 --data。"))
-    found = prepare(Config(path=str(data), image_size=spec.height, channels=3 if spec.channels == 3 else 1, near_duplicates="keep"))
+        raise Unsupported(
+            say(
+                f"The model's pictures are {_size(spec)}; --data brings pictures to squares only.",
+                f"模型的图片为 {_size(spec)}；--data 只能处理成正方形。",
+            ),
+            say("Leave --data out.", "请去掉 --data。"),
+        )
+    found = prepare(
+        Config(
+            path=str(data),
+            image_size=spec.height,
+            channels=3 if spec.channels == 3 else 1,
+            near_duplicates="keep",
+        )
+    )
     if bool(found.spec.source_channels) != bool(spec.source_channels):
-        raise BadInput(say(f"{data} holds {'pairs' if found.spec.source_channels else 'single pictures'}, and the model "
-                           f"{'makes one picture of another' if spec.source_channels else 'is not one of pairs'}.",
-                           f"{data} 的内容{'是' if found.spec.source_channels else '不是'}成对图片，与模型不符。"),
-                       say("Give pictures as the model was trained on.", "请给出与训练数据同类的图片。"))
+        raise BadInput(
+            say(
+                f"{data} holds {'pairs' if found.spec.source_channels else 'single pictures'}, and the model "
+                f"{'makes one picture of another' if spec.source_channels else 'is not one of pairs'}.",
+                f"{data} 的内容{'是' if found.spec.source_channels else '不是'}成对图片，与模型不符。",
+            ),
+            say(
+                "Give pictures as the model was trained on.",
+                "请给出与训练数据同类的图片。",
+            ),
+        )
     parts = [crowd(found, split) for split in SPLITS if found.count(split)]
     labels = None
-    if spec.classes and set(found.spec.classes) and set(found.spec.classes) <= set(spec.classes):
+    if (
+        spec.classes
+        and set(found.spec.classes)
+        and set(found.spec.classes) <= set(spec.classes)
+    ):
         numbers = np.array([spec.classes.index(one) for one in found.spec.classes])
-        labels = numbers[np.concatenate([part.labels for part in parts if part.labels is not None])]
-    sources = np.concatenate([part.sources for part in parts if part.sources is not None]) if spec.source_channels else None
+        labels = numbers[
+            np.concatenate([part.labels for part in parts if part.labels is not None])
+        ]
+    sources = (
+        np.concatenate([part.sources for part in parts if part.sources is not None])
+        if spec.source_channels
+        else None
+    )
     return Crowd(np.concatenate([part.pixels for part in parts]), labels, sources)
 
 
@@ -116,17 +226,38 @@ def _suited(held_out: Crowd | None, spec: PictureSpec) -> Crowd | None:
     """Another model's held-out pictures, with the classes and sources that this one knows of."""
     if held_out is None:
         return None
-    return replace(held_out, labels=held_out.labels if spec.classes else None, sources=held_out.sources if spec.source_channels else None)
+    return replace(
+        held_out,
+        labels=held_out.labels if spec.classes else None,
+        sources=held_out.sources if spec.source_channels else None,
+    )
 
 
 def painter(net: Paints) -> Paint:
     """The network's `paint` for batches that follow given classes, or are made of given pictures."""
+
     def paint(count: int, after: Crowd | None, seed: int) -> np.ndarray:
-        label = labels_of(after) if after is not None and "label" in net.controls else None
-        given = None if after is None or "image" not in net.controls else after.pixels if after.sources is None else after.sources
+        label = (
+            labels_of(after) if after is not None and "label" in net.controls else None
+        )
+        given = (
+            None
+            if after is None or "image" not in net.controls
+            else after.pixels
+            if after.sources is None
+            else after.sources
+        )
         source = None if given is None else from_pixels(torch.tensor(given))
         with torch.inference_mode():
-            return to_pixels(net.paint(count, label=label, source=source, generator=torch.Generator().manual_seed(seed))).numpy()
+            return to_pixels(
+                net.paint(
+                    count,
+                    label=label,
+                    source=source,
+                    generator=torch.Generator().manual_seed(seed),
+                )
+            ).numpy()
+
     return paint
 
 
@@ -135,22 +266,33 @@ def _described(spec: PictureSpec, weights: Weights) -> str:
     kind = say("grey", "灰度") if spec.channels == 1 else say("colour", "彩色")
     if own and own.meta["config"]["binarise"] != "no":
         # A decoder paints the probability of white, so its pictures are told from the data at a glance, whatever they show.
-        kind += say("; the data is black or white and the samples are shades, which the distances measure as well",
-                    "；数据只有黑白两值，样本是灰度，距离也包含这一差异")
+        kind += say(
+            "; the data is black or white and the samples are shades, which the distances measure as well",
+            "；数据只有黑白两值，样本是灰度，距离也包含这一差异",
+        )
     return f"{spec.width} × {spec.height}, {kind}"
 
 
 def _samples(subject: PictureSubject) -> str:
     if not subject.follows:
         return f"{len(subject.samples):,}"
-    return say(f"made of {len(subject.samples):,} held-out pictures", f"由 {len(subject.samples):,} 张留出图片生成") if subject.held_out else "0"
+    return (
+        say(
+            f"made of {len(subject.samples):,} held-out pictures",
+            f"由 {len(subject.samples):,} 张留出图片生成",
+        )
+        if subject.held_out
+        else "0"
+    )
 
 
 def _size(spec: PictureSpec) -> str:
     return f"{spec.width} × {spec.height} × {spec.channels}"
 
 
-def shown(subject: PictureSubject, label: str) -> tuple[tuple[str, tuple[Block, ...]], ...]:
+def shown(
+    subject: PictureSubject, label: str
+) -> tuple[tuple[str, tuple[Block, ...]], ...]:
     """Samples, samples beside their nearest training pictures, and reconstructions, as sections of the page."""
     from miaobi.evaluate.page import images, prose
     from miaobi.evaluate.subject import REBUILDING
@@ -160,14 +302,36 @@ def shown(subject: PictureSubject, label: str) -> tuple[tuple[str, tuple[Block, 
 
     made = list[tuple[str, tuple[Block, ...]]]()
     if not subject.follows:
-        made.append((say(f"Samples of {label}", f"{label} 的样本"), (block(*picture_sheets.samples(subject)),)))
+        made.append(
+            (
+                say(f"Samples of {label}", f"{label} 的样本"),
+                (block(*picture_sheets.samples(subject)),),
+            )
+        )
     if not subject.lacks(picture_memorisation.NEEDS):
         sheets = [block(*item) for item in picture_sheets.neighbours(subject)]
-        made.append((say(f"Samples of {label} beside their nearest training pictures", f"{label} 的样本与最近的训练图片"),
-                     (prose(say("Left in each group the sample, then the three nearest training pictures with their distance in features.",
-                                "每组左起为样本，随后是特征空间中最近的三张训练图片及其距离。")), *sheets)))
+        made.append(
+            (
+                say(
+                    f"Samples of {label} beside their nearest training pictures",
+                    f"{label} 的样本与最近的训练图片",
+                ),
+                (
+                    prose(
+                        say(
+                            "Left in each group the sample, then the three nearest training pictures with their distance in features.",
+                            "每组左起为样本，随后是特征空间中最近的三张训练图片及其距离。",
+                        )
+                    ),
+                    *sheets,
+                ),
+            )
+        )
     if not subject.lacks(frozenset({REBUILDING})) and subject.held_out:
-        heading = say(f"Translations by {label}", f"{label} 的转换结果") if subject.spec.source_channels else \
-            say(f"Reconstructions by {label}", f"{label} 的重建")
+        heading = (
+            say(f"Translations by {label}", f"{label} 的转换结果")
+            if subject.spec.source_channels
+            else say(f"Reconstructions by {label}", f"{label} 的重建")
+        )
         made.append((heading, (block(*picture_sheets.rebuilt(subject)),)))
     return tuple(made)

@@ -31,7 +31,13 @@ class Known:
     judged: list[Judgement]
 
 
-def judge(name: str, weights: Weights, question: Question, known: Known | None, progress: Progress) -> Verdict:
+def judge(
+    name: str,
+    weights: Weights,
+    question: Question,
+    known: Known | None,
+    progress: Progress,
+) -> Verdict:
     """Open, measure and close one model; the first must be a tuned one, whose task and data count."""
     from miaobi.evaluate import tuned as judging
     from miaobi.evaluate.compare import differences, scores
@@ -42,43 +48,117 @@ def judge(name: str, weights: Weights, question: Question, known: Known | None, 
 
     began = time.monotonic()
     if known is None and weights.family != FAMILY:
-        raise BadInput(say(f"{name} has no task of its own to be judged by.", f"{name} 没有可据以评估的任务。"),
-                       say("Name the tuned model first: miaobi evaluate TUNED --against BASE.", "请先写微调后的模型：miaobi evaluate 微调模型 --against 基础模型。"))
+        raise BadInput(
+            say(
+                f"{name} has no task of its own to be judged by.",
+                f"{name} 没有可据以评估的任务。",
+            ),
+            say(
+                "Name the tuned model first: miaobi evaluate TUNED --against BASE.",
+                "请先写微调后的模型：miaobi evaluate 微调模型 --against 基础模型。",
+            ),
+        )
     tuned = open_tuned(weights) if weights.family == FAMILY else None
     first = tuned if known is None else known.tuned
     assert first is not None
-    examples, place = (known.examples, known.place) if known else held_out(first, question)
+    examples, place = (
+        (known.examples, known.place) if known else held_out(first, question)
+    )
     learner = _learner(tuned, first, name)
     length = int(first.manifest.recipe["data"]["max_length"])
-    judged = judging.judge(learner, [learner.encode(example.columns, length) for example in examples], BATCH,
-                           lambda share: progress(say("test examples", "测试样本"), share))
+    judged = judging.judge(
+        learner,
+        [learner.encode(example.columns, length) for example in examples],
+        BATCH,
+        lambda share: progress(say("test examples", "测试样本"), share),
+    )
     figures, sections, beside = learner.figures(), list[Any](), tuple[str, ...]()
     label = weights.label
     if known is not None:
         beside = tuple(map(str, differences(figures, judged, known.judged)))
-        sections.append((say(f"{known.tuned.label} beside {label}, example by example", f"{known.tuned.label} 与 {label} 逐例对比"),
-                         (prose(*beside),)))
-    rows = [[spelled(examples[at].parts), spelled(answered(examples[at])), spelled(judged[at].answer), f"{judged[at].loss:.3f}"]
-            for at in sorted(range(len(judged)), key=lambda at: -judged[at].loss)[:SHOWN]]
-    sections.append((say(f"Where {label} does worst", f"{label} 表现最差之处"),
-                     (table([say("Asked", "提问"), say("Wanted", "期望"), say("Answer", "回答"), say("Loss", "损失")], rows),)))
-    outcome = Judged(label, "training", tuple(scores(figures, judged, question.seed)), (), (), len(examples), place, round(time.monotonic() - began, 1),
-                     tuple(read_log(weights.path)) if weights.format == "bundle" else (), beside)
-    settings = {say("Task", "任务"): first.manifest.recipe["task"], say("Test examples", "测试样本"): f"{place} ({len(examples)})"}
-    onward = say("Take it to llama.cpp, LM Studio or Ollama:", "导出到 llama.cpp、LM Studio 或 Ollama："), f"miaobi export {label} --merge --to gguf"
-    return Verdict(outcome, tuple(sections), settings, Known(first, examples, place, judged), onward if first.manifest.modality == "text" else ("", ""))
+        sections.append(
+            (
+                say(
+                    f"{known.tuned.label} beside {label}, example by example",
+                    f"{known.tuned.label} 与 {label} 逐例对比",
+                ),
+                (prose(*beside),),
+            )
+        )
+    rows = [
+        [
+            spelled(examples[at].parts),
+            spelled(answered(examples[at])),
+            spelled(judged[at].answer),
+            f"{judged[at].loss:.3f}",
+        ]
+        for at in sorted(range(len(judged)), key=lambda at: -judged[at].loss)[:SHOWN]
+    ]
+    sections.append(
+        (
+            say(f"Where {label} does worst", f"{label} 表现最差之处"),
+            (
+                table(
+                    [
+                        say("Asked", "提问"),
+                        say("Wanted", "期望"),
+                        say("Answer", "回答"),
+                        say("Loss", "损失"),
+                    ],
+                    rows,
+                ),
+            ),
+        )
+    )
+    outcome = Judged(
+        label,
+        "training",
+        tuple(scores(figures, judged, question.seed)),
+        (),
+        (),
+        len(examples),
+        place,
+        round(time.monotonic() - began, 1),
+        tuple(read_log(weights.path)) if weights.format == "bundle" else (),
+        beside,
+    )
+    settings = {
+        say("Task", "任务"): first.manifest.recipe["task"],
+        say("Test examples", "测试样本"): f"{place} ({len(examples)})",
+    }
+    onward = (
+        say(
+            "Take it to llama.cpp, LM Studio or Ollama:",
+            "导出到 llama.cpp、LM Studio 或 Ollama：",
+        ),
+        f"miaobi export {label} --merge --to gguf",
+    )
+    return Verdict(
+        outcome,
+        tuple(sections),
+        settings,
+        Known(first, examples, place, judged),
+        onward if first.manifest.modality == "text" else ("", ""),
+    )
 
 
 def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
     """A tuned model's own; of a plain base, what the first one's task makes of it, with a head that has learned nothing."""
     from miaobi.tune.base import open_base
+
     if tuned is None:
-        learner: Learner = first.task.learner(open_base(name), first.manifest.data["spec"], first.head)
+        learner: Learner = first.task.learner(
+            open_base(name), first.manifest.data["spec"], first.head
+        )
         return learner.eval()
     if tuned.manifest.recipe["task"] != first.manifest.recipe["task"]:
-        raise BadInput(say(f"{tuned.label} was tuned for {tuned.manifest.recipe['task']}, {first.label} for {first.manifest.recipe['task']}.",
-                           f"{tuned.label} 的任务是 {tuned.manifest.recipe['task']}，{first.label} 的任务是 {first.manifest.recipe['task']}。"),
-                       say("Compare models of one task.", "请比较同一任务的模型。"))
+        raise BadInput(
+            say(
+                f"{tuned.label} was tuned for {tuned.manifest.recipe['task']}, {first.label} for {first.manifest.recipe['task']}.",
+                f"{tuned.label} 的任务是 {tuned.manifest.recipe['task']}，{first.label} 的任务是 {first.manifest.recipe['task']}。",
+            ),
+            say("Compare models of one task.", "请比较同一任务的模型。"),
+        )
     return tuned.learner()
 
 
@@ -90,9 +170,16 @@ def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
     limit = question.limit or LIMIT
     if question.data is None:
         if not folder.exists():
-            raise NotFound(say(f"The data {tuned.label} was tuned on is no longer in {folder}.", f"{tuned.label} 微调所用的数据已不在 {folder}。"),
-                           say("Give test examples with --data.", "请用 --data 给出测试样本。"))
-        return read_split(folder, "test", tuned.task)[:limit], say("its own test split", "自身的测试集")
+            raise NotFound(
+                say(
+                    f"The data {tuned.label} was tuned on is no longer in {folder}.",
+                    f"{tuned.label} 微调所用的数据已不在 {folder}。",
+                ),
+                say("Give test examples with --data.", "请用 --data 给出测试样本。"),
+            )
+        return read_split(folder, "test", tuned.task)[:limit], say(
+            "its own test split", "自身的测试集"
+        )
     found = _read(tuned, question.data)
     if folder.exists() and not question.allow_leakage:
         _refuse_leaks(tuned, found, read_split(folder, "train", tuned.task))
@@ -115,14 +202,36 @@ def _read(tuned: Tuned, data: Path) -> list[Example]:
             raise BadInput(f"{place}: {error.what}", error.remedy) from None
         found.append(example)
     if not found:
-        raise BadInput(say(f"{data} holds no example.", f"{data} 中没有样本。"), say(f"Expected records such as {task.EXAMPLE}", f"应为这样的记录：{task.EXAMPLE}"))
+        raise BadInput(
+            say(f"{data} holds no example.", f"{data} 中没有样本。"),
+            say(
+                f"Expected records such as {task.EXAMPLE}",
+                f"应为这样的记录：{task.EXAMPLE}",
+            ),
+        )
     return found
 
 
-def _refuse_leaks(tuned: Tuned, found: Sequence[Example], trained: Sequence[Example]) -> None:
+def _refuse_leaks(
+    tuned: Tuned, found: Sequence[Example], trained: Sequence[Example]
+) -> None:
     from miaobi.tune.examples import asked, repeated, spelled_leaks
-    leaks = repeated(*([(asked(example.parts), example.place) for example in examples] for examples in (found, trained)))
+
+    leaks = repeated(
+        *(
+            [(asked(example.parts), example.place) for example in examples]
+            for examples in (found, trained)
+        )
+    )
     if leaks:
         shown = spelled_leaks(leaks)
-        raise BadInput(say(f"{len(leaks)} of the {len(found)} test examples were trained on: {shown}", f"{len(found)} 条测试样本中有 {len(leaks)} 条用于过训练：{shown}"),
-                       say("Take them out, or go on with --allow-leakage: the figures will flatter the model.", "请去掉它们，或用 --allow-leakage 继续，但结果会偏高。"))
+        raise BadInput(
+            say(
+                f"{len(leaks)} of the {len(found)} test examples were trained on: {shown}",
+                f"{len(found)} 条测试样本中有 {len(leaks)} 条用于过训练：{shown}",
+            ),
+            say(
+                "Take them out, or go on with --allow-leakage: the figures will flatter the model.",
+                "请去掉它们，或用 --allow-leakage 继续，但结果会偏高。",
+            ),
+        )

@@ -39,9 +39,11 @@ class Parity:
     tolerance: float
 
     def __str__(self) -> str:
-        return say(f"{self.tokens} greedy tokens agree with the native engine; log-probabilities within {self.largest:.1e} "
-                   f"nats (allowed {self.tolerance:g})",
-                   f"{self.tokens} 个贪心词元与原生引擎一致；对数概率相差不超过 {self.largest:.1e}（允许 {self.tolerance:g}）")
+        return say(
+            f"{self.tokens} greedy tokens agree with the native engine; log-probabilities within {self.largest:.1e} "
+            f"nats (allowed {self.tolerance:g})",
+            f"{self.tokens} 个贪心词元与原生引擎一致；对数概率相差不超过 {self.largest:.1e}（允许 {self.tolerance:g}）",
+        )
 
 
 @dataclass(frozen=True)
@@ -57,28 +59,61 @@ class Exported:
     """The class that a Transformers folder is for."""
 
     def __str__(self) -> str:
-        checked = str(self.parity) if self.parity else say("not compared: llama.cpp is not installed (pip install 'miaobi[engines]')",
-                                                            "未比对：没有安装 llama.cpp（pip install 'miaobi[engines]'）")
-        lines = [f"{self.path}  {self.bytes / 1e6:,.1f} MB" + (f"  {self.dtype}" if self.dtype else "")]
+        checked = (
+            str(self.parity)
+            if self.parity
+            else say(
+                "not compared: llama.cpp is not installed (pip install 'miaobi[engines]')",
+                "未比对：没有安装 llama.cpp（pip install 'miaobi[engines]'）",
+            )
+        )
+        lines = [
+            f"{self.path}  {self.bytes / 1e6:,.1f} MB"
+            + (f"  {self.dtype}" if self.dtype else "")
+        ]
         if self.format == "gguf":
-            lines += [checked, "", say("Use it:", "使用方法："), f"  miaobi generate text --model {self.path} --prompt ...",
-                      f"  llama-cli -m {self.path}",
-                      say("  LM Studio, Ollama, OpenVINO GenAI: open the file." if self.dtype != "f32" else
-                          "  LM Studio, Ollama: open the file. OpenVINO GenAI reads f16 and q8_0 only.",
-                          "  LM Studio、Ollama、OpenVINO GenAI：直接打开该文件。" if self.dtype != "f32" else
-                          "  LM Studio、Ollama：直接打开该文件。OpenVINO GenAI 只读取 f16 与 q8_0。")]
+            lines += [
+                checked,
+                "",
+                say("Use it:", "使用方法："),
+                f"  miaobi generate text --model {self.path} --prompt ...",
+                f"  llama-cli -m {self.path}",
+                say(
+                    "  LM Studio, Ollama, OpenVINO GenAI: open the file."
+                    if self.dtype != "f32"
+                    else "  LM Studio, Ollama: open the file. OpenVINO GenAI reads f16 and q8_0 only.",
+                    "  LM Studio、Ollama、OpenVINO GenAI：直接打开该文件。"
+                    if self.dtype != "f32"
+                    else "  LM Studio、Ollama：直接打开该文件。OpenVINO GenAI 只读取 f16 与 q8_0。",
+                ),
+            ]
         elif self.format == "peft":
-            lines += ["", say("Use it:", "使用方法："), f'  PeftModel.from_pretrained(base, "{self.path}")',
-                      f"  vllm serve BASE --enable-lora --lora-modules {self.path.name}={self.path}"]
+            lines += [
+                "",
+                say("Use it:", "使用方法："),
+                f'  PeftModel.from_pretrained(base, "{self.path}")',
+                f"  vllm serve BASE --enable-lora --lora-modules {self.path.name}={self.path}",
+            ]
         else:
             writes = self.architecture.endswith("ForCausalLM")
-            lines += ["", say("Use it:", "使用方法："), f'  {"AutoModelForCausalLM" if writes else self.architecture}.from_pretrained("{self.path}")',
-                      *([f"  vllm serve {self.path}"] if writes else [])]
+            lines += [
+                "",
+                say("Use it:", "使用方法："),
+                f'  {"AutoModelForCausalLM" if writes else self.architecture}.from_pretrained("{self.path}")',
+                *([f"  vllm serve {self.path}"] if writes else []),
+            ]
         return "\n".join(lines)
 
 
-def export(model: str, *, to: Literal["gguf", "transformers"] = "gguf", dtype: Literal["f16", "f32", "q8_0"] = "f16",
-           merge: bool = False, out: Path | None = None, overwrite: bool = False) -> Exported:
+def export(
+    model: str,
+    *,
+    to: Literal["gguf", "transformers"] = "gguf",
+    dtype: Literal["f16", "f32", "q8_0"] = "f16",
+    merge: bool = False,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> Exported:
     """Write a model in another program's format and compare its answers.
 
     Args:
@@ -93,44 +128,85 @@ def export(model: str, *, to: Literal["gguf", "transformers"] = "gguf", dtype: L
 
     weights = find(model)
     if weights.format not in ("bundle", "transformers"):
-        raise Unsupported(say(f"{weights.name} is {weights.format} already; bundles and Transformers folders can be exported.",
-                              f"{weights.name} 已经是 {weights.format}；只有模型包与 Transformers 文件夹可以导出。"),
-                          say(f"Use it as it is: {weights.location}", f"可直接使用：{weights.location}"))
+        raise Unsupported(
+            say(
+                f"{weights.name} is {weights.format} already; bundles and Transformers folders can be exported.",
+                f"{weights.name} 已经是 {weights.format}；只有模型包与 Transformers 文件夹可以导出。",
+            ),
+            say(
+                f"Use it as it is: {weights.location}",
+                f"可直接使用：{weights.location}",
+            ),
+        )
     stem = weights.name + (f"-{weights.version}" if weights.version else "")
-    target = out or Path("exports") / (stem if to == "transformers" else f"{stem}.{dtype}.gguf")
+    target = out or Path("exports") / (
+        stem if to == "transformers" else f"{stem}.{dtype}.gguf"
+    )
     if target.exists() and not overwrite:
-        raise Conflict(say(f"{target} exists already.", f"{target} 已存在。"),
-                       say("Give another place with --out, or --overwrite.", "请用 --out 给出其他位置，或使用 --overwrite。"))
+        raise Conflict(
+            say(f"{target} exists already.", f"{target} 已存在。"),
+            say(
+                "Give another place with --out, or --overwrite.",
+                "请用 --out 给出其他位置，或使用 --overwrite。",
+            ),
+        )
     adapter = _adapter(weights, merge, to)
     if to == "transformers":
-        return _merged_folder(adapter, target) if adapter and merge else _folder(weights, adapter, target)
+        return (
+            _merged_folder(adapter, target)
+            if adapter and merge
+            else _folder(weights, adapter, target)
+        )
     from miaobi.engines.convert import to_gguf
+
     with _merged(adapter, target) if adapter else nullcontext(weights.path) as folder:
         to_gguf(folder, target, dtype)
-    return Exported(weights.label, target, "gguf", dtype, target.stat().st_size, _checked(weights, target, dtype))
+    return Exported(
+        weights.label,
+        target,
+        "gguf",
+        dtype,
+        target.stat().st_size,
+        _checked(weights, target, dtype),
+    )
 
 
 def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
     """The tuned model whose adapter is to be merged or taken along; None for whole weights. Raises BadInput, Unsupported."""
     from miaobi.tune.merging import check_mergeable
     from miaobi.tune.opening import FAMILY, open_tuned
+
     tuned = open_tuned(weights) if weights.family == FAMILY else None
     if tuned is not None and to == "gguf" and not tuned.writes:
         task = tuned.manifest.recipe["task"]
-        raise Unsupported(say(f"{weights.label} was tuned for {task}; a GGUF holds language models that are asked as their base was.",
-                              f"{weights.label} 是为 {task} 微调的；GGUF 只适合与基础模型提问方式相同的语言模型。"),
-                          f"miaobi export {weights.label} --to transformers")
+        raise Unsupported(
+            say(
+                f"{weights.label} was tuned for {task}; a GGUF holds language models that are asked as their base was.",
+                f"{weights.label} 是为 {task} 微调的；GGUF 只适合与基础模型提问方式相同的语言模型。",
+            ),
+            f"miaobi export {weights.label} --to transformers",
+        )
     if tuned is None or not tuned.adapter:
         if merge:
-            raise BadInput(say(f"{weights.label} holds whole weights: there is no adapter to merge.", f"{weights.label} 是完整权重，没有需要合并的适配器。"),
-                           say("Leave --merge out.", "请去掉 --merge。"))
+            raise BadInput(
+                say(
+                    f"{weights.label} holds whole weights: there is no adapter to merge.",
+                    f"{weights.label} 是完整权重，没有需要合并的适配器。",
+                ),
+                say("Leave --merge out.", "请去掉 --merge。"),
+            )
         return None
     if merge:
         check_mergeable(tuned)
     elif to == "gguf":
         name = tuned.manifest.data["base"]["name"]
-        raise Unsupported(say(f"{weights.label} is an adapter beside {name}; a GGUF holds whole weights.", f"{weights.label} 是 {name} 的适配器，而 GGUF 需要完整权重。"),
-                          f"miaobi export {weights.label} --merge --to gguf")
+        raise Unsupported(
+            say(
+                f"{weights.label} is an adapter beside {name}; a GGUF holds whole weights.",
+                f"{weights.label} 是 {name} 的适配器，而 GGUF 需要完整权重。",
+            ),
+            f"miaobi export {weights.label} --merge --to gguf",
+        )
     return tuned
 
 
@@ -140,6 +216,7 @@ def _merged(tuned: Tuned, target: Path) -> Iterator[Path]:
     from tempfile import TemporaryDirectory
 
     from miaobi.tune.merging import merge
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=".merging-") as folder:
         yield merge(tuned, Path(folder) / tuned.weights.name)
@@ -148,16 +225,30 @@ def _merged(tuned: Tuned, target: Path) -> Iterator[Path]:
 def _merged_folder(tuned: Tuned, target: Path) -> Exported:
     import os
     import shutil
+
     with _merged(tuned, target) as folder:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(folder, target)
-    return Exported(tuned.label, target, "transformers", "", _bytes(target), None, _architecture(target) or "")
+    return Exported(
+        tuned.label,
+        target,
+        "transformers",
+        "",
+        _bytes(target),
+        None,
+        _architecture(target) or "",
+    )
 
 
 def _architecture(folder: Path) -> str | None:
     from miaobi.engines.weights import read_json
+
     config = folder / "config.json"
-    return next(iter(read_json(config).get("architectures") or []), None) if config.exists() else None
+    return (
+        next(iter(read_json(config).get("architectures") or []), None)
+        if config.exists()
+        else None
+    )
 
 
 def _bytes(folder: Path) -> int:
@@ -171,16 +262,31 @@ def _folder(weights: Weights, adapter: Tuned | None, target: Path) -> Exported:
 
     label, known = weights.label, _architecture(weights.path)
     if not known and not adapter:
-        raise Unsupported(say(f"{label} is of a family ({weights.family}) that Transformers does not know.",
-                              f"{label} 属于 Transformers 不支持的模型类别（{weights.family}）。"),
-                          say(f"Use it here, or copy the folder as it is: {weights.path}", f"请在此使用，或直接复制该文件夹：{weights.path}"))
+        raise Unsupported(
+            say(
+                f"{label} is of a family ({weights.family}) that Transformers does not know.",
+                f"{label} 属于 Transformers 不支持的模型类别（{weights.family}）。",
+            ),
+            say(
+                f"Use it here, or copy the folder as it is: {weights.path}",
+                f"请在此使用，或直接复制该文件夹：{weights.path}",
+            ),
+        )
     if weights.format == "bundle":
         bundle.read(weights.path)
     if target.exists():
         shutil.rmtree(target)
     with write_beside(target) as draft:
         shutil.copytree(weights.path, draft)
-    return Exported(label, target, "peft" if adapter else "transformers", "", _bytes(target), None, known or "")
+    return Exported(
+        label,
+        target,
+        "peft" if adapter else "transformers",
+        "",
+        _bytes(target),
+        None,
+        known or "",
+    )
 
 
 def _checked(weights: Weights, target: Path, dtype: str) -> Parity | None:
@@ -194,7 +300,13 @@ def _checked(weights: Weights, target: Path, dtype: str) -> Parity | None:
         raise
 
 
-def compare(weights: Weights, exported: Path, dtype: str, prompts: Sequence[str] = PROMPTS, length: int = 16) -> Parity:
+def compare(
+    weights: Weights,
+    exported: Path,
+    dtype: str,
+    prompts: Sequence[str] = PROMPTS,
+    length: int = 16,
+) -> Parity:
     """Greedy answers of `weights` natively and of `exported` in llama.cpp. Raises Damaged when they differ too much."""
     from miaobi.engines.load import Model, load, open_engine
 
@@ -203,9 +315,20 @@ def compare(weights: Weights, exported: Path, dtype: str, prompts: Sequence[str]
     with native, load(exported, engine="llamacpp") as other:
         length = min(length, native.context_length // 2)
         for prompt in prompts:
-            ours, theirs = (one.generate(prompt, raw=True, temperature=0.0, max_new_tokens=length, logprobs=2, seed=0)[0]
-                            for one in (native, other))
-            tokens, apart = agreement(ours, theirs, TIE if dtype == "q8_0" else TOLERANCE[dtype])
+            ours, theirs = (
+                one.generate(
+                    prompt,
+                    raw=True,
+                    temperature=0.0,
+                    max_new_tokens=length,
+                    logprobs=2,
+                    seed=0,
+                )[0]
+                for one in (native, other)
+            )
+            tokens, apart = agreement(
+                ours, theirs, TIE if dtype == "q8_0" else TOLERANCE[dtype]
+            )
             if tokens < 0 or apart > TOLERANCE[dtype]:
                 raise _different(exported, prompt, ours, theirs, apart)
             count, largest = count + tokens, max(largest, apart)
@@ -218,9 +341,14 @@ def agreement(ours: Text, theirs: Text, tie: float) -> tuple[int, float]:
     They may part where our two likeliest tokens are a near tie: from there on they answer different contexts.
     """
     largest = 0.0
-    for place, (mine, other) in enumerate(zip(ours.logprobs, theirs.logprobs, strict=False)):
+    for place, (mine, other) in enumerate(
+        zip(ours.logprobs, theirs.logprobs, strict=False)
+    ):
         if "\ufffd" in mine.token and mine.token != other.token:
-            return place, largest  # llama.cpp reports nothing of tokens that are parts of a character
+            return (
+                place,
+                largest,
+            )  # llama.cpp reports nothing of tokens that are parts of a character
         if mine.token != other.token:
             rivals = dict(mine.top)
             close = other.token in rivals and mine.logprob - rivals[other.token] <= tie
@@ -229,9 +357,16 @@ def agreement(ours: Text, theirs: Text, tie: float) -> tuple[int, float]:
     return min(len(ours.logprobs), len(theirs.logprobs)), largest
 
 
-def _different(exported: Path, prompt: str, ours: Text, theirs: Text, apart: float) -> Damaged:
+def _different(
+    exported: Path, prompt: str, ours: Text, theirs: Text, apart: float
+) -> Damaged:
     return Damaged(
-        say(f"{exported} does not answer as the model does: after {prompt!r}, {theirs.text!r} instead of {ours.text!r} ({apart:.3g} nats apart).",
-            f"{exported} 的回答与原模型不同：在 {prompt!r} 之后得到 {theirs.text!r}，而原模型为 {ours.text!r}（相差 {apart:.3g}）。"),
-        say("The file was removed. Export with --to transformers, and report this as a defect.",
-            "该文件已删除。请用 --to transformers 导出，并将此作为缺陷报告。"))
+        say(
+            f"{exported} does not answer as the model does: after {prompt!r}, {theirs.text!r} instead of {ours.text!r} ({apart:.3g} nats apart).",
+            f"{exported} 的回答与原模型不同：在 {prompt!r} 之后得到 {theirs.text!r}，而原模型为 {ours.text!r}（相差 {apart:.3g}）。",
+        ),
+        say(
+            "The file was removed. Export with --to transformers, and report this as a defect.",
+            "该文件已删除。请用 --to transformers 导出，并将此作为缺陷报告。",
+        ),
+    )

@@ -1,11 +1,11 @@
 """Fine-tune a pretrained model in five steps: base and data; task head and loss; how it is changed; training; test against the base.
 
-    runs/helpdesk-20261122-101500/
-      config.yaml         the resolved settings; `miaobi finetune --resume` needs nothing else
-      log.jsonl, checkpoints/, samples/, tensorboard/
-      base.json           how the base did on the test
-      report.json, report.html
-      bundle/             the tuned model, as it went into the store
+runs/helpdesk-20261122-101500/
+  config.yaml         the resolved settings; `miaobi finetune --resume` needs nothing else
+  log.jsonl, checkpoints/, samples/, tensorboard/
+  base.json           how the base did on the test
+  report.json, report.html
+  bundle/             the tuned model, as it went into the store
 """
 
 from __future__ import annotations
@@ -26,14 +26,47 @@ from miaobi.core.language import say
 from miaobi.core.store import Store, Version
 from miaobi.verbs.train import Plan, Printed, need_torch, parted
 
-OWN = [Option("recipe", str | None, None, "A recipe file, see recipes/tune/; without one, --base and --data.", positional=True),
-       Option("resume", str | None, None, "Go on with a run that was stopped: its folder, or the start of its name."),
-       Option("continue", str | None, None, "Tune a tuned model again, on --data: a new version, with some of the old data replayed."),
-       Option("replay", float, 1.0, "With --continue: old examples for each new one, as far as there are."),
-       Option("promote", bool, False, "Put the new version into production if it is not worse than what it was tuned from."),
-       Option("dry_run", bool, False, "Show the data as the model will see it, say what it would cost, and stop."),
-       Option("print_config", bool, False, "Print the resolved settings and stop."),
-       Option("runs", str, "runs", "Where runs are kept.")]
+OWN = [
+    Option(
+        "recipe",
+        str | None,
+        None,
+        "A recipe file, see recipes/tune/; without one, --base and --data.",
+        positional=True,
+    ),
+    Option(
+        "resume",
+        str | None,
+        None,
+        "Go on with a run that was stopped: its folder, or the start of its name.",
+    ),
+    Option(
+        "continue",
+        str | None,
+        None,
+        "Tune a tuned model again, on --data: a new version, with some of the old data replayed.",
+    ),
+    Option(
+        "replay",
+        float,
+        1.0,
+        "With --continue: old examples for each new one, as far as there are.",
+    ),
+    Option(
+        "promote",
+        bool,
+        False,
+        "Put the new version into production if it is not worse than what it was tuned from.",
+    ),
+    Option(
+        "dry_run",
+        bool,
+        False,
+        "Show the data as the model will see it, say what it would cost, and stop.",
+    ),
+    Option("print_config", bool, False, "Print the resolved settings and stop."),
+    Option("runs", str, "runs", "Where runs are kept."),
+]
 
 
 @dataclass(frozen=True)
@@ -54,15 +87,35 @@ class Tuned:
 
     def __str__(self) -> str:
         from miaobi.train.estimate import spell
+
         name = self.model.split("@")[0]
-        lines = [say(f"{self.model}: {self.step} steps in {spell(self.seconds)}", f"{self.model}：{self.step} 步，用时 {spell(self.seconds)}"),
-                 *(f"  {item}" for item in self.differences),
-                 say(f"  report: {self.report}", f"  报告：{self.report}")]
+        lines = [
+            say(
+                f"{self.model}: {self.step} steps in {spell(self.seconds)}",
+                f"{self.model}：{self.step} 步，用时 {spell(self.seconds)}",
+            ),
+            *(f"  {item}" for item in self.differences),
+            say(f"  report: {self.report}", f"  报告：{self.report}"),
+        ]
         verb = "image" if self.makes == "image" else "text"
-        asked = "--image photo.png" if self.modality == "image" and self.makes != "image" else "--prompt ..."
+        asked = (
+            "--image photo.png"
+            if self.modality == "image" and self.makes != "image"
+            else "--prompt ..."
+        )
         if self.promoted:
-            lines.append(say(f"  {self.model} is in production now.", f"  {self.model} 已设为正式版。"))
-        lines.append(say(f"  next: miaobi generate {verb} --model {name} {asked}", f"  接下来：miaobi generate {verb} --model {name} {asked}"))
+            lines.append(
+                say(
+                    f"  {self.model} is in production now.",
+                    f"  {self.model} 已设为正式版。",
+                )
+            )
+        lines.append(
+            say(
+                f"  next: miaobi generate {verb} --model {name} {asked}",
+                f"  接下来：miaobi generate {verb} --model {name} {asked}",
+            )
+        )
         return "\n".join(lines)
 
 
@@ -76,35 +129,60 @@ def command(*words: str) -> Any:
     if values["resume"]:
         return resume(values["resume"], runs=runs, words=theirs)
     if values["continue"]:
-        done = again(values["continue"], words=theirs, replay=values["replay"], runs=runs, promote=values["promote"], dry_run=values["dry_run"])
+        done = again(
+            values["continue"],
+            words=theirs,
+            replay=values["replay"],
+            runs=runs,
+            promote=values["promote"],
+            dry_run=values["dry_run"],
+        )
         return done if os.environ.get("RANK", "0") == "0" else None
     if not values["recipe"] and config.peek(theirs, "base") is None:
-        raise BadInput(say("What is to be tuned?", "要微调什么？"), "miaobi finetune --base smollm2 --data chats.jsonl --method lora --name helpdesk")
+        raise BadInput(
+            say("What is to be tuned?", "要微调什么？"),
+            "miaobi finetune --base smollm2 --data chats.jsonl --method lora --name helpdesk",
+        )
     need_torch()
     from miaobi.verbs.tune_settings import settle
+
     recipe = config.read_recipe(values["recipe"]) if values["recipe"] else {}
     settings = settle(recipe, theirs, values["recipe"] or "")
     if values["print_config"]:
         return Printed(config.nested(settings.values))
     done = _run(settings, runs, dry_run=values["dry_run"], promote=values["promote"])
-    return done if os.environ.get("RANK", "0") == "0" else None  # under torchrun, the first process speaks for all
+    return (
+        done if os.environ.get("RANK", "0") == "0" else None
+    )  # under torchrun, the first process speaks for all
 
 
 def _usage(mine: Sequence[str], theirs: Sequence[str]) -> str:
     from miaobi.core.registry import tasks
     from miaobi.verbs.tune_settings import options_of
+
     recipe = next((word for word in mine if not word.startswith("--")), None)
     read = config.read_recipe(recipe) if recipe else {}
     task = tasks.get(config.peek(theirs, "task") or read.get("task") or "chat")
-    about = say(f"Fine-tune a pretrained model. Keys of a recipe for the task {task.NAME}; another task's: miaobi finetune --task NAME --help. "
-                f"Tasks: {', '.join(tasks.names())}. Short for --data.path, --data.pack and --tune.method: --data, --method.",
-                f"微调预训练模型。以下为任务 {task.NAME} 的设置；其他任务：miaobi finetune --task 名称 --help。"
-                f"任务：{'、'.join(tasks.names())}。--data 与 --method 是 --data.path、--data.pack 与 --tune.method 的简写。")
+    about = say(
+        f"Fine-tune a pretrained model. Keys of a recipe for the task {task.NAME}; another task's: miaobi finetune --task NAME --help. "
+        f"Tasks: {', '.join(tasks.names())}. Short for --data.path, --data.pack and --tune.method: --data, --method.",
+        f"微调预训练模型。以下为任务 {task.NAME} 的设置；其他任务：miaobi finetune --task 名称 --help。"
+        f"任务：{'、'.join(tasks.names())}。--data 与 --method 是 --data.path、--data.pack 与 --tune.method 的简写。",
+    )
     return config.usage("miaobi finetune", about, [*OWN, *options_of(task)])
 
 
-def finetune(recipe: str | Path | Mapping[str, Any] | None = None, *, base: str | None = None, data: str | Path | None = None, method: str | None = None,
-             name: str | None = None, settings: Mapping[str, Any] | None = None, runs: str | Path = "runs", quiet: bool = False) -> Tuned:
+def finetune(
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    *,
+    base: str | None = None,
+    data: str | Path | None = None,
+    method: str | None = None,
+    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    runs: str | Path = "runs",
+    quiet: bool = False,
+) -> Tuned:
     """Fine-tune from Python.
 
     Args:
@@ -119,33 +197,68 @@ def finetune(recipe: str | Path | Mapping[str, Any] | None = None, *, base: str 
     """
     need_torch()
     from miaobi.verbs.tune_settings import settle
+
     origin = str(recipe) if isinstance(recipe, str | Path) else ""
-    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_recipe(recipe) if recipe else {}
+    tree = (
+        dict(recipe)
+        if isinstance(recipe, Mapping)
+        else config.read_recipe(recipe)
+        if recipe
+        else {}
+    )
     short = {"--base": base, "--data": data, "--method": method, "--name": name}
-    words = [part for key, value in short.items() if value is not None for part in (key, str(value))]
+    words = [
+        part
+        for key, value in short.items()
+        if value is not None
+        for part in (key, str(value))
+    ]
     words += config.as_words(settings or {})
     done = _run(settle(tree, words, origin), Path(runs), quiet=quiet)
     assert isinstance(done, Tuned)
     return done
 
 
-def resume(run: str | Path, *, runs: Path = Path("runs"), words: Sequence[str] = (), quiet: bool = False) -> Tuned:
+def resume(
+    run: str | Path,
+    *,
+    runs: Path = Path("runs"),
+    words: Sequence[str] = (),
+    quiet: bool = False,
+) -> Tuned:
     """Go on with a run that was stopped, exactly as if it had not been."""
     need_torch()
     from miaobi.train.run import find_run
     from miaobi.verbs.tune_settings import settle
+
     folder = find_run(str(run), runs)
     read = config.read_yaml(folder / "config.yaml")
     before = folder / "before.json"
-    previous = json.loads(before.read_text(encoding="utf-8")) if before.exists() else None
-    done = _run(settle(read, words, str(folder / "config.yaml")), folder.parent, folder=folder, quiet=quiet,
-                before=Store().resolve(previous["model"]) if previous else None, replay=previous["replay"] if previous else 1.0)
+    previous = (
+        json.loads(before.read_text(encoding="utf-8")) if before.exists() else None
+    )
+    done = _run(
+        settle(read, words, str(folder / "config.yaml")),
+        folder.parent,
+        folder=folder,
+        quiet=quiet,
+        before=Store().resolve(previous["model"]) if previous else None,
+        replay=previous["replay"] if previous else 1.0,
+    )
     assert isinstance(done, Tuned)
     return done
 
 
-def again(model: str, *, words: Sequence[str], replay: float = 1.0, runs: Path = Path("runs"), promote: bool = False, dry_run: bool = False,
-          quiet: bool = False) -> Tuned | Plan:
+def again(
+    model: str,
+    *,
+    words: Sequence[str],
+    replay: float = 1.0,
+    runs: Path = Path("runs"),
+    promote: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> Tuned | Plan:
     """Tune a tuned model further on new data: a new version under its name, compared with the one it came from.
 
     Args:
@@ -156,27 +269,71 @@ def again(model: str, *, words: Sequence[str], replay: float = 1.0, runs: Path =
     need_torch()
     from miaobi.tune.opening import FAMILY
     from miaobi.verbs.tune_settings import settle, spelled_out
+
     version = Store().resolve(model)
     manifest = bundle.read(version.path)
     if manifest.family != FAMILY:
-        raise BadInput(say(f"{version} was not made by fine-tuning.", f"{version} 不是微调得到的模型。"), f"miaobi finetune --base {version} --data ...")
+        raise BadInput(
+            say(
+                f"{version} was not made by fine-tuning.",
+                f"{version} 不是微调得到的模型。",
+            ),
+            f"miaobi finetune --base {version} --data ...",
+        )
     told = spelled_out(words)
-    if config.peek(told, "data.path") is None and config.peek(told, "data.pack") is None:
-        raise BadInput(say("Which new data?", "新数据在哪里？"), f"miaobi finetune --continue {model} --data new.jsonl")
-    recipe = {key: dict(value) if isinstance(value, Mapping) else value for key, value in manifest.recipe.items()}
-    recipe["data"] |= {"path": "", "pack": "", "validation_path": "", "test_path": "", "max_examples": 0}
-    recipe["train"] = {key: value for key, value in recipe["train"].items() if key not in ("max_steps", "validate_every", "checkpoint_every", "sample_every")}
-    return _run(settle(recipe, told), runs, before=version, replay=replay, promote=promote, dry_run=dry_run, quiet=quiet)
+    if (
+        config.peek(told, "data.path") is None
+        and config.peek(told, "data.pack") is None
+    ):
+        raise BadInput(
+            say("Which new data?", "新数据在哪里？"),
+            f"miaobi finetune --continue {model} --data new.jsonl",
+        )
+    recipe = {
+        key: dict(value) if isinstance(value, Mapping) else value
+        for key, value in manifest.recipe.items()
+    }
+    recipe["data"] |= {
+        "path": "",
+        "pack": "",
+        "validation_path": "",
+        "test_path": "",
+        "max_examples": 0,
+    }
+    recipe["train"] = {
+        key: value
+        for key, value in recipe["train"].items()
+        if key
+        not in ("max_steps", "validate_every", "checkpoint_every", "sample_every")
+    }
+    return _run(
+        settle(recipe, told),
+        runs,
+        before=version,
+        replay=replay,
+        promote=promote,
+        dry_run=dry_run,
+        quiet=quiet,
+    )
 
 
-def _run(settings: Any, runs: Path, folder: Path | None = None, dry_run: bool = False, quiet: bool = False, promote: bool = False,
-         before: Version | None = None, replay: float = 1.0) -> Tuned | Plan:
+def _run(
+    settings: Any,
+    runs: Path,
+    folder: Path | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    promote: bool = False,
+    before: Version | None = None,
+    replay: float = 1.0,
+) -> Tuned | Plan:
     import torch
 
     from miaobi.train import estimate, loop, processes
     from miaobi.train import run as runs_of
     from miaobi.verbs.tune_report import Report
     from miaobi.verbs.tune_work import Work
+
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
     with processes.joined(processes.pick_device(settings.train.device)):
@@ -194,10 +351,20 @@ def _run(settings: Any, runs: Path, folder: Path | None = None, dry_run: bool = 
         place = folder or runs_of.new_folder(runs, settings.name)
         report = Report(work, place, known)
         if before is not None and processes.rank() == 0:
-            write_text(place / "before.json", json.dumps({"model": str(before), "replay": replay}))
+            write_text(
+                place / "before.json",
+                json.dumps({"model": str(before), "replay": replay}),
+            )
         report.judge_base(state)
         runs_of.continued(state, place)
-        run = runs_of.Run(place, settings.train, config.nested(settings.values), "finetune", report.sample, report.watch)
+        run = runs_of.Run(
+            place,
+            settings.train,
+            config.nested(settings.values),
+            "finetune",
+            report.sample,
+            report.watch,
+        )
         try:
             report.seconds = run.go(state, work.data, known, quiet)
         except KeyboardInterrupt:
@@ -207,20 +374,46 @@ def _run(settings: Any, runs: Path, folder: Path | None = None, dry_run: bool = 
         return _finish(work, state, report, place, before, promote)
 
 
-def _finish(work: Any, state: Any, report: Any, place: Path, before: Version | None, promote: bool) -> Tuned:
+def _finish(
+    work: Any,
+    state: Any,
+    report: Any,
+    place: Path,
+    before: Version | None,
+    promote: bool,
+) -> Tuned:
     """Compare with the base, bundle, put into the store, report."""
     from miaobi.train import loop, processes
     from miaobi.tune import methods
     from miaobi.tune.opening import FAMILY
+
     settings, makes = work.settings, work.settings.task.MAKES
     if processes.rank() > 0:
-        return Tuned(settings.name, place / "bundle", place, place / "report.html", state.step, report.seconds, (), makes=makes)
+        return Tuned(
+            settings.name,
+            place / "bundle",
+            place,
+            place / "report.html",
+            state.step,
+            report.seconds,
+            (),
+            makes=makes,
+        )
     with loop.averaged(state):
         report.judge_tuned(state)
         manifest = bundle.Manifest(
-            FAMILY, makes, recipe=config.nested(settings.values), data=work.facts(), parents=(str(before) if before else work.base.name,),
-            metrics={**{f"test_{score.name}": score.value for score in report.tuned_scores}, "validation_loss": state.validation,
-                     "seconds": round(report.seconds, 1), "steps": state.step})
+            FAMILY,
+            makes,
+            recipe=config.nested(settings.values),
+            data=work.facts(),
+            parents=(str(before) if before else work.base.name,),
+            metrics={
+                **{f"test_{score.name}": score.value for score in report.tuned_scores},
+                "validation_loss": state.validation,
+                "seconds": round(report.seconds, 1),
+                "steps": state.step,
+            },
+        )
 
         def write(draft: Path) -> None:
             methods.save(work.learner, settings.tune, draft)
@@ -231,8 +424,21 @@ def _finish(work: Any, state: Any, report: Any, place: Path, before: Version | N
         bundle.write(place / "bundle", manifest, write)
     version = Store().add(place / "bundle", settings.name)
     report.model = str(version)
-    promoted = promote and all(item.better is not False for item in report.differences[:1])
+    promoted = promote and all(
+        item.better is not False for item in report.differences[:1]
+    )
     if promoted:
         Store().promote(str(version))
     report.write(state)
-    return Tuned(str(version), version.path, place, place / "report.html", state.step, report.seconds, tuple(report.differences), promoted, makes, settings.task.MODALITY)
+    return Tuned(
+        str(version),
+        version.path,
+        place,
+        place / "report.html",
+        state.step,
+        report.seconds,
+        tuple(report.differences),
+        promoted,
+        makes,
+        settings.task.MODALITY,
+    )

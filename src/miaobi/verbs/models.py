@@ -18,10 +18,15 @@ class Listing:
 
     def __str__(self) -> str:
         if not self.models:
-            return say("No models yet. Make one: miaobi train recipes/text/poet_gpt.yaml --name poet",
-                       "还没有模型。训练一个：miaobi train recipes/text/poet_gpt.yaml --name poet")
-        return "\n".join(f"{row['model']:<24} {row['family']:<8} {row['created'][:16].replace('T', ' ')}  {row['megabytes']:8.1f} MB"
-                         f"  {row['alias']}" for row in self.models)
+            return say(
+                "No models yet. Make one: miaobi train recipes/text/poet_gpt.yaml --name poet",
+                "还没有模型。训练一个：miaobi train recipes/text/poet_gpt.yaml --name poet",
+            )
+        return "\n".join(
+            f"{row['model']:<24} {row['family']:<8} {row['created'][:16].replace('T', ' ')}  {row['megabytes']:8.1f} MB"
+            f"  {row['alias']}"
+            for row in self.models
+        )
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,31 @@ class Card:
     manifest: bundle.Manifest
 
     def __str__(self) -> str:
-        manifest, lines = self.manifest, [f"{self.model}  {say('(production)', '（正式版）') if self.production else ''}".rstrip()]
+        manifest, lines = (
+            self.manifest,
+            [
+                f"{self.model}  {say('(production)', '（正式版）') if self.production else ''}".rstrip()
+            ],
+        )
         rows = {
             say("family", "模型族"): f"{manifest.family} ({manifest.modality})",
-            say("made", "生成时间"): f"{manifest.created}, miaobi {manifest.code_version}",
-            say("data", "数据"): f"{manifest.data.get('source', '?')}, {say('fingerprint', '指纹')} {str(manifest.data.get('fingerprint', '?'))[:16]}",
-            say("parents", "来源模型"): ", ".join(manifest.parents) or say("none: from scratch", "无（从头训练）"),
-            say("scores", "得分"): ", ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items()) or "–",
+            say(
+                "made", "生成时间"
+            ): f"{manifest.created}, miaobi {manifest.code_version}",
+            say(
+                "data", "数据"
+            ): f"{manifest.data.get('source', '?')}, {say('fingerprint', '指纹')} {str(manifest.data.get('fingerprint', '?'))[:16]}",
+            say("parents", "来源模型"): ", ".join(manifest.parents)
+            or say("none: from scratch", "无（从头训练）"),
+            say("scores", "得分"): ", ".join(
+                f"{name} {value:.4g}" for name, value in manifest.metrics.items()
+            )
+            or "–",
             say("place", "位置"): str(self.path),
         }
-        return "\n".join([*lines, *(f"  {name:<10} {value}" for name, value in rows.items())])
+        return "\n".join(
+            [*lines, *(f"  {name:<10} {value}" for name, value in rows.items())]
+        )
 
 
 @dataclass(frozen=True)
@@ -70,11 +90,25 @@ def versions() -> Iterator[tuple[Version, bundle.Manifest, dict[str, Any]]]:
 
 
 def _row(store: Store, version: Version, manifest: bundle.Manifest) -> dict[str, Any]:
-    size = sum(file.stat().st_size for file in version.path.rglob("*") if file.is_file())
-    aliases = [alias for alias, number in (("production", store.production(version.name)[-1:]),
-                                           ("latest", [store.versions(version.name)[-1].number])) if [version.number] == number]
-    return {"model": str(version), "family": manifest.family, "modality": manifest.modality, "created": manifest.created,
-            "megabytes": size / 1e6, "alias": " ".join(aliases)}
+    size = sum(
+        file.stat().st_size for file in version.path.rglob("*") if file.is_file()
+    )
+    aliases = [
+        alias
+        for alias, number in (
+            ("production", store.production(version.name)[-1:]),
+            ("latest", [store.versions(version.name)[-1].number]),
+        )
+        if [version.number] == number
+    ]
+    return {
+        "model": str(version),
+        "family": manifest.family,
+        "modality": manifest.modality,
+        "created": manifest.created,
+        "megabytes": size / 1e6,
+        "alias": " ".join(aliases),
+    }
 
 
 def show(model: str) -> Card:
@@ -85,7 +119,12 @@ def show(model: str) -> Card:
     """
     store = Store()
     version = store.resolve(model)
-    return Card(str(version), version.path, store.production(version.name)[-1:] == [version.number], bundle.read(version.path))
+    return Card(
+        str(version),
+        version.path,
+        store.production(version.name)[-1:] == [version.number],
+        bundle.read(version.path),
+    )
 
 
 def promote(model: str) -> Done:
@@ -95,7 +134,12 @@ def promote(model: str) -> Done:
         model: name@version; a bare name promotes its newest version
     """
     version = Store().promote(model)
-    return Done((str(version),), say(f"{version.name} now means {version}.", f"{version.name} 现在指 {version}。"))
+    return Done(
+        (str(version),),
+        say(
+            f"{version.name} now means {version}.", f"{version.name} 现在指 {version}。"
+        ),
+    )
 
 
 def rollback(model: str) -> Done:
@@ -105,7 +149,13 @@ def rollback(model: str) -> Done:
         model: a name
     """
     version = Store().rollback(model)
-    return Done((str(version),), say(f"{version.name} means {version} again.", f"{version.name} 已退回 {version}。"))
+    return Done(
+        (str(version),),
+        say(
+            f"{version.name} means {version} again.",
+            f"{version.name} 已退回 {version}。",
+        ),
+    )
 
 
 def remove(model: str) -> Done:
@@ -118,8 +168,15 @@ def remove(model: str) -> Done:
     return Done(gone, say(f"Removed {', '.join(gone)}.", f"已删除 {'、'.join(gone)}。"))
 
 
-def merge(models: tuple[str, ...], *, name: str, weights: tuple[float, ...] = (), method: Literal["linear", "svd", "ties"] = "linear",
-          density: float = 0.5, rank: int = 0) -> Done:
+def merge(
+    models: tuple[str, ...],
+    *,
+    name: str,
+    weights: tuple[float, ...] = (),
+    method: Literal["linear", "svd", "ties"] = "linear",
+    density: float = 0.5,
+    rank: int = 0,
+) -> Done:
     """Make one adapter out of several that were tuned from the same base.
 
     Args:
@@ -139,19 +196,46 @@ def merge(models: tuple[str, ...], *, name: str, weights: tuple[float, ...] = ()
 
     check_name(name)
     found = [open_tuned(find(model)) for model in models]
-    shares, labels = weights or (1 / len(found),) * len(found), tuple(tuned.label for tuned in found)
-    how = {"models": list(labels), "weights": list(shares), "method": method} | ({"density": density} if method == "ties" else {}) | ({"rank": rank} if rank else {})
-    manifest = replace(found[0].manifest, parents=labels, metrics={}, recipe={**found[0].manifest.recipe, "name": name, "merged": how})
+    shares, labels = (
+        weights or (1 / len(found),) * len(found),
+        tuple(tuned.label for tuned in found),
+    )
+    how = (
+        {"models": list(labels), "weights": list(shares), "method": method}
+        | ({"density": density} if method == "ties" else {})
+        | ({"rank": rank} if rank else {})
+    )
+    manifest = replace(
+        found[0].manifest,
+        parents=labels,
+        metrics={},
+        recipe={**found[0].manifest.recipe, "name": name, "merged": how},
+    )
 
     def save(draft: Path) -> None:
         for file in found[0].folder.iterdir():
-            if file.is_file() and file.name not in (ADAPTER, ADAPTER_WEIGHTS, bundle.MANIFEST, "log.jsonl", "README.md"):
+            if file.is_file() and file.name not in (
+                ADAPTER,
+                ADAPTER_WEIGHTS,
+                bundle.MANIFEST,
+                "log.jsonl",
+                "README.md",
+            ):
                 (draft / file.name).write_bytes(file.read_bytes())
         merging.combine(found, shares, method, draft, density=density, rank=rank)
+
     with TemporaryDirectory() as folder:
         version = Store().add(bundle.write(Path(folder) / name, manifest, save), name)
-    return Done((str(version),), say(f"{version} = {_sum(shares, labels)} ({method}).", f"{version} = {_sum(shares, labels)}（{method}）。"))
+    return Done(
+        (str(version),),
+        say(
+            f"{version} = {_sum(shares, labels)} ({method}).",
+            f"{version} = {_sum(shares, labels)}（{method}）。",
+        ),
+    )
 
 
 def _sum(shares: tuple[float, ...], labels: tuple[str, ...]) -> str:
-    return " + ".join(f"{share:g} × {label}" for share, label in zip(shares, labels, strict=True))
+    return " + ".join(
+        f"{share:g} × {label}" for share, label in zip(shares, labels, strict=True)
+    )

@@ -27,22 +27,67 @@ from typing import Any
 
 from miaobi.core import config
 from miaobi.core.config import Option
-from miaobi.core.errors import BadInput, Conflict, MiaobiError, MissingPart, NotFound, nearest
+from miaobi.core.errors import (
+    BadInput,
+    Conflict,
+    MiaobiError,
+    MissingPart,
+    NotFound,
+    nearest,
+)
 from miaobi.core.language import say
 from miaobi.verbs.train import need_torch, parted
 
-OWN = [Option("recipe", str | None, None, "A recipe for `miaobi train` or `miaobi finetune`; its section `search` names what may vary.", positional=True),
-       Option("trials", int | None, None, "Runs to make; 20 unless told otherwise."),
-       Option("metric", str | None, None, "What trials are compared by on the validation data: validation (the loss), or a figure of the task, such as f1."),
-       Option("minutes", float | None, None, "What a trial may take. Otherwise it gets --train.max_steps, or a quarter of the recipe's steps."),
-       Option("workers", int, 1, "Processes that carry out trials side by side; they share the processor's cores."),
-       Option("patience", int | None, None, "End after so many trials without an improvement; half of the trials, at least 6, unless told otherwise."),
-       Option("prune", bool, True, "Stop trials whose validations are worse than the median's."),
-       Option("search_seed", int, 0, "Decides the settings that are drawn."),
-       Option("resume", str | None, None, "Go on with a search, or join it from another process: its folder, or the start of its name."),
-       Option("name", str | None, None, "Of the search: its folder is RUNS/search-NAME."),
-       Option("dry_run", bool, False, "Show the space and what it would cost, and stop."),
-       Option("runs", str, "runs", "Where runs are kept.")]
+OWN = [
+    Option(
+        "recipe",
+        str | None,
+        None,
+        "A recipe for `miaobi train` or `miaobi finetune`; its section `search` names what may vary.",
+        positional=True,
+    ),
+    Option("trials", int | None, None, "Runs to make; 20 unless told otherwise."),
+    Option(
+        "metric",
+        str | None,
+        None,
+        "What trials are compared by on the validation data: validation (the loss), or a figure of the task, such as f1.",
+    ),
+    Option(
+        "minutes",
+        float | None,
+        None,
+        "What a trial may take. Otherwise it gets --train.max_steps, or a quarter of the recipe's steps.",
+    ),
+    Option(
+        "workers",
+        int,
+        1,
+        "Processes that carry out trials side by side; they share the processor's cores.",
+    ),
+    Option(
+        "patience",
+        int | None,
+        None,
+        "End after so many trials without an improvement; half of the trials, at least 6, unless told otherwise.",
+    ),
+    Option(
+        "prune",
+        bool,
+        True,
+        "Stop trials whose validations are worse than the median's.",
+    ),
+    Option("search_seed", int, 0, "Decides the settings that are drawn."),
+    Option(
+        "resume",
+        str | None,
+        None,
+        "Go on with a search, or join it from another process: its folder, or the start of its name.",
+    ),
+    Option("name", str | None, None, "Of the search: its folder is RUNS/search-NAME."),
+    Option("dry_run", bool, False, "Show the space and what it would cost, and stop."),
+    Option("runs", str, "runs", "Where runs are kept."),
+]
 TRIALS = 20
 SHARE = 0.25
 """Of the recipe's steps, for a trial, where neither --minutes nor --train.max_steps is given."""
@@ -65,11 +110,23 @@ class Planned:
 
     def __str__(self) -> str:
         from miaobi.train.estimate import spell
+
         width = max(map(len, self.space))
         rows = [f"  {key:<{width}}  {shown}" for key, shown in self.space.items()]
-        wanted = say("lower", "越低越好") if self.direction == "minimize" else say("higher", "越高越好")
-        return "\n".join([say(f"{self.name}: {self.trials} trials of about {self.steps} steps, by {self.metric} ({wanted} is better). At most {spell(self.seconds)}.",
-                              f"{self.name}：{self.trials} 次试验，每次约 {self.steps} 步，指标 {self.metric}（{wanted}）。最多 {spell(self.seconds)}。"), *rows])
+        wanted = (
+            say("lower", "越低越好")
+            if self.direction == "minimize"
+            else say("higher", "越高越好")
+        )
+        return "\n".join(
+            [
+                say(
+                    f"{self.name}: {self.trials} trials of about {self.steps} steps, by {self.metric} ({wanted} is better). At most {spell(self.seconds)}.",
+                    f"{self.name}：{self.trials} 次试验，每次约 {self.steps} 步，指标 {self.metric}（{wanted}）。最多 {spell(self.seconds)}。",
+                ),
+                *rows,
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -92,34 +149,77 @@ class Searched:
     command: str
 
     def __str__(self) -> str:
-        counted = say(f"{self.trials} trials ({self.stopped_early} stopped early, {self.failed} failed)", f"{self.trials} 次试验（提前停止 {self.stopped_early}，失败 {self.failed}）")
+        counted = say(
+            f"{self.trials} trials ({self.stopped_early} stopped early, {self.failed} failed)",
+            f"{self.trials} 次试验（提前停止 {self.stopped_early}，失败 {self.failed}）",
+        )
         lines = [f"{self.name}: {counted}" + (f"; {self.ended}" if self.ended else "")]
         if self.value is not None:
-            own = say(f"; the recipe itself: {self.first:.4g}", f"；原配方：{self.first:.4g}") if self.first is not None else ""
-            lines += [say(f"  best {self.metric}: {self.value:.4g}{own}", f"  最佳 {self.metric}：{self.value:.4g}{own}"),
-                      *(f"    {key}: {value}" for key, value in self.settings.items()),
-                      say(f"  next: {self.command}", f"  接下来：{self.command}")]
-        return "\n".join([*lines, say(f"  report: {self.report}", f"  报告：{self.report}")])
+            own = (
+                say(
+                    f"; the recipe itself: {self.first:.4g}",
+                    f"；原配方：{self.first:.4g}",
+                )
+                if self.first is not None
+                else ""
+            )
+            lines += [
+                say(
+                    f"  best {self.metric}: {self.value:.4g}{own}",
+                    f"  最佳 {self.metric}：{self.value:.4g}{own}",
+                ),
+                *(f"    {key}: {value}" for key, value in self.settings.items()),
+                say(f"  next: {self.command}", f"  接下来：{self.command}"),
+            ]
+        return "\n".join(
+            [*lines, say(f"  report: {self.report}", f"  报告：{self.report}")]
+        )
 
 
 def command(*words: str) -> Any:
     """`miaobi search RECIPE [--trials N --metric M --minutes T --workers N] [--resume SEARCH] [--dry-run] [--key value ...]`."""
     mine, theirs = parted(words, {option.key: option for option in OWN})
     if "--help" in words or "-h" in words:
-        about = say("Search for better settings of a recipe. Keys of the recipe may be given too, as for `miaobi train` and `miaobi finetune`.",
-                    "为配方搜索更好的设置。也可给出配方中的设置，用法同 miaobi train 与 miaobi finetune。")
+        about = say(
+            "Search for better settings of a recipe. Keys of the recipe may be given too, as for `miaobi train` and `miaobi finetune`.",
+            "为配方搜索更好的设置。也可给出配方中的设置，用法同 miaobi train 与 miaobi finetune。",
+        )
         return config.usage("miaobi search", about, OWN)
     values = config.resolve(OWN, mine)
     if values["resume"]:
-        return resume(values["resume"], trials=values["trials"], patience=values["patience"], workers=values["workers"], runs=values["runs"])
+        return resume(
+            values["resume"],
+            trials=values["trials"],
+            patience=values["patience"],
+            workers=values["workers"],
+            runs=values["runs"],
+        )
     if not values["recipe"]:
-        raise BadInput(say("Which recipe?", "用哪个配方？"), "miaobi search recipes/text/poet_gpt.yaml --trials 6 --metric validation")
-    return _search(config.read_recipe(values["recipe"]), theirs, values, values["recipe"])
+        raise BadInput(
+            say("Which recipe?", "用哪个配方？"),
+            "miaobi search recipes/text/poet_gpt.yaml --trials 6 --metric validation",
+        )
+    return _search(
+        config.read_recipe(values["recipe"]), theirs, values, values["recipe"]
+    )
 
 
-def search(recipe: str | Path | Mapping[str, Any], *, trials: int | None = None, metric: str | None = None, minutes: float | None = None,
-           space: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None, name: str | None = None, workers: int = 1,
-           patience: int | None = None, prune: bool = True, seed: int = 0, runs: str | Path = "runs", quiet: bool = False) -> Searched:
+def search(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    trials: int | None = None,
+    metric: str | None = None,
+    minutes: float | None = None,
+    space: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    workers: int = 1,
+    patience: int | None = None,
+    prune: bool = True,
+    seed: int = 0,
+    runs: str | Path = "runs",
+    quiet: bool = False,
+) -> Searched:
     """Search from Python.
 
     Args:
@@ -141,15 +241,34 @@ def search(recipe: str | Path | Mapping[str, Any], *, trials: int | None = None,
     if space is not None:
         tree["search"] = dict(space)
     words = config.as_words(settings or {})
-    values = {"trials": trials, "metric": metric, "minutes": minutes, "workers": workers, "patience": patience, "prune": prune, "search_seed": seed,
-              "name": name, "dry_run": False, "runs": str(runs)}
-    done = _search(tree, words, values, "" if isinstance(recipe, Mapping) else str(recipe), quiet)
+    values = {
+        "trials": trials,
+        "metric": metric,
+        "minutes": minutes,
+        "workers": workers,
+        "patience": patience,
+        "prune": prune,
+        "search_seed": seed,
+        "name": name,
+        "dry_run": False,
+        "runs": str(runs),
+    }
+    done = _search(
+        tree, words, values, "" if isinstance(recipe, Mapping) else str(recipe), quiet
+    )
     assert isinstance(done, Searched)
     return done
 
 
-def resume(search: str | Path, *, trials: int | None = None, patience: int | None = None, workers: int = 1, runs: str | Path = "runs",
-           quiet: bool = False) -> Searched:
+def resume(
+    search: str | Path,
+    *,
+    trials: int | None = None,
+    patience: int | None = None,
+    workers: int = 1,
+    runs: str | Path = "runs",
+    quiet: bool = False,
+) -> Searched:
     """Go on with a search that was stopped, or join one that is running.
 
     Args:
@@ -162,9 +281,14 @@ def resume(search: str | Path, *, trials: int | None = None, patience: int | Non
     """
     need_parts()
     from miaobi.verbs.search_trial import Job
+
     folder = _find(str(search), Path(runs))
     job = Job.read(folder)
-    changed = {key: value for key, value in (("trials", trials), ("patience", patience)) if value is not None}
+    changed = {
+        key: value
+        for key, value in (("trials", trials), ("patience", patience))
+        if value is not None
+    }
     if changed:
         job = replace(job, rules=replace(job.rules, **changed))
         job.write(folder)
@@ -175,39 +299,86 @@ def folder_of(name: str, runs: str) -> Path:
     """Where a search of this name will be kept. Raises Conflict when there is one already."""
     folder = Path(runs) / f"search-{name}"
     if folder.exists():
-        raise Conflict(say(f"There is a search of this name: {folder}.", f"已有同名搜索：{folder}。"),
-                       say(f"Go on with it: miaobi search --resume {folder}; or choose another --name.", f"继续它：miaobi search --resume {folder}；或换一个 --name。"))
+        raise Conflict(
+            say(
+                f"There is a search of this name: {folder}.",
+                f"已有同名搜索：{folder}。",
+            ),
+            say(
+                f"Go on with it: miaobi search --resume {folder}; or choose another --name.",
+                f"继续它：miaobi search --resume {folder}；或换一个 --name。",
+            ),
+        )
     return folder
 
 
 def need_parts() -> None:
     need_torch()
     if find_spec("optuna") is None:
-        raise MissingPart(say("Searching needs Optuna, which is not installed.", "搜索需要 Optuna，目前未安装。"), "pip install 'miaobi[search]'")
+        raise MissingPart(
+            say(
+                "Searching needs Optuna, which is not installed.",
+                "搜索需要 Optuna，目前未安装。",
+            ),
+            "pip install 'miaobi[search]'",
+        )
 
 
 def _find(name: str, runs: Path) -> Path:
     from miaobi.verbs.search_trial import MANIFEST
+
     if (Path(name) / MANIFEST).exists():
         return Path(name)
     known = sorted(path.parent for path in runs.glob(f"search-*/{MANIFEST}"))
     found = [path for path in known if path.name.startswith((name, f"search-{name}"))]
     if not found:
-        raise NotFound(say(f"There is no search {name!r} under {runs}.", f"{runs} 下没有名为 {name!r} 的搜索。"), nearest(name, [path.name for path in known]))
+        raise NotFound(
+            say(
+                f"There is no search {name!r} under {runs}.",
+                f"{runs} 下没有名为 {name!r} 的搜索。",
+            ),
+            nearest(name, [path.name for path in known]),
+        )
     return found[0]
 
 
-def _search(recipe: Mapping[str, Any], words: Sequence[str], values: Mapping[str, Any], origin: str, quiet: bool = False) -> Searched | Planned:
+def _search(
+    recipe: Mapping[str, Any],
+    words: Sequence[str],
+    values: Mapping[str, Any],
+    origin: str,
+    quiet: bool = False,
+) -> Searched | Planned:
     need_parts()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput(say("A search does not run under torchrun.", "搜索不能在 torchrun 下运行。"), say("Start it alone, with --workers N.", "请直接启动，并使用 --workers N。"))
+        raise BadInput(
+            say(
+                "A search does not run under torchrun.", "搜索不能在 torchrun 下运行。"
+            ),
+            say(
+                "Start it alone, with --workers N.", "请直接启动，并使用 --workers N。"
+            ),
+        )
     if values["workers"] < 1 or (values["trials"] is not None and values["trials"] < 1):
-        raise BadInput(say(f"--workers is {values['workers']} and --trials {values['trials']}.", f"--workers 为 {values['workers']}，--trials 为 {values['trials']}。"),
-                       say("Give 1 or more.", "至少为 1。"))
+        raise BadInput(
+            say(
+                f"--workers is {values['workers']} and --trials {values['trials']}.",
+                f"--workers 为 {values['workers']}，--trials 为 {values['trials']}。",
+            ),
+            say("Give 1 or more.", "至少为 1。"),
+        )
     from miaobi.verbs.search_plan import plan
+
     job = plan(recipe, words, values, origin)
-    shown = Planned(job.name, job.metric, job.rules.direction, job.rules.trials, job.steps, job.seconds * job.rules.trials / values["workers"],
-                    {item.key: str(item) for item in job.space})
+    shown = Planned(
+        job.name,
+        job.metric,
+        job.rules.direction,
+        job.rules.trials,
+        job.steps,
+        job.seconds * job.rules.trials / values["workers"],
+        {item.key: str(item) for item in job.space},
+    )
     if values["dry_run"]:
         return shown
     folder = folder_of(job.name, values["runs"])
@@ -223,6 +394,7 @@ def _work(job: Any, folder: Path, workers: int, quiet: bool) -> Searched:
 
     from miaobi.train.search import opened
     from miaobi.verbs.search_report import conclude
+
     before, threads = torch.get_num_threads(), max((os.cpu_count() or 1) // workers, 1)
     if workers > 1:
         torch.set_num_threads(min(threads, before))
@@ -233,8 +405,13 @@ def _work(job: Any, folder: Path, workers: int, quiet: bool) -> Searched:
             return conclude(job, study, folder)
         except KeyboardInterrupt:
             conclude(job, study, folder)
-            print(say(f"Stopped; {folder / 'report.html'} shows what was found. Go on with: miaobi search --resume {folder}",
-                      f"已停止；结果见 {folder / 'report.html'}。继续：miaobi search --resume {folder}"), file=sys.stderr)
+            print(
+                say(
+                    f"Stopped; {folder / 'report.html'} shows what was found. Go on with: miaobi search --resume {folder}",
+                    f"已停止；结果见 {folder / 'report.html'}。继续：miaobi search --resume {folder}",
+                ),
+                file=sys.stderr,
+            )
             raise
         finally:
             torch.set_num_threads(before)
@@ -243,13 +420,30 @@ def _work(job: Any, folder: Path, workers: int, quiet: bool) -> Searched:
 @contextmanager
 def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
     """Other processes that work on the same search meanwhile. Ctrl-C reaches them once, so that each stops between two steps."""
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    }
     with ExitStack() as stack:
         started = list[subprocess.Popen[bytes]]()
         for number in range(count):
             log = stack.enter_context((folder / f"worker-{number + 2}.log").open("wb"))
-            started.append(subprocess.Popen([sys.executable, "-m", "miaobi.cli", "search", "--resume", str(folder)], stdout=subprocess.DEVNULL,
-                                            stderr=log, env=environment, start_new_session=True))
+            started.append(
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "miaobi.cli",
+                        "search",
+                        "--resume",
+                        str(folder),
+                    ],
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+            )
         try:
             yield
         except BaseException:
@@ -259,8 +453,13 @@ def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
         finally:
             for number, process in enumerate(started):
                 if process.wait() not in (0, 130):
-                    print(say(f"Worker {number + 2} ended with an error: {folder / f'worker-{number + 2}.log'}",
-                              f"第 {number + 2} 个进程出错：{folder / f'worker-{number + 2}.log'}"), file=sys.stderr)
+                    print(
+                        say(
+                            f"Worker {number + 2} ended with an error: {folder / f'worker-{number + 2}.log'}",
+                            f"第 {number + 2} 个进程出错：{folder / f'worker-{number + 2}.log'}",
+                        ),
+                        file=sys.stderr,
+                    )
 
 
 def _trials(job: Any, study: Any, folder: Path, quiet: bool) -> None:
@@ -268,6 +467,7 @@ def _trials(job: Any, study: Any, folder: Path, quiet: bool) -> None:
 
     from miaobi.verbs.search_report import conclude, line
     from miaobi.verbs.search_trial import carry_out
+
     while (trial := study.ask()) is not None:
         try:
             value = carry_out(job, trial, folder)
@@ -293,5 +493,7 @@ def _go_on_after(study: Any, error: MiaobiError) -> None:
     """Raise the error of a failed trial where it is the recipe's own fault."""
     over = [trial for trial in study.trials if trial.state.is_finished()]
     failed = [trial for trial in over if "error" in trial.user_attrs]
-    if len(failed) == len(over) and (len(over) >= HOPELESS or any(trial.number == 0 for trial in failed)):
+    if len(failed) == len(over) and (
+        len(over) >= HOPELESS or any(trial.number == 0 for trial in failed)
+    ):
         raise error

@@ -56,18 +56,33 @@ class Job:
     """What a trial with the recipe's own values was expected to take."""
 
     def write(self, folder: Path) -> None:
-        write_text(folder / MANIFEST, json.dumps(config.plain(asdict(self)), ensure_ascii=False, indent=1))
+        write_text(
+            folder / MANIFEST,
+            json.dumps(config.plain(asdict(self)), ensure_ascii=False, indent=1),
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Job:
         read = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        space = tuple(Dimension(**{**item, "choices": tuple(item["choices"]), "when": {key: tuple(allowed) for key, allowed in item["when"].items()}})
-                      for item in read["space"])
+        space = tuple(
+            Dimension(
+                **{
+                    **item,
+                    "choices": tuple(item["choices"]),
+                    "when": {
+                        key: tuple(allowed) for key, allowed in item["when"].items()
+                    },
+                }
+            )
+            for item in read["space"]
+        )
         return cls(**{**read, "space": space, "rules": Rules(**read["rules"])})
 
     def steps_for(self, steps: int, chosen: Mapping[str, Any]) -> int:
         """`steps` of the recipe's batch in steps of the chosen one."""
-        batch = chosen.get("train.batch_size", self.batch // self.accumulation) * chosen.get("train.accumulation", self.accumulation)
+        batch = chosen.get(
+            "train.batch_size", self.batch // self.accumulation
+        ) * chosen.get("train.accumulation", self.accumulation)
         return max(round(steps * self.batch / batch), 1)
 
     def recipe_with(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,10 +91,19 @@ class Job:
         for key, value in chosen.items():
             set_in(tree, key, value)
         if "train.batch_size" in chosen:
-            set_in(tree, "train.accumulation", chosen.get("train.accumulation", self.accumulation))
+            set_in(
+                tree,
+                "train.accumulation",
+                chosen.get("train.accumulation", self.accumulation),
+            )
         if "family" in chosen and tree.get("model"):
-            known = {option.key for option in config.options(families.get(chosen["family"]).Config)}
-            tree["model"] = {key: value for key, value in tree["model"].items() if key in known}
+            known = {
+                option.key
+                for option in config.options(families.get(chosen["family"]).Config)
+            }
+            tree["model"] = {
+                key: value for key, value in tree["model"].items() if key in known
+            }
         return tree
 
 
@@ -100,15 +124,29 @@ class Opened:
     """What came from each further source of training examples."""
 
 
-def open_trial(kind: str, recipe: Mapping[str, Any], steps: int | None, minutes: float | None, place: Path, examples: int | None = None) -> Opened:
+def open_trial(
+    kind: str,
+    recipe: Mapping[str, Any],
+    steps: int | None,
+    minutes: float | None,
+    place: Path,
+    examples: int | None = None,
+) -> Opened:
     """Everything up to the first step. steps: instead of the recipe's. examples: train on so many of the recipe's, held-out ones included."""
     tree = copy.deepcopy(dict(recipe))
     if steps is not None:
-        for key, value in (("max_steps", steps), ("validate_every", max(steps // LOOKS, 1)), ("checkpoint_every", steps), ("sample_every", steps)):
+        for key, value in (
+            ("max_steps", steps),
+            ("validate_every", max(steps // LOOKS, 1)),
+            ("checkpoint_every", steps),
+            ("sample_every", steps),
+        ):
             set_in(tree, f"train.{key}", value)
         if "patience" not in (recipe.get("train") or {}):
             set_in(tree, "train.patience", 0)
-    opened = _tuned(tree, place, examples) if kind == "finetune" else _trained(tree, place)
+    opened = (
+        _tuned(tree, place, examples) if kind == "finetune" else _trained(tree, place)
+    )
     if minutes is not None:
         _shortened(opened, minutes)
     return opened
@@ -116,14 +154,22 @@ def open_trial(kind: str, recipe: Mapping[str, Any], steps: int | None, minutes:
 
 def _trained(recipe: Mapping[str, Any], place: Path) -> Opened:
     from miaobi.verbs.train import recipe_options, settle
+
     settings = settle(recipe)
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
     data = datasets.get(settings.family.DATA).prepare(settings.data)
     state = loop.start(settings.family.build(settings.model, data.spec), settings.train)
-    flat = dict(config.flatten(settings.values, {option.key: option for option in recipe_options(settings.family)}))
+    flat = dict(
+        config.flatten(
+            settings.values,
+            {option.key: option for option in recipe_options(settings.family)},
+        )
+    )
     torch.manual_seed(settings.train.seed)
-    return Opened(state, data, flat, estimate.estimate(state, data, place), (), lambda count: ())
+    return Opened(
+        state, data, flat, estimate.estimate(state, data, place), (), lambda count: ()
+    )
 
 
 def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Opened:
@@ -131,6 +177,7 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
     from miaobi.tune.mixing import fewer, told
     from miaobi.verbs.tune_settings import settle
     from miaobi.verbs.tune_work import Work
+
     settings = settle(recipe)
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
@@ -143,20 +190,45 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
 
     def judge(count: int) -> Sequence[Any]:
         with loop.averaged(state):
-            return tuned.judge(work.learner, tuned.first(data, "validation", count), work.settings.train.batch_size)
+            return tuned.judge(
+                work.learner,
+                tuned.first(data, "validation", count),
+                work.settings.train.batch_size,
+            )
 
-    return Opened(state, data, dict(work.settings.values), estimate.estimate(state, data, place), work.learner.figures(), judge, told(data.spec))
+    return Opened(
+        state,
+        data,
+        dict(work.settings.values),
+        estimate.estimate(state, data, place),
+        work.learner.figures(),
+        judge,
+        told(data.spec),
+    )
 
 
 def _shortened(opened: Opened, minutes: float) -> None:
     """Fewer steps where they would take longer than allowed; warm-up and decay are shares of the run, so its shape stays."""
     before = opened.state.config
-    fitting = max(min(int(before.max_steps * 60 * minutes / max(opened.known.seconds, 1e-9)), before.max_steps), 1)
+    fitting = max(
+        min(
+            int(before.max_steps * 60 * minutes / max(opened.known.seconds, 1e-9)),
+            before.max_steps,
+        ),
+        1,
+    )
     if fitting < before.max_steps:
-        cut = {"max_steps": fitting, "validate_every": max(fitting // LOOKS, 1), "checkpoint_every": fitting, "sample_every": fitting}
+        cut = {
+            "max_steps": fitting,
+            "validate_every": max(fitting // LOOKS, 1),
+            "checkpoint_every": fitting,
+            "sample_every": fitting,
+        }
         opened.state.config = replace(before, **cut)
         opened.values |= {f"train.{key}": value for key, value in cut.items()}
-        opened.known = replace(opened.known, seconds=opened.known.seconds * fitting / before.max_steps)
+        opened.known = replace(
+            opened.known, seconds=opened.known.seconds * fitting / before.max_steps
+        )
 
 
 def figure_of(metric: str, figures: Sequence[Any]) -> Any:
@@ -165,7 +237,13 @@ def figure_of(metric: str, figures: Sequence[Any]) -> Any:
         return None
     found = {figure.name: figure for figure in figures}
     if metric not in found:
-        raise BadInput(say(f"--metric is {metric!r}, which is not measured here.", f"--metric 为 {metric!r}，这里没有这个指标。"), nearest(metric, ["validation", *found]))
+        raise BadInput(
+            say(
+                f"--metric is {metric!r}, which is not measured here.",
+                f"--metric 为 {metric!r}，这里没有这个指标。",
+            ),
+            nearest(metric, ["validation", *found]),
+        )
     return found[metric]
 
 
@@ -175,22 +253,46 @@ def carry_out(job: Job, trial: Trial, runs: Path) -> float:
     place, chosen = runs / trial.folder, dict(trial.values)
     examples = chosen.pop("data.max_examples", None)
     steps, minutes = job.steps_for(job.steps, chosen), job.minutes
-    if (place / "config.yaml").exists():  # begun before: as long as it was then, whatever the machine does now
-        steps, minutes = config.read_yaml(place / "config.yaml")["train"]["max_steps"], None
-    opened = open_trial(job.kind, job.recipe_with(chosen), steps, minutes, place, examples)
+    if (
+        place / "config.yaml"
+    ).exists():  # begun before: as long as it was then, whatever the machine does now
+        steps, minutes = (
+            config.read_yaml(place / "config.yaml")["train"]["max_steps"],
+            None,
+        )
+    opened = open_trial(
+        job.kind, job.recipe_with(chosen), steps, minutes, place, examples
+    )
     state, figure = opened.state, figure_of(job.metric, opened.figures)
-    trial.facts |= {"mixed_in": "; ".join(f"{name}: {said}" for name, said in opened.mixed_in.items())} if opened.mixed_in else {}
+    trial.facts |= (
+        {
+            "mixed_in": "; ".join(
+                f"{name}: {said}" for name, said in opened.mixed_in.items()
+            )
+        }
+        if opened.mixed_in
+        else {}
+    )
     sign = -1 if job.rules.direction == "maximize" else 1
 
     def watch(state: Any) -> float:
         from miaobi.evaluate import tuned
+
         return tuned.watched(figure, opened.judge(LOOKED_AT))
 
     def report(step: int, watched: float) -> None:
         trial.report(round(100 * step / state.config.max_steps), sign * watched)
 
     runs_of.continued(state, place)
-    run = runs_of.Run(place, state.config, config.nested(opened.values), job.kind, lambda state, outputs: None, watch if figure else None, report)
+    run = runs_of.Run(
+        place,
+        state.config,
+        config.nested(opened.values),
+        job.kind,
+        lambda state, outputs: None,
+        watch if figure else None,
+        report,
+    )
     try:
         run.go(state, opened.data, opened.known, quiet=True)
     finally:
@@ -198,7 +300,9 @@ def carry_out(job: Job, trial: Trial, runs: Path) -> float:
     run.conclude(state, opened.data)
     value, facts = _measured(opened, figure, opened.values.get("report.limit", 0))
     trial.facts |= facts
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)  # the best settings are trained anew, at full length
+    shutil.rmtree(
+        place / "checkpoints", ignore_errors=True
+    )  # the best settings are trained anew, at full length
     return value
 
 
@@ -207,5 +311,11 @@ def _measured(opened: Opened, figure: Any, limit: int) -> tuple[float, dict[str,
     if figure is None:
         return validation, {}
     from miaobi.evaluate.compare import score
+
     found = score(figure, opened.judge(limit))
-    return found.value, {"low": found.low, "high": found.high, "n": found.n, "validation": validation}
+    return found.value, {
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "validation": validation,
+    }

@@ -1,12 +1,12 @@
 """Train a model from a recipe: prepare the data, say what it will cost, run the loop, judge, keep it in the store.
 
-    runs/poet-20261121-221500/
-      config.yaml       the resolved settings; `miaobi train --resume` needs nothing else
-      log.jsonl         every figure, by step
-      checkpoints/      the last ones and the best
-      samples/          what the model made along the way
-      tensorboard/
-      bundle/           the finished model, as it went into the store
+runs/poet-20261121-221500/
+  config.yaml       the resolved settings; `miaobi train --resume` needs nothing else
+  log.jsonl         every figure, by step
+  checkpoints/      the last ones and the best
+  samples/          what the model made along the way
+  tensorboard/
+  bundle/           the finished model, as it went into the store
 """
 
 from __future__ import annotations
@@ -56,13 +56,17 @@ class Trained:
 
     def __str__(self) -> str:
         from miaobi.train.estimate import spell
+
         name = self.model.split("@")[0]
-        ask = f"miaobi generate {self.modality} --model {name}" + (" --prompt ..." if self.modality == "text" else "")
+        ask = f"miaobi generate {self.modality} --model {name}" + (
+            " --prompt ..." if self.modality == "text" else ""
+        )
         return say(
             f"{self.model}: {self.parameters / 1e6:.2f} M parameters, {self.step} steps in {spell(self.seconds)}, validation loss {self.validation_loss:.4f}.\n"
             f"  run: {self.run}\n  next: {ask}   miaobi evaluate {self.model}",
             f"{self.model}：{self.parameters / 1e6:.2f} M 参数，{self.step} 步，用时 {spell(self.seconds)}，验证损失 {self.validation_loss:.4f}。\n"
-            f"  训练记录：{self.run}\n  接下来：{ask}   miaobi evaluate {self.model}")
+            f"  训练记录：{self.run}\n  接下来：{ask}   miaobi evaluate {self.model}",
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,11 @@ class Plan:
 
     def __str__(self) -> str:
         import yaml
-        return yaml.safe_dump(dict(self.settings), allow_unicode=True, sort_keys=False) + f"\n{self.estimate}"
+
+        return (
+            yaml.safe_dump(dict(self.settings), allow_unicode=True, sort_keys=False)
+            + f"\n{self.estimate}"
+        )
 
 
 @dataclass(frozen=True)
@@ -94,45 +102,104 @@ class Settings:
 def recipe_options(family: Any) -> list[Option]:
     """Every key of a recipe for `family`."""
     from miaobi.train.config import TrainConfig
-    return [Option("family", str, family.NAME, "A name in the families registry."),
-            Option("name", str | None, None, "What the model will be called in the store."),
-            *config.options(datasets.get(family.DATA).Config, "data."), *config.options(family.Config, "model."),
-            *config.options(TrainConfig, "train."), *config.options(SampleConfig, "sample.")]
+
+    return [
+        Option("family", str, family.NAME, "A name in the families registry."),
+        Option("name", str | None, None, "What the model will be called in the store."),
+        *config.options(datasets.get(family.DATA).Config, "data."),
+        *config.options(family.Config, "model."),
+        *config.options(TrainConfig, "train."),
+        *config.options(SampleConfig, "sample."),
+    ]
 
 
-def settle(recipe: Mapping[str, Any], words: tuple[str, ...] = (), origin: str = "") -> Settings:
+def settle(
+    recipe: Mapping[str, Any], words: tuple[str, ...] = (), origin: str = ""
+) -> Settings:
     """Resolve a recipe (as read from the file `origin`) and the command line's words over it."""
     from miaobi.train.config import TrainConfig
+
     family = _family(recipe, words, origin)
-    recipe = {key: value for key, value in recipe.items() if key != "search"}  # that section is for `miaobi search`
+    recipe = {
+        key: value for key, value in recipe.items() if key != "search"
+    }  # that section is for `miaobi search`
     unknown = next((key for key in recipe if key not in RECIPE), None)
     if unknown:
-        raise BadInput(say(f"{origin}: there is no section {unknown!r} in a recipe.", f"{origin}：配方中没有 {unknown!r} 这一节。"),
-                       nearest(unknown, RECIPE))
+        raise BadInput(
+            say(
+                f"{origin}: there is no section {unknown!r} in a recipe.",
+                f"{origin}：配方中没有 {unknown!r} 这一节。",
+            ),
+            nearest(unknown, RECIPE),
+        )
     values = config.resolve(recipe_options(family), words, recipe, origin)
-    made = {section: kind(**config.build(kind, values, f"{section}."))
-            for section, kind in (("data", datasets.get(family.DATA).Config), ("model", family.Config),
-                                  ("train", TrainConfig), ("sample", SampleConfig))}
-    name = check_name(values["name"] or Path(origin or family.NAME).stem.replace("_", "-").lower())
-    return Settings(name, family, **made, values=config.nested({**values, "name": name}))
+    made = {
+        section: kind(**config.build(kind, values, f"{section}."))
+        for section, kind in (
+            ("data", datasets.get(family.DATA).Config),
+            ("model", family.Config),
+            ("train", TrainConfig),
+            ("sample", SampleConfig),
+        )
+    }
+    name = check_name(
+        values["name"] or Path(origin or family.NAME).stem.replace("_", "-").lower()
+    )
+    return Settings(
+        name, family, **made, values=config.nested({**values, "name": name})
+    )
 
 
 def _family(recipe: Mapping[str, Any], words: tuple[str, ...], origin: str) -> Any:
     """The family decides which keys there are, so it is looked for first."""
     chosen = config.peek(words, "family") or recipe.get("family")
     if not chosen:
-        raise BadInput(say(f"{origin or 'The recipe'} does not say which family to train.", f"{origin or '配方'} 没有写明要训练的模型族（family）。"),
-                       say(f"Add a line such as `family: gpt`. {nearest('', families.names())}", f"请加入一行，例如 `family: gpt`。{nearest('', families.names())}"))
+        raise BadInput(
+            say(
+                f"{origin or 'The recipe'} does not say which family to train.",
+                f"{origin or '配方'} 没有写明要训练的模型族（family）。",
+            ),
+            say(
+                f"Add a line such as `family: gpt`. {nearest('', families.names())}",
+                f"请加入一行，例如 `family: gpt`。{nearest('', families.names())}",
+            ),
+        )
     return families.get(chosen)
 
 
 def command(*words: str) -> Any:
     """`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR] [--key value ...]`."""
-    own = [Option("recipe", str | None, None, say("A recipe file, see recipes/.", "配方文件，见 recipes/。"), positional=True),
-           Option("resume", str | None, None, say("Go on with a run: its folder, or the start of its name.", "继续一次训练：写文件夹，或其名称的开头。")),
-           Option("dry_run", bool, False, say("Say what it would cost and stop.", "只给出预计开销，不训练。")),
-           Option("print_config", bool, False, say("Print the resolved settings and stop.", "打印最终设置后退出。")),
-           Option("runs", str, "runs", say("Where runs are kept.", "训练记录的文件夹。"))]
+    own = [
+        Option(
+            "recipe",
+            str | None,
+            None,
+            say("A recipe file, see recipes/.", "配方文件，见 recipes/。"),
+            positional=True,
+        ),
+        Option(
+            "resume",
+            str | None,
+            None,
+            say(
+                "Go on with a run: its folder, or the start of its name.",
+                "继续一次训练：写文件夹，或其名称的开头。",
+            ),
+        ),
+        Option(
+            "dry_run",
+            bool,
+            False,
+            say("Say what it would cost and stop.", "只给出预计开销，不训练。"),
+        ),
+        Option(
+            "print_config",
+            bool,
+            False,
+            say("Print the resolved settings and stop.", "打印最终设置后退出。"),
+        ),
+        Option("runs", str, "runs", say("Where runs are kept.", "训练记录的文件夹。")),
+    ]
     mine, theirs = parted(words, {option.key: option for option in own})
     if "--help" in words or "-h" in words:
         return _usage(own, mine)
@@ -140,13 +207,18 @@ def command(*words: str) -> Any:
     if values["resume"]:
         return resume(values["resume"], runs=Path(values["runs"]), words=theirs)
     if not values["recipe"]:
-        raise BadInput(say("Which recipe?", "用哪个配方？"), "miaobi train recipes/text/poet_gpt.yaml")
+        raise BadInput(
+            say("Which recipe?", "用哪个配方？"),
+            "miaobi train recipes/text/poet_gpt.yaml",
+        )
     path = Path(values["recipe"])
     settings = settle(config.read_recipe(path), tuple(theirs), str(path))
     if values["print_config"]:
         return Printed(settings.values)
     done = _run(settings, Path(values["runs"]), dry_run=values["dry_run"])
-    return done if os.environ.get("RANK", "0") == "0" else None  # under torchrun, the first process speaks for all
+    return (
+        done if os.environ.get("RANK", "0") == "0" else None
+    )  # under torchrun, the first process speaks for all
 
 
 @dataclass(frozen=True)
@@ -155,12 +227,21 @@ class Printed:
 
     def __str__(self) -> str:
         import yaml
-        return yaml.safe_dump(dict(self.settings), allow_unicode=True, sort_keys=False).rstrip()
+
+        return yaml.safe_dump(
+            dict(self.settings), allow_unicode=True, sort_keys=False
+        ).rstrip()
 
 
-def parted(words: tuple[str, ...], own: Mapping[str, Option]) -> tuple[list[str], list[str]]:
+def parted(
+    words: tuple[str, ...], own: Mapping[str, Option]
+) -> tuple[list[str], list[str]]:
     """(the verb's own words, the recipe's words)."""
-    mine, theirs, rest = list[str](), list[str](), [word for word in words if word not in ("--help", "-h")]
+    mine, theirs, rest = (
+        list[str](),
+        list[str](),
+        [word for word in words if word not in ("--help", "-h")],
+    )
     while rest:
         word = rest.pop(0)
         key = word[2:].partition("=")[0].replace("-", "_")
@@ -177,14 +258,26 @@ def parted(words: tuple[str, ...], own: Mapping[str, Option]) -> tuple[list[str]
 
 def _usage(own: list[Option], mine: list[str]) -> str:
     recipe = next((word for word in mine if not word.startswith("--")), None)
-    family = _family(config.read_recipe(recipe), (), recipe) if recipe else families.get("gpt")
-    about = say(f"Train a model from a recipe. Keys of a recipe for the family {family.NAME}; another family's: miaobi train RECIPE --help.",
-                f"按配方训练模型。以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。")
+    family = (
+        _family(config.read_recipe(recipe), (), recipe)
+        if recipe
+        else families.get("gpt")
+    )
+    about = say(
+        f"Train a model from a recipe. Keys of a recipe for the family {family.NAME}; another family's: miaobi train RECIPE --help.",
+        f"按配方训练模型。以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。",
+    )
     return config.usage("miaobi train", about, [*own, *recipe_options(family)])
 
 
-def train(recipe: str | Path | Mapping[str, Any], *, name: str | None = None, settings: Mapping[str, Any] | None = None,
-          runs: str | Path = "runs", quiet: bool = False) -> Trained:
+def train(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    runs: str | Path = "runs",
+    quiet: bool = False,
+) -> Trained:
     """Train from Python.
 
     Args:
@@ -194,19 +287,30 @@ def train(recipe: str | Path | Mapping[str, Any], *, name: str | None = None, se
         runs: where to keep the run
         quiet: no progress
     """
-    trained = _run(_settled(recipe, {**(settings or {}), **({"name": name} if name else {})}), Path(runs), quiet=quiet)
+    trained = _run(
+        _settled(recipe, {**(settings or {}), **({"name": name} if name else {})}),
+        Path(runs),
+        quiet=quiet,
+    )
     assert isinstance(trained, Trained)
     return trained
 
 
-def plan(recipe: str | Path | Mapping[str, Any], *, settings: Mapping[str, Any] | None = None, runs: str | Path = "runs") -> Plan:
+def plan(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    runs: str | Path = "runs",
+) -> Plan:
     """What `train` with the same arguments would cost: the data is prepared, the model built, a few steps are timed."""
     planned = _run(_settled(recipe, settings or {}), Path(runs), dry_run=True)
     assert isinstance(planned, Plan)
     return planned
 
 
-def _settled(recipe: str | Path | Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
+def _settled(
+    recipe: str | Path | Mapping[str, Any], changes: Mapping[str, Any]
+) -> Settings:
     """A recipe with dotted keys over it."""
     need_torch()
     origin = "" if isinstance(recipe, Mapping) else str(recipe)
@@ -220,7 +324,13 @@ def _settled(recipe: str | Path | Mapping[str, Any], changes: Mapping[str, Any])
     return settle(tree, (), origin)
 
 
-def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | None = None, quiet: bool = False) -> Trained:
+def resume(
+    run: str | Path,
+    *,
+    runs: Path = Path("runs"),
+    words: list[str] | None = None,
+    quiet: bool = False,
+) -> Trained:
     """Go on with a run that was stopped, exactly as if it had not been.
 
     Args:
@@ -231,8 +341,13 @@ def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | Non
     """
     need_torch()
     from miaobi.train.run import find_run
+
     folder = find_run(str(run), runs)
-    settings = settle(config.read_yaml(folder / "config.yaml"), tuple(words or ()), str(folder / "config.yaml"))
+    settings = settle(
+        config.read_yaml(folder / "config.yaml"),
+        tuple(words or ()),
+        str(folder / "config.yaml"),
+    )
     trained = _run(settings, folder.parent, folder=folder, quiet=quiet)
     assert isinstance(trained, Trained)
     return trained
@@ -241,23 +356,41 @@ def resume(run: str | Path, *, runs: Path = Path("runs"), words: list[str] | Non
 def need_torch() -> None:
     """Before torch is imported: see that it is there, and how its threads are to wait. Raises MissingPart."""
     import importlib.util
+
     if importlib.util.find_spec("torch") is None:
-        raise MissingPart(say("Training needs PyTorch, which is not installed.", "训练需要 PyTorch，目前未安装。"), "pip install 'miaobi[train]'")
+        raise MissingPart(
+            say(
+                "Training needs PyTorch, which is not installed.",
+                "训练需要 PyTorch，目前未安装。",
+            ),
+            "pip install 'miaobi[train]'",
+        )
     settle_waiting()
 
 
-def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bool = False, quiet: bool = False) -> Trained | Plan:
+def _run(
+    settings: Settings,
+    runs: Path,
+    folder: Path | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> Trained | Plan:
     need_torch()
     import torch
 
     from miaobi.train import estimate, loop, processes
     from miaobi.train import run as runs_of
+
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
     with processes.joined(processes.pick_device(settings.train.device)):
         dataset = datasets.get(settings.family.DATA).prepare(settings.data)
-        state = loop.start(settings.family.build(settings.model, dataset.spec), settings.train)
-        torch.manual_seed(settings.train.seed + processes.rank())  # each process its own dropout
+        state = loop.start(
+            settings.family.build(settings.model, dataset.spec), settings.train
+        )
+        torch.manual_seed(
+            settings.train.seed + processes.rank()
+        )  # each process its own dropout
         if folder:
             runs_of.continued(state, folder)
         known = estimate.estimate(state, dataset, folder or runs)
@@ -267,7 +400,13 @@ def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bo
         place = folder or runs_of.new_folder(runs, settings.name)
 
         def sample(state: Any, outputs: Any) -> None:
-            show_samples(settings.family.sample(state.objective, dataset, settings.sample), settings.name, state.step, place, outputs)
+            show_samples(
+                settings.family.sample(state.objective, dataset, settings.sample),
+                settings.name,
+                state.step,
+                place,
+                outputs,
+            )
 
         run = runs_of.Run(place, settings.train, settings.values, "train", sample)
         seconds = run.go(state, dataset, known, quiet or processes.rank() > 0)
@@ -275,7 +414,9 @@ def _run(settings: Settings, runs: Path, folder: Path | None = None, dry_run: bo
         return _finish(settings, state, dataset, place, known, seconds)
 
 
-def show_samples(made: Any, model: str, step: int, run: Path, outputs: Sequence[Any]) -> None:
+def show_samples(
+    made: Any, model: str, step: int, run: Path, outputs: Sequence[Any]
+) -> None:
     """What a family's `sample` made, to the run's folder and the trackers: texts, or pictures uint8 [rows, columns, H, W, C]."""
     place = run / "samples" / f"step-{step:08d}"
     if isinstance(made, list):
@@ -286,29 +427,68 @@ def show_samples(made: Any, model: str, step: int, run: Path, outputs: Sequence[
     from miaobi.core.artifacts import Facts, Image
     from miaobi.provenance.publish import publish
     from miaobi.provenance.sheet import sheet
+
     grid = sheet(made.flatten(0, 1).numpy(), columns=made.shape[1])
     for output in outputs:
         output.pictures(step, {"samples": grid})
-    publish(Image(grid, Facts(model, parameters={"step": step})), place.with_suffix(".png"))
+    publish(
+        Image(grid, Facts(model, parameters={"step": step})), place.with_suffix(".png")
+    )
 
 
-def _finish(settings: Settings, state: Any, dataset: Any, run: Path, known: Any, seconds: float) -> Trained:
+def _finish(
+    settings: Settings, state: Any, dataset: Any, run: Path, known: Any, seconds: float
+) -> Trained:
     """Bundle the weights and put them in the store."""
     from miaobi.train import loop, processes
+
     if processes.rank() > 0:
-        return Trained(settings.name, run / "bundle", run, state.step, state.validation, seconds, known.parameters, settings.family.MODALITY)
+        return Trained(
+            settings.name,
+            run / "bundle",
+            run,
+            state.step,
+            state.validation,
+            seconds,
+            known.parameters,
+            settings.family.MODALITY,
+        )
     manifest = bundle.Manifest(
-        settings.family.NAME, settings.family.MODALITY, recipe=settings.values,
-        data={"fingerprint": dataset.fingerprint, "folder": str(dataset.folder), "source": settings.values["data"].get("pack") or settings.values["data"].get("path") or ""},
-        metrics={"validation_loss": state.validation, "seconds": round(state.seconds, 1), "steps": state.step})
+        settings.family.NAME,
+        settings.family.MODALITY,
+        recipe=settings.values,
+        data={
+            "fingerprint": dataset.fingerprint,
+            "folder": str(dataset.folder),
+            "source": settings.values["data"].get("pack")
+            or settings.values["data"].get("path")
+            or "",
+        },
+        metrics={
+            "validation_loss": state.validation,
+            "seconds": round(state.seconds, 1),
+            "steps": state.step,
+        },
+    )
 
     def write(folder: Path) -> None:
         with loop.averaged(state):
             settings.family.save(state.objective, folder)
         dataset.save(folder)
-        shutil.copy(run / "log.jsonl", folder / "log.jsonl")  # the learning curve goes where the model goes
+        shutil.copy(
+            run / "log.jsonl", folder / "log.jsonl"
+        )  # the learning curve goes where the model goes
 
     shutil.rmtree(run / "bundle", ignore_errors=True)
     bundle.write(run / "bundle", manifest, write)
     version = Store().add(run / "bundle", settings.name)
-    return Trained(str(version), version.path, run, state.step, state.validation, seconds, known.parameters, settings.family.MODALITY)
+    return Trained(
+        str(version),
+        version.path,
+        run,
+        state.step,
+        state.validation,
+        seconds,
+        known.parameters,
+        settings.family.MODALITY,
+    )

@@ -4,6 +4,11 @@ from alembic import context
 
 from miaobi.serve.records import Table
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata, render_as_batch=True, compare_type=True)
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Table.metadata,
+    render_as_batch=True,
+    compare_type=True,
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -19,7 +19,18 @@ from miaobi.engines.load import Model
 from miaobi.serve.settings import Limits
 
 ANYTHING = ("", "*")
-OURS = ("negative_prompt", "label", "seed", "num_inference_steps", "guidance_scale", "strength", "truncation", "scheduler", "upscale", "style")
+OURS = (
+    "negative_prompt",
+    "label",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "strength",
+    "truncation",
+    "scheduler",
+    "upscale",
+    "style",
+)
 """Fields of ImageRequest that are passed on as they are."""
 LONG = 32_000
 """Characters of a prompt, as at OpenAI."""
@@ -27,7 +38,12 @@ LONG = 32_000
 
 def _no_stream(asked: bool | None) -> bool | None:
     if asked:
-        raise ValueError(say("pictures are not streamed here. Leave stream out.", "此处不支持流式返回图片，请去掉 stream。"))
+        raise ValueError(
+            say(
+                "pictures are not streamed here. Leave stream out.",
+                "此处不支持流式返回图片，请去掉 stream。",
+            )
+        )
     return asked
 
 
@@ -48,7 +64,10 @@ class Asked(BaseModel):
 
     model: str = Field(min_length=1, max_length=255)
     n: int | None = Field(None, ge=1, le=128)
-    size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = Field(None, description="auto, or WIDTHxHEIGHT.")
+    size: (
+        Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")]
+        | None
+    ) = Field(None, description="auto, or WIDTHxHEIGHT.")
     response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     quality: Literal["auto"] | None = None
@@ -65,7 +84,9 @@ class Asked(BaseModel):
     truncation: float | None = Field(None, gt=0, le=1)
     scheduler: str | None = Field(None, max_length=255)
     upscale: int | None = Field(None, ge=2, le=8, description="2, 3, 4 or 8.")
-    style: str | None = Field(None, pattern=r"^[0-9]{1,2}$", description="The number of a built-in style.")
+    style: str | None = Field(
+        None, pattern=r"^[0-9]{1,2}$", description="The number of a built-in style."
+    )
 
 
 class Generation(Asked):
@@ -88,15 +109,33 @@ class Edit(Variation):
     mask: Sent | None = None
 
 
-def house_request(model: Model, asked: Asked, prompt: str, limits: Limits, image: Any = None, mask: Any = None) -> ImageRequest:
+def house_request(
+    model: Model,
+    asked: Asked,
+    prompt: str,
+    limits: Limits,
+    image: Any = None,
+    mask: Any = None,
+) -> ImageRequest:
     """The request for `model`. Raises BadInput and Unsupported, naming the field."""
     count = asked.n or 1
     if count > limits.n:
-        raise BadInput(say(f"n is {count}; this server makes at most {limits.n} at a time.", f"n 为 {count}；此服务器一次最多生成 {limits.n} 张。"),
-                       say("Ask several times.", "请分多次请求。"))
-    controls: dict[str, Any] = {name: getattr(asked, name) for name in OURS if getattr(asked, name) is not None}
+        raise BadInput(
+            say(
+                f"n is {count}; this server makes at most {limits.n} at a time.",
+                f"n 为 {count}；此服务器一次最多生成 {limits.n} 张。",
+            ),
+            say("Ask several times.", "请分多次请求。"),
+        )
+    controls: dict[str, Any] = {
+        name: getattr(asked, name) for name in OURS if getattr(asked, name) is not None
+    }
     controls |= {"n": count, **_size(asked.size, count, limits)}
-    controls |= {name: pixels for name, pixels in (("image", image), ("mask", mask)) if pixels is not None}
+    controls |= {
+        name: pixels
+        for name, pixels in (("image", image), ("mask", mask))
+        if pixels is not None
+    }
     words = _words(model, prompt, controls)
     made: ImageRequest = model.request(words, **controls)
     return made
@@ -107,9 +146,16 @@ def _size(size: str | None, count: int, limits: Limits) -> dict[str, int]:
         return {}
     width, height = map(int, str(size).split("x"))
     if width * height * count > limits.pixels:
-        raise BadInput(say(f"{count} of size {size} are more than {limits.pixels:,} pixels, the most of one request.",
-                           f"{count} 张 size 为 {size} 的图片超过一次请求的上限 {limits.pixels:,} 像素。"),
-                       say("Ask for smaller pictures, or for fewer at a time.", "请减小图片尺寸，或一次少要几张。"))
+        raise BadInput(
+            say(
+                f"{count} of size {size} are more than {limits.pixels:,} pixels, the most of one request.",
+                f"{count} 张 size 为 {size} 的图片超过一次请求的上限 {limits.pixels:,} 像素。",
+            ),
+            say(
+                "Ask for smaller pictures, or for fewer at a time.",
+                "请减小图片尺寸，或一次少要几张。",
+            ),
+        )
     return {"width": width, "height": height}
 
 
@@ -121,10 +167,19 @@ def _words(model: Model, prompt: str, controls: dict[str, Any]) -> str | None:
     if prompt in ANYTHING:
         return None
     if "label" not in able:
-        raise Unsupported(say(f"{model.name} takes no words; the prompt is {prompt[:80]!r}.", f"{model.name} 不接受文字；收到的 prompt 为 {prompt[:80]!r}。"),
-                          say('Send "*" as the prompt.', '请把 prompt 设为 "*"。'))
+        raise Unsupported(
+            say(
+                f"{model.name} takes no words; the prompt is {prompt[:80]!r}.",
+                f"{model.name} 不接受文字；收到的 prompt 为 {prompt[:80]!r}。",
+            ),
+            say('Send "*" as the prompt.', '请把 prompt 设为 "*"。'),
+        )
     if controls.setdefault("label", prompt) != prompt:
-        raise BadInput(say(f"prompt is {prompt[:80]!r} and label {controls['label']!r}; {model.name} paints one class.",
-                           f"prompt 为 {prompt[:80]!r}，而 label 为 {controls['label']!r}；{model.name} 只能画一个类别。"),
-                       say("Leave one of them out.", "请去掉其中一个。"))
+        raise BadInput(
+            say(
+                f"prompt is {prompt[:80]!r} and label {controls['label']!r}; {model.name} paints one class.",
+                f"prompt 为 {prompt[:80]!r}，而 label 为 {controls['label']!r}；{model.name} 只能画一个类别。",
+            ),
+            say("Leave one of them out.", "请去掉其中一个。"),
+        )
     return None

@@ -36,7 +36,11 @@ class Incoming:
     @property
     def mask(self) -> np.ndarray | None:
         """White [H, W, 3] where this picture is transparent, which is where it is to be repainted."""
-        return None if self.alpha is None else np.repeat(255 - self.alpha[..., None], 3, axis=2)
+        return (
+            None
+            if self.alpha is None
+            else np.repeat(255 - self.alpha[..., None], 3, axis=2)
+        )
 
 
 def read(raw: bytes, name: str, most_pixels: int) -> Incoming:
@@ -44,8 +48,13 @@ def read(raw: bytes, name: str, most_pixels: int) -> Incoming:
     try:
         picture = Image.open(io.BytesIO(raw), formats=FORMATS)
     except UnidentifiedImageError:
-        raise BadInput(say(f"{name} is not a picture that is read here.", f"{name} 不是可读取的图片。"),
-                       say("Send PNG, JPEG or WebP.", "请发送 PNG、JPEG 或 WebP。")) from None
+        raise BadInput(
+            say(
+                f"{name} is not a picture that is read here.",
+                f"{name} 不是可读取的图片。",
+            ),
+            say("Send PNG, JPEG or WebP.", "请发送 PNG、JPEG 或 WebP。"),
+        ) from None
     except Image.DecompressionBombError:
         raise _too_large(name, most_pixels) from None
     except Exception:  # Pillow's parsers raise nearly anything on damaged files
@@ -64,12 +73,23 @@ def of_data_url(url: str, param: str) -> bytes:
     """The bytes of a data: URL's picture, still to be read. No other URL is ever fetched. Raises ApiError 400."""
     head, comma, data = url.partition(",")
     if not head.startswith(DATA) or not head.endswith(";base64") or not comma:
-        raise ApiError(400, say("image_url takes data: URLs only (data:image/png;base64,...); nothing is fetched from other addresses.",
-                                "image_url 仅支持 data: URL（data:image/png;base64,...）；不会访问其他地址。"), code="url_not_allowed", param=param)
+        raise ApiError(
+            400,
+            say(
+                "image_url takes data: URLs only (data:image/png;base64,...); nothing is fetched from other addresses.",
+                "image_url 仅支持 data: URL（data:image/png;base64,...）；不会访问其他地址。",
+            ),
+            code="url_not_allowed",
+            param=param,
+        )
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise ApiError(400, say("image_url holds no valid base64.", "image_url 不是有效的 base64。"), param=param) from None
+        raise ApiError(
+            400,
+            say("image_url holds no valid base64.", "image_url 不是有效的 base64。"),
+            param=param,
+        ) from None
 
 
 def _alpha(picture: Image.Image) -> np.ndarray | None:
@@ -81,9 +101,20 @@ def _alpha(picture: Image.Image) -> np.ndarray | None:
 
 
 def _too_large(name: str, most_pixels: int) -> BadInput:
-    return BadInput(say(f"{name} is too large: at most {most_pixels:,} pixels are decoded here.", f"{name} 过大：此处最多解码 {most_pixels:,} 像素。"),
-                    say("Scale it down first.", "请先缩小图片。"))
+    return BadInput(
+        say(
+            f"{name} is too large: at most {most_pixels:,} pixels are decoded here.",
+            f"{name} 过大：此处最多解码 {most_pixels:,} 像素。",
+        ),
+        say("Scale it down first.", "请先缩小图片。"),
+    )
 
 
 def _damaged(name: str) -> BadInput:
-    return BadInput(say(f"{name} cannot be decoded: the file is damaged.", f"{name} 无法解码：文件已损坏。"), say("Send it again.", "请重新发送。"))
+    return BadInput(
+        say(
+            f"{name} cannot be decoded: the file is damaged.",
+            f"{name} 无法解码：文件已损坏。",
+        ),
+        say("Send it again.", "请重新发送。"),
+    )

@@ -25,7 +25,9 @@ SWEEP = 60.0
 
 
 class Shelf:
-    def __init__(self, folder: Path, seconds: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, seconds: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self.folder, self.seconds, self.clock = folder, seconds, clock
         self._swept = -SWEEP
 

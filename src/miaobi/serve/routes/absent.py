@@ -13,11 +13,28 @@ SOUND = ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations
 
 
 def _absent() -> None:
-    raise ApiError(501, say("This server has no models for sound or video yet. Text: /v1/chat/completions; pictures: /v1/images/generations.",
-                            "此服务器尚无音频或视频模型。文本请用 /v1/chat/completions，图片请用 /v1/images/generations。"), code="not_implemented")
+    raise ApiError(
+        501,
+        say(
+            "This server has no models for sound or video yet. Text: /v1/chat/completions; pictures: /v1/images/generations.",
+            "此服务器尚无音频或视频模型。文本请用 /v1/chat/completions，图片请用 /v1/images/generations。",
+        ),
+        code="not_implemented",
+    )
 
 
 for path in (*SOUND, "/v1/videos"):
-    router.post(path, status_code=501, summary="Not here yet", operation_id=path.strip("/").replace("/", "_"))(_absent)
+    router.post(
+        path,
+        status_code=501,
+        summary="Not here yet",
+        operation_id=path.strip("/").replace("/", "_"),
+    )(_absent)
 for path in ("/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/content"):
-    router.get(path, status_code=501, summary="Not here yet", operation_id="get_" + path.strip("/").replace("/", "_").replace("{", "").replace("}", ""))(_absent)
+    router.get(
+        path,
+        status_code=501,
+        summary="Not here yet",
+        operation_id="get_"
+        + path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
+    )(_absent)

@@ -19,7 +19,14 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 KIND = "batch"
 WINDOW_SECONDS = 86_400
 OUTPUT_SECONDS = 30 * 86_400
-STATUS = {"queued": "validating", "running": "in_progress", "paused": "in_progress", "succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
+STATUS = {
+    "queued": "validating",
+    "running": "in_progress",
+    "paused": "in_progress",
+    "succeeded": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 
 
 class ExpiresAfter(BaseModel):
@@ -31,7 +38,13 @@ class ExpiresAfter(BaseModel):
 class Create(BaseModel):
     model_config = ConfigDict(extra="forbid")
     input_file_id: str
-    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/images/generations", "/v1/moderations"]
+    endpoint: Literal[
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/images/generations",
+        "/v1/moderations",
+    ]
     completion_window: Literal["24h"]
     metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None
@@ -42,18 +55,38 @@ def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
     """Have the requests of an uploaded file answered."""
     file = services.files.find(asked.input_file_id, caller.key_id)
     if file.purpose != "batch":
-        raise ApiError(400, say(f"The file's purpose is {file.purpose!r}; upload it with purpose batch.", f"该文件的 purpose 为 {file.purpose!r}；请以 batch 上传。"),
-                       param="input_file_id")
-    kept = {**asked.model_dump(exclude={"output_expires_after"}), "expires_at": now() + WINDOW_SECONDS,
-            "output_seconds": asked.output_expires_after.seconds if asked.output_expires_after else OUTPUT_SECONDS,
-            "output_file_id": new_id("file"), "error_file_id": new_id("file")}
+        raise ApiError(
+            400,
+            say(
+                f"The file's purpose is {file.purpose!r}; upload it with purpose batch.",
+                f"该文件的 purpose 为 {file.purpose!r}；请以 batch 上传。",
+            ),
+            param="input_file_id",
+        )
+    kept = {
+        **asked.model_dump(exclude={"output_expires_after"}),
+        "expires_at": now() + WINDOW_SECONDS,
+        "output_seconds": asked.output_expires_after.seconds
+        if asked.output_expires_after
+        else OUTPUT_SECONDS,
+        "output_file_id": new_id("file"),
+        "error_file_id": new_id("file"),
+    }
     return shown(services.jobs.add(KIND, caller.key_id, kept, new_id(KIND)))
 
 
 @router.get("")
-def list_batches(services: Serving, caller: Asking, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> dict[str, Any]:
+def list_batches(
+    services: Serving,
+    caller: Asking,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> dict[str, Any]:
     """The caller's batches, newest first."""
-    return page([shown(job) for job in services.jobs.listed(KIND, caller.key_id, after, limit)], limit)
+    return page(
+        [shown(job) for job in services.jobs.listed(KIND, caller.key_id, after, limit)],
+        limit,
+    )
 
 
 @router.get("/{batch_id}")
@@ -67,7 +100,14 @@ def cancel(batch_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """Stop a batch; what was answered stays and can be read."""
     job = services.jobs.find(batch_id, KIND, caller.key_id)
     if job.status in ("succeeded", "failed"):
-        raise ApiError(409, say(f"The batch has ended already ({STATUS[job.status]}).", f"该批处理已结束（{STATUS[job.status]}）。"), code="already_ended")
+        raise ApiError(
+            409,
+            say(
+                f"The batch has ended already ({STATUS[job.status]}).",
+                f"该批处理已结束（{STATUS[job.status]}）。",
+            ),
+            code="already_ended",
+        )
     return shown(services.jobs.cancel(batch_id, gently=True))
 
 
@@ -76,16 +116,53 @@ def shown(job: Job) -> dict[str, Any]:
     asked, result = job.asked, job.result
     status = STATUS[job.status]
     if job.status == "running":
-        status = "cancelling" if job.cancel else "finalizing" if result.get("finalizing_at") else "in_progress" if result.get("in_progress_at") else "validating"
+        status = (
+            "cancelling"
+            if job.cancel
+            else "finalizing"
+            if result.get("finalizing_at")
+            else "in_progress"
+            if result.get("in_progress_at")
+            else "validating"
+        )
     if status == "completed" and result.get("expired"):
         status = "expired"
-    errors = result.get("errors") or ([{"code": job.error["code"], "line": None, "message": job.error["message"], "param": None}] if job.error else None)
-    return {"id": job.id, "object": "batch", "endpoint": asked["endpoint"], "input_file_id": asked["input_file_id"],
-            "completion_window": asked["completion_window"], "status": status, "created_at": job.created, "expires_at": asked["expires_at"],
-            "in_progress_at": result.get("in_progress_at"), "finalizing_at": result.get("finalizing_at"),
-            "cancelling_at": result.get("cancelling_at"),
-            **{f"{name}_at": job.ended if status == name else None for name in ("completed", "failed", "expired", "cancelled")},
-            "errors": {"object": "list", "data": errors} if errors else None,
-            "output_file_id": result.get("output_file_id"), "error_file_id": result.get("error_file_id"),
-            "request_counts": {"total": result.get("total", 0), "completed": result.get("completed", 0), "failed": result.get("failed", 0)},
-            "usage": result.get("usage"), "metadata": asked["metadata"]}
+    errors = result.get("errors") or (
+        [
+            {
+                "code": job.error["code"],
+                "line": None,
+                "message": job.error["message"],
+                "param": None,
+            }
+        ]
+        if job.error
+        else None
+    )
+    return {
+        "id": job.id,
+        "object": "batch",
+        "endpoint": asked["endpoint"],
+        "input_file_id": asked["input_file_id"],
+        "completion_window": asked["completion_window"],
+        "status": status,
+        "created_at": job.created,
+        "expires_at": asked["expires_at"],
+        "in_progress_at": result.get("in_progress_at"),
+        "finalizing_at": result.get("finalizing_at"),
+        "cancelling_at": result.get("cancelling_at"),
+        **{
+            f"{name}_at": job.ended if status == name else None
+            for name in ("completed", "failed", "expired", "cancelled")
+        },
+        "errors": {"object": "list", "data": errors} if errors else None,
+        "output_file_id": result.get("output_file_id"),
+        "error_file_id": result.get("error_file_id"),
+        "request_counts": {
+            "total": result.get("total", 0),
+            "completed": result.get("completed", 0),
+            "failed": result.get("failed", 0),
+        },
+        "usage": result.get("usage"),
+        "metadata": asked["metadata"],
+    }

@@ -30,8 +30,15 @@ from miaobi.serve.text.formats import schema_of
 from miaobi.serve.text.tools import Call, Kit, Reader, kit_of
 
 router = APIRouter(prefix="/v1/chat", tags=["text"])
-STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The answer, or its pieces with stream: true.",
-                                                 "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}}}
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, or its pieces with stream: true.",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {},
+        },
+    }
+}
 
 
 @router.post("/completions", response_model=None, responses=STREAM)
@@ -42,13 +49,29 @@ async def create(asked: Chat, services: Serving, caller: Asking) -> Response:
 
     def ask(model: Model, kept: ExitStack) -> Sequence[TextRequest]:
         return [asked_of(model, asked, kit, controls, limits, kept)]
+
     exchange = Exchange(services, caller, asked.model, ask, "chatcmpl")
     only_one = asked.parallel_tool_calls is False
     if asked.stream:
-        return Events(exchange, ChatEvents(asked.answers, kit, only_one, asked.rivals is not None), asked.tells_usage)
+        return Events(
+            exchange,
+            ChatEvents(asked.answers, kit, only_one, asked.rivals is not None),
+            asked.tells_usage,
+        )
     answers = await whole(exchange, asked.answers)
-    choices = [choice(index, answer, kit, only_one, asked.rivals is not None) for index, answer in enumerate(answers)]
-    return JSONResponse({**exchange.head, "object": "chat.completion", "choices": choices, "usage": exchange.usage, "miaobi": exchange.label})
+    choices = [
+        choice(index, answer, kit, only_one, asked.rivals is not None)
+        for index, answer in enumerate(answers)
+    ]
+    return JSONResponse(
+        {
+            **exchange.head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": exchange.usage,
+            "miaobi": exchange.label,
+        }
+    )
 
 
 def controls_of(asked: Chat, limits: Limits) -> dict[str, Any]:
@@ -62,21 +85,39 @@ def controls_of(asked: Chat, limits: Limits) -> dict[str, Any]:
         controls["logprobs"] = asked.rivals
     if schema is not None:
         if asked.tools and asked.tool_choice != "none":
-            raise ApiError(400, say("response_format and tools cannot be used together.", "response_format 与 tools 不能同时使用。"), param="response_format")
+            raise ApiError(
+                400,
+                say(
+                    "response_format and tools cannot be used together.",
+                    "response_format 与 tools 不能同时使用。",
+                ),
+                param="response_format",
+            )
         controls["json_schema"] = schema
     return controls
 
 
-def choice(index: int, answer: Answer, kit: Kit, only_one: bool, logprobs: bool) -> dict[str, Any]:
+def choice(
+    index: int, answer: Answer, kit: Kit, only_one: bool, logprobs: bool
+) -> dict[str, Any]:
     text, calls = answer.text, list[Call]()
     if kit.tools:
         reader = Reader(kit, only_one)
         (shown, early), (rest, late) = reader.push(text), reader.finish()
         text, calls = shown + rest, early + late
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": text if text or not calls else None,
+        "refusal": None,
+    }
     if calls:
         message["tool_calls"] = [call.body for call in calls]
-    return {"index": index, "message": message, "logprobs": logprobs_of(answer.logprobs) if logprobs else None, "finish_reason": reason(answer.finish, calls)}
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs_of(answer.logprobs) if logprobs else None,
+        "finish_reason": reason(answer.finish, calls),
+    }
 
 
 def reason(finish: str, calls: object) -> str:
@@ -84,33 +125,62 @@ def reason(finish: str, calls: object) -> str:
 
 
 def logprobs_of(found: Iterable[TokenLogprob]) -> dict[str, Any]:
-    return {"content": [{**_entry(item.token, item.logprob), "top_logprobs": [_entry(*rival) for rival in item.top]} for item in found], "refusal": None}
+    return {
+        "content": [
+            {
+                **_entry(item.token, item.logprob),
+                "top_logprobs": [_entry(*rival) for rival in item.top],
+            }
+            for item in found
+        ],
+        "refusal": None,
+    }
 
 
 def _entry(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": list(token.encode("utf-8", "replace"))}
+    return {
+        "token": token,
+        "logprob": max(logprob, -9999.0),
+        "bytes": list(token.encode("utf-8", "replace")),
+    }
 
 
 class ChatEvents:
     """The pieces of `count` answers; see text/events.py."""
 
     object = "chat.completion.chunk"
-    plain = ('{"index":', ',"delta":{"content":', '},"logprobs":null,"finish_reason":null}')
+    plain = (
+        '{"index":',
+        ',"delta":{"content":',
+        '},"logprobs":null,"finish_reason":null}',
+    )
 
     def __init__(self, count: int, kit: Kit, only_one: bool, logprobs: bool) -> None:
         self.count, self.logprobs = count, logprobs
-        self.readers = [Reader(kit, only_one) for _ in range(count)] if kit.tools else []
+        self.readers = (
+            [Reader(kit, only_one) for _ in range(count)] if kit.tools else []
+        )
 
     def quick(self, chunk: Chunk) -> bool:
         return chunk.finish is None and not chunk.logprobs and not self.readers
 
     def begin(self) -> Iterable[dict[str, Any]]:
-        return [self._choice(index, {"role": "assistant", "content": ""}) for index in range(self.count)]
+        return [
+            self._choice(index, {"role": "assistant", "content": ""})
+            for index in range(self.count)
+        ]
 
     def choices(self, chunk: Chunk) -> Iterable[dict[str, Any]]:
-        logprobs = logprobs_of(chunk.logprobs) if self.logprobs and chunk.logprobs else None
+        logprobs = (
+            logprobs_of(chunk.logprobs) if self.logprobs and chunk.logprobs else None
+        )
         if not self.readers:
-            yield self._choice(chunk.index, {"content": chunk.text} if chunk.text or logprobs else {}, logprobs, chunk.finish)
+            yield self._choice(
+                chunk.index,
+                {"content": chunk.text} if chunk.text or logprobs else {},
+                logprobs,
+                chunk.finish,
+            )
             return
         reader = self.readers[chunk.index]
         before = reader.called
@@ -121,9 +191,30 @@ class ChatEvents:
         if text or logprobs:
             yield self._choice(chunk.index, {"content": text}, logprobs)
         if calls:
-            yield self._choice(chunk.index, {"tool_calls": [{"index": before + place, **call.body} for place, call in enumerate(calls)]})
+            yield self._choice(
+                chunk.index,
+                {
+                    "tool_calls": [
+                        {"index": before + place, **call.body}
+                        for place, call in enumerate(calls)
+                    ]
+                },
+            )
         if chunk.finish:
-            yield self._choice(chunk.index, {}, None, reason(chunk.finish, reader.called))
+            yield self._choice(
+                chunk.index, {}, None, reason(chunk.finish, reader.called)
+            )
 
-    def _choice(self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    def _choice(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
+        finish: str | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish,
+        }

@@ -22,8 +22,15 @@ from miaobi.serve.text.exchange import Answer, Exchange, check_offered, whole
 router = APIRouter(prefix="/v1/completions", tags=["text"])
 LENGTH = 16
 """Tokens of an answer unless told otherwise: OpenAI's number."""
-STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The texts, or their pieces with stream: true.",
-                                                 "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}}}
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The texts, or their pieces with stream: true.",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {},
+        },
+    }
+}
 
 
 @router.post("", response_model=None, responses=STREAM)
@@ -31,7 +38,9 @@ async def create(asked: Completion, services: Serving, caller: Asking) -> Respon
     """Go on with a text, or with several."""
     limits = services.settings.limits
     prompts, controls = asked.prompts(limits), asked.controls(limits)
-    controls["max_new_tokens"] = LENGTH if asked.max_tokens is None else asked.max_tokens
+    controls["max_new_tokens"] = (
+        LENGTH if asked.max_tokens is None else asked.max_tokens
+    )
     within("max_tokens", controls["max_new_tokens"], limits.max_tokens)
     if asked.logprobs is not None:
         controls["logprobs"] = asked.logprobs
@@ -39,19 +48,47 @@ async def create(asked: Completion, services: Serving, caller: Asking) -> Respon
     def ask(model: Model, kept: ExitStack) -> Sequence[TextRequest]:
         raw = {"raw": True} if model.chats else {}
         # A model that answers in a form of its own, a label, is asked no length.
-        own = {name: value for name, value in controls.items() if name != "max_new_tokens" or asked.max_tokens is not None or name in model.engine.abilities.controls}
-        return [check_offered(model.request(prompt, **raw, **own), model) for prompt in prompts]
+        own = {
+            name: value
+            for name, value in controls.items()
+            if name != "max_new_tokens"
+            or asked.max_tokens is not None
+            or name in model.engine.abilities.controls
+        }
+        return [
+            check_offered(model.request(prompt, **raw, **own), model)
+            for prompt in prompts
+        ]
+
     exchange = Exchange(services, caller, asked.model, ask, "cmpl")
     echoes = prompts if asked.echo else [""] * len(prompts)
     if asked.stream:
         return Events(exchange, TextEvents(asked.answers, echoes), asked.tells_usage)
     answers = await whole(exchange, asked.answers * len(prompts))
-    choices = [choice(index, echoes[index // asked.answers], answer, asked.logprobs is not None) for index, answer in enumerate(answers)]
-    return JSONResponse({**exchange.head, "object": "text_completion", "choices": choices, "usage": exchange.usage, "miaobi": exchange.label})
+    choices = [
+        choice(
+            index, echoes[index // asked.answers], answer, asked.logprobs is not None
+        )
+        for index, answer in enumerate(answers)
+    ]
+    return JSONResponse(
+        {
+            **exchange.head,
+            "object": "text_completion",
+            "choices": choices,
+            "usage": exchange.usage,
+            "miaobi": exchange.label,
+        }
+    )
 
 
 def choice(index: int, echo: str, answer: Answer, logprobs: bool) -> dict[str, Any]:
-    return {"index": index, "text": echo + answer.text, "logprobs": logprobs_of(answer.logprobs, 0) if logprobs else None, "finish_reason": answer.finish}
+    return {
+        "index": index,
+        "text": echo + answer.text,
+        "logprobs": logprobs_of(answer.logprobs, 0) if logprobs else None,
+        "finish_reason": answer.finish,
+    }
 
 
 def logprobs_of(found: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
@@ -60,8 +97,14 @@ def logprobs_of(found: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
     for item in found:
         offsets.append(at)
         at += len(item.token)
-    return {"tokens": [item.token for item in found], "token_logprobs": [max(item.logprob, -9999.0) for item in found], "text_offset": offsets,
-            "top_logprobs": [{token: max(value, -9999.0) for token, value in item.top} for item in found]}
+    return {
+        "tokens": [item.token for item in found],
+        "token_logprobs": [max(item.logprob, -9999.0) for item in found],
+        "text_offset": offsets,
+        "top_logprobs": [
+            {token: max(value, -9999.0) for token, value in item.top} for item in found
+        ],
+    }
 
 
 class TextEvents:
@@ -78,11 +121,19 @@ class TextEvents:
         return chunk.finish is None and not chunk.logprobs
 
     def begin(self) -> Iterable[dict[str, Any]]:
-        return [{"index": index, "text": echo, "logprobs": None, "finish_reason": None} for index, echo in enumerate(self.echoes)]
+        return [
+            {"index": index, "text": echo, "logprobs": None, "finish_reason": None}
+            for index, echo in enumerate(self.echoes)
+        ]
 
     def choices(self, chunk: Chunk) -> Iterable[dict[str, Any]]:
         logprobs = None
         if chunk.logprobs:
             logprobs = logprobs_of(chunk.logprobs, self._at[chunk.index])
             self._at[chunk.index] += sum(len(item.token) for item in chunk.logprobs)
-        yield {"index": chunk.index, "text": chunk.text, "logprobs": logprobs, "finish_reason": chunk.finish}
+        yield {
+            "index": chunk.index,
+            "text": chunk.text,
+            "logprobs": logprobs,
+            "finish_reason": chunk.finish,
+        }

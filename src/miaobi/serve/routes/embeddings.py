@@ -38,16 +38,43 @@ async def create(asked: Embed, services: Serving, caller: Asking) -> dict[str, A
     texts = (asked.input,) if isinstance(asked.input, str) else tuple(asked.input)
     within("input", len(texts), services.settings.limits.texts)
     if not texts or not all(texts):
-        raise ApiError(400, say("input is empty.", "input 为空。") if not texts else say("input holds an empty text.", "input 中有空文本。"), param="input")
-    async with services.admission.place(caller, asked.model) as place, services.pool.lease(asked.model, "embedding") as model:
+        raise ApiError(
+            400,
+            say("input is empty.", "input 为空。")
+            if not texts
+            else say("input holds an empty text.", "input 中有空文本。"),
+            param="input",
+        )
+    async with (
+        services.admission.place(caller, asked.model) as place,
+        services.pool.lease(asked.model, "embedding") as model,
+    ):
         made = await _made(model, texts, place)
         label = {"notice": NOTICE, "model": model.weights.label}
     if asked.dimensions not in (None, made.shape[1]):
-        raise Unsupported(say(f"dimensions is {asked.dimensions}; {asked.model} gives {made.shape[1]}, and was not trained so that fewer suffice.",
-                              f"dimensions 为 {asked.dimensions}；{asked.model} 输出 {made.shape[1]} 维，且未经可截断训练。"), say("Leave dimensions out.", "请去掉 dimensions。"))
-    data = [{"object": "embedding", "index": index, "embedding": _encoded(vector, asked.encoding_format)} for index, vector in enumerate(made)]
+        raise Unsupported(
+            say(
+                f"dimensions is {asked.dimensions}; {asked.model} gives {made.shape[1]}, and was not trained so that fewer suffice.",
+                f"dimensions 为 {asked.dimensions}；{asked.model} 输出 {made.shape[1]} 维，且未经可截断训练。",
+            ),
+            say("Leave dimensions out.", "请去掉 dimensions。"),
+        )
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": _encoded(vector, asked.encoding_format),
+        }
+        for index, vector in enumerate(made)
+    ]
     usage = {"prompt_tokens": place.prompt_tokens, "total_tokens": place.prompt_tokens}
-    return {"object": "list", "model": asked.model, "data": data, "usage": usage, "miaobi": label}
+    return {
+        "object": "list",
+        "model": asked.model,
+        "data": data,
+        "usage": usage,
+        "miaobi": label,
+    }
 
 
 async def _made(model: Model, texts: tuple[str, ...], place: Place) -> np.ndarray:
@@ -62,4 +89,8 @@ async def _made(model: Model, texts: tuple[str, ...], place: Place) -> np.ndarra
 
 def _encoded(vector: np.ndarray, form: str | None) -> Any:
     """Numbers, or the bytes of little-endian float32 as base64."""
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii") if form == "base64" else vector.tolist()
+    return (
+        base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+        if form == "base64"
+        else vector.tolist()
+    )

@@ -42,10 +42,16 @@ class Told(BaseModel):
 
     @model_validator(mode="after")
     def whole(self) -> Told:
-        needed = {"thumb": ("label",), "edit": ("rejected",), "vote": ("other", "rejected")}[self.kind]
+        needed = {
+            "thumb": ("label",),
+            "edit": ("rejected",),
+            "vote": ("other", "rejected"),
+        }[self.kind]
         for name in needed:
             if getattr(self, name) is None:
-                raise ValueError(say(f"a {self.kind} needs {name}.", f"{self.kind} 需要 {name}。"))
+                raise ValueError(
+                    say(f"a {self.kind} needs {name}.", f"{self.kind} 需要 {name}。")
+                )
         return self
 
 
@@ -56,28 +62,65 @@ def create(told: Told, services: Serving, caller: Asking) -> dict[str, Any]:
 
 
 @router.get("")
-def list_feedback(services: Serving, caller: Asking, after: Annotated[str | None, Query(max_length=64)] = None,
-                  limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+def list_feedback(
+    services: Serving,
+    caller: Asking,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
     """The caller's feedback, newest first, and how much there is of each kind."""
-    found = [shown(row) for row in feedback.listed(services.records, caller.key_id, after, limit)]
-    return {**page(found, limit), "counts": feedback.counts(services.records, caller.key_id)}
+    found = [
+        shown(row)
+        for row in feedback.listed(services.records, caller.key_id, after, limit)
+    ]
+    return {
+        **page(found, limit),
+        "counts": feedback.counts(services.records, caller.key_id),
+    }
 
 
-@router.get("/export", response_class=StreamingResponse, responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}})
-def export(services: Serving, caller: Asking, shape: feedback.Shape = "pairs") -> StreamingResponse:
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
+)
+def export(
+    services: Serving, caller: Asking, shape: feedback.Shape = "pairs"
+) -> StreamingResponse:
     """A tuning set: one JSON object a line, as `miaobi finetune --task preference` reads it."""
     lines = feedback.export(services.records, caller.key_id, shape)
-    return StreamingResponse(lines, media_type="application/jsonl", headers={"Content-Disposition": f'attachment; filename="{shape}.jsonl"'})
+    return StreamingResponse(
+        lines,
+        media_type="application/jsonl",
+        headers={"Content-Disposition": f'attachment; filename="{shape}.jsonl"'},
+    )
 
 
 @router.delete("/{feedback_id}")
 def remove(feedback_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
     """Forget one."""
     if not feedback.remove(services.records, caller.key_id, feedback_id):
-        raise ApiError(404, say(f"There is no feedback {feedback_id[:64]!r}.", f"没有反馈 {feedback_id[:64]!r}。"), code="not_found")
+        raise ApiError(
+            404,
+            say(
+                f"There is no feedback {feedback_id[:64]!r}.",
+                f"没有反馈 {feedback_id[:64]!r}。",
+            ),
+            code="not_found",
+        )
     return {"id": feedback_id, "object": "feedback.deleted", "deleted": True}
 
 
 def shown(row: Feedback) -> dict[str, Any]:
-    return {"id": row.id, "object": "feedback", "created_at": row.created, "kind": row.kind, "model": row.model, "other": row.other,
-            "messages": row.messages, "chosen": row.chosen, "rejected": row.rejected, "label": row.label}
+    return {
+        "id": row.id,
+        "object": "feedback",
+        "created_at": row.created,
+        "kind": row.kind,
+        "model": row.model,
+        "other": row.other,
+        "messages": row.messages,
+        "chosen": row.chosen,
+        "rejected": row.rejected,
+        "label": row.label,
+    }

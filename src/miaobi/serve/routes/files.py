@@ -26,11 +26,33 @@ LINED = ("fine-tune", "batch")
 SECONDS = (3600, 30 * 86_400)
 BATCH_SECONDS = 30 * 86_400
 FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
-FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
-    "type": "object", "required": ["file", "purpose"], "additionalProperties": False, "properties": {
-        "file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": list(PURPOSES)},
-        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer", "minimum": SECONDS[0], "maximum": SECONDS[1]}}}}}}}
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": list(PURPOSES)},
+                        "expires_after[anchor]": {
+                            "type": "string",
+                            "enum": ["created_at"],
+                        },
+                        "expires_after[seconds]": {
+                            "type": "integer",
+                            "minimum": SECONDS[0],
+                            "maximum": SECONDS[1],
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
 
 
 @router.post("", openapi_extra=FORM)
@@ -40,32 +62,78 @@ async def create(request: Request, services: Serving, caller: Asking) -> dict[st
         arrived = await receive(request, upload, FIELDS)
         purpose = arrived.fields.get("purpose", "")
         if purpose not in PURPOSES:
-            raise ApiError(400, say(f"purpose is {purpose[:64]!r}. ", f"purpose 为 {purpose[:64]!r}。") + nearest(purpose[:64], PURPOSES), param="purpose")
+            raise ApiError(
+                400,
+                say(f"purpose is {purpose[:64]!r}. ", f"purpose 为 {purpose[:64]!r}。")
+                + nearest(purpose[:64], PURPOSES),
+                param="purpose",
+            )
         expires = _expires(arrived.fields, purpose)
         file = await anyio.to_thread.run_sync(
-            lambda: upload.keep(caller.key_id, arrived.filename or "file", purpose, expires, lines.check if purpose in LINED else None))
+            lambda: upload.keep(
+                caller.key_id,
+                arrived.filename or "file",
+                purpose,
+                expires,
+                lines.check if purpose in LINED else None,
+            )
+        )
     return shown(file)
 
 
 def _expires(fields: dict[str, str], purpose: str) -> int | None:
     """Files of batches go after thirty days unless told otherwise, as OpenAI's do."""
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    anchor, seconds = (
+        fields.get("expires_after[anchor]"),
+        fields.get("expires_after[seconds]"),
+    )
     if anchor is None and seconds is None:
         return now() + BATCH_SECONDS if purpose == "batch" else None
     if anchor != "created_at":
-        raise ApiError(400, say(f"expires_after[anchor] is {anchor!r:.64}; it can be created_at only.", f"expires_after[anchor] 为 {anchor!r:.64}；只能是 created_at。"),
-                       param="expires_after")
-    if seconds is None or not (seconds.isascii() and seconds.isdigit() and len(seconds) < 10 and SECONDS[0] <= int(seconds) <= SECONDS[1]):
-        raise ApiError(400, say(f"expires_after[seconds] is {seconds!r:.64}; it lies between {SECONDS[0]} and {SECONDS[1]}.",
-                                f"expires_after[seconds] 为 {seconds!r:.64}；应在 {SECONDS[0]} 与 {SECONDS[1]} 之间。"), param="expires_after")
+        raise ApiError(
+            400,
+            say(
+                f"expires_after[anchor] is {anchor!r:.64}; it can be created_at only.",
+                f"expires_after[anchor] 为 {anchor!r:.64}；只能是 created_at。",
+            ),
+            param="expires_after",
+        )
+    if seconds is None or not (
+        seconds.isascii()
+        and seconds.isdigit()
+        and len(seconds) < 10
+        and SECONDS[0] <= int(seconds) <= SECONDS[1]
+    ):
+        raise ApiError(
+            400,
+            say(
+                f"expires_after[seconds] is {seconds!r:.64}; it lies between {SECONDS[0]} and {SECONDS[1]}.",
+                f"expires_after[seconds] 为 {seconds!r:.64}；应在 {SECONDS[0]} 与 {SECONDS[1]} 之间。",
+            ),
+            param="expires_after",
+        )
     return now() + int(seconds)
 
 
 @router.get("")
-def list_files(services: Serving, caller: Asking, purpose: str | None = None, after: str | None = None,
-               limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE, order: Literal["asc", "desc"] = "desc") -> dict[str, Any]:
+def list_files(
+    services: Serving,
+    caller: Asking,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+    order: Literal["asc", "desc"] = "desc",
+) -> dict[str, Any]:
     """The caller's files, newest first."""
-    return page([shown(file) for file in services.files.listed(caller.key_id, purpose, after, limit, order == "desc")], limit)
+    return page(
+        [
+            shown(file)
+            for file in services.files.listed(
+                caller.key_id, purpose, after, limit, order == "desc"
+            )
+        ],
+        limit,
+    )
 
 
 @router.get("/{file_id}")
@@ -78,8 +146,12 @@ def retrieve(file_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
 def content(file_id: str, services: Serving, caller: Asking) -> FileResponse:
     """A file's bytes."""
     file = services.files.find(file_id, caller.key_id)
-    return FileResponse(services.files.path(file_id), media_type="application/octet-stream", filename=file.filename,
-                        headers={"Content-Security-Policy": "sandbox"})
+    return FileResponse(
+        services.files.path(file_id),
+        media_type="application/octet-stream",
+        filename=file.filename,
+        headers={"Content-Security-Policy": "sandbox"},
+    )
 
 
 @router.delete("/{file_id}")

@@ -24,7 +24,13 @@ from miaobi.engines.load import Collected, Model
 from miaobi.provenance.publish import NOTICE, publish
 from miaobi.serve.admission import Asking, Caller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.pictures.asked import Asked, Edit, Generation, Variation, house_request
+from miaobi.serve.pictures.asked import (
+    Asked,
+    Edit,
+    Generation,
+    Variation,
+    house_request,
+)
 from miaobi.serve.pictures.incoming import Incoming, read
 from miaobi.serve.pictures.shelf import KINDS
 from miaobi.serve.records import now
@@ -35,47 +41,90 @@ FORM = "multipart/form-data"
 
 
 @router.post("/generations")
-async def generations(asked: Generation, request: Request, services: Serving, caller: Asking) -> dict[str, Any]:
+async def generations(
+    asked: Generation, request: Request, services: Serving, caller: Asking
+) -> dict[str, Any]:
     """Pictures of a prompt. For models of classes the prompt is the class's name or number; for models of neither it is "*"."""
     return await _answer(request, services, caller, asked, asked.prompt)
 
 
 @router.post("/edits")
-async def edits(asked: Annotated[Edit, Form(media_type=FORM)], request: Request, services: Serving, caller: Asking) -> dict[str, Any]:
+async def edits(
+    asked: Annotated[Edit, Form(media_type=FORM)],
+    request: Request,
+    services: Serving,
+    caller: Asking,
+) -> dict[str, Any]:
     """A picture made of a picture. Transparent parts of `mask`, or else of `image`, are repainted by models that can."""
     image = await _one(asked, services)
     mask = None
     if asked.mask is not None:
         mask = await _read(asked.mask, "mask", services)
         if mask.mask is None:
-            raise BadInput(say("mask has no transparent pixels: nothing would be repainted.", "mask 没有透明像素：没有需要重绘的部分。"),
-                           say("Make the parts to repaint transparent, and send it as PNG or WebP.", "请把要重绘的部分设为透明，并以 PNG 或 WebP 发送。"))
+            raise BadInput(
+                say(
+                    "mask has no transparent pixels: nothing would be repainted.",
+                    "mask 没有透明像素：没有需要重绘的部分。",
+                ),
+                say(
+                    "Make the parts to repaint transparent, and send it as PNG or WebP.",
+                    "请把要重绘的部分设为透明，并以 PNG 或 WebP 发送。",
+                ),
+            )
     return await _answer(request, services, caller, asked, asked.prompt, image, mask)
 
 
 @router.post("/variations")
-async def variations(asked: Annotated[Variation, Form(media_type=FORM)], request: Request, services: Serving, caller: Asking) -> dict[str, Any]:
+async def variations(
+    asked: Annotated[Variation, Form(media_type=FORM)],
+    request: Request,
+    services: Serving,
+    caller: Asking,
+) -> dict[str, Any]:
     """Pictures like a picture; `strength` says how unlike."""
-    return await _answer(request, services, caller, asked, asked.prompt, await _one(asked, services))
+    return await _answer(
+        request, services, caller, asked, asked.prompt, await _one(asked, services)
+    )
 
 
-@router.get("/files/{name}", name="generated_picture", response_class=FileResponse, responses={404: {"description": "No such picture, or no longer."}})
+@router.get(
+    "/files/{name}",
+    name="generated_picture",
+    response_class=FileResponse,
+    responses={404: {"description": "No such picture, or no longer."}},
+)
 async def file(name: str, services: Serving) -> FileResponse:
     """A picture whose URL was answered to somebody. The token in its name stands for the key."""
     found = await asyncio.to_thread(services.shelf.find, name)
     if found is None:
-        raise ApiError(404, say("There is no such picture, or its time is over.", "没有这张图片，或其链接已过期。"), code="not_found")
+        raise ApiError(
+            404,
+            say(
+                "There is no such picture, or its time is over.",
+                "没有这张图片，或其链接已过期。",
+            ),
+            code="not_found",
+        )
     path, left = found
     kind = KINDS[name.rpartition(".")[2]]
-    headers = {"Cache-Control": f"private, max-age={int(left)}", "Referrer-Policy": "no-referrer",
-               "Content-Security-Policy": "default-src 'none'; sandbox"}
+    headers = {
+        "Cache-Control": f"private, max-age={int(left)}",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
     return FileResponse(path, media_type=kind, headers=headers)
 
 
 async def _one(asked: Variation, services: Services) -> Incoming:
     files = [*asked.image, *asked.images]
     if len(files) != 1:
-        raise BadInput(say(f"image holds {len(files)} pictures.", f"image 包含 {len(files)} 张图片。"), say("Send exactly one.", "请只发送一张。"))
+        raise BadInput(
+            say(
+                f"image holds {len(files)} pictures.",
+                f"image 包含 {len(files)} 张图片。",
+            ),
+            say("Send exactly one.", "请只发送一张。"),
+        )
     return await _read(files[0], "image", services)
 
 
@@ -84,24 +133,60 @@ async def _read(upload: UploadFile, name: str, services: Services) -> Incoming:
     return await asyncio.to_thread(read, raw, name, services.settings.limits.pixels)
 
 
-async def _answer(request: Request, services: Services, caller: Caller, asked: Asked, prompt: str, image: Incoming | None = None,
-                  mask: Incoming | None = None) -> dict[str, Any]:
-    async with services.admission.place(caller, asked.model) as place, services.pool.lease(asked.model, "image") as model:
-        wanted = house_request(model, asked, prompt, services.settings.limits, None if image is None else image.pixels, _mask(model, image, mask))
+async def _answer(
+    request: Request,
+    services: Services,
+    caller: Caller,
+    asked: Asked,
+    prompt: str,
+    image: Incoming | None = None,
+    mask: Incoming | None = None,
+) -> dict[str, Any]:
+    async with (
+        services.admission.place(caller, asked.model) as place,
+        services.pool.lease(asked.model, "image") as model,
+    ):
+        wanted = house_request(
+            model,
+            asked,
+            prompt,
+            services.settings.limits,
+            None if image is None else image.pixels,
+            _mask(model, image, mask),
+        )
         pictures = await _made(model, wanted, getattr(request.state, "request_id", ""))
         place.pictures += len(pictures)
     kind = asked.output_format or "png"
-    data = [await asyncio.to_thread(_datum, services, request, picture, kind, asked.response_format or "b64_json") for picture in pictures]
+    data = [
+        await asyncio.to_thread(
+            _datum,
+            services,
+            request,
+            picture,
+            kind,
+            asked.response_format or "b64_json",
+        )
+        for picture in pictures
+    ]
     height, width = pictures[0].pixels.shape[:2]
-    return {"created": now(), "data": data, "output_format": kind, "size": f"{width}x{height}",
-            "miaobi": {"notice": NOTICE, "model": model.weights.label}}
+    return {
+        "created": now(),
+        "data": data,
+        "output_format": kind,
+        "size": f"{width}x{height}",
+        "miaobi": {"notice": NOTICE, "model": model.weights.label},
+    }
 
 
 def _mask(model: Model, image: Incoming | None, mask: Incoming | None) -> Any:
     """What is to be repainted: the mask's transparent part, or the picture's own for a model that repaints."""
     if mask is not None:
         return mask.mask
-    return image.mask if image is not None and "mask" in model.engine.abilities.controls else None
+    return (
+        image.mask
+        if image is not None and "mask" in model.engine.abilities.controls
+        else None
+    )
 
 
 async def _made(model: Model, wanted: ImageRequest, request_id: str) -> list[Image]:
@@ -109,16 +194,39 @@ async def _made(model: Model, wanted: ImageRequest, request_id: str) -> list[Ima
     async for chunk in model.engine.generate(wanted):
         collected.add(chunk)
     pictures = collected.pictures(model)
-    return [replace(picture, facts=replace(picture.facts, request_id=request_id or picture.facts.request_id)) for picture in pictures]
+    return [
+        replace(
+            picture,
+            facts=replace(
+                picture.facts, request_id=request_id or picture.facts.request_id
+            ),
+        )
+        for picture in pictures
+    ]
 
 
-def _datum(services: Services, request: Request, picture: Image, kind: str, form: str) -> dict[str, Any]:
+def _datum(
+    services: Services, request: Request, picture: Image, kind: str, form: str
+) -> dict[str, Any]:
     facts = {"seed": picture.facts.seed, "finish": picture.finish}
     if "label" in picture.facts.parameters:
         facts["label"] = picture.facts.parameters["label"]
     if form == "url":
-        return {"url": str(request.url_for("generated_picture", name=services.shelf.put(picture, kind))), "miaobi": facts}
+        return {
+            "url": str(
+                request.url_for(
+                    "generated_picture", name=services.shelf.put(picture, kind)
+                )
+            ),
+            "miaobi": facts,
+        }
     name = f"picture.{kind}"
-    with explain_refusal(Path(tempfile.gettempdir(), name)), tempfile.TemporaryDirectory(prefix="miaobi-") as folder:
+    with (
+        explain_refusal(Path(tempfile.gettempdir(), name)),
+        tempfile.TemporaryDirectory(prefix="miaobi-") as folder,
+    ):
         written = publish(picture, Path(folder, name))
-        return {"b64_json": base64.b64encode(written.read_bytes()).decode("ascii"), "miaobi": facts}
+        return {
+            "b64_json": base64.b64encode(written.read_bytes()).decode("ascii"),
+            "miaobi": facts,
+        }

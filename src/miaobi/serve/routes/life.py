@@ -43,55 +43,130 @@ class Life:
 
     def add_to(self, router: APIRouter) -> None:
         for path, method, answer in (
-                ("", "GET", self.list_jobs), ("/{job_id}", "GET", self.retrieve), ("/{job_id}/cancel", "POST", self.cancel),
-                ("/{job_id}/pause", "POST", self.pause), ("/{job_id}/resume", "POST", self.resume), ("/{job_id}/events", "GET", self.events),
-                ("/{job_id}/checkpoints", "GET", self.checkpoints)):
+            ("", "GET", self.list_jobs),
+            ("/{job_id}", "GET", self.retrieve),
+            ("/{job_id}/cancel", "POST", self.cancel),
+            ("/{job_id}/pause", "POST", self.pause),
+            ("/{job_id}/resume", "POST", self.resume),
+            ("/{job_id}/events", "GET", self.events),
+            ("/{job_id}/checkpoints", "GET", self.checkpoints),
+        ):
             router.add_api_route(f"/jobs{path}", answer, methods=[method])
 
-    def list_jobs(self, services: Serving, caller: Asking, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+    def list_jobs(
+        self,
+        services: Serving,
+        caller: Asking,
+        after: str | None = None,
+        limit: Limit = 20,
+    ) -> dict[str, Any]:
         """The caller's jobs, newest first."""
-        return page([self.shown(job) for job in services.jobs.listed(self.kind, caller.key_id, after, limit)], limit)
+        return page(
+            [
+                self.shown(job)
+                for job in services.jobs.listed(self.kind, caller.key_id, after, limit)
+            ],
+            limit,
+        )
 
-    def retrieve(self, job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+    def retrieve(
+        self, job_id: str, services: Serving, caller: Asking
+    ) -> dict[str, Any]:
         """One job."""
         return self.shown(services.jobs.find(job_id, self.kind, caller.key_id))
 
     def cancel(self, job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
         """End a job without a model."""
-        return self._moved(services, caller, job_id, services.jobs.cancel, ("queued", "running", "paused", "cancelled"))
+        return self._moved(
+            services,
+            caller,
+            job_id,
+            services.jobs.cancel,
+            ("queued", "running", "paused", "cancelled"),
+        )
 
     def pause(self, job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
         """Stop a job at a checkpoint, to go on later."""
-        return self._moved(services, caller, job_id, services.jobs.pause, ("queued", "running", "paused"))
+        return self._moved(
+            services,
+            caller,
+            job_id,
+            services.jobs.pause,
+            ("queued", "running", "paused"),
+        )
 
     def resume(self, job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
         """Go on with a paused job."""
-        return self._moved(services, caller, job_id, services.jobs.resume, ("paused", "queued", "running"))
+        return self._moved(
+            services,
+            caller,
+            job_id,
+            services.jobs.resume,
+            ("paused", "queued", "running"),
+        )
 
-    def _moved(self, services: Services, caller: Caller, job_id: str, move: Callable[[str], Job], fitting: tuple[str, ...]) -> dict[str, Any]:
+    def _moved(
+        self,
+        services: Services,
+        caller: Caller,
+        job_id: str,
+        move: Callable[[str], Job],
+        fitting: tuple[str, ...],
+    ) -> dict[str, Any]:
         services.jobs.find(job_id, self.kind, caller.key_id)
         job = move(job_id)
         if job.status not in fitting:
-            raise ApiError(409, say(f"The job is {job.status}.", f"该任务的状态为 {job.status}。"), code="wrong_status")
+            raise ApiError(
+                409,
+                say(f"The job is {job.status}.", f"该任务的状态为 {job.status}。"),
+                code="wrong_status",
+            )
         return self.shown(job)
 
-    async def events(self, job_id: str, services: Serving, caller: Asking, after: str | None = None, limit: Limit = 20, stream: bool = False) -> Any:
+    async def events(
+        self,
+        job_id: str,
+        services: Serving,
+        caller: Asking,
+        after: str | None = None,
+        limit: Limit = 20,
+        stream: bool = False,
+    ) -> Any:
         """What happened, newest first; with `stream`, everything from the beginning as it happens, until the job ends."""
-        await anyio.to_thread.run_sync(services.jobs.find, job_id, self.kind, caller.key_id)
+        await anyio.to_thread.run_sync(
+            services.jobs.find, job_id, self.kind, caller.key_id
+        )
         if stream:
-            return StreamingResponse(self._as_they_come(services, job_id, caller), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return StreamingResponse(
+                self._as_they_come(services, job_id, caller),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-cache"},
+            )
 
         def look() -> list[Event]:
-            before = None if after is None else services.jobs.number_of(job_id, after) or 0
-            return services.jobs.events(job_id, TOLD, before=before, limit=limit + 1, newest_first=True)
+            before = (
+                None if after is None else services.jobs.number_of(job_id, after) or 0
+            )
+            return services.jobs.events(
+                job_id, TOLD, before=before, limit=limit + 1, newest_first=True
+            )
 
-        return page([self._event(event) for event in await anyio.to_thread.run_sync(look)], limit)
+        return page(
+            [self._event(event) for event in await anyio.to_thread.run_sync(look)],
+            limit,
+        )
 
-    async def _as_they_come(self, services: Services, job_id: str, caller: Caller) -> AsyncIterator[bytes]:
+    async def _as_they_come(
+        self, services: Services, job_id: str, caller: Caller
+    ) -> AsyncIterator[bytes]:
         last = 0
         while True:
-            job = await anyio.to_thread.run_sync(services.jobs.find, job_id, self.kind, caller.key_id)
-            for event in await anyio.to_thread.run_sync(services.jobs.events, job_id, TOLD, last):
+            job = await anyio.to_thread.run_sync(
+                services.jobs.find, job_id, self.kind, caller.key_id
+            )
+            for event in await anyio.to_thread.run_sync(
+                services.jobs.events, job_id, TOLD, last
+            ):
                 last = event.number
                 yield b"data: " + dumped(self._event(event)) + b"\n\n"
             if job.status in ENDED:
@@ -99,39 +174,87 @@ class Life:
             await asyncio.sleep(LOOK_SECONDS)
         yield b"data: [DONE]\n\n"
 
-    def checkpoints(self, job_id: str, services: Serving, caller: Asking, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
+    def checkpoints(
+        self,
+        job_id: str,
+        services: Serving,
+        caller: Asking,
+        after: str | None = None,
+        limit: Limit = 10,
+    ) -> dict[str, Any]:
         """Where a job can go on from, newest first. They are not served: the model that the job ends with is."""
         job = services.jobs.find(job_id, self.kind, caller.key_id)
         before = None if after is None else services.jobs.number_of(job_id, after) or 0
-        found = services.jobs.events(job_id, ("checkpoint",), before=before, limit=limit + 1, newest_first=True)
+        found = services.jobs.events(
+            job_id, ("checkpoint",), before=before, limit=limit + 1, newest_first=True
+        )
         return page([self._checkpoint(job, event) for event in found], limit)
 
     def _event(self, event: Event) -> dict[str, Any]:
-        return {"id": event.id, "object": f"{self.kind}.job.event", "created_at": event.created, "level": event.level, "message": event.message,
-                "type": event.kind, "data": {key: value for key, value in event.data.items() if key != "what"}}
+        return {
+            "id": event.id,
+            "object": f"{self.kind}.job.event",
+            "created_at": event.created,
+            "level": event.level,
+            "message": event.message,
+            "type": event.kind,
+            "data": {key: value for key, value in event.data.items() if key != "what"},
+        }
 
     def _checkpoint(self, job: Job, event: Event) -> dict[str, Any]:
         metrics = event.data["metrics"]
-        return {"id": event.id, "object": f"{self.kind}.job.checkpoint", "created_at": event.created, f"{self.kind}_job_id": job.id, "step_number": event.data["step"],
-                f"{self.model}_checkpoint": f"{job.asked[self.model]}:step-{event.data['step']}",
-                "metrics": {"step": metrics.get("step"), "train_loss": metrics.get("train_loss"), "valid_loss": metrics.get("valid_loss")}}
+        return {
+            "id": event.id,
+            "object": f"{self.kind}.job.checkpoint",
+            "created_at": event.created,
+            f"{self.kind}_job_id": job.id,
+            "step_number": event.data["step"],
+            f"{self.model}_checkpoint": f"{job.asked[self.model]}:step-{event.data['step']}",
+            "metrics": {
+                "step": metrics.get("step"),
+                "train_loss": metrics.get("train_loss"),
+                "valid_loss": metrics.get("valid_loss"),
+            },
+        }
 
 
-async def measured(services: Services, caller: Caller, kind: str, asked: Mapping[str, Any], id: str) -> dict[str, Any]:
+async def measured(
+    services: Services, caller: Caller, kind: str, asked: Mapping[str, Any], id: str
+) -> dict[str, Any]:
     """What a job would cost here, from a short job of its own of the kind `kind`, which ends with the caller's patience. Raises ApiError."""
     if not services.settings.workers:
-        raise ApiError(503, say("This server runs no jobs, so it cannot measure one.", "此服务器不运行任务，无法估算。"))
+        raise ApiError(
+            503,
+            say(
+                "This server runs no jobs, so it cannot measure one.",
+                "此服务器不运行任务，无法估算。",
+            ),
+        )
     await anyio.to_thread.run_sync(services.jobs.add, kind, caller.key_id, asked, id)
     until = time.monotonic() + ESTIMATE_SECONDS
     try:
-        while (job := await anyio.to_thread.run_sync(services.jobs.find, id, kind, caller.key_id)).status not in ENDED:
+        while (
+            job := await anyio.to_thread.run_sync(
+                services.jobs.find, id, kind, caller.key_id
+            )
+        ).status not in ENDED:
             if time.monotonic() > until:
-                raise ApiError(503, say("Measuring takes too long just now; the machine is busy.", "机器繁忙，估算超时。"), retry_after=60)
+                raise ApiError(
+                    503,
+                    say(
+                        "Measuring takes too long just now; the machine is busy.",
+                        "机器繁忙，估算超时。",
+                    ),
+                    retry_after=60,
+                )
             await asyncio.sleep(LOOK_SECONDS)
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(services.jobs.cancel, id)
     if job.status != "succeeded":
-        error = job.error or {"message": say("The estimate was stopped.", "估算已停止。"), "code": None}
+        error = job.error or {
+            "message": say("The estimate was stopped.", "估算已停止。"),
+            "code": None,
+        }
         raise ApiError(400, error["message"], code=error["code"])
     return dict(job.result)

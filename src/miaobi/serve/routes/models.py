@@ -14,7 +14,10 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 @router.get("")
 def list_models(services: Serving) -> dict[str, Any]:
     """Every model, by name."""
-    return {"object": "list", "data": [services.pool.facts(name) for name in services.pool.names()]}
+    return {
+        "object": "list",
+        "data": [services.pool.facts(name) for name in services.pool.names()],
+    }
 
 
 @router.get("/{name}")

@@ -19,7 +19,13 @@ from miaobi.core.language import say
 from miaobi.engines.load import Model
 from miaobi.engines.nsfw import unsafe
 from miaobi.engines.safety import THRESHOLD
-from miaobi.engines.text_safety import CATEGORIES, CLASSIFIER, Verdict, moderate, scores_of
+from miaobi.engines.text_safety import (
+    CATEGORIES,
+    CLASSIFIER,
+    Verdict,
+    moderate,
+    scores_of,
+)
 from miaobi.serve.admission import Asking
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pictures.incoming import of_data_url, read
@@ -29,7 +35,13 @@ from miaobi.serve.text.asked import Closed
 
 router = APIRouter(prefix="/v1/moderations", tags=["moderations"])
 NAME = "miaobi-moderation"
-NAMES = (NAME, "omni-moderation-latest", "omni-moderation-2024-09-26", "text-moderation-latest", "text-moderation-stable")
+NAMES = (
+    NAME,
+    "omni-moderation-latest",
+    "omni-moderation-2024-09-26",
+    "text-moderation-latest",
+    "text-moderation-stable",
+)
 """OpenAI's names mean ours, so that programs need no change; the answer says which it was."""
 LONGEST = 100_000
 """Characters of one text."""
@@ -44,7 +56,9 @@ class TextPart(Closed):
 
 
 class Url(Closed):
-    url: str = Field(description="A data: URL of a PNG, JPEG or WebP picture; nothing is fetched.")
+    url: str = Field(
+        description="A data: URL of a PNG, JPEG or WebP picture; nothing is fetched."
+    )
 
 
 class PicturePart(Closed):
@@ -65,12 +79,20 @@ def _shape(given: Any) -> str | None:
     return None
 
 
-SHAPES = Discriminator(_shape, custom_error_type="input", custom_error_message="give a text, a list of texts, or a list of parts (text, image_url).")
+SHAPES = Discriminator(
+    _shape,
+    custom_error_type="input",
+    custom_error_message="give a text, a list of texts, or a list of parts (text, image_url).",
+)
 
 
 class Asked(Closed):
-    input: Annotated[Annotated[Words, Tag("text")] | Annotated[list[Words], Field(min_length=1), Tag("texts")]
-                     | Annotated[list[Part], Field(min_length=1), Tag("parts")], SHAPES]
+    input: Annotated[
+        Annotated[Words, Tag("text")]
+        | Annotated[list[Words], Field(min_length=1), Tag("texts")]
+        | Annotated[list[Part], Field(min_length=1), Tag("parts")],
+        SHAPES,
+    ]
     model: str | None = Field(None, max_length=255)
 
 
@@ -86,37 +108,81 @@ class Judged:
 
     @property
     def body(self) -> dict[str, Any]:
-        return {"flagged": bool(self.flagged), "categories": {name: name in self.flagged for name in CATEGORIES}, "category_scores": self.scores,
-                "category_applied_input_types": self.kinds, "miaobi": {"by_rule": self.ruled}}
+        return {
+            "flagged": bool(self.flagged),
+            "categories": {name: name in self.flagged for name in CATEGORIES},
+            "category_scores": self.scores,
+            "category_applied_input_types": self.kinds,
+            "miaobi": {"by_rule": self.ruled},
+        }
 
 
 @router.post("")
 async def create(asked: Asked, services: Serving, caller: Asking) -> dict[str, Any]:
     """A result for each text; for parts (texts and pictures), one for all of them together."""
     if asked.model not in (None, *NAMES):
-        raise NotFound(say(f"There is no moderation model named {str(asked.model)[:80]!r}.", f"没有名为 {str(asked.model)[:80]!r} 的审核模型。"),
-                       nearest(str(asked.model), NAMES))
+        raise NotFound(
+            say(
+                f"There is no moderation model named {str(asked.model)[:80]!r}.",
+                f"没有名为 {str(asked.model)[:80]!r} 的审核模型。",
+            ),
+            nearest(str(asked.model), NAMES),
+        )
     parts = [asked.input] if isinstance(asked.input, str) else asked.input
-    texts = [part if isinstance(part, str) else part.text for part in parts if not isinstance(part, PicturePart)]
+    texts = [
+        part if isinstance(part, str) else part.text
+        for part in parts
+        if not isinstance(part, PicturePart)
+    ]
     urls = [part.image_url.url for part in parts if isinstance(part, PicturePart)]
     most = services.settings.limits.texts
-    for name, count, limit in (("texts", len(texts), most), ("pictures", len(urls), PICTURES)):
+    for name, count, limit in (
+        ("texts", len(texts), most),
+        ("pictures", len(urls), PICTURES),
+    ):
         if count > limit:
-            raise BadInput(say(f"input holds {count} {name}; at most {limit} are judged at a time.", f"input 包含 {count} 项 {name}，一次最多 {limit} 项。"),
-                           say("Ask several times.", "请分多次请求。"))
+            raise BadInput(
+                say(
+                    f"input holds {count} {name}; at most {limit} are judged at a time.",
+                    f"input 包含 {count} 项 {name}，一次最多 {limit} 项。",
+                ),
+                say("Ask several times.", "请分多次请求。"),
+            )
     async with services.admission.place(caller, NAME):
         verdicts, judges = await _texts(services, texts)
-        pictures = [await _picture(url, services.settings.limits.pixels) for url in urls]
+        pictures = [
+            await _picture(url, services.settings.limits.pixels) for url in urls
+        ]
     together = not isinstance(parts[0], str)
-    results = [_joined(verdicts, pictures)] if together else [_joined([verdict], []) for verdict in verdicts]
-    note = {} if not texts or len(judges) > 1 else {"note": say(
-        "Texts were judged by rules alone: the store has no classifier. `miaobi finetune recipes/tune/text_safety.yaml` makes one.",
-        "文本仅按规则判断：模型库中没有分类器。可用 `miaobi finetune recipes/tune/text_safety.yaml` 训练一个。")}
-    return {"id": new_id("modr"), "model": NAME, "results": [result.body for result in results],
-            "miaobi": {"judged_by": [*(judges if texts else ()), *(["opennsfw"] if urls else ())], **note}}
+    results = (
+        [_joined(verdicts, pictures)]
+        if together
+        else [_joined([verdict], []) for verdict in verdicts]
+    )
+    note = (
+        {}
+        if not texts or len(judges) > 1
+        else {
+            "note": say(
+                "Texts were judged by rules alone: the store has no classifier. `miaobi finetune recipes/tune/text_safety.yaml` makes one.",
+                "文本仅按规则判断：模型库中没有分类器。可用 `miaobi finetune recipes/tune/text_safety.yaml` 训练一个。",
+            )
+        }
+    )
+    return {
+        "id": new_id("modr"),
+        "model": NAME,
+        "results": [result.body for result in results],
+        "miaobi": {
+            "judged_by": [*(judges if texts else ()), *(["opennsfw"] if urls else ())],
+            **note,
+        },
+    }
 
 
-async def _texts(services: Services, texts: Sequence[str]) -> tuple[list[Verdict], list[str]]:
+async def _texts(
+    services: Services, texts: Sequence[str]
+) -> tuple[list[Verdict], list[str]]:
     """The verdicts, and who gave them."""
     if not texts:
         return [], []
@@ -125,7 +191,10 @@ async def _texts(services: Services, texts: Sequence[str]) -> tuple[list[Verdict
     except NotFound:
         return [await asyncio.to_thread(moderate, text) for text in texts], ["rules"]
     async with services.pool.lease(CLASSIFIER) as model:
-        return [await _learnt(model, text) for text in texts], ["rules", model.weights.label]
+        return [await _learnt(model, text) for text in texts], [
+            "rules",
+            model.weights.label,
+        ]
 
 
 async def _learnt(model: Model, text: str) -> Verdict:
@@ -139,17 +208,31 @@ async def _picture(url: str, most_pixels: int) -> float:
     try:
         return round(await asyncio.to_thread(unsafe, picture.pixels), 4)
     except (MiaobiError, ImportError):
-        raise ApiError(503, say("Pictures cannot be judged here: the pack opennsfw is missing. `miaobi data fetch opennsfw` on the server brings it.",
-                                "此处无法判断图片：缺少资源包 opennsfw。请在服务器上运行 `miaobi data fetch opennsfw`。"), code="missing_part") from None
+        raise ApiError(
+            503,
+            say(
+                "Pictures cannot be judged here: the pack opennsfw is missing. `miaobi data fetch opennsfw` on the server brings it.",
+                "此处无法判断图片：缺少资源包 opennsfw。请在服务器上运行 `miaobi data fetch opennsfw`。",
+            ),
+            code="missing_part",
+        ) from None
 
 
 def _joined(verdicts: Sequence[Verdict], pictures: Sequence[float]) -> Judged:
     """The worst of each category."""
-    scores = {name: max((verdict.scores[name] for verdict in verdicts), default=0.0) for name in CATEGORIES}
+    scores = {
+        name: max((verdict.scores[name] for verdict in verdicts), default=0.0)
+        for name in CATEGORIES
+    }
     flagged = {name for verdict in verdicts for name in verdict.flagged}
     kinds = {name: ["text"] if verdicts else [] for name in CATEGORIES}
     if pictures:
         kinds[SEEN].append("image")
         scores[SEEN] = max(scores[SEEN], *pictures)
         flagged |= {SEEN} if max(pictures) >= THRESHOLD else set()
-    return Judged(scores, frozenset(flagged), kinds, sorted({name for verdict in verdicts for name in verdict.ruled}))
+    return Judged(
+        scores,
+        frozenset(flagged),
+        kinds,
+        sorted({name for verdict in verdicts for name in verdict.ruled}),
+    )

@@ -27,33 +27,72 @@ async def health() -> dict[str, str]:
 async def ready(services: Serving) -> dict[str, str]:
     """Send requests here now. 503 while models are opened, and from SIGTERM on."""
     if services.admission.draining:
-        raise ApiError(503, say("This server is stopping.", "服务器正在停止。"), code="draining", retry_after=DRAINING)
+        raise ApiError(
+            503,
+            say("This server is stopping.", "服务器正在停止。"),
+            code="draining",
+            retry_after=DRAINING,
+        )
     if not services.ready:
-        raise ApiError(503, say("Models are being opened.", "正在打开模型。"), code="starting", retry_after=1)
+        raise ApiError(
+            503,
+            say("Models are being opened.", "正在打开模型。"),
+            code="starting",
+            retry_after=1,
+        )
     return {"status": "ready"}
 
 
 @router.get("/metrics", response_class=Response)
 async def metrics(services: Serving) -> Response:
     """Everything counted here, in Prometheus' text format."""
-    admission, names = services.admission, set(await asyncio.to_thread(services.pool.names))
+    admission, names = (
+        services.admission,
+        set(await asyncio.to_thread(services.pool.names)),
+    )
     running: dict[str, float] = {}
-    for model, count in admission.running.items():  # names come from requests: those that lead nowhere are one
+    for (
+        model,
+        count,
+    ) in (
+        admission.running.items()
+    ):  # names come from requests: those that lead nowhere are one
         known = model if model in names else "other"
         running[known] = running.get(known, 0) + count
-    jobs = {status: float(count) for status, count in (await asyncio.to_thread(services.jobs.counts)).items()}
-    gauges = {"queue_waiting": ("Requests that wait for a place.", "", {"": float(admission.waiting)}),
-              "running": ("Answers being made.", "model", running),
-              "model_bytes": ("Memory of the models that are open.", "model", {label: float(size) for label, size in services.pool.opened().items()}),
-              "jobs": ("Jobs by status.", "status", jobs)}
+    jobs = {
+        status: float(count)
+        for status, count in (await asyncio.to_thread(services.jobs.counts)).items()
+    }
+    gauges = {
+        "queue_waiting": (
+            "Requests that wait for a place.",
+            "",
+            {"": float(admission.waiting)},
+        ),
+        "running": ("Answers being made.", "model", running),
+        "model_bytes": (
+            "Memory of the models that are open.",
+            "model",
+            {label: float(size) for label, size in services.pool.opened().items()},
+        ),
+        "jobs": ("Jobs by status.", "status", jobs),
+    }
     return Response(admission.meters.read(gauges), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/usage")
-async def used(services: Serving, caller: Asking,
-               days: Annotated[int, Query(ge=1, le=366)] = 30) -> dict[str, Any]:
+async def used(
+    services: Serving, caller: Asking, days: Annotated[int, Query(ge=1, le=366)] = 30
+) -> dict[str, Any]:
     """What the key that asks used, by day (UTC) and model, and its limits."""
     await services.admission.ledger.write()
     rows = await asyncio.to_thread(usage.of_key, services.records, caller.key_id, days)
-    return {"object": "list", "data": rows, "key": caller.name,
-            "limits": {"requests_per_minute": caller.requests_per_minute, "tokens_per_day": caller.tokens_per_day}}
+    return {
+        "object": "list",
+        "data": rows,
+        "key": caller.name,
+        "limits": {
+            "requests_per_minute": caller.requests_per_minute,
+            "tokens_per_day": caller.tokens_per_day,
+        },
+    }

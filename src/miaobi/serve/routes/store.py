@@ -21,13 +21,29 @@ class Promotion(Closed):
     version: int = Field(ge=1, le=2**31 - 1)
 
 
-def _version(version: Version, manifest: bundle.Manifest, row: dict[str, Any]) -> dict[str, Any]:
+def _version(
+    version: Version, manifest: bundle.Manifest, row: dict[str, Any]
+) -> dict[str, Any]:
     """One version as JSON. Never where it lies on this machine."""
     aliases = row["alias"].split()
-    return {"object": "model.version", "id": row["model"], "name": version.name, "version": version.number, "family": manifest.family,
-            "modality": manifest.modality, "created": manifest.created, "bytes": round(row["megabytes"] * 1e6), "parents": list(manifest.parents),
-            "metrics": {name: value for name, value in manifest.metrics.items() if isinstance(value, (int, float))},
-            "production": "production" in aliases, "latest": "latest" in aliases}
+    return {
+        "object": "model.version",
+        "id": row["model"],
+        "name": version.name,
+        "version": version.number,
+        "family": manifest.family,
+        "modality": manifest.modality,
+        "created": manifest.created,
+        "bytes": round(row["megabytes"] * 1e6),
+        "parents": list(manifest.parents),
+        "metrics": {
+            name: value
+            for name, value in manifest.metrics.items()
+            if isinstance(value, (int, float))
+        },
+        "production": "production" in aliases,
+        "latest": "latest" in aliases,
+    }
 
 
 @router.get("")
@@ -40,11 +56,21 @@ def list_versions() -> dict[str, Any]:
 def promote(name: Name, asked: Promotion, caller: Operating) -> dict[str, Any]:
     """Make a version the one that the bare name means. Answers that run go on with the version they began with."""
     done = models.promote(f"{name}@{asked.version}")
-    return {"object": "model.promotion", "name": name, "version": asked.version, "message": done.message}
+    return {
+        "object": "model.promotion",
+        "name": name,
+        "version": asked.version,
+        "message": done.message,
+    }
 
 
 @router.post("/{name}/rollback")
 def rollback(name: Name, caller: Operating) -> dict[str, Any]:
     """Back to the version that was in production before."""
     done = models.rollback(name)
-    return {"object": "model.promotion", "name": name, "version": int(done.models[0].rpartition("@")[2]), "message": done.message}
+    return {
+        "object": "model.promotion",
+        "name": name,
+        "version": int(done.models[0].rpartition("@")[2]),
+        "message": done.message,
+    }

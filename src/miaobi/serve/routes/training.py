@@ -26,8 +26,20 @@ PURPOSES = ("user_data", "fine-tune")
 @router.get("/recipes")
 def list_recipes(caller: Asking) -> dict[str, Any]:
     """What can be trained here, and on which data where the caller brings none."""
-    return {"object": "list", "data": [{"id": one.id, "object": "training.recipe", "family": one.family, "modality": one.modality, "data": one.pack or None,
-                                        "description": one.about} for one in recipes().values()]}
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": one.id,
+                "object": "training.recipe",
+                "family": one.family,
+                "modality": one.modality,
+                "data": one.pack or None,
+                "description": one.about,
+            }
+            for one in recipes().values()
+        ],
+    }
 
 
 @router.post("/jobs")
@@ -43,32 +55,76 @@ async def estimate(asked: Create, services: Serving, caller: Asking) -> dict[str
     """What a job would cost here: time, memory and disk, measured on a few of its steps."""
     id = new_id("trainestimate")
     kept = await anyio.to_thread.run_sync(_checked, asked, services, caller, id)
-    return {"object": "training.estimate", **await measured(services, caller, ESTIMATE, kept, id)}
+    return {
+        "object": "training.estimate",
+        **await measured(services, caller, ESTIMATE, kept, id),
+    }
 
 
-def _checked(asked: Create, services: Services, caller: Caller, id: str) -> dict[str, Any]:
+def _checked(
+    asked: Create, services: Services, caller: Caller, id: str
+) -> dict[str, Any]:
     """The job as it is kept. Raises ApiError for recipes and files that cannot be used."""
     chosen = recipe(asked.recipe)
     ending = None
     if asked.training_file is not None:
         file = services.files.find(asked.training_file, caller.key_id)
         if file.purpose not in PURPOSES:
-            raise ApiError(400, say("training_file is not for training; upload it with purpose user_data.", "training_file 不是训练数据；请以 user_data 上传。"), param="training_file")
+            raise ApiError(
+                400,
+                say(
+                    "training_file is not for training; upload it with purpose user_data.",
+                    "training_file 不是训练数据；请以 user_data 上传。",
+                ),
+                param="training_file",
+            )
         ending = shape(file.filename, chosen.modality)
     elif not chosen.pack:
-        raise ApiError(400, say(f"{chosen.id} has no data of its own; upload some and name it as training_file.", f"{chosen.id} 不自带数据；请上传文件并填入 training_file。"), param="training_file")
-    return {"recipe": chosen.id, "training_file": asked.training_file, "ending": ending, "suffix": asked.suffix,
-            "seed": secrets.randbelow(2**31) if asked.seed is None else asked.seed, "metadata": asked.metadata, "miaobi": asked.miaobi,
-            "trained_model": trained_name(chosen.id, asked.suffix, id), "result_file_id": new_id("file")}
+        raise ApiError(
+            400,
+            say(
+                f"{chosen.id} has no data of its own; upload some and name it as training_file.",
+                f"{chosen.id} 不自带数据；请上传文件并填入 training_file。",
+            ),
+            param="training_file",
+        )
+    return {
+        "recipe": chosen.id,
+        "training_file": asked.training_file,
+        "ending": ending,
+        "suffix": asked.suffix,
+        "seed": secrets.randbelow(2**31) if asked.seed is None else asked.seed,
+        "metadata": asked.metadata,
+        "miaobi": asked.miaobi,
+        "trained_model": trained_name(chosen.id, asked.suffix, id),
+        "result_file_id": new_id("file"),
+    }
 
 
 def shown(job: Job) -> dict[str, Any]:
     """The job's object."""
     asked, result = job.asked, job.result
-    return {"id": job.id, "object": "training.job", "created_at": job.created, "finished_at": job.ended, "status": job.status, "recipe": asked["recipe"],
-            "trained_model": result.get("trained_model"), "error": job.error, "training_file": asked["training_file"], "result_files": result.get("result_files", []),
-            "seed": asked["seed"], "suffix": asked["suffix"], "metadata": asked["metadata"],
-            "miaobi": {"will_be_called": asked["trained_model"], "step": result.get("step"), "metrics": result.get("metrics"), "settings": asked["miaobi"]}}
+    return {
+        "id": job.id,
+        "object": "training.job",
+        "created_at": job.created,
+        "finished_at": job.ended,
+        "status": job.status,
+        "recipe": asked["recipe"],
+        "trained_model": result.get("trained_model"),
+        "error": job.error,
+        "training_file": asked["training_file"],
+        "result_files": result.get("result_files", []),
+        "seed": asked["seed"],
+        "suffix": asked["suffix"],
+        "metadata": asked["metadata"],
+        "miaobi": {
+            "will_be_called": asked["trained_model"],
+            "step": result.get("step"),
+            "metrics": result.get("metrics"),
+            "settings": asked["miaobi"],
+        },
+    }
 
 
 Life(KIND, "trained_model", shown).add_to(router)

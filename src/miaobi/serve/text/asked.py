@@ -37,7 +37,12 @@ class Asked(Closed):
         try:
             json.dumps(given, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise ValueError(say(f"A text holds half a character: {error.object[error.start]!a}.", f"文本中含有不完整的字符：{error.object[error.start]!a}。")) from None
+            raise ValueError(
+                say(
+                    f"A text holds half a character: {error.object[error.start]!a}.",
+                    f"文本中含有不完整的字符：{error.object[error.start]!a}。",
+                )
+            ) from None
         return given
 
 
@@ -62,8 +67,14 @@ class Sampling(Asked):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     stop: Stop | list[Stop] | None = None
-    seed: int | None = Field(None, ge=-2**63, le=2**63 - 1)
-    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    logit_bias: (
+        dict[
+            Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
+            Annotated[float, Field(ge=-100, le=100)],
+        ]
+        | None
+    ) = Field(None, max_length=1024)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=512)
@@ -76,19 +87,38 @@ class Sampling(Asked):
     @property
     def tells_usage(self) -> bool:
         """Whether a stream ends with what was used."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
+        return self.stream_options is not None and bool(
+            self.stream_options.include_usage
+        )
 
     def controls(self, limits: Limits) -> dict[str, Any]:
         """The house's settings, those that were given. Raises ApiError or BadInput for what is beyond the limits."""
-        given = {"min_new_tokens": self.min_tokens, "temperature": self.temperature, "top_k": self.top_k, "min_p": self.min_p,
-                 "typical_p": self.typical_p, "presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty,
-                 "repetition_penalty": self.repetition_penalty, "n": self.n,
-                 "top_p": None if self.top_p is None else max(self.top_p, 1e-9),
-                 "seed": None if self.seed is None else self.seed % 2**63,
-                 "stop": None if self.stop is None else self._stops(limits),
-                 "logit_bias": None if not self.logit_bias else {int(token): value for token, value in self.logit_bias.items()}}
+        given = {
+            "min_new_tokens": self.min_tokens,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "typical_p": self.typical_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "n": self.n,
+            "top_p": None if self.top_p is None else max(self.top_p, 1e-9),
+            "seed": None if self.seed is None else self.seed % 2**63,
+            "stop": None if self.stop is None else self._stops(limits),
+            "logit_bias": None
+            if not self.logit_bias
+            else {int(token): value for token, value in self.logit_bias.items()},
+        }
         if self.stream_options is not None and not self.stream:
-            raise ApiError(400, say("stream_options belong to stream: true.", "stream_options 只能与 stream: true 一起使用。"), param="stream_options")
+            raise ApiError(
+                400,
+                say(
+                    "stream_options belong to stream: true.",
+                    "stream_options 只能与 stream: true 一起使用。",
+                ),
+                param="stream_options",
+            )
         within("n", self.answers, limits.n)
         return {name: value for name, value in given.items() if value is not None}
 
@@ -101,8 +131,15 @@ class Sampling(Asked):
 def within(name: str, value: int, most: int) -> None:
     """Raise ApiError 400, naming the field, for a number beyond its limit."""
     if value > most:
-        raise ApiError(400, say(f"{name}: {value} is more than the {most} that are allowed here.", f"{name}：{value} 超过此处允许的 {most}。"),
-                       code="limit_exceeded", param=name)
+        raise ApiError(
+            400,
+            say(
+                f"{name}: {value} is more than the {most} that are allowed here.",
+                f"{name}：{value} 超过此处允许的 {most}。",
+            ),
+            code="limit_exceeded",
+            param=name,
+        )
 
 
 class Completion(Sampling):
@@ -115,10 +152,18 @@ class Completion(Sampling):
     def prompts(self, limits: Limits) -> list[str]:
         found = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if not found:
-            raise ApiError(400, say("prompt is empty.", "prompt 为空。"), param="prompt")
+            raise ApiError(
+                400, say("prompt is empty.", "prompt 为空。"), param="prompt"
+            )
         within("prompt", len(found) * self.answers, limits.n)
         if self.echo and self.logprobs is not None:
-            raise BadInput(say("echo and logprobs cannot be used together.", "echo 与 logprobs 不能同时使用。"), say("Leave one of them out.", "请去掉其中一个。"))
+            raise BadInput(
+                say(
+                    "echo and logprobs cannot be used together.",
+                    "echo 与 logprobs 不能同时使用。",
+                ),
+                say("Leave one of them out.", "请去掉其中一个。"),
+            )
         return found
 
 
@@ -210,7 +255,10 @@ class Chat(Sampling):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: Annotated[TextFormat | JsonObject | JsonSchema, Field(discriminator="type")] | None = None
+    response_format: (
+        Annotated[TextFormat | JsonObject | JsonSchema, Field(discriminator="type")]
+        | None
+    ) = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -221,23 +269,49 @@ class Chat(Sampling):
     @property
     def most(self) -> int | None:
         """Tokens of an answer."""
-        if self.max_tokens is not None and self.max_completion_tokens is not None and self.max_tokens != self.max_completion_tokens:
-            raise BadInput(say(f"max_tokens is {self.max_tokens} and max_completion_tokens {self.max_completion_tokens}.",
-                               f"max_tokens 为 {self.max_tokens}，而 max_completion_tokens 为 {self.max_completion_tokens}。"),
-                           say("They mean the same: give one of them.", "两者含义相同：请只给出一个。"))
-        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+        if (
+            self.max_tokens is not None
+            and self.max_completion_tokens is not None
+            and self.max_tokens != self.max_completion_tokens
+        ):
+            raise BadInput(
+                say(
+                    f"max_tokens is {self.max_tokens} and max_completion_tokens {self.max_completion_tokens}.",
+                    f"max_tokens 为 {self.max_tokens}，而 max_completion_tokens 为 {self.max_completion_tokens}。",
+                ),
+                say(
+                    "They mean the same: give one of them.",
+                    "两者含义相同：请只给出一个。",
+                ),
+            )
+        return (
+            self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+        )
 
     @property
     def rivals(self) -> int | None:
         """How many rivals of each token to report; None for no log-probabilities at all."""
         if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError(400, say("top_logprobs needs logprobs: true.", "使用 top_logprobs 时需设置 logprobs: true。"), param="top_logprobs")
+            raise ApiError(
+                400,
+                say(
+                    "top_logprobs needs logprobs: true.",
+                    "使用 top_logprobs 时需设置 logprobs: true。",
+                ),
+                param="top_logprobs",
+            )
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 def plain(message: Message) -> Mapping[str, Any]:
     """A message as templates read it: only what was given, its texts joined, and the developer's words as the system's."""
-    found = message.model_dump(exclude_none=True, exclude={"refusal", "annotations", "audio", "function_call"})
+    found = message.model_dump(
+        exclude_none=True, exclude={"refusal", "annotations", "audio", "function_call"}
+    )
     content = message.content or ""
-    found["content"] = content if isinstance(content, str) else "".join(part.text for part in content if isinstance(part, TextPart))
+    found["content"] = (
+        content
+        if isinstance(content, str)
+        else "".join(part.text for part in content if isinstance(part, TextPart))
+    )
     return {**found, "role": "system"} if message.role == "developer" else found

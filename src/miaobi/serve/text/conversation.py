@@ -22,43 +22,108 @@ DEFAULT_LENGTH = 4096
 """Tokens of an answer for which nobody set a limit, where the context holds as many."""
 
 
-def asked_of(model: Model, asked: Chat, kit: Kit, controls: Mapping[str, Any], limits: Limits, kept: ExitStack) -> TextRequest:
+def asked_of(
+    model: Model,
+    asked: Chat,
+    kit: Kit,
+    controls: Mapping[str, Any],
+    limits: Limits,
+    kept: ExitStack,
+) -> TextRequest:
     """The request. A picture for a model that reads pictures lies in a folder that `kept` takes away. Raises Unsupported, BadInput or ApiError."""
     offered = model.engine.abilities.controls
-    pictures = [part.image_url.url for message in asked.messages if isinstance(message.content, list) for part in message.content if isinstance(part, ImagePart)]
+    pictures = [
+        part.image_url.url
+        for message in asked.messages
+        if isinstance(message.content, list)
+        for part in message.content
+        if isinstance(part, ImagePart)
+    ]
     extra: dict[str, Any] = {}
     if kit.tools and "tools" not in offered:
-        raise Unsupported(say(f"{model.name} was not trained to use tools: its chat template knows none.", f"{model.name} 的对话模板不支持工具。"),
-                          say("Leave tools out, or choose a model that uses them.", "请去掉 tools，或选用支持工具的模型。"))
+        raise Unsupported(
+            say(
+                f"{model.name} was not trained to use tools: its chat template knows none.",
+                f"{model.name} 的对话模板不支持工具。",
+            ),
+            say(
+                "Leave tools out, or choose a model that uses them.",
+                "请去掉 tools，或选用支持工具的模型。",
+            ),
+        )
     if kit.tools:
         extra["tools"] = kit.tools
     if kit.schema is not None:
         extra["json_schema"] = kit.schema
     if pictures and "image" not in offered:
-        raise Unsupported(say(f"{model.name} reads no pictures.", f"{model.name} 不能读取图片。"), say("Send text only.", "请只发送文本。"))
+        raise Unsupported(
+            say(f"{model.name} reads no pictures.", f"{model.name} 不能读取图片。"),
+            say("Send text only.", "请只发送文本。"),
+        )
     if pictures or ("image" in offered and not model.chats):
-        return _about_a_picture(model, asked, pictures, {**controls, **extra}, limits, kept)
+        return _about_a_picture(
+            model, asked, pictures, {**controls, **extra}, limits, kept
+        )
     if not model.chats:
-        raise Unsupported(say(f"{model.name} has no chat template, so it cannot answer messages.", f"{model.name} 没有对话模板，无法回答消息。"),
-                          say("Give it a prompt to go on with: completions.create(prompt=...).", "请给出要续写的 prompt：completions.create(prompt=...)。"))
-    length = {"max_new_tokens": min(DEFAULT_LENGTH, limits.max_tokens, model.context_length)}
-    return check_offered(model.request([plain(message) for message in asked.messages], **{**length, **controls, **extra}), model)
+        raise Unsupported(
+            say(
+                f"{model.name} has no chat template, so it cannot answer messages.",
+                f"{model.name} 没有对话模板，无法回答消息。",
+            ),
+            say(
+                "Give it a prompt to go on with: completions.create(prompt=...).",
+                "请给出要续写的 prompt：completions.create(prompt=...)。",
+            ),
+        )
+    length = {
+        "max_new_tokens": min(DEFAULT_LENGTH, limits.max_tokens, model.context_length)
+    }
+    return check_offered(
+        model.request(
+            [plain(message) for message in asked.messages],
+            **{**length, **controls, **extra},
+        ),
+        model,
+    )
 
 
-def _about_a_picture(model: Model, asked: Chat, pictures: list[str], controls: Mapping[str, Any], limits: Limits, kept: ExitStack) -> TextRequest:
+def _about_a_picture(
+    model: Model,
+    asked: Chat,
+    pictures: list[str],
+    controls: Mapping[str, Any],
+    limits: Limits,
+    kept: ExitStack,
+) -> TextRequest:
     """For a classifier, a detector, a captioner: the one picture, and the words of the last message."""
     if len(pictures) != 1:
-        raise ApiError(400, say(f"{model.name} is asked about one picture; there are {len(pictures)}.", f"{model.name} 需要一张图片，收到 {len(pictures)} 张。"), param="messages")
+        raise ApiError(
+            400,
+            say(
+                f"{model.name} is asked about one picture; there are {len(pictures)}.",
+                f"{model.name} 需要一张图片，收到 {len(pictures)} 张。",
+            ),
+            param="messages",
+        )
     content = asked.messages[-1].content
-    words = content if isinstance(content, str) else "".join(part.text for part in content or () if not isinstance(part, ImagePart))
+    words = (
+        content
+        if isinstance(content, str)
+        else "".join(
+            part.text for part in content or () if not isinstance(part, ImagePart)
+        )
+    )
     place = Path(kept.enter_context(TemporaryDirectory(prefix="miaobi-"))) / "picture"
     place.write_bytes(_bytes_of(pictures[0], limits))
-    return check_offered(model.request(words.strip() or None, image=place, **controls), model)
+    return check_offered(
+        model.request(words.strip() or None, image=place, **controls), model
+    )
 
 
 def _bytes_of(url: str, limits: Limits) -> bytes:
     """A data: URL's picture, looked through. Raises ApiError 400 or BadInput."""
     from miaobi.serve.pictures.incoming import of_data_url, read
+
     raw = of_data_url(url, "messages")
     read(raw, "image_url", limits.pixels)
     return raw

@@ -21,7 +21,11 @@ from miaobi.core.engine import Chunk
 from miaobi.serve.errors import from_exception
 from miaobi.serve.text.exchange import Exchange
 
-HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class Shape(Protocol):
@@ -52,14 +56,28 @@ class Events(Response):
                 async for chunks in coming:
                     if not begun:
                         self._prepare()
-                        await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+                        await send(
+                            {
+                                "type": "http.response.start",
+                                "status": 200,
+                                "headers": list(HEADERS),
+                            }
+                        )
                     first, begun = b"" if begun else self._first(), True
-                    await send({"type": "http.response.body", "body": first + self._body(chunks), "more_body": True})
+                    await send(
+                        {
+                            "type": "http.response.body",
+                            "body": first + self._body(chunks),
+                            "more_body": True,
+                        }
+                    )
                 last = self._last()
             except Exception as error:
                 if not begun:
                     raise
-                told = from_exception(error, scope.get("state", {}).get("request_id", "-"))
+                told = from_exception(
+                    error, scope.get("state", {}).get("request_id", "-")
+                )
                 last = b"data: " + dumped(told.body) + b"\n\n"
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
@@ -75,13 +93,17 @@ class Events(Response):
     def _first(self) -> bytes:
         """The first events carry the label."""
         label = f',"miaobi":{dumped(self.exchange.label).decode()}'
-        return "".join(self._event(choice, label) for choice in self.shape.begin()).encode()
+        return "".join(
+            self._event(choice, label) for choice in self.shape.begin()
+        ).encode()
 
     def _body(self, chunks: list[Chunk]) -> bytes:
         parts, (start, middle, end) = list[str](), self.shape.plain
         for chunk in chunks:
             if self.shape.quick(chunk):
-                parts.append(f"{self._before}{start}{chunk.index}{middle}{encode_basestring(chunk.text)}{end}]{self._end}")
+                parts.append(
+                    f"{self._before}{start}{chunk.index}{middle}{encode_basestring(chunk.text)}{end}]{self._end}"
+                )
             else:
                 parts += [self._event(choice) for choice in self.shape.choices(chunk)]
         return unbroken("".join(parts)).encode("utf-8", "replace")
@@ -90,25 +112,46 @@ class Events(Response):
         done = b"data: [DONE]\n\n"
         if not self.usage:
             return done
-        return b"data: " + dumped({**self.exchange.head, "object": self.shape.object, "choices": [], "usage": self.exchange.usage}) + b"\n\n" + done
+        return (
+            b"data: "
+            + dumped(
+                {
+                    **self.exchange.head,
+                    "object": self.shape.object,
+                    "choices": [],
+                    "usage": self.exchange.usage,
+                }
+            )
+            + b"\n\n"
+            + done
+        )
 
 
 def dumped(value: Any) -> bytes:
-    return unbroken(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode("utf-8", "replace")
+    return unbroken(
+        json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    ).encode("utf-8", "replace")
 
 
 def unbroken(text: str) -> str:
     """The same JSON without the characters that some clients take for the end of a line, and so of an event."""
-    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return (
+        text.replace("\x85", "\\u0085")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
 
 
-async def handfuls(work: Callable[[Callable[[Chunk], None]], Any]) -> AsyncGenerator[list[Chunk], None]:
+async def handfuls(
+    work: Callable[[Callable[[Chunk], None]], Any],
+) -> AsyncGenerator[list[Chunk], None]:
     """What `work(put)` puts, as lists of all that came since the last. Raises what it raises; leaving early cancels it."""
     waiting, news = list[Chunk](), asyncio.Event()
 
     def put(chunk: Chunk) -> None:
         waiting.append(chunk)
         news.set()
+
     making = asyncio.ensure_future(work(put))
     making.add_done_callback(lambda _: news.set())
     try:

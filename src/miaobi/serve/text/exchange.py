@@ -25,7 +25,11 @@ from miaobi.serve.records import now
 from miaobi.serve.services import Services
 
 Put = Callable[[Chunk], None]
-NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "json_schema": "response_format"}
+NAMES = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "json_schema": "response_format",
+}
 """What clients call our controls, where they call them otherwise."""
 
 
@@ -52,7 +56,10 @@ class Exchange:
 
     async def run(self, put: Put) -> None:
         """Make all answers. Raises ApiError and MiaobiError."""
-        async with self.services.admission.place(self.caller, self.name) as place, self.services.pool.lease(self.name) as model:
+        async with (
+            self.services.admission.place(self.caller, self.name) as place,
+            self.services.pool.lease(self.name) as model,
+        ):
             with ExitStack() as kept:
                 requests = self.ask(model, kept)
                 self.model, self.seed = model, requests[0].seed
@@ -61,9 +68,14 @@ class Exchange:
                 else:
                     await self._answers(requests, place, put)
 
-    async def _answers(self, requests: Sequence[TextRequest], place: Place, put: Put) -> None:
+    async def _answers(
+        self, requests: Sequence[TextRequest], place: Place, put: Put
+    ) -> None:
         """Several at the same time; when one fails, the others are left."""
-        making = [asyncio.ensure_future(self._answer(request, at * request.n, place, put)) for at, request in enumerate(requests)]
+        making = [
+            asyncio.ensure_future(self._answer(request, at * request.n, place, put))
+            for at, request in enumerate(requests)
+        ]
         try:
             await asyncio.gather(*making)
         finally:
@@ -71,7 +83,9 @@ class Exchange:
                 task.cancel()
             await asyncio.gather(*making, return_exceptions=True)
 
-    async def _answer(self, request: TextRequest, first: int, place: Place, put: Put) -> None:
+    async def _answer(
+        self, request: TextRequest, first: int, place: Place, put: Put
+    ) -> None:
         assert self.model is not None
         async with aclosing(cast(Any, self.model.engine.generate(request))) as chunks:
             async for chunk in chunks:
@@ -86,20 +100,33 @@ class Exchange:
 
     @property
     def usage(self) -> dict[str, int]:
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
-                "total_tokens": self.prompt_tokens + self.completion_tokens}
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
 
     @property
     def head(self) -> dict[str, Any]:
         """What stands in every object of this answer. The fingerprint says which version of the model answered."""
         assert self.model is not None
-        return {"id": self.id, "created": self.created, "model": self.name, "system_fingerprint": f"{self.model.weights.label}:{self.model.engine_name}"}
+        return {
+            "id": self.id,
+            "created": self.created,
+            "model": self.name,
+            "system_fingerprint": f"{self.model.weights.label}:{self.model.engine_name}",
+        }
 
     @property
     def label(self) -> dict[str, Any]:
         """How the answer came to be, and that a machine wrote it."""
         assert self.model is not None
-        return {"notice": NOTICE, "model": self.model.weights.label, "engine": self.model.engine_name, "seed": self.seed}
+        return {
+            "notice": NOTICE,
+            "model": self.model.weights.label,
+            "engine": self.model.engine_name,
+            "seed": self.seed,
+        }
 
 
 def check_offered(request: TextRequest, model: Model) -> TextRequest:
@@ -107,8 +134,15 @@ def check_offered(request: TextRequest, model: Model) -> TextRequest:
     for name in request.changed():
         if name not in model.engine.abilities.controls:
             theirs = NAMES.get(name, name)
-            raise ApiError(400, say(f"{model.name} does not offer {theirs} here. Leave it out.", f"{model.name} 在此不支持 {theirs}，请去掉它。"),
-                           code="unsupported", param=theirs)
+            raise ApiError(
+                400,
+                say(
+                    f"{model.name} does not offer {theirs} here. Leave it out.",
+                    f"{model.name} 在此不支持 {theirs}，请去掉它。",
+                ),
+                code="unsupported",
+                param=theirs,
+            )
     return request
 
 
@@ -123,12 +157,16 @@ class Answer:
 
 async def whole(exchange: Exchange, count: int) -> list[Answer]:
     """All answers, when the last of them has ended."""
-    texts, answers = [list[str]() for _ in range(count)], [Answer() for _ in range(count)]
+    texts, answers = (
+        [list[str]() for _ in range(count)],
+        [Answer() for _ in range(count)],
+    )
 
     def put(chunk: Chunk) -> None:
         texts[chunk.index].append(chunk.text)
         answers[chunk.index].logprobs.extend(chunk.logprobs)
         answers[chunk.index].finish = chunk.finish or answers[chunk.index].finish
+
     await exchange.run(put)
     for answer, pieces in zip(answers, texts, strict=True):
         answer.text = "".join(pieces)

@@ -14,20 +14,32 @@ from miaobi.serve.text.asked import JsonObject, JsonSchema, TextFormat, within
 ANY_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
 
 
-def schema_of(asked: TextFormat | JsonObject | JsonSchema | None, limits: Limits) -> Mapping[str, Any] | None:
+def schema_of(
+    asked: TextFormat | JsonObject | JsonSchema | None, limits: Limits
+) -> Mapping[str, Any] | None:
     """The schema to hold to, or None for text as it comes. Raises ApiError 400 for one that is too large or nested too deep."""
     if isinstance(asked, JsonObject):
         return ANY_OBJECT
     if not isinstance(asked, JsonSchema):
         return None
     if asked.json_schema.schema_ is None:
-        raise ApiError(400, say("json_schema holds no schema.", "json_schema 中没有 schema。"), param="response_format.json_schema.schema")
-    return checked(asked.json_schema.schema_, "response_format.json_schema.schema", limits)
+        raise ApiError(
+            400,
+            say("json_schema holds no schema.", "json_schema 中没有 schema。"),
+            param="response_format.json_schema.schema",
+        )
+    return checked(
+        asked.json_schema.schema_, "response_format.json_schema.schema", limits
+    )
 
 
 def checked(schema: Mapping[str, Any], name: str, limits: Limits) -> Mapping[str, Any]:
     """The schema, if a grammar of it stays small (a deep one crashed others' servers: xgrammar, CVE-2026-25048)."""
-    within(f"{name} (bytes)", len(json.dumps(schema, ensure_ascii=False).encode("utf-8", "replace")), limits.schema_bytes)
+    within(
+        f"{name} (bytes)",
+        len(json.dumps(schema, ensure_ascii=False).encode("utf-8", "replace")),
+        limits.schema_bytes,
+    )
     within(f"{name} (depth)", depth_of(schema), limits.schema_depth)
     return schema
 
@@ -37,5 +49,10 @@ def depth_of(value: Any) -> int:
     depth, level = 0, [value]
     while level:
         depth += 1
-        level = [inner for outer in level if isinstance(outer, dict | list) for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
     return depth

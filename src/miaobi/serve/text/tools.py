@@ -32,7 +32,11 @@ class Call:
 
     @property
     def body(self) -> dict[str, Any]:
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,19 @@ def kit_of(asked: Chat, limits: Limits) -> Kit:
     tools = asked.tools or []
     within("tools", len(tools), limits.tools)
     for place, tool in enumerate(tools):
-        checked(tool.function.parameters or {}, f"tools.{place}.function.parameters", limits)
+        checked(
+            tool.function.parameters or {}, f"tools.{place}.function.parameters", limits
+        )
     choice = asked.tool_choice
     if choice not in (None, "none", "auto") and not tools:
-        raise ApiError(400, say("tool_choice demands a call, and there are no tools.", "tool_choice 要求调用工具，但没有给出 tools。"), param="tool_choice")
+        raise ApiError(
+            400,
+            say(
+                "tool_choice demands a call, and there are no tools.",
+                "tool_choice 要求调用工具，但没有给出 tools。",
+            ),
+            param="tool_choice",
+        )
     if not tools or choice == "none":
         return Kit()
     told = tuple(tool.model_dump(exclude_none=True) for tool in tools)
@@ -64,15 +77,30 @@ def kit_of(asked: Chat, limits: Limits) -> Kit:
     if isinstance(choice, NamedTool):
         wanted = [tool for tool in tools if tool.function.name == choice.function.name]
         if not wanted:
-            raise ApiError(400, say(f"tool_choice names {choice.function.name!r}, which is not among the tools.",
-                                    f"tool_choice 指定的 {choice.function.name!r} 不在 tools 中。"), param="tool_choice")
+            raise ApiError(
+                400,
+                say(
+                    f"tool_choice names {choice.function.name!r}, which is not among the tools.",
+                    f"tool_choice 指定的 {choice.function.name!r} 不在 tools 中。",
+                ),
+                param="tool_choice",
+            )
         return Kit(told, _demand(wanted))
     return Kit(told)
 
 
 def _demand(tools: Sequence[Tool]) -> Mapping[str, Any]:
-    calls = [{"type": "object", "required": ["name", "arguments"], "properties": {
-        "name": {"const": tool.function.name}, "arguments": tool.function.parameters or NO_PARAMETERS}} for tool in tools]
+    calls = [
+        {
+            "type": "object",
+            "required": ["name", "arguments"],
+            "properties": {
+                "name": {"const": tool.function.name},
+                "arguments": tool.function.parameters or NO_PARAMETERS,
+            },
+        }
+        for tool in tools
+    ]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
@@ -103,16 +131,26 @@ class Reader:
             if end < 0:
                 until = at if at >= 0 else len(self._held) - self._begins(START)
                 ready = self._held[:until].rstrip()
-                self._held = self._held[len(ready):]
+                self._held = self._held[len(ready) :]
                 return shown + ready, calls
-            whole, inside = self._held[:end + len(END)], read_calls(self._held[at + len(START):end])
+            whole, inside = (
+                self._held[: end + len(END)],
+                read_calls(self._held[at + len(START) : end]),
+            )
             calls += self._count(inside)
             shown += self._held[:at].rstrip() if inside else whole
-            self._held = self._held[len(whole):]
+            self._held = self._held[len(whole) :]
 
     def _begins(self, tag: str) -> int:
         """How many characters at the end may be the beginning of the tag."""
-        return next((size for size in range(min(len(self._held), len(tag) - 1), 0, -1) if tag.startswith(self._held[-size:])), 0)
+        return next(
+            (
+                size
+                for size in range(min(len(self._held), len(tag) - 1), 0, -1)
+                if tag.startswith(self._held[-size:])
+            ),
+            0,
+        )
 
     def finish(self) -> tuple[str, list[Call]]:
         """The rest, once the answer has ended."""
@@ -120,12 +158,18 @@ class Reader:
         if self._bare:
             found = [call for call in read_calls(held) if call.name in self.kit.names]
             return ("", self._count(found)) if found else (held, [])
-        inside = read_calls(held.strip().removeprefix(START)) if held.strip().startswith(START) else []
-        return ("" if inside or (self.called and not held.strip()) else held), self._count(inside)
+        inside = (
+            read_calls(held.strip().removeprefix(START))
+            if held.strip().startswith(START)
+            else []
+        )
+        return (
+            "" if inside or (self.called and not held.strip()) else held
+        ), self._count(inside)
 
     def _count(self, calls: list[Call]) -> list[Call]:
         room = 1 - self.called if self.only_one else len(calls)
-        kept = calls[:max(0, room)]
+        kept = calls[: max(0, room)]
         self.called += len(kept)
         return kept
 
@@ -138,8 +182,19 @@ def read_calls(text: str) -> list[Call]:
         return []
     calls = list[Call]()
     for item in found if isinstance(found, list) else [found]:
-        arguments = (item.get("arguments", item.get("parameters", {}))) if isinstance(item, dict) else None
+        arguments = (
+            (item.get("arguments", item.get("parameters", {})))
+            if isinstance(item, dict)
+            else None
+        )
         if arguments is None or not isinstance(item.get("name"), str):
             return []
-        calls.append(Call(item["name"], arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)))
+        calls.append(
+            Call(
+                item["name"],
+                arguments
+                if isinstance(arguments, str)
+                else json.dumps(arguments, ensure_ascii=False),
+            )
+        )
     return calls

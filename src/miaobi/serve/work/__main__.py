@@ -33,13 +33,23 @@ NICE = 10
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts a server in the background has it ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell that starts a server in the background has it ignored
     server = FileIO(0)
     order = json.loads(server.readline())
     threading.Thread(target=_wait_for_the_end, args=(server,), daemon=True).start()
     os.nice(NICE)
-    settings = Settings(**{**order["settings"], "limits": Limits(**order["settings"]["limits"]),
-                           **{name: tuple(order["settings"][name]) for name in ("models", "api_keys", "hosts")}})
+    settings = Settings(
+        **{
+            **order["settings"],
+            "limits": Limits(**order["settings"]["limits"]),
+            **{
+                name: tuple(order["settings"][name])
+                for name in ("models", "api_keys", "hosts")
+            },
+        }
+    )
     records = open_records(settings.database)
     queue = Queue(records)
     with records.reading() as session:
@@ -61,23 +71,43 @@ def _run(task: Task) -> int:
         except Exception as error:
             log.exception("the job failed")
             told = _told(error)
-            task.queue.end(task.job.id, task.holder, "failed", told["message"], {}, told)
+            task.queue.end(
+                task.job.id, task.holder, "failed", told["message"], {}, told
+            )
         else:
-            task.queue.end(task.job.id, task.holder, outcome.status, outcome.message, outcome.result)
+            task.queue.end(
+                task.job.id,
+                task.holder,
+                outcome.status,
+                outcome.message,
+                outcome.result,
+            )
     return 0
 
 
 def _told(error: Exception) -> Mapping[str, Any]:
     """For the one who asked: what was wrong and what to do, without our paths; of what nobody foresaw, only that."""
     if isinstance(error, ApiError):
-        return {"code": error.code or "invalid_request", "message": error.message, "param": error.param}
+        return {
+            "code": error.code or "invalid_request",
+            "message": error.message,
+            "param": error.param,
+        }
     if isinstance(error, MiaobiError):
         words = f"{error.problem} {error.remedy}".strip()
         for place in (Path.cwd(), home()):
-            words = words.replace(f"{place}/", "").replace(str(place), "the server's folder")
+            words = words.replace(f"{place}/", "").replace(
+                str(place), "the server's folder"
+            )
         return {"code": error.code, "message": words, "param": None}
-    return {"code": "internal_error", "message": say("Something went wrong in its process; the job's log on the server tells more.",
-                                                     "其进程内部出错；详见服务器上的任务日志。"), "param": None}
+    return {
+        "code": "internal_error",
+        "message": say(
+            "Something went wrong in its process; the job's log on the server tells more.",
+            "其进程内部出错；详见服务器上的任务日志。",
+        ),
+        "param": None,
+    }
 
 
 def _wait_for_the_end(server: FileIO) -> None:

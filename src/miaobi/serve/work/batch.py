@@ -27,9 +27,19 @@ def run(task: Task) -> Outcome:
     asked = task.job.asked
     requests, wrong = read(task.files.path(asked["input_file_id"]), asked["endpoint"])
     if wrong:
-        message = say(f"{len(wrong)} requests cannot be used; the first: {wrong[0]['message']}", f"有 {len(wrong)} 条请求无法使用；第一条：{wrong[0]['message']}")
-        return Outcome(message, {"errors": wrong[:100], "total": len(requests) + len(wrong)}, "failed")
-    task.progress(total=len(requests), in_progress_at=task.job.result.get("in_progress_at") or now())
+        message = say(
+            f"{len(wrong)} requests cannot be used; the first: {wrong[0]['message']}",
+            f"有 {len(wrong)} 条请求无法使用；第一条：{wrong[0]['message']}",
+        )
+        return Outcome(
+            message,
+            {"errors": wrong[:100], "total": len(requests) + len(wrong)},
+            "failed",
+        )
+    task.progress(
+        total=len(requests),
+        in_progress_at=task.job.result.get("in_progress_at") or now(),
+    )
     with Journal(task.folder / "answers.jsonl") as journal:
         stopped = asyncio.run(_answer(task, requests, journal))
         return _conclude(task, requests, journal, stopped)
@@ -60,8 +70,11 @@ async def _answer(task: Task, requests: list[Line], journal: Journal) -> str:
 def application(settings: Settings) -> FastAPI:
     """A server's application without its jobs and rooms; a model is opened when a request first asks for it."""
     from miaobi.serve.opening import build_pool
+
     own = replace(settings, workers=0, studio=False)
-    return create_app(Services(replace(own, models=()), build_pool(own), Admission(own)))
+    return create_app(
+        Services(replace(own, models=()), build_pool(own), Admission(own))
+    )
 
 
 def _caller(task: Task) -> Caller:
@@ -71,27 +84,69 @@ def _caller(task: Task) -> Caller:
     if key is None:
         return Caller(task.job.key_id, task.job.key_id)
     if key.revoked is not None:
-        raise ApiError(401, say("The key that sent this batch was revoked.", "提交此批处理的密钥已被吊销。"), code="key_revoked")
+        raise ApiError(
+            401,
+            say(
+                "The key that sent this batch was revoked.",
+                "提交此批处理的密钥已被吊销。",
+            ),
+            code="key_revoked",
+        )
     return Caller(key.id, key.name, tokens_per_day=key.tokens_per_day)
 
 
-def _conclude(task: Task, requests: list[Line], journal: Journal, stopped: str) -> Outcome:
+def _conclude(
+    task: Task, requests: list[Line], journal: Journal, stopped: str
+) -> Outcome:
     """Both files, in the order of the requests; under ids that were set aside at the start, so that doing this twice makes them once."""
     asked = task.job.asked
     task.progress(finalizing_at=now())
     done = [line.id for line in requests if line.id in journal]
-    rest = [line for line in requests if line.id not in journal] if stopped == "expired" else []
-    expired = say("The batch's time was over before this request's turn came.", "批处理已超时，未轮到此请求。")
-    missed = [json.dumps(unanswered(line, "batch_expired", expired), ensure_ascii=False).encode() + b"\n" for line in rest]
-    result: dict[str, Any] = {"usage": _usage(journal.rows(done, True)), "expired": stopped == "expired"}
-    for name, rows in (("output", journal.rows(done, True)), ("error", [*journal.rows(done, False), *missed])):
+    rest = (
+        [line for line in requests if line.id not in journal]
+        if stopped == "expired"
+        else []
+    )
+    expired = say(
+        "The batch's time was over before this request's turn came.",
+        "批处理已超时，未轮到此请求。",
+    )
+    missed = [
+        json.dumps(
+            unanswered(line, "batch_expired", expired), ensure_ascii=False
+        ).encode()
+        + b"\n"
+        for line in rest
+    ]
+    result: dict[str, Any] = {
+        "usage": _usage(journal.rows(done, True)),
+        "expired": stopped == "expired",
+    }
+    for name, rows in (
+        ("output", journal.rows(done, True)),
+        ("error", [*journal.rows(done, False), *missed]),
+    ):
         path = task.folder / f"{name}.jsonl"
         if _write(path, rows):
-            task.files.put(path, asked[f"{name}_file_id"], task.job.key_id, f"{task.job.id}_{name}.jsonl", "batch_output", now() + asked["output_seconds"])
+            task.files.put(
+                path,
+                asked[f"{name}_file_id"],
+                task.job.key_id,
+                f"{task.job.id}_{name}.jsonl",
+                "batch_output",
+                now() + asked["output_seconds"],
+            )
             result[f"{name}_file_id"] = asked[f"{name}_file_id"]
     completed, failed = journal.counts(done)
-    message = say(f"{completed} answered, {failed + len(rest)} not, of {len(requests)}.", f"共 {len(requests)} 条：成功 {completed}，失败 {failed + len(rest)}。")
-    return Outcome(message, {**result, "completed": completed, "failed": failed + len(rest)}, "cancelled" if stopped == "cancelled" else "succeeded")
+    message = say(
+        f"{completed} answered, {failed + len(rest)} not, of {len(requests)}.",
+        f"共 {len(requests)} 条：成功 {completed}，失败 {failed + len(rest)}。",
+    )
+    return Outcome(
+        message,
+        {**result, "completed": completed, "failed": failed + len(rest)},
+        "cancelled" if stopped == "cancelled" else "succeeded",
+    )
 
 
 def _write(path: Path, rows: Iterable[bytes]) -> bool:
@@ -103,7 +158,23 @@ def _write(path: Path, rows: Iterable[bytes]) -> bool:
 def _usage(rows: Iterable[bytes]) -> dict[str, Any]:
     total = Counter[str]()
     for row in rows:
-        total.update({key: value for key, value in (json.loads(row)["response"]["body"].get("usage") or {}).items() if isinstance(value, int)})
-    tokens_in, tokens_out = total["prompt_tokens"] + total["input_tokens"], total["completion_tokens"] + total["output_tokens"]
-    return {"input_tokens": tokens_in, "output_tokens": tokens_out, "total_tokens": tokens_in + tokens_out,
-            "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
+        total.update(
+            {
+                key: value
+                for key, value in (
+                    json.loads(row)["response"]["body"].get("usage") or {}
+                ).items()
+                if isinstance(value, int)
+            }
+        )
+    tokens_in, tokens_out = (
+        total["prompt_tokens"] + total["input_tokens"],
+        total["completion_tokens"] + total["output_tokens"],
+    )
+    return {
+        "input_tokens": tokens_in,
+        "output_tokens": tokens_out,
+        "total_tokens": tokens_in + tokens_out,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }

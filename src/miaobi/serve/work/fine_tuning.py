@@ -33,13 +33,24 @@ def _tune(task: Task, name: str, runs: Path) -> None:
     multiplier = task.job.asked["hyperparameters"]["learning_rate_multiplier"]
     if multiplier != "auto" and "train.learning_rate" not in settings:
         plan: Any = _plan(task, settings)
-        settings["train.learning_rate"] = plan.settings["train"]["learning_rate"] * multiplier
-    task.tell(say("Reading the data and opening the model.", "正在读取数据并打开模型。"))
+        settings["train.learning_rate"] = (
+            plan.settings["train"]["learning_rate"] * multiplier
+        )
+    task.tell(
+        say("Reading the data and opening the model.", "正在读取数据并打开模型。")
+    )
     data, model = _data(task, "training_file"), task.job.asked["model"]
     if _was_tuned(model):
-        finetune.again(model, words=["--data", str(data), "--name", name, *config.as_words(settings)], runs=runs, quiet=True)
+        finetune.again(
+            model,
+            words=["--data", str(data), "--name", name, *config.as_words(settings)],
+            runs=runs,
+            quiet=True,
+        )
     else:
-        finetune.finetune(base=model, data=data, name=name, settings=settings, runs=runs, quiet=True)
+        finetune.finetune(
+            base=model, data=data, name=name, settings=settings, runs=runs, quiet=True
+        )
 
 
 def _plan(task: Task, settings: Mapping[str, Any]) -> Any:
@@ -53,7 +64,10 @@ def _plan(task: Task, settings: Mapping[str, Any]) -> Any:
 def _was_tuned(model: str) -> bool:
     """Whether it goes on from a tuned model, under that one's recipe, with some of its old data."""
     store = Store()
-    return bool(store.versions(model.partition("@")[0])) and bundle.read(store.resolve(model).path).family == FAMILY
+    return (
+        bool(store.versions(model.partition("@")[0]))
+        and bundle.read(store.resolve(model).path).family == FAMILY
+    )
 
 
 def _data(task: Task, which: str) -> Path:
@@ -69,9 +83,17 @@ def _data(task: Task, which: str) -> Path:
 
 
 def _ours(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not {"input", "preferred_output", "non_preferred_output"} <= record.keys() or not isinstance(record["input"], dict):
+    if not {
+        "input",
+        "preferred_output",
+        "non_preferred_output",
+    } <= record.keys() or not isinstance(record["input"], dict):
         return record
-    return {"prompt": record["input"].get("messages"), "chosen": record["preferred_output"], "rejected": record["non_preferred_output"]}
+    return {
+        "prompt": record["input"].get("messages"),
+        "chosen": record["preferred_output"],
+        "rejected": record["non_preferred_output"],
+    }
 
 
 def _settings(task: Task) -> dict[str, Any]:
@@ -97,6 +119,12 @@ def _steps(task: Task, chosen: Mapping[str, Any], given: Mapping[str, Any]) -> i
     validation, test = given.get("data.validation", 0.1), given.get("data.test", 0.1)
     check_shares(validation, test)
     held = test + (0.0 if task.job.asked["validation_file"] is not None else validation)
-    count = max(int(sum(1 for _ in lines.objects(_data(task, "training_file"))) * (1 - held)), 1)
-    whole = chosen["batch_size"] if chosen["batch_size"] != "auto" else whole_batch(count)[0]
+    count = max(
+        int(sum(1 for _ in lines.objects(_data(task, "training_file"))) * (1 - held)), 1
+    )
+    whole = (
+        chosen["batch_size"]
+        if chosen["batch_size"] != "auto"
+        else whole_batch(count)[0]
+    )
     return int(-(-count * chosen["n_epochs"] // whole))

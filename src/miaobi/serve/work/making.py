@@ -25,7 +25,12 @@ NAMES = {"loss": "train_loss", "validation": "valid_loss"}
 """The log's words, as OpenAI's clients know them."""
 
 
-def made(task: Task, field: str, begin: Callable[[Task, str, Path], None], resume: Callable[..., object]) -> Outcome:
+def made(
+    task: Task,
+    field: str,
+    begin: Callable[[Task, str, Path], None],
+    resume: Callable[..., object],
+) -> Outcome:
     """The model that the job's field `field` names, unless it is there: from the run that an earlier process began, by `resume(run, runs=..., quiet=True)`,
     or from a new one by `begin(task, name, runs)`, where `runs` is the folder for it."""
     name = str(task.job.asked[field])
@@ -37,7 +42,9 @@ def made(task: Task, field: str, begin: Callable[[Task, str, Path], None], resum
                     resume(begun[-1].parent, runs=runs, quiet=True)
                 else:
                     begin(task, name, runs)
-            task.tell(say(f"The model is in the store as {name}.", f"模型已存为 {name}。"))
+            task.tell(
+                say(f"The model is in the store as {name}.", f"模型已存为 {name}。")
+            )
         except Lost:  # cancelled in the last moment
             if Store().versions(name):
                 Store().remove(name)
@@ -48,8 +55,16 @@ def made(task: Task, field: str, begin: Callable[[Task, str, Path], None], resum
 def costs(plan: Any) -> Outcome:
     """What a dry run said, as the end of an estimate's job."""
     known = plan.estimate
-    return Outcome(str(known), {"message": str(known), "seconds": known.seconds, "memory_bytes": known.memory, "disk_bytes": known.disk,
-                                "settings": config.plain(plan.settings["train"])})
+    return Outcome(
+        str(known),
+        {
+            "message": str(known),
+            "seconds": known.seconds,
+            "memory_bytes": known.memory,
+            "disk_bytes": known.disk,
+            "settings": config.plain(plan.settings["train"]),
+        },
+    )
 
 
 @contextmanager
@@ -80,8 +95,14 @@ class Follower:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        before = task.queue.events(task.job.id, ("metrics", "checkpoint", "message"), limit=1_000_000)
-        self.told = {(event.data["step"], event.data["what"]) for event in before if "what" in event.data}
+        before = task.queue.events(
+            task.job.id, ("metrics", "checkpoint", "message"), limit=1_000_000
+        )
+        self.told = {
+            (event.data["step"], event.data["what"])
+            for event in before
+            if "what" in event.data
+        }
         self.last = dict[str, Any]()
 
     def look(self) -> None:
@@ -91,7 +112,15 @@ class Follower:
             for path in sorted(run.glob("checkpoints/step-*")):
                 step = int(path.name.removeprefix("step-"))
                 if self._new(step, "checkpoint"):
-                    self.task.tell(say(f"Checkpoint at step {step}.", f"第 {step} 步的检查点。"), "checkpoint", {"step": step, "what": "checkpoint", "metrics": dict(self.last)})
+                    self.task.tell(
+                        say(f"Checkpoint at step {step}.", f"第 {step} 步的检查点。"),
+                        "checkpoint",
+                        {
+                            "step": step,
+                            "what": "checkpoint",
+                            "metrics": dict(self.last),
+                        },
+                    )
                     self.task.progress(step=step)
             for path in sorted(run.glob("samples/step-*.png")):
                 self._picture(path)
@@ -103,7 +132,11 @@ class Follower:
 
     def _row(self, row: Mapping[str, Any]) -> None:
         step = int(row["step"])
-        figures = {NAMES.get(key, key): value for key, value in row.items() if isinstance(value, int | float) and key != "step"}
+        figures = {
+            NAMES.get(key, key): value
+            for key, value in row.items()
+            if isinstance(value, int | float) and key != "step"
+        }
         texts = {key: value for key, value in row.items() if isinstance(value, str)}
         what = "valid" if "valid_loss" in figures else "train" if figures else "sample"
         if figures:
@@ -111,19 +144,38 @@ class Follower:
         if not (figures or texts) or not self._new(step, what):
             return
         if figures:
-            told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items() if key.endswith("loss"))
-            self.task.tell(say(f"Step {step}: {told}", f"第 {step} 步：{told}"), "metrics", {"step": step, "what": what, **figures})
+            told = ", ".join(
+                f"{key} {value:.4g}"
+                for key, value in figures.items()
+                if key.endswith("loss")
+            )
+            self.task.tell(
+                say(f"Step {step}: {told}", f"第 {step} 步：{told}"),
+                "metrics",
+                {"step": step, "what": what, **figures},
+            )
         else:
             sample = "\n".join(f"{key}: {value}" for key, value in texts.items())[:2000]
-            self.task.tell(f"{NOTICE}: {sample}", "message", {"step": step, "what": what})
+            self.task.tell(
+                f"{NOTICE}: {sample}", "message", {"step": step, "what": what}
+            )
 
     def _picture(self, path: Path) -> None:
         """A sheet of samples becomes a file, whose id tells of the job and the step alone: it is made once."""
         step = int(path.stem.removeprefix("step-"))
         if self._new(step, "picture"):
-            id = "file-" + hashlib.sha256(f"{self.task.job.id} {step}".encode()).hexdigest()[:28]
-            self.task.files.put(path, id, self.task.job.key_id, path.name, "training-samples")
-            self.task.tell(f"{NOTICE}: " + say(f"pictures of step {step}", f"第 {step} 步的图片"), "message", {"step": step, "what": "picture", "file": id})
+            id = (
+                "file-"
+                + hashlib.sha256(f"{self.task.job.id} {step}".encode()).hexdigest()[:28]
+            )
+            self.task.files.put(
+                path, id, self.task.job.key_id, path.name, "training-samples"
+            )
+            self.task.tell(
+                f"{NOTICE}: " + say(f"pictures of step {step}", f"第 {step} 步的图片"),
+                "message",
+                {"step": step, "what": "picture", "file": id},
+            )
 
 
 def _conclude(task: Task, field: str, name: str) -> Outcome:
@@ -135,12 +187,18 @@ def _conclude(task: Task, field: str, name: str) -> Outcome:
         rows.setdefault(event.data["step"], {}).update(event.data)
     path = task.folder / "results.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(
+            file, COLUMNS, extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows[step] for step in sorted(rows))
     id = task.job.asked["result_file_id"]
     task.files.put(path, id, task.job.key_id, "step_metrics.csv", "fine-tune-results")
     metrics = dict(bundle.read(version.path).metrics)
-    seen = max((int(row["seen"]) for row in rows.values() if "seen" in row), default=None)
-    return Outcome(say(f"Done: {name} answers now.", f"完成：{name} 现在可以使用。"),
-                   {field: name, "result_files": [id], "metrics": metrics, "trained_tokens": seen})
+    seen = max(
+        (int(row["seen"]) for row in rows.values() if "seen" in row), default=None
+    )
+    return Outcome(
+        say(f"Done: {name} answers now.", f"完成：{name} 现在可以使用。"),
+        {field: name, "result_files": [id], "metrics": metrics, "trained_tokens": seen},
+    )

@@ -34,7 +34,13 @@ class Task:
     settings: Settings
     folder: Path
 
-    def tell(self, message: str, kind: str = "message", data: Mapping[str, Any] | None = None, level: str = "info") -> None:
+    def tell(
+        self,
+        message: str,
+        kind: str = "message",
+        data: Mapping[str, Any] | None = None,
+        level: str = "info",
+    ) -> None:
         self.queue.tell(self.job.id, self.holder, kind, message, data or {}, level)
 
     def progress(self, **result: Any) -> bool:

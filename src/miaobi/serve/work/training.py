@@ -31,7 +31,9 @@ def estimate(task: Task) -> Outcome:
 
 def _train(task: Task, name: str, runs: Path) -> None:
     task.tell(say("Reading the data.", "正在读取数据。"))
-    train.train(_recipe(task), name=name, settings=_settings(task), runs=runs, quiet=True)
+    train.train(
+        _recipe(task), name=name, settings=_settings(task), runs=runs, quiet=True
+    )
 
 
 def _recipe(task: Task) -> Mapping[str, Any]:
@@ -51,9 +53,14 @@ def _settings(task: Task) -> dict[str, Any]:
 def _data(task: Task) -> Path:
     """The uploaded file under a name that says what it is, or what it unpacks to. Within the job's folder, where its processes work: the
     model's record tells no path of the server."""
-    source, ending = task.files.path(task.job.asked["training_file"]), task.job.asked["ending"]
+    source, ending = (
+        task.files.path(task.job.asked["training_file"]),
+        task.job.asked["ending"],
+    )
     if ending == ".zip":
-        return unpack_pictures(source, Path("pictures"), UNPACKED * task.settings.limits.upload_bytes)
+        return unpack_pictures(
+            source, Path("pictures"), UNPACKED * task.settings.limits.upload_bytes
+        )
     target = Path(f"data{ending}")
     if not target.exists():
         with write_beside(target) as draft:

@@ -68,36 +68,99 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise BadInput(say(f"tune.method is {self.method!r}.", f"tune.method 为 {self.method!r}。"), nearest(self.method, METHODS))
-        for name, least in (("lora_rank", 1), ("virtual_tokens", 1), ("bottleneck_size", 1), ("freeze_layers", -1)):
-            self._need(name, getattr(self, name) >= least, say(f"at least {least}", f"至少为 {least}"))
+            raise BadInput(
+                say(
+                    f"tune.method is {self.method!r}.",
+                    f"tune.method 为 {self.method!r}。",
+                ),
+                nearest(self.method, METHODS),
+            )
+        for name, least in (
+            ("lora_rank", 1),
+            ("virtual_tokens", 1),
+            ("bottleneck_size", 1),
+            ("freeze_layers", -1),
+        ):
+            self._need(
+                name,
+                getattr(self, name) >= least,
+                say(f"at least {least}", f"至少为 {least}"),
+            )
         self._need("lora_alpha", self.lora_alpha > 0, say("above 0", "大于 0"))
-        self._need("lora_dropout", 0 <= self.lora_dropout < 1, say("from 0 to below 1", "在 0 与 1 之间"))
-        self._need("dropout", self.dropout == -1 or 0 <= self.dropout < 1, say("from 0 to below 1, or -1", "在 0 与 1 之间，或为 -1"))
-        self._need("gradual_unfreezing", 0 <= self.gradual_unfreezing <= 1, say("from 0 to 1", "在 0 与 1 之间"))
-        self._need("layer_decay", 0 < self.layer_decay <= 1, say("above 0, at most 1", "大于 0，至多为 1"))
-        self._need("neftune_alpha", self.neftune_alpha >= 0, say("at least 0", "至少为 0"))
+        self._need(
+            "lora_dropout",
+            0 <= self.lora_dropout < 1,
+            say("from 0 to below 1", "在 0 与 1 之间"),
+        )
+        self._need(
+            "dropout",
+            self.dropout == -1 or 0 <= self.dropout < 1,
+            say("from 0 to below 1, or -1", "在 0 与 1 之间，或为 -1"),
+        )
+        self._need(
+            "gradual_unfreezing",
+            0 <= self.gradual_unfreezing <= 1,
+            say("from 0 to 1", "在 0 与 1 之间"),
+        )
+        self._need(
+            "layer_decay",
+            0 < self.layer_decay <= 1,
+            say("above 0, at most 1", "大于 0，至多为 1"),
+        )
+        self._need(
+            "neftune_alpha", self.neftune_alpha >= 0, say("at least 0", "至少为 0")
+        )
         for name in ("targets", "freeze_pattern"):
             try:
                 re.compile(getattr(self, name))
             except re.error as error:
-                self._need(name, False, say(f"a regular expression ({error})", f"正则表达式（{error}）"))
+                self._need(
+                    name,
+                    False,
+                    say(f"a regular expression ({error})", f"正则表达式（{error}）"),
+                )
         self._need_together()
 
     def _need(self, name: str, good: bool, what: str) -> None:
         if not good:
-            raise BadInput(say(f"tune.{name} is {getattr(self, name)!r}.", f"tune.{name} 为 {getattr(self, name)!r}。"), say(f"It must be {what}.", f"应{what}。"))
+            raise BadInput(
+                say(
+                    f"tune.{name} is {getattr(self, name)!r}.",
+                    f"tune.{name} 为 {getattr(self, name)!r}。",
+                ),
+                say(f"It must be {what}.", f"应{what}。"),
+            )
 
     def _need_together(self) -> None:
         """Settings of one method are not silently ignored by another."""
-        frozen = self.freeze_layers >= 0 or not self.freeze_embeddings or self.freeze_pattern or self.gradual_unfreezing
+        frozen = (
+            self.freeze_layers >= 0
+            or not self.freeze_embeddings
+            or self.freeze_pattern
+            or self.gradual_unfreezing
+        )
         if frozen and self.method != "frozen":
-            raise BadInput(say(f"tune.freeze_* and tune.gradual_unfreezing go with the method frozen, not with {self.method}.",
-                               f"tune.freeze_* 与 tune.gradual_unfreezing 只适用于 frozen 方法，不适用于 {self.method}。"),
-                           say("Take --method frozen, or leave them out.", "请使用 --method frozen，或去掉这些设置。"))
+            raise BadInput(
+                say(
+                    f"tune.freeze_* and tune.gradual_unfreezing go with the method frozen, not with {self.method}.",
+                    f"tune.freeze_* 与 tune.gradual_unfreezing 只适用于 frozen 方法，不适用于 {self.method}。",
+                ),
+                say(
+                    "Take --method frozen, or leave them out.",
+                    "请使用 --method frozen，或去掉这些设置。",
+                ),
+            )
         if self.quantise != "none" and self.method in ("full", "frozen"):
-            raise BadInput(say(f"A base in {self.quantise} does not move, and {self.method} moves it.", f"{self.quantise} 量化的基础模型不能更新，而 {self.method} 需要更新它。"),
-                           say("Take --method lora, or --tune.quantise none.", "请使用 --method lora，或 --tune.quantise none。"))
+            raise BadInput(
+                say(
+                    f"A base in {self.quantise} does not move, and {self.method} moves it.",
+                    f"{self.quantise} 量化的基础模型不能更新，而 {self.method} 需要更新它。",
+                ),
+                say(
+                    "Take --method lora, or --tune.quantise none.",
+                    "请使用 --method lora，或 --tune.quantise none。",
+                ),
+            )
 
 
 class Method(NamedTuple):
@@ -117,17 +180,37 @@ def _peft(english: str, chinese: str) -> Method:
 
 
 METHODS = {
-    "full": Method(("every weight", "全部权重"), freezing.free, freezing.save, freezing.load, adapter=False),
-    "frozen": Method(("the head and the layers that are not frozen", "任务头与未冻结的层"), freezing.freeze, freezing.save, freezing.load_frozen, adapter=False),
+    "full": Method(
+        ("every weight", "全部权重"),
+        freezing.free,
+        freezing.save,
+        freezing.load,
+        adapter=False,
+    ),
+    "frozen": Method(
+        ("the head and the layers that are not frozen", "任务头与未冻结的层"),
+        freezing.freeze,
+        freezing.save,
+        freezing.load_frozen,
+        adapter=False,
+    ),
     "lora": _peft("low-rank updates", "低秩更新"),
     "rslora": _peft("low-rank updates, rank-stabilised", "秩稳定的低秩更新"),
     "dora": _peft("low-rank directions and their own magnitudes", "低秩方向加独立幅值"),
-    "adalora": _peft("low-rank updates whose ranks are allocated", "自适应分配秩的低秩更新"),
+    "adalora": _peft(
+        "low-rank updates whose ranks are allocated", "自适应分配秩的低秩更新"
+    ),
     "ia3": _peft("learned gains", "学习到的增益"),
     "prompt": _peft("a learned prompt", "可学习的提示"),
     "prefix": _peft("learned keys and values", "可学习的键与值"),
     "p-tuning": _peft("a learned prompt out of a network", "由小网络生成的可学习提示"),
-    "bottleneck": Method(("small networks after each sub-layer", "每个子层之后的小网络"), bottleneck.put, bottleneck.save, bottleneck.load)}
+    "bottleneck": Method(
+        ("small networks after each sub-layer", "每个子层之后的小网络"),
+        bottleneck.put,
+        bottleneck.save,
+        bottleneck.load,
+    ),
+}
 
 
 def apply(learner: Learner, config: TuneConfig) -> None:
@@ -139,9 +222,16 @@ def apply(learner: Learner, config: TuneConfig) -> None:
     method.put(learner, config)
     _concluded(learner, config, method)
     if not any(parameter.requires_grad for parameter in learner.net.parameters()):
-        raise BadInput(say("Everything is frozen: nothing is left to train.", "全部权重都被冻结，没有可训练的内容。"),
-                       say("Lower --tune.freeze_layers, narrow --tune.freeze_pattern, or take --method lora.",
-                           "请调小 --tune.freeze_layers、收窄 --tune.freeze_pattern，或使用 --method lora。"))
+        raise BadInput(
+            say(
+                "Everything is frozen: nothing is left to train.",
+                "全部权重都被冻结，没有可训练的内容。",
+            ),
+            say(
+                "Lower --tune.freeze_layers, narrow --tune.freeze_pattern, or take --method lora.",
+                "请调小 --tune.freeze_layers、收窄 --tune.freeze_pattern，或使用 --method lora。",
+            ),
+        )
 
 
 def save(learner: Learner, config: TuneConfig, folder: Path) -> None:

@@ -31,12 +31,17 @@ def add_noise(net: nn.Module, alpha: float) -> None:
     """NEFTune (Jain et al. 2023, arXiv:2310.05914): while training, E + ε with ε ~ U(-1, 1) α / √(L d), E [B, L, d]."""
     embedding = input_embedding(net)
     if embedding is None:
-        raise _no_place("neftune_alpha", say("its inputs are not looked up in an embedding", "其输入不经过词嵌入"))
+        raise _no_place(
+            "neftune_alpha",
+            say("its inputs are not looked up in an embedding", "其输入不经过词嵌入"),
+        )
 
     def shake(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if not module.training:
             return output
-        return output + torch.empty_like(output).uniform_(-1, 1) * (alpha / (output.shape[-2] * output.shape[-1]) ** 0.5)
+        return output + torch.empty_like(output).uniform_(-1, 1) * (
+            alpha / (output.shape[-2] * output.shape[-1]) ** 0.5
+        )
 
     embedding.register_forward_hook(shake)
 
@@ -44,6 +49,7 @@ def add_noise(net: nn.Module, alpha: float) -> None:
 def input_embedding(net: nn.Module) -> nn.Embedding | None:
     """Where tokens become vectors; None for models of pictures."""
     from transformers import PreTrainedModel
+
     if not isinstance(net, PreTrainedModel):
         return None
     try:
@@ -56,7 +62,9 @@ def input_embedding(net: nn.Module) -> nn.Embedding | None:
 def _set_dropout(net: nn.Module, share: float) -> None:
     places = [module for module in net.modules() if isinstance(module, nn.Dropout)]
     if not places:
-        raise _no_place("dropout", say("it has no dropout layers", "其中没有 dropout 层"))
+        raise _no_place(
+            "dropout", say("it has no dropout layers", "其中没有 dropout 层")
+        )
     for module in places:
         module.p = share
 
@@ -64,15 +72,28 @@ def _set_dropout(net: nn.Module, share: float) -> None:
 def _checkpoint_gradients(net: Any) -> None:
     """Transformers' own and Diffusers' own: layers are worked out again on the way back."""
     from transformers import PreTrainedModel
+
     if isinstance(net, PreTrainedModel) and net.supports_gradient_checkpointing:
         net.activation_checkpointing_enable()
-        net.config.use_cache = False  # keys and values of a training pass are nobody's past
-    elif getattr(net, "_supports_gradient_checkpointing", False):  # Diffusers' name for it
+        net.config.use_cache = (
+            False  # keys and values of a training pass are nobody's past
+        )
+    elif getattr(
+        net, "_supports_gradient_checkpointing", False
+    ):  # Diffusers' name for it
         net.enable_gradient_checkpointing()
     else:
-        raise _no_place("gradient_checkpointing", say("its layers cannot be worked out anew", "其各层不支持重新计算"))
+        raise _no_place(
+            "gradient_checkpointing",
+            say("its layers cannot be worked out anew", "其各层不支持重新计算"),
+        )
 
 
 def _no_place(key: str, why: str) -> Unsupported:
-    return Unsupported(say(f"tune.{key} does not go with this base: {why}.", f"tune.{key} 不适用于该基础模型：{why}。"),
-                       say("Leave it out.", "请去掉该设置。"))
+    return Unsupported(
+        say(
+            f"tune.{key} does not go with this base: {why}.",
+            f"tune.{key} 不适用于该基础模型：{why}。",
+        ),
+        say("Leave it out.", "请去掉该设置。"),
+    )

@@ -27,9 +27,14 @@ class Allocation(Companion):
         for name, parameter in tuner.model.named_parameters():
             if "lora_" in name and adapter in name:
                 for kind in ("sensitivity", "uncertainty"):
-                    self.register_buffer(_spelled(kind, name), torch.zeros_like(parameter))
+                    self.register_buffer(
+                        _spelled(kind, name), torch.zeros_like(parameter)
+                    )
                 if "lora_E" in name:
-                    self.register_buffer(_spelled("kept", name), torch.ones(len(parameter), dtype=torch.bool))
+                    self.register_buffer(
+                        _spelled("kept", name),
+                        torch.ones(len(parameter), dtype=torch.bool),
+                    )
 
     def penalty(self, learner: Learner) -> Tensor:
         """λ mean ‖P Pᵀ - I‖ over the A and Bᵀ of all layers."""
@@ -37,28 +42,50 @@ class Allocation(Companion):
         settings, gaps = net.peft_config[net.active_adapter], list[Tensor]()
         for name, parameter in net.base_model.model.named_parameters():
             if net.active_adapter in name and ("lora_A" in name or "lora_B" in name):
-                gram = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
-                gaps.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
+                gram = (
+                    parameter @ parameter.T
+                    if "lora_A" in name
+                    else parameter.T @ parameter
+                )
+                gaps.append(
+                    torch.linalg.matrix_norm(
+                        gram - torch.eye(len(gram), device=gram.device)
+                    )
+                )
         return settings.orth_reg_weight * torch.stack(gaps).mean()
 
     @torch.no_grad()
     def step_ends(self, learner: Learner, step: int, max_steps: int) -> None:
         net: Any = learner.net
         tuner, settings = net.base_model, net.peft_config[net.active_adapter]
-        settings.total_step, settings.tinit, settings.tfinal = max_steps, round(BEGINS * max_steps), round(ENDS * max_steps)
+        settings.total_step, settings.tinit, settings.tfinal = (
+            max_steps,
+            round(BEGINS * max_steps),
+            round(ENDS * max_steps),
+        )
         settings.deltaT = max(max_steps // LOOKS, 1)
         last = max_steps - settings.tfinal
         if last <= settings.tinit:  # too short a run to take anything away
             return
         allocator = tuner.rankallocator
-        allocator.exp_avg_ipt, allocator.exp_avg_unc = self._named("sensitivity"), self._named("uncertainty")
+        allocator.exp_avg_ipt, allocator.exp_avg_unc = (
+            self._named("sensitivity"),
+            self._named("uncertainty"),
+        )
         allocator.ipt = dict(allocator.exp_avg_ipt)
-        settings.rank_pattern = {name: kept.tolist() for name, kept in self._named("kept").items()}
+        settings.rank_pattern = {
+            name: kept.tolist() for name, kept in self._named("kept").items()
+        }
         for name, parameter in tuner.model.named_parameters():
-            if name in allocator.ipt and parameter.grad is None:  # a layer that the task never calls
+            if (
+                name in allocator.ipt and parameter.grad is None
+            ):  # a layer that the task never calls
                 parameter.grad = torch.zeros_like(parameter)
         tuner.update_and_allocate(step)
-        for kind, found in (("sensitivity", allocator.exp_avg_ipt), ("uncertainty", allocator.exp_avg_unc)):
+        for kind, found in (
+            ("sensitivity", allocator.exp_avg_ipt),
+            ("uncertainty", allocator.exp_avg_unc),
+        ):
             for name, value in found.items():
                 self.get_buffer(_spelled(kind, name)).copy_(value)
         for name, kept in settings.rank_pattern.items():
@@ -67,7 +94,11 @@ class Allocation(Companion):
         settings.rank_pattern = None
 
     def _named(self, kind: str) -> dict[str, Tensor]:
-        return {name.partition("|")[2].replace("|", "."): value for name, value in self.named_buffers() if name.startswith(f"{kind}|")}
+        return {
+            name.partition("|")[2].replace("|", "."): value
+            for name, value in self.named_buffers()
+            if name.startswith(f"{kind}|")
+        }
 
 
 def _spelled(kind: str, name: str) -> str:

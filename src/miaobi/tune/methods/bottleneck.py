@@ -51,42 +51,77 @@ def put(learner: Learner, config: TuneConfig) -> None:
     """Raises Unsupported for a base whose sub-layers end in projections of unknown names."""
     net = learner.net
     pattern = config.targets or ENDS
-    places = [(name, module, width) for name, module in net.named_modules() if re.search(pattern, name) and not is_fresh(learner, f"{name}.")
-              if (width := _width(module))]
+    places = [
+        (name, module, width)
+        for name, module in net.named_modules()
+        if re.search(pattern, name) and not is_fresh(learner, f"{name}.")
+        if (width := _width(module))
+    ]
     if not places:
-        raise Unsupported(say("No layer that ends a sub-layer was found in this base.", "在该基础模型中没有找到子层末端的投影层。"),
-                          say("Name them with --tune.targets, or take --method lora.", "请用 --tune.targets 指明，或使用 --method lora。"))
+        raise Unsupported(
+            say(
+                "No layer that ends a sub-layer was found in this base.",
+                "在该基础模型中没有找到子层末端的投影层。",
+            ),
+            say(
+                "Name them with --tune.targets, or take --method lora.",
+                "请用 --tune.targets 指明，或使用 --method lora。",
+            ),
+        )
     net.requires_grad_(False)
     for _, module, width in places:
         adapter = Bottleneck(width, config.bottleneck_size).to(learner.device)
         module.register_module("bottleneck", adapter)
-        module.register_forward_hook(lambda module, inputs, output: module.bottleneck(output))
+        module.register_forward_hook(
+            lambda module, inputs, output: module.bottleneck(output)
+        )
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(".bottleneck." in name or bool(re.search(r"norm|(?:^|\.)ln_?\w*\.", name, re.IGNORECASE)) or is_fresh(learner, name))
+        parameter.requires_grad_(
+            ".bottleneck." in name
+            or bool(re.search(r"norm|(?:^|\.)ln_?\w*\.", name, re.IGNORECASE))
+            or is_fresh(learner, name)
+        )
 
 
 def _width(module: nn.Module) -> int:
     """Outputs of a linear layer, Transformers' Conv1D among them; 0 for anything else."""
     from transformers.pytorch_utils import Conv1D
+
     if isinstance(module, nn.Linear):
         return module.out_features
     return int(module.nf) if isinstance(module, Conv1D) else 0
 
 
 def save(learner: Learner, folder: Path) -> None:
-    moved = {name: parameter.detach().contiguous() for name, parameter in learner.net.named_parameters() if parameter.requires_grad}
+    moved = {
+        name: parameter.detach().contiguous()
+        for name, parameter in learner.net.named_parameters()
+        if parameter.requires_grad
+    }
     save_file(moved, folder / WEIGHTS)
-    (folder / SETTINGS).write_text(json.dumps({"peft_type": KIND, "task_type": learner.adapter_kind}), encoding="utf-8")
+    (folder / SETTINGS).write_text(
+        json.dumps({"peft_type": KIND, "task_type": learner.adapter_kind}),
+        encoding="utf-8",
+    )
 
 
 def load(learner: Learner, config: TuneConfig, folder: Path) -> None:
     put(learner, config)
     check_safetensors(folder / WEIGHTS)
     found, net = load_file(folder / WEIGHTS), learner.net
-    expected = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    expected = {
+        name for name, parameter in net.named_parameters() if parameter.requires_grad
+    }
     if expected ^ found.keys():
-        raise Damaged(say(f"{folder} does not belong to this base and method: {min(expected ^ found.keys())} is in one and not in the other.",
-                          f"{folder} 与该基础模型和方法不符：{min(expected ^ found.keys())} 只存在于其中一方。"),
-                      say("Restore it with the base and the settings it was tuned with.", "请使用微调时的基础模型和设置。"))
+        raise Damaged(
+            say(
+                f"{folder} does not belong to this base and method: {min(expected ^ found.keys())} is in one and not in the other.",
+                f"{folder} 与该基础模型和方法不符：{min(expected ^ found.keys())} 只存在于其中一方。",
+            ),
+            say(
+                "Restore it with the base and the settings it was tuned with.",
+                "请使用微调时的基础模型和设置。",
+            ),
+        )
     result: Any = net.load_state_dict(found, strict=False)
     assert not result.unexpected_keys

@@ -33,11 +33,28 @@ def freeze(learner: Learner, config: TuneConfig) -> None:
     if config.freeze_layers >= 0 or config.gradual_unfreezing:
         _need_layers(places, config.freeze_layers)
     embedding = input_embedding(net)
-    held = {id(item) for item in embedding.parameters()} if embedding is not None and config.freeze_embeddings else set()
+    held = (
+        {id(item) for item in embedding.parameters()}
+        if embedding is not None and config.freeze_embeddings
+        else set()
+    )
     for name, parameter in net.named_parameters():
-        low = config.freeze_layers < 0 or places.get(name, config.freeze_layers) < config.freeze_layers
-        below = config.freeze_layers >= 0 and name not in places and config.freeze_embeddings and is_input(net, name)
-        stays = low or below or id(parameter) in held or bool(config.freeze_pattern and re.search(config.freeze_pattern, name))
+        low = (
+            config.freeze_layers < 0
+            or places.get(name, config.freeze_layers) < config.freeze_layers
+        )
+        below = (
+            config.freeze_layers >= 0
+            and name not in places
+            and config.freeze_embeddings
+            and is_input(net, name)
+        )
+        stays = (
+            low
+            or below
+            or id(parameter) in held
+            or bool(config.freeze_pattern and re.search(config.freeze_pattern, name))
+        )
         parameter.requires_grad_(is_fresh(learner, name) or not stays)
     if config.gradual_unfreezing:
         learner.companions.append(Thaw(places, config.gradual_unfreezing))
@@ -46,11 +63,24 @@ def freeze(learner: Learner, config: TuneConfig) -> None:
 def _need_layers(places: Mapping[str, int], wanted: int) -> None:
     count = layer_count(places)
     if not count:
-        raise Unsupported(say("This base has no stack of layers to freeze by number.", "该基础模型没有可按层数冻结的层。"),
-                          say("Name what stays with --tune.freeze_pattern.", "请用 --tune.freeze_pattern 指明要冻结的部分。"))
+        raise Unsupported(
+            say(
+                "This base has no stack of layers to freeze by number.",
+                "该基础模型没有可按层数冻结的层。",
+            ),
+            say(
+                "Name what stays with --tune.freeze_pattern.",
+                "请用 --tune.freeze_pattern 指明要冻结的部分。",
+            ),
+        )
     if wanted > count:
-        raise BadInput(say(f"tune.freeze_layers is {wanted}; the base has {count} layers.", f"tune.freeze_layers 为 {wanted}，而基础模型只有 {count} 层。"),
-                       say(f"Give at most {count}.", f"请不要超过 {count}。"))
+        raise BadInput(
+            say(
+                f"tune.freeze_layers is {wanted}; the base has {count} layers.",
+                f"tune.freeze_layers 为 {wanted}，而基础模型只有 {count} 层。",
+            ),
+            say(f"Give at most {count}.", f"请不要超过 {count}。"),
+        )
 
 
 def is_fresh(learner: Learner, name: str) -> bool:
@@ -72,7 +102,12 @@ def stacks(net: nn.Module, blocks: str) -> list[str]:
     found = list[str]()
     for name, module in net.named_modules():
         inside = any(name.startswith(f"{other}.") for other in found)
-        if isinstance(module, nn.ModuleList) and len(module) > 1 and not inside and sum(item.numel() for item in module.parameters()) > SHARE * whole:
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) > 1
+            and not inside
+            and sum(item.numel() for item in module.parameters()) > SHARE * whole
+        ):
             found.append(name)
     return found
 
@@ -80,7 +115,16 @@ def stacks(net: nn.Module, blocks: str) -> list[str]:
 def depths(net: nn.Module, blocks: str) -> dict[str, int]:
     """Layer of each parameter that lies in one, by name, from 0."""
     names = stacks(net, blocks)
-    found = {name: re.search(rf"(?:^|\.)(?:{'|'.join(map(re.escape, names))})\.(\d+)\.", name) for name, _ in net.named_parameters()} if names else {}
+    found = (
+        {
+            name: re.search(
+                rf"(?:^|\.)(?:{'|'.join(map(re.escape, names))})\.(\d+)\.", name
+            )
+            for name, _ in net.named_parameters()
+        }
+        if names
+        else {}
+    )
     return {name: int(place[1]) for name, place in found.items() if place}
 
 
@@ -103,15 +147,37 @@ class Thaw(Companion):
     def step_begins(self, learner: Learner) -> None:
         named = dict(learner.net.named_parameters())
         if self.held is None:
-            self.held = self._due({name: parameter.requires_grad for name, parameter in named.items()}, learner.net)
+            self.held = self._due(
+                {name: parameter.requires_grad for name, parameter in named.items()},
+                learner.net,
+            )
         for name, due in self.held.items():
             named[name].requires_grad_(learner.progress >= due - 1e-9)
 
     def _due(self, moves: Mapping[str, bool], net: nn.Module) -> dict[str, float]:
-        layers: Sequence[int] = sorted({self.places[name] for name in moves if moves[name] and name in self.places}, reverse=True)
-        stages = [name for name in moves if moves[name] and (name in self.places or is_input(net, name))]
-        return {name: self.share * (layers.index(self.places[name]) + 1 if name in self.places else len(layers) + 1) / (len(layers) + 1)
-                for name in stages}
+        layers: Sequence[int] = sorted(
+            {
+                self.places[name]
+                for name in moves
+                if moves[name] and name in self.places
+            },
+            reverse=True,
+        )
+        stages = [
+            name
+            for name in moves
+            if moves[name] and (name in self.places or is_input(net, name))
+        ]
+        return {
+            name: self.share
+            * (
+                layers.index(self.places[name]) + 1
+                if name in self.places
+                else len(layers) + 1
+            )
+            / (len(layers) + 1)
+            for name in stages
+        }
 
 
 class Still(Companion):
@@ -123,7 +189,11 @@ class Still(Companion):
 
 
 def _batch_norms(net: nn.Module) -> list[Any]:
-    return [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine]
+    return [
+        module
+        for module in net.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+    ]
 
 
 def keep_statistics(learner: Learner) -> None:
@@ -139,10 +209,18 @@ def rates(learner: Learner, decay: float) -> dict[str, float]:
     places = depths(learner.net, learner.blocks)
     count = layer_count(places)
     if not count:
-        raise Unsupported(say("tune.layer_decay does not go with this base: it has no stack of layers.", "tune.layer_decay 不适用于该基础模型：其中没有成叠的层。"),
-                          say("Leave it out.", "请去掉该设置。"))
-    return {name: decay ** (count - places[name] if name in places else count + 1) for name, _ in learner.net.named_parameters()
-            if name in places or is_input(learner.net, name)}
+        raise Unsupported(
+            say(
+                "tune.layer_decay does not go with this base: it has no stack of layers.",
+                "tune.layer_decay 不适用于该基础模型：其中没有成叠的层。",
+            ),
+            say("Leave it out.", "请去掉该设置。"),
+        )
+    return {
+        name: decay ** (count - places[name] if name in places else count + 1)
+        for name, _ in learner.net.named_parameters()
+        if name in places or is_input(learner.net, name)
+    }
 
 
 def save(learner: Learner, folder: Path) -> None:
@@ -152,15 +230,21 @@ def save(learner: Learner, folder: Path) -> None:
         net.save_pretrained(folder)
         return
     from safetensors.torch import save_model
+
     save_model(net, str(folder / WEIGHTS))
 
 
 def load(learner: Learner, config: TuneConfig, folder: Path) -> None:
     net: Any = learner.net
     if _knows_its_layout(net):
-        net.load_state_dict(type(net).from_pretrained(folder, use_safetensors=True, local_files_only=True).state_dict())
+        net.load_state_dict(
+            type(net)
+            .from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            .state_dict()
+        )
     else:
         from safetensors.torch import load_model
+
         load_model(net, str(folder / WEIGHTS))
 
 
@@ -171,4 +255,6 @@ def load_frozen(learner: Learner, config: TuneConfig, folder: Path) -> None:
 
 
 def _knows_its_layout(net: Any) -> bool:
-    return callable(getattr(net, "save_pretrained", None)) and callable(getattr(type(net), "from_pretrained", None))
+    return callable(getattr(net, "save_pretrained", None)) and callable(
+        getattr(type(net), "from_pretrained", None)
+    )

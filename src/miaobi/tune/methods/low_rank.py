@@ -21,6 +21,7 @@ from torch.nn import functional as F
 def quicken(net: nn.Module) -> None:
     """Let the LoRA layers of a PEFT model be worked out as above."""
     from peft.tuners.lora import Linear
+
     for module in net.modules():
         if type(module) is Linear and "forward" not in vars(module):
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
@@ -32,25 +33,54 @@ def _forward(layer: Any, x: Tensor, *args: Any, **settings: Any) -> Tensor:
         result: Tensor = type(layer).forward(layer, x, *args, **settings)
         return result
     base = layer.base_layer
-    return _LowRank.apply(x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+    return _LowRank.apply(
+        x,
+        base.weight,
+        base.bias,
+        layer.lora_A[name].weight,
+        layer.lora_B[name].weight,
+        layer.scaling[name],
+    )
 
 
 def _plain(layer: Any, name: str, x: Tensor) -> bool:
     base = layer.base_layer
-    if type(base) is not nn.Linear or name not in layer.lora_A or name in layer.lora_variant or layer.disable_adapters or layer.merged:
+    if (
+        type(base) is not nn.Linear
+        or name not in layer.lora_A
+        or name in layer.lora_variant
+        or layer.disable_adapters
+        or layer.merged
+    ):
         return False
-    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad) or torch.is_autocast_enabled(x.device.type):
+    if (
+        base.weight.requires_grad
+        or (base.bias is not None and base.bias.requires_grad)
+        or torch.is_autocast_enabled(x.device.type)
+    ):
         return False
     dropout, down, up = layer.lora_dropout[name], layer.lora_A[name], layer.lora_B[name]
     still = isinstance(dropout, nn.Identity) or not dropout.training
-    return still and up.bias is None and base.weight.dtype == down.weight.dtype == up.weight.dtype == x.dtype
+    return (
+        still
+        and up.bias is None
+        and base.weight.dtype == down.weight.dtype == up.weight.dtype == x.dtype
+    )
 
 
 class _LowRank(torch.autograd.Function):
     """x [..., in], weight [out, in], down A [r, in], up B [out, r] -> [..., out]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+    ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         inner = rows @ down.T
         y = F.linear(rows, weight, bias).addmm_(inner, up.T, alpha=scale)
@@ -63,7 +93,11 @@ class _LowRank(torch.autograd.Function):
         rows, weight, down, up, inner = ctx.saved_tensors
         given = upstream[0].reshape(-1, upstream[0].shape[-1])
         of_inner = (given @ up).mul_(ctx.scale)
-        of_x = (given @ weight).addmm_(of_inner, down).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        of_x = (
+            (given @ weight).addmm_(of_inner, down).view(ctx.shape)
+            if ctx.needs_input_grad[0]
+            else None
+        )
         of_down = of_inner.T @ rows if ctx.needs_input_grad[3] else None
         # [r, out] and turned: the product of a wide and a narrow matrix is twice as quick this way round.
         of_up = (inner.T @ given).mul_(ctx.scale).T if ctx.needs_input_grad[4] else None

@@ -16,22 +16,49 @@ RECALLS = np.linspace(0, 1, 101)
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union of every pair: [N, 4], [M, 4] -> [N, M]."""
-    low, high = np.maximum(first[:, None, :2], second[None, :, :2]), np.minimum(first[:, None, 2:], second[None, :, 2:])
+    low, high = (
+        np.maximum(first[:, None, :2], second[None, :, :2]),
+        np.minimum(first[:, None, 2:], second[None, :, 2:]),
+    )
     both = (high - low).clip(0).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1) for boxes in (first, second)]
+    areas = [
+        (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1) for boxes in (first, second)
+    ]
     return both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1e-9)
 
 
 def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
     """IoU less the share of the smallest box around both that neither fills, in [-1, 1] (Rezatofighi et al. 2019, arXiv:1902.09630): [N, 4] each -> [N]."""
-    low, high = torch.maximum(first[:, :2], second[:, :2]), torch.minimum(first[:, 2:], second[:, 2:])
+    low, high = (
+        torch.maximum(first[:, :2], second[:, :2]),
+        torch.minimum(first[:, 2:], second[:, 2:]),
+    )
     both = (high - low).clamp(min=0).prod(-1)
-    union = sum((boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1) for boxes in (first, second)) - both
-    around = (torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])).clamp(min=0).prod(-1)
+    union = (
+        sum(
+            (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
+            for boxes in (first, second)
+        )
+        - both
+    )
+    around = (
+        (
+            torch.maximum(first[:, 2:], second[:, 2:])
+            - torch.minimum(first[:, :2], second[:, :2])
+        )
+        .clamp(min=0)
+        .prod(-1)
+    )
     return both / union.clamp(min=1e-9) - (around - union) / around.clamp(min=1e-9)
 
 
-def matched(found: np.ndarray, labels: np.ndarray, wanted: np.ndarray, wanted_labels: np.ndarray, overlap: float) -> np.ndarray:
+def matched(
+    found: np.ndarray,
+    labels: np.ndarray,
+    wanted: np.ndarray,
+    wanted_labels: np.ndarray,
+    overlap: float,
+) -> np.ndarray:
     """For each answer, best score first, whether it finds a box that no better one found: bool [N]."""
     alike = np.where(labels[:, None] == wanted_labels[None], iou(found, wanted), 0.0)
     right, free = np.zeros(len(found), bool), np.ones(len(wanted), bool)
@@ -42,14 +69,33 @@ def matched(found: np.ndarray, labels: np.ndarray, wanted: np.ndarray, wanted_la
     return right
 
 
-def average_precision(found: np.ndarray, labels: np.ndarray, wanted: np.ndarray, wanted_labels: np.ndarray) -> float:
+def average_precision(
+    found: np.ndarray, labels: np.ndarray, wanted: np.ndarray, wanted_labels: np.ndarray
+) -> float:
     """Of one picture with at least one box, over its labels together; answers are sorted by score, best first."""
-    return float(np.mean([_area(matched(found, labels, wanted, wanted_labels, overlap), len(wanted)) for overlap in OVERLAPS]))
+    return float(
+        np.mean(
+            [
+                _area(
+                    matched(found, labels, wanted, wanted_labels, overlap), len(wanted)
+                )
+                for overlap in OVERLAPS
+            ]
+        )
+    )
 
 
 def _area(right: np.ndarray, wanted: int) -> float:
     """Mean of the greatest precision at or beyond each of the 101 recalls."""
     hits = right.cumsum()
-    precision = np.maximum.accumulate((hits / np.arange(1, len(right) + 1))[::-1])[::-1] if len(right) else np.zeros(0)
+    precision = (
+        np.maximum.accumulate((hits / np.arange(1, len(right) + 1))[::-1])[::-1]
+        if len(right)
+        else np.zeros(0)
+    )
     at = np.searchsorted(hits / wanted, RECALLS - 1e-9)
-    return float(np.where(at < len(right), np.append(precision, 0.0)[np.minimum(at, len(right))], 0.0).mean())
+    return float(
+        np.where(
+            at < len(right), np.append(precision, 0.0)[np.minimum(at, len(right))], 0.0
+        ).mean()
+    )

@@ -52,7 +52,16 @@ class Diffusion(Noising):
         self.scheduler: Any = DDPMScheduler.from_config(scheduler.config)
         self.gamma, self.kind = min_snr_gamma, self.scheduler.config.prediction_type
         if self.kind not in ("epsilon", "v_prediction"):
-            raise Unsupported(say(f"Its scheduler foretells {self.kind!r}.", f"其调度器的预测类型为 {self.kind!r}。"), say("Choose a pipeline that foretells epsilon or v_prediction.", "请选用预测 epsilon 或 v_prediction 的模型。"))
+            raise Unsupported(
+                say(
+                    f"Its scheduler foretells {self.kind!r}.",
+                    f"其调度器的预测类型为 {self.kind!r}。",
+                ),
+                say(
+                    "Choose a pipeline that foretells epsilon or v_prediction.",
+                    "请选用预测 epsilon 或 v_prediction 的模型。",
+                ),
+            )
 
     @property
     def length(self) -> int:
@@ -67,8 +76,19 @@ class Diffusion(Noising):
     def noised(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
         times = indices.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, times)
-        target = noise if self.kind == "epsilon" else self.scheduler.get_velocity(latents, noise, times)
-        return Noised(noisy, times, target, self._weight(times) if self.gamma else torch.ones(len(times), device=latents.device))
+        target = (
+            noise
+            if self.kind == "epsilon"
+            else self.scheduler.get_velocity(latents, noise, times)
+        )
+        return Noised(
+            noisy,
+            times,
+            target,
+            self._weight(times)
+            if self.gamma
+            else torch.ones(len(times), device=latents.device),
+        )
 
     def _weight(self, times: Tensor) -> Tensor:
         snr = compute_snr(self.scheduler, times)
@@ -79,23 +99,35 @@ class Flow(Noising):
     """Times are drawn logit-normally: the middle of the way is the hardest (Esser et al. 2024, arXiv:2403.03206)."""
 
     def __init__(self, scheduler: Any) -> None:
-        self.scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
+        self.scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(
+            scheduler.config
+        )
 
     @property
     def length(self) -> int:
         return int(self.scheduler.config.num_train_timesteps)
 
     def draw(self, count: int) -> Tensor:
-        share = compute_density_for_timestep_sampling("logit_normal", count, logit_mean=0.0, logit_std=1.0)
+        share = compute_density_for_timestep_sampling(
+            "logit_normal", count, logit_mean=0.0, logit_std=1.0
+        )
         return (share * self.length).long()
 
     def spread(self, count: int) -> Tensor:
         return ((torch.arange(count) + 0.5) / count * self.length).long()
 
     def noised(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
-        times, sigmas = (values[indices].to(latents.device) for values in (self.scheduler.timesteps, self.scheduler.sigmas))
+        times, sigmas = (
+            values[indices].to(latents.device)
+            for values in (self.scheduler.timesteps, self.scheduler.sigmas)
+        )
         sigma = sigmas.view(-1, 1, 1, 1)
-        return Noised((1 - sigma) * latents + sigma * noise, times, noise - latents, torch.ones(len(times), device=latents.device))
+        return Noised(
+            (1 - sigma) * latents + sigma * noise,
+            times,
+            noise - latents,
+            torch.ones(len(times), device=latents.device),
+        )
 
 
 class Denoiser(ABC):
@@ -117,7 +149,9 @@ class Denoiser(ABC):
         """What the text encoders make of a caption, without a batch axis: "text", and what else the network is told."""
 
     @abstractmethod
-    def predict(self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def predict(
+        self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
+    ) -> Tensor:
         """What the network takes the target for, [B, C, h, w]."""
 
     @property
@@ -143,7 +177,9 @@ class StableDiffusion(Denoiser):
     def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
         return {"text": self.pipeline.encode_prompt(caption, device, 1, False)[0][0]}
 
-    def predict(self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def predict(
+        self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
+    ) -> Tensor:
         found: Tensor = net(noisy, times, encoder_hidden_states=batch["text"]).sample
         return found
 
@@ -152,13 +188,22 @@ class StableDiffusionXL(Denoiser):
     part = "unet"
 
     def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
-        text, _, pooled, _ = self.pipeline.encode_prompt(prompt=caption, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        text, _, pooled, _ = self.pipeline.encode_prompt(
+            prompt=caption,
+            device=device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
         return {"text": text[0], "pooled": pooled[0]}
 
-    def predict(self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def predict(
+        self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
+    ) -> Tensor:
         """The network is also told the picture's own size, where it was cut, and the size it has now (Podell et al. 2023, arXiv:2307.01952)."""
         extra = {"text_embeds": batch["pooled"], "time_ids": batch["sizes"]}
-        found: Tensor = net(noisy, times, encoder_hidden_states=batch["text"], added_cond_kwargs=extra).sample
+        found: Tensor = net(
+            noisy, times, encoder_hidden_states=batch["text"], added_cond_kwargs=extra
+        ).sample
         return found
 
 
@@ -166,11 +211,24 @@ class StableDiffusion3(Denoiser):
     part, blocks = "transformer", "transformer_blocks"
 
     def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
-        text, _, pooled, _ = self.pipeline.encode_prompt(prompt=caption, prompt_2=None, prompt_3=None, device=device, do_classifier_free_guidance=False)
+        text, _, pooled, _ = self.pipeline.encode_prompt(
+            prompt=caption,
+            prompt_2=None,
+            prompt_3=None,
+            device=device,
+            do_classifier_free_guidance=False,
+        )
         return {"text": text[0], "pooled": pooled[0]}
 
-    def predict(self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        found: Tensor = net(hidden_states=noisy, timestep=times, encoder_hidden_states=batch["text"], pooled_projections=batch["pooled"]).sample
+    def predict(
+        self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        found: Tensor = net(
+            hidden_states=noisy,
+            timestep=times,
+            encoder_hidden_states=batch["text"],
+            pooled_projections=batch["pooled"],
+        ).sample
         return found
 
 
@@ -184,33 +242,61 @@ class Flux(Denoiser):
         return int(self.pipeline.default_sample_size) * self.factor
 
     def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
-        text, pooled, _ = self.pipeline.encode_prompt(prompt=caption, prompt_2=None, device=device)
+        text, pooled, _ = self.pipeline.encode_prompt(
+            prompt=caption, prompt_2=None, device=device
+        )
         return {"text": text[0], "pooled": pooled[0]}
 
-    def predict(self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def predict(
+        self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
+    ) -> Tensor:
         """Two by two latent places are one token."""
         count, channels, height, width = noisy.shape
         settings = self.net.config
-        ids = FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, noisy.device, noisy.dtype)
+        ids = FluxPipeline._prepare_latent_image_ids(
+            count, height // 2, width // 2, noisy.device, noisy.dtype
+        )
         words = torch.zeros(batch["text"].shape[1], 3, device=noisy.device)
-        guidance = torch.full((count,), self.GUIDANCE, device=noisy.device) if settings.guidance_embeds else None
+        guidance = (
+            torch.full((count,), self.GUIDANCE, device=noisy.device)
+            if settings.guidance_embeds
+            else None
+        )
         packed = FluxPipeline._pack_latents(noisy, count, channels, height, width)
-        made = net(hidden_states=packed, timestep=times / 1000, guidance=guidance, pooled_projections=batch["pooled"], encoder_hidden_states=batch["text"],
-                   txt_ids=words, img_ids=ids).sample
-        found: Tensor = FluxPipeline._unpack_latents(made, height * self.factor, width * self.factor, self.factor)
+        made = net(
+            hidden_states=packed,
+            timestep=times / 1000,
+            guidance=guidance,
+            pooled_projections=batch["pooled"],
+            encoder_hidden_states=batch["text"],
+            txt_ids=words,
+            img_ids=ids,
+        ).sample
+        found: Tensor = FluxPipeline._unpack_latents(
+            made, height * self.factor, width * self.factor, self.factor
+        )
         return found
 
 
-KINDS: dict[str, type[Denoiser]] = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL,
-                                    "StableDiffusion3Pipeline": StableDiffusion3, "FluxPipeline": Flux}
+KINDS: dict[str, type[Denoiser]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
+}
 
 
 def denoiser_of(pipeline: Any, name: str) -> Denoiser:
     """Raises Unsupported for a pipeline that cannot be tuned here, naming those that can."""
     kind = KINDS.get(type(pipeline).__name__)
     if kind is None:
-        raise Unsupported(say(f"{name} is a {type(pipeline).__name__}, which is not tuned here.", f"{name} 属于 {type(pipeline).__name__}，此处不能微调。"),
-                          say(f"These are: {', '.join(KINDS)}.", f"可以微调：{'、'.join(KINDS)}。"))
+        raise Unsupported(
+            say(
+                f"{name} is a {type(pipeline).__name__}, which is not tuned here.",
+                f"{name} 属于 {type(pipeline).__name__}，此处不能微调。",
+            ),
+            say(f"These are: {', '.join(KINDS)}.", f"可以微调：{'、'.join(KINDS)}。"),
+        )
     return kind(pipeline)
 
 
@@ -219,6 +305,11 @@ def noising_of(pipeline: Any, min_snr_gamma: float) -> Noising:
     if "Flow" not in type(pipeline.scheduler).__name__:
         return Diffusion(pipeline.scheduler, min_snr_gamma)
     if min_snr_gamma:
-        raise Unsupported(say("head.min_snr_gamma is for models that foretell noise; this one learned a flow.", "head.min_snr_gamma 只用于预测噪声的模型；此模型学习的是流。"),
-                          say("Leave it out.", "请去掉它。"))
+        raise Unsupported(
+            say(
+                "head.min_snr_gamma is for models that foretell noise; this one learned a flow.",
+                "head.min_snr_gamma 只用于预测噪声的模型；此模型学习的是流。",
+            ),
+            say("Leave it out.", "请去掉它。"),
+        )
     return Flow(pipeline.scheduler)

@@ -26,12 +26,24 @@ def f1(counts: np.ndarray) -> np.ndarray:
 
 def macro_f1() -> Figure:
     """Mean of the classes' F1; of each [TP, FP, FN], over classes that occur as label or as answer (as scikit-learn's default)."""
-    return Figure("macro_f1", lambda counts: _mean_of_known(f1(counts.reshape(*counts.shape[:-1], -1, 3))), "higher", ("Macro F1", "宏平均 F1"))
+    return Figure(
+        "macro_f1",
+        lambda counts: _mean_of_known(f1(counts.reshape(*counts.shape[:-1], -1, 3))),
+        "higher",
+        ("Macro F1", "宏平均 F1"),
+    )
 
 
 def mean_iou() -> Figure:
     """Mean over classes of intersection / union, each summed over all pictures; of classes that occur (Everingham et al. 2015)."""
-    return Figure("mean_iou", lambda counts: _mean_of_known(shares(counts.reshape(*counts.shape[:-1], -1, 2))), "higher", ("Mean IoU", "平均交并比"))
+    return Figure(
+        "mean_iou",
+        lambda counts: _mean_of_known(
+            shares(counts.reshape(*counts.shape[:-1], -1, 2))
+        ),
+        "higher",
+        ("Mean IoU", "平均交并比"),
+    )
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:

@@ -24,7 +24,11 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput, SemanticSegmenterOutput
+from transformers.modeling_outputs import (
+    ImageClassifierOutput,
+    ModelOutput,
+    SemanticSegmenterOutput,
+)
 
 from miaobi.nn import efficientnet
 from miaobi.nn.efficientnet import EfficientNetLite0, same
@@ -39,8 +43,18 @@ RARE = 0.05
 class LiteConfig(PretrainedConfig):
     model_type = "miaobi-efficientnet-lite0"
 
-    def __init__(self, dropout: float = 0.0, pyramid: int = 64, initializer_range: float = 0.01, **settings: Any) -> None:
-        self.dropout, self.pyramid, self.initializer_range = dropout, pyramid, initializer_range
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        pyramid: int = 64,
+        initializer_range: float = 0.01,
+        **settings: Any,
+    ) -> None:
+        self.dropout, self.pyramid, self.initializer_range = (
+            dropout,
+            pyramid,
+            initializer_range,
+        )
         super().__init__(**settings)
 
 
@@ -59,7 +73,13 @@ class Lite(PreTrainedModel):
     def read_packaged(self) -> None:
         """Take over the packaged weights. Raises what fetching the pack raises."""
         own = self.trunk.state_dict()
-        self.trunk.load_state_dict({name: value for name, value in efficientnet.pretrained().state_dict().items() if name in own})
+        self.trunk.load_state_dict(
+            {
+                name: value
+                for name, value in efficientnet.pretrained().state_dict().items()
+                if name in own
+            }
+        )
 
 
 class LiteForImageClassification(Lite):
@@ -67,10 +87,18 @@ class LiteForImageClassification(Lite):
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__(config)
-        self.dropout, self.classifier = nn.Dropout(config.dropout), nn.Linear(efficientnet.WIDTH, config.num_labels)
+        self.dropout, self.classifier = (
+            nn.Dropout(config.dropout),
+            nn.Linear(efficientnet.WIDTH, config.num_labels),
+        )
         self.post_init()
 
-    def forward(self, pixel_values: Tensor | None = None, features: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        features: Tensor | None = None,
+        **_: Any,
+    ) -> ImageClassifierOutput:
         """features [B, 1280]: what the trunk made of the pictures, where that is known already."""
         found = self.trunk(pixel_values) if features is None else features
         return ImageClassifierOutput(logits=self.classifier(self.dropout(found)))
@@ -81,14 +109,24 @@ class Pyramid(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in LEVELS.values())
-        self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(GROUPS, width), nn.ReLU())
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(channels, width, 1) for channels in LEVELS.values()
+        )
+        self.smooth = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(GROUPS, width),
+            nn.ReLU(),
+        )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         found: Tensor | None = None
         for lateral, level in zip(reversed(self.lateral), reversed(maps), strict=True):
             here = lateral(level)
-            found = here if found is None else here + F.interpolate(found, here.shape[2:], mode="nearest")
+            found = (
+                here
+                if found is None
+                else here + F.interpolate(found, here.shape[2:], mode="nearest")
+            )
         return self.smooth(found)
 
 
@@ -115,8 +153,18 @@ class LiteForObjectDetection(_WithPyramid):
     def __init__(self, config: LiteConfig) -> None:
         super().__init__(config)
         width = config.pyramid
-        self.heat_tower, self.side_tower = (nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(GROUPS, width), nn.ReLU()) for _ in range(2))
-        self.heat, self.sides = nn.Conv2d(width, config.num_labels, 1), nn.Conv2d(width, 4, 1)
+        self.heat_tower, self.side_tower = (
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GroupNorm(GROUPS, width),
+                nn.ReLU(),
+            )
+            for _ in range(2)
+        )
+        self.heat, self.sides = (
+            nn.Conv2d(width, config.num_labels, 1),
+            nn.Conv2d(width, 4, 1),
+        )
         self.post_init()
 
     @torch.no_grad()
@@ -127,7 +175,10 @@ class LiteForObjectDetection(_WithPyramid):
 
     def forward(self, pixel_values: Tensor, **_: Any) -> ModelOutput:
         found = self.finest(pixel_values)
-        return ModelOutput(heat=self.heat(self.heat_tower(found)), sides=16 * F.softplus(self.sides(self.side_tower(found))))
+        return ModelOutput(
+            heat=self.heat(self.heat_tower(found)),
+            sides=16 * F.softplus(self.sides(self.side_tower(found))),
+        )
 
 
 class LiteForSemanticSegmentation(_WithPyramid):
@@ -135,18 +186,26 @@ class LiteForSemanticSegmentation(_WithPyramid):
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__(config)
-        self.dropout, self.classifier = nn.Dropout2d(config.dropout), nn.Conv2d(config.pyramid, config.num_labels, 1)
+        self.dropout, self.classifier = (
+            nn.Dropout2d(config.dropout),
+            nn.Conv2d(config.pyramid, config.num_labels, 1),
+        )
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **_: Any) -> SemanticSegmenterOutput:
-        return SemanticSegmenterOutput(logits=self.classifier(self.dropout(self.finest(pixel_values))))
+        return SemanticSegmenterOutput(
+            logits=self.classifier(self.dropout(self.finest(pixel_values)))
+        )
 
 
 def register() -> None:
     """Make Transformers' Auto classes open what was saved here. May be called again."""
     AutoConfig.register(LiteConfig.model_type, LiteConfig, exist_ok=True)
-    for auto, kind in ((AutoModelForImageClassification, LiteForImageClassification), (AutoModelForObjectDetection, LiteForObjectDetection),
-                       (AutoModelForSemanticSegmentation, LiteForSemanticSegmentation)):
+    for auto, kind in (
+        (AutoModelForImageClassification, LiteForImageClassification),
+        (AutoModelForObjectDetection, LiteForObjectDetection),
+        (AutoModelForSemanticSegmentation, LiteForSemanticSegmentation),
+    ):
         auto.register(LiteConfig, kind, exist_ok=True)
 
 
@@ -159,8 +218,11 @@ def packaged(kind: type[Lite], **settings: Any) -> Lite:
 
 def blocks_of(net: nn.Module) -> str:
     """The name of the longest ModuleList or Sequential of equal blocks: the layers of a trunk. Empty where there is none."""
-    lists = {name: len(module) for name, module in net.named_modules()
-             if isinstance(module, nn.ModuleList) or name.endswith("_blocks")}
+    lists = {
+        name: len(module)
+        for name, module in net.named_modules()
+        if isinstance(module, nn.ModuleList) or name.endswith("_blocks")
+    }
     return max(lists, key=lambda name: lists[name], default="")
 
 

@@ -30,28 +30,71 @@ def masks(path: str, pack: str) -> Iterator[tuple[str, Record]]:
     if pack == SCENES:
         with checked() as check:
             for place, scene in scenes():
-                yield place, {**check(Path(scene["image"])), "mask": scene["mask"], "classes": list(CLASSES), "binary": False}
+                yield (
+                    place,
+                    {
+                        **check(Path(scene["image"])),
+                        "mask": scene["mask"],
+                        "classes": list(CLASSES),
+                        "binary": False,
+                    },
+                )
         return
     if pack:
-        raise BadInput(say(f"{pack} has no masks.", f"{pack} 没有掩码。"), say(f"The pack with masks is {SCENES}.", f"带掩码的资源包是 {SCENES}。"))
+        raise BadInput(
+            say(f"{pack} has no masks.", f"{pack} 没有掩码。"),
+            say(f"The pack with masks is {SCENES}.", f"带掩码的资源包是 {SCENES}。"),
+        )
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise NotFound(say(f"There is no folder {folder}.", f"文件夹 {folder} 不存在。"), say("Give a folder with images/ and masks/.", "请给出含 images/ 与 masks/ 的文件夹。"))
-    first, second = (next((folder / name for name in names if (folder / name).is_dir()), None) for names in (PICTURES, MASKS))
+        raise NotFound(
+            say(f"There is no folder {folder}.", f"文件夹 {folder} 不存在。"),
+            say(
+                "Give a folder with images/ and masks/.",
+                "请给出含 images/ 与 masks/ 的文件夹。",
+            ),
+        )
+    first, second = (
+        next((folder / name for name in names if (folder / name).is_dir()), None)
+        for names in (PICTURES, MASKS)
+    )
     if first is None or second is None:
-        raise no_pictures(path, ("Put pictures into images/ and PNG masks of equal names into masks/.", "请把图片放入 images/，把同名的 PNG 掩码放入 masks/。"))
+        raise no_pictures(
+            path,
+            (
+                "Put pictures into images/ and PNG masks of equal names into masks/.",
+                "请把图片放入 images/，把同名的 PNG 掩码放入 masks/。",
+            ),
+        )
     yield from _pairs(folder, first, second)
 
 
 def _pairs(folder: Path, first: Path, second: Path) -> Iterator[tuple[str, Record]]:
-    drawn = {file.relative_to(second).with_suffix("").as_posix(): file for file in files_in(second)}
-    values = set[int]().union(*(set(np.unique(_numbers(file)).tolist()) for file in drawn.values() if _readable(file)))
+    drawn = {
+        file.relative_to(second).with_suffix("").as_posix(): file
+        for file in files_in(second)
+    }
+    values = set[int]().union(
+        *(
+            set(np.unique(_numbers(file)).tolist())
+            for file in drawn.values()
+            if _readable(file)
+        )
+    )
     binary = bool(values) and values <= {0, IGNORED} and IGNORED in values
     names = _names(folder, values - {IGNORED}, binary)
     with checked() as check:
         for picture in files_in(first):
             mask = drawn.get(picture.relative_to(first).with_suffix("").as_posix())
-            yield str(picture), {**check(picture), "classes": names, "binary": binary, **({"mask": str(mask)} if mask else {})}
+            yield (
+                str(picture),
+                {
+                    **check(picture),
+                    "classes": names,
+                    "binary": binary,
+                    **({"mask": str(mask)} if mask else {}),
+                },
+            )
 
 
 def _readable(file: Path) -> bool:
@@ -64,8 +107,18 @@ def _readable(file: Path) -> bool:
 
 def _names(folder: Path, values: set[int], binary: bool) -> list[str]:
     if (folder / "classes.txt").exists():
-        return [line.strip() for line in (folder / "classes.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
-    return list(BINARY) if binary else [str(number) for number in range(max(values, default=0) + 1)]
+        return [
+            line.strip()
+            for line in (folder / "classes.txt")
+            .read_text(encoding="utf-8")
+            .splitlines()
+            if line.strip()
+        ]
+    return (
+        list(BINARY)
+        if binary
+        else [str(number) for number in range(max(values, default=0) + 1)]
+    )
 
 
 def read_mask(file: Path, binary: bool) -> np.ndarray:
@@ -76,16 +129,35 @@ def read_mask(file: Path, binary: bool) -> np.ndarray:
 
 def _numbers(file: Path) -> np.ndarray:
     from PIL import Image
+
     try:
         with Image.open(file, formats=("PNG", "BMP", "GIF", "TIFF")) as picture:
             if picture.mode in ("P", "L", "1"):
-                return np.asarray(picture.convert("L") if picture.mode == "1" else picture).astype(np.uint8)
+                return np.asarray(
+                    picture.convert("L") if picture.mode == "1" else picture
+                ).astype(np.uint8)
             mode = picture.mode
             if mode in ("I", "I;16") and int(np.asarray(picture).max()) <= IGNORED:
                 return np.asarray(picture).astype(np.uint8)
     except Unusable:
         raise
-    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
-        raise Unusable(say(f"the mask {file.name} cannot be read: {error}.", f"掩码 {file.name} 无法读取：{error}。"), say("Export it again as PNG.", "请重新导出为 PNG。")) from None
-    raise Unusable(say(f"the mask {file.name} is a colour picture ({mode}), not class numbers.", f"掩码 {file.name} 是彩色图片（{mode}），而不是类别编号。"),
-                   say("Save it as a PNG of mode L or P whose values are class numbers.", "请存为 L 或 P 模式的 PNG，像素值为类别编号。"))
+    except (
+        Exception
+    ) as error:  # on damaged files Pillow's decoders raise nearly anything
+        raise Unusable(
+            say(
+                f"the mask {file.name} cannot be read: {error}.",
+                f"掩码 {file.name} 无法读取：{error}。",
+            ),
+            say("Export it again as PNG.", "请重新导出为 PNG。"),
+        ) from None
+    raise Unusable(
+        say(
+            f"the mask {file.name} is a colour picture ({mode}), not class numbers.",
+            f"掩码 {file.name} 是彩色图片（{mode}），而不是类别编号。",
+        ),
+        say(
+            "Save it as a PNG of mode L or P whose values are class numbers.",
+            "请存为 L 或 P 模式的 PNG，像素值为类别编号。",
+        ),
+    )

@@ -46,9 +46,15 @@ def pictures(path: str, pack: str) -> Iterator[tuple[str, Record]]:
             yield from listed(Path(path).expanduser(), check)
             return
         config = Config(path=path, pack=pack)
-        found = packs.pictures(pack) if pack else picture_sources.pictures(config, _tell)
+        found = (
+            packs.pictures(pack) if pack else picture_sources.pictures(config, _tell)
+        )
         for picture in found:
-            place = f"{pack or picture.path}:{picture.line or picture.name}" if pack or picture.line else str(picture.path)
+            place = (
+                f"{pack or picture.path}:{picture.line or picture.name}"
+                if pack or picture.line
+                else str(picture.path)
+            )
             yield place, {**picture.meta, **_label(picture), **check(picture.content)}
 
 
@@ -62,16 +68,39 @@ def _label(picture: Picture) -> dict[str, str]:
     if picture.label is None:
         return {}
     number = picture.label
-    return {"label": picture.classes[number] if isinstance(number, int) and picture.classes else str(number)}
+    return {
+        "label": picture.classes[number]
+        if isinstance(number, int) and picture.classes
+        else str(number)
+    }
 
 
 def listed(path: Path, check: Check) -> Iterator[tuple[str, Record]]:
     """Records whose column "image" (or "file_name", "path") names a file, relative to the list."""
     for line, record in records(path):
-        named = next((record[key] for key in ("image", "file_name", "path") if record.get(key)), None) if isinstance(record, dict) else None
+        named = (
+            next(
+                (
+                    record[key]
+                    for key in ("image", "file_name", "path")
+                    if record.get(key)
+                ),
+                None,
+            )
+            if isinstance(record, dict)
+            else None
+        )
         place = f"{path}:{line}"
         if not isinstance(named, str):
-            yield place, {"problem": [say('no "image".', "缺少 image。"), '{"image": "photos/a.jpg", ...}']}
+            yield (
+                place,
+                {
+                    "problem": [
+                        say('no "image".', "缺少 image。"),
+                        '{"image": "photos/a.jpg", ...}',
+                    ]
+                },
+            )
         else:
             yield place, {**record, **check(path.parent / named)}
 
@@ -88,22 +117,44 @@ class Check:
     def __call__(self, content: Path | bytes | np.ndarray) -> dict[str, Any]:
         try:
             with quiet():
-                return self._file(content.absolute()) if isinstance(content, Path) else self._kept(content)
+                return (
+                    self._file(content.absolute())
+                    if isinstance(content, Path)
+                    else self._kept(content)
+                )
         except Unusable as error:
-            return {"image": str(content) if isinstance(content, Path) else "", "problem": [error.what, error.remedy]}
+            return {
+                "image": str(content) if isinstance(content, Path) else "",
+                "problem": [error.what, error.remedy],
+            }
 
     def _file(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
-            raise Unusable(say(f"there is no picture {path}.", f"图片 {path} 不存在。"), say("Mend the path, or take the record out.", "请修正路径，或去掉该记录。"))
+            raise Unusable(
+                say(f"there is no picture {path}.", f"图片 {path} 不存在。"),
+                say(
+                    "Mend the path, or take the record out.",
+                    "请修正路径，或去掉该记录。",
+                ),
+            )
         state = path.stat()
         now = [state.st_size, state.st_mtime_ns]
         found = self.known.get(str(path))
         if found is None or found[:2] != now:
             found = self.fresh[str(path)] = [*now, _digest(path), *_sound_size(path)]
-        return {"image": str(path), "digest": found[2], "width": found[3], "height": found[4]}
+        return {
+            "image": str(path),
+            "digest": found[2],
+            "width": found[3],
+            "height": found[4],
+        }
 
     def _kept(self, content: bytes | np.ndarray) -> dict[str, Any]:
-        raw = content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
+        raw = (
+            content
+            if isinstance(content, bytes)
+            else repr(content.shape).encode() + content.tobytes()
+        )
         digest = hashlib.sha256(raw).hexdigest()
         target = home() / "examples" / "pictures" / digest[:2] / f"{digest[2:40]}.png"
         found = self.known.get(digest)
@@ -111,7 +162,12 @@ class Check:
             picture = open_picture(content).pixels
             _write(picture, target)
             found = self.fresh[digest] = [0, 0, digest, *picture.size]
-        return {"image": str(target), "digest": digest, "width": found[3], "height": found[4]}
+        return {
+            "image": str(target),
+            "digest": digest,
+            "width": found[3],
+            "height": found[4],
+        }
 
 
 def _write(picture: Any, target: Path) -> None:
@@ -129,6 +185,7 @@ def _sound_size(path: Path) -> tuple[int, int]:
     if not opened.kind.startswith("JPEG"):
         return opened.pixels.size
     from PIL import Image
+
     with Image.open(path) as header:  # what was decoded may be a part of the size
         width, height = header.size
         turned = header.getexif().get(0x0112, 1) >= 5
@@ -144,7 +201,9 @@ def _digest(path: Path) -> str:
 def checked() -> Iterator[Check]:
     """What was checked before is remembered under $MIAOBI_HOME/examples."""
     target = home() / "examples" / "pictures.json"
-    check = Check(json.loads(target.read_text(encoding="utf-8")) if target.exists() else {})
+    check = Check(
+        json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    )
     try:
         yield check
     finally:
@@ -168,4 +227,10 @@ def asked_picture(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def no_pictures(path: str, expected: tuple[str, str]) -> BadInput:
-    return BadInput(say(f"{path} holds no labelled pictures of this kind.", f"{path} 中没有这类带标注的图片。"), say(*expected))
+    return BadInput(
+        say(
+            f"{path} holds no labelled pictures of this kind.",
+            f"{path} 中没有这类带标注的图片。",
+        ),
+        say(*expected),
+    )

@@ -15,7 +15,9 @@ from miaobi.tune.readers import texts
 def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, {"question", "context", "answers"}). Raises BadInput."""
     file = Path(path).expanduser()
-    nested = _nested(file) if path and file.suffix == ".json" and file.is_file() else None
+    nested = (
+        _nested(file) if path and file.suffix == ".json" and file.is_file() else None
+    )
     if nested is None:
         yield from texts.texts(path, pack)
         return
@@ -23,10 +25,22 @@ def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for article in nested:
             for paragraph in article["paragraphs"]:
                 for item in paragraph["qas"]:
-                    yield f"{file}#{item.get('id', '')}", {"question": item["question"], "context": paragraph["context"], "answers": item.get("answers", [])}
+                    yield (
+                        f"{file}#{item.get('id', '')}",
+                        {
+                            "question": item["question"],
+                            "context": paragraph["context"],
+                            "answers": item.get("answers", []),
+                        },
+                    )
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(say(f"{file} is not SQuAD's JSON: {error!r}.", f"{file} 不是 SQuAD 格式的 JSON：{error!r}。"),
-                       '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "1", "question": "...", "answers": [{"text": "...", "answer_start": 0}]}]}]}]}') from None
+        raise BadInput(
+            say(
+                f"{file} is not SQuAD's JSON: {error!r}.",
+                f"{file} 不是 SQuAD 格式的 JSON：{error!r}。",
+            ),
+            '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "1", "question": "...", "answers": [{"text": "...", "answer_start": 0}]}]}]}]}',
+        ) from None
 
 
 def _nested(file: Path) -> list[Any] | None:
@@ -35,4 +49,8 @@ def _nested(file: Path) -> list[Any] | None:
         found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, ValueError):
         return None
-    return found["data"] if isinstance(found, dict) and isinstance(found.get("data"), list) else None
+    return (
+        found["data"]
+        if isinstance(found, dict) and isinstance(found.get("data"), list)
+        else None
+    )

@@ -44,7 +44,10 @@ class Config:
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     document = to_document(record, None, {})
     if document.messages:
-        raise Unusable(say("this is a dialogue.", "这是一段对话。"), say("Tune it with --task chat.", "请使用 --task chat 微调。"))
+        raise Unusable(
+            say("this is a dialogue.", "这是一段对话。"),
+            say("Tune it with --task chat.", "请使用 --task chat 微调。"),
+        )
     if not document.text.strip():
         raise Unusable(say("the text is empty.", "文本为空。"), EXAMPLE)
     return {"prompt": document.prompt, "text": document.text}
@@ -52,7 +55,11 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """The prompt; a text without one asks nothing, and is told from others by all of it."""
-    return {"prompt": columns["prompt"]} if columns["prompt"] else {"text": columns["text"]}
+    return (
+        {"prompt": columns["prompt"]}
+        if columns["prompt"]
+        else {"text": columns["text"]}
+    )
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
@@ -71,11 +78,21 @@ def writing_model(base: Base) -> nn.Module:
     """The base as a causal language model. Raises Unsupported for a base that does not write."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if base.config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or base.config.get("is_encoder_decoder"):
+
+    if base.config.get(
+        "model_type"
+    ) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or base.config.get("is_encoder_decoder"):
         kind = base.config.get("model_type") or base.weights.format
-        raise Unsupported(say(f"{base.name} is of type {kind}, which is no causal language model.", f"{base.name} 的类型为 {kind}，不是因果语言模型。"),
-                          say("Choose one that writes: smollm2, or a Transformers folder of Llama, Qwen, Gemma, Mistral, GPT-2 ...",
-                              "请选用能写作的模型：smollm2，或 Llama、Qwen、Gemma、Mistral、GPT-2 等的 Transformers 文件夹。"))
+        raise Unsupported(
+            say(
+                f"{base.name} is of type {kind}, which is no causal language model.",
+                f"{base.name} 的类型为 {kind}，不是因果语言模型。",
+            ),
+            say(
+                "Choose one that writes: smollm2, or a Transformers folder of Llama, Qwen, Gemma, Mistral, GPT-2 ...",
+                "请选用能写作的模型：smollm2，或 Llama、Qwen、Gemma、Mistral、GPT-2 等的 Transformers 文件夹。",
+            ),
+        )
     return base.model(AutoModelForCausalLM)
 
 
@@ -103,35 +120,74 @@ class TextLearner(Packed):
         return {"ids": np.array(ids[:kept], dtype=np.int64), "learned": learned[:kept]}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        return pack([(item["ids"], item["learned"]) for item in features], share=self.shares)
+        return pack(
+            [(item["ids"], item["learned"]) for item in features], share=self.shares
+        )
 
     def loss(self, batch: Batch) -> Loss:
-        nats = self.reader.nats(batch, (self.neftune_alpha or 0.0) if self.training else 0.0)
+        nats = self.reader.nats(
+            batch, (self.neftune_alpha or 0.0) if self.training else 0.0
+        )
         return Loss(nats.sum(), len(nats))
 
     def figures(self) -> Sequence[Figure]:
         def ratio(counts: np.ndarray) -> np.ndarray:
             return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
-        return [Figure("loss", ratio, "lower", ("Loss", "损失"), say("nats/token", "奈特/词元")),
-                Figure("perplexity", lambda counts: np.exp(ratio(counts)), "lower", ("Perplexity", "困惑度"), say("per token", "每词元")),
-                Figure("token_accuracy", ratio, "higher", ("Next token right", "下一词元准确率"))]
+
+        return [
+            Figure(
+                "loss", ratio, "lower", ("Loss", "损失"), say("nats/token", "奈特/词元")
+            ),
+            Figure(
+                "perplexity",
+                lambda counts: np.exp(ratio(counts)),
+                "lower",
+                ("Perplexity", "困惑度"),
+                say("per token", "每词元"),
+            ),
+            Figure(
+                "token_accuracy",
+                ratio,
+                "higher",
+                ("Next token right", "下一词元准确率"),
+            ),
+        ]
 
     def judge(self, batch: Batch) -> list[Judgement]:
         nats, best = self.reader.scores(batch)
         right = (best == batch["targets"][batch["targets"] >= 0]).double()
         found = list[Judgement]()
-        for surprise, hits in zip(by_sequence(batch, nats.double()), by_sequence(batch, right)):
+        for surprise, hits in zip(
+            by_sequence(batch, nats.double()), by_sequence(batch, right)
+        ):
             total, count = float(surprise.sum()), float(len(surprise))
             sums = np.array([total, count])
-            found.append(Judgement(total / max(count, 1), {"loss": sums, "perplexity": sums, "token_accuracy": np.array([float(hits.sum()), count])}))
+            found.append(
+                Judgement(
+                    total / max(count, 1),
+                    {
+                        "loss": sums,
+                        "perplexity": sums,
+                        "token_accuracy": np.array([float(hits.sum()), count]),
+                    },
+                )
+            )
         return found
 
     def preview(self, features: Features) -> list[Piece]:
         """Stretches of equal learning, spelled by the tokenizer."""
         ids, learned = features["ids"], features["learned"]
         edges = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), len(ids)]
-        return [Piece(self.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False), bool(learned[start]))
-                for start, end in itertools.pairwise(edges) if end > start]
+        return [
+            Piece(
+                self.tokenizer.decode(
+                    ids[start:end], clean_up_tokenization_spaces=False
+                ),
+                bool(learned[start]),
+            )
+            for start, end in itertools.pairwise(edges)
+            if end > start
+        ]
 
     @torch.no_grad()
     def write(self, prompt: Sequence[int], ends: Sequence[int]) -> str:
@@ -139,10 +195,18 @@ class TextLearner(Packed):
         training = self.net.training
         self.net.eval()
         ids = torch.tensor([list(prompt)], device=self.device)
-        made: Any = self.net.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.max_new_tokens,  # type: ignore[operator]
-                                      do_sample=False, eos_token_id=list(ends) or None, pad_token_id=padding_of(self.tokenizer))
+        made: Any = self.net.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.max_new_tokens,  # type: ignore[operator]
+            do_sample=False,
+            eos_token_id=list(ends) or None,
+            pad_token_id=padding_of(self.tokenizer),
+        )
         self.net.train(training)
-        return str(self.tokenizer.decode(made[0, len(prompt):], skip_special_tokens=True)).strip()
+        return str(
+            self.tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)
+        ).strip()
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -163,10 +227,18 @@ class Writer(TextLearner):
                 learned[place] = stop > len(prompt)
         return ids, learned
 
-    def split(self, columns: Mapping[str, Any], max_length: int) -> list[Mapping[str, Any]]:
+    def split(
+        self, columns: Mapping[str, Any], max_length: int
+    ) -> list[Mapping[str, Any]]:
         """Windows of at most `max_length` tokens, cut between tokens; a prompt's part of a window stays a prompt."""
         whole, border = columns["prompt"] + columns["text"], len(columns["prompt"])
-        marks = [mark for mark in self.tokenizer(whole, return_offsets_mapping=True).offset_mapping if mark[1] > mark[0]]
+        marks = [
+            mark
+            for mark in self.tokenizer(
+                whole, return_offsets_mapping=True
+            ).offset_mapping
+            if mark[1] > mark[0]
+        ]
         room = max(max_length - 2, 1)  # for the tokens that begin and end a text
         windows = list[Mapping[str, Any]]()
         for first in range(0, len(marks), room):
@@ -174,12 +246,18 @@ class Writer(TextLearner):
             start = marks[first][0] if first else 0
             end = marks[last][0] if last < len(marks) else len(whole)
             if end > max(start, border):
-                windows.append({"prompt": whole[start:border], "text": whole[max(start, border):end], **({"continues": True} if end < len(whole) else {})})
+                windows.append(
+                    {
+                        "prompt": whole[start:border],
+                        "text": whole[max(start, border) : end],
+                        **({"continues": True} if end < len(whole) else {}),
+                    }
+                )
         return windows
 
     def answer(self, columns: Mapping[str, Any]) -> str:
         """How the model goes on after the prompt, or after the first half of a text."""
         text = columns.get("text", "")
-        asked = columns.get("prompt") or text[:math.ceil(len(text) / 2)]
+        asked = columns.get("prompt") or text[: math.ceil(len(text) / 2)]
         end = self.tokenizer.eos_token_id
         return self.write(self.tokenizer(asked).input_ids, [] if end is None else [end])

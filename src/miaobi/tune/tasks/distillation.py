@@ -58,38 +58,75 @@ class Config:
     """Questions that the teacher is asked at the same time."""
 
     def __post_init__(self) -> None:
-        for name, good in (("temperature", self.temperature > 0), ("alpha", 0 <= self.alpha <= 1), ("layers", self.layers >= 0), ("streams", self.streams > 0)):
+        for name, good in (
+            ("temperature", self.temperature > 0),
+            ("alpha", 0 <= self.alpha <= 1),
+            ("layers", self.layers >= 0),
+            ("streams", self.streams > 0),
+        ):
             if not good:
-                raise BadInput(say(f"head.{name} is {getattr(self, name)}.", f"head.{name} 为 {getattr(self, name)}。"),
-                               say("temperature is above 0, alpha within [0, 1], layers at least 0, streams at least 1.",
-                                   "temperature 应大于 0，alpha 在 [0, 1] 之间，layers 不小于 0，streams 至少为 1。"))
+                raise BadInput(
+                    say(
+                        f"head.{name} is {getattr(self, name)}.",
+                        f"head.{name} 为 {getattr(self, name)}。",
+                    ),
+                    say(
+                        "temperature is above 0, alpha within [0, 1], layers at least 0, streams at least 1.",
+                        "temperature 应大于 0，alpha 在 [0, 1] 之间，layers 不小于 0，streams 至少为 1。",
+                    ),
+                )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     """{"prompt": text or messages, "completion": text}; without a completion the teacher answers, without a prompt the text is read whole."""
-    if isinstance(record.get("prompt"), str) and record["prompt"].strip() and not record.get("completion"):
+    if (
+        isinstance(record.get("prompt"), str)
+        and record["prompt"].strip()
+        and not record.get("completion")
+    ):
         return {"prompt": record["prompt"].strip(), "completion": ""}
     document = to_document(record, None, {})
     turns = [message._asdict() for message in document.messages]
-    last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns))
+    last = max(
+        (place for place, turn in enumerate(turns) if turn["role"] == "assistant"),
+        default=len(turns),
+    )
     prompt = turns[:last] if turns else document.prompt.strip()
-    completion = (turns[last]["content"] if last < len(turns) else document.text).strip()
+    completion = (
+        turns[last]["content"] if last < len(turns) else document.text
+    ).strip()
     if not prompt and not completion:
         raise Unusable(say("the text is empty.", "文本为空。"), EXAMPLE)
     if not prompt and config.loss == "answers":
-        raise Unusable(say("there is no question that the teacher could answer.", "没有可供教师回答的问题。"), '{"prompt": "..."}')
+        raise Unusable(
+            say(
+                "there is no question that the teacher could answer.",
+                "没有可供教师回答的问题。",
+            ),
+            '{"prompt": "..."}',
+        )
     return {"prompt": prompt, "completion": completion}
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"prompt": columns["prompt"]} if columns["prompt"] else {"completion": columns["completion"]}
+    return (
+        {"prompt": columns["prompt"]}
+        if columns["prompt"]
+        else {"completion": columns["completion"]}
+    )
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     """Has the teacher answer what it is to answer; what was answered in an earlier run is not asked again."""
     if not config.teacher:
-        raise BadInput(say("There is no teacher.", "没有指定教师模型。"), "--head.teacher smollm2")
-    asked = [example.columns["prompt"] for example in examples if _taught(example.columns, config)]
+        raise BadInput(
+            say("There is no teacher.", "没有指定教师模型。"), "--head.teacher smollm2"
+        )
+    asked = [
+        example.columns["prompt"]
+        for example in examples
+        if _taught(example.columns, config)
+    ]
     if asked:
         teacher = _teacher(config)
         teacher.ask(asked, shown=True)
@@ -103,7 +140,9 @@ def _taught(columns: Mapping[str, Any], config: Config) -> bool:
 
 
 def _teacher(config: Config) -> Teacher:
-    return Teacher(config.teacher, config.teacher_model, config.max_new_tokens, config.streams)
+    return Teacher(
+        config.teacher, config.teacher_model, config.max_new_tokens, config.streams
+    )
 
 
 def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
@@ -123,8 +162,13 @@ def keep_layers(net: Any, count: int) -> None:
     name = layers_of(net)
     layers, settings = net.get_submodule(name), net.config.get_text_config()
     if count > len(layers):
-        raise BadInput(say(f"head.layers is {count}; the base has {len(layers)}.", f"head.layers 为 {count}；基础模型只有 {len(layers)} 层。"),
-                       say(f"Give at most {len(layers)}.", f"请不要超过 {len(layers)}。"))
+        raise BadInput(
+            say(
+                f"head.layers is {count}; the base has {len(layers)}.",
+                f"head.layers 为 {count}；基础模型只有 {len(layers)} 层。",
+            ),
+            say(f"Give at most {len(layers)}.", f"请不要超过 {len(layers)}。"),
+        )
     kept = np.linspace(0, len(layers) - 1, count).round().astype(int).tolist()
     net.set_submodule(name, nn.ModuleList(layers[place] for place in kept))
     settings.num_hidden_layers = count
@@ -132,7 +176,9 @@ def keep_layers(net: Any, count: int) -> None:
         settings.layer_types = [settings.layer_types[place] for place in kept]
     for place, layer in enumerate(net.get_submodule(name)):
         for module in layer.modules():
-            if getattr(module, "layer_idx", None) is not None:  # Transformers' place in the cache of keys and values
+            if (
+                getattr(module, "layer_idx", None) is not None
+            ):  # Transformers' place in the cache of keys and values
                 module.layer_idx = place
 
 
@@ -147,8 +193,13 @@ class Student(TextLearner):
     def phases(self) -> list[Phase]:
         """Raises Unsupported for an adapter on a base that has lost layers: nobody could find that base again."""
         if self.config.layers and self.adapter:
-            raise Unsupported(say("head.layers makes a new base, which an adapter alone cannot be put beside.", "head.layers 会得到新的基础模型，单独的适配器无从依附。"),
-                              "--method full")
+            raise Unsupported(
+                say(
+                    "head.layers makes a new base, which an adapter alone cannot be put beside.",
+                    "head.layers 会得到新的基础模型，单独的适配器无从依附。",
+                ),
+                "--method full",
+            )
         return super().phases()
 
     def completion(self, columns: Mapping[str, Any]) -> str:
@@ -162,7 +213,14 @@ class Student(TextLearner):
         prompt, text = columns["prompt"], self.completion(columns)
         if prompt:
             return self.asking.question(prompt), self.asking.answer(prompt, text)
-        ids = [*Asking(self.tokenizer, None).question(text), *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id])]
+        ids = [
+            *Asking(self.tokenizer, None).question(text),
+            *(
+                []
+                if self.tokenizer.eos_token_id is None
+                else [self.tokenizer.eos_token_id]
+            ),
+        ]
         return ids[:1], ids[1:]
 
     def tokens(self, columns: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
@@ -174,8 +232,14 @@ class Student(TextLearner):
         return {"ids": ids, "learned": learned}
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        asked = self.asking.question(columns["prompt"]) if columns.get("prompt") else self.parts({"prompt": "", **columns})[1][:8]
-        return write(self.net, [np.array(asked)], self.asking, self.config.max_new_tokens)[0]
+        asked = (
+            self.asking.question(columns["prompt"])
+            if columns.get("prompt")
+            else self.parts({"prompt": "", **columns})[1][:8]
+        )
+        return write(
+            self.net, [np.array(asked)], self.asking, self.config.max_new_tokens
+        )[0]
 
 
 class Imitator(Student):
@@ -185,8 +249,16 @@ class Imitator(Student):
         super().__init__(net, asking, config)
         base = _local(config.teacher)
         if base.tokenizer.get_vocab() != asking.tokenizer.get_vocab():
-            raise Unsupported(say(f"{config.teacher} has another vocabulary: its probabilities are for other tokens.", f"{config.teacher} 的词表不同，其概率对应另外的词元。"),
-                              say("Learn from what it writes: --head.loss answers", "请学习它写出的回答：--head.loss answers"))
+            raise Unsupported(
+                say(
+                    f"{config.teacher} has another vocabulary: its probabilities are for other tokens.",
+                    f"{config.teacher} 的词表不同，其概率对应另外的词元。",
+                ),
+                say(
+                    "Learn from what it writes: --head.loss answers",
+                    "请学习它写出的回答：--head.loss answers",
+                ),
+            )
         # In a tuple, so that the teacher is no part of what is trained and saved.
         self._model = (Reader(writing_model(base).requires_grad_(False).eval()),)
 
@@ -203,32 +275,83 @@ class Imitator(Student):
 
     def parted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(KL(p_T ‖ q_T), -log q of the token, whether both find the same token likeliest), each [N]."""
-        student, teacher = logits_of(self.reader, batch).float(), batch["teacher"].float()
+        student, teacher = (
+            logits_of(self.reader, batch).float(),
+            batch["teacher"].float(),
+        )
         # Vocabularies are sometimes filled up to a round number, each model's to its own.
         size = min(student.shape[-1], teacher.shape[-1])
-        student, teacher, heat = student[:, :size], teacher[:, :size], self.config.temperature
-        divergence = F.kl_div((student / heat).log_softmax(-1), (teacher / heat).log_softmax(-1), reduction="none", log_target=True).sum(-1)
-        nats = F.cross_entropy(student, batch["targets"][batch["targets"] != MASKED], reduction="none")
+        student, teacher, heat = (
+            student[:, :size],
+            teacher[:, :size],
+            self.config.temperature,
+        )
+        divergence = F.kl_div(
+            (student / heat).log_softmax(-1),
+            (teacher / heat).log_softmax(-1),
+            reduction="none",
+            log_target=True,
+        ).sum(-1)
+        nats = F.cross_entropy(
+            student, batch["targets"][batch["targets"] != MASKED], reduction="none"
+        )
         return divergence, nats, student.argmax(-1) == teacher.argmax(-1)
 
     def loss(self, batch: Batch) -> Loss:
         divergence, nats, agreed = self.parted(batch)
         alpha = self.config.alpha
-        total = alpha * self.config.temperature**2 * divergence.sum() + (1 - alpha) * nats.sum()
-        return Loss(total, len(nats), {"divergence": divergence.detach().sum(), "agreement": agreed.sum()})
+        total = (
+            alpha * self.config.temperature**2 * divergence.sum()
+            + (1 - alpha) * nats.sum()
+        )
+        return Loss(
+            total,
+            len(nats),
+            {"divergence": divergence.detach().sum(), "agreement": agreed.sum()},
+        )
 
     def figures(self) -> Sequence[Figure]:
         def mean(sums: np.ndarray) -> np.ndarray:
             return np.asarray(sums[..., 0] / sums[..., 1])
-        return [Figure("divergence", mean, "lower", ("Divergence from the teacher (softened)", "与教师的散度（软化后）"), say("nats/token", "奈特/词元")),
-                Figure("agreement", mean, "higher", ("Same likeliest token as the teacher", "最可能词元与教师一致的比例")),
-                Figure("loss", mean, "lower", ("Loss on the text", "文本损失"), say("nats/token", "奈特/词元"))]
+
+        return [
+            Figure(
+                "divergence",
+                mean,
+                "lower",
+                ("Divergence from the teacher (softened)", "与教师的散度（软化后）"),
+                say("nats/token", "奈特/词元"),
+            ),
+            Figure(
+                "agreement",
+                mean,
+                "higher",
+                ("Same likeliest token as the teacher", "最可能词元与教师一致的比例"),
+            ),
+            Figure(
+                "loss",
+                mean,
+                "lower",
+                ("Loss on the text", "文本损失"),
+                say("nats/token", "奈特/词元"),
+            ),
+        ]
 
     def judge(self, batch: Batch) -> list[Judgement]:
-        parts = [by_sequence(batch, values.double()) for values in self.parted(self.prepare(batch))]
+        parts = [
+            by_sequence(batch, values.double())
+            for values in self.parted(self.prepare(batch))
+        ]
         judged = list[Judgement]()
         for divergence, nats, agreed in zip(*parts):
-            sums = {name: np.array([float(values.sum()), float(len(values))]) for name, values in (("divergence", divergence), ("agreement", agreed), ("loss", nats))}
+            sums = {
+                name: np.array([float(values.sum()), float(len(values))])
+                for name, values in (
+                    ("divergence", divergence),
+                    ("agreement", agreed),
+                    ("loss", nats),
+                )
+            }
             judged.append(Judgement(float(divergence.mean()), sums))
         return judged
 
@@ -236,6 +359,11 @@ class Imitator(Student):
 def _local(name: str) -> Base:
     """A teacher whose logits can be looked at. Raises Unsupported for a server."""
     if find(name).format == "url":
-        raise Unsupported(say(f"{name} is a server: it tells what it writes, not every probability.", f"{name} 是服务器：只给出文本，不给出全部概率。"),
-                          "--head.loss answers")
+        raise Unsupported(
+            say(
+                f"{name} is a server: it tells what it writes, not every probability.",
+                f"{name} 是服务器：只给出文本，不给出全部概率。",
+            ),
+            "--head.loss answers",
+        )
     return open_base(name)

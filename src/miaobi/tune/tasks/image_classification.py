@@ -24,7 +24,13 @@ from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
 from miaobi.tune.pictures.figures import accuracy, macro_f1
 from miaobi.tune.pictures.input import check_augmentations, preparation
-from miaobi.tune.pictures.learner import PictureLearner, balanced, counted, net_for, side_of
+from miaobi.tune.pictures.learner import (
+    PictureLearner,
+    balanced,
+    counted,
+    net_for,
+    side_of,
+)
 from miaobi.tune.pictures.nets import LiteForImageClassification
 from miaobi.tune.readers.pictures import asked_picture, picture_of
 
@@ -51,7 +57,13 @@ class Config:
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     picture = picture_of(record, EXAMPLE)
     if record.get("label") in (None, ""):
-        raise Unusable(say("no label.", "缺少 label。"), say(f"Put each class in a folder of its own, or write {EXAMPLE}", f"请把每一类放进各自的文件夹，或写成 {EXAMPLE}"))
+        raise Unusable(
+            say("no label.", "缺少 label。"),
+            say(
+                f"Put each class in a folder of its own, or write {EXAMPLE}",
+                f"请把每一类放进各自的文件夹，或写成 {EXAMPLE}",
+            ),
+        )
     return {**picture, "label": str(record["label"])}
 
 
@@ -62,8 +74,13 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     counts = counted([example.columns["label"] for example in examples])
     if len(counts) < 2:
-        raise BadInput(say(f"Every picture has the label {next(iter(counts))!r}.", f"所有图片的标签都是 {next(iter(counts))!r}。"),
-                       say("Give pictures of two labels at least.", "请至少提供两种标签的图片。"))
+        raise BadInput(
+            say(
+                f"Every picture has the label {next(iter(counts))!r}.",
+                f"所有图片的标签都是 {next(iter(counts))!r}。",
+            ),
+            say("Give pictures of two labels at least.", "请至少提供两种标签的图片。"),
+        )
     check_augmentations(config.augment)
     return {"labels": list(counts), "counts": counts, "side": side_of(examples)}
 
@@ -75,35 +92,70 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Classifier:
     from transformers import AutoModelForImageClassification
-    net = net_for(base, AutoModelForImageClassification, LiteForImageClassification, spec["labels"], config.dropout)
+
+    net = net_for(
+        base,
+        AutoModelForImageClassification,
+        LiteForImageClassification,
+        spec["labels"],
+        config.dropout,
+    )
     return Classifier(net, base, spec, config)
 
 
 class Classifier(PictureLearner):
-    def __init__(self, net: Any, base: Base, spec: Mapping[str, Any], config: Config) -> None:
-        super().__init__(net, preparation(base, config.image_size, spec["side"], stretch=False), spec["labels"], config.augment, base)
+    def __init__(
+        self, net: Any, base: Base, spec: Mapping[str, Any], config: Config
+    ) -> None:
+        super().__init__(
+            net,
+            preparation(base, config.image_size, spec["side"], stretch=False),
+            spec["labels"],
+            config.augment,
+            base,
+        )
         self.config = config
-        self.weights = balanced([spec["counts"][label] for label in self.labels]) if config.class_weights == "balanced" else None
+        self.weights = (
+            balanced([spec["counts"][label] for label in self.labels])
+            if config.class_weights == "balanced"
+            else None
+        )
 
     @property
     def resting(self) -> bool:
         """Whether what the trunk makes of a picture never changes."""
-        return isinstance(self.net, LiteForImageClassification) and not self.augment and \
-            not any(parameter.requires_grad for parameter in self.net.trunk.parameters())
+        return (
+            isinstance(self.net, LiteForImageClassification)
+            and not self.augment
+            and not any(
+                parameter.requires_grad for parameter in self.net.trunk.parameters()
+            )
+        )
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        label = self.labels.index(columns["label"]) if columns.get("label") in self.labels else -100
+        label = (
+            self.labels.index(columns["label"])
+            if columns.get("label") in self.labels
+            else -100
+        )
         found = {**super().encode(columns, max_length), "label": np.array(label)}
         if self.resting:
             with torch.no_grad():
                 pixels = torch.from_numpy(found["pixels"].copy())[None].to(self.device)
-                found["features"] = self.net.trunk(self.preparation.scaled(pixels))[0].cpu().numpy()
+                found["features"] = (
+                    self.net.trunk(self.preparation.scaled(pixels))[0].cpu().numpy()
+                )
         return found
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        batch = {**super().collate(features), "label": torch.tensor([int(item["label"]) for item in features])}
+        batch = {
+            **super().collate(features),
+            "label": torch.tensor([int(item["label"]) for item in features]),
+        }
         if all("features" in item for item in features):
-            batch["features"] = torch.from_numpy(np.stack([item["features"] for item in features]))
+            batch["features"] = torch.from_numpy(
+                np.stack([item["features"] for item in features])
+            )
         return batch
 
     def logits(self, batch: Batch) -> Tensor:
@@ -115,8 +167,16 @@ class Classifier(PictureLearner):
         batch = self.prepare(batch)
         weights = None if self.weights is None else self.weights.to(self.device)
         # Smoothed labels with class weights are weighted label by label in PyTorch; here the example's own weight is meant.
-        losses = F.cross_entropy(self.logits(batch), batch["label"], reduction="none", label_smoothing=self.config.label_smoothing)
-        return Loss((losses if weights is None else losses * weights[batch["label"]]).sum(), len(losses))
+        losses = F.cross_entropy(
+            self.logits(batch),
+            batch["label"],
+            reduction="none",
+            label_smoothing=self.config.label_smoothing,
+        )
+        return Loss(
+            (losses if weights is None else losses * weights[batch["label"]]).sum(),
+            len(losses),
+        )
 
     def figures(self) -> Sequence[Figure]:
         return [accuracy(), macro_f1()]
@@ -126,12 +186,25 @@ class Classifier(PictureLearner):
         logits = self.logits(batch)
         losses = F.cross_entropy(logits, batch["label"], reduction="none")
         sure, best = logits.softmax(1).max(1)
-        return [self._judged(*values) for values in zip(losses.tolist(), sure.tolist(), best.tolist(), batch["label"].tolist())]
+        return [
+            self._judged(*values)
+            for values in zip(
+                losses.tolist(), sure.tolist(), best.tolist(), batch["label"].tolist()
+            )
+        ]
 
-    def _judged(self, loss: float, probability: float, best: int, label: int) -> Judgement:
+    def _judged(
+        self, loss: float, probability: float, best: int, label: int
+    ) -> Judgement:
         of_classes = np.zeros((len(self.labels), 3))
         of_classes[best, 0 if best == label else 1] += 1
         if label >= 0:
             of_classes[label, 2] += best != label
-        return Judgement(loss, {"accuracy": np.array([float(best == label), 1.0]), "macro_f1": of_classes.ravel()},
-                         {"label": self.labels[best], "score": round(probability, 4)})
+        return Judgement(
+            loss,
+            {
+                "accuracy": np.array([float(best == label), 1.0]),
+                "macro_f1": of_classes.ravel(),
+            },
+            {"label": self.labels[best], "score": round(probability, 4)},
+        )

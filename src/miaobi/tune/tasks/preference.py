@@ -41,7 +41,18 @@ EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 THUMBS = '{"prompt": "...", "completion": "...", "label": true}'
 STILL = 1e-5
 """Margins below it are rounding: a row is not always read in the same batch."""
-LIKED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False, "up": True, "down": False, "👍": True, "👎": False}
+LIKED = {
+    True: True,
+    False: False,
+    "true": True,
+    "false": False,
+    "1": True,
+    "0": False,
+    "up": True,
+    "down": False,
+    "👍": True,
+    "👎": False,
+}
 
 
 @dataclass(frozen=True)
@@ -61,15 +72,37 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or not 0 <= self.label_smoothing < 0.5:
-            name, value = ("beta", self.beta) if self.beta <= 0 else ("label_smoothing", self.label_smoothing)
-            raise BadInput(say(f"head.{name} is {value}.", f"head.{name} 为 {value}。"),
-                           say("beta is above 0, label_smoothing within [0, 0.5).", "beta 应大于 0，label_smoothing 应在 [0, 0.5) 之间。"))
+            name, value = (
+                ("beta", self.beta)
+                if self.beta <= 0
+                else ("label_smoothing", self.label_smoothing)
+            )
+            raise BadInput(
+                say(f"head.{name} is {value}.", f"head.{name} 为 {value}。"),
+                say(
+                    "beta is above 0, label_smoothing within [0, 0.5).",
+                    "beta 应大于 0，label_smoothing 应在 [0, 0.5) 之间。",
+                ),
+            )
         if self.label_smoothing and self.loss != "dpo":
-            raise BadInput(say(f"head.label_smoothing belongs to dpo, not to {self.loss}.", f"head.label_smoothing 只用于 dpo，不用于 {self.loss}。"),
-                           say("Leave it out.", "请去掉它。"))
-        if (self.desirable_weight, self.undesirable_weight) != (1.0, 1.0) and self.loss != "kto":
-            raise BadInput(say(f"head.desirable_weight and undesirable_weight belong to kto, not to {self.loss}.",
-                               f"head.desirable_weight 与 undesirable_weight 只用于 kto，不用于 {self.loss}。"), say("Leave them out.", "请去掉它们。"))
+            raise BadInput(
+                say(
+                    f"head.label_smoothing belongs to dpo, not to {self.loss}.",
+                    f"head.label_smoothing 只用于 dpo，不用于 {self.loss}。",
+                ),
+                say("Leave it out.", "请去掉它。"),
+            )
+        if (self.desirable_weight, self.undesirable_weight) != (
+            1.0,
+            1.0,
+        ) and self.loss != "kto":
+            raise BadInput(
+                say(
+                    f"head.desirable_weight and undesirable_weight belong to kto, not to {self.loss}.",
+                    f"head.desirable_weight 与 undesirable_weight 只用于 kto，不用于 {self.loss}。",
+                ),
+                say("Leave them out.", "请去掉它们。"),
+            )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
@@ -78,24 +111,56 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     if "chosen" in record and "rejected" in record:
         chosen, rejected = _answer(record, "chosen"), _answer(record, "rejected")
         if chosen == rejected:
-            raise Unusable(say("chosen and rejected are the same.", "chosen 与 rejected 相同。"), say("Leave the record out.", "请去掉这条记录。"))
+            raise Unusable(
+                say("chosen and rejected are the same.", "chosen 与 rejected 相同。"),
+                say("Leave the record out.", "请去掉这条记录。"),
+            )
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if "completion" not in record or record.get("label") is None:
-        raise Unusable(say(f"neither a pair nor a thumb; the columns are: {', '.join(map(str, record))}.",
-                           f"既不是成对回答，也没有好评差评；现有的列：{'、'.join(map(str, record))}。"), f"{EXAMPLE} / {THUMBS}")
-    label = LIKED.get(record["label"].lower() if isinstance(record["label"], str) else record["label"])
+        raise Unusable(
+            say(
+                f"neither a pair nor a thumb; the columns are: {', '.join(map(str, record))}.",
+                f"既不是成对回答，也没有好评差评；现有的列：{'、'.join(map(str, record))}。",
+            ),
+            f"{EXAMPLE} / {THUMBS}",
+        )
+    label = LIKED.get(
+        record["label"].lower() if isinstance(record["label"], str) else record["label"]
+    )
     if label is None:
-        raise Unusable(say(f"label is {record['label']!r}.", f"label 为 {record['label']!r}。"), say("Write true or false.", "请写 true 或 false。"))
+        raise Unusable(
+            say(f"label is {record['label']!r}.", f"label 为 {record['label']!r}。"),
+            say("Write true or false.", "请写 true 或 false。"),
+        )
     if config.loss != "kto":
-        raise Unusable(say(f"{config.loss} learns from pairs; this is one answer with a thumb.", f"{config.loss} 需要成对的回答；这里只有一个带评价的回答。"),
-                       "--head.loss kto")
-    return {"prompt": prompt, "completion": _answer(record, "completion"), "label": label}
+        raise Unusable(
+            say(
+                f"{config.loss} learns from pairs; this is one answer with a thumb.",
+                f"{config.loss} 需要成对的回答；这里只有一个带评价的回答。",
+            ),
+            "--head.loss kto",
+        )
+    return {
+        "prompt": prompt,
+        "completion": _answer(record, "completion"),
+        "label": label,
+    }
 
 
 def _prompt(record: Mapping[str, Any]) -> Question:
     prompt = record.get("prompt")
-    if isinstance(prompt, list) and prompt and all(isinstance(turn, Mapping) and isinstance(turn.get("content"), str) for turn in prompt):
-        return [{"role": str(turn.get("role")), "content": turn["content"]} for turn in prompt]
+    if (
+        isinstance(prompt, list)
+        and prompt
+        and all(
+            isinstance(turn, Mapping) and isinstance(turn.get("content"), str)
+            for turn in prompt
+        )
+    ):
+        return [
+            {"role": str(turn.get("role")), "content": turn["content"]}
+            for turn in prompt
+        ]
     if not isinstance(prompt, str) or not prompt.strip():
         raise Unusable(say("no prompt.", "缺少 prompt。"), EXAMPLE)
     return prompt.strip()
@@ -107,7 +172,13 @@ def _answer(record: Mapping[str, Any], name: str) -> str:
     if isinstance(value, list) and value and isinstance(value[-1], Mapping):
         value = value[-1].get("content")
     if not isinstance(value, str) or not value.strip():
-        raise Unusable(say(f"{name} is {value!r:.40}, not a text.", f"{name} 为 {value!r:.40}，不是文本。"), EXAMPLE)
+        raise Unusable(
+            say(
+                f"{name} is {value!r:.40}, not a text.",
+                f"{name} 为 {value!r:.40}，不是文本。",
+            ),
+            EXAMPLE,
+        )
     return value.strip()
 
 
@@ -121,7 +192,13 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     down = len(examples) - pairs - up
     if not pairs and not (up and down):
         only = say("up", "好评") if up else say("down", "差评")
-        raise BadInput(say(f"All {len(examples)} thumbs are {only}.", f"全部 {len(examples)} 条都是{only}。"), say("Give thumbs of both kinds.", "请同时提供好评与差评。"))
+        raise BadInput(
+            say(
+                f"All {len(examples)} thumbs are {only}.",
+                f"全部 {len(examples)} 条都是{only}。",
+            ),
+            say("Give thumbs of both kinds.", "请同时提供好评与差评。"),
+        )
     return {"pairs": pairs, "up": up, "down": down}
 
 
@@ -130,7 +207,9 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Preferring:
-    return Preferring(writing_model(base), base, config, thumbs=bool(spec["up"] or spec["down"]))
+    return Preferring(
+        writing_model(base), base, config, thumbs=bool(spec["up"] or spec["down"])
+    )
 
 
 class Preferring(Packed):
@@ -141,9 +220,16 @@ class Preferring(Packed):
     log π_ref, which `prepare` adds.
     """
 
-    def __init__(self, net: nn.Module, base: Base, config: Config, thumbs: bool) -> None:
+    def __init__(
+        self, net: nn.Module, base: Base, config: Config, thumbs: bool
+    ) -> None:
         super().__init__(net)
-        self.base, self.asking, self.config, self.thumbs = base, asking(base), config, thumbs
+        self.base, self.asking, self.config, self.thumbs = (
+            base,
+            asking(base),
+            config,
+            thumbs,
+        )
         self.blocks = layers_of(net)
         self._known = dict[int, float]()
         # In a tuple, so that it is no part of what is trained and saved.
@@ -153,6 +239,7 @@ class Preferring(Packed):
     def reference(self) -> Iterator[Reader]:
         """The base: the net with its adapters switched off, or where there are none, the base's weights loaded once more. At rest."""
         from peft import PeftModel
+
         training = self.net.training
         self.net.eval()
         try:
@@ -162,7 +249,11 @@ class Preferring(Packed):
             else:
                 if not self._beside:
                     # A learned prompt stands before a net that is the base as it was.
-                    net = self.net.get_base_model() if isinstance(self.net, PeftModel) else writing_model(self.base).requires_grad_(False)
+                    net = (
+                        self.net.get_base_model()
+                        if isinstance(self.net, PeftModel)
+                        else writing_model(self.base).requires_grad_(False)
+                    )
                     self._beside = (Reader(net.to(self.device).eval()),)
                 yield self._beside[0]
         finally:
@@ -170,26 +261,47 @@ class Preferring(Packed):
 
     def length(self, columns: Mapping[str, Any]) -> int:
         question = self.asking.question(columns["prompt"])
-        return len(question) + max(len(self.asking.answer(columns["prompt"], columns[name])) for name in ("chosen", "rejected", "completion") if name in columns)
+        return len(question) + max(
+            len(self.asking.answer(columns["prompt"], columns[name]))
+            for name in ("chosen", "rejected", "completion")
+            if name in columns
+        )
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         question = self.asking.question(columns["prompt"])
-        answers = [self.asking.answer(columns["prompt"], columns[name]) for name in ("chosen", "rejected", "completion") if name in columns]
+        answers = [
+            self.asking.answer(columns["prompt"], columns[name])
+            for name in ("chosen", "rejected", "completion")
+            if name in columns
+        ]
         longest = max(answers, key=len)
         # Both answers of a pair stand behind the same question, as much of it as leaves room for the longer one.
         asked, _ = fitted(question, longest, max_length)
         room = max_length - len(asked) if max_length else len(longest)
         first, *second = (np.array(answer[:room], dtype=np.int64) for answer in answers)
-        return {"asked": asked, "chosen": first, "liked": np.array(columns.get("label", True)), **({"rejected": second[0]} if second else {})}
+        return {
+            "asked": asked,
+            "chosen": first,
+            "liked": np.array(columns.get("label", True)),
+            **({"rejected": second[0]} if second else {}),
+        }
 
     def collate(self, features: Sequence[Features]) -> Batch:
         pairs = [item for item in features if "rejected" in item]
-        rows = [row(item["asked"], item["chosen"]) for item in features] + [row(item["asked"], item["rejected"]) for item in pairs]
+        rows = [row(item["asked"], item["chosen"]) for item in features] + [
+            row(item["asked"], item["rejected"]) for item in pairs
+        ]
         if self.config.loss == "kto" and len(features) > 1:
-            rows += [row(item["asked"], features[(place + 1) % len(features)]["chosen"]) for place, item in enumerate(features)]
-        return {**pack(rows, share=self.shares),
-                "rejects": torch.tensor(["rejected" in item for item in features]), "liked": torch.tensor([bool(item["liked"]) for item in features]),
-                "row": torch.tensor([_digest(ids, learned) for ids, learned in rows])}
+            rows += [
+                row(item["asked"], features[(place + 1) % len(features)]["chosen"])
+                for place, item in enumerate(features)
+            ]
+        return {
+            **pack(rows, share=self.shares),
+            "rejects": torch.tensor(["rejected" in item for item in features]),
+            "liked": torch.tensor([bool(item["liked"]) for item in features]),
+            "row": torch.tensor([_digest(ids, learned) for ids, learned in rows]),
+        }
 
     def prepare(self, batch: Batch) -> Batch:
         """Adds what the base says of each row; it is asked for a row once."""
@@ -200,7 +312,12 @@ class Preferring(Packed):
             with torch.no_grad(), self.reference() as reader:
                 sums, _ = _likelihoods(reader, batch)
             self._known.update(zip(keys, sums.tolist()))
-        return {**batch, "reference": torch.tensor([self._known[key] for key in keys], device=self.device)}
+        return {
+            **batch,
+            "reference": torch.tensor(
+                [self._known[key] for key in keys], device=self.device
+            ),
+        }
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, margin, per-token log-likelihood of the chosen less that of the rejected answer), each [B]; the margin is β Δ for
@@ -208,73 +325,147 @@ class Preferring(Packed):
         sums, counts = _likelihoods(self.reader, batch)
         examples, rejects = len(batch["liked"]), batch["rejects"]
         pairs, beta = int(rejects.sum()), self.config.beta
-        chosen, rejected = sums[:examples], sums[examples:examples + pairs]
+        chosen, rejected = sums[:examples], sums[examples : examples + pairs]
         means = sums / counts
         preferred = torch.zeros(examples, device=sums.device)
-        preferred[rejects] = (means[:examples][rejects] - means[examples:examples + pairs]).detach()
+        preferred[rejects] = (
+            means[:examples][rejects] - means[examples : examples + pairs]
+        ).detach()
         if self.config.loss == "orpo":
-            odds = _log_odds(means[:examples]) - _log_odds(means[examples:examples + pairs])
-            return -means[:examples] - beta * F.logsigmoid(odds), torch.zeros_like(chosen), preferred
+            odds = _log_odds(means[:examples]) - _log_odds(
+                means[examples : examples + pairs]
+            )
+            return (
+                -means[:examples] - beta * F.logsigmoid(odds),
+                torch.zeros_like(chosen),
+                preferred,
+            )
         gained = chosen - batch["reference"][:examples]
-        lost = rejected - batch["reference"][examples:examples + pairs]
+        lost = rejected - batch["reference"][examples : examples + pairs]
         margin = gained.clone()
         margin[rejects] = gained[rejects] - lost
         if self.config.loss == "dpo":
             smooth = self.config.label_smoothing
-            losses = -(1 - smooth) * F.logsigmoid(beta * margin) - smooth * F.logsigmoid(-beta * margin)
+            losses = -(1 - smooth) * F.logsigmoid(
+                beta * margin
+            ) - smooth * F.logsigmoid(-beta * margin)
             return losses, beta * margin, preferred
-        others = (sums - batch["reference"])[examples + pairs:].detach()
+        others = (sums - batch["reference"])[examples + pairs :].detach()
         drift = others.mean().clamp(min=0) if len(others) else sums.new_zeros(())
         return self._thumbs(gained, lost, drift, batch), beta * margin, preferred
 
-    def _thumbs(self, gained: Tensor, lost: Tensor, drift: Tensor, batch: Batch) -> Tensor:
+    def _thumbs(
+        self, gained: Tensor, lost: Tensor, drift: Tensor, batch: Batch
+    ) -> Tensor:
         """KTO's loss of each example; of a pair, the sum over both answers."""
         beta, liked = self.config.beta, batch["liked"]
         up = self.config.desirable_weight * (1 - torch.sigmoid(beta * (gained - drift)))
-        down = self.config.undesirable_weight * (1 - torch.sigmoid(beta * (drift - gained)))
+        down = self.config.undesirable_weight * (
+            1 - torch.sigmoid(beta * (drift - gained))
+        )
         losses = torch.where(liked, up, down)
-        losses[batch["rejects"]] = losses[batch["rejects"]] + self.config.undesirable_weight * (1 - torch.sigmoid(beta * (drift - lost)))
+        losses[batch["rejects"]] = losses[
+            batch["rejects"]
+        ] + self.config.undesirable_weight * (1 - torch.sigmoid(beta * (drift - lost)))
         return losses
 
     def loss(self, batch: Batch) -> Loss:
         """Raises BadInput for KTO with single examples: z needs the answers of others."""
         if self.config.loss == "kto" and self.training and len(batch["liked"]) < 2:
-            raise BadInput(say("kto compares each answer with those to other questions, and a batch holds one.", "kto 需要与其他问题的回答比较，而每批只有一条。"),
-                           "--train.batch_size 8")
+            raise BadInput(
+                say(
+                    "kto compares each answer with those to other questions, and a batch holds one.",
+                    "kto 需要与其他问题的回答比较，而每批只有一条。",
+                ),
+                "--train.batch_size 8",
+            )
         losses, margin, _ = self.losses(batch)
-        metrics = {} if self.config.loss == "orpo" else {"margin": (margin * torch.where(batch["liked"], 1.0, -1.0)).sum()}
+        metrics = (
+            {}
+            if self.config.loss == "orpo"
+            else {"margin": (margin * torch.where(batch["liked"], 1.0, -1.0)).sum()}
+        )
         return Loss(losses.sum(), len(losses), metrics)
 
     def figures(self) -> Sequence[Figure]:
         def mean(sums: np.ndarray) -> np.ndarray:
             return np.asarray(sums[..., 0] / sums[..., 1])
+
         found = []
         if not self.thumbs:
-            found.append(Figure("preference_accuracy", mean, "higher", ("Likelier answer is the chosen one (per token)", "每词元概率更高的是被选回答的比例")))
+            found.append(
+                Figure(
+                    "preference_accuracy",
+                    mean,
+                    "higher",
+                    (
+                        "Likelier answer is the chosen one (per token)",
+                        "每词元概率更高的是被选回答的比例",
+                    ),
+                )
+            )
         if self.config.loss != "orpo":
-            found += [Figure("reward_accuracy", mean, "higher", ("Moved the right way from the base (the base itself: 0.5)", "相对基础模型变化方向正确的比例（基础模型为 0.5）")),
-                      Figure("margin", mean, "higher", ("Margin β Δ", "间隔 β Δ"), say("nats", "奈特"))]
+            found += [
+                Figure(
+                    "reward_accuracy",
+                    mean,
+                    "higher",
+                    (
+                        "Moved the right way from the base (the base itself: 0.5)",
+                        "相对基础模型变化方向正确的比例（基础模型为 0.5）",
+                    ),
+                ),
+                Figure(
+                    "margin",
+                    mean,
+                    "higher",
+                    ("Margin β Δ", "间隔 β Δ"),
+                    say("nats", "奈特"),
+                ),
+            ]
         return [*found, Figure("loss", mean, "lower", ("Loss", "损失"))]
 
     def judge(self, batch: Batch) -> list[Judgement]:
         losses, margin, preferred = self.losses(self.prepare(batch))
         signed = margin * torch.where(batch["liked"], 1.0, -1.0)
         judged = list[Judgement]()
-        for loss, moved, likelier in zip(losses.tolist(), signed.tolist(), preferred.tolist()):
+        for loss, moved, likelier in zip(
+            losses.tolist(), signed.tolist(), preferred.tolist()
+        ):
             # What did not move, but for rounding, is half right.
             moved = moved if abs(moved) > STILL else 0.0
-            counts = {"loss": np.array([loss, 1.0]), "margin": np.array([moved, 1.0]),
-                      "reward_accuracy": np.array([0.5 + 0.5 * np.sign(moved), 1.0]), "preference_accuracy": np.array([0.5 + 0.5 * np.sign(likelier), 1.0])}
-            judged.append(Judgement(loss, {figure.name: counts[figure.name] for figure in self.figures()}))
+            counts = {
+                "loss": np.array([loss, 1.0]),
+                "margin": np.array([moved, 1.0]),
+                "reward_accuracy": np.array([0.5 + 0.5 * np.sign(moved), 1.0]),
+                "preference_accuracy": np.array([0.5 + 0.5 * np.sign(likelier), 1.0]),
+            }
+            judged.append(
+                Judgement(
+                    loss,
+                    {figure.name: counts[figure.name] for figure in self.figures()},
+                )
+            )
         return judged
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        return write(self.net, [np.array(self.asking.question(columns["prompt"]))], self.asking, self.config.max_new_tokens)[0]
+        return write(
+            self.net,
+            [np.array(self.asking.question(columns["prompt"]))],
+            self.asking,
+            self.config.max_new_tokens,
+        )[0]
 
     def preview(self, features: Features) -> list[Piece]:
-        shown = [Piece(self.asking.tokenizer.decode(features["asked"]), False), Piece(self.asking.tokenizer.decode(features["chosen"]), True)]
+        shown = [
+            Piece(self.asking.tokenizer.decode(features["asked"]), False),
+            Piece(self.asking.tokenizer.decode(features["chosen"]), True),
+        ]
         if "rejected" in features:
-            shown += [Piece(say("\n  rather than: ", "\n  而不是："), False), Piece(self.asking.tokenizer.decode(features["rejected"]), True)]
+            shown += [
+                Piece(say("\n  rather than: ", "\n  而不是："), False),
+                Piece(self.asking.tokenizer.decode(features["rejected"]), True),
+            ]
         return shown
 
     def save(self, folder: Path) -> None:
@@ -284,7 +475,9 @@ class Preferring(Packed):
 def _likelihoods(reader: Reader, batch: Batch) -> tuple[Tensor, Tensor]:
     """(log π(answer | question), tokens of the answer) of every row, [rows] each."""
     nats = by_sequence(batch, reader.nats(batch))
-    return -torch.stack([row.sum() for row in nats]), torch.tensor([len(row) for row in nats], device=nats[0].device)
+    return -torch.stack([row.sum() for row in nats]), torch.tensor(
+        [len(row) for row in nats], device=nats[0].device
+    )
 
 
 def _log_odds(means: Tensor) -> Tensor:
@@ -295,4 +488,11 @@ def _log_odds(means: Tensor) -> Tensor:
 def _digest(ids: np.ndarray, learned: np.ndarray) -> int:
     """A number for a row, which tells it from others (63 bits)."""
     import hashlib
-    return int.from_bytes(hashlib.blake2b(ids.tobytes() + learned.tobytes(), digest_size=8).digest(), "big") >> 1
+
+    return (
+        int.from_bytes(
+            hashlib.blake2b(ids.tobytes() + learned.tobytes(), digest_size=8).digest(),
+            "big",
+        )
+        >> 1
+    )

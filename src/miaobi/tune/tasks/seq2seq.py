@@ -25,14 +25,25 @@ from miaobi.data.shapes import Unusable
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.base import Base
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner, Piece, padded
+from miaobi.tune.learner import (
+    Example,
+    Features,
+    Figure,
+    Judgement,
+    Learner,
+    Piece,
+    padded,
+)
 from miaobi.tune.tasks.causal import writing_model
 from miaobi.tune.text import overlap
 from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write
 from miaobi.tune.text.packing import Packed, by_sequence, layers_of, pack
 
 NAME = "seq2seq"
-SUMMARY = "a text from a text: translation, summaries", "由一段文本生成另一段文本：翻译、摘要"
+SUMMARY = (
+    "a text from a text: translation, summaries",
+    "由一段文本生成另一段文本：翻译、摘要",
+)
 MODALITY, MAKES, READER = "text", "text", "texts"
 EXAMPLE = '{"source": "...", "target": "..."}'
 
@@ -56,11 +67,24 @@ class Config:
 
     def __post_init__(self) -> None:
         if "{source}" not in self.prompt:
-            raise BadInput(say(f"head.prompt is {self.prompt!r}: the source would not be in it.", f"head.prompt 为 {self.prompt!r}，其中没有原文。"),
-                           say('Put {source} where it belongs: "Translate into English: {source}".', '请在其中写上 {source}，例如 "翻译成英文：{source}"。'))
+            raise BadInput(
+                say(
+                    f"head.prompt is {self.prompt!r}: the source would not be in it.",
+                    f"head.prompt 为 {self.prompt!r}，其中没有原文。",
+                ),
+                say(
+                    'Put {source} where it belongs: "Translate into English: {source}".',
+                    '请在其中写上 {source}，例如 "翻译成英文：{source}"。',
+                ),
+            )
         if not 0 <= self.label_smoothing < 1:
-            raise BadInput(say(f"head.label_smoothing is {self.label_smoothing}.", f"head.label_smoothing 为 {self.label_smoothing}。"),
-                           say("Give a share in [0, 1).", "请给出 [0, 1) 之间的比例。"))
+            raise BadInput(
+                say(
+                    f"head.label_smoothing is {self.label_smoothing}.",
+                    f"head.label_smoothing 为 {self.label_smoothing}。",
+                ),
+                say("Give a share in [0, 1).", "请给出 [0, 1) 之间的比例。"),
+            )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
@@ -69,9 +93,16 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
         value = record.get(theirs, record.get(ours))
         if not isinstance(value, str) or not value.strip():
             listed = ", ".join(map(str, record))
-            raise Unusable(say(f"no text in the column {theirs!r}; there are: {listed}.", f"{theirs!r} 列没有文本；现有的列：{listed}。"),
-                           say(f"Name the columns with head.source and head.target. Expected {EXAMPLE}",
-                               f"请用 head.source 与 head.target 指定列名。应为 {EXAMPLE}"))
+            raise Unusable(
+                say(
+                    f"no text in the column {theirs!r}; there are: {listed}.",
+                    f"{theirs!r} 列没有文本；现有的列：{listed}。",
+                ),
+                say(
+                    f"Name the columns with head.source and head.target. Expected {EXAMPLE}",
+                    f"请用 head.source 与 head.target 指定列名。应为 {EXAMPLE}",
+                ),
+            )
         found[ours] = value.strip()
     return found
 
@@ -90,8 +121,11 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Writer:
     from transformers import AutoModelForSeq2SeqLM
+
     if base.config.get("is_encoder_decoder"):
-        return EncoderDecoder(base.model(AutoModelForSeq2SeqLM), Asking(base.tokenizer, None), config)
+        return EncoderDecoder(
+            base.model(AutoModelForSeq2SeqLM), Asking(base.tokenizer, None), config
+        )
     return Causal(writing_model(base), asking(base), config)
 
 
@@ -132,7 +166,9 @@ class Writer(Learner):
         ids = self.source_ids(source)
         while len(ids) > room and source:
             kept = self.asking.tokenizer(source, add_special_tokens=False).input_ids
-            source = self.asking.tokenizer.decode(kept[:max(0, len(kept) - (len(ids) - room))], skip_special_tokens=True)
+            source = self.asking.tokenizer.decode(
+                kept[: max(0, len(kept) - (len(ids) - room))], skip_special_tokens=True
+            )
             ids = self.source_ids(source)
         return ids
 
@@ -141,29 +177,61 @@ class Writer(Learner):
             nats = torch.cat(self.nats(batch))
             return Loss(nats.sum(), len(nats))
         logits, tokens = self.logits(batch)
-        return Loss(F.cross_entropy(logits, tokens, reduction="sum", label_smoothing=self.config.label_smoothing), len(tokens))
+        return Loss(
+            F.cross_entropy(
+                logits,
+                tokens,
+                reduction="sum",
+                label_smoothing=self.config.label_smoothing,
+            ),
+            len(tokens),
+        )
 
     def figures(self) -> Sequence[Figure]:
-        every = {**overlap.FIGURES, "loss": Figure("loss", lambda sums: sums[..., 0] / sums[..., 1], "lower", ("Loss", "损失"), say("nats/token", "奈特/词元"))}
+        every = {
+            **overlap.FIGURES,
+            "loss": Figure(
+                "loss",
+                lambda sums: sums[..., 0] / sums[..., 1],
+                "lower",
+                ("Loss", "损失"),
+                say("nats/token", "奈特/词元"),
+            ),
+        }
         return [every.pop(self.config.metric), *every.values()]
 
     def judge(self, batch: Batch) -> list[Judgement]:
-        answers = self.write([row[row != MASKED].cpu().numpy() for row in batch["asked"]])
+        answers = self.write(
+            [row[row != MASKED].cpu().numpy() for row in batch["asked"]]
+        )
         judged = list[Judgement]()
         for answer, wanted, nats in zip(answers, batch["wanted"], self.nats(batch)):
-            reference = self.asking.tokenizer.decode(wanted[wanted != MASKED], skip_special_tokens=True).strip()
-            counts = {**overlap.counts(answer, reference), "loss": np.array([float(nats.sum()), float(len(nats))])}
+            reference = self.asking.tokenizer.decode(
+                wanted[wanted != MASKED], skip_special_tokens=True
+            ).strip()
+            counts = {
+                **overlap.counts(answer, reference),
+                "loss": np.array([float(nats.sum()), float(len(nats))]),
+            }
             judged.append(Judgement(float(nats.mean()), counts, answer))
         return judged
 
     def write(self, questions: Sequence[np.ndarray]) -> list[str]:
-        return write(self.net, questions, self.asking, self.config.max_new_tokens, self.config.num_beams)
+        return write(
+            self.net,
+            questions,
+            self.asking,
+            self.config.max_new_tokens,
+            self.config.num_beams,
+        )
 
     def answer(self, columns: Mapping[str, Any]) -> str:
         return self.write([np.array(self.source_ids(columns["source"]))])[0]
 
     def preview(self, features: Features) -> list[Piece]:
-        asked, wanted = (self.asking.tokenizer.decode(features[name]) for name in ("asked", "wanted"))
+        asked, wanted = (
+            self.asking.tokenizer.decode(features[name]) for name in ("asked", "wanted")
+        )
         return [Piece(asked, False), Piece(wanted, True)]
 
     def save(self, folder: Path) -> None:
@@ -171,7 +239,10 @@ class Writer(Learner):
 
 
 def _shown(features: Sequence[Features]) -> dict[str, Tensor]:
-    return {name: padded([item[name] for item in features], MASKED) for name in ("asked", "wanted")}
+    return {
+        name: padded([item[name] for item in features], MASKED)
+        for name in ("asked", "wanted")
+    }
 
 
 class Causal(Packed, Writer):
@@ -182,20 +253,34 @@ class Causal(Packed, Writer):
         return self.asking.answer(self.prompt(source), target)
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        return len(self.source_ids(columns["source"])) + len(self.target_ids(columns["source"], columns["target"]))
+        return len(self.source_ids(columns["source"])) + len(
+            self.target_ids(columns["source"], columns["target"])
+        )
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         target = self.target_ids(columns["source"], columns["target"])
         room = max(max_length - len(target), max_length // 2)
-        source = self.shortened(columns["source"], room) if max_length else self.source_ids(columns["source"])
+        source = (
+            self.shortened(columns["source"], room)
+            if max_length
+            else self.source_ids(columns["source"])
+        )
         asked, wanted = fitted(source, target, max_length)
         return {"asked": asked, "wanted": wanted}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        return {**pack([row(item["asked"], item["wanted"]) for item in features], share=self.shares), **_shown(features)}
+        return {
+            **pack(
+                [row(item["asked"], item["wanted"]) for item in features],
+                share=self.shares,
+            ),
+            **_shown(features),
+        }
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return logits_of(self.reader, batch), batch["targets"][batch["targets"] != MASKED]
+        return logits_of(self.reader, batch), batch["targets"][
+            batch["targets"] != MASKED
+        ]
 
     def nats(self, batch: Batch) -> list[Tensor]:
         return by_sequence(batch, self.reader.nats(batch))
@@ -213,20 +298,43 @@ class EncoderDecoder(Writer):
         return ids if end is None or ids[-1] == end else [*ids, end]
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        return max(len(self.source_ids(columns["source"])), len(self.target_ids(columns["source"], columns["target"])))
+        return max(
+            len(self.source_ids(columns["source"])),
+            len(self.target_ids(columns["source"], columns["target"])),
+        )
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        source = self.shortened(columns["source"], max_length) if max_length else self.source_ids(columns["source"])
-        return {"asked": np.array(source), "wanted": np.array(self.target_ids(columns["source"], columns["target"])[:max_length or None])}
+        source = (
+            self.shortened(columns["source"], max_length)
+            if max_length
+            else self.source_ids(columns["source"])
+        )
+        return {
+            "asked": np.array(source),
+            "wanted": np.array(
+                self.target_ids(columns["source"], columns["target"])[
+                    : max_length or None
+                ]
+            ),
+        }
 
     def collate(self, features: Sequence[Features]) -> Batch:
         sources = [item["asked"] for item in features]
-        return {"ids": padded(sources, self.asking.pad), "mask": padded([np.ones(len(source)) for source in sources], 0), **_shown(features)}
+        return {
+            "ids": padded(sources, self.asking.pad),
+            "mask": padded([np.ones(len(source)) for source in sources], 0),
+            **_shown(features),
+        }
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         net: Any = self.net
         shifted = net.prepare_decoder_input_ids_from_labels(labels=batch["wanted"])
-        logits = net(input_ids=batch["ids"], attention_mask=batch["mask"], decoder_input_ids=shifted, use_cache=False).logits
+        logits = net(
+            input_ids=batch["ids"],
+            attention_mask=batch["mask"],
+            decoder_input_ids=shifted,
+            use_cache=False,
+        ).logits
         there = batch["wanted"] != MASKED
         return logits[there], batch["wanted"][there]
 

@@ -38,25 +38,48 @@ class Asking:
 
     def question(self, asked: Question) -> list[int]:
         if self.template is not None:
-            return list(self.tokenizer(self.template.render(_messages(asked)), add_special_tokens=False).input_ids)
-        text = asked if isinstance(asked, str) else "\n".join(str(message["content"]) for message in asked) + "\n"
+            return list(
+                self.tokenizer(
+                    self.template.render(_messages(asked)), add_special_tokens=False
+                ).input_ids
+            )
+        text = (
+            asked
+            if isinstance(asked, str)
+            else "\n".join(str(message["content"]) for message in asked) + "\n"
+        )
         ids = list(self.tokenizer(text).input_ids)
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        return (
+            ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        )
 
     def answer(self, asked: Question, text: str) -> list[int]:
         """The answer's tokens with the one that ends it. White space that a template writes after that is nobody's to say."""
-        written, end = text, [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        written, end = (
+            text,
+            []
+            if self.tokenizer.eos_token_id is None
+            else [self.tokenizer.eos_token_id],
+        )
         if self.template is not None:
             before = self.template.render(_messages(asked))
-            whole, turns = spoken(self.template, [*_messages(asked), {"role": "assistant", "content": text}])
+            whole, turns = spoken(
+                self.template,
+                [*_messages(asked), {"role": "assistant", "content": text}],
+            )
             if turns and whole.startswith(before):
-                written, end = whole[len(before):turns[-1][1]], []
+                written, end = whole[len(before) : turns[-1][1]], []
         return list(self.tokenizer(written, add_special_tokens=False).input_ids) + end
 
     def ends(self, net: Any) -> list[int]:
         """The tokens that end an answer."""
         told = net.generation_config.eos_token_id
-        return sorted({*([told] if isinstance(told, int) else told or []), *self.answer("?", "!")[-1:]})
+        return sorted(
+            {
+                *([told] if isinstance(told, int) else told or []),
+                *self.answer("?", "!")[-1:],
+            }
+        )
 
 
 def asking(base: Base) -> Asking:
@@ -64,21 +87,27 @@ def asking(base: Base) -> Asking:
 
 
 def _messages(asked: Question) -> list[Mapping[str, Any]]:
-    return [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+    return (
+        [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+    )
 
 
-def fitted(question: Sequence[int], answer: Sequence[int], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def fitted(
+    question: Sequence[int], answer: Sequence[int], max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Question and answer within `max_length` tokens (0: as they are): the answer keeps its beginning and half of the room at least,
     the question keeps its end, beside which the answer stands."""
     if max_length:
-        answer = answer[:max(max_length // 2, max_length - len(question))]
-        question = question[max(0, len(question) + len(answer) - max_length):]
+        answer = answer[: max(max_length // 2, max_length - len(question))]
+        question = question[max(0, len(question) + len(answer) - max_length) :]
     return np.array(question, dtype=np.int64), np.array(answer, dtype=np.int64)
 
 
 def row(question: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(ids, which are learned) of a question with its answer, for `packing.pack`."""
-    return np.concatenate([question, answer]), np.arange(len(question) + len(answer)) >= len(question)
+    return np.concatenate([question, answer]), np.arange(
+        len(question) + len(answer)
+    ) >= len(question)
 
 
 def logits_of(reader: Reader, batch: Batch) -> Tensor:
@@ -88,26 +117,56 @@ def logits_of(reader: Reader, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def write(net: Any, rows: Sequence[np.ndarray], asking: Asking, max_new_tokens: int, num_beams: int = 1) -> list[str]:
+def write(
+    net: Any,
+    rows: Sequence[np.ndarray],
+    asking: Asking,
+    max_new_tokens: int,
+    num_beams: int = 1,
+) -> list[str]:
     """Answers to questions (their tokens), by greedy or beam search, all in one batch; one by one behind a learned prompt, whose place
     padding would shift."""
     from transformers import GenerationConfig
+
     if len(rows) > 1 and _prompted(net):
         return [write(net, [row], asking, max_new_tokens, num_beams)[0] for row in rows]
     device = next(net.parameters()).device
     encoder_decoder = bool(net.config.is_encoder_decoder)
     side = "right" if encoder_decoder else "left"
-    ids, mask = padded(rows, asking.pad, side, multiple=1), padded([np.ones(len(row)) for row in rows], 0, side, multiple=1)
-    settings = GenerationConfig(max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, pad_token_id=asking.pad,
-                                eos_token_id=asking.ends(net) or None, bos_token_id=asking.tokenizer.bos_token_id,
-                                decoder_start_token_id=net.config.decoder_start_token_id if encoder_decoder else None)
+    ids, mask = (
+        padded(rows, asking.pad, side, multiple=1),
+        padded([np.ones(len(row)) for row in rows], 0, side, multiple=1),
+    )
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        do_sample=False,
+        pad_token_id=asking.pad,
+        eos_token_id=asking.ends(net) or None,
+        bos_token_id=asking.tokenizer.bos_token_id,
+        decoder_start_token_id=net.config.decoder_start_token_id
+        if encoder_decoder
+        else None,
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Position ids are not supported")  # PEFT's, behind a learned prompt: one row has the usual ones
-        made = net.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-    new = made if encoder_decoder else made[:, ids.shape[1]:]
-    return [text.strip() for text in asking.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        warnings.filterwarnings(
+            "ignore", "Position ids are not supported"
+        )  # PEFT's, behind a learned prompt: one row has the usual ones
+        made = net.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=settings,
+        )
+    new = made if encoder_decoder else made[:, ids.shape[1] :]
+    return [
+        text.strip()
+        for text in asking.tokenizer.batch_decode(new, skip_special_tokens=True)
+    ]
 
 
 def _prompted(net: Any) -> bool:
     from peft import PeftModel
-    return isinstance(net, PeftModel) and bool(net.active_peft_config.is_prompt_learning)
+
+    return isinstance(net, PeftModel) and bool(
+        net.active_peft_config.is_prompt_learning
+    )

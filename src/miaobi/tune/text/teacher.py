@@ -24,14 +24,32 @@ class Teacher:
     """name: a model as `miaobi.load` takes it, such as a starter pack, a path, or the URL of a server; served: its name there, where
     the server offers several. Answers are greedy, of at most `max_new_tokens`."""
 
-    def __init__(self, name: str, served: str = "", max_new_tokens: int = 128, streams: int = 4) -> None:
-        self.name, self.served, self.max_new_tokens, self.streams = name, served, max_new_tokens, streams
+    def __init__(
+        self, name: str, served: str = "", max_new_tokens: int = 128, streams: int = 4
+    ) -> None:
+        self.name, self.served, self.max_new_tokens, self.streams = (
+            name,
+            served,
+            max_new_tokens,
+            streams,
+        )
         weights = find(name)
         if weights.modality != "text":
-            raise Unsupported(say(f"{name} makes {weights.modality}; a teacher writes.", f"{name} 生成 {weights.modality}；教师模型需能写作。"),
-                              say("Choose a language model.", "请选择语言模型。"))
-        identity = json.dumps([weights.format, weights.location, weights.version, served, max_new_tokens])
-        self.path = home() / "teachers" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
+            raise Unsupported(
+                say(
+                    f"{name} makes {weights.modality}; a teacher writes.",
+                    f"{name} 生成 {weights.modality}；教师模型需能写作。",
+                ),
+                say("Choose a language model.", "请选择语言模型。"),
+            )
+        identity = json.dumps(
+            [weights.format, weights.location, weights.version, served, max_new_tokens]
+        )
+        self.path = (
+            home()
+            / "teachers"
+            / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
+        )
         self._kept = self._read()
         self._model: Model | None = None
 
@@ -56,7 +74,13 @@ class Teacher:
 
     def missing(self, questions: Iterable[Question]) -> list[Question]:
         """Those not answered yet, each once."""
-        return list({_key(question): question for question in questions if _key(question) not in self._kept}.values())
+        return list(
+            {
+                _key(question): question
+                for question in questions
+                if _key(question) not in self._kept
+            }.values()
+        )
 
     def ask(self, questions: Sequence[Question], shown: bool = False) -> None:
         """Have these answered, `streams` at a time. What was answered before an error or Ctrl-C is kept."""
@@ -66,23 +90,39 @@ class Teacher:
         with explain_refusal(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._model is None:
-            self._model = load(self.name, streams=self.streams, **({"model": self.served} if self.served else {}))
+            self._model = load(
+                self.name,
+                streams=self.streams,
+                **({"model": self.served} if self.served else {}),
+            )
         with bar(shown) as progress, ThreadPoolExecutor(self.streams) as pool:
-            rest = {pool.submit(self._answer, self._model, question) for question in asked}
+            rest = {
+                pool.submit(self._answer, self._model, question) for question in asked
+            }
             try:
                 while rest:
                     done, rest = wait(rest, timeout=1, return_when=FIRST_EXCEPTION)
                     for answer in done:
                         answer.result()
-                    progress(say(f"{self.name} answers", f"{self.name} 正在回答"), len(asked) - len(rest), len(asked))
+                    progress(
+                        say(f"{self.name} answers", f"{self.name} 正在回答"),
+                        len(asked) - len(rest),
+                        len(asked),
+                    )
             finally:
                 for answer in rest:
                     answer.cancel()
 
     def _answer(self, model: Model, question: Question) -> None:
-        found = model.generate(question, temperature=0, max_new_tokens=self.max_new_tokens, seed=0)[0].text.strip()
+        found = model.generate(
+            question, temperature=0, max_new_tokens=self.max_new_tokens, seed=0
+        )[0].text.strip()
         record = json.dumps({"prompt": question, "answer": found}, ensure_ascii=False)
-        with explain_refusal(self.path), locked(self.path), self.path.open("r+b") as file:
+        with (
+            explain_refusal(self.path),
+            locked(self.path),
+            self.path.open("r+b") as file,
+        ):
             # A line that was cut off stays alone on its line.
             end = file.seek(0, os.SEEK_END)
             file.seek(max(end - 1, 0))

@@ -56,24 +56,42 @@ BUILT_IN = {"chatml": CHATML, "plain": PLAIN}
 """chatml: SmolLM2's and Qwen's form, with tools as Qwen2.5 and Hermes write them. plain: words and the token that ends a text, for any vocabulary."""
 
 
-def spoken(template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[str, list[Span]]:
+def spoken(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> tuple[str, list[Span]]:
     """The rendered dialogue, and its assistant's turns in order.
 
     A turn with nothing before it (the assistant speaks first) answers no prompt and is left out, as are earlier turns that the template
     writes differently once others follow (Qwen3 takes their thoughts out). Raises BadInput for what the template refuses.
     """
     if MARKS.search(template.source):
-        return _marked(template.render(messages, add_generation_prompt=False, tools=tools, marked=True))
+        return _marked(
+            template.render(
+                messages, add_generation_prompt=False, tools=tools, marked=True
+            )
+        )
     text = template.render(messages, add_generation_prompt=False, tools=tools)
     spans = list[Span]()
     for place, message in enumerate(messages):
-        if message["role"] != "assistant" or not place or messages[place - 1]["role"] == "assistant":
+        if (
+            message["role"] != "assistant"
+            or not place
+            or messages[place - 1]["role"] == "assistant"
+        ):
             continue
         last = place + 1
         while last < len(messages) and messages[last]["role"] == "assistant":
             last += 1
         before = template.render(messages[:place], tools=tools)
-        after = text if last == len(messages) else template.render(messages[:last], add_generation_prompt=False, tools=tools)
+        after = (
+            text
+            if last == len(messages)
+            else template.render(
+                messages[:last], add_generation_prompt=False, tools=tools
+            )
+        )
         if text.startswith(before) and text.startswith(after):
             spans.append((len(before), _end(after, messages[last - 1])))
     return text, spans

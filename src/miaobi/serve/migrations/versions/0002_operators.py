@@ -8,4 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    op.add_column("keys", sa.Column("operator", sa.Boolean(), nullable=False, server_default=sa.true()))
+    op.add_column(
+        "keys",
+        sa.Column("operator", sa.Boolean(), nullable=False, server_default=sa.true()),
+    )
