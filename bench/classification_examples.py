@@ -1,9 +1,13 @@
-"""Classification fine-tuning against Transformers' Trainer: examples a second, same base, same data, same effective batch.
+"""Classification fine-tuning against Transformers' Trainer: examples a second, same
+base, same data, same effective batch.
 
-Each turn both tune a BERT of four layers (weights drawn here from the same seed; speed does not depend on them) on the packaged Chinese reviews
-for so many steps: Trainer as its documentation shows it, every row padded to the longest of its batch (DataCollatorWithPadding); ours in
-groups of similar length within the batch, whose gradients are the same sums. AdamW, batch 32, float32. The first steps of each turn warm
-up and are not counted. Turns alternate; medians are compared. Run alone: python bench/classification_examples.py [--turns 5 --steps 12]
+Each turn both tune a BERT of four layers (weights drawn here from the same seed; speed
+does not depend on them) on the packaged Chinese reviews for so many steps: Trainer as
+its documentation shows it, every row padded to the longest of its batch
+(DataCollatorWithPadding); ours in groups of similar length within the batch, whose
+gradients are the same sums. AdamW, batch 32, float32. The first steps of each turn warm
+up and are not counted. Turns alternate; medians are compared. Run alone: python
+bench/classification_examples.py [--turns 5 --steps 12]
 """
 
 from __future__ import annotations

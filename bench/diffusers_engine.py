@@ -1,9 +1,11 @@
-"""The diffusers engine against the same pipeline called directly, alternating in one process; and the memory of three tasks.
+"""The diffusers engine against the same pipeline called directly, alternating in one
+process; and the memory of three tasks.
 
     python bench/diffusers_engine.py
     python bench/diffusers_engine.py --model ./sd-folder --steps 20 --rounds 5
 
-Safety checks off on both sides. Without --model: Stable Diffusion's architecture with fewer channels, random weights.
+Safety checks off on both sides. Without --model: Stable Diffusion's architecture with
+fewer channels, random weights.
 Targets: at most 1.02 of the direct call's time; two more tasks cost no weights.
 """
 
@@ -39,7 +41,9 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 def write(folder: Path) -> Path:
-    """Stable Diffusion 1.5 with its layers and fewer channels: 128 x 128 pixels, latents of 16 x 16."""
+    """Stable Diffusion 1.5 with its layers and fewer channels: 128 x 128 pixels,
+    latents of 16 x 16.
+    """
     torch.manual_seed(0)
     tokenizer = clip_tokenizer()
     end = len(tokenizer) - 1
@@ -121,7 +125,9 @@ def speed(folder: Path, steps: int, rounds: int, n: int) -> dict[str, Any]:
 
 
 def memory(folder: Path) -> dict[str, Any]:
-    """Megabytes that the process grows by: opening and painting, the two other tasks, and what separate pipelines would take."""
+    """Megabytes that the process grows by: opening and painting, the two other tasks,
+    and what separate pipelines would take.
+    """
 
     def resident() -> float:
         gc.collect()

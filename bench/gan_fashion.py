@@ -1,8 +1,12 @@
-"""Our GAN against a plain DCGAN with the classic loss on Fashion-MNIST: a curve of distance against minutes, over several seeds.
+"""Our GAN against a plain DCGAN with the classic loss on Fashion-MNIST: a curve of
+distance against minutes, over several seeds.
 
-Both train in turn, a stretch of `--stretch` seconds each, until each has had `--minutes`. After every stretch 1,000 pictures of each are set beside 4,000
-of the training set in the features of EfficientNet-Lite0: Fréchet distance (not FID), precision, recall. Ours is recipes/image/fashion_cgan.yaml, which is
-told the classes; the DCGAN is Radford et al. 2016 (arXiv:1511.06434) as PyTorch's tutorial builds it, at 28 × 28, in float32 and without classes.
+Both train in turn, a stretch of `--stretch` seconds each, until each has had
+`--minutes`. After every stretch 1,000 pictures of each are set beside 4,000 of the
+training set in the features of EfficientNet-Lite0: Fréchet distance (not FID),
+precision, recall. Ours is recipes/image/fashion_cgan.yaml, which is told the classes;
+the DCGAN is Radford et al. 2016 (arXiv:1511.06434) as PyTorch's tutorial builds it, at
+28 × 28, in float32 and without classes.
 Run alone: python bench/gan_fashion.py
 """
 

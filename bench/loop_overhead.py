@@ -1,6 +1,8 @@
-"""What the training loop costs over a bare PyTorch loop with the same model, optimiser and batches. Target: at most 3 %.
+"""What the training loop costs over a bare PyTorch loop with the same model, optimiser
+and batches. Target: at most 3 %.
 
-Alternates stretches of both in one process and prints medians and the ratio. Run alone: python bench/loop_overhead.py
+Alternates stretches of both in one process and prints medians and the ratio. Run alone:
+python bench/loop_overhead.py
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ def main() -> None:
                     *hooks,
                     (1, lambda state: setattr(state, "finished", state.step >= target)),
                 ],
-            )  # noqa: B023
+            )
             middle = time.perf_counter()
             bare(
                 objectives[1],

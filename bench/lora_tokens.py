@@ -1,10 +1,14 @@
-"""LoRA on SmolLM2-135M, rank 8 on all linear layers, against Transformers' Trainer with PEFT as its documentation shows it.
+"""LoRA on SmolLM2-135M, rank 8 on all linear layers, against Transformers' Trainer with
+PEFT as its documentation shows it.
 
-Both learn the assistant's turns of the same dialogues (chatterbot-corpus, the base's own chat template, at most 512 tokens), in the same
-batches of `--batch`, with AdamW in float32. The peer pads to the longest of a batch (DataCollatorForSeq2Seq); ours lays dialogues end to end and
-computes what all of a batch begin with (SmolLM2's system turn) once. Real tokens are those of the dialogues: no padding counts, and each
-dialogue counts whole on both sides. Every run is a process of its own; they alternate; medians of `--rounds`. Memory is the process's peak
-(ru_maxrss), loading and libraries included. The loss of the same first batch, before training, is told by both.
+Both learn the assistant's turns of the same dialogues (chatterbot-corpus, the base's
+own chat template, at most 512 tokens), in the same batches of `--batch`, with AdamW in
+float32. The peer pads to the longest of a batch (DataCollatorForSeq2Seq); ours lays
+dialogues end to end and computes what all of a batch begin with (SmolLM2's system turn)
+once. Real tokens are those of the dialogues: no padding counts, and each dialogue
+counts whole on both sides. Every run is a process of its own; they alternate; medians
+of `--rounds`. Memory is the process's peak (ru_maxrss), loading and libraries included.
+The loss of the same first batch, before training, is told by both.
 
 Run alone: python bench/lora_tokens.py
 """
@@ -96,7 +100,9 @@ def ours(base: Base, batch: int, steps: int, seed: int) -> dict[str, float]:
 
 
 def theirs(base: Base, batch: int, steps: int, seed: int) -> dict[str, float]:
-    """huggingface.co/docs/peft, "Quicktour", with the collator of its causal language modelling guide for labels of unequal length."""
+    """huggingface.co/docs/peft, "Quicktour", with the collator of its causal language
+    modelling guide for labels of unequal length.
+    """
     import tempfile
 
     from peft import LoraConfig, TaskType, get_peft_model

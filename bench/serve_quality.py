@@ -1,11 +1,16 @@
-"""How far the weights that are served lie from the original ones: perplexity on the same texts, and the engines' own drift while they run.
+"""How far the weights that are served lie from the original ones: perplexity on the
+same texts, and the engines' own drift while they run.
 
     python bench/serve_quality.py [--model smollm2] [--answers 16] [--json figures.json]
 
-Two figures for each engine that `auto` serves the model with. "text": perplexity on the guides of this project (docs/guides), of the original file in float32 and of
-what OpenVINO makes of it as OpenVINO runs it (8-bit activations included). "answers": the engine writes at temperature 1 and reports each token's log-probability q;
-the original weights in float32 score the same tokens with p. exp(mean(log q - log p)) - 1 is by how much the runtime (its weights, its
-8-bit activations, its kernels) changes the perplexity of what is said: exp(KL(q || p)) - 1, estimated; 0 for an engine that computes exactly.
+Two figures for each engine that `auto` serves the model with. "text": perplexity on the
+guides of this project (docs/guides), of the original file in float32 and of what
+OpenVINO makes of it as OpenVINO runs it (8-bit activations included). "answers": the
+engine writes at temperature 1 and reports each token's log-probability q; the original
+weights in float32 score the same tokens with p. exp(mean(log q - log p)) - 1 is by how
+much the runtime (its weights, its 8-bit activations, its kernels) changes the
+perplexity of what is said: exp(KL(q || p)) - 1, estimated; 0 for an engine that
+computes exactly.
 """
 
 from __future__ import annotations
@@ -92,7 +97,9 @@ def answers(name: str, engine: str, count: int, tokens: int) -> list[tuple[str, 
 
 
 def drift(pairs: list[tuple[str, Any]], original: str) -> tuple[float, float, int]:
-    """Mean of log q - log p over tokens, its standard error over answers, tokens. Answers whose tokens split otherwise are left out."""
+    """Mean of log q - log p over tokens, its standard error over answers, tokens.
+    Answers whose tokens split otherwise are left out.
+    """
     means, weights = [], []
     with load(original, engine="native") as model:
         for prompt, answer in pairs:

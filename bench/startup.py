@@ -1,4 +1,5 @@
-"""How long things take to begin: `miaobi --help`, `import miaobi`, and a language model's first words from a cold process.
+"""How long things take to begin: `miaobi --help`, `import miaobi`, and a language
+model's first words from a cold process.
 
 Targets: 0.25 s, 0.15 s, 3 s. Run alone: python bench/startup.py
 """

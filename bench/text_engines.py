@@ -1,11 +1,13 @@
-"""Our engines against the same engines' own interfaces used directly, alternating in one process; medians and ratios.
+"""Our engines against the same engines' own interfaces used directly, alternating in
+one process; medians and ratios.
 
     python bench/text_engines.py                         every engine that is installed, 1 to 32 streams
     python bench/text_engines.py --engines llamacpp --streams 1 4 --rounds 5
     python bench/text_engines.py --save                  also write what `engine="auto"` follows on this machine
     python bench/text_engines.py --cold                  process start to first token, too
 
-40 or so tokens in, --tokens out, greedy, the end token ignored by choosing prompts that run on. tokens/s of output.
+40 or so tokens in, --tokens out, greedy, the end token ignored by choosing prompts that
+run on. tokens/s of output.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from miaobi.engines import auto
 from miaobi.engines.load import open_engine
 from miaobi.engines.weights import find
 
-PROMPT = "Once upon a time, in a village by river number {0}, there lived an old fisherman who told the children a long story. It began:"
+PROMPT = (
+    "Once upon a time, in a village by river number {0}, there lived an old "
+    "fisherman who told the children a long story. It began:"
+)
 Run = Callable[[int], tuple[int, float]]
 """streams -> (tokens made, seconds)."""
 
@@ -98,7 +103,9 @@ def llamacpp_direct(engine: Any, tokens: int) -> Run:
 
 
 def openvino_direct(engine: Any, tokens: int) -> Run:
-    """add_request, step, read on the calling thread, in this process; every answer decoded once at its end."""
+    """add_request, step, read on the calling thread, in this process; every answer
+    decoded once at its end.
+    """
     import openvino_genai as genai
 
     from miaobi.engines.openvino import runs_from
@@ -211,7 +218,8 @@ def measure(
             ratio,
         )
         print(
-            f"{name:>9} {count:>3} streams: ours {found[count][0]:7.1f}/s   direct {found[count][1]:7.1f}/s   ratio {ratio:.3f}",
+            f"{name:>9} {count:>3} streams: ours {found[count][0]:7.1f}/s   "
+            f"direct {found[count][1]:7.1f}/s   ratio {ratio:.3f}",
             flush=True,
         )
     engine.close()
@@ -221,7 +229,8 @@ def measure(
 def cold(model: str) -> float:
     """Seconds from starting a process to the first piece of an answer, engine chosen by auto."""
     code = (
-        f"import miaobi\nwith miaobi.load({model!r}) as m:\n for c in m.stream('Say hello.', max_new_tokens=2, seed=1):\n"
+        f"import miaobi\nwith miaobi.load({model!r}) as m:\n for c in "
+        "m.stream('Say hello.', max_new_tokens=2, seed=1):\n"
         "  print('x', flush=True)\n  break"
     )
     start = time.perf_counter()
@@ -267,7 +276,8 @@ def main() -> None:
     if args.cold:
         times = [cold(args.model) for _ in range(args.rounds)]
         print(
-            f"cold start to the first token, auto ({auto.choose(weights)}): {statistics.median(times):.2f} s  {[round(t, 2) for t in times]}"
+            f"cold start to the first token, auto ({auto.choose(weights)}): "
+            f"{statistics.median(times):.2f} s  {[round(t, 2) for t in times]}"
         )
     rows = []
     for name in args.engines:

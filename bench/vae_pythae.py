@@ -66,7 +66,9 @@ def peer() -> None:
 
 @torch.no_grad()
 def nll(moments: Any, log_likelihood: Any, x: Tensor) -> float:
-    """Mean of -log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x), in nats; the one function for both."""
+    """Mean of -log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x), in nats; the one
+    function for both.
+    """
     torch.manual_seed(0)
     mean, log_variance = moments(x)
     weights = []

@@ -1,4 +1,6 @@
-"""Every test has its own MIAOBI_HOME; fetched packs are kept between runs under ~/.cache/miaobi-tests."""
+"""Every test has its own MIAOBI_HOME; fetched packs are kept between runs under
+~/.cache/miaobi-tests.
+"""
 
 import os
 import sys
@@ -40,7 +42,9 @@ def same_beginning() -> None:
 
 @pytest.fixture(autouse=True)
 def whole_numbers() -> Iterator[None]:
-    """Training sets the smallest numbers to zero in its whole process; the next test has them back."""
+    """Training sets the smallest numbers to zero in its whole process; the next test
+    has them back.
+    """
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)

@@ -1,12 +1,14 @@
-"""Seconds to a validation loss of 1.8982 on character-level Shakespeare, the whole validation set, imports included.
+"""Seconds to a validation loss of 1.8982 on character-level Shakespeare, the whole
+validation set, imports included.
 
 Three whole processes take turns, over several seeds:
   reference   nanoGPT's published CPU recipe, written afresh (nanogpt_recipe.py)
   gpt         `miaobi.verbs.train.train` with the recipe below; what it saves loads in llama.cpp
   ngram       the same loop with an objective that llama.cpp cannot load (ngram_gpt.py)
 
-Targets: gpt in at most a quarter, ngram in at most a sixth of the reference's time, median of the seeds, every seed at or
-below 1.8982. The settings were chosen on the last tenth of the training text (--held-out), not on the validation set.
+Targets: gpt in at most a quarter, ngram in at most a sixth of the reference's time,
+    median of the seeds, every seed at or below 1.8982. The settings were chosen on the
+    last tenth of the training text (--held-out), not on the validation set.
 
 Run alone: python bench/shakespeare [--seeds 5] [--held-out]
 """

@@ -1,13 +1,19 @@
-"""nanoGPT's published CPU recipe for character-level Shakespeare, written afresh: the yardstick of bench/shakespeare.
+"""nanoGPT's published CPU recipe for character-level Shakespeare, written afresh: the
+yardstick of bench/shakespeare.
 
-    python train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1
-      --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0
+    python train.py config/train_shakespeare_char.py --device=cpu --compile=False
+    --eval_iters=20 --log_interval=1
+      --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128
+      --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0
 
-A GPT-2 decoder: learned positions, pre-LayerNorm without biases, GELU, 4x feed-forward, tied embeddings; N(0, 0.02) with the residual
-projections divided by sqrt(2 L). AdamW(0.9, 0.99), weight decay 0.1 on matrices, clip 1, 100 warm-up steps, cosine 1e-3 -> 1e-4.
-Characters; first 90 % train, last 10 % validation. Source: github.com/karpathy/nanoGPT (README, "I only have a macbook").
+A GPT-2 decoder: learned positions, pre-LayerNorm without biases, GELU, 4x feed-forward,
+tied embeddings; N(0, 0.02) with the residual projections divided by sqrt(2 L).
+AdamW(0.9, 0.99), weight decay 0.1 on matrices, clip 1, 100 warm-up steps, cosine 1e-3
+-> 1e-4. Characters; first 90 % train, last 10 % validation. Source:
+github.com/karpathy/nanoGPT (README, "I only have a macbook").
 
-It leaves out nanoGPT's loss estimates and its 2,000 log lines, which only slow it, and scores the whole validation text once.
+It leaves out nanoGPT's loss estimates and its 2,000 log lines, which only slow it, and
+scores the whole validation text once.
 """
 
 from __future__ import annotations
@@ -96,7 +102,9 @@ def learning_rate(
 
 @torch.no_grad()
 def whole_loss(model: nn.Module, ids: Tensor) -> float:
-    """Mean nats over non-overlapping windows; every character but the first is a target, the short last window included."""
+    """Mean nats over non-overlapping windows; every character but the first is a
+    target, the short last window included.
+    """
     full = (len(ids) - 1) // CONTEXT * CONTEXT
     x, y = ids[:full].view(-1, CONTEXT), ids[1 : full + 1].view(-1, CONTEXT)
     batches = [

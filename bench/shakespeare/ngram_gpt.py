@@ -1,9 +1,11 @@
-"""A gpt that is told the last three characters through hashed tables: quicker to learn, but in no layout that llama.cpp loads.
+"""A gpt that is told the last three characters through hashed tables: quicker to learn,
+but in no layout that llama.cpp loads.
 
     x_0 = E[s_t] + E_2[h(s_{t-1}, s_t)] + E_3[h(s_{t-2}, s_{t-1}, s_t)],   h a hash into a fixed number of rows
 
-Much of what a small character model learns is which letter follows the last two or three; a table learns that in one
-look-up a token. Hashed n-gram embeddings: Huang et al. 2025 (arXiv:2501.16975).
+Much of what a small character model learns is which letter follows the last two or
+three; a table learns that in one look-up a token. Hashed n-gram embeddings: Huang et
+al. 2025 (arXiv:2501.16975).
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class NgramGPT(gpt.GPT):
 
 
 def train(corpus: Path, seed: int, steps: int) -> float:
-    """The validation loss after `steps`, through the same data, optimisers and loop as every run."""
+    """The validation loss after `steps`, through the same data, optimisers and loop as
+    every run.
+    """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     config = tokens.Config(

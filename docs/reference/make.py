@@ -1,4 +1,6 @@
-"""Writes docs/reference/commands.md from the verbs' own help; `--check` only says whether it is up to date."""
+"""Writes docs/reference/commands.md from the verbs' own help; `--check` only says
+whether it is up to date.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Miaobi (妙笔): from your own data to a generative model, judged, labelled, served and put to work."""
+"""Miaobi (妙笔): from your own data to a generative model, judged, labelled, served and
+put to work.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from miaobi.engines.load import load
 
-# Only names that no folder of the package has: `miaobi.train` is the training layer, `miaobi.verbs.train.train` trains.
+# Only names that no folder of the package has: `miaobi.train` is the training layer,
+# `miaobi.verbs.train.train` trains.
 _LAZY = {"load": "miaobi.engines.load"}
 
 

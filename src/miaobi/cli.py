@@ -1,4 +1,6 @@
-"""The command line: a verb names a function, imported only when called. Options come from the function's signature."""
+"""The command line: a verb names a function, imported only when called. Options come
+from the function's signature.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +187,9 @@ def overview() -> str:
 
 
 def find(argv: Words) -> tuple[str, Words]:
-    """The verb at the start of `argv` and the words after it. Raises NotFound with the nearest verbs."""
+    """The verb at the start of `argv` and the words after it. Raises NotFound with the
+    nearest verbs.
+    """
     for count in (2, 1):
         name = " ".join(argv[:count])
         if len(argv) >= count and name in VERBS:
@@ -222,7 +226,9 @@ def call(name: str, argv: Words) -> Any:
 
 
 def missing(name: str, error: ModuleNotFoundError) -> Exception:
-    """What to install for a verb whose package is not here; the error itself where it is a module of ours."""
+    """What to install for a verb whose package is not here; the error itself where it
+    is a module of ours.
+    """
     package = (error.name or "miaobi").partition(".")[0]
     if package == "miaobi" or isinstance(error, MiaobiError):
         return error
@@ -268,7 +274,9 @@ def complain(error: MiaobiError, as_json: bool) -> int:
 
 
 def main(argv: Words | None = None) -> int:
-    """Returns the process's exit code: 0, the error's own, 130 after Ctrl-C, 141 when the reader went away."""
+    """Returns the process's exit code: 0, the error's own, 130 after Ctrl-C, 141 when
+    the reader went away.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]

@@ -1,4 +1,6 @@
-"""The official Python client against a running server: python flows.py URL [tune]. Prints one line for each step that held."""
+"""The official Python client against a running server: python flows.py URL [tune].
+Prints one line for each step that held.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def ended(read: Callable[[], Any]) -> Any:
 
 def answers(client: openai.OpenAI) -> None:
     held("models", MODEL in [found.id for found in client.models.list()])
-    # A prompt that llama.cpp has in its cache is computed in other pieces, and may round to another greedy text: so it is there for both.
+    # A prompt that llama.cpp has in its cache is computed in other pieces, and may
+    # round to another greedy text: so it is there for both.
     client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=1)
     answer = client.chat.completions.create(
         model=MODEL, messages=MESSAGES, max_tokens=24, seed=1, temperature=0

@@ -1,4 +1,6 @@
-"""OpenAI's own clients, Python and JavaScript, against `miaobi serve` in a process of its own, with real models."""
+"""OpenAI's own clients, Python and JavaScript, against `miaobi serve` in a process of
+its own, with real models.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def run(*command: str, cwd: Path = HERE) -> list[str]:
 
 @pytest.fixture(scope="module")
 def javascript() -> Path:
-    """A folder in which the official client is installed and the flows lie; skipped where there is no Node."""
+    """A folder in which the official client is installed and the flows lie; skipped
+    where there is no Node.
+    """
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("needs Node.js: apt-get install nodejs npm")
     folder = SHARED / "node"

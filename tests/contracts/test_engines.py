@@ -1,7 +1,8 @@
-"""One suite over every registered engine that writes: what `core/engine.py` promises, each of them keeps.
+"""One suite over every registered engine that writes: what `core/engine.py` promises,
+each of them keeps.
 
-All run one small model that learnt a Chinese poem in the test: as a bundle in native, as GGUF in the others. `remote` asks a
-real server over a real socket.
+All run one small model that learnt a Chinese poem in the test: as a bundle in native,
+as GGUF in the others. `remote` asks a real server over a real socket.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def small_weights(name: str, place: Path) -> Weights:
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Case]:
-    """Every engine on the same small model; `remote` asks a real server that runs llama.cpp's answers."""
+    """Every engine on the same small model; `remote` asks a real server that runs
+    llama.cpp's answers.
+    """
     place = tmp_path_factory.mktemp(request.param)
     if request.param == "remote":
         behind = open_engine(small_weights("llamacpp", place), "llamacpp", 4, {})
@@ -183,7 +186,9 @@ def test_concurrent_requests_give_what_each_gives_alone(case: Case) -> None:
 
 
 def test_cancel_frees_the_place_at_once(case: Case) -> None:
-    """Fill every place with long answers, leave them all, and a short one must not wait for any to end."""
+    """Fill every place with long answers, leave them all, and a short one must not wait
+    for any to end.
+    """
 
     async def scenario() -> float:
         running: list[AsyncIterator[Chunk]] = []
@@ -201,7 +206,8 @@ def test_cancel_frees_the_place_at_once(case: Case) -> None:
     start = time.perf_counter()
     asyncio.run(collect(case.engine, ask(max_new_tokens=200, temperature=0)))
     whole = time.perf_counter() - start
-    # Six answers that were not cancelled would hold a language model here for about ten seconds.
+    # Six answers that were not cancelled would hold a language model here for about ten
+    # seconds.
     assert asyncio.run(scenario()) < max(1.5, whole / 2)
 
 

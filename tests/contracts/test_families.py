@@ -1,4 +1,6 @@
-"""Every registered family: builds from its defaults, learns, saves in the ecosystem's layout, loads back the same."""
+"""Every registered family: builds from its defaults, learns, saves in the ecosystem's
+layout, loads back the same.
+"""
 
 from __future__ import annotations
 

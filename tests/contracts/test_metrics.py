@@ -1,4 +1,6 @@
-"""What every registered metric keeps: a value inside its interval, the sample size, the same again with the same seed."""
+"""What every registered metric keeps: a value inside its interval, the sample size, the
+same again with the same seed.
+"""
 
 import json
 import math

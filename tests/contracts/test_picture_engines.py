@@ -1,4 +1,5 @@
-"""One suite over every registered engine that paints: what `core/engine.py` promises, each of them keeps.
+"""One suite over every registered engine that paints: what `core/engine.py` promises,
+each of them keeps.
 
 Each runs what is small: a toy family, a tiny random pipeline, the packaged models themselves.
 """
@@ -30,7 +31,9 @@ PAINTERS = [
     if "max_new_tokens" not in engines.get(name).ABILITIES.controls
     and name not in ("tuned", "embedding")
 ]
-"""tuned answers in words what its task is asked, embedding in numbers: tests/engines/test_tuned.py, tests/serve/test_embeddings.py."""
+"""tuned answers in words what its task is asked, embedding in numbers:
+tests/engines/test_tuned.py, tests/serve/test_embeddings.py.
+"""
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 
 
@@ -45,7 +48,9 @@ class Case:
 
     @property
     def several(self) -> int:
-        """As many pictures as it makes at a time, up to three: engines that do not draw make one."""
+        """As many pictures as it makes at a time, up to three: engines that do not draw
+        make one.
+        """
         return 3 if "n" in self.engine.abilities.controls else 1
 
     @property

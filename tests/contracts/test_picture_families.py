@@ -1,4 +1,6 @@
-"""Every registered picture family: builds, learns, resumes to the bit, saves without pickle, loads back the same, keeps its promises."""
+"""Every registered picture family: builds, learns, resumes to the bit, saves without
+pickle, loads back the same, keeps its promises.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ def test_learns_saves_and_loads(
 
 
 def source(net: Any, batch: dict[str, Tensor]) -> Tensor | None:
-    """What a model that asks for a picture is given: a partner where it translates, a picture of its own kind where it restores."""
+    """What a model that asks for a picture is given: a partner where it translates, a
+    picture of its own kind where it restores.
+    """
     if "image" not in net.controls:
         return None
     return batch["pixels"] if isinstance(net, Encodes) else batch["source"]

@@ -19,7 +19,9 @@ entry = EntryPoint("x", "half_imported:whole", "miaobi.test")
 
 
 def run(folder: Path, code: str) -> None:
-    """In a process of its own, since a signal is a whole process's; there, `entry` names a module that is interrupted half-way through its import."""
+    """In a process of its own, since a signal is a whole process's; there, `entry`
+    names a module that is interrupted half-way through its import.
+    """
     (folder / "half_imported.py").write_text(
         "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n",
         encoding="utf-8",

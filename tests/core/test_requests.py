@@ -1,4 +1,6 @@
-"""Requests that hold pictures: equal by their pixels, recorded by their hash, checked when they are made."""
+"""Requests that hold pictures: equal by their pixels, recorded by their hash, checked
+when they are made.
+"""
 
 from __future__ import annotations
 

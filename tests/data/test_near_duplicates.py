@@ -1,4 +1,6 @@
-"""Near-duplicates: candidates are found exactly, copies are recognised, look-alikes are not, and groups stay on one side of a split."""
+"""Near-duplicates: candidates are found exactly, copies are recognised, look-alikes are
+not, and groups stay on one side of a split.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ from miaobi.data.splitting import (
 def test_neighbours_are_all_pairs_within_the_distance(
     hashes: np.ndarray, flips: int, distance: int
 ) -> None:
-    """Against the comparison of every pair; half of the hashes are copies with a few bits changed."""
+    """Against the comparison of every pair; half of the hashes are copies with a few
+    bits changed.
+    """
     draw = np.random.default_rng(flips)
     masks = np.bitwise_or.reduce(
         np.uint64(1)

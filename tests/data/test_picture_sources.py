@@ -1,4 +1,6 @@
-"""Where pictures come from: folders, classes, metadata, pairs, Parquet, Arrow, IDX; each fault in them is named."""
+"""Where pictures come from: folders, classes, metadata, pairs, Parquet, Arrow, IDX;
+each fault in them is named.
+"""
 
 from __future__ import annotations
 
@@ -368,7 +370,9 @@ def test_two_picture_columns_are_a_pair(tmp_path: Path) -> None:
     "write", [ipc.new_stream, ipc.new_file], ids=["stream", "file"]
 )
 def test_what_datasets_saved(tmp_path: Path, write: Any) -> None:
-    """The layout of save_to_disk: a folder a split, state.json names its files; caches of past operations beside them do not count."""
+    """The layout of save_to_disk: a folder a split, state.json names its files; caches
+    of past operations beside them do not count.
+    """
     (tmp_path / "dataset_dict.json").write_text(
         json.dumps({"splits": ["train", "test"]})
     )

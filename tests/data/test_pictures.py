@@ -1,4 +1,6 @@
-"""Prepared pictures: what goes in comes out; batches are a pure function of their number; copies stay on one side; a second run finds all."""
+"""Prepared pictures: what goes in comes out; batches are a pure function of their
+number; copies stay on one side; a second run finds all.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ def test_an_epoch_shows_each_picture_once_in_another_order_each_time(
 def test_batches_are_a_pure_function_of_their_number(
     folder: Path, how: dict[str, Any]
 ) -> None:
-    """A run that resumes sees what it would have seen; batches may be asked for in any order, by a new process too."""
+    """A run that resumes sees what it would have seen; batches may be asked for in any
+    order, by a new process too.
+    """
     data, again = made(folder, **how), made(folder, **how)
     for index in (11, 0, 999):
         assert same(data.batch("train", index, 8, 3), again.batch("train", index, 8, 3))
@@ -205,7 +209,10 @@ def test_what_a_killed_preparation_left_is_removed(folder: Path) -> None:
 
 def test_two_processes_want_the_same(folder: Path) -> None:
     """The second waits for the first and finds what it made."""
-    code = "import sys; from miaobi.data.pictures import Config, prepare; print(prepare(Config(path=sys.argv[1]), progress=False).count('train'))"
+    code = (
+        "import sys; from miaobi.data.pictures import Config, prepare; "
+        "print(prepare(Config(path=sys.argv[1]), progress=False).count('train'))"
+    )
     both = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True
@@ -272,7 +279,9 @@ def test_exact_copies_are_dropped_unless_all_are_kept(folder: Path) -> None:
 
 
 def test_fits(tmp_path: Path) -> None:
-    """A picture of three bands, 24 × 8: crop keeps the middle one, pad puts white above and below, stretch keeps all three."""
+    """A picture of three bands, 24 × 8: crop keeps the middle one, pad puts white above
+    and below, stretch keeps all three.
+    """
     bands = np.repeat(np.array([[0, 100, 200]], dtype=np.uint8), 8, axis=1).repeat(
         8, axis=0
     )

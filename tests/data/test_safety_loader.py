@@ -1,4 +1,6 @@
-"""Labels of the text-safety pack: scores to labels, what lies between left out, harmless goals worded like harmful ones, each text once."""
+"""Labels of the text-safety pack: scores to labels, what lies between left out,
+harmless goals worded like harmful ones, each text once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every tokenizer is lossless, and the fast paths and file formats agree with the reference implementations."""
+"""Every tokenizer is lossless, and the fast paths and file formats agree with the
+reference implementations.
+"""
 
 from __future__ import annotations
 

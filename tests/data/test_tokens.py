@@ -1,4 +1,6 @@
-"""Prepared data: nothing lost, nothing twice, batches a pure function of their index, cut-off preparations continued."""
+"""Prepared data: nothing lost, nothing twice, batches a pure function of their index,
+cut-off preparations continued.
+"""
 
 from __future__ import annotations
 
@@ -366,7 +368,11 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, form: str) -> None
 
 def test_two_processes_prepare_once(tmp_path: Path) -> None:
     path = corpus(tmp_path, numbers(3000))
-    code = "import sys; from miaobi.data import tokens; print(tokens.prepare(tokens.Config(path=sys.argv[1]), progress=False).folder)"
+    code = (
+        "import sys; from miaobi.data import tokens; "
+        "print(tokens.prepare(tokens.Config(path=sys.argv[1]), "
+        "progress=False).folder)"
+    )
     both = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,6 @@
-"""Picture families small enough to see through, registered for a test: `points` draws from latent numbers, `negative` translates."""
+"""Picture families small enough to see through, registered for a test: `points` draws
+from latent numbers, `negative` translates.
+"""
 
 from __future__ import annotations
 

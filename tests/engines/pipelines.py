@@ -1,7 +1,8 @@
-"""Tiny random Diffusers checkpoints, written the way published ones are: Stable Diffusion 1.5, XL and 3, FLUX, and CogVideoX.
+"""Tiny random Diffusers checkpoints, written the way published ones are: Stable
+Diffusion 1.5, XL and 3, FLUX, and CogVideoX.
 
-Their tokenizers are made here, letter by letter, so that nothing is fetched. Pictures are 32 or 64 pixels wide; a call takes a tenth
-of a second.
+Their tokenizers are made here, letter by letter, so that nothing is fetched. Pictures
+are 32 or 64 pixels wide; a call takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -281,7 +282,9 @@ MAKERS = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """The pipeline of that name, with the same random weights every time, as a Diffusers folder of safetensors."""
+    """The pipeline of that name, with the same random weights every time, as a
+    Diffusers folder of safetensors.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
@@ -290,7 +293,9 @@ def write(name: str, folder: Path) -> Path:
 
 
 def write_controlnet(folder: Path) -> Path:
-    """A ControlNet for `sd15` that has an effect: published ones begin at zero and learn, this one is random throughout."""
+    """A ControlNet for `sd15` that has an effect: published ones begin at zero and
+    learn, this one is random throughout.
+    """
     torch.manual_seed(1)
     net = ControlNetModel.from_unet(unet(), conditioning_embedding_out_channels=(8, 16))
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""A small real server of OpenAI's completions in front of any engine, to test `remote` over a real socket."""
+"""A small real server of OpenAI's completions in front of any engine, to test `remote`
+over a real socket.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def choice_of(chunk: Chunk, chat: bool) -> dict[str, Any]:
 
 
 class CompletionServer:
-    """`with CompletionServer(engine) as server: server.url`. `asked` keeps every body, `keys` every Authorization."""
+    """`with CompletionServer(engine) as server: server.url`. `asked` keeps every body,
+    `keys` every Authorization.
+    """
 
     def __init__(
         self, engine: Engine, key: str = "", models: tuple[str, ...] = ("small",)

@@ -1,4 +1,6 @@
-"""A small model for engine tests: a gpt of a few hundred thousand weights that learnt one poem, as bundle and as GGUF."""
+"""A small model for engine tests: a gpt of a few hundred thousand weights that learnt
+one poem, as bundle and as GGUF.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,11 @@ from miaobi.families import gpt, lstm
 
 CONTEXT = 256
 POEM = (
-    "春江潮水连海平，海上明月共潮生。滟滟随波千万里，何处春江无月明！江流宛转绕芳甸，月照花林皆似霰；空里流霜不觉飞，汀上白沙看不见。"
-    "江天一色无纤尘，皎皎空中孤月轮。江畔何人初见月？江月何年初照人？人生代代无穷已，江月年年望相似。不知江月待何人，但见长江送流水。"
+    "春江潮水连海平，海上明月共潮生。滟滟随波千万里，"
+    "何处春江无月明！江流宛转绕芳甸，月照花林皆似霰；空里流霜不觉飞，"
+    "汀上白沙看不见。"
+    "江天一色无纤尘，皎皎空中孤月轮。江畔何人初见月？江月何年初照人？人生代代无"
+    "穷已，江月年年望相似。不知江月待何人，但见长江送流水。"
     "The moon 🌙 rises over the river in spring, a flower by the sea."
 )
 
@@ -36,7 +41,9 @@ def spec() -> TokenSpec:
 
 @cache
 def learnt(family: str) -> torch.nn.Module:
-    """Trained here for a second or two, the same every time; not to the end, so that its choices stay open."""
+    """Trained here for a second or two, the same every time; not to the end, so that
+    its choices stay open.
+    """
     torch.manual_seed(0)
     module = {"gpt": gpt, "lstm": lstm}[family]
     config = (

@@ -1,4 +1,6 @@
-"""Adapters in the native engine: merged into their base or beside it, they answer as PEFT itself does, and each request by its own."""
+"""Adapters in the native engine: merged into their base or beside it, they answer as
+PEFT itself does, and each request by its own.
+"""
 
 from __future__ import annotations
 

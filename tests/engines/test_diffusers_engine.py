@@ -1,4 +1,6 @@
-"""The diffusers engine paints what Diffusers itself paints, pixel for pixel, in every task and on every architecture."""
+"""The diffusers engine paints what Diffusers itself paints, pixel for pixel, in every
+task and on every architecture.
+"""
 
 from __future__ import annotations
 
@@ -139,11 +141,13 @@ def test_image_to_image_and_inpainting(checkpoint: Checkpoint, name: str) -> Non
 
 
 def test_white_is_repainted_and_black_is_kept(checkpoint: Checkpoint) -> None:
-    """The latents under black are the picture's own: on that side the mask leaves what no noise at all would leave."""
+    """The latents under black are the picture's own: on that side the mask leaves what
+    no noise at all would leave.
+    """
     with opened(checkpoint("sd15")) as model:
         make = lambda mask, seed: model.generate(
             "a fox", seed=seed, image=PHOTO, mask=mask, num_inference_steps=4
-        )[0].pixels.astype(float)  # noqa: E731
+        )[0].pixels.astype(float)
         change = np.abs(make(MASK, 1) - make(MASK, 2)).mean(axis=(0, 2))
         assert change[28:].mean() > 4 * change[:12].mean()
         other = np.abs(make(255 - MASK, 1) - make(255 - MASK, 2)).mean(axis=(0, 2))

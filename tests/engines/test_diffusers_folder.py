@@ -1,4 +1,6 @@
-"""Folders that are not whole, are pickled, or bring code: refused before anything in them is opened, each with what to do."""
+"""Folders that are not whole, are pickled, or bring code: refused before anything in
+them is opened, each with what to do.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +158,9 @@ def test_whole_folders_pass(checkpoint: Callable[[str], Path]) -> None:
 def test_a_folders_own_safety_checker_is_neither_needed_nor_opened(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Stable Diffusion's index names one; its 1.2 GB are not even fetched, since pictures are checked here."""
+    """Stable Diffusion's index names one; its 1.2 GB are not even fetched, since
+    pictures are checked here.
+    """
     folder = shutil.copytree(checkpoint("sd15"), tmp_path / "model")
     index(
         folder,

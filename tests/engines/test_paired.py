@@ -1,4 +1,6 @@
-"""Two engines for one model: a lone request goes to the first, requests that meet to the second once it is open."""
+"""Two engines for one model: a lone request goes to the first, requests that meet to
+the second once it is open.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The engine of picture families: seeds, classes, translation, sizes, and whole batches, on families small enough to see through."""
+"""The engine of picture families: seeds, classes, translation, sizes, and whole
+batches, on families small enough to see through.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The remote engine against a small real server: what it sends, what it makes of answers, and of failures."""
+"""The remote engine against a small real server: what it sends, what it makes of
+answers, and of failures.
+"""
 
 from __future__ import annotations
 

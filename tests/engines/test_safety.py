@@ -1,4 +1,6 @@
-"""Unsafe pictures are replaced; without the packaged model nothing is painted, and the error says how to go on."""
+"""Unsafe pictures are replaced; without the packaged model nothing is painted, and the
+error says how to go on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every control equals Transformers' processor of that name; the rest is checked against its definition."""
+"""Every control equals Transformers' processor of that name; the rest is checked
+against its definition.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Any text, cut into any token pieces, comes out whole, character by character, and never shows a stop string."""
+"""Any text, cut into any token pieces, comes out whole, character by character, and
+never shows a stop string.
+"""
 
 import codecs
 import itertools

@@ -1,4 +1,6 @@
-"""Rules of moderation: what each category's plainest texts say, what everyday language must not set off, disguises, and hostile lengths."""
+"""Rules of moderation: what each category's plainest texts say, what everyday language
+must not set off, disguises, and hostile lengths.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The tuned engine: what a task is asked with becomes its learner's own answer, from whole weights as from an adapter."""
+"""The tuned engine: what a task is asked with becomes its learner's own answer, from
+whole weights as from an adapter.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tuned models that look at pictures, translate, or paint: asked through `load` as people ask them."""
+"""Tuned models that look at pictures, translate, or paint: asked through `load` as
+people ask them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a hub id leads to: only what is needed is fetched, and a pipeline is told from a language model."""
+"""What a hub id leads to: only what is needed is fetched, and a pipeline is told from a
+language model.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ INDEX = {
 def hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, str]], Path]:
-    """hub(files): a repository with these files; what is asked for lands in the folder that is returned."""
+    """hub(files): a repository with these files; what is asked for lands in the folder
+    that is returned.
+    """
 
     def serve(files: dict[str, str]) -> Path:
         def snapshot(

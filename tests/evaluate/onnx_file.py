@@ -1,4 +1,6 @@
-"""A small ONNX model, written by hand: the format is protocol buffers (github.com/onnx/onnx/blob/main/onnx/onnx.proto)."""
+"""A small ONNX model, written by hand: the format is protocol buffers
+(github.com/onnx/onnx/blob/main/onnx/onnx.proto).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def value(name: str, shape: tuple[int | str, ...]) -> bytes:
 def channel_means(
     path: Path, side: int | str = "side", channels: int = 3, flat: bool = True
 ) -> Path:
-    """[n, channels, side, side] -> the mean of each channel, [n, channels] or, not flat, the picture itself."""
+    """[n, channels, side, side] -> the mean of each channel, [n, channels] or, not
+    flat, the picture itself.
+    """
     nodes = (
         text(1, text(1, "x") + text(2, "m") + text(4, "GlobalAveragePool"))
         + text(1, text(1, "m") + text(2, "y") + text(4, "Flatten"))

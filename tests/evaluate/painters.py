@@ -18,8 +18,9 @@ SPEC = PictureSpec(1, 8, 8, ("dark", "light"))
 
 
 class Factors:
-    """Factor analysis, whose likelihood is known: x = W z + b + σ ε, so x ~ N(b, W Wᵀ + σ² I). `blur` widens its posterior, so that
-    the bound is no longer tight."""
+    """Factor analysis, whose likelihood is known: x = W z + b + σ ε, so x ~ N(b, W Wᵀ +
+    σ² I). `blur` widens its posterior, so that the bound is no longer tight.
+    """
 
     controls = frozenset({"label"})
     latent_shape = (3,)
@@ -130,7 +131,9 @@ def crowd(net: Factors, count: int, seed: int) -> Crowd:
 def subject(
     net: Factors | None = None, samples: Crowd | None = None, **changes: Any
 ) -> PictureSubject:
-    """A model that is as good as can be: its samples and the data come from one distribution; or one whose samples are given."""
+    """A model that is as good as can be: its samples and the data come from one
+    distribution; or one whose samples are given.
+    """
     net = net or Factors()
 
     def paint(count: int, after: Crowd | None, seed: int) -> np.ndarray:

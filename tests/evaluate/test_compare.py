@@ -1,4 +1,6 @@
-"""Figures over paired examples: values by hand, intervals that cover, significance that is uniform under chance."""
+"""Figures over paired examples: values by hand, intervals that cover, significance that
+is uniform under chance.
+"""
 
 from __future__ import annotations
 

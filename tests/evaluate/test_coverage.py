@@ -1,4 +1,6 @@
-"""Precision, recall, density, coverage against a reference that loops, and in cases whose answer is plain."""
+"""Precision, recall, density, coverage against a reference that loops, and in cases
+whose answer is plain.
+"""
 
 import numpy as np
 import pytest
@@ -86,7 +88,9 @@ def test_samples_from_elsewhere() -> None:
 
 
 def test_one_outlier_among_the_real_does_not_raise_density() -> None:
-    """Its huge ball takes in every sample, so precision is 1; density hardly moves (Naeem et al. 2020, figure 2)."""
+    """Its huge ball takes in every sample, so precision is 1; density hardly moves
+    (Naeem et al. 2020, figure 2).
+    """
     draw = np.random.default_rng(0)
     real, fake = draw.normal(size=(200, 4)), draw.normal(size=(200, 4)) + 30
     real[0] = 35

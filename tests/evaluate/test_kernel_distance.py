@@ -39,7 +39,9 @@ def test_as_its_definition_says_whatever_the_blocks(
 
 
 def test_nought_on_average_for_one_distribution_even_with_few_pictures() -> None:
-    """400 pairs of crowds of ten: the mean lies within three standard errors of nought, and values fall on both sides."""
+    """400 pairs of crowds of ten: the mean lies within three standard errors of nought,
+    and values fall on both sides.
+    """
     draw = np.random.default_rng(0)
     found = np.array(
         [
@@ -67,7 +69,9 @@ def test_it_grows_with_the_distance() -> None:
 
 
 def test_blocks_drawn_twice_count_twice_but_no_picture_meets_itself() -> None:
-    """Each picture its own block: weights 2, 1, 0 are the crowd (x, x, y) without the pairs of x with x."""
+    """Each picture its own block: weights 2, 1, 0 are the crowd (x, x, y) without the
+    pairs of x with x.
+    """
     draw = np.random.default_rng(0)
     a, b = draw.normal(size=(3, 5)), draw.normal(size=(4, 5))
     weights = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)

@@ -99,7 +99,9 @@ def test_cuts_fall_where_the_tokens_stay_the_same() -> None:
 
 
 def test_a_model_that_looks_back_is_rewarded_for_it() -> None:
-    """A model that copies the character two places back, on text of period two: certain after the second."""
+    """A model that copies the character two places back, on text of period two: certain
+    after the second.
+    """
 
     def score(text: str) -> list[TokenLogprob]:
         return [

@@ -13,7 +13,10 @@ from tests.evaluate.models import unigram
 from miaobi.evaluate import memorisation
 from miaobi.evaluate.memorisation import longest_copies
 
-TRAINING = "床前明月光，疑是地上霜。举头望明月，低头思故乡。\nShall I compare thee to a summer's day? Thou art more lovely.\n"
+TRAINING = (
+    "床前明月光，疑是地上霜。举头望明月，低头思故乡。\nShall I compare thee to a "
+    "summer's day? Thou art more lovely.\n"
+)
 
 
 @pytest.fixture

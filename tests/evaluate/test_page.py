@@ -1,4 +1,6 @@
-"""Pages: nothing handed to them becomes markup, nothing is fetched, and what is drawn is where it should be."""
+"""Pages: nothing handed to them becomes markup, nothing is fetched, and what is drawn
+is where it should be.
+"""
 
 import re
 from html.parser import HTMLParser
@@ -95,7 +97,8 @@ def whole(text: str, number: float = 1.0) -> Page:
 )
 def test_whatever_it_is_given_stays_text(text: str) -> None:
     plain, hostile = Tags(whole("plain").html()), Tags(whole(text).html())
-    # The same tags in the same order, whatever was written into them. (An empty text may leave out its own element.)
+    # The same tags in the same order, whatever was written into them. (An empty text
+    # may leave out its own element.)
     if text:
         assert [tag for tag, _ in hostile.seen] == [tag for tag, _ in plain.seen]
     assert all(

@@ -55,7 +55,9 @@ def test_a_perfect_model_is_told_from_one_that_is_off() -> None:
 
 
 def test_extrapolation_takes_most_of_the_bias_away() -> None:
-    """The same distribution on both sides: d² is nought but for the small sample; the reference is large."""
+    """The same distribution on both sides: d² is nought but for the small sample; the
+    reference is large.
+    """
     net = Factors()
     found = by_name(
         frechet.measure(subject(net, training=crowd(net, 4000, 77), count=100))
@@ -64,7 +66,9 @@ def test_extrapolation_takes_most_of_the_bias_away() -> None:
 
 
 def test_the_interval_of_the_frechet_distance_covers_its_spread() -> None:
-    """Forty samplings of one model against one reference: the interval is as wide as they scatter, within a third."""
+    """Forty samplings of one model against one reference: the interval is as wide as
+    they scatter, within a third.
+    """
     net = Factors()
     reference = frechet.Gaussian.of(
         painters.projection().features(crowd(net, 600, 9).pixels, lambda share: None)
@@ -131,7 +135,9 @@ def test_diversity_is_the_mean_over_pairs_and_its_interval_the_jackknife() -> No
 
 
 def test_planted_copies_are_found() -> None:
-    """A third of the samples are training pictures: exact ones, and ones with a value or two changed."""
+    """A third of the samples are training pictures: exact ones, and ones with a value
+    or two changed.
+    """
     plain = subject()
     assert plain.training is not None
     pixels = crowd(Factors(), 150, 5).pixels.copy()
@@ -243,7 +249,9 @@ def test_structural_similarity_as_its_definition_says() -> None:
 
 
 def test_reconstruction_error_of_factors_is_their_noise() -> None:
-    """What three factors cannot hold of 64 values is σ² in [-1, 1], a quarter of that in [0, 1], less the three values held."""
+    """What three factors cannot hold of 64 values is σ² in [-1, 1], a quarter of that
+    in [0, 1], less the three values held.
+    """
     whole = subject()
     found = by_name(reconstruction.measure(whole))
     assert found["mse"].value == pytest.approx(0.1**2 / 4 * 61 / 64, rel=0.05)

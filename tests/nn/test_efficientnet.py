@@ -18,7 +18,9 @@ def stored(pack: Callable[[str], Path]) -> dict[str, torch.Tensor]:
 
 
 def plainly(stored: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """The network as its authors describe it: convolution, normalisation and activation one after another."""
+    """The network as its authors describe it: convolution, normalisation and activation
+    one after another.
+    """
 
     def norm(name: str, x: torch.Tensor) -> torch.Tensor:
         return F.batch_norm(
@@ -128,7 +130,9 @@ def test_preparation_is_its_authors() -> None:
 def test_real_pictures_are_recognised(
     pack: Callable[[str], Path], code: str, number: int, side: int
 ) -> None:
-    """Emoji, 64 pixels: no photographs, and still the right one of ImageNet's thousand classes is among the first five."""
+    """Emoji, 64 pixels: no photographs, and still the right one of ImageNet's thousand
+    classes is among the first five.
+    """
     from PIL import Image
 
     found = next(pack("emoji").rglob(f"{code}.png"))

@@ -1,4 +1,6 @@
-"""Walks through latent spaces whose answers are known: a linear decoder, circles, dimensions that do nothing."""
+"""Walks through latent spaces whose answers are known: a linear decoder, circles,
+dimensions that do nothing.
+"""
 
 from __future__ import annotations
 

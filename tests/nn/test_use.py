@@ -1,4 +1,6 @@
-"""The Universal Sentence Encoder is the packaged one: its own code gives the same tokens and the same vectors."""
+"""The Universal Sentence Encoder is the packaged one: its own code gives the same
+tokens and the same vectors.
+"""
 
 from __future__ import annotations
 

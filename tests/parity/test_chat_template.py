@@ -1,4 +1,6 @@
-"""One conversation, rendered by us, Transformers, llama.cpp and OpenVINO: the same text, to the character."""
+"""One conversation, rendered by us, Transformers, llama.cpp and OpenVINO: the same
+text, to the character.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A bundle answers the same natively, in llama.cpp and in OpenVINO: tokens, log-probabilities, and how text is cut."""
+"""A bundle answers the same natively, in llama.cpp and in OpenVINO: tokens,
+log-probabilities, and how text is cut.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ openvino_genai = pytest.importorskip("openvino_genai")
 PROMPTS = ("The moon", "春江潮水", "江畔何人")
 LENGTH = 16
 EXACT, HALF, EIGHT = 5e-3, 5e-3, 0.15
-"""Nats. float32 and float16 weights; llama.cpp and OpenVINO keep keys and values in float16. q8_0: 1/127 of each block."""
+"""Nats. float32 and float16 weights; llama.cpp and OpenVINO keep keys and values in
+float16. q8_0: 1/127 of each block.
+"""
 
 
 @cache
@@ -100,8 +104,9 @@ def check(
     logprobs: list[float],
     tolerance: float,
 ) -> None:
-    """The engine's greedy answer, teacher-forced through Transformers: its choices are the likeliest ones there, with
-    the same log-probability, up to the tolerance."""
+    """The engine's greedy answer, teacher-forced through Transformers: its choices are
+    the likeliest ones there, with the same log-probability, up to the tolerance.
+    """
     assert len(tokens) == LENGTH
     reference = transformers_logprobs(folder, [*prompt, *tokens])[len(prompt) - 1 : -1]
     expected = reference[range(LENGTH), tokens]
@@ -168,7 +173,9 @@ def test_openvino_answers_as_transformers_does(
 
 
 def test_openvino_still_refuses_f32(tmp_path: Path) -> None:
-    """If this fails, OpenVINO has learnt to read float32 matrices: say so in `export` and let `auto` use them."""
+    """If this fails, OpenVINO has learnt to read float32 matrices: say so in `export`
+    and let `auto` use them.
+    """
     folder = small_bundle(tmp_path / "model")
     with pytest.raises(RuntimeError, match="Unsupported quantization type"):
         openvino_genai.LLMPipeline(
@@ -177,7 +184,9 @@ def test_openvino_still_refuses_f32(tmp_path: Path) -> None:
 
 
 def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
-    """Without the rotary permutation the answers differ: the tolerance is tight enough to see it."""
+    """Without the rotary permutation the answers differ: the tolerance is tight enough
+    to see it.
+    """
     if "qwen3" in (folder / "config.json").read_text():
         pytest.skip("Qwen3 keeps Transformers' order")
     with pytest.MonkeyPatch.context() as patch:

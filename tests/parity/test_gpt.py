@@ -1,4 +1,6 @@
-"""The gpt family computes what Transformers' LlamaForCausalLM computes, in every variant of its configuration."""
+"""The gpt family computes what Transformers' LlamaForCausalLM computes, in every
+variant of its configuration.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ QUESTION = "Name the capital of France and one river that flows through it."
 
 
 def test_q4_1_says_the_same_in_openvino_as_in_llamacpp(smollm2: Path) -> None:
-    """OpenVINO's own reader rounds Q4_1's block minima, which costs 0.4 nats a token; ours rewrites the weights first."""
+    """OpenVINO's own reader rounds Q4_1's block minima, which costs 0.4 nats a token;
+    ours rewrites the weights first.
+    """
     answers = {}
     for engine in ("llamacpp", "openvino"):
         with miaobi.load(smollm2, engine=engine) as model:

@@ -1,4 +1,6 @@
-"""A tuned model answers the same natively with its adapter, and merged into one GGUF in llama.cpp and in OpenVINO."""
+"""A tuned model answers the same natively with its adapter, and merged into one GGUF in
+llama.cpp and in OpenVINO.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Generated pictures leave with their facts inside, in each format, and are read back by plain Pillow."""
+"""Generated pictures leave with their facts inside, in each format, and are read back
+by plain Pillow.
+"""
 
 from __future__ import annotations
 

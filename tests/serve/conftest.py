@@ -26,7 +26,9 @@ CONTROLS = frozenset(TextRequest.__dataclass_fields__)
 
 
 class Echo:
-    """Says the last message again, word by word; `pause` seconds between words. Counts who is being answered and who left early."""
+    """Says the last message again, word by word; `pause` seconds between words. Counts
+    who is being answered and who left early.
+    """
 
     modality, chats, context_length = "text", True, 4096
     abilities = Abilities(CONTROLS)

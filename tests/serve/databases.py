@@ -1,4 +1,6 @@
-"""Databases for tests: SQLite in a folder, and a PostgreSQL that the test run starts for itself, as a user without rights."""
+"""Databases for tests: SQLite in a folder, and a PostgreSQL that the test run starts
+for itself, as a user without rights.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def _programs() -> Path | None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server, started on a free port of this machine and stopped at the end."""
+    """The URL of a PostgreSQL server, started on a free port of this machine and
+    stopped at the end.
+    """
     programs = _programs()
     if programs is None:
         pytest.skip(INSTALL)

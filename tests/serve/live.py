@@ -1,4 +1,6 @@
-"""A server of this process on a real socket, for what only a socket shows: clients that leave, floods, the official client."""
+"""A server of this process on a real socket, for what only a socket shows: clients that
+leave, floods, the official client.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Another package on the path of the processes that a test starts, which brings something of its own through an entry point."""
+"""Another package on the path of the processes that a test starts, which brings
+something of its own through an entry point.
+"""
 
 from __future__ import annotations
 

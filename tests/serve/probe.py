@@ -1,4 +1,6 @@
-"""Endpoints of the tests' own, so that the layers around endpoints are tested without any that are for people."""
+"""Endpoints of the tests' own, so that the layers around endpoints are tested without
+any that are for people.
+"""
 
 from __future__ import annotations
 

@@ -273,7 +273,9 @@ async def test_usage_that_could_not_be_written_is_kept(
 
 @pytest.mark.parametrize("path", ["/probe/say", "/probe/stream"])
 def test_a_client_that_leaves_frees_its_place_at_once(path: str) -> None:
-    """Concurrency one: a long answer is left while it is written, another while it still waits; the next begins at once."""
+    """Concurrency one: a long answer is left while it is written, another while it
+    still waits; the next begins at once.
+    """
     echo = Echo(pause=0.02)
     services, app = probed(Settings(streams=1, queue=8, studio=False), echo)
     body = json.dumps({"say": "word " * 5000})
@@ -284,7 +286,10 @@ def test_a_client_that_leaves_frees_its_place_at_once(path: str) -> None:
                 ("127.0.0.1", int(address.rsplit(":", 1)[1]))
             )
             connection.sendall(
-                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+                (
+                    f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                    f"application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+                ).encode()
             )
             return connection
 

@@ -1,4 +1,6 @@
-"""Batches: as OpenAI's objects over HTTP, and offline by the verb; each request once, in order, whatever is killed on the way."""
+"""Batches: as OpenAI's objects over HTTP, and offline by the verb; each request once,
+in order, whatever is killed on the way.
+"""
 
 from __future__ import annotations
 
@@ -324,7 +326,8 @@ def test_mistakes_are_told_before_anything_is_asked(
     )
 
 
-# Over HTTP. The work runs here, in this process; test_jobs_end_to_end.py runs it in its own.
+# Over HTTP. The work runs here, in this process; test_jobs_end_to_end.py runs it in its
+# own.
 
 
 def upload(client: TestClient, data: bytes, purpose: str = "batch") -> str:

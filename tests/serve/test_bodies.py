@@ -1,4 +1,6 @@
-"""What clients send is counted as it comes, looked through before it is parsed, and waited for only so long."""
+"""What clients send is counted as it comes, looked through before it is parsed, and
+waited for only so long.
+"""
 
 from __future__ import annotations
 

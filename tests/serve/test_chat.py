@@ -1,4 +1,6 @@
-"""/v1/chat/completions with OpenAI's own client over a real socket, on a model that says everything again."""
+"""/v1/chat/completions with OpenAI's own client over a real socket, on a model that
+says everything again.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ def test_lines_of_a_stream(url: str) -> None:
 
 
 def test_characters_that_some_clients_take_for_line_ends(url: str) -> None:
-    """U+0085, U+2028 and U+2029 leave escaped, so that whoever reads an event as a line reads it whole."""
+    """U+0085, U+2028 and U+2029 leave escaped, so that whoever reads an event as a line
+    reads it whole.
+    """
     said = "a\x85b \u2028c \u2029d"
     body = {
         "model": "echo",

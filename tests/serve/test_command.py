@@ -1,4 +1,6 @@
-"""`miaobi serve`: words and environment to settings, a key demanded where others can reach it, a real process from start to end."""
+"""`miaobi serve`: words and environment to settings, a key demanded where others can
+reach it, a real process from start to end.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,10 @@ def test_mistakes_are_told_before_anything_listens(
 
 
 def test_the_command_itself_imports_nothing_heavy() -> None:
-    statement = "import sys, miaobi.serve.command; print(sorted({'torch', 'fastapi', 'uvicorn', 'sqlalchemy', 'numpy', 'gradio'} & set(sys.modules)))"
+    statement = (
+        "import sys, miaobi.serve.command; print(sorted({'torch', 'fastapi', "
+        "'uvicorn', 'sqlalchemy', 'numpy', 'gradio'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", statement],
@@ -129,12 +134,17 @@ def test_the_command_itself_imports_nothing_heavy() -> None:
 
 
 def test_a_server_that_is_ready_has_not_imported_what_trains() -> None:
-    """Torch, Transformers and Gradio take seconds: they come with the first request that needs them."""
+    """Torch, Transformers and Gradio take seconds: they come with the first request
+    that needs them.
+    """
     statement = (
-        "import sys; from miaobi.serve import listening, opening; from miaobi.serve.admission import Admission; from miaobi.serve.app import create_app;"
+        "import sys; from miaobi.serve import listening, opening; from "
+        "miaobi.serve.admission import Admission; from miaobi.serve.app import "
+        "create_app;"
         "from miaobi.serve.services import Services; from miaobi.serve.settings import Settings; s = Settings();"
         "create_app(Services(s, opening.build_pool(s), Admission(s)));"
-        "print(sorted({'torch', 'transformers', 'gradio', 'openvino', 'xllamacpp', 'diffusers', 'peft', 'sklearn'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'gradio', 'openvino', "
+        "'xllamacpp', 'diffusers', 'peft', 'sklearn'} & set(sys.modules)))"
     )
     assert (
         subprocess.run(
@@ -150,7 +160,9 @@ def test_a_server_that_is_ready_has_not_imported_what_trains() -> None:
 def test_from_start_to_end(
     tmp_path: Path, smollm2: Path, pack: Callable[[str], Path]
 ) -> None:
-    """A process of its own: it greets with its address, is ready, answers with a real model, and ends with 0."""
+    """A process of its own: it greets with its address, is ready, answers with a real
+    model, and ends with 0.
+    """
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     (home / "packs").symlink_to(SHARED / "packs")

@@ -1,4 +1,6 @@
-"""/v1/completions with OpenAI's own client over a real socket, on a model that says everything again."""
+"""/v1/completions with OpenAI's own client over a real socket, on a model that says
+everything again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SIGTERM to a real process: not ready, running answers end, others are told to come back, exit 0."""
+"""SIGTERM to a real process: not ready, running answers end, others are told to come
+back, exit 0.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,9 @@ def test_the_deadline_or_a_second_signal_ends_what_does_not(second: bool) -> Non
 def test_headers_that_do_not_come_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Slow loris: a byte now and then keeps no connection, neither a new one nor one that was used."""
+    """Slow loris: a byte now and then keeps no connection, neither a new one nor one
+    that was used.
+    """
     monkeypatch.setattr(listening, "HEADER_SECONDS", 0.3)
     _, app = probed(Settings(studio=False), Echo())
     with live(app) as address:

@@ -1,4 +1,6 @@
-"""/v1/embeddings with OpenAI's own client over a real socket: the packaged encoder, and one that was tuned here."""
+"""/v1/embeddings with OpenAI's own client over a real socket: the packaged encoder, and
+one that was tuned here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Fine-tuning jobs: what may be asked, their life over HTTP, what their process tells and leaves; a real one, in a process of its own."""
+"""Fine-tuning jobs: what may be asked, their life over HTTP, what their process tells
+and leaves; a real one, in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +223,9 @@ def test_a_tuned_models_name_is_one_that_the_store_takes(
 
 
 class Tuner:
-    """Stands for miaobi.verbs.finetune: three steps, a checkpoint, a model; stops after `stops_at` steps."""
+    """Stands for miaobi.verbs.finetune: three steps, a checkpoint, a model; stops after
+    `stops_at` steps.
+    """
 
     def __init__(self) -> None:
         self.stops_at, self.calls = 0, list[dict[str, Any]]()
@@ -557,7 +561,9 @@ def test_a_real_model_is_tuned_in_a_process_of_its_own_and_answers_under_its_nam
 def test_bad_data_is_told_by_its_line(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the tuner refuses, the job's error repeats, without the server's paths (test_worker.py)."""
+    """What the tuner refuses, the job's error repeats, without the server's paths
+    (test_worker.py).
+    """
     made = create(client)
 
     def refuse(**_: Any) -> None:

@@ -1,4 +1,6 @@
-"""Bytes that nobody meant: on the socket, in forms, in events. No answer is a 500, nothing hangs, and the server serves on."""
+"""Bytes that nobody meant: on the socket, in forms, in events. No answer is a 500,
+nothing hangs, and the server serves on.
+"""
 
 from __future__ import annotations
 
@@ -236,7 +238,9 @@ def _events(
     n: int,
     leave: int,
 ) -> None:
-    """What was said comes back from the events, whatever it was; and whoever leaves after `leave` of them leaves nothing behind."""
+    """What was said comes back from the events, whatever it was; and whoever leaves
+    after `leave` of them leaves nothing behind.
+    """
     body = {
         "model": "echo",
         "messages": [{"role": "user", "content": said}],

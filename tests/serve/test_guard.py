@@ -1,4 +1,6 @@
-"""The door: no path answers without a key, whatever the Host header says, and no other site's page gets in."""
+"""The door: no path answers without a key, whatever the Host header says, and no other
+site's page gets in.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def locked() -> Iterator[TestClient]:
 
 
 def every_path(app: FastAPI) -> list[tuple[str, str]]:
-    """Method and path of each route, with something in the place of its parameters; below mounts too."""
+    """Method and path of each route, with something in the place of its parameters;
+    below mounts too.
+    """
     found = {
         ("GET", "/openapi.json"),
         *(
@@ -193,7 +197,9 @@ HOSTS = [
 def test_malformed_and_foreign_hosts_reach_nothing(
     locked: TestClient, extra: dict[str, str], path: str
 ) -> None:
-    """A crafted Host header skipped authentication elsewhere (vLLM 2026-48746): here it is refused, with and without the key."""
+    """A crafted Host header skipped authentication elsewhere (vLLM 2026-48746): here it
+    is refused, with and without the key.
+    """
     for host in HOSTS:
         answer = locked.get(path, headers={"host": host.encode("utf-8"), **extra})  # type: ignore[dict-item]
         assert (
@@ -268,7 +274,9 @@ FOREIGN = [
 
 
 def test_pages_of_other_sites_cannot_ask() -> None:
-    """CSRF: with or without a key, nothing that a foreign page sends is acted upon, and nothing tells a browser that it may read."""
+    """CSRF: with or without a key, nothing that a foreign page sends is acted upon, and
+    nothing tells a browser that it may read.
+    """
     with TestClient(create_app(serving())) as client:
         for headers in FOREIGN:
             answer = client.post("/v1/audio/speech", json={}, headers=headers)

@@ -1,4 +1,6 @@
-"""/v1/images with the official client over a socket: toy engines, families trained here (untrained weights), and Diffusers."""
+"""/v1/images with the official client over a socket: toy engines, families trained here
+(untrained weights), and Diffusers.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ class Seen(Grey):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bundles: `digits-cgan` (ten classes, untrained), and toys that draw by class, that encode, and that translate."""
+    """Bundles: `digits-cgan` (ten classes, untrained), and toys that draw by class,
+    that encode, and that translate.
+    """
     folder = tmp_path_factory.mktemp("models")
     spec = PictureSpec(1, 16, 16, tuple("0123456789"))
     torch.manual_seed(0)

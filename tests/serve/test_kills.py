@@ -1,6 +1,9 @@
-"""kill -9 at random moments of uploads, batches and training jobs, whole processes over sockets: nothing lost, nothing twice, nothing half-written.
+"""kill -9 at random moments of uploads, batches and training jobs, whole processes over
+sockets: nothing lost, nothing twice, nothing half-written.
 
-Jobs' own processes are killed in test_worker.py. The models are toys that another package brings, as engines do."""
+Jobs' own processes are killed in test_worker.py. The models are toys that another
+package brings, as engines do.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,11 @@ from miaobi.core.files import home
 from miaobi.core.store import Store
 
 ROOT = Path(__file__).parents[2]
-SERVER = "import sys; from miaobi.serve.command import serve; serve(port=int(sys.argv[1]), workers=1, streams=2, no_studio=True, log_level='error')"
+SERVER = (
+    "import sys; from miaobi.serve.command import serve; "
+    "serve(port=int(sys.argv[1]), workers=1, streams=2, no_studio=True, "
+    "log_level='error')"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -277,7 +284,9 @@ class Trainings:
         return self.look(id)["status"] in ("queued", "running")
 
     def made(self, id: str) -> bytes:
-        """The weights it ended with; what it told on the way came once and in order, and nothing is left of its work."""
+        """The weights it ended with; what it told on the way came once and in order,
+        and nothing is left of its work.
+        """
         wait_until(lambda: not self.runs(id), 300)
         job = self.look(id)
         assert (

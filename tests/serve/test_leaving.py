@@ -1,4 +1,6 @@
-"""A client that goes away frees its place at once: streaming, not streaming, still queued. And a version is promoted in the middle of a stream."""
+"""A client that goes away frees its place at once: streaming, not streaming, still
+queued. And a version is promoted in the middle of a stream.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,9 @@ def test_who_leaves_while_queued_is_never_answered(one_place: str, slow: Echo) -
 
 
 def test_a_promotion_in_the_middle_of_a_stream() -> None:
-    """The answer that runs ends on the version it began with; the next request gets the new one; none fails."""
+    """The answer that runs ends on the version it began with; the next request gets the
+    new one; none fails.
+    """
     engines, now = {"1": Echo(0.01), "2": Echo()}, ["1"]
 
     def find(name: str) -> Weights:

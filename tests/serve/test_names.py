@@ -1,4 +1,6 @@
-"""What a server answers for: names in the store, fetched packs, aliases; never a path, a URL or a hub id."""
+"""What a server answers for: names in the store, fetched packs, aliases; never a path,
+a URL or a hub id.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""/openapi.json says what the server does: schemathesis asks by it, and finds nothing. /docs shows it without anything from outside."""
+"""/openapi.json says what the server does: schemathesis asks by it, and finds nothing.
+/docs shows it without anything from outside.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,9 @@ REFUSED = {
         }
     }
 }
-"""What says no. Schemathesis leaves out 413, which a body that breaks the description by its size alone is answered with."""
+"""What says no. Schemathesis leaves out 413, which a body that breaks the description
+by its size alone is answered with.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +159,9 @@ ALWAYS = [
 def check(
     served: Any, method: str, path: str, mode: GenerationMode, examples: int
 ) -> None:
-    """Ask this operation `examples` times, within its description or outside it. Models are named so that most requests reach one."""
+    """Ask this operation `examples` times, within its description or outside it. Models
+    are named so that most requests reach one.
+    """
 
     @settings(
         max_examples=examples,

@@ -1,4 +1,6 @@
-"""Real engines behind the server: a model that was trained here and an adapter of it, each under its own name."""
+"""Real engines behind the server: a model that was trained here and an adapter of it,
+each under its own name.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,10 @@ def test_a_trained_model_and_an_adapter_of_it_answer_by_name(
             assert len({choice["text"] for choice in answers["choices"]}) > 1
 
 
-TOOLS = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% for message in messages %}{{ message.content }}{% endfor %}"
+TOOLS = (
+    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% for "
+    "message in messages %}{{ message.content }}{% endfor %}"
+)
 
 
 def test_a_call_that_is_demanded_of_a_real_model(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""What whoever keeps the server running sees: probes, metrics, logs, and errors that tell strangers nothing."""
+"""What whoever keeps the server running sees: probes, metrics, logs, and errors that
+tell strangers nothing.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def test_metrics_count_what_happened(both: tuple[Services, TestClient]) -> None:
 def test_what_clients_send_makes_no_new_series(
     both: tuple[Services, TestClient],
 ) -> None:
-    """Names of models, paths and methods that lead nowhere share one label, or memory would grow with every guess."""
+    """Names of models, paths and methods that lead nowhere share one label, or memory
+    would grow with every guess.
+    """
     _, client = both
 
     def guess(at: int) -> None:

@@ -1,4 +1,6 @@
-"""The pool: opened once, kept while used, closed by memory, swapped without a failed request. No weights; models are toys."""
+"""The pool: opened once, kept while used, closed by memory, swapped without a failed
+request. No weights; models are toys.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,15 @@ from miaobi.serve.pool import Pool
 from miaobi.serve.settings import Settings
 
 GIGABYTE = 10**9
-"""Sizes are in these, beside which what the tests themselves take is nothing. Half of an estimate is what stays when less was measured."""
+"""Sizes are in these, beside which what the tests themselves take is nothing. Half of
+an estimate is what stays when less was measured.
+"""
 
 
 class Shop:
-    """Toys by name: which version a name means now, who was opened and closed, and doors that hold an opening up."""
+    """Toys by name: which version a name means now, who was opened and closed, and
+    doors that hold an opening up.
+    """
 
     def __init__(self, memory: int = 100, **sizes: int) -> None:
         self.sizes, self.versions = sizes, dict.fromkeys(sizes, "1")

@@ -1,4 +1,6 @@
-"""The database opens, is brought up to date once, and keeps its word, on SQLite and on PostgreSQL."""
+"""The database opens, is brought up to date once, and keeps its word, on SQLite and on
+PostgreSQL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every row of the two lists of holes (shared/SERVING.md: behaviour, others' CVEs) is a test, here or where ROWS says."""
+"""Every row of the two lists of holes (shared/SERVING.md: behaviour, others' CVEs) is a
+test, here or where ROWS says.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ def canary() -> Iterator[Canary]:
 
 
 def addresses(port: int) -> list[str]:
-    """Ways to name what is to be asked: this machine, the cloud's metadata, files, other schemes."""
+    """Ways to name what is to be asked: this machine, the cloud's metadata, files,
+    other schemes.
+    """
     hosts = [
         "127.0.0.1",
         "localhost",
@@ -204,7 +208,8 @@ def test_no_address_is_ever_asked(client: httpx.Client, canary: Canary) -> None:
 
 
 PLACES = re.compile(
-    r"/home|/root|/tmp|/usr|/work|/nowhere|\.py\b|0x[0-9a-f]{4}|object at|Traceback|site-packages|<class|<function|sqlite|sqlalchemy|pydantic",
+    r"/home|/root|/tmp|/usr|/work|/nowhere|\.py\b|0x[0-9a-f]{4}|object "
+    r"at|Traceback|site-packages|<class|<function|sqlite|sqlalchemy|pydantic",
     re.IGNORECASE,
 )
 
@@ -230,7 +235,9 @@ NONSENSE: list[Any] = [
 
 
 def test_errors_tell_nothing_of_the_machine(client: httpx.Client, address: str) -> None:
-    """Every operation, with nonsense in the place of its body and in its fields: an answer in OpenAI's shape that names no place."""
+    """Every operation, with nonsense in the place of its body and in its fields: an
+    answer in OpenAI's shape that names no place.
+    """
     described = client.get("/openapi.json").json()
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
@@ -416,7 +423,9 @@ class Payload:
 
 
 def test_a_poisoned_checkpoint_does_not_run(tmp_path: Path) -> None:
-    """Whatever a pickle is called, and wherever in a model's folder it lies, nothing of it runs; nor does a config call for code."""
+    """Whatever a pickle is called, and wherever in a model's folder it lies, nothing of
+    it runs; nor does a config call for code.
+    """
     mark = tmp_path / "ran"
     poison = pickle.dumps(Payload(mark))
     config = {
@@ -528,7 +537,9 @@ TRAVERSALS = [
 
 
 def test_names_that_are_paths_lead_nowhere(tmp_path: Path) -> None:
-    """Names from outside, asked of the real pool: each is unknown, nothing is opened and nothing is fetched."""
+    """Names from outside, asked of the real pool: each is unknown, nothing is opened
+    and nothing is fetched.
+    """
     (tmp_path / "secret.gguf").write_bytes(b"GGUF")
     settings = Settings(hosts=("testserver",), studio=False, workers=0)
     with TestClient(
@@ -579,7 +590,11 @@ def test_line_ends_begin_no_header_and_no_line(client: httpx.Client) -> None:
     )
     quoted = evil.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
     form = (
-        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="'
+        (
+            b"--x\r\nContent-Disposition: form-data; "
+            b'name="purpose"\r\n\r\nbatch\r\n--x\r\nContent-Disposition: '
+            b'form-data; name="file"; filename="'
+        )
         + quoted.encode()
         + b'"\r\nContent-Type: application/jsonl\r\n\r\n'
         + line

@@ -239,7 +239,8 @@ def test_forms(text: str, shown: str, names: list[str]) -> None:
 def test_templates_are_told_of_tools_and_see_arguments_as_objects() -> None:
     template = ChatTemplate(
         "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
-        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}{% endfor %}{% endfor %}"
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] "
+        "%}{{ c.function.arguments.city }}{% endfor %}{% endfor %}"
     )
     call = {
         "id": "1",

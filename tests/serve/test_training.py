@@ -1,4 +1,6 @@
-"""Training jobs: what may be asked, a text and a picture model trained here from a file, and one that was killed on the way."""
+"""Training jobs: what may be asked, a text and a picture model trained here from a
+file, and one that was killed on the way.
+"""
 
 from __future__ import annotations
 

@@ -290,7 +290,9 @@ def test_a_server_that_is_killed_takes_all_with_it(
 def kills(
     settings: Settings, queue: Queue, jobs: int, rounds: int, chance: random.Random
 ) -> None:
-    """Servers and workers killed at random moments: at the end every job is done, once, each step of it once."""
+    """Servers and workers killed at random moments: at the end every job is done, once,
+    each step of it once.
+    """
     ids = [add(queue, steps=chance.randint(5, 15), seconds=0.05) for _ in range(jobs)]
 
     with ExitStack() as stack:

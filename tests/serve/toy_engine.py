@@ -1,4 +1,6 @@
-"""An engine that another package would bring: says the last message again, slowly enough to be killed on the way."""
+"""An engine that another package would bring: says the last message again, slowly
+enough to be killed on the way.
+"""
 
 from __future__ import annotations
 

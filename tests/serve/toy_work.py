@@ -1,4 +1,6 @@
-"""Work that takes a moment and can be killed anywhere: it counts, on disk, as far as it is asked to. Another package would bring work like this."""
+"""Work that takes a moment and can be killed anywhere: it counts, on disk, as far as it
+is asked to. Another package would bring work like this.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A whole server process with the toy engines: python -m tests.serve.toyserver '{"drain_seconds": 5}' [pause]. Prints its port."""
+"""A whole server process with the toy engines: python -m tests.serve.toyserver
+'{"drain_seconds": 5}' [pause]. Prints its port.
+"""
 
 import json
 import sys

@@ -1,5 +1,6 @@
-"""A real server with toy engines, and a real Chromium that looks at it. Every page is watched: its console must stay silent, and no
-request may leave for another host."""
+"""A real server with toy engines, and a real Chromium that looks at it. Every page is
+watched: its console must stay silent, and no request may leave for another host.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ class Site:
         self.url = url
 
     def toy(self, name: str) -> dict[str, Any]:
-        """How many answers an engine is making, and how many were left early; what the painter was last given."""
+        """How many answers an engine is making, and how many were left early; what the
+        painter was last given.
+        """
         found: dict[str, Any] = self.get("/v1/toys").json()[name]
         return found
 
@@ -67,7 +70,9 @@ class Site:
 
 @contextmanager
 def serving(home: Path, *keys: str) -> Iterator[Site]:
-    """A server in a process of its own: Gradio leaves loops and sockets behind that pytest would hold against us."""
+    """A server in a process of its own: Gradio leaves loops and sockets behind that
+    pytest would hold against us.
+    """
     environment = {
         **os.environ,
         "MIAOBI_HOME": str(home),
@@ -169,7 +174,9 @@ LEFT = ("AbortError", "errored out")
 
 @pytest.fixture
 def visit(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
-    """Open a page in a fresh visitor's browser, signed in: visit("/studio/en/", color_scheme="dark", ...)."""
+    """Open a page in a fresh visitor's browser, signed in: visit("/studio/en/",
+    color_scheme="dark", ...).
+    """
     contexts, told, hosts = [], [], set()
 
     def open_page(

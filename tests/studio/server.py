@@ -1,5 +1,6 @@
-"""A server with toy engines, as a process of its own: python -m tests.studio.server [KEY ...]. Prints its port; /v1/toys tells who was
-answered and who left early."""
+"""A server with toy engines, as a process of its own: python -m tests.studio.server
+[KEY ...]. Prints its port; /v1/toys tells who was answered and who left early.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ class Painter(Grey):
 
 
 class Workshop:
-    """Instead of the supervisor and its processes: jobs that are quickly done, step by step, and go on where they were."""
+    """Instead of the supervisor and its processes: jobs that are quickly done, step by
+    step, and go on where they were.
+    """
 
     def __init__(self, settings: Settings, queue: Queue) -> None:
         self.queue, self.ending = queue, threading.Event()

@@ -1,6 +1,8 @@
-"""The page in a real browser: each room's main path, keyboard, light and dark, Chinese and English, large and small, and what axe finds.
+"""The page in a real browser: each room's main path, keyboard, light and dark, Chinese
+and English, large and small, and what axe finds.
 
-All browser tests are in this one module: Playwright keeps an event loop running in its thread until its fixture ends.
+All browser tests are in this one module: Playwright keeps an event loop running in its
+thread until its fixture ends.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ ROOMS = {
 
 
 def serious(page: Any) -> list[str]:
-    """What axe (bundled with its Python package) calls serious or critical, each with where it is."""
+    """What axe (bundled with its Python package) calls serious or critical, each with
+    where it is.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]

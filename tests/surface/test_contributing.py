@@ -1,4 +1,6 @@
-"""CONTRIBUTING.md, followed to the letter: its package is written out, installed in an environment of its own, and used."""
+"""CONTRIBUTING.md, followed to the letter: its package is written out, installed in an
+environment of its own, and used.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(folder of the package, python of a fresh environment that sees this one's packages but not the new one)."""
+    """(folder of the package, python of a fresh environment that sees this one's
+    packages but not the new one).
+    """
     folder = tmp_path_factory.mktemp("package")
     for name in (
         "pyproject.toml",
@@ -51,7 +55,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, symlinks=True)
     site = next(home.glob("lib/python*/site-packages"))
-    # A .pth line that begins with import also runs the editable install's own .pth files.
+    # A .pth line that begins with import also runs the editable install's own .pth
+    # files.
     (site / "parent.pth").write_text(
         f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     )
@@ -109,7 +114,9 @@ def test_the_package_works_as_written(
 def test_names_collide_in_favour_of_what_is_built_in(
     environment: tuple[Path, Path],
 ) -> None:
-    """Another package cannot replace `gpt` unseen; its own names are listed beside the built-in ones."""
+    """Another package cannot replace `gpt` unseen; its own names are listed beside the
+    built-in ones.
+    """
     folder, python = environment
     site = next((python.parents[1] / "lib").glob("python*/site-packages"))
     intruder = site / "intruder-1.dist-info"
@@ -118,7 +125,11 @@ def test_names_collide_in_favour_of_what_is_built_in(
         "Metadata-Version: 2.1\nName: intruder\nVersion: 1\n"
     )
     (intruder / "entry_points.txt").write_text("[miaobi.families]\ngpt = json\n")
-    code = "from miaobi.core.registry import families; print(families.get('gpt').__name__, families.names().count('gpt'), 'bigram' in families.names())"
+    code = (
+        "from miaobi.core.registry import families; "
+        "print(families.get('gpt').__name__, families.names().count('gpt'), "
+        "'bigram' in families.names())"
+    )
     done = subprocess.run(
         [str(python), "-c", code],
         capture_output=True,

@@ -1,4 +1,6 @@
-"""What lies in deploy/: units and images that their own tools accept, that stay closed, and that name what exists."""
+"""What lies in deploy/: units and images that their own tools accept, that stay closed,
+and that name what exists.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the docs show is true: commands are known, python blocks run, the reference is up to date, files that are named exist."""
+"""What the docs show is true: commands are known, python blocks run, the reference is
+up to date, files that are named exist.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The house stands as the plan says: imports go downward, files and functions stay small, nothing dangerous is in them."""
+"""The house stands as the plan says: imports go downward, files and functions stay
+small, nothing dangerous is in them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ EXCEPTIONS: dict[str, int] = {}
 
 
 def imports(path: Path) -> set[str]:
-    """The miaobi layers a file imports, lazily or not; imports for type checkers only are left out."""
+    """The miaobi layers a file imports, lazily or not; imports for type checkers only
+    are left out.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden = {
         id(inner)
@@ -106,7 +110,8 @@ def test_sizes() -> None:
 
 
 FORBIDDEN = re.compile(
-    r"import pickle|pickle\.(?:load|dump|Unp)|weights_only\s*=\s*False|trust_remote_code\s*=\s*True|\beval\(|\bexec\(|shell\s*=\s*True"
+    r"import "
+    r"pickle|pickle\.(?:load|dump|Unp)|weights_only\s*=\s*False|trust_remote_code\s*=\s*True|\beval\(|\bexec\(|shell\s*=\s*True"
     r"|\bTODO\b|\bFIXME\b|\bXXX\b"
 )
 
@@ -131,7 +136,10 @@ def test_nothing_dangerous_or_unfinished(path: Path) -> None:
     ],
 )
 def test_the_core_imports_nothing_heavy(statement: str) -> None:
-    code = f"import sys; {statement}; print(sorted({{'torch', 'transformers', 'numpy', 'openvino', 'rich', 'pydantic'}} & set(sys.modules)))"
+    code = (
+        f"import sys; {statement}; print(sorted({{'torch', 'transformers', "
+        f"'numpy', 'openvino', 'rich', 'pydantic'}} & set(sys.modules)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -141,7 +149,9 @@ def test_the_core_imports_nothing_heavy(statement: str) -> None:
 
 
 def test_starting_is_quick() -> None:
-    """import miaobi within 0.15 s, `miaobi --help` within 0.25 s: the best of five, for machines that are busy."""
+    """import miaobi within 0.15 s, `miaobi --help` within 0.25 s: the best of five, for
+    machines that are busy.
+    """
     import time
 
     def best(*command: str) -> float:

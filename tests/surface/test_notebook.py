@@ -1,4 +1,6 @@
-"""The notebook tells the truth: it runs from top to bottom, and what its words promise is in its figures."""
+"""The notebook tells the truth: it runs from top to bottom, and what its words promise
+is in its figures.
+"""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ def test_the_estimate_counts_what_moves(tmp_path: Path) -> None:
 def test_a_slow_step_is_timed_on_a_part_of_its_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock on which a row takes two seconds: 64 rows are never run, and the figure is right all the same."""
+    """A clock on which a row takes two seconds: 64 rows are never run, and the figure
+    is right all the same.
+    """
     asked, now = list[int](), [0.0]
 
     class Slow(Frozen):
@@ -202,7 +204,9 @@ def test_a_gradient_that_overflows_stops_too(clip: float) -> None:
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "muon"])
 def test_single_parameters_can_have_their_own_pace(kind: str) -> None:
-    """With plain SGD a parameter at half the pace moves half as far; the others' groups carry the rate they were given."""
+    """With plain SGD a parameter at half the pace moves half as far; the others' groups
+    carry the rate they were given.
+    """
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     phase = Phase(
         "model",

@@ -1,4 +1,6 @@
-"""The search itself, on figures that can be worked out: what it draws, what it stops, when it ends, how it survives."""
+"""The search itself, on figures that can be worked out: what it draws, what it stops,
+when it ends, how it survives.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def test_the_first_trial_is_the_recipe_and_conditions_hold(tmp_path: Path) -> No
 
 
 def test_it_draws_by_what_it_saw(tmp_path: Path) -> None:
-    """After the start proposals gather about the optimum: more than half fall where a fifth would by chance."""
+    """After the start proposals gather about the optimum: more than half fall where a
+    fifth would by chance.
+    """
     with search(tmp_path, rules=Rules(40, "minimize", 100)) as study:
         later = carried_out(study)[10:]
     assert sum(0.04 < trial.values["rate"] < 0.25 for trial in later) > len(later) / 2

@@ -1,4 +1,6 @@
-"""A GAN on two-dimensional points and a ragged regression: the smallest things that exercise every part of the loop."""
+"""A GAN on two-dimensional points and a ragged regression: the smallest things that
+exercise every part of the loop.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def mlp(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PointGAN(Objective):
-    """Relativistic pairing (Jolicoeur-Martineau 2018) with a lazy R1 penalty (Mescheder et al. 2018) every fourth step."""
+    """Relativistic pairing (Jolicoeur-Martineau 2018) with a lazy R1 penalty (Mescheder
+    et al. 2018) every fourth step.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Tiny random bases of the real architectures, each with a byte-level tokenizer, as folders that `open_base` reads."""
+"""Tiny random bases of the real architectures, each with a byte-level tokenizer, as
+folders that `open_base` reads.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from miaobi.core.engine import Weights
 from miaobi.tune.base import Base
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
+    "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]

@@ -1,4 +1,6 @@
-"""Tiny random encoders and causal models of the real architectures, and what a test of a task over text needs."""
+"""Tiny random encoders and causal models of the real architectures, and what a test of
+a task over text needs.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ WORDS = [
 def wordpiece(
     marks: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
 ) -> PreTrainedTokenizerFast:
-    """start words end; unknown words are [UNK], Chinese characters stand alone, as in BERT. The last two marks are start and end."""
+    """start words end; unknown words are [UNK], Chinese characters stand alone, as in
+    BERT. The last two marks are start and end.
+    """
     vocabulary = {
         word: place for place, word in enumerate([*marks, *dict.fromkeys(WORDS), ":"])
     }
@@ -116,7 +120,9 @@ def wordpiece(
 
 
 def plain() -> PreTrainedTokenizerFast:
-    """Words, blanks and single letters, no marks around texts, no padding token: as causal models often come."""
+    """Words, blanks and single letters, no marks around texts, no padding token: as
+    causal models often come.
+    """
     letters = [chr(code) for code in range(33, 127)]
     made = Tokenizer(
         models.WordLevel(

@@ -1,4 +1,6 @@
-"""Tiny random models of the real architectures with the simplest learners, for what does not depend on a task."""
+"""Tiny random models of the real architectures with the simplest learners, for what
+does not depend on a task.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ LEARNERS = {"causal": causal, "classifier": classifier}
 
 
 class Texts:
-    """Random ids whose label is the remainder of their first by three. Batches are a pure function of (split, index, size, seed)."""
+    """Random ids whose label is the remainder of their first by three. Batches are a
+    pure function of (split, index, size, seed).
+    """
 
     spec, fingerprint, folder = None, "texts", Path()
 

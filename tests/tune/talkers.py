@@ -1,4 +1,6 @@
-"""Tiny random causal models of the real architectures, in folders with a tokenizer, for tests of what learns to write."""
+"""Tiny random causal models of the real architectures, in folders with a tokenizer, for
+tests of what learns to write.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def model(kind: str = "llama", vocab_size: int = 97) -> PreTrainedModel:
 
 
 def base(folder: Path, kind: str = "llama", template: str | None = None) -> Base:
-    """A folder with model and byte-level BPE; its chat template is ChatML unless `template` is another, or "" for none."""
+    """A folder with model and byte-level BPE; its chat template is ChatML unless
+    `template` is another, or "" for none.
+    """
     made = tokenizer.train_bpe([TEXT], 320)
     made.save(folder)
     model(kind, made.vocab_size).save_pretrained(folder)

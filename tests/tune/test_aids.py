@@ -1,4 +1,6 @@
-"""Noise on embeddings, dropout, gradient checkpointing: what they promise, and that they rest with the net."""
+"""Noise on embeddings, dropout, gradient checkpointing: what they promise, and that
+they rest with the net.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Captions: the loss is the base's own, captions that can be learned are learned, and what is saved says the same."""
+"""Captions: the loss is the base's own, captions that can be learned are learned, and
+what is saved says the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Dialogues as the base's template writes them; learned is what the assistant says, by Transformers' own mask."""
+"""Dialogues as the base's template writes them; learned is what the assistant says, by
+Transformers' own mask.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,11 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"
 )  # PEFT asks by the old name
 MARKED = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|im_start|>assistant\n{% generation %}{{ message['content'] }}<|im_end|>"
-    "{% endgeneration %}\n\n{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' "
+    "%}<|im_start|>assistant\n{% generation %}{{ message['content'] "
+    "}}<|im_end|>"
+    "{% endgeneration %}\n\n{% else %}<|im_start|>{{ message['role'] }}\n{{ "
+    "message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 UNMARKED = MARKED.replace("{% generation %}", "").replace(
@@ -66,7 +71,9 @@ def assistant(folder: Path, template: str | None = None, **config: Any) -> Assis
 def test_the_mask_is_that_of_transformers(
     tmp_path: Path, record: dict[str, Any]
 ) -> None:
-    """Both by {% generation %} and, the same template without it, by rendering what comes before."""
+    """Both by {% generation %} and, the same template without it, by rendering what
+    comes before.
+    """
     wanted = reference(
         base(tmp_path / "a", template=MARKED).folder
     ).apply_chat_template(
@@ -128,7 +135,11 @@ def test_a_template_that_rewrites_earlier_turns_teaches_the_last() -> None:
 def test_white_space_after_the_end_is_left_out_unless_it_is_the_end() -> None:
     messages = said("q", "a", "q2", "b")["messages"]
     for ending, learned in (("<e>\n", ["a<e>", "b<e>"]), ("\n", ["a\n", "b\n"])):
-        source = f"{{% for m in messages %}}[{{{{ m.role }}}}]{{{{ m.content }}}}{{{{ {ending!r} }}}}{{% endfor %}}{{{{ '[assistant]' if add_generation_prompt else '' }}}}"
+        source = (
+            f"{{% for m in messages %}}[{{{{ m.role }}}}]{{{{ m.content }}}}{{{{ "
+            f"{ending!r} }}}}{{% endfor %}}{{{{ '[assistant]' if "
+            f"add_generation_prompt else '' }}}}"
+        )
         text, turns = spoken(ChatTemplate(source), messages)
         assert [text[start:end] for start, end in turns] == learned
 
@@ -302,7 +313,9 @@ def test_the_template_is_kept_with_its_hash(tmp_path: Path) -> None:
 
 
 def test_the_loss_is_that_of_the_labels(tmp_path: Path) -> None:
-    """Against Transformers' own loss over labels with -100 where the assistant does not speak, dialogue by dialogue."""
+    """Against Transformers' own loss over labels with -100 where the assistant does not
+    speak, dialogue by dialogue.
+    """
     learner = assistant(tmp_path)
     learner.net = get_peft_model(
         learner.net,

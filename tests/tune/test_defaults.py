@@ -1,4 +1,6 @@
-"""Defaults follow from what there is, say why, leave alone what was set, and keep a run within the time."""
+"""Defaults follow from what there is, say why, leave alone what was set, and keep a run
+within the time.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def test_long_examples_come_in_small_parts() -> None:
 
 
 def test_memory_is_half_used_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token of the tiny Llama needs 4 (3 × 32 × 34 + 3 × 48) bytes; what is free holds twice three rows of a thousand."""
+    """A token of the tiny Llama needs 4 (3 × 32 × 34 + 3 × 48) bytes; what is free
+    holds twice three rows of a thousand.
+    """
     token = 4 * (3 * 32 * 34 + 3 * 48)
     monkeypatch.setattr(defaults, "_free_memory", lambda device: 2 * 3 * 1000 * token)
     assert found(lengths=Lengths(900, 1000, 1200, 1200, 0))["batch_size"].value == 2

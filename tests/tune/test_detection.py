@@ -91,14 +91,17 @@ def test_overlaps() -> None:
 
 
 def test_average_precision_by_hand() -> None:
-    """Two boxes; answers in order: right, wrong, right. Precision 1 up to recall 1/2, then 2/3: (51 · 1 + 50 · 2/3) / 101."""
+    """Two boxes; answers in order: right, wrong, right. Precision 1 up to recall 1/2,
+    then 2/3: (51 · 1 + 50 · 2/3) / 101.
+    """
     wanted = np.array([[0, 0, 10, 10], [20, 20, 30, 30.0]])
     answers = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [20, 20, 30, 30.0]])
     labels = np.zeros(3, int)
     assert boxes.average_precision(
         answers, labels, wanted, np.zeros(2, int)
     ) == pytest.approx((51 + 50 * 2 / 3) / 101)
-    # the wrong label finds nothing; a second answer to one box is wrong; an overlap of 0.8 counts at 7 of the 10 thresholds
+    # the wrong label finds nothing; a second answer to one box is wrong; an overlap of
+    # 0.8 counts at 7 of the 10 thresholds
     assert boxes.average_precision(answers, labels + 1, wanted, np.zeros(2, int)) == 0
     assert boxes.matched(
         answers[[0, 0, 2]], labels, wanted, np.zeros(2, int), 0.5
@@ -119,7 +122,9 @@ def own(**settings: Any) -> OwnDetector:
 
 
 def test_perfect_maps_are_read_back_as_the_boxes() -> None:
-    """What the targets say, put where the network's answer would be, is every box exactly, and costs nothing but the bumps' skirts."""
+    """What the targets say, put where the network's answer would be, is every box
+    exactly, and costs nothing but the bumps' skirts.
+    """
     learner = own()
     batch = learner.prepare(batch_of(learner))
     heat, _, corners = learner.targets(batch, torch.Size((6, 2, 28, 28)))

@@ -1,4 +1,6 @@
-"""Diffusers pipelines tuned: the loss is that of Diffusers' scripts, and what is saved opens in Diffusers."""
+"""Diffusers pipelines tuned: the loss is that of Diffusers' scripts, and what is saved
+opens in Diffusers.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ def test_captions_are_encoded_as_the_pipeline_does(
 
 
 def test_the_flow_is_straight(folders: Callable[[str], Path]) -> None:
-    """At the far end there is only noise, and noise less the target is the picture all the way (Liu et al. 2022)."""
+    """At the far end there is only noise, and noise less the target is the picture all
+    the way (Liu et al. 2022).
+    """
     learner = painter(folders("sd3"))
     latents, noise = torch.randn(3, 16, 4, 4), torch.randn(3, 16, 4, 4)
     found = learner.noising.noised(latents, noise, torch.tensor([0, 400, 999]))

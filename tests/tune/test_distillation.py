@@ -1,4 +1,6 @@
-"""Distillation: the divergence against its formula, answers asked for once and kept, a student made of some of the layers."""
+"""Distillation: the divergence against its formula, answers asked for once and kept, a
+student made of some of the layers.
+"""
 
 from __future__ import annotations
 
@@ -183,7 +185,8 @@ def test_answers_are_asked_for_once_and_kept(
     assert sorted(json.loads(line)["prompt"] for line in lines) == [
         f"question {number}" for number in range(6)
     ]
-    # The learner reads the same answers, and asks for those of validation and test when they come.
+    # The learner reads the same answers, and asks for those of validation and test when
+    # they come.
     task = learner(folder, {}, config)
     assert (
         task.completion(QUESTIONS[3].columns) == "about question 3"

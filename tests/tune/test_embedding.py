@@ -1,4 +1,6 @@
-"""Embeddings: the loss and the ranks are those worked out by hand, pooling looks at no padding, and pairs are learned on any base."""
+"""Embeddings: the loss and the ranks are those worked out by hand, pooling looks at no
+padding, and pairs are learned on any base.
+"""
 
 from __future__ import annotations
 

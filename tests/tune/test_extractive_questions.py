@@ -1,4 +1,6 @@
-"""Extractive questions: answers are found in any window, the loss is the one of the page, scores are SQuAD's."""
+"""Extractive questions: answers are found in any window, the loss is the one of the
+page, scores are SQuAD's.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ def moving(**settings: object) -> set[str]:
     ],
 )
 def test_what_is_frozen(settings: dict[str, object], expected: set[str]) -> None:
-    """By number the lowest layers with the embeddings, by pattern whatever fits; a new head always learns."""
+    """By number the lowest layers with the embeddings, by pattern whatever fits; a new
+    head always learns.
+    """
     assert parts(moving(**settings)) == expected
 
 
@@ -99,8 +101,9 @@ def test_more_layers_than_there_are() -> None:
 
 
 def test_layers_thaw_the_last_first(tmp_path: Path) -> None:
-    """Four stages over eight of ten steps: head from the start, then layer 2, 1, 0, then the embeddings; and a run that is
-    resumed in the middle goes on to the bit."""
+    """Four stages over eight of ten steps: head from the start, then layer 2, 1, 0,
+    then the embeddings; and a run that is resumed in the middle goes on to the bit.
+    """
     config = TuneConfig(
         "frozen", freeze_layers=0, freeze_embeddings=False, gradual_unfreezing=0.8
     )

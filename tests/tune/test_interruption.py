@@ -1,4 +1,6 @@
-"""A LoRA run that is stopped after any step, or whose power fails at any moment, ends as the unbroken one does, to the bit."""
+"""A LoRA run that is stopped after any step, or whose power fails at any moment, ends
+as the unbroken one does, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def fresh() -> loop.State:
 
 
 def gone_on(folder: Path, stop: int = 0) -> loop.State:
-    """A run in `folder` from where it is to the end, or until Ctrl-C is pressed in step number `stop`."""
+    """A run in `folder` from where it is to the end, or until Ctrl-C is pressed in step
+    number `stop`.
+    """
     state = fresh()
     continued(state, folder)
 

@@ -1,4 +1,6 @@
-"""Merging: exact sums, TIES as PEFT computes it, the best low rank, and refusals of what does not add up."""
+"""Merging: exact sums, TIES as PEFT computes it, the best low rank, and refusals of
+what does not add up.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_linear_is_the_exact_sum(base: Path, pair: list[Tuned], tmp_path: Path) 
 def test_low_rank_sums_equal_pefts(
     base: Path, pair: list[Tuned], tmp_path: Path, ours: str, theirs: str
 ) -> None:
-    """Against add_weighted_adapter, told that neither adapter is rank-stabilised any more: it would scale its result by that again."""
+    """Against add_weighted_adapter, told that neither adapter is rank-stabilised any
+    more: it would scale its result by that again.
+    """
     peft = merging.beside(net_of(base), pair[0].folder, "one")
     peft.load_adapter(str(pair[1].folder), "two")
     peft.peft_config["one"].use_rslora = peft.peft_config["two"].use_rslora = False
@@ -161,7 +165,9 @@ def deltas_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_ties_by_hand() -> None:
-    """Trimmed to half: [1, 0, -4, 0] and [3, 2, 0, 0]; elected signs + + - +; means over those that agree: (1 + 3) / 2, 2, -4, nothing."""
+    """Trimmed to half: [1, 0, -4, 0] and [3, 2, 0, 0]; elected signs + + - +; means
+    over those that agree: (1 + 3) / 2, 2, -4, nothing.
+    """
     first, second = (
         torch.tensor([[1.0, 0.5, -4.0, 0.1]]),
         torch.tensor([[3.0, 2.0, 1.0, -0.2]]),

@@ -1,4 +1,6 @@
-"""Every way to tune, on a model that writes and on one that classifies: what it promises at the start, what moves, what is kept."""
+"""Every way to tune, on a model that writes and on one that classifies: what it
+promises at the start, what moves, what is kept.
+"""
 
 from __future__ import annotations
 

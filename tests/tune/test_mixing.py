@@ -1,4 +1,6 @@
-"""Further sources of training examples: how many, which, what is left out, and that what is held out stays as it is."""
+"""Further sources of training examples: how many, which, what is left out, and that
+what is held out stays as it is.
+"""
 
 from __future__ import annotations
 

@@ -95,7 +95,9 @@ def test_an_adapter_without_its_weights_is_damaged(base: Path, tmp_path: Path) -
 
 
 def test_a_gguf_base_cuts_words_by_its_own_rule(tmp_path: Path) -> None:
-    """Transformers rebuilds all byte-level tokenizers as GPT-2's; what is tuned on that base would have no GGUF of its own."""
+    """Transformers rebuilds all byte-level tokenizers as GPT-2's; what is tuned on that
+    base would have no GGUF of its own.
+    """
     import json
 
     from miaobi.engines import converted

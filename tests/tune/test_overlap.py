@@ -1,4 +1,6 @@
-"""chrF and BLEU against sacreBLEU 2.6.0, ROUGE-L against rouge_score 0.1.2: the numbers here are what those packages gave."""
+"""chrF and BLEU against sacreBLEU 2.6.0, ROUGE-L against rouge_score 0.1.2: the numbers
+here are what those packages gave.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sequences laid end to end are those of each alone: losses, gradients, attention, for every architecture."""
+"""Sequences laid end to end are those of each alone: losses, gradients, attention, for
+every architecture.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ Row = tuple[np.ndarray, np.ndarray]
 def sequences(
     lengths: tuple[int, ...] = (5, 9, 30, 31, 32, 60, 2), common: int = 3, seed: int = 0
 ) -> list[Row]:
-    """Random ids that begin with `common` equal ones; about two thirds of what follows is learned."""
+    """Random ids that begin with `common` equal ones; about two thirds of what follows
+    is learned.
+    """
     draw = np.random.default_rng(seed)
     found = list[Row]()
     for length in lengths:
@@ -49,7 +53,8 @@ def test_a_batch_holds_every_token_that_is_needed_once() -> None:
         (np.array([1, 2, 9, 8, 7, 6]), np.array([0, 0, 0, 0, 1, 1], dtype=bool)),
     ]
     batch = {name: value.tolist() for name, value in pack(rows).items()}
-    # [1 2] is shared; the second row is longer, so it comes first; neither last learned token is an input.
+    # [1 2] is shared; the second row is longer, so it comes first; neither last learned
+    # token is an input.
     assert batch["ids"] == [1, 2, 9, 8, 7, 3]
     assert batch["positions"] == [0, 1, 2, 3, 4, 2]
     assert batch["targets"] == [MASKED, MASKED, MASKED, 7, 6, 4]
@@ -86,7 +91,8 @@ def test_rows_with_nothing_to_learn_do_no_harm() -> None:
 def test_losses_are_those_of_each_alone(kind: str, common: int) -> None:
     net, rows = model(kind), sequences(common=common)
     reader, batch = Reader(net), pack(rows)
-    # Gemma 2 caps its scores and its logits: it is padded, and its logits are made whole. Cohere scales its logits.
+    # Gemma 2 caps its scores and its logits: it is padded, and its logits are made
+    # whole. Cohere scales its logits.
     assert (reader.packs, reader.whole) == (
         (False, True) if kind == "gemma2" else (True, False)
     )
@@ -133,7 +139,9 @@ def test_no_sequence_sees_another() -> None:
 
 
 def test_with_adapters_of_peft() -> None:
-    """Only low-rank matrices get gradients, and nothing is computed backwards below the first of them."""
+    """Only low-rank matrices get gradients, and nothing is computed backwards below the
+    first of them.
+    """
     rows = sequences()
     net = get_peft_model(
         model(),

@@ -1,4 +1,6 @@
-"""Pictures as people have them: every layout gives the same records, and what is wrong is said with its place."""
+"""Pictures as people have them: every layout gives the same records, and what is wrong
+is said with its place.
+"""
 
 from __future__ import annotations
 

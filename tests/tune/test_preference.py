@@ -1,4 +1,6 @@
-"""Preferences: each loss against its formula computed directly, the base as reference, and what is learned."""
+"""Preferences: each loss against its formula computed directly, the base as reference,
+and what is learned.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Bases in eight and four bits: how close they come, that gradients are exact, and that an adapter above them learns and comes back."""
+"""Bases in eight and four bits: how close they come, that gradients are exact, and that
+an adapter above them learns and comes back.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ CONFIG = TrainConfig(max_steps=8, batch_size=4, learning_rate=1e-2, device="cpu"
 
 @pytest.mark.parametrize("columns", [64, 128, 100])
 def test_no_weight_is_further_than_half_a_step(columns: int) -> None:
-    """int8 rounds to multiples of max |w| / 127 of its block; int4 to the nearest of sixteen levels times max |w|."""
+    """int8 rounds to multiples of max |w| / 127 of its block; int4 to the nearest of
+    sixteen levels times max |w|.
+    """
     torch.manual_seed(0)
     linear = nn.Linear(columns, 24)
     blocks = nn.functional.pad(linear.weight.detach(), (0, -columns % BLOCK)).unflatten(

@@ -1,4 +1,6 @@
-"""Text to text: the loss against the model's own, only the target learned, figures that are sums, a task that is learned."""
+"""Text to text: the loss against the model's own, only the target learned, figures that
+are sums, a task that is learned.
+"""
 
 from __future__ import annotations
 

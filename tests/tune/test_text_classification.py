@@ -1,4 +1,6 @@
-"""Text classification: the loss is Transformers' own, figures are sklearn's, and what cannot teach is refused."""
+"""Text classification: the loss is Transformers' own, figures are sklearn's, and what
+cannot teach is refused.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,9 @@ def test_pairs_are_told_from_their_order(tmp_path: Path) -> None:
 def test_the_loss_and_its_gradients_are_those_of_the_whole_batch(
     kind: str, tmp_path: Path
 ) -> None:
-    """Groups of similar length change nothing: Transformers' model on the padded batch, mean loss, gives the same."""
+    """Groups of similar length change nothing: Transformers' model on the padded batch,
+    mean loss, gives the same.
+    """
     settings = config(label_smoothing=0.1)
     learner = make(task, settings, base(tmp_path / kind, kind), SINGLE).eval()
     batch = learner.collate(

@@ -1,4 +1,6 @@
-"""Token classification: spans survive every way of writing them, tags are legal sequences, and the score is seqeval's."""
+"""Token classification: spans survive every way of writing them, tags are legal
+sequences, and the score is seqeval's.
+"""
 
 from __future__ import annotations
 

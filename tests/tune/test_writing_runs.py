@@ -1,4 +1,6 @@
-"""Translation, preferences and distillation from data to the store, and the recipes that show them."""
+"""Translation, preferences and distillation from data to the store, and the recipes
+that show them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tuned bundles for tests, made with the methods that are tested elsewhere, from the small gpt that learnt a poem."""
+"""Tuned bundles for tests, made with the methods that are tested elsewhere, from the
+small gpt that learnt a poem.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,9 @@ def tuned_task(
     head: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[Path, Learner]:
-    """A bundle of any task, and its learner. head: of the task's Config; settings: of TuneConfig."""
+    """A bundle of any task, and its learner. head: of the task's Config; settings: of
+    TuneConfig.
+    """
     task, config = tasks.get(name), TuneConfig(**settings)
     options = task.Config(**(head or {}))
     spec = task.survey(examples, options)

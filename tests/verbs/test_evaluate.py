@@ -1,4 +1,6 @@
-"""`miaobi evaluate` from end to end, on a small model with its own data, and on one whose data is not known."""
+"""`miaobi evaluate` from end to end, on a small model with its own data, and on one
+whose data is not known.
+"""
 
 import json
 import shutil

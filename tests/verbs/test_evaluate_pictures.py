@@ -254,7 +254,9 @@ def test_two_models_side_by_side(stored: Callable[..., str], extractor: str) -> 
 def test_pictures_of_ones_own(
     stored: Callable[..., str], extractor: str, tmp_path: Path
 ) -> None:
-    """Larger ones, in the same classes; and some without classes, by which a conditional bound cannot be measured."""
+    """Larger ones, in the same classes; and some without classes, by which a
+    conditional bound cannot be measured.
+    """
     stored("vae", conditional=True)
     own = drawn(tmp_path / "own", 40, 5)
     for path in own.rglob("*.png"):

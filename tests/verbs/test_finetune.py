@@ -1,4 +1,6 @@
-"""Fine-tuning from labelled examples to a model in the store: the whole way, its stops, its second time, and what it refuses."""
+"""Fine-tuning from labelled examples to a model in the store: the whole way, its stops,
+its second time, and what it refuses.
+"""
 
 from __future__ import annotations
 
@@ -585,7 +587,9 @@ def test_dialogues_and_pictures_are_shown_as_people_read_them() -> None:
 def test_two_processes_tune_one_model(
     base: Path, opinions: Path, tmp_path: Path
 ) -> None:
-    """Under torchrun: settings that are measured are the first process's for both, and one model comes out."""
+    """Under torchrun: settings that are measured are the first process's for both, and
+    one model comes out.
+    """
     words = [
         "finetune",
         "--base",

@@ -217,7 +217,9 @@ def test_ctrl_c_stops_the_answer_not_the_chat(smollm2: Path) -> None:
 def painter(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """A model with two classes that differ in their shade, in a folder of its own; we stand in an empty one."""
+    """A model with two classes that differ in their shade, in a folder of its own; we
+    stand in an empty one.
+    """
     toy_pictures.register(monkeypatch)
     monkeypatch.chdir(tmp_path_factory.mktemp("here"))
     return str(

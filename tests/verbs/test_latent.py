@@ -184,7 +184,9 @@ def test_arithmetic_finds_the_vector_between_classes(
 def test_arithmetic_is_exact_for_what_differs_by_one_vector(
     shop: dict[str, object], tmp_path: Path
 ) -> None:
-    """The same points with and without the vector: the direction is that vector, and strength 0 gives the picture back."""
+    """The same points with and without the vector: the direction is that vector, and
+    strength 0 gives the picture back.
+    """
     points, step = (
         0.3 * torch.randn(12, LATENT, generator=torch.Generator().manual_seed(5)),
         torch.tensor([0.5, 0, 0, -0.5]),

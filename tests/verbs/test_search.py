@@ -1,4 +1,6 @@
-"""Searching from the command line and from Python: what may vary, what is measured, what is left behind."""
+"""Searching from the command line and from Python: what may vary, what is measured,
+what is left behind.
+"""
 
 from __future__ import annotations
 
@@ -300,7 +302,9 @@ def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) 
 
 @pytest.fixture
 def mixture(opinions: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """The recipe for tuning with a further source; what holds in the one is turned round in the other."""
+    """The recipe for tuning with a further source; what holds in the one is turned
+    round in the other.
+    """
     rows = [
         {
             "text": f"春江花月夜 {at}" if at % 2 else f"海上明月生 {at}",
@@ -517,7 +521,9 @@ def test_a_recipe_that_does_not_work_ends_the_search(
 
 
 def test_minutes_shorten_a_trial(recipe: Path) -> None:
-    """A run of three hours gets a few hundredths of a minute; warm-up and decay are shares of it."""
+    """A run of three hours gets a few hundredths of a minute; warm-up and decay are
+    shares of it.
+    """
     done = search(
         recipe,
         trials=1,

@@ -293,14 +293,17 @@ def test_every_recipe_resolves(path: Path) -> None:
 
 @pytest.mark.parametrize("delay", [0.15, 0.5, 1.1, 1.9, 2.7, 3.6])
 def test_ctrl_c_at_any_moment(recipe: Path, tmp_path: Path, delay: float) -> None:
-    """Whatever was going on (imports, preparation, estimate, a step, the bundle): a word, no traceback, nothing half-written."""
+    """Whatever was going on (imports, preparation, estimate, a step, the bundle): a
+    word, no traceback, nothing half-written.
+    """
     run = shell(
         str(recipe), "--name", "stopped", "--train.checkpoint_every", "3", cwd=tmp_path
     )
     time.sleep(delay)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=100)
-    # Death by SIGINT is what a shell calls 130: CPython ends so when the interrupt passed through an exec() on its way. 0: it had finished.
+    # Death by SIGINT is what a shell calls 130: CPython ends so when the interrupt
+    # passed through an exec() on its way. 0: it had finished.
     assert run.returncode in (130, -signal.SIGINT, 0), errors
     assert "Traceback" not in errors
     assert not list(tmp_path.rglob("*.part"))
@@ -313,7 +316,9 @@ def test_ctrl_c_at_any_moment(recipe: Path, tmp_path: Path, delay: float) -> Non
 def test_recipes_come_with_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is no folder of that name, as after pip install; a file of one's own comes first."""
+    """Where there is no folder of that name, as after pip install; a file of one's own
+    comes first.
+    """
     monkeypatch.chdir(tmp_path)
     assert read_recipe("recipes/text/poet_gpt.yaml")["name"] == "poet"
     (tmp_path / "recipes" / "text").mkdir(parents=True)

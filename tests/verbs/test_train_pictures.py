@@ -1,4 +1,6 @@
-"""Training on pictures through the command's own door: from files to a model in the store that paints, every recipe of the house included."""
+"""Training on pictures through the command's own door: from files to a model in the
+store that paints, every recipe of the house included.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_runs(path: Path, photos: Path, tmp_path: Path) -> None:
-    """A few steps of each, on pictures of one's own where the recipe's are many: the rest of a recipe is what it is."""
+    """A few steps of each, on pictures of one's own where the recipe's are many: the
+    rest of a recipe is what it is.
+    """
     settings: dict[str, Any] = dict(SMALL)
     if path.stem in (
         "my_pictures",

@@ -1,5 +1,7 @@
-"""Picture models whose answers are known: x = z W, with orthogonal rows of W. Three kinds: one that encodes and truncates, one that
-only draws, one that only paints. A family as any other: `load(folder)`."""
+"""Picture models whose answers are known: x = z W, with orthogonal rows of W. Three
+kinds: one that encodes and truncates, one that only draws, one that only paints. A
+family as any other: `load(folder)`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a model makes. An artifact knows how it came to be and nothing of files: `provenance.publish` writes it."""
+"""What a model makes. An artifact knows how it came to be and nothing of files:
+`provenance.publish` writes it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""A bundle: a model folder in its ecosystem's own layout, plus `miaobi.json`, which says where it came from.
+"""A bundle: a model folder in its ecosystem's own layout, plus `miaobi.json`, which
+says where it came from.
 
-Transformers, llama.cpp's converter, vLLM and OpenVINO read the folder as they read any other; miaobi.json is ours.
+Transformers, llama.cpp's converter, vLLM and OpenVINO read the folder as they read any
+other; miaobi.json is ours.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of every file that decides what the model is asked: tokenizer, chat template, preprocessing."""
+    """SHA-256 of every file that decides what the model is asked: tokenizer, chat
+    template, preprocessing.
+    """
     code_version: str = __version__
     created: str = ""
     format: int = FORMAT
@@ -71,7 +75,9 @@ def write(folder: Path, manifest: Manifest, save: Callable[[Path], None]) -> Pat
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle. Raises NotFound, or Damaged for a newer format, altered or cut-off files."""
+    """The manifest of a bundle. Raises NotFound, or Damaged for a newer format, altered
+    or cut-off files.
+    """
     path = folder / MANIFEST
     if not path.exists():
         raise NotFound(
@@ -97,8 +103,12 @@ def read(folder: Path) -> Manifest:
     if raw.get("format", 0) > FORMAT:
         raise Damaged(
             say(
-                f"{folder} was written by a newer miaobi ({raw.get('code_version', '?')}, format {raw['format']}); this one reads up to {FORMAT}.",
-                f"{folder} 由更新版本的 miaobi（{raw.get('code_version', '?')}，格式 {raw['format']}）写成；当前版本只支持到 {FORMAT}。",
+                f"{folder} was written by a newer miaobi "
+                f"({raw.get('code_version', '?')}, format {raw['format']}); "
+                f"this one reads up to {FORMAT}.",
+                f"{folder} 由更新版本的 "
+                f"miaobi（{raw.get('code_version', '?')}，格式 "
+                f"{raw['format']}）写成；当前版本只支持到 {FORMAT}。",
             ),
             "pip install --upgrade miaobi",
         )
@@ -129,7 +139,9 @@ def check_hash(path: Path, expected: str) -> None:
 
 
 def check_safetensors(path: Path) -> None:
-    """Raise Damaged when a safetensors file is shorter than its header promises (format: huggingface/safetensors)."""
+    """Raise Damaged when a safetensors file is shorter than its header promises
+    (format: huggingface/safetensors).
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

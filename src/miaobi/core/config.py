@@ -1,9 +1,14 @@
-"""Configuration: typed dataclasses in, resolved dataclasses out; the YAML file and the command line share their keys.
+"""Configuration: typed dataclasses in, resolved dataclasses out; the YAML file and the
+command line share their keys.
 
-A command is a plain function. Its parameters before `*` are positional (a list takes all words that are left), those after are options; `with_` is --with, for words
-that Python keeps to itself. A dataclass spreads into dotted options (`--train.learning_rate`), or into plain ones when
-annotated `Annotated[Config, flat]`; a field `mix: dict[str, Source]` spreads once for every name that the file gives (`--data.mix.poems.share`).
-Any other `Annotated` type keeps its limits, which pydantic checks. Help comes from the docstrings. Conversion to types is pydantic's; the keys, their spelling and what is said about them are ours.
+A command is a plain function. Its parameters before `*` are positional (a list takes
+all words that are left), those after are options; `with_` is --with, for words that
+Python keeps to itself. A dataclass spreads into dotted options
+(`--train.learning_rate`), or into plain ones when annotated `Annotated[Config, flat]`;
+a field `mix: dict[str, Source]` spreads once for every name that the file gives
+(`--data.mix.poems.share`). Any other `Annotated` type keeps its limits, which pydantic
+checks. Help comes from the docstrings. Conversion to types is pydantic's; the keys,
+their spelling and what is said about them are ours.
 """
 
 from __future__ import annotations
@@ -33,7 +38,9 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: its key as in YAML ("train.max_steps"), its type, and whether it is given by place."""
+    """One setting: its key as in YAML ("train.max_steps"), its type, and whether it is
+    given by place.
+    """
 
     key: str
     type: Any
@@ -60,7 +67,9 @@ class Option:
         return _each(self.type)
 
     def convert(self, value: Any, origin: str = "") -> Any:
-        """`value` (text from the command line, or what YAML made of it) as `self.type`. Raises BadInput."""
+        """`value` (text from the command line, or what YAML made of it) as `self.type`.
+        Raises BadInput.
+        """
         from pydantic import TypeAdapter, ValidationError
 
         if (
@@ -128,7 +137,9 @@ def options(target: Callable[..., Any] | type, prefix: str = "") -> list[Option]
 def named(
     opts: Sequence[Option], settings: Mapping[str, Any], origin: str = ""
 ) -> list[Option]:
-    """The options with every mapping of dataclasses spread over the names that `settings`, read from the file `origin`, give to it. Raises BadInput."""
+    """The options with every mapping of dataclasses spread over the names that
+    `settings`, read from the file `origin`, give to it. Raises BadInput.
+    """
     return [
         inner
         for option in opts
@@ -187,7 +198,9 @@ def _default(target: Any, parameter: inspect.Parameter) -> Any:
 
 
 def _texts(target: Any) -> dict[str, str]:
-    """What the docstrings say of each parameter; a dataclass describes each field by the string under it."""
+    """What the docstrings say of each parameter; a dataclass describes each field by
+    the string under it.
+    """
     from docstring_parser import parse_from_object
 
     bases = (
@@ -277,7 +290,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """A recipe's settings. What is named recipes/... and is not there is one of those that come with miaobi. Raises as `read_yaml` does."""
+    """A recipe's settings. What is named recipes/... and is not there is one of those
+    that come with miaobi. Raises as `read_yaml` does.
+    """
     path = Path(path)
     packaged = RECIPES.joinpath(*path.parts[1:])
     return read_yaml(
@@ -292,7 +307,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def flatten(
     settings: Mapping[str, Any], known: Mapping[str, Option], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted keys, down to the settings that are known (a setting may itself hold a mapping)."""
+    """Nested mappings as dotted keys, down to the settings that are known (a setting
+    may itself hold a mapping).
+    """
     for name, value in settings.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and key not in known:
@@ -304,7 +321,9 @@ def flatten(
 def words(
     argv: Sequence[str], known: Mapping[str, Option]
 ) -> Iterator[tuple[str, Any]]:
-    """The command line as (key, text). Hyphens in names pass for underscores; a bare `--flag` is True."""
+    """The command line as (key, text). Hyphens in names pass for underscores; a bare
+    `--flag` is True.
+    """
     places = [option.key for option in known.values() if option.positional]
     rest = list(argv)
     while rest:
@@ -364,7 +383,9 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def peek(argv: Sequence[str], key: str) -> str | None:
-    """What the command line gives for one key, before the others are known; None where it does not."""
+    """What the command line gives for one key, before the others are known; None where
+    it does not.
+    """
     for place, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name.replace("-", "_") == f"__{key}":
@@ -378,9 +399,11 @@ def resolve(
     settings: Mapping[str, Any] | None = None,
     origin: str = "",
 ) -> dict[str, Any]:
-    """Every option's value by key: its default, overlaid by `settings` (read from the file `origin`), then by `argv`.
+    """Every option's value by key: its default, overlaid by `settings` (read from the
+    file `origin`), then by `argv`.
 
-    Raises BadInput for an unknown key (with the nearest right one), a value of the wrong type, a missing value.
+    Raises BadInput for an unknown key (with the nearest right one), a value of the
+    wrong type, a missing value.
     """
     mappings = [option for option in opts if option.each is not None]
     known = {option.key: option for option in named(opts, settings or {}, origin)}
@@ -438,7 +461,9 @@ def _known(
 def build(
     target: Callable[..., Any] | type, values: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, Any]:
-    """Keyword arguments for `target` from flat values; dataclasses are made, their own checks included."""
+    """Keyword arguments for `target` from flat values; dataclasses are made, their own
+    checks included.
+    """
     hints, arguments = get_type_hints(target, include_extras=True), dict[str, Any]()
     for name in inspect.signature(target).parameters:
         hint = hints.get(name, Any)

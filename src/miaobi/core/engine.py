@@ -1,6 +1,7 @@
 """The one contract between what runs models and what uses them.
 
-An engine answers requests with streams of chunks. Server, applications and the command line see only this.
+An engine answers requests with streams of chunks. Server, applications and the command
+line see only this.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Asked = TypeVar("Asked", bound=Request)
 class Chunk:
     """A piece of answer number `index` (0 to n-1).
 
-    The texts of one index, joined in order, are the whole answer. A text never ends inside a character. The last
-    chunk of an index, and only that one, carries `finish`.
+    The texts of one index, joined in order, are the whole answer. A text never ends
+    inside a character. The last chunk of an index, and only that one, carries `finish`.
     """
 
     index: int = 0
@@ -33,12 +34,16 @@ class Chunk:
     """Tokens generated since the last chunk of this index."""
     finish: FinishReason | None = None
     artifact: Artifact | None = None
-    """A whole picture, sound or video, for engines that make those; it comes with `finish`. Of its facts, whoever asked keeps
-    the parameters (what only the engine knows, such as the class that was drawn) and supplies the rest."""
+    """A whole picture, sound or video, for engines that make those; it comes with
+    `finish`. Of its facts, whoever asked keeps the parameters (what only the engine
+    knows, such as the class that was drawn) and supplies the rest.
+    """
     progress: float | None = None
     """How much of this index is done, in [0, 1), for engines whose answers take many steps."""
     prompt_tokens: int = 0
-    """Tokens of the prompt: told once a request, as soon as the engine knows; by most before the first text."""
+    """Tokens of the prompt: told once a request, as soon as the engine knows; by most
+    before the first text.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ class Weights:
     """Where a model's weights lie and what they are; what an engine is opened with."""
 
     format: str
-    """"bundle" (a folder written here), "transformers", "diffusers", "openvino" (folders), "gguf" (file), "url", or what the
-    catalogue of starter packs calls a packaged model ("esrgan")."""
+    """"bundle" (a folder written here), "transformers", "diffusers", "openvino"
+    (folders), "gguf" (file), "url", or what the catalogue of starter packs calls a
+    packaged model ("esrgan").
+    """
     location: str
     """A path, or the base URL of an OpenAI-compatible server."""
     name: str
@@ -73,7 +80,9 @@ class Abilities:
     """What an engine can do beyond plain generation, by the names of the request's fields."""
 
     controls: frozenset[str]
-    """Names of request fields that it honours; any other field set away from its default is refused."""
+    """Names of request fields that it honours; any other field set away from its
+    default is refused.
+    """
     score: bool = False
     """Offers `score(text)`."""
 
@@ -82,15 +91,19 @@ class Abilities:
 class Engine(Protocol):
     """One opened model. Safe for concurrent `generate` calls from one event loop.
 
-    Leaving the iterator early (`aclose`, cancellation) stops the work and frees its place at once.
-    A module registered as an engine offers `open_engine(weights, **options) -> Engine`, `FORMATS` (the formats it reads),
-    `ABILITIES`, `installed() -> str | None` (None, or the command that installs what is missing) and
-    `reads(weights) -> bool` (whether these weights, of a format it reads, are among those it can run). An engine that computes in a
-    process of its own tells which as `process_id`.
+    Leaving the iterator early (`aclose`, cancellation) stops the work and frees its
+    place at once. A module registered as an engine offers
+    `open_engine(weights, **options) -> Engine`, `FORMATS` (the formats it reads),
+    `ABILITIES`, `installed() -> str | None` (None, or the command that installs what is
+    missing) and `reads(weights) -> bool` (whether these weights, of a format it reads,
+    are among those it can run). An engine that computes in a process of its own tells
+    which as `process_id`.
     """
 
     modality: str
-    """What it makes, and with that the kind of request it takes: "text" (TextRequest), "image" (ImageRequest)."""
+    """What it makes, and with that the kind of request it takes: "text" (TextRequest),
+    "image" (ImageRequest).
+    """
     abilities: Abilities
 
     def generate(self, request: Request) -> AsyncIterator[Chunk]: ...
@@ -104,7 +117,9 @@ class TextEngine(Engine, Protocol):
     context_length: int
     """Tokens of prompt and answer together."""
     chats: bool
-    """Takes `messages`. A model that does is asked a plain prompt as a user's message, unless told otherwise."""
+    """Takes `messages`. A model that does is asked a plain prompt as a user's message,
+    unless told otherwise.
+    """
 
 
 class KnowsTools(Protocol):
@@ -137,7 +152,9 @@ def context_error(prompt_tokens: int, context_length: int) -> BadInput:
 
 
 def with_tools(abilities: Abilities, chat: KnowsTools | None) -> Abilities:
-    """The abilities of an engine whose model is asked through this chat template: `tools` among them where it knows of such."""
+    """The abilities of an engine whose model is asked through this chat template:
+    `tools` among them where it knows of such.
+    """
     return (
         replace(abilities, controls=abilities.controls | {"tools"})
         if chat is not None and chat.knows_tools
@@ -162,7 +179,9 @@ def no_chat_error(name: str) -> Unsupported:
 def accepted(
     request: Request, kind: type[Asked], abilities: Abilities, engine: str
 ) -> Asked:
-    """The request, of the kind that `engine` takes and within its abilities. Raises Unsupported; settings are never ignored."""
+    """The request, of the kind that `engine` takes and within its abilities. Raises
+    Unsupported; settings are never ignored.
+    """
     if not isinstance(request, kind):
         if issubclass(kind, TextRequest):
             raise Unsupported(

@@ -25,10 +25,11 @@ def home() -> Path:
 
 @contextmanager
 def write_beside(target: Path) -> Iterator[Path]:
-    """Yield a draft path (file or folder, not yet there) that becomes `target` when the block ends without error.
+    """Yield a draft path (file or folder, not yet there) that becomes `target` when the
+    block ends without error.
 
-    On any error, Ctrl-C included, the draft is removed and `target` is as it was. Raises DoesNotFit on a full disk, BadInput
-    where one may not write.
+    On any error, Ctrl-C included, the draft is removed and `target` is as it was.
+    Raises DoesNotFit on a full disk, BadInput where one may not write.
     """
     with explain_refusal(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,9 @@ def write_beside(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def explain_refusal(target: Path) -> Iterator[None]:
-    """Turn the system's error about a full disk, while writing `target`, into DoesNotFit; about missing rights, or a file where a folder should be, into BadInput."""
+    """Turn the system's error about a full disk, while writing `target`, into
+    DoesNotFit; about missing rights, or a file where a folder should be, into BadInput.
+    """
     try:
         yield
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
@@ -84,7 +87,9 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """While no other process is inside `locked` of the same path: a folder, or a file (made where it is missing)."""
+    """While no other process is inside `locked` of the same path: a folder, or a file
+    (made where it is missing).
+    """
     handle = os.open(
         path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666
     )

@@ -1,7 +1,8 @@
 """Reading a GGUF file's header: is it whole, and what does it say of itself?
 
-Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every length in the header is checked against what is
-left of the file before it is followed, so that a lying header costs nothing.
+Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every length in the header is
+    checked against what is left of the file before it is followed, so that a lying
+    header costs nothing.
 """
 
 from __future__ import annotations
@@ -118,7 +119,9 @@ class _Cursor:
 
 
 def read(path: Path) -> Header:
-    """The header of a GGUF file. Raises Damaged when the file is none, is cut short or contradicts itself."""
+    """The header of a GGUF file. Raises Damaged when the file is none, is cut short or
+    contradicts itself.
+    """
     stat = path.stat()
     return _read(path, stat.st_size, stat.st_mtime_ns)
 

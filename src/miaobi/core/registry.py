@@ -1,7 +1,8 @@
-"""The whole plug-in contract: a name leads to an object in a module that is imported when first asked for.
+"""The whole plug-in contract: a name leads to an object in a module that is imported
+when first asked for.
 
-What is built in and what other packages bring use the same door. A package adds an entry to one of these tables with,
-in its pyproject.toml,
+What is built in and what other packages bring use the same door. A package adds an
+entry to one of these tables with, in its pyproject.toml,
 
     [project.entry-points."miaobi.families"]
     diffusion_lm = "their_package.diffusion_lm"
@@ -19,8 +20,10 @@ from miaobi.core.language import say
 
 
 def loaded(entry: EntryPoint) -> Any:
-    """The object an entry point names. Ctrl-C waits until its modules are whole: an interrupt inside the first import of PyTorch or
-    NumPy is swallowed there, or aborts the process, and what was half imported fails later, somewhere else."""
+    """The object an entry point names. Ctrl-C waits until its modules are whole: an
+    interrupt inside the first import of PyTorch or NumPy is swallowed there, or aborts
+    the process, and what was half imported fails later, somewhere else.
+    """
     if threading.current_thread() is not threading.main_thread():
         return entry.load()
     met = list[int]()
@@ -237,4 +240,6 @@ work = Registry(
         "batch": "miaobi.serve.work.batch:run",
     },
 )
-"""What the server's jobs do, by kind, each in a process of its own: `run(task)` (serve/work/task.py)."""
+"""What the server's jobs do, by kind, each in a process of its own: `run(task)`
+(serve/work/task.py).
+"""

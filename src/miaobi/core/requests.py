@@ -1,6 +1,8 @@
-"""What can be asked of a model: one frozen dataclass per kind. Every value is checked when the request is made.
+"""What can be asked of a model: one frozen dataclass per kind. Every value is checked
+when the request is made.
 
-A request may hold pixels (arrays); they compare by their bytes, and records of them say their SHA-256.
+A request may hold pixels (arrays); they compare by their bytes, and records of them say
+their SHA-256.
 """
 
 from __future__ import annotations
@@ -81,10 +83,12 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest(Request):
-    """Continue `prompt`, or answer the last of `messages` (OpenAI's shape) through the model's chat template.
+    """Continue `prompt`, or answer the last of `messages` (OpenAI's shape) through the
+    model's chat template.
 
-    Order of the controls, as in the field: penalties, bans and biases on the logits; temperature; then top_k,
-    typical_p, top_p, min_p cut the candidates. temperature 0 is greedy.
+    Order of the controls, as in the field: penalties, bans and biases on the logits;
+    temperature; then top_k, typical_p, top_p, min_p cut the candidates. temperature 0
+    is greedy.
     """
 
     prompt: str | None = None
@@ -100,11 +104,17 @@ class TextRequest(Request):
     top_k: int = _in(0, 1_000_000, 0)
     """Draw from the k likeliest tokens; 0 for all."""
     top_p: float = _in(1e-9, 1, 1.0)
-    """Draw from the likeliest tokens that together hold this probability (Holtzman et al. 2020, arXiv:1904.09751)."""
+    """Draw from the likeliest tokens that together hold this probability (Holtzman et
+    al. 2020, arXiv:1904.09751).
+    """
     min_p: float = _in(0, 1, 0.0)
-    """Drop tokens below this fraction of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082)."""
+    """Drop tokens below this fraction of the likeliest one's probability (Nguyen et al.
+    2024, arXiv:2407.01082).
+    """
     typical_p: float = _in(1e-9, 1, 1.0)
-    """Draw from the locally typical tokens that hold this probability (Meister et al. 2022, arXiv:2202.00666)."""
+    """Draw from the locally typical tokens that hold this probability (Meister et al.
+    2022, arXiv:2202.00666).
+    """
     repetition_penalty: float = _in(0.01, 10, 1.0)
     """Above 1 makes tokens that were seen less likely (Keskar et al. 2019, arXiv:1909.05858)."""
     presence_penalty: float = _in(-2, 2, 0.0)
@@ -124,9 +134,13 @@ class TextRequest(Request):
     json_schema: Mapping[str, Any] | None = None
     """Answer with JSON of this schema."""
     tools: tuple[Mapping[str, Any], ...] = ()
-    """Functions that the model may ask for, in OpenAI's shape, told to it by its chat template. Its wish comes as text."""
+    """Functions that the model may ask for, in OpenAI's shape, told to it by its chat
+    template. Its wish comes as text.
+    """
     image: Path | None = None
-    """A picture to say something about: its class, its boxes, a caption. Takes the place of `prompt` where nothing else is asked."""
+    """A picture to say something about: its class, its boxes, a caption. Takes the
+    place of `prompt` where nothing else is asked.
+    """
     adapter: str | None = None
     """Which of the adapters answers that the model was opened with; without it, the base does."""
 
@@ -204,7 +218,8 @@ class TextRequest(Request):
 class ImageRequest(Request):
     """Paint `prompt` or a picture of class `label`, or make something of the picture `image`.
 
-    Pictures are files, or in Python also their pixels, uint8 [H, W, C]. A field left at None is the model's own choice.
+    Pictures are files, or in Python also their pixels, uint8 [H, W, C]. A field left at
+    None is the model's own choice.
     """
 
     prompt: str | None = None
@@ -220,7 +235,9 @@ class ImageRequest(Request):
     num_inference_steps: int | None = _in(1, 1000, None)
     """Steps of denoising: more is slower, and finer up to a point."""
     guidance_scale: float | None = _in(0, 100, None)
-    """How closely to follow the prompt (classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598)."""
+    """How closely to follow the prompt (classifier-free guidance, Ho and Salimans 2022,
+    arXiv:2207.12598).
+    """
     image: Path | None = None
     """A picture to start from, translate, restyle or enlarge."""
     mask: Path | None = None
@@ -234,7 +251,9 @@ class ImageRequest(Request):
     control_image: Path | None = None
     """Edges, depth or a pose that the picture is to follow, for models opened with a ControlNet."""
     truncation: float | None = _in(1e-9, 1, None)
-    """Below 1 draws nearer to the average picture: safer, less varied (Karras et al. 2019, arXiv:1812.04948)."""
+    """Below 1 draws nearer to the average picture: safer, less varied (Karras et al.
+    2019, arXiv:1812.04948).
+    """
     scheduler: str | None = None
     """The way noise is taken away: "euler", "dpm++ 2m", "ddim", or a class name of Diffusers."""
 

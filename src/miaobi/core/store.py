@@ -1,11 +1,12 @@
-"""The store: every model by name and version under $MIAOBI_HOME/models, with aliases that move atomically.
+"""The store: every model by name and version under $MIAOBI_HOME/models, with aliases
+that move atomically.
 
     models/poet/1/            a bundle (see core/bundle.py), never altered once written
     models/poet/2/
     models/poet/aliases.json  {"production": [1, 2]}   the last entry is in force, those before it are its history
 
-"poet" means the production version if one was promoted, else the newest; "poet@2", "poet@latest" and
-"poet@production" say it outright.
+"poet" means the production version if one was promoted, else the newest; "poet@2",
+"poet@latest" and "poet@production" say it outright.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Store:
         )
 
     def resolve(self, reference: str) -> Version:
-        """The version that "poet", "poet@2", "poet@latest" or "poet@production" means. Raises NotFound."""
+        """The version that "poet", "poet@2", "poet@latest" or "poet@production" means.
+        Raises NotFound.
+        """
         name, _, wanted = reference.partition("@")
         versions = self.versions(name) if NAME.fullmatch(name) else []
         if not versions:
@@ -153,7 +156,9 @@ class Store:
         return self.resolve(f"{name}@production")
 
     def remove(self, reference: str) -> list[Version]:
-        """Remove one version ("poet@1"), or all of a name ("poet"). Raises Conflict for the version in production."""
+        """Remove one version ("poet@1"), or all of a name ("poet"). Raises Conflict for
+        the version in production.
+        """
         name, _, wanted = reference.partition("@")
         gone = (
             [self.resolve(reference)]
@@ -171,7 +176,8 @@ class Store:
                     ),
                 )
             for version in gone:
-                # Renamed first: a version is there whole or not at all, even while its files are going.
+                # Renamed first: a version is there whole or not at all, even while its
+                # files are going.
                 trash = version.path.with_name(f".{version.number}.removed")
                 version.path.rename(trash)
                 shutil.rmtree(trash)

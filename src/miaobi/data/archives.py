@@ -1,4 +1,6 @@
-"""Pictures that came in one file: a ZIP archive unpacked into a folder, with nothing taken from it on trust."""
+"""Pictures that came in one file: a ZIP archive unpacked into a folder, with nothing
+taken from it on trust.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ PIECE = 1 << 20
 def unpack_pictures(
     archive: Path, target: Path, most_bytes: int, most_files: int = 1_000_000
 ) -> Path:
-    """Write the archive's pictures and their metadata to the folder `target`, whole or not at all; everything else in it is left out.
+    """Write the archive's pictures and their metadata to the folder `target`, whole or
+    not at all; everything else in it is left out.
 
     Args:
         archive: a ZIP file
@@ -27,10 +30,12 @@ def unpack_pictures(
         most_files: entries of the archive
 
     Returns:
-        The folder that holds the pictures: `target`, or the one folder in it when everything lies in one.
+        The folder that holds the pictures: `target`, or the one folder in it when
+            everything lies in one.
 
     Raises:
-        BadInput: for what is no whole ZIP, holds no pictures, is encrypted, leads out of the folder or is larger than allowed
+        BadInput: for what is no whole ZIP, holds no pictures, is encrypted, leads out
+            of the folder or is larger than allowed
     """
     if not target.exists():
         with write_beside(target) as draft:
@@ -118,7 +123,8 @@ def _bad(archive: Path, what: str) -> BadInput:
             f"{archive.name} cannot be used: {what}", f"无法使用 {archive.name}：{what}"
         ),
         say(
-            "Pack a folder of PNG, JPEG or WebP files anew, with folders for classes or metadata.csv where you have them.",
+            "Pack a folder of PNG, JPEG or WebP files anew, with folders for "
+            "classes or metadata.csv where you have them.",
             "请重新打包 PNG、JPEG 或 WebP 图片文件夹；如有类别文件夹或 metadata.csv 请一并放入。",
         ),
     )

@@ -1,7 +1,9 @@
-"""Augmentations by name: small changes to training pictures that leave their meaning as it was, drawn anew for every batch.
+"""Augmentations by name: small changes to training pictures that leave their meaning as
+it was, drawn anew for every batch.
 
-Each takes float32 [B, C, H, W] in [-1, 1] and a seeded generator, and gives the same shape and range. What moves pixels
-(moves=True) is applied to both pictures of a pair alike; what changes their values only to the picture itself.
+Each takes float32 [B, C, H, W] in [-1, 1] and a seeded generator, and gives the same
+shape and range. What moves pixels (moves=True) is applied to both pictures of a pair
+alike; what changes their values only to the picture itself.
 """
 
 from __future__ import annotations
@@ -118,7 +120,9 @@ def colour(pixels: Tensor, draw: np.random.Generator) -> Tensor:
 
 
 def cutout(pixels: Tensor, draw: np.random.Generator) -> Tensor:
-    """A square of half the sides' length, anywhere, made grey (DeVries and Taylor 2017, arXiv:1708.04552)."""
+    """A square of half the sides' length, anywhere, made grey (DeVries and Taylor 2017,
+    arXiv:1708.04552).
+    """
     height, width = pixels.shape[2:]
     down, across = (_uniform(draw, pixels, 0, side) for side in (height, width))
     rows, columns = (
@@ -150,7 +154,9 @@ def _uniform(
 
 
 def _warped(pixels: Tensor, matrices: Tensor) -> Tensor:
-    """Sampled at affinely moved places, [B, 2, 3] in coordinates from -1 to 1; the edge is repeated."""
+    """Sampled at affinely moved places, [B, 2, 3] in coordinates from -1 to 1; the edge
+    is repeated.
+    """
     grid = functional.affine_grid(matrices, list(pixels.shape), align_corners=False)
     return functional.grid_sample(
         pixels, grid, padding_mode="border", align_corners=False

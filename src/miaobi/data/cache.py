@@ -16,14 +16,17 @@ from miaobi.core.language import say
 
 @contextmanager
 def alone(root: Path, fingerprint: str) -> Iterator[Path]:
-    """The folder `fingerprint` under `root`, whether or not it is there yet, while no other process prepares it."""
+    """The folder `fingerprint` under `root`, whether or not it is there yet, while no
+    other process prepares it.
+    """
     with locked(root / f".{fingerprint}.lock"):
         yield root / fingerprint
 
 
 def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
-    """SHA-256 over `files`, which lie in the folder `path` or are `path`. Those whose size and time have not changed since
-    the last time (noted under `root`) are not read again.
+    """SHA-256 over `files`, which lie in the folder `path` or are `path`. Those whose
+    size and time have not changed since the last time (noted under `root`) are not read
+    again.
     """
     known_path = root / "hashes.json"
     known = (
@@ -48,7 +51,9 @@ def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
 
 
 def manifest(folder: Path, name: str) -> dict[str, Any]:
-    """What preparation noted in the prepared `folder`. Raises NotFound where it is no longer there."""
+    """What preparation noted in the prepared `folder`. Raises NotFound where it is no
+    longer there.
+    """
     try:
         loaded: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:

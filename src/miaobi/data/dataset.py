@@ -10,7 +10,9 @@ from miaobi.nn.objective import Batch
 
 
 class Dataset(Protocol):
-    """Prepared data. A module in the datasets registry has `Config` and `prepare(config) -> Dataset`."""
+    """Prepared data. A module in the datasets registry has `Config` and
+    `prepare(config) -> Dataset`.
+    """
 
     spec: Any
     """What a family needs to know to build a model for it (vocabulary size, picture shape, ...)."""
@@ -18,8 +20,9 @@ class Dataset(Protocol):
     folder: Path
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
-        """Batch number `index` of an endless, shuffled stream: a pure function of its arguments, so a run resumes
-        exactly from its step number alone."""
+        """Batch number `index` of an endless, shuffled stream: a pure function of its
+        arguments, so a run resumes exactly from its step number alone.
+        """
         ...
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
@@ -27,7 +30,9 @@ class Dataset(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what turns a user's input into the model's (tokenizer, preprocessing) into a bundle."""
+        """Write what turns a user's input into the model's (tokenizer, preprocessing)
+        into a bundle.
+        """
         ...
 
 

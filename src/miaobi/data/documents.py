@@ -1,4 +1,5 @@
-"""What every source of text yields, and how each shape of it becomes the text a language model learns.
+"""What every source of text yields, and how each shape of it becomes the text a
+language model learns.
 
 Plain text is learned as it stands. A prompt and its completion are joined as they stand (OpenAI's and TRL's meaning of
 that shape). Messages are written in ChatML, the form SmolLM2 and Qwen use, so that what is trained here from scratch can
@@ -22,7 +23,9 @@ class Message(NamedTuple):
 
 
 class Special(str):
-    """A piece of training text that is one special token. Plain text that merely looks like one never is."""
+    """A piece of training text that is one special token. Plain text that merely looks
+    like one never is.
+    """
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Document:
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Where it came from (file, line) and what the source knows of it (title, author, label)."""
     continues: bool = False
-    """The next document yielded is the next part of this one: how a file larger than memory passes through."""
+    """The next document yielded is the next part of this one: how a file larger than
+    memory passes through.
+    """
 
     def pieces(self) -> list[str]:
         """The training text in order; pieces of class Special are special tokens."""

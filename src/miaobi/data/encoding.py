@@ -1,4 +1,6 @@
-"""From bytes to numbered lines of text: gzip, byte-order marks, UTF-8, UTF-16 and GB18030, one line in memory at a time."""
+"""From bytes to numbered lines of text: gzip, byte-order marks, UTF-8, UTF-16 and
+GB18030, one line in memory at a time.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def raise_it(problem: Problem) -> None:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked if it is gzip (told by content, not by name). Raises NotFound, Damaged."""
+    """The bytes of a file, unpacked if it is gzip (told by content, not by name).
+    Raises NotFound, Damaged.
+    """
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
@@ -82,9 +86,11 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def detect(file: IO[bytes]) -> str:
-    """The encoding of a file, from its mark or from its first lines with non-ASCII bytes. Leaves the file at the start of its text.
+    """The encoding of a file, from its mark or from its first lines with non-ASCII
+    bytes. Leaves the file at the start of its text.
 
-    Raises nothing: a file with no sign of another encoding counts as UTF-8 and is checked line by line as it is read.
+    Raises nothing: a file with no sign of another encoding counts as UTF-8 and is
+        checked line by line as it is read.
     """
     start = file.read(4)
     for mark, name in MARKS:
@@ -109,8 +115,8 @@ def numbered_lines(
 ) -> Iterator[tuple[int, str]]:
     """(line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes "\\n".
 
-    With a limit, lines longer than that many bytes come in pieces under one number. A line in another encoding than
-    the rest of its file goes to `report` and is left out.
+    With a limit, lines longer than that many bytes come in pieces under one number. A
+    line in another encoding than the rest of its file goes to `report` and is left out.
     """
     with open_bytes(path) as file:
         encoding = detect(file)
@@ -144,7 +150,9 @@ def encoding_of(path: Path) -> str:
 def _wide_lines(
     path: Path, file: IO[bytes], encoding: str, limit: int
 ) -> Iterator[tuple[int, str]]:
-    """Lines of UTF-16 or UTF-32, where a fault leaves no way to find the next line: always an error."""
+    """Lines of UTF-16 or UTF-32, where a fault leaves no way to find the next line:
+    always an error.
+    """
     number, reader = 1, io.TextIOWrapper(file, encoding=encoding, newline="\n")
     try:
         while line := reader.readline(limit):
@@ -186,8 +194,9 @@ def _decodes(raw: bytes, encoding: str) -> bool:
 def _decode(raw: bytes, encoding: str) -> str | None:
     """The line in the file's encoding, or None when it is in another.
 
-    GB18030 accepts most UTF-8 bytes as other characters, so there a line that reads as UTF-8 with two or more
-    Chinese characters counts as UTF-8: by chance that happens to fewer than one short line in ten thousand.
+    GB18030 accepts most UTF-8 bytes as other characters, so there a line that reads as
+    UTF-8 with two or more Chinese characters counts as UTF-8: by chance that happens to
+    fewer than one short line in ten thousand.
     """
     try:
         if (

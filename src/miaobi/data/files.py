@@ -1,7 +1,9 @@
-"""The `files` source: text from a person's own files. Plain text, JSONL, JSON, CSV, Parquet, each also gzip, or a folder of them.
+"""The `files` source: text from a person's own files. Plain text, JSONL, JSON, CSV,
+Parquet, each also gzip, or a folder of them.
 
-Formats and shapes are told by content where the name leaves a doubt. Nothing is read whole into memory but single
-records; a plain text file larger than PART characters passes through in parts.
+Formats and shapes are told by content where the name leaves a doubt. Nothing is read
+whole into memory but single records; a plain text file larger than PART characters
+passes through in parts.
 """
 
 from __future__ import annotations
@@ -59,9 +61,11 @@ def read(
     Args:
         path: A file or a folder.
         text_column: The column or key that holds the text, where it cannot be told from the names.
-        separator: What stands between the documents of a plain text file ("\\n\\n" for a blank line). Without it
+        separator: What stands between the documents of a plain text file ("\\n\\n" for
+            a blank line). Without it
             the whole file is one document, as a novel is.
-        strict: Raise at the first problem. Otherwise the rest is kept and each problem goes to `report`.
+        strict: Raise at the first problem. Otherwise the rest is kept and each problem
+            goes to `report`.
         report: Called with each Problem when not strict.
 
     Raises NotFound, BadInput with file and line, Damaged for a cut-off gzip or Parquet file.
@@ -91,7 +95,9 @@ def read(
 
 
 def files_in(path: Path) -> list[Path]:
-    """The file itself, or the text files of a folder and its folders, sorted. Raises NotFound with the nearest names."""
+    """The file itself, or the text files of a folder and its folders, sorted. Raises
+    NotFound with the nearest names.
+    """
     if path.is_dir():
         files = sorted(
             file
@@ -176,7 +182,9 @@ def records(path: Path, report: Report = raise_it) -> Iterator[tuple[int, Any]]:
 
 
 def format_of(path: Path) -> str:
-    """ "text", "jsonl", "json", "csv" or "parquet". Raises NotFound, Damaged for a gzip file cut short at its start."""
+    """ "text", "jsonl", "json", "csv" or "parquet". Raises NotFound, Damaged for a gzip
+    file cut short at its start.
+    """
     with open_bytes(path) as file:
         start = file.read(READ)
     if start.startswith(b"PAR1"):
@@ -231,7 +239,9 @@ def _is_json(raw: bytes) -> bool:
 
 
 def _plain(path: Path, separator: str | None, report: Report) -> Iterator[Document]:
-    """A text file as one document, in parts cut at line ends, or as the documents between separators."""
+    """A text file as one document, in parts cut at line ends, or as the documents
+    between separators.
+    """
     texts = _split(path, separator, report) if separator else _parts(path, report)
     for line, text, continues in texts:
         yield Document(
@@ -242,7 +252,9 @@ def _plain(path: Path, separator: str | None, report: Report) -> Iterator[Docume
 
 
 def _parts(path: Path, report: Report) -> Iterator[tuple[int, str, bool]]:
-    """(first line, text, whether more follows): every part but the last holds at least PART characters."""
+    """(first line, text, whether more follows): every part but the last holds at least
+    PART characters.
+    """
     held, size, first, began = list[str](), 0, 1, False
     for number, line in numbered_lines(path, report, limit=PART):
         if size >= PART:
@@ -303,7 +315,9 @@ def _broken(path: Path, number: int, text: str, error: Exception) -> Problem:
 
 
 def _json(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
-    """The items of a JSON array, one at a time; or of the only list in an object ({"data": [...]}); or the object itself."""
+    """The items of a JSON array, one at a time; or of the only list in an object
+    ({"data": [...]}); or the object itself.
+    """
     pieces = numbered_lines(path, report, limit=READ)
     number, start = next(
         ((number, piece) for number, piece in pieces if piece.strip()), (0, "")
@@ -326,7 +340,9 @@ def _json(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
 
 
 def _records(whole: Any) -> list[Any]:
-    """{"version": 1, "data": [{...}, ...]} holds many records; a conversation, whose turns are a list too, is one."""
+    """{"version": 1, "data": [{...}, ...]} holds many records; a conversation, whose
+    turns are a list too, is one.
+    """
     if (
         not isinstance(whole, dict)
         or {"messages", "conversations", "conversation"} & whole.keys()
@@ -343,7 +359,9 @@ def _records(whole: Any) -> list[Any]:
 def _array(
     path: Path, pieces: Iterator[tuple[int, str]], report: Report
 ) -> Iterator[tuple[int, Any]]:
-    """Items of an array whose "[" was taken off. A broken item ends the reading: nothing tells where the next one starts."""
+    """Items of an array whose "[" was taken off. A broken item ends the reading:
+    nothing tells where the next one starts.
+    """
     decoder, gap, held, number, needed = (
         json.JSONDecoder(),
         re.compile(r"[\s,]*"),
@@ -371,7 +389,8 @@ def _array(
                     and "Unterminated" not in error.msg
                 ):
                     at = 0  # broken here, not merely cut by the end of the piece
-                # A huge item is not tried again at every piece, only when twice as much has come.
+                # A huge item is not tried again at every piece, only when twice as much
+                # has come.
                 needed = 2 * len(held) if len(held) > READ else 0
                 break
             yield number, item
@@ -478,7 +497,9 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]
 
 @contextmanager
 def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Parquet is read from its end; a gzip stream would be unpacked anew for every step back, so it goes to a temporary file."""
+    """Parquet is read from its end; a gzip stream would be unpacked anew for every step
+    back, so it goes to a temporary file.
+    """
     if not isinstance(file, gzip.GzipFile):
         yield file
         return

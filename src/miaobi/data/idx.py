@@ -1,8 +1,9 @@
-"""IDX, the format of MNIST and its relatives: a magic number, the size of each axis, then plain values.
+"""IDX, the format of MNIST and its relatives: a magic number, the size of each axis,
+then plain values.
 
-Images are unsigned bytes [N, H, W] or [N, H, W, C], labels [N]. They are paired by name, as MNIST's files are:
-train-images-idx3-ubyte with train-labels-idx1-ubyte, t10k-images... with t10k-labels..., each also gzip.
-(yann.lecun.com/exdb/mnist)
+Images are unsigned bytes [N, H, W] or [N, H, W, C], labels [N]. They are paired by
+name, as MNIST's files are: train-images-idx3-ubyte with train-labels-idx1-ubyte,
+t10k-images... with t10k-labels..., each also gzip. (yann.lecun.com/exdb/mnist)
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ SPLITS = {
 
 
 def read_array(path: Path) -> np.ndarray:
-    """uint8 array of an IDX file. Raises Damaged where the file is no such thing, or shorter or longer than it says."""
+    """uint8 array of an IDX file. Raises Damaged where the file is no such thing, or
+    shorter or longer than it says.
+    """
     import numpy as np
 
     with open_bytes(path) as file:
@@ -87,7 +90,9 @@ def beside(file: Path) -> list[Path]:
 def read(
     path: Path, report: Report = raise_it, classes: tuple[str, ...] = ()
 ) -> Iterator[Picture]:
-    """The pictures of a folder of IDX files, or of one, with the labels of the file of the same name beside each."""
+    """The pictures of a folder of IDX files, or of one, with the labels of the file of
+    the same name beside each.
+    """
     folder = path if path.is_dir() else path.parent
     arrays = {
         file: read_array(file)

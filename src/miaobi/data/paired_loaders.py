@@ -1,4 +1,6 @@
-"""Pairs of texts made from the files of starter packs: translations, summaries, better and worse answers."""
+"""Pairs of texts made from the files of starter packs: translations, summaries, better
+and worse answers.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ DOCTEST = ">>>"
 
 
 def django_locale(folder: Path) -> Iterator[Document]:
-    """Sentences of Django's interface in English and simplified Chinese, as its translators wrote them; unsure ones are left out, of
-    plural forms the plural is taken, and what stands there twice comes once."""
+    """Sentences of Django's interface in English and simplified Chinese, as its
+    translators wrote them; unsure ones are left out, of plural forms the plural is
+    taken, and what stands there twice comes once.
+    """
     met = set[tuple[str, str]]()
     for file in sorted(folder.rglob("zh_Hans/LC_MESSAGES/*.po")):
         for entry in _entries(file.read_text(encoding="utf-8")):
@@ -40,7 +44,9 @@ def django_locale(folder: Path) -> Iterator[Document]:
 
 
 def _entries(text: str) -> Iterator[dict[str, str]]:
-    """The entries of a gettext catalogue by keyword, without those marked fuzzy (GNU gettext manual, The Format of PO Files)."""
+    """The entries of a gettext catalogue by keyword, without those marked fuzzy (GNU
+    gettext manual, The Format of PO Files).
+    """
     for block in re.split(r"\n\s*\n", text):
         entry, key = dict[str, str](), ""
         if re.search(r"^#,.*\bfuzzy\b", block, re.M):
@@ -56,8 +62,10 @@ def _entries(text: str) -> Iterator[dict[str, str]]:
 
 
 def cedict(folder: Path) -> Iterator[Document]:
-    """Words and phrases of CC-CEDICT, simplified, with the first meaning of each; remarks in brackets stay, references to other
-    entries (variant of, see) are left out."""
+    """Words and phrases of CC-CEDICT, simplified, with the first meaning of each;
+    remarks in brackets stay, references to other entries (variant of, see) are left
+    out.
+    """
     text = (folder / "package/data/all.js").read_text(encoding="utf-8")
     for _, word, pinyin, meanings, *_ in json.loads(
         text[text.index("{") : text.rindex("}") + 1]
@@ -77,7 +85,9 @@ def cedict(folder: Path) -> Iterator[Document]:
 
 
 def docstring_summaries(folder: Path) -> Iterator[Document]:
-    """What a function's or class's documentation explains, in prose, and the one line its author put above it."""
+    """What a function's or class's documentation explains, in prose, and the one line
+    its author put above it.
+    """
     met = set[str]()
     for file in sorted(
         file for file in folder.rglob("*.py") if "tests" not in file.parts
@@ -101,7 +111,9 @@ def docstring_summaries(folder: Path) -> Iterator[Document]:
 
 
 def _prose(rest: str) -> str:
-    """The paragraphs before the first heading, or of the section Explanation; cut between paragraphs to at most LONGEST characters."""
+    """The paragraphs before the first heading, or of the section Explanation; cut
+    between paragraphs to at most LONGEST characters.
+    """
     rest = re.sub(r"\AExplanation\n=+\n", "", rest.strip())
     kept = ""
     for paragraph in HEADING.split(rest)[0].split("\n\n"):
@@ -113,8 +125,10 @@ def _prose(rest: str) -> str:
 
 
 def mismatched_answers(folder: Path) -> Iterator[Document]:
-    """Questions of the ChatterBot corpus in English: chosen is the answer that stands there, rejected the answer to another question of
-    the same topic. No person compared the two: what is told apart is whether an answer belongs to its question."""
+    """Questions of the ChatterBot corpus in English: chosen is the answer that stands
+    there, rejected the answer to another question of the same topic. No person compared
+    the two: what is told apart is whether an answer belongs to its question.
+    """
     import yaml
 
     met = set[str]()

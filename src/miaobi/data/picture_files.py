@@ -1,7 +1,9 @@
-"""From a picture file to its pixels, whatever it was saved as: turned as its EXIF says, on white where it is transparent, 8 bits.
+"""From a picture file to its pixels, whatever it was saved as: turned as its EXIF says,
+on white where it is transparent, 8 bits.
 
-What cannot be used is refused with the reason and the remedy. Sizes are read from the header before anything is decoded,
-so a small file that would unpack to gigabytes (a decompression bomb) costs nothing.
+What cannot be used is refused with the reason and the remedy. Sizes are read from the
+header before anything is decoded, so a small file that would unpack to gigabytes (a
+decompression bomb) costs nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ FOREIGN = frozenset(
 )
 """Endings of pictures that are not read here; they are named rather than passed over."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names (JPEG opens MPO too). Its other readers stay shut: fewer parsers for hostile files to find a fault in."""
+"""Pillow's names (JPEG opens MPO too). Its other readers stay shut: fewer parsers for
+hostile files to find a fault in.
+"""
 PIXEL_LIMIT = 64_000_000
 SMALLEST = 2
 SVG_SIDE = 64
@@ -65,7 +69,8 @@ SVG_SIDE = 64
 def read_picture(
     content: Path | str | bytes | np.ndarray, name: str = ""
 ) -> np.ndarray:
-    """The pixels of a picture, uint8 [H, W, 3]. Raises BadInput with the name, the reason and the remedy.
+    """The pixels of a picture, uint8 [H, W, 3]. Raises BadInput with the name, the
+    reason and the remedy.
 
     content: a file, its bytes, or pixels uint8 [H, W] or [H, W, 1, 3 or 4].
     """
@@ -87,7 +92,9 @@ def read_picture(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings: what matters of them is reported. Not to be entered by several threads at once."""
+    """Without Pillow's warnings: what matters of them is reported. Not to be entered by
+    several threads at once.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -105,8 +112,8 @@ class Opened(NamedTuple):
 def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
     """A picture, decoded. Raises Unusable.
 
-    side: pixels of the longer side at which an SVG is drawn, and half of what a JPEG is decoded to at least; 0 for SVG_SIDE, and
-    for all there are.
+    side: pixels of the longer side at which an SVG is drawn, and half of what a JPEG is
+        decoded to at least; 0 for SVG_SIDE, and for all there are.
     """
     if isinstance(content, (Path, bytes)):
         raw = _bytes(content)
@@ -241,7 +248,9 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned and mirrored as EXIF tag 0x0112 says. Damaged EXIF leaves it as it is: its pixels are sound."""
+    """Turned and mirrored as EXIF tag 0x0112 says. Damaged EXIF leaves it as it is: its
+    pixels are sound.
+    """
     from PIL import ImageOps
 
     try:
@@ -272,7 +281,9 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits, or floats, as uint8: by the range that their kind and their largest value speak for."""
+    """Grey values of more than 8 bits, or floats, as uint8: by the range that their
+    kind and their largest value speak for.
+    """
     import numpy as np
 
     if not np.isfinite(values).all():
@@ -328,7 +339,9 @@ def _is_svg(raw: bytes) -> bool:
 
 
 def _draw(raw: bytes, side: int) -> bytes:
-    """An SVG drawing as a PNG whose longer side has `side` pixels, on white. Nothing in it is run, nothing it names is loaded."""
+    """An SVG drawing as a PNG whose longer side has `side` pixels, on white. Nothing in
+    it is run, nothing it names is loaded.
+    """
     resvg: Any
     try:
         import resvg_py as resvg

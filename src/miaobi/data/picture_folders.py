@@ -1,7 +1,8 @@
 """The `folder` and `pairs` sources: pictures as files.
 
 folder   pictures in any depth. Captions from metadata.jsonl or metadata.csv beside them (file_name and further columns: the
-         layout of Hugging Face's imagefolder); without metadata, folders of the lowest level are classes.
+         layout of Hugging Face's imagefolder); without metadata, folders of the lowest
+         level are classes.
 pairs    two folders with pictures of equal names: source/ and target/, input/ and output/, or A/ and B/.
 
 In both, folders named train, validation or test at the top are splits.
@@ -39,7 +40,9 @@ KNOWN = ENDINGS | FOREIGN
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Every picture file of a folder and its folders, sorted; also those in formats that are not read here, so that they are named."""
+    """Every picture file of a folder and its folders, sorted; also those in formats
+    that are not read here, so that they are named.
+    """
     return [file for file in visible(folder) if is_picture(file)]
 
 
@@ -49,7 +52,9 @@ def is_picture(file: PurePath) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The files of a folder and its folders, sorted, without hidden ones and what macOS leaves in archives."""
+    """The files of a folder and its folders, sorted, without hidden ones and what macOS
+    leaves in archives.
+    """
     return sorted(
         file
         for file in folder.rglob("*")
@@ -63,7 +68,9 @@ def is_hidden(place: PurePath) -> bool:
 
 
 def read(folder: Path, report: Report) -> Iterator[Picture]:
-    """The pictures of a folder, with captions or classes. Each caption without a file and each file without one is reported."""
+    """The pictures of a folder, with captions or classes. Each caption without a file
+    and each file without one is reported.
+    """
     files = {
         _key(file.relative_to(folder).as_posix()): file for file in files_in(folder)
     }
@@ -201,7 +208,9 @@ def _split(key: str) -> str:
 
 
 def _class_folders(folder: Path, files: Mapping[str, Path]) -> Iterator[Picture]:
-    """Classes are folders, where every picture lies in one, all at the same depth, and there are at least two."""
+    """Classes are folders, where every picture lies in one, all at the same depth, and
+    there are at least two.
+    """
     parents = {key: PurePosixPath(key).parts[bool(_split(key)) : -1] for key in files}
     names = {parts[-1:] for parts in parents.values()}
     classes = len({len(parts) for parts in parents.values()}) == 1 and len(names) > 1
@@ -216,7 +225,9 @@ def _class_folders(folder: Path, files: Mapping[str, Path]) -> Iterator[Picture]
 
 
 def pairs(folder: Path, report: Report) -> Iterator[Picture]:
-    """Pictures of target/ with those of equal names in source/. Each one without a partner is reported."""
+    """Pictures of target/ with those of equal names in source/. Each one without a
+    partner is reported.
+    """
     places = _pair_folders(folder)
     if not places:
         raise BadInput(
@@ -259,7 +270,9 @@ def pairs(folder: Path, report: Report) -> Iterator[Picture]:
 
 
 def are_pairs(folder: Path) -> bool:
-    """Whether the folder has the layout of pairs. A/ and B/ may also be classes: there, half of the names must agree."""
+    """Whether the folder has the layout of pairs. A/ and B/ may also be classes: there,
+    half of the names must agree.
+    """
     return bool(_pair_folders(folder))
 
 

@@ -1,4 +1,6 @@
-"""How the pictures of each starter pack are read from its files, with classes and captions where it has them."""
+"""How the pictures of each starter pack are read from its files, with classes and
+captions where it has them.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def fashion(folder: Path) -> Iterator[Picture]:
 
 
 def emoji(folder: Path) -> Iterator[Picture]:
-    """Noto emoji of 64 px with their names and tags: columns en, zh, en_tags, zh_tags. Flags without a name are left out."""
+    """Noto emoji of 64 px with their names and tags: columns en, zh, en_tags, zh_tags.
+    Flags without a name are left out.
+    """
     words = {
         language: _emojibase(
             folder / "emojibase-data/package" / language / "compact.json"
@@ -96,7 +100,9 @@ def _hexcode(name: str) -> str:
 
 
 def openmoji_pairs(folder: Path) -> Iterator[Picture]:
-    """OpenMoji's black line drawings, each with its coloured picture. Drawn (SVG) at the size that is asked for."""
+    """OpenMoji's black line drawings, each with its coloured picture. Drawn (SVG) at
+    the size that is asked for.
+    """
     inside = folder / "package"
     names = {
         entry["hexcode"]: entry

@@ -1,4 +1,6 @@
-"""Preparation of pictures: survey them, take duplicates out, split, and write one uint8 array for each split and size."""
+"""Preparation of pictures: survey them, take duplicates out, split, and write one uint8
+array for each split and size.
+"""
 
 from __future__ import annotations
 
@@ -130,8 +132,10 @@ def _tell(config: Config, survey: Survey) -> None:
     if survey.problems:
         print(
             say(
-                f"{survey.problems:,} problems in the pictures; `miaobi data inspect` names each. The first: {survey.first_problems[0]}",
-                f"图片中有 {survey.problems:,} 处问题，`miaobi data inspect` 会逐一列出。第一处：{survey.first_problems[0]}",
+                f"{survey.problems:,} problems in the pictures; `miaobi data "
+                f"inspect` names each. The first: {survey.first_problems[0]}",
+                f"图片中有 {survey.problems:,} 处问题，`miaobi data inspect` "
+                f"会逐一列出。第一处：{survey.first_problems[0]}",
             ),
             file=sys.stderr,
         )
@@ -169,7 +173,9 @@ def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def _first_of_each(keys: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Where each key stands first, ascending; in a test or validation split that the source gives before anywhere else."""
+    """Where each key stands first, ascending; in a test or validation split that the
+    source gives before anywhere else.
+    """
     order = np.lexsort((np.arange(len(keys)), ~np.isin(given, (1, 2))))
     return np.sort(order[np.unique(keys[order], return_index=True)[1]])
 

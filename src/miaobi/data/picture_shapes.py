@@ -1,4 +1,6 @@
-"""Bringing pictures to one size, or to a few sizes of about as many pixels (aspect-ratio buckets, NovelAI 2022)."""
+"""Bringing pictures to one size, or to a few sizes of about as many pixels
+(aspect-ratio buckets, NovelAI 2022).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ STEP = 8
 def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarray:
     """The picture at this size, uint8 [C, height, width], C = 1 where every pixel is grey.
 
-    crop cuts off what stands over in the middle of both sides; pad leaves white beside; stretch does as its name says.
+    crop cuts off what stands over in the middle of both sides; pad leaves white beside;
+    stretch does as its name says.
     """
     import numpy as np
     from PIL import Image
@@ -57,7 +60,9 @@ def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
 
 
 def padded(picture: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
-    """Where a picture lies on a canvas of this size that leaves white beside it: left, top, width, height."""
+    """Where a picture lies on a canvas of this size that leaves white beside it: left,
+    top, width, height.
+    """
     scale = min(width / picture.width, height / picture.height)
     across, down = (
         max(1, round(picture.width * scale)),
@@ -67,7 +72,9 @@ def padded(picture: Image.Image, height: int, width: int) -> tuple[int, int, int
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 [..., C, H, W] with 1 or 3 channels as `channels`; grey by the luma of ITU-R BT.601, as Pillow's."""
+    """uint8 [..., C, H, W] with 1 or 3 channels as `channels`; grey by the luma of
+    ITU-R BT.601, as Pillow's.
+    """
     import numpy as np
 
     if pixels.shape[-3] == channels:
@@ -83,7 +90,9 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def buckets(size: int, count: int) -> list[tuple[int, int]]:
-    """About `count` sizes (height, width) of about size² pixels, from 1:WIDEST to WIDEST:1; the square is always among them. count >= 2."""
+    """About `count` sizes (height, width) of about size² pixels, from 1:WIDEST to
+    WIDEST:1; the square is always among them. count >= 2.
+    """
     found = {(size, size)}
     for place in range(count):
         turn = 2 * place / (count - 1) - 1

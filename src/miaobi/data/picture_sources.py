@@ -1,4 +1,6 @@
-"""Opening the source of pictures that a configuration names, and telling its content from any other's."""
+"""Opening the source of pictures that a configuration names, and telling its content
+from any other's.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def pictures(config: Config, report: Report) -> Iterator[Picture]:
-    """The pictures of a configuration's source, at most max_pictures of them. Raises NotFound, BadInput."""
+    """The pictures of a configuration's source, at most max_pictures of them. Raises
+    NotFound, BadInput.
+    """
     found: Iterator[Picture]
     if config.pack:
         found = packs.pictures(config.pack)
@@ -31,7 +35,9 @@ def pictures(config: Config, report: Report) -> Iterator[Picture]:
 
 
 def identity(config: Config, root: Path) -> str:
-    """A name for the source's content, the same wherever it lies. Raises BadInput when path and pack leave it open or contradict."""
+    """A name for the source's content, the same wherever it lies. Raises BadInput when
+    path and pack leave it open or contradict.
+    """
     packs.check_one(config.path, config.pack, "./photos", "digits")
     if config.pack:
         if config.source:
@@ -58,7 +64,9 @@ def identity(config: Config, root: Path) -> str:
 
 
 def kind_of(path: Path) -> str | None:
-    """The reader for what lies at `path`: a name in the picture_sources registry, or None where there are no pictures."""
+    """The reader for what lies at `path`: a name in the picture_sources registry, or
+    None where there are no pictures.
+    """
     if path.is_file():
         return "idx" if idx.is_file(path) else "tables" if _has_pictures(path) else None
     seen = picture_folders.visible(path)
@@ -112,7 +120,9 @@ def _path(config: Config) -> Path:
 
 
 def _has_pictures(file: Path) -> bool:
-    """Whether it is a table with a picture column; a damaged one counts as such where its name says so."""
+    """Whether it is a table with a picture column; a damaged one counts as such where
+    its name says so.
+    """
     with file.open("rb") as handle:
         start = handle.read(6)
     if not start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):

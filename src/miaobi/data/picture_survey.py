@@ -1,7 +1,9 @@
-"""The first pass over pictures: each is decoded, brought to its shape and looked at, side by side on two threads.
+"""The first pass over pictures: each is decoded, brought to its shape and looked at,
+side by side on two threads.
 
-Decoded pictures go to staging files by shape as they come, never all into memory; what is held of each is its name, its
-words, its digest, its perceptual hash and a thumbnail (about a kilobyte).
+Decoded pictures go to staging files by shape as they come, never all into memory; what
+is held of each is its name, its words, its digest, its perceptual hash and a thumbnail
+(about a kilobyte).
 """
 
 from __future__ import annotations
@@ -238,7 +240,8 @@ class Survey:
         (height, width), first = self.rows[0].sides, self.rows[0].name
         return BadInput(
             say(
-                f"The pictures differ in size: {first} is {width}×{height}, {made.picture.name} is {made.size[0]}×{made.size[1]}.",
+                f"The pictures differ in size: {first} is {width}×{height}, "
+                f"{made.picture.name} is {made.size[0]}×{made.size[1]}.",
                 f"图片尺寸不一：{first} 为 {width}×{height}，{made.picture.name} 为 {made.size[0]}×{made.size[1]}。",
             ),
             say(
@@ -310,7 +313,8 @@ def check_pair(source: tuple[int, int], target: tuple[int, int]) -> None:
     if abs(source[0] * target[1] - target[0] * source[1]) > max(*source, *target):
         raise Unusable(
             say(
-                f"the pictures of this pair have different shapes: {source[0]}×{source[1]} and {target[0]}×{target[1]}.",
+                "the pictures of this pair have different shapes: "
+                f"{source[0]}×{source[1]} and {target[0]}×{target[1]}.",
                 f"成对的两张图片形状不同：{source[0]}×{source[1]} 与 {target[0]}×{target[1]}。",
             ),
             say("Cut them to the same shape.", "请裁成相同的形状。"),
@@ -335,7 +339,9 @@ def class_of(picture: Picture) -> str | None:
 
 
 def caption_of(picture: Picture, column: str) -> str:
-    """The text that describes it. Raises Unusable when the column that was asked for is not there."""
+    """The text that describes it. Raises Unusable when the column that was asked for is
+    not there.
+    """
     if column:
         if column not in picture.meta:
             raise Unusable(

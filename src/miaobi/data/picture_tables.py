@@ -1,8 +1,9 @@
-"""The `tables` source: pictures inside Parquet or Arrow files, as the Hugging Face hub and `datasets` store them.
+"""The `tables` source: pictures inside Parquet or Arrow files, as the Hugging Face hub
+and `datasets` store them.
 
-A picture is {"bytes", "path"} or plain binary. Classes have their names from the metadata that `datasets` writes
-(ClassLabel); every column of text may serve as the caption. Two picture columns are a pair. The package `datasets` is
-not needed.
+A picture is {"bytes", "path"} or plain binary. Classes have their names from the
+metadata that `datasets` writes (ClassLabel); every column of text may serve as the
+caption. Two picture columns are a pair. The package `datasets` is not needed.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def read(path: Path, report: Report) -> Iterator[Picture]:
 
 
 def files_in(path: Path) -> list[Path]:
-    """The tables of a folder, sorted; of a data set that `datasets` saved, those that its state.json names."""
+    """The tables of a folder, sorted; of a data set that `datasets` saved, those that
+    its state.json names.
+    """
     if path.is_file():
         return [path]
     found = [
@@ -86,7 +89,9 @@ def files_in(path: Path) -> list[Path]:
 
 
 def columns_of(file: Path) -> Columns | None:
-    """What the columns mean; None where none holds pictures. Raises ArrowInvalid or OSError for a damaged file."""
+    """What the columns mean; None where none holds pictures. Raises ArrowInvalid or
+    OSError for a damaged file.
+    """
     schema, _ = _open(file)
     features = _features(schema)
     pictures = [
@@ -230,7 +235,9 @@ def _content(value: Any, file: Path) -> Path | bytes | None:
 
 
 def _split(file: Path, path: Path) -> str:
-    """The split that a file's folder or name tells: train/data-00000-of-00001.arrow, test-00000-of-00001.parquet, name-train.arrow."""
+    """The split that a file's folder or name tells: train/data-00000-of-00001.arrow,
+    test-00000-of-00001.parquet, name-train.arrow.
+    """
     inside = file.relative_to(path).parts if path.is_dir() else (file.name,)
     words = [*inside[:-1], *re.split(r"[-_.]", inside[-1])]
     return next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), "")

@@ -1,6 +1,8 @@
-"""The `pictures` data set: decoded pictures of one size (or a few sizes, in buckets) in memory-mapped files, and batches of them.
+"""The `pictures` data set: decoded pictures of one size (or a few sizes, in buckets) in
+memory-mapped files, and batches of them.
 
-`prepare` (data/picture_packing.py) writes the files once for each content and configuration; later runs only map them:
+`prepare` (data/picture_packing.py) writes the files once for each content and
+configuration; later runs only map them:
 
     pictures.json                    what follows, counts, classes, problems
     train.0.npy                      uint8 [N, C, H, W]; .1 and so on for further buckets
@@ -37,36 +39,54 @@ class Config:
     """Where the pictures come from and what they are brought to."""
 
     path: str = ""
-    """A folder of pictures (with metadata.jsonl or metadata.csv, with class folders, or with source/ and target/ for pairs), Parquet,
-    IDX, or a Hugging Face data set on disk."""
+    """A folder of pictures (with metadata.jsonl or metadata.csv, with class folders, or
+    with source/ and target/ for pairs), Parquet, IDX, or a Hugging Face data set on
+    disk.
+    """
     pack: str = ""
-    """A starter pack instead of a path: digits, fashion, emoji, openmoji-pairs; `miaobi data list` shows all."""
+    """A starter pack instead of a path: digits, fashion, emoji, openmoji-pairs;
+    `miaobi data list` shows all.
+    """
     source: str = ""
-    """The reader, where the content does not tell: folder, pairs, tables or idx, or one that another package brings."""
+    """The reader, where the content does not tell: folder, pairs, tables or idx, or one
+    that another package brings.
+    """
     image_size: int = 0
-    """Pixels of a side. 0 leaves pictures as they are when they are all alike; drawings (SVG) then have 64."""
+    """Pixels of a side. 0 leaves pictures as they are when they are all alike; drawings
+    (SVG) then have 64.
+    """
     channels: Literal[0, 1, 3] = 0
     """1 grey, 3 colour; 0 for grey when every picture is."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture of another shape is brought to the size: crop cuts its middle out, pad adds white, stretch distorts it."""
+    """How a picture of another shape is brought to the size: crop cuts its middle out,
+    pad adds white, stretch distorts it.
+    """
     binarise: Literal["no", "static"] = "no"
-    """static: each value is drawn once as black or white with its brightness as probability, the benchmark of likelihoods on
-    digits (Salakhutdinov and Murray 2008)."""
+    """static: each value is drawn once as black or white with its brightness as
+    probability, the benchmark of likelihoods on digits (Salakhutdinov and Murray 2008).
+    """
     caption_column: str = ""
     """The column with the captions; by default text, caption, or the first one of the source."""
     classes: list[str] = field(default_factory=list)
     """Train on these classes only, in this order; empty for all."""
     validation: float = 0.05
-    """Share of the pictures that is kept from training to validate on, where the source has no such split."""
+    """Share of the pictures that is kept from training to validate on, where the source
+    has no such split.
+    """
     test: float = 0.05
     """Share that is kept from both, where the source has no test split."""
     near_duplicates: Literal["group", "drop", "keep"] = "group"
-    """Pictures that look the same: group keeps them on one side of the split and drops exact copies, drop keeps one of each, keep
-    looks for none."""
+    """Pictures that look the same: group keeps them on one side of the split and drops
+    exact copies, drop keeps one of each, keep looks for none.
+    """
     buckets: int = 0
-    """So many aspect ratios of about image_size² pixels, each batch from one of them; 0 for squares only."""
+    """So many aspect ratios of about image_size² pixels, each batch from one of them; 0
+    for squares only.
+    """
     augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture: flip, shift, rotate, crop, colour, cutout, noise."""
+    """Changes drawn anew for every training picture: flip, shift, rotate, crop, colour,
+    cutout, noise.
+    """
     max_pictures: int = 0
     """Read only so many pictures; 0 reads all."""
     strict: bool = False
@@ -127,7 +147,9 @@ class Pictures:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What preparation found: splits, classes, duplicates, near_duplicates, left_out_of_train, problems, config."""
+        """What preparation found: splits, classes, duplicates, near_duplicates,
+        left_out_of_train, problems, config.
+        """
         return manifest(self.folder, MANIFEST)
 
     @cached_property
@@ -167,11 +189,13 @@ class Pictures:
         return int(self._split(split)["count"])
 
     def batch(self, split: str, index: int, size: int, seed: int) -> dict[str, Tensor]:
-        """Batch `index` of the endless shuffled stream: {"pixels": float32 [size, C, H, W] in [-1, 1], "label": int64 [size]}, and
-        "source", float32 [size, C_source, H, W] in [-1, 1], for pairs. Labels are 0 where there are no classes.
+        """Batch `index` of the endless shuffled stream: {"pixels": float32 [size, C, H,
+        W] in [-1, 1], "label": int64 [size]}, and "source", float32 [size, C_source, H,
+        W] in [-1, 1], for pairs. Labels are 0 where there are no classes.
 
-        An epoch is a permutation drawn from (seed, epoch). With buckets a batch comes from one of them, and each epoch leaves out
-        the few pictures that do not fill a batch. Augmentations of the train split are drawn from (seed, index).
+        An epoch is a permutation drawn from (seed, epoch). With buckets a batch comes
+        from one of them, and each epoch leaves out the few pictures that do not fill a
+        batch. Augmentations of the train split are drawn from (seed, index).
         """
         part, rows = self._rows(split, index, size, seed)
         made = self._gather(split, part, rows)
@@ -186,7 +210,9 @@ class Pictures:
         return made
 
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
-        """The whole split once, in order, without augmentation. The last batch of a bucket may be smaller."""
+        """The whole split once, in order, without augmentation. The last batch of a
+        bucket may be smaller.
+        """
         for part, shape in enumerate(self._split(split)["shapes"]):
             for start in range(0, shape[2], size):
                 yield self._gather(
@@ -194,11 +220,15 @@ class Pictures:
                 )
 
     def pixels(self, split: str) -> np.ndarray:
-        """All pictures of a split, uint8 [N, C, H, W]. Raises BadInput where they are of several sizes (buckets)."""
+        """All pictures of a split, uint8 [N, C, H, W]. Raises BadInput where they are
+        of several sizes (buckets).
+        """
         return self._whole(split, "")
 
     def sources(self, split: str) -> np.ndarray:
-        """For pairs: what each picture of a split is made from, uint8 [N, C_source, H, W]. Raises BadInput where there are no pairs."""
+        """For pairs: what each picture of a split is made from, uint8 [N, C_source, H,
+        W]. Raises BadInput where there are no pairs.
+        """
         if not self.spec.source_channels:
             raise BadInput(
                 say(
@@ -327,7 +357,9 @@ def _floats(pixels: np.ndarray) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _order(counts: tuple[int, ...], seed: int, epoch: int) -> list[np.ndarray]:
-    """For each bucket the permutation of its pictures in an epoch, drawn from (seed, epoch) alone."""
+    """For each bucket the permutation of its pictures in an epoch, drawn from (seed,
+    epoch) alone.
+    """
     draw = np.random.Generator(np.random.PCG64([seed, epoch]))
     return [draw.permutation(count) for count in counts]
 

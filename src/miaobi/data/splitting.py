@@ -1,8 +1,9 @@
 """Which document goes into which split.
 
-With many documents a document's own digest decides, so it stays where it is when others are added. With few, the
-smallest digests are taken until the share is met. Where whole documents cannot meet it, as with one novel, the end of the text is
-cut off in one piece.
+With many documents a document's own digest decides, so it stays where it is when others
+are added. With few, the smallest digests are taken until the share is met. Where whole
+documents cannot meet it, as with one novel, the end of the text is cut off in one
+piece.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Cut:
     test: int
 
     def parts(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """(split, from, to) for a text of `length` characters that starts at `start` in the running text."""
+        """(split, from, to) for a text of `length` characters that starts at `start` in
+        the running text.
+        """
         edges = [0, self.validation, self.test, start + length + 1]
         for split in (TRAIN, VALIDATION, TEST):
             first, last = (
@@ -90,9 +93,11 @@ def assign_groups(
 ) -> np.ndarray:
     """The split of each item, uint8 [items], where the items of a group must not be parted.
 
-    digests: uint64 [items]; groups: the number of each item's group, int64 [items]; given: the split that the source names
-    for it, DROPPED for none. A share that the source serves already is not drawn again. Items for training whose group has
-    one in a given test or validation split are DROPPED: that split is a benchmark, and stays as it is.
+    digests: uint64 [items]; groups: the number of each item's group, int64 [items];
+        given: the split that the source names for it, DROPPED for none. A share that
+        the source serves already is not drawn again. Items for training whose group has
+        one in a given test or validation split are DROPPED: that split is a benchmark,
+        and stays as it is.
     """
     splits = np.where(given == DROPPED, TRAIN, given).astype(np.uint8)
     wanted = {
@@ -124,7 +129,9 @@ def assign_groups(
 
 
 def joined_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The finest grouping that parts no group of either: int64 [items], where each item's number is its group's lowest place."""
+    """The finest grouping that parts no group of either: int64 [items], where each
+    item's number is its group's lowest place.
+    """
     numbers = np.arange(len(first))
     parts = [np.unique(groups, return_inverse=True)[1] for groups in (first, second)]
     while True:

@@ -1,9 +1,11 @@
-"""Tokenizers: characters, byte-level BPE trained here, or a pretrained one's. All lossless, all one format.
+"""Tokenizers: characters, byte-level BPE trained here, or a pretrained one's. All
+lossless, all one format.
 
-Every tokenizer is a byte-level BPE in GPT-2's byte alphabet, because Transformers, llama.cpp and OpenVINO all read that.
-A character vocabulary is the BPE whose merges build exactly the known characters: for one of the bytes b1 b2 b3 the merges
-(b1, b2) and (b1b2, b3). Merges never cross characters, so every engine sees one token per known character, and the
-bytes of an unknown one.
+Every tokenizer is a byte-level BPE in GPT-2's byte alphabet, because Transformers,
+llama.cpp and OpenVINO all read that. A character vocabulary is the BPE whose merges
+build exactly the known characters: for one of the bytes b1 b2 b3 the merges (b1, b2)
+and (b1b2, b3). Merges never cross characters, so every engine sees one token per known
+character, and the bytes of an unknown one.
 
 Words are cut by Qwen2's rule, the one that both llama.cpp and OpenVINO GenAI know by name.
 """
@@ -93,7 +95,9 @@ class Tokenizer:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the files from which Transformers' AutoTokenizer, our exporters and `load` read it."""
+        """Write the files from which Transformers' AutoTokenizer, our exporters and
+        `load` read it.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
         specials = dict.fromkeys(
@@ -149,7 +153,9 @@ class Tokenizer:
         ]
 
     def _by_table(self, texts: Sequence[str], table: np.ndarray) -> list[np.ndarray]:
-        """What merging gives for a character vocabulary, some fifty times faster: one look-up per character."""
+        """What merging gives for a character vocabulary, some fifty times faster: one
+        look-up per character.
+        """
         codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
         tokens, ends = table[codes], np.cumsum([len(text) for text in texts])
         unknown = np.flatnonzero(tokens < 0)
@@ -171,7 +177,9 @@ class Tokenizer:
 
     @cached_property
     def _table(self) -> np.ndarray | None:
-        """For a character vocabulary: the token of each code point, -1 where a character takes several."""
+        """For a character vocabulary: the token of each code point, -1 where a
+        character takes several.
+        """
         if self.name != "char":
             return None
         table = np.full(UNICODE, -1, dtype=np.int64)
@@ -185,9 +193,11 @@ class Tokenizer:
 
 
 def slices(text: str) -> Iterator[str]:
-    """A long text in parts, for `tokenizers` takes some hundred bytes of memory for each word of a text at once.
+    """A long text in parts, for `tokenizers` takes some hundred bytes of memory for
+    each word of a text at once.
 
-    Parts begin where a line does, without white space: no word rule joins what stands on the two sides.
+    Parts begin where a line does, without white space: no word rule joins what stands
+    on the two sides.
     """
     start = 0
     while len(text) - start > SLICE:
@@ -199,7 +209,9 @@ def slices(text: str) -> Iterator[str]:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for the 256 bytes: printable ones stand for themselves, the rest follow from U+0100."""
+    """GPT-2's letters for the 256 bytes: printable ones stand for themselves, the rest
+    follow from U+0100.
+    """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {
@@ -219,7 +231,9 @@ def is_character(raw: bytes) -> bool:
 
 
 def characters(counts: Mapping[str, int], min_frequency: int) -> Tokenizer:
-    """The character tokenizer of a text with these character counts. Rarer characters are spelled in bytes."""
+    """The character tokenizer of a text with these character counts. Rarer characters
+    are spelled in bytes.
+    """
     known = sorted(
         char
         for char, count in counts.items()
@@ -243,11 +257,14 @@ def characters(counts: Mapping[str, int], min_frequency: int) -> Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909) with `vocab_size` tokens, or fewer for a small text."""
+    """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909) with `vocab_size` tokens,
+    or fewer for a small text.
+    """
     if vocab_size < 256 + len(SPECIALS):
         raise BadInput(
             say(
-                f"vocab_size is {vocab_size}; the 256 bytes and {len(SPECIALS)} special tokens need {256 + len(SPECIALS)}.",
+                f"vocab_size is {vocab_size}; the 256 bytes and "
+                f"{len(SPECIALS)} special tokens need {256 + len(SPECIALS)}.",
                 f"vocab_size 为 {vocab_size}；256 个字节加 {len(SPECIALS)} 个特殊词元至少需要 {256 + len(SPECIALS)}。",
             ),
             say("Give 1000 to 50000.", "请给出 1000 到 50000 之间的值。"),
@@ -326,7 +343,9 @@ def load(path: Path) -> Tokenizer:
 
 
 def pretrained(backend: Backend, name: str, eos: str | None, path: Path) -> Tokenizer:
-    """Documents end in <|endoftext|> where the vocabulary has it: a chat model's eos only ends a turn."""
+    """Documents end in <|endoftext|> where the vocabulary has it: a chat model's eos
+    only ends a turn.
+    """
     end = backend.token_to_id(END_OF_TEXT)
     end = backend.token_to_id(eos) if end is None and eos else end
     if end is None:

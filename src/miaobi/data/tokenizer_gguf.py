@@ -1,4 +1,6 @@
-"""The tokenizer inside a GGUF file, rebuilt so that text prepared with it fits that model token for token."""
+"""The tokenizer inside a GGUF file, rebuilt so that text prepared with it fits that
+model token for token.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ CONTROL, USER_DEFINED = 3, 4
 
 
 def from_gguf(path: Path) -> Tokenizer:
-    """Raises NotFound; Damaged for a cut-off file; Unsupported for vocabularies that are not byte-level BPE."""
+    """Raises NotFound; Damaged for a cut-off file; Unsupported for vocabularies that
+    are not byte-level BPE.
+    """
     if not path.is_file():
         raise NotFound(
             say(f"There is no file {path}.", f"文件 {path} 不存在。"),
@@ -67,7 +71,9 @@ def from_gguf(path: Path) -> Tokenizer:
 
 
 def word_rule(rule: str, path: Path) -> pre_tokenizers.PreTokenizer:
-    """How llama.cpp cuts words for the rule of this name (src/llama-vocab.cpp). Raises Unsupported for one that is not known."""
+    """How llama.cpp cuts words for the rule of this name (src/llama-vocab.cpp). Raises
+    Unsupported for one that is not known.
+    """
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     if rule in ("gpt-2", "default"):

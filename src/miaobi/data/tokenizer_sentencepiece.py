@@ -1,7 +1,9 @@
-"""A unigram SentencePiece model file as a Transformers tokenizer, without the sentencepiece library.
+"""A unigram SentencePiece model file as a Transformers tokenizer, without the
+sentencepiece library.
 
-The file is a protocol buffer (sentencepiece_model.proto): pieces with their log probabilities, and a table of character
-replacements (nmt_nfkc). Of its fields only these two are read.
+The file is a protocol buffer (sentencepiece_model.proto): pieces with their log
+probabilities, and a table of character replacements (nmt_nfkc). Of its fields only
+these two are read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The `tokens` data set: documents as packed token numbers in memory-mapped files, and batches drawn from them.
+"""The `tokens` data set: documents as packed token numbers in memory-mapped files, and
+batches drawn from them.
 
 A split is one file of uint16 or uint32:  <|endoftext|> document <|endoftext|> document ... <|endoftext|>
 Every token but the first is a target once an epoch. `prepare` (data/packing.py) writes the files once for each content
@@ -39,13 +40,19 @@ class Config:
     pack: str = ""
     """A starter pack instead of a path; `miaobi data list` shows them."""
     source: str = ""
-    """The reader: files or pack (by default whichever of the two above is given), or one that another package brings."""
+    """The reader: files or pack (by default whichever of the two above is given), or
+    one that another package brings.
+    """
     text_column: str | None = None
     """The column or key that holds the text, where it cannot be told."""
     separator: str | None = None
-    """What stands between the documents of a plain text file, such as \\\\n\\\\n. Without it a file is one document."""
+    """What stands between the documents of a plain text file, such as \\\\n\\\\n.
+    Without it a file is one document.
+    """
     tokenizer: str = "char"
-    """char, bpe (trained on this text), or a pretrained one: a folder with tokenizer.json, a GGUF file, a model pack."""
+    """char, bpe (trained on this text), or a pretrained one: a folder with
+    tokenizer.json, a GGUF file, a model pack.
+    """
     vocab_size: int = 8192
     """Tokens of a bpe trained here."""
     min_frequency: int = 2
@@ -78,7 +85,8 @@ class TokenSpec:
 def prepare(
     config: Config, *, cache: Path | None = None, progress: bool = True
 ) -> Tokens:
-    """The prepared data of this configuration, made now or found from an earlier run (see data/packing.py).
+    """The prepared data of this configuration, made now or found from an earlier run
+    (see data/packing.py).
 
     Args:
         cache: Where prepared data is kept; $MIAOBI_HOME/prepared by default.
@@ -116,7 +124,9 @@ class Tokens:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What preparation counted: splits {name: {tokens, documents, characters, bytes}}, duplicates, problems, source."""
+        """What preparation counted: splits {name: {tokens, documents, characters,
+        bytes}}, duplicates, problems, source.
+        """
         return manifest(self.folder, MANIFEST)
 
     @cached_property
@@ -138,9 +148,11 @@ class Tokens:
         return load(self.folder / "tokenizer")
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files into a bundle; its chat template only where the data held conversations.
+        """Write the tokenizer's files into a bundle; its chat template only where the
+        data held conversations.
 
-        A model with a template is asked a plain prompt as a question, and a poet would not know what that is.
+        A model with a template is asked a plain prompt as a question, and a poet would
+        not know what that is.
         """
         from miaobi.data.documents import TURN_START
 
@@ -154,10 +166,12 @@ class Tokens:
         return max(0, len(self._tokens(split)) - 1)
 
     def batch(self, split: str, index: int, size: int, seed: int) -> dict[str, Tensor]:
-        """Batch `index` of the endless shuffled stream: {"ids", "targets"}, both int64 [size, context_length].
+        """Batch `index` of the endless shuffled stream: {"ids", "targets"}, both int64
+        [size, context_length].
 
-        An epoch is a seeded permutation of non-overlapping windows, which begin at a seeded phase, so that the cuts
-        fall elsewhere in every epoch. A window may span documents.
+        An epoch is a seeded permutation of non-overlapping windows, which begin at a
+        seeded phase, so that the cuts fall elsewhere in every epoch. A window may span
+        documents.
         """
         windows, length = self._windows(split), self.context_length
         rows = np.arange(index * size, (index + 1) * size)
@@ -173,14 +187,17 @@ class Tokens:
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
         """The whole split once, in order: every token but the first is a target exactly once.
 
-        The last window may be short; its other targets are -100. The last batch may have fewer rows.
+        The last window may be short; its other targets are -100. The last batch may
+        have fewer rows.
         """
         starts = np.arange(0, self.count(split), self.context_length)
         for first in range(0, len(starts), size):
             yield self._gather(split, starts[first : first + size])
 
     def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split as text, in the order of the source. Special tokens stand as they are written."""
+        """The documents of a split as text, in the order of the source. Special tokens
+        stand as they are written.
+        """
         tokens, end = self._tokens(split), self.meta["end_id"]
         first, block = 1, 1 << 24
         for at in range(1, len(tokens), block):
@@ -212,7 +229,9 @@ class Tokens:
         return self._files.get(split, np.empty(0, dtype=np.uint16))
 
     def _windows(self, split: str) -> int:
-        """Whole windows in every epoch; what their phase leaves out, less than two windows, is another part each time."""
+        """Whole windows in every epoch; what their phase leaves out, less than two
+        windows, is another part each time.
+        """
         targets = self.count(split)
         if not targets:
             raise BadInput(

@@ -1,7 +1,7 @@
 """The answers to one request while the native engine makes them: by drawing, or by beam search.
 
-`advance(logits)` looks at one step's logits [R, V] and says which rows live on and with what next token; the scheduler
-does the rest. Both kinds are used the same way.
+`advance(logits)` looks at one step's logits [R, V] and says which rows live on and with
+what next token; the scheduler does the rest. Both kinds are used the same way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Vocabulary:
 
 @dataclass
 class Step:
-    """rows: which of the present rows live on, in their new order; tokens: what each takes in next."""
+    """rows: which of the present rows live on, in their new order; tokens: what each
+    takes in next.
+    """
 
     rows: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -130,8 +132,8 @@ class Beam:
 class Beams:
     """Beam search for the n likeliest of num_beams texts, scored by mean log-probability.
 
-    As Transformers' `generate(num_beams=...)` with length_penalty 1 and early_stopping False. Nothing can be shown
-    before the search ends: a beam that leads now may lose.
+    As Transformers' `generate(num_beams=...)` with length_penalty 1 and early_stopping
+    False. Nothing can be shown before the search ends: a beam that leads now may lose.
     """
 
     def __init__(

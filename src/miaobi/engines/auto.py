@@ -1,7 +1,7 @@
 """Which engine for these weights? The one that was measured to be quickest at so many streams.
 
-The table is measured by `bench/text_engines.py --save`; until that was run here, the figures shipped in measured.json
-stand in (they name the machine).
+The table is measured by `bench/text_engines.py --save`; until that was run here, the
+figures shipped in measured.json stand in (they name the machine).
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ def choose(
     needs: Collection[str] = (),
     options: Collection[str] = (),
 ) -> str:
-    """Name of the quickest engine for these weights that offers the controls in `needs` and is opened with `options`.
+    """Name of the quickest engine for these weights that offers the controls in `needs`
+    and is opened with `options`.
 
-    Where none offers them all, they are left to be refused by the quickest, which names the first it lacks. An engine that would
-    have to merge an adapter first is passed over; once that was asked for by its name, the merged copy is there and it counts.
+    Where none offers them all, they are left to be refused by the quickest, which names
+    the first it lacks. An engine that would have to merge an adapter first is passed
+    over; once that was asked for by its name, the merged copy is there and it counts.
     Raises MissingPart or Unsupported when no engine can read the weights.
     """
     able, missing = dict[str, tuple[bool, bool, bool]](), list[str]()
@@ -112,7 +114,9 @@ def choose(
 
 
 def why(weights: Weights, chosen: str) -> str:
-    """Of an adapter that runs beside its base: which engine would be quicker, and what it would take. Empty where there is nothing to say."""
+    """Of an adapter that runs beside its base: which engine would be quicker, and what
+    it would take. Empty where there is nothing to say.
+    """
     if chosen != "native" or not converted.pending(weights):
         return ""
     able = [
@@ -140,7 +144,9 @@ def options_of(module: Any) -> set[str]:
 def _speed(
     name: str, weights: Weights, streams: int, rows: Iterable[Measurement] | None = None
 ) -> float:
-    """Measured tokens a second of the model nearest in size; 0 for an engine that was never measured."""
+    """Measured tokens a second of the model nearest in size; 0 for an engine that was
+    never measured.
+    """
     known = [
         row
         for row in (table() if rows is None else rows)
@@ -154,7 +160,9 @@ def _speed(
 
 
 def millions(weights: Weights) -> float:
-    """Parameters in millions, from the size of the files (two bytes each where the format does not say)."""
+    """Parameters in millions, from the size of the files (two bytes each where the
+    format does not say).
+    """
     from miaobi.core import gguf
 
     if weights.format == "gguf":

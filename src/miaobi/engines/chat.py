@@ -1,7 +1,9 @@
-"""Chat templates: one renderer for all engines, so that a model is asked the same way wherever it runs.
+"""Chat templates: one renderer for all engines, so that a model is asked the same way
+wherever it runs.
 
-A template is a Jinja program that came with the weights, so it runs in Jinja's immutable sandbox: no attributes
-behind underscores, no changing of what it is given. Set up as Transformers does (`apply_chat_template`).
+A template is a Jinja program that came with the weights, so it runs in Jinja's
+immutable sandbox: no attributes behind underscores, no changing of what it is given.
+Set up as Transformers does (`apply_chat_template`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from miaobi.core.language import say
 from miaobi.engines.weights import read_json
 
 SPOKEN, SILENT = "\ufdd0", "\ufdd1"
-"""Unicode's noncharacters, which no text holds: around what the assistant says, in a rendering that was asked for with `marked`."""
+"""Unicode's noncharacters, which no text holds: around what the assistant says, in a
+rendering that was asked for with `marked`.
+"""
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,11 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         marked: bool = False,
     ) -> str:
-        """The conversation as the model saw such in training. Raises BadInput for what the template refuses.
+        """The conversation as the model saw such in training. Raises BadInput for what
+        the template refuses.
 
-        marked: what the template wraps in {% generation %} stands between SPOKEN and SILENT (a template may have none).
+        marked: what the template wraps in {% generation %} stands between SPOKEN and
+            SILENT (a template may have none).
         """
         from jinja2 import TemplateError
 
@@ -130,7 +136,9 @@ class ChatTemplate:
 
 
 def _generation(marked: bool) -> Any:
-    """The tag {% generation %} ... {% endgeneration %}, Transformers' own, by which templates tell what the assistant says."""
+    """The tag {% generation %} ... {% endgeneration %}, Transformers' own, by which
+    templates tell what the assistant says.
+    """
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
@@ -201,7 +209,9 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message as templates read it: the text parts of its content joined, the arguments of calls as objects and not as their JSON."""
+    """The message as templates read it: the text parts of its content joined, the
+    arguments of calls as objects and not as their JSON.
+    """
     content = message.get("content")
     if message.get("tool_calls"):
         message = {
@@ -233,7 +243,9 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_folder(folder: Path) -> ChatTemplate | None:
-    """The template of a model folder (chat_template.jinja, or tokenizer_config.json), if it has one."""
+    """The template of a model folder (chat_template.jinja, or tokenizer_config.json),
+    if it has one.
+    """
     path = folder / "tokenizer_config.json"
     config = read_json(path) if path.exists() else {}
     alone = folder / "chat_template.jinja"

@@ -1,7 +1,9 @@
-"""Opening weights for the native engine: bundles through their family, Transformers checkpoints, bases with adapters.
+"""Opening weights for the native engine: bundles through their family, Transformers
+checkpoints, bases with adapters.
 
-Only safetensors are read, and no code that came with a checkpoint is ever run. One adapter is merged into its base, and costs nothing
-from then on; several stand beside it, and each request is answered by its own.
+Only safetensors are read, and no code that came with a checkpoint is ever run. One
+adapter is merged into its base, and costs nothing from then on; several stand beside
+it, and each request is answered by its own.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
 
 
 def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkpoint:
-    """A tuned language model; an adapter goes into its base's weights, in float32, or before every prompt where it is a prefix."""
+    """A tuned language model; an adapter goes into its base's weights, in float32, or
+    before every prompt where it is a prefix.
+    """
     own = (
         tuned.folder
         if (tuned.folder / "tokenizer.json").exists()
@@ -135,7 +139,9 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
 def load_adapted(
     weights: Weights, names: Sequence[str], device: str, dtype: torch.dtype
 ) -> Checkpoint:
-    """A base with several adapters. Raises BadInput for an adapter of another base, Unsupported for one that is not plain LoRA."""
+    """A base with several adapters. Raises BadInput for an adapter of another base,
+    Unsupported for one that is not plain LoRA.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -171,7 +177,9 @@ def load_adapted(
 
 
 def prefix_of(module: Any, folder: Path) -> list[Layer]:
-    """What stands before every prompt of a prompt- or prefix-tuned model: keys and values [1, heads, n, D] a layer."""
+    """What stands before every prompt of a prompt- or prefix-tuned model: keys and
+    values [1, heads, n, D] a layer.
+    """
     adapted = merging.beside(module, folder)
     with torch.no_grad():
         made: Any = adapted.get_prompt(1)
@@ -256,7 +264,9 @@ def _tokenizer_file(folder: Path) -> Path:
 
 
 def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A causal language model from a Transformers folder. Imports the narrow class where the layout is Llama's."""
+    """A causal language model from a Transformers folder. Imports the narrow class
+    where the layout is Llama's.
+    """
     config = read_json(folder / "config.json")
     refuse_foreign_code(config, folder.name)
     if config.get("is_encoder_decoder"):
@@ -297,7 +307,9 @@ def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
-    """Dequantised by Transformers: slow to open and four times the memory, so the last resort for a GGUF."""
+    """Dequantised by Transformers: slow to open and four times the memory, so the last
+    resort for a GGUF.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     header = gguf.read(weights.path)

@@ -1,7 +1,8 @@
 """Turn a Transformers folder into a GGUF file that llama.cpp and OpenVINO GenAI both load.
 
-The layout follows llama.cpp's converter (ggml-org/llama.cpp, convert_hf_to_gguf.py, MIT). It knows the two layouts that
-both engines read, Llama and Qwen3, with a byte-level BPE tokenizer.
+The layout follows llama.cpp's converter (ggml-org/llama.cpp, convert_hf_to_gguf.py,
+MIT). It knows the two layouts that both engines read, Llama and Qwen3, with a
+byte-level BPE tokenizer.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ class Shape:
 
 
 def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
-    """Write `target` from the model in `folder`: matrices as `dtype`, vectors as f32, whole or not at all.
+    """Write `target` from the model in `folder`: matrices as `dtype`, vectors as f32,
+    whole or not at all.
 
-    q8_0 keeps 32 weights as int8 with one float16 scale. Raises Unsupported for what has no GGUF layout that both
-    engines read, Damaged for a cut-off folder.
+    q8_0 keeps 32 weights as int8 with one float16 scale. Raises Unsupported for what
+    has no GGUF layout that both engines read, Damaged for a cut-off folder.
     """
     shape = read_shape(folder)
     _check_dtype(shape, dtype)
@@ -179,7 +181,9 @@ def _writer(path: Path, layout: str) -> GGUFWriter:
     import gguf
 
     class Writer(gguf.GGUFWriter):
-        """gguf leaves empty lists out, and llama.cpp wants the merges even where a vocabulary of bytes has none."""
+        """gguf leaves empty lists out, and llama.cpp wants the merges even where a
+        vocabulary of bytes has none.
+        """
 
         def _pack_val(
             self,
@@ -252,7 +256,9 @@ def _write_tensors(
 def _places(
     folder: Path, shape: Shape
 ) -> Iterator[tuple[str, tuple[int, ...], Path, str]]:
-    """(GGUF name, sizes, safetensors file, key) of every tensor. Raises Damaged when one is missing."""
+    """(GGUF name, sizes, safetensors file, key) of every tensor. Raises Damaged when
+    one is missing.
+    """
     import gguf
     from safetensors import safe_open
 
@@ -267,7 +273,7 @@ def _places(
             found |= {
                 key: (tuple(tensors.get_slice(key).get_shape()), file)
                 for key in tensors.keys()
-            }  # noqa: SIM118
+            }
     if shape.tied:
         found.pop("lm_head.weight", None)
     elif "lm_head.weight" not in found:
@@ -305,7 +311,9 @@ def _read(file: Path, key: str) -> np.ndarray:
 
 
 def _rotary_order(weight: np.ndarray, key: str, shape: Shape) -> np.ndarray:
-    """Rows of q and k from halves (x_i with x_{i+d/2}, Transformers) to neighbours (x_{2i} with x_{2i+1}, llama)."""
+    """Rows of q and k from halves (x_i with x_{i+d/2}, Transformers) to neighbours
+    (x_{2i} with x_{2i+1}, llama).
+    """
     if shape.layout != "llama" or not key.endswith(("q_proj.weight", "k_proj.weight")):
         return weight
     heads = shape.heads if key.endswith("q_proj.weight") else shape.kv_heads

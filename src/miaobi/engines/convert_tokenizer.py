@@ -1,4 +1,6 @@
-"""A byte-level BPE `tokenizer.json` as GGUF wants it: tokens, types, merges, and the name of the rule that cuts words."""
+"""A byte-level BPE `tokenizer.json` as GGUF wants it: tokens, types, merges, and the
+name of the rule that cuts words.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,9 @@ def _word_rule(path: Path, spec: dict[str, Any], merges: list[str]) -> str:
 
 
 def _within_a_character(merge: str) -> bool:
-    """Whether a merge only joins bytes of one character: then no word rule can change what comes out."""
+    """Whether a merge only joins bytes of one character: then no word rule can change
+    what comes out.
+    """
     data = bytes(
         BYTES[letter] for letter in merge.replace(" ", "", 1) if letter in BYTES
     )

@@ -1,4 +1,6 @@
-"""Files that an engine reads better than the ones at hand: made on first use, kept under $MIAOBI_HOME/converted."""
+"""Files that an engine reads better than the ones at hand: made on first use, kept
+under $MIAOBI_HOME/converted.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from miaobi.engines.weights import read_json
 from miaobi.tune.opening import FAMILY, UNMERGEABLE, Tuned, open_tuned
 
 ROOM = 3.4
-"""Bytes of disk for each parameter while OpenVINO's copy is made: a copy in q8_0, the graph as GenAI leaves it, and the result (3.25 measured)."""
+"""Bytes of disk for each parameter while OpenVINO's copy is made: a copy in q8_0, the
+graph as GenAI leaves it, and the result (3.25 measured).
+"""
 LAYOUTS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
 
@@ -37,7 +41,9 @@ def fits(weights: Weights) -> bool:
 
 
 def _written(tuned: Tuned) -> Mapping[str, Any]:
-    """config.json of a tuned causal language model; empty for one that has no place for its adapter in its weights."""
+    """config.json of a tuned causal language model; empty for one that has no place for
+    its adapter in its weights.
+    """
     return (
         tuned.config
         if tuned.writes and tuned.adapter.get("peft_type") not in UNMERGEABLE
@@ -46,7 +52,9 @@ def _written(tuned: Tuned) -> Mapping[str, Any]:
 
 
 def pending(weights: Weights) -> bool:
-    """Whether a tuned model's adapter would have to be merged and converted first, which takes long and a copy of the base."""
+    """Whether a tuned model's adapter would have to be merged and converted first,
+    which takes long and a copy of the base.
+    """
     return (
         weights.family == FAMILY
         and bool(open_tuned(weights).adapter)
@@ -97,12 +105,15 @@ def _place(weights: Weights, dtype: str) -> Path:
 
 
 def _check_room(path: Path, place: Path) -> None:
-    """Beforehand: whoever writes, numpy or OpenVINO, has words of its own for a full disk, or none that say so."""
+    """Beforehand: whoever writes, numpy or OpenVINO, has words of its own for a full
+    disk, or none that say so.
+    """
     needed, free = ROOM * gguf.read(path).parameters, shutil.disk_usage(place).free
     if free < needed:
         raise DoesNotFit(
             say(
-                f"OpenVINO's copy of {path.name} takes {needed / 1e6:,.0f} MB of disk while it is made; {free / 1e6:,.0f} MB are free.",
+                f"OpenVINO's copy of {path.name} takes {needed / 1e6:,.0f} MB "
+                f"of disk while it is made; {free / 1e6:,.0f} MB are free.",
                 f"为 OpenVINO 准备 {path.name} 需要 {needed / 1e6:,.0f} MB 磁盘空间，剩余 {free / 1e6:,.0f} MB。",
             ),
             say(
@@ -113,9 +124,11 @@ def _check_room(path: Path, place: Path) -> None:
 
 
 def as_openvino(path: Path) -> Path:
-    """The folder that OpenVINO runs a GGUF file from; told from other files of the name by size and time, since hashing gigabytes takes long.
+    """The folder that OpenVINO runs a GGUF file from; told from other files of the name
+    by size and time, since hashing gigabytes takes long.
 
-    Raises RuntimeError with OpenVINO's own words where it cannot read the file, DoesNotFit where the disk has no room.
+    Raises RuntimeError with OpenVINO's own words where it cannot read the file,
+    DoesNotFit where the disk has no room.
     """
     facts = path.stat()
     digest = hashlib.sha256(

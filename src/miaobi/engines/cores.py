@@ -9,7 +9,9 @@ LOOK_SECONDS, BUSY_PERCENT = 0.25, 20.0
 
 
 def physical_cores() -> int:
-    """Cores this process may use; a second hardware thread of the same core gains nothing in matrix products."""
+    """Cores this process may use; a second hardware thread of the same core gains
+    nothing in matrix products.
+    """
     import psutil
 
     allowed = (
@@ -22,10 +24,12 @@ def physical_cores() -> int:
 
 @cache
 def settle_waiting() -> None:
-    """Let OpenMP's threads sleep while they wait, if other work runs here: torch reads it when it is first imported, after which this does nothing.
+    """Let OpenMP's threads sleep while they wait, if other work runs here: torch reads
+    it when it is first imported, after which this does nothing.
 
-    Threads that spin make the training of a small network 1.4 to 1.8 times as quick on a machine that has nothing else to do, and half
-    as quick beside another such process (bench/README.md). OMP_WAIT_POLICY, where it is set, is left as it is.
+    Threads that spin make the training of a small network 1.4 to 1.8 times as quick on
+    a machine that has nothing else to do, and half as quick beside another such process
+    (bench/README.md). OMP_WAIT_POLICY, where it is set, is left as it is.
     """
     import psutil
 

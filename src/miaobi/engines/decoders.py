@@ -1,6 +1,8 @@
-"""The two kinds of model that the native engine steps: attention with a key-value cache, and recurrence with a state.
+"""The two kinds of model that the native engine steps: attention with a key-value
+cache, and recurrence with a state.
 
-A decoder works on batches whose rows are answers of unlike age. `state` is its own; the scheduler only passes it on.
+A decoder works on batches whose rows are answers of unlike age. `state` is its own; the
+scheduler only passes it on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class Decoder(Protocol):
     def prefill(
         self, prompts: list[list[int]], adapters: list[str]
     ) -> tuple[Tensor, Any]:
-        """Logits [B, V] after each prompt, and the state. adapters: by which each is answered; empty for a model without any."""
+        """Logits [B, V] after each prompt, and the state. adapters: by which each is
+        answered; empty for a model without any.
+        """
         ...
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -51,8 +55,10 @@ BASE = "__base__"
 
 @dataclass
 class Cached:
-    """cache: keys and values [B, heads, width, D] a layer, padded on the left; lengths: real tokens of each row; adapters: by which
-    each row is answered, empty for a model without any."""
+    """cache: keys and values [B, heads, width, D] a layer, padded on the left; lengths:
+    real tokens of each row; adapters: by which each row is answered, empty for a model
+    without any.
+    """
 
     cache: Any
     lengths: list[int]
@@ -62,8 +68,10 @@ class Cached:
 class CachedDecoder:
     """A Transformers causal language model with its DynamicCache.
 
-    Rows of unlike length stand flush right: the padding on their left is masked, and positions count real tokens only.
-    `prefix`: what was learned to stand before every prompt (prefix tuning, Li and Liang 2021, arXiv:2101.00190), one row.
+    Rows of unlike length stand flush right: the padding on their left is masked, and
+    positions count real tokens only.
+    `prefix`: what was learned to stand before every prompt (prefix tuning, Li and Liang
+        2021, arXiv:2101.00190), one row.
     `adapted`: the model is PEFT's, and rows of unlike adapters share each step (its mixed batches).
     """
 
@@ -182,7 +190,9 @@ class CachedDecoder:
 
 
 class RecurrentDecoder:
-    """A module with `step(ids [B, T], state) -> (logits [B, T, V], state)`; states are tuples of [layers, B, D]."""
+    """A module with `step(ids [B, T], state) -> (logits [B, T, V], state)`; states are
+    tuples of [layers, B, D].
+    """
 
     joins = True
 

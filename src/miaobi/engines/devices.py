@@ -14,7 +14,9 @@ TYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def place(device: str) -> str:
-    """ "auto" as "cuda" where there is one, else "cpu". Raises MissingPart for a CUDA device that is not here."""
+    """ "auto" as "cuda" where there is one, else "cpu". Raises MissingPart for a CUDA
+    device that is not here.
+    """
     import torch
 
     chosen = (

@@ -1,4 +1,5 @@
-"""Diffusers pipelines: any local folder, hub id or tuned one, with LoRA, textual inversion, ControlNet and schedulers by name.
+"""Diffusers pipelines: any local folder, hub id or tuned one, with LoRA, textual
+inversion, ControlNet and schedulers by name.
 
 This file is the door, and imports neither torch nor Diffusers; the work is in diffusers_engine.py.
 """
@@ -74,11 +75,13 @@ def open_engine(
     safety_checker: bool = True,
     safety_threshold: float = THRESHOLD,
 ) -> DiffusersEngine:
-    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16.
-    `lora`, `embeddings` (textual inversion): a .safetensors file, a folder with one, or a hub id; or several of them.
-    `lora_scale`: how strongly the LoRAs act, 1 when left out. `controlnet`: a ControlNet's folder or hub id, heeded where the
-    request has a control_image. `safety_checker`: replace unsafe pictures by grey ones; `safety_threshold`: the probability
-    from which a picture counts as unsafe (safety.py)."""
+    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on
+    CUDA), float32, bfloat16, float16. `lora`, `embeddings` (textual inversion): a
+    .safetensors file, a folder with one, or a hub id; or several of them.
+    `lora_scale`: how strongly the LoRAs act, 1 when left out. `controlnet`: a
+        ControlNet's folder or hub id, heeded where the request has a control_image.
+        `safety_checker`: replace unsafe pictures by grey ones; `safety_threshold`: the
+        probability from which a picture counts as unsafe (safety.py)."""
     from miaobi.engines import safety
 
     if not reads(weights):
@@ -115,7 +118,9 @@ def _opened(weights: Weights) -> tuple[Path, list[Path]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars, and no remarks about torchvision or about keys that a LoRA need not have, while parts are opened."""
+    """No bars, and no remarks about torchvision or about keys that a LoRA need not
+    have, while parts are opened.
+    """
     from diffusers.utils import logging as theirs
     from transformers.utils import logging
 

@@ -1,7 +1,10 @@
-"""What the diffusers engine does: a request becomes the arguments of the pipeline that serves its task, a few pictures at a time.
+"""What the diffusers engine does: a request becomes the arguments of the pipeline that
+serves its task, a few pictures at a time.
 
-Picture i of seed s is drawn from a CPU generator of its own, seeded s + i: it does not depend on the device, nor on how many are
-asked for but for rounding (a level or so of 255), and a single one has the pixels of the pipeline called directly with that generator.
+Picture i of seed s is drawn from a CPU generator of its own, seeded s + i: it does not
+depend on the device, nor on how many are asked for but for rounding (a level or so of
+255), and a single one has the pixels of the pipeline called directly with that
+generator.
 """
 
 from __future__ import annotations
@@ -43,12 +46,16 @@ TOGETHER = 4
 """Pictures of one call: in less than half the time of four calls (bench/diffusers_engine.py)."""
 
 BYTES = 60
-"""Of memory, for each pixel and channel of the decoder's last and widest floor, in float32 (measured on tiny weights at 256 and 512 pixels a side)."""
+"""Of memory, for each pixel and channel of the decoder's last and widest floor, in
+float32 (measured on tiny weights at 256 and 512 pixels a side).
+"""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A pipeline, what it is called with, and the size (height, width) that its pictures are cut to."""
+    """A pipeline, what it is called with, and the size (height, width) that its
+    pictures are cut to.
+    """
 
     pipeline: Any
     arguments: dict[str, Any]
@@ -128,8 +135,10 @@ class DiffusersEngine:
                 )
 
     def _check_memory(self, call: Call, count: int) -> None:
-        """Raise DoesNotFit for `count` pictures that decoding alone would take more than the free memory for: what the system gives
-        too freely it takes back by ending the process."""
+        """Raise DoesNotFit for `count` pictures that decoding alone would take more
+        than the free memory for: what the system gives too freely it takes back by
+        ending the process.
+        """
         vae, (height, width) = (
             call.pipeline.components.get("vae"),
             call.size
@@ -145,7 +154,8 @@ class DiffusersEngine:
         if wanted > free and call.pipeline.device.type == "cpu":
             raise DoesNotFit(
                 say(
-                    f"{count} of {width} x {height} pixels would take about {wanted / 1e9:.1f} GB; {free / 1e9:.1f} GB are free.",
+                    f"{count} of {width} x {height} pixels would take about "
+                    f"{wanted / 1e9:.1f} GB; {free / 1e9:.1f} GB are free.",
                     f"{count} 张 {width} x {height} 像素的图片约需 {wanted / 1e9:.1f} GB；可用 {free / 1e9:.1f} GB。",
                 ),
                 say(
@@ -223,7 +233,9 @@ class DiffusersEngine:
         )
 
     def call(self, request: ImageRequest) -> Call:
-        """The pipeline for a request and what to call it with. Raises BadInput or Unsupported, naming the field."""
+        """The pipeline for a request and what to call it with. Raises BadInput or
+        Unsupported, naming the field.
+        """
         task: Task = (
             "mask"
             if request.mask is not None
@@ -311,7 +323,9 @@ class DiffusersEngine:
     def _pictures(
         self, pipeline: Any, request: ImageRequest
     ) -> tuple[dict[str, Any], tuple[int, int] | None]:
-        """The request's pictures, each filled up to the multiples the pipeline works in, and their common size."""
+        """The request's pictures, each filled up to the multiples the pipeline works
+        in, and their common size.
+        """
         names = [
             name
             for name in ("image", "mask", "control_image")
@@ -361,8 +375,9 @@ class DiffusersEngine:
 def honours(pipeline: Any, name: str) -> bool:
     """Whether a pipeline heeds a field, and does not merely accept it.
 
-    Where guidance by a negative prompt is a scale of its own (`true_cfg_scale`) that is off by default, a negative prompt
-    would be ignored; where the network was distilled without guidance (`guidance_embeds`), so would the scale.
+    Where guidance by a negative prompt is a scale of its own (`true_cfg_scale`) that is
+    off by default, a negative prompt would be ignored; where the network was distilled
+    without guidance (`guidance_embeds`), so would the scale.
     """
     takes = signature(pipeline.__call__).parameters
     if (
@@ -382,7 +397,9 @@ def honours(pipeline: Any, name: str) -> bool:
 
 
 def _check_strength(strength: float, steps: int) -> None:
-    """Of `steps`, the last strength x steps are taken; a request that leaves none would return its picture, or fail."""
+    """Of `steps`, the last strength x steps are taken; a request that leaves none would
+    return its picture, or fail.
+    """
     if int(strength * steps) < 1:
         raise BadInput(
             say(

@@ -1,4 +1,6 @@
-"""Is a Diffusers folder whole, and free of code and pickles? Asked before anything in it is opened. Imports no torch."""
+"""Is a Diffusers folder whole, and free of code and pickles? Asked before anything in
+it is opened. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ CHECKERS = ("safety_checker",)
 def check(folder: Path, name: str) -> str:
     """The class of the pipeline in `folder`.
 
-    Raises NotFound naming every missing part, Unsupported for pickled weights or code that came along, Damaged for files
-    that are cut short.
+    Raises NotFound naming every missing part, Unsupported for pickled weights or code
+    that came along, Damaged for files that are cut short.
     """
     index = read_json(folder / PIPELINE)
     pipeline = index.get("_class_name")
@@ -58,7 +60,9 @@ def check(folder: Path, name: str) -> str:
 
 
 def lacking(folder: Path, kind: str) -> list[Path]:
-    """What a part's folder lacks. Raises Unsupported for pickled weights, Damaged for files that are cut short."""
+    """What a part's folder lacks. Raises Unsupported for pickled weights, Damaged for
+    files that are cut short.
+    """
     if not folder.is_dir():
         return [folder]
     if WEIGHTLESS.search(kind):
@@ -88,18 +92,22 @@ def refuse_pickles(files: list[Path], what: Path) -> None:
     if pickled:
         raise Unsupported(
             say(
-                f"The weights of {what} are pickled ({', '.join(pickled)}), which can run code when opened, so they are not read.",
+                f"The weights of {what} are pickled ({', '.join(pickled)}), "
+                "which can run code when opened, so they are not read.",
                 f"{what} 的权重是 pickle 格式（{'、'.join(pickled)}），打开时可能执行代码，因此不予读取。",
             ),
             say(
-                "Convert them to safetensors, on a machine that may be lost: pipeline.save_pretrained(folder, safe_serialization=True).",
+                "Convert them to safetensors, on a machine that may be lost: "
+                "pipeline.save_pretrained(folder, safe_serialization=True).",
                 "请在隔离的机器上转换为 safetensors：pipeline.save_pretrained(folder, safe_serialization=True)。",
             ),
         )
 
 
 def file_of(path: Path, option: str) -> Path:
-    """The whole .safetensors file that `path` is, or that lies in it. Raises NotFound, BadInput for several, Unsupported for pickles, Damaged."""
+    """The whole .safetensors file that `path` is, or that lies in it. Raises NotFound,
+    BadInput for several, Unsupported for pickles, Damaged.
+    """
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if not found:
@@ -180,7 +188,9 @@ def _code(name: str, what: str) -> Unsupported:
 
 
 def of_controlnet(folder: Path) -> str:
-    """The class of a ControlNet's folder. Raises as `check`, or BadInput for a folder of something else."""
+    """The class of a ControlNet's folder. Raises as `check`, or BadInput for a folder
+    of something else.
+    """
     missing = lacking(folder, "")
     if missing:
         raise NotFound(

@@ -1,7 +1,7 @@
 """Opening a Diffusers folder, and the pipelines of several tasks that share its weights.
 
-Text-to-image, image-to-image and inpainting are three classes over the same parts: a sibling is made of the loaded parts when
-it is first asked for, and costs no weights.
+Text-to-image, image-to-image and inpainting are three classes over the same parts: a
+sibling is made of the loaded parts when it is first asked for, and costs no weights.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Extras:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """For the facts of every picture: the hashes of the extras, so that it can be made again."""
+        """For the facts of every picture: the hashes of the extras, so that it can be
+        made again.
+        """
         files = {
             "lora": self.lora,
             "embeddings": self.embeddings,
@@ -66,7 +68,9 @@ def extras(
     embeddings: Sequence[str | Path],
     controlnet: str | Path | None,
 ) -> Extras:
-    """The extras that paths and hub ids name. Raises NotFound, BadInput, Unsupported for pickles, Damaged, MissingPart."""
+    """The extras that paths and hub ids name. Raises NotFound, BadInput, Unsupported
+    for pickles, Damaged, MissingPart.
+    """
     if lora_scale is not None and not lora:
         raise BadInput(
             say(
@@ -104,7 +108,9 @@ class Pipelines:
     _made: dict[tuple[Task, bool], Any] = field(default_factory=dict)
 
     def of(self, task: Task, control: bool = False) -> Any | None:
-        """The pipeline for a task, with or without the ControlNet; None where these weights cannot do it."""
+        """The pipeline for a task, with or without the ControlNet; None where these
+        weights cannot do it.
+        """
         if (task, control) not in self._made:
             self._made[task, control] = self._make(task, control)
         return self._made[task, control]
@@ -143,7 +149,9 @@ def own_task(pipeline: Any) -> Task:
 
 
 def _plain(pipeline: Any) -> bool:
-    """Whether the denoiser sees the noisy latents alone, so that other tasks can be made of it (inpainting networks see more)."""
+    """Whether the denoiser sees the noisy latents alone, so that other tasks can be
+    made of it (inpainting networks see more).
+    """
     unet, vae = (pipeline.components.get(name) for name in ("unet", "vae"))
     return (
         unet is None
@@ -157,7 +165,8 @@ def load(
 ) -> Pipelines:
     """Open a checked folder. Only safetensors are read and no code that came along is run.
 
-    Raises what diffusers_folder.check raises, and BadInput or Unsupported for extras that do not fit.
+    Raises what diffusers_folder.check raises, and BadInput or Unsupported for extras
+    that do not fit.
     """
     diffusers_folder.check(folder, name)
     guarded = (
@@ -246,7 +255,9 @@ def _add_lora(pipeline: Any, path: Path, name: str) -> None:
 
 
 def _add_embeddings(pipeline: Any, path: Path) -> None:
-    """A textual inversion (Gal et al. 2022, arXiv:2208.01618): new words, named by the file's key or, failing that, by the file."""
+    """A textual inversion (Gal et al. 2022, arXiv:2208.01618): new words, named by the
+    file's key or, failing that, by the file.
+    """
     if "load_textual_inversion" not in dir(pipeline):
         raise Unsupported(
             say(
@@ -283,7 +294,9 @@ def _open_controlnet(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def multiple(pipeline: Any) -> int:
-    """Widths and heights are multiples of this: the autoencoder's factor, times the patches of a transformer, and of 8."""
+    """Widths and heights are multiples of this: the autoencoder's factor, times the
+    patches of a transformer, and of 8.
+    """
     scale = next(
         (
             int(getattr(pipeline, name))

@@ -1,4 +1,6 @@
-"""The ways of taking noise away, by the names people use. One scheduler for each request: they keep state while they run."""
+"""The ways of taking noise away, by the names people use. One scheduler for each
+request: they keep state while they run.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,17 @@ FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "lcm": ("FlowMatchLCMScheduler", {}),
 }
-"""The same for models that learnt a flow (Stable Diffusion 3, FLUX), whose noise levels are others."""
+"""The same for models that learnt a flow (Stable Diffusion 3, FLUX), whose noise levels
+are others.
+"""
 
 
 def make(base: Any, name: str | None) -> Any:
-    """A fresh scheduler of that name with the settings of `base`, the model's own; None for the model's own kind.
+    """A fresh scheduler of that name with the settings of `base`, the model's own; None
+    for the model's own kind.
 
-    Raises BadInput for an unknown name with the nearest ones, Unsupported for one that this model's noise does not allow.
+    Raises BadInput for an unknown name with the nearest ones, Unsupported for one that
+    this model's noise does not allow.
     """
     if name is None:
         return type(base).from_config(base.config)

@@ -1,7 +1,8 @@
 """JSON schema to a grammar that llama.cpp (GBNF) and OpenVINO (xgrammar's EBNF) both read.
 
-Both engines have a converter of their own, and both let white space and extra properties run to the end of the answer.
-Here an object has its declared properties, in order, and nothing else, with a single space after ":" and ",".
+Both engines have a converter of their own, and both let white space and extra
+properties run to the end of the answer. Here an object has its declared properties, in
+order, and nothing else, with a single space after ":" and ",".
 """
 
 from __future__ import annotations
@@ -187,7 +188,8 @@ class _Grammar:
     def _pairs(self, pairs: list[tuple[bool, str]]) -> str:
         """Properties in order; optional ones may be left out, and a comma stands only between two.
 
-        What an optional property makes stand in several places becomes a rule: written out, the grammar would double with each.
+        What an optional property makes stand in several places becomes a rule: written
+        out, the grammar would double with each.
         """
         begin = after = (
             ""  # the properties from here on, where none was before and where one was

@@ -1,7 +1,7 @@
 """TensorFlow.js layers models (model.json and its shards of float32 weights) as OpenVINO networks.
 
-Reads functional models of the layers that picture networks of one input and one output are made of; any other is refused
-by name. Format: tensorflow.org/js/guide/save_load.
+Reads functional models of the layers that picture networks of one input and one output
+are made of; any other is refused by name. Format: tensorflow.org/js/guide/save_load.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from miaobi.engines.weights import read_json
 
 
 def read(path: Path) -> Any:
-    """The openvino.Model of a model.json: [1, C, H, W] float32 in and out. Raises Damaged or Unsupported."""
+    """The openvino.Model of a model.json: [1, C, H, W] float32 in and out. Raises
+    Damaged or Unsupported.
+    """
     import openvino
     from openvino import opset13 as ops
 
@@ -117,9 +119,10 @@ def _before_enlarging(
 ) -> Any:
     """A convolution of pixels repeated `scale` times each way, done before they are repeated.
 
-    Of the result, the pixels at (a, b) inside their block all see the same few pixels of the source, so that each of the
-    scale² places is a convolution of its own, whose taps are sums of the layer's. The same numbers up to rounding, without
-    the repeated pixels, which at scale 8 would be 192 channels of the enlarged picture.
+    Of the result, the pixels at (a, b) inside their block all see the same few pixels
+    of the source, so that each of the scale² places is a convolution of its own, whose
+    taps are sums of the layer's. The same numbers up to rounding, without the repeated
+    pixels, which at scale 8 would be 192 channels of the enlarged picture.
     """
     from openvino import opset13 as ops
 
@@ -170,7 +173,9 @@ def _activated(node: Any, name: str) -> Any:
 
 
 def _weights(path: Path, described: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All arrays of the manifest by name. Raises NotFound without a shard, Damaged when they hold too little or too much."""
+    """All arrays of the manifest by name. Raises NotFound without a shard, Damaged when
+    they hold too little or too much.
+    """
     found = dict[str, np.ndarray]()
     for group in described["weightsManifest"]:
         data, place = (

@@ -1,10 +1,11 @@
-"""llama.cpp in this process, through `xllamacpp`: any GGUF file, quick to start, quickest for a single stream.
+"""llama.cpp in this process, through `xllamacpp`: any GGUF file, quick to start,
+quickest for a single stream.
 
-Its server runs on threads of its own and calls back from them. We render the chat template (one renderer for all
-engines) and give it raw prompts.
+Its server runs on threads of its own and calls back from them. We render the chat
+template (one renderer for all engines) and give it raw prompts.
 
-What differs here: presence and frequency penalties also count the prompt's tokens, as llama.cpp keeps one window for all
-penalties.
+What differs here: presence and frequency penalties also count the prompt's tokens, as
+    llama.cpp keeps one window for all penalties.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ CACHE_BYTES = 2 << 30
 """Memory that keys and values may take unless a context length is asked for."""
 
 SLOT_TOKENS = 2048
-"""Room in the shared cache that each stream adds, once they are more than the context itself holds."""
+"""Room in the shared cache that each stream adds, once they are more than the context
+itself holds.
+"""
 
 HOLD_SECONDS = 0.025
 """Pieces of an answer that come sooner after one another go to the reader together."""
@@ -86,7 +89,9 @@ def open_engine(
     context_length: int | None = None,
     threads: int | None = None,
 ) -> LlamaCppEngine:
-    """`context_length` defaults to what the model was trained for, as far as memory for its cache allows."""
+    """`context_length` defaults to what the model was trained for, as far as memory for
+    its cache allows.
+    """
     path = weights.path if weights.format == "gguf" else converted.gguf_of(weights)
     return LlamaCppEngine(path, weights.name, streams, context_length, threads)
 
@@ -117,8 +122,9 @@ class LlamaCppEngine:
         self.context_length = context_length or min(trained, fits)
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        # One cache shared by all slots: a slot takes what it needs, so a few long prompts and many short ones both fit.
-        # It is cleared when opened, so no larger than needed: 755 MB instead of 188 cost SmolLM2 seconds of start.
+        # One cache shared by all slots: a slot takes what it needs, so a few long
+        # prompts and many short ones both fit. It is cleared when opened, so no larger
+        # than needed: 755 MB instead of 188 cost SmolLM2 seconds of start.
         params.kv_unified, params.n_parallel = True, self.slots
         params.n_ctx = max(
             self.context_length,
@@ -129,7 +135,8 @@ class LlamaCppEngine:
             threads or physical_cores()
         )
         params.warmup, params.verbosity, params.cache_ram_mib = False, -1, 0
-        # The server also listens on a port of the loopback interface; nobody else may use it.
+        # The server also listens on a port of the loopback interface; nobody else may
+        # use it.
         params.api_keys, params.ui, params.fit_params = (
             [secrets.token_hex(16)],
             False,
@@ -158,7 +165,8 @@ class LlamaCppEngine:
         if self.chat is None:
             raise no_chat_error(self.name)
         text = self.chat.render(request.messages, tools=request.tools or None)
-        # llama.cpp puts the first token before every prompt; a template that wrote it too would double it.
+        # llama.cpp puts the first token before every prompt; a template that wrote it
+        # too would double it.
         return (
             text.removeprefix(self.chat.bos_token)
             if self._adds_start and self.chat.bos_token
@@ -166,7 +174,9 @@ class LlamaCppEngine:
         )
 
     def _body(self, request: TextRequest, first: int, count: int) -> dict[str, Any]:
-        """The server's parameters for answers `first` to `first + count - 1`; answer i draws from seed + i."""
+        """The server's parameters for answers `first` to `first + count - 1`; answer i
+        draws from seed + i.
+        """
         body: dict[str, Any] = {
             "prompt": self._prompt(request),
             "stream": True,
@@ -176,7 +186,8 @@ class LlamaCppEngine:
             "cache_prompt": True,
             "repeat_last_n": self.context_length,
             "stop": list(request.stop),
-            # top_k before temperature keeps the same tokens, and spares the rest of the vocabulary all that follows.
+            # top_k before temperature keeps the same tokens, and spares the rest of the
+            # vocabulary all that follows.
             "samplers": [
                 "penalties",
                 "top_k",
@@ -236,7 +247,8 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
-        # A server that is told to end before its loop has begun never does; one token proves that it has.
+        # A server that is told to end before its loop has begun never does; one token
+        # proves that it has.
         self._server.handle_completions(
             {"prompt": " ", "n_predict": 1}, lambda piece: False
         )
@@ -244,7 +256,9 @@ class LlamaCppEngine:
 
 
 class _Group:
-    """Answers made by one call of the server, which blocks its thread and calls back piece by piece."""
+    """Answers made by one call of the server, which blocks its thread and calls back
+    piece by piece.
+    """
 
     def __init__(self, first: int, count: int, rivals: int | None) -> None:
         self.first, self.count, self.rivals = first, count, rivals
@@ -255,7 +269,8 @@ class _Group:
 
     def run(self, server: Any, body: dict[str, Any], send: Any) -> None:
         def receive(piece: Any) -> bool:
-            # An exception in here would be swallowed by the server and the answer would never end.
+            # An exception in here would be swallowed by the server and the answer would
+            # never end.
             try:
                 if not self.cancelled:
                     self._held += self._chunks(piece)
@@ -273,7 +288,9 @@ class _Group:
             send(error)
 
     def _send(self, send: Any) -> None:
-        """What is held, unless something went just now: at a hundred tokens a second, waking the reader for each costs one of them in twenty."""
+        """What is held, unless something went just now: at a hundred tokens a second,
+        waking the reader for each costs one of them in twenty.
+        """
         now = time.monotonic()
         if self._held and (
             now - self._sent > HOLD_SECONDS or any(chunk.finish for chunk in self._held)
@@ -286,7 +303,8 @@ class _Group:
         if "error" in piece:
             raise _as_error(piece["error"])
         if "prompt_progress" in piece:
-            # The first of these says how long the prompt is; every group reads the same.
+            # The first of these says how long the prompt is; every group reads the
+            # same.
             told, self._told = self._told, True
             return (
                 []
@@ -303,7 +321,8 @@ class _Group:
             if self.rivals is None
             else tuple(self._logprob(entry) for entry in entries)
         )
-        # Tokens whose text was held back came without a piece; the last one tells how many there were in all.
+        # Tokens whose text was held back came without a piece; the last one tells how
+        # many there were in all.
         tokens = (
             max(0, piece["usage"]["completion_tokens"] - self._made[index])
             if finish

@@ -63,15 +63,19 @@ def load(
     """Open a model.
 
     Args:
-        name: A name in the store ("poet", "poet@2", "poet@production"), a starter pack, the path of a GGUF file or a
+        name: A name in the store ("poet", "poet@2", "poet@production"), a starter pack,
+            the path of a GGUF file or a
             model folder, the URL of an OpenAI-compatible server, or a hub id ("org/name").
-        engine: native, openvino, llamacpp, remote, pictures, diffusers, tuned, or auto for what reads these weights and was
+        engine: native, openvino, llamacpp, remote, pictures, diffusers, tuned, or auto
+            for what reads these weights and was
             measured to be quickest.
         streams: How many answers will be made at the same time.
-        needs: Names of the controls that will be set; `auto` then passes over engines that lack one of them.
+        needs: Names of the controls that will be set; `auto` then passes over engines
+            that lack one of them.
         options: The engine's own settings, such as context_length, device or adapters.
 
-    Raises NotFound with the nearest names, Unsupported, MissingPart, or Damaged for files that are not whole.
+    Raises NotFound with the nearest names, Unsupported, MissingPart, or Damaged for
+    files that are not whole.
     """
     weights = find(os.fspath(name))
     chosen = (
@@ -83,7 +87,9 @@ def load(
 def open_engine(
     weights: Weights, name: str, streams: int, options: Mapping[str, Any]
 ) -> Engine:
-    """Open `weights` with the engine of that name. Refuses formats it does not read and options it does not have."""
+    """Open `weights` with the engine of that name. Refuses formats it does not read and
+    options it does not have.
+    """
     module: Any = engines.get(name)
     if weights.format not in module.FORMATS:
         raise Unsupported(
@@ -130,7 +136,9 @@ def open_engine(
 
 
 class Model:
-    """An opened model for plain, synchronous code. Threads may share it. `engine` is its asynchronous core."""
+    """An opened model for plain, synchronous code. Threads may share it. `engine` is
+    its asynchronous core.
+    """
 
     def __init__(self, weights: Weights, engine_name: str, engine: Engine) -> None:
         self.weights, self.engine_name, self.engine = weights, engine_name, engine
@@ -147,7 +155,9 @@ class Model:
 
     @property
     def context_length(self) -> int:
-        """Tokens that prompt and answer may have together. Raises Unsupported for models that do not write."""
+        """Tokens that prompt and answer may have together. Raises Unsupported for
+        models that do not write.
+        """
         return self._writer.context_length
 
     @property
@@ -163,12 +173,14 @@ class Model:
         return cast(TextEngine, self.engine)
 
     def request(self, ask: Ask = None, *, raw: bool = False, **controls: Any) -> Any:
-        """The request for a prompt, a conversation, or a request as it stands; a seed is drawn when none is given.
+        """The request for a prompt, a conversation, or a request as it stands; a seed
+        is drawn when none is given.
 
-        Models that write: a plain prompt is asked as a user's message where the model chats, and is the beginning of a
-        document for a model that was trained here; with `raw` it is continued as it stands. Models that paint: the ask is
-        the prompt, and may be left out. Controls are the fields of TextRequest or ImageRequest; an unknown one raises
-        BadInput with the nearest right name.
+        Models that write: a plain prompt is asked as a user's message where the model
+            chats, and is the beginning of a document for a model that was trained here;
+            with `raw` it is continued as it stands. Models that paint: the ask is the
+            prompt, and may be left out. Controls are the fields of TextRequest or
+            ImageRequest; an unknown one raises BadInput with the nearest right name.
         """
         kind = KINDS[self.engine.modality]
         known = {item.name for item in fields(kind)}
@@ -250,7 +262,9 @@ class Model:
     def generate(
         self, ask: Ask = None, *, raw: bool = False, **controls: Any
     ) -> list[Any]:
-        """n answers (`n=`, default 1), each with its facts: a list of Text, or of Image for a model that paints."""
+        """n answers (`n=`, default 1), each with its facts: a list of Text, or of Image
+        for a model that paints.
+        """
         return _wait(self.agenerate(ask, raw=raw, **controls))
 
     async def agenerate(
@@ -292,7 +306,9 @@ class Model:
             running.cancel()
 
     def facts(self, request: Request) -> Facts:
-        """How an answer to this request came to be. Of pictures that were given, only their SHA-256."""
+        """How an answer to this request came to be. Of pictures that were given, only
+        their SHA-256.
+        """
         asked = (
             {"prompt": request.prompt}
             if isinstance(request, ImageRequest) and request.prompt
@@ -311,7 +327,9 @@ class Model:
         )
 
     def score(self, text: str) -> list[TokenLogprob]:
-        """Natural-log probability of every token after the first. Raises Unsupported where the engine cannot tell."""
+        """Natural-log probability of every token after the first. Raises Unsupported
+        where the engine cannot tell.
+        """
         if not self.engine.abilities.score:
             raise Unsupported(
                 say(
@@ -378,7 +396,9 @@ class Collected:
         ]
 
     def pictures(self, model: Model) -> list[Image]:
-        """The pictures that are done. The facts of each hold its own seed, with which n=1 paints it again."""
+        """The pictures that are done. The facts of each hold its own seed, with which
+        n=1 paints it again.
+        """
         facts, first = model.facts(self.request), self.request.seed or 0
         return [
             replace(

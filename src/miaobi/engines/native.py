@@ -1,4 +1,5 @@
-"""PyTorch, in this process: what was trained or tuned here, and any Transformers checkpoint, on CPU or CUDA, with adapters.
+"""PyTorch, in this process: what was trained or tuned here, and any Transformers
+checkpoint, on CPU or CUDA, with adapters.
 
 This file is the door, and imports no torch; the work is in native_engine.py.
 """
@@ -44,7 +45,9 @@ def reads(weights: Weights) -> bool:
 
 
 def gguf_fits(path: Path) -> bool:
-    """Whether Transformers reads this GGUF's architecture (huggingface.co/docs/transformers/gguf); it asks for two packages."""
+    """Whether Transformers reads this GGUF's architecture
+    (huggingface.co/docs/transformers/gguf); it asks for two packages.
+    """
     return all(find_spec(name) for name in ("gguf", "accelerate")) and gguf.read(
         path
     ).architecture in (
@@ -69,8 +72,10 @@ def open_engine(
     dtype: str = "auto",
     adapters: str | Sequence[str] = (),
 ) -> NativeEngine:
-    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16.
-    `adapters`: tuned models whose base these weights are; a request's `adapter` names the one that answers it."""
+    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on
+    CUDA), float32, bfloat16, float16.
+    `adapters`: tuned models whose base these weights are; a request's `adapter` names
+        the one that answers it."""
     from miaobi.engines import checkpoints, devices
     from miaobi.engines.native_engine import NativeEngine
 

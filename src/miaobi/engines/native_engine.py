@@ -1,7 +1,7 @@
 """What the native engine does: one worker thread steps all answers together (continuous batching).
 
-Take in what arrived, run the model once over every live row, let each request choose its next tokens, drop the rows that
-ended.
+Take in what arrived, run the model once over every live row, let each request choose
+its next tokens, drop the rows that ended.
 """
 
 from __future__ import annotations
@@ -265,7 +265,9 @@ class NativeEngine:
             job.cancelled = True
 
     def score(self, text: str) -> list[TokenLogprob]:
-        """Natural-log probability of every token after the first. Raises BadInput for a text beyond the context."""
+        """Natural-log probability of every token after the first. Raises BadInput for a
+        text beyond the context.
+        """
         ids = self.checkpoint.words.encode(text, special=True)
         if len(ids) > self.context_length:
             raise context_error(len(ids), self.context_length)

@@ -1,10 +1,13 @@
 """Is a picture pornographic? Yahoo's open_nsfw: a ResNet-50 of half the width, on 224 x 224 pixels.
 
-The number is the network's own probability that editors at Yahoo would have called the picture "not suitable for work".
-Yahoo reads below 0.2 as very likely safe and above 0.8 as very likely not (github.com/yahoo/open_nsfw), gives no guarantee
-of accuracy, and no error rates of the released model are known here. It was taught photographs: of drawings, violence and
-anything else that may be unsuitable it knows nothing. The package's own tests name scores of 17 photographs: of seven
-ordinary ones the highest is 0.09; of three suggestive ones 0.31, 0.35, 0.83; of seven explicit ones the lowest is 0.74.
+The number is the network's own probability that editors at Yahoo would have called the
+picture "not suitable for work". Yahoo reads below 0.2 as very likely safe and above 0.8
+as very likely not (github.com/yahoo/open_nsfw), gives no guarantee of accuracy, and no
+error rates of the released model are known here. It was taught photographs: of
+drawings, violence and anything else that may be unsuitable it knows nothing. The
+package's own tests name scores of 17 photographs: of seven ordinary ones the highest is
+0.09; of three suggestive ones 0.31, 0.35, 0.83; of seven explicit ones the lowest is
+0.74.
 """
 
 from __future__ import annotations
@@ -24,9 +27,11 @@ _opening = threading.Lock()
 
 
 def unsafe(pixels: np.ndarray) -> float:
-    """The probability that a picture, uint8 [H, W, C] of 1, 3 or 4 channels, is pornographic. Threads may call it.
+    """The probability that a picture, uint8 [H, W, C] of 1, 3 or 4 channels, is
+    pornographic. Threads may call it.
 
-    Alpha is left aside, as in the original. The model pack is fetched at first use (see packs.path for the errors).
+    Alpha is left aside, as in the original. The model pack is fetched at first use (see
+    packs.path for the errors).
     """
     from miaobi.data import packs
 
@@ -43,8 +48,9 @@ def _open(path: Path) -> Network:
 def prepare(pixels: np.ndarray) -> np.ndarray:
     """What the network is shown, float32 [1, 224, 224, 3]: blue, green, red, less their means.
 
-    Yahoo's steps in the package's order: squeezed to 256 x 256, the middle cut out, through JPEG (the network was trained on
-    pictures that had been), channels turned round.
+    Yahoo's steps in the package's order: squeezed to 256 x 256, the middle cut out,
+    through JPEG (the network was trained on pictures that had been), channels turned
+    round.
     """
     from PIL import Image
 

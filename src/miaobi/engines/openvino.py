@@ -1,7 +1,9 @@
-"""OpenVINO GenAI's continuous batching on Intel-compatible CPUs: ahead of the others from a few streams on.
+"""OpenVINO GenAI's continuous batching on Intel-compatible CPUs: ahead of the others
+from a few streams on.
 
-The pipeline runs in a process of its own (openvino_process.py). It reads GGUF files (Llama and Qwen layouts) and OpenVINO folders; token
-ids come back and are turned into text here.
+The pipeline runs in a process of its own (openvino_process.py). It reads GGUF files
+(Llama and Qwen layouts) and OpenVINO folders; token ids come back and are turned into
+text here.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TYPES = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0"}
 """What GenAI's GGUF reader takes; a file that is float32 throughout it refuses."""
 PACKED = {"Q4_1", "Q4_K", "Q6_K", "Q8_0"}
-"""What runs faster, or is read right at all, after a rewrite (see openvino_rows.py). Q4_0 alone and float16 are run as they are."""
+"""What runs faster, or is read right at all, after a rewrite (see openvino_rows.py).
+Q4_0 alone and float16 are run as they are.
+"""
 
 
 def installed() -> str | None:
@@ -105,7 +109,9 @@ def open_engine(
 
 
 def runs_from(path: Path) -> Path:
-    """What OpenVINO opens for this file or folder: itself, or a copy that is made on first use. Raises RuntimeError where it cannot be made."""
+    """What OpenVINO opens for this file or folder: itself, or a copy that is made on
+    first use. Raises RuntimeError where it cannot be made.
+    """
     return (
         converted.as_openvino(path)
         if path.suffix == ".gguf" and gguf.read(path).types & PACKED
@@ -190,7 +196,8 @@ class OpenVinoEngine:
             "frequency_penalty": request.frequency_penalty,
         }
         if request.stop:
-            # The engine ends the answer; the text is cut here, so that no part of a stop string is ever shown.
+            # The engine ends the answer; the text is cut here, so that no part of a
+            # stop string is ever shown.
             config |= {
                 "stop_strings": sorted(set(request.stop)),
                 "include_stop_str_in_output": True,
@@ -293,7 +300,9 @@ class OpenVinoEngine:
 
 
 class _Reader:
-    """Turns the pipeline's outputs into chunks of answers 0 to n-1: one a job, or in beam search all from one job."""
+    """Turns the pipeline's outputs into chunks of answers 0 to n-1: one a job, or in
+    beam search all from one job.
+    """
 
     def __init__(
         self,
@@ -370,7 +379,9 @@ class _Described:
 
     @cached_property
     def _decoder(self) -> tuple[Callable[[list[int]], str], int]:
-        """For vocabularies without a table of bytes: OpenVINO's own decoder, and a token to stand before others."""
+        """For vocabularies without a table of bytes: OpenVINO's own decoder, and a
+        token to stand before others.
+        """
         import openvino_genai
 
         tokenizer = openvino_genai.Tokenizer(str(self.path))
@@ -407,7 +418,9 @@ def _describe(path: Path) -> _Described:
 
 
 def table_of(header: gguf.Header) -> list[bytes] | None:
-    """The bytes of every token of a GGUF vocabulary; None for kinds other than byte-level BPE and SentencePiece."""
+    """The bytes of every token of a GGUF vocabulary; None for kinds other than
+    byte-level BPE and SentencePiece.
+    """
     pieces = header.metadata.get("tokenizer.ggml.tokens", [])
     kinds = header.metadata.get("tokenizer.ggml.token_type", ())
     control = {token for token, kind in enumerate(kinds) if kind == 3}

@@ -1,9 +1,11 @@
 """OpenVINO's pipeline in a process of its own: the door to it, and what runs behind it.
 
-`ContinuousBatchingPipeline.step()` keeps Python's interpreter lock, so whatever shares its process stands still while it computes (a
-server's event loop was measured to wait 85 % of its time). Lines of JSON go both ways. In: {"add": number, "text": ..., "special": ...,
-"config": {...}} and {"cancel": number}; the end of the input ends the process. Out: first what the model says of itself, or an error;
-then, after each step, one list of [number, event, value] for every request that has news.
+`ContinuousBatchingPipeline.step()` keeps Python's interpreter lock, so whatever shares
+its process stands still while it computes (a server's event loop was measured to wait
+85 % of its time). Lines of JSON go both ways. In: {"add": number, "text": ...,
+"special": ..., "config": {...}} and {"cancel": number}; the end of the input ends the
+process. Out: first what the model says of itself, or an error; then, after each step,
+one list of [number, event, value] for every request that has news.
 """
 
 from __future__ import annotations
@@ -26,13 +28,17 @@ from typing import IO, Any
 CLOSE_SECONDS = 10
 """How long a process that was asked to end may take over its last step."""
 PROPERTIES = {"KV_CACHE_PRECISION": "f16"}
-"""Of the device. Keys and values in eight bits, as they are otherwise, are a tenth slower to read behind a prefix of 512 tokens."""
+"""Of the device. Keys and values in eight bits, as they are otherwise, are a tenth
+slower to read behind a prefix of 512 tokens.
+"""
 
 
 @dataclass(eq=False)
 class Job:
-    """One request. `deliver` is called in `loop` with each event and its value: ("prompt", tokens), ("too long", tokens), ("answer",
-    [[token ids, log-probabilities, "NONE" | "STOP" | "LENGTH", score], ...]), ("end", None), ("error", text)."""
+    """One request. `deliver` is called in `loop` with each event and its value:
+    ("prompt", tokens), ("too long", tokens), ("answer", [[token ids, log-probabilities,
+    "NONE" | "STOP" | "LENGTH", score], ...]), ("end", None), ("error", text).
+    """
 
     text: str
     special: bool
@@ -45,7 +51,9 @@ class Job:
 
 
 class PipelineProcess:
-    """The door. Safe to use from any thread; a thread each for writing and reading, so nobody waits for the pipe."""
+    """The door. Safe to use from any thread; a thread each for writing and reading, so
+    nobody waits for the pipe.
+    """
 
     def __init__(
         self,
@@ -55,8 +63,9 @@ class PipelineProcess:
         scheduler: Mapping[str, int],
         threads: int,
     ) -> None:
-        """`path`: the model, a folder or a GGUF file; `words`: where its tokenizer is. Raises RuntimeError with OpenVINO's own words where it
-        cannot load them."""
+        """`path`: the model, a folder or a GGUF file; `words`: where its tokenizer is.
+        Raises RuntimeError with OpenVINO's own words where it cannot load them.
+        """
         opened = {
             "path": str(path),
             "words": str(words),
@@ -247,11 +256,14 @@ class _Pipeline:
             self._news.append((number, "error", str(error)))
 
     def _encode(self, text: str, special: bool) -> Any:
-        """Token ids as a tensor [1, T]. An empty prompt, which the pipeline does not take, is the token that begins a text, or ends one."""
+        """Token ids as a tensor [1, T]. An empty prompt, which the pipeline does not
+        take, is the token that begins a text, or ends one.
+        """
         import numpy
         import openvino
 
-        # Without max_length the tokenizer cuts a long prompt at the context's end and says nothing.
+        # Without max_length the tokenizer cuts a long prompt at the context's end and
+        # says nothing.
         ids = self._tokenizer.encode(
             text, add_special_tokens=special, max_length=2**31 - 1
         ).input_ids

@@ -1,8 +1,11 @@
-"""A GGUF file as an OpenVINO folder whose matrices OpenVINO multiplies faster: `python -m miaobi.engines.openvino_rows FILE FOLDER`.
+"""A GGUF file as an OpenVINO folder whose matrices OpenVINO multiplies faster:
+`python -m miaobi.engines.openvino_rows FILE FOLDER`.
 
-GenAI's own reader keeps GGUF's blocks: 32 weights that share a scale and a zero point. Here a row has one scale and no zero point
-(symmetric, per channel: Krishnamoorthi 2018, arXiv:1806.08342), and matrices that multiply the same activations become one (query, key and
-value; gate and up). Measured on SmolLM2-135M, 8 streams: 1.2 times the tokens a second, perplexity within half a percent.
+GenAI's own reader keeps GGUF's blocks: 32 weights that share a scale and a zero point.
+Here a row has one scale and no zero point (symmetric, per channel: Krishnamoorthi 2018,
+arXiv:1806.08342), and matrices that multiply the same activations become one (query,
+key and value; gate and up). Measured on SmolLM2-135M, 8 streams: 1.2 times the tokens a
+second, perplexity within half a percent.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ ROUNDED = {"Q4_1", "Q4_K"}
 
 
 def convert(source: Path, folder: Path) -> None:
-    """Write `folder` with openvino_model.xml and .bin. Raises RuntimeError with OpenVINO's own words where it cannot read `source`."""
+    """Write `folder` with openvino_model.xml and .bin. Raises RuntimeError with
+    OpenVINO's own words where it cannot read `source`.
+    """
     import openvino
 
     with TemporaryDirectory(dir=folder.parent) as beside:
@@ -54,7 +59,9 @@ def _read(file: Path) -> Any:
 
 
 def rewrite(model: Any) -> None:
-    """Give every matrix that is kept in 8 or more bits one scale a row, and join those that have the same input."""
+    """Give every matrix that is kept in 8 or more bits one scale a row, and join those
+    that have the same input.
+    """
     alike: dict[tuple[str, int], list[Any]] = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() == "MatMul" and node.get_attributes()["transpose_b"]:
@@ -96,7 +103,9 @@ def _join(nodes: list[Any]) -> None:
 
 
 def _rows(weights: np.ndarray[Any, Any]) -> Any:
-    """float32 [N, K] as int8 with a float16 scale max|w| / 127 for each of the N rows: the nodes that make float32 of it again."""
+    """float32 [N, K] as int8 with a float16 scale max|w| / 127 for each of the N rows:
+    the nodes that make float32 of it again.
+    """
     import openvino
     from openvino import opset13 as ops
 
@@ -113,7 +122,9 @@ def _rows(weights: np.ndarray[Any, Any]) -> Any:
 
 
 def values(node: Any) -> np.ndarray[Any, Any] | None:
-    """float32 of constants that were packed in 8 bits or not at all; None for 4 bits, which stay as they are, and for what is computed."""
+    """float32 of constants that were packed in 8 bits or not at all; None for 4 bits,
+    which stay as they are, and for what is computed.
+    """
     kind = node.get_type_name()
     if kind == "Constant":
         return (

@@ -1,4 +1,6 @@
-"""What the packaged picture models share: a network through OpenVINO, and the picture it is given."""
+"""What the packaged picture models share: a network through OpenVINO, and the picture
+it is given.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from miaobi.engines.cores import physical_cores
 
 
 class Network:
-    """A network of one output, on the CPU, in float32 where the processor would rather round. Threads may share it."""
+    """A network of one output, on the CPU, in float32 where the processor would rather
+    round. Threads may share it.
+    """
 
     def __init__(self, source: Any, threads: int | None = None) -> None:
         """`source`: an openvino.Model, or the path of an ONNX file."""
@@ -41,7 +45,8 @@ class Network:
 def image_of(
     request: Request, abilities: Abilities, engine: str
 ) -> tuple[ImageRequest, np.ndarray]:
-    """The request, checked, and the pixels of its image, uint8 [H, W, 3] (see data.picture_files for what becomes of alpha).
+    """The request, checked, and the pixels of its image, uint8 [H, W, 3] (see
+    data.picture_files for what becomes of alpha).
 
     Raises Unsupported for what the engine cannot honour, BadInput when there is no image.
     """

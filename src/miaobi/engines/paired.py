@@ -1,8 +1,10 @@
-"""Two engines for one model: the one that is quickest alone, and the one that is quickest in a crowd.
+"""Two engines for one model: the one that is quickest alone, and the one that is
+quickest in a crowd.
 
-llama.cpp answers a lone request sooner, OpenVINO many at a time (measured.json). The second is opened when two requests first meet, beside
-the answers that run, and takes part once it is ready. As both round differently, one seed may give two texts: a lone request is always
-answered by the first, so it is the same from one time to the next.
+llama.cpp answers a lone request sooner, OpenVINO many at a time (measured.json). The
+second is opened when two requests first meet, beside the answers that run, and takes
+part once it is ready. As both round differently, one seed may give two texts: a lone
+request is always answered by the first, so it is the same from one time to the next.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from miaobi.core.requests import Request
 log = logging.getLogger("miaobi.engines")
 
 GRACE_SECONDS = 0.005
-"""How long a lone request waits for company: were the first of many to begin by itself, the two engines would share the cores until it ends."""
+"""How long a lone request waits for company: were the first of many to begin by itself,
+the two engines would share the cores until it ends.
+"""
 
 
 class Paired:

@@ -1,4 +1,5 @@
-"""What was trained here and paints: bundles of the picture families (vae, vq, gan, pix2pix and those of other packages).
+"""What was trained here and paints: bundles of the picture families (vae, vq, gan,
+pix2pix and those of other packages).
 
 This file is the door, and imports no torch; the work is in pictures_engine.py.
 """

@@ -1,10 +1,13 @@
-"""What the engine for picture families does: from labels and seeds to pictures, by the protocols of nn/pictures.py.
+"""What the engine for picture families does: from labels and seeds to pictures, by the
+protocols of nn/pictures.py.
 
-Picture i of seed s is made of a generator of its own, seeded s + i, so it does not depend on how many are asked for; facts
-record that number and the class. Pixels keep the model's channels: [H, W, 1] for grey, [H, W, 3] for colour.
+Picture i of seed s is made of a generator of its own, seeded s + i, so it does not
+depend on how many are asked for; facts record that number and the class. Pixels keep
+the model's channels: [H, W, 1] for grey, [H, W, 3] for colour.
 
-A model that encodes as well as draws makes pictures like one it is given: z' = sqrt(1 - s²) z + s ε, where z is that picture's
-point, ε a point of the prior and s the strength; z' has the variance of the prior wherever z has.
+A model that encodes as well as draws makes pictures like one it is given: z' = sqrt(1 -
+s²) z + s ε, where z is that picture's point, ε a point of the prior and s the strength;
+z' has the variance of the prior wherever z has.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ STRENGTH = 0.3
 
 @dataclass(frozen=True)
 class Source:
-    """The picture a translator is given, [1, C, H, W], and which part of the canvas it fills (rows, columns)."""
+    """The picture a translator is given, [1, C, H, W], and which part of the canvas it
+    fills (rows, columns).
+    """
 
     pixels: Tensor
     part: tuple[slice, slice]
@@ -105,8 +110,11 @@ class PicturesEngine:
             if wanted not in (None, own):
                 raise Unsupported(
                     say(
-                        f"{name} is {wanted}; {self.weights.name} paints {self.spec.width} x {self.spec.height} pixels and no other size.",
-                        f"{name} 为 {wanted}；{self.weights.name} 只能生成 {self.spec.width} x {self.spec.height} 像素的图片。",
+                        f"{name} is {wanted}; {self.weights.name} paints "
+                        f"{self.spec.width} x {self.spec.height} pixels and no "
+                        "other size.",
+                        f"{name} 为 {wanted}；{self.weights.name} 只能生成 "
+                        f"{self.spec.width} x {self.spec.height} 像素的图片。",
                     ),
                     say(
                         "Leave it out, and enlarge the result with --upscale.",
@@ -131,7 +139,9 @@ class PicturesEngine:
             )
 
     def number(self, label: str) -> int:
-        """The number of a class, from its name or number. Raises BadInput with the nearest names."""
+        """The number of a class, from its name or number. Raises BadInput with the
+        nearest names.
+        """
         if label in self.spec.classes:
             return self.spec.classes.index(label)
         if label.isdecimal() and int(label) < len(self.spec.classes):
@@ -165,7 +175,9 @@ class PicturesEngine:
         return Source(planes, (slice(top, top + down), slice(left, left + across)))
 
     def planes(self, picture: Pillow.Image, channels: int) -> Tensor:
-        """A picture as the model sees it, [1, channels, H, W]: of its size, fitted as its training pictures were."""
+        """A picture as the model sees it, [1, channels, H, W]: of its size, fitted as
+        its training pictures were.
+        """
         pixels = with_channels(
             fitted(picture, self.spec.height, self.spec.width, self.fit), channels
         )
@@ -174,7 +186,9 @@ class PicturesEngine:
     def points(
         self, seeds: Sequence[int], number: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The latent points and the classes of these seeds' pictures; `number` is the class that was asked for."""
+        """The latent points and the classes of these seeds' pictures; `number` is the
+        class that was asked for.
+        """
         net: Any = self.net
         generators = [self._generator(seed) for seed in seeds]
         labels = self._labels(number, generators)

@@ -1,8 +1,10 @@
-"""Any server that speaks OpenAI's completions: vLLM, SGLang, llama.cpp's server, miaobi's own, or a paid service.
+"""Any server that speaks OpenAI's completions: vLLM, SGLang, llama.cpp's server,
+miaobi's own, or a paid service.
 
     miaobi.load("http://127.0.0.1:8000/v1", model="qwen3", api_key_from="MY_KEY")
 
-The key is read from an environment variable and sent nowhere but to that server; no message or log holds it.
+The key is read from an environment variable and sent nowhere but to that server; no
+message or log holds it.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ def open_engine(
     context_length: int = 1_000_000,
     timeout: float = 600.0,
 ) -> RemoteEngine:
-    """`model`: its name there; asked for when the server offers only one. `dialect`: openai, or vllm for vLLM and SGLang.
+    """`model`: its name there; asked for when the server offers only one. `dialect`:
+    openai, or vllm for vLLM and SGLang.
     `api_key_from`: the environment variable that holds the key."""
     if dialect not in ("openai", "vllm"):
         raise BadInput(
@@ -189,7 +192,8 @@ class RemoteEngine:
         left, made, last = set(range(request.n)), 0, list[Chunk]()
         usage: Mapping[str, int] = {}
         try:
-            # A client for each request: leaving the block closes its connection, which is how the server learns of a cancel.
+            # A client for each request: leaving the block closes its connection, which
+            # is how the server learns of a cancel.
             async with (
                 httpx.AsyncClient(
                     headers=self._headers, timeout=self._timeout, trust_env=False
@@ -283,7 +287,9 @@ def _chunk(choice: Mapping[str, Any]) -> Chunk:
 
 
 def _logprobs(found: Any) -> tuple[TokenLogprob, ...]:
-    """Both of OpenAI's shapes: {"content": [...]} of chats, and the parallel lists of completions."""
+    """Both of OpenAI's shapes: {"content": [...]} of chats, and the parallel lists of
+    completions.
+    """
     if not found:
         return ()
     if found.get("content") is not None:

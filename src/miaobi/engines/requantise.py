@@ -1,7 +1,8 @@
 """Store a GGUF file's weights again as q8_0, for engines that read its own number format badly.
 
-OpenVINO GenAI rounds the minimum of a Q4_1 or Q4_K block to a whole 4-bit step: measured on SmolLM2-135M, 2.95 nats a
-token where the same weights as q8_0 give 2.58 (float16: 2.56).
+OpenVINO GenAI rounds the minimum of a Q4_1 or Q4_K block to a whole 4-bit step:
+measured on SmolLM2-135M, 2.95 nats a token where the same weights as q8_0 give 2.58
+(float16: 2.56).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def to_q8(source: Path, target: Path) -> Path:
-    """Write `target`: all that `source` holds, its matrices as q8_0 (float16 where a row does not divide by 32)."""
+    """Write `target`: all that `source` holds, its matrices as q8_0 (float16 where a
+    row does not divide by 32).
+    """
     import gguf
 
     reader = gguf.GGUFReader(source)
@@ -64,7 +67,8 @@ def to_q8(source: Path, target: Path) -> Path:
 
 
 def pack_q8(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """float32 [..., columns] to q8_0's bytes: per 32 values a float16 scale d = max|w| / 127, then round(w / d) as int8.
+    """float32 [..., columns] to q8_0's bytes: per 32 values a float16 scale d = max|w|
+    / 127, then round(w / d) as int8.
 
     Several times faster than `gguf.quantize`. Format: ggml, block_q8_0.
     """

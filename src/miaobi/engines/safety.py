@@ -1,8 +1,10 @@
-"""Unsafe pictures do not leave: each one painted is judged by the packaged open_nsfw (engines/nsfw.py) and, from a threshold
-of probability on, replaced by a plain grey picture that ends with "content_filter".
+"""Unsafe pictures do not leave: each one painted is judged by the packaged open_nsfw
+(engines/nsfw.py) and, from a threshold of probability on, replaced by a plain grey
+picture that ends with "content_filter".
 
-The probability stands in the facts of every picture that was judged. What the model knows and does not know is in
-nsfw.py; it judges nakedness in photographs and nothing else, and it errs.
+The probability stands in the facts of every picture that was judged. What the model
+knows and does not know is in nsfw.py; it judges nakedness in photographs and nothing
+else, and it errs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 THRESHOLD = 0.6
-"""Below every explicit photograph in the packaged model's own tests (the lowest scores 0.74), and above every ordinary one (0.09)."""
+"""Below every explicit photograph in the packaged model's own tests (the lowest scores
+0.74), and above every ordinary one (0.09).
+"""
 GREY = 128
 
 
@@ -48,9 +52,11 @@ class Checker:
 
 
 def open_checker(threshold: float) -> Checker:
-    """The packaged model, fetched and tried, so that what is missing is said before any picture is painted.
+    """The packaged model, fetched and tried, so that what is missing is said before any
+    picture is painted.
 
-    Raises BadInput for a threshold outside (0, 1], and what `packs.path` raises, with the option that does without.
+    Raises BadInput for a threshold outside (0, 1], and what `packs.path` raises, with
+    the option that does without.
     """
     if not 0 < threshold <= 1:
         raise BadInput(

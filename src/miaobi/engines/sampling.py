@@ -1,7 +1,9 @@
-"""From logits to the next token: each control is a closure `(ids, logits) -> logits`, applied in the request's order.
+"""From logits to the next token: each control is a closure `(ids, logits) -> logits`,
+applied in the request's order.
 
-Shapes: ids int64 [R, T], the prompt and what was generated so far, one row an answer; logits float32 [R, V].
-Equal to Transformers' processors of the same names (tests/engines/test_sampling.py).
+Shapes: ids int64 [R, T], the prompt and what was generated so far, one row an answer;
+    logits float32 [R, V]. Equal to Transformers' processors of the same names
+    (tests/engines/test_sampling.py).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ BANNED = float("-inf")
 
 
 def repetition_penalty(penalty: float) -> Control:
-    """l > 0: l / penalty, l < 0: l · penalty, for every token in ids (Keskar et al. 2019, arXiv:1909.05858)."""
+    """l > 0: l / penalty, l < 0: l · penalty, for every token in ids (Keskar et al.
+    2019, arXiv:1909.05858).
+    """
 
     def control(ids: Tensor, logits: Tensor) -> Tensor:
         seen = logits.gather(1, ids)
@@ -30,7 +34,9 @@ def repetition_penalty(penalty: float) -> Control:
 
 
 def count_penalty(presence: float, frequency: float, prompt_length: int) -> Control:
-    """l - presence · [c > 0] - frequency · c, c the times a token was generated (OpenAI's definition)."""
+    """l - presence · [c > 0] - frequency · c, c the times a token was generated
+    (OpenAI's definition).
+    """
 
     def control(ids: Tensor, logits: Tensor) -> Tensor:
         made = ids[:, prompt_length:]
@@ -43,7 +49,9 @@ def count_penalty(presence: float, frequency: float, prompt_length: int) -> Cont
 
 
 def no_repeat_ngram(size: int) -> Control:
-    """Bans every token that would end an n-gram which is already there (Paulus et al. 2017, arXiv:1705.04304)."""
+    """Bans every token that would end an n-gram which is already there (Paulus et al.
+    2017, arXiv:1705.04304).
+    """
 
     def control(ids: Tensor, logits: Tensor) -> Tensor:
         if ids.shape[1] < size:
@@ -104,7 +112,9 @@ def top_k(k: int) -> Control:
 
 
 def typical_p(mass: float) -> Control:
-    """Keeps the tokens whose surprise is nearest the entropy, until they hold `mass` (Meister et al., arXiv:2202.00666)."""
+    """Keeps the tokens whose surprise is nearest the entropy, until they hold `mass`
+    (Meister et al., arXiv:2202.00666).
+    """
 
     def control(ids: Tensor, logits: Tensor) -> Tensor:
         log_p = logits.log_softmax(1)
@@ -121,7 +131,9 @@ def typical_p(mass: float) -> Control:
 
 
 def top_p(mass: float) -> Control:
-    """Keeps the likeliest tokens that together hold `mass` (Holtzman et al. 2020, arXiv:1904.09751)."""
+    """Keeps the likeliest tokens that together hold `mass` (Holtzman et al. 2020,
+    arXiv:1904.09751).
+    """
 
     def control(ids: Tensor, logits: Tensor) -> Tensor:
         ordered, order = logits.sort(dim=1)
@@ -133,7 +145,9 @@ def top_p(mass: float) -> Control:
 
 
 def min_p(fraction: float) -> Control:
-    """Drops tokens below `fraction` of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082)."""
+    """Drops tokens below `fraction` of the likeliest one's probability (Nguyen et al.
+    2024, arXiv:2407.01082).
+    """
 
     def control(ids: Tensor, logits: Tensor) -> Tensor:
         p = logits.softmax(1)
@@ -145,7 +159,9 @@ def min_p(fraction: float) -> Control:
 def controls_of(
     request: TextRequest, prompt_length: int, ends: Collection[int]
 ) -> list[Control]:
-    """The closures of what the request sets, in its order. Temperature and the cuts only where it samples."""
+    """The closures of what the request sets, in its order. Temperature and the cuts
+    only where it samples.
+    """
     chosen: list[Control] = []
     if request.repetition_penalty != 1:
         chosen.append(repetition_penalty(request.repetition_penalty))
@@ -182,7 +198,9 @@ def apply(controls: Sequence[Control], ids: Tensor, logits: Tensor) -> Tensor:
 
 
 def draw(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One token a row, int64 [R], each row by its own generator: argmax p / e, e ~ Exp(1) (the exponential race)."""
+    """One token a row, int64 [R], each row by its own generator: argmax p / e, e ~
+    Exp(1) (the exponential race).
+    """
     race = torch.stack(
         [
             torch.empty(logits.shape[1]).exponential_(generator=generator)

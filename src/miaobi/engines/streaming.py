@@ -1,4 +1,5 @@
-"""From tokens to text that may be shown at once: whole characters only, and never a part of a stop string.
+"""From tokens to text that may be shown at once: whole characters only, and never a
+part of a stop string.
 
 Shared by the engines that hand out token ids (native, openvino). Knows nothing of models.
 """
@@ -27,7 +28,9 @@ class Detokenizer(Protocol):
 
 
 class ByteDetokenizer:
-    """For vocabularies whose tokens are byte strings; `table[token]` is its bytes, b"" for control tokens."""
+    """For vocabularies whose tokens are byte strings; `table[token]` is its bytes, b""
+    for control tokens.
+    """
 
     def __init__(self, table: Sequence[bytes]) -> None:
         self.table = table
@@ -44,7 +47,9 @@ class ByteDetokenizer:
 
 
 class WindowDetokenizer:
-    """For any `decode(ids) -> str`: decodes the tokens since the last whole character behind a known first token."""
+    """For any `decode(ids) -> str`: decodes the tokens since the last whole character
+    behind a known first token.
+    """
 
     def __init__(self, decode: Callable[[list[int]], str], anchor: int) -> None:
         self.decode, self.anchor = decode, anchor
@@ -58,7 +63,8 @@ class WindowDetokenizer:
         whole = len(text.rstrip(REPLACEMENT))
         self._stalled = 0 if whole > self._whole else self._stalled + 1
         self._whole = whole
-        # A character spans at most four tokens; what still looks broken after as many is broken.
+        # A character spans at most four tokens; what still looks broken after as many
+        # is broken.
         if text.endswith(REPLACEMENT) and self._stalled < 4:
             return ""
         return self._taken()
@@ -78,7 +84,9 @@ class WindowDetokenizer:
 
 @cache
 def byte_of_character() -> dict[str, int]:
-    """The printable stand-ins of byte-level BPE (Radford et al. 2019, GPT-2's `bytes_to_unicode`)."""
+    """The printable stand-ins of byte-level BPE (Radford et al. 2019, GPT-2's
+    `bytes_to_unicode`).
+    """
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {
@@ -87,7 +95,9 @@ def byte_of_character() -> dict[str, int]:
 
 
 def byte_level_table(pieces: Iterable[str], control: set[int]) -> list[bytes]:
-    """Bytes of each byte-level BPE piece. Added tokens that are not in the byte alphabet stand as they are."""
+    """Bytes of each byte-level BPE piece. Added tokens that are not in the byte
+    alphabet stand as they are.
+    """
     alphabet = byte_of_character()
     return [
         b""
@@ -103,7 +113,9 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def sentencepiece_table(pieces: Iterable[str], control: set[int]) -> list[bytes]:
-    """Bytes of each SentencePiece piece: ▁ is a space, <0xE6> a byte (Kudo and Richardson 2018, arXiv:1808.06226)."""
+    """Bytes of each SentencePiece piece: ▁ is a space, <0xE6> a byte (Kudo and
+    Richardson 2018, arXiv:1808.06226).
+    """
 
     def to_bytes(piece: str) -> bytes:
         match = _BYTE.fullmatch(piece)
@@ -121,7 +133,9 @@ class StopText:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """The part of the text so far that is safe to show; sets `stopped` when a stop string has come."""
+        """The part of the text so far that is safe to show; sets `stopped` when a stop
+        string has come.
+        """
         if self.stopped or not self.stops:
             return "" if self.stopped else text
         self._held += text

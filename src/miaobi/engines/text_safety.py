@@ -1,10 +1,12 @@
-"""Is a text harassment, hate, sexual, violent, about self-harm or a crime? By rules, and by a small classifier where one is trained.
+"""Is a text harassment, hate, sexual, violent, about self-harm or a crime? By rules,
+and by a small classifier where one is trained.
 
     verdict = moderate("...")                                        # rules alone
     verdict = moderate("...", await scores_of(classifier, "..."))    # and `miaobi finetune recipes/tune/text_safety.yaml`
 
-Categories are OpenAI's. The score of a category is the higher of the two; what is flagged, and how often both err, is in
-docs/guides/moderation.md. The classifier knows six of the thirteen: the parts ("hate/threatening") are told by rules alone.
+Categories are OpenAI's. The score of a category is the higher of the two; what is
+flagged, and how often both err, is in docs/guides/moderation.md. The classifier knows
+six of the thirteen: the parts ("hate/threatening") are told by rules alone.
 """
 
 from __future__ import annotations
@@ -46,8 +48,10 @@ THRESHOLDS = {
     "sexual": 0.73,
     "violence": 0.54,
 }
-"""From which probability of the classifier a category is flagged: what at most one in a hundred of the texts without it reach, among
-validation texts, Chinese reviews and short dialogues alike (bench/moderation.py)."""
+"""From which probability of the classifier a category is flagged: what at most one in a
+hundred of the texts without it reach, among validation texts, Chinese reviews and short
+dialogues alike (bench/moderation.py).
+"""
 WINDOW, OVERLAP = 600, 100
 """Characters that the classifier, which reads the beginning of a text, is shown at a time."""
 
@@ -81,10 +85,13 @@ def moderate(text: str, learnt: Mapping[str, float] | None = None) -> Verdict:
 
 
 async def scores_of(classifier: Model, text: str) -> dict[str, float]:
-    """The highest probability of each category in any window of the text. Raises Unsupported for a model that tells none of them."""
+    """The highest probability of each category in any window of the text. Raises
+    Unsupported for a model that tells none of them.
+    """
     highest = dict.fromkeys(LEARNT, 0.0)
     for window in windows(text.encode("utf-8", "replace").decode()):
-        # Named, since a prompt that looks like a record is taken for one: a text could choose which part of it is read.
+        # Named, since a prompt that looks like a record is taken for one: a text could
+        # choose which part of it is read.
         asked = classifier.request(json.dumps({"text": window}, ensure_ascii=False))
         said = "".join(
             [chunk.text async for chunk in classifier.engine.generate(asked)]

@@ -1,7 +1,9 @@
-"""What was tuned here and is asked in its task's own form: classifiers, taggers, translators, questions about texts and pictures.
+"""What was tuned here and is asked in its task's own form: classifiers, taggers,
+translators, questions about texts and pictures.
 
-The prompt is the text, or a JSON object for a task that is asked with several ({"question": ..., "context": ...}); `image` is the
-picture. The answer is the label, the text that was written, or JSON. This file is the door, and imports no torch.
+The prompt is the text, or a JSON object for a task that is asked with several
+({"question": ..., "context": ...}); `image` is the picture. The answer is the label,
+the text that was written, or JSON. This file is the door, and imports no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the tuned engine does: a request becomes the columns of one question, and the learner answers it."""
+"""What the tuned engine does: a request becomes the columns of one question, and the
+learner answers it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class TunedEngine:
         send(Chunk(text=text, tokens=self._tokens(text), finish="stop"))
 
     def _tokens(self, text: str) -> int:
-        """What is counted for those who ask: tokens of the texts themselves, without the marks that a task puts between them."""
+        """What is counted for those who ask: tokens of the texts themselves, without
+        the marks that a task puts between them.
+        """
         return (
             len(self._words.encode(text, special=False))
             if self._words is not None
@@ -83,7 +87,9 @@ class TunedEngine:
         )
 
     def columns(self, request: TextRequest) -> Mapping[str, Any]:
-        """The question in the task's own terms. Raises BadInput, naming what the task is asked with."""
+        """The question in the task's own terms. Raises BadInput, naming what the task
+        is asked with.
+        """
         if request.image is not None:
             return {
                 **_picture(request.image),
@@ -115,7 +121,9 @@ class TunedEngine:
 
     @cached_property
     def _names(self) -> list[str]:
-        """The columns of a question, as the task's example shows them; it is written for the task's usual head, whatever this one is."""
+        """The columns of a question, as the task's example shows them; it is written
+        for the task's usual head, whatever this one is.
+        """
         task = self.tuned.task
         return list(
             task.question(task.columns(json.loads(task.EXAMPLE), task.Config()))

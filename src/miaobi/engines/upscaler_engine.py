@@ -1,8 +1,10 @@
 """Super-resolution by the packaged esrgan-slim.
 
-A residual dense network (Zhang et al. 2018, arXiv:1802.08797) of 0.2 million parameters that its author trained on
-DIV2K (named after ESRGAN, Wang et al. 2018, arXiv:1809.00219): levels in [0, 255] in, levels out. It runs over
-tiles that share a margin as wide as the network sees, so that the result is that of the whole picture at once.
+A residual dense network (Zhang et al. 2018, arXiv:1802.08797) of 0.2 million parameters
+that its author trained on DIV2K (named after ESRGAN, Wang et al. 2018,
+arXiv:1809.00219): levels in [0, 255] in, levels out. It runs over tiles that share a
+margin as wide as the network sees, so that the result is that of the whole picture at
+once.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from miaobi.engines import layers_model
 from miaobi.engines.packaged import Network, image_of
 
 MARGIN = 10
-"""How far a pixel's value depends on its neighbours: the radii of the network's convolutions, added up."""
+"""How far a pixel's value depends on its neighbours: the radii of the network's
+convolutions, added up.
+"""
 TILE = 192
 """Side of a tile, in pixels of the picture that is given."""
 LIMIT = 64_000_000
@@ -52,8 +56,11 @@ class Upscaler:
         if height * width > LIMIT:
             raise BadInput(
                 say(
-                    f"{scale} times {pixels.shape[1]}×{pixels.shape[0]} is {width}×{height}: more than {LIMIT // 10**6} million pixels.",
-                    f"{pixels.shape[1]}×{pixels.shape[0]} 放大 {scale} 倍为 {width}×{height}，超过 {LIMIT // 10**6} 百万像素。",
+                    f"{scale} times {pixels.shape[1]}×{pixels.shape[0]} is "
+                    f"{width}×{height}: more than {LIMIT // 10**6} million "
+                    "pixels.",
+                    f"{pixels.shape[1]}×{pixels.shape[0]} 放大 {scale} 倍为 "
+                    f"{width}×{height}，超过 {LIMIT // 10**6} 百万像素。",
                 ),
                 say(
                     "Enlarge it less, or cut it into parts.",

@@ -1,4 +1,6 @@
-"""From a name to weights: the store, the starter packs, a path, a URL, a hub id. Imports no torch."""
+"""From a name to weights: the store, the starter packs, a path, a URL, a hub id.
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,15 @@ PIPELINE = "model_index.json"
 READ = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """Endings of the files that are fetched from a hub."""
 TWICE = ["*.fp16*", "*.bf16*", "*non_ema*"]
-"""Pipelines are often published several times over: as one file, in halves, before averaging. These are left there."""
+"""Pipelines are often published several times over: as one file, in halves, before
+averaging. These are left there.
+"""
 
 
 def find(name: str) -> Weights:
-    """The weights that `name` means. Raises NotFound with the nearest names, or what is wrong with the files."""
+    """The weights that `name` means. Raises NotFound with the nearest names, or what is
+    wrong with the files.
+    """
     if name.startswith(("http://", "https://")):
         return Weights("url", name.rstrip("/"), name.rstrip("/"))
     path = Path(name).expanduser()
@@ -74,7 +80,9 @@ def find(name: str) -> Weights:
 
 
 def of_path(path: Path, name: str = "") -> Weights:
-    """What a file or folder holds, told by its content. Raises BadInput or Damaged when it is no model."""
+    """What a file or folder holds, told by its content. Raises BadInput or Damaged when
+    it is no model.
+    """
     name = name or path.stem
     if path.is_file():
         if path.stat().st_size == 0:
@@ -117,7 +125,9 @@ def of_path(path: Path, name: str = "") -> Weights:
 
 
 def start_of(weights: Weights) -> str:
-    """The token, as text, that stood before every document a model was trained on here; empty for other models."""
+    """The token, as text, that stood before every document a model was trained on here;
+    empty for other models.
+    """
     path = weights.path / "tokenizer_config.json"
     if weights.format != "bundle" or weights.family == "tuned" or not path.exists():
         return ""
@@ -208,7 +218,9 @@ def _of_pack(name: str) -> Weights:
 
 
 def part(name: str | os.PathLike[str], option: str) -> Path:
-    """A file or folder that an engine's option names: a path, or a hub id, of which the safetensors are fetched. Raises NotFound."""
+    """A file or folder that an engine's option names: a path, or a hub id, of which the
+    safetensors are fetched. Raises NotFound.
+    """
     path = Path(name).expanduser()
     if path.exists():
         return path

@@ -1,4 +1,6 @@
-"""A model's tokens as text: encoding a prompt, spelling a token, and the table of bytes that streaming reads."""
+"""A model's tokens as text: encoding a prompt, spelling a token, and the table of bytes
+that streaming reads.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class Words:
 
 
 def byte_table(described: dict[str, Any], tokenizer: Any) -> list[bytes] | None:
-    """From a tokenizer.json: byte-level and SentencePiece-like decoders, None for any other (WordPiece, ...)."""
+    """From a tokenizer.json: byte-level and SentencePiece-like decoders, None for any
+    other (WordPiece, ...).
+    """
     decoder = described.get("decoder") or {}
     kinds = {
         step["type"]

@@ -1,7 +1,9 @@
-"""One thread for an engine that paints: requests come one after the other, chunks leave as they are made.
+"""One thread for an engine that paints: requests come one after the other, chunks leave
+as they are made.
 
-Knows nothing of models. The work is a plain function that sends chunks; sending is also where it learns that nobody waits
-for it any more, so work of many steps sends its progress after each.
+Knows nothing of models. The work is a plain function that sends chunks; sending is also
+where it learns that nobody waits for it any more, so work of many steps sends its
+progress after each.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ class Worker:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"miaobi-{name}")
 
     async def stream(self, work: Callable[[Send], None]) -> AsyncGenerator[Chunk, None]:
-        """What `work(send)` sends, until it returns. Leaving the iterator ends the work at its next `send`."""
+        """What `work(send)` sends, until it returns. Leaving the iterator ends the work
+        at its next `send`.
+        """
         loop, inbox, left = (
             asyncio.get_running_loop(),
             asyncio.Queue[Chunk | BaseException | None](),

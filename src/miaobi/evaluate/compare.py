@@ -1,8 +1,10 @@
-"""Two models on the same examples: each figure with its interval, the difference with its own, and how likely chance alone is.
+"""Two models on the same examples: each figure with its interval, the difference with
+its own, and how likely chance alone is.
 
-A figure is f(Σ_i c_i), the c_i counted for each example (tune/learner.py). Intervals: the bootstrap over examples, the same
-examples drawn for both models (Efron & Tibshirani 1993, ch. 13). Significance: approximate randomisation, in which the two models'
-counts of an example are swapped by the toss of a coin (Noreen 1989; Riezler & Maxwell 2005).
+A figure is f(Σ_i c_i), the c_i counted for each example (tune/learner.py). Intervals:
+the bootstrap over examples, the same examples drawn for both models (Efron & Tibshirani
+1993, ch. 13). Significance: approximate randomisation, in which the two models' counts
+of an example are swapped by the toss of a coin (Noreen 1989; Riezler & Maxwell 2005).
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Difference:
     p: float
     """Probability of a difference as large if the models were alike, two-sided."""
     better: bool | None
-    """Whether the second is better: None when the interval holds 0, or chance alone does as much one time in twenty."""
+    """Whether the second is better: None when the interval holds 0, or chance alone
+    does as much one time in twenty.
+    """
     n: int
 
     def __str__(self) -> str:
@@ -39,7 +43,10 @@ class Difference:
             False: say("worse", "更差"),
             None: say("no difference shown", "差异不显著"),
         }[self.better]
-        return f"{self.label}: {self.value:+.4g} ({self.low:+.4g} – {self.high:+.4g}, p = {self.p:.3g}, n = {self.n}): {verdict}"
+        return (
+            f"{self.label}: {self.value:+.4g} ({self.low:+.4g} – {self.high:+.4g}, "
+            f"p = {self.p:.3g}, n = {self.n}): {verdict}"
+        )
 
 
 def counts_of(figure: Figure, judged: Sequence[Judgement]) -> np.ndarray:

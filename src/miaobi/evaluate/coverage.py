@@ -1,6 +1,8 @@
-"""Are the samples like the pictures (precision, density), and do they reach all of them (recall, coverage)?
+"""Are the samples like the pictures (precision, density), and do they reach all of them
+(recall, coverage)?
 
-B(x) is the ball around x that ends at its k-th nearest neighbour among its own kind, real X, fake Y:
+B(x) is the ball around x that ends at its k-th nearest neighbour among its own kind,
+real X, fake Y:
 
     precision = share of Y inside some B(x)        recall   = share of X inside some B(y)      (Kynkäänniemi et al. 2019, arXiv:1904.06991)
     density   = mean over Y of |{x: y ∈ B(x)}| / k coverage = share of X whose B(x) holds a y  (Naeem et al. 2020, arXiv:2002.09797)
@@ -24,7 +26,9 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 
 def measure(subject: PictureSubject) -> list[Score]:
-    """As many real pictures as samples are compared: all four depend on how many there are of each."""
+    """As many real pictures as samples are compared: all four depend on how many there
+    are of each.
+    """
     count = min(len(subject.sample_features), len(subject.reference_features))
     real, fake = subject.reference_features[:count], subject.sample_features[:count]
     gaps = distances(real, real), distances(fake, fake), distances(real, fake)
@@ -41,9 +45,11 @@ def measure(subject: PictureSubject) -> list[Score]:
         size = min(count, len(subject.yardstick_features))
         beside = prdc(real[:size], subject.yardstick_features[:size])
     detail = say(
-        f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} features, {count:,} samples and as many of {subject.reference}; "
+        f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} "
+        f"features, {count:,} samples and as many of {subject.reference}; "
         "the spread of random halves",
-        f"{subject.extractor.name} 特征中的 {NEIGHBOURS} 个近邻，{count:,} 个样本与等量的{subject.reference}；区间取自随机半样本",
+        f"{subject.extractor.name} 特征中的 {NEIGHBOURS} 个近邻，{count:,} "
+        f"个样本与等量的{subject.reference}；区间取自随机半样本",
     )
     labels = {
         "precision": say("Precision", "精确率"),
@@ -84,20 +90,26 @@ def measure(subject: PictureSubject) -> list[Score]:
 
 
 def within(low: float, high: float, share: float, count: int) -> tuple[float, float]:
-    """Inside 0 and 1, and as wide at least as Wilson's interval, which has a width at 0 and 1 too."""
+    """Inside 0 and 1, and as wide at least as Wilson's interval, which has a width at 0
+    and 1 too.
+    """
     _, least, most = share_interval(share, count)
     return max(0.0, min(low, least)), min(1.0, max(high, most))
 
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:
-    """precision, recall, density and coverage of features real [N, D] and fake [M, D]; k below N and M."""
+    """precision, recall, density and coverage of features real [N, D] and fake [M, D];
+    k below N and M.
+    """
     return shares(
         distances(real, real), distances(fake, fake), distances(real, fake), k
     )
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> Tensor:
-    """Euclidean, [N, M] of [N, D] and [M, D]. ‖a‖² + ‖b‖² - 2 a·b cancels, so it is worked out in double precision."""
+    """Euclidean, [N, M] of [N, D] and [M, D]. ‖a‖² + ‖b‖² - 2 a·b cancels, so it is
+    worked out in double precision.
+    """
     x, y = (torch.tensor(np.asarray(item), dtype=torch.float64) for item in (a, b))
     squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
     return squares.clamp_(min=0).sqrt_()

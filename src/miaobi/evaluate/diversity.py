@@ -3,8 +3,9 @@
     distinct-n = different n-grams / all n-grams, over all samples together   (Li et al. 2016, arXiv:1510.03055)
     repetition = 1 - different 4-grams / all 4-grams, inside one sample       (Welleck et al. 2020, arXiv:1908.04319)
 
-An n-gram is of words where spaces part them, of characters in Chinese and Japanese. distinct-n falls as text grows, so
-held-out text of the same size stands beside it: the nearer, the better.
+An n-gram is of words where spaces part them, of characters in Chinese and Japanese.
+distinct-n falls as text grows, so held-out text of the same size stands beside it: the
+nearer, the better.
 """
 
 from __future__ import annotations

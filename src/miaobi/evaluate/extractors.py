@@ -1,4 +1,5 @@
-"""What turns pictures into the points that distances are measured between. Every figure names the one it was measured with.
+"""What turns pictures into the points that distances are measured between. Every figure
+names the one it was measured with.
 
 efficientnet-lite0     the starter pack, our default; "EffNet-Lite0@112" looks at small pictures at 112 pixels
 PATH.onnx              the user's own, run by OpenVINO: input float32 [N, 3, H, W], RGB in [0, 1], output [N, D]
@@ -36,7 +37,9 @@ class Extractor:
     """Tells its weights from any other's of that name."""
 
     def kept(self, pixels: np.ndarray, told: Told) -> np.ndarray:
-        """Features of pictures that will be asked about again; kept on disk by what the pictures and the extractor are."""
+        """Features of pictures that will be asked about again; kept on disk by what the
+        pictures and the extractor are.
+        """
         digest = hashlib.sha256(f"{self.name} {self.identity} {pixels.shape}".encode())
         digest.update(np.ascontiguousarray(pixels))
         target = home() / "evaluate" / f"{digest.hexdigest()[:32]}.npy"
@@ -48,7 +51,9 @@ class Extractor:
 
 
 def open_extractor(choice: str, height: int, width: int) -> Extractor:
-    """The extractor of that name or file, for pictures of this size. Raises NotFound, BadInput or MissingPart."""
+    """The extractor of that name or file, for pictures of this size. Raises NotFound,
+    BadInput or MissingPart.
+    """
     if choice == DEFAULT:
         from miaobi.nn import efficientnet
 
@@ -111,7 +116,9 @@ def _opened(path: Path) -> tuple[Any, tuple[int, int]]:
     ):
         raise BadInput(
             say(
-                f"{path} takes {[str(item.partial_shape) for item in model.inputs]}, not one batch of pictures [N, 3, H, W].",
+                f"{path} takes "
+                f"{[str(item.partial_shape) for item in model.inputs]}, not "
+                "one batch of pictures [N, 3, H, W].",
                 f"{path} 的输入是 {[str(item.partial_shape) for item in model.inputs]}，而不是一批图片 [N, 3, H, W]。",
             ),
             say(
@@ -123,7 +130,8 @@ def _opened(path: Path) -> tuple[Any, tuple[int, int]]:
         SIDE if item.is_dynamic else item.get_length() for item in (shape[2], shape[3])
     )
     model.reshape([-1, 3, high, wide])
-    # Half precision, which OpenVINO would choose on some processors, moves distances between near neighbours.
+    # Half precision, which OpenVINO would choose on some processors, moves distances
+    # between near neighbours.
     return openvino.Core().compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     ), (high, wide)

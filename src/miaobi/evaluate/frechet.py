@@ -2,8 +2,9 @@
 
     d² = ‖μ_a - μ_b‖² + tr Σ_a + tr Σ_b - 2 tr (Σ_b^½ Σ_a Σ_b^½)^½      (Fréchet 1957; Heusel et al. 2017, arXiv:1706.08500)
 
-With any features but Inception's this is not "FID", and it is never called so here. Few samples make d² too large, by about
-c / N (Chong & Forsyth 2020, arXiv:1911.07023): from all samples and from halves of them follows where it would end,
+With any features but Inception's this is not "FID", and it is never called so here. Few
+samples make d² too large, by about c / N (Chong & Forsyth 2020, arXiv:1911.07023): from
+all samples and from halves of them follows where it would end,
 
     d²_∞ ≈ 2 d²_N - mean d²_{N/2}
 
@@ -33,7 +34,8 @@ def measure(subject: PictureSubject) -> list[Score]:
     value, limit, of_halves = extrapolated(reference, found, subject.seed)
     low, high = half_interval(value, of_halves, len(found))
     detail = say(
-        f"{subject.extractor.name} features, comparable among themselves only, against {subject.reference}; the spread of random halves",
+        f"{subject.extractor.name} features, comparable among themselves only, "
+        f"against {subject.reference}; the spread of random halves",
         f"{subject.extractor.name} 特征（只能与同一特征的结果比较），对照{subject.reference}；区间取自随机半样本",
     )
     plain, endless = "", ""
@@ -129,7 +131,9 @@ class Gaussian:
 
 
 def _centred(features: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(mean [D], what is left divided by √(N - 1) [N, D]), in double precision: Σ is the second times itself."""
+    """(mean [D], what is left divided by √(N - 1) [N, D]), in double precision: Σ is
+    the second times itself.
+    """
     values = torch.tensor(np.asarray(features), dtype=torch.float64)
     mean = values.mean(0)
     return mean, (values - mean) / max(len(values) - 1, 1) ** 0.5

@@ -1,4 +1,6 @@
-"""What judging gives: scores, what could not be measured and why, and what is shown of it on the page."""
+"""What judging gives: scores, what could not be measured and why, and what is shown of
+it on the page.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judged model, what the page shows of it, and the held-out data for the next model to be judged by."""
+    """A judged model, what the page shows of it, and the held-out data for the next
+    model to be judged by.
+    """
 
     judged: Judged
     sections: tuple[tuple[str, tuple[Block, ...]], ...]

@@ -1,9 +1,11 @@
-"""How far apart two crowds of pictures lie, without supposing Gaussians, and without bias for few pictures.
+"""How far apart two crowds of pictures lie, without supposing Gaussians, and without
+bias for few pictures.
 
     MMD² = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) - 2 mean_{i,j} k(x_i, y_j),   k(x, y) = (x·y / D + 1)³
 
-(Bińkowski et al. 2018, arXiv:1801.01401, who call it KID on Inception's features.) Its expectation is zero where both come
-from one distribution, so it may well be a little below zero.
+(Bińkowski et al. 2018, arXiv:1801.01401, who call it KID on Inception's features.) Its
+expectation is zero where both come from one distribution, so it may well be a little
+below zero.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def measure(subject: PictureSubject) -> list[Score]:
             "lower",
             beside
             + say(
-                f"cubic kernel on {subject.extractor.name} features, against {subject.reference}; blocks of both resampled",
+                f"cubic kernel on {subject.extractor.name} features, against "
+                f"{subject.reference}; blocks of both resampled",
                 f"{subject.extractor.name} 特征上的三次核，对照{subject.reference}；对两边按块重采样",
             ),
             say("Kernel distance", "核距离"),
@@ -54,7 +57,9 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Blocks:
-    """Sums of k over blocks of pictures, at most 200 a side: from them the estimate under any weighting of the blocks."""
+    """Sums of k over blocks of pictures, at most 200 a side: from them the estimate
+    under any weighting of the blocks.
+    """
 
     def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
         first, second = (
@@ -81,7 +86,8 @@ class Blocks:
         )
 
     def weighted(self, first: Tensor, second: Tensor) -> Tensor:
-        """first [R, blocks of a], second [R, blocks of b]: how often each block was drawn -> MMD² [R].
+        """first [R, blocks of a], second [R, blocks of b]: how often each block was
+        drawn -> MMD² [R].
 
         A picture is never paired with itself, however often it was drawn.
         """
@@ -99,7 +105,9 @@ class Blocks:
         )
 
     def interval(self, seed: int) -> tuple[float, float]:
-        """The block bootstrap's 2.5 and 97.5 percentiles: blocks of both sides are drawn anew 1,000 times."""
+        """The block bootstrap's 2.5 and 97.5 percentiles: blocks of both sides are
+        drawn anew 1,000 times.
+        """
         draw = np.random.Generator(np.random.PCG64(seed))
         weights = [
             torch.from_numpy(
@@ -114,7 +122,9 @@ class Blocks:
 
 
 def _sums(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, same: bool) -> Tensor:
-    """k summed over each pair of blocks [blocks of a, blocks of b], without pairs of a picture with itself when `same`."""
+    """k summed over each pair of blocks [blocks of a, blocks of b], without pairs of a
+    picture with itself when `same`.
+    """
     found = torch.empty(len(rows), len(columns), dtype=torch.float64)
     ends = columns.long().cumsum(0)
     at = 0

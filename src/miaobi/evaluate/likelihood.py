@@ -3,9 +3,10 @@
     perplexity = exp(-1/T Σ_t ln p(x_t | x_<t))        per token: compares only within one tokenizer
     bits per byte = -1/B Σ_t log2 p(x_t | x_<t)        per UTF-8 byte: compares across tokenizers
 
-Every token is scored exactly once. A document that fits the context is scored whole, after the token that begins
-documents where the model has one. A longer one passes in windows that overlap by half: the first half of a window is
-read only as context (Hugging Face, "Perplexity of fixed-length models", stride = half the context).
+Every token is scored exactly once. A document that fits the context is scored whole,
+after the token that begins documents where the model has one. A longer one passes in
+windows that overlap by half: the first half of a window is read only as context
+(Hugging Face, "Perplexity of fixed-length models", stride = half the context).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def measure(subject: Subject) -> list[Score]:
     detail = say(
         f"tokenizer {subject.tokenizer}, {sum(tokens):,} tokens, each scored once, context {subject.context_length}; "
         "documents (passages of long ones) resampled",
-        f"分词器 {subject.tokenizer}，{sum(tokens):,} 个词元各计一次，上下文 {subject.context_length}；按文档（长文按段）重采样",
+        f"分词器 {subject.tokenizer}，{sum(tokens):,} 个词元各计一次，上下文 "
+        f"{subject.context_length}；按文档（长文按段）重采样",
     )
     return [
         Score(
@@ -64,7 +66,9 @@ def measure(subject: Subject) -> list[Score]:
 
 
 def losses(subject: Subject) -> tuple[list[float], list[int], list[int]]:
-    """For each passage: the sum of -ln p over its scored tokens, how many they are, and the bytes they spell."""
+    """For each passage: the sum of -ln p over its scored tokens, how many they are, and
+    the bytes they spell.
+    """
     nats, tokens, sizes = list[float](), list[int](), list[int]()
     for place, text in enumerate(subject.held_out):
         total, count, size = 0.0, 0, 0
@@ -81,7 +85,8 @@ def losses(subject: Subject) -> tuple[list[float], list[int], list[int]]:
 
 
 def windows(subject: Subject, text: str) -> Iterator[tuple[str, int, int]]:
-    """(text to score, how many of its last tokens count, the bytes they spell), so that each token counts once.
+    """(text to score, how many of its last tokens count, the bytes they spell), so that
+    each token counts once.
 
     The very first token counts only where `subject.start` gives it something to follow.
     """
@@ -112,7 +117,8 @@ def _same_tokens(
     done: int,
     end: int,
 ) -> tuple[int, int]:
-    """Move a window's ends inwards until its text alone gives the same tokens as it does within the document.
+    """Move a window's ends inwards until its text alone gives the same tokens as it
+    does within the document.
 
     `done` tokens were scored before: the window still begins before them and ends after them.
     """

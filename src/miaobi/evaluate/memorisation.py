@@ -1,8 +1,9 @@
 """How much of what the model writes stands word for word in its training text.
 
-For each sample, the longest run of characters that also occurs in the training text, exactly. Natural text repeats
-itself too, so held-out passages of the same length are measured the same way: a model that learned rather than copied
-stays near them. The threshold for "copied" is the length that only one held-out passage in twenty exceeds.
+For each sample, the longest run of characters that also occurs in the training text,
+exactly. Natural text repeats itself too, so held-out passages of the same length are
+measured the same way: a model that learned rather than copied stays near them. The
+threshold for "copied" is the length that only one held-out passage in twenty exceeds.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def measure(subject: Subject) -> list[Score]:
             "",
             "lower",
             say(
-                f"samples with a copy above {limit:.0f} characters, which 5 % of held-out passages exceed; samples resampled",
+                f"samples with a copy above {limit:.0f} characters, which 5 % "
+                "of held-out passages exceed; samples resampled",
                 f"复制超过 {limit:.0f} 字符的样本占比（留出文本中仅 5% 超过）；按样本重采样",
             ),
             say("Samples that copy", "存在复制的样本"),
@@ -90,7 +92,9 @@ def measure(subject: Subject) -> list[Score]:
 
 
 def longest_copies(texts: Sequence[str], training: Path) -> list[str]:
-    """For each text, its longest substring that occurs in the file `training`; the first of equals."""
+    """For each text, its longest substring that occurs in the file `training`; the
+    first of equals.
+    """
     raw = [text.encode() for text in texts]
     with _mapped(training) as corpus:
         found = _occurring(
@@ -114,7 +118,9 @@ def _longest(text: str, corpus: mmap.mmap | bytes, found: set[bytes]) -> str:
 
 
 def _occurs(piece: bytes, corpus: mmap.mmap | bytes, found: set[bytes]) -> bool:
-    """Whether `piece` stands in the corpus. Most that do not hold a window that is nowhere, which spares the search."""
+    """Whether `piece` stands in the corpus. Most that do not hold a window that is
+    nowhere, which spares the search.
+    """
     if any(piece[at : at + KEY] not in found for at in range(len(piece) - KEY + 1)):
         return False
     return corpus.find(piece) >= 0

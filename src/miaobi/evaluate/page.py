@@ -1,4 +1,5 @@
-"""The one maker of HTML pages: self-contained, from disk, light and dark, in either language, printable.
+"""The one maker of HTML pages: self-contained, from disk, light and dark, in either
+language, printable.
 
     page = Page("poet@1", lead="57,607 poems")
     page.add("Scores", scores({"poet@1": found}), prose("n counts documents."))
@@ -49,7 +50,8 @@ class Page:
         """Say, in the line at the foot, that a model made what is shown on this page."""
         self.footer.append(
             say(
-                f"AI-generated: the texts and pictures shown as samples on this page were made by the model {model}, not by a person.",
+                "AI-generated: the texts and pictures shown as samples on "
+                f"this page were made by the model {model}, not by a person.",
                 f"AI 生成：本页展示的文本与图片样本由模型 {model} 生成，并非人工创作。",
             )
         )
@@ -114,7 +116,9 @@ def quotes(items: Iterable[Quote]) -> Block:
 
 
 def images(items: Iterable[tuple[np.ndarray, str]], model: str = "") -> Block:
-    """Pictures inside the page itself: (uint8 [H, W, 1 or 3], what it shows). model: who made them, written into each PNG as well."""
+    """Pictures inside the page itself: (uint8 [H, W, 1 or 3], what it shows). model:
+    who made them, written into each PNG as well.
+    """
     return _made(
         "pictures",
         [
@@ -261,7 +265,9 @@ class Line(NamedTuple):
 
 
 def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Block:
-    """The losses of a run's log (`train.tracking.read_log`) against steps, with the minutes along the top."""
+    """The losses of a run's log (`train.tracking.read_log`) against steps, with the
+    minutes along the top.
+    """
     clock = [
         (float(row["step"]), row["seconds"] / 60) for row in rows if "seconds" in row
     ]
@@ -302,7 +308,9 @@ def line_chart(
     clock_label: str = "",
     caption: str = "",
 ) -> Block:
-    """Curves as inline SVG. clock: (x, other quantity) pairs, drawn as a second scale along the top."""
+    """Curves as inline SVG. clock: (x, other quantity) pairs, drawn as a second scale
+    along the top.
+    """
     if not any(line.points for line in lines):
         return prose(say("Nothing was recorded.", "没有记录。"))
     xs = [x for line in lines for x, _ in line.points]

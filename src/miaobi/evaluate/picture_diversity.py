@@ -1,6 +1,7 @@
 """How unlike each other the samples are: the mean distance between two of them, in features.
 
-A model that paints one picture over and over has 0. Held-out pictures, as many, show how varied the data itself is.
+A model that paints one picture over and over has 0. Held-out pictures, as many, show
+how varied the data itself is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def measure(subject: PictureSubject) -> list[Score]:
 
 
 def pairwise(features: np.ndarray) -> tuple[float, float, float]:
-    """(mean distance over pairs, low, high) of features [N, D], by leaving out one picture at a time (see score.jackknife)."""
+    """(mean distance over pairs, low, high) of features [N, D], by leaving out one
+    picture at a time (see score.jackknife).
+    """
     count = len(features)
     sums = distances(features, features).sum(1).numpy()
     value = float(sums.sum() / (count * (count - 1)))

@@ -2,8 +2,9 @@
 
     -log p(x) ≤ -log 1/K Σ_k p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)       (Burda et al. 2016, arXiv:1509.00519)
 
-With K = 200 the bound is near the truth; with K = 1 it is the ELBO that training maximised. The gap between the two is what the
-encoder's approximation costs. Figures compare only within one likelihood and one preparation of the data.
+With K = 200 the bound is near the truth; with K = 1 it is the ELBO that training
+maximised. The gap between the two is what the encoder's approximation costs. Figures
+compare only within one likelihood and one preparation of the data.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def measure(subject: PictureSubject) -> list[Score]:
 
 
 def bounded(subject: PictureSubject, draws: int, stream: int) -> np.ndarray:
-    """Bounds on log p, float64 [N], of held-out pictures; fewer than there are when they take longer than the subject's patience."""
+    """Bounds on log p, float64 [N], of held-out pictures; fewer than there are when
+    they take longer than the subject's patience.
+    """
     assert isinstance(subject.net, HasBound)
     pictures, began, found = (
         subject.chosen_held_out,

@@ -1,8 +1,10 @@
 """Whether the samples are new, or pictures of the training set again.
 
-For each sample the nearest training picture, in features and in pixels. Held-out pictures have nearest training pictures too:
-the share of samples that lie nearer than 5 % (1 %) of held-out pictures do should be about 5 % (1 %). Held-out pictures never
-take part in training, so whatever makes the share larger is memory (Meehan et al. 2020, arXiv:2004.05675, compare likewise).
+For each sample the nearest training picture, in features and in pixels. Held-out
+pictures have nearest training pictures too: the share of samples that lie nearer than 5
+% (1 %) of held-out pictures do should be about 5 % (1 %). Held-out pictures never take
+part in training, so whatever makes the share larger is memory (Meehan et al. 2020,
+arXiv:2004.05675, compare likewise).
 """
 
 from __future__ import annotations
@@ -77,14 +79,18 @@ def in_features(subject: PictureSubject) -> Neighbours:
 
 
 def in_pixels(subject: PictureSubject, pixels: np.ndarray) -> Neighbours:
-    """Of pictures uint8 [N, H, W, C] among all training pictures; the distance is the root mean square of 0 to 255."""
+    """Of pictures uint8 [N, H, W, C] among all training pictures; the distance is the
+    root mean square of 0 to 255.
+    """
     assert subject.training is not None
     found = nearest(flat(pixels), flat(subject.training.pixels))
     return Neighbours(found.rows, found.distances / np.sqrt(flat(pixels[:1]).shape[1]))
 
 
 def flat(pixels: np.ndarray) -> np.ndarray:
-    """[N, H, W, C] -> [N, values]: uint8 as they are, or float32 means over areas where they are larger than 64 a side."""
+    """[N, H, W, C] -> [N, values]: uint8 as they are, or float32 means over areas where
+    they are larger than 64 a side.
+    """
     longest = max(pixels.shape[1:3])
     if longest <= SIDE:
         return pixels.reshape(len(pixels), -1)
@@ -101,7 +107,9 @@ def flat(pixels: np.ndarray) -> np.ndarray:
 
 
 def nearest(points: np.ndarray, among: np.ndarray, count: int = NEAREST) -> Neighbours:
-    """The `count` nearest of among [M, D] to each of points [N, D], exactly: found in single precision, then measured again."""
+    """The `count` nearest of among [M, D] to each of points [N, D], exactly: found in
+    single precision, then measured again.
+    """
     count = min(count, len(among))
     x = torch.tensor(points).float()
     best, rows = (
@@ -177,7 +185,9 @@ def _scores(
             "",
             "lower",
             say(
-                f"share that lies nearer than all but 5 % of held-out pictures do: 0.05 where samples are new; for 1 %: {fewer:.3f}; both resampled",
+                "share that lies nearer than all but 5 % of held-out pictures "
+                f"do: 0.05 where samples are new; for 1 %: {fewer:.3f}; both "
+                "resampled",
                 f"比 95% 的留出图片离训练图片更近的样本占比：全新样本应为 0.05；以 1% 为界：{fewer:.3f}；两者均重采样",
             ),
             say(
@@ -191,7 +201,9 @@ def _scores(
 def closer(
     found: np.ndarray, natural: np.ndarray, percent: float, seed: int
 ) -> tuple[float, float, float]:
-    """(share of `found` below the `percent` percentile of `natural`, low, high): both resampled, and at least as wide as Wilson's."""
+    """(share of `found` below the `percent` percentile of `natural`, low, high): both
+    resampled, and at least as wide as Wilson's.
+    """
     limits = np.percentile(
         natural[
             np.random.Generator(np.random.PCG64([seed, 2])).integers(

@@ -1,4 +1,6 @@
-"""The sheets of an evaluation: what figures cannot say, to be looked at. Each is (pixels uint8 [H, W, 3], what it shows)."""
+"""The sheets of an evaluation: what figures cannot say, to be looked at. Each is
+(pixels uint8 [H, W, 3], what it shows).
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def samples(subject: PictureSubject) -> Shown:
 
 
 def neighbours(subject: PictureSubject) -> list[Shown]:
-    """The samples that lie nearest to a training picture, and as many drawn at random, each with its three nearest."""
+    """The samples that lie nearest to a training picture, and as many drawn at random,
+    each with its three nearest.
+    """
     found = picture_memorisation.in_features(subject)
     nearest = np.argsort(found.distances[:, 0], kind="stable")[:CLOSE]
     chance = np.sort(
@@ -84,7 +88,9 @@ def _beside(
 
 
 def rebuilt(subject: PictureSubject) -> Shown:
-    """Held-out pictures above what the model makes of them; for models that translate, the source above both."""
+    """Held-out pictures above what the model makes of them; for models that translate,
+    the source above both.
+    """
     originals, made = subject.rebuilt
     originals, made = originals[slice(0, COLUMNS)], made[:COLUMNS]
     rows = {say("true", "原图"): originals.pixels, say("made", "生成"): made}

@@ -1,6 +1,8 @@
-"""What is judged of a model that paints, made when first asked. The counterpart of `subject.Subject`, which is for texts.
+"""What is judged of a model that paints, made when first asked. The counterpart of
+`subject.Subject`, which is for texts.
 
-A picture metric has MODALITY "image", NEEDS (names below) and `measure(subject: PictureSubject) -> list[Score]`.
+A picture metric has MODALITY "image", NEEDS (names below) and
+`measure(subject: PictureSubject) -> list[Score]`.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class Crowd:
 
 
 Paint = Callable[[int, Crowd | None, int], np.ndarray]
-"""paint(count, after, seed) -> uint8 [count, H, W, C]; `after` tells the classes to paint, or the pictures to paint from."""
+"""paint(count, after, seed) -> uint8 [count, H, W, C]; `after` tells the classes to
+paint, or the pictures to paint from.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +91,16 @@ class PictureSubject:
     training: Crowd | None = None
     held_out: Crowd | None = None
     compared: Crowd | None = None
-    """What samples are compared with, if not the training pictures: another model's, when the two are set side by side."""
+    """What samples are compared with, if not the training pictures: another model's,
+    when the two are set side by side.
+    """
     modality: str = "image"
     count: int = 1000
     """How many samples to paint."""
     patience: float = 180.0
-    """Seconds after which samples, bounds and reconstructions are enough, if they are at least 64."""
+    """Seconds after which samples, bounds and reconstructions are enough, if they are
+    at least 64.
+    """
     limit: int = 10_000
     """At most so many training and so many held-out pictures are looked at by the extractor."""
     seed: int = 0
@@ -109,7 +117,9 @@ class PictureSubject:
 
     @cached_property
     def samples(self) -> Crowd:
-        """New pictures: of classes as often as the data has them, or made of held-out ones by models that translate or restore."""
+        """New pictures: of classes as often as the data has them, or made of held-out
+        ones by models that translate or restore.
+        """
         after, count = self._after, self.count
         if self.follows and after is not None:
             count = min(count, len(after))
@@ -181,7 +191,9 @@ class PictureSubject:
 
     @cached_property
     def reference_features(self) -> np.ndarray:
-        """What samples are compared with: training pictures, or held-out ones where the training pictures are not at hand."""
+        """What samples are compared with: training pictures, or held-out ones where the
+        training pictures are not at hand.
+        """
         if self.compared is not None:
             return self.extractor.kept(
                 self.compared.drawn(self.limit, self.seed).pixels, self.progress
@@ -190,7 +202,9 @@ class PictureSubject:
 
     @property
     def yardstick_features(self) -> np.ndarray | None:
-        """Held-out pictures, to be compared with the reference as the samples are: what a perfect model would reach."""
+        """Held-out pictures, to be compared with the reference as the samples are: what
+        a perfect model would reach.
+        """
         known = self.compared or self.training
         return (
             self.held_out_features
@@ -210,7 +224,9 @@ class PictureSubject:
 
     @cached_property
     def rebuilt(self) -> tuple[Crowd, np.ndarray]:
-        """(held-out pictures, what the model makes of them, uint8 [N, H, W, C]): encoded and decoded, or translated from the source."""
+        """(held-out pictures, what the model makes of them, uint8 [N, H, W, C]):
+        encoded and decoded, or translated from the source.
+        """
         originals, net = self.chosen_held_out, self.net
         began, made = time.monotonic(), list[np.ndarray]()
         with torch.inference_mode():

@@ -1,4 +1,5 @@
-"""How much of a held-out picture survives being encoded and decoded; for models that translate, how near they come to the true one.
+"""How much of a held-out picture survives being encoded and decoded; for models that
+translate, how near they come to the true one.
 
 MSE = mean (x - x̂)², values in [0, 1]       PSNR = -10 log10 MSE, dB
 SSIM = (2 μ_x μ_y + c_1)(2 σ_xy + c_2) / ((μ_x² + μ_y² + c_1)(σ_x² + σ_y² + c_2)), mean over 11 × 11 Gaussian windows, σ = 1.5,
@@ -34,7 +35,8 @@ def measure(subject: PictureSubject) -> list[Score]:
     detail = say(
         f"held-out pictures, {what}; resampled", f"留出图片，{what}；按图片重采样"
     )
-    # The largest PSNR of 8-bit pictures that are not equal but in one value; equal ones would have an endless one.
+    # The largest PSNR of 8-bit pictures that are not equal but in one value; equal ones
+    # would have an endless one.
     psnr = -10 * np.log10(np.maximum(errors, 1 / 255**2 / originals.pixels[0].size))
     rows = [
         (
@@ -73,7 +75,9 @@ def squared_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean SSIM of each pair, uint8 [N, H, W, C] -> float64 [N]. Windows lie wholly inside; smaller pictures have smaller ones."""
+    """Mean SSIM of each pair, uint8 [N, H, W, C] -> float64 [N]. Windows lie wholly
+    inside; smaller pictures have smaller ones.
+    """
     return np.concatenate(
         [
             _ssim(

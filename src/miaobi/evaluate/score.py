@@ -1,4 +1,6 @@
-"""A score never stands alone: it carries its interval, how many things were measured, and in what unit."""
+"""A score never stands alone: it carries its interval, how many things were measured,
+and in what unit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """`low` to `high` is a 95 % interval; `n` counts what was resampled for it (documents, samples)."""
+    """`low` to `high` is a 95 % interval; `n` counts what was resampled for it
+    (documents, samples).
+    """
 
     name: str
     value: float
@@ -32,7 +36,8 @@ class Score:
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int
 ) -> tuple[float, float]:
-    """Percentile bootstrap (Efron & Tibshirani 1993, ch. 13): the 2.5 and 97.5 percentiles over 1,000 resamplings.
+    """Percentile bootstrap (Efron & Tibshirani 1993, ch. 13): the 2.5 and 97.5
+    percentiles over 1,000 resamplings.
 
     statistic: index sets, int64 [resamples, n], to one value each, [resamples].
     """
@@ -55,7 +60,9 @@ def mean_interval(values: Sequence[float], seed: int) -> tuple[float, float, flo
 def ratio_interval(
     totals: Sequence[float], counts: Sequence[float], seed: int
 ) -> tuple[float, float, float]:
-    """(Σ totals / Σ counts, low, high), resampling the pairs: for sums over documents of unequal length."""
+    """(Σ totals / Σ counts, low, high), resampling the pairs: for sums over documents
+    of unequal length.
+    """
     top, bottom = np.asarray(totals, dtype=float), np.asarray(counts, dtype=float)
     low, high = bootstrap(
         lambda rows: top[rows].sum(1) / bottom[rows].sum(1), len(top), seed
@@ -65,7 +72,9 @@ def ratio_interval(
 
 
 def share_interval(share: float, n: int) -> tuple[float, float, float]:
-    """(share, low, high) of n things, after Wilson (1927): none in a thousand is no proof of none at all."""
+    """(share, low, high) of n things, after Wilson (1927): none in a thousand is no
+    proof of none at all.
+    """
     z = 1.96
     middle, reach = (
         share + z * z / (2 * n),
@@ -81,9 +90,11 @@ def share_interval(share: float, n: int) -> tuple[float, float, float]:
 def jackknife(
     statistic: Callable[[list[int]], float], n: int
 ) -> tuple[float, float, float]:
-    """(value, low, high) by leaving out one at a time (Efron & Tibshirani 1993, ch. 11), normal approximation.
+    """(value, low, high) by leaving out one at a time (Efron & Tibshirani 1993, ch.
+    11), normal approximation.
 
-    For statistics that drawing the same sample twice would bias, such as the share of different words.
+    For statistics that drawing the same sample twice would bias, such as the share of
+    different words.
     statistic: the numbers of the samples to use -> value.
     """
     everything = list(range(n))
@@ -108,7 +119,8 @@ def halves(
 ) -> np.ndarray:
     """The statistics [count, values] of random halves: the delete-half jackknife (Shao & Wu 1989).
 
-    Their spread, about their own mean, is that of the statistic of all `n`. For what drawing a picture twice would bias.
+    Their spread, about their own mean, is that of the statistic of all `n`. For what
+    drawing a picture twice would bias.
     statistic: row numbers, int64 [n // 2] -> values.
     """
     draw = np.random.Generator(np.random.PCG64(seed))

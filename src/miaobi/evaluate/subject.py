@@ -1,8 +1,9 @@
 """What is judged, and everything a metric may ask of it, made when first asked.
 
-A metric is a module in the metrics registry with MODALITY, NEEDS (names of its subject's parts, below) and
-`measure(subject) -> list[Score]`. It is left out, and the report says why, when the subject cannot give what it needs.
-This subject is for texts, `pictures.PictureSubject` for pictures.
+A metric is a module in the metrics registry with MODALITY, NEEDS (names of its
+subject's parts, below) and `measure(subject) -> list[Score]`. It is left out, and the
+report says why, when the subject cannot give what it needs. This subject is for texts,
+`pictures.PictureSubject` for pictures.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ LIKELIHOOD, HELD_OUT, TRAINING, SAMPLES = (
     "samples",
 )
 REFERENCE, BOUND, REBUILDING = "reference", "bound", "rebuilding"
-"""For pictures (see pictures.py): training or held-out ones to compare with; a bound on likelihood; encoding or translating."""
+"""For pictures (see pictures.py): training or held-out ones to compare with; a bound on
+likelihood; encoding or translating.
+"""
 PASSAGE = 600
 """Characters of a passage, where a text is too long or too few documents were given."""
 FEW = 8
@@ -81,7 +84,9 @@ class Subject:
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """Continuations of the beginnings of held-out documents; of nothing where there are none."""
+        """Continuations of the beginnings of held-out documents; of nothing where there
+        are none.
+        """
         draw = random.Random(self.seed)
         known = [opening(text) for text in self.held_out if text.strip()]
         prompts = draw.sample(known, min(self.count, len(known))) if known else [""]
@@ -122,7 +127,8 @@ class Subject:
 def chosen(documents: Iterable[str], limit: int, seed: int) -> list[str]:
     """At most `limit` documents, drawn from the first twenty times as many.
 
-    Where there are fewer than eight they are cut into passages first, so that an interval can be given.
+    Where there are fewer than eight they are cut into passages first, so that an
+    interval can be given.
     """
     from itertools import islice
 
@@ -143,7 +149,9 @@ def cut(text: str, length: int) -> list[str]:
 
 
 def opening(text: str, longest: int = 24) -> str:
-    """The beginning of a text that a model is asked to continue: at most half of it, not ending inside a word."""
+    """The beginning of a text that a model is asked to continue: at most half of it,
+    not ending inside a word.
+    """
     text = text.lstrip()
     share = min(longest, max(len(text) // 2, 1))
     piece = text[:share]
@@ -153,6 +161,8 @@ def opening(text: str, longest: int = 24) -> str:
 
 
 def spaced(text: str) -> bool:
-    """Whether words stand apart by spaces, judged by the first thousand characters; Chinese and Japanese are not."""
+    """Whether words stand apart by spaces, judged by the first thousand characters;
+    Chinese and Japanese are not.
+    """
     head = text[:1000]
     return sum(character > "\u2e7f" for character in head) < 0.2 * len(head)

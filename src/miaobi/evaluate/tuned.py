@@ -1,4 +1,6 @@
-"""Judging a tuned model: how each of its test examples goes, what it forgot, and what it learned by heart."""
+"""Judging a tuned model: how each of its test examples goes, what it forgot, and what
+it learned by heart.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def judge(
 
 
 def first(data: Examples, split: str, limit: int) -> list[Features]:
-    """The first `limit` examples of a split, encoded (they lie in no order of meaning); all for 0."""
+    """The first `limit` examples of a split, encoded (they lie in no order of meaning);
+    all for 0.
+    """
     count = data.count(split)
     return [data.features(split, place) for place in range(min(count, limit or count))]
 
@@ -71,7 +75,8 @@ def watched(figure: Figure, judged: Sequence[Judgement]) -> float:
 
 
 def general(learner: Learner, tokenizer: Any) -> list[Judgement]:
-    """How likely a general text is (general.txt: old prose in English and Chinese), window by window; for causal language models.
+    """How likely a general text is (general.txt: old prose in English and Chinese),
+    window by window; for causal language models.
 
     What rises here was forgotten while tuning.
     """

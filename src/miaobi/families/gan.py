@@ -1,16 +1,20 @@
-"""A generative adversarial network: a generator that turns noise into pictures until a critic cannot tell them from real ones.
+"""A generative adversarial network: a generator that turns noise into pictures until a
+critic cannot tell them from real ones.
 
     x = G(z, y),  z ~ N(0, I);   the two losses are in nn/adversarial.py
 
-Plain generator: z → linear → residual blocks, each doubling the sides.
-Style-based generator (Karras et al. 2019, 2020: arXiv:1812.04948, arXiv:1912.04958): w = f(z, y) steers every convolution,
+Plain generator: z → linear → residual blocks, each doubling the sides. Style-based
+    generator (Karras et al. 2019, 2020: arXiv:1812.04948, arXiv:1912.04958): w = f(z,
+    y) steers every convolution,
 
     W'_oik = s_i W_oik,   W''_oik = W'_oik / √(Σ_ik W'_oik² + ε),   s = A w
 
-written as scaling what goes in and what comes out, so that one ordinary convolution serves the whole batch. Noise is added
-at each size, the picture is the sum of what every size adds, in training a second w may take over from some layer on (mixing), and
-w ← w̄ + ψ (w - w̄) trades variety for quality (truncation).
-Critic: residual blocks that halve the sides, and the variety of the batch; classes by projection, D(x, y) = v·h(x) + e_y·h(x) (Miyato & Koyama 2018, arXiv:1802.05637).
+written as scaling what goes in and what comes out, so that one ordinary convolution
+serves the whole batch. Noise is added at each size, the picture is the sum of what
+every size adds, in training a second w may take over from some layer on (mixing), and w
+← w̄ + ψ (w - w̄) trades variety for quality (truncation).
+Critic: residual blocks that halve the sides, and the variety of the batch; classes by
+    projection, D(x, y) = v·h(x) + e_y·h(x) (Miyato & Koyama 2018, arXiv:1802.05637).
 """
 
 from __future__ import annotations
@@ -46,13 +50,17 @@ NAME, MODALITY, DATA = "gan", "image", "pictures"
 AVERAGED = 4096
 """Draws over which the mean style is taken."""
 CLASS_SCALE = 0.2
-"""A class starts as a whisper beside z; as loud as z, it would be all that the generator learns to hear."""
+"""A class starts as a whisper beside z; as loud as z, it would be all that the
+generator learns to hear.
+"""
 
 
 @dataclass(frozen=True)
 class Config:
     generator: Literal["plain", "style"] = "plain"
-    """style: a mapping network steers every layer; more even quality, mixing and truncation, slower."""
+    """style: a mapping network steers every layer; more even quality, mixing and
+    truncation, slower.
+    """
     conditional: bool = False
     """Tell generator and critic the class."""
     latent_size: int = 64
@@ -60,7 +68,9 @@ class Config:
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four times quicker."""
+    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    times quicker.
+    """
     style_size: int = 128
     """Length of w, for the style-based generator."""
     mixing: float = 0.5
@@ -72,9 +82,13 @@ class Config:
     penalty_every: int = 4
     """Steps between penalties, which are that much stronger."""
     spread: float = 1.0
-    """How strongly pictures of one class are kept as far apart as real ones are; 0 leaves that to the critic."""
+    """How strongly pictures of one class are kept as far apart as real ones are; 0
+    leaves that to the critic.
+    """
     augment: list[str] = field(default_factory=list)
-    """Disturbances before the critic: colour, translation, cutout. Essential below about 10,000 pictures."""
+    """Disturbances before the critic: colour, translation, cutout. Essential below
+    about 10,000 pictures.
+    """
 
 
 class Plain(nn.Module):
@@ -101,7 +115,9 @@ class Plain(nn.Module):
 
 
 class Modulated(nn.Module):
-    """x [B, C_in, H, W], w [B, S] -> [B, C_out, H, W]: a convolution whose kernels w scales and, unless told not to, normalises."""
+    """x [B, C_in, H, W], w [B, S] -> [B, C_out, H, W]: a convolution whose kernels w
+    scales and, unless told not to, normalises.
+    """
 
     def __init__(
         self,
@@ -147,7 +163,9 @@ class StyleLayer(nn.Module):
 
 
 class Style(nn.Module):
-    """z [B, D] -> pictures [B, C, H, W], through w [B, S]. Noise is added in training only, so that a seed says all."""
+    """z [B, D] -> pictures [B, C, H, W], through w [B, S]. Noise is added in training
+    only, so that a seed says all.
+    """
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
@@ -185,7 +203,8 @@ class Style(nn.Module):
         if not self.training or not self.mixing:
             return self.painted([w] * len(self.layers))
         other = self.styled(torch.randn_like(z), given)
-        # Each picture changes over at a level of its own; those that do not mix change after the last.
+        # Each picture changes over at a level of its own; those that do not mix change
+        # after the last.
         change = torch.randint(1, len(self.layers) + 1, (len(z), 1), device=z.device)
         change = torch.where(
             torch.rand(len(z), 1, device=z.device) < self.mixing,
@@ -274,8 +293,10 @@ class Critic(nn.Module):
 
 
 def variety(features: Tensor, label: Tensor | None) -> Tensor:
-    """How far each picture lies from the others of its class in the batch, as one more channel: pictures that are all alike
-    give themselves away (minibatch features: Salimans et al. 2016, arXiv:1606.03498). [B, C, H, W] -> [B, 1, H, W]."""
+    """How far each picture lies from the others of its class in the batch, as one more
+    channel: pictures that are all alike give themselves away (minibatch features:
+    Salimans et al. 2016, arXiv:1606.03498). [B, C, H, W] -> [B, 1, H, W].
+    """
     flat = features.flatten(1)
     squared = flat.square().sum(1)
     apart_BB = (squared[:, None] + squared - 2 * flat @ flat.T).clamp(
@@ -345,8 +366,10 @@ class Generator(nn.Module):
 
 
 class Duel(Objective):
-    """Critic, penalty, generator: three phases. Validation: sliced Wasserstein distance to held-out pictures, for early
-    stopping and to see collapse; `evaluate` judges on real features."""
+    """Critic, penalty, generator: three phases. Validation: sliced Wasserstein distance
+    to held-out pictures, for early stopping and to see collapse; `evaluate` judges on
+    real features.
+    """
 
     unit = "pictures"
 
@@ -391,11 +414,13 @@ class Duel(Objective):
 
 
 def lack_of_spread(real: Tensor, made: Tensor, label: Tensor | None) -> Tensor:
-    """The share by which made pictures of a class lie closer together than real ones; 0 when they do not. Scalar.
+    """The share by which made pictures of a class lie closer together than real ones; 0
+    when they do not. Scalar.
 
-    Distances are of neighbours in a batch sorted by class, on squares of four pixels: shapes, not noise. A one-sided relative of
-    mode seeking (Mao et al. 2019, arXiv:1903.05628): a critic that sees few steps tells one picture of each class from none, not
-    from many.
+    Distances are of neighbours in a batch sorted by class, on squares of four pixels:
+    shapes, not noise. A one-sided relative of mode seeking (Mao et al. 2019,
+    arXiv:1903.05628): a critic that sees few steps tells one picture of each class from
+    none, not from many.
     """
     order = (
         torch.arange(len(real), device=real.device)
@@ -432,7 +457,9 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def sample(objective: Duel, dataset: Any, config: Any) -> Tensor:
-    """uint8 [rows, columns, H, W, C]: a row of real pictures, then made ones; with classes, a column for each."""
+    """uint8 [rows, columns, H, W, C]: a row of real pictures, then made ones; with
+    classes, a column for each.
+    """
     net, spec = objective.generator, dataset.spec
     columns = min(len(spec.classes), 10) if net.config.conditional else 8
     rows = max(config.pictures // columns, 1)

@@ -1,12 +1,16 @@
-"""A decoder-only Transformer in the layout of LlamaForCausalLM, so that llama.cpp, OpenVINO, vLLM and PEFT load what is trained here.
+"""A decoder-only Transformer in the layout of LlamaForCausalLM, so that llama.cpp,
+OpenVINO, vLLM and PEFT load what is trained here.
 
     x ← x + W_o · attention(rms(x)),   x ← x + W_down (silu(W_gate h) ⊙ W_up h),  h = rms(x)
     attention = softmax(q kᵀ / √d + causal mask) v,  q and k turned by rotary positions
 
-Rotary: Su et al. 2021 (arXiv:2104.09864). RMSNorm: Zhang & Sennrich 2019 (arXiv:1910.07467). SwiGLU: Shazeer 2020
-(arXiv:2002.05202). Grouped queries: Ainslie et al. 2023 (arXiv:2305.13245). Layout: Touvron et al. 2023 (arXiv:2302.13971).
-What a block adds starts at zero (W_o = W_down = 0), as does the output layer: the untrained model predicts every token alike.
-The heads of the first layer are born looking 1, 2, 3 ... places back (`look_back`), which training would otherwise have to find first.
+Rotary: Su et al. 2021 (arXiv:2104.09864). RMSNorm: Zhang & Sennrich 2019
+    (arXiv:1910.07467). SwiGLU: Shazeer 2020 (arXiv:2002.05202). Grouped queries:
+    Ainslie et al. 2023 (arXiv:2305.13245). Layout: Touvron et al. 2023
+    (arXiv:2302.13971). What a block adds starts at zero (W_o = W_down = 0), as does the
+    output layer: the untrained model predicts every token alike. The heads of the first
+    layer are born looking 1, 2, 3 ... places back (`look_back`), which training would
+    otherwise have to find first.
 """
 
 from __future__ import annotations
@@ -42,7 +46,9 @@ class Config:
     num_kv_heads: int = 0
     """Heads of keys and values, shared by groups of queries; 0 for as many as num_heads."""
     intermediate_size: int = 0
-    """Width inside the feed-forward layer; 0 for 8/3 of hidden_size, rounded up to a multiple of 32."""
+    """Width inside the feed-forward layer; 0 for 8/3 of hidden_size, rounded up to a
+    multiple of 32.
+    """
     dropout: float = 0.0
     """On what each block adds. Worth 0.1 to 0.3 when the data is seen many times."""
     tie_embeddings: bool = False
@@ -118,7 +124,9 @@ class Attention(nn.Module):
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: pairs (x_i, x_{i+D/2}) turned by their place's angle; the first half of `sin` comes negated."""
+    """Rotary positions: pairs (x_i, x_{i+D/2}) turned by their place's angle; the first
+    half of `sin` comes negated.
+    """
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
@@ -175,7 +183,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Matrices with standard deviation 1/√inputs, so that every layer keeps its input's scale; zero where a block ends."""
+        """Matrices with standard deviation 1/√inputs, so that every layer keeps its
+        input's scale; zero where a block ends.
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 zero = name.endswith(("o_proj", "down_proj", "lm_head"))
@@ -203,7 +213,9 @@ def frequencies(config: Config) -> Tensor:
 
 
 def rotary(config: Config, length: int) -> tuple[Tensor, Tensor]:
-    """cos, sin [length, head width] of every place's angles; the first half of sin is negated for `turned`."""
+    """cos, sin [length, head width] of every place's angles; the first half of sin is
+    negated for `turned`.
+    """
     angle = torch.outer(torch.arange(length).float(), frequencies(config))
     return torch.cat([angle, angle], -1).cos(), torch.cat([-angle, angle], -1).sin()
 

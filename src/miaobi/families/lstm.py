@@ -3,8 +3,9 @@
     i, f, g, o = W x_t + U h_{t-1} + b;   c_t = σ(f) c_{t-1} + σ(i) tanh(g);   h_t = σ(o) tanh(c_t)
     logits_t = E (P h_t),  E the embedding: input and output share it
 
-LSTM: Hochreiter & Schmidhuber 1997. Stacking, dropout between layers: Zaremba et al. 2014 (arXiv:1409.2329). Tying: Press & Wolf
-2017 (arXiv:1608.05859). The state is all it remembers: generation costs the same for every token, however long the text.
+LSTM: Hochreiter & Schmidhuber 1997. Stacking, dropout between layers: Zaremba et al.
+    2014 (arXiv:1409.2329). Tying: Press & Wolf 2017 (arXiv:1608.05859). The state is
+    all it remembers: generation costs the same for every token, however long the text.
 """
 
 from __future__ import annotations

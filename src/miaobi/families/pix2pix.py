@@ -1,10 +1,12 @@
-"""Paired translation: a picture of one kind turned into its partner of another kind, a line drawing into colours.
+"""Paired translation: a picture of one kind turned into its partner of another kind, a
+line drawing into colours.
 
     min_G max_D  L_adv(D(s, x), D(s, G(s))) + λ E|x - G(s)|
 
-Isola et al. 2017 (arXiv:1611.07004): a U-Net, whose way up sees what the way down saw at the same size, against a critic of
-patches that is shown the source too. The source itself is added at the end, so only what changes has to be learned. The
-adversarial game is the one of nn/adversarial.py.
+Isola et al. 2017 (arXiv:1611.07004): a U-Net, whose way up sees what the way down saw
+at the same size, against a critic of patches that is shown the source too. The source
+itself is added at the end, so only what changes has to be learned. The adversarial game
+is the one of nn/adversarial.py.
 Shapes: source s [B, C_s, H, W] -> x [B, C, H, W], both in [-1, 1].
 """
 
@@ -44,9 +46,13 @@ class Config:
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four times quicker."""
+    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    times quicker.
+    """
     l1: float = 100.0
-    """Weight of the distance to the partner, against the adversary's 1; 0 for the adversary alone."""
+    """Weight of the distance to the partner, against the adversary's 1; 0 for the
+    adversary alone.
+    """
     loss: Game = "relativistic"
     """relativistic or non_saturating, the classic one."""
     gamma: float = 0.1
@@ -184,7 +190,9 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
-    """Held-out sources, what became of them, and their partners, in turn, uint8 [rows, columns, H, W, C]."""
+    """Held-out sources, what became of them, and their partners, in turn, uint8 [rows,
+    columns, H, W, C].
+    """
     net, columns = objective.net, 8
     batch = dataset.batch("validation", 0, max(config.pictures, columns), 0)
     source, x = (

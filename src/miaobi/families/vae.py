@@ -3,7 +3,8 @@
     log p(x) ≥ E_q[log p(x|z)] - β KL(q(z|x) ‖ p(z)),   p(z) = N(0, I),   q(z|x) = N(μ(x), diag σ²(x))
     KL = ½ Σ_d (μ_d² + σ_d² - 1 - log σ_d²)
 
-Kingma & Welling 2014 (arXiv:1312.6114). β: Higgins et al. 2017. KL warm-up: Sønderby et al. 2016 (arXiv:1602.02282).
+Kingma & Welling 2014 (arXiv:1312.6114). β: Higgins et al. 2017. KL warm-up: Sønderby et
+al. 2016 (arXiv:1602.02282).
 Free bits: Kingma et al. 2016 (arXiv:1606.04934). Conditional: Sohn et al. 2015. What is evaluated is the importance-weighted bound
 log 1/K Σ_k p(x, z_k) / q(z_k|x), z_k ~ q  (Burda et al. 2016, arXiv:1509.00519), nearer to log p(x) the larger K.
 
@@ -39,11 +40,17 @@ class Config:
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four times quicker."""
+    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    times quicker.
+    """
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
-    """bernoulli: a pixel is black or white. gaussian: one of 256 values, of a normal distribution with one learned width."""
+    """bernoulli: a pixel is black or white. gaussian: one of 256 values, of a normal
+    distribution with one learned width.
+    """
     beta: float = 1.0
-    """Weight of the KL term: above 1 for a tidier latent space, below 1 for sharper reconstructions."""
+    """Weight of the KL term: above 1 for a tidier latent space, below 1 for sharper
+    reconstructions.
+    """
     kl_warmup: float = 0.1
     """Share of the run over which the KL term's weight rises from 0."""
     free_bits: float = 0.0
@@ -167,10 +174,12 @@ class VAE(nn.Module):
 
 
 def log_of_bin(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """log of the probability that a normal distribution gives to the 1/256 of [-1, 1] around each pixel's value.
+    """log of the probability that a normal distribution gives to the 1/256 of [-1, 1]
+    around each pixel's value.
 
-    The first and the last bin reach to infinity, so the 256 probabilities add up to 1. Far from the mean, where both
-    ends' cumulative values round to the same number, the density times the bin's width stands in.
+    The first and the last bin reach to infinity, so the 256 probabilities add up to 1.
+    Far from the mean, where both ends' cumulative values round to the same number, the
+    density times the bin's width stands in.
     """
     scale = (-log_sigma).exp() * 0.5**0.5
     above = torch.erf((x - mean + HALF_STEP) * scale).masked_fill(
@@ -239,7 +248,9 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def sample(objective: Variational, dataset: Any, config: Any) -> Tensor:
-    """Rows of pictures, uint8 [rows, columns, H, W, C]: held-out ones, their reconstructions, and new ones."""
+    """Rows of pictures, uint8 [rows, columns, H, W, C]: held-out ones, their
+    reconstructions, and new ones.
+    """
     net, columns = objective.net, 8
     batch = dataset.batch("validation", 0, columns, 0)
     x, label = (batch[name].to(net.log_sigma.device) for name in ("pixels", "label"))

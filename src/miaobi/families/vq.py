@@ -1,14 +1,18 @@
 """A picture as a few dozen tokens, and back: an autoencoder whose middle is quantised.
 
-Finite scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505): every channel of the middle is squeezed into L_d levels and rounded,
+Finite scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505): every channel of the
+middle is squeezed into L_d levels and rounded,
 
     ẑ_d = round(½(L_d - 1) tanh(z_d + shift) - offset),   token = Σ_d ẑ_d Π_{j<d} L_j,   gradients pass as if nothing were rounded
 
-so all Π L_d tokens are used without any further loss. Vector quantisation (van den Oord et al. 2017, arXiv:1711.00937) takes the nearest of
-K learned vectors instead; they follow the averages of what is assigned to them (ibid., appendix), those nobody takes move to a picture's.
+so all Π L_d tokens are used without any further loss. Vector quantisation (van den Oord
+et al. 2017, arXiv:1711.00937) takes the nearest of K learned vectors instead; they
+follow the averages of what is assigned to them (ibid., appendix), those nobody takes
+move to a picture's.
 
-Loss: |x - x̂| on the picture and on its differences at three sizes; from a share of the run on, an adversary's patches
-besides (Esser et al. 2021, arXiv:2012.09841). New pictures need a model of the tokens; this family encodes and restores.
+Loss: |x - x̂| on the picture and on its differences at three sizes; from a share of the
+    run on, an adversary's patches besides (Esser et al. 2021, arXiv:2012.09841). New
+    pictures need a model of the tokens; this family encodes and restores.
 Shapes: x [B, C, H, W] in [-1, 1]; codes [B, D, h, w]; tokens int64 [B, h, w].
 """
 
@@ -40,7 +44,9 @@ class Config:
     quantiser: Literal["fsq", "vq"] = "fsq"
     """fsq: finite scalars, nothing to tune. vq: a learned codebook."""
     levels: list[int] = field(default_factory=lambda: [8, 6, 5])
-    """fsq: levels of each channel; their product is the number of tokens: [8,6,5] gives 240, [8,5,5,5] 1,000, [7,5,5,5,5] 4,375."""
+    """fsq: levels of each channel; their product is the number of tokens: [8,6,5] gives
+    240, [8,5,5,5] 1,000, [7,5,5,5,5] 4,375.
+    """
     codebook_size: int = 256
     """vq: tokens."""
     code_size: int = 8
@@ -50,7 +56,9 @@ class Config:
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four times quicker."""
+    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    times quicker.
+    """
     adversary: float = 0.1
     """Weight of the adversary's loss; 0 for none."""
     adversary_begins: float = 0.6
@@ -108,7 +116,9 @@ class FiniteScalars(nn.Module):
 
 
 class Codebook(nn.Module):
-    """z [B, D, h, w] -> the nearest vectors, their numbers [B, h, w], and the loss that holds z to them (summed over pictures)."""
+    """z [B, D, h, w] -> the nearest vectors, their numbers [B, h, w], and the loss that
+    holds z to them (summed over pictures).
+    """
 
     vectors: Tensor
     sums: Tensor
@@ -184,7 +194,9 @@ class Tokenizer(nn.Module):
         self.latent_shape = (self.quantise.size, self.floor.height, self.floor.width)
 
     def forward(self, x: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Restored pictures, tokens, and the quantiser's loss, summed over pictures. `learn` moves a codebook's vectors."""
+        """Restored pictures, tokens, and the quantiser's loss, summed over pictures.
+        `learn` moves a codebook's vectors.
+        """
         codes, tokens, hold = self.quantise(self.into(self.encoder(x)), learn)
         return self.decode(codes), tokens, hold
 
@@ -234,7 +246,9 @@ class Tokenizer(nn.Module):
 
 
 def detail(x: Tensor, y: Tensor) -> Tensor:
-    """|x - y| and the absolute difference of their neighbours' differences, at full, half and quarter size; [B]."""
+    """|x - y| and the absolute difference of their neighbours' differences, at full,
+    half and quarter size; [B].
+    """
     total = (x - y).abs().flatten(1).mean(1)
     for _ in range(3):
         for axis in (2, 3):

@@ -1,12 +1,15 @@
-"""The adversary: a critic that learns to tell real pictures from made ones, and the loss by which a generator learns to fool it.
+"""The adversary: a critic that learns to tell real pictures from made ones, and the
+loss by which a generator learns to fool it.
 
     relativistic     L_D = E softplus(D(x̃) - D(x)),   L_G = E softplus(D(x) - D(x̃))       real x and made x̃ in pairs
     non_saturating   L_D = E softplus(D(x̃)) + E softplus(-D(x)),   L_G = E softplus(-D(x̃))
     penalties        γ/2 E‖∇_x D(x)‖² + γ/2 E‖∇_x̃ D(x̃)‖²                               R1 on real, R2 on made pictures
 
-Non-saturating: Goodfellow et al. 2014 (arXiv:1406.2661). Pairing: Jolicoeur-Martineau 2019 (arXiv:1807.00734). R1: Mescheder et al. 2018
-(arXiv:1801.04406). Pairing with both penalties, which converges and keeps all modes: Huang et al. 2025 (arXiv:2501.05441). The penalties
-are taken every few steps, that much stronger (Karras et al. 2020, arXiv:1912.04958).
+Non-saturating: Goodfellow et al. 2014 (arXiv:1406.2661). Pairing: Jolicoeur-Martineau
+2019 (arXiv:1807.00734). R1: Mescheder et al. 2018 (arXiv:1801.04406). Pairing with both
+penalties, which converges and keeps all modes: Huang et al. 2025 (arXiv:2501.05441).
+The penalties are taken every few steps, that much stronger (Karras et al. 2020,
+arXiv:1912.04958).
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from miaobi.nn.objective import Batch, Loss, Phase
 
 Game = Literal["relativistic", "non_saturating"]
 Pair = Callable[[Batch], tuple[Tensor, Tensor, Tensor | None]]
-"""From a batch: real pictures, made ones (without gradient), and what both are judged with (classes, a source) or None."""
+"""From a batch: real pictures, made ones (without gradient), and what both are judged
+with (classes, a source) or None.
+"""
 
 
 class Adversary(nn.Module):
@@ -96,7 +101,9 @@ class Adversary(nn.Module):
         )
 
     def steepness(self, pictures: Tensor, context: Tensor | None) -> Tensor:
-        """Σ_b ‖∇ D(x_b)‖², differentiable. In float32 throughout: the rounding of gradients of gradients is what runs away first."""
+        """Σ_b ‖∇ D(x_b)‖², differentiable. In float32 throughout: the rounding of
+        gradients of gradients is what runs away first.
+        """
         with torch.autocast(pictures.device.type, enabled=False):
             pictures = pictures.detach().float().requires_grad_()
             (gradient,) = torch.autograd.grad(
@@ -111,7 +118,8 @@ def summed(values: Tensor) -> Tensor:
 
 
 class PatchCritic(nn.Module):
-    """Judges overlapping patches, not the whole: pictures [B, C, H, W], source [B, C_s, H, W] or None -> logits [B, H/4, W/4].
+    """Judges overlapping patches, not the whole: pictures [B, C, H, W], source [B, C_s,
+    H, W] or None -> logits [B, H/4, W/4].
 
     Isola et al. 2017 (arXiv:1611.07004).
     """

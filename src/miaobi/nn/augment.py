@@ -1,7 +1,9 @@
-"""DiffAugment: real and made pictures are both disturbed, differentiably, before the critic sees them.
+"""DiffAugment: real and made pictures are both disturbed, differentiably, before the
+critic sees them.
 
-So a small data set cannot be learned by heart, and what is generated is not disturbed (Zhao et al. 2020, arXiv:2006.10738).
-Every picture draws its own disturbance. Pictures: [B, C, H, W] in [-1, 1].
+So a small data set cannot be learned by heart, and what is generated is not disturbed
+(Zhao et al. 2020, arXiv:2006.10738). Every picture draws its own disturbance. Pictures:
+[B, C, H, W] in [-1, 1].
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
     l_n = log Σ_v exp(h_n·w_v) - h_n·w_{y_n}         ∂l_n/∂h_n = Σ_v p_nv w_v - w_{y_n}
 
-Row n of the gradient depends on row n of the loss alone. So while a chunk's logits are there, its gradient is made and kept instead of them:
-[rows, C] in place of [rows, V], and no second product in the backward pass (the idea of Liger's fused linear cross-entropy,
-arXiv:2410.10989, which keeps the gradient of the sum). An output matrix that is itself trained has its logits made again instead.
+Row n of the gradient depends on row n of the loss alone. So while a chunk's logits are
+there, its gradient is made and kept instead of them: [rows, C] in place of [rows, V],
+and no second product in the backward pass (the idea of Liger's fused linear
+cross-entropy, arXiv:2410.10989, which keeps the gradient of the sum). An output matrix
+that is itself trained has its logits made again instead.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
 def cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> Tensor:
-    """-log p of each row's target in nats: hidden [N, C], weight [V, C], bias [V], targets [N] -> [N] in float32."""
+    """-log p of each row's target in nats: hidden [N, C], weight [V, C], bias [V],
+    targets [N] -> [N] in float32.
+    """
     result: Tensor = _CrossEntropy.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
     return result
 

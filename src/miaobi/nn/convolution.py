@@ -1,9 +1,11 @@
-"""Convolutional trunks that the picture families share: residual blocks without normalisation, down to a few places and up again.
+"""Convolutional trunks that the picture families share: residual blocks without
+normalisation, down to a few places and up again.
 
     x ← s(x) + W_2 * σ(W_1 * σ(x)),   W_2 = 0 at the start, s the identity or a 1 × 1 convolution, σ leaky ReLU
 
-Zero-initialised residuals make normalisation needless (Zhang et al. 2019, arXiv:1901.09321), which adversarial penalties
-want gone (Huang et al. 2025, arXiv:2501.05441). Kernels lie channels-last: on a CPU, up to four times quicker.
+Zero-initialised residuals make normalisation needless (Zhang et al. 2019,
+arXiv:1901.09321), which adversarial penalties want gone (Huang et al. 2025,
+arXiv:2501.05441). Kernels lie channels-last: on a CPU, up to four times quicker.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ WIDEST_FLOOR = 8
 
 
 class Residual(nn.Module):
-    """x [B, C_in, H, W] -> [B, C_out, H', W']; resample "up" doubles the sides before the block, "down" halves them after it."""
+    """x [B, C_in, H, W] -> [B, C_out, H', W']; resample "up" doubles the sides before
+    the block, "down" halves them after it.
+    """
 
     def __init__(self, inner: int, outer: int, resample: str = "") -> None:
         super().__init__()
@@ -48,7 +52,9 @@ class Residual(nn.Module):
 
 
 def conv(inner: int, outer: int) -> nn.Conv2d:
-    """3 × 3, keeping the sides, weights scaled to keep the variance through a leaky ReLU (He et al. 2015)."""
+    """3 × 3, keeping the sides, weights scaled to keep the variance through a leaky
+    ReLU (He et al. 2015).
+    """
     made = nn.Conv2d(inner, outer, 3, padding=1)
     nn.init.kaiming_normal_(made.weight, SLOPE)
     nn.init.zeros_(made.bias)
@@ -60,10 +66,12 @@ def doubled(x: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """pictures [B, C, H, W] -> [B, widths[-1], h, w], with h = H / (patch · 2^L) and L = len(widths) - 1.
+    """pictures [B, C, H, W] -> [B, widths[-1], h, w], with h = H / (patch · 2^L) and L
+    = len(widths) - 1.
 
-    Squares of `patch` pixels are read as one place with patch² as many channels (Shi et al. 2016, arXiv:1609.05158), which
-    spares the convolutions at full size, the dearest.
+    Squares of `patch` pixels are read as one place with patch² as many channels (Shi et
+    al. 2016, arXiv:1609.05158), which spares the convolutions at full size, the
+    dearest.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], patch: int) -> None:
@@ -82,7 +90,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[B, widths[-1], h, w] -> [B, C, H, W]: an encoder of the same widths, backwards. No bound on the output."""
+    """[B, widths[-1], h, w] -> [B, C, H, W]: an encoder of the same widths, backwards.
+    No bound on the output.
+    """
 
     def __init__(self, channels: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
@@ -101,7 +111,8 @@ class Decoder(nn.Module):
 class LaidOut(nn.Module):
     """Places as squares of pixels: [B, inner, h, w] -> [B, C, h · patch, w · patch].
 
-    Every square comes from one place; a small convolution at full size then sees over its borders, or they would show.
+    Every square comes from one place; a small convolution at full size then sees over
+    its borders, or they would show.
     """
 
     def __init__(self, inner: int, channels: int, patch: int) -> None:
@@ -122,7 +133,9 @@ def channels_last(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Floor:
-    """How pictures of a size go down: `levels` halvings of squares of `patch` pixels, to `height` × `width` places."""
+    """How pictures of a size go down: `levels` halvings of squares of `patch` pixels,
+    to `height` × `width` places.
+    """
 
     levels: int
     height: int
@@ -136,7 +149,8 @@ class Floor:
 def floor_of(spec: PictureSpec, patch: int = 1, smallest: int = 4) -> Floor:
     """Halved as long as both sides divide and stay at `smallest` or more.
 
-    Raises BadInput where that leaves a side above eight: such a size does not divide far enough. And for pictures of several shapes.
+    Raises BadInput where that leaves a side above eight: such a size does not divide
+    far enough. And for pictures of several shapes.
     """
     if spec.buckets:
         raise BadInput(
@@ -153,7 +167,8 @@ def floor_of(spec: PictureSpec, patch: int = 1, smallest: int = 4) -> Floor:
         near = max(16, round(spec.height / 16) * 16)
         raise BadInput(
             say(
-                f"Pictures of {spec.height} × {spec.width} cannot be halved down to {WIDEST_FLOOR} or fewer places (model.patch {patch}).",
+                f"Pictures of {spec.height} × {spec.width} cannot be halved "
+                f"down to {WIDEST_FLOOR} or fewer places (model.patch {patch}).",
                 f"{spec.height} × {spec.width} 的图片无法逐次减半到 {WIDEST_FLOOR} 以内（model.patch 为 {patch}）。",
             ),
             say(

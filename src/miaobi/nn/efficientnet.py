@@ -1,11 +1,14 @@
-"""EfficientNet-Lite0: the eye that pictures are judged with. Frozen, trained by its authors on ImageNet (75.1 % top-1).
+"""EfficientNet-Lite0: the eye that pictures are judged with. Frozen, trained by its
+authors on ImageNet (75.1 % top-1).
 
-Inverted residual blocks (Sandler et al. 2018, arXiv:1801.04381) in the arrangement of EfficientNet (Tan & Le 2019,
-arXiv:1905.11946), without squeeze-and-excitation and with ReLU6 (github.com/tensorflow/tpu, efficientnet/lite):
+Inverted residual blocks (Sandler et al. 2018, arXiv:1801.04381) in the arrangement of
+EfficientNet (Tan & Le 2019, arXiv:1905.11946), without squeeze-and-excitation and with
+ReLU6 (github.com/tensorflow/tpu, efficientnet/lite):
 
     x ← [x +] P * r(D * r(E * x)),   E 1 × 1 widens, D works within each channel, P 1 × 1 narrows, r(x) = min(max(x, 0), 6)
 
-Normalisation layers are folded into the convolutions once: w ← w γ/σ, b ← β - μ γ/σ. Layers are named as in the file.
+Normalisation layers are folded into the convolutions once: w ← w γ/σ, b ← β - μ γ/σ.
+Layers are named as in the file.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ WIDTH, CLASSES = 1280, 1000
 MEAN, SCALE = 127.0, 128.0
 """Its authors' preparation: (x - 127) / 128, side 224, bicubic."""
 SIDE, SMALL_SIDE, SMALL = 224, 112, 64
-"""Pictures of at most 64 pixels a side hold nothing that 224 would show; 112 takes a quarter of the time."""
+"""Pictures of at most 64 pixels a side hold nothing that 224 would show; 112 takes a
+quarter of the time.
+"""
 NORMALISED = 1e-3
 BATCH = {SIDE: 16, SMALL_SIDE: 32}
 
@@ -63,7 +68,9 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """[B, 3, S, S], prepared by `prepared` -> features [B, 1280]; `classify` -> logits [B, 1000] in ImageNet's order."""
+    """[B, 3, S, S], prepared by `prepared` -> features [B, 1280]; `classify` -> logits
+    [B, 1000] in ImageNet's order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +119,9 @@ def same(convolution: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def prepared(pixels: Tensor, side: int) -> Tensor:
-    """uint8 [B, H, W, C], C 1 or 3 -> float32 [B, 3, side, side], resized (bicubic, antialiased) and scaled."""
+    """uint8 [B, H, W, C], C 1 or 3 -> float32 [B, 3, side, side], resized (bicubic,
+    antialiased) and scaled.
+    """
     x = pixels.permute(0, 3, 1, 2).float()
     if x.shape[2:] != (side, side):
         x = F.interpolate(
@@ -139,7 +148,8 @@ def features(
     """uint8 [N, H, W, C] -> float32 [N, 1280].
 
     Args:
-        size: The side to resize to; 112 for pictures of at most 64 pixels, else 224. Figures compare only within one size.
+        size: The side to resize to; 112 for pictures of at most 64 pixels, else 224.
+            Figures compare only within one size.
         told: Called with the share that is done.
 
     Raises what fetching the pack `efficientnet-lite0` raises (see data/packs.py).
@@ -175,7 +185,9 @@ def pretrained() -> EfficientNetLite0:
 
 
 def _converted(source: Path, content: str) -> Path:
-    """The pack's .pth as safetensors with normalisation folded in; made once, named after what it was made from."""
+    """The pack's .pth as safetensors with normalisation folded in; made once, named
+    after what it was made from.
+    """
     target = home() / "converted" / content[:24] / "efficientnet-lite0.safetensors"
     if not target.exists():
         stored = torch.load(source, map_location="cpu", weights_only=True)
@@ -185,7 +197,9 @@ def _converted(source: Path, content: str) -> Path:
 
 
 def folded(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each convolution of the file with the normalisation that follows it: one weight and one bias."""
+    """Each convolution of the file with the normalisation that follows it: one weight
+    and one bias.
+    """
     convolutions = [
         name for name in stored if name.endswith(".weight") and stored[name].dim() == 4
     ]

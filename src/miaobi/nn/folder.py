@@ -1,4 +1,6 @@
-"""A picture model's own folder: model.safetensors, and config.json with what its family and its data were."""
+"""A picture model's own folder: model.safetensors, and config.json with what its family
+and its data were.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from miaobi.data.pictures import PictureSpec
 
 
 def write(net: Any, kind: str, folder: Path) -> None:
-    """`net` has `config` and `spec`, the dataclasses it was built from. Kernels are stored in the usual order."""
+    """`net` has `config` and `spec`, the dataclasses it was built from. Kernels are
+    stored in the usual order.
+    """
     save_file(
         {
             name: value.detach().cpu().contiguous()

@@ -1,4 +1,5 @@
-"""Next-token prediction, for every family that predicts the next token: the loss, and plain sampling while training.
+"""Next-token prediction, for every family that predicts the next token: the loss, and
+plain sampling while training.
 
 L = -Σ_t log p(x_t | x_<t)   in nats, summed over the targets that are not masked (-100).
 """
@@ -42,7 +43,9 @@ class LanguageModel(Objective):
 
 
 def glimpses(objective: LanguageModel, dataset: Any, config: Any) -> list[str]:
-    """What the model writes after each of config.prompts, to look at while it learns (the `sample` of a family)."""
+    """What the model writes after each of config.prompts, to look at while it learns
+    (the `sample` of a family).
+    """
     net = objective.net
     return [
         prompt
@@ -74,7 +77,8 @@ def continue_ids(
 ) -> list[int]:
     """Token ids drawn after `prompt`, until `end` (not returned) or `max_new_tokens`.
 
-    For glimpses while training: the whole context is run again for every token. `engines/native.py` is the quick way.
+    For glimpses while training: the whole context is run again for every token.
+        `engines/native.py` is the quick way.
     """
     draw, ids, device = (
         torch.Generator().manual_seed(seed),

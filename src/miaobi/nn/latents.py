@@ -1,6 +1,8 @@
-"""Ways through a latent space: paths between points, directions between examples, what each dimension does, and back from a picture to a point.
+"""Ways through a latent space: paths between points, directions between examples, what
+each dimension does, and back from a picture to a point.
 
-Points are [B, *latent_shape]; pictures are [B, C, H, W] in [-1, 1]. Everything here asks a model only for what nn/pictures.py promises.
+Points are [B, *latent_shape]; pictures are [B, C, H, W] in [-1, 1]. Everything here
+asks a model only for what nn/pictures.py promises.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Along the great circle: direction (sin((1-t)Ω) â + sin(tΩ) b̂) / sin Ω with Ω the angle between, length from |a| to |b| evenly.
+    """Along the great circle: direction (sin((1-t)Ω) â + sin(tΩ) b̂) / sin Ω with Ω the
+    angle between, length from |a| to |b| evenly.
 
-    Draws of a normal distribution in many dimensions all lie near one sphere; a straight path leaves it (Shoemake 1985; White 2016,
-    arXiv:1609.04468). Points that lie in line are joined by the straight path.
+    Draws of a normal distribution in many dimensions all lie near one sphere; a
+    straight path leaves it (Shoemake 1985; White 2016, arXiv:1609.04468). Points that
+    lie in line are joined by the straight path.
     """
     angle = torch.arccos(
         torch.clamp(
@@ -75,15 +79,18 @@ def _in_parts(
 
 
 def activity(points: Tensor) -> Tensor:
-    """Variance of each latent dimension over the encodings of many pictures, [D]: 0 for one that says nothing (active units,
-    Burda et al. 2016, arXiv:1509.00519). points: [B, *latent_shape], D its flattened size."""
+    """Variance of each latent dimension over the encodings of many pictures, [D]: 0 for
+    one that says nothing (active units, Burda et al. 2016, arXiv:1509.00519). points:
+    [B, *latent_shape], D its flattened size.
+    """
     return points.flatten(1).var(0, correction=0)
 
 
 def effect(
     net: HasLatents, points: Tensor, label: Tensor | None, step: float = 1.0
 ) -> Tensor:
-    """How much each dimension changes the picture, [D]: E ‖G(z + e_d) - G(z - e_d)‖² / 4, a finite difference at `points` [B, ...].
+    """How much each dimension changes the picture, [D]: E ‖G(z + e_d) - G(z - e_d)‖² /
+    4, a finite difference at `points` [B, ...].
 
     For models that cannot encode, whose prior gives every dimension the same variance.
     """
@@ -100,14 +107,18 @@ def effect(
 
 
 def rms(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean squared difference of pictures as they are shown, cut to [-1, 1]: [B], on a scale where black to white is 1."""
+    """Root mean squared difference of pictures as they are shown, cut to [-1, 1]: [B],
+    on a scale where black to white is 1.
+    """
     return (a.clamp(-1, 1) - b.clamp(-1, 1)).flatten(1).square().mean(1).sqrt() / 2
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference summed over the picture and its halvings down to 8 pixels a side, [B].
+    """Mean squared difference summed over the picture and its halvings down to 8 pixels
+    a side, [B].
 
-    The coarse scales pull a shape to its place where the fine ones, that overlap nowhere, have no slope.
+    The coarse scales pull a shape to its place where the fine ones, that overlap
+    nowhere, have no slope.
     """
     total = (a - b).flatten(1).square().mean(1)
     while min(a.shape[-2:]) >= 16:
@@ -118,7 +129,9 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Projection:
-    """The best points found: latent [B, *latent_shape], label [B] or None, pictures [B, C, H, W], error [B] as `rms` has it."""
+    """The best points found: latent [B, *latent_shape], label [B] or None, pictures [B,
+    C, H, W], error [B] as `rms` has it.
+    """
 
     latent: Tensor
     label: Tensor | None
@@ -139,11 +152,14 @@ def project(
     learning_rate: float = 0.1,
     noise: float = 0.05,
 ) -> Projection:
-    """The points whose pictures come nearest to `targets` [B, C, H, W]: min_z distance(G(z), x) by Adam.
+    """The points whose pictures come nearest to `targets` [B, C, H, W]: min_z
+    distance(G(z), x) by Adam.
 
-    The best `starts` of many draws are improved side by side, with noise on z that fades over the first three quarters, so that
-    they leave small dips (Karras et al. 2020, arXiv:1912.04958, appendix D; Abdal et al. 2019, arXiv:1904.03189). A model that encodes
-    gives one start more. label: [B], or None to search among all `classes` too (0 for a model without).
+    The best `starts` of many draws are improved side by side, with noise on z that
+    fades over the first three quarters, so that they leave small dips (Karras et al.
+    2020, arXiv:1912.04958, appendix D; Abdal et al. 2019, arXiv:1904.03189). A model
+    that encodes gives one start more. label: [B], or None to search among all `classes`
+    too (0 for a model without).
     """
     z, given = _starts(net, targets, label, classes, starts, generator)
     owner = torch.arange(len(targets), device=targets.device).repeat_interleave(

@@ -1,7 +1,9 @@
-"""What the training loop knows of a model: phases, each with a module to improve and a loss to improve it by.
+"""What the training loop knows of a model: phases, each with a module to improve and a
+loss to improve it by.
 
-A language model has one phase. A GAN has two, discriminator and generator; a lazy penalty is a phase with `every=16`.
-The loop (`train/loop.py`) knows this file and no family.
+A language model has one phase. A GAN has two, discriminator and generator; a lazy
+penalty is a phase with `every=16`. The loop (`train/loop.py`) knows this file and no
+family.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ Batch = Mapping[str, Tensor]
 class Loss:
     """A sum and what to divide it by, so that batches of unequal size accumulate exactly.
 
-    total: scalar, the summed loss. count: how many terms are in it (tokens, pictures). metrics: scalars, summed
-    likewise, reported as metric / count.
+    total: scalar, the summed loss. count: how many terms are in it (tokens, pictures).
+        metrics: scalars, summed likewise, reported as metric / count.
     """
 
     total: Tensor
@@ -32,7 +34,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class Phase:
-    """One step of one optimiser: `loss(batch)` is minimised over the parameters of `module`, every `every` steps."""
+    """One step of one optimiser: `loss(batch)` is minimised over the parameters of
+    `module`, every `every` steps.
+    """
 
     name: str
     module: nn.Module
@@ -43,7 +47,9 @@ class Phase:
     begins: float = 0.0
     """The share of the run that passes before the phase joins."""
     rates: Mapping[str, float] = field(default_factory=dict)
-    """Multiplies the learning rate of single parameters of `module`, by name; 1 for those that are not named."""
+    """Multiplies the learning rate of single parameters of `module`, by name; 1 for
+    those that are not named.
+    """
 
 
 class Objective(nn.Module, ABC):
@@ -52,24 +58,31 @@ class Objective(nn.Module, ABC):
     unit = "examples"
     """What a loss counts, for "so many a second"."""
     progress = 0.0
-    """The share of the run that is behind, set by the loop before every step: for warm-ups inside a loss."""
+    """The share of the run that is behind, set by the loop before every step: for
+    warm-ups inside a loss.
+    """
     adapter = False
-    """Whether a finished model is only what was trained, to be put beside a base that lies elsewhere."""
+    """Whether a finished model is only what was trained, to be put beside a base that
+    lies elsewhere.
+    """
 
     @abstractmethod
     def phases(self) -> list[Phase]:
         """In the order in which a step walks them."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """Work without gradients before the phases see a batch (frozen encoders). Called once a batch."""
+        """Work without gradients before the phases see a batch (frozen encoders).
+        Called once a batch.
+        """
         return batch
 
     def step_begins(self) -> None:
         """Before each step, with `progress` set: for what thaws as a run goes on."""
 
     def step_ends(self, step: int, max_steps: int) -> None:
-        """After the optimisers moved in step number `step` (from 1) of `max_steps`, its gradients still there: for ranks that are
-        allocated anew."""
+        """After the optimisers moved in step number `step` (from 1) of `max_steps`, its
+        gradients still there: for ranks that are allocated anew.
+        """
 
     def validate(self, batch: Batch) -> Loss:
         """The loss that validation reports and early stopping watches."""
@@ -79,7 +92,8 @@ class Objective(nn.Module, ABC):
 class Family(Protocol):
     """A kind of model that can be trained from scratch: a module in `families/` with these names.
 
-    NAME; MODALITY ("text", "image", ...); DATA (a name in the datasets registry); Config (a dataclass).
+    NAME; MODALITY ("text", "image", ...); DATA (a name in the datasets registry);
+    Config (a dataclass).
     """
 
     NAME: str
@@ -92,7 +106,9 @@ class Family(Protocol):
         ...
 
     def save(self, objective: Objective, folder: Path) -> None:
-        """Write weights and configuration in the layout the ecosystem expects: safetensors, no pickle."""
+        """Write weights and configuration in the layout the ecosystem expects:
+        safetensors, no pickle.
+        """
         ...
 
     def load(self, folder: Path) -> nn.Module:

@@ -1,8 +1,10 @@
-"""What a trained picture model can do, whatever its family: what `load` of a picture family returns.
+"""What a trained picture model can do, whatever its family: what `load` of a picture
+family returns.
 
-Pixels here are float32 in [-1, 1], shape [B, C, H, W]. Labels are int64 [B], numbers of `spec.classes`.
-Every picture model paints. Those with a latent space also draw from it and decode; those that encode, encode; those with
-a likelihood bound it. Code that needs one of these asks with `isinstance(net, Encodes)`.
+Pixels here are float32 in [-1, 1], shape [B, C, H, W]. Labels are int64 [B], numbers of
+`spec.classes`. Every picture model paints. Those with a latent space also draw from it
+and decode; those that encode, encode; those with a likelihood bound it. Code that needs
+one of these asks with `isinstance(net, Encodes)`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from miaobi.data.pictures import PictureSpec
 
 @runtime_checkable
 class Paints(Protocol):
-    """A picture model. `controls`: the names of ImageRequest fields it honours ("label", "image", "truncation")."""
+    """A picture model. `controls`: the names of ImageRequest fields it honours
+    ("label", "image", "truncation").
+    """
 
     spec: PictureSpec
     controls: frozenset[str]
@@ -33,9 +37,11 @@ class Paints(Protocol):
         truncation: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """`count` pictures [count, C, H, W]. label: [count], drawn at random when None and there are classes.
+        """`count` pictures [count, C, H, W]. label: [count], drawn at random when None
+        and there are classes.
 
-        source: [count, C_source, H, W], for models that translate a picture. truncation: ψ in (0, 1], towards the average.
+        source: [count, C_source, H, W], for models that translate a picture.
+            truncation: ψ in (0, 1], towards the average.
         """
         ...
 
@@ -75,7 +81,9 @@ class HasBound(Protocol):
         samples: int = 200,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The importance-weighted bound (Burda et al. 2016, arXiv:1509.00519) in nats, [B], of `samples` draws."""
+        """The importance-weighted bound (Burda et al. 2016, arXiv:1509.00519) in nats,
+        [B], of `samples` draws.
+        """
         ...
 
 
@@ -86,7 +94,9 @@ def labels_for(
     generator: torch.Generator | None,
     device: torch.device,
 ) -> Tensor | None:
-    """`label` as it was given; [count] classes drawn at random for a model that asks for them and was told none."""
+    """`label` as it was given; [count] classes drawn at random for a model that asks
+    for them and was told none.
+    """
     if label is not None or "label" not in net.controls:
         return label
     return torch.randint(

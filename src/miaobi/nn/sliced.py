@@ -2,7 +2,8 @@
 
     SW(a, b) = E_θ  mean_i |sort(aθ)_i - sort(bθ)_i|,   θ random unit directions
 
-over patches of 7 × 7 at full size and over whole pictures at half size (Rabin et al. 2012; for GANs: Karras et al. 2018, arXiv:1710.10196).
+over patches of 7 × 7 at full size and over whole pictures at half size (Rabin et al.
+2012; for GANs: Karras et al. 2018, arXiv:1710.10196).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def sliced_wasserstein(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _patches(x: Tensor) -> Tensor:
-    """PATCHES patches of each picture, at places drawn from a fixed seed, [B · PATCHES, C · PATCH²]."""
+    """PATCHES patches of each picture, at places drawn from a fixed seed, [B · PATCHES,
+    C · PATCH²].
+    """
     size, draw = min(PATCH, *x.shape[2:]), torch.Generator().manual_seed(0)
     rows, columns = (
         torch.randint(side - size + 1, (PATCHES,), generator=draw).tolist()

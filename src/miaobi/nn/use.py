@@ -1,14 +1,18 @@
-"""The multilingual Universal Sentence Encoder: texts of 16 languages as vectors, small enough to be tuned whole on a laptop.
+"""The multilingual Universal Sentence Encoder: texts of 16 languages as vectors, small
+enough to be tuned whole on a laptop.
 
     e = table[id] + U c[id]                            c is 0 before tuning
     [x_2; x_3; x_5] = LN(W e + b)                      one branch for each n-gram order n of 2, 3, 5
     h_n = x_n + relu(C_n x_n)    g_n = h_n + relu(D_n h_n)      convolutions over n neighbours
     f = LN([e; g_2; g_3; g_5])                         a vector for each token
     s = Σ_t (P f_t + p) / √T                           then a small feed-forward net with skips, tanh
-Yang et al. 2019, arXiv:1907.04307 (the convolutional encoder), with embeddings of SentencePiece tokens. Tokens see four
-neighbours to each side, no more. The table is 19 times as large as all the rest, so it stays as it is, and what tuning has to say about a
-word goes into c, `correction_size` numbers for each (a low-rank update, as LoRA's): an optimiser's step costs a tenth of what it would. It is a Transformers model, so that adapters, heads and saved folders are those of any other.
-The weights are Google's, from the pack `use-multilingual` (its embeddings are in eight bits, and stay so).
+Yang et al. 2019, arXiv:1907.04307 (the convolutional encoder), with embeddings of
+SentencePiece tokens. Tokens see four neighbours to each side, no more. The table is 19
+times as large as all the rest, so it stays as it is, and what tuning has to say about a
+word goes into c, `correction_size` numbers for each (a low-rank update, as LoRA's): an
+optimiser's step costs a tenth of what it would. It is a Transformers model, so that
+adapters, heads and saved folders are those of any other. The weights are Google's, from
+the pack `use-multilingual` (its embeddings are in eight bits, and stay so).
 """
 
 from __future__ import annotations
@@ -84,7 +88,9 @@ class UseConfig(PreTrainedConfig):
 
 
 class Branch(nn.Module):
-    """Two convolutions over `window` neighbours with skips. x [B, T, D], zero where there is no token -> [B, T, D]."""
+    """Two convolutions over `window` neighbours with skips. x [B, T, D], zero where
+    there is no token -> [B, T, D].
+    """
 
     def __init__(self, config: UseConfig, window: int, before: int) -> None:
         super().__init__()
@@ -105,7 +111,9 @@ class Branch(nn.Module):
 
 
 class Table(nn.Module):
-    """Rows by id in eight bits, nothing that an optimiser would find: row i is weight[i] scale[i mod 17] + low[i mod 17]. ids [...] -> [..., D]."""
+    """Rows by id in eight bits, nothing that an optimiser would find: row i is
+    weight[i] scale[i mod 17] + low[i mod 17]. ids [...] -> [..., D].
+    """
 
     weight: Tensor
     scale: Tensor
@@ -146,8 +154,9 @@ class UsePreTrainedModel(PreTrainedModel):
 
 
 class UseModel(UsePreTrainedModel):
-    """ids [B, T], mask [B, T] -> last_hidden_state [B, T, token_size]; pooler_output [B, hidden_size] in (-1, 1). Its unit vector
-    is the sentence's embedding."""
+    """ids [B, T], mask [B, T] -> last_hidden_state [B, T, token_size]; pooler_output
+    [B, hidden_size] in (-1, 1). Its unit vector is the sentence's embedding.
+    """
 
     def __init__(self, config: UseConfig) -> None:
         super().__init__(config)
@@ -205,7 +214,8 @@ class UseModel(UsePreTrainedModel):
             branch(x, mask) for branch, x in zip(self.branches, projected, strict=True)
         ]
         tokens = self.norm(torch.cat([embedded, *grams], dim=-1))
-        # A sum of projections is the projection of the sum: one row for each text instead of one for each token.
+        # A sum of projections is the projection of the sum: one row for each text
+        # instead of one for each token.
         count = mask.sum(1)
         s = (
             F.linear((tokens * mask).sum(1), self.summary.weight)
@@ -280,7 +290,9 @@ AutoModelForTokenClassification.register(UseConfig, UseForTokenClassification)
 
 
 def unpacked() -> Path:
-    """The packaged weights and tokenizer as a Transformers folder, made once under $MIAOBI_HOME/converted."""
+    """The packaged weights and tokenizer as a Transformers folder, made once under
+    $MIAOBI_HOME/converted.
+    """
     root = home() / "converted"
     root.mkdir(parents=True, exist_ok=True)
     with alone(root, f"{PACK}-{packs.get(PACK).content[:16]}-{FORMAT}") as target:

@@ -4,8 +4,9 @@
     m_t = min(1, Σ_j g_j [id_j = id_t])                whether token t of the text is one of those
     f'  = the encoder on e_t + m_t u                   so its n-grams see what stands beside such a token
     logits_t = W f'_t + (A f'_t) · (B q),  q = Σ_j g_j f_j / Σ_j g_j
-The encoder sees four neighbours; the words that question and text share are what tells far places (exact match as a feature and the
-product with the question: Chen et al. 2017, arXiv:1704.00051).
+The encoder sees four neighbours; the words that question and text share are what tells
+far places (exact match as a feature and the product with the question: Chen et al.
+2017, arXiv:1704.00051).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Pictures as files that say where they came from.
 
-Each file carries its facts as JSON (PNG: iTXt "miaobi"; JPEG and WebP: EXIF UserComment; GIF: comment) and an XMP packet with
-IPTC's digital source type "trainedAlgorithmicMedia" (PNG, JPEG, WebP). Every file is read back before it takes its name:
-writers are known to drop metadata without a word.
+Each file carries its facts as JSON (PNG: iTXt "miaobi"; JPEG and WebP: EXIF
+UserComment; GIF: comment) and an XMP packet with IPTC's digital source type
+"trainedAlgorithmicMedia" (PNG, JPEG, WebP). Every file is read back before it takes its
+name: writers are known to drop metadata without a word.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ SECONDS_A_PICTURE = 0.5
 
 
 def write(pictures: Sequence[Image] | Video, path: Path) -> Path:
-    """One picture as it is; several as one sheet, or as an animation (.gif), or numbered in a folder; a video as an animation.
+    """One picture as it is; several as one sheet, or as an animation (.gif), or
+    numbered in a folder; a video as an animation.
 
     Raises Unsupported for an ending that has no writer, or a picture too large for the format.
     """
@@ -76,7 +78,9 @@ def write(pictures: Sequence[Image] | Video, path: Path) -> Path:
 
 
 def write_each(pictures: Sequence[Image], folder: Path) -> list[Path]:
-    """000.png, 001.png, ... and their facts as lines of index.jsonl; numbers go on after those that are in the folder."""
+    """000.png, 001.png, ... and their facts as lines of index.jsonl; numbers go on
+    after those that are in the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):  # so that no number is given twice
         taken = [
@@ -102,7 +106,9 @@ def write_each(pictures: Sequence[Image], folder: Path) -> list[Path]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether pictures for this path go into a folder: one that is there, or a name without an ending."""
+    """Whether pictures for this path go into a folder: one that is there, or a name
+    without an ending.
+    """
     return path.is_dir() or not path.suffix
 
 
@@ -263,7 +269,8 @@ def xmp() -> str:
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
         ' xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        f" xmp:CreatorTool={quoteattr(f'miaobi {__version__}')} Iptc4xmpExt:DigitalSourceType={quoteattr(SOURCE_TYPE)}/>"
+        f" xmp:CreatorTool={quoteattr(f'miaobi {__version__}')} "
+        f"Iptc4xmpExt:DigitalSourceType={quoteattr(SOURCE_TYPE)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
 
@@ -271,7 +278,9 @@ def xmp() -> str:
 def _check(
     draft: Path, path: Path, frames: list[np.ndarray], facts: dict[str, Any]
 ) -> None:
-    """Raise Damaged unless the file on disk holds the picture's size, its facts, its source type and (PNG) its very pixels."""
+    """Raise Damaged unless the file on disk holds the picture's size, its facts, its
+    source type and (PNG) its very pixels.
+    """
     with Pillow.open(draft) as picture:
         whole = picture.size == (
             frames[0].shape[1],

@@ -1,6 +1,7 @@
 """The one door out: whatever was generated leaves through `publish`, labelled.
 
-For text: .txt with a notice that people see, .md with the facts as front matter, .json and .jsonl with everything.
+For text: .txt with a notice that people see, .md with the facts as front matter, .json
+    and .jsonl with everything.
 For pictures: .png, .jpg, .webp and .gif with the facts inside (see pictures.py).
 """
 
@@ -21,12 +22,15 @@ NOTICE = "AI-generated / 由AI生成"
 
 
 def publish(artifact: Artifact | Sequence[Artifact], path: Path) -> Path:
-    """Write one artifact, or several answers to the same request, to `path`; the ending decides the format.
+    """Write one artifact, or several answers to the same request, to `path`; the ending
+    decides the format.
 
-    Several pictures become one sheet (.png, .jpg, .webp), an animation (.gif), or numbered files beside index.jsonl where
-    `path` is a folder or has no ending. A file of that name is replaced; in a folder nothing is, the numbers go on.
+    Several pictures become one sheet (.png, .jpg, .webp), an animation (.gif), or
+    numbered files beside index.jsonl where `path` is a folder or has no ending. A file
+    of that name is replaced; in a folder nothing is, the numbers go on.
 
-    Each file is written whole or not at all. Raises Unsupported for an ending or a kind of artifact that has no writer.
+    Each file is written whole or not at all. Raises Unsupported for an ending or a kind
+    of artifact that has no writer.
     """
     artifacts = list(artifact) if isinstance(artifact, Sequence) else [artifact]
     pictures = [item for item in artifacts if isinstance(item, Image)]
@@ -79,7 +83,10 @@ def facts_of(facts: Facts) -> dict[str, Any]:
 
 def _txt(texts: list[Text]) -> str:
     facts = texts[0].facts
-    made = f"{NOTICE} · {facts.model}{'@' + facts.version if facts.version else ''} · {facts.created} · {facts.request_id}"
+    made = (
+        f"{NOTICE} · {facts.model}{'@' + facts.version if facts.version else ''} · "
+        f"{facts.created} · {facts.request_id}"
+    )
     return "\n\n".join(text.text for text in texts) + f"\n\n{made}\n"
 
 

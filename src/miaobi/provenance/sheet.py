@@ -1,6 +1,7 @@
 """Contact sheets: several pictures on one, with even margins and legible labels.
 
-A sheet is pixels, not an artifact: who makes one from generated pictures wraps it in an `Image` with its facts and publishes it.
+A sheet is pixels, not an artifact: who makes one from generated pictures wraps it in an
+    `Image` with its facts and publishes it.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def sheet(
     """One picture of many, in reading order: uint8 [H, W, 3].
 
     Args:
-        pictures: uint8 [N, H, W, C], or arrays [H, W] or [H, W, C] of any sizes; C is 1, 3 or 4 (alpha is laid on white).
-        columns: How many stand side by side; as many as there are columns_labels, or else as near a square as may be.
+        pictures: uint8 [N, H, W, C], or arrays [H, W] or [H, W, C] of any sizes; C is
+            1, 3 or 4 (alpha is laid on white).
+        columns: How many stand side by side; as many as there are columns_labels, or
+            else as near a square as may be.
         rows_labels: One to the left of each row.
         columns_labels: One above each column.
         captions: One below each picture, on at most two lines.
@@ -77,7 +80,8 @@ def animation(
 ) -> np.ndarray:
     """One sheet for each moment: uint8 [T, H, W, 3].
 
-    frames: T times the same number of pictures of the same sizes, as `sheet` takes them; captions stay through all of them.
+    frames: T times the same number of pictures of the same sizes, as `sheet` takes
+        them; captions stay through all of them.
     titles: one short word for each moment, above its first column.
     """
     columns = columns or _columns(len(frames[0]), None, None)
@@ -122,7 +126,9 @@ def _colour(picture: np.ndarray) -> np.ndarray:
 def _sized(
     cells: list[np.ndarray], columns: int, rows: int, scale: int | None
 ) -> list[np.ndarray]:
-    """Small ones enlarged by whole pixels, so that each stays a crisp square; large ones reduced to keep the sheet at hand."""
+    """Small ones enlarged by whole pixels, so that each stays a crisp square; large
+    ones reduced to keep the sheet at hand.
+    """
     from PIL import Image
 
     height, width = (
@@ -146,7 +152,9 @@ def _sized(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where things stand, in pixels. A place is a cell with the room for its caption and the gap to the next."""
+    """Where things stand, in pixels. A place is a cell with the room for its caption
+    and the gap to the next.
+    """
 
     rows: int
     columns: int
@@ -256,7 +264,9 @@ class _Plan:
     def _picture(
         self, canvas: Image, draw: ImageDraw, cell: np.ndarray, top: int, left: int
     ) -> None:
-        """In the middle of its place, with a hair line around it so that a white picture has an end."""
+        """In the middle of its place, with a hair line around it so that a white
+        picture has an end.
+        """
         from PIL import Image
 
         y, x = (
@@ -279,7 +289,9 @@ def _line() -> int:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """At most two lines of `width` pixels; what does not fit ends in an ellipsis. Breaks at spaces, or anywhere in a long word."""
+    """At most two lines of `width` pixels; what does not fit ends in an ellipsis.
+    Breaks at spaces, or anywhere in a long word.
+    """
     words, lines, length = _words(text), [""], _font().getlength
     for word in words:
         if length((lines[-1] + word).rstrip()) <= width or not lines[-1].strip():
@@ -293,7 +305,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """Pieces between which a line may break: Latin words with the space behind them, single Chinese characters."""
+    """Pieces between which a line may break: Latin words with the space behind them,
+    single Chinese characters.
+    """
     text = " ".join(text.split())
     cuts = [
         0,

@@ -1,7 +1,9 @@
-"""Who may come in now: a bounded queue before a bounded number of places, and each key's own rates and budgets.
+"""Who may come in now: a bounded queue before a bounded number of places, and each
+key's own rates and budgets.
 
-Places are per model (`settings.streams` answers of one run together), the queue is the server's (`settings.queue`), and who came
-first is served first. A place goes from hand to hand, so none can slip in between. Whoever is refused is told when to come back.
+Places are per model (`settings.streams` answers of one run together), the queue is the
+server's (`settings.queue`), and who came first is served first. A place goes from hand
+to hand, so none can slip in between. Whoever is refused is told when to come back.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ async def operator_of(caller: Asking) -> Caller:
         raise ApiError(
             403,
             say(
-                "This changes what everybody gets; it needs an operator's key (`miaobi keys create NAME --operator` on the server).",
+                "This changes what everybody gets; it needs an operator's key "
+                "(`miaobi keys create NAME --operator` on the server).",
                 "此操作影响所有人，需要管理员密钥（在服务器上用 `miaobi keys create 名称 --operator` 创建）。",
             ),
             code="operators_only",
@@ -71,7 +74,9 @@ Operating = Annotated[Caller, Depends(operator_of)]
 
 
 class Place:
-    """A place at work. What was used of the model is added up here and recorded when it is given back."""
+    """A place at work. What was used of the model is added up here and recorded when it
+    is given back.
+    """
 
     __slots__ = ("_completion_tokens", "arrived", "first", "pictures", "prompt_tokens")
 
@@ -121,7 +126,9 @@ class Admission:
         return sum(len(line.waiting) for line in self._lines.values())
 
     def drain(self) -> None:
-        """Let nobody in any more. Those who still wait are told to go elsewhere; those at work end."""
+        """Let nobody in any more. Those who still wait are told to go elsewhere; those
+        at work end.
+        """
         self.draining = True
         for line in self._lines.values():
             for waiter in line.waiting:
@@ -130,7 +137,9 @@ class Admission:
 
     @asynccontextmanager
     async def place(self, caller: Caller, model: str) -> AsyncIterator[Place]:
-        """A place for one request to `model`, freed when the block is left, whoever went away. Raises ApiError 429 or 503."""
+        """A place for one request to `model`, freed when the block is left, whoever
+        went away. Raises ApiError 429 or 503.
+        """
         place = Place(time.perf_counter())
         await self._allow(caller)
         await self._enter(model)

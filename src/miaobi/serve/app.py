@@ -1,7 +1,9 @@
-"""The application: middleware around routes, one file a group of them (routes/), listed in the registry.
+"""The application: middleware around routes, one file a group of them (routes/), listed
+in the registry.
 
-Order of a request: logged (id, log line) -> guard (headers, host, key) -> bodies (size, type, depth; a client that leaves) -> route
--> admission (rate, place) -> pool -> engine -> published answer.
+Order of a request: logged (id, log line) -> guard (headers, host, key) -> bodies (size,
+    type, depth; a client that leaves) -> route -> admission (rate, place) -> pool ->
+    engine -> published answer.
 """
 
 from __future__ import annotations

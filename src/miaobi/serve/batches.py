@@ -1,10 +1,12 @@
-"""OpenAI's batch format: a file of requests, each answered by the endpoint it names, through the application itself.
+"""OpenAI's batch format: a file of requests, each answered by the endpoint it names,
+through the application itself.
 
     {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "smollm2", "messages": [...]}}      in
     {"id": "batch_req_...", "custom_id": "a", "response": {"status_code": 200, "request_id": "...", "body": {...}}, "error": null}   out
 
-Answers go to a journal as they come, one whole line each; whoever is killed goes on with the lines that are missing there. An answer's id
-is that of its request's content, so an answer is taken for a line only while the line is what it was.
+Answers go to a journal as they come, one whole line each; whoever is killed goes on
+with the lines that are missing there. An answer's id is that of its request's content,
+so an answer is taken for a line only while the line is what it was.
 """
 
 from __future__ import annotations
@@ -75,8 +77,9 @@ class Line:
 def read(
     path: Path, endpoint: str | None = None, model: str | None = None
 ) -> tuple[list[Line], list[dict[str, Any]]]:
-    """(the requests, what is wrong with those that cannot be used, each with its line). `endpoint`: the only one allowed. `model`: answers
-    all, whatever they name."""
+    """(the requests, what is wrong with those that cannot be used, each with its line).
+    `endpoint`: the only one allowed. `model`: answers all, whatever they name.
+    """
     found, wrong, met = list[Line](), list[dict[str, Any]](), dict[str, int]()
     try:
         for number, record in lines.objects(path):
@@ -192,7 +195,9 @@ def _line(
 
 
 def answers(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """(an answer, where its line begins and ends), up to the first line that is none: one that was cut off, as a rule."""
+    """(an answer, where its line begins and ends), up to the first line that is none:
+    one that was cut off, as a rule.
+    """
     end = 0
     with path.open("rb") as file:
         for line in file:
@@ -207,7 +212,9 @@ def answers(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
 
 
 class Journal:
-    """Answers on disk, in the order they came: found by id, without being held in memory. One process at a time."""
+    """Answers on disk, in the order they came: found by id, without being held in
+    memory. One process at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -265,7 +272,9 @@ class Journal:
         self._flushed = time.monotonic()
 
     def rows(self, ids: Iterable[str], good: bool | None = None) -> Iterator[bytes]:
-        """The lines of these answers, in this order; `good`: only those answered well, or only the others."""
+        """The lines of these answers, in this order; `good`: only those answered well,
+        or only the others.
+        """
         for id in ids:
             start, end, state = self._places[id]
             if good is None or state == good:
@@ -302,7 +311,9 @@ async def answer(
     streams: int,
     look: Callable[[], bool],
 ) -> None:
-    """Ask for every request that the journal lacks, `streams` at a time. `look` is called every second, and stops the rest by True."""
+    """Ask for every request that the journal lacks, `streams` at a time. `look` is
+    called every second, and stops the rest by True.
+    """
     waiting = iter([line for line in requests if line.id not in journal])
 
     async def one_after_another() -> None:
@@ -341,7 +352,9 @@ class _Stopped(Exception):
 
 @asynccontextmanager
 async def client_of(app: FastAPI, caller: Caller) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the application in this process, in the name of `caller`; the application is open as long as the block runs."""
+    """A client of the application in this process, in the name of `caller`; the
+    application is open as long as the block runs.
+    """
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(inside(app, caller), raise_app_exceptions=False)
         async with httpx.AsyncClient(

@@ -1,11 +1,13 @@
 """What a client sends, and whether it is still there.
 
-A body is counted as it comes, whatever Content-Length says, and has to come in time. JSON is read whole before any parser sees
-it, so that it can be refused for its depth; multipart flows on to the routes that take it. Every other type is refused: a form on
+A body is counted as it comes, whatever Content-Length says, and has to come in time.
+JSON is read whole before any parser sees it, so that it can be refused for its depth;
+multipart flows on to the routes that take it. Every other type is refused: a form on
 another site's page can send those (CSRF), and no route reads them.
 
-Once the body is in, somebody has to listen for the client to leave: this layer does, and then cancels the route, be it streaming,
-still writing or still waiting for its place.
+Once the body is in, somebody has to listen for the client to leave: this layer does,
+and then cancels the route, be it streaming, still writing or still waiting for its
+place.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ class Bodies:
         await while_there(self.app, scope, source, receive, send)
 
     def _largest(self, scope: Scope, kind: str) -> int:
-        """Files to keep are streamed to the disk and so may be large, with a little of the form around them; others are held in memory."""
+        """Files to keep are streamed to the disk and so may be large, with a little of
+        the form around them; others are held in memory.
+        """
         stored = kind == "multipart/form-data" and (
             scope["path"] == KEPT or scope["path"].startswith("/studio/")
         )
@@ -130,7 +134,9 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 class _Incoming:
-    """A body on its way in. Raises HTTPException (which passes through the framework's form parser) 413 or 408."""
+    """A body on its way in. Raises HTTPException (which passes through the framework's
+    form parser) 413 or 408.
+    """
 
     def __init__(self, receive: Receive, largest: int, settings: Settings) -> None:
         self._receive, self._largest, self._limits = receive, largest, settings.limits
@@ -209,7 +215,9 @@ def _once(body: bytes) -> Receive:
 async def while_there(
     app: ASGIApp, scope: Scope, source: Receive, receive: Receive, send: Send
 ) -> None:
-    """Run `app` on the body from `source`; when the client leaves between the body's end and the answer's, cancel it."""
+    """Run `app` on the body from `source`; when the client leaves between the body's
+    end and the answer's, cancel it.
+    """
     gone = asyncio.Event()
     work, listener, whole, done = asyncio.current_task(), None, False, False
 

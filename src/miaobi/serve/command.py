@@ -1,4 +1,6 @@
-"""`miaobi serve`: the store's models behind OpenAI's API, and the studio. Imports nothing heavy before it is called."""
+"""`miaobi serve`: the store's models behind OpenAI's API, and the studio. Imports
+nothing heavy before it is called.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def greeting(settings: Settings, port: int, names: list[str]) -> str:
 
 
 def keys_of(file: Path | None) -> tuple[str, ...]:
-    """The keys in the file and in $MIAOBI_API_KEY. Raises NotFound, or BadInput for a file without any."""
+    """The keys in the file and in $MIAOBI_API_KEY. Raises NotFound, or BadInput for a
+    file without any.
+    """
     given = [os.environ["MIAOBI_API_KEY"]] if os.environ.get("MIAOBI_API_KEY") else []
     if file is None:
         return tuple(given)

@@ -1,7 +1,9 @@
-"""Opening the database: SQLite under $MIAOBI_HOME, or PostgreSQL by URL; brought up to date, one server at a time, before use.
+"""Opening the database: SQLite under $MIAOBI_HOME, or PostgreSQL by URL; brought up to
+date, one server at a time, before use.
 
-SQLite: write-ahead log, so that readers never wait; every commit is on disk before it is answered (synchronous FULL); a transaction
-that writes takes the lock at its beginning, so that none fails half way because another wrote first.
+SQLite: write-ahead log, so that readers never wait; every commit is on disk before it
+    is answered (synchronous FULL); a transaction that writes takes the lock at its
+    beginning, so that none fails half way because another wrote first.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Records:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction that may write: committed when the block ends, undone when it raises. Blocks; call it in a thread."""
+        """A transaction that may write: committed when the block ends, undone when it
+        raises. Blocks; call it in a thread.
+        """
         with (
             _explained(),
             Session(self.engine, expire_on_commit=False) as session,
@@ -79,7 +83,9 @@ def _explained() -> Iterator[None]:
 
 
 def open_records(url: str, revision: str = "head") -> Records:
-    """Open the database at `url` and bring it up to date, or to an older `revision` (a number in migrations/versions). Raises BadInput for a URL that leads nowhere."""
+    """Open the database at `url` and bring it up to date, or to an older `revision` (a
+    number in migrations/versions). Raises BadInput for a URL that leads nowhere.
+    """
     try:
         engine = _engine(url)
         with _alone(engine) as connection:

@@ -1,4 +1,6 @@
-"""What /openapi.json says beyond the routes' own words: the shape of errors, and that a key is asked for."""
+"""What /openapi.json says beyond the routes' own words: the shape of errors, and that a
+key is asked for.
+"""
 
 from __future__ import annotations
 

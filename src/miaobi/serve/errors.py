@@ -1,7 +1,9 @@
-"""Errors in OpenAI's shape, each with the request's id: {"error": {"message", "type", "param", "code"}}.
+"""Errors in OpenAI's shape, each with the request's id: {"error": {"message", "type",
+"param", "code"}}.
 
-A message says what was wrong and what to do. It never holds a path, an object's repr or an address: what is unexpected is logged
-under the request's id and answered as "internal error".
+A message says what was wrong and what to do. It never holds a path, an object's repr or
+an address: what is unexpected is logged under the request's id and answered as
+"internal error".
 """
 
 from __future__ import annotations
@@ -58,13 +60,17 @@ STATUS: dict[type[MiaobiError], int] = {
 
 
 PLACE = re.compile(
-    r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at 0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{6,}\b"
+    r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。"
+    r"]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at "
+    r"0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{6,}\b"
 )
 """A path of this machine (its last part is kept), an object's repr, an address in memory."""
 
 
 def without_places(text: str) -> str:
-    """The words of an error that was written for whoever sits at this machine, for those who do not."""
+    """The words of an error that was written for whoever sits at this machine, for
+    those who do not.
+    """
     return PLACE.sub(lambda found: found[1] or "…", text)
 
 
@@ -110,7 +116,9 @@ class ApiError(Exception):
 
 
 def from_exception(error: BaseException, request_id: str) -> ApiError:
-    """The answer to any exception. What nobody foresaw is logged with its trace, and told without it."""
+    """The answer to any exception. What nobody foresaw is logged with its trace, and
+    told without it.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, MiaobiError):
@@ -151,7 +159,9 @@ def _from_validation(error: RequestValidationError) -> ApiError:
 
 
 def _detail(request: Request, error: HTTPException) -> str:
-    """The framework's own word for a path that leads nowhere says neither which nor what else there is."""
+    """The framework's own word for a path that leads nowhere says neither which nor
+    what else there is.
+    """
     if (error.status_code, error.detail) == (404, "Not Found"):
         asked = f"{request.method} {request.url.path[:200]}"
         return say(

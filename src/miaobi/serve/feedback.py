@@ -1,7 +1,9 @@
-"""What people thought of answers: thumbs, edits and blind votes, each its key's own, and the tuning set they make together.
+"""What people thought of answers: thumbs, edits and blind votes, each its key's own,
+and the tuning set they make together.
 
-A line of the export is what `miaobi finetune --task preference` reads: pairs of a chosen and a rejected answer (edits and votes; for
-DPO and ORPO), or single answers with a thumb (for KTO).
+A line of the export is what `miaobi finetune --task preference` reads: pairs of a
+chosen and a rejected answer (edits and votes; for DPO and ORPO), or single answers with
+a thumb (for KTO).
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Files that callers upload and jobs make: bytes in one folder, names of our making, a record for each.
+"""Files that callers upload and jobs make: bytes in one folder, names of our making, a
+record for each.
 
     server/files/file-019a...          the bytes, never run and never unpickled
     server/files/.file-019a....part    arriving; locked by whoever writes it
 
-A file is there when both bytes and record are. Bytes come first (written beside, flushed, renamed), then the record; when a file goes,
-the record goes first. So whatever kills the server leaves at most bytes without a record, which `sweep` removes.
+A file is there when both bytes and record are. Bytes come first (written beside,
+flushed, renamed), then the record; when a file goes, the record goes first. So whatever
+kills the server leaves at most bytes without a record, which `sweep` removes.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Files:
         return path
 
     def find(self, id: str, key_id: str) -> File:
-        """The record, for the key that made it. Raises ApiError 404: others' files are as if they were not."""
+        """The record, for the key that made it. Raises ApiError 404: others' files are
+        as if they were not.
+        """
         with self.records.reading() as session:
             file = session.get(File, id) if ID.fullmatch(id) else None
         if (
@@ -100,7 +104,9 @@ class Files:
         (self.folder / id).unlink(missing_ok=True)
 
     def upload(self, id: str | None = None) -> Upload:
-        """`with files.upload() as upload:` write to it, then keep it; what was not kept by the end of the block is gone."""
+        """`with files.upload() as upload:` write to it, then keep it; what was not kept
+        by the end of the block is gone.
+        """
         return Upload(self, id or new_id("file"))
 
     def put(
@@ -112,7 +118,9 @@ class Files:
         purpose: str,
         expires: int | None = None,
     ) -> None:
-        """A file that a job made, under the id that was set aside for it: once, however often it is asked."""
+        """A file that a job made, under the id that was set aside for it: once, however
+        often it is asked.
+        """
         with self.records.reading() as session:
             if session.get(File, id) is not None:
                 return
@@ -125,7 +133,9 @@ class Files:
             upload.keep(key_id, filename, purpose, expires)
 
     def sweep(self) -> None:
-        """Remove what expired, bytes without a record, drafts whose writer is gone, records without bytes."""
+        """Remove what expired, bytes without a record, drafts whose writer is gone,
+        records without bytes.
+        """
         with self.records.reading() as session:
             known = {file.id: file.expires for file in session.scalars(select(File))}
         for id, expires in known.items():
@@ -169,7 +179,9 @@ class Files:
 
 
 class Upload:
-    """A file that is arriving. The lock on it tells `sweep` that somebody is at it, until its record stands."""
+    """A file that is arriving. The lock on it tells `sweep` that somebody is at it,
+    until its record stands.
+    """
 
     def __init__(self, files: Files, id: str) -> None:
         self.files, self.id, self.size, self.kept = files, id, 0, False
@@ -285,7 +297,9 @@ def missing(id: str) -> ApiError:
 
 
 def plain_name(name: str) -> str:
-    """The last part of a file's name, without anything that could steer a terminal or a header. A label only: nothing is opened by it."""
+    """The last part of a file's name, without anything that could steer a terminal or a
+    header. A label only: nothing is opened by it.
+    """
     last = re.split(r"[/\\]", name)[-1]
     return "".join(letter for letter in last if letter.isprintable())[:200] or "file"
 
@@ -301,7 +315,8 @@ def disk_full() -> Iterator[None]:
         raise ApiError(
             507,
             say(
-                "The server's disk is full; nothing of this file was kept. Delete files (DELETE /v1/files/ID) or tell the operator.",
+                "The server's disk is full; nothing of this file was kept. "
+                "Delete files (DELETE /v1/files/ID) or tell the operator.",
                 "服务器磁盘已满，此文件未保存。请删除旧文件（DELETE /v1/files/ID）或联系管理员。",
             ),
             code="disk_full",

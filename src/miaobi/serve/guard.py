@@ -1,7 +1,9 @@
-"""Who may ask at all: the layer that every request passes before any route sees it, mounted applications included.
+"""Who may ask at all: the layer that every request passes before any route sees it,
+mounted applications included.
 
-Decides on the path as the server read it from the request line, never on Host or any other header (a crafted Host skipped
-authentication elsewhere). What it refuses was not routed, not parsed and not queued.
+Decides on the path as the server read it from the request line, never on Host or any
+other header (a crafted Host skipped authentication elsewhere). What it refuses was not
+routed, not parsed and not queued.
 
 - Headers: their number and size. Host: one, well formed, and on a server of this machine alone one of its own names, so that a
   page whose name was rebound to 127.0.0.1 reaches nothing.
@@ -33,8 +35,10 @@ OPEN = re.compile(
     r"|/studio/login"
     r"|/v1/images/files/[A-Za-z0-9_-]{22,86}\.(?:png|jpeg|webp)"
 )
-"""Answered without a key: whether the server lives, the page that asks for a key, and pictures under a name that nobody can guess
-and that expires (as OpenAI's own signed URLs)."""
+"""Answered without a key: whether the server lives, the page that asks for a key, and
+pictures under a name that nobody can guess and that expires (as OpenAI's own signed
+URLs).
+"""
 STUDIO = re.compile(r"/studio(?:/.*)?", re.DOTALL)
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -45,7 +49,9 @@ INSIDE = "miaobi.caller"
 
 
 def inside(app: ASGIApp, caller: Caller) -> ASGIApp:
-    """`app` for calls from within this process, in the name of `caller` (the lines of a batch). No request from outside has this mark."""
+    """`app` for calls from within this process, in the name of `caller` (the lines of a
+    batch). No request from outside has this mark.
+    """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, INSIDE: caller}, receive, send)
@@ -89,7 +95,9 @@ class Guard:
             raise ApiError(
                 431,
                 say(
-                    f"{len(raw)} headers of {size} bytes; at most {limits.header_count} of {limits.header_bytes} bytes together are read.",
+                    f"{len(raw)} headers of {size} bytes; at most "
+                    f"{limits.header_count} of {limits.header_bytes} bytes "
+                    "together are read.",
                     f"请求头共 {len(raw)} 个、{size} 字节；最多 {limits.header_count} 个、{limits.header_bytes} 字节。",
                 ),
                 code="headers_too_large",
@@ -128,14 +136,19 @@ class Guard:
             raise ApiError(
                 421 if match else 400,
                 say(
-                    f"Host {shown!r} is not a name of this server. Ask it as localhost or 127.0.0.1; a name of its own is allowed with --allow-host NAME.",
-                    f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 127.0.0.1；如需其他名称，请用 --allow-host 名称 启动。",
+                    f"Host {shown!r} is not a name of this server. Ask it as "
+                    "localhost or 127.0.0.1; a name of its own is allowed "
+                    "with --allow-host NAME.",
+                    f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 "
+                    "127.0.0.1；如需其他名称，请用 --allow-host 名称 启动。",
                 ),
                 code="bad_host",
             )
 
     def _origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        """Refuse what a page of another site sends in a visitor's name. Programs send neither header."""
+        """Refuse what a page of another site sends in a visitor's name. Programs send
+        neither header.
+        """
         if scope["method"] in SAFE:
             return
         origin = headers.get("origin")
@@ -157,7 +170,9 @@ class Guard:
             )
 
     async def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
-        """By the key in Authorization; in the studio, where a browser asks, also by the session that its cookie names."""
+        """By the key in Authorization; in the studio, where a browser asks, also by the
+        session that its cookie names.
+        """
         if OPEN.fullmatch(scope["path"]):
             return Caller()
         given = headers.get("authorization")

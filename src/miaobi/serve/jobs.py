@@ -1,8 +1,10 @@
 """The durable queue: jobs in the database, held by one process at a time, ended once.
 
-A holder takes a job for LEASE_SECONDS and renews that while it works. One whose holder is gone is taken by the next, and goes on from
-what its folder keeps. Everything a holder says is said under its token: once another holds the job, or it was cancelled, its words
-count for nothing. Times are the clocks of the machines that share the database; they have to agree within a few seconds.
+A holder takes a job for LEASE_SECONDS and renews that while it works. One whose holder
+is gone is taken by the next, and goes on from what its folder keeps. Everything a
+holder says is said under its token: once another holds the job, or it was cancelled,
+its words count for nothing. Times are the clocks of the machines that share the
+database; they have to agree within a few seconds.
 """
 
 from __future__ import annotations
@@ -29,11 +31,15 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 
 class Lost(Exception):
-    """The job is no longer this holder's: cancelled, paused, or taken by another after the lease ran out."""
+    """The job is no longer this holder's: cancelled, paused, or taken by another after
+    the lease ran out.
+    """
 
 
 def new_holder() -> str:
-    """A token for one process at one job; it tells where its server runs, so that after a crash the next need not wait for the lease."""
+    """A token for one process at one job; it tells where its server runs, so that after
+    a crash the next need not wait for the lease.
+    """
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}:{secrets.token_hex(8)}"
 
 
@@ -178,8 +184,9 @@ class Queue:
     # For those who work.
 
     def claim(self, holder: str, only: tuple[str, ...] = ()) -> Job | None:
-        """The job that waited longest, of these kinds or of any, now held by `holder`; None when nothing waits. Jobs whose processes keep
-        dying fail here."""
+        """The job that waited longest, of these kinds or of any, now held by `holder`;
+        None when nothing waits. Jobs whose processes keep dying fail here.
+        """
         free = (Job.status == "queued") | (
             (Job.status == "running") & (Job.held_until < now())
         )
@@ -226,7 +233,9 @@ class Queue:
         return None
 
     def free_the_dead(self) -> None:
-        """Let go of what servers on this machine held that run no more. That they ended is not held against the jobs."""
+        """Let go of what servers on this machine held that run no more. That they ended
+        is not held against the jobs.
+        """
         with self.records.session() as session:
             for job in session.scalars(
                 select(Job)
@@ -280,7 +289,9 @@ class Queue:
             _end(session, job, status, message)
 
     def give_back(self, id: str, holder: str, died: str | None = None) -> None:
-        """To the queue again: because this server goes down, or because its process `died`, which counts. What is lost already stays so."""
+        """To the queue again: because this server goes down, or because its process
+        `died`, which counts. What is lost already stays so.
+        """
         with self.records.session() as session:
             try:
                 job = _held(session, id, holder)

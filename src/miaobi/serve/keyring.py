@@ -1,6 +1,8 @@
-"""`miaobi keys`: make, list and revoke the keys in the server's database. A running server knows within a second.
+"""`miaobi keys`: make, list and revoke the keys in the server's database. A running
+server knows within a second.
 
-A key is "mb-" and 256 random bits. It is shown once; what is kept is its SHA-256, which suffices for secrets nobody can guess.
+A key is "mb-" and 256 random bits. It is shown once; what is kept is its SHA-256, which
+suffices for secrets nobody can guess.
 """
 
 from __future__ import annotations
@@ -117,10 +119,13 @@ def create(
 
     Args:
         name: Whose it is: letters, digits, dots, hyphens.
-        requests_per_minute: How often it may ask a model, counted over the last minute. Without it: no limit.
-        tokens_per_day: Tokens it may use in a day (UTC), prompts and answers together. Without it: no limit.
+        requests_per_minute: How often it may ask a model, counted over the last minute.
+            Without it: no limit.
+        tokens_per_day: Tokens it may use in a day (UTC), prompts and answers together.
+            Without it: no limit.
         operator: It may also change what everybody gets: promote a model's version, or go back.
-        database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite under $MIAOBI_HOME.
+        database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite
+            under $MIAOBI_HOME.
     """
     if not NAME.fullmatch(name):
         raise BadInput(
@@ -169,7 +174,8 @@ def list_keys(*, database_url: str = "") -> Keyring:
     """The keys by name, with their limits; the keys themselves cannot be shown again.
 
     Args:
-        database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite under $MIAOBI_HOME.
+        database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite
+            under $MIAOBI_HOME.
     """
     with _opened(database_url) as records:
         return Keyring(tuple(_facts(row) for row in all_keys(records)))
@@ -180,7 +186,8 @@ def revoke(name: str, *, database_url: str = "") -> KeyFacts:
 
     Args:
         name: Its name, as `miaobi keys list` shows it.
-        database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite under $MIAOBI_HOME.
+        database_url: The server's database, when not $MIAOBI_DATABASE_URL or SQLite
+            under $MIAOBI_HOME.
     """
     with _opened(database_url) as records, records.session() as session:
         row = session.scalar(select(Key).where(Key.name == name))

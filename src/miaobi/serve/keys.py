@@ -1,4 +1,6 @@
-"""Is this key good, and whose is it? Those the server was started with and those in the database (keyring.py)."""
+"""Is this key good, and whose is it? Those the server was started with and those in the
+database (keyring.py).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from miaobi.serve.settings import Settings
 log = logging.getLogger("miaobi.serve")
 
 FRESH = 1.0
-"""Seconds that what was read of the database holds: a key that was revoked is good for no longer."""
+"""Seconds that what was read of the database holds: a key that was revoked is good for
+no longer.
+"""
 
 
 class Keys:
@@ -35,7 +39,8 @@ class Keys:
         self._read_at = 0.0
 
     async def caller(self, secret: str) -> Caller:
-        """Whose key `secret` is. Where no key was ever made, and on this machine alone, whoever asks. Raises ApiError 401.
+        """Whose key `secret` is. Where no key was ever made, and on this machine alone,
+        whoever asks. Raises ApiError 401.
 
         A database whose keys were all revoked is no open door.
         """
@@ -55,7 +60,9 @@ class Keys:
         return found
 
     async def read(self) -> None:
-        """Read the keys of the database. While it cannot be read, those that were known last are good."""
+        """Read the keys of the database. While it cannot be read, those that were known
+        last are good.
+        """
         assert self.records is not None
         self._read_at = time.monotonic()  # before, so that others do not read as well
         try:

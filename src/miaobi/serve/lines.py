@@ -1,4 +1,6 @@
-"""JSONL that came from outside: read line by line, with a cap on each, and an error that names the line."""
+"""JSONL that came from outside: read line by line, with a cap on each, and an error
+that names the line.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ LONGEST = 16 << 20
 
 
 def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of the line from 1, the object on it); empty lines are passed over. Raises ApiError 400 that names the line."""
+    """(number of the line from 1, the object on it); empty lines are passed over.
+    Raises ApiError 400 that names the line.
+    """
     number = 0
     with path.open("rb") as handle:
         while line := handle.readline(LONGEST + 1):

@@ -1,7 +1,9 @@
-"""The process that listens: uvicorn, with a deadline for headers and an end that waits for those who are being answered.
+"""The process that listens: uvicorn, with a deadline for headers and an end that waits
+for those who are being answered.
 
-SIGTERM or Ctrl-C: /ready says no, new requests are told to come back (503), answers that run may end until `drain_seconds`; then
-connections close, the services with them, and the exit code is 0. A second signal does not wait.
+SIGTERM or Ctrl-C: /ready says no, new requests are told to come back (503), answers
+that run may end until `drain_seconds`; then connections close, the services with them,
+and the exit code is 0. A second signal does not wait.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ log = logging.getLogger("miaobi.serve")
 HEADER_SECONDS = 15.0
 """From the connection, or the first byte of the next request on it, to the end of the headers."""
 KEEP_ALIVE = 65
-"""Seconds that an idle connection is kept; longer than the minute that most clients and proxies keep theirs."""
+"""Seconds that an idle connection is kept; longer than the minute that most clients and
+proxies keep theirs.
+"""
 CLOSING = 3
 """Seconds after the drain for what holds no place: uploads, event streams, open pages."""
 
@@ -102,7 +106,9 @@ class Listener(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn's raises the signal again at the end, and the process would die of what it obeyed."""
+        """uvicorn's raises the signal again at the end, and the process would die of
+        what it obeyed.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -129,8 +135,9 @@ def bind(settings: Settings) -> socket.socket:
         server = socket.create_server(
             (settings.host, settings.port), family=family, backlog=2048
         )
-        # Connections inherit it. Without, a stream's first words wait for the client to acknowledge its headers, 40 ms; asyncio sets it
-        # only on sockets that were made with the protocol's number.
+        # Connections inherit it. Without, a stream's first words wait for the client to
+        # acknowledge its headers, 40 ms; asyncio sets it only on sockets that were made
+        # with the protocol's number.
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return server
     except socket.gaierror:

@@ -1,7 +1,9 @@
-"""What the server writes down: one JSON line a request, each with the request's id, and no prompt's text unless that was asked for.
+"""What the server writes down: one JSON line a request, each with the request's id, and
+no prompt's text unless that was asked for.
 
-The outermost layer. It gives every request its id (`request.state.request_id`, header x-request-id), answers what nobody foresaw,
-and counts. A line is JSON with everything beyond ASCII escaped, so that nothing a client sends can begin a line of its own.
+The outermost layer. It gives every request its id (`request.state.request_id`, header
+x-request-id), answers what nobody foresaw, and counts. A line is JSON with everything
+beyond ASCII escaped, so that nothing a client sends can begin a line of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("miaobi.serve.requests")
 
 current: ContextVar[dict[str, Any] | None] = ContextVar("miaobi_request", default=None)
-"""The state of the request that is being answered (`request.state`): its id, its caller, what it used."""
+"""The state of the request that is being answered (`request.state`): its id, its
+caller, what it used.
+"""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PROBES = frozenset({"/health", "/ready", "/metrics"})
@@ -40,7 +44,9 @@ PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonLines(logging.Formatter):
-    """{"time", "level", "logger", "message", "request_id", ...}: what a call gave as `extra` becomes keys of the line."""
+    """{"time", "level", "logger", "message", "request_id", ...}: what a call gave as
+    `extra` becomes keys of the line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         state = current.get() or {}
@@ -72,7 +78,9 @@ def configure(level: str) -> None:
 
 
 class Logged:
-    """The layer around everything: id, log line, counts, and an answer to errors that nobody foresaw."""
+    """The layer around everything: id, log line, counts, and an answer to errors that
+    nobody foresaw.
+    """
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self.app, self.services = app, services

@@ -1,4 +1,6 @@
-"""What Prometheus reads at /metrics. Labels are names of models that answered and templates of routes, so their number is bounded."""
+"""What Prometheus reads at /metrics. Labels are names of models that answered and
+templates of routes, so their number is bounded.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What this server answers for: a name from outside to weights here.
 
-A name is one in the store ("poet", "poet@2", "poet@production"), a starter pack that was fetched, or an alias given with --model
-ALIAS=PATH. It is never a path, a URL or a hub id: those stand on the command line only.
+A name is one in the store ("poet", "poet@2", "poet@production"), a starter pack that
+was fetched, or an alias given with --model ALIAS=PATH. It is never a path, a URL or a
+hub id: those stand on the command line only.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ class Names:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._found: dict[str, tuple[int, Weights, bundle.Manifest | None]] = {}
-        """With the time of the folder in which versions and aliases come and go, by which one learns of a promotion; and the manifest of
-        a version, which never changes."""
+        """With the time of the folder in which versions and aliases come and go, by
+        which one learns of a promotion; and the manifest of a version, which never
+        changes.
+        """
 
     @cached_property
     def _given(self) -> Mapping[str, Weights | None]:
-        """Names of --model; with weights for aliases. Raises NotFound, BadInput or Damaged for a path that leads nowhere."""
+        """Names of --model; with weights for aliases. Raises NotFound, BadInput or
+        Damaged for a path that leads nowhere.
+        """
         pairs = [item.partition("=") for item in self.settings.models]
         return {
             check_name(name) if equals else name: replace(
@@ -106,7 +111,9 @@ class Names:
         ), manifest
 
     def _served(self, name: str) -> bool:
-        """Whether it is among --model, or everything is served. What was tuned from a served model is served too."""
+        """Whether it is among --model, or everything is served. What was tuned from a
+        served model is served too.
+        """
         return not self._given or any(
             name == given.partition("@")[0] for given in self._given
         )
@@ -180,7 +187,9 @@ class Names:
 
 
 def makers() -> list[str]:
-    """The starter packs that answer: models that make something, and the base that gives embeddings."""
+    """The starter packs that answer: models that make something, and the base that
+    gives embeddings.
+    """
     return [
         name
         for name, pack in packs.catalogue().items()

@@ -1,4 +1,5 @@
-"""`miaobi batch`: a file of requests answered here and now, without a server, by the same code that answers them over HTTP.
+"""`miaobi batch`: a file of requests answered here and now, without a server, by the
+same code that answers them over HTTP.
 
 results.jsonl            one answer for each request, in their order, when all are there
 .results.jsonl.journal   answers so far; the next run goes on from it
@@ -61,10 +62,12 @@ class Answered:
 def batch(
     requests: str, *, out: str, model: str | None = None, streams: int = 16
 ) -> Answered:
-    """Answer a file of requests in OpenAI's batch format, without a server. A run that was stopped goes on where it was.
+    """Answer a file of requests in OpenAI's batch format, without a server. A run that
+    was stopped goes on where it was.
 
     Args:
-        requests: JSONL, each line {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body"}.
+        requests: JSONL, each line {"custom_id", "method": "POST", "url":
+            "/v1/chat/completions", "body"}.
         out: Where the answers go, one line each, in the order of the requests.
         model: Answers all requests, whatever model they name.
         streams: Requests in flight at the same time.

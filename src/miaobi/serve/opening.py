@@ -1,4 +1,6 @@
-"""Opening a model for a server: with the engines that are quickest here, and how much memory that will take."""
+"""Opening a model for a server: with the engines that are quickest here, and how much
+memory that will take.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from miaobi.tune.opening import FAMILY, open_tuned
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".onnx", ".npz", ".pth")
 CRAMPED = 1
-"""Streams of the engine that answers lone requests: a small cache, which it clears when it is opened."""
+"""Streams of the engine that answers lone requests: a small cache, which it clears when
+it is opened.
+"""
 
 
 def build_pool(settings: Settings, names: Names | None = None) -> Pool:
@@ -34,10 +38,12 @@ def build_pool(settings: Settings, names: Names | None = None) -> Pool:
 
 
 def open_model(weights: Weights, streams: int) -> Model:
-    """Embedders as such; a writer with the engine for one request and, when requests meet, the one for many; others by one engine.
+    """Embedders as such; a writer with the engine for one request and, when requests
+    meet, the one for many; others by one engine.
 
-    An adapter is merged into its base first, once, where an engine can read the result: on a CPU that is several times as quick as the
-    engine that runs adapters as they are.
+    An adapter is merged into its base first, once, where an engine can read the result:
+    on a CPU that is several times as quick as the engine that runs adapters as they
+    are.
     """
     if engines.get("embedding").reads(weights):
         return Model(
@@ -68,7 +74,9 @@ def open_model(weights: Weights, streams: int) -> Model:
 
 
 def estimate(weights: Weights) -> int:
-    """Bytes of memory that these weights will take, opened: the files, as numbers that engines compute with, and room to work in."""
+    """Bytes of memory that these weights will take, opened: the files, as numbers that
+    engines compute with, and room to work in.
+    """
     stored = _stored(weights.path)
     if (
         weights.family == FAMILY
@@ -78,7 +86,8 @@ def estimate(weights: Weights) -> int:
         stored += _stored(tuned.base.folder)
     if weights.modality == "image":
         return 2 * stored + (256 << 20)
-    # The second engine of a pair holds the weights again, with eight bits each, and a cache.
+    # The second engine of a pair holds the weights again, with eight bits each, and a
+    # cache.
     return (3 * stored if weights.format == "gguf" else 2 * stored) + (256 << 20)
 
 

@@ -1,8 +1,11 @@
-"""The models of a server: opened when first asked for, shared by all who ask, closed when memory is wanted.
+"""The models of a server: opened when first asked for, shared by all who ask, closed
+when memory is wanted.
 
-One opening a model at a time, and models do not wait for each other. Memory is estimated before a model is opened; to make room, models
-that nobody uses are closed, the least recently used first, and one in use never is. A name is looked up anew for every request, so a
-version that was promoted answers the next one, while those that run end with the model they began with.
+One opening a model at a time, and models do not wait for each other. Memory is
+estimated before a model is opened; to make room, models that nobody uses are closed,
+the least recently used first, and one in use never is. A name is looked up anew for
+every request, so a version that was promoted answers the next one, while those that run
+end with the model they began with.
 """
 
 from __future__ import annotations
@@ -92,7 +95,9 @@ class Pool:
 
     @asynccontextmanager
     async def lease(self, name: str, modality: str = "text") -> AsyncIterator[Model]:
-        """The opened model of that name, which stays open until the block is left. Raises NotFound, Unsupported, DoesNotFit."""
+        """The opened model of that name, which stays open until the block is left.
+        Raises NotFound, Unsupported, DoesNotFit.
+        """
         weights = self.find(name)
         if (
             weights.modality in ("text", "image", "embedding")
@@ -109,7 +114,9 @@ class Pool:
             self._leave(held)
 
     async def _entered(self, name: str, weights: Weights) -> Held:
-        """The model, open, with one user more. Where there is no room beside the version in use, that one answers on."""
+        """The model, open, with one user more. Where there is no room beside the
+        version in use, that one answers on.
+        """
         held = self._held.get(weights.label)
         if held is None:
             held = self._hold(weights)
@@ -140,7 +147,9 @@ class Pool:
         self._let_go(held)
 
     async def warm(self, names: Sequence[str]) -> None:
-        """Open these, one after the other. A model that cannot be opened is told in the log; the next request tries again."""
+        """Open these, one after the other. A model that cannot be opened is told in the
+        log; the next request tries again.
+        """
         for name in names:
             try:
                 weights = self.find(name)
@@ -175,7 +184,8 @@ class Pool:
         if not others and all(
             other.opening.done() for other in self._held.values() if other is not held
         ):
-            # An engine that opens a part of itself later takes more than this, so an estimate is not thrown away whole.
+            # An engine that opens a part of itself later takes more than this, so an
+            # estimate is not thrown away whole.
             apart = getattr(model.engine, "process_id", None)
             held.bytes = max(
                 resident() - before + (resident(apart) if apart else 0), held.bytes // 2
@@ -192,8 +202,11 @@ class Pool:
             if held.bytes > self._budget:
                 raise DoesNotFit(
                     say(
-                        f"{held.weights.label} would take about {held.bytes / 1e6:,.0f} MB; this server may use {self._budget / 1e6:,.0f} MB for models.",
-                        f"{held.weights.label} 约需 {held.bytes / 1e6:,.0f} MB 内存；此服务器最多可用 {self._budget / 1e6:,.0f} MB。",
+                        f"{held.weights.label} would take about "
+                        f"{held.bytes / 1e6:,.0f} MB; this server may use "
+                        f"{self._budget / 1e6:,.0f} MB for models.",
+                        f"{held.weights.label} 约需 {held.bytes / 1e6:,.0f} MB "
+                        f"内存；此服务器最多可用 {self._budget / 1e6:,.0f} MB。",
                     ),
                     say(
                         "Start it with a larger --memory-gb.",

@@ -1,7 +1,9 @@
-"""The tables behind the server: keys, usage, files, jobs with their events, feedback. SQLite, or PostgreSQL by URL.
+"""The tables behind the server: keys, usage, files, jobs with their events, feedback.
+SQLite, or PostgreSQL by URL.
 
-Times are UTC seconds since 1970, as OpenAI's objects have them. Ids are made here (`new_id`), never by a client. The schema's
-history lies in migrations/, and `open_records` (serve/database.py) brings a database up to date before it hands it out.
+Times are UTC seconds since 1970, as OpenAI's objects have them. Ids are made here
+(`new_id`), never by a client. The schema's history lies in migrations/, and
+`open_records` (serve/database.py) brings a database up to date before it hands it out.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ class Table(DeclarativeBase):
         list[Any]: JSON,
         int: BigInteger,
         str: String(255),
-    }  # noqa: RUF012
+    }
 
 
 def new_id(prefix: str) -> str:
-    """ "file-019a...", "ftjob-...": the prefix, the time in ms (so that ids sort as they were made) and 64 random bits. No secret."""
+    """ "file-019a...", "ftjob-...": the prefix, the time in ms (so that ids sort as
+    they were made) and 64 random bits. No secret.
+    """
     return f"{prefix}-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
@@ -60,7 +64,9 @@ class Usage(Table):
 
 
 class File(Table):
-    """A file that was uploaded or made by a job. Its bytes lie in folder/files/ID, its name is only a label."""
+    """A file that was uploaded or made by a job. Its bytes lie in folder/files/ID, its
+    name is only a label.
+    """
 
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -76,8 +82,9 @@ class File(Table):
 class Job(Table):
     """Work for another process. `status`: queued, running, paused, succeeded, failed, cancelled.
 
-    A worker holds a job by `holder` until `held_until`, and renews that while it works; a job whose holder is gone is taken by
-    the next, and goes on from its last checkpoint. Only the holder may end it, so no job ends twice.
+    A worker holds a job by `holder` until `held_until`, and renews that while it works;
+    a job whose holder is gone is taken by the next, and goes on from its last
+    checkpoint. Only the holder may end it, so no job ends twice.
     """
 
     __tablename__ = "jobs"
@@ -118,7 +125,9 @@ class Event(Table):
 
 
 class Feedback(Table):
-    """A thumb, an edit, or a blind vote between two models, in the shape that preference tuning reads."""
+    """A thumb, an edit, or a blind vote between two models, in the shape that
+    preference tuning reads.
+    """
 
     __tablename__ = "feedback"
     id: Mapped[str] = mapped_column(primary_key=True)

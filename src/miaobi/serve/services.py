@@ -1,4 +1,6 @@
-"""What the routes, the studio and the worker share: one object, made from the settings, opened and closed with the server."""
+"""What the routes, the studio and the worker share: one object, made from the settings,
+opened and closed with the server.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Services:
     pool: Pool
     admission: Admission
     sessions: Sessions = field(default_factory=Sessions)
-    """The studio's visitors: the guard takes the cookie `sessions.COOKIE` for the key that `sessions.key` says, under /studio only."""
+    """The studio's visitors: the guard takes the cookie `sessions.COOKIE` for the key
+    that `sessions.key` says, under /studio only.
+    """
     records: Records = field(init=False)
     files: Files = field(init=False)
     jobs: Queue = field(init=False)
@@ -50,7 +54,9 @@ class Services:
         return Shelf(self.settings.folder / "pictures", self.settings.picture_seconds)
 
     async def open(self) -> None:
-        """Before the first request: the database is brought up to date, models named at the start are opened."""
+        """Before the first request: the database is brought up to date, models named at
+        the start are opened.
+        """
         self.records = await asyncio.to_thread(open_records, self.settings.database)
         self.keys.records = self.admission.ledger.records = self.records
         await self.keys.read()
@@ -70,7 +76,9 @@ class Services:
             await self._warming
 
     async def _warm(self) -> None:
-        """Open the models of --model while the server already listens and says that it is not ready."""
+        """Open the models of --model while the server already listens and says that it
+        is not ready.
+        """
         await self.pool.warm([name.partition("=")[0] for name in self.settings.models])
         self.ready = True
 

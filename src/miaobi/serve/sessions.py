@@ -1,6 +1,8 @@
-"""Who is signed in to the studio: a random token in a cookie stands for a key, and the key itself never leaves the server.
+"""Who is signed in to the studio: a random token in a cookie stands for a key, and the
+key itself never leaves the server.
 
-Kept in memory: a restart asks for the key again. What a session may do is what its key may do now, so a revoked key ends it.
+Kept in memory: a restart asks for the key again. What a session may do is what its key
+    may do now, so a revoked key ends it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ MOST = 10_000
 
 
 class Sessions:
-    """Tokens have 256 random bits and are independent of the keys, so none can be made from the other."""
+    """Tokens have 256 random bits and are independent of the keys, so none can be made
+    from the other.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[str, float]] = {}

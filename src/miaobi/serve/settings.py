@@ -39,7 +39,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     models: tuple[str, ...] = ()
-    """Served, and opened at the start; empty for every model in the store, each opened when first asked for."""
+    """Served, and opened at the start; empty for every model in the store, each opened
+    when first asked for.
+    """
     api_keys: tuple[str, ...] = ()
     """Keys from a file or $MIAOBI_API_KEY, beside those in the database (miaobi keys create)."""
     hosts: tuple[str, ...] = ()
@@ -59,9 +61,13 @@ class Settings:
     picture_seconds: int = 3600
     """How long the URL of a generated picture is good for."""
     workers: int = 1
-    """Jobs (fine-tuning, batches) that run at the same time, each in its own process; 0 leaves them to another server."""
+    """Jobs (fine-tuning, batches) that run at the same time, each in its own process; 0
+    leaves them to another server.
+    """
     job_memory_bytes: int = 0
-    """What one job's process may hold before it is stopped; 0 for nine tenths of what is free as it starts."""
+    """What one job's process may hold before it is stopped; 0 for nine tenths of what
+    is free as it starts.
+    """
     log_prompts: bool = False
     log_level: str = "info"
     studio: bool = True

@@ -1,7 +1,8 @@
-"""OpenTelemetry: a span for every request, when OTEL_EXPORTER_OTLP_ENDPOINT is set (and pip install 'miaobi[telemetry]').
+"""OpenTelemetry: a span for every request, when OTEL_EXPORTER_OTLP_ENDPOINT is set (and
+pip install 'miaobi[telemetry]').
 
-A caller's trace (traceparent) is carried on. Names are those of the conventions: http.*, gen_ai.*. No text of a prompt or answer is
-in them.
+A caller's trace (traceparent) is carried on. Names are those of the conventions:
+http.*, gen_ai.*. No text of a prompt or answer is in them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Telemetry:
 
 
 def open_telemetry() -> Telemetry | None:
-    """By the environment's own variables (OTEL_EXPORTER_OTLP_*, OTEL_SERVICE_NAME); None where nobody asked for it."""
+    """By the environment's own variables (OTEL_EXPORTER_OTLP_*, OTEL_SERVICE_NAME);
+    None where nobody asked for it.
+    """
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return None
     if not find_spec("opentelemetry.sdk") or not find_spec(

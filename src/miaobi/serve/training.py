@@ -1,6 +1,8 @@
-"""What a training job may ask for: one of the recipes that come with miaobi, data of the caller's own, and settings on a list.
+"""What a training job may ask for: one of the recipes that come with miaobi, data of
+the caller's own, and settings on a list.
 
-What is trained is told by the recipe's name alone; nothing here is a path, and what is not on the list does not reach the trainer.
+What is trained is told by the recipe's name alone; nothing here is a path, and what is
+not on the list does not reach the trainer.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ LISTED: dict[str, TypeAdapter[Any]] = {
     "sample.max_new_tokens": count(ge=1, le=4096),
     "sample.pictures": count(ge=1, le=256),
 }
-"""Keys of a recipe that a job may set, with their types. Which of them a family has, the family says."""
+"""Keys of a recipe that a job may set, with their types. Which of them a family has,
+the family says.
+"""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def shape(filename: str, modality: str) -> str:
         raise ApiError(
             400,
             say(
-                f"{plain_name(filename)!r} cannot be trained on; upload a file that ends in {', '.join(SHAPES[modality])}.",
+                f"{plain_name(filename)!r} cannot be trained on; upload a file "
+                f"that ends in {', '.join(SHAPES[modality])}.",
                 f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(SHAPES[modality])} 结尾的文件。",
             ),
             param="training_file",
@@ -156,7 +161,9 @@ def shape(filename: str, modality: str) -> str:
 
 
 def trained_name(name: str, suffix: str | None, job_id: str) -> str:
-    """What the model will answer to: one name a job, so that a job that is run again after a crash makes no second model."""
+    """What the model will answer to: one name a job, so that a job that is run again
+    after a crash makes no second model.
+    """
     return "-".join(
         part for part in (name[:NAME_LETTERS], suffix, job_id[-ID_LETTERS:]) if part
     )

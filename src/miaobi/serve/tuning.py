@@ -1,6 +1,8 @@
-"""What a fine-tuning job may ask for, checked before it is accepted: OpenAI's fields, and of our own settings those on a list.
+"""What a fine-tuning job may ask for, checked before it is accepted: OpenAI's fields,
+and of our own settings those on a list.
 
-Nothing here is a path or a name of anything but a served model; what is not on the list does not reach the tuner.
+Nothing here is a path or a name of anything but a served model; what is not on the list
+does not reach the tuner.
 """
 
 from __future__ import annotations
@@ -106,7 +108,8 @@ def _suffix(value: str | None) -> str | None:
     if value and not SUFFIX.fullmatch(value):
         raise ValueError(
             say(
-                f"{value!r} cannot be part of a model's name; use up to 30 lower-case letters, digits, '.', '_' and '-'.",
+                f"{value!r} cannot be part of a model's name; use up to 30 "
+                "lower-case letters, digits, '.', '_' and '-'.",
                 f"{value!r} 不能用于模型名；请使用最多 30 个小写字母、数字、'.'、'_' 和 '-'。",
             )
         )
@@ -162,7 +165,9 @@ class Method(Asked):
 
 
 class Create(Asked):
-    """A fine-tuning job, in OpenAI's fields; `miaobi` holds settings of `miaobi finetune` beside them."""
+    """A fine-tuning job, in OpenAI's fields; `miaobi` holds settings of
+    `miaobi finetune` beside them.
+    """
 
     model: Annotated[str, Field(max_length=128)]
     training_file: str
@@ -200,6 +205,8 @@ class Create(Asked):
 
 
 def tuned_name(model: str, suffix: str | None, job_id: str) -> str:
-    """What the tuned model will answer to: one name a job, so that a job that is run again after a crash makes no second model."""
+    """What the tuned model will answer to: one name a job, so that a job that is run
+    again after a crash makes no second model.
+    """
     base = model.partition("@")[0].partition("-ft-")[0][:BASE_LETTERS]
     return "-".join(part for part in (base, "ft", suffix, job_id[-ID_LETTERS:]) if part)

@@ -1,4 +1,6 @@
-"""An upload as it arrives: multipart/form-data read piece by piece, the file's bytes straight to the disk, never the whole in memory."""
+"""An upload as it arrives: multipart/form-data read piece by piece, the file's bytes
+straight to the disk, never the whole in memory.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ class Arriving:
 
 
 async def receive(request: Request, upload: Upload, known: Collection[str]) -> Arriving:
-    """Read the request's body: the part "file" to `upload`, the fields in `known` as text. Raises ApiError, or ClientDisconnect."""
+    """Read the request's body: the part "file" to `upload`, the fields in `known` as
+    text. Raises ApiError, or ClientDisconnect.
+    """
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not 0 < len(boundary) <= 200:

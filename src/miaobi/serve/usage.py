@@ -1,7 +1,8 @@
 """What each key used of each model on each day (UTC), for its budget and for whoever pays.
 
-Counted in memory and written every few seconds in one transaction, and when the server stops; a server that is killed loses what
-it counted since the last writing, SECONDS at most. Several servers may share one database: rows are added to, never replaced.
+Counted in memory and written every few seconds in one transaction, and when the server
+stops; a server that is killed loses what it counted since the last writing, SECONDS at
+most. Several servers may share one database: rows are added to, never replaced.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Ledger:
         return self._written.get(at, 0) + pending
 
     async def write(self) -> None:
-        """Add what was counted to the database. What cannot be written stays, and is tried again."""
+        """Add what was counted to the database. What cannot be written stays, and is
+        tried again.
+        """
         async with self._writing:
             if self.records is None or not (self._pending or self._written):
                 return

@@ -1,7 +1,10 @@
-"""The supervisor: takes jobs from the queue and has each done by a process of its own (serve/work), which it watches.
+"""The supervisor: takes jobs from the queue and has each done by a process of its own
+(serve/work), which it watches.
 
-A job's process may hold so much memory; it stops with its server, however that ends; what it prints goes to a log of bounded size. When it
-dies without a word the job goes back to the queue, to go on from what its folder keeps, until it died too often. The server stays up.
+A job's process may hold so much memory; it stops with its server, however that ends;
+what it prints goes to a log of bounded size. When it dies without a word the job goes
+back to the queue, to go on from what its folder keeps, until it died too often. The
+server stays up.
 """
 
 from __future__ import annotations
@@ -258,9 +261,11 @@ class Supervisor:
         child.send(signal.SIGKILL)
         await child.process.wait()
         message = say(
-            f"It needed more than the {child.most_bytes / 1e9:.2f} GB of memory that a job may have here and was stopped. "
+            f"It needed more than the {child.most_bytes / 1e9:.2f} GB of "
+            "memory that a job may have here and was stopped. "
             "Take a smaller batch_size or a shorter data.max_length.",
-            f"所需内存超过单个任务的上限 {child.most_bytes / 1e9:.2f} GB，已停止。请减小 batch_size 或 data.max_length。",
+            f"所需内存超过单个任务的上限 {child.most_bytes / 1e9:.2f} GB，"
+            "已停止。请减小 batch_size 或 data.max_length。",
         )
         with contextlib.suppress(Lost):
             await asyncio.to_thread(
@@ -275,7 +280,9 @@ class Supervisor:
 
 
 async def _keep(child: Child, path: Path) -> None:
-    """What the process prints, as far as LOG_BYTES; the rest is read and dropped, so that it never waits for us."""
+    """What the process prints, as far as LOG_BYTES; the rest is read and dropped, so
+    that it never waits for us.
+    """
     assert child.process.stdout is not None
     with path.open("ab") as file:
         while piece := await child.process.stdout.read(1 << 16):

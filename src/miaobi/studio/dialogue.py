@@ -1,4 +1,6 @@
-"""What chat and compare share: the settings of an answer, a dialogue in OpenAI's shape, an answer as it is written."""
+"""What chat and compare share: the settings of an answer, a dialogue in OpenAI's shape,
+an answer as it is written.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import gradio as gr
 from miaobi.studio.room import Desk, Refusal
 
 PACE = 0.06
-"""Seconds between two looks at a text that is being written: faster than the eye, and few enough messages for the browser."""
+"""Seconds between two looks at a text that is being written: faster than the eye, and
+few enough messages for the browser.
+"""
 Message = dict[str, Any]
 
 
@@ -106,8 +110,10 @@ def plain(message: Message) -> str:
 async def written(
     desk: Desk, visitor: gr.Request, body: dict[str, Any]
 ) -> AsyncGenerator[str]:
-    """The answer so far, again and again, and whole at the end. Leaving early stops the work. A model without a chat template goes on
-    with the last message as with any text."""
+    """The answer so far, again and again, and whole at the end. Leaving early stops the
+    work. A model without a chat template goes on with the last message as with any
+    text.
+    """
     text, shown = "", 0.0
     try:
         async with aclosing(_pieces(desk, visitor, body)) as pieces:

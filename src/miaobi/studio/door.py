@@ -1,4 +1,5 @@
-"""/studio: the way in to the page. Light: Gradio is imported in a thread when the first visitor comes, who reads "one moment".
+"""/studio: the way in to the page. Light: Gradio is imported in a thread when the first
+visitor comes, who reads "one moment".
 
     /studio/          to the page in the visitor's language (?language=, then a cookie, then Accept-Language, then $MIAOBI_LANG)
     /studio/login     asks for a key where the server has keys; a random token in a cookie stands for it from then on
@@ -39,15 +40,23 @@ NEEDED = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset"
     r"|heartbeat/\w+|file=(?!\w+:/).+)"
 )
-"""Gradio's paths that the page asks for. What is given to file= is a file's path, never another server's address."""
+"""Gradio's paths that the page asks for. What is given to file= is a file's path, never
+another server's address.
+"""
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' "
+    "blob:; media-src 'self' blob:; object-src 'none'; "
     "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 ICON = (
-    '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 32 32%22%3E%3Crect width=%2232%22 height=%2232%22 '
-    'rx=%227%22 fill=%22%23ad3b27%22/%3E%3Ctext x=%2216%22 y=%2223%22 font-size=%2220%22 text-anchor=%22middle%22 fill=%22white%22%3E妙%3C/text%3E%3C/svg%3E">'
+    '<link rel="icon" href="data:image/svg+xml,%3Csvg '
+    "xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 32 32%22%3E%3Crect "
+    "width=%2232%22 height=%2232%22 "
+    "rx=%227%22 fill=%22%23ad3b27%22/%3E%3Ctext x=%2216%22 y=%2223%22 "
+    "font-size=%2220%22 text-anchor=%22middle%22 "
+    'fill=%22white%22%3E妙%3C/text%3E%3C/svg%3E">'
 ).encode()
 TAGS = {"en": "en", "zh": "zh-CN"}
 ELSEWHERE = re.compile(
@@ -200,7 +209,9 @@ class _Page:
                 listening.close()
 
     async def _front(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Gradio's HTML in the page's language, with our icon, and without what it says about itself and other hosts."""
+        """Gradio's HTML in the page's language, with our icon, and without what it says
+        about itself and other hosts.
+        """
         assert self._shell is not None
         start: Message = {}
         body = b""
@@ -255,9 +266,12 @@ class _Page:
 
 
 class _Listening:
-    """Pages keep event streams open for as long as they are looked at. When the server stops and the last answer is out, this tells
-    them that their reader has gone: nobody waits for a window that somebody left open. May be cancelled and asked again, also by
-    several at once (Starlette looks whether a client has left by asking without waiting)."""
+    """Pages keep event streams open for as long as they are looked at. When the server
+    stops and the last answer is out, this tells them that their reader has gone: nobody
+    waits for a window that somebody left open. May be cancelled and asked again, also
+    by several at once (Starlette looks whether a client has left by asking without
+    waiting).
+    """
 
     def __init__(self, receive: Receive, admission: Admission) -> None:
         self._receive, self._admission = receive, admission

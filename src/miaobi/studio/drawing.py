@@ -1,4 +1,6 @@
-"""Tables, curves and small signs as HTML and SVG. Every text that comes from outside is escaped here."""
+"""Tables, curves and small signs as HTML and SVG. Every text that comes from outside is
+escaped here.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -
         + "</tr>"
         for row in rows
     )
-    return f'<div class="sheet" role="region" aria-label="{escape(caption)}" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="sheet" role="region" aria-label="{escape(caption)}" '
+        f'tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def text(value: object) -> str:
@@ -59,7 +64,9 @@ def size(count: float) -> str:
 
 
 def curve(series: Mapping[str, Sequence[Point]], x_name: str, title: str) -> str:
-    """Lines over one axis, each with its last value. Numbers that are not finite are left out by whoever asks."""
+    """Lines over one axis, each with its last value. Numbers that are not finite are
+    left out by whoever asks.
+    """
     points = [point for line in series.values() for point in line]
     if not points:
         return ""
@@ -79,23 +86,32 @@ def curve(series: Mapping[str, Sequence[Point]], x_name: str, title: str) -> str
         value = y0 + (y1 - y0) * step / 4
         _, y = at(x0, value)
         parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/><text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" '
+            f'y2="{y:.1f}"/><text x="{LEFT - 8}" y="{y + 4:.1f}" '
+            f'text-anchor="end">{value:.3g}</text>'
         )
     for number, line in enumerate(series.values()):
         drawn = [at(x, y) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
         end = drawn[-1]
         parts.append(
-            f'<polyline class="line{number % 3}" points="{path}"/><circle class="line{number % 3}" cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="3.5"/>'
+            f'<polyline class="line{number % 3}" points="{path}"/><circle '
+            f'class="line{number % 3}" cx="{end[0]:.1f}" cy="{end[1]:.1f}" '
+            'r="3.5"/>'
         )
     parts.append(
-        f'<text x="{LEFT}" y="{HEIGHT - 8}">{x0:g}</text><text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{escape(x_name)} {x1:g}</text>'
+        f'<text x="{LEFT}" y="{HEIGHT - 8}">{x0:g}</text><text '
+        f'x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" '
+        f'text-anchor="end">{escape(x_name)} {x1:g}</text>'
     )
     legend = "".join(
         f'<li class="line{number % 3}">{escape(name)} <b>{line[-1][1]:.4g}</b></li>'
         for number, (name, line) in enumerate(series.items())
     )
-    return f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg><figcaption><ul>{legend}</ul></figcaption></figure>'
+    return (
+        f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg><figcaption><ul>{legend}</ul></figcaption></figure>'
+    )
 
 
 def lineage(name: str, parents: Mapping[str, Sequence[str]]) -> str:

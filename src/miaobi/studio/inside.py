@@ -1,6 +1,8 @@
-"""The server's own API, called in process: no socket, but every rule of the door (keys, limits, places) as for anyone else.
+"""The server's own API, called in process: no socket, but every rule of the door (keys,
+limits, places) as for anyone else.
 
-httpx has such a transport too, but it hands out an answer only when it is whole; people want to see a text as it is written.
+httpx has such a transport too, but it hands out an answer only when it is whole; people
+want to see a text as it is written.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ PATIENCE = 5.0
 
 
 class Inside(httpx.AsyncBaseTransport):
-    """Requests to `app`, answered piece by piece. Closing the answer early is a client that goes away."""
+    """Requests to `app`, answered piece by piece. Closing the answer early is a client
+    that goes away.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,6 @@
-"""Files that a visitor can see and download: each under a random name, in the studio's own folder, for a day."""
+"""Files that a visitor can see and download: each under a random name, in the studio's
+own folder, for a day.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The studio's page: one Gradio application per language, built of the rooms in the registry.
 
-Importing Gradio takes seconds, so this module is imported when somebody first comes (door.py). Nothing on the page comes from
-outside this server: fonts are the system's, analytics are off, and the door's content policy lets nothing else through.
+Importing Gradio takes seconds, so this module is imported when somebody first comes
+(door.py). Nothing on the page comes from outside this server: fonts are the system's,
+analytics are off, and the door's content policy lets nothing else through.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from miaobi.studio.keeping import folder_of
 
 UPLOAD = "64mb"
 FORGET = (3600, 24 * 3600)
-"""Seconds: how often files that rooms made are looked through, and from what age they are deleted."""
+"""Seconds: how often files that rooms made are looked through, and from what age they
+are deleted.
+"""
 AT_ONCE = 64
-"""Visitors' clicks that are worked on at the same time; what runs models waits in the server's own queue."""
+"""Visitors' clicks that are worked on at the same time; what runs models waits in the
+server's own queue.
+"""
 WAITING = 256
 FONTS = [
     "system-ui",
@@ -52,7 +57,9 @@ LABEL = (NOTICE, "由AI生成 / AI-generated")
 
 
 def prepare(folder: Path) -> None:
-    """What Gradio reads from the environment when it is imported: no messages home, no other server, its files in ours."""
+    """What Gradio reads from the environment when it is imported: no messages home, no
+    other server, its files in ours.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
@@ -66,7 +73,9 @@ def prepare(folder: Path) -> None:
 def build(
     app: ASGIApp, services: Services, language: str, path: str
 ) -> tuple[FastAPI, AbstractAsyncContextManager[Any]]:
-    """The page in one language, to answer under `path`, and the life it needs while it is open. Slow: call in a thread."""
+    """The page in one language, to answer under `path`, and the life it needs while it
+    is open. Slow: call in a thread.
+    """
     prepare(folder_of(services.settings.folder))
     import gradio as gr
 
@@ -147,8 +156,12 @@ def _header(chinese: bool, path: str) -> str:
     scheme, leave = ("浅色与深色", "退出") if chinese else ("Light or dark", "Sign out")
     home = path.rsplit("/", 1)[0]
     return (
-        f'<header><a class="brand" href="{escape(path)}/" aria-label="妙笔 miaobi"><b aria-hidden="true">妙</b><span>妙笔<i>miaobi</i></span></a>'
-        f'<nav aria-label="{"页面设置" if chinese else "Page settings"}"><a href="{home}/?language={other}" hreflang="{other}" lang="{other}">{name}</a>'
+        f'<header><a class="brand" href="{escape(path)}/" aria-label="妙笔 '
+        'miaobi"><b aria-hidden="true">妙</b><span>妙'
+        "笔<i>miaobi</i></span></a>"
+        f'<nav aria-label="{"页面设置" if chinese else "Page settings"}"><a '
+        f'href="{home}/?language={other}" hreflang="{other}" '
+        f'lang="{other}">{name}</a>'
         f'<button type="button" id="scheme" aria-label="{scheme}" title="{scheme}">◐</button>'
         f'<a id="leave" href="{home}/login" hidden>{leave}</a></nav></header>'
     )

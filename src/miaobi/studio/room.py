@@ -6,8 +6,9 @@ A room is a module in studio/rooms/, named in the registry. It offers
     ORDER = 10                          where its tab stands; the first room is the one that opens
     def build(desk: Desk) -> None       fills its tab with Gradio components
 
-Everything a room does goes through the server's own HTTP API, with the visitor's key: a room can do nothing that a program with
-the same key could not, and every limit holds here too.
+Everything a room does goes through the server's own HTTP API, with the visitor's key: a
+room can do nothing that a program with the same key could not, and every limit holds
+here too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from miaobi.serve.settings import Settings
 from miaobi.studio.inside import Inside
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""For events that need no sign that they are under way. None of the page's events can be called by programs: those have the API."""
+"""For events that need no sign that they are under way. None of the page's events can
+be called by programs: those have the API.
+"""
 
 
 class Room(Protocol):
@@ -40,7 +43,9 @@ class Room(Protocol):
 
 @dataclass(frozen=True)
 class Desk:
-    """What a room works with: the API in the visitor's name, the page's language, and its own tab."""
+    """What a room works with: the API in the visitor's name, the page's language, and
+    its own tab.
+    """
 
     app: ASGIApp
     settings: Settings
@@ -105,7 +110,9 @@ class Desk:
     async def call(
         self, visitor: gr.Request, method: str, path: str, **given: Any
     ) -> Any:
-        """The answer's JSON. What the API refuses is shown to the visitor in its words (gr.Error)."""
+        """The answer's JSON. What the API refuses is shown to the visitor in its words
+        (gr.Error).
+        """
         return json.loads(await self.content(visitor, path, method, **given))
 
     async def content(
@@ -121,7 +128,9 @@ class Desk:
     async def events(
         self, visitor: gr.Request, path: str, body: dict[str, Any]
     ) -> AsyncGenerator[dict[str, Any]]:
-        """The server-sent events of a streamed answer, each one's JSON. Leaving early stops the work."""
+        """The server-sent events of a streamed answer, each one's JSON. Leaving early
+        stops the work.
+        """
         async with (
             self.client(visitor) as api,
             api.stream("POST", path, json={**body, "stream": True}) as answer,
@@ -145,8 +154,10 @@ class Desk:
                     self.streams.pop(str(visitor.session_hash), None)
 
     async def stop(self, visitor: gr.Request) -> None:
-        """End the answers that are being written on this visitor's page, as far as they are. Gradio's own way to cancel an event misses
-        one whose number the browser has not heard of yet."""
+        """End the answers that are being written on this visitor's page, as far as they
+        are. Gradio's own way to cancel an event misses one whose number the browser has
+        not heard of yet.
+        """
         for answer in list(self.streams.get(str(visitor.session_hash), ())):
             await answer.aclose()
 
@@ -163,8 +174,9 @@ class Desk:
         ]
 
     def refusal(self, content: bytes) -> Refusal:
-        """The API's own words, for the visitor, who gets them as text and not as HTML. Not printed to the log: it was the visitor's
-        request that could not be met."""
+        """The API's own words, for the visitor, who gets them as text and not as HTML.
+        Not printed to the log: it was the visitor's request that could not be met.
+        """
         try:
             told = json.loads(content)["error"]
             message, code = str(told["message"]), told.get("code")
@@ -182,8 +194,9 @@ def still_there(chosen: str | None, offered: Iterable[str]) -> str | None:
 
 
 class Refusal(gr.Error):
-    """What the API would not do, with its code. Raised out of an event it covers what the event would have changed; where that must
-    stay in sight, `tell` it and go on."""
+    """What the API would not do, with its code. Raised out of an event it covers what
+    the event would have changed; where that must stay in sight, `tell` it and go on.
+    """
 
     def __init__(self, message: str, title: str, code: str | None) -> None:
         super().__init__(message, duration=10, print_exception=False, title=title)

@@ -1,4 +1,6 @@
-"""The side of a room that shows runs: one of them in sight with its state, curves, samples and messages; a stop and a way to go on."""
+"""The side of a room that shows runs: one of them in sight with its state, curves,
+samples and messages; a stop and a way to go on.
+"""
 
 from __future__ import annotations
 
@@ -92,11 +94,16 @@ class Runs:
         )
         problem = (known.get("error") or {}).get("message")
         told = f'<p role="alert" class="problem">{text(problem)}</p>' if problem else ""
-        view = f'<div class="run">{head}{told}{curves(self.desk, events)}{await self._picture(events, visitor)}{messages(self.desk, events)}</div>'
+        view = (
+            "<div "
+            f'class="run">{head}{told}{curves(self.desk, events)}{await self._picture(events, visitor)}{messages(self.desk, events)}</div>'
+        )
         return view, gr.Timer(active=known["status"] not in (*OVER, "paused"))
 
     async def _picture(self, events: list[dict[str, Any]], visitor: gr.Request) -> str:
-        """The last sheet of pictures that the run painted; events newest first. It may have been deleted since."""
+        """The last sheet of pictures that the run painted; events newest first. It may
+        have been deleted since.
+        """
         drawn = next(
             (event["data"] for event in events if "file" in (event.get("data") or {})),
             None,
@@ -112,7 +119,10 @@ class Runs:
         title = f"{NOTICE}: " + self.desk.say(
             f"pictures of step {drawn['step']}", f"第 {drawn['step']} 步的图片"
         )
-        return f'<figure class="samples"><img alt="{text(title)}" src="data:image/png;base64,{b64encode(content).decode()}"><figcaption>{text(title)}</figcaption></figure>'
+        return (
+            f'<figure class="samples"><img alt="{text(title)}" '
+            f'src="data:image/png;base64,{b64encode(content).decode()}"><figcaption>{text(title)}</figcaption></figure>'
+        )
 
     async def estimate(self, body: dict[str, Any], visitor: gr.Request) -> str:
         """What the run that `body` asks for would cost."""
@@ -128,7 +138,9 @@ class Runs:
         )
 
     async def start(self, body: dict[str, Any], visitor: gr.Request) -> tuple[Any, ...]:
-        """For `shown`, with the run that `body` asks for in sight, and nothing for what stood under the estimate."""
+        """For `shown`, with the run that `body` asks for in sight, and nothing for what
+        stood under the estimate.
+        """
         return *await self.enter(
             (await self.desk.call(visitor, "POST", self.jobs, json=body))["id"], visitor
         ), ""

@@ -1,4 +1,6 @@
-"""The studio's colours and shapes: paper and ink, and one accent, the red of a seal. Light and dark."""
+"""The studio's colours and shapes: paper and ink, and one accent, the red of a seal.
+Light and dark.
+"""
 
 from __future__ import annotations
 

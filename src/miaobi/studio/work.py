@@ -1,4 +1,6 @@
-"""What the rooms that show jobs share: states in words, a job's events, its curves and its samples."""
+"""What the rooms that show jobs share: states in words, a job's events, its curves and
+its samples.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def state(desk: Desk, status: str) -> str:
 
 
 def curves(desk: Desk, events: list[dict[str, Any]]) -> str:
-    """The losses of a run by step, in training and held out; events newest first, as the API gives them."""
+    """The losses of a run by step, in training and held out; events newest first, as
+    the API gives them.
+    """
     series: dict[str, list[Point]] = {}
     for event in reversed(events):
         data = event.get("data") or {}
@@ -87,7 +91,9 @@ def curves(desk: Desk, events: list[dict[str, Any]]) -> str:
 
 
 def messages(desk: Desk, events: list[dict[str, Any]]) -> str:
-    """What happened, newest first; what a run wrote on the way is labelled like everything generated."""
+    """What happened, newest first; what a run wrote on the way is labelled like
+    everything generated.
+    """
     told = [event for event in events if event.get("type", "message") == "message"][
         :SHOWN
     ]

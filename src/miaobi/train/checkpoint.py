@@ -1,9 +1,12 @@
-"""Checkpoints: all resumable state as one dict, tensors in safetensors, the rest in JSON, written beside then renamed.
+"""Checkpoints: all resumable state as one dict, tensors in safetensors, the rest in
+JSON, written beside then renamed.
 
     checkpoints/step-00000100/{tensors.safetensors, state.json}
     checkpoints/best          -> the same, of the best validation
 
-Frozen weights are left out: they come from the base again. The data's order is a pure function of the step, so a resumed run goes on exactly as the unbroken one would have.
+Frozen weights are left out: they come from the base again. The data's order is a pure
+    function of the step, so a resumed run goes on exactly as the unbroken one would
+    have.
 """
 
 from __future__ import annotations
@@ -94,14 +97,18 @@ def load_state_dict(
 
 
 def laid_out(value: Any, parameter: Tensor) -> Any:
-    """A tensor of the parameter's shape in the order its memory has (channels last or not), on which fused optimisers rely."""
+    """A tensor of the parameter's shape in the order its memory has (channels last or
+    not), on which fused optimisers rely.
+    """
     if isinstance(value, Tensor) and value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value
 
 
 def _moving(state: State) -> dict[str, Tensor]:
-    """The objective's state by name but for weights that no step moves. Those of an optimiser count although they may not have thawed yet."""
+    """The objective's state by name but for weights that no step moves. Those of an
+    optimiser count although they may not have thawed yet.
+    """
     moved = {
         id(item)
         for _, optimizer in _optimizers(state)

@@ -1,5 +1,6 @@
-"""The dials of a training run. Lengths of warm-up, decay and averaging are fractions of the run, so that a recipe
-keeps its shape when `max_steps` changes."""
+"""The dials of a training run. Lengths of warm-up, decay and averaging are fractions of
+the run, so that a recipe keeps its shape when `max_steps` changes.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ class TrainConfig:
     weight_decay: float = 0.1
     """On matrices only: gains, biases and embeddings are not decayed."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """The rate after warm-up; wsd holds it, then falls linearly over the last `decay` of the run."""
+    """The rate after warm-up; wsd holds it, then falls linearly over the last `decay`
+    of the run.
+    """
     warmup: float = 0.03
     """Fraction of the run over which the rate rises linearly."""
     decay: float = 0.4
@@ -41,7 +44,9 @@ class TrainConfig:
     clip: float = 1.0
     """Largest gradient norm; 0 for no limit."""
     ema: float = 0.0
-    """Half-life of the averaged weights, as a fraction of the run (0.03 to 0.08 does well); 0 for none."""
+    """Half-life of the averaged weights, as a fraction of the run (0.03 to 0.08 does
+    well); 0 for none.
+    """
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the forward pass in autocast: only for hardware that has it."""
     device: str = "auto"
@@ -50,9 +55,13 @@ class TrainConfig:
     validate_every: int = 0
     """Steps between validations; 0 for ten in the run."""
     validation_batches: int = 0
-    """Batches a validation looks at while training; 0 for a fifth of the steps between two. The last one sees the whole set."""
+    """Batches a validation looks at while training; 0 for a fifth of the steps between
+    two. The last one sees the whole set.
+    """
     watch: str = "loss"
-    """What validations are compared by, for the best and for stopping early: loss, or a figure of the task (accuracy, f1)."""
+    """What validations are compared by, for the best and for stopping early: loss, or a
+    figure of the task (accuracy, f1).
+    """
     patience: int = 0
     """Stop after this many validations without a better one; 0 to go to the end."""
     checkpoint_every: int = 0
@@ -64,7 +73,9 @@ class TrainConfig:
     log_every: int = 10
     """Steps between lines in the log."""
     trackers: list[str] | None = None
-    """tensorboard (the default where installed), wandb, or a name another package registered; [] for none."""
+    """tensorboard (the default where installed), wandb, or a name another package
+    registered; [] for none.
+    """
     max_minutes: float | None = None
     """Refuse to start when the run is expected to take longer."""
 

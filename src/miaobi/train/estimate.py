@@ -1,4 +1,5 @@
-"""Before a run starts: how long it will take, how much memory and disk it needs, and whether that is here.
+"""Before a run starts: how long it will take, how much memory and disk it needs, and
+whether that is here.
 
 Nothing of the run is touched: weights, buffers and random state are as before.
 """
@@ -43,9 +44,12 @@ class Estimate:
     def __str__(self) -> str:
         some = self.trained < self.parameters
         return say(
-            f"{self.parameters / 1e6:.2f} M parameters{f', {self.trained / 1e6:.2f} M of them trained' if some else ''}. Expected: {spell(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
+            f"{self.parameters / 1e6:.2f} M "
+            f"parameters{f', {self.trained / 1e6:.2f} M of them trained' if some else ''}. Expected: {spell(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
             f" ({self.free_memory / 1e9:.1f} GB free), {self.disk / 1e6:.0f} MB of disk.",
-            f"{self.parameters / 1e6:.2f} M 个参数{f'，其中训练 {self.trained / 1e6:.2f} M' if some else ''}。预计需要 {spell(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
+            f"{self.parameters / 1e6:.2f} M 个参"
+            f"数{f'，其中训练 {self.trained / 1e6:.2f} M' if some else ''}。"
+            f"预计需要 {spell(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
             f"（可用 {self.free_memory / 1e9:.1f} GB），磁盘 {self.disk / 1e6:.0f} MB。",
         )
 
@@ -60,10 +64,12 @@ def spell(seconds: float) -> str:
 
 
 def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
-    """Measure a few steps without taking them. Raises DoesNotFit before the first one when memory will not suffice.
+    """Measure a few steps without taking them. Raises DoesNotFit before the first one
+    when memory will not suffice.
 
-    Memory: what autograd keeps for two rows, scaled to the batch, plus weights, gradients and optimiser state, plus
-    what the process holds already. The full batch is only tried when that fits.
+    Memory: what autograd keeps for two rows, scaled to the batch, plus weights,
+        gradients and optimiser state, plus what the process holds already. The full
+        batch is only tried when that fits.
     """
     config = state.config
     with untouched(state):
@@ -81,7 +87,8 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
             + 1.5 * per_row * config.batch_size
         )
         free = _free_memory(state)
-        # Checkpoints and the best: weights and two moments. The bundle, and the same in the store.
+        # Checkpoints and the best: weights and two moments. The bundle, and the same in
+        # the store.
         disk = 4 * (
             trained * 3 * (config.keep + 1)
             + 2 * (trained if state.objective.adapter else parameters)
@@ -91,7 +98,8 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
         step = seconds_per_step(state, dataset)
     left = config.max_steps - state.step
     glances = config.glance * left / config.every("validate_every", 10)
-    # A forward pass is a third of a step, and half of one that works out no gradients of weights.
+    # A forward pass is a third of a step, and half of one that works out no gradients
+    # of weights.
     seconds = step * left + glances * step / config.accumulation / (
         2 if trained < parameters / 2 else 3
     )
@@ -152,7 +160,9 @@ def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
 
 @contextmanager
 def untouched(state: State) -> Iterator[None]:
-    """Put weights, buffers, gradients and random state back afterwards. Frozen weights are not copied: nothing moves them."""
+    """Put weights, buffers, gradients and random state back afterwards. Frozen weights
+    are not copied: nothing moves them.
+    """
     kept = set(state.objective.state_dict())
     tensors = [
         *(item for item in state.objective.parameters() if item.requires_grad),
@@ -205,8 +215,10 @@ def _probe_rows(config: TrainConfig) -> int:
 
 
 def seconds_per_step(state: State, dataset: Dataset) -> float:
-    """Of every phase, forward and backward, and of the optimisers' step. A few rows warm up; the batch is timed whole where that
-    is quick, otherwise as much of it as TIMING_SECONDS hold."""
+    """Of every phase, forward and backward, and of the optimisers' step. A few rows
+    warm up; the batch is timed whole where that is quick, otherwise as much of it as
+    TIMING_SECONDS hold.
+    """
     config, rows = state.config, _probe_rows(state.config)
     taken = _timed(state, dataset, rows)
     if taken < TIMING_SECONDS:

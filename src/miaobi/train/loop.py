@@ -1,8 +1,9 @@
 """The one training loop. It knows objectives and phases, not families.
 
-A step walks the phases of the objective. For each: zero the gradients of its module, add up those of every microbatch
-(losses are sums), divide by the global count, clip, step. What happens between steps (validation, checkpoints, samples, logging)
-is a list of (interval, function) pairs.
+A step walks the phases of the objective. For each: zero the gradients of its module,
+add up those of every microbatch (losses are sums), divide by the global count, clip,
+step. What happens between steps (validation, checkpoints, samples, logging) is a list
+of (interval, function) pairs.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def start(objective: Objective, config: TrainConfig) -> State:
 
 
 def train_step(state: State, batches: Sequence[Batch]) -> None:
-    """One step of every phase that is due, on this process's microbatches. Raises NotFinite, with the weights as they were, where a
-    loss or a gradient is no number."""
+    """One step of every phase that is due, on this process's microbatches. Raises
+    NotFinite, with the weights as they were, where a loss or a gradient is no number.
+    """
     objective, config = state.objective, state.config
     objective.progress = state.step / config.max_steps
     objective.step_begins()
@@ -132,7 +134,9 @@ def _step(
     config: TrainConfig,
     rate: float,
 ) -> Loss:
-    """Gradients summed over microbatches and processes, divided by the global count, clipped; one optimiser step."""
+    """Gradients summed over microbatches and processes, divided by the global count,
+    clipped; one optimiser step.
+    """
     parameters = [
         parameter for parameter in phase.module.parameters() if parameter.requires_grad
     ]
@@ -179,7 +183,9 @@ def _backward(phase: Phase, batch: Batch, config: TrainConfig, device: str) -> L
 
 @contextmanager
 def only(objective: Objective, module: nn.Module) -> Iterator[None]:
-    """Within: gradients reach the parameters of `module` alone, though they flow through all of the objective."""
+    """Within: gradients reach the parameters of `module` alone, though they flow
+    through all of the objective.
+    """
     own = {id(parameter) for parameter in module.parameters()}
     others = [
         item
@@ -196,7 +202,8 @@ def only(objective: Objective, module: nn.Module) -> Iterator[None]:
 
 
 def scale_and_clip(parameters: Sequence[Tensor], scale: float, limit: float) -> float:
-    """Multiply the gradients by `scale`, and further so that their joint norm is at most `limit` (0: no limit).
+    """Multiply the gradients by `scale`, and further so that their joint norm is at
+    most `limit` (0: no limit).
 
     Returns the norm before clipping; 0 where there is no gradient.
     """
@@ -224,7 +231,9 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def _update_average(state: State) -> None:
-    """average += (1 - d)(weights - average), d such that a weight's share halves in `ema` of the run."""
+    """average += (1 - d)(weights - average), d such that a weight's share halves in
+    `ema` of the run.
+    """
     keep = 0.5 ** (EMA_EVERY / (state.config.ema * state.config.max_steps))
     named = dict(state.objective.named_parameters())
     with torch.no_grad():
@@ -237,7 +246,9 @@ def _update_average(state: State) -> None:
 
 @contextmanager
 def averaged(state: State) -> Iterator[None]:
-    """Within: the objective is as it will be asked, at rest (no dropout) and with its averaged weights, where the run keeps them."""
+    """Within: the objective is as it will be asked, at rest (no dropout) and with its
+    averaged weights, where the run keeps them.
+    """
     training = state.objective.training
     state.objective.eval()
     named = {
@@ -260,10 +271,11 @@ def averaged(state: State) -> Iterator[None]:
 
 @torch.no_grad()
 def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
-    """Mean validation loss over `batches` batches (0: the whole set), with the averaged weights where there are any.
+    """Mean validation loss over `batches` batches (0: the whole set), with the averaged
+    weights where there are any.
 
-    Randomness inside the loss (noise, times) is drawn from a fixed seed, so that validations can be compared, and the run's own
-    random state is left as it was.
+    Randomness inside the loss (noise, times) is drawn from a fixed seed, so that
+    validations can be compared, and the run's own random state is left as it was.
     """
     objective, losses = state.objective, list[Loss]()
     with averaged(state), torch.random.fork_rng():
@@ -282,8 +294,9 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
 
 
 def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
-    """Steps until max_steps, until a hook sets `state.finished`, or until Ctrl-C or SIGTERM (then Interrupted is raised,
-    between two steps, so that what is in `state` is whole).
+    """Steps until max_steps, until a hook sets `state.finished`, or until Ctrl-C or
+    SIGTERM (then Interrupted is raised, between two steps, so that what is in `state`
+    is whole).
     """
     config = state.config
     state.objective.train()
@@ -328,7 +341,9 @@ class NotFinite(ArithmeticError):
             norm,
             microbatches,
         )
-        """microbatches: those of this process whose loss is to blame; none where the gradient overflowed, or in another process."""
+        """microbatches: those of this process whose loss is to blame; none where the
+        gradient overflowed, or in another process.
+        """
 
 
 NAMED = 8  # examples of a bad batch that an error lists
@@ -337,7 +352,9 @@ NAMED = 8  # examples of a bad batch that an error lists
 def _explained(
     error: NotFinite, state: State, dataset: Dataset, indices: Sequence[int]
 ) -> BadInput:
-    """What a person is told: the step, the figure, the examples where the data can tell, and what to do."""
+    """What a person is told: the step, the figure, the examples where the data can
+    tell, and what to do.
+    """
     finite = math.isfinite(error.loss)
     figure = (
         say(f"the gradient's norm became {error.norm}", f"梯度范数变成了 {error.norm}")
@@ -363,11 +380,16 @@ def _explained(
     )
     return BadInput(
         say(
-            f"Step {state.step + 1} ({error.phase}, batch {', '.join(map(str, blamed))}): {figure}.{named} Nothing of this step was kept.",
-            f"第 {state.step + 1} 步（{error.phase}，第 {'、'.join(map(str, blamed))} 批）：{figure}。{named}该步未保留任何内容。",
+            f"Step {state.step + 1} ({error.phase}, batch "
+            f"{', '.join(map(str, blamed))}): {figure}.{named} Nothing of this "
+            "step was kept.",
+            f"第 {state.step + 1} 步（{error.phase}，第 "
+            f"{'、'.join(map(str, blamed))} 批）：{figure}。"
+            f"{named}该步未保留任何内容。",
         ),
         say(
-            "Look at these examples; otherwise lower train.learning_rate, or raise train.warmup; then resume from the last checkpoint.",
+            "Look at these examples; otherwise lower train.learning_rate, or "
+            "raise train.warmup; then resume from the last checkpoint.",
             "请检查这些样本；否则请调小 train.learning_rate 或调大 train.warmup，再从上一个检查点继续。",
         ),
     )
@@ -375,7 +397,9 @@ def _explained(
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM sets the event; the second Ctrl-C raises KeyboardInterrupt at once."""
+    """The first Ctrl-C or SIGTERM sets the event; the second Ctrl-C raises
+    KeyboardInterrupt at once.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -398,7 +422,9 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def check_finite(state: State) -> None:
-    """A hook. Raises BadInput when a figure beside the loss is no longer a number (the loss itself is looked at in every step)."""
+    """A hook. Raises BadInput when a figure beside the loss is no longer a number (the
+    loss itself is looked at in every step).
+    """
     for name, value in state.train.items():
         if value != value or value in (float("inf"), float("-inf")):
             raise BadInput(

@@ -1,4 +1,5 @@
-"""Muon: momentum, orthogonalised by a Newton–Schulz iteration, for the hidden matrices of a network.
+"""Muon: momentum, orthogonalised by a Newton–Schulz iteration, for the hidden matrices
+of a network.
 
 M ← μM + G,   U = μM + G (Nesterov),   W ← W - η √max(1, rows/columns) · NS(U) - ηλW
 NS pushes the singular values of U / ‖U‖_F towards 1 by five steps of X ← aX + (bA + cA²)X with A = XXᵀ.
@@ -18,7 +19,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
-    """Each of a batch of matrices with its singular values brought near 1, in the precision they have."""
+    """Each of a batch of matrices with its singular values brought near 1, in the
+    precision they have.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices_BMN.size(1) > matrices_BMN.size(2)
     x = matrices_BMN.mT if tall else matrices_BMN
@@ -32,7 +35,9 @@ def orthogonalised(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Matrices of equal shape are orthogonalised in one batch. Convolution kernels count as [out, the rest]."""
+    """Matrices of equal shape are orthogonalised in one batch. Convolution kernels
+    count as [out, the rest].
+    """
 
     def __init__(
         self,

@@ -15,10 +15,12 @@ from miaobi.train.muon import Muon
 
 
 def optimizers_for(phase: Phase, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of a phase's module; every group has `initial_lr`, which the schedule multiplies. Frozen parameters are in none.
+    """The optimisers of a phase's module; every group has `initial_lr`, which the
+    schedule multiplies. Frozen parameters are in none.
 
-    Weight decay is for matrices inside the model, not for embeddings, gains and biases. Muon takes those same matrices
-    but leaves the output layer to AdamW (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    Weight decay is for matrices inside the model, not for embeddings, gains and biases.
+    Muon takes those same matrices but leaves the output layer to AdamW (Jordan et al.
+    2024, https://kellerjordan.github.io/posts/muon/).
     """
     inner, outer, rest = split(phase.module)
     rates = {
@@ -70,8 +72,10 @@ def _groups(
 def split(
     module: nn.Module,
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """(hidden matrices, output layers' matrices, all else: embeddings, gains, biases). Output layers are those whose
-    name ends in "head"; a head tied to an embedding counts as the embedding."""
+    """(hidden matrices, output layers' matrices, all else: embeddings, gains, biases).
+    Output layers are those whose name ends in "head"; a head tied to an embedding
+    counts as the embedding.
+    """
     embeddings = {
         id(item.weight)
         for item in module.modules()

@@ -1,7 +1,8 @@
 """One process or many: who we are, and sums over all.
 
-Under torchrun each process takes its share of the microbatches. Gradients and counts are summed once a step, after the
-last microbatch, so that N processes give what one process with N times the accumulation gives.
+Under torchrun each process takes its share of the microbatches. Gradients and counts
+are summed once a step, after the last microbatch, so that N processes give what one
+process with N times the accumulation gives.
 """
 
 from __future__ import annotations

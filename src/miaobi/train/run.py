@@ -1,4 +1,5 @@
-"""A run in its folder: settings, log, trackers, checkpoints and progress; what all verbs that train have in common.
+"""A run in its folder: settings, log, trackers, checkpoints and progress; what all
+verbs that train have in common.
 
 runs/poet-20261121-221500/
   config.yaml       the resolved settings; resuming needs nothing else
@@ -44,7 +45,9 @@ class Run:
     watch: Callable[[State], float] | None = None
     """What early stopping goes by, lower is better; None for the validation loss."""
     report: Callable[[int, float], None] | None = None
-    """Told (step, what early stopping goes by) after every validation; what it raises ends the run."""
+    """Told (step, what early stopping goes by) after every validation; what it raises
+    ends the run.
+    """
 
     def go(self, state: State, dataset: Dataset, known: Estimate, quiet: bool) -> float:
         """Train to the end, or until Ctrl-C, which leaves a checkpoint. The seconds it took."""
@@ -148,7 +151,9 @@ class Run:
         return [*hooks, (config.every("checkpoint_every", 10), keep), (1, view)]
 
     def conclude(self, state: State, dataset: Dataset) -> None:
-        """Back to the best weights, where early stopping kept them, and a validation loss over the whole set."""
+        """Back to the best weights, where early stopping kept them, and a validation
+        loss over the whole set.
+        """
         best = self.folder / "checkpoints" / "best"
         if best.exists() and state.best_step < state.step:
             checkpoint.restore(state, best)
@@ -159,7 +164,8 @@ class Run:
 
 
 def new_folder(runs: Path, name: str) -> Path:
-    """A folder of its own for a run that begins now, made at once so that no other run takes it; the same in all processes.
+    """A folder of its own for a run that begins now, made at once so that no other run
+    takes it; the same in all processes.
 
     Raises BadInput where one may not write, DoesNotFit on a full disk.
     """
@@ -194,7 +200,9 @@ def continued(state: State, folder: Path) -> None:
 
 
 def find_run(name: str, runs: Path) -> Path:
-    """A run by its folder, its name, or the start of its name (the newest that fits). Raises NotFound with the nearest."""
+    """A run by its folder, its name, or the start of its name (the newest that fits).
+    Raises NotFound with the nearest.
+    """
     if (Path(name) / "config.yaml").exists():
         return Path(name)
     known = sorted(

@@ -1,7 +1,10 @@
-"""Search over settings: a space, a study in SQLite that several processes share, and the rule by which it ends.
+"""Search over settings: a space, a study in SQLite that several processes share, and
+the rule by which it ends.
 
-Tree-structured Parzen estimators propose (Bergstra et al. 2011; multivariate as in Falkner et al. 2018, arXiv:1807.01774), the median
-rule stops hopeless trials early (Golovin et al. 2017), functional ANOVA says what mattered (Hutter et al. 2014). All of it is Optuna's.
+Tree-structured Parzen estimators propose (Bergstra et al. 2011; multivariate as in
+Falkner et al. 2018, arXiv:1807.01774), the median rule stops hopeless trials early
+(Golovin et al. 2017), functional ANOVA says what mattered (Hutter et al. 2014). All of
+it is Optuna's.
 Knows neither recipes nor models: whoever calls it turns chosen values into a run.
 """
 
@@ -29,13 +32,17 @@ from miaobi.core.language import say
 
 Value = str | int | float | bool | None
 STARTUP = 10
-"""Trials that are drawn at random before the estimator has something to go by; a third of a short search."""
+"""Trials that are drawn at random before the estimator has something to go by; a third
+of a short search.
+"""
 FEWEST = 4
 """Trials that the median needs before it stops one."""
 WARMUP = 25
 """Percent of a trial that pass before it may be stopped."""
 MARGIN = 0.02
-"""A gain smaller than this share of the way from the median of the first trials to the best is no improvement: chance makes such gains."""
+"""A gain smaller than this share of the way from the median of the first trials to the
+best is no improvement: chance makes such gains.
+"""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -156,7 +163,9 @@ class Trial:
     """What is known of it so far, for the report."""
 
     def report(self, percent: int, value: float) -> None:
-        """An intermediate figure. Raises optuna.TrialPruned when most trials were better at this point."""
+        """An intermediate figure. Raises optuna.TrialPruned when most trials were
+        better at this point.
+        """
         if (
             percent in self.reported
         ):  # a trial that was killed says again what it said before
@@ -168,7 +177,9 @@ class Trial:
 
 
 class Search:
-    """A study in `folder`/study.db. Any number of processes may work on it at once; a trial whose process died is taken up again."""
+    """A study in `folder`/study.db. Any number of processes may work on it at once; a
+    trial whose process died is taken up again.
+    """
 
     def __init__(
         self,
@@ -216,7 +227,9 @@ class Search:
         self.storage.engine.dispose()
 
     def _enqueue_recipe(self) -> None:
-        """The first trial is the recipe as it stands, as far as the space holds it: what the search has to beat."""
+        """The first trial is the recipe as it stands, as far as the space holds it:
+        what the search has to beat.
+        """
         own = {
             item.key: self.fixed[item.key]
             for item in self.space
@@ -244,7 +257,8 @@ class Search:
             known = self.study.get_trials(deepcopy=False)
             if self.ended():
                 return None
-            # Drawn anew for every trial, from the seed and its number: so a search that was stopped goes on as the unbroken one would have.
+            # Drawn anew for every trial, from the seed and its number: so a search that
+            # was stopped goes on as the unbroken one would have.
             self.study.sampler = sampler(self.rules, len(self.trials))
             told = self.study.ask()
             told.set_user_attr("process", [os.getpid(), psutil.Process().create_time()])
@@ -265,7 +279,9 @@ class Search:
         return Trial(told.number, chosen, folder, told, set(said))
 
     def _chosen(self, told: optuna.Trial) -> dict[str, Value]:
-        """A value for every dimension that applies, each decided after those its condition asks about."""
+        """A value for every dimension that applies, each decided after those its
+        condition asks about.
+        """
         values, chosen = dict(self.fixed), dict[str, Value]()
         for item in self.space:
             if item.applies(values):
@@ -325,8 +341,10 @@ class Search:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """With a journal written ahead: a search commits a dozen times a trial, and a disk takes long to be sure each time. A power cut may
-    cost the last of them, never the study."""
+    """With a journal written ahead: a search commits a dozen times a trial, and a disk
+    takes long to be sure each time. A power cut may cost the last of them, never the
+    study.
+    """
     made = sqlite3.connect(path, timeout=60, check_same_thread=False)
     made.execute("PRAGMA journal_mode=WAL")
     made.execute("PRAGMA synchronous=NORMAL")
@@ -345,7 +363,9 @@ def sampler(rules: Rules, drawn: int) -> optuna.samplers.BaseSampler:
 
 
 def _alive(process: Sequence[float] | None) -> bool:
-    """Whether the process that began a trial still runs; its time of birth tells it from a later one of the same number."""
+    """Whether the process that began a trial still runs; its time of birth tells it
+    from a later one of the same number.
+    """
     if process is None:
         return False
     try:
@@ -372,8 +392,10 @@ def best(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:
 
 
 def since_improvement(trials: Sequence[FrozenTrial], direction: str) -> int:
-    """Trials that ended (with a figure, stopped early, or failed) since the best figure last improved by more than MARGIN of the way
-    from the median of the first STARTUP to the best."""
+    """Trials that ended (with a figure, stopped early, or failed) since the best figure
+    last improved by more than MARGIN of the way from the median of the first STARTUP to
+    the best.
+    """
     sign = 1 if direction == "minimize" else -1
     over = sorted(
         (trial for trial in trials if trial.state.is_finished()),
@@ -395,10 +417,12 @@ def since_improvement(trials: Sequence[FrozenTrial], direction: str) -> int:
 
 
 def importances(study: optuna.Study, space: Space) -> dict[str, float]:
-    """Share of the figure's variance that each setting explains, the greatest first; of a conditional one among the trials that have it.
+    """Share of the figure's variance that each setting explains, the greatest first; of
+    a conditional one among the trials that have it.
 
-    Functional ANOVA over a random forest where scikit-learn is there, PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) otherwise.
-    Empty for fewer than FEWEST finished trials: there is nothing to tell apart.
+    Functional ANOVA over a random forest where scikit-learn is there, PED-ANOVA
+    (Watanabe et al. 2023, arXiv:2304.10255) otherwise. Empty for fewer than FEWEST
+    finished trials: there is nothing to tell apart.
     """
     over = finished(study.get_trials(deepcopy=False))
     if len(over) < FEWEST or len({trial.value for trial in over}) < 2:

@@ -1,4 +1,6 @@
-"""What a person sees while a model trains: a bar with loss, speed and time left; plain lines where there is no terminal."""
+"""What a person sees while a model trains: a bar with loss, speed and time left; plain
+lines where there is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,11 @@ class View:
             if state.validation is not None
             else ""
         )
-        return f"{losses}{validation}  {(state.seen - self.seen) / max(now - self.began, 1e-9):,.0f} {state.objective.unit}/s"
+        return (
+            f"{losses}{validation}  "
+            f"{(state.seen - self.seen) / max(now - self.began, 1e-9):,.0f} "
+            f"{state.objective.unit}/s"
+        )
 
     def say(self, text: str) -> None:
         if self.bar:

@@ -1,6 +1,7 @@
 """A pretrained base: where it lies, what it is, and its identity, which an adapter remembers.
 
-A GGUF is turned into a Transformers folder once (dequantised, under $MIAOBI_HOME/converted), so that the rest knows one layout.
+A GGUF is turned into a Transformers folder once (dequantised, under
+$MIAOBI_HOME/converted), so that the rest knows one layout.
 """
 
 from __future__ import annotations
@@ -28,18 +29,24 @@ if TYPE_CHECKING:
 
 
 USE = "use-multilingual"
-"""The packaged sentence encoder, and the model_type of what was made from it: a Transformers model that is written in nn/use.py."""
+"""The packaged sentence encoder, and the model_type of what was made from it: a
+Transformers model that is written in nn/use.py.
+"""
 
 
 FORMAT = 2
-"""Of what a GGUF is unpacked to; 2: with the file's own rule of cutting words. What older ones unpacked is not read."""
+"""Of what a GGUF is unpacked to; 2: with the file's own rule of cutting words. What
+older ones unpacked is not read.
+"""
 
 
 @dataclass(frozen=True)
 class Base:
     weights: Weights
     folder: Path
-    """A Transformers, Diffusers or bundle folder; for a packaged part (efficientnet-lite0), its file; then weights.format is "part"."""
+    """A Transformers, Diffusers or bundle folder; for a packaged part
+    (efficientnet-lite0), its file; then weights.format is "part".
+    """
 
     @property
     def name(self) -> str:
@@ -98,7 +105,9 @@ class Base:
             )  # registers all its classes with Transformers
 
     def model(self, auto: Any, **settings: Any) -> nn.Module:
-        """The weights in one of Transformers' Auto classes, float32, safetensors only. `settings` override config.json."""
+        """The weights in one of Transformers' Auto classes, float32, safetensors only.
+        `settings` override config.json.
+        """
         refuse_foreign_code(self.config, self.name)
         self._made_known()
         from transformers.utils import logging
@@ -117,13 +126,17 @@ class Base:
 
 @lru_cache(maxsize=64)
 def _digest(file: Path, size: int, changed: int) -> bytes:
-    """SHA-256 of a file; asked for again only when it was written to since, as its size or time tells."""
+    """SHA-256 of a file; asked for again only when it was written to since, as its size
+    or time tells.
+    """
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").digest()
 
 
 def open_base(name: str) -> Base:
-    """The base that `name` means: a pack, a model in the store, a path, a hub id. Raises NotFound with the nearest names."""
+    """The base that `name` means: a pack, a model in the store, a path, a hub id.
+    Raises NotFound with the nearest names.
+    """
     known = packs.catalogue().get(name)
     if known is not None and known.format == "base":
         from miaobi.nn import use  # the only one so far
@@ -155,7 +168,9 @@ def open_base(name: str) -> Base:
 
 
 def _dequantised(weights: Weights) -> Path:
-    """A GGUF as a Transformers folder in float32; told by size and time, since hashing gigabytes takes long."""
+    """A GGUF as a Transformers folder in float32; told by size and time, since hashing
+    gigabytes takes long.
+    """
     facts = weights.path.stat()
     digest = hashlib.sha256(
         f"transformers {FORMAT} {weights.path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()

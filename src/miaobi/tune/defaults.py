@@ -1,8 +1,11 @@
-"""Hyper-parameters that follow from base, method, data and machine, for whoever left them open; each with its reason.
+"""Hyper-parameters that follow from base, method, data and machine, for whoever left
+them open; each with its reason.
 
-Where the numbers come from: full fine-tuning of encoders, 2e-5 to 5e-5 for two to four epochs (Devlin et al. 2019, arXiv:1810.04805); LoRA
-wants ten times the rate of full tuning (Schulman et al. 2025, thinkingmachines.ai/blog/lora); IA³ 3e-3 (Liu et al. 2022, arXiv:2205.05638);
-adapters 1e-3 (Houlsby et al. 2019, arXiv:1902.00751); prompts far more than weights (Lester et al. 2021, arXiv:2104.08691).
+Where the numbers come from: full fine-tuning of encoders, 2e-5 to 5e-5 for two to four
+    epochs (Devlin et al. 2019, arXiv:1810.04805); LoRA wants ten times the rate of full
+    tuning (Schulman et al. 2025, thinkingmachines.ai/blog/lora); IA³ 3e-3 (Liu et al.
+    2022, arXiv:2205.05638); adapters 1e-3 (Houlsby et al. 2019, arXiv:1902.00751);
+    prompts far more than weights (Lester et al. 2021, arXiv:2104.08691).
 What these do not know: your data. `miaobi search` does.
 """
 
@@ -61,9 +64,11 @@ def derive(
     data: Examples,
     lengths: Lengths,
 ) -> list[Derived]:
-    """What follows for the train settings that are not in `given` ("train.max_steps", ...); those that are stay as `train` has them.
+    """What follows for the train settings that are not in `given` ("train.max_steps",
+    ...); those that are stay as `train` has them.
 
-    A few rows are run to learn how long a step takes here, unless max_steps is given. Weights and random state stay as they were.
+    A few rows are run to learn how long a step takes here, unless max_steps is given.
+    Weights and random state stay as they were.
     """
     found = dict[str, Derived]()
 
@@ -144,7 +149,8 @@ def derive(
         say("about fifty points on the curve", "曲线上约五十个点"),
     )
     settle("precision", *_precision(train.device))
-    # Free memory and speed are measured, so processes that train together would differ: what the first one found counts.
+    # Free memory and speed are measured, so processes that train together would differ:
+    # what the first one found counts.
     agreed = processes.agree_on(
         [[item.key, item.value, item.reason] for item in found.values()]
     )
@@ -196,8 +202,10 @@ def _power(limit: int) -> int:
 
 
 def _bytes_a_token(learner: Learner) -> float:
-    """What autograd keeps of a token in a Transformers model, by its config: some 34 vectors a layer (Korthikanti et al. 2022,
-    arXiv:2205.05198), and the logits three times; 0 where there is no such config."""
+    """What autograd keeps of a token in a Transformers model, by its config: some 34
+    vectors a layer (Korthikanti et al. 2022, arXiv:2205.05198), and the logits three
+    times; 0 where there is no such config.
+    """
     settings = vars(
         getattr(learner.net, "config", None) or object
     )  # a plain module has none
@@ -275,14 +283,20 @@ def _steps(
         return steps, why
     shown = max(fitting, FEW)
     return shown, say(
-        f"limited by time: about {minutes:g} min on this machine, {shown * whole / count:.1f} of the {epochs} times through the data that would be usual"
+        f"limited by time: about {minutes:g} min on this machine, "
+        f"{shown * whole / count:.1f} of the {epochs} times through the data "
+        "that would be usual"
         f" ({steps:,} steps; --train.max_steps {steps} for all)",
-        f"受时间限制：本机约 {minutes:g} 分钟，可过数据 {shown * whole / count:.1f} 遍；通常应过 {epochs} 遍（共 {steps:,} 步，用 --train.max_steps {steps} 跑完）",
+        f"受时间限制：本机约 {minutes:g} 分钟，可过数据 "
+        f"{shown * whole / count:.1f} 遍；通常应过 {epochs} 遍（共 {steps:,} "
+        f"步，用 --train.max_steps {steps} 跑完）",
     )
 
 
 def seconds_a_step(train: TrainConfig, learner: Learner, data: Examples) -> float:
-    """Measured on a few rows here and scaled to the batch. Weights, gradients and random state stay as they were."""
+    """Measured on a few rows here and scaled to the batch. Weights, gradients and
+    random state stay as they were.
+    """
     state = loop.start(learner, train)
     with estimate.untouched(state):
         return estimate.seconds_per_step(state, data)

@@ -1,13 +1,15 @@
-"""Labelled examples: read, checked, deduplicated, split without leaks, kept, encoded, and drawn as batches.
+"""Labelled examples: read, checked, deduplicated, split without leaks, kept, encoded,
+and drawn as batches.
 
 `prepare` leaves one folder for each content and configuration, under $MIAOBI_HOME/examples:
 
     train.jsonl  validation.jsonl  test.jsonl    {"columns": {...}, "place": "chats.jsonl:12"}
     examples.json                                what was found: counts, duplicates, contradictions, problems
 
-Examples that ask the same question (as `question` of the task tells, case and spaces aside) never stand on two sides of a split; nor
-do those that the task has more in mind to keep together, by an optional `group(columns)` (all questions about one text), and pictures
-that a person would call the same (data/near_duplicates.py).
+Examples that ask the same question (as `question` of the task tells, case and spaces
+aside) never stand on two sides of a split; nor do those that the task has more in mind
+to keep together, by an optional `group(columns)` (all questions about one text), and
+pictures that a person would call the same (data/near_duplicates.py).
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ AFTERWARDS = {
 }
 """Settings that do not change what is kept, or count by their content."""
 KEPT = 2 << 30
-"""Bytes of encoded examples in memory; ten thousand pictures of 224 pixels. Those beyond are encoded anew in every epoch."""
+"""Bytes of encoded examples in memory; ten thousand pictures of 224 pixels. Those
+beyond are encoded anew in every epoch.
+"""
 LONGEST = 512
 """Tokens that an example may have unless told otherwise; a CPU is slow beyond."""
 
@@ -68,11 +72,15 @@ class Source:
     """Further examples to train on, see tune/mixing.py."""
 
     path: str = ""
-    """In a recipe, under a name of your own: a further file or folder of training examples, of any format that data.path may have."""
+    """In a recipe, under a name of your own: a further file or folder of training
+    examples, of any format that data.path may have.
+    """
     pack: str = ""
     """A starter pack instead of a path."""
     share: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Examples of it for each training example of data.path, as far as it has so many; 0 leaves it out."""
+    """Examples of it for each training example of data.path, as far as it has so many;
+    0 leaves it out.
+    """
     columns: dict[str, str] | None = None
     """Your names for its columns, where they are others than data.columns."""
 
@@ -82,7 +90,9 @@ class Config:
     """Where the labelled examples come from and how they are divided."""
 
     path: str = ""
-    """A file or folder: JSONL, JSON, CSV, Parquet (each also gzip), or what the task reads besides (class folders, CoNLL, COCO)."""
+    """A file or folder: JSONL, JSON, CSV, Parquet (each also gzip), or what the task
+    reads besides (class folders, CoNLL, COCO).
+    """
     pack: str = ""
     """A starter pack instead of a path."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -98,13 +108,17 @@ class Config:
     max_examples: int = 0
     """Use only so many, chosen by chance; 0 uses all."""
     max_length: int = 0
-    """Tokens of an example; 0 for enough to hold 99 % of them, at most 512 and at most what the base can hold."""
+    """Tokens of an example; 0 for enough to hold 99 % of them, at most 512 and at most
+    what the base can hold.
+    """
     too_long: Literal["truncate", "split", "drop"] = "truncate"
     """What becomes of longer ones."""
     allow_leakage: bool = False
     """Go on although questions of test_path stand in the training data."""
     strict: bool = True
-    """Stop at the first unusable record. Otherwise leave such records out, count and report them."""
+    """Stop at the first unusable record. Otherwise leave such records out, count and
+    report them.
+    """
     mix: dict[str, Source] = field(default_factory=dict)
     """Further sources of training examples by name; what is held out comes from data.path alone."""
 
@@ -116,7 +130,9 @@ def prepare(
     progress: bool = True,
     root: Path | None = None,
 ) -> Path:
-    """The folder of the prepared examples, made now or found from an earlier run. Raises BadInput, NotFound, Damaged."""
+    """The folder of the prepared examples, made now or found from an earlier run.
+    Raises BadInput, NotFound, Damaged.
+    """
     check_shares(config.validation, config.test)
     packs.check_one(config.path, config.pack, "my.jsonl", "chinese-reviews")
     with bar(progress) as shown:
@@ -201,7 +217,9 @@ def example_of(
 
 
 def renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
-    """The record with people's own column names turned into the task's. Raises Unusable for a column that is not there."""
+    """The record with people's own column names turned into the task's. Raises Unusable
+    for a column that is not there.
+    """
     for ours, theirs in columns.items():
         if theirs not in record:
             raise Unusable(
@@ -236,7 +254,9 @@ def _spelled(columns: Mapping[str, Any]) -> str:
 
 
 def content(columns: Mapping[str, Any]) -> str:
-    """Columns as text, by which they are told apart: pictures by what they show, not by the file they lie in."""
+    """Columns as text, by which they are told apart: pictures by what they show, not by
+    the file they lie in.
+    """
     return _spelled(
         {key: value for key, value in columns.items() if key != "image"}
         if "digest" in columns
@@ -245,7 +265,9 @@ def content(columns: Mapping[str, Any]) -> str:
 
 
 def asked(parts: Mapping[str, Any]) -> int:
-    """Eight bytes that tell questions apart; letters' case and spaces do not, nor where a picture lies that has a digest."""
+    """Eight bytes that tell questions apart; letters' case and spaces do not, nor where
+    a picture lies that has a digest.
+    """
     folded = " ".join(content(parts).casefold().split())
     return int.from_bytes(
         hashlib.blake2b(folded.encode(), digest_size=8).digest(), "big"
@@ -274,7 +296,8 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     )
     if leaks and not config.allow_leakage:
         raise _leak_error(leaks)
-    # A leak that was allowed stays on both sides; without that, all examples of a question go to one.
+    # A leak that was allowed stays on both sides; without that, all examples of a
+    # question go to one.
     free = kept & (given == DROPPED)
     splits = np.full(len(whole), DROPPED, dtype=np.uint8)
     shares = [
@@ -321,7 +344,8 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
         "problems": {"count": found.problems, "first": found.first},
         "config": asdict(replace(config, mix={})),
     }
-    # Files are often sorted by label, and validation and tests may read only the first examples: those must be a fair sample.
+    # Files are often sorted by label, and validation and tests may read only the first
+    # examples: those must be a fair sample.
     order = np.argsort(questions, kind="stable")
     write(
         folder,
@@ -385,7 +409,9 @@ def _limited(places: np.ndarray, questions: np.ndarray, count: int) -> np.ndarra
 def repeated(
     held_out: Iterable[tuple[int, str]], trained: Iterable[tuple[int, str]]
 ) -> list[tuple[str, str]]:
-    """(place in the held-out data, place in the training data) of questions that stand in both; given are pairs of `asked` and place."""
+    """(place in the held-out data, place in the training data) of questions that stand
+    in both; given are pairs of `asked` and place.
+    """
     known = dict(trained)
     return [
         (place, known[question]) for question, place in held_out if question in known
@@ -401,11 +427,13 @@ def _leak_error(leaks: Sequence[tuple[str, str]]) -> BadInput:
     shown = spelled_leaks(leaks)
     return BadInput(
         say(
-            f"{len(leaks)} held-out examples ask what the training data asks too: {shown}{' ...' if len(leaks) > 3 else ''}",
+            f"{len(leaks)} held-out examples ask what the training data asks "
+            f"too: {shown}{' ...' if len(leaks) > 3 else ''}",
             f"有 {len(leaks)} 条留出样本与训练数据的提问相同：{shown}{' ……' if len(leaks) > 3 else ''}",
         ),
         say(
-            "Take them out of one side, or go on all the same with --data.allow_leakage true: the test will then flatter the model.",
+            "Take them out of one side, or go on all the same with "
+            "--data.allow_leakage true: the test will then flatter the model.",
             "请从一侧去掉它们；或用 --data.allow_leakage true 继续，但测试结果会偏高。",
         ),
     )
@@ -443,7 +471,9 @@ class Examples:
     max_length: int
     too_long: str = "truncate"
     left_out: frozenset[str] = frozenset()
-    """Places of held-out examples that training showed nothing of (a label of which there is only one example)."""
+    """Places of held-out examples that training showed nothing of (a label of which
+    there is only one example).
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -513,7 +543,9 @@ class Examples:
         )
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
-        """Batch `index` of an endless stream: epoch after epoch, each in an order of its own, without a break between them."""
+        """Batch `index` of an endless stream: epoch after epoch, each in an order of
+        its own, without a break between them.
+        """
         return self.learner.collate(
             [
                 self.features(split, place)
@@ -553,8 +585,10 @@ class Examples:
 def measure(
     folder: Path, task: Task, learner: Learner, config: Config, limit: int
 ) -> Lengths:
-    """How long the training examples are, and what max_length follows from that; what was mixed in, which stands last, has no say in it, so that
-    held-out examples are cut the same whatever the mix. limit: what the base can hold, 0 for no end."""
+    """How long the training examples are, and what max_length follows from that; what
+    was mixed in, which stands last, has no say in it, so that held-out examples are cut
+    the same whatever the mix. limit: what the base can hold, 0 for no end.
+    """
     lengths = np.array(
         [
             learner.length(example.columns)

@@ -1,7 +1,10 @@
-"""The contract between fine-tuning and its tasks: labelled examples in, a head and a loss, answers and figures out.
+"""The contract between fine-tuning and its tasks: labelled examples in, a head and a
+loss, answers and figures out.
 
-A task is a module in `tune/tasks/` with the names of `Task`. What is tuned is a `Learner`: a pretrained model with the task's head.
-Every figure is a function of sums over examples, so that intervals and significance come from resampling those (evaluate/compare.py).
+A task is a module in `tune/tasks/` with the names of `Task`. What is tuned is a
+`Learner`: a pretrained model with the task's head. Every figure is a function of sums
+over examples, so that intervals and significance come from resampling those
+(evaluate/compare.py).
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ class Example:
     place: str
     """chats.jsonl:12"""
     parts: Mapping[str, Any] = field(default_factory=dict)
-    """The columns that make up the question, without the answer: what duplicates and leaks are told by."""
+    """The columns that make up the question, without the answer: what duplicates and
+    leaks are told by.
+    """
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ class Piece(NamedTuple):
 
 
 class Companion(nn.Module):
-    """What goes along with a run beside the net: layers that thaw, ranks that are allocated anew. Its buffers are kept in checkpoints."""
+    """What goes along with a run beside the net: layers that thaw, ranks that are
+    allocated anew. Its buffers are kept in checkpoints.
+    """
 
     def step_begins(self, learner: Learner) -> None:
         """Before each step; `learner.progress` tells how far the run is."""
@@ -87,24 +94,32 @@ class Companion(nn.Module):
 class Learner(Objective):
     """A pretrained model with the head of a task, and the loss it is tuned by.
 
-    `net` is what adapters are put into and what is frozen; call it as `self.net`, since it is wrapped after the learner was made.
+    `net` is what adapters are put into and what is frozen; call it as `self.net`, since
+    it is wrapped after the learner was made.
     """
 
     unit = "examples"
     fresh: Sequence[str] = ()
-    """Names of modules inside `net` whose weights are new: always trained, and kept whole beside an adapter."""
+    """Names of modules inside `net` whose weights are new: always trained, and kept
+    whole beside an adapter.
+    """
     blocks: str = ""
-    """The name inside `net` of the ModuleList of its layers ("model.layers"), for freezing by layer; empty where there is none."""
+    """The name inside `net` of the ModuleList of its layers ("model.layers"), for
+    freezing by layer; empty where there is none.
+    """
     adapter_kind: str | None = None
     """PEFT's name of the task (CAUSAL_LM, SEQ_CLS, ...), for adapters that ask for it."""
     pace = 1.0
     """Multiplies the learning rate that is derived where none is given."""
     neftune_alpha: float | None = None
-    """Noise on embeddings while training; None where the net's input embeddings are to do it, a number (0 for none) where the learner
-    does it itself."""
+    """Noise on embeddings while training; None where the net's input embeddings are to
+    do it, a number (0 for none) where the learner does it itself.
+    """
     virtual_tokens = 0
-    """Tokens that `self.net` puts before those of every row (prompt and prefix tuning): then call the net whole, one example a row,
-    with an attention mask, and its answers come without them."""
+    """Tokens that `self.net` puts before those of every row (prompt and prefix tuning):
+    then call the net whole, one example a row, with an attention mask, and its answers
+    come without them.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -146,8 +161,10 @@ class Learner(Objective):
 
     @abstractmethod
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        """An example as arrays; those of a question without an answer too. Too long a one is cut to `max_length`; how many were is
-        told by `length` before (tune/examples.py counts, and splits or drops where that was asked for)."""
+        """An example as arrays; those of a question without an answer too. Too long a
+        one is cut to `max_length`; how many were is told by `length` before
+        (tune/examples.py counts, and splits or drops where that was asked for).
+        """
 
     @abstractmethod
     def length(self, columns: Mapping[str, Any]) -> int:
@@ -170,22 +187,30 @@ class Learner(Objective):
         """How each example of a batch goes. Called without gradients, with `net` at rest."""
 
     def judge_all(self, batches: Iterable[Batch]) -> list[Judgement]:
-        """How each example of a set goes, in order; for tasks that judge an example by all others (embedding ranks them)."""
+        """How each example of a set goes, in order; for tasks that judge an example by
+        all others (embedding ranks them).
+        """
         return [judgement for batch in batches for judgement in self.judge(batch)]
 
     def answer(self, columns: Mapping[str, Any]) -> Any:
-        """What the model says to one question, JSON-able: for people to read, and for the engine that serves it."""
+        """What the model says to one question, JSON-able: for people to read, and for
+        the engine that serves it.
+        """
         with torch.no_grad():
             return self.judge(self.collate([self.encode(columns, 0)]))[0].answer
 
     def preview(self, features: Features) -> list[Piece]:
-        """An encoded example as the model will see it, with what the loss looks at; empty where nothing can be shown as text."""
+        """An encoded example as the model will see it, with what the loss looks at;
+        empty where nothing can be shown as text.
+        """
         return []
 
     def split(
         self, columns: Mapping[str, Any], max_length: int
     ) -> list[Mapping[str, Any]]:
-        """Too long an example as several. Raises Unsupported where that makes no sense for the task."""
+        """Too long an example as several. Raises Unsupported where that makes no sense
+        for the task.
+        """
         raise Unsupported(
             say(
                 "data.too_long is split, but examples of this task cannot be split.",
@@ -196,8 +221,10 @@ class Learner(Objective):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """What turns a user's input into the model's, and what the head's outputs mean (tokenizer, template, labels): everything but
-        weights. The same files are read by the task's `learner` through `spec`."""
+        """What turns a user's input into the model's, and what the head's outputs mean
+        (tokenizer, template, labels): everything but weights. The same files are read
+        by the task's `learner` through `spec`.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -207,7 +234,8 @@ class Learner(Objective):
 class Task(Protocol):
     """A module in tune/tasks/, registered by name.
 
-    It may also have `group(columns)`: examples for which it gives the same stand on one side of a split (`question` where there is none).
+    It may also have `group(columns)`: examples for which it gives the same stand on one
+        side of a split (`question` where there is none).
     """
 
     NAME: str
@@ -216,7 +244,9 @@ class Task(Protocol):
     MODALITY: str
     """Of what is asked: "text" or "image"."""
     MAKES: str
-    """What a tuned model gives: "text" (it writes), "image" (it paints), "labels" (labels, places, vectors: the `tuned` engine)."""
+    """What a tuned model gives: "text" (it writes), "image" (it paints), "labels"
+    (labels, places, vectors: the `tuned` engine).
+    """
     READER: str
     """What opens its data: a name in the readers registry."""
     EXAMPLE: str
@@ -225,9 +255,11 @@ class Task(Protocol):
     """A dataclass: the head and the loss, the `head` section of a recipe."""
 
     def columns(self, record: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
-        """A record as people write it, in the task's terms: {"text": ..., "label": ...}; extra keys are left out.
+        """A record as people write it, in the task's terms: {"text": ..., "label":
+        ...}; extra keys are left out.
 
-        Raises Unusable (data/shapes.py), with what is wrong and the remedy. A missing answer is Unusable too.
+        Raises Unusable (data/shapes.py), with what is wrong and the remedy. A missing
+        answer is Unusable too.
         """
         ...
 
@@ -236,16 +268,21 @@ class Task(Protocol):
         ...
 
     def survey(self, examples: Sequence[Example], config: Any) -> Mapping[str, Any]:
-        """What the head needs to know of the training data, JSON-able (labels, how many of each). Raises BadInput for data that
-        cannot teach (one class only)."""
+        """What the head needs to know of the training data, JSON-able (labels, how many
+        of each). Raises BadInput for data that cannot teach (one class only).
+        """
         ...
 
     def check(self, example: Example, spec: Mapping[str, Any], config: Any) -> None:
-        """Raise Unusable for an example that does not fit what training showed (a label never seen)."""
+        """Raise Unusable for an example that does not fit what training showed (a label
+        never seen).
+        """
         ...
 
     def learner(self, base: Base, spec: Mapping[str, Any], config: Any) -> Learner:
-        """The base's model with this task's head. Raises Unsupported for a base of another kind, naming kinds that would do."""
+        """The base's model with this task's head. Raises Unsupported for a base of
+        another kind, naming kinds that would do.
+        """
         ...
 
 
@@ -255,7 +292,9 @@ def padded(
     side: Literal["left", "right"] = "right",
     multiple: int = 8,
 ) -> Tensor:
-    """Rows of unequal length as int64 [rows, length], filled up with `value` to a multiple of `multiple`."""
+    """Rows of unequal length as int64 [rows, length], filled up with `value` to a
+    multiple of `multiple`.
+    """
     length = -(-max(map(len, rows)) // multiple) * multiple
     filled = np.full((len(rows), length), value, dtype=np.int64)
     for place, row in enumerate(rows):

@@ -4,8 +4,9 @@
     combined    ΔW = Σ_i w_i (α_i/r_i) B_i A_i      linear: exact, the ranks add up; svd: its best approximation of a lower rank
                 ΔW = TIES of the task vectors       ties (Yadav et al. 2023, arXiv:2306.01708), then the best low rank
 
-The TIES of task vectors τ_i = (α_i/r_i) B_i A_i, each entry by itself: keep the share `density` of τ_i that is greatest; elect the
-sign of Σ_i τ_i; average w_i τ_i over those that agree with it (equal to PEFT's "ties_svd").
+The TIES of task vectors τ_i = (α_i/r_i) B_i A_i, each entry by itself: keep the share
+`density` of τ_i that is greatest; elect the sign of Σ_i τ_i; average w_i τ_i over those
+that agree with it (equal to PEFT's "ties_svd").
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ Method = Literal["linear", "svd", "ties"]
 
 @dataclass(frozen=True)
 class Update:
-    """The low-rank updates of one adapter: by module, B [out, r] and A [r, in], scaled so that ΔW = B A."""
+    """The low-rank updates of one adapter: by module, B [out, r] and A [r, in], scaled
+    so that ΔW = B A.
+    """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
 
@@ -43,7 +46,9 @@ class Update:
 
 
 def check_mergeable(tuned: Tuned) -> None:
-    """Raise BadInput for whole weights, Unsupported for adapters that cannot be put into the base's matrices."""
+    """Raise BadInput for whole weights, Unsupported for adapters that cannot be put
+    into the base's matrices.
+    """
     if not tuned.adapter:
         raise BadInput(
             say(
@@ -75,15 +80,19 @@ def beside(module: nn.Module, folder: Path, name: str = "default") -> Any:
 
 
 def put_in(module: nn.Module, folder: Path) -> nn.Module:
-    """The base's module with the adapter of `folder` merged into its weights, without a trace of PEFT."""
+    """The base's module with the adapter of `folder` merged into its weights, without a
+    trace of PEFT.
+    """
     merged: nn.Module = beside(module, folder).merge_and_unload()
     return merged
 
 
 def merge(tuned: Tuned, target: Path) -> Path:
-    """A Transformers folder of the base with its adapter merged in, in float32, whole or not at all.
+    """A Transformers folder of the base with its adapter merged in, in float32, whole
+    or not at all.
 
-    Beside the weights it holds what the bundle holds: tokenizer, template, labels. Raises as `check_mergeable` does.
+    Beside the weights it holds what the bundle holds: tokenizer, template, labels.
+    Raises as `check_mergeable` does.
     """
     check_mergeable(tuned)
     net: Any = (
@@ -128,10 +137,12 @@ def combine(
     density: float = 0.5,
     rank: int = 0,
 ) -> None:
-    """One adapter out of several of the same base and task, into the folder `target`, in PEFT's layout.
+    """One adapter out of several of the same base and task, into the folder `target`,
+    in PEFT's layout.
 
-    density: the share of each update that TIES keeps. rank: of the result for svd and ties; 0 for the sum of theirs.
-    Raises BadInput for adapters of different bases, Unsupported for what is not plain LoRA.
+    density: the share of each update that TIES keeps. rank: of the result for svd and
+        ties; 0 for the sum of theirs. Raises BadInput for adapters of different bases,
+        Unsupported for what is not plain LoRA.
     """
     _check_alike(adapters, weights, density)
     updates = [read_update(tuned) for tuned in adapters]
@@ -192,15 +203,20 @@ def _check_alike(
         if other.manifest.recipe["task"] != first.manifest.recipe["task"]:
             raise BadInput(
                 say(
-                    f"{first.label} was tuned for {first.manifest.recipe['task']}, {other.label} for {other.manifest.recipe['task']}.",
-                    f"{first.label} 的任务是 {first.manifest.recipe['task']}，{other.label} 的任务是 {other.manifest.recipe['task']}。",
+                    f"{first.label} was tuned for "
+                    f"{first.manifest.recipe['task']}, {other.label} for "
+                    f"{other.manifest.recipe['task']}.",
+                    f"{first.label} 的任务是 {first.manifest.recipe['task']}，"
+                    f"{other.label} 的任务是 {other.manifest.recipe['task']}。",
                 ),
                 say("Merge adapters of one task.", "请合并同一任务的适配器。"),
             )
 
 
 def read_update(tuned: Tuned) -> Update:
-    """The factors of a LoRA bundle, in float32. Raises Unsupported for other adapters and for heads, which do not add up."""
+    """The factors of a LoRA bundle, in float32. Raises Unsupported for other adapters
+    and for heads, which do not add up.
+    """
     settings = tuned.adapter
     kind = (
         "DoRA"
@@ -237,7 +253,9 @@ def _only_lora(tuned: Tuned, what: str) -> Unsupported:
 
 
 def _scale(settings: Mapping[str, Any], module: str) -> float:
-    """α/r, or α/√r where rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732), with a module's own numbers where it has some."""
+    """α/r, or α/√r where rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732), with a
+    module's own numbers where it has some.
+    """
     from peft.utils.other import get_pattern_key
 
     ranks, alphas = (
@@ -283,8 +301,10 @@ def trimmed(update: Tensor, density: float) -> Tensor:
 
 
 def _low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest matrix of this rank (Eckart and Young 1936): M V V^T, V the leading right singular vectors. V comes from the
-    smaller of M^T M and M M^T in float64, which is many times quicker than a whole decomposition."""
+    """The nearest matrix of this rank (Eckart and Young 1936): M V V^T, V the leading
+    right singular vectors. V comes from the smaller of M^T M and M M^T in float64,
+    which is many times quicker than a whole decomposition.
+    """
     wide = matrix.shape[1] > matrix.shape[0]
     tall = (matrix.T if wide else matrix).double()
     _, vectors = torch.linalg.eigh(tall.T @ tall)  # eigenvalues rise
@@ -296,7 +316,9 @@ def _low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def _write(
     first: Tuned, factors: Mapping[str, tuple[Tensor, Tensor]], target: Path
 ) -> None:
-    """Scaled by 1 (r = alpha); modules whose rank is lower than the highest say so in rank_pattern."""
+    """Scaled by 1 (r = alpha); modules whose rank is lower than the highest say so in
+    rank_pattern.
+    """
     rank = max(down.shape[0] for _, down in factors.values())
     odd = {
         name.removeprefix("base_model.model."): down.shape[0]

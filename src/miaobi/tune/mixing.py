@@ -1,7 +1,10 @@
-"""Prepared folders of examples put together: old examples replayed, other sources mixed in, fewer to train on.
+"""Prepared folders of examples put together: old examples replayed, other sources mixed
+in, fewer to train on.
 
-Whatever is drawn from a folder are its first examples by the digests of their questions: the same every time, and of two draws the larger
-holds the smaller. What is mixed in is trained on; what is held out stays that of data.path, so that runs with different shares compare.
+Whatever is drawn from a folder are its first examples by the digests of their
+questions: the same every time, and of two draws the larger holds the smaller. What is
+mixed in is trained on; what is held out stays that of data.path, so that runs with
+different shares compare.
 """
 
 from __future__ import annotations
@@ -41,8 +44,10 @@ def first(examples: Iterable[Example], count: int) -> list[Example]:
 
 
 def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
-    """New examples with old ones replayed: `replay` old training examples for each new one, and the held-out ones of both, so that
-    what was learned before is neither lost nor unmeasured. Raises NotFound when the old ones are no longer there."""
+    """New examples with old ones replayed: `replay` old training examples for each new
+    one, and the held-out ones of both, so that what was learned before is neither lost
+    nor unmeasured. Raises NotFound when the old ones are no longer there.
+    """
     before = manifest(old, MANIFEST)
     kept = {
         split: {
@@ -79,8 +84,10 @@ def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
 
 
 def fewer(folder: Path, task: Task, count: int) -> Path:
-    """The same with fewer training examples, as if data.max_examples were `count`; the held-out ones stay as they are, so that models
-    tuned on different amounts can be compared."""
+    """The same with fewer training examples, as if data.max_examples were `count`; the
+    held-out ones stay as they are, so that models tuned on different amounts can be
+    compared.
+    """
     found = manifest(folder, MANIFEST)
     if "mix" in found:
         return _combined(
@@ -112,9 +119,11 @@ def mixed(
     spec: Mapping[str, Any],
     progress: bool = True,
 ) -> Path:
-    """`plain`, prepared from data.path, with training examples of config.mix; `plain` itself where no source has a share.
+    """`plain`, prepared from data.path, with training examples of config.mix; `plain`
+    itself where no source has a share.
 
-    spec: what the head was told of plain's training examples, which those that are mixed in must fit. Raises BadInput, NotFound, Damaged.
+    spec: what the head was told of plain's training examples, which those that are
+        mixed in must fit. Raises BadInput, NotFound, Damaged.
     """
     sources = dict[str, Mapping[str, Any]]()
     for name, source in config.mix.items():
@@ -151,7 +160,9 @@ def mixed(
 
 
 def check_source(name: str, source: Source, needed: bool = False) -> None:
-    """Raise BadInput, NotFound for a source that cannot be read; one with no share is not asked for, unless it is needed."""
+    """Raise BadInput, NotFound for a source that cannot be read; one with no share is
+    not asked for, unless it is needed.
+    """
     key = f"data.mix.{name}"
     if bool(source.path) == bool(source.pack):
         raise BadInput(
@@ -190,7 +201,9 @@ def _usable(
     head: Any,
     spec: Mapping[str, Any],
 ) -> Path:
-    """The examples of a source that may be mixed into `plain`: those that ask nothing that is held out or trained on there already."""
+    """The examples of a source that may be mixed into `plain`: those that ask nothing
+    that is held out or trained on there already.
+    """
     with alone(
         plain.parent, _name(plain.name, source.name, config.strict, dict(spec))
     ) as folder:
@@ -237,7 +250,9 @@ def _usable(
 def _leaks(
     candidates: Sequence[Example], held_out: Sequence[Example], task: Task
 ) -> np.ndarray:
-    """Which candidates may not be trained on, bool [candidates]: what `prepare` would never part from a held-out example."""
+    """Which candidates may not be trained on, bool [candidates]: what `prepare` would
+    never part from a held-out example.
+    """
     together = getattr(task, "group", task.question)
     known = {
         asked(parts)
@@ -260,7 +275,9 @@ def _leaks(
 def _combined(
     plain: Path, sources: Mapping[str, Mapping[str, Any]], task: Task
 ) -> Path:
-    """`plain` with the share of each source: what mixing noted of it, its usable examples in `folder`."""
+    """`plain` with the share of each source: what mixing noted of it, its usable
+    examples in `folder`.
+    """
     with alone(
         plain.parent,
         _name(
@@ -281,7 +298,8 @@ def _combined(
             for name, source in sources.items():
                 usable = read_split(plain.parent / source["folder"], "train", task)
                 wanted = round(own * source["share"])
-                # The same example in two sources is one example, and it is there as long as one of them would bring it.
+                # The same example in two sources is one example, and it is there as
+                # long as one of them would bring it.
                 drawn = {
                     said: example
                     for example in first(usable, wanted)
@@ -305,7 +323,9 @@ def _combined(
 
 
 def told(facts: Mapping[str, Any]) -> dict[str, str]:
-    """How many examples came from each source that was mixed in, for people; facts: what preparation noted."""
+    """How many examples came from each source that was mixed in, for people; facts:
+    what preparation noted.
+    """
     return {name: _told(source) for name, source in facts.get("mix", {}).items()}
 
 

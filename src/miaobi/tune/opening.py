@@ -1,7 +1,8 @@
 """A tuned model as it was saved: which base, which task, which weights.
 
-A bundle of the family "tuned" holds either an adapter in PEFT's layout, and then needs its base, which is told by its weights'
-SHA-256 and not by its name, or whole weights in Transformers' layout, and then needs nothing else. Opening imports no torch.
+A bundle of the family "tuned" holds either an adapter in PEFT's layout, and then needs
+its base, which is told by its weights' SHA-256 and not by its name, or whole weights in
+Transformers' layout, and then needs nothing else. Opening imports no torch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ PREFIXES = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
 UNMERGEABLE = (*PREFIXES, "BOTTLENECK")
 """Kinds that have no place in the base's matrices."""
 LANGUAGE = ("causal", "chat", "preference", "distillation")
-"""Tasks that leave a language model which is asked as its base was; the others put questions in a form of their own."""
+"""Tasks that leave a language model which is asked as its base was; the others put
+questions in a form of their own.
+"""
 PIPELINE_LORA = "pytorch_lora_weights.safetensors"
 """What a tuned Diffusers pipeline keeps, in Diffusers' own layout."""
 
@@ -50,7 +53,9 @@ class Tuned:
 
     @cached_property
     def adapter(self) -> Mapping[str, Any]:
-        """PEFT's settings; empty for whole weights. Raises Damaged where the adapter's weights are missing."""
+        """PEFT's settings; empty for whole weights. Raises Damaged where the adapter's
+        weights are missing.
+        """
         if not (self.folder / ADAPTER).exists():
             return {}
         if not (self.folder / ADAPTER_WEIGHTS).exists():
@@ -68,7 +73,9 @@ class Tuned:
 
     @cached_property
     def base(self) -> Base:
-        """What it was tuned from: under its name, else where it lay. Raises NotFound, or BadInput where other weights lie there."""
+        """What it was tuned from: under its name, else where it lay. Raises NotFound,
+        or BadInput where other weights lie there.
+        """
         known = self.manifest.data["base"]
         found = list[Base]()
         for name in dict.fromkeys((known["name"], known["location"])):
@@ -87,7 +94,8 @@ class Tuned:
                 f"{self.label} 是 {known['name']} 的适配器，但此处找不到该基础模型（{known['location']} 中也没有）。",
             ),
             say(
-                f"Bring it back: miaobi data fetch {known['name']} for a pack, or copy the model to {known['location']}.",
+                f"Bring it back: miaobi data fetch {known['name']} for a pack, "
+                f"or copy the model to {known['location']}.",
                 f"请取回基础模型：数据包用 miaobi data fetch {known['name']}，或把模型复制到 {known['location']}。",
             ),
         )
@@ -101,7 +109,9 @@ class Tuned:
 
     @property
     def writes(self) -> bool:
-        """Whether it is a causal language model that is asked as its base was, so that every engine that writes can step it."""
+        """Whether it is a causal language model that is asked as its base was, so that
+        every engine that writes can step it.
+        """
         if (
             self.weights.modality != "text"
             or self.manifest.recipe["task"] not in LANGUAGE
@@ -144,12 +154,16 @@ class Tuned:
 
 
 def open_tuned(weights: Weights) -> Tuned:
-    """A bundle of the family "tuned". Raises Unsupported for other weights, NotFound or Damaged for files that are not whole."""
+    """A bundle of the family "tuned". Raises Unsupported for other weights, NotFound or
+    Damaged for files that are not whole.
+    """
     if weights.format != "bundle" or weights.family != FAMILY:
         raise Unsupported(
             say(
-                f"{weights.label} was not tuned here (format: {weights.format}{', ' + weights.family if weights.family else ''}).",
-                f"{weights.label} 不是在此微调的模型（格式：{weights.format}{'，' + weights.family if weights.family else ''}）。",
+                f"{weights.label} was not tuned here (format: "
+                f"{weights.format}{', ' + weights.family if weights.family else ''}).",
+                f"{weights.label} 不是在此微调的模型（格式："
+                f"{weights.format}{'，' + weights.family if weights.family else ''}）。",
             ),
             say(
                 "Name a model that `miaobi finetune` made; `miaobi models list` shows them.",
@@ -160,7 +174,9 @@ def open_tuned(weights: Weights) -> Tuned:
 
 
 def open_adapter(name: str, base: Base) -> Tuned:
-    """The adapter that `name` means, for this base. Raises BadInput for one of another base, Unsupported for what is no adapter."""
+    """The adapter that `name` means, for this base. Raises BadInput for one of another
+    base, Unsupported for what is no adapter.
+    """
     tuned = open_tuned(find(name))
     if not tuned.adapter:
         raise Unsupported(
@@ -183,8 +199,12 @@ def other_base(tuned: Tuned, base: Base) -> BadInput:
     known = tuned.manifest.data["base"]
     return BadInput(
         say(
-            f"{tuned.label} is an adapter for {known['name']} with weights {known['hash'][:16]}; {base.name} ({base.folder}) has {base.identity[:16]}.",
-            f"{tuned.label} 是 {known['name']} 的适配器，其权重为 {known['hash'][:16]}；而 {base.name}（{base.folder}）的权重为 {base.identity[:16]}。",
+            f"{tuned.label} is an adapter for {known['name']} with weights "
+            f"{known['hash'][:16]}; {base.name} ({base.folder}) has "
+            f"{base.identity[:16]}.",
+            f"{tuned.label} 是 {known['name']} 的适配器，其权重为 "
+            f"{known['hash'][:16]}；而 {base.name}（{base.folder}）的权重为 "
+            f"{base.identity[:16]}。",
         ),
         say(
             "An adapter fits the weights it was tuned on and no others: restore those, or tune again on these.",

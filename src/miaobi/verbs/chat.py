@@ -48,7 +48,9 @@ class Conversation:
     answers: list[Text] = field(default_factory=list)
 
     def answer(self, words: str) -> None:
-        """Ask, and show the answer as it comes. Ctrl-C ends the answer; what came of it stays in the history."""
+        """Ask, and show the answer as it comes. Ctrl-C ends the answer; what came of it
+        stays in the history.
+        """
         system = [{"role": "system", "content": self.system}] if self.system else []
         asked = [*self.history, {"role": "user", "content": words}]
         request = self.model.request([*system, *asked], **self.controls.__dict__)
@@ -75,7 +77,8 @@ def chat(
     """Talk with a model.
 
     Args:
-        model: A name in the store, a starter pack (smollm2), a GGUF file, a model folder, a URL or a hub id.
+        model: A name in the store, a starter pack (smollm2), a GGUF file, a model
+            folder, a URL or a hub id.
         system: How the model should behave, said before the conversation.
         engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
     """
@@ -96,7 +99,8 @@ def chat(
         if interactive:
             print(
                 say(
-                    f"{opened.name} · {opened.engine_name} · {NOTICE}. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends.",
+                    f"{opened.name} · {opened.engine_name} · {NOTICE}. /help "
+                    "lists the commands; Ctrl-C stops an answer, Ctrl-D ends.",
                     f"{opened.name} · {opened.engine_name} · {NOTICE}。/help 查看命令；Ctrl-C 停止回答，Ctrl-D 结束。",
                 )
             )

@@ -198,7 +198,8 @@ def list_packs() -> Catalogue:
 
 
 def fetch(name: str) -> Fetched:
-    """Fetch a starter pack, check it and unpack it under $MIAOBI_HOME/packs. At once when it is there already.
+    """Fetch a starter pack, check it and unpack it under $MIAOBI_HOME/packs. At once
+    when it is there already.
 
     Args:
         name: a name from `miaobi data list`

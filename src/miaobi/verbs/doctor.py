@@ -1,4 +1,5 @@
-"""What is installed, what each missing part would give, whether memory and disk suffice, and the command that mends it.
+"""What is installed, what each missing part would give, whether memory and disk
+suffice, and the command that mends it.
 
 Touches no network.
 """

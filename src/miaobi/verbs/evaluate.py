@@ -1,7 +1,9 @@
-"""Judge a model: how well it foresees what it has not seen, how good and varied its samples are, and how much it copies.
+"""Judge a model: how well it foresees what it has not seen, how good and varied its
+samples are, and how much it copies.
 
-Every score states its sample size and a 95 % interval; what cannot be measured is said, with the reason. This file asks,
-tells and draws the page; evaluate_texts.py, evaluate_pictures.py and evaluate_tuned.py know the models.
+Every score states its sample size and a 95 % interval; what cannot be measured is said,
+with the reason. This file asks, tells and draws the page; evaluate_texts.py,
+evaluate_pictures.py and evaluate_tuned.py know the models.
 """
 
 from __future__ import annotations
@@ -63,12 +65,16 @@ def evaluate(
     Args:
         model: A name in the store ("poet", "digits-vae@2"), a starter pack, a path or a hub id.
         against: Another model of the same kind, judged on the same held-out data and shown beside.
-        data: Held-out text or pictures to judge by, for models whose own are not known here (whatever `data inspect` reads).
-        samples: How many texts (20) or pictures (1000, or as many as three minutes allow) to have made.
-        limit: At most so many held-out documents (200), or held-out and as many training pictures (10000).
+        data: Held-out text or pictures to judge by, for models whose own are not known
+            here (whatever `data inspect` reads).
+        samples: How many texts (20) or pictures (1000, or as many as three minutes
+            allow) to have made.
+        limit: At most so many held-out documents (200), or held-out and as many
+            training pictures (10000).
         out: Folder for the report; runs/evaluate/NAME by default.
         engine: auto takes one that tells how likely a text is, where there is one.
-        extractor: For pictures, what features are measured with: efficientnet-lite0 (the default), or an ONNX file of one's own.
+        extractor: For pictures, what features are measured with: efficientnet-lite0
+            (the default), or an ONNX file of one's own.
         allow_leakage: Judge a tuned model although --data holds examples it was trained on.
         seed: Decides which documents, prompts and samples; the same seed gives the same report.
     """
@@ -106,7 +112,9 @@ def evaluate(
 
 
 def _kind_of(names: list[str]) -> str:
-    """What these models make. Raises BadInput for a model beside itself, or for two that make different things."""
+    """What these models make. Raises BadInput for a model beside itself, or for two
+    that make different things.
+    """
     from miaobi.engines.weights import find
     from miaobi.tune.opening import FAMILY
 
@@ -203,7 +211,8 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
         say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models),
         {
             "text": say(
-                "What it foresees, how varied it writes, how much it copies; every figure with its sample size and interval.",
+                "What it foresees, how varied it writes, how much it copies; "
+                "every figure with its sample size and interval.",
                 "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。",
             ),
             "tuned": say(
@@ -211,7 +220,9 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
                 "在其微调任务上的表现；每个数字都附样本量与置信区间。",
             ),
             "image": say(
-                "How close its pictures come to real ones, how varied they are, how much they copy; every figure with its sample size and interval.",
+                "How close its pictures come to real ones, how varied they "
+                "are, how much they copy; every figure with its sample size "
+                "and interval.",
                 "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。",
             ),
         }[kind],

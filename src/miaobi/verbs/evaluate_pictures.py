@@ -1,4 +1,6 @@
-"""Judging a model that paints: its subject, made of what is known of the model and its data, and the sheets the page shows."""
+"""Judging a model that paints: its subject, made of what is known of the model and its
+data, and the sheets the page shows.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +176,9 @@ def crowd(pictures: Pictures, split: str) -> Crowd:
 
 
 def _given(data: Path, spec: PictureSpec) -> Crowd:
-    """All pictures of a folder or file, as the model's own are: of its size and channels, its classes told by their names."""
+    """All pictures of a folder or file, as the model's own are: of its size and
+    channels, its classes told by their names.
+    """
     if spec.height != spec.width:
         raise Unsupported(
             say(
@@ -234,7 +238,9 @@ def _suited(held_out: Crowd | None, spec: PictureSpec) -> Crowd | None:
 
 
 def painter(net: Paints) -> Paint:
-    """The network's `paint` for batches that follow given classes, or are made of given pictures."""
+    """The network's `paint` for batches that follow given classes, or are made of given
+    pictures.
+    """
 
     def paint(count: int, after: Crowd | None, seed: int) -> np.ndarray:
         label = (
@@ -265,7 +271,8 @@ def _described(spec: PictureSpec, weights: Weights) -> str:
     own = of_bundle(weights.path)
     kind = say("grey", "灰度") if spec.channels == 1 else say("colour", "彩色")
     if own and own.meta["config"]["binarise"] != "no":
-        # A decoder paints the probability of white, so its pictures are told from the data at a glance, whatever they show.
+        # A decoder paints the probability of white, so its pictures are told from the
+        # data at a glance, whatever they show.
         kind += say(
             "; the data is black or white and the samples are shades, which the distances measure as well",
             "；数据只有黑白两值，样本是灰度，距离也包含这一差异",
@@ -293,7 +300,9 @@ def _size(spec: PictureSpec) -> str:
 def shown(
     subject: PictureSubject, label: str
 ) -> tuple[tuple[str, tuple[Block, ...]], ...]:
-    """Samples, samples beside their nearest training pictures, and reconstructions, as sections of the page."""
+    """Samples, samples beside their nearest training pictures, and reconstructions, as
+    sections of the page.
+    """
     from miaobi.evaluate.page import images, prose
     from miaobi.evaluate.subject import REBUILDING
 
@@ -319,7 +328,9 @@ def shown(
                 (
                     prose(
                         say(
-                            "Left in each group the sample, then the three nearest training pictures with their distance in features.",
+                            "Left in each group the sample, then the three "
+                            "nearest training pictures with their distance in "
+                            "features.",
                             "每组左起为样本，随后是特征空间中最近的三张训练图片及其距离。",
                         )
                     ),

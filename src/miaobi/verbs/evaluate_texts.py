@@ -132,7 +132,9 @@ def _subject(
 
 
 def _telling(weights: Weights) -> str:
-    """An engine that reads these weights and tells how likely a text is; otherwise the usual choice."""
+    """An engine that reads these weights and tells how likely a text is; otherwise the
+    usual choice.
+    """
     for name in registry.engines.names():
         module = registry.engines.get(name)
         if (

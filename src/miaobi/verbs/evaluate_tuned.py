@@ -1,4 +1,6 @@
-"""Judging a tuned model by its own task, and its base or another version of it on the same examples."""
+"""Judging a tuned model by its own task, and its base or another version of it on the
+same examples.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def judge(
     known: Known | None,
     progress: Progress,
 ) -> Verdict:
-    """Open, measure and close one model; the first must be a tuned one, whose task and data count."""
+    """Open, measure and close one model; the first must be a tuned one, whose task and
+    data count.
+    """
     from miaobi.evaluate import tuned as judging
     from miaobi.evaluate.compare import differences, scores
     from miaobi.evaluate.page import prose, table
@@ -143,7 +147,9 @@ def judge(
 
 
 def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
-    """A tuned model's own; of a plain base, what the first one's task makes of it, with a head that has learned nothing."""
+    """A tuned model's own; of a plain base, what the first one's task makes of it, with
+    a head that has learned nothing.
+    """
     from miaobi.tune.base import open_base
 
     if tuned is None:
@@ -154,8 +160,10 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
     if tuned.manifest.recipe["task"] != first.manifest.recipe["task"]:
         raise BadInput(
             say(
-                f"{tuned.label} was tuned for {tuned.manifest.recipe['task']}, {first.label} for {first.manifest.recipe['task']}.",
-                f"{tuned.label} 的任务是 {tuned.manifest.recipe['task']}，{first.label} 的任务是 {first.manifest.recipe['task']}。",
+                f"{tuned.label} was tuned for {tuned.manifest.recipe['task']}, "
+                f"{first.label} for {first.manifest.recipe['task']}.",
+                f"{tuned.label} 的任务是 {tuned.manifest.recipe['task']}，"
+                f"{first.label} 的任务是 {first.manifest.recipe['task']}。",
             ),
             say("Compare models of one task.", "请比较同一任务的模型。"),
         )
@@ -163,7 +171,9 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
 
 
 def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
-    """The examples to judge by: of the file that was given, or the test split of the data it was tuned on."""
+    """The examples to judge by: of the file that was given, or the test split of the
+    data it was tuned on.
+    """
     from miaobi.tune.examples import read_split
 
     folder = Path(str(tuned.manifest.data["folder"]))

@@ -1,7 +1,7 @@
 """Take a model to another program, and prove that it answers there as it answers here.
 
-After writing, the exported file is opened in llama.cpp and asked to continue a few prompts greedily; each token and its
-log-probability is set beside the native engine's.
+After writing, the exported file is opened in llama.cpp and asked to continue a few
+prompts greedily; each token and its log-probability is set beside the native engine's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from miaobi.tune.opening import Tuned
 
 TOLERANCE = {"f32": 0.01, "f16": 0.02, "q8_0": 0.3}
-"""Largest difference of a log-probability, in nats, that the number format (and llama.cpp's float16 cache) explains."""
+"""Largest difference of a log-probability, in nats, that the number format (and
+llama.cpp's float16 cache) explains.
+"""
 TIE = 0.2
 """Two tokens whose log-probabilities lie nearer than this may change places under q8_0."""
 PROMPTS = ("The ", "春", "\n", "A long time ago", "我们")
@@ -118,9 +120,12 @@ def export(
 
     Args:
         model: A name in the store ("poet", "poet@2"), or the folder of a model.
-        to: gguf for llama.cpp, LM Studio, Ollama and OpenVINO GenAI; transformers for Transformers and vLLM.
-        dtype: Number format of the matrices in a GGUF: f16, f32 (not for OpenVINO) or q8_0 (half the size of f16).
-        merge: Put a tuned model's adapter into its base's weights first. Without it, --to transformers gives the adapter as PEFT keeps it.
+        to: gguf for llama.cpp, LM Studio, Ollama and OpenVINO GenAI; transformers for
+            Transformers and vLLM.
+        dtype: Number format of the matrices in a GGUF: f16, f32 (not for OpenVINO) or
+            q8_0 (half the size of f16).
+        merge: Put a tuned model's adapter into its base's weights first. Without it,
+            --to transformers gives the adapter as PEFT keeps it.
         out: File or folder to write; exports/NAME by default.
         overwrite: Replace what stands at out.
     """
@@ -172,7 +177,9 @@ def export(
 
 
 def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
-    """The tuned model whose adapter is to be merged or taken along; None for whole weights. Raises BadInput, Unsupported."""
+    """The tuned model whose adapter is to be merged or taken along; None for whole
+    weights. Raises BadInput, Unsupported.
+    """
     from miaobi.tune.merging import check_mergeable
     from miaobi.tune.opening import FAMILY, open_tuned
 
@@ -307,7 +314,9 @@ def compare(
     prompts: Sequence[str] = PROMPTS,
     length: int = 16,
 ) -> Parity:
-    """Greedy answers of `weights` natively and of `exported` in llama.cpp. Raises Damaged when they differ too much."""
+    """Greedy answers of `weights` natively and of `exported` in llama.cpp. Raises
+    Damaged when they differ too much.
+    """
     from miaobi.engines.load import Model, load, open_engine
 
     native = Model(weights, "native", open_engine(weights, "native", 1, {}))
@@ -336,9 +345,11 @@ def compare(
 
 
 def agreement(ours: Text, theirs: Text, tie: float) -> tuple[int, float]:
-    """(tokens that agree, largest difference of their log-probabilities); -1 tokens when the answers part.
+    """(tokens that agree, largest difference of their log-probabilities); -1 tokens
+    when the answers part.
 
-    They may part where our two likeliest tokens are a near tie: from there on they answer different contexts.
+    They may part where our two likeliest tokens are a near tie: from there on they
+    answer different contexts.
     """
     largest = 0.0
     for place, (mine, other) in enumerate(
@@ -362,8 +373,11 @@ def _different(
 ) -> Damaged:
     return Damaged(
         say(
-            f"{exported} does not answer as the model does: after {prompt!r}, {theirs.text!r} instead of {ours.text!r} ({apart:.3g} nats apart).",
-            f"{exported} 的回答与原模型不同：在 {prompt!r} 之后得到 {theirs.text!r}，而原模型为 {ours.text!r}（相差 {apart:.3g}）。",
+            f"{exported} does not answer as the model does: after {prompt!r}, "
+            f"{theirs.text!r} instead of {ours.text!r} ({apart:.3g} nats "
+            "apart).",
+            f"{exported} 的回答与原模型不同：在 {prompt!r} 之后得到 "
+            f"{theirs.text!r}，而原模型为 {ours.text!r}（相差 {apart:.3g}）。",
         ),
         say(
             "The file was removed. Export with --to transformers, and report this as a defect.",

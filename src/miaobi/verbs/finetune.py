@@ -1,4 +1,5 @@
-"""Fine-tune a pretrained model in five steps: base and data; task head and loss; how it is changed; training; test against the base.
+"""Fine-tune a pretrained model in five steps: base and data; task head and loss; how it
+is changed; training; test against the base.
 
 runs/helpdesk-20261122-101500/
   config.yaml         the resolved settings; `miaobi finetune --resume` needs nothing else
@@ -164,7 +165,8 @@ def _usage(mine: Sequence[str], theirs: Sequence[str]) -> str:
     read = config.read_recipe(recipe) if recipe else {}
     task = tasks.get(config.peek(theirs, "task") or read.get("task") or "chat")
     about = say(
-        f"Fine-tune a pretrained model. Keys of a recipe for the task {task.NAME}; another task's: miaobi finetune --task NAME --help. "
+        "Fine-tune a pretrained model. Keys of a recipe for the task "
+        f"{task.NAME}; another task's: miaobi finetune --task NAME --help. "
         f"Tasks: {', '.join(tasks.names())}. Short for --data.path, --data.pack and --tune.method: --data, --method.",
         f"微调预训练模型。以下为任务 {task.NAME} 的设置；其他任务：miaobi finetune --task 名称 --help。"
         f"任务：{'、'.join(tasks.names())}。--data 与 --method 是 --data.path、--data.pack 与 --tune.method 的简写。",
@@ -259,7 +261,8 @@ def again(
     dry_run: bool = False,
     quiet: bool = False,
 ) -> Tuned | Plan:
-    """Tune a tuned model further on new data: a new version under its name, compared with the one it came from.
+    """Tune a tuned model further on new data: a new version under its name, compared
+    with the one it came from.
 
     Args:
         model: a tuned model in the store

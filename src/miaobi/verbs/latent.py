@@ -1,4 +1,6 @@
-"""The latent lab: what a picture model has learned, seen by walking about in its space. Each experiment leaves one labelled sheet or animation."""
+"""The latent lab: what a picture model has learned, seen by walking about in its space.
+Each experiment leaves one labelled sheet or animation.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,18 @@ def reconstruct(
     seed: int = 0,
     out: Path | None = None,
 ) -> Experiment:
-    """Pictures beside what the model makes of them after encoding: what gets lost is what the latent space has no room for.
+    """Pictures beside what the model makes of them after encoding: what gets lost is
+    what the latent space has no room for.
 
     Args:
         model: A picture model that encodes (vae, vq), by its name in the store or its folder.
-        images: A picture or a folder of pictures; held-out ones of the model's own data when left out.
+        images: A picture or a folder of pictures; held-out ones of the model's own data
+            when left out.
         label: Only pictures of this class; for conditional models the class they are told.
         n: How many pictures.
         seed: Which of the held-out pictures.
-        out: Where the sheet goes (.png, .jpg, .webp); runs/latent/NAME-reconstruct.png by default, replaced each time.
+        out: Where the sheet goes (.png, .jpg, .webp); runs/latent/NAME-reconstruct.png
+            by default, replaced each time.
     """
     from miaobi.nn.latents import decoded, encoded, rms
     from miaobi.provenance.sheet import sheet
@@ -98,13 +103,16 @@ def interpolate(
 
     Args:
         model: A picture model with a latent space (vae, vq, gan).
-        start: A picture file, or a seed as of `generate image --seed`. A model that cannot encode searches for the picture first.
+        start: A picture file, or a seed as of `generate image --seed`. A model that
+            cannot encode searches for the picture first.
         end: Likewise.
-        path: spherical keeps to the shell where draws of a normal distribution lie (White 2016, arXiv:1609.04468); linear cuts across.
+        path: spherical keeps to the shell where draws of a normal distribution lie
+            (White 2016, arXiv:1609.04468); linear cuts across.
         frames: Pictures on the way, both ends included.
         label: The class all along, for conditional models.
         seed: Of the search for pictures.
-        out: A sheet (.png, .jpg) or an animation there and back (.gif, .webp); runs/latent/NAME-interpolate.png by default.
+        out: A sheet (.png, .jpg) or an animation there and back (.gif, .webp);
+            runs/latent/NAME-interpolate.png by default.
     """
     import torch
 
@@ -133,8 +141,11 @@ def interpolate(
         return bench.publish(
             made,
             say(
-                f"{frames} pictures from {start} to {end}, {path}; {angle:.0f}° apart, lengths {lengths[0]:.2f} and {lengths[-1]:.2f}.",
-                f"从 {start} 到 {end} 共 {frames} 张（{path}）；夹角 {angle:.0f}°，长度 {lengths[0]:.2f} 与 {lengths[-1]:.2f}。",
+                f"{frames} pictures from {start} to {end}, {path}; "
+                f"{angle:.0f}° apart, lengths {lengths[0]:.2f} and "
+                f"{lengths[-1]:.2f}.",
+                f"从 {start} 到 {end} 共 {frames} 张（{path}）；夹角 "
+                f"{angle:.0f}°，长度 {lengths[0]:.2f} 与 {lengths[-1]:.2f}。",
             ),
             {"angle": angle, "lengths": lengths},
             start=start,
@@ -158,19 +169,23 @@ def arithmetic(
     seed: int = 0,
     out: Path | None = None,
 ) -> Experiment:
-    """Add to pictures what tells two groups of examples apart: smile = with - without (Larsen et al. 2016, arXiv:1512.09300).
+    """Add to pictures what tells two groups of examples apart: smile = with - without
+    (Larsen et al. 2016, arXiv:1512.09300).
 
     Args:
         model: A picture model that encodes (vae, vq).
-        with_: A folder (or picture) of examples that have it, or a class of the model's own data by name.
+        with_: A folder (or picture) of examples that have it, or a class of the model's
+            own data by name.
         without: The same for examples that lack it.
-        images: A picture or a folder to change; held-out pictures when left out, of the class `without` where that is one.
+        images: A picture or a folder to change; held-out pictures when left out, of the
+            class `without` where that is one.
         n: How many pictures to change.
         strengths: How much of the difference is added; one column each.
         examples: At most so many of each group.
         label: The class of all these pictures, for conditional models.
         seed: Which examples and held-out pictures.
-        out: A sheet (.png, .jpg) or an animation over the strengths (.gif, .webp); runs/latent/NAME-arithmetic.png by default.
+        out: A sheet (.png, .jpg) or an animation over the strengths (.gif, .webp);
+            runs/latent/NAME-arithmetic.png by default.
     """
     import torch
 
@@ -211,7 +226,8 @@ def arithmetic(
         return bench.publish(
             made,
             say(
-                f"{with_} - {without}: from {counts[0]} and {counts[1]} examples; the direction has length {length:.2f}.",
+                f"{with_} - {without}: from {counts[0]} and {counts[1]} "
+                f"examples; the direction has length {length:.2f}.",
                 f"{with_} - {without}：样例 {counts[0]} 与 {counts[1]} 个；方向长度 {length:.2f}。",
             ),
             {
@@ -243,16 +259,20 @@ def traverse(
 
     Args:
         model: A picture model with a latent space (vae, vq, gan).
-        dims: Numbers of dimensions; by default the most active: those whose encodings of held-out pictures vary most (active units,
-            Burda et al. 2016, arXiv:1509.00519), or for a model that cannot encode those that change the picture most.
+        dims: Numbers of dimensions; by default the most active: those whose encodings
+            of held-out pictures vary most (active units,
+            Burda et al. 2016, arXiv:1509.00519), or for a model that cannot encode
+            those that change the picture most.
         rows: How many of the most active.
         steps: Values in each row.
         span: From minus this to plus this.
-        image: Start from this picture; when left out from a held-out one of the model's own data, or, for a model that cannot encode,
+        image: Start from this picture; when left out from a held-out one of the model's
+            own data, or, for a model that cannot encode,
             from a draw.
         label: The class, for conditional models.
         seed: Which held-out picture, or which draw.
-        out: A sheet (.png, .jpg) or an animation over the values (.gif, .webp); runs/latent/NAME-traverse.png by default.
+        out: A sheet (.png, .jpg) or an animation over the values (.gif, .webp);
+            runs/latent/NAME-traverse.png by default.
     """
     import torch
 
@@ -312,7 +332,8 @@ def project(
     seed: int = 0,
     out: Path | None = None,
 ) -> Experiment:
-    """Search the latent space for given pictures: the nearest that the model can paint (Abdal et al. 2019, arXiv:1904.03189).
+    """Search the latent space for given pictures: the nearest that the model can paint
+    (Abdal et al. 2019, arXiv:1904.03189).
 
     Args:
         model: A picture model with a latent space (gan, vae, vq).
@@ -322,7 +343,8 @@ def project(
         starts: Points from which each picture is sought.
         steps: Steps of Adam.
         seed: Of the starting points.
-        out: Where the sheet goes (.png, .jpg, .webp); runs/latent/NAME-project.png by default, replaced each time.
+        out: Where the sheet goes (.png, .jpg, .webp); runs/latent/NAME-project.png by
+            default, replaced each time.
     """
     from miaobi.provenance.sheet import sheet
     from miaobi.verbs.lab import lab, shown
@@ -383,7 +405,8 @@ def truncate(
     seed: int = 0,
     out: Path | None = None,
 ) -> Experiment:
-    """The same seeds from the average picture to the full variety: truncation ψ (Karras et al. 2019, arXiv:1812.04948).
+    """The same seeds from the average picture to the full variety: truncation ψ (Karras
+    et al. 2019, arXiv:1812.04948).
 
     Args:
         model: A picture model that can truncate (gan).
@@ -391,7 +414,8 @@ def truncate(
         values: ψ from 0 (all alike) to 1 (as trained), one column each.
         label: The class, for conditional models.
         seed: The first seed; the others follow it.
-        out: A sheet (.png, .jpg) or an animation over ψ (.gif, .webp); runs/latent/NAME-truncate.png by default.
+        out: A sheet (.png, .jpg) or an animation over ψ (.gif, .webp);
+            runs/latent/NAME-truncate.png by default.
     """
     import torch
 
@@ -507,7 +531,9 @@ def _activity(bench: Lab) -> tuple[Tensor, str]:
 def _grid(
     bench: Lab, pictures: Tensor, rows: list[str], columns: list[str]
 ) -> np.ndarray:
-    """A sheet of [rows, columns, C, H, W]; for an animation its columns follow each other, there and back."""
+    """A sheet of [rows, columns, C, H, W]; for an animation its columns follow each
+    other, there and back.
+    """
     from miaobi.provenance.sheet import animation, sheet
     from miaobi.verbs.lab import shown
 

@@ -50,9 +50,10 @@ class Card:
             say(
                 "made", "生成时间"
             ): f"{manifest.created}, miaobi {manifest.code_version}",
-            say(
-                "data", "数据"
-            ): f"{manifest.data.get('source', '?')}, {say('fingerprint', '指纹')} {str(manifest.data.get('fingerprint', '?'))[:16]}",
+            say("data", "数据"): (
+                f"{manifest.data.get('source', '?')}, {say('fingerprint', '指纹')} "
+                f"{str(manifest.data.get('fingerprint', '?'))[:16]}"
+            ),
             say("parents", "来源模型"): ", ".join(manifest.parents)
             or say("none: from scratch", "无（从头训练）"),
             say("scores", "得分"): ", ".join(
@@ -183,7 +184,8 @@ def merge(
         models: tuned models of one base and task (name, name@version, or folder)
         name: What the new model is called.
         weights: How much of each, in their order (0.7 0.3); equal parts of 1 when left out.
-        method: linear adds the updates up exactly; svd brings the sum to --rank; ties leaves out what is small or contradicts (arXiv:2306.01708).
+        method: linear adds the updates up exactly; svd brings the sum to --rank; ties
+            leaves out what is small or contradicts (arXiv:2306.01708).
         density: The share of each update that ties keeps.
         rank: Rank of the result for svd and ties; 0 for the sum of theirs.
     """

@@ -29,7 +29,8 @@ LLM, POET = "smollm2", "quickstart-poet"
 QUESTION = "What is a poem? Answer in two sentences."
 BEGINNINGS = ("春", "明月", "山中")
 
-# Small enough to learn something in about a minute on two cores; recipes/text/poet_gpt.yaml is the real one.
+# Small enough to learn something in about a minute on two cores;
+# recipes/text/poet_gpt.yaml is the real one.
 RECIPE: dict[str, Any] = {
     "name": POET,
     "family": "gpt",
@@ -233,7 +234,8 @@ def page(
     made = Page(
         say("Miaobi quickstart", "妙笔快速开始"),
         say(
-            f"A pretrained model answered, and a poet was trained from scratch on this machine: {seconds:.0f} s in all.",
+            "A pretrained model answered, and a poet was trained from scratch "
+            f"on this machine: {seconds:.0f} s in all.",
             f"预训练模型回答了问题，并在本机从零训练了一位诗人：共 {seconds:.0f} 秒。",
         ),
     )

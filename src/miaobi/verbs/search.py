@@ -1,4 +1,5 @@
-"""Search for better settings: many short runs of one recipe, the hopeless ones stopped early, what mattered told at the end.
+"""Search for better settings: many short runs of one recipe, the hopeless ones stopped
+early, what mattered told at the end.
 
     runs/search-reviews/
       search.json       what is searched; `miaobi search --resume` needs nothing else
@@ -7,7 +8,8 @@
       report.json, report.html
       best.yaml         the recipe with the best settings
 
-Trials are measured on validation examples; the test is left for `miaobi finetune` on the best recipe.
+Trials are measured on validation examples; the test is left for `miaobi finetune` on
+the best recipe.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ OWN = [
         "metric",
         str | None,
         None,
-        "What trials are compared by on the validation data: validation (the loss), or a figure of the task, such as f1.",
+        "What trials are compared by on the validation data: validation (the "
+        "loss), or a figure of the task, such as f1.",
     ),
     Option(
         "minutes",
@@ -121,8 +124,12 @@ class Planned:
         return "\n".join(
             [
                 say(
-                    f"{self.name}: {self.trials} trials of about {self.steps} steps, by {self.metric} ({wanted} is better). At most {spell(self.seconds)}.",
-                    f"{self.name}：{self.trials} 次试验，每次约 {self.steps} 步，指标 {self.metric}（{wanted}）。最多 {spell(self.seconds)}。",
+                    f"{self.name}: {self.trials} trials of about {self.steps} "
+                    f"steps, by {self.metric} ({wanted} is better). At most "
+                    f"{spell(self.seconds)}.",
+                    f"{self.name}：{self.trials} 次试验，每次约 {self.steps} "
+                    f"步，指标 {self.metric}（{wanted}）。最多 "
+                    f"{spell(self.seconds)}。",
                 ),
                 *rows,
             ]
@@ -181,7 +188,8 @@ def command(*words: str) -> Any:
     mine, theirs = parted(words, {option.key: option for option in OWN})
     if "--help" in words or "-h" in words:
         about = say(
-            "Search for better settings of a recipe. Keys of the recipe may be given too, as for `miaobi train` and `miaobi finetune`.",
+            "Search for better settings of a recipe. Keys of the recipe may be "
+            "given too, as for `miaobi train` and `miaobi finetune`.",
             "为配方搜索更好的设置。也可给出配方中的设置，用法同 miaobi train 与 miaobi finetune。",
         )
         return config.usage("miaobi search", about, OWN)
@@ -407,7 +415,8 @@ def _work(job: Any, folder: Path, workers: int, quiet: bool) -> Searched:
             conclude(job, study, folder)
             print(
                 say(
-                    f"Stopped; {folder / 'report.html'} shows what was found. Go on with: miaobi search --resume {folder}",
+                    f"Stopped; {folder / 'report.html'} shows what was found. "
+                    f"Go on with: miaobi search --resume {folder}",
                     f"已停止；结果见 {folder / 'report.html'}。继续：miaobi search --resume {folder}",
                 ),
                 file=sys.stderr,
@@ -419,7 +428,9 @@ def _work(job: Any, folder: Path, workers: int, quiet: bool) -> Searched:
 
 @contextmanager
 def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
-    """Other processes that work on the same search meanwhile. Ctrl-C reaches them once, so that each stops between two steps."""
+    """Other processes that work on the same search meanwhile. Ctrl-C reaches them once,
+    so that each stops between two steps.
+    """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),

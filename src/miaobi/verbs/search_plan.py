@@ -1,4 +1,6 @@
-"""From a recipe and a command line to a search: what may vary, what it is judged by, how long a trial is."""
+"""From a recipe and a command line to a search: what may vary, what it is judged by,
+how long a trial is.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def plan(
     values: Mapping[str, Any],
     origin: str,
 ) -> Job:
-    """values: the verb's own options. Opens the recipe's model and data once, to measure what a trial costs. Raises BadInput."""
+    """values: the verb's own options. Opens the recipe's model and data once, to
+    measure what a trial costs. Raises BadInput.
+    """
     section = recipe.get("search") or {}
     tree = {key: value for key, value in recipe.items() if key != "search"}
     kind, known, values_of, told = settled(tree, words, origin)
@@ -109,7 +113,9 @@ def _check_mixed(space: Sequence[Dimension], tree: Mapping[str, Any]) -> None:
 def settled(
     recipe: Mapping[str, Any], words: Sequence[str], origin: str
 ) -> tuple[str, dict[str, Option], dict[str, Any], set[str]]:
-    """("train" or "finetune", settings by key, their values, the keys that the command line gives)."""
+    """("train" or "finetune", settings by key, their values, the keys that the command
+    line gives).
+    """
     if recipe.get("family") or config.peek(words, "family") is not None:
         from miaobi.verbs.train import recipe_options
         from miaobi.verbs.train import settle as settle_train

@@ -97,12 +97,17 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def best_recipe(job: Job, trial: FrozenTrial) -> str:
-    """The recipe with the best settings, at the length of the recipe: as many examples as before, where the batch is another."""
+    """The recipe with the best settings, at the length of the recipe: as many examples
+    as before, where the batch is another.
+    """
     tree = job.recipe_with(trial.params)
     if job.whole is not None:
         set_in(tree, "train.max_steps", job.steps_for(job.whole, trial.params))
     spelled: str = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
-    return f"# From miaobi search: trial {trial.number} of {job.name}, {job.metric} {trial.value:.6g} on the validation data.\n{spelled}"
+    return (
+        f"# From miaobi search: trial {trial.number} of {job.name}, {job.metric} "
+        f"{trial.value:.6g} on the validation data.\n{spelled}"
+    )
 
 
 def line(job: Job, study: Search, trial: Trial) -> str:
@@ -157,7 +162,9 @@ def page(
             facts({job.metric: figure(result.value), **own, **result.settings}),
             prose(
                 say(
-                    "Chosen for its figure on the validation data, the best of many: it flatters a little. The test, which no trial has seen, tells the truth:",
+                    "Chosen for its figure on the validation data, the best of "
+                    "many: it flatters a little. The test, which no trial has "
+                    "seen, tells the truth:",
                     "按验证集指标从多次试验中选出，数值略偏乐观。未参与搜索的测试集才是公正的：",
                 )
             ),
@@ -203,9 +210,11 @@ def _importance(shares: Mapping[str, float]) -> list[str]:
         bars(shares),
         prose(
             say(
-                "Share of the variance between finished trials that each setting explains (functional ANOVA). A setting that only some "
+                "Share of the variance between finished trials that each "
+                "setting explains (functional ANOVA). A setting that only some "
                 "trials have is judged among those. With few trials this is a hint, no more.",
-                "各设置能解释的试验间差异比例（功能方差分析）。只在部分试验中出现的设置按这部分试验计算。试验较少时仅供参考。",
+                "各设置能解释的试验间差异比例（功能方差分析）。"
+                "只在部分试验中出现的设置按这部分试验计算。试验较少时仅供参考。",
             )
         ),
     ]

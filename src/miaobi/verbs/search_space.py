@@ -1,4 +1,5 @@
-"""What `miaobi search` may vary: the `search` section of a recipe, or what follows from the recipe's kind.
+"""What `miaobi search` may vary: the `search` section of a recipe, or what follows from
+the recipe's kind.
 
 search:
   train.learning_rate: {low: 1e-5, high: 1e-3, log: true}
@@ -70,13 +71,17 @@ LOSSES = (
     "spread",
     "quantiser",
 )
-"""Settings of a model that are part of its loss: trials with different ones have losses that cannot be compared."""
+"""Settings of a model that are part of its loss: trials with different ones have losses
+that cannot be compared.
+"""
 
 
 def read(
     section: Mapping[str, Any], known: Mapping[str, Option], kind: str, metric: str
 ) -> list[Dimension]:
-    """The space of a recipe's `search` section. known: settings by key. Raises BadInput, naming what is wrong."""
+    """The space of a recipe's `search` section. known: settings by key. Raises
+    BadInput, naming what is wrong.
+    """
     return [
         _dimension(key, spelled, known, kind, metric)
         for key, spelled in _entries(section, known)
@@ -217,18 +222,22 @@ def _comparable(key: str, kind: str, metric: str) -> None:
 def default_finetune(
     values: Mapping[str, Any], given: frozenset[str], known: Mapping[str, Option]
 ) -> list[Dimension]:
-    """Learning rate, method and rank, dropout, weight decay, batch size. values: the settled recipe with what was derived."""
+    """Learning rate, method and rank, dropout, weight decay, batch size. values: the
+    settled recipe with what was derived.
+    """
     rate, method, batch = (
         values["train.learning_rate"],
         values["tune.method"],
         values["train.batch_size"],
     )
-    # A base in fewer bits does not move; a method out of the ordinary was chosen on purpose.
+    # A base in fewer bits does not move; a method out of the ordinary was chosen on
+    # purpose.
     fixed = values["tune.quantise"] != "none" or (
         "tune.method" in given and method not in ("lora", "full")
     )
     methods = (method,) if fixed else ("lora", "full")
-    # Adapters want some ten times the rate of full tuning, so the range must hold both optima.
+    # Adapters want some ten times the rate of full tuning, so the range must hold both
+    # optima.
     found = [
         Dimension(
             "train.learning_rate",
@@ -318,7 +327,9 @@ def _around(own: Any, usual: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def conditions(space: Space, having: Mapping[str, Sequence[str]]) -> list[Dimension]:
-    """Where families are searched, a setting that only some have is asked for with those. having: families by key."""
+    """Where families are searched, a setting that only some have is asked for with
+    those. having: families by key.
+    """
     families = next(
         (set(item.choices) for item in space if item.key == "family"), set()
     )
@@ -331,7 +342,9 @@ def conditions(space: Space, having: Mapping[str, Sequence[str]]) -> list[Dimens
 
 
 def settled(space: Space, fixed: Mapping[str, Any]) -> list[Dimension]:
-    """Conditions on what cannot happen left out, those on what always holds too. Raises BadInput for a setting that no trial would have."""
+    """Conditions on what cannot happen left out, those on what always holds too. Raises
+    BadInput for a setting that no trial would have.
+    """
     choices = {item.key: item.choices or (fixed.get(item.key),) for item in space}
     found = list[Dimension]()
     for item in space:
@@ -347,8 +360,12 @@ def settled(space: Space, fixed: Mapping[str, Any]) -> list[Dimension]:
         if never is not None:
             raise BadInput(
                 say(
-                    f"search: {item.key} means something only where {never} is {' or '.join(map(str, item.when[never]))}, and it never is.",
-                    f"search：{item.key} 只在 {never} 为 {' 或 '.join(map(str, item.when[never]))} 时有意义，而这不会发生。",
+                    f"search: {item.key} means something only where {never} is "
+                    f"{' or '.join(map(str, item.when[never]))}, and it never "
+                    "is.",
+                    f"search：{item.key} 只在 {never} 为 "
+                    f"{' 或 '.join(map(str, item.when[never]))} 时有意义，"
+                    "而这不会发生。",
                 ),
                 say(
                     f"Leave it out, or let {never} vary as well.",

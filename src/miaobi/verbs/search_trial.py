@@ -1,4 +1,6 @@
-"""One trial of a search: the recipe with the chosen values, trained briefly, measured on the validation data. The test stays unseen."""
+"""One trial of a search: the recipe with the chosen values, trained briefly, measured
+on the validation data. The test stays unseen.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Job:
     """With what the command line changed, and without the length of a trial."""
     metric: str
     steps: int
-    """Of a trial with the recipe's own batch; with another one, as many as see the same number of examples."""
+    """Of a trial with the recipe's own batch; with another one, as many as see the same
+    number of examples.
+    """
     batch: int
     """Examples of one of those steps."""
     accumulation: int
@@ -86,7 +90,9 @@ class Job:
         return max(round(steps * self.batch / batch), 1)
 
     def recipe_with(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """The recipe with chosen values. Settings of the model that the chosen family does not know are left out."""
+        """The recipe with chosen values. Settings of the model that the chosen family
+        does not know are left out.
+        """
         tree = copy.deepcopy(dict(self.recipe))
         for key, value in chosen.items():
             set_in(tree, key, value)
@@ -117,7 +123,9 @@ class Opened:
     """The resolved settings, flat."""
     known: Any
     figures: Sequence[Any]
-    """What the task is judged by; empty for training from scratch, where there is the validation loss."""
+    """What the task is judged by; empty for training from scratch, where there is the
+    validation loss.
+    """
     judge: Callable[[int], Sequence[Any]]
     """The first so many validation examples judged (tune.learner.Judgement)."""
     mixed_in: Mapping[str, str] = field(default_factory=dict)
@@ -132,7 +140,9 @@ def open_trial(
     place: Path,
     examples: int | None = None,
 ) -> Opened:
-    """Everything up to the first step. steps: instead of the recipe's. examples: train on so many of the recipe's, held-out ones included."""
+    """Everything up to the first step. steps: instead of the recipe's. examples: train
+    on so many of the recipe's, held-out ones included.
+    """
     tree = copy.deepcopy(dict(recipe))
     if steps is not None:
         for key, value in (
@@ -208,7 +218,9 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
 
 
 def _shortened(opened: Opened, minutes: float) -> None:
-    """Fewer steps where they would take longer than allowed; warm-up and decay are shares of the run, so its shape stays."""
+    """Fewer steps where they would take longer than allowed; warm-up and decay are
+    shares of the run, so its shape stays.
+    """
     before = opened.state.config
     fitting = max(
         min(
@@ -232,7 +244,9 @@ def _shortened(opened: Opened, minutes: float) -> None:
 
 
 def figure_of(metric: str, figures: Sequence[Any]) -> Any:
-    """The figure that `metric` names; None for the validation loss. Raises BadInput with the nearest."""
+    """The figure that `metric` names; None for the validation loss. Raises BadInput
+    with the nearest.
+    """
     if metric == "validation":
         return None
     found = {figure.name: figure for figure in figures}
@@ -248,8 +262,10 @@ def figure_of(metric: str, figures: Sequence[Any]) -> Any:
 
 
 def carry_out(job: Job, trial: Trial, runs: Path) -> float:
-    """The figure; what else is known goes to trial.facts. Raises optuna.TrialPruned, MiaobiError, KeyboardInterrupt; a trial that was
-    interrupted leaves a checkpoint, from which it goes on."""
+    """The figure; what else is known goes to trial.facts. Raises optuna.TrialPruned,
+    MiaobiError, KeyboardInterrupt; a trial that was interrupted leaves a checkpoint,
+    from which it goes on.
+    """
     place, chosen = runs / trial.folder, dict(trial.values)
     examples = chosen.pop("data.max_examples", None)
     steps, minutes = job.steps_for(job.steps, chosen), job.minutes

@@ -1,4 +1,5 @@
-"""Train a model from a recipe: prepare the data, say what it will cost, run the loop, judge, keep it in the store.
+"""Train a model from a recipe: prepare the data, say what it will cost, run the loop,
+judge, keep it in the store.
 
 runs/poet-20261121-221500/
   config.yaml       the resolved settings; `miaobi train --resume` needs nothing else
@@ -62,9 +63,13 @@ class Trained:
             " --prompt ..." if self.modality == "text" else ""
         )
         return say(
-            f"{self.model}: {self.parameters / 1e6:.2f} M parameters, {self.step} steps in {spell(self.seconds)}, validation loss {self.validation_loss:.4f}.\n"
+            f"{self.model}: {self.parameters / 1e6:.2f} M parameters, "
+            f"{self.step} steps in {spell(self.seconds)}, validation loss "
+            f"{self.validation_loss:.4f}.\n"
             f"  run: {self.run}\n  next: {ask}   miaobi evaluate {self.model}",
-            f"{self.model}：{self.parameters / 1e6:.2f} M 参数，{self.step} 步，用时 {spell(self.seconds)}，验证损失 {self.validation_loss:.4f}。\n"
+            f"{self.model}：{self.parameters / 1e6:.2f} M 参数，{self.step} "
+            f"步，用时 {spell(self.seconds)}，验证损失 "
+            f"{self.validation_loss:.4f}。\n"
             f"  训练记录：{self.run}\n  接下来：{ask}   miaobi evaluate {self.model}",
         )
 
@@ -264,7 +269,8 @@ def _usage(own: list[Option], mine: list[str]) -> str:
         else families.get("gpt")
     )
     about = say(
-        f"Train a model from a recipe. Keys of a recipe for the family {family.NAME}; another family's: miaobi train RECIPE --help.",
+        "Train a model from a recipe. Keys of a recipe for the family "
+        f"{family.NAME}; another family's: miaobi train RECIPE --help.",
         f"按配方训练模型。以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。",
     )
     return config.usage("miaobi train", about, [*own, *recipe_options(family)])
@@ -302,7 +308,9 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     runs: str | Path = "runs",
 ) -> Plan:
-    """What `train` with the same arguments would cost: the data is prepared, the model built, a few steps are timed."""
+    """What `train` with the same arguments would cost: the data is prepared, the model
+    built, a few steps are timed.
+    """
     planned = _run(_settled(recipe, settings or {}), Path(runs), dry_run=True)
     assert isinstance(planned, Plan)
     return planned
@@ -354,7 +362,9 @@ def resume(
 
 
 def need_torch() -> None:
-    """Before torch is imported: see that it is there, and how its threads are to wait. Raises MissingPart."""
+    """Before torch is imported: see that it is there, and how its threads are to wait.
+    Raises MissingPart.
+    """
     import importlib.util
 
     if importlib.util.find_spec("torch") is None:
@@ -417,7 +427,9 @@ def _run(
 def show_samples(
     made: Any, model: str, step: int, run: Path, outputs: Sequence[Any]
 ) -> None:
-    """What a family's `sample` made, to the run's folder and the trackers: texts, or pictures uint8 [rows, columns, H, W, C]."""
+    """What a family's `sample` made, to the run's folder and the trackers: texts, or
+    pictures uint8 [rows, columns, H, W, C].
+    """
     place = run / "samples" / f"step-{step:08d}"
     if isinstance(made, list):
         for output in outputs:

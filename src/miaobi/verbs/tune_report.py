@@ -1,4 +1,6 @@
-"""The report of a fine-tuning run: the five steps filled in, as JSON and as one page; written even when the run is interrupted."""
+"""The report of a fine-tuning run: the five steps filled in, as JSON and as one page;
+written even when the run is interrupted.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ class Report:
 
     @property
     def watch(self) -> Any:
-        """What early stopping goes by: None for the loss, else a figure over the validation split."""
+        """What early stopping goes by: None for the loss, else a figure over the
+        validation split.
+        """
         name = self.work.settings.train.watch
         if name == "loss":
             return None
@@ -159,7 +163,9 @@ class Report:
             )
 
     def _answers(self, judged: Sequence[Judgement]) -> dict[int, Any]:
-        """Of the examples that are shown. Where judging asked for no answer, the first few are asked now."""
+        """Of the examples that are shown. Where judging asked for no answer, the first
+        few are asked now.
+        """
         count = min(self.work.settings.report.answers, len(judged))
         if judged and judged[0].answer is not None:
             return {place: item.answer for place, item in enumerate(judged)}
@@ -184,7 +190,9 @@ class Report:
     # The report itself.
 
     def side_by_side(self) -> list[tuple[Example, float, Any, Any]]:
-        """(example, loss, the base's answer, the tuned model's) of the worst examples that were answered, worst first."""
+        """(example, loss, the base's answer, the tuned model's) of the worst examples
+        that were answered, worst first.
+        """
         found = self.work.data.examples("test")
         order = [
             place
@@ -299,8 +307,12 @@ class Report:
         page = Page(
             say(f"Fine-tuning of {state_of}", f"微调：{state_of}"),
             say(
-                f"{work.base.name} on {work.settings.data.pack or work.settings.data.path}, task {work.settings.task.NAME}",
-                f"{work.base.name} · {work.settings.data.pack or work.settings.data.path} · 任务 {work.settings.task.NAME}",
+                f"{work.base.name} on "
+                f"{work.settings.data.pack or work.settings.data.path}, task "
+                f"{work.settings.task.NAME}",
+                f"{work.base.name} · "
+                f"{work.settings.data.pack or work.settings.data.path} · 任务 "
+                f"{work.settings.task.NAME}",
             ),
         )
         page.add(
@@ -370,8 +382,12 @@ class Report:
                 f"训练 {counts['train']:,}，验证 {counts['validation']:,}，测试 {counts['test']:,}",
             ),
             say("Left out", "略去"): say(
-                f"{data['duplicates']:,} duplicates, {data['problems']['count']:,} unusable, {len(self.work.data.left_out)} with a label of their own",
-                f"重复 {data['duplicates']:,}，不可用 {data['problems']['count']:,}，标签仅出现一次 {len(self.work.data.left_out)}",
+                f"{data['duplicates']:,} duplicates, "
+                f"{data['problems']['count']:,} unusable, "
+                f"{len(self.work.data.left_out)} with a label of their own",
+                f"重复 {data['duplicates']:,}，不可用 "
+                f"{data['problems']['count']:,}，标签仅出现一次 "
+                f"{len(self.work.data.left_out)}",
             ),
             say("Questions with several answers", "答案不一的提问"): data[
                 "contradictions"
@@ -383,8 +399,12 @@ class Report:
             found[say(f"Mixed in from {name}", f"混入 {name}")] = said
         if lengths.longest:
             found[say("Tokens", "词元数")] = say(
-                f"{lengths.median} in the middle, {lengths.p95} at 95 %, {lengths.longest} at most; {lengths.cut} longer than {lengths.max_length}",
-                f"中位 {lengths.median}，95% 分位 {lengths.p95}，最长 {lengths.longest}；超过 {lengths.max_length} 的有 {lengths.cut} 条",
+                f"{lengths.median} in the middle, {lengths.p95} at 95 %, "
+                f"{lengths.longest} at most; {lengths.cut} longer than "
+                f"{lengths.max_length}",
+                f"中位 {lengths.median}，95% 分位 {lengths.p95}，最长 "
+                f"{lengths.longest}；超过 {lengths.max_length} 的有 "
+                f"{lengths.cut} 条",
             )
         return found
 
@@ -403,9 +423,11 @@ class Report:
                 "Trained", "可训练参数"
             ): f"{trainable:,} / {whole:,} ({trainable / whole:.2%})",
             **changed,
-            say(
-                "Optimiser", "优化器"
-            ): f"{self.work.settings.train.optimizer}, {self.work.settings.train.learning_rate:g}, {self.work.settings.train.schedule}",
+            say("Optimiser", "优化器"): (
+                f"{self.work.settings.train.optimizer}, "
+                f"{self.work.settings.train.learning_rate:g}, "
+                f"{self.work.settings.train.schedule}"
+            ),
         }
 
     def _fourth_step(self, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -515,7 +537,8 @@ class Report:
             tips.append(
                 (
                     say(
-                        "The test shows no gain yet. More or cleaner examples help most; then more steps or a higher learning rate.",
+                        "The test shows no gain yet. More or cleaner examples "
+                        "help most; then more steps or a higher learning rate.",
                         "测试未显示提升。更多、更干净的样本最有效；其次是更多步数或更高学习率。",
                     ),
                     f"--train.max_steps {2 * settings.train.max_steps}",
@@ -545,7 +568,9 @@ class Report:
             tips.append(
                 (
                     say(
-                        f"{self.work.data.spec['contradictions']} questions have more than one answer: mend them if they should not.",
+                        f"{self.work.data.spec['contradictions']} questions "
+                        "have more than one answer: mend them if they should "
+                        "not.",
                         f"有 {self.work.data.spec['contradictions']} 个提问存在多个答案，如非本意请修正。",
                     ),
                     "",
@@ -556,7 +581,8 @@ class Report:
             tips.append(
                 (
                     say(
-                        "A general text became less likely: mix general examples in, or take a lower learning rate or rank.",
+                        "A general text became less likely: mix general "
+                        "examples in, or take a lower learning rate or rank.",
                         "通用文本的概率下降：可混入通用样本，或降低学习率与秩。",
                     ),
                     "",
@@ -600,7 +626,9 @@ def answered(example: Example) -> Any:
 
 
 def spelled(value: Any) -> str:
-    """A value for people: text as it is, one column without its name, the rest as JSON; cut to SHOWN characters."""
+    """A value for people: text as it is, one column without its name, the rest as JSON;
+    cut to SHOWN characters.
+    """
     if isinstance(value, Mapping):
         value = {
             key: item

@@ -1,4 +1,6 @@
-"""The settings of a fine-tuning run: a recipe, the command line over it, and what follows from base and data for the rest."""
+"""The settings of a fine-tuning run: a recipe, the command line over it, and what
+follows from base and data for the rest.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ def options_of(task: Any) -> list[Option]:
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:
-    """The short options in full: --data X is --data.path or --data.pack, --method X is --tune.method."""
+    """The short options in full: --data X is --data.path or --data.pack, --method X is
+    --tune.method.
+    """
     whole, rest = (
         list[str](),
         [
@@ -204,7 +208,9 @@ def _plain_name(base: str) -> str:
 
 
 def guess(path: str, pack: str) -> str:
-    """The task that the first records are written for. Raises BadInput that lists the tasks where none fits."""
+    """The task that the first records are written for. Raises BadInput that lists the
+    tasks where none fits.
+    """
     packs.check_one(path, pack, "my.jsonl", "chinese-reviews")
     for name in [name for name in GUESSES if name in tasks]:
         if all(_fits(tasks.get(name), path, pack)):
@@ -223,7 +229,9 @@ def guess(path: str, pack: str) -> str:
 
 
 def _fits(task: Any, path: str, pack: str) -> Iterable[bool]:
-    """Of each of the first records, whether the task can use it; one False where they cannot even be read."""
+    """Of each of the first records, whether the task can use it; one False where they
+    cannot even be read.
+    """
     met = False
     try:
         for _, record in islice(readers.get(task.READER)(path, pack), LOOKED_AT):

@@ -1,4 +1,6 @@
-"""What a fine-tuning run works with: the opened base, the prepared examples, the learner with its adapters, settings with nothing left open."""
+"""What a fine-tuning run works with: the opened base, the prepared examples, the
+learner with its adapters, settings with nothing left open.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ class Work:
         if old is not None:
             _same_base(old, base, str(before))
             plain = mixing.joined(plain, Path(str(old.data["folder"])), task, replay)
-        # What head and lengths go by is the same whatever is mixed in, so that runs with different shares compare.
+        # What head and lengths go by is the same whatever is mixed in, so that runs
+        # with different shares compare.
         spec = (
             old.data["spec"]
             if old is not None
@@ -108,7 +111,9 @@ class Work:
         ]
 
     def show_preview(self) -> None:
-        """The exact tokens of three examples, those that are learned in colour, what was mixed in and what was derived, on stderr."""
+        """The exact tokens of three examples, those that are learned in colour, what
+        was mixed in and what was derived, on stderr.
+        """
         from rich.console import Console
         from rich.text import Text
 
@@ -155,8 +160,11 @@ def _same_base(old: bundle.Manifest, base: Base, model: str) -> None:
     if known["hash"] != base.identity:
         raise BadInput(
             say(
-                f"{model} was tuned from {known['name']} ({known['hash'][:12]}…); {base.name} is {base.identity[:12]}…, other weights.",
-                f"{model} 由 {known['name']}（{known['hash'][:12]}…）微调而来；{base.name} 为 {base.identity[:12]}…，权重不同。",
+                f"{model} was tuned from {known['name']} "
+                f"({known['hash'][:12]}…); {base.name} is "
+                f"{base.identity[:12]}…, other weights.",
+                f"{model} 由 {known['name']}（{known['hash'][:12]}…）微调而来；"
+                f"{base.name} 为 {base.identity[:12]}…，权重不同。",
             ),
             say(
                 f"Bring back the base it was tuned from ({known['location']}), or tune anew.",
@@ -168,8 +176,9 @@ def _same_base(old: bundle.Manifest, base: Base, model: str) -> None:
 def _unseen(
     settings: Settings, spec: Mapping[str, Any], folder: Path
 ) -> frozenset[str]:
-    """Places of held-out examples that chance parted from all others of their label. In a file of its own such an example is an
-    error: BadInput names it."""
+    """Places of held-out examples that chance parted from all others of their label. In
+    a file of its own such an example is an error: BadInput names it.
+    """
     own = {
         "validation": settings.data.validation_path,
         "test": settings.data.test_path,

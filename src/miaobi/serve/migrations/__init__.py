@@ -1,1 +1,3 @@
-"""The schema's history, for Alembic: env.py runs what lies in versions/, in order. A change of records.py brings a new file there."""
+"""The schema's history, for Alembic: env.py runs what lies in versions/, in order. A
+change of records.py brings a new file there.
+"""

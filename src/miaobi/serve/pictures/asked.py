@@ -1,7 +1,8 @@
 """What /v1/images is asked, in OpenAI's fields and ours, and the house's request for it.
 
-Words and classes: a model of words takes `prompt` as words; a model of classes takes it as the class's name or number ("7");
-a model of neither is sent "" or "*", since OpenAI's clients demand a prompt. "" and "*" leave the class to chance.
+Words and classes: a model of words takes `prompt` as words; a model of classes takes it
+    as the class's name or number ("7"); a model of neither is sent "" or "*", since
+    OpenAI's clients demand a prompt. "" and "*" leave the class to chance.
 """
 
 from __future__ import annotations
@@ -57,8 +58,10 @@ Sent = Annotated[UploadFile, BeforeValidator(_file)]
 
 
 class Asked(BaseModel):
-    """The fields that all three have. Unknown ones are refused by name; those of OpenAI that would change nothing here are taken
-    at the value that asks for nothing; `user` and `safety_identifier` are taken and not kept."""
+    """The fields that all three have. Unknown ones are refused by name; those of OpenAI
+    that would change nothing here are taken at the value that asks for nothing; `user`
+    and `safety_identifier` are taken and not kept.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 

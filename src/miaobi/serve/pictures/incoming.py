@@ -1,6 +1,8 @@
-"""Pictures from outside: three formats, their size read from the header before anything is decoded, transparency kept apart.
+"""Pictures from outside: three formats, their size read from the header before anything
+is decoded, transparency kept apart.
 
-OpenAI's masks say by transparency what is to be repainted; ours say it in white. `Incoming.mask` is ours.
+OpenAI's masks say by transparency what is to be repainted; ours say it in white.
+`Incoming.mask` is ours.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from miaobi.data.picture_files import read_picture
 from miaobi.serve.errors import ApiError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""What a browser's picture is. Every further parser is one more for a hostile file to find a fault in."""
+"""What a browser's picture is. Every further parser is one more for a hostile file to
+find a fault in.
+"""
 DATA = "data:image/"
 _decoding = threading.Lock()
 """read_picture quietens warnings for the whole process while it decodes."""
@@ -28,14 +32,18 @@ _decoding = threading.Lock()
 
 @dataclass(frozen=True)
 class Incoming:
-    """pixels: uint8 [H, W, 3], on white where transparent. alpha: uint8 [H, W], 0 where transparent; None for an opaque picture."""
+    """pixels: uint8 [H, W, 3], on white where transparent. alpha: uint8 [H, W], 0 where
+    transparent; None for an opaque picture.
+    """
 
     pixels: np.ndarray
     alpha: np.ndarray | None
 
     @property
     def mask(self) -> np.ndarray | None:
-        """White [H, W, 3] where this picture is transparent, which is where it is to be repainted."""
+        """White [H, W, 3] where this picture is transparent, which is where it is to be
+        repainted.
+        """
         return (
             None
             if self.alpha is None
@@ -70,7 +78,9 @@ def read(raw: bytes, name: str, most_pixels: int) -> Incoming:
 
 
 def of_data_url(url: str, param: str) -> bytes:
-    """The bytes of a data: URL's picture, still to be read. No other URL is ever fetched. Raises ApiError 400."""
+    """The bytes of a data: URL's picture, still to be read. No other URL is ever
+    fetched. Raises ApiError 400.
+    """
     head, comma, data = url.partition(",")
     if not head.startswith(DATA) or not head.endswith(";base64") or not comma:
         raise ApiError(

@@ -1,8 +1,9 @@
 """Generated pictures behind URLs that expire: /v1/images/files/{token}.png.
 
-The token is 128 random bits and opens one picture for a while, without a key, as OpenAI's signed URLs do: a page can show
-it. It is no API key and leads to no other file. On disk a picture is called by the SHA-256 of its token, so who lists the
-folder, or measures how long a look-up takes, learns no URL.
+The token is 128 random bits and opens one picture for a while, without a key, as
+OpenAI's signed URLs do: a page can show it. It is no API key and leads to no other
+file. On disk a picture is called by the SHA-256 of its token, so who lists the folder,
+or measures how long a look-up takes, learns no URL.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Shelf:
         return name
 
     def find(self, name: str) -> tuple[Path, float] | None:
-        """The file and for how many seconds more it is there; None for what never was, has expired, or is no such name."""
+        """The file and for how many seconds more it is there; None for what never was,
+        has expired, or is no such name.
+        """
         if NAME.fullmatch(name) is None:
             return None
         try:

@@ -1,4 +1,6 @@
-"""Endpoints of OpenAI's that this server knows by name and cannot do yet: 501, so that a program can tell that from a typing error."""
+"""Endpoints of OpenAI's that this server knows by name and cannot do yet: 501, so that
+a program can tell that from a typing error.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ def _absent() -> None:
     raise ApiError(
         501,
         say(
-            "This server has no models for sound or video yet. Text: /v1/chat/completions; pictures: /v1/images/generations.",
+            "This server has no models for sound or video yet. Text: "
+            "/v1/chat/completions; pictures: /v1/images/generations.",
             "此服务器尚无音频或视频模型。文本请用 /v1/chat/completions，图片请用 /v1/images/generations。",
         ),
         code="not_implemented",

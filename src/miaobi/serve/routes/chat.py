@@ -1,7 +1,8 @@
 """/v1/chat/completions: a conversation to answer, in OpenAI's shapes, whole or as it comes.
 
-Beyond OpenAI's fields it takes vLLM's (top_k, min_p, typical_p, repetition_penalty, min_tokens). What is generated carries the label, as
-`miaobi` beside OpenAI's own fields.
+Beyond OpenAI's fields it takes vLLM's (top_k, min_p, typical_p, repetition_penalty,
+min_tokens). What is generated carries the label, as `miaobi` beside OpenAI's own
+fields.
 """
 
 from __future__ import annotations

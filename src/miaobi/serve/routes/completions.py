@@ -1,4 +1,6 @@
-"""/v1/completions: texts to go on with, as they stand, in OpenAI's shapes. A model that was trained here begins a document with them."""
+"""/v1/completions: texts to go on with, as they stand, in OpenAI's shapes. A model that
+was trained here begins a document with them.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ def logprobs_of(found: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
 
 
 class TextEvents:
-    """The pieces of `count` answers to each prompt, with the prompts before them where they are to be echoed; see text/events.py."""
+    """The pieces of `count` answers to each prompt, with the prompts before them where
+    they are to be echoed; see text/events.py.
+    """
 
     object = "text_completion"
     plain = ('{"index":', ',"text":', ',"logprobs":null,"finish_reason":null}')

@@ -1,4 +1,6 @@
-"""/docs: the server's own description as a page, with nothing from outside and no script: /openapi.json, laid out to be read."""
+"""/docs: the server's own description as a page, with nothing from outside and no
+script: /openapi.json, laid out to be read.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from miaobi.core.language import language, say
 router = APIRouter(include_in_schema=False)
 
 STYLE = Path(__file__).with_name("docs.css")
-NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+NOTHING_FROM_OUTSIDE = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action "
+    "'none'; frame-ancestors 'none'"
+)
 Schema = Mapping[str, Any]
 
 
@@ -42,7 +47,10 @@ def page(described: Schema) -> str:
         for group in groups
     )
     sections = "".join(
-        f'<section id="{escape(_slug(group))}"><h2>{escape(group)}</h2>{"".join(_operation(*one, schemas) for one in entries)}</section>'
+        (
+            "<section "
+            f'id="{escape(_slug(group))}"><h2>{escape(group)}</h2>{"".join(_operation(*one, schemas) for one in entries)}</section>'
+        )
         for group, entries in groups.items()
     )
     title = say("The API of this server", "本服务器的接口")
@@ -51,8 +59,12 @@ def page(described: Schema) -> str:
         "可直接使用 OpenAI 客户端：将 base_url 设为本服务器的 /v1。机器可读版本：",
     )
     return (
-        f'<!doctype html><html lang="{language()}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)} · miaobi</title><style>{_style()}</style></head><body>'
+        f'<!doctype html><html lang="{language()}"><head><meta '
+        'charset="utf-8"><meta name="viewport" '
+        'content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light '
+        f'dark"><title>{escape(title)} · '
+        f"miaobi</title><style>{_style()}</style></head><body>"
         f'<header><h1>{escape(title)}</h1><p>{escape(intro)}<a href="/openapi.json">openapi.json</a></p></header>'
         f'<nav aria-label="{escape(say("Groups", "分组"))}"><ul>{links}</ul></nav><main>{sections}</main></body></html>'
     )
@@ -85,11 +97,17 @@ def _operation(method: str, path: str, operation: Schema, schemas: Schema) -> st
             *_fields(content.get("schema", {}), schemas),
         ]
     table = (
-        f'<div class="wide"><table><caption>{escape(say("What it takes", "参数"))}</caption>{"".join(rows)}</table></div>'
+        (
+            "<div "
+            f'class="wide"><table><caption>{escape(say("What it takes", "参数"))}</caption>{"".join(rows)}</table></div>'
+        )
         if rows
         else ""
     )
-    return f'<article><h3><b class="{method.lower()}">{method}</b> <code>{escape(path)}</code></h3><p>{told}</p>{table}</article>'
+    return (
+        f'<article><h3><b class="{method.lower()}">{method}</b> '
+        f"<code>{escape(path)}</code></h3><p>{told}</p>{table}</article>"
+    )
 
 
 def _fields(schema: Schema, schemas: Schema) -> Iterator[str]:
@@ -114,7 +132,11 @@ def _row(name: str, schema: Schema, required: bool, told: str, schemas: Schema) 
         if default not in (None, "", [], {})
         else ""
     )
-    return f'<tr><th scope="row"><code>{escape(name)}</code>{need}</th><td class="type">{escape(_type(schema, schemas))}</td><td>{escape(told)} {after}</td></tr>'
+    return (
+        f'<tr><th scope="row"><code>{escape(name)}</code>{need}</th><td '
+        f'class="type">{escape(_type(schema, schemas))}</td><td>{escape(told)} '
+        f"{after}</td></tr>"
+    )
 
 
 def _resolved(schema: Schema, schemas: Schema) -> Schema:

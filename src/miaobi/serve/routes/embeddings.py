@@ -1,4 +1,6 @@
-"""/v1/embeddings: vectors of texts, in OpenAI's shapes. Each has length one, so their products are cosines."""
+"""/v1/embeddings: vectors of texts, in OpenAI's shapes. Each has length one, so their
+products are cosines.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ router = APIRouter(prefix="/v1/embeddings", tags=["text"])
 
 
 class Embed(Asked):
-    """Texts to make vectors of. `dimensions`: only for models whose vectors may be cut short; others take their own number."""
+    """Texts to make vectors of. `dimensions`: only for models whose vectors may be cut
+    short; others take their own number.
+    """
 
     model: Name
     input: str | list[str]
@@ -54,7 +58,8 @@ async def create(asked: Embed, services: Serving, caller: Asking) -> dict[str, A
     if asked.dimensions not in (None, made.shape[1]):
         raise Unsupported(
             say(
-                f"dimensions is {asked.dimensions}; {asked.model} gives {made.shape[1]}, and was not trained so that fewer suffice.",
+                f"dimensions is {asked.dimensions}; {asked.model} gives "
+                f"{made.shape[1]}, and was not trained so that fewer suffice.",
                 f"dimensions 为 {asked.dimensions}；{asked.model} 输出 {made.shape[1]} 维，且未经可截断训练。",
             ),
             say("Leave dimensions out.", "请去掉 dimensions。"),

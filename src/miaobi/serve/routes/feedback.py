@@ -1,4 +1,6 @@
-"""/v1/feedback: what people thought of answers, and the tuning set that it makes. A key sees its own only."""
+"""/v1/feedback: what people thought of answers, and the tuning set that it makes. A key
+sees its own only.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,10 @@ class Message(BaseModel):
 
 
 class Told(BaseModel):
-    """A thumb: `chosen` is the answer, `label` whether it was liked. An edit: `chosen` is the better wording, `rejected` the model's.
-    A vote: `model` gave the chosen answer and `other` the rejected one; with `label` null both were found alike."""
+    """A thumb: `chosen` is the answer, `label` whether it was liked. An edit: `chosen`
+    is the better wording, `rejected` the model's.
+    A vote: `model` gave the chosen answer and `other` the rejected one; with `label`
+        null both were found alike."""
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["thumb", "edit", "vote"]

@@ -1,4 +1,6 @@
-"""/v1/files: uploaded in pieces to the disk, listed, read, removed; each belongs to the key that made it."""
+"""/v1/files: uploaded in pieces to the disk, listed, read, removed; each belongs to the
+key that made it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""/v1/fine_tuning/jobs: a base and examples in, a model under its own name out; in OpenAI's objects and life cycle."""
+"""/v1/fine_tuning/jobs: a base and examples in, a model under its own name out; in
+OpenAI's objects and life cycle.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
 
 @router.post("/estimates")
 async def estimate(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
-    """What a job would cost here: time, memory and disk, measured on a few of its examples. Not in OpenAI's API."""
+    """What a job would cost here: time, memory and disk, measured on a few of its
+    examples. Not in OpenAI's API.
+    """
     id = new_id("ftestimate")
     kept = await anyio.to_thread.run_sync(_checked, asked, services, caller, id)
     return {
@@ -43,7 +47,9 @@ async def estimate(asked: Create, services: Serving, caller: Asking) -> dict[str
 def _checked(
     asked: Create, services: Services, caller: Caller, id: str
 ) -> dict[str, Any]:
-    """The job as it is kept. Raises ApiError or MiaobiError for files and models that cannot be used."""
+    """The job as it is kept. Raises ApiError or MiaobiError for files and models that
+    cannot be used.
+    """
     for name in ("training_file", "validation_file"):
         file_id = getattr(asked, name)
         if (
@@ -63,7 +69,9 @@ def _checked(
         raise ApiError(
             400,
             say(
-                f"{asked.model} makes pictures; this API tunes models that write or read. Tune it with `miaobi finetune --task diffusion`.",
+                f"{asked.model} makes pictures; this API tunes models that "
+                "write or read. Tune it with `miaobi finetune --task "
+                "diffusion`.",
                 f"{asked.model} 是图片模型；此接口只微调文本模型。请用 `miaobi finetune --task diffusion`。",
             ),
             param="model",

@@ -1,6 +1,8 @@
-"""/v1/images: pictures from words or classes (generations), from pictures (edits, with or without a mask), and like pictures (variations).
+"""/v1/images: pictures from words or classes (generations), from pictures (edits, with
+or without a mask), and like pictures (variations).
 
-OpenAI's shapes; each picture is published, so its file carries its facts, and "miaobi" tells what the clients' types do not know.
+OpenAI's shapes; each picture is published, so its file carries its facts, and "miaobi"
+tells what the clients' types do not know.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ FORM = "multipart/form-data"
 async def generations(
     asked: Generation, request: Request, services: Serving, caller: Asking
 ) -> dict[str, Any]:
-    """Pictures of a prompt. For models of classes the prompt is the class's name or number; for models of neither it is "*"."""
+    """Pictures of a prompt. For models of classes the prompt is the class's name or
+    number; for models of neither it is "*".
+    """
     return await _answer(request, services, caller, asked, asked.prompt)
 
 
@@ -55,7 +59,9 @@ async def edits(
     services: Serving,
     caller: Asking,
 ) -> dict[str, Any]:
-    """A picture made of a picture. Transparent parts of `mask`, or else of `image`, are repainted by models that can."""
+    """A picture made of a picture. Transparent parts of `mask`, or else of `image`, are
+    repainted by models that can.
+    """
     image = await _one(asked, services)
     mask = None
     if asked.mask is not None:
@@ -179,7 +185,9 @@ async def _answer(
 
 
 def _mask(model: Model, image: Incoming | None, mask: Incoming | None) -> Any:
-    """What is to be repainted: the mask's transparent part, or the picture's own for a model that repaints."""
+    """What is to be repainted: the mask's transparent part, or the picture's own for a
+    model that repaints.
+    """
     if mask is not None:
         return mask.mask
     return (

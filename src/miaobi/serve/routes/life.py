@@ -1,4 +1,6 @@
-"""What can be asked about every job that makes a model, however it makes it: list, look, pause, go on, cancel, events, checkpoints."""
+"""What can be asked about every job that makes a model, however it makes it: list,
+look, pause, go on, cancel, events, checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,9 @@ class Life:
         limit: Limit = 20,
         stream: bool = False,
     ) -> Any:
-        """What happened, newest first; with `stream`, everything from the beginning as it happens, until the job ends."""
+        """What happened, newest first; with `stream`, everything from the beginning as
+        it happens, until the job ends.
+        """
         await anyio.to_thread.run_sync(
             services.jobs.find, job_id, self.kind, caller.key_id
         )
@@ -182,7 +186,9 @@ class Life:
         after: str | None = None,
         limit: Limit = 10,
     ) -> dict[str, Any]:
-        """Where a job can go on from, newest first. They are not served: the model that the job ends with is."""
+        """Where a job can go on from, newest first. They are not served: the model that
+        the job ends with is.
+        """
         job = services.jobs.find(job_id, self.kind, caller.key_id)
         before = None if after is None else services.jobs.number_of(job_id, after) or 0
         found = services.jobs.events(
@@ -221,7 +227,9 @@ class Life:
 async def measured(
     services: Services, caller: Caller, kind: str, asked: Mapping[str, Any], id: str
 ) -> dict[str, Any]:
-    """What a job would cost here, from a short job of its own of the kind `kind`, which ends with the caller's patience. Raises ApiError."""
+    """What a job would cost here, from a short job of its own of the kind `kind`, which
+    ends with the caller's patience. Raises ApiError.
+    """
     if not services.settings.workers:
         raise ApiError(
             503,

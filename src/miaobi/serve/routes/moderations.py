@@ -1,7 +1,9 @@
 """/v1/moderations: what is wrong with texts and pictures, in OpenAI's categories.
 
-Texts are told by rules and, where `miaobi finetune recipes/tune/text_safety.yaml` left a classifier in the store, by that; pictures
-by the packaged open_nsfw, which knows of nakedness in photographs only. The answer says what judged it. Error rates: docs/guides/moderation.md.
+Texts are told by rules and, where `miaobi finetune recipes/tune/text_safety.yaml` left
+a classifier in the store, by that; pictures by the packaged open_nsfw, which knows of
+nakedness in photographs only. The answer says what judged it. Error rates:
+docs/guides/moderation.md.
 """
 
 from __future__ import annotations
@@ -164,7 +166,9 @@ async def create(asked: Asked, services: Serving, caller: Asking) -> dict[str, A
         if not texts or len(judges) > 1
         else {
             "note": say(
-                "Texts were judged by rules alone: the store has no classifier. `miaobi finetune recipes/tune/text_safety.yaml` makes one.",
+                "Texts were judged by rules alone: the store has no "
+                "classifier. `miaobi finetune recipes/tune/text_safety.yaml` "
+                "makes one.",
                 "文本仅按规则判断：模型库中没有分类器。可用 `miaobi finetune recipes/tune/text_safety.yaml` 训练一个。",
             )
         }
@@ -202,7 +206,9 @@ async def _learnt(model: Model, text: str) -> Verdict:
 
 
 async def _picture(url: str, most_pixels: int) -> float:
-    """The probability that a picture is unsafe. Raises ApiError 503 where the model that knows cannot be had."""
+    """The probability that a picture is unsafe. Raises ApiError 503 where the model
+    that knows cannot be had.
+    """
     raw = of_data_url(url, "input")
     picture = await asyncio.to_thread(read, raw, "image_url", most_pixels)
     try:
@@ -211,7 +217,8 @@ async def _picture(url: str, most_pixels: int) -> float:
         raise ApiError(
             503,
             say(
-                "Pictures cannot be judged here: the pack opennsfw is missing. `miaobi data fetch opennsfw` on the server brings it.",
+                "Pictures cannot be judged here: the pack opennsfw is missing. "
+                "`miaobi data fetch opennsfw` on the server brings it.",
                 "此处无法判断图片：缺少资源包 opennsfw。请在服务器上运行 `miaobi data fetch opennsfw`。",
             ),
             code="missing_part",

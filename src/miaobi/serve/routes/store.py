@@ -1,4 +1,6 @@
-"""/v1/store: every version of every model that was made here, with where it came from and how it scores; promote and roll back."""
+"""/v1/store: every version of every model that was made here, with where it came from
+and how it scores; promote and roll back.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def list_versions() -> dict[str, Any]:
 
 @router.post("/{name}/promote")
 def promote(name: Name, asked: Promotion, caller: Operating) -> dict[str, Any]:
-    """Make a version the one that the bare name means. Answers that run go on with the version they began with."""
+    """Make a version the one that the bare name means. Answers that run go on with the
+    version they began with.
+    """
     done = models.promote(f"{name}@{asked.version}")
     return {
         "object": "model.promotion",

@@ -1,4 +1,6 @@
-"""/v1/training: a recipe and data in, a model from nothing under its own name out. Not in OpenAI's API, but in the shape of its fine-tuning jobs."""
+"""/v1/training: a recipe and data in, a model from nothing under its own name out. Not
+in OpenAI's API, but in the shape of its fine-tuning jobs.
+"""
 
 from __future__ import annotations
 

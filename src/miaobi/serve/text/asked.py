@@ -1,7 +1,9 @@
-"""What clients may ask of /v1/chat/completions and /v1/completions: OpenAI's fields, and the house's controls beside them.
+"""What clients may ask of /v1/chat/completions and /v1/completions: OpenAI's fields,
+and the house's controls beside them.
 
-Every field is written down, an unknown one is refused by name, and null means left out. So no request brings a chat template, tokenizer
-options or anything else that would change how a model is asked.
+Every field is written down, an unknown one is refused by name, and null means left out.
+So no request brings a chat template, tokenizer options or anything else that would
+change how a model is asked.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Closed(BaseModel):
 
 
 class Asked(Closed):
-    """A whole request. JSON can spell half a character ("\\ud800"), which no model and no answer can hold."""
+    """A whole request. JSON can spell half a character ("\\ud800"), which no model and
+    no answer can hold.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +96,9 @@ class Sampling(Asked):
         )
 
     def controls(self, limits: Limits) -> dict[str, Any]:
-        """The house's settings, those that were given. Raises ApiError or BadInput for what is beyond the limits."""
+        """The house's settings, those that were given. Raises ApiError or BadInput for
+        what is beyond the limits.
+        """
         given = {
             "min_new_tokens": self.min_tokens,
             "temperature": self.temperature,
@@ -194,7 +200,9 @@ class ToolCall(Closed):
 
 
 class Message(Closed):
-    """One turn. What clients send back of our own answers is taken too: refusal, annotations, audio and function_call, all empty."""
+    """One turn. What clients send back of our own answers is taken too: refusal,
+    annotations, audio and function_call, all empty.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart | ImagePart] | None = None
@@ -304,7 +312,9 @@ class Chat(Sampling):
 
 
 def plain(message: Message) -> Mapping[str, Any]:
-    """A message as templates read it: only what was given, its texts joined, and the developer's words as the system's."""
+    """A message as templates read it: only what was given, its texts joined, and the
+    developer's words as the system's.
+    """
     found = message.model_dump(
         exclude_none=True, exclude={"refusal", "annotations", "audio", "function_call"}
     )

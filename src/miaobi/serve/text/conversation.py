@@ -1,4 +1,6 @@
-"""A conversation as a request to one model: what it can read, what it is told of, how long it may answer."""
+"""A conversation as a request to one model: what it can read, what it is told of, how
+long it may answer.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def asked_of(
     limits: Limits,
     kept: ExitStack,
 ) -> TextRequest:
-    """The request. A picture for a model that reads pictures lies in a folder that `kept` takes away. Raises Unsupported, BadInput or ApiError."""
+    """The request. A picture for a model that reads pictures lies in a folder that
+    `kept` takes away. Raises Unsupported, BadInput or ApiError.
+    """
     offered = model.engine.abilities.controls
     pictures = [
         part.image_url.url
@@ -95,7 +99,9 @@ def _about_a_picture(
     limits: Limits,
     kept: ExitStack,
 ) -> TextRequest:
-    """For a classifier, a detector, a captioner: the one picture, and the words of the last message."""
+    """For a classifier, a detector, a captioner: the one picture, and the words of the
+    last message.
+    """
     if len(pictures) != 1:
         raise ApiError(
             400,

@@ -1,8 +1,10 @@
 """Server-sent events: the chunks of an answer as they come.
 
-The answer is made by a task of its own and handed over in handfuls: whatever came while the last handful was being sent leaves as one,
-so a client that reads slowly holds up neither the model nor its place. Errors before the first event are answered as any other; after
-it, as an event. The task that sends is cancelled when the client leaves (bodies.py), and takes the other with it.
+The answer is made by a task of its own and handed over in handfuls: whatever came while
+the last handful was being sent leaves as one, so a client that reads slowly holds up
+neither the model nor its place. Errors before the first event are answered as any
+other; after it, as an event. The task that sends is cancelled when the client leaves
+(bodies.py), and takes the other with it.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ HEADERS = (
 
 
 class Shape(Protocol):
-    """What an endpoint's events look like. Choices are OpenAI's, without what `Events` puts around them."""
+    """What an endpoint's events look like. Choices are OpenAI's, without what `Events`
+    puts around them.
+    """
 
     object: str
     plain: tuple[str, str, str]
@@ -134,7 +138,9 @@ def dumped(value: Any) -> bytes:
 
 
 def unbroken(text: str) -> str:
-    """The same JSON without the characters that some clients take for the end of a line, and so of an event."""
+    """The same JSON without the characters that some clients take for the end of a
+    line, and so of an event.
+    """
     return (
         text.replace("\x85", "\\u0085")
         .replace("\u2028", "\\u2028")
@@ -145,7 +151,9 @@ def unbroken(text: str) -> str:
 async def handfuls(
     work: Callable[[Callable[[Chunk], None]], Any],
 ) -> AsyncGenerator[list[Chunk], None]:
-    """What `work(put)` puts, as lists of all that came since the last. Raises what it raises; leaving early cancels it."""
+    """What `work(put)` puts, as lists of all that came since the last. Raises what it
+    raises; leaving early cancels it.
+    """
     waiting, news = list[Chunk](), asyncio.Event()
 
     def put(chunk: Chunk) -> None:

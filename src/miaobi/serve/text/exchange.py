@@ -1,7 +1,8 @@
 """One request to a model that writes, from its place in the queue to its last token.
 
-`run(put)` holds a place and the model while the answers are made, hands every chunk to `put`, and counts. Several prompts are asked at
-the same time; the answers of prompt p are numbered p n to p n + n - 1.
+`run(put)` holds a place and the model while the answers are made, hands every chunk to
+`put`, and counts. Several prompts are asked at the same time; the answers of prompt p
+are numbered p n to p n + n - 1.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ NAMES = {
 
 @dataclass
 class Exchange:
-    """`ask(model, kept)`: the requests for this model, once it is known, all with the same n. May raise what tells the client what is
-    wrong. `kept` is left when the answers are made."""
+    """`ask(model, kept)`: the requests for this model, once it is known, all with the
+    same n. May raise what tells the client what is wrong. `kept` is left when the
+    answers are made.
+    """
 
     services: Services
     caller: Caller
@@ -108,7 +111,9 @@ class Exchange:
 
     @property
     def head(self) -> dict[str, Any]:
-        """What stands in every object of this answer. The fingerprint says which version of the model answered."""
+        """What stands in every object of this answer. The fingerprint says which
+        version of the model answered.
+        """
         assert self.model is not None
         return {
             "id": self.id,
@@ -130,7 +135,9 @@ class Exchange:
 
 
 def check_offered(request: TextRequest, model: Model) -> TextRequest:
-    """The request, if the model honours all that it sets. Raises ApiError 400 with the client's own name for what it does not."""
+    """The request, if the model honours all that it sets. Raises ApiError 400 with the
+    client's own name for what it does not.
+    """
     for name in request.changed():
         if name not in model.engine.abilities.controls:
             theirs = NAMES.get(name, name)

@@ -1,4 +1,6 @@
-"""The shape an answer must have: what `response_format` asks for, as the JSON schema that engines hold to."""
+"""The shape an answer must have: what `response_format` asks for, as the JSON schema
+that engines hold to.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
 def schema_of(
     asked: TextFormat | JsonObject | JsonSchema | None, limits: Limits
 ) -> Mapping[str, Any] | None:
-    """The schema to hold to, or None for text as it comes. Raises ApiError 400 for one that is too large or nested too deep."""
+    """The schema to hold to, or None for text as it comes. Raises ApiError 400 for one
+    that is too large or nested too deep.
+    """
     if isinstance(asked, JsonObject):
         return ANY_OBJECT
     if not isinstance(asked, JsonSchema):
@@ -34,7 +38,9 @@ def schema_of(
 
 
 def checked(schema: Mapping[str, Any], name: str, limits: Limits) -> Mapping[str, Any]:
-    """The schema, if a grammar of it stays small (a deep one crashed others' servers: xgrammar, CVE-2026-25048)."""
+    """The schema, if a grammar of it stays small (a deep one crashed others' servers:
+    xgrammar, CVE-2026-25048).
+    """
     within(
         f"{name} (bytes)",
         len(json.dumps(schema, ensure_ascii=False).encode("utf-8", "replace")),

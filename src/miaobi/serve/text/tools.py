@@ -1,8 +1,10 @@
 """Calls of tools: what a model is told of them, and how its wish is read out of its text.
 
-Models write a call as <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes, Qwen, SmolLM2; several in a row, or a list
-inside), or as a bare JSON object with "arguments" or "parameters" (Llama 3). Both are read. A call leaves whole, when it is complete: what
-is no call after all leaves as the text it was. Where a call is demanded, a JSON schema holds the model to one.
+Models write a call as <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes,
+Qwen, SmolLM2; several in a row, or a list inside), or as a bare JSON object with
+"arguments" or "parameters" (Llama 3). Both are read. A call leaves whole, when it is
+complete: what is no call after all leaves as the text it was. Where a call is demanded,
+a JSON schema holds the model to one.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Kit:
 
 
 def kit_of(asked: Chat, limits: Limits) -> Kit:
-    """Raises ApiError 400 for a choice that names no tool, and for tools that are too many or too large."""
+    """Raises ApiError 400 for a choice that names no tool, and for tools that are too
+    many or too large.
+    """
     tools = asked.tools or []
     within("tools", len(tools), limits.tools)
     for place, tool in enumerate(tools):
@@ -105,7 +109,9 @@ def _demand(tools: Sequence[Tool]) -> Mapping[str, Any]:
 
 
 class Reader:
-    """One answer on its way: `push` and `finish` give the text that may be shown and the calls that are complete."""
+    """One answer on its way: `push` and `finish` give the text that may be shown and
+    the calls that are complete.
+    """
 
     def __init__(self, kit: Kit, only_one: bool = False) -> None:
         self.kit, self.only_one, self.called = kit, only_one, 0
@@ -123,7 +129,9 @@ class Reader:
         return self._taken()
 
     def _taken(self) -> tuple[str, list[Call]]:
-        """What is decided. White space is held back, as what stands around a call is no part of the answer."""
+        """What is decided. White space is held back, as what stands around a call is no
+        part of the answer.
+        """
         shown, calls = "", list[Call]()
         while True:
             at = self._held.find(START)

@@ -1,4 +1,6 @@
-"""A job's process. Its order comes as one line on standard input, which ends when the server does, and with it this process."""
+"""A job's process. Its order comes as one line on standard input, which ends when the
+server does, and with it this process.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def _run(task: Task) -> int:
 
 
 def _told(error: Exception) -> Mapping[str, Any]:
-    """For the one who asked: what was wrong and what to do, without our paths; of what nobody foresaw, only that."""
+    """For the one who asked: what was wrong and what to do, without our paths; of what
+    nobody foresaw, only that.
+    """
     if isinstance(error, ApiError):
         return {
             "code": error.code or "invalid_request",
@@ -111,8 +115,10 @@ def _told(error: Exception) -> Mapping[str, Any]:
 
 
 def _wait_for_the_end(server: FileIO) -> None:
-    """However the server ended. Whatever was started from here goes too, which a signal from the system at a parent's death would not
-    bring about: the process leads a group of its own."""
+    """However the server ended. Whatever was started from here goes too, which a signal
+    from the system at a parent's death would not bring about: the process leads a group
+    of its own.
+    """
     while server.read(1):
         pass
     os.killpg(0, signal.SIGKILL)

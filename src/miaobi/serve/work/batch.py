@@ -1,4 +1,6 @@
-"""A batch: every line of a file through the application in this process, in the name of the key that sent it."""
+"""A batch: every line of a file through the application in this process, in the name of
+the key that sent it.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ async def _answer(task: Task, requests: list[Line], journal: Journal) -> str:
 
 
 def application(settings: Settings) -> FastAPI:
-    """A server's application without its jobs and rooms; a model is opened when a request first asks for it."""
+    """A server's application without its jobs and rooms; a model is opened when a
+    request first asks for it.
+    """
     from miaobi.serve.opening import build_pool
 
     own = replace(settings, workers=0, studio=False)
@@ -98,7 +102,9 @@ def _caller(task: Task) -> Caller:
 def _conclude(
     task: Task, requests: list[Line], journal: Journal, stopped: str
 ) -> Outcome:
-    """Both files, in the order of the requests; under ids that were set aside at the start, so that doing this twice makes them once."""
+    """Both files, in the order of the requests; under ids that were set aside at the
+    start, so that doing this twice makes them once.
+    """
     asked = task.job.asked
     task.progress(finalizing_at=now())
     done = [line.id for line in requests if line.id in journal]

@@ -71,7 +71,9 @@ def _was_tuned(model: str) -> bool:
 
 
 def _data(task: Task, which: str) -> Path:
-    """The uploaded examples under a name that says what they are; preferences in OpenAI's shape put into ours."""
+    """The uploaded examples under a name that says what they are; preferences in
+    OpenAI's shape put into ours.
+    """
     target = task.folder / f"{which}.jsonl"
     if not target.exists():
         draft = target.with_suffix(".part")
@@ -97,7 +99,9 @@ def _ours(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """The job's fields as settings of `miaobi finetune`; what the caller set under `miaobi` comes last."""
+    """The job's fields as settings of `miaobi finetune`; what the caller set under
+    `miaobi` comes last.
+    """
     asked, given = task.job.asked, task.job.asked["miaobi"] or {}
     found: dict[str, Any] = {"train.trackers": [], "train.seed": asked["seed"]}
     if asked["kind"] == "dpo":

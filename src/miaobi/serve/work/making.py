@@ -1,5 +1,7 @@
-"""What every job does that makes a model: its run's figures become events, its checkpoints what the next process goes on from, and its
-model, figures and file of results are there once, however often it is killed on the way."""
+"""What every job does that makes a model: its run's figures become events, its
+checkpoints what the next process goes on from, and its model, figures and file of
+results are there once, however often it is killed on the way.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,10 @@ def made(
     begin: Callable[[Task, str, Path], None],
     resume: Callable[..., object],
 ) -> Outcome:
-    """The model that the job's field `field` names, unless it is there: from the run that an earlier process began, by `resume(run, runs=..., quiet=True)`,
-    or from a new one by `begin(task, name, runs)`, where `runs` is the folder for it."""
+    """The model that the job's field `field` names, unless it is there: from the run
+    that an earlier process began, by `resume(run, runs=..., quiet=True)`, or from a new
+    one by `begin(task, name, runs)`, where `runs` is the folder for it.
+    """
     name = str(task.job.asked[field])
     if not Store().versions(name):  # else only this process's last words were lost
         try:
@@ -161,7 +165,9 @@ class Follower:
             )
 
     def _picture(self, path: Path) -> None:
-        """A sheet of samples becomes a file, whose id tells of the job and the step alone: it is made once."""
+        """A sheet of samples becomes a file, whose id tells of the job and the step
+        alone: it is made once.
+        """
         step = int(path.stem.removeprefix("step-"))
         if self._new(step, "picture"):
             id = (

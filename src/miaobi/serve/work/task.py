@@ -24,8 +24,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A work module offers `run(task) -> Outcome`. It may be killed at any moment and run again: what is finished has to be on disk, in
-    `folder`, and is not done again. Everything that speaks raises `Lost` when the job is no longer its own; let it through."""
+    """A work module offers `run(task) -> Outcome`. It may be killed at any moment and
+    run again: what is finished has to be on disk, in `folder`, and is not done again.
+    Everything that speaks raises `Lost` when the job is no longer its own; let it
+    through.
+    """
 
     job: Job
     holder: str

@@ -1,4 +1,6 @@
-"""Training from nothing by `miaobi train`, in this process: a recipe that comes with miaobi, on its data or on an uploaded file."""
+"""Training from nothing by `miaobi train`, in this process: a recipe that comes with
+miaobi, on its data or on an uploaded file.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,10 @@ def _settings(task: Task) -> dict[str, Any]:
 
 
 def _data(task: Task) -> Path:
-    """The uploaded file under a name that says what it is, or what it unpacks to. Within the job's folder, where its processes work: the
-    model's record tells no path of the server."""
+    """The uploaded file under a name that says what it is, or what it unpacks to.
+    Within the job's folder, where its processes work: the model's record tells no path
+    of the server.
+    """
     source, ending = (
         task.files.path(task.job.asked["training_file"]),
         task.job.asked["ending"],

@@ -1,4 +1,6 @@
-"""Talk with a model: answers as they are written, stop, retry, edit. Thumbs and edits are kept as feedback to tune on."""
+"""Talk with a model: answers as they are written, stop, retry, edit. Thumbs and edits
+are kept as feedback to tune on.
+"""
 
 from __future__ import annotations
 
@@ -70,13 +72,16 @@ def build(desk: Desk) -> None:
 
 def _welcome(desk: Desk) -> str:
     return desk.say(
-        "### What shall we write?\nAnswers come from the chosen model, on this machine. A thumb or an edit teaches the next one.",
+        "### What shall we write?\nAnswers come from the chosen model, on this "
+        "machine. A thumb or an edit teaches the next one.",
         "### 想写点什么？\n回答由所选的模型在本机生成。点赞或修改会用于改进下一个模型。",
     )
 
 
 class Chat:
-    """What happens in the room. The dialogue lies in the page; the server keeps nothing of it but feedback."""
+    """What happens in the room. The dialogue lies in the page; the server keeps nothing
+    of it but feedback.
+    """
 
     def __init__(
         self,
@@ -112,7 +117,8 @@ class Chat:
         edited = self.chat.edit(
             self.edit, [self.chat, self.model], [self.chat, *buttons], **QUIET
         )
-        # "multiple": whoever stops an answer and asks at once again is not turned away because the first has not quite ended.
+        # "multiple": whoever stops an answer and asks at once again is not turned away
+        # because the first has not quite ended.
         runs = [
             event.success(
                 self.answer, given, [self.chat], trigger_mode="multiple", **QUIET
@@ -153,7 +159,9 @@ class Chat:
         edited: gr.EditData,
         visitor: gr.Request,
     ) -> tuple[Any, ...]:
-        """An own message is asked anew; a better wording of the model's becomes feedback, and stays."""
+        """An own message is asked anew; a better wording of the model's becomes
+        feedback, and stays.
+        """
         at, better = _index(edited), plain({"content": edited.value})
         if history[at]["role"] == "user":
             return [*history[:at], {"role": "user", "content": better}], *self.busy()

@@ -1,4 +1,6 @@
-"""One question to two models, side by side and unnamed. The vote is blind, and kept as feedback; then the names are told."""
+"""One question to two models, side by side and unnamed. The vote is blind, and kept as
+feedback; then the names are told.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def build(desk: Desk) -> None:
     say = desk.say
     gr.Markdown(
         say(
-            "## Which answers better?\nTwo models, in an order that chance decides. Their names are told when you have voted.",
+            "## Which answers better?\nTwo models, in an order that chance "
+            "decides. Their names are told when you have voted.",
             "## 哪个回答更好？\n两个模型的左右顺序随机。投票之后揭晓名称。",
         ),
         elem_classes="lead",

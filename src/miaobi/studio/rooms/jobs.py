@@ -1,4 +1,6 @@
-"""Everything that runs in the background: training, fine-tuning and batches, what happened to each, and the way to stop it."""
+"""Everything that runs in the background: training, fine-tuning and batches, what
+happened to each, and the way to stop it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The models of this server: where each version came from, how it scores, which one its name means now."""
+"""The models of this server: where each version came from, how it scores, which one its
+name means now.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def build(desk: Desk) -> None:
     say = desk.say
     gr.Markdown(
         say(
-            "## Models\nEvery version made here, and what it came from. Promoting a version makes its bare name mean it, without a request lost.",
+            "## Models\nEvery version made here, and what it came from. "
+            "Promoting a version makes its bare name mean it, without a "
+            "request lost.",
             "## 模型\n这里制作的每个版本及其来源。设为正式版后，模型名即指该版本，不会中断任何请求。",
         ),
         elem_classes="lead",

@@ -1,4 +1,6 @@
-"""Paint: from words or a class, from a picture, or over the part of a picture that was drawn over. A grid, and the session's history."""
+"""Paint: from words or a class, from a picture, or over the part of a picture that was
+drawn over. A grid, and the session's history.
+"""
 
 from __future__ import annotations
 
@@ -230,7 +232,9 @@ class Pictures:
         return _shown(made), _shown(history), history
 
     def kept(self, given: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
-        """The file as the API answered it, with its label and facts untouched, and how it came to be."""
+        """The file as the API answered it, with its label and facts untouched, and how
+        it came to be.
+        """
         own = item.get("miaobi", {})
         settings = {**given, "seed": own.get("seed", given["seed"]), "n": 1}
         name = re.sub(r"[^\w.-]+", "-", f"{given['model']}-{settings['seed']}")

@@ -1,4 +1,6 @@
-"""Train a model from nothing by a recipe, on its data or one's own: what it would cost first, then a run with its curves and samples."""
+"""Train a model from nothing by a recipe, on its data or one's own: what it would cost
+first, then a run with its curves and samples.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,11 @@ def build(desk: Desk) -> None:
     say = desk.say
     gr.Markdown(
         say(
-            "## Train from nothing\nA recipe says how; its own data or yours say what. See first what it costs here, then start. It goes on in the background.",
-            "## 从零训练\n配方决定怎样学，自带或您自己的数据决定学什么。先看在这台机器上的成本，再开始；任务在后台进行。",
+            "## Train from nothing\nA recipe says how; its own data or yours "
+            "say what. See first what it costs here, then start. It goes on in "
+            "the background.",
+            "## 从零训练\n配方决定怎样学，自带或您自己的数据决定学什么。"
+            "先看在这台机器上的成本，再开始；任务在后台进行。",
         ),
         elem_classes="lead",
     )
@@ -92,7 +97,10 @@ class Train:
             if recipe["modality"] == "text"
             else self.desk.say("paints", "绘画")
         )
-        return f"{recipe['id']} · {kind} · {recipe['family']} · {recipe['data'] or self.desk.say('your data', '您的数据')}"
+        return (
+            f"{recipe['id']} · {kind} · {recipe['family']} · "
+            f"{recipe['data'] or self.desk.say('your data', '您的数据')}"
+        )
 
     async def body(
         self,

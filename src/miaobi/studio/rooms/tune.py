@@ -1,4 +1,6 @@
-"""Tune a model on examples: what it would cost first, then a job with its curves, its messages, a stop and a way to go on."""
+"""Tune a model on examples: what it would cost first, then a job with its curves, its
+messages, a stop and a way to go on.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def build(desk: Desk) -> None:
     say = desk.say
     gr.Markdown(
         say(
-            "## Teach a model\nExamples in, a model under its own name out: see first what it costs here, then start. It goes on in the background.",
+            "## Teach a model\nExamples in, a model under its own name out: "
+            "see first what it costs here, then start. It goes on in the "
+            "background.",
             "## 教模型新本领\n放入示例，得到有自己名字的模型：先看在这台机器上的成本，再开始；任务在后台进行。",
         ),
         elem_classes="lead",

@@ -42,7 +42,9 @@ class TuneConfig:
     lora_dropout: float = 0.0
     """Share of a LoRA's inputs that is dropped while training."""
     targets: str = ""
-    """Regular expression for the names of the layers that get an adapter; empty for all linear ones but the head."""
+    """Regular expression for the names of the layers that get an adapter; empty for all
+    linear ones but the head.
+    """
     virtual_tokens: int = 20
     """Of prompt, prefix and p-tuning."""
     bottleneck_size: int = 64
@@ -54,13 +56,17 @@ class TuneConfig:
     freeze_pattern: str = ""
     """frozen: a regular expression; weights with such names stay besides."""
     gradual_unfreezing: float = 0.0
-    """frozen: share of the run over which the layers that are not frozen thaw, the last first (Howard & Ruder 2018, arXiv:1801.06146)."""
+    """frozen: share of the run over which the layers that are not frozen thaw, the last
+    first (Howard & Ruder 2018, arXiv:1801.06146).
+    """
     layer_decay: float = 1.0
     """Learning rate of a layer as a multiple of that of the one above it."""
     quantise: Literal["none", "int8", "int4"] = "none"
     """The frozen base in fewer bits, with an adapter above it."""
     neftune_alpha: float = 0.0
-    """Strength of noise on the input embeddings while training, 5 to 15 (Jain et al. 2023, arXiv:2310.05914); 0 for none."""
+    """Strength of noise on the input embeddings while training, 5 to 15 (Jain et al.
+    2023, arXiv:2310.05914); 0 for none.
+    """
     dropout: float = -1.0
     """Of the base while training; -1 for what it has."""
     gradient_checkpointing: bool = False
@@ -216,7 +222,8 @@ METHODS = {
 def apply(learner: Learner, config: TuneConfig) -> None:
     """Wrap or freeze `learner.net` in place.
 
-    Raises Unsupported for a method that does not go with this base or task, BadInput where nothing would be left to train.
+    Raises Unsupported for a method that does not go with this base or task, BadInput
+    where nothing would be left to train.
     """
     method = _begun(learner, config)
     method.put(learner, config)
@@ -235,13 +242,17 @@ def apply(learner: Learner, config: TuneConfig) -> None:
 
 
 def save(learner: Learner, config: TuneConfig, folder: Path) -> None:
-    """Weights, safetensors: the adapter with its settings, or the whole model in its ecosystem's layout."""
+    """Weights, safetensors: the adapter with its settings, or the whole model in its
+    ecosystem's layout.
+    """
     METHODS[config.method].save(learner, folder)
 
 
 def restore(learner: Learner, config: TuneConfig, folder: Path) -> None:
-    """The weights `save` left, into a fresh learner of the same base to which `apply` was not done; what trained before may train on,
-    but the schedules of adalora and gradual unfreezing do not begin again."""
+    """The weights `save` left, into a fresh learner of the same base to which `apply`
+    was not done; what trained before may train on, but the schedules of adalora and
+    gradual unfreezing do not begin again.
+    """
     method = _begun(learner, config)
     method.load(learner, config, folder)
     _concluded(learner, config, method)

@@ -1,4 +1,6 @@
-"""Adapters of PEFT: what each method is called there, into which layers it goes, and how it is kept."""
+"""Adapters of PEFT: what each method is called there, into which layers it goes, and
+how it is kept.
+"""
 
 from __future__ import annotations
 
@@ -97,8 +99,10 @@ def settings(learner: Learner, config: TuneConfig) -> Any:
 
 
 def targets(learner: Learner, pattern: str) -> list[str]:
-    """Names of the layers that get an adapter: those that match, or all linear ones but the head (in a net without any, convolutions
-    of one pixel). Raises BadInput for a pattern that matches nothing, Unsupported for a net without such layers."""
+    """Names of the layers that get an adapter: those that match, or all linear ones but
+    the head (in a net without any, convolutions of one pixel). Raises BadInput for a
+    pattern that matches nothing, Unsupported for a net without such layers.
+    """
     from transformers.pytorch_utils import Conv1D
 
     net: Any = learner.net
@@ -156,7 +160,9 @@ def _named(modules: Sequence[tuple[str, nn.Module]]) -> list[str]:
 
 
 def _ia3(learner: Learner, config: TuneConfig, shared: dict[str, Any]) -> Any:
-    """Gains on keys, values and the inputs of the layer that ends the feed-forward part, by PEFT's list of model types."""
+    """Gains on keys, values and the inputs of the layer that ends the feed-forward
+    part, by PEFT's list of model types.
+    """
     from peft import IA3Config
     from peft.utils import constants
 
@@ -223,7 +229,8 @@ def _check_prompts(learner: Learner, config: TuneConfig) -> None:
                 "编码器没有可放入键与值的缓存",
             ),
         )
-    # Decoders call their classification head `score`. They look for the last token among the ids, which they do not get with a prompt.
+    # Decoders call their classification head `score`. They look for the last token
+    # among the ids, which they do not get with a prompt.
     if config.method != "prefix" and "score" in dict(net.named_children()):
         raise _no_prompt(
             config,

@@ -1,4 +1,6 @@
-"""What helps training whatever the method: noise on embeddings, dropout, gradient checkpointing. All of it rests with the net."""
+"""What helps training whatever the method: noise on embeddings, dropout, gradient
+checkpointing. All of it rests with the net.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def prepare(learner: Learner, config: TuneConfig) -> None:
 
 
 def add_noise(net: nn.Module, alpha: float) -> None:
-    """NEFTune (Jain et al. 2023, arXiv:2310.05914): while training, E + ε with ε ~ U(-1, 1) α / √(L d), E [B, L, d]."""
+    """NEFTune (Jain et al. 2023, arXiv:2310.05914): while training, E + ε with ε ~
+    U(-1, 1) α / √(L d), E [B, L, d].
+    """
     embedding = input_embedding(net)
     if embedding is None:
         raise _no_place(

@@ -1,8 +1,10 @@
-"""AdaLoRA's ranks: an update is B diag(E) A with orthogonal A and B; singular values that matter little are masked as training goes on.
+"""AdaLoRA's ranks: an update is B diag(E) A with orthogonal A and B; singular values
+that matter little are masked as training goes on.
 
-Zhang et al. 2023 (arXiv:2303.10512), as PEFT does it, but for what a loop of our kind needs: the run's length is told at every step,
-importances are buffers, so that a resumed run allocates as the unbroken one would, and the orthogonality loss does not depend on the
-net working out a loss of its own.
+Zhang et al. 2023 (arXiv:2303.10512), as PEFT does it, but for what a loop of our kind
+needs: the run's length is told at every step, importances are buffers, so that a
+resumed run allocates as the unbroken one would, and the orthogonality loss does not
+depend on the net working out a loss of its own.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from torch import Tensor
 from miaobi.tune.learner import Companion, Learner
 
 BEGINS, ENDS, LOOKS = 0.1, 0.3, 100
-"""Shares of the run before ranks are taken away and after the last were; how often they are looked at in between."""
+"""Shares of the run before ranks are taken away and after the last were; how often they
+are looked at in between.
+"""
 
 
 class Allocation(Companion):
-    """Buffers: `sensitivity|NAME` and `uncertainty|NAME`, shaped as the parameter, and `kept|NAME`, bool [r]."""
+    """Buffers: `sensitivity|NAME` and `uncertainty|NAME`, shaped as the parameter, and
+    `kept|NAME`, bool [r].
+    """
 
     def __init__(self, net: Any) -> None:
         super().__init__()
@@ -90,7 +96,8 @@ class Allocation(Companion):
                 self.get_buffer(_spelled(kind, name)).copy_(value)
         for name, kept in settings.rank_pattern.items():
             self.get_buffer(_spelled("kept", name)).copy_(torch.tensor(kept))
-        # Told anew at every step. PEFT would cut an adapter by it when saving, though before the end what is masked may come back.
+        # Told anew at every step. PEFT would cut an adapter by it when saving, though
+        # before the end what is masked may come back.
         settings.rank_pattern = None
 
     def _named(self, kind: str) -> dict[str, Tensor]:

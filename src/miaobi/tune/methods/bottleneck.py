@@ -1,9 +1,10 @@
-"""Bottleneck adapters: after the projection that ends each sub-layer, before it is added to what went in (Houlsby et al. 2019, arXiv:1902.00751).
+"""Bottleneck adapters: after the projection that ends each sub-layer, before it is
+added to what went in (Houlsby et al. 2019, arXiv:1902.00751).
 
     h ← h + W_up GELU(W_down h + b) + c,   W_up = 0 and c = 0 at the start, so that the base is unchanged
 
-Norms move too, as in the paper. Kept beside each other: adapter_model.safetensors (all that moved) and adapter_config.json, told from
-PEFT's by its peft_type.
+Norms move too, as in the paper. Kept beside each other: adapter_model.safetensors (all
+that moved) and adapter_config.json, told from PEFT's by its peft_type.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def load(learner: Learner, config: TuneConfig, folder: Path) -> None:
     if expected ^ found.keys():
         raise Damaged(
             say(
-                f"{folder} does not belong to this base and method: {min(expected ^ found.keys())} is in one and not in the other.",
+                f"{folder} does not belong to this base and method: "
+                f"{min(expected ^ found.keys())} is in one and not in the "
+                "other.",
                 f"{folder} 与该基础模型和方法不符：{min(expected ^ found.keys())} 只存在于其中一方。",
             ),
             say(

@@ -27,7 +27,9 @@ def free(learner: Learner, config: TuneConfig) -> None:
 
 
 def freeze(learner: Learner, config: TuneConfig) -> None:
-    """Mark what moves; with gradual unfreezing, all that will ever move, and a companion that holds back what is not due."""
+    """Mark what moves; with gradual unfreezing, all that will ever move, and a
+    companion that holds back what is not due.
+    """
     net = learner.net
     places = depths(net, learner.blocks)
     if config.freeze_layers >= 0 or config.gradual_unfreezing:
@@ -89,13 +91,16 @@ def is_fresh(learner: Learner, name: str) -> bool:
 
 
 def is_input(net: nn.Module, name: str) -> bool:
-    """Whether a parameter outside the layers comes before them: embeddings, their norms and projections."""
+    """Whether a parameter outside the layers comes before them: embeddings, their norms
+    and projections.
+    """
     return bool(re.search(r"embed|wte|wpe|patch|stem", name))
 
 
 def stacks(net: nn.Module, blocks: str) -> list[str]:
-    """Names of the ModuleLists that hold the layers: the one that is given, or the outermost that hold a good part of the weights
-    (two for an encoder with a decoder)."""
+    """Names of the ModuleLists that hold the layers: the one that is given, or the
+    outermost that hold a good part of the weights (two for an encoder with a decoder).
+    """
     if blocks:
         return [blocks]
     whole = sum(item.numel() for item in net.parameters())
@@ -133,7 +138,8 @@ def layer_count(places: Mapping[str, int]) -> int:
 
 
 class Thaw(Companion):
-    """Layers begin to move one after the other, the last first, embeddings at the end (Howard & Ruder 2018, arXiv:1801.06146).
+    """Layers begin to move one after the other, the last first, embeddings at the end
+    (Howard & Ruder 2018, arXiv:1801.06146).
 
     The optimiser knows them all from the start: it leaves alone what has no gradient.
     """
@@ -181,7 +187,9 @@ class Thaw(Companion):
 
 
 class Still(Companion):
-    """Running statistics of frozen batch norms stay as they are, though the net is in training mode."""
+    """Running statistics of frozen batch norms stay as they are, though the net is in
+    training mode.
+    """
 
     def step_begins(self, learner: Learner) -> None:
         for module in _batch_norms(learner.net):
@@ -202,8 +210,9 @@ def keep_statistics(learner: Learner) -> None:
 
 
 def rates(learner: Learner, decay: float) -> dict[str, float]:
-    """Layer-wise learning rates: decay^(n - i) for layer i of n, decay^(n + 1) below the first, 1 above the last (Clark et al. 2020,
-    arXiv:2003.10555)."""
+    """Layer-wise learning rates: decay^(n - i) for layer i of n, decay^(n + 1) below
+    the first, 1 above the last (Clark et al. 2020, arXiv:2003.10555).
+    """
     if decay == 1:
         return {}
     places = depths(learner.net, learner.blocks)
@@ -224,7 +233,9 @@ def rates(learner: Learner, decay: float) -> dict[str, float]:
 
 
 def save(learner: Learner, folder: Path) -> None:
-    """Whole: Transformers' and Diffusers' models in their own layout, plain modules as model.safetensors."""
+    """Whole: Transformers' and Diffusers' models in their own layout, plain modules as
+    model.safetensors.
+    """
     net: Any = learner.net
     if _knows_its_layout(net):
         net.save_pretrained(folder)

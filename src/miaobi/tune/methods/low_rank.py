@@ -1,11 +1,14 @@
-"""A frozen linear layer with a low-rank update in one step forward and one back, in place of PEFT's five and ten.
+"""A frozen linear layer with a low-rank update in one step forward and one back, in
+place of PEFT's five and ten.
 
     y = x Wᵀ + b + s (x Aᵀ) Bᵀ
     ∂x = ∂y W + s (∂y B) A        ∂A = s (∂y B)ᵀ x        ∂B = s ∂yᵀ (x Aᵀ)
 
-The small products add onto the large one where it lies, so nothing as wide as y is written a second time; x Aᵀ is all that is kept beside x.
-Weights stay PEFT's own modules: what is saved, merged and switched does not change. Where a layer is in any other state than training's plain
-one (dropout, DoRA, several adapters, merged, switched off, a quantised base, autocast), PEFT's own code runs.
+The small products add onto the large one where it lies, so nothing as wide as y is
+written a second time; x Aᵀ is all that is kept beside x. Weights stay PEFT's own
+modules: what is saved, merged and switched does not change. Where a layer is in any
+other state than training's plain one (dropout, DoRA, several adapters, merged, switched
+off, a quantised base, autocast), PEFT's own code runs.
 """
 
 from __future__ import annotations
@@ -99,6 +102,7 @@ class _LowRank(torch.autograd.Function):
             else None
         )
         of_down = of_inner.T @ rows if ctx.needs_input_grad[3] else None
-        # [r, out] and turned: the product of a wide and a narrow matrix is twice as quick this way round.
+        # [r, out] and turned: the product of a wide and a narrow matrix is twice as
+        # quick this way round.
         of_up = (inner.T @ given).mul_(ctx.scale).T if ctx.needs_input_grad[4] else None
         return of_x, None, None, of_down, of_up, None

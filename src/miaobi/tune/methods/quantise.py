@@ -1,11 +1,13 @@
-"""A frozen base in eight or four bits: weights only, in blocks along the inputs, each with its own scale; any CPU can work with it.
+"""A frozen base in eight or four bits: weights only, in blocks along the inputs, each
+with its own scale; any CPU can work with it.
 
 int8   w ≈ q s,          s = max |w| / 127 of a block of 64
 int4   w ≈ level[q] s,   s = max |w|; 16 levels that hold equal shares of a normal distribution (NF4 of Dettmers et al. 2023,
        arXiv:2305.14314), two to a byte
 
-A layer is brought back to float32 when it is used, and again on the way back, so only one is unpacked at a time. The head, embeddings
-and norms stay as they are. The model is loaded whole first: what shrinks is what training holds.
+A layer is brought back to float32 when it is used, and again on the way back, so only
+one is unpacked at a time. The head, embeddings and norms stay as they are. The model is
+loaded whole first: what shrinks is what training holds.
 """
 
 from __future__ import annotations
@@ -95,7 +97,9 @@ class _Product(torch.autograd.Function):
 
 
 def pack(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
-    """(codes, scales [out, blocks]) of a matrix [out, in]; codes are int8 [out, in] or, two to a byte, uint8 [out, blocks × 32]."""
+    """(codes, scales [out, blocks]) of a matrix [out, in]; codes are int8 [out, in] or,
+    two to a byte, uint8 [out, blocks × 32].
+    """
     blocks = F.pad(weight, (0, -weight.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     largest = (
         blocks.abs().amax(2, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
@@ -115,7 +119,9 @@ def pack(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
 
 
 def pairs_of_levels() -> Tensor:
-    """For each byte the two levels it holds, the eight bytes of both as one int64 [256]: looked up ten times as fast as one by one."""
+    """For each byte the two levels it holds, the eight bytes of both as one int64
+    [256]: looked up ten times as fast as one by one.
+    """
     levels = torch.tensor(NF4)
     return (
         torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1)
@@ -137,7 +143,9 @@ def unpack(
 
 
 def quantise(learner: Learner, bits: Bits) -> None:
-    """Put few bits in the place of every linear layer but the head. Raises Unsupported where there is none."""
+    """Put few bits in the place of every linear layer but the head. Raises Unsupported
+    where there is none.
+    """
     net: Any = learner.net
     head = (
         net.get_output_embeddings()
@@ -160,7 +168,8 @@ def quantise(learner: Learner, bits: Bits) -> None:
             say("Take --tune.quantise none.", "请使用 --tune.quantise none。"),
         )
     net.requires_grad_(False)
-    # One stretch of memory for them all: what stays must not lie between what packing frees, or the heap keeps that.
+    # One stretch of memory for them all: what stays must not lie between what packing
+    # frees, or the heap keeps that.
     blocks = sum(
         module.out_features * -(-module.in_features // BLOCK) for _, module in places
     )

@@ -1,7 +1,10 @@
-"""Boxes: overlap, matching, and how well a picture's boxes were found. Corners are [left, top, right, bottom].
+"""Boxes: overlap, matching, and how well a picture's boxes were found. Corners are
+[left, top, right, bottom].
 
-Average precision as COCO computes it (Lin et al. 2014, arXiv:1405.0312): answers in the order of their scores, each matched to the free box of its label
-with the greatest overlap; precision made monotone and read at 101 recalls; averaged over overlaps of 0.5, 0.55, ... 0.95.
+Average precision as COCO computes it (Lin et al. 2014, arXiv:1405.0312): answers in the
+order of their scores, each matched to the free box of its label with the greatest
+overlap; precision made monotone and read at 101 recalls; averaged over overlaps of 0.5,
+0.55, ... 0.95.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU less the share of the smallest box around both that neither fills, in [-1, 1] (Rezatofighi et al. 2019, arXiv:1902.09630): [N, 4] each -> [N]."""
+    """IoU less the share of the smallest box around both that neither fills, in [-1, 1]
+    (Rezatofighi et al. 2019, arXiv:1902.09630): [N, 4] each -> [N].
+    """
     low, high = (
         torch.maximum(first[:, :2], second[:, :2]),
         torch.minimum(first[:, 2:], second[:, 2:]),
@@ -59,7 +64,9 @@ def matched(
     wanted_labels: np.ndarray,
     overlap: float,
 ) -> np.ndarray:
-    """For each answer, best score first, whether it finds a box that no better one found: bool [N]."""
+    """For each answer, best score first, whether it finds a box that no better one
+    found: bool [N].
+    """
     alike = np.where(labels[:, None] == wanted_labels[None], iou(found, wanted), 0.0)
     right, free = np.zeros(len(found), bool), np.ones(len(wanted), bool)
     for place in range(len(found) if len(wanted) else 0):
@@ -72,7 +79,9 @@ def matched(
 def average_precision(
     found: np.ndarray, labels: np.ndarray, wanted: np.ndarray, wanted_labels: np.ndarray
 ) -> float:
-    """Of one picture with at least one box, over its labels together; answers are sorted by score, best first."""
+    """Of one picture with at least one box, over its labels together; answers are
+    sorted by score, best first.
+    """
     return float(
         np.mean(
             [

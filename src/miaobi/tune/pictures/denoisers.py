@@ -1,9 +1,11 @@
-"""Diffusers pipelines as denoisers: how each is told a caption, how it is asked for the noise, and which noise it is trained with.
+"""Diffusers pipelines as denoisers: how each is told a caption, how it is asked for the
+noise, and which noise it is trained with.
 
     epsilon, v-prediction    x_t = √ᾱ_t x + √(1-ᾱ_t) ε;   the target is ε, or v = √ᾱ_t ε - √(1-ᾱ_t) x     (Stable Diffusion 1.5, 2, XL)
     flow                     x_σ = (1 - σ) x + σ ε;        the target is ε - x                              (Stable Diffusion 3, FLUX)
 
-Which of them holds is in the pipeline's scheduler. The formulas are those of Diffusers' training scripts (examples/text_to_image, examples/dreambooth).
+Which of them holds is in the pipeline's scheduler. The formulas are those of Diffusers'
+training scripts (examples/text_to_image, examples/dreambooth).
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Noising(ABC):
 
 
 class Diffusion(Noising):
-    """min_snr_gamma: weights min(SNR, γ) / SNR, for v over SNR + 1 (Hang et al. 2023, arXiv:2303.09556); 0 for equal ones."""
+    """min_snr_gamma: weights min(SNR, γ) / SNR, for v over SNR + 1 (Hang et al. 2023,
+    arXiv:2303.09556); 0 for equal ones.
+    """
 
     def __init__(self, scheduler: Any, min_snr_gamma: float) -> None:
         self.scheduler: Any = DDPMScheduler.from_config(scheduler.config)
@@ -96,7 +100,9 @@ class Diffusion(Noising):
 
 
 class Flow(Noising):
-    """Times are drawn logit-normally: the middle of the way is the hardest (Esser et al. 2024, arXiv:2403.03206)."""
+    """Times are drawn logit-normally: the middle of the way is the hardest (Esser et
+    al. 2024, arXiv:2403.03206).
+    """
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(
@@ -146,7 +152,9 @@ class Denoiser(ABC):
 
     @abstractmethod
     def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
-        """What the text encoders make of a caption, without a batch axis: "text", and what else the network is told."""
+        """What the text encoders make of a caption, without a batch axis: "text", and
+        what else the network is told.
+        """
 
     @abstractmethod
     def predict(
@@ -199,7 +207,9 @@ class StableDiffusionXL(Denoiser):
     def predict(
         self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
     ) -> Tensor:
-        """The network is also told the picture's own size, where it was cut, and the size it has now (Podell et al. 2023, arXiv:2307.01952)."""
+        """The network is also told the picture's own size, where it was cut, and the
+        size it has now (Podell et al. 2023, arXiv:2307.01952).
+        """
         extra = {"text_embeds": batch["pooled"], "time_ids": batch["sizes"]}
         found: Tensor = net(
             noisy, times, encoder_hidden_states=batch["text"], added_cond_kwargs=extra
@@ -235,7 +245,9 @@ class StableDiffusion3(Denoiser):
 class Flux(Denoiser):
     part, blocks = "transformer", "transformer_blocks"
     GUIDANCE = 3.5
-    """What the distilled network is told about guidance, as in its pipeline and in Diffusers' script."""
+    """What the distilled network is told about guidance, as in its pipeline and in
+    Diffusers' script.
+    """
 
     @property
     def side(self) -> int:
@@ -301,7 +313,9 @@ def denoiser_of(pipeline: Any, name: str) -> Denoiser:
 
 
 def noising_of(pipeline: Any, min_snr_gamma: float) -> Noising:
-    """By the pipeline's own scheduler. Raises Unsupported for a min-SNR weight on a flow, whose weights are in the draw of times."""
+    """By the pipeline's own scheduler. Raises Unsupported for a min-SNR weight on a
+    flow, whose weights are in the draw of times.
+    """
     if "Flow" not in type(pipeline.scheduler).__name__:
         return Diffusion(pipeline.scheduler, min_snr_gamma)
     if min_snr_gamma:

@@ -18,14 +18,18 @@ def accuracy() -> Figure:
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """[..., 3] true positives, false positives, false negatives -> 2 TP / (2 TP + FP + FN); NaN where there are none of all three."""
+    """[..., 3] true positives, false positives, false negatives -> 2 TP / (2 TP + FP +
+    FN); NaN where there are none of all three.
+    """
     right, wrong, missed = counts[..., 0], counts[..., 1], counts[..., 2]
     with np.errstate(invalid="ignore"):
         return 2 * right / (2 * right + wrong + missed)
 
 
 def macro_f1() -> Figure:
-    """Mean of the classes' F1; of each [TP, FP, FN], over classes that occur as label or as answer (as scikit-learn's default)."""
+    """Mean of the classes' F1; of each [TP, FP, FN], over classes that occur as label
+    or as answer (as scikit-learn's default).
+    """
     return Figure(
         "macro_f1",
         lambda counts: _mean_of_known(f1(counts.reshape(*counts.shape[:-1], -1, 3))),
@@ -35,7 +39,9 @@ def macro_f1() -> Figure:
 
 
 def mean_iou() -> Figure:
-    """Mean over classes of intersection / union, each summed over all pictures; of classes that occur (Everingham et al. 2015)."""
+    """Mean over classes of intersection / union, each summed over all pictures; of
+    classes that occur (Everingham et al. 2015).
+    """
     return Figure(
         "mean_iou",
         lambda counts: _mean_of_known(

@@ -1,9 +1,11 @@
-"""From a picture to what a pretrained picture model takes, by the settings that came with it (preprocessor_config.json).
+"""From a picture to what a pretrained picture model takes, by the settings that came
+with it (preprocessor_config.json).
 
     x = (resize(picture) / 255 - mean) / std,    float32 [B, 3, H, W]
 
-The same arithmetic as Transformers' image processors; those need torchvision or a copy of every picture in float32. Kept as uint8 until the batch is on
-its device, so that changes (augmentations) and normalisation cost no memory.
+The same arithmetic as Transformers' image processors; those need torchvision or a copy
+of every picture in float32. Kept as uint8 until the batch is on its device, so that
+changes (augmentations) and normalisation cost no memory.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ FILE = "preprocessor_config.json"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIDE = 224
 MOST = 512
-"""Pixels of a side that nets without a size of their own (detectors, segmenters) get unless told otherwise: a CPU is slow beyond."""
+"""Pixels of a side that nets without a size of their own (detectors, segmenters) get
+unless told otherwise: a CPU is slow beyond.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Preparation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     edge: int = 0
-    """The shorter side that a picture is brought to before its middle is cut out; 0: it is stretched to height × width."""
+    """The shorter side that a picture is brought to before its middle is cut out; 0: it
+    is stretched to height × width.
+    """
     resample: int = 2
     """Pillow's number: 2 bilinear, 3 bicubic."""
 
@@ -128,8 +134,10 @@ def opened(content: Path | str | bytes | np.ndarray, name: str = "") -> Any:
 def preparation(base: Base, image_size: int, seen: int, stretch: bool) -> Preparation:
     """How pictures are prepared for this base.
 
-    image_size: the side that was asked for, 0 for the base's own. seen: the longer side of the median training picture: the packaged part, which takes any
-    size, looks at small ones at 112. stretch: never cut anything off (boxes and masks are to stay whole). Raises BadInput for a size the base cannot take.
+    image_size: the side that was asked for, 0 for the base's own. seen: the longer side
+        of the median training picture: the packaged part, which takes any size, looks
+        at small ones at 112. stretch: never cut anything off (boxes and masks are to
+        stay whole). Raises BadInput for a size the base cannot take.
     """
     if base.weights.format == "part":
         side = image_size or (
@@ -199,9 +207,11 @@ def _sizes(known: dict[str, Any], fixed: Any) -> tuple[int, int, int]:
 def augmented(
     names: list[str], pixels: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Training pictures uint8 [B, 3, H, W] changed by name (data/augment.py), as float in [0, 255]; masks [B, H, W] moved along.
+    """Training pictures uint8 [B, 3, H, W] changed by name (data/augment.py), as float
+    in [0, 255]; masks [B, H, W] moved along.
 
-    Drawn from PyTorch's random state, which a checkpoint holds: a resumed run draws what it would have drawn.
+    Drawn from PyTorch's random state, which a checkpoint holds: a resumed run draws
+    what it would have drawn.
     """
     if not names:
         return pixels, mask
@@ -218,7 +228,9 @@ def augmented(
 def _together(
     name: str, pixels: Tensor, mask: Tensor, draw: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Each class of the mask is moved as a plane of its own; a pixel then has the class with the most of it."""
+    """Each class of the mask is moved as a plane of its own; a pixel then has the class
+    with the most of it.
+    """
     present = mask.unique()
     planes = (mask[:, None] == present.view(1, -1, 1, 1)).float() * 2 - 1
     both = augment.AUGMENTATIONS[name].change(torch.cat([pixels, planes], 1), draw)

@@ -1,4 +1,6 @@
-"""What learners of pictures share: pixels as the model takes them, changes in training only, the settings kept beside the weights."""
+"""What learners of pictures share: pixels as the model takes them, changes in training
+only, the settings kept beside the weights.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ LABELS = "labels.json"
 
 
 class PictureLearner(Learner):
-    """Pictures in, whatever comes out. Batches: pixels uint8 [B, 3, H, W]; after `prepare`, input float32 [B, 3, H, W]."""
+    """Pictures in, whatever comes out. Batches: pixels uint8 [B, 3, H, W]; after
+    `prepare`, input float32 [B, 3, H, W].
+    """
 
     def __init__(
         self,
@@ -76,7 +80,9 @@ class PictureLearner(Learner):
         }
 
     def prepare(self, batch: Batch) -> Batch:
-        """Augmented (in training) and normalised, on the model's device. A batch that is prepared already stays as it is."""
+        """Augmented (in training) and normalised, on the model's device. A batch that
+        is prepared already stays as it is.
+        """
         if "input" in batch:
             return batch
         ready = {name: value.to(self.device) for name, value in batch.items()}
@@ -101,7 +107,8 @@ class PictureLearner(Learner):
 def net_for(
     base: Base, auto: Any, kind: type[Lite], labels: Sequence[str], dropout: float
 ) -> Any:
-    """The base with a head for these labels: the packaged part with a head of ours, any other in Transformers' Auto class.
+    """The base with a head for these labels: the packaged part with a head of ours, any
+    other in Transformers' Auto class.
 
     Raises Unsupported for a base of another kind, naming kinds that would do.
     """
@@ -124,8 +131,10 @@ def net_for(
                 f"{base.name} 的类型为 {found}，不适合此任务。",
             ),
             say(
-                f"Take efficientnet-lite0, or a Transformers model of one of these kinds. {nearest('', known - {LiteConfig.model_type})}",
-                f"请用 efficientnet-lite0，或以下类型的 Transformers 模型。{nearest('', known - {LiteConfig.model_type})}",
+                "Take efficientnet-lite0, or a Transformers model of one of "
+                f"these kinds. {nearest('', known - {LiteConfig.model_type})}",
+                "请用 efficientnet-lite0，或以下类型的 Transformers 模型。"
+                f"{nearest('', known - {LiteConfig.model_type})}",
             ),
         )
     return base.model(auto, ignore_mismatched_sizes=True, **named)
@@ -152,6 +161,8 @@ def counted(labels: Sequence[str]) -> dict[str, int]:
 
 
 def balanced(counts: Sequence[float]) -> torch.Tensor:
-    """Weights of classes: N / (K · n_c), so that every class weighs the same and the examples 1 on average (King and Zeng 2001)."""
+    """Weights of classes: N / (K · n_c), so that every class weighs the same and the
+    examples 1 on average (King and Zeng 2001).
+    """
     numbers = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
     return numbers.sum() / (len(numbers) * numbers)

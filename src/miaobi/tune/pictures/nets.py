@@ -1,11 +1,13 @@
-"""EfficientNet-Lite0 with heads of our own, as Transformers models: they save, load and take adapters as any other does.
+"""EfficientNet-Lite0 with heads of our own, as Transformers models: they save, load and
+take adapters as any other does.
 
     classes     W · mean(features)                                          one label
     boxes       a heat map for each class, and distances to the four sides  (Liu et al. 2019, arXiv:1909.00700)
     masks       logits for each class at a quarter of the size
 
-Boxes and masks read a feature pyramid (Lin et al. 2016, arXiv:1612.03144): maps of strides 4, 8, 16 and 32 are brought to one width and
-added from the coarsest to the finest.
+Boxes and masks read a feature pyramid (Lin et al. 2016, arXiv:1612.03144): maps of
+strides 4, 8, 16 and 32 are brought to one width and added from the coarsest to the
+finest.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ LEVELS = {2: 24, 4: 40, 10: 112, 15: 320}
 """Blocks whose outputs are read, and their channels: the last of each stride, 4, 8, 16 and 32."""
 GROUPS = 8
 RARE = 0.05
-"""The share of places that a fresh heat map takes for a centre (Lin et al. 2017, arXiv:1708.02002: begin with few)."""
+"""The share of places that a fresh heat map takes for a centre (Lin et al. 2017,
+arXiv:1708.02002: begin with few).
+"""
 
 
 class LiteConfig(PretrainedConfig):
@@ -147,8 +151,10 @@ class _WithPyramid(Lite):
 
 
 class LiteForObjectDetection(_WithPyramid):
-    """pixel_values [B, 3, H, W] -> heat [B, num_labels, H/4, W/4], logits; sides [B, 4, H/4, W/4], distances in pixels from a
-    place's middle to left, top, right and bottom, above 0."""
+    """pixel_values [B, 3, H, W] -> heat [B, num_labels, H/4, W/4], logits; sides [B, 4,
+    H/4, W/4], distances in pixels from a place's middle to left, top, right and bottom,
+    above 0.
+    """
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__(config)
@@ -217,7 +223,9 @@ def packaged(kind: type[Lite], **settings: Any) -> Lite:
 
 
 def blocks_of(net: nn.Module) -> str:
-    """The name of the longest ModuleList or Sequential of equal blocks: the layers of a trunk. Empty where there is none."""
+    """The name of the longest ModuleList or Sequential of equal blocks: the layers of a
+    trunk. Empty where there is none.
+    """
     lists = {
         name: len(module)
         for name, module in net.named_modules()

@@ -1,6 +1,8 @@
-"""Pictures with boxes, as people have them: COCO's JSON, Pascal VOC's XML, YOLO's text files, and lists of their own.
+"""Pictures with boxes, as people have them: COCO's JSON, Pascal VOC's XML, YOLO's text
+files, and lists of their own.
 
-A record's "objects" are [{"label": "cat", "box": [left, top, width, height]}, ...] in pixels of the picture, as COCO writes boxes.
+A record's "objects" are [{"label": "cat", "box": [left, top, width, height]}, ...] in
+pixels of the picture, as COCO writes boxes.
 """
 
 from __future__ import annotations
@@ -172,7 +174,9 @@ def _corners(left: float, top: float, right: float, bottom: float) -> list[float
 
 
 def _of_yolo(path: Path) -> Found | None:
-    """images/ and labels/, a line for each object: class x_centre y_centre width height, in shares of the sides. Names from classes.txt."""
+    """images/ and labels/, a line for each object: class x_centre y_centre width
+    height, in shares of the sides. Names from classes.txt.
+    """
     if not ((path / "labels").is_dir() and (path / "images").is_dir()):
         return None
     names = next(

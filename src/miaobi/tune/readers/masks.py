@@ -1,7 +1,9 @@
-"""Pictures with masks: images/ beside masks/ (or SegmentationClass/, labels/, annotations/), files of equal names.
+"""Pictures with masks: images/ beside masks/ (or SegmentationClass/, labels/,
+annotations/), files of equal names.
 
-A mask is a PNG of class numbers (grey or with a palette), as Pascal VOC and ADE20K write them; 255 is not looked at. Names are in classes.txt, one a
-line from number 0. Where a data set's masks are only black and white (0 and 255), white is the object.
+A mask is a PNG of class numbers (grey or with a palette), as Pascal VOC and ADE20K
+write them; 255 is not looked at. Names are in classes.txt, one a line from number 0.
+Where a data set's masks are only black and white (0 and 255), white is the object.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ BINARY = ["background", "object"]
 
 
 def masks(path: str, pack: str) -> Iterator[tuple[str, Record]]:
-    """Pictures with "mask" (a file), "classes" (names by number) and "binary" (whether white stands for 1). Raises NotFound, BadInput."""
+    """Pictures with "mask" (a file), "classes" (names by number) and "binary" (whether
+    white stands for 1). Raises NotFound, BadInput.
+    """
     if pack == SCENES:
         with checked() as check:
             for place, scene in scenes():

@@ -5,8 +5,9 @@ pictures    what the readers of data/picture_*.py open: class folders, metadata.
 boxes       COCO's JSON; VOC's Annotations/*.xml; YOLO's labels/*.txt; what `pictures` reads, with an "objects" column; emoji-scenes
 masks       images/ and masks/ with equal names, as PNG of class numbers; emoji-scenes
 
-Every record has "image" (a file that stays where it is; what came as bytes or pixels is kept under $MIAOBI_HOME/examples/pictures, named
-after its content), "digest" (SHA-256), "width" and "height"; or "problem" for a picture that cannot be used.
+Every record has "image" (a file that stays where it is; what came as bytes or pixels is
+kept under $MIAOBI_HOME/examples/pictures, named after its content), "digest" (SHA-256),
+"width" and "height"; or "problem" for a picture that cannot be used.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def pictures(path: str, pack: str) -> Iterator[tuple[str, Record]]:
 
 
 def _tell(problem: Problem) -> None:
-    """Raise for what cannot be read. A picture without a caption (line 0 of a picture file) comes all the same: its task may not need one."""
+    """Raise for what cannot be read. A picture without a caption (line 0 of a picture
+    file) comes all the same: its task may not need one.
+    """
     if problem.line or problem.path.suffix in (".parquet", ".arrow"):
         raise_it(problem)
 
@@ -106,7 +109,8 @@ def listed(path: Path, check: Check) -> Iterator[tuple[str, Record]]:
 
 
 class Check:
-    """A picture, opened once and kept in a place of its own where it has none: path, digest, size; or what is wrong with it.
+    """A picture, opened once and kept in a place of its own where it has none: path,
+    digest, size; or what is wrong with it.
 
     Files whose size and time are as they were are not opened again.
     """
@@ -171,8 +175,10 @@ class Check:
 
 
 def _write(picture: Any, target: Path) -> None:
-    """Whole or not at all, but without waiting for the disk at every one of many small files: what a power cut takes is written again,
-    since it is only known after all of them (`checked`)."""
+    """Whole or not at all, but without waiting for the disk at every one of many small
+    files: what a power cut takes is written again, since it is only known after all of
+    them (`checked`).
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(f".{os.getpid()}.part")
     picture.save(draft, "PNG", compress_level=1)

@@ -1,8 +1,12 @@
-"""The pack `emoji-scenes`: scenes composed of the emoji pack's pictures, with boxes and masks exact by construction.
+"""The pack `emoji-scenes`: scenes composed of the emoji pack's pictures, with boxes and
+masks exact by construction.
 
-Composed, not photographed: one to four emoji of six kinds, turned, mirrored, 28 to 56 pixels large, on plain, graded or noisy grounds of
-96 pixels. A box is the smallest around the pixels that are at least half opaque and not covered; a mask names the kind of each pixel. The same emoji
-occur in training and in held-out scenes, in other sizes, turns, places and company: what is learned is finding them, not knowing new ones.
+Composed, not photographed: one to four emoji of six kinds, turned, mirrored, 28 to 56
+    pixels large, on plain, graded or noisy grounds of 96 pixels. A box is the smallest
+    around the pixels that are at least half opaque and not covered; a mask names the
+    kind of each pixel. The same emoji occur in training and in held-out scenes, in
+    other sizes, turns, places and company: what is learned is finding them, not knowing
+    new ones.
 """
 
 from __future__ import annotations
@@ -56,7 +60,9 @@ CLASSES = (BACKGROUND, *KINDS)
 
 
 def scenes(count: int = COUNT) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, {"image", "mask", "objects"}) of every scene; composed once and kept under $MIAOBI_HOME/examples."""
+    """(place, {"image", "mask", "objects"}) of every scene; composed once and kept
+    under $MIAOBI_HOME/examples.
+    """
     root = home() / "examples"
     root.mkdir(parents=True, exist_ok=True)
     with alone(root, f"{SCENES}-{VERSION}-{count}") as folder:
@@ -109,7 +115,9 @@ def _sprites() -> dict[str, list[Any]]:
 def compose(
     sprites: dict[str, list[Any]], number: int
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
-    """Scene `number`: pixels uint8 [SIDE, SIDE, 3], class numbers uint8 [SIDE, SIDE], and its objects. The same every time."""
+    """Scene `number`: pixels uint8 [SIDE, SIDE, 3], class numbers uint8 [SIDE, SIDE],
+    and its objects. The same every time.
+    """
     draw = np.random.default_rng([VERSION, number])
     canvas = _ground(draw)
     owner = np.full((SIDE, SIDE), -1)

@@ -1,4 +1,6 @@
-"""The `squad` reader: SQuAD's nested JSON ({"data": [{"paragraphs": [{"context", "qas"}]}]}), beside everything the `texts` reader opens."""
+"""The `squad` reader: SQuAD's nested JSON ({"data": [{"paragraphs": [{"context",
+"qas"}]}]}), beside everything the `texts` reader opens.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 f"{file} is not SQuAD's JSON: {error!r}.",
                 f"{file} 不是 SQuAD 格式的 JSON：{error!r}。",
             ),
-            '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "1", "question": "...", "answers": [{"text": "...", "answer_start": 0}]}]}]}]}',
+            '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "1", '
+            '"question": "...", "answers": [{"text": "...", "answer_start": '
+            "0}]}]}]}]}",
         ) from None
 
 

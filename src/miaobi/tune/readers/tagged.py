@@ -1,6 +1,7 @@
 """The `tagged` reader: CoNLL files, beside everything the `texts` reader opens.
 
-A CoNLL file has a word a line, its tag in the last column, and a blank line after each sentence (Tjong Kim Sang and De Meulder 2003).
+A CoNLL file has a word a line, its tag in the last column, and a blank line after each
+sentence (Tjong Kim Sang and De Meulder 2003).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".bmes", ".txt")
 
 
 def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, {"tokens", "tags"}) of CoNLL files, by their endings; other records as they are. Raises BadInput."""
+    """(place, {"tokens", "tags"}) of CoNLL files, by their endings; other records as
+    they are. Raises BadInput.
+    """
     place = Path(path).expanduser()
     files = (
         sorted(file for file in place.rglob("*") if file.suffix in ENDINGS)

@@ -11,7 +11,9 @@ from miaobi.data.files import files_in, records
 
 
 def texts(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Records of JSONL, JSON, CSV, Parquet files, or of a text pack. Raises BadInput at the first line that cannot be read."""
+    """Records of JSONL, JSON, CSV, Parquet files, or of a text pack. Raises BadInput at
+    the first line that cannot be read.
+    """
     if pack:
         for number, document in enumerate(packs.read(pack), 1):
             messages = (

@@ -1,1 +1,3 @@
-"""One file a task: its columns, its head, its loss, its figures (the contract is in tune/learner.py)."""
+"""One file a task: its columns, its head, its loss, its figures (the contract is in
+tune/learner.py).
+"""

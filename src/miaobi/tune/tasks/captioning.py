@@ -2,8 +2,9 @@
 
     L = -Σ_t log p(y_t | y_<t, picture)
 
-Bases: BLIP, GIT, and any VisionEncoderDecoder (a ViT before a GPT-2 or BERT). They differ in where a caption begins and where the logits of its tokens stand;
-the loss over them is the same.
+Bases: BLIP, GIT, and any VisionEncoderDecoder (a ViT before a GPT-2 or BERT). They
+    differ in where a caption begins and where the logits of its tokens stand; the loss
+    over them is the same.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ KINDS = {
 @dataclass(frozen=True)
 class Config:
     augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture; not those that make a caption wrong (a flip turns left to right)."""
+    """Changes drawn anew for every training picture; not those that make a caption
+    wrong (a flip turns left to right).
+    """
     label_smoothing: float = 0.0
     """Share of certainty that is spread over all tokens."""
     max_new_tokens: int = 32
@@ -113,7 +116,9 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Captioner:
 
 
 class Captioner(PictureLearner):
-    """Batches: ids [B, L] with the token that begins a caption and the one that ends it, mask [B, L]."""
+    """Batches: ids [B, L] with the token that begins a caption and the one that ends
+    it, mask [B, L].
+    """
 
     def __init__(
         self, net: Any, base: Base, spec: Mapping[str, Any], config: Config
@@ -283,7 +288,9 @@ class Captioner(PictureLearner):
 
 
 def _marks(config: Any, kind: str, tokenizer: Any) -> tuple[int, int]:
-    """The tokens that begin and end a caption, as the base's own generation has them. Raises Unsupported where it names none."""
+    """The tokens that begin and end a caption, as the base's own generation has them.
+    Raises Unsupported where it names none.
+    """
     if kind == "blip":
         return config.text_config.bos_token_id, config.text_config.sep_token_id
     if kind == "git":

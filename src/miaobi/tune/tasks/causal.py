@@ -2,8 +2,9 @@
 
     L = -Σ_t log p(x_t | x_<t)
 
-Of a prompt with its completion, only the completion is learned. Texts end with the tokenizer's end-of-sequence token, so that the model
-learns to stop. `TextLearner` is what `chat` shares.
+Of a prompt with its completion, only the completion is learned. Texts end with the
+tokenizer's end-of-sequence token, so that the model learns to stop. `TextLearner` is
+what `chat` shares.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def writing_model(base: Base) -> nn.Module:
 
 
 class TextLearner(Packed):
-    """A causal language model and the tokens that it learns from. Features: ids int64 [T], learned bool [T]."""
+    """A causal language model and the tokens that it learns from. Features: ids int64
+    [T], learned bool [T].
+    """
 
     unit = "tokens"
     neftune_alpha: float | None = 0.0
@@ -230,7 +233,9 @@ class Writer(TextLearner):
     def split(
         self, columns: Mapping[str, Any], max_length: int
     ) -> list[Mapping[str, Any]]:
-        """Windows of at most `max_length` tokens, cut between tokens; a prompt's part of a window stays a prompt."""
+        """Windows of at most `max_length` tokens, cut between tokens; a prompt's part
+        of a window stays a prompt.
+        """
         whole, border = columns["prompt"] + columns["text"], len(columns["prompt"])
         marks = [
             mark

@@ -2,8 +2,9 @@
 
     L = -Σ_{t in the assistant's turns} log p(x_t | x_<t)
 
-Dialogues are rendered by the base's own template, so that the tuned model is asked as it was taught; what others say is read, not learned
-(tune/text/turns.py says where the assistant speaks).
+Dialogues are rendered by the base's own template, so that the tuned model is asked as
+it was taught; what others say is read, not learned (tune/text/turns.py says where the
+assistant speaks).
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ EXTRAS = ("name", "tool_call_id")
 @dataclass(frozen=True)
 class Config:
     template: Literal["", "chatml", "plain"] = ""
-    """How a dialogue is written: "" as the base's own chat template does; chatml (also with tools); plain words, for bases that know no
-    special tokens."""
+    """How a dialogue is written: "" as the base's own chat template does; chatml (also
+    with tools); plain words, for bases that know no special tokens.
+    """
     max_new_tokens: int = 64
     """Tokens of an answer that is shown beside the base's, at most."""
 
@@ -58,7 +60,9 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def _turn(turn: Any) -> dict[str, Any]:
-    """A message in OpenAI's form; the arguments of tool calls as objects, which is what templates write."""
+    """A message in OpenAI's form; the arguments of tool calls as objects, which is what
+    templates write.
+    """
     calls = turn.get("tool_calls") if isinstance(turn, Mapping) else None
     plain = {**turn, "content": turn.get("content") or ""} if calls else turn
     message = to_document({"messages": [plain]}, None, {}).messages[0]
@@ -222,7 +226,9 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Assistant:
 
 
 def template_of(base: Base, name: str = "") -> ChatTemplate:
-    """The base's template, or a built-in one by name. Raises Unsupported where there is none, or its tokens are not in the vocabulary."""
+    """The base's template, or a built-in one by name. Raises Unsupported where there is
+    none, or its tokens are not in the vocabulary.
+    """
     if not name and base.template is not None:
         return base.template
     if not name:
@@ -262,7 +268,9 @@ class Assistant(TextLearner):
         self._tools_shown = False
 
     def tokens(self, columns: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
-        """Learned are the tokens that reach into the assistant's turns. Raises BadInput for what the template refuses."""
+        """Learned are the tokens that reach into the assistant's turns. Raises BadInput
+        for what the template refuses.
+        """
         tools = columns.get("tools")
         text, turns = spoken(self.template, columns["messages"], tools)
         if tools and not self._tools_shown:
@@ -273,7 +281,8 @@ class Assistant(TextLearner):
         starts, ends = np.array(encoded.offset_mapping, dtype=np.int64).reshape(-1, 2).T
         learned = np.zeros(len(starts), dtype=bool)
         for start, end in turns:
-            # Offsets may leave white space out, so a turn is the whole range between its first and its last token.
+            # Offsets may leave white space out, so a turn is the whole range between
+            # its first and its last token.
             touched = np.flatnonzero((ends > start) & (starts < end) & (ends > starts))
             if len(touched):
                 learned[touched[0] : touched[-1] + 1] = True
@@ -294,7 +303,9 @@ class Assistant(TextLearner):
         self._tools_shown = True
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        """Too long a dialogue loses its oldest exchanges; only what is still too long is cut at its end."""
+        """Too long a dialogue loses its oldest exchanges; only what is still too long
+        is cut at its end.
+        """
         messages = columns["messages"]
         while (
             max_length and self.length({**columns, "messages": messages}) > max_length
@@ -308,7 +319,9 @@ class Assistant(TextLearner):
     def split(
         self, columns: Mapping[str, Any], max_length: int
     ) -> list[Mapping[str, Any]]:
-        """As many whole exchanges as fit, then the next ones, each after the system's turn; one that is too long alone stays so."""
+        """As many whole exchanges as fit, then the next ones, each after the system's
+        turn; one that is too long alone stays so.
+        """
         system, exchanges = _exchanges(columns["messages"])
         parts, current = list[Mapping[str, Any]](), list[Mapping[str, Any]]()
         for exchange in exchanges:
@@ -320,7 +333,9 @@ class Assistant(TextLearner):
         return [*parts, {**columns, "messages": [*system, *current]}]
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        """The assistant's next turn after the dialogue, or, where that ends with one, in place of it."""
+        """The assistant's next turn after the dialogue, or, where that ends with one,
+        in place of it.
+        """
         asked = (
             question(columns)["messages"]
             if columns["messages"][-1]["role"] == "assistant"
@@ -333,7 +348,9 @@ class Assistant(TextLearner):
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end a turn: the one the template writes after it, and the vocabulary's own end."""
+        """Tokens that end a turn: the one the template writes after it, and the
+        vocabulary's own end.
+        """
         probe = [
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "b"},
@@ -369,7 +386,9 @@ class Assistant(TextLearner):
 def _exchanges(
     messages: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Mapping[str, Any]], list[list[Mapping[str, Any]]]]:
-    """(the system's turns at the beginning, exchanges): each from a user's turn that follows an assistant's, to the next such."""
+    """(the system's turns at the beginning, exchanges): each from a user's turn that
+    follows an assistant's, to the next such.
+    """
     first = next(
         (
             place

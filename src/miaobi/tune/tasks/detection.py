@@ -1,14 +1,17 @@
 """Object detection: boxes with labels in a picture.
 
-Two kinds of heads. On efficientnet-lite0 ours (Liu et al. 2019, arXiv:1909.00700): each box writes a Gaussian bump into its label's heat map, and the places in
-its middle tell the distances to its sides:
+Two kinds of heads. On efficientnet-lite0 ours (Liu et al. 2019, arXiv:1909.00700): each
+box writes a Gaussian bump into its label's heat map, and the places in its middle tell
+the distances to its sides:
 
     L_i = 1/n_i Σ focal(heat, bump) + λ/m_i Σ (1 - GIoU),   for picture i with n_i boxes and m_i places in their middles
 
-focal: Law and Deng 2018 (arXiv:1808.01244), eq. 1. Transformers' own detectors (DETR, YOLOS, RT-DETR, D-FINE ...) keep their set criterion, which averages
-within a batch; with accumulation, theirs is a mean of means.
+focal: Law and Deng 2018 (arXiv:1808.01244), eq. 1. Transformers' own detectors (DETR,
+    YOLOS, RT-DETR, D-FINE ...) keep their set criterion, which averages within a batch;
+    with accumulation, theirs is a mean of means.
 
-Pictures are stretched to the model's size, so that a box is a share of the sides; answers are in pixels of the picture.
+Pictures are stretched to the model's size, so that a box is a share of the sides;
+answers are in pixels of the picture.
 """
 
 from __future__ import annotations
@@ -44,14 +47,18 @@ STRIDE = 4
 MOST = 100
 """Answers for a picture, as COCO counts them."""
 SPREAD, MIDDLE, SIDES = 0.54, 0.54, 5.0
-"""Of TTFNet: a bump's width as a share of a sixth of the box, the share of the box whose places tell its sides, and the weight of their loss."""
+"""Of TTFNet: a bump's width as a share of a sixth of the box, the share of the box
+whose places tell its sides, and the weight of their loss.
+"""
 AUGMENTATIONS = ("flip", "colour", "noise", "cutout")
 
 
 @dataclass(frozen=True)
 class Config:
     image_size: int = 0
-    """Pixels of a side; 0 for the base's own, at most 512 (for efficientnet-lite0: 112 for pictures of at most 64 pixels, else 224)."""
+    """Pixels of a side; 0 for the base's own, at most 512 (for efficientnet-lite0: 112
+    for pictures of at most 64 pixels, else 224).
+    """
     augment: list[str] = field(default_factory=list)
     """Changes drawn anew for every training picture: flip, colour, noise, cutout."""
     threshold: float = 0.3
@@ -159,7 +166,9 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Detector:
 
 
 class Detector(PictureLearner):
-    """Batches: boxes [N, 4], corners as shares of the sides, and label [N], of all pictures one after another; owner [N] tells whose."""
+    """Batches: boxes [N, 4], corners as shares of the sides, and label [N], of all
+    pictures one after another; owner [N] tells whose.
+    """
 
     def __init__(
         self, net: Any, base: Base, spec: Mapping[str, Any], config: Config
@@ -376,7 +385,8 @@ class OwnDetector(Detector):
         )
 
     def targets(self, batch: Batch, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-        """(heat [B, K, h, w] with 1 at each box's middle, whether a place tells sides [B, h, w], the corners it tells [B, 4, h, w] in pixels).
+        """(heat [B, K, h, w] with 1 at each box's middle, whether a place tells sides
+        [B, h, w], the corners it tells [B, 4, h, w] in pixels).
 
         Small boxes come last: where boxes cover each other, a place belongs to the smaller.
         """
@@ -403,7 +413,8 @@ class OwnDetector(Detector):
                 int(middle_of[1].clamp(0, height - 1)),
                 int(middle_of[0].clamp(0, width - 1)),
             )
-            # The bump is centred on the place that holds the middle, so that its top is exactly 1.
+            # The bump is centred on the place that holds the middle, so that its top is
+            # exactly 1.
             bump = (
                 torch.exp(-(((rows - row - 0.5) / spread[1]) ** 2) / 2)[:, None]
                 * torch.exp(-(((across - column - 0.5) / spread[0]) ** 2) / 2)[None]
@@ -461,7 +472,9 @@ class OwnDetector(Detector):
 
 class TheirDetector(Detector):
     def losses(self, batch: Batch) -> Tensor:
-        """In training the batch goes through at once, and each picture is given the mean; at rest each is judged by itself."""
+        """In training the batch goes through at once, and each picture is given the
+        mean; at rest each is judged by itself.
+        """
         corners, owner = batch["boxes"], batch["owner"]
         middles = torch.cat(
             [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1
@@ -489,7 +502,9 @@ class TheirDetector(Detector):
         )
 
     def found(self, batch: Batch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Models with a label for "nothing" choose one label for each query (DETR); the others score every label by itself (RT-DETR)."""
+        """Models with a label for "nothing" choose one label for each query (DETR); the
+        others score every label by itself (RT-DETR).
+        """
         made = self.net(pixel_values=batch["input"])
         nothing = made.logits.shape[2] > len(self.labels)
         probabilities = (

@@ -1,10 +1,13 @@
-"""A picture generator tuned on a folder of pictures: a style by their captions, or a subject by a word of its own (DreamBooth).
+"""A picture generator tuned on a folder of pictures: a style by their captions, or a
+subject by a word of its own (DreamBooth).
 
     L_i = w(t) mean (net(x_t, t, caption) - target)²      tune/pictures/denoisers.py has x_t, the target and w
 
-With a class prompt, pictures of the class as the base paints it are learned beside, so that a dog is not forgotten over this one dog:
-L_i + λ L_prior (Ruiz et al. 2022, arXiv:2208.12242). Pictures and captions go through the autoencoder and the text encoders once; the distribution of a
-picture's latents is kept, and a latent drawn from it anew in every step, as Diffusers' scripts do.
+With a class prompt, pictures of the class as the base paints it are learned beside, so
+that a dog is not forgotten over this one dog: L_i + λ L_prior (Ruiz et al. 2022,
+arXiv:2208.12242). Pictures and captions go through the autoencoder and the text
+encoders once; the distribution of a picture's latents is kept, and a latent drawn from
+it anew in every step, as Diffusers' scripts do.
 """
 
 from __future__ import annotations
@@ -56,9 +59,13 @@ class Config:
     image_size: int = 0
     """Pixels of a side; 0 for the pipeline's own. Pictures are cut to squares."""
     instance_prompt: str = ""
-    """DreamBooth: the caption of every picture, with a rare word for the subject: "a photo of sks dog"."""
+    """DreamBooth: the caption of every picture, with a rare word for the subject: "a
+    photo of sks dog".
+    """
     class_prompt: str = ""
-    """DreamBooth: the same without the word, "a photo of a dog": what is to stay as it is. Empty for no such term."""
+    """DreamBooth: the same without the word, "a photo of a dog": what is to stay as it
+    is. Empty for no such term.
+    """
     class_path: str = ""
     """A folder with pictures of the class; empty to have the base paint them."""
     class_pictures: int = 20
@@ -66,7 +73,9 @@ class Config:
     prior_weight: float = 1.0
     """Weight λ of the class."""
     min_snr_gamma: float = 0.0
-    """Weight of little noise is capped at this signal-to-noise ratio, 5 as a rule; 0 for equal weights."""
+    """Weight of little noise is capped at this signal-to-noise ratio, 5 as a rule; 0
+    for equal weights.
+    """
     caption_dropout: float = 0.0
     """Share of captions left empty in training, which keeps guidance sound in long runs."""
 
@@ -104,8 +113,12 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
                 f"缺少 caption；现有的列：{'、'.join(map(str, record))}。",
             ),
             say(
-                "Write metadata.jsonl with file_name and caption, name the column with data.columns.caption, or give all one head.instance_prompt.",
-                "请在 metadata.jsonl 中写 file_name 与 caption，或用 data.columns.caption 指定列名，或用 head.instance_prompt 给出统一的描述。",
+                "Write metadata.jsonl with file_name and caption, name the "
+                "column with data.columns.caption, or give all one "
+                "head.instance_prompt.",
+                "请在 metadata.jsonl 中写 file_name 与 caption，或用 "
+                "data.columns.caption 指定列名，或用 head.instance_prompt "
+                "给出统一的描述。",
             ),
         )
     return {**picture, "caption": caption.strip()}
@@ -151,7 +164,9 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Painter:
 
 
 class Painter(Learner):
-    """Batches: mean and std [B, C, h, w] of the latents, what the text encoders said of the captions, and a seed [B] for judging."""
+    """Batches: mean and std [B, C, h, w] of the latents, what the text encoders said of
+    the captions, and a seed [B] for judging.
+    """
 
     def __init__(self, denoiser: Denoiser, base: Base, config: Config) -> None:
         super().__init__(denoiser.net)
@@ -217,7 +232,9 @@ class Painter(Learner):
         )
 
     def _squared(self, image: Any) -> tuple[Tensor, np.ndarray]:
-        """The middle of the picture, float32 [1, 3, S, S] in [-1, 1]; and (height, width, top, left, S, S): its own size, the cut, the size now."""
+        """The middle of the picture, float32 [1, 3, S, S] in [-1, 1]; and (height,
+        width, top, left, S, S): its own size, the cut, the size now.
+        """
         from PIL import Image
 
         picture = opened(image)
@@ -311,7 +328,9 @@ class Painter(Learner):
         return Loss(errors.sum(), count)
 
     def _encoded_class(self) -> list[Features]:
-        """Pictures of the class, painted first where there are none: now, at the first step, the network is still the base."""
+        """Pictures of the class, painted first where there are none: now, at the first
+        step, the network is still the base.
+        """
         folder = (
             Path(self.config.class_path).expanduser()
             if self.config.class_path
@@ -404,7 +423,9 @@ class Painter(Learner):
         ]
 
     def save(self, folder: Path) -> None:
-        """An adapter also in Diffusers' layout, for other tools; whole weights as a whole pipeline."""
+        """An adapter also in Diffusers' layout, for other tools; whole weights as a
+        whole pipeline.
+        """
         from peft import PeftModel
 
         if not isinstance(self.net, PeftModel):

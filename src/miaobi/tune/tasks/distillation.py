@@ -1,11 +1,14 @@
 """Distillation: a small model learns from a larger one.
 
 logits    L = Σ_t α T² KL(p_T(·|x_<t) ‖ q_T(·|x_<t)) - (1 - α) log q(x_t|x_<t)         (Hinton et al. 2015, arXiv:1503.02531)
-          p the teacher, q the student, both softened by the temperature T; a local teacher with the same vocabulary
+          p the teacher, q the student, both softened by the temperature T; a local
+          teacher with the same vocabulary
 answers   L = -Σ_t log q(y_t | y_<t, x), y what the teacher answers to x                (Kim and Rush 2016, arXiv:1606.07947)
-          any teacher that writes, also a remote one; it is asked once, and its answers are kept (tune/text/teacher.py)
+          any teacher that writes, also a remote one; it is asked once, and its answers
+          are kept (tune/text/teacher.py)
 
-`head.layers` makes the student out of the base by keeping only so many of its layers, evenly spaced (Sanh et al. 2019, arXiv:1910.01108).
+`head.layers` makes the student out of the base by keeping only so many of its layers,
+evenly spaced (Sanh et al. 2019, arXiv:1910.01108).
 """
 
 from __future__ import annotations
@@ -41,17 +44,23 @@ EXAMPLE = '{"prompt": "..."} / {"prompt": "...", "completion": "..."} / {"text":
 @dataclass(frozen=True)
 class Config:
     teacher: str = ""
-    """A starter pack, a model in the store, a path, a hub id; for answers also the URL of a server."""
+    """A starter pack, a model in the store, a path, a hub id; for answers also the URL
+    of a server.
+    """
     teacher_model: str = ""
     """The teacher's name on a server that offers several."""
     loss: Literal["logits", "answers"] = "logits"
-    """logits: imitate every probability of a local teacher with the same vocabulary. answers: learn what a teacher writes."""
+    """logits: imitate every probability of a local teacher with the same vocabulary.
+    answers: learn what a teacher writes.
+    """
     temperature: float = 2.0
     """For logits: softens both models, so that unlikely tokens count too."""
     alpha: float = 0.9
     """For logits: the weight of the teacher's probabilities; the rest goes to the text itself."""
     layers: int = 0
-    """Make the student out of the base by keeping so many of its layers (with --method full); 0 keeps all."""
+    """Make the student out of the base by keeping so many of its layers (with --method
+    full); 0 keeps all.
+    """
     max_new_tokens: int = 128
     """Longest answer, of the teacher and of those that are shown."""
     streams: int = 4
@@ -78,7 +87,9 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    """{"prompt": text or messages, "completion": text}; without a completion the teacher answers, without a prompt the text is read whole."""
+    """{"prompt": text or messages, "completion": text}; without a completion the
+    teacher answers, without a prompt the text is read whole.
+    """
     if (
         isinstance(record.get("prompt"), str)
         and record["prompt"].strip()
@@ -117,7 +128,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
-    """Has the teacher answer what it is to answer; what was answered in an earlier run is not asked again."""
+    """Has the teacher answer what it is to answer; what was answered in an earlier run
+    is not asked again.
+    """
     if not config.teacher:
         raise BadInput(
             say("There is no teacher.", "没有指定教师模型。"), "--head.teacher smollm2"
@@ -191,7 +204,9 @@ class Student(TextLearner):
         self._answers: tuple[Teacher, ...] = ()
 
     def phases(self) -> list[Phase]:
-        """Raises Unsupported for an adapter on a base that has lost layers: nobody could find that base again."""
+        """Raises Unsupported for an adapter on a base that has lost layers: nobody
+        could find that base again.
+        """
         if self.config.layers and self.adapter:
             raise Unsupported(
                 say(
@@ -274,12 +289,15 @@ class Imitator(Student):
             return {**batch, "teacher": logits_of(self.teacher, batch)}
 
     def parted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(KL(p_T ‖ q_T), -log q of the token, whether both find the same token likeliest), each [N]."""
+        """(KL(p_T ‖ q_T), -log q of the token, whether both find the same token
+        likeliest), each [N].
+        """
         student, teacher = (
             logits_of(self.reader, batch).float(),
             batch["teacher"].float(),
         )
-        # Vocabularies are sometimes filled up to a round number, each model's to its own.
+        # Vocabularies are sometimes filled up to a round number, each model's to its
+        # own.
         size = min(student.shape[-1], teacher.shape[-1])
         student, teacher, heat = (
             student[:, :size],

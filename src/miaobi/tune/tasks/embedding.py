@@ -1,9 +1,11 @@
 """Embeddings: texts that belong together get vectors that lie together, for search and matching.
 
     L = -Σ_i log [exp(cos(u_i, v_i) / τ) / Σ_j exp(cos(u_i, v_j) / τ)]
-over all v of the batch: the partners of the others, and the wrong partners where examples name some (InfoNCE: van den Oord et al. 2018,
-arXiv:1807.03748; Henderson et al. 2017, arXiv:1705.00652). A partner that is the same text as the right one is not held against it.
-Judged by ranking all partners of the set for each text: recall at 1 and 10, and the mean of 1 / rank.
+over all v of the batch: the partners of the others, and the wrong partners where
+    examples name some (InfoNCE: van den Oord et al. 2018, arXiv:1807.03748; Henderson
+    et al. 2017, arXiv:1705.00652). A partner that is the same text as the right one is
+    not held against it. Judged by ranking all partners of the set for each text: recall
+    at 1 and 10, and the mean of 1 / rank.
 """
 
 from __future__ import annotations
@@ -50,7 +52,10 @@ SUMMARY = (
     "文本向量：相关的文本彼此接近",
 )
 MODALITY, READER, MAKES = "text", "texts", "labels"
-EXAMPLE = '{"text": "How do I get a refund?", "positive": "Refunds are made within 7 days.", "negative": "We ship on weekdays."}'
+EXAMPLE = (
+    '{"text": "How do I get a refund?", "positive": "Refunds are made within 7 '
+    'days.", "negative": "We ship on weekdays."}'
+)
 AS = {
     "text": ("text", "anchor", "query", "question"),
     "positive": ("positive", "answer", "text_pair"),
@@ -64,7 +69,9 @@ class Config:
     temperature: float = 0.05
     """Of the softmax over cosines."""
     pooling: Literal["auto", "mean", "first", "last", "pooler"] = "auto"
-    """How tokens become a vector; auto: the base's own pooling for use-multilingual, the last token for causal models, the mean for others."""
+    """How tokens become a vector; auto: the base's own pooling for use-multilingual,
+    the last token for causal models, the mean for others.
+    """
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -197,7 +204,9 @@ class Embedder(Learner):
         }
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        """Rows: all texts, then all partners, then all wrong partners. `digest` of a row tells equal texts."""
+        """Rows: all texts, then all partners, then all wrong partners. `digest` of a
+        row tells equal texts.
+        """
         texts = [
             (order, row, digest)
             for item in features
@@ -240,7 +249,9 @@ class Embedder(Learner):
     def _scores(
         self, texts: Tensor, others: Tensor, right: Tensor, digests: Tensor
     ) -> Tensor:
-        """cos / τ [n, candidates], -inf where a candidate is the same text as the right one. right [n]: the right ones' places."""
+        """cos / τ [n, candidates], -inf where a candidate is the same text as the right
+        one. right [n]: the right ones' places.
+        """
         own = (
             torch.arange(len(digests), device=digests.device)[None, :] == right[:, None]
         )

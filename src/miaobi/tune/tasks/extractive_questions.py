@@ -2,9 +2,11 @@
 
     P(s) = softmax over all places of all windows of the text,   P(e) likewise
     L = -log Σ_{s right} P(s) - log Σ_{e right} P(e)
-A text longer than the model holds is read in overlapping windows, whose scores are normalised together (Clark and Gardner 2018,
-arXiv:1710.10723), so windows can be compared and no mark for "not in here" is needed. Judged by exact match and token F1, as SQuAD is
-(Rajpurkar et al. 2016, arXiv:1606.05250); each Chinese character counts as a token, as in CMRC (Cui et al. 2019, arXiv:1810.07366).
+A text longer than the model holds is read in overlapping windows, whose scores are
+normalised together (Clark and Gardner 2018, arXiv:1710.10723), so windows can be
+compared and no mark for "not in here" is needed. Judged by exact match and token F1, as
+SQuAD is (Rajpurkar et al. 2016, arXiv:1606.05250); each Chinese character counts as a
+token, as in CMRC (Cui et al. 2019, arXiv:1810.07366).
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Config:
     longest_answer: int = 64
     """Tokens that an answer may have."""
     dropout: float | None = None
-    """Share of what the head sees that is left out while training; the base's own setting if not given (tune.dropout is the base's)."""
+    """Share of what the head sees that is left out while training; the base's own
+    setting if not given (tune.dropout is the base's).
+    """
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
@@ -184,7 +188,9 @@ class Reader(Learner):
     def _windows(
         self, columns: Mapping[str, Any], limit: int
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Token ids of each window, and for each token where in the context it stands ([T, 2]; -1 for the question and marks)."""
+        """Token ids of each window, and for each token where in the context it stands
+        ([T, 2]; -1 for the question and marks).
+        """
         asked = self.tokenizer(
             columns["question"], add_special_tokens=False, verbose=False
         ).input_ids
@@ -220,7 +226,9 @@ class Reader(Learner):
         return ids, places
 
     def _marks(self) -> tuple[list[int], list[int], list[int]]:
-        """What the tokenizer puts before the question, between it and the text, and after that; a line break where it has no mark."""
+        """What the tokenizer puts before the question, between it and the text, and
+        after that; a line break where it has no mark.
+        """
         if not self.paired:
             return (
                 [],
@@ -294,7 +302,9 @@ class Reader(Learner):
         )
 
     def _targets(self, batch: Batch) -> Tensor:
-        """bool [windows, T, (start, end)]: the token in which an answer begins, and that in which it ends."""
+        """bool [windows, T, (start, end)]: the token in which an answer begins, and
+        that in which it ends.
+        """
         places, spans = (
             batch["places"],
             batch["spans"][batch["example"]],
@@ -378,7 +388,9 @@ class Reader(Learner):
         return found
 
     def _best(self, logits: Tensor, places: Tensor) -> tuple[int, int, float]:
-        """Characters (start, end) of the likeliest stretch of at most `longest_answer` tokens in one window, and P(start) P(end)."""
+        """Characters (start, end) of the likeliest stretch of at most `longest_answer`
+        tokens in one window, and P(start) P(end).
+        """
         shares = torch.log_softmax(logits.flatten(0, 1), 0).view_as(logits)
         pairs = shares[:, :, None, 0] + shares[:, None, :, 1]  # [windows, start, end]
         band = (
@@ -421,7 +433,9 @@ class Reader(Learner):
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation and English articles, and Chinese characters one by one."""
+    """Lower-case words without punctuation and English articles, and Chinese characters
+    one by one.
+    """
     plain = "".join(
         " " if unicodedata.category(letter)[0] in "PS" else letter
         for letter in text.lower()

@@ -1,8 +1,10 @@
-"""Image classification: one label for a picture. Head: a linear layer over the base's summary of it.
+"""Image classification: one label for a picture. Head: a linear layer over the base's
+summary of it.
 
     L = -Σ_i w_{y_i} Σ_c q_{ic} log softmax(W h_i)_c,   q = (1 - ε) onehot(y_i) + ε / C
 
-Where the packaged base is frozen and pictures are not changed in training, its summaries are computed once and kept.
+Where the packaged base is frozen and pictures are not changed in training, its
+summaries are computed once and kept.
 """
 
 from __future__ import annotations
@@ -43,9 +45,13 @@ EXAMPLE = '{"image": "photos/a.jpg", "label": "cat"}'
 @dataclass(frozen=True)
 class Config:
     image_size: int = 0
-    """Pixels of a side; 0 for the base's own (for efficientnet-lite0: 112 for pictures of at most 64 pixels, else 224)."""
+    """Pixels of a side; 0 for the base's own (for efficientnet-lite0: 112 for pictures
+    of at most 64 pixels, else 224).
+    """
     augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture: flip, shift, rotate, crop, colour, cutout, noise."""
+    """Changes drawn anew for every training picture: flip, shift, rotate, crop, colour,
+    cutout, noise.
+    """
     label_smoothing: float = 0.0
     """Share of certainty that is spread over all labels."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -166,7 +172,8 @@ class Classifier(PictureLearner):
     def loss(self, batch: Batch) -> Loss:
         batch = self.prepare(batch)
         weights = None if self.weights is None else self.weights.to(self.device)
-        # Smoothed labels with class weights are weighted label by label in PyTorch; here the example's own weight is meant.
+        # Smoothed labels with class weights are weighted label by label in PyTorch;
+        # here the example's own weight is meant.
         losses = F.cross_entropy(
             self.logits(batch),
             batch["label"],

@@ -1,6 +1,7 @@
 """Preferences: answers that people chose become likelier than those they rejected.
 
-With Δ = [log π(y_w|x) - log π_ref(y_w|x)] - [log π(y_l|x) - log π_ref(y_l|x)], where w was chosen, l rejected and π_ref is the base:
+With Δ = [log π(y_w|x) - log π_ref(y_w|x)] - [log π(y_l|x) - log π_ref(y_l|x)], where w
+was chosen, l rejected and π_ref is the base:
 
 DPO   L = -(1 - ε) log σ(β Δ) - ε log σ(-β Δ)                              (Rafailov et al. 2023, arXiv:2305.18290; ε: cDPO)
 ORPO  L = -log π(y_w|x) / |y_w| - β log σ(log odds(y_w) - log odds(y_l))   (Hong et al. 2024, arXiv:2403.07691; β is its λ)
@@ -8,7 +9,8 @@ ORPO  L = -log π(y_w|x) / |y_w| - β log σ(log odds(y_w) - log odds(y_l))   (H
 KTO   L = λ_D [1 - σ(β (r - z))] for a good answer, λ_U [1 - σ(β (z - r))] for a bad one      (Ethayarajh et al. 2024, arXiv:2402.01306)
       r = log π(y|x) - log π_ref(y|x),  z = max(0, mean of r over questions with the answers of others)
 
-DPO and ORPO learn from pairs. KTO learns from single answers with a thumb up or down; of a pair it makes one of each.
+DPO and ORPO learn from pairs. KTO learns from single answers with a thumb up or down;
+of a pair it makes one of each.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ class Config:
     loss: Literal["dpo", "orpo", "kto"] = "dpo"
     """dpo and orpo for pairs; kto for single answers with a thumb up or down (and for pairs)."""
     beta: float = 0.1
-    """How dear departing from the base is (dpo, kto); how much the preference weighs beside the chosen answer's likelihood (orpo)."""
+    """How dear departing from the base is (dpo, kto); how much the preference weighs
+    beside the chosen answer's likelihood (orpo).
+    """
     label_smoothing: float = 0.0
     """For dpo: the share of pairs that may be labelled the wrong way round, in [0, 0.5)."""
     desirable_weight: float = 1.0
@@ -106,7 +110,9 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    """{"prompt", "chosen", "rejected"}, or {"prompt", "completion", "label"}; a prompt is a text or messages, an answer a text."""
+    """{"prompt", "chosen", "rejected"}, or {"prompt", "completion", "label"}; a prompt
+    is a text or messages, an answer a text.
+    """
     prompt = _prompt(record)
     if "chosen" in record and "rejected" in record:
         chosen, rejected = _answer(record, "chosen"), _answer(record, "rejected")
@@ -215,9 +221,10 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Preferring:
 class Preferring(Packed):
     """A causal language model beside what it was.
 
-    Rows of a batch: first the chosen answer of every example (or its only one), then the rejected answers; for KTO then each question
-    with the answer of the example after it. Keys: `rejects` [B], whether there is a rejected answer; `liked` [B]; `reference` [rows],
-    log π_ref, which `prepare` adds.
+    Rows of a batch: first the chosen answer of every example (or its only one), then
+        the rejected answers; for KTO then each question with the answer of the example
+        after it. Keys: `rejects` [B], whether there is a rejected answer; `liked` [B];
+        `reference` [rows], log π_ref, which `prepare` adds.
     """
 
     def __init__(
@@ -237,7 +244,9 @@ class Preferring(Packed):
 
     @contextmanager
     def reference(self) -> Iterator[Reader]:
-        """The base: the net with its adapters switched off, or where there are none, the base's weights loaded once more. At rest."""
+        """The base: the net with its adapters switched off, or where there are none,
+        the base's weights loaded once more. At rest.
+        """
         from peft import PeftModel
 
         training = self.net.training
@@ -275,7 +284,8 @@ class Preferring(Packed):
             if name in columns
         ]
         longest = max(answers, key=len)
-        # Both answers of a pair stand behind the same question, as much of it as leaves room for the longer one.
+        # Both answers of a pair stand behind the same question, as much of it as leaves
+        # room for the longer one.
         asked, _ = fitted(question, longest, max_length)
         room = max_length - len(asked) if max_length else len(longest)
         first, *second = (np.array(answer[:room], dtype=np.int64) for answer in answers)
@@ -320,8 +330,10 @@ class Preferring(Packed):
         }
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, margin, per-token log-likelihood of the chosen less that of the rejected answer), each [B]; the margin is β Δ for
-        pairs and β r for thumbs with `reference`, 0 without; the last is 0 for thumbs."""
+        """(loss, margin, per-token log-likelihood of the chosen less that of the
+        rejected answer), each [B]; the margin is β Δ for pairs and β r for thumbs with
+        `reference`, 0 without; the last is 0 for thumbs.
+        """
         sums, counts = _likelihoods(self.reader, batch)
         examples, rejects = len(batch["liked"]), batch["rejects"]
         pairs, beta = int(rejects.sum()), self.config.beta

@@ -2,8 +2,10 @@
 
     L_i = 1/|P_i| Σ_{p in P_i} -w_{y_p} log softmax(z_p)_{y_p} + λ (1 - 2 Σ p y / (Σ p + Σ y)),    P_i the pixels of picture i that have a class
 
-The second term, soft Dice over the classes that a picture has (Milletari et al. 2016, arXiv:1606.04797), is for objects that are small beside their ground.
-Pictures are stretched to the model's size; figures are of the masks at that size, answers at the picture's own.
+The second term, soft Dice over the classes that a picture has (Milletari et al. 2016,
+arXiv:1606.04797), is for objects that are small beside their ground. Pictures are
+stretched to the model's size; figures are of the masks at that size, answers at the
+picture's own.
 """
 
 from __future__ import annotations
@@ -40,9 +42,13 @@ EXAMPLE = "images/a.jpg + masks/a.png (+ classes.txt)"
 @dataclass(frozen=True)
 class Config:
     image_size: int = 0
-    """Pixels of a side; 0 for the base's own, at most 512 (for efficientnet-lite0: 112 for pictures of at most 64 pixels, else 224)."""
+    """Pixels of a side; 0 for the base's own, at most 512 (for efficientnet-lite0: 112
+    for pictures of at most 64 pixels, else 224).
+    """
     augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture, its mask moving along: flip, shift, rotate, crop, colour, noise."""
+    """Changes drawn anew for every training picture, its mask moving along: flip,
+    shift, rotate, crop, colour, noise.
+    """
     dice: float = 0.0
     """Weight λ of the Dice loss."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -62,7 +68,8 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     if mask.shape != (picture["height"], picture["width"]):
         raise Unusable(
             say(
-                f"its mask has {mask.shape[1]} × {mask.shape[0]} pixels, the picture {picture['width']} × {picture['height']}.",
+                f"its mask has {mask.shape[1]} × {mask.shape[0]} pixels, the "
+                f"picture {picture['width']} × {picture['height']}.",
                 f"掩码为 {mask.shape[1]} × {mask.shape[0]} 像素，图片为 {picture['width']} × {picture['height']}。",
             ),
             say("Give masks of the picture's size.", "请提供与图片同样大小的掩码。"),
@@ -305,7 +312,9 @@ def _dice(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed code of a mask [H, W]: lengths of runs down the columns, of 0 and 1 by turns, beginning with 0."""
+    """COCO's uncompressed code of a mask [H, W]: lengths of runs down the columns, of 0
+    and 1 by turns, beginning with 0.
+    """
     flat = mask.ravel(order="F").astype(np.int8)
     changes = np.flatnonzero(np.diff(flat)) + 1
     lengths = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()

@@ -2,8 +2,10 @@
 
     L = -Σ_t log p(y_t | y_<t, x)      over the target alone
 
-An encoder-decoder (T5, BART) reads the source in its encoder; a causal model is asked with `head.prompt` and answers with the target.
-Smoothed labels: (1 - ε) of the certainty on the right token, ε over all (Szegedy et al. 2015, arXiv:1512.00567).
+An encoder-decoder (T5, BART) reads the source in its encoder; a causal model is asked
+with `head.prompt` and answers with the target.
+Smoothed labels: (1 - ε) of the certainty on the right token, ε over all (Szegedy et al.
+    2015, arXiv:1512.00567).
 """
 
 from __future__ import annotations
@@ -132,7 +134,8 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Writer:
 class Writer(Learner):
     """What the two kinds of base share: asking, figures, answers.
 
-    Batches hold asked [B, S] and wanted [B, T]: the tokens of source and target, MASKED behind them; beside what the model reads.
+    Batches hold asked [B, S] and wanted [B, T]: the tokens of source and target, MASKED
+    behind them; beside what the model reads.
     """
 
     unit = "tokens"
@@ -162,7 +165,9 @@ class Writer(Learner):
         """-log p of the tokens of each target."""
 
     def shortened(self, source: str, room: int) -> list[int]:
-        """A source as the model is asked, cut at its end so that all of the prompt's own words stay."""
+        """A source as the model is asked, cut at its end so that all of the prompt's
+        own words stay.
+        """
         ids = self.source_ids(source)
         while len(ids) > room and source:
             kept = self.asking.tokenizer(source, add_special_tokens=False).input_ids

@@ -1,9 +1,11 @@
-"""Text classification: for a text, or a text and another beside it, one label, several labels, or a number.
+"""Text classification: for a text, or a text and another beside it, one label, several
+labels, or a number.
 
     single       L = -Σ_i w_{y_i} log softmax(W h_i)_{y_i}
     multi        L = -Σ_i mean_k [w_k y_ik log σ(z_ik) + (1 - y_ik) log(1 - σ(z_ik))]
     regression   L = Σ_i (z_i - (y_i - μ)/s)², with the mean μ and deviation s of the training data
-Head: a linear layer over the base's summary of the text (its first token, its last, or its own pooling, as Transformers has it).
+Head: a linear layer over the base's summary of the text (its first token, its last, or
+    its own pooling, as Transformers has it).
 """
 
 from __future__ import annotations
@@ -62,11 +64,15 @@ class Config:
     problem: Literal["single", "multi", "regression"] = "single"
     """One label for a text; a list of any number of labels; or a number."""
     class_weights: str | dict[str, float] = ""
-    """balanced (a label counts the more, the rarer it is), or {label: weight}; scaled so that the loss keeps its size."""
+    """balanced (a label counts the more, the rarer it is), or {label: weight}; scaled
+    so that the loss keeps its size.
+    """
     label_smoothing: float = 0.0
     """Share of certainty that is spread over all labels."""
     dropout: float | None = None
-    """Share of what the head sees that is left out while training; the base's own setting if not given (tune.dropout is the base's)."""
+    """Share of what the head sees that is left out while training; the base's own
+    setting if not given (tune.dropout is the base's).
+    """
     threshold: float = 0.5
     """For multi: probability from which a label is given."""
 
@@ -296,7 +302,9 @@ class Classifier(Learner):
         return {"ids": ids, "label": self._target(columns.get("label"))}
 
     def _target(self, label: Any) -> np.ndarray:
-        """single: a place in the labels, -100 for none; multi: [labels] of 0 and 1; regression: the number."""
+        """single: a place in the labels, -100 for none; multi: [labels] of 0 and 1;
+        regression: the number.
+        """
         if self.spec["problem"] == "regression":
             return np.array(math.nan if label is None else label, dtype=np.float32)
         if self.spec["problem"] == "multi":
@@ -507,8 +515,10 @@ class Classifier(Learner):
 
 
 def _weights(spec: Mapping[str, Any], config: Config) -> Tensor | None:
-    """single: a weight for each label, 1 on average over the training examples, so that the loss keeps its size and sums of it stay
-    exact. multi: what a label that is there counts against one that is not."""
+    """single: a weight for each label, 1 on average over the training examples, so that
+    the loss keeps its size and sums of it stay exact. multi: what a label that is there
+    counts against one that is not.
+    """
     if not config.class_weights:
         return None
     counts, whole = (
@@ -531,7 +541,9 @@ def _weights(spec: Mapping[str, Any], config: Config) -> Tensor | None:
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """[..., (right, wrong, missed)] -> 2 right / (2 right + wrong + missed); 0 where there is nothing."""
+    """[..., (right, wrong, missed)] -> 2 right / (2 right + wrong + missed); 0 where
+    there is nothing.
+    """
     right, errors = counts[..., 0], counts[..., 1] + counts[..., 2]
     return 2 * right / np.maximum(2 * right + errors, 1e-12)
 

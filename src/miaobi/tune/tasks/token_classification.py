@@ -1,8 +1,9 @@
 """Token classification: names in a text, where they begin and end, and of what kind they are.
 
     L = -Σ_t log softmax(W h_t)_{y_t},   y_t in {O, B-k, I-k}
-At rest the tags are the likeliest sequence in which I-k follows only B-k or I-k (Viterbi), so every answer is a set of spans.
-A name counts as right when its ends and its kind are (Tjong Kim Sang and De Meulder 2003, CoNLL).
+At rest the tags are the likeliest sequence in which I-k follows only B-k or I-k
+(Viterbi), so every answer is a set of spans. A name counts as right when its ends and
+its kind are (Tjong Kim Sang and De Meulder 2003, CoNLL).
 """
 
 from __future__ import annotations
@@ -62,11 +63,15 @@ class Span(NamedTuple):
 @dataclass(frozen=True)
 class Config:
     characters: bool = True
-    """Give every Chinese character a token of its own, so that a name can begin and end anywhere."""
+    """Give every Chinese character a token of its own, so that a name can begin and end
+    anywhere.
+    """
     label_smoothing: float = 0.0
     """Share of certainty that is spread over all tags."""
     dropout: float | None = None
-    """Share of what the head sees that is left out while training; the base's own setting if not given (tune.dropout is the base's)."""
+    """Share of what the head sees that is left out while training; the base's own
+    setting if not given (tune.dropout is the base's).
+    """
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
@@ -83,7 +88,9 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def _joined(tokens: Sequence[Any], tags: Any) -> tuple[str, list[Span]]:
-    """Words and their tags (BIO, BIOES, or bare kinds) as a text with spans. Spaces stand between words but not between Chinese characters."""
+    """Words and their tags (BIO, BIOES, or bare kinds) as a text with spans. Spaces
+    stand between words but not between Chinese characters.
+    """
     shape = '{"tokens": ["Ada", "lives"], "tags": ["B-person", "O"]}'
     if not isinstance(tags, list) or len(tags) != len(tokens):
         raise Unusable(
@@ -253,7 +260,9 @@ class Tagger(Learner):
         return len(self.tokenizer(columns["text"], verbose=False).input_ids)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        """ids [T], offsets [T, 2] (characters; 0, 0 for marks of the tokenizer), tags [T], spans [N, 3], letters [characters]."""
+        """ids [T], offsets [T, 2] (characters; 0, 0 for marks of the tokenizer), tags
+        [T], spans [N, 3], letters [characters].
+        """
         limit = max_length or self.room
         found = self.tokenizer(
             columns["text"],
@@ -521,7 +530,9 @@ def _counts(said: Sequence[Span], gold: set[Span], label: str) -> np.ndarray:
 
 
 def viterbi(scores: np.ndarray, steps: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The sequence of greatest Σ_t scores[t, y_t] + steps[y_{t-1}, y_t] + first[y_0]. scores [T, K] -> int64 [T]."""
+    """The sequence of greatest Σ_t scores[t, y_t] + steps[y_{t-1}, y_t] + first[y_0].
+    scores [T, K] -> int64 [T].
+    """
     if not len(scores):
         return np.zeros(0, dtype=np.int64)
     best, came = scores[0] + first, list[np.ndarray]()

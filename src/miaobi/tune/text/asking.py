@@ -1,7 +1,9 @@
-"""How a language model is asked and how it answers: a question as tokens, its answer as tokens, and answers for many questions at once.
+"""How a language model is asked and how it answers: a question as tokens, its answer as
+tokens, and answers for many questions at once.
 
-The same for translation, preferences and distillation. Where the base chats, a question is a user's message in its own template, and an
-answer ends as the template ends it; elsewhere the question stands as it is, and the answer ends with the end-of-text token.
+The same for translation, preferences and distillation. Where the base chats, a question
+is a user's message in its own template, and an answer ends as the template ends it;
+elsewhere the question stands as it is, and the answer ends with the end-of-text token.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Asking:
         )
 
     def answer(self, asked: Question, text: str) -> list[int]:
-        """The answer's tokens with the one that ends it. White space that a template writes after that is nobody's to say."""
+        """The answer's tokens with the one that ends it. White space that a template
+        writes after that is nobody's to say.
+        """
         written, end = (
             text,
             []
@@ -95,8 +99,10 @@ def _messages(asked: Question) -> list[Mapping[str, Any]]:
 def fitted(
     question: Sequence[int], answer: Sequence[int], max_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Question and answer within `max_length` tokens (0: as they are): the answer keeps its beginning and half of the room at least,
-    the question keeps its end, beside which the answer stands."""
+    """Question and answer within `max_length` tokens (0: as they are): the answer keeps
+    its beginning and half of the room at least, the question keeps its end, beside
+    which the answer stands.
+    """
     if max_length:
         answer = answer[: max(max_length // 2, max_length - len(question))]
         question = question[max(0, len(question) + len(answer) - max_length) :]
@@ -124,8 +130,9 @@ def write(
     max_new_tokens: int,
     num_beams: int = 1,
 ) -> list[str]:
-    """Answers to questions (their tokens), by greedy or beam search, all in one batch; one by one behind a learned prompt, whose place
-    padding would shift."""
+    """Answers to questions (their tokens), by greedy or beam search, all in one batch;
+    one by one behind a learned prompt, whose place padding would shift.
+    """
     from transformers import GenerationConfig
 
     if len(rows) > 1 and _prompted(net):

@@ -1,7 +1,10 @@
-"""What the tasks over text share: a pretrained model with a new head, texts as token ids, and batches without waste.
+"""What the tasks over text share: a pretrained model with a new head, texts as token
+ids, and batches without waste.
 
-Rows of a batch are brought to one length with padding, which most of the work then goes into. `grouped` splits a batch into a few
-groups of similar length; each is run by itself, cut to its own longest row. Losses are sums, so gradients stay those of the whole batch.
+Rows of a batch are brought to one length with padding, which most of the work then goes
+into. `grouped` splits a batch into a few groups of similar length; each is run by
+itself, cut to its own longest row. Losses are sums, so gradients stay those of the
+whole batch.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ CALL = 96
 def with_head(
     base: Base, auto: Any, dropout: float | None = None, **settings: Any
 ) -> nn.Module:
-    """The base's model in one of Transformers' Auto classes, with a new head where the weights have none.
+    """The base's model in one of Transformers' Auto classes, with a new head where the
+    weights have none.
 
     Raises Unsupported for a base that has no such head.
     """
@@ -42,7 +46,8 @@ def with_head(
                 f"{base.name} 不是 Transformers 支持的文本模型。",
             ),
             say(
-                "Choose an encoder (BERT, use-multilingual ...) or a causal language model (smollm2, one trained by `miaobi train`).",
+                "Choose an encoder (BERT, use-multilingual ...) or a causal "
+                "language model (smollm2, one trained by `miaobi train`).",
                 "请选用编码器（BERT、use-multilingual 等）或因果语言模型（smollm2，或由 `miaobi train` 训练的模型）。",
             ),
         )
@@ -71,8 +76,11 @@ def with_head(
 
 
 def _whole(base: Base, auto: Any, config: Any) -> nn.Module:
-    """The model with the base's weights in it. Transformers calls the body of some models otherwise under another head (`transformer`
-    in LlamaForQuestionAnswering, `model` everywhere else), and then leaves it random without a word: such a body is put in by hand."""
+    """The model with the base's weights in it. Transformers calls the body of some
+    models otherwise under another head (`transformer` in LlamaForQuestionAnswering,
+    `model` everywhere else), and then leaves it random without a word: such a body is
+    put in by hand.
+    """
     from transformers import AutoModel
 
     loaded: Any = base.model(auto, config=config, output_loading_info=True)
@@ -86,7 +94,9 @@ def _whole(base: Base, auto: Any, config: Any) -> nn.Module:
 
 
 def _with_dropout(net: nn.Module, dropout: float | None) -> None:
-    """Of what the head sees. Heads of causal models have none of their own: it is put before them."""
+    """Of what the head sees. Heads of causal models have none of their own: it is put
+    before them.
+    """
     if dropout is None:
         return
     children = dict(net.named_children())
@@ -131,8 +141,10 @@ def room_of(base: Base) -> int:
 
 
 def ids_of(tokenizer: Any, text: str, pair: str, max_length: int) -> np.ndarray:
-    """A text, or a text and another, as int64 ids of at most `max_length` (0: all). Where the tokenizer has no mark of its own between
-    two texts, a line break stands there."""
+    """A text, or a text and another, as int64 ids of at most `max_length` (0: all).
+    Where the tokenizer has no mark of its own between two texts, a line break stands
+    there.
+    """
     cut = {"truncation": True, "max_length": max_length} if max_length else {}
     if pair and tokenizer.num_special_tokens_to_add(
         pair=True
@@ -158,7 +170,9 @@ def pieces_of(
 
 
 def grouped(lengths: Sequence[int], call: int = CALL) -> list[list[int]]:
-    """Places of rows in groups of similar length: the partition of least Σ (call + rows · longest), found by dynamic programming."""
+    """Places of rows in groups of similar length: the partition of least Σ (call + rows
+    · longest), found by dynamic programming.
+    """
     order = sorted(range(len(lengths)), key=lambda place: lengths[place])
     best, begin = [0.0], [0]
     for end in range(1, len(order) + 1):
@@ -179,9 +193,11 @@ def grouped(lengths: Sequence[int], call: int = CALL) -> list[list[int]]:
 def in_groups(
     run: Callable[[Batch], Tensor], batch: Batch, by_token: bool = False
 ) -> Tensor:
-    """run(rows {ids, mask} [n, t]) -> [n, ...] over all rows of the batch, group by group, in the batch's order.
+    """run(rows {ids, mask} [n, t]) -> [n, ...] over all rows of the batch, group by
+    group, in the batch's order.
 
-    by_token: what `run` gives has a place for each token, [n, t, ...]; it is filled up with 0 to the batch's length.
+    by_token: what `run` gives has a place for each token, [n, t, ...]; it is filled up
+        with 0 to the batch's length.
     """
     lengths = batch["mask"].sum(1).tolist()
     groups = grouped(lengths)

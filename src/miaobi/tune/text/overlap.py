@@ -4,9 +4,10 @@ chrF     Popović 2015 (aclanthology.org/W15-3049): F_β over character n-grams 
 BLEU     Papineni et al. 2002 (aclanthology.org/P02-1040): geometric mean of the n-gram precisions of 1 to 4, with brevity penalty
 ROUGE-L  Lin 2004 (aclanthology.org/W04-1013): F_1 of the longest common subsequence of words, averaged over examples
 
-chrF and BLEU follow sacreBLEU 2 (Post 2018, arXiv:1804.08771): statistics are added up over examples first; an n-gram precision of BLEU
-without a match is smoothed exponentially. Words are those of its tokenizer 13a, with each Chinese character a word of its own (its
-tokenizer zh). All three lie in [0, 100].
+chrF and BLEU follow sacreBLEU 2 (Post 2018, arXiv:1804.08771): statistics are added up
+over examples first; an n-gram precision of BLEU without a match is smoothed
+exponentially. Words are those of its tokenizer 13a, with each Chinese character a word
+of its own (its tokenizer zh). All three lie in [0, 100].
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def words(text: str) -> list[str]:
 def _shared(
     answer: Sequence[str] | str, reference: Sequence[str] | str, order: int
 ) -> tuple[int, int, int]:
-    """n-grams of the answer, of the reference, and those in both (each as often as in the rarer side)."""
+    """n-grams of the answer, of the reference, and those in both (each as often as in
+    the rarer side).
+    """
     mine, theirs = (
         Counter(tuple(side[at : at + order]) for at in range(len(side) - order + 1))
         for side in (answer, reference)
@@ -88,7 +91,9 @@ def chrf(counts: np.ndarray) -> np.ndarray:
 
 
 def bleu_counts(answer: str, reference: str) -> np.ndarray:
-    """[10]: words of the answer and of the reference; for n of 1 to 4 the n-grams of the answer, and those also in the reference."""
+    """[10]: words of the answer and of the reference; for n of 1 to 4 the n-grams of
+    the answer, and those also in the reference.
+    """
     mine, theirs = words(answer), words(reference)
     shared = [_shared(mine, theirs, order) for order in range(1, WORDS + 1)]
     return np.array(

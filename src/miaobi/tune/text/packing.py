@@ -1,11 +1,14 @@
-"""Batches without padding, for any causal language model of Transformers: sequences lie end to end and never see each other.
+"""Batches without padding, for any causal language model of Transformers: sequences lie
+end to end and never see each other.
 
     ids        a a a a b b c c c ...     positions start again with each sequence
     attention  causal within a, within b, within c
 
-What all sequences of a batch begin with (a system prompt) is computed once: they attend to the same keys and values, so loss and gradient
-are those of each alone. Layers see [1, T, C]; only attention knows about sequences. A model whose attention cannot be told (a `Reader`
-finds out by trying) has its batches padded instead. Logits are made for learned positions only, in chunks (nn/chunked.py).
+What all sequences of a batch begin with (a system prompt) is computed once: they attend
+to the same keys and values, so loss and gradient are those of each alone. Layers see
+[1, T, C]; only attention knows about sequences. A model whose attention cannot be told
+(a `Reader` finds out by trying) has its batches padded instead. Logits are made for
+learned positions only, in chunks (nn/chunked.py).
 """
 
 from __future__ import annotations
@@ -37,8 +40,10 @@ def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]], share: bool = True) -> B
     """Sequences (ids, which of them are learned), each int64 and bool [length], as one batch:
 
     ids, positions, targets [T]: targets[t] is the token after t where that is learned, else MASKED.
-    bounds [N + 1]: where sequences begin and the last one ends; what lies before bounds[0] is the beginning they share.
-    order [N]: which of `rows` the n-th is; they are sorted by length. What follows a sequence's last learned token is left out.
+    bounds [N + 1]: where sequences begin and the last one ends; what lies before
+        bounds[0] is the beginning they share.
+    order [N]: which of `rows` the n-th is; they are sorted by length. What follows a
+        sequence's last learned token is left out.
     """
     ids, targets = list[np.ndarray](), list[np.ndarray]()
     for tokens, learned in rows:
@@ -69,7 +74,9 @@ def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]], share: bool = True) -> B
 
 
 def _shared(ids: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> int:
-    """How many tokens all begin with, as far as none of them is learned from; each keeps one of its own at least."""
+    """How many tokens all begin with, as far as none of them is learned from; each
+    keeps one of its own at least.
+    """
     most = min(
         min(
             len(row) - 1,
@@ -98,7 +105,9 @@ class Group:
 
     @cached_property
     def rows(self) -> Tensor | None:
-        """Places of the filled-up sequences in the group's stretch of the stream, [N L]; None where all are of one length."""
+        """Places of the filled-up sequences in the group's stretch of the stream, [N
+        L]; None where all are of one length.
+        """
         longest, start, rows = max(self.lengths), 0, list[Tensor]()
         if min(self.lengths) == longest:
             return None
@@ -189,7 +198,9 @@ def attention(
     sliding_window: int | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """For Transformers' attention interface: query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D]."""
+    """For Transformers' attention interface: query [1, H, T, D], key and value [1, K,
+    T, D] -> [1, T, H, D].
+    """
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -216,7 +227,9 @@ def attention(
 
 
 class _Apart(torch.autograd.Function):
-    """Attention group by group. Slicing in autograd would fill a tensor as large as the stream with zeros for every group's gradient."""
+    """Attention group by group. Slicing in autograd would fill a tensor as large as the
+    stream with zeros for every group's gradient.
+    """
 
     @staticmethod
     def forward(
@@ -282,7 +295,9 @@ def _attend(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    """query [N, H, L, D], key and value [N, K, L, D] behind what is shared [1, K, P, D] -> [N, H, L, D]."""
+    """query [N, H, L, D], key and value [N, K, L, D] behind what is shared [1, K, P, D]
+    -> [N, H, L, D].
+    """
     query, key, value = parts
     if shared:
         key, value = (
@@ -305,7 +320,9 @@ def _attend(
 
 
 def _filled(stream: Tensor, group: Group, zeros: bool = False) -> Tensor:
-    """[1, H, T, D] -> the group's sequences as [N, H, L, D], filled up with repetitions, or with zeros."""
+    """[1, H, T, D] -> the group's sequences as [N, H, L, D], filled up with
+    repetitions, or with zeros.
+    """
     part = stream[0, :, group.start : group.end]
     if group.rows is not None:
         part = part.index_select(1, group.rows)
@@ -324,7 +341,8 @@ def _register() -> None:
 
 
 class Reader:
-    """How a causal language model is read: packed where its attention allows, and without logits that nobody looks at.
+    """How a causal language model is read: packed where its attention allows, and
+    without logits that nobody looks at.
 
     net: one of Transformers' ...ForCausalLM, as it is or with adapters of PEFT.
     """
@@ -344,8 +362,9 @@ class Reader:
             self.packs = not self.prompted and self._packs()
 
     def _scale_of_logits(self) -> float:
-        """c where logits are c times the head of the last hidden state (Cohere and Granite scale them); 0 where they are something else
-        (Gemma 2 caps them)."""
+        """c where logits are c times the head of the last hidden state (Cohere and
+        Granite scale them); 0 where they are something else (Gemma 2 caps them).
+        """
         ids = self._trial(5)
         if type(self.head) is not nn.Linear:
             return 0.0
@@ -371,7 +390,9 @@ class Reader:
         )
 
     def _packs(self) -> bool:
-        """Try: two sequences with a shared beginning, packed, against each alone. Leaves the model as it was where they differ."""
+        """Try: two sequences with a shared beginning, packed, against each alone.
+        Leaves the model as it was where they differ.
+        """
         if not self.core._supports_attention_backend:
             return False
         own = self.core.config._attn_implementation
@@ -415,7 +436,9 @@ class Reader:
         return found if self.scale == 1 else found * self.scale
 
     def _packed(self, batch: Batch) -> Tensor:
-        """[T, C or V]. The mask is a stand-in, so that Transformers makes none of [T, T]; attention goes by the layout."""
+        """[T, C or V]. The mask is a stand-in, so that Transformers makes none of [T,
+        T]; attention goes by the layout.
+        """
         ids = batch["ids"][None]
         return self._run(
             input_ids=ids,
@@ -429,20 +452,25 @@ class Reader:
         lengths = batch["bounds"].diff()
         rows = [row.cpu().numpy() for row in batch["ids"].split(lengths.tolist())]
         mask = padded([np.ones(len(row)) for row in rows], 0).to(batch["ids"].device)
-        # A learned prompt's own answers come first where the model does not take them away.
+        # A learned prompt's own answers come first where the model does not take them
+        # away.
         return self._run(
             input_ids=padded(rows, 0).to(mask.device), attention_mask=mask
         )[:, -mask.shape[1] :][mask.bool()]
 
     def states(self, batch: Batch, noise: float = 0.0) -> Tensor:
-        """The last hidden states of learned positions [N, C], scaled for the head; their logits [N, V] where `whole`. noise: NEFTune's α."""
+        """The last hidden states of learned positions [N, C], scaled for the head;
+        their logits [N, V] where `whole`. noise: NEFTune's α.
+        """
         with self._noisy(batch, noise) if noise else nullcontext():
             found = self._packed(batch) if self.packs else self._padded(batch)
         return found[batch["targets"] != MASKED]
 
     @contextmanager
     def _noisy(self, batch: Batch, alpha: float) -> Iterator[None]:
-        """Within: embeddings get noise, uniform in ± α/√(L d) for a sequence of L tokens and width d (arXiv:2310.05914)."""
+        """Within: embeddings get noise, uniform in ± α/√(L d) for a sequence of L
+        tokens and width d (arXiv:2310.05914).
+        """
         lengths = batch["bounds"].diff()
         scale = alpha / lengths.repeat_interleave(lengths).float().sqrt()
 
@@ -496,7 +524,9 @@ class Packed(Learner):
 
     @property
     def shares(self) -> bool:
-        """Whether what all sequences of a batch begin with is computed once: not where something random would then be common too."""
+        """Whether what all sequences of a batch begin with is computed once: not where
+        something random would then be common too.
+        """
         random = self.training and (
             bool(self.neftune_alpha)
             or any(
@@ -508,7 +538,9 @@ class Packed(Learner):
 
 
 def layers_of(net: nn.Module) -> str:
-    """The name of the list of a language model's layers, its first ModuleList; empty where there is none."""
+    """The name of the list of a language model's layers, its first ModuleList; empty
+    where there is none.
+    """
     return next(
         (
             name
@@ -528,7 +560,9 @@ def padded_like(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def by_sequence(batch: Batch, values: Tensor) -> list[Tensor]:
-    """Values of learned positions, one tensor for each of the rows that `pack` was given, in their order."""
+    """Values of learned positions, one tensor for each of the rows that `pack` was
+    given, in their order.
+    """
     learned = batch["targets"] != MASKED
     counts = [
         int(part.sum())

@@ -33,7 +33,9 @@ def is_cjk(letter: str) -> bool:
 
 
 def letters_apart(tokenizer: Any) -> Any:
-    """The tokenizer with every Chinese character a token of its own, or several, never part of a longer one. It is saved with that."""
+    """The tokenizer with every Chinese character a token of its own, or several, never
+    part of a longer one. It is saved with that.
+    """
     from tokenizers import Regex, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
@@ -46,7 +48,8 @@ def letters_apart(tokenizer: Any) -> Any:
     parts = parts.get("pretokenizers", [parts])
     if any(part.get("pattern") == {"Regex": f"[{CJK}]"} for part in parts):
         return tokenizer  # it comes from a model that was tuned so
-    # Metaspace puts a blank before each piece it is given; byte-level rules leave no characters behind.
+    # Metaspace puts a blank before each piece it is given; byte-level rules leave no
+    # characters behind.
     after = any(part.get("type") == "Metaspace" for part in parts)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [apart] if rule is None else [rule, apart] if after else [apart, rule]

@@ -1,6 +1,8 @@
-"""A teacher's answers, asked for once and kept on disk, so that a run that was stopped does not ask again.
+"""A teacher's answers, asked for once and kept on disk, so that a run that was stopped
+does not ask again.
 
-One file for each teacher and length of answer, under $MIAOBI_HOME/teachers: a line of JSON for each answer, appended as it arrives.
+One file for each teacher and length of answer, under $MIAOBI_HOME/teachers: a line of
+JSON for each answer, appended as it arrives.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from miaobi.tune.text.asking import Question
 
 
 class Teacher:
-    """name: a model as `miaobi.load` takes it, such as a starter pack, a path, or the URL of a server; served: its name there, where
-    the server offers several. Answers are greedy, of at most `max_new_tokens`."""
+    """name: a model as `miaobi.load` takes it, such as a starter pack, a path, or the
+    URL of a server; served: its name there, where the server offers several. Answers
+    are greedy, of at most `max_new_tokens`.
+    """
 
     def __init__(
         self, name: str, served: str = "", max_new_tokens: int = 128, streams: int = 4
@@ -83,7 +87,9 @@ class Teacher:
         )
 
     def ask(self, questions: Sequence[Question], shown: bool = False) -> None:
-        """Have these answered, `streams` at a time. What was answered before an error or Ctrl-C is kept."""
+        """Have these answered, `streams` at a time. What was answered before an error
+        or Ctrl-C is kept.
+        """
         asked = self.missing(questions)
         if not asked:
             return

@@ -1,8 +1,10 @@
 """Where in a rendered dialogue the assistant speaks, and chat templates for bases that have none.
 
-A template that marks it ({% generation %}) is taken at its word. For any other, turn i is what follows when the messages before it are
-rendered as a prompt: full = prompt(m_<i) ‖ turn_i ‖ rest, exactly what the model has to say where it is served. White space after the
-token that ends a turn is not part of it, since nobody lets the model go on that far.
+A template that marks it ({% generation %}) is taken at its word. For any other, turn i
+is what follows when the messages before it are rendered as a prompt: full =
+prompt(m_<i) ‖ turn_i ‖ rest, exactly what the model has to say where it is served.
+White space after the token that ends a turn is not part of it, since nobody lets the
+model go on that far.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ PLAIN = """\
 {{ 'Assistant:' if add_generation_prompt else '' }}"""
 
 BUILT_IN = {"chatml": CHATML, "plain": PLAIN}
-"""chatml: SmolLM2's and Qwen's form, with tools as Qwen2.5 and Hermes write them. plain: words and the token that ends a text, for any vocabulary."""
+"""chatml: SmolLM2's and Qwen's form, with tools as Qwen2.5 and Hermes write them.
+plain: words and the token that ends a text, for any vocabulary.
+"""
 
 
 def spoken(
@@ -63,8 +67,10 @@ def spoken(
 ) -> tuple[str, list[Span]]:
     """The rendered dialogue, and its assistant's turns in order.
 
-    A turn with nothing before it (the assistant speaks first) answers no prompt and is left out, as are earlier turns that the template
-    writes differently once others follow (Qwen3 takes their thoughts out). Raises BadInput for what the template refuses.
+    A turn with nothing before it (the assistant speaks first) answers no prompt and is
+    left out, as are earlier turns that the template writes differently once others
+    follow (Qwen3 takes their thoughts out). Raises BadInput for what the template
+    refuses.
     """
     if MARKS.search(template.source):
         return _marked(
@@ -98,7 +104,9 @@ def spoken(
 
 
 def _end(text: str, message: Message) -> int:
-    """Where the turn at the end of `text` ends: after the token that ends it, or after white space where nothing else does."""
+    """Where the turn at the end of `text` ends: after the token that ends it, or after
+    white space where nothing else does.
+    """
     stripped, content = text.rstrip(), (message.get("content") or "").rstrip()
     return len(text) if content and stripped.endswith(content) else len(stripped)
 

@@ -1,4 +1,6 @@
-"""Keys that may change which models others get. Those that were made before could, and still can."""
+"""Keys that may change which models others get. Those that were made before could, and
+still can.
+"""
 
 import sqlalchemy as sa
 from alembic import op
