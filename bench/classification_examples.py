@@ -34,10 +34,10 @@ from transformers import (
 )
 
 from miaobi.core.engine import Weights
+from miaobi.models.base import Base
 from miaobi.train import loop
 from miaobi.train.config import TrainConfig
 from miaobi.tune import examples
-from miaobi.tune.base import Base
 from miaobi.tune.learner import Learner
 from miaobi.tune.tasks import text_classification as task
 

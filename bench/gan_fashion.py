@@ -26,11 +26,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from miaobi.core.config import read_yaml
-from miaobi.data import pictures
-from miaobi.evaluate.coverage import prdc
-from miaobi.evaluate.frechet import frechet_distance
-from miaobi.nn.efficientnet import features
-from miaobi.nn.pictures import to_pixels
+from miaobi.data.image import prepared as pictures
+from miaobi.evaluate.image.coverage import prdc
+from miaobi.evaluate.image.frechet import frechet_distance
+from miaobi.models.efficientnet import features
+from miaobi.nn.image import to_pixels
 from miaobi.train import loop
 from miaobi.verbs.train import Settings, settle
 

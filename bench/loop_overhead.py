@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from miaobi.data import tokens
+from miaobi.data.text import tokens
 from miaobi.families import gpt
 from miaobi.train import loop
 from miaobi.train.config import TrainConfig

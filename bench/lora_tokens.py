@@ -31,15 +31,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from miaobi.data.shapes import Unusable
+from miaobi.data.labelled.texts import texts
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base, open_base
 from miaobi.nn.objective import Batch
 from miaobi.train import loop
 from miaobi.train.config import TrainConfig
 from miaobi.tune import methods
-from miaobi.tune.base import Base, open_base
 from miaobi.tune.learner import Features
 from miaobi.tune.methods import TuneConfig
-from miaobi.tune.readers.texts import texts
 from miaobi.tune.tasks import chat
 from miaobi.tune.tasks.chat import Assistant
 

@@ -5,7 +5,7 @@ judge of pictures on ordinary ones.
     python bench/moderation.py [--json figures.json]
 
 - thresholds: the probability that at most `--alarms` (1 %) of the texts without a category reach, on the validation split, on shop reviews
-  and on dialogues; a half at least. The constants in engines/text_safety.py are these.
+  and on dialogues; a half at least. The constants in engines/moderation/texts.py are these.
 - test split: for each category, the share found of the texts that have it, and the share flagged of those that do not.
 - elsewhere, never taught: 200 wishes for harm (HarmBench), other dialogues and reviews, taken to be harmless, and 62 Chinese
   sentences written for this bench (moderation_zh.jsonl) by the author of the rules,
@@ -29,10 +29,10 @@ from typing import Any
 import yaml
 
 from miaobi.data import packs
-from miaobi.data.picture_files import read_picture
-from miaobi.data.safety_loader import wishes_for_harm
+from miaobi.data.image.files import read_picture
+from miaobi.data.labelled.loaders.safety import wishes_for_harm
 from miaobi.engines.load import load
-from miaobi.engines.text_safety import (
+from miaobi.engines.moderation.texts import (
     CLASSIFIER,
     LEARNT,
     THRESHOLDS,
@@ -184,8 +184,8 @@ def elsewhere(model: Any, count: int) -> dict[str, dict[str, str]]:
 
 
 def pictures(count: int) -> dict[str, str]:
-    from miaobi.engines.nsfw import unsafe
-    from miaobi.engines.safety import THRESHOLD
+    from miaobi.engines.moderation.images import THRESHOLD
+    from miaobi.engines.moderation.nsfw import unsafe
 
     table = {}
     for name in ("emoji", "fashion", "digits"):

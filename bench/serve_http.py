@@ -167,8 +167,8 @@ without Python.
 
 
 def llamacpp(model: str, streams: int) -> Server:
-    from miaobi.engines.cores import physical_cores
-    from miaobi.engines.weights import find
+    from miaobi.core.machine import physical_cores
+    from miaobi.models.weights import find
 
     port = free_port()
     return start(
@@ -192,7 +192,7 @@ def transformers(model: str, dtype: str) -> Server:
     """`transformers serve` with continuous batching on the same weights, written out as
     floats. With 2,048 blocks it answered 503 to all.
     """
-    from miaobi.tune.base import open_base
+    from miaobi.models.base import open_base
 
     port, folder = free_port(), open_base(model).folder
     return start(
@@ -219,7 +219,7 @@ def transformers(model: str, dtype: str) -> Server:
 
 def vllm(model: str, streams: int, dtype: str, environment: Path) -> Server:
     """The same weights as floats, with its prefix cache, which is on unless told otherwise."""
-    from miaobi.tune.base import open_base
+    from miaobi.models.base import open_base
 
     port, folder = free_port(), open_base(model).folder
     return start(

@@ -22,8 +22,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from miaobi.engines.converted import as_openvino
 from miaobi.engines.load import load
+from miaobi.models.converted import as_openvino
 
 PROMPTS = (
     "Once upon a time",
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    from miaobi.engines.weights import find
+    from miaobi.models.weights import find
 
     path = find(args.model).path
     guides = [

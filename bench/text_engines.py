@@ -31,7 +31,7 @@ from miaobi.core.files import home, write_text
 from miaobi.core.requests import TextRequest
 from miaobi.engines import auto
 from miaobi.engines.load import open_engine
-from miaobi.engines.weights import find
+from miaobi.models.weights import find
 
 PROMPT = (
     "Once upon a time, in a village by river number {0}, there lived an old "
@@ -109,7 +109,7 @@ def openvino_direct(engine: Any, tokens: int) -> Run:
     import openvino_genai as genai
 
     from miaobi.engines.openvino import runs_from
-    from miaobi.engines.openvino_process import _Pipeline
+    from miaobi.engines.openvino.process import _Pipeline
 
     own = _Pipeline(
         str(runs_from(engine._path)),

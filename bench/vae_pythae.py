@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.core.config import read_yaml
-from miaobi.data import pictures
+from miaobi.data.image import prepared as pictures
 from miaobi.train import loop
 from miaobi.verbs.train import settle
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.data import tokens
+from miaobi.data.text import tokens
 from miaobi.families import gpt
 from miaobi.nn.language import LanguageModel
 from miaobi.train import loop

@@ -60,7 +60,7 @@ def page() -> str:
 def _finetune() -> list[str]:
     from miaobi.core.registry import tasks
     from miaobi.verbs.finetune import OWN
-    from miaobi.verbs.tune_settings import options_of
+    from miaobi.verbs.finetune.settings import options_of
 
     common = [
         option

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from miaobi.core.config import options
 from miaobi.core.registry import families
-from miaobi.data.tokens import TokenSpec
+from miaobi.data.text.tokens import TokenSpec
 from miaobi.nn.objective import Loss, Objective
 from miaobi.train import loop
 from miaobi.train.config import TrainConfig

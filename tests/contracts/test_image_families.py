@@ -15,9 +15,8 @@ from torch import Tensor
 
 from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.registry import families
-from miaobi.data.pictures import PictureSpec
-from miaobi.nn.objective import Objective
-from miaobi.nn.pictures import (
+from miaobi.data.image.prepared import PictureSpec
+from miaobi.nn.image import (
     Encodes,
     HasBound,
     HasLatents,
@@ -25,6 +24,7 @@ from miaobi.nn.pictures import (
     from_pixels,
     to_pixels,
 )
+from miaobi.nn.objective import Objective
 from miaobi.train import checkpoint, loop
 from miaobi.train.config import TrainConfig
 

@@ -14,7 +14,7 @@ from tests.evaluate.models import unigram
 
 from miaobi.core.config import plain
 from miaobi.core.registry import metrics
-from miaobi.evaluate.subject import (
+from miaobi.evaluate.text.subject import (
     BOUND,
     HELD_OUT,
     LIKELIHOOD,

@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from miaobi.engines.cores import settle_waiting
+from miaobi.core.machine import settle_waiting
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound
-from miaobi.data import loaders, packs, picture_loaders
+from miaobi.data import packs
 from miaobi.data.catalogue import PACKS, Pack, Package
+from miaobi.data.image import loaders as picture_loaders
+from miaobi.data.text import loaders
 
 POEM = b"\xe6\x98\xa5\xe7\x9c\xa0"
 

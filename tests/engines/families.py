@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
 from miaobi.core.registry import families
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 
 CLASSES = ("crane", "crow", "swan")
 

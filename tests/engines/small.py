@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
-from miaobi.data import tokenizer
-from miaobi.data.tokens import TokenSpec
-from miaobi.engines.convert import to_gguf
+from miaobi.data.text import tokenizer
+from miaobi.data.text.tokens import TokenSpec
 from miaobi.families import gpt, lstm
+from miaobi.models.convert import to_gguf
 
 CONTEXT = 256
 POEM = (

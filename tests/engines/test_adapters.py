@@ -22,8 +22,8 @@ from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.requests import TextRequest
 from miaobi.engines import auto
 from miaobi.engines.load import Collected, Model
-from miaobi.engines.weights import find
-from miaobi.tune.base import open_base
+from miaobi.models.base import open_base
+from miaobi.models.weights import find
 
 PROMPTS = ("春江潮水", "The moon", "江畔何人初见月？江月")
 

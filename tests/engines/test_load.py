@@ -225,7 +225,7 @@ def test_wrong_options_and_engines(
 
 
 def test_auto_follows_the_measurements(miaobi_home: Path, tmp_path: Path) -> None:
-    weights = __import__("miaobi.engines.weights", fromlist=["of_path"]).of_path(
+    weights = __import__("miaobi.models.weights", fromlist=["of_path"]).of_path(
         small_gguf(tmp_path)
     )
     rows = [

@@ -19,9 +19,12 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
 from miaobi.core.requests import ImageRequest
 from miaobi.data import packs
-from miaobi.engines import layers_model, nsfw, styletransfer_engine, upscaler_engine
 from miaobi.engines.load import Model, open_engine
+from miaobi.engines.moderation import nsfw
 from miaobi.engines.packaged import Network
+from miaobi.engines.styletransfer import engine as styletransfer_engine
+from miaobi.engines.upscaler import engine as upscaler_engine
+from miaobi.engines.upscaler import layers_model
 
 Pack = Callable[[str], Path]
 

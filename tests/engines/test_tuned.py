@@ -21,7 +21,7 @@ from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.registry import engines, tasks
 from miaobi.core.store import Store
 from miaobi.engines import auto
-from miaobi.engines.weights import find
+from miaobi.models.weights import find
 from miaobi.tune.learner import Example, Learner
 
 REVIEWS = [

@@ -21,10 +21,10 @@ from transformers.models.vit import ViTImageProcessorPil
 import miaobi
 from miaobi.core.artifacts import Image
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.engines.weights import find
-from miaobi.tune.base import open_base
+from miaobi.data.labelled.images import checked, pictures
+from miaobi.models.base import open_base
+from miaobi.models.weights import find
 from miaobi.tune.learner import Example
-from miaobi.tune.readers.pictures import checked, pictures
 from miaobi.tune.tasks import diffusion, image_classification
 
 

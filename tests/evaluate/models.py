@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.evaluate.subject import Subject
+from miaobi.evaluate.text.subject import Subject
 
 
 def by_character(text: str) -> list[tuple[int, int, int]]:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miaobi.data.pictures import PictureSpec
-from miaobi.evaluate.extractors import Extractor, Told
-from miaobi.evaluate.pictures import Crowd, PictureSubject
-from miaobi.nn.pictures import to_pixels
+from miaobi.data.image.prepared import PictureSpec
+from miaobi.evaluate.image.extractors import Extractor, Told
+from miaobi.evaluate.image.subject import Crowd, PictureSubject
+from miaobi.nn.image import to_pixels
 
 SPEC = PictureSpec(1, 8, 8, ("dark", "light"))
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from miaobi.core.errors import BadInput, Damaged
-from miaobi.engines.chat import ChatTemplate, from_folder, from_gguf
+from miaobi.models.chat import ChatTemplate, from_folder, from_gguf
 
 PAYLOADS = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",

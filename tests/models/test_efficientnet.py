@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from miaobi.nn import efficientnet
+from miaobi.models import efficientnet
 
 
 @pytest.fixture(scope="module")

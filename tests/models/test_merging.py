@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.store import Store
-from miaobi.engines.weights import find
-from miaobi.tune import merging
-from miaobi.tune.opening import Tuned, open_tuned
+from miaobi.models import merging
+from miaobi.models.tuned import Tuned, open_tuned
+from miaobi.models.weights import find
 
 IDS = torch.arange(5, 25)[None]
 

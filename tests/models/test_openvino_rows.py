@@ -15,9 +15,10 @@ from tests.engines.small import small_gguf
 
 from miaobi.core.engine import Weights
 from miaobi.core.errors import DoesNotFit, Unsupported
-from miaobi.engines import converted, openvino
-from miaobi.engines.openvino_rows import rewrite, values
-from miaobi.engines.requantise import to_q8
+from miaobi.engines import openvino
+from miaobi.models import converted
+from miaobi.models.openvino_rows import rewrite, values
+from miaobi.models.requantise import to_q8
 
 ov = pytest.importorskip("openvino")
 ops = pytest.importorskip("openvino.opset13")

@@ -14,7 +14,7 @@ import pytest
 
 import miaobi
 from miaobi.core.errors import Damaged, MiaobiError, NotFound, Unsupported
-from miaobi.engines import diffusers_folder
+from miaobi.models.pipelines import folder as diffusers_folder
 
 Change = Callable[[Path], object]
 

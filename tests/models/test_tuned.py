@@ -12,9 +12,9 @@ from tests.tune.tuned import tuned
 
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
 from miaobi.core.store import Store
-from miaobi.engines.weights import find
-from miaobi.tune.base import open_base
-from miaobi.tune.opening import open_adapter, open_tuned
+from miaobi.models.base import open_base
+from miaobi.models.tuned import open_adapter, open_tuned
+from miaobi.models.weights import find
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ def test_a_gguf_base_cuts_words_by_its_own_rule(tmp_path: Path) -> None:
     """
     import json
 
-    from miaobi.engines import converted
-    from miaobi.engines.convert_tokenizer import QWEN2
+    from miaobi.models import converted
+    from miaobi.models.convert.tokenizer import QWEN2
 
     base = open_base(str(small_gguf(tmp_path)))
     steps = json.loads(base.tokenizer.backend_tokenizer.to_str())["pre_tokenizer"][

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from miaobi.nn import use
+from miaobi.models import use
 
 TEXTS = [
     "想退货怎么退款？",

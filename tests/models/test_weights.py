@@ -15,7 +15,9 @@ import pytest
 
 from miaobi.core.bundle import Manifest, write
 from miaobi.core.errors import NotFound
-from miaobi.engines import native, pictures, weights
+from miaobi.engines import families as pictures
+from miaobi.engines import native
+from miaobi.models import weights
 
 FILES = [
     "model_index.json",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn.latents import (
     activity,
     distance,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as reference
 
 from miaobi.core.requests import TextRequest
-from miaobi.engines import sampling
+from miaobi.nn import sampling
 
 V = 23
 CASES = {

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from miaobi.core import gguf
-from miaobi.data.tokenizer import CHAT_TEMPLATE
-from miaobi.engines.chat import ChatTemplate, from_gguf
+from miaobi.data.text.tokenizer import CHAT_TEMPLATE
+from miaobi.models.chat import ChatTemplate, from_gguf
 
 CONVERSATIONS = [
     [{"role": "user", "content": "Name three colours."}],

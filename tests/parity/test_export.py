@@ -23,9 +23,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from miaobi.core import gguf as header
 from miaobi.core.errors import Damaged, NotFound, Unsupported
-from miaobi.data import tokenizer as tokenizers
-from miaobi.engines.convert import to_gguf
-from miaobi.engines.requantise import pack_q8, to_q8
+from miaobi.data.text import tokenizer as tokenizers
+from miaobi.models.convert import to_gguf
+from miaobi.models.requantise import pack_q8, to_q8
 
 gguf = pytest.importorskip("gguf")
 xllamacpp = pytest.importorskip("xllamacpp")
@@ -191,7 +191,7 @@ def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
         pytest.skip("Qwen3 keeps Transformers' order")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "miaobi.engines.convert._rotary_order", lambda weight, key, shape: weight
+            "miaobi.models.convert._rotary_order", lambda weight, key, shape: weight
         )
         path = to_gguf(folder, folder.parent / "wrong.gguf", "f32")
     with pytest.raises(AssertionError):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from miaobi.core.errors import BadInput
-from miaobi.data.tokens import TokenSpec
+from miaobi.data.text.tokens import TokenSpec
 from miaobi.families import gpt
 
 SPEC = TokenSpec(

@@ -13,9 +13,10 @@ from tests.tune.tuned import tuned, tuned_task
 import miaobi
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.store import Store
-from miaobi.engines import auto, converted
-from miaobi.engines.weights import find
-from miaobi.tune.base import open_base
+from miaobi.engines import auto
+from miaobi.models import converted
+from miaobi.models.base import open_base
+from miaobi.models.weights import find
 from miaobi.tune.learner import Example
 from miaobi.verbs.export import TOLERANCE, agreement, export
 

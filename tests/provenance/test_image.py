@@ -15,8 +15,8 @@ from PIL import Image as Pillow
 
 from miaobi.core.artifacts import Facts, Image, Text, Video
 from miaobi.core.errors import Damaged, Unsupported
-from miaobi.provenance import pictures
-from miaobi.provenance.pictures import SOURCE_TYPE, read_record
+from miaobi.provenance import image as pictures
+from miaobi.provenance.image import SOURCE_TYPE, read_record
 from miaobi.provenance.publish import NOTICE, publish
 
 FACTS = Facts(

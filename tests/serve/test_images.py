@@ -33,16 +33,16 @@ from miaobi.core.bundle import Manifest
 from miaobi.core.engine import Chunk, Weights
 from miaobi.core.errors import NotFound
 from miaobi.core.requests import ImageRequest, Request
-from miaobi.data.pictures import PictureSpec
-from miaobi.engines import weights
+from miaobi.data.image.prepared import PictureSpec
 from miaobi.engines.load import Model, load
-from miaobi.engines.weights import of_path
 from miaobi.families import gan
-from miaobi.provenance.pictures import read_record
+from miaobi.models import weights
+from miaobi.models.weights import of_path
+from miaobi.provenance.image import read_record
 from miaobi.provenance.publish import NOTICE
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
-from miaobi.serve.pictures.shelf import SWEEP, Shelf
+from miaobi.serve.image.shelf import SWEEP, Shelf
 from miaobi.serve.pool import Pool
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Limits, Settings

@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai import OpenAI
 from PIL import Image as Pillow
-from tests.engines.test_text_safety import Says
+from tests.engines.moderation.test_texts import Says
 from tests.serve.conftest import toy_pool
 from tests.serve.live import live
 

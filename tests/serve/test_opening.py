@@ -19,7 +19,7 @@ from tests.tune.tuned import tuned, tuned_task
 from miaobi.core import bundle
 from miaobi.core.registry import tasks
 from miaobi.core.store import Store
-from miaobi.engines.weights import find
+from miaobi.models.weights import find
 from miaobi.serve.app import create_app
 from miaobi.serve.opening import estimate
 

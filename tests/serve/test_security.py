@@ -44,7 +44,7 @@ ROWS = {
     "ids are made here, resolved and contained": "serve/test_files.py::test_a_link_in_the_folder_is_not_followed",
     "nothing is fetched": "serve/test_security.py::test_no_address_is_ever_asked",
     "safetensors and GGUF only": "serve/test_security.py::test_a_poisoned_checkpoint_does_not_run",
-    "chat templates in a sandbox": "engines/test_chat.py::test_a_hostile_template_gets_nowhere",
+    "chat templates in a sandbox": "models/test_chat.py::test_a_hostile_template_gets_nowhere",
     "errors show no places": "serve/test_security.py::test_errors_tell_nothing_of_the_machine",
     "forms are refused": "serve/test_bodies.py::test_types_that_a_form_can_send_are_refused",
     "crafted Host (vLLM 2026-48746)": "serve/test_guard.py::test_malformed_and_foreign_hosts_reach_nothing",
@@ -489,7 +489,7 @@ def test_a_model_whose_template_attacks_answers_an_error(
     tmp_path: Path, payload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The template of a model that is served, in the engine's own way of asking."""
-    from miaobi.engines.chat import ChatTemplate
+    from miaobi.models.chat import ChatTemplate
 
     template = ChatTemplate(payload.replace("MARK", str(tmp_path / "ran")))
 

@@ -15,7 +15,7 @@ from tests.serve.conftest import Echo
 from tests.serve.live import live
 
 from miaobi.core.engine import Abilities
-from miaobi.engines.chat import ChatTemplate
+from miaobi.models.chat import ChatTemplate
 from miaobi.serve.text.tools import Kit, Reader
 
 WEATHER: Any = {

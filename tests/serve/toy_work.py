@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core.errors import BadInput
-from miaobi.serve.work.task import Outcome, Task
+from miaobi.serve.jobs.work.task import Outcome, Task
 
 
 def run(task: Task) -> Outcome:

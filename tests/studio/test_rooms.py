@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tests.studio.conftest import KEY, Site, until
 
-from miaobi.provenance.pictures import read_record
+from miaobi.provenance.image import read_record
 
 Visit = Callable[..., Any]
 ROOMS = {

@@ -79,7 +79,8 @@ def test_commands_are_known(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
             )
             continue
         if words[0] == "search":
-            from miaobi.verbs import search, search_plan
+            from miaobi.verbs import search
+            from miaobi.verbs.search import plan as search_plan
             from miaobi.verbs.train import parted
 
             mine, theirs = parted(

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from miaobi.core.engine import Weights
-from miaobi.tune.base import Base
+from miaobi.models.base import Base
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "

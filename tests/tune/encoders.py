@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from miaobi.core.engine import Weights
-from miaobi.tune.base import Base
+from miaobi.models.base import Base
 from miaobi.tune.learner import Example, Learner
 
 WORDS = [

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from miaobi.core.engine import Weights
-from miaobi.tune.base import Base
+from miaobi.models.base import Base
 from miaobi.tune.learner import Example
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers import models as known
 
 from miaobi.core.engine import Weights
-from miaobi.data import tokenizer
-from miaobi.tune.base import Base
+from miaobi.data.text import tokenizer
+from miaobi.models.base import Base
 
 TEXT = "The quick brown fox jumps over the lazy dog. 你好，世界！ {}[]\":<>/_|\n0123456789 it's what'll we're"
 SIZES: dict[str, Any] = {

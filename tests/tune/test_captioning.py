@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.data.shapes import Unusable
-from miaobi.tune.readers.pictures import pictures
+from miaobi.data.labelled.images import pictures
+from miaobi.data.text.shapes import Unusable
 from miaobi.tune.tasks import captioning
 from miaobi.tune.tasks.captioning import Captioner, Config
 

@@ -12,8 +12,8 @@ from tests.tune.talkers import base
 
 from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
-from miaobi.data.shapes import Unusable
-from miaobi.tune.base import Base
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base
 from miaobi.tune.tasks import causal
 from miaobi.tune.tasks.causal import Config, Writer
 

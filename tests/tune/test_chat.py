@@ -16,9 +16,9 @@ from tests.tune.talkers import base, reference
 
 from miaobi.core import bundle
 from miaobi.core.errors import Damaged, Unsupported
-from miaobi.data.shapes import Unusable
-from miaobi.engines import chat as templates
-from miaobi.engines.chat import ChatTemplate
+from miaobi.data.text.shapes import Unusable
+from miaobi.models import chat as templates
+from miaobi.models.chat import ChatTemplate
 from miaobi.tune.tasks import chat
 from miaobi.tune.tasks.chat import Assistant, Config
 from miaobi.tune.text.turns import BUILT_IN, spoken

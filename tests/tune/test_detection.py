@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from miaobi.core.errors import BadInput
-from miaobi.data.shapes import Unusable
-from miaobi.tune.base import open_base
-from miaobi.tune.pictures import boxes
-from miaobi.tune.pictures.nets import LiteConfig, LiteForObjectDetection
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import open_base
+from miaobi.tune.image import boxes
+from miaobi.tune.image.nets import LiteConfig, LiteForObjectDetection
 from miaobi.tune.tasks import detection
 from miaobi.tune.tasks.detection import Config, OwnDetector, TheirDetector
 

@@ -18,10 +18,10 @@ from tests.tune.picture_sets import base_of, captioned, class_folders, examples_
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.data.shapes import Unusable
+from miaobi.data.labelled.images import pictures
+from miaobi.data.text.shapes import Unusable
 from miaobi.tune import methods
-from miaobi.tune.pictures.denoisers import Diffusion
-from miaobi.tune.readers.pictures import pictures
+from miaobi.tune.image.denoisers import Diffusion
 from miaobi.tune.tasks import diffusion
 from miaobi.tune.tasks.diffusion import Config, Painter
 

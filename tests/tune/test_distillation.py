@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
 from miaobi.tune import methods
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.distillation import (

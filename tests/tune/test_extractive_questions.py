@@ -17,10 +17,10 @@ from tests.tune.encoders import base, fit, judged, make, wordpiece
 from torch.nn import functional as F
 
 from miaobi.core.errors import Unsupported
-from miaobi.data.shapes import Unusable
+from miaobi.data.labelled import squad
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base, open_base
 from miaobi.tune import examples as prepared
-from miaobi.tune.base import Base, open_base
-from miaobi.tune.readers import squad
 from miaobi.tune.tasks import extractive_questions as task
 
 PEOPLE, PLACES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")
@@ -262,7 +262,7 @@ def test_questions_about_one_text_stay_together(tmp_path: Path) -> None:
 
 def test_the_sentence_encoder_reads_too(tmp_path: Path) -> None:
     """What is asked for stands in the question alone: each of these texts holds all the answers."""
-    from miaobi.nn import use
+    from miaobi.models import use
 
     torch.manual_seed(0)
     origin = base(tmp_path / "b")

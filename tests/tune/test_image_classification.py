@@ -17,13 +17,13 @@ from transformers.models.convnext import ConvNextImageProcessorPil
 from transformers.models.vit import ViTImageProcessorPil
 
 from miaobi.core.errors import BadInput, NotFound, Unsupported
-from miaobi.data.shapes import Unusable
-from miaobi.nn import efficientnet
+from miaobi.data.labelled.images import pictures
+from miaobi.data.text.shapes import Unusable
+from miaobi.models import efficientnet
+from miaobi.models.base import open_base
 from miaobi.tune import examples
-from miaobi.tune.base import open_base
-from miaobi.tune.pictures.input import augmented, preparation
-from miaobi.tune.pictures.learner import balanced
-from miaobi.tune.readers.pictures import pictures
+from miaobi.tune.image.input import augmented, preparation
+from miaobi.tune.image.learner import balanced
 from miaobi.tune.tasks import image_classification
 from miaobi.tune.tasks.image_classification import Classifier, Config
 

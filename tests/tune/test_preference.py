@@ -15,7 +15,7 @@ from tests.tune.bases import base
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
 from miaobi.tune import methods
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.preference import (

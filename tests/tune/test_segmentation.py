@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from miaobi.core.errors import BadInput
-from miaobi.data.shapes import Unusable
-from miaobi.tune.base import open_base
-from miaobi.tune.readers.masks import IGNORED, masks
+from miaobi.data.labelled.masks import IGNORED, masks
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import open_base
 from miaobi.tune.tasks import segmentation
 from miaobi.tune.tasks.segmentation import Config, run_lengths
 

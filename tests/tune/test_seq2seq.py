@@ -14,7 +14,7 @@ from tests.tune.bases import base
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
 from miaobi.tune.tasks import seq2seq
 from miaobi.tune.tasks.seq2seq import Config, columns, learner
 

@@ -17,8 +17,8 @@ from tests.tune.encoders import base, examples, fit, judged, make
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.data.shapes import Unusable
-from miaobi.tune.base import Base, open_base
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base, open_base
 from miaobi.tune.tasks import text_classification as task
 from miaobi.tune.text.heads import grouped
 

@@ -14,9 +14,9 @@ from tests.engines.small import small_bundle
 from tests.tune.encoders import base, examples, fit, judged, make
 
 from miaobi.core.errors import BadInput
-from miaobi.data.shapes import Unusable
-from miaobi.tune.base import Base, open_base
-from miaobi.tune.readers import tagged
+from miaobi.data.labelled import tagged
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base, open_base
 from miaobi.tune.tasks import token_classification as task
 from miaobi.tune.text.spelling import letters_apart
 

@@ -13,10 +13,10 @@ from tests.tune.bases import base
 
 from miaobi.core import config
 from miaobi.core.store import Store
-from miaobi.engines.weights import find
-from miaobi.tune.opening import open_tuned
+from miaobi.models.tuned import open_tuned
+from miaobi.models.weights import find
 from miaobi.verbs.finetune import finetune
-from miaobi.verbs.tune_settings import guess, settle
+from miaobi.verbs.finetune.settings import guess, settle
 
 ROOT = Path(__file__).parents[2]
 QUICK = {

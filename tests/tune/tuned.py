@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
 from miaobi.core.registry import tasks
+from miaobi.models.base import Base, open_base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune import methods
-from miaobi.tune.base import Base, open_base
 from miaobi.tune.learner import Example, Learner
 from miaobi.tune.methods import TuneConfig
 

@@ -13,7 +13,7 @@ from tests.engines.small import POEM, learnt, small_bundle, words
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput
 from miaobi.core.store import Store
-from miaobi.data import tokens
+from miaobi.data.text import tokens
 from miaobi.families import gpt
 from miaobi.verbs.evaluate import evaluate
 

@@ -20,7 +20,7 @@ from miaobi.core import bundle
 from miaobi.core.errors import BadInput
 from miaobi.core.registry import families
 from miaobi.core.store import Store
-from miaobi.data.pictures import Config, Pictures, prepare
+from miaobi.data.image.prepared import Config, Pictures, prepare
 from miaobi.verbs.evaluate import Evaluation, evaluate
 
 QUALITY = {

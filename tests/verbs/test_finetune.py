@@ -21,7 +21,7 @@ from miaobi.core.config import read_yaml
 from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.store import Store
 from miaobi.verbs.finetune import Tuned, again, command, finetune
-from miaobi.verbs.tune_settings import guess, settle
+from miaobi.verbs.finetune.settings import guess, settle
 
 QUICK = {
     "train.max_steps": 12,
@@ -319,7 +319,7 @@ def test_other_sources_are_mixed_in_shown_and_reported(
 def test_what_is_mixed_in_changes_neither_labels_nor_length_nor_what_is_held_out(
     base: Path, opinions: Path, tmp_path: Path
 ) -> None:
-    from miaobi.verbs.tune_work import Work
+    from miaobi.verbs.finetune.work import Work
 
     long = written(tmp_path / "long.jsonl", range(500, 560))
     long.write_text(
@@ -559,7 +559,7 @@ def test_recipes_know_their_keys(tmp_path: Path) -> None:
 
 def test_dialogues_and_pictures_are_shown_as_people_read_them() -> None:
     from miaobi.tune.learner import Example
-    from miaobi.verbs.tune_report import answered, spelled
+    from miaobi.verbs.finetune.report import answered, spelled
 
     question = [{"role": "user", "content": "Hello?"}]
     dialogue = Example(

@@ -22,7 +22,7 @@ from miaobi import cli
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import ImageRequest
 from miaobi.engines.load import Model
-from miaobi.provenance.pictures import read_record
+from miaobi.provenance.image import read_record
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.verbs.toy_pictures import LATENT, WEIGHT, toy_bundle, toy_data
 
 from miaobi import cli
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, Unsupported
-from miaobi.provenance.pictures import read_record
+from miaobi.provenance.image import read_record
 from miaobi.verbs import latent
 
 

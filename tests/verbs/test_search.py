@@ -281,7 +281,7 @@ def test_tuning_is_searched_by_a_figure_of_the_task_and_never_sees_the_test(
 def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) -> None:
     from miaobi.tune.examples import prepare, read_split
     from miaobi.tune.mixing import fewer
-    from miaobi.verbs.tune_settings import settle
+    from miaobi.verbs.finetune.settings import settle
 
     settings = settle(opinions)
     whole = prepare(settings.data, settings.task, settings.head, False)
@@ -510,7 +510,7 @@ def test_a_trial_that_cannot_be_is_a_failed_one_and_the_search_goes_on(
 def test_a_recipe_that_does_not_work_ends_the_search(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from miaobi.verbs import search_trial
+    from miaobi.verbs.search import trial as search_trial
 
     def broken(*arguments: Any) -> float:
         raise BadInput("The data is gone.", "Bring it back.")

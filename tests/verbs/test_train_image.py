@@ -15,7 +15,7 @@ from PIL import Image
 import miaobi
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput, MiaobiError
-from miaobi.provenance.pictures import read_record
+from miaobi.provenance.image import read_record
 from miaobi.verbs import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "image").glob("*.yaml"))

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from miaobi.core import bundle
 from miaobi.core.registry import families
-from miaobi.data import pictures
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image import prepared as pictures
+from miaobi.data.image.prepared import PictureSpec
 
 SIDE, LATENT = 8, 4
 WEIGHT = (

@@ -90,15 +90,15 @@ families = Registry(
 datasets = Registry(
     "datasets",
     {
-        "pictures": "miaobi.data.pictures",
-        "tokens": "miaobi.data.tokens",
+        "pictures": "miaobi.data.image.prepared",
+        "tokens": "miaobi.data.text.tokens",
     },
 )
 
 sources = Registry(
     "sources",
     {
-        "files": "miaobi.data.files:read",
+        "files": "miaobi.data.text.files:read",
         "pack": "miaobi.data.packs:read",
     },
 )
@@ -106,12 +106,12 @@ sources = Registry(
 readers = Registry(
     "readers",
     {
-        "texts": "miaobi.tune.readers.texts:texts",
-        "tagged": "miaobi.tune.readers.tagged:read",
-        "squad": "miaobi.tune.readers.squad:read",
-        "pictures": "miaobi.tune.readers.pictures:pictures",
-        "boxes": "miaobi.tune.readers.boxes:boxes",
-        "masks": "miaobi.tune.readers.masks:masks",
+        "texts": "miaobi.data.labelled.texts:texts",
+        "tagged": "miaobi.data.labelled.tagged:read",
+        "squad": "miaobi.data.labelled.squad:read",
+        "pictures": "miaobi.data.labelled.images:pictures",
+        "boxes": "miaobi.data.labelled.boxes:boxes",
+        "masks": "miaobi.data.labelled.masks:masks",
     },
 )
 
@@ -138,10 +138,10 @@ tasks = Registry(
 picture_sources = Registry(
     "picture_sources",
     {
-        "folder": "miaobi.data.picture_folders:read",
-        "pairs": "miaobi.data.picture_folders:pairs",
-        "tables": "miaobi.data.picture_tables:read",
-        "idx": "miaobi.data.idx:read",
+        "folder": "miaobi.data.image.folders:read",
+        "pairs": "miaobi.data.image.folders:pairs",
+        "tables": "miaobi.data.image.tables:read",
+        "idx": "miaobi.data.image.idx:read",
     },
 )
 
@@ -152,7 +152,7 @@ engines = Registry(
         "openvino": "miaobi.engines.openvino",
         "llamacpp": "miaobi.engines.llamacpp",
         "remote": "miaobi.engines.remote",
-        "pictures": "miaobi.engines.pictures",
+        "pictures": "miaobi.engines.families",
         "diffusers": "miaobi.engines.diffusers",
         "embedding": "miaobi.engines.embedding",
         "styletransfer": "miaobi.engines.styletransfer",
@@ -164,16 +164,16 @@ engines = Registry(
 metrics = Registry(
     "metrics",
     {
-        "likelihood": "miaobi.evaluate.likelihood",
-        "diversity": "miaobi.evaluate.diversity",
-        "memorisation": "miaobi.evaluate.memorisation",
-        "frechet": "miaobi.evaluate.frechet",
-        "kernel_distance": "miaobi.evaluate.kernel_distance",
-        "coverage": "miaobi.evaluate.coverage",
-        "picture_diversity": "miaobi.evaluate.picture_diversity",
-        "picture_memorisation": "miaobi.evaluate.picture_memorisation",
-        "picture_likelihood": "miaobi.evaluate.picture_likelihood",
-        "reconstruction": "miaobi.evaluate.reconstruction",
+        "likelihood": "miaobi.evaluate.text.likelihood",
+        "diversity": "miaobi.evaluate.text.diversity",
+        "memorisation": "miaobi.evaluate.text.memorisation",
+        "frechet": "miaobi.evaluate.image.frechet",
+        "kernel_distance": "miaobi.evaluate.image.kernel_distance",
+        "coverage": "miaobi.evaluate.image.coverage",
+        "picture_diversity": "miaobi.evaluate.image.diversity",
+        "picture_memorisation": "miaobi.evaluate.image.memorisation",
+        "picture_likelihood": "miaobi.evaluate.image.likelihood",
+        "reconstruction": "miaobi.evaluate.image.reconstruction",
     },
 )
 
@@ -233,13 +233,13 @@ rooms = Registry(
 work = Registry(
     "work",
     {
-        "fine_tuning": "miaobi.serve.work.fine_tuning:run",
-        "estimate": "miaobi.serve.work.fine_tuning:estimate",
-        "training": "miaobi.serve.work.training:run",
-        "training_estimate": "miaobi.serve.work.training:estimate",
-        "batch": "miaobi.serve.work.batch:run",
+        "fine_tuning": "miaobi.serve.jobs.work.fine_tuning:run",
+        "estimate": "miaobi.serve.jobs.work.fine_tuning:estimate",
+        "training": "miaobi.serve.jobs.work.training:run",
+        "training_estimate": "miaobi.serve.jobs.work.training:estimate",
+        "batch": "miaobi.serve.jobs.work.batch:run",
     },
 )
 """What the server's jobs do, by kind, each in a process of its own: `run(task)`
-(serve/work/task.py).
+(serve/jobs/work/task.py).
 """

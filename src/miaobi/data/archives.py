@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
-from miaobi.data.picture_folders import METADATA, is_hidden, is_picture, visible
+from miaobi.data.image.folders import METADATA, is_hidden, is_picture, visible
 
 PIECE = 1 << 20
 

@@ -2,7 +2,7 @@
 hub can be reached.
 
 The entry is ours; the bytes stay their authors'. Adding one: an entry here, and for
-data a loader in data/loaders.py (text) or data/picture_loaders.py (pictures). Hashes
+data a loader in data/text/loaders.py (text) or data/image/loaders.py (pictures). Hashes
 are of the files that are kept, so that they also hold where the archive around them
 differs by distribution.
 """
@@ -52,7 +52,7 @@ class Pack:
     main: str = ""
     """For models: the file or folder to open."""
     loader: str = ""
-    """For data: the function that reads it, in data/loaders.py or data/picture_loaders.py."""
+    """For data: the function that reads it, in data/text/loaders.py or data/image/loaders.py."""
     format: str = ""
     """For models: what engines call such weights; empty where the file itself tells,
     "part" for a model that judges pictures and "base" for one that is there to be

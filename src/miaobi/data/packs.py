@@ -35,11 +35,12 @@ from miaobi.core.errors import (
 )
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.data import loaders, picture_loaders
 from miaobi.data.catalogue import PACKS, Pack, Package
-from miaobi.data.documents import Document
-from miaobi.data.picture_record import Picture
+from miaobi.data.image import loaders as picture_loaders
+from miaobi.data.image.record import Picture
 from miaobi.data.progress import bar
+from miaobi.data.text import loaders
+from miaobi.data.text.documents import Document
 
 STAMP = "pack.json"
 

@@ -19,8 +19,8 @@ from miaobi.core.errors import MissingPart, Unsupported
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.core.registry import engines
-from miaobi.engines import converted
-from miaobi.tune.opening import FAMILY, open_tuned
+from miaobi.models import converted
+from miaobi.models.tuned import FAMILY, open_tuned
 
 MERGED = ("llamacpp", "openvino")
 """Engines that read a tuned model as one GGUF, its adapter merged in."""

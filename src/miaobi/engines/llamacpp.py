@@ -31,9 +31,10 @@ from miaobi.core.engine import (
 )
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, Unsupported
 from miaobi.core.language import say
+from miaobi.core.machine import physical_cores
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines import chat, converted, grammar
-from miaobi.engines.cores import physical_cores
+from miaobi.engines.text import grammar
+from miaobi.models import chat, converted
 
 FORMATS = ("gguf", "bundle")
 ABILITIES = Abilities(

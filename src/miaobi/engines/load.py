@@ -40,8 +40,8 @@ from miaobi.core.requests import (
     recorded,
 )
 from miaobi.engines import auto
-from miaobi.engines.weights import find, start_of
-from miaobi.tune.opening import FAMILY, open_tuned
+from miaobi.models.tuned import FAMILY, open_tuned
+from miaobi.models.weights import find, start_of
 
 Result = TypeVar("Result")
 Ask = str | Sequence[Mapping[str, Any]] | Sequence[str] | Request | None

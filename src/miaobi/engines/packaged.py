@@ -12,8 +12,8 @@ import numpy as np
 from miaobi.core.engine import Abilities, accepted
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+from miaobi.core.machine import physical_cores
 from miaobi.core.requests import ImageRequest, Request
-from miaobi.engines.cores import physical_cores
 
 
 class Network:
@@ -50,7 +50,7 @@ def image_of(
 
     Raises Unsupported for what the engine cannot honour, BadInput when there is no image.
     """
-    from miaobi.data.picture_files import read_picture
+    from miaobi.data.image.files import read_picture
 
     asked = accepted(request, ImageRequest, abilities, engine)
     if asked.image is None:

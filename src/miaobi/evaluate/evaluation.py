@@ -12,7 +12,7 @@ from typing import Any
 from miaobi.core import registry
 from miaobi.evaluate.page import Block
 from miaobi.evaluate.score import Score
-from miaobi.evaluate.subject import Sample
+from miaobi.evaluate.text.subject import Sample
 
 Progress = Callable[[str, float], None]
 FIRST = ("likelihood", "frechet", "kernel_distance")

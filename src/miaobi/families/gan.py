@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn import augment
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game
@@ -42,8 +42,8 @@ from miaobi.nn.convolution import (
     doubled,
     floor_of,
 )
+from miaobi.nn.image import labels_for, need_classes, to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.nn.pictures import labels_for, need_classes, to_pixels
 from miaobi.nn.sliced import sliced_wasserstein
 
 NAME, MODALITY, DATA = "gan", "image", "pictures"

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.tokens import TokenSpec
+from miaobi.data.text.tokens import TokenSpec
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import glimpses as sample
 

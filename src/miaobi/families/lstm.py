@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from miaobi.data.tokens import TokenSpec
+from miaobi.data.text.tokens import TokenSpec
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import glimpses as sample
 

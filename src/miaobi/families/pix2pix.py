@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, Game, PatchCritic
 from miaobi.nn.convolution import (
@@ -35,8 +35,8 @@ from miaobi.nn.convolution import (
     doubled,
     floor_of,
 )
+from miaobi.nn.image import to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.nn.pictures import to_pixels
 
 NAME, MODALITY, DATA = "pix2pix", "image", "pictures"
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.convolution import Decoder, Encoder, floor_of
+from miaobi.nn.image import labels_for, need_classes, to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.nn.pictures import labels_for, need_classes, to_pixels
 
 NAME, MODALITY, DATA = "vae", "image", "pictures"
 HALF_STEP = 1 / 255

@@ -29,12 +29,12 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, PatchCritic
 from miaobi.nn.convolution import Decoder, Encoder, floor_of
+from miaobi.nn.image import to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.nn.pictures import to_pixels
 
 NAME, MODALITY, DATA = "vq", "image", "pictures"
 

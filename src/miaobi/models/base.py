@@ -20,9 +20,9 @@ from miaobi.core.errors import Unsupported
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.data import packs
-from miaobi.data.tokenizer_gguf import word_rule
-from miaobi.engines import chat
-from miaobi.engines.weights import find, read_json, refuse_foreign_code
+from miaobi.data.text.tokenizer.gguf import word_rule
+from miaobi.models import chat
+from miaobi.models.weights import find, read_json, refuse_foreign_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 USE = "use-multilingual"
 """The packaged sentence encoder, and the model_type of what was made from it: a
-Transformers model that is written in nn/use.py.
+Transformers model that is written in models/use.
 """
 
 
@@ -101,7 +101,7 @@ class Base:
     def _made_known(self) -> None:
         if self.config.get("model_type") == USE:
             import_module(
-                "miaobi.nn.use_questions"
+                "miaobi.models.use.questions"
             )  # registers all its classes with Transformers
 
     def model(self, auto: Any, **settings: Any) -> nn.Module:
@@ -139,7 +139,7 @@ def open_base(name: str) -> Base:
     """
     known = packs.catalogue().get(name)
     if known is not None and known.format == "base":
-        from miaobi.nn import use  # the only one so far
+        from miaobi.models import use  # the only one so far
 
         return Base(
             Weights("transformers", str(packs.path(name)), name, modality="labels"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from miaobi.core.errors import BadInput, Damaged
 from miaobi.core.language import say
-from miaobi.engines.weights import read_json
+from miaobi.models.weights import read_json
 
 SPOKEN, SILENT = "\ufdd0", "\ufdd1"
 """Unicode's noncharacters, which no text holds: around what the assistant says, in a

@@ -18,8 +18,8 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import DoesNotFit
 from miaobi.core.files import explain_refusal, home, locked, write_beside
 from miaobi.core.language import say
-from miaobi.engines.weights import read_json
-from miaobi.tune.opening import FAMILY, UNMERGEABLE, Tuned, open_tuned
+from miaobi.models.tuned import FAMILY, UNMERGEABLE, Tuned, open_tuned
+from miaobi.models.weights import read_json
 
 ROOM = 3.4
 """Bytes of disk for each parameter while OpenVINO's copy is made: a copy in q8_0, the
@@ -64,7 +64,7 @@ def pending(weights: Weights) -> bool:
 
 def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
     """The GGUF of a bundle, with its adapter merged in where it has one."""
-    from miaobi.engines.convert import to_gguf
+    from miaobi.models.convert import to_gguf
 
     target = _place(weights, dtype)
     if target.exists():
@@ -72,7 +72,7 @@ def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
     tuned = open_tuned(weights) if weights.family == FAMILY else None
     if tuned is None or not tuned.adapter:
         return to_gguf(weights.path, target, dtype)
-    from miaobi.tune.merging import merge
+    from miaobi.models.merging import merge
 
     print(
         say(
@@ -153,7 +153,7 @@ def as_openvino(path: Path) -> Path:
                         sys.executable,
                         "-P",
                         "-m",
-                        "miaobi.engines.openvino_rows",
+                        "miaobi.models.openvino_rows",
                         path,
                         draft,
                     ],

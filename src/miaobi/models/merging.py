@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
-from miaobi.tune.base import Base
+from miaobi.models.base import Base
+from miaobi.models.tuned import ADAPTER, ADAPTER_WEIGHTS, UNMERGEABLE, Tuned, other_base
 from miaobi.tune.methods.adapters import old_names
-from miaobi.tune.opening import ADAPTER, ADAPTER_WEIGHTS, UNMERGEABLE, Tuned, other_base
 
 Method = Literal["linear", "svd", "ties"]
 

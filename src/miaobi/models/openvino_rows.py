@@ -1,5 +1,5 @@
 """A GGUF file as an OpenVINO folder whose matrices OpenVINO multiplies faster:
-`python -m miaobi.engines.openvino_rows FILE FOLDER`.
+`python -m miaobi.models.openvino_rows FILE FOLDER`.
 
 GenAI's own reader keeps GGUF's blocks: 32 weights that share a scale and a zero point.
 Here a row has one scale and no zero point (symmetric, per channel: Krishnamoorthi 2018,
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from miaobi.core import gguf
-from miaobi.engines.requantise import to_q8
+from miaobi.models.requantise import to_q8
 
 ROUNDED = {"Q4_1", "Q4_K"}
 """What GenAI reads badly (see requantise.py): such files go through a q8_0 copy."""

@@ -18,8 +18,8 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, NotFound, Unsupported
 from miaobi.core.language import say
 from miaobi.core.registry import tasks
-from miaobi.engines.weights import find, read_json
-from miaobi.tune.base import Base, open_base
+from miaobi.models.base import Base, open_base
+from miaobi.models.weights import find, read_json
 
 if TYPE_CHECKING:
     from miaobi.tune.learner import Learner

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 
 SLOPE = 0.2
 FINE = 8

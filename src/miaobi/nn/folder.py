@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 
 
 def write(net: Any, kind: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.pictures import PictureSpec
+from miaobi.data.image.prepared import PictureSpec
 
 
 @runtime_checkable

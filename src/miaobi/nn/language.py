@@ -78,7 +78,7 @@ def continue_ids(
     """Token ids drawn after `prompt`, until `end` (not returned) or `max_new_tokens`.
 
     For glimpses while training: the whole context is run again for every token.
-        `engines/native.py` is the quick way.
+        `engines/native` is the quick way.
     """
     draw, ids, device = (
         torch.Generator().manual_seed(seed),

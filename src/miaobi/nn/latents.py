@@ -2,7 +2,7 @@
 each dimension does, and back from a picture to a point.
 
 Points are [B, *latent_shape]; pictures are [B, C, H, W] in [-1, 1]. Everything here
-asks a model only for what nn/pictures.py promises.
+asks a model only for what nn/image.py promises.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from miaobi.nn.pictures import Encodes, HasLatents
+from miaobi.nn.image import Encodes, HasLatents
 
 AT_ONCE = 256
 """Pictures that go through a network together."""

@@ -112,5 +112,5 @@ class Family(Protocol):
         ...
 
     def load(self, folder: Path) -> nn.Module:
-        """The model of a saved folder, ready for `engines/native.py`."""
+        """The model of a saved folder, ready for `engines/native`."""
         ...

@@ -3,7 +3,7 @@ applied in the request's order.
 
 Shapes: ids int64 [R, T], the prompt and what was generated so far, one row an answer;
     logits float32 [R, V]. Equal to Transformers' processors of the same names
-    (tests/engines/test_sampling.py).
+    (tests/nn/test_sampling.py).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def publish(artifact: Artifact | Sequence[Artifact], path: Path) -> Path:
     artifacts = list(artifact) if isinstance(artifact, Sequence) else [artifact]
     pictures = [item for item in artifacts if isinstance(item, Image)]
     if (pictures and len(pictures) == len(artifacts)) or isinstance(artifact, Video):
-        from miaobi.provenance.pictures import write
+        from miaobi.provenance.image import write
 
         return write(artifact if isinstance(artifact, Video) else pictures, path)
     texts = [item for item in artifacts if isinstance(item, Text)]

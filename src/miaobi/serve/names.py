@@ -20,7 +20,7 @@ from miaobi.core.errors import MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.store import NAME, Store, check_name
 from miaobi.data import packs
-from miaobi.engines import weights as files
+from miaobi.models import weights as files
 from miaobi.serve.settings import Settings
 
 

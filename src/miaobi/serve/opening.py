@@ -9,13 +9,14 @@ from typing import Any, cast
 
 from miaobi.core.engine import TextEngine, Weights
 from miaobi.core.registry import engines
-from miaobi.engines import auto, converted
+from miaobi.engines import auto
 from miaobi.engines.load import Model, open_engine
 from miaobi.engines.paired import Paired
+from miaobi.models import converted
+from miaobi.models.tuned import FAMILY, open_tuned
 from miaobi.serve.names import Names
 from miaobi.serve.pool import Pool
 from miaobi.serve.settings import Settings
-from miaobi.tune.opening import FAMILY, open_tuned
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".onnx", ".npz", ".pth")
 CRAMPED = 1

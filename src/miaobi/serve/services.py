@@ -14,13 +14,13 @@ from fastapi import Depends, Request
 from miaobi.serve.admission import Admission
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.files import Files
+from miaobi.serve.image.shelf import Shelf
 from miaobi.serve.jobs import Queue
+from miaobi.serve.jobs.worker import Supervisor
 from miaobi.serve.keys import Keys
-from miaobi.serve.pictures.shelf import Shelf
 from miaobi.serve.pool import Pool
 from miaobi.serve.sessions import Sessions
 from miaobi.serve.settings import Settings
-from miaobi.serve.worker import Supervisor
 
 
 @dataclass

@@ -9,7 +9,7 @@ and drawn as batches.
 Examples that ask the same question (as `question` of the task tells, case and spaces
 aside) never stand on two sides of a split; nor do those that the task has more in mind
 to keep together, by an optional `group(columns)` (all questions about one text), and
-pictures that a person would call the same (data/near_duplicates.py).
+pictures that a person would call the same (data/image/near_duplicates.py).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.core.registry import readers
-from miaobi.data import near_duplicates, packs
+from miaobi.data import packs
 from miaobi.data.cache import alone, manifest
+from miaobi.data.image import near_duplicates
 from miaobi.data.progress import bar
-from miaobi.data.shapes import Unusable
 from miaobi.data.splitting import (
     DROPPED,
     TEST,
@@ -42,6 +42,7 @@ from miaobi.data.splitting import (
     check_shares,
     joined_groups,
 )
+from miaobi.data.text.shapes import Unusable
 from miaobi.nn.objective import Batch
 from miaobi.tune.learner import Example, Features, Learner, Task
 
@@ -359,7 +360,7 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
 
 def alike(examples: Sequence[Example]) -> np.ndarray:
     """The number of each picture's group of near-duplicates, int64 [examples]."""
-    from miaobi.data.picture_files import open_picture, quiet
+    from miaobi.data.image.files import open_picture, quiet
 
     with quiet():
         looks = [

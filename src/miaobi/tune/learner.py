@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.tune.base import Base
 
 Features = Mapping[str, np.ndarray]
 """One encoded example. `length` of a Learner tells its cost."""
@@ -258,7 +258,7 @@ class Task(Protocol):
         """A record as people write it, in the task's terms: {"text": ..., "label":
         ...}; extra keys are left out.
 
-        Raises Unusable (data/shapes.py), with what is wrong and the remedy. A missing
+        Raises Unusable (data/text/shapes.py), with what is wrong and the remedy. A missing
         answer is Unusable too.
         """
         ...

@@ -21,7 +21,7 @@ import numpy as np
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.data.cache import alone, manifest
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
 from miaobi.tune.examples import (
     MANIFEST,
     SHOWN,

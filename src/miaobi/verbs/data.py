@@ -12,10 +12,11 @@ from typing import Any
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import language, say
-from miaobi.data import files, packs
+from miaobi.data import packs
 from miaobi.data.catalogue import PACKS
-from miaobi.data.documents import Special
 from miaobi.data.encoding import Problem, encoding_of
+from miaobi.data.text import files
+from miaobi.data.text.documents import Special
 
 WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+")
 """Scripts in which a byte-level BPE takes about a token for each character."""
@@ -223,7 +224,7 @@ def inspect(
         text_column: the column or key that holds the text, or the caption
         separator: what stands between the documents of a plain text file, such as \\n\\n
     """
-    from miaobi.data.picture_sources import kind_of
+    from miaobi.data.image.sources import kind_of
 
     path = path.expanduser()
     layout = kind_of(path) if path.exists() else None
@@ -243,10 +244,10 @@ def inspect(
 def _inspect_pictures(
     path: Path, layout: str, strict: bool, caption_column: str
 ) -> PictureInspection:
-    from miaobi.data.picture_packing import plan
-    from miaobi.data.picture_sources import pictures
-    from miaobi.data.picture_survey import Survey
-    from miaobi.data.pictures import Config
+    from miaobi.data.image.packing import plan
+    from miaobi.data.image.prepared import Config
+    from miaobi.data.image.sources import pictures
+    from miaobi.data.image.survey import Survey
     from miaobi.data.progress import bar
 
     config = Config(

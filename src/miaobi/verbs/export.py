@@ -19,7 +19,7 @@ from miaobi.core.language import say
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
-    from miaobi.tune.opening import Tuned
+    from miaobi.models.tuned import Tuned
 
 TOLERANCE = {"f32": 0.01, "f16": 0.02, "q8_0": 0.3}
 """Largest difference of a log-probability, in nats, that the number format (and
@@ -129,7 +129,7 @@ def export(
         out: File or folder to write; exports/NAME by default.
         overwrite: Replace what stands at out.
     """
-    from miaobi.engines.weights import find
+    from miaobi.models.weights import find
 
     weights = find(model)
     if weights.format not in ("bundle", "transformers"):
@@ -162,7 +162,7 @@ def export(
             if adapter and merge
             else _folder(weights, adapter, target)
         )
-    from miaobi.engines.convert import to_gguf
+    from miaobi.models.convert import to_gguf
 
     with _merged(adapter, target) if adapter else nullcontext(weights.path) as folder:
         to_gguf(folder, target, dtype)
@@ -180,8 +180,8 @@ def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
     """The tuned model whose adapter is to be merged or taken along; None for whole
     weights. Raises BadInput, Unsupported.
     """
-    from miaobi.tune.merging import check_mergeable
-    from miaobi.tune.opening import FAMILY, open_tuned
+    from miaobi.models.merging import check_mergeable
+    from miaobi.models.tuned import FAMILY, open_tuned
 
     tuned = open_tuned(weights) if weights.family == FAMILY else None
     if tuned is not None and to == "gguf" and not tuned.writes:
@@ -222,7 +222,7 @@ def _merged(tuned: Tuned, target: Path) -> Iterator[Path]:
     """A folder of the merged weights, beside the target, for as long as it is needed."""
     from tempfile import TemporaryDirectory
 
-    from miaobi.tune.merging import merge
+    from miaobi.models.merging import merge
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=".merging-") as folder:
@@ -248,7 +248,7 @@ def _merged_folder(tuned: Tuned, target: Path) -> Exported:
 
 
 def _architecture(folder: Path) -> str | None:
-    from miaobi.engines.weights import read_json
+    from miaobi.models.weights import read_json
 
     config = folder / "config.json"
     return (

@@ -17,7 +17,7 @@ from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines.auto import why
 from miaobi.engines.load import Collected, Model, changed, load
-from miaobi.engines.weights import find
+from miaobi.models.weights import find
 from miaobi.provenance.publish import NOTICE, WRITERS, publish
 
 
@@ -161,7 +161,7 @@ def image(
         no_safety_checker: Leave out the check for unsafe pictures (diffusers), which
             replaces what it finds by plain grey.
     """
-    from miaobi.provenance.pictures import format_of, is_folder
+    from miaobi.provenance.image import format_of, is_folder
 
     if out is not None and not is_folder(out):
         format_of(out)
@@ -201,7 +201,7 @@ def _check_readable(request: ImageRequest) -> None:
     """Complain about pictures that cannot be read before a large model is opened. A
     style may also be a name the model knows.
     """
-    from miaobi.data.picture_files import read_picture
+    from miaobi.data.image.files import read_picture
 
     for given in (
         request.image,
@@ -257,7 +257,7 @@ def _painted(model: Model, request: ImageRequest) -> list[Image]:
 
 
 def _published(pictures: list[Image], out: Path) -> Painted:
-    from miaobi.provenance.pictures import is_folder, write_each
+    from miaobi.provenance.image import is_folder, write_each
 
     files = (
         write_each(pictures, out)

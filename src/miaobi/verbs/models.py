@@ -192,9 +192,9 @@ def merge(
     from dataclasses import replace
     from tempfile import TemporaryDirectory
 
-    from miaobi.engines.weights import find
-    from miaobi.tune import merging
-    from miaobi.tune.opening import ADAPTER, ADAPTER_WEIGHTS, open_tuned
+    from miaobi.models import merging
+    from miaobi.models.tuned import ADAPTER, ADAPTER_WEIGHTS, open_tuned
+    from miaobi.models.weights import find
 
     check_name(name)
     found = [open_tuned(find(model)) for model in models]

@@ -24,9 +24,9 @@ from miaobi.core.config import Option
 from miaobi.core.errors import BadInput, MissingPart, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
+from miaobi.core.machine import settle_waiting
 from miaobi.core.registry import datasets, families
 from miaobi.core.store import Store, check_name
-from miaobi.engines.cores import settle_waiting
 
 RECIPE = {"family", "name", "data", "model", "train", "sample"}
 

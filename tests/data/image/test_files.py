@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from miaobi.core.errors import BadInput
-from miaobi.data.picture_files import PIXEL_LIMIT, open_picture, read_picture
-from miaobi.data.shapes import Unusable
+from miaobi.data.image.files import PIXEL_LIMIT, open_picture, read_picture
+from miaobi.data.text.shapes import Unusable
 
 
 def ramp(width: int = 24, height: int = 16) -> Image.Image:

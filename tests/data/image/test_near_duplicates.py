@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from miaobi.data import near_duplicates
+from miaobi.data.image import near_duplicates
 from miaobi.data.splitting import (
     DROPPED,
     TEST,

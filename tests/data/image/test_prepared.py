@@ -21,9 +21,11 @@ import torch
 from PIL import Image
 
 from miaobi.core.errors import BadInput, NotFound
-from miaobi.data import augment, packs, picture_packing
-from miaobi.data.picture_shapes import buckets
-from miaobi.data.pictures import Config, Pictures, prepare
+from miaobi.data import packs
+from miaobi.data.image import augment
+from miaobi.data.image import packing as picture_packing
+from miaobi.data.image.prepared import Config, Pictures, prepare
+from miaobi.data.image.shapes import buckets
 
 
 def photo(seed: int, width: int = 24, height: int = 24) -> Image.Image:
@@ -210,7 +212,7 @@ def test_what_a_killed_preparation_left_is_removed(folder: Path) -> None:
 def test_two_processes_want_the_same(folder: Path) -> None:
     """The second waits for the first and finds what it made."""
     code = (
-        "import sys; from miaobi.data.pictures import Config, prepare; "
+        "import sys; from miaobi.data.image.prepared import Config, prepare; "
         "print(prepare(Config(path=sys.argv[1]), progress=False).count('train'))"
     )
     both = [

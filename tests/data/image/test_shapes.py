@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from miaobi.data.picture_shapes import fitted
+from miaobi.data.image.shapes import fitted
 
 SIDE = st.integers(2, 90)
 

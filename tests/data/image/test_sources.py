@@ -24,10 +24,12 @@ from pyarrow import ipc, parquet
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.registry import picture_sources as registry
-from miaobi.data import idx, packs, picture_sources
+from miaobi.data import packs
 from miaobi.data.encoding import Problem
-from miaobi.data.picture_record import Picture
-from miaobi.data.pictures import Config, prepare
+from miaobi.data.image import idx
+from miaobi.data.image import sources as picture_sources
+from miaobi.data.image.prepared import Config, prepare
+from miaobi.data.image.record import Picture
 
 
 def paint(path: Path, level: int = 0, side: int = 8) -> Path:

@@ -15,11 +15,11 @@ from PIL import Image
 from tests.tune.picture_sets import captioned, class_folders, picture
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
-from miaobi.data.shapes import Unusable
-from miaobi.tune.readers import scenes
-from miaobi.tune.readers.boxes import boxes
-from miaobi.tune.readers.masks import masks
-from miaobi.tune.readers.pictures import Check, picture_of, pictures
+from miaobi.data.labelled import scenes
+from miaobi.data.labelled.boxes import boxes
+from miaobi.data.labelled.images import Check, picture_of, pictures
+from miaobi.data.labelled.masks import masks
+from miaobi.data.text.shapes import Unusable
 from miaobi.tune.tasks import detection
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from miaobi.data.labelled_loaders import docstring_questions, news_tags
+from miaobi.data.labelled.loaders.marked import docstring_questions, news_tags
 
 NEWS = """江/nr 泽民/nr 在/p 北京/ns 说/v
 江/nr 泽民/nr 在/p 北京/ns 说/v

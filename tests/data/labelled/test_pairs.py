@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from miaobi.data.paired_loaders import (
+from miaobi.data.labelled.loaders.pairs import (
     cedict,
     django_locale,
     docstring_summaries,

@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from miaobi.data import packs
-from miaobi.data.safety_loader import HARMLESS, SCORED, text_safety, wishes_for_harm
+from miaobi.data.labelled.loaders.safety import (
+    HARMLESS,
+    SCORED,
+    text_safety,
+    wishes_for_harm,
+)
 
 
 def small(folder: Path) -> Path:

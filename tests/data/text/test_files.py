@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, NotFound
-from miaobi.data import files
-from miaobi.data.documents import Document, Special
 from miaobi.data.encoding import Problem, encoding_of
+from miaobi.data.text import files
+from miaobi.data.text.documents import Document, Special
 
 POEM = "春眠不觉晓，\n处处闻啼鸟。\n夜来风雨声，\n花落知多少。\n"
 LINES = st.text(

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
-from miaobi.data import tokenizer
-from miaobi.data.documents import Document, Message, Special
-from miaobi.data.tokenizer import SPECIALS, Tokenizer
+from miaobi.data.text import tokenizer
+from miaobi.data.text.documents import Document, Message, Special
+from miaobi.data.text.tokenizer import SPECIALS, Tokenizer
 
 KNOWN = "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少。éß😀\n"
 SAMPLE = [
@@ -181,7 +181,7 @@ def test_llama_cpp_cuts_text_as_the_exported_tokenizer_does(
 ) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from miaobi.engines.convert import to_gguf
+    from miaobi.models.convert import to_gguf
 
     LlamaForCausalLM(
         LlamaConfig(

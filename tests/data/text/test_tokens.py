@@ -24,8 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaobi.core.errors import BadInput, DoesNotFit, NotFound
-from miaobi.data import packing, splitting, tokens
-from miaobi.data.tokens import SPLITS, Config, Tokens
+from miaobi.data import splitting
+from miaobi.data.text import packing, tokens
+from miaobi.data.text.tokens import SPLITS, Config, Tokens
 
 TEXTS = st.lists(
     st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip),
@@ -111,7 +112,7 @@ def test_one_document_is_split_at_its_end(tmp_path: Path) -> None:
 def test_parts_of_a_long_document_are_one_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from miaobi.data import files
+    from miaobi.data.text import files
 
     monkeypatch.setattr(files, "PART", 100)
     text = "\n".join(numbers(50))
@@ -272,7 +273,7 @@ def test_a_second_run_starts_at_once_and_changes_are_seen(
 def test_it_can_be_saved_and_found_again(tmp_path: Path) -> None:
     data = prepared(corpus(tmp_path, numbers(50)), context_length=32)
     data.save(tmp_path / "bundle")
-    from miaobi.data.tokenizer import load
+    from miaobi.data.text.tokenizer import load
 
     assert load(tmp_path / "bundle").encode(["春"]) == data.tokenizer.encode(["春"])
     again = Tokens(data.folder, 32)
@@ -284,7 +285,8 @@ def test_it_can_be_saved_and_found_again(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from miaobi.data import packing, tokens
+from miaobi.data.text import packing
+from miaobi.data.text import tokens
 packing.CHUNK = packing.BATCH = 20_000
 after = packing._Packed.append
 def slow(self, items):
@@ -335,7 +337,7 @@ def test_a_killed_preparation_continues_where_it_stopped(
 
 MEASURED = """
 import resource, sys
-from miaobi.data import tokens
+from miaobi.data.text import tokens
 tokens.prepare(tokens.Config(path=sys.argv[1], separator="\\n" if sys.argv[2] == "lines" else None), progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -445,7 +447,7 @@ def test_another_packages_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miaobi.core.registry import sources
-    from miaobi.data.documents import Document
+    from miaobi.data.text.documents import Document
 
     monkeypatch.setattr(
         sources,

@@ -25,7 +25,7 @@ import miaobi
 from miaobi.core.engine import Chunk
 from miaobi.core.errors import BadInput, DoesNotFit, MiaobiError, NotFound, Unsupported
 from miaobi.core.requests import ImageRequest
-from miaobi.engines import diffusers_schedulers
+from miaobi.engines.diffusers import schedulers as diffusers_schedulers
 from miaobi.engines.load import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")

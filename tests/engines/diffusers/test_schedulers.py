@@ -11,7 +11,7 @@ from diffusers import (
 )
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.engines import diffusers_schedulers as schedulers
+from miaobi.engines.diffusers import schedulers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 BASE = PNDMScheduler(

@@ -13,9 +13,9 @@ import pytest
 import miaobi
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.data import packs
-from miaobi.engines import safety
-from miaobi.engines.diffusers_engine import DiffusersEngine
-from miaobi.engines.safety import Checker
+from miaobi.engines.diffusers.engine import DiffusersEngine
+from miaobi.engines.moderation import images as safety
+from miaobi.engines.moderation.images import Checker
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 

@@ -14,9 +14,9 @@ import pytest
 from miaobi.core.engine import Abilities, Chunk, Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines import text_rules
 from miaobi.engines.load import Model
-from miaobi.engines.text_safety import (
+from miaobi.engines.moderation import rules as text_rules
+from miaobi.engines.moderation.texts import (
     CATEGORIES,
     LEARNT,
     THRESHOLDS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.engines.grammar import of_schema
+from miaobi.engines.text.grammar import of_schema
 
 
 def size(schema: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaobi.engines.streaming import (
+from miaobi.engines.text.streaming import (
     REPLACEMENT,
     ByteDetokenizer,
     StopText,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miaobi.evaluate.coverage import prdc
+from miaobi.evaluate.image.coverage import prdc
 
 
 def looped(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:

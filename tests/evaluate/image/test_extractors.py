@@ -8,7 +8,7 @@ from tests.evaluate.onnx_file import channel_means
 from tests.evaluate.painters import projection
 
 from miaobi.core.errors import BadInput, NotFound
-from miaobi.evaluate.extractors import Extractor, open_extractor
+from miaobi.evaluate.image.extractors import Extractor, open_extractor
 
 
 def pictures(side: int = 10, channels: int = 3) -> np.ndarray:

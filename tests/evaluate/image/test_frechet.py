@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miaobi.evaluate.frechet import Gaussian, frechet_distance
+from miaobi.evaluate.image.frechet import Gaussian, frechet_distance
 
 
 def exact(

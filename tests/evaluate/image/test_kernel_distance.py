@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from miaobi.evaluate import kernel_distance
-from miaobi.evaluate.kernel_distance import Blocks
+from miaobi.evaluate.image import kernel_distance
+from miaobi.evaluate.image.kernel_distance import Blocks
 
 
 def looped(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,18 +8,13 @@ import torch
 from tests.evaluate import painters
 from tests.evaluate.painters import Factors, crowd, subject
 
-from miaobi.evaluate import (
-    coverage,
-    frechet,
-    kernel_distance,
-    picture_diversity,
-    picture_likelihood,
-    picture_memorisation,
-    reconstruction,
-)
-from miaobi.evaluate.pictures import Crowd
+from miaobi.evaluate.image import coverage, frechet, kernel_distance, reconstruction
+from miaobi.evaluate.image import diversity as picture_diversity
+from miaobi.evaluate.image import likelihood as picture_likelihood
+from miaobi.evaluate.image import memorisation as picture_memorisation
+from miaobi.evaluate.image.subject import Crowd
 from miaobi.evaluate.score import Score
-from miaobi.nn.pictures import from_pixels
+from miaobi.nn.image import from_pixels
 
 
 def by_name(scores: list[Score]) -> dict[str, Score]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from tests.evaluate.models import unigram
 
-from miaobi.evaluate import diversity
 from miaobi.evaluate.score import Score
-from miaobi.evaluate.subject import Subject, spaced
+from miaobi.evaluate.text import diversity
+from miaobi.evaluate.text.subject import Subject, spaced
 
 
 def judged(*texts: str, held_out: tuple[str, ...] = ()) -> dict[str, Score]:

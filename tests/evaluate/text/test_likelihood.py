@@ -9,9 +9,9 @@ import pytest
 from tests.evaluate.models import by_character, unigram
 
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.evaluate import likelihood
 from miaobi.evaluate.score import Score
-from miaobi.evaluate.subject import Subject
+from miaobi.evaluate.text import likelihood
+from miaobi.evaluate.text.subject import Subject
 
 ALPHABET = "abcdefgh"
 

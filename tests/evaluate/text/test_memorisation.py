@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.evaluate.models import unigram
 
-from miaobi.evaluate import memorisation
-from miaobi.evaluate.memorisation import longest_copies
+from miaobi.evaluate.text import memorisation
+from miaobi.evaluate.text.memorisation import longest_copies
 
 TRAINING = (
     "床前明月光，疑是地上霜。举头望明月，低头思故乡。\nShall I compare thee to a "

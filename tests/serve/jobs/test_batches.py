@@ -17,16 +17,17 @@ from tests.serve.conftest import Echo, Grey, toy_pool
 
 from miaobi import cli
 from miaobi.core.errors import Conflict, DoesNotFit
-from miaobi.serve import batches, offline
+from miaobi.serve import offline
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
-from miaobi.serve.batches import Journal, read
 from miaobi.serve.files import Files
+from miaobi.serve.jobs import batches
+from miaobi.serve.jobs.batches import Journal, read
+from miaobi.serve.jobs.work import batch as work
+from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.serve.records import Key, now
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
-from miaobi.serve.work import batch as work
-from miaobi.serve.work.task import Outcome, Task
 
 
 def request(

@@ -24,11 +24,11 @@ from miaobi.serve.app import create_app
 from miaobi.serve.files import Files
 from miaobi.serve.guard import inside
 from miaobi.serve.jobs import Lost
+from miaobi.serve.jobs.tuning import SETTINGS, tuned_name
+from miaobi.serve.jobs.work import fine_tuning as work
+from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
-from miaobi.serve.tuning import SETTINGS, tuned_name
-from miaobi.serve.work import fine_tuning as work
-from miaobi.serve.work.task import Outcome, Task
 from miaobi.verbs.train import Plan
 
 CHATS = b"".join(
@@ -161,7 +161,7 @@ def test_what_cannot_be_asked_is_named(
 
 def test_every_setting_on_the_list_is_one_that_the_tuner_knows() -> None:
     from miaobi.core.registry import tasks
-    from miaobi.verbs.tune_settings import options_of
+    from miaobi.verbs.finetune.settings import options_of
 
     known = {
         option.key for name in tasks.names() for option in options_of(tasks.get(name))

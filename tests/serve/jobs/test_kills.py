@@ -31,7 +31,7 @@ from miaobi.core import bundle
 from miaobi.core.files import home
 from miaobi.core.store import Store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SERVER = (
     "import sys; from miaobi.serve.command import serve; "
     "serve(port=int(sys.argv[1]), workers=1, streams=2, no_studio=True, "

@@ -13,8 +13,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from tests.serve.jobs.test_fine_tuning import do
 from tests.serve.live import wait_until
-from tests.serve.test_fine_tuning import do
 
 from miaobi.core import bundle
 from miaobi.core.config import Option
@@ -23,10 +23,10 @@ from miaobi.core.store import NAME, Store
 from miaobi.serve.admission import Admission, Caller
 from miaobi.serve.app import create_app
 from miaobi.serve.guard import inside
+from miaobi.serve.jobs.training import LISTED, recipes, trained_name
+from miaobi.serve.jobs.work import training as work
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
-from miaobi.serve.training import LISTED, recipes, trained_name
-from miaobi.serve.work import training as work
 from miaobi.verbs.train import recipe_options
 
 TEXT = (

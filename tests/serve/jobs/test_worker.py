@@ -23,9 +23,9 @@ from tests.serve.packages import installed
 from miaobi.serve import jobs
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.jobs import ENDED, Queue
+from miaobi.serve.jobs.worker import LOG_BYTES, Supervisor
 from miaobi.serve.records import Job, new_id
 from miaobi.serve.settings import Settings
-from miaobi.serve.worker import LOG_BYTES, Supervisor
 
 __all__ = ["postgres"]
 
@@ -247,7 +247,7 @@ from miaobi.serve import jobs
 from miaobi.serve.database import open_records
 from miaobi.serve.jobs import Queue
 from miaobi.serve.settings import Settings
-from miaobi.serve.worker import Supervisor
+from miaobi.serve.jobs.worker import Supervisor
 
 jobs.ATTEMPTS = 1000  # a machine that is busy may not get anywhere between two kills, which is no fault of the job
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miaobi.core.errors import BadInput, MissingPart
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
 
 if TYPE_CHECKING:
     import numpy as np

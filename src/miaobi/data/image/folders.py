@@ -19,9 +19,9 @@ from typing import Any
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report
-from miaobi.data.files import csv_rows, json_lines
-from miaobi.data.picture_files import ENDINGS, FOREIGN
-from miaobi.data.picture_record import Picture
+from miaobi.data.image.files import ENDINGS, FOREIGN
+from miaobi.data.image.record import Picture
+from miaobi.data.text.files import csv_rows, json_lines
 
 METADATA = {"metadata.jsonl": json_lines, "metadata.csv": csv_rows}
 SPLITS = {

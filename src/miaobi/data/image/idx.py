@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from miaobi.core.errors import Damaged
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report, open_bytes, raise_it
-from miaobi.data.picture_folders import visible
-from miaobi.data.picture_record import Picture
+from miaobi.data.image.folders import visible
+from miaobi.data.image.record import Picture
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from miaobi.data import idx
-from miaobi.data.picture_record import Picture
+from miaobi.data.image import idx
+from miaobi.data.image.record import Picture
 
 CLOTHING = (
     "T-shirt/top",

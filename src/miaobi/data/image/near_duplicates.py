@@ -15,7 +15,7 @@ import itertools
 
 import numpy as np
 
-from miaobi.data.picture_shapes import with_channels
+from miaobi.data.image.shapes import with_channels
 
 SIDE, LOW = 32, 8
 DISTANCE = 6

@@ -17,10 +17,11 @@ import numpy as np
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.data import near_duplicates, picture_sources
 from miaobi.data.cache import alone
-from miaobi.data.picture_survey import Place, Row, Staging, Survey
-from miaobi.data.pictures import MANIFEST, SPLITS, Config
+from miaobi.data.image import near_duplicates
+from miaobi.data.image import sources as picture_sources
+from miaobi.data.image.prepared import MANIFEST, SPLITS, Config
+from miaobi.data.image.survey import Place, Row, Staging, Survey
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import DROPPED, assign_groups, check_shares
 

@@ -1,7 +1,7 @@
 """The `pictures` data set: decoded pictures of one size (or a few sizes, in buckets) in
 memory-mapped files, and batches of them.
 
-`prepare` (data/picture_packing.py) writes the files once for each content and
+`prepare` (data/image/packing.py) writes the files once for each content and
 configuration; later runs only map them:
 
     pictures.json                    what follows, counts, classes, problems
@@ -118,8 +118,8 @@ def prepare(
         cache: Where prepared data is kept; $MIAOBI_HOME/prepared by default.
         progress: Show a bar on stderr.
     """
-    from miaobi.data import augment
-    from miaobi.data.picture_packing import prepare_folder
+    from miaobi.data.image import augment
+    from miaobi.data.image.packing import prepare_folder
 
     augment.check(config.augment)
     return Pictures(prepare_folder(config, cache, progress), tuple(config.augment))
@@ -200,7 +200,7 @@ class Pictures:
         part, rows = self._rows(split, index, size, seed)
         made = self._gather(split, part, rows)
         if self.augment and split == "train":
-            from miaobi.data import augment
+            from miaobi.data.image import augment
 
             made = augment.apply(
                 self.augment,

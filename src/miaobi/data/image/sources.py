@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.registry import picture_sources
-from miaobi.data import files, idx, packs, picture_folders, picture_tables
+from miaobi.data import packs
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
-from miaobi.data.picture_record import Picture
+from miaobi.data.image import folders as picture_folders
+from miaobi.data.image import idx
+from miaobi.data.image import tables as picture_tables
+from miaobi.data.image.record import Picture
+from miaobi.data.text import files
 
 if TYPE_CHECKING:
-    from miaobi.data.pictures import Config
+    from miaobi.data.image.prepared import Config
 
 
 def pictures(config: Config, report: Report) -> Iterator[Picture]:

@@ -21,19 +21,19 @@ import numpy as np
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data import near_duplicates
 from miaobi.data.encoding import Problem, raise_it
-from miaobi.data.picture_files import open_picture, quiet
-from miaobi.data.picture_record import Picture
-from miaobi.data.picture_shapes import (
+from miaobi.data.image import near_duplicates
+from miaobi.data.image.files import open_picture, quiet
+from miaobi.data.image.prepared import Config
+from miaobi.data.image.record import Picture
+from miaobi.data.image.shapes import (
     Shape,
     buckets,
     fitted,
     nearest_bucket,
     with_channels,
 )
-from miaobi.data.pictures import Config
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
 
 AT_ONCE = 64
 NAMED = 1000

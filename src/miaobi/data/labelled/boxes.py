@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
-from miaobi.data.picture_folders import files_in, visible
-from miaobi.tune.readers.pictures import LISTS, Record, checked, listed, pictures
-from miaobi.tune.readers.scenes import SCENES, scenes
+from miaobi.data.image.folders import files_in, visible
+from miaobi.data.labelled.images import LISTS, Record, checked, listed, pictures
+from miaobi.data.labelled.scenes import SCENES, scenes
 
 PICTURES = ("images", "JPEGImages", "image", "train", "val", ".")
 """Where pictures lie beside their annotations."""

@@ -25,13 +25,14 @@ import numpy as np
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_text
 from miaobi.core.language import say
-from miaobi.data import packs, picture_sources
+from miaobi.data import packs
 from miaobi.data.encoding import Problem, raise_it
-from miaobi.data.files import records
-from miaobi.data.picture_files import open_picture, quiet
-from miaobi.data.picture_record import Picture
-from miaobi.data.pictures import Config
-from miaobi.data.shapes import Unusable
+from miaobi.data.image import sources as picture_sources
+from miaobi.data.image.files import open_picture, quiet
+from miaobi.data.image.prepared import Config
+from miaobi.data.image.record import Picture
+from miaobi.data.text.files import records
+from miaobi.data.text.shapes import Unusable
 
 Record = Mapping[str, Any]
 LISTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")

@@ -15,10 +15,10 @@ import numpy as np
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
-from miaobi.data.picture_folders import files_in
-from miaobi.data.shapes import Unusable
-from miaobi.tune.readers.pictures import Record, checked, no_pictures
-from miaobi.tune.readers.scenes import CLASSES, SCENES, scenes
+from miaobi.data.image.folders import files_in
+from miaobi.data.labelled.images import Record, checked, no_pictures
+from miaobi.data.labelled.scenes import CLASSES, SCENES, scenes
+from miaobi.data.text.shapes import Unusable
 
 PICTURES = ("images", "image", "JPEGImages", "img")
 MASKS = ("masks", "mask", "SegmentationClass", "labels", "annotations")

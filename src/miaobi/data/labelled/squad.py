@@ -11,7 +11,7 @@ from typing import Any
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.tune.readers import texts
+from miaobi.data.labelled import texts
 
 
 def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

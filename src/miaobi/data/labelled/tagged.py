@@ -13,7 +13,7 @@ from typing import Any
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.encoding import numbered_lines
-from miaobi.tune.readers import texts
+from miaobi.data.labelled import texts
 
 ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".bmes", ".txt")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.data import packs
-from miaobi.data.files import files_in, records
+from miaobi.data.text.files import files_in, records
 
 
 def texts(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

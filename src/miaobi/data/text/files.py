@@ -22,7 +22,6 @@ from typing import IO, Any
 
 from miaobi.core.errors import BadInput, Damaged, NotFound, nearest
 from miaobi.core.language import say
-from miaobi.data.documents import Document
 from miaobi.data.encoding import (
     MARKS,
     Problem,
@@ -31,7 +30,8 @@ from miaobi.data.encoding import (
     open_bytes,
     raise_it,
 )
-from miaobi.data.shapes import Unusable, to_document
+from miaobi.data.text.documents import Document
+from miaobi.data.text.shapes import Unusable, to_document
 
 PART = 1 << 20
 READ = 1 << 16

@@ -10,14 +10,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from miaobi.data.documents import Document, Message
-from miaobi.data.labelled_loaders import docstring_questions as docstring_questions
-from miaobi.data.labelled_loaders import news_tags as news_tags
-from miaobi.data.paired_loaders import cedict as cedict
-from miaobi.data.paired_loaders import django_locale as django_locale
-from miaobi.data.paired_loaders import docstring_summaries as docstring_summaries
-from miaobi.data.paired_loaders import mismatched_answers as mismatched_answers
-from miaobi.data.safety_loader import text_safety as text_safety
+from miaobi.data.labelled.loaders.marked import (
+    docstring_questions as docstring_questions,
+)
+from miaobi.data.labelled.loaders.marked import news_tags as news_tags
+from miaobi.data.labelled.loaders.pairs import cedict as cedict
+from miaobi.data.labelled.loaders.pairs import django_locale as django_locale
+from miaobi.data.labelled.loaders.pairs import (
+    docstring_summaries as docstring_summaries,
+)
+from miaobi.data.labelled.loaders.pairs import mismatched_answers as mismatched_answers
+from miaobi.data.labelled.loaders.safety import text_safety as text_safety
+from miaobi.data.text.documents import Document, Message
 
 VERSE = re.compile(
     r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0003ffff\u3007，。！？；：、《》「」『』\n]+"

@@ -32,15 +32,16 @@ import numpy as np
 from miaobi.core.errors import BadInput
 from miaobi.core.files import explain_refusal, home, write_beside, write_text
 from miaobi.core.language import say
-from miaobi.data import packs, sources, tokenizer
+from miaobi.data import packs
 from miaobi.data.cache import alone, content_hash
-from miaobi.data.documents import Special
 from miaobi.data.encoding import Problem
-from miaobi.data.files import files_in
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import DROPPED, Cut, assign, check_shares
-from miaobi.data.tokenizer import Tokenizer
-from miaobi.data.tokens import MANIFEST, SPLITS, Config
+from miaobi.data.text import sources, tokenizer
+from miaobi.data.text.documents import Special
+from miaobi.data.text.files import files_in
+from miaobi.data.text.tokenizer import Tokenizer
+from miaobi.data.text.tokens import MANIFEST, SPLITS, Config
 
 FORMAT = 1
 CHUNK = 1 << 24

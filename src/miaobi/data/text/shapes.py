@@ -9,7 +9,7 @@ from typing import Any
 
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
-from miaobi.data.documents import Document, Message
+from miaobi.data.text.documents import Document, Message
 
 ROLES = {
     "human": "user",

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.registry import sources
-from miaobi.data import files, packs
+from miaobi.data import packs
 from miaobi.data.cache import content_hash
-from miaobi.data.documents import Document
 from miaobi.data.encoding import Report
+from miaobi.data.text import files
+from miaobi.data.text.documents import Document
 
 if TYPE_CHECKING:
-    from miaobi.data.tokens import Config
+    from miaobi.data.text.tokens import Config
 
 
 def name_of(config: Config) -> str:

@@ -2,7 +2,7 @@
 batches drawn from them.
 
 A split is one file of uint16 or uint32:  <|endoftext|> document <|endoftext|> document ... <|endoftext|>
-Every token but the first is a target once an epoch. `prepare` (data/packing.py) writes the files once for each content
+Every token but the first is a target once an epoch. `prepare` (data/text/packing.py) writes the files once for each content
 and configuration; later runs only map them.
 """
 
@@ -23,7 +23,7 @@ from miaobi.data.cache import manifest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from miaobi.data.tokenizer import Tokenizer
+    from miaobi.data.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
 IGNORED = -100
@@ -86,13 +86,13 @@ def prepare(
     config: Config, *, cache: Path | None = None, progress: bool = True
 ) -> Tokens:
     """The prepared data of this configuration, made now or found from an earlier run
-    (see data/packing.py).
+    (see data/text/packing.py).
 
     Args:
         cache: Where prepared data is kept; $MIAOBI_HOME/prepared by default.
         progress: Show a bar on stderr.
     """
-    from miaobi.data.packing import prepare_folder
+    from miaobi.data.text.packing import prepare_folder
 
     return Tokens(prepare_folder(config, cache, progress), config.context_length)
 
@@ -143,7 +143,7 @@ class Tokens:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        from miaobi.data.tokenizer import load
+        from miaobi.data.text.tokenizer import load
 
         return load(self.folder / "tokenizer")
 
@@ -154,7 +154,7 @@ class Tokens:
         A model with a template is asked a plain prompt as a question, and a poet would
         not know what that is.
         """
-        from miaobi.data.documents import TURN_START
+        from miaobi.data.text.documents import TURN_START
 
         self.tokenizer.save(folder)
         turn = self.tokenizer.backend.token_to_id(TURN_START)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from miaobi.core.engine import Abilities, Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.engines.safety import THRESHOLD
-from miaobi.engines.weights import PIPELINE
-from miaobi.tune.opening import FAMILY, PIPELINE_LORA, open_tuned
+from miaobi.engines.moderation.images import THRESHOLD
+from miaobi.models.tuned import FAMILY, PIPELINE_LORA, open_tuned
+from miaobi.models.weights import PIPELINE
 
 if TYPE_CHECKING:
-    from miaobi.engines.diffusers_engine import DiffusersEngine
+    from miaobi.engines.diffusers.engine import DiffusersEngine
 
 Part = str | Path
 FORMATS = ("diffusers", "bundle")
@@ -82,7 +82,7 @@ def open_engine(
         ControlNet's folder or hub id, heeded where the request has a control_image.
         `safety_checker`: replace unsafe pictures by grey ones; `safety_threshold`: the
         probability from which a picture counts as unsafe (safety.py)."""
-    from miaobi.engines import safety
+    from miaobi.engines.moderation import images as safety
 
     if not reads(weights):
         raise Unsupported(
@@ -94,8 +94,9 @@ def open_engine(
         )
     checker = safety.open_checker(safety_threshold) if safety_checker else None
     with quiet():
-        from miaobi.engines import devices, diffusers_parts
-        from miaobi.engines.diffusers_engine import DiffusersEngine
+        from miaobi.engines import devices
+        from miaobi.engines.diffusers.engine import DiffusersEngine
+        from miaobi.models import pipelines as diffusers_parts
 
         place = devices.place(device)
         folder, own = _opened(weights)

@@ -26,11 +26,11 @@ from miaobi.core.engine import Abilities, Chunk, accepted
 from miaobi.core.errors import BadInput, DoesNotFit, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, Request
-from miaobi.data.picture_files import read_picture
-from miaobi.engines import diffusers_schedulers
-from miaobi.engines.diffusers_parts import Pipelines, Task, multiple
-from miaobi.engines.safety import Checker
+from miaobi.data.image.files import read_picture
+from miaobi.engines.diffusers import schedulers as diffusers_schedulers
+from miaobi.engines.moderation.images import Checker
 from miaobi.engines.worker import Send, Worker
+from miaobi.models.pipelines import Pipelines, Task, multiple
 
 WORDS = (
     "prompt",

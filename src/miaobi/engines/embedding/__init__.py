@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
-from miaobi.tune.opening import FAMILY, open_tuned
+from miaobi.models.tuned import FAMILY, open_tuned
 
 if TYPE_CHECKING:
-    from miaobi.engines.embedding_engine import EmbeddingEngine
+    from miaobi.engines.embedding.engine import EmbeddingEngine
 
 FORMATS = ("base", "bundle")
 ABILITIES = Abilities(frozenset({"texts", "seed"}))
@@ -36,6 +36,6 @@ def reads(weights: Weights) -> bool:
 
 def open_engine(weights: Weights, *, streams: int = 1) -> EmbeddingEngine:
     """On the CPU, one request after the other."""
-    from miaobi.engines.embedding_engine import EmbeddingEngine
+    from miaobi.engines.embedding.engine import EmbeddingEngine
 
     return EmbeddingEngine(weights, ABILITIES)

@@ -15,8 +15,8 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import EmbeddingRequest, Request
 from miaobi.engines.worker import Send, Worker
-from miaobi.tune.base import open_base
-from miaobi.tune.opening import open_tuned
+from miaobi.models.base import open_base
+from miaobi.models.tuned import open_tuned
 from miaobi.tune.tasks import embedding
 from miaobi.tune.text.heads import ids_of
 

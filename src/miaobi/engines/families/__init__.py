@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
-from miaobi.tune.opening import FAMILY
+from miaobi.models.tuned import FAMILY
 
 if TYPE_CHECKING:
-    from miaobi.engines.pictures_engine import PicturesEngine
+    from miaobi.engines.families.engine import PicturesEngine
 
 FORMATS = ("bundle",)
 ABILITIES = Abilities(
@@ -41,6 +41,6 @@ def open_engine(
 ) -> PicturesEngine:
     """`device`: auto, cpu, cuda, cuda:1."""
     from miaobi.engines import devices
-    from miaobi.engines.pictures_engine import PicturesEngine
+    from miaobi.engines.families.engine import PicturesEngine
 
     return PicturesEngine(weights, devices.place(device))

@@ -1,5 +1,5 @@
 """What the engine for picture families does: from labels and seeds to pictures, by the
-protocols of nn/pictures.py.
+protocols of nn/image.py.
 
 Picture i of seed s is made of a generator of its own, seeded s + i, so it does not
 depend on how many are asked for; facts record that number and the class. Pixels keep
@@ -30,10 +30,10 @@ from miaobi.core.errors import BadInput, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.registry import families
 from miaobi.core.requests import ImageRequest, Request
-from miaobi.data.picture_files import read_picture
-from miaobi.data.picture_shapes import Fit, fitted, padded, with_channels
+from miaobi.data.image.files import read_picture
+from miaobi.data.image.shapes import Fit, fitted, padded, with_channels
 from miaobi.engines.worker import Send, Worker
-from miaobi.nn.pictures import (
+from miaobi.nn.image import (
     Encodes,
     HasLatents,
     Paints,
@@ -59,7 +59,7 @@ class Source:
 
 
 class PicturesEngine:
-    """`net`: the family's model (nn/pictures.py). `spec`: what its pictures are."""
+    """`net`: the family's model (nn/image.py). `spec`: what its pictures are."""
 
     modality = "image"
 

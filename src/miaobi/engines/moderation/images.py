@@ -1,5 +1,5 @@
 """Unsafe pictures do not leave: each one painted is judged by the packaged open_nsfw
-(engines/nsfw.py) and, from a threshold of probability on, replaced by a plain grey
+(engines/moderation/nsfw.py) and, from a threshold of probability on, replaced by a plain grey
 picture that ends with "content_filter".
 
 The probability stands in the facts of every picture that was judged. What the model
@@ -72,7 +72,7 @@ def open_checker(threshold: float) -> Checker:
     import numpy as np
 
     try:
-        from miaobi.engines.nsfw import unsafe
+        from miaobi.engines.moderation.nsfw import unsafe
 
         unsafe(np.full((64, 64, 3), GREY, np.uint8))
     except (MiaobiError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""Text told by its wording: the rules of text_rules.yaml, in English and Chinese.
+"""Text told by its wording: the rules of rules.yaml, in English and Chinese.
 
 A rule holds where one of its expressions matches and nothing around the match says it
 is about something else. Texts are normalised first, so that full-width letters,
@@ -60,7 +60,7 @@ def normalised(text: str) -> str:
 @cache
 def rules() -> tuple[Rule, ...]:
     told: dict[str, Any] = yaml.safe_load(
-        files("miaobi.engines").joinpath("text_rules.yaml").read_text(encoding="utf-8")
+        files("miaobi.engines.moderation").joinpath("rules.yaml").read_text(encoding="utf-8")
     )
 
     def compiled(pattern: str) -> re.Pattern[str]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.engines import text_rules
 from miaobi.engines.load import Model
+from miaobi.engines.moderation import rules as text_rules
 
 CLASSIFIER = "text-safety"
 """The name in the store under which the recipe leaves it."""

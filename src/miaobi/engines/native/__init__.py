@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from miaobi.core import gguf
 from miaobi.core.engine import Abilities, Weights
 from miaobi.core.requests import TextRequest
-from miaobi.tune.opening import FAMILY, open_tuned
+from miaobi.models.tuned import FAMILY, open_tuned
 
 if TYPE_CHECKING:
-    from miaobi.engines.native_engine import NativeEngine
+    from miaobi.engines.native.engine import NativeEngine
 
 FORMATS = ("bundle", "transformers", "gguf")
 ABILITIES = Abilities(
@@ -76,8 +76,9 @@ def open_engine(
     CUDA), float32, bfloat16, float16.
     `adapters`: tuned models whose base these weights are; a request's `adapter` names
         the one that answers it."""
-    from miaobi.engines import checkpoints, devices
-    from miaobi.engines.native_engine import NativeEngine
+    from miaobi.engines import devices
+    from miaobi.engines.native import checkpoints
+    from miaobi.engines.native.engine import NativeEngine
 
     place = devices.place(device)
     numbers, names = (

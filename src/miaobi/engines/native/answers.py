@@ -16,8 +16,8 @@ from torch import Tensor
 from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
-from miaobi.engines.sampling import apply, controls_of, draw, generators_of
-from miaobi.engines.streaming import TextStream
+from miaobi.engines.text.streaming import TextStream
+from miaobi.nn.sampling import apply, controls_of, draw, generators_of
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,18 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.registry import families
-from miaobi.data.tokenizer_gguf import word_rule
-from miaobi.engines import chat
-from miaobi.engines.decoders import CachedDecoder, Decoder, Layer, RecurrentDecoder
-from miaobi.engines.weights import read_json, refuse_foreign_code
-from miaobi.engines.words import Words
-from miaobi.tune import merging, opening
-from miaobi.tune.base import open_base
+from miaobi.data.text.tokenizer.gguf import word_rule
+from miaobi.engines.native.decoders import (
+    CachedDecoder,
+    Decoder,
+    Layer,
+    RecurrentDecoder,
+)
+from miaobi.engines.text.detokenizer import Words
+from miaobi.models import chat, merging
+from miaobi.models import tuned as opening
+from miaobi.models.base import open_base
+from miaobi.models.weights import read_json, refuse_foreign_code
 
 ENDLESS = 2**31
 

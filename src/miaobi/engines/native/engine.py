@@ -28,10 +28,16 @@ from miaobi.core.engine import (
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines import checkpoints
-from miaobi.engines.answers import Answers, Beams, Drawn, Vocabulary, token_logprob
-from miaobi.engines.decoders import BASE
-from miaobi.engines.streaming import TextStream
+from miaobi.engines.native import checkpoints
+from miaobi.engines.native.answers import (
+    Answers,
+    Beams,
+    Drawn,
+    Vocabulary,
+    token_logprob,
+)
+from miaobi.engines.native.decoders import BASE
+from miaobi.engines.text.streaming import TextStream
 
 
 @dataclass(eq=False)

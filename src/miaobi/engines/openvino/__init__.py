@@ -30,11 +30,11 @@ from miaobi.core.engine import (
 )
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
+from miaobi.core.machine import physical_cores
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines import chat, converted, grammar
-from miaobi.engines.cores import physical_cores
-from miaobi.engines.openvino_process import Job, PipelineProcess
-from miaobi.engines.streaming import (
+from miaobi.engines.openvino.process import Job, PipelineProcess
+from miaobi.engines.text import grammar
+from miaobi.engines.text.streaming import (
     ByteDetokenizer,
     Detokenizer,
     TextStream,
@@ -42,7 +42,8 @@ from miaobi.engines.streaming import (
     byte_level_table,
     sentencepiece_table,
 )
-from miaobi.engines.weights import read_json
+from miaobi.models import chat, converted
+from miaobi.models.weights import read_json
 
 log = logging.getLogger("miaobi.engines")
 
@@ -409,7 +410,7 @@ def _describe(path: Path) -> _Described:
     config = read_json(path / "config.json")
     table = None
     if (path / "tokenizer.json").exists():
-        from miaobi.engines.words import Words
+        from miaobi.engines.text.detokenizer import Words
 
         table = Words.from_file(path / "tokenizer.json").table
     return _Described(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from miaobi.core.engine import Abilities, Weights
 
 if TYPE_CHECKING:
-    from miaobi.engines.styletransfer_engine import StyleTransfer
+    from miaobi.engines.styletransfer.engine import StyleTransfer
 
 FORMATS = ("styletransfer",)
 ABILITIES = Abilities(frozenset({"seed", "image", "style", "strength"}))
@@ -34,6 +34,6 @@ def reads(weights: Weights) -> bool:
 def open_engine(
     weights: Weights, *, streams: int = 1, threads: int | None = None
 ) -> StyleTransfer:
-    from miaobi.engines.styletransfer_engine import StyleTransfer
+    from miaobi.engines.styletransfer.engine import StyleTransfer
 
     return StyleTransfer(weights.path, weights.name, ABILITIES, threads)

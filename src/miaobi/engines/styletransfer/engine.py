@@ -149,7 +149,7 @@ def _style(style: Path | np.ndarray | None) -> tuple[int, np.ndarray | None]:
     """The number of a built-in style and None, or 0 and the pixels of a picture. Raises
     BadInput or NotFound.
     """
-    from miaobi.data.picture_files import read_picture
+    from miaobi.data.image.files import read_picture
 
     listed = ", ".join(STYLES)
     remedy = say(

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from miaobi.engines.streaming import (
+from miaobi.engines.text.streaming import (
     ByteDetokenizer,
     Detokenizer,
     WindowDetokenizer,

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
-from miaobi.tune.opening import FAMILY, open_tuned
+from miaobi.models.tuned import FAMILY, open_tuned
 
 if TYPE_CHECKING:
-    from miaobi.engines.tuned_engine import TunedEngine
+    from miaobi.engines.tuned.engine import TunedEngine
 
 FORMATS = ("bundle",)
 ABILITIES = Abilities(frozenset({"seed", "prompt", "image"}))
@@ -40,6 +40,6 @@ def reads(weights: Weights) -> bool:
 
 def open_engine(weights: Weights, *, streams: int = 1) -> TunedEngine:
     """On the CPU, one question after the other."""
-    from miaobi.engines.tuned_engine import TunedEngine
+    from miaobi.engines.tuned.engine import TunedEngine
 
     return TunedEngine(open_tuned(weights))

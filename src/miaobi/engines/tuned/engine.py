@@ -15,9 +15,9 @@ from miaobi.core.engine import Abilities, Chunk, accepted
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines.words import Words
+from miaobi.engines.text.detokenizer import Words
 from miaobi.engines.worker import Send, Worker
-from miaobi.tune.opening import Tuned
+from miaobi.models.tuned import Tuned
 
 LONG = 1_000_000
 """Tokens, for models that do not say how many they hold."""
@@ -144,7 +144,7 @@ def _record(prompt: str) -> dict[str, Any] | None:
 
 def _picture(path: Path) -> Mapping[str, Any]:
     """The columns that every task about pictures reads. Raises BadInput for what is no picture."""
-    from miaobi.tune.readers.pictures import checked
+    from miaobi.data.labelled.images import checked
 
     with checked() as check:
         found = check(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from miaobi.core.engine import Abilities, Weights
 
 if TYPE_CHECKING:
-    from miaobi.engines.upscaler_engine import Upscaler
+    from miaobi.engines.upscaler.engine import Upscaler
 
 FORMATS = ("esrgan",)
 ABILITIES = Abilities(frozenset({"seed", "image", "upscale"}))
@@ -33,6 +33,6 @@ def reads(weights: Weights) -> bool:
 def open_engine(
     weights: Weights, *, streams: int = 1, threads: int | None = None
 ) -> Upscaler:
-    from miaobi.engines.upscaler_engine import Upscaler
+    from miaobi.engines.upscaler.engine import Upscaler
 
     return Upscaler(weights.path, weights.name, ABILITIES, threads)

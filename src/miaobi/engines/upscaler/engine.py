@@ -21,8 +21,8 @@ from miaobi.core.engine import Abilities, Chunk
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import Request
-from miaobi.engines import layers_model
 from miaobi.engines.packaged import Network, image_of
+from miaobi.engines.upscaler import layers_model
 
 MARGIN = 10
 """How far a pixel's value depends on its neighbours: the radii of the network's

@@ -14,7 +14,7 @@ import numpy as np
 
 from miaobi.core.errors import Damaged, NotFound, Unsupported
 from miaobi.core.language import say
-from miaobi.engines.weights import read_json
+from miaobi.models.weights import read_json
 
 
 def read(path: Path) -> Any:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from miaobi.core.language import say
-from miaobi.evaluate.coverage import distances
-from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.image.coverage import distances
+from miaobi.evaluate.image.subject import PictureSubject
 from miaobi.evaluate.score import Score
-from miaobi.evaluate.subject import SAMPLES
+from miaobi.evaluate.text.subject import SAMPLES
 
 MODALITY = "image"
 NEEDS = frozenset({SAMPLES})

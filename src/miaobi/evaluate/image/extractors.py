@@ -55,7 +55,7 @@ def open_extractor(choice: str, height: int, width: int) -> Extractor:
     BadInput or MissingPart.
     """
     if choice == DEFAULT:
-        from miaobi.nn import efficientnet
+        from miaobi.models import efficientnet
 
         side = efficientnet.side_for(height, width)
         name = "EffNet-Lite0" + ("" if side == efficientnet.SIDE else f"@{side}")

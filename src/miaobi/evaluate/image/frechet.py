@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from miaobi.core.language import say
-from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.image.subject import PictureSubject
 from miaobi.evaluate.score import Score, half_interval, halves
-from miaobi.evaluate.subject import REFERENCE, SAMPLES
+from miaobi.evaluate.text.subject import REFERENCE, SAMPLES
 
 MODALITY = "image"
 NEEDS = frozenset({SAMPLES, REFERENCE})

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from miaobi.core.language import say
-from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.image.subject import PictureSubject
 from miaobi.evaluate.score import RESAMPLES, Score
-from miaobi.evaluate.subject import REFERENCE, SAMPLES
+from miaobi.evaluate.text.subject import REFERENCE, SAMPLES
 
 MODALITY = "image"
 NEEDS = frozenset({SAMPLES, REFERENCE})

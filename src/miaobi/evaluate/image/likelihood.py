@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from miaobi.core.language import say
-from miaobi.evaluate.pictures import BATCH, PictureSubject, labels_of
+from miaobi.evaluate.image.subject import BATCH, PictureSubject, labels_of
 from miaobi.evaluate.score import Score, mean_interval
-from miaobi.evaluate.subject import BOUND, HELD_OUT
-from miaobi.nn.pictures import HasBound, from_pixels
+from miaobi.evaluate.text.subject import BOUND, HELD_OUT
+from miaobi.nn.image import HasBound, from_pixels
 
 MODALITY = "image"
 NEEDS = frozenset({BOUND, HELD_OUT})

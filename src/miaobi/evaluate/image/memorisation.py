@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miaobi.core.language import say
-from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.image.subject import PictureSubject
 from miaobi.evaluate.score import (
     RESAMPLES,
     Score,
@@ -25,7 +25,7 @@ from miaobi.evaluate.score import (
     mean_interval,
     share_interval,
 )
-from miaobi.evaluate.subject import HELD_OUT, SAMPLES, TRAINING
+from miaobi.evaluate.text.subject import HELD_OUT, SAMPLES, TRAINING
 
 MODALITY = "image"
 NEEDS = frozenset({SAMPLES, TRAINING, HELD_OUT})

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miaobi.core.language import say
-from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.image.subject import PictureSubject
 from miaobi.evaluate.score import Score, mean_interval
-from miaobi.evaluate.subject import HELD_OUT, REBUILDING
+from miaobi.evaluate.text.subject import HELD_OUT, REBUILDING
 
 MODALITY = "image"
 NEEDS = frozenset({HELD_OUT, REBUILDING})

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from miaobi.core.language import say
-from miaobi.evaluate import picture_memorisation
-from miaobi.evaluate.pictures import PictureSubject
+from miaobi.evaluate.image import memorisation as picture_memorisation
+from miaobi.evaluate.image.subject import PictureSubject
 from miaobi.provenance.sheet import sheet
 
 Shown = tuple[np.ndarray, str]

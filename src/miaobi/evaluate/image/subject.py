@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from miaobi.core.language import say
-from miaobi.data.pictures import PictureSpec
-from miaobi.evaluate.extractors import Extractor
-from miaobi.evaluate.subject import (
+from miaobi.data.image.prepared import PictureSpec
+from miaobi.evaluate.image.extractors import Extractor
+from miaobi.evaluate.text.subject import (
     BOUND,
     HELD_OUT,
     REBUILDING,
@@ -27,7 +27,7 @@ from miaobi.evaluate.subject import (
     SAMPLES,
     TRAINING,
 )
-from miaobi.nn.pictures import (
+from miaobi.nn.image import (
     Encodes,
     HasBound,
     HasLatents,

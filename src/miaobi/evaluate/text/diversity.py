@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from miaobi.core.language import say
 from miaobi.evaluate.score import Score, jackknife, mean_interval
-from miaobi.evaluate.subject import SAMPLES, Subject, spaced
+from miaobi.evaluate.text.subject import SAMPLES, Subject, spaced
 
 MODALITY = "text"
 NEEDS = frozenset({SAMPLES})

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from miaobi.core.language import say
 from miaobi.evaluate.score import Score, ratio_interval
-from miaobi.evaluate.subject import HELD_OUT, LIKELIHOOD, Subject
+from miaobi.evaluate.text.subject import HELD_OUT, LIKELIHOOD, Subject
 
 MODALITY = "text"
 NEEDS = frozenset({LIKELIHOOD, HELD_OUT})

@@ -17,7 +17,7 @@ import numpy as np
 
 from miaobi.core.language import say
 from miaobi.evaluate.score import Score, mean_interval
-from miaobi.evaluate.subject import HELD_OUT, SAMPLES, TRAINING, Subject
+from miaobi.evaluate.text.subject import HELD_OUT, SAMPLES, TRAINING, Subject
 
 MODALITY = "text"
 NEEDS = frozenset({SAMPLES, TRAINING, HELD_OUT})

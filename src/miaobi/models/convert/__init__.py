@@ -19,7 +19,7 @@ from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import Damaged, NotFound, Unsupported
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
-from miaobi.engines.convert_tokenizer import Vocabulary, read_vocabulary
+from miaobi.models.convert.tokenizer import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from typing import Any
 
 from miaobi.core.errors import Damaged, NotFound, Unsupported
 from miaobi.core.language import say
-from miaobi.data.tokenizer import BYTES, QWEN2
-from miaobi.data.tokenizer_gguf import LLAMA3
+from miaobi.data.text.tokenizer import BYTES, QWEN2
+from miaobi.data.text.tokenizer.gguf import LLAMA3
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from miaobi.core.errors import BadInput, MissingPart, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import recorded
-from miaobi.engines import diffusers_folder
-from miaobi.engines.weights import PIPELINE, part, read_json
+from miaobi.models.pipelines import folder as diffusers_folder
+from miaobi.models.weights import PIPELINE, part, read_json
 
 Task = Literal["text", "image", "mask"]
 AUTO: dict[Task, Any] = {

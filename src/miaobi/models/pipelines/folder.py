@@ -11,7 +11,7 @@ from typing import Any
 from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import BadInput, NotFound, Unsupported, nearest
 from miaobi.core.language import say
-from miaobi.engines.weights import PIPELINE, read_json, refuse_foreign_code
+from miaobi.models.weights import PIPELINE, read_json, refuse_foreign_code
 
 WEIGHTLESS = re.compile(
     r"(Scheduler|Tokenizer(Fast)?|Processor(Fast|Pil)?|FeatureExtractor)$"

@@ -42,7 +42,7 @@ from transformers.utils import logging
 from miaobi.core.files import home, write_beside
 from miaobi.data import packs
 from miaobi.data.cache import alone
-from miaobi.data.tokenizer_sentencepiece import transformers_tokenizer
+from miaobi.data.text.tokenizer.sentencepiece import transformers_tokenizer
 
 PACK = "use-multilingual"
 FORMAT = 3

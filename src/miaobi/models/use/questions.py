@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from miaobi.nn.use import UseConfig, UseModel, UsePreTrainedModel
+from miaobi.models.use import UseConfig, UseModel, UsePreTrainedModel
 
 MEETING = 64
 """Width in which the question meets the text."""

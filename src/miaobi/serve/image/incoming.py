@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.picture_files import read_picture
+from miaobi.data.image.files import read_picture
 from miaobi.serve.errors import ApiError
 
 FORMATS = ("PNG", "JPEG", "WEBP")

@@ -19,8 +19,7 @@ from miaobi.core.errors import nearest
 from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import plain_name
-from miaobi.serve.pages import Metadata
-from miaobi.serve.tuning import (
+from miaobi.serve.jobs.tuning import (
     ID_LETTERS,
     SETTINGS,
     Asked,
@@ -30,6 +29,7 @@ from miaobi.serve.tuning import (
     number,
     on_the_list,
 )
+from miaobi.serve.pages import Metadata
 
 SHAPES = {
     "text": (

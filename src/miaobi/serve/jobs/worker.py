@@ -178,7 +178,7 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "miaobi.serve.work",
+            "miaobi.serve.jobs.work",
             cwd=folder,
             start_new_session=True,
             stdin=asyncio.subprocess.PIPE,

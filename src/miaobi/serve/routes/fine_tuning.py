@@ -13,10 +13,10 @@ from fastapi import APIRouter
 from miaobi.core.language import say
 from miaobi.serve.admission import Asking, Caller
 from miaobi.serve.errors import ApiError
+from miaobi.serve.jobs.tuning import Create, tuned_name
 from miaobi.serve.records import Job, new_id
 from miaobi.serve.routes.life import Life, measured
 from miaobi.serve.services import Services, Serving
-from miaobi.serve.tuning import Create, tuned_name
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
 

@@ -26,15 +26,15 @@ from miaobi.engines.load import Collected, Model
 from miaobi.provenance.publish import NOTICE, publish
 from miaobi.serve.admission import Asking, Caller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.pictures.asked import (
+from miaobi.serve.image.asked import (
     Asked,
     Edit,
     Generation,
     Variation,
     house_request,
 )
-from miaobi.serve.pictures.incoming import Incoming, read
-from miaobi.serve.pictures.shelf import KINDS
+from miaobi.serve.image.incoming import Incoming, read
+from miaobi.serve.image.shelf import KINDS
 from miaobi.serve.records import now
 from miaobi.serve.services import Services, Serving
 

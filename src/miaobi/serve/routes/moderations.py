@@ -19,9 +19,9 @@ from pydantic import Discriminator, Field, Tag
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.engines.load import Model
-from miaobi.engines.nsfw import unsafe
-from miaobi.engines.safety import THRESHOLD
-from miaobi.engines.text_safety import (
+from miaobi.engines.moderation.images import THRESHOLD
+from miaobi.engines.moderation.nsfw import unsafe
+from miaobi.engines.moderation.texts import (
     CATEGORIES,
     CLASSIFIER,
     Verdict,
@@ -30,7 +30,7 @@ from miaobi.engines.text_safety import (
 )
 from miaobi.serve.admission import Asking
 from miaobi.serve.errors import ApiError
-from miaobi.serve.pictures.incoming import of_data_url, read
+from miaobi.serve.image.incoming import of_data_url, read
 from miaobi.serve.records import new_id
 from miaobi.serve.services import Services, Serving
 from miaobi.serve.text.asked import Closed

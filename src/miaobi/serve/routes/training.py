@@ -13,10 +13,10 @@ from fastapi import APIRouter
 from miaobi.core.language import say
 from miaobi.serve.admission import Asking, Caller
 from miaobi.serve.errors import ApiError
+from miaobi.serve.jobs.training import Create, recipe, recipes, shape, trained_name
 from miaobi.serve.records import Job, new_id
 from miaobi.serve.routes.life import Life, measured
 from miaobi.serve.services import Services, Serving
-from miaobi.serve.training import Create, recipe, recipes, shape, trained_name
 
 router = APIRouter(prefix="/v1/training", tags=["training"])
 

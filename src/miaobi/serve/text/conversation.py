@@ -128,7 +128,7 @@ def _about_a_picture(
 
 def _bytes_of(url: str, limits: Limits) -> bytes:
     """A data: URL's picture, looked through. Raises ApiError 400 or BadInput."""
-    from miaobi.serve.pictures.incoming import of_data_url, read
+    from miaobi.serve.image.incoming import of_data_url, read
 
     raw = of_data_url(url, "messages")
     read(raw, "image_url", limits.pixels)

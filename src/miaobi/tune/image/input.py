@@ -21,11 +21,11 @@ from torch import Tensor
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data import augment
-from miaobi.data.picture_files import open_picture, quiet
-from miaobi.data.shapes import Unusable
-from miaobi.nn import efficientnet
-from miaobi.tune.base import Base
+from miaobi.data.image import augment
+from miaobi.data.image.files import open_picture, quiet
+from miaobi.data.text.shapes import Unusable
+from miaobi.models import efficientnet
+from miaobi.models.base import Base
 
 FILE = "preprocessor_config.json"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -207,7 +207,7 @@ def _sizes(known: dict[str, Any], fixed: Any) -> tuple[int, int, int]:
 def augmented(
     names: list[str], pixels: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Training pictures uint8 [B, 3, H, W] changed by name (data/augment.py), as float
+    """Training pictures uint8 [B, 3, H, W] changed by name (data/image/augment.py), as float
     in [0, 255]; masks [B, H, W] moved along.
 
     Drawn from PyTorch's random state, which a checkpoint holds: a resumed run draws

@@ -15,11 +15,10 @@ from torch import nn
 
 from miaobi.core.errors import Unsupported, nearest
 from miaobi.core.language import say
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch
-from miaobi.tune.base import Base
-from miaobi.tune.learner import Example, Features, Learner
-from miaobi.tune.pictures.input import Preparation, augmented
-from miaobi.tune.pictures.nets import (
+from miaobi.tune.image.input import Preparation, augmented
+from miaobi.tune.image.nets import (
     Lite,
     LiteConfig,
     blocks_of,
@@ -27,6 +26,7 @@ from miaobi.tune.pictures.nets import (
     packaged,
     register,
 )
+from miaobi.tune.learner import Example, Features, Learner
 
 HEADS = (
     "classifier",

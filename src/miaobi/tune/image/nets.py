@@ -32,8 +32,8 @@ from transformers.modeling_outputs import (
     SemanticSegmenterOutput,
 )
 
-from miaobi.nn import efficientnet
-from miaobi.nn.efficientnet import EfficientNetLite0, same
+from miaobi.models import efficientnet
+from miaobi.models.efficientnet import EfficientNetLite0, same
 
 LEVELS = {2: 24, 4: 40, 10: 112, 15: 320}
 """Blocks whose outputs are read, and their channels: the last of each stride, 4, 8, 16 and 32."""

@@ -26,7 +26,8 @@ from typing import Literal, NamedTuple
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.tune.learner import Learner
-from miaobi.tune.methods import adapters, aids, bottleneck, freezing, quantise
+from miaobi.tune.methods import adapters, bottleneck, freezing, quantise
+from miaobi.tune.methods import regularisers as aids
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.tune.learner import Companion, Learner
-from miaobi.tune.methods.aids import input_embedding
+from miaobi.tune.methods.regularisers import input_embedding
 
 if TYPE_CHECKING:
     from miaobi.tune.methods import TuneConfig

@@ -21,14 +21,14 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.labelled.images import asked_picture, picture_of
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
+from miaobi.tune.image.input import check_augmentations, preparation
+from miaobi.tune.image.learner import PictureLearner, side_of
+from miaobi.tune.image.metrics import shares
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece, padded
-from miaobi.tune.pictures.figures import shares
-from miaobi.tune.pictures.input import check_augmentations, preparation
-from miaobi.tune.pictures.learner import PictureLearner, side_of
-from miaobi.tune.readers.pictures import asked_picture, picture_of
 from miaobi.tune.text import overlap
 
 NAME = "image-captioning"

@@ -23,9 +23,9 @@ from torch import nn
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable, to_document
+from miaobi.data.text.shapes import Unusable, to_document
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece
 from miaobi.tune.text.heads import padding_of
 from miaobi.tune.text.packing import Packed, by_sequence, layers_of, pack

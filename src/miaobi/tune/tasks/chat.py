@@ -19,9 +19,9 @@ import numpy as np
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable, shape_of, to_document
-from miaobi.engines.chat import ChatTemplate
-from miaobi.tune.base import Base
+from miaobi.data.text.shapes import Unusable, shape_of, to_document
+from miaobi.models.base import Base
+from miaobi.models.chat import ChatTemplate
 from miaobi.tune.learner import Example, Features
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.turns import BUILT_IN, spoken

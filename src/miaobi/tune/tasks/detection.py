@@ -28,16 +28,16 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable, unseen
+from miaobi.data.labelled.images import asked_picture, picture_of
+from miaobi.data.text.shapes import Unusable, unseen
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
+from miaobi.tune.image import boxes
+from miaobi.tune.image.input import check_augmentations, opened, preparation
+from miaobi.tune.image.learner import PictureLearner, counted, net_for, side_of
+from miaobi.tune.image.metrics import f1, shares
+from miaobi.tune.image.nets import LiteForObjectDetection
 from miaobi.tune.learner import Example, Features, Figure, Judgement
-from miaobi.tune.pictures import boxes
-from miaobi.tune.pictures.figures import f1, shares
-from miaobi.tune.pictures.input import check_augmentations, opened, preparation
-from miaobi.tune.pictures.learner import PictureLearner, counted, net_for, side_of
-from miaobi.tune.pictures.nets import LiteForObjectDetection
-from miaobi.tune.readers.pictures import asked_picture, picture_of
 
 NAME = "object-detection"
 SUMMARY = "boxes with labels in each picture", "在每张图片中框出带标签的物体"

@@ -1,7 +1,7 @@
 """A picture generator tuned on a folder of pictures: a style by their captions, or a
 subject by a word of its own (DreamBooth).
 
-    L_i = w(t) mean (net(x_t, t, caption) - target)²      tune/pictures/denoisers.py has x_t, the target and w
+    L_i = w(t) mean (net(x_t, t, caption) - target)²      tune/image/denoisers.py has x_t, the target and w
 
 With a class prompt, pictures of the class as the base paints it are learned beside, so
 that a dog is not forgotten over this one dog: L_i + λ L_prior (Ruiz et al. 2022,
@@ -26,21 +26,21 @@ from torch import Tensor
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.data.picture_folders import files_in
+from miaobi.data.image.folders import files_in
+from miaobi.data.labelled.images import asked_picture, picture_of
 from miaobi.data.progress import bar
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner
-from miaobi.tune.pictures.denoisers import (
+from miaobi.tune.image.denoisers import (
     Denoiser,
     StableDiffusionXL,
     denoiser_of,
     noising_of,
 )
-from miaobi.tune.pictures.figures import shares
-from miaobi.tune.pictures.input import opened
-from miaobi.tune.readers.pictures import asked_picture, picture_of
+from miaobi.tune.image.input import opened
+from miaobi.tune.image.metrics import shares
+from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner
 
 NAME = "diffusion"
 SUMMARY = (
@@ -155,7 +155,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Painter:
             ),
         )
     with quiet():
-        from miaobi.engines import diffusers_parts
+        from miaobi.models import pipelines as diffusers_parts
 
         pipeline = diffusers_parts.load(
             base.folder, base.name, "cpu", torch.float32, diffusers_parts.Extras()

@@ -24,11 +24,11 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable, to_document
-from miaobi.engines.weights import find
+from miaobi.data.text.shapes import Unusable, to_document
+from miaobi.models.base import Base, open_base
+from miaobi.models.weights import find
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Phase
-from miaobi.tune.base import Base, open_base
 from miaobi.tune.learner import Example, Features, Figure, Judgement
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
 from miaobi.tune.learner import (
     Example,
     Features,

@@ -20,21 +20,21 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable, unseen
+from miaobi.data.labelled.images import asked_picture, picture_of
+from miaobi.data.text.shapes import Unusable, unseen
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
-from miaobi.tune.learner import Example, Features, Figure, Judgement
-from miaobi.tune.pictures.figures import accuracy, macro_f1
-from miaobi.tune.pictures.input import check_augmentations, preparation
-from miaobi.tune.pictures.learner import (
+from miaobi.tune.image.input import check_augmentations, preparation
+from miaobi.tune.image.learner import (
     PictureLearner,
     balanced,
     counted,
     net_for,
     side_of,
 )
-from miaobi.tune.pictures.nets import LiteForImageClassification
-from miaobi.tune.readers.pictures import asked_picture, picture_of
+from miaobi.tune.image.metrics import accuracy, macro_f1
+from miaobi.tune.image.nets import LiteForImageClassification
+from miaobi.tune.learner import Example, Features, Figure, Judgement
 
 NAME = "image-classification"
 SUMMARY = "one label for each picture", "为每张图片给出一个标签"

@@ -28,9 +28,9 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
 from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece
 from miaobi.tune.tasks.causal import writing_model
 from miaobi.tune.text.asking import Question, asking, fitted, row, write

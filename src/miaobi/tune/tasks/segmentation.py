@@ -22,16 +22,16 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.labelled.images import asked_picture, picture_of
+from miaobi.data.labelled.masks import IGNORED, read_mask
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
+from miaobi.tune.image.input import check_augmentations, opened, preparation
+from miaobi.tune.image.learner import PictureLearner, balanced, net_for, side_of
+from miaobi.tune.image.metrics import mean_iou, shares
+from miaobi.tune.image.nets import LiteForSemanticSegmentation
 from miaobi.tune.learner import Example, Features, Figure, Judgement
-from miaobi.tune.pictures.figures import mean_iou, shares
-from miaobi.tune.pictures.input import check_augmentations, opened, preparation
-from miaobi.tune.pictures.learner import PictureLearner, balanced, net_for, side_of
-from miaobi.tune.pictures.nets import LiteForSemanticSegmentation
-from miaobi.tune.readers.masks import IGNORED, read_mask
-from miaobi.tune.readers.pictures import asked_picture, picture_of
 
 NAME = "image-segmentation"
 SUMMARY = "a class for every pixel", "为每个像素给出类别"

@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.base import Base
 from miaobi.tune.learner import (
     Example,
     Features,

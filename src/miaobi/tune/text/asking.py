@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miaobi.engines.chat import ChatTemplate
+from miaobi.models.base import Base
+from miaobi.models.chat import ChatTemplate
 from miaobi.nn.objective import Batch
-from miaobi.tune.base import Base
 from miaobi.tune.learner import padded
 from miaobi.tune.text.heads import padding_of
 from miaobi.tune.text.packing import Reader

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
+from miaobi.models.base import Base
 from miaobi.nn.objective import Batch
-from miaobi.tune.base import Base
 from miaobi.tune.learner import Piece
 
 HEADS = ("score", "classifier", "qa_outputs")

@@ -18,7 +18,7 @@ from miaobi.core.files import explain_refusal, home, locked
 from miaobi.core.language import say
 from miaobi.data.progress import bar
 from miaobi.engines.load import Model, load
-from miaobi.engines.weights import find
+from miaobi.models.weights import find
 from miaobi.tune.text.asking import Question
 
 

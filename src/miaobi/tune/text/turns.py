@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from miaobi.engines.chat import SILENT, SPOKEN, ChatTemplate
+from miaobi.models.chat import SILENT, SPOKEN, ChatTemplate
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]

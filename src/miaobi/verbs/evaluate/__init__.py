@@ -20,13 +20,13 @@ from miaobi.core.config import plain
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_text
 from miaobi.core.language import say
-from miaobi.evaluate.judged import Judged, Progress, Question, Verdict
+from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict
 from miaobi.evaluate.score import Score
 
 JUDGES = {
-    "text": "miaobi.verbs.evaluate_texts",
-    "image": "miaobi.verbs.evaluate_pictures",
-    "tuned": "miaobi.verbs.evaluate_tuned",
+    "text": "miaobi.verbs.evaluate.text",
+    "image": "miaobi.verbs.evaluate.image",
+    "tuned": "miaobi.verbs.evaluate.tuned",
 }
 
 
@@ -115,8 +115,8 @@ def _kind_of(names: list[str]) -> str:
     """What these models make. Raises BadInput for a model beside itself, or for two
     that make different things.
     """
-    from miaobi.engines.weights import find
-    from miaobi.tune.opening import FAMILY
+    from miaobi.models.tuned import FAMILY
+    from miaobi.models.weights import find
 
     found = [find(name) for name in names]
     if len({weights.location for weights in found}) < len(names):
@@ -157,7 +157,7 @@ def _kind_of(names: list[str]) -> str:
 
 def _verdicts(kind: str, names: list[str], question: Question) -> list[Verdict]:
     """The models one after another, the later ones by the held-out data of the first."""
-    from miaobi.engines.weights import find
+    from miaobi.models.weights import find
 
     verdicts = list[Verdict]()
     for name in names:

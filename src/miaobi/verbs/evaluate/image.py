@@ -15,7 +15,7 @@ import torch
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.data.pictures import (
+from miaobi.data.image.prepared import (
     SPLITS,
     Config,
     Pictures,
@@ -23,12 +23,13 @@ from miaobi.data.pictures import (
     of_bundle,
     prepare,
 )
-from miaobi.evaluate import picture_memorisation, picture_sheets
-from miaobi.evaluate.extractors import DEFAULT, open_extractor
-from miaobi.evaluate.judged import Judged, Progress, Question, Verdict, measure
+from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict, measure
+from miaobi.evaluate.image import memorisation as picture_memorisation
+from miaobi.evaluate.image import sheets as picture_sheets
+from miaobi.evaluate.image.extractors import DEFAULT, open_extractor
+from miaobi.evaluate.image.subject import Crowd, Paint, PictureSubject, labels_of
 from miaobi.evaluate.page import Block
-from miaobi.evaluate.pictures import Crowd, Paint, PictureSubject, labels_of
-from miaobi.nn.pictures import Paints, from_pixels, to_pixels
+from miaobi.nn.image import Paints, from_pixels, to_pixels
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
@@ -56,8 +57,8 @@ def judge(
     progress: Progress,
 ) -> Verdict:
     """Open, measure and close one model. known: what another model was judged by."""
+    from miaobi.engines.families.engine import PicturesEngine
     from miaobi.engines.load import load
-    from miaobi.engines.pictures_engine import PicturesEngine
     from miaobi.train.tracking import read_log
 
     began = time.monotonic()
@@ -304,7 +305,7 @@ def shown(
     sections of the page.
     """
     from miaobi.evaluate.page import images, prose
-    from miaobi.evaluate.subject import REBUILDING
+    from miaobi.evaluate.text.subject import REBUILDING
 
     def block(pixels: np.ndarray, text: str) -> Block:
         return images([(pixels, text)], label)

@@ -11,13 +11,13 @@ from miaobi.core import bundle, registry
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.evaluate.judged import Judged, Progress, Question, Verdict, measure
-from miaobi.evaluate.subject import Subject, chosen
+from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict, measure
+from miaobi.evaluate.text.subject import Subject, chosen
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
-    from miaobi.data.tokenizer import Tokenizer
-    from miaobi.data.tokens import Tokens
+    from miaobi.data.text.tokenizer import Tokenizer
+    from miaobi.data.text.tokens import Tokens
     from miaobi.engines.load import Model
 
 SAMPLES, LIMIT = 20, 200
@@ -149,7 +149,7 @@ def _telling(weights: Weights) -> str:
 
 def _own_data(weights: Weights) -> Tokens | None:
     """The prepared data that a bundle was trained on, where it is still here."""
-    from miaobi.data.tokens import MANIFEST, Tokens
+    from miaobi.data.text.tokens import MANIFEST, Tokens
 
     if weights.format != "bundle":
         return None
@@ -173,7 +173,7 @@ def _training_text(own: Tokens) -> Path:
 
 
 def _documents(data: Path) -> Iterator[str]:
-    from miaobi.data.files import read
+    from miaobi.data.text.files import read
 
     return (
         document.training_text()
@@ -183,7 +183,7 @@ def _documents(data: Path) -> Iterator[str]:
 
 def _tokenizer(weights: Weights) -> Tokenizer | None:
     from miaobi.core.errors import MiaobiError
-    from miaobi.data.tokenizer import load
+    from miaobi.data.text.tokenizer import load
 
     if weights.format == "url":
         return None

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
-from miaobi.evaluate.judged import Judged, Progress, Question, Verdict
+from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
+    from miaobi.models.tuned import Tuned
     from miaobi.tune.learner import Example, Judgement, Learner
-    from miaobi.tune.opening import Tuned
 
 LIMIT, BATCH, SHOWN = 200, 8, 6
 
@@ -46,9 +46,9 @@ def judge(
     from miaobi.evaluate import tuned as judging
     from miaobi.evaluate.compare import differences, scores
     from miaobi.evaluate.page import prose, table
+    from miaobi.models.tuned import FAMILY, open_tuned
     from miaobi.train.tracking import read_log
-    from miaobi.tune.opening import FAMILY, open_tuned
-    from miaobi.verbs.tune_report import answered, spelled
+    from miaobi.verbs.finetune.report import answered, spelled
 
     began = time.monotonic()
     if known is None and weights.family != FAMILY:
@@ -150,7 +150,7 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
     """A tuned model's own; of a plain base, what the first one's task makes of it, with
     a head that has learned nothing.
     """
-    from miaobi.tune.base import open_base
+    from miaobi.models.base import open_base
 
     if tuned is None:
         learner: Learner = first.task.learner(
@@ -198,7 +198,7 @@ def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
 
 def _read(tuned: Tuned, data: Path) -> list[Example]:
     from miaobi.core.registry import readers
-    from miaobi.data.shapes import Unusable
+    from miaobi.data.text.shapes import Unusable
     from miaobi.tune.examples import example_of
     from miaobi.tune.learner import Example
 

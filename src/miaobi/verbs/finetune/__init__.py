@@ -145,7 +145,7 @@ def command(*words: str) -> Any:
             "miaobi finetune --base smollm2 --data chats.jsonl --method lora --name helpdesk",
         )
     need_torch()
-    from miaobi.verbs.tune_settings import settle
+    from miaobi.verbs.finetune.settings import settle
 
     recipe = config.read_recipe(values["recipe"]) if values["recipe"] else {}
     settings = settle(recipe, theirs, values["recipe"] or "")
@@ -159,7 +159,7 @@ def command(*words: str) -> Any:
 
 def _usage(mine: Sequence[str], theirs: Sequence[str]) -> str:
     from miaobi.core.registry import tasks
-    from miaobi.verbs.tune_settings import options_of
+    from miaobi.verbs.finetune.settings import options_of
 
     recipe = next((word for word in mine if not word.startswith("--")), None)
     read = config.read_recipe(recipe) if recipe else {}
@@ -198,7 +198,7 @@ def finetune(
         quiet: no progress, no preview
     """
     need_torch()
-    from miaobi.verbs.tune_settings import settle
+    from miaobi.verbs.finetune.settings import settle
 
     origin = str(recipe) if isinstance(recipe, str | Path) else ""
     tree = (
@@ -231,7 +231,7 @@ def resume(
     """Go on with a run that was stopped, exactly as if it had not been."""
     need_torch()
     from miaobi.train.run import find_run
-    from miaobi.verbs.tune_settings import settle
+    from miaobi.verbs.finetune.settings import settle
 
     folder = find_run(str(run), runs)
     read = config.read_yaml(folder / "config.yaml")
@@ -270,8 +270,8 @@ def again(
         replay: old training examples for each new one, so that what was learned is not lost
     """
     need_torch()
-    from miaobi.tune.opening import FAMILY
-    from miaobi.verbs.tune_settings import settle, spelled_out
+    from miaobi.models.tuned import FAMILY
+    from miaobi.verbs.finetune.settings import settle, spelled_out
 
     version = Store().resolve(model)
     manifest = bundle.read(version.path)
@@ -334,8 +334,8 @@ def _run(
 
     from miaobi.train import estimate, loop, processes
     from miaobi.train import run as runs_of
-    from miaobi.verbs.tune_report import Report
-    from miaobi.verbs.tune_work import Work
+    from miaobi.verbs.finetune.report import Report
+    from miaobi.verbs.finetune.work import Work
 
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
@@ -386,9 +386,9 @@ def _finish(
     promote: bool,
 ) -> Tuned:
     """Compare with the base, bundle, put into the store, report."""
+    from miaobi.models.tuned import FAMILY
     from miaobi.train import loop, processes
     from miaobi.tune import methods
-    from miaobi.tune.opening import FAMILY
 
     settings, makes = work.settings, work.settings.task.MAKES
     if processes.rank() > 0:

@@ -21,7 +21,7 @@ from miaobi.evaluate.score import Score
 from miaobi.tune import mixing
 from miaobi.tune.examples import Example
 from miaobi.tune.learner import Figure, Judgement
-from miaobi.verbs.tune_work import Work
+from miaobi.verbs.finetune.work import Work
 
 WATTS = 65
 """Of a busy desktop processor, for the estimate of energy."""

@@ -17,7 +17,7 @@ from miaobi.core.language import say
 from miaobi.core.registry import readers, tasks
 from miaobi.core.store import check_name
 from miaobi.data import packs
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
 from miaobi.train.config import TrainConfig
 from miaobi.tune import examples
 from miaobi.tune.methods import TuneConfig

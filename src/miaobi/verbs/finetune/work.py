@@ -14,13 +14,13 @@ from miaobi.core.config import plain
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.store import Version
-from miaobi.data.shapes import Unusable
+from miaobi.data.text.shapes import Unusable
+from miaobi.models.base import Base, open_base
 from miaobi.tune import defaults, examples, methods, mixing
-from miaobi.tune.base import Base, open_base
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Examples, Lengths
 from miaobi.tune.learner import Learner
-from miaobi.verbs.tune_settings import Settings
+from miaobi.verbs.finetune.settings import Settings
 
 PREVIEWED = 3
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from miaobi.verbs.lab import Lab
+    from miaobi.verbs.latent.lab import Lab
 
 MOST = 64
 """Pictures on one sheet."""
@@ -60,7 +60,7 @@ def reconstruct(
     """
     from miaobi.nn.latents import decoded, encoded, rms
     from miaobi.provenance.sheet import sheet
-    from miaobi.verbs.lab import lab, shown
+    from miaobi.verbs.latent.lab import lab, shown
 
     _check("n", n, 1, MOST)
     with lab(model, "reconstruct", label, seed, out) as bench:
@@ -118,7 +118,7 @@ def interpolate(
 
     from miaobi.nn.latents import PATHS, decoded
     from miaobi.provenance.sheet import animation, sheet
-    from miaobi.verbs.lab import lab, shown
+    from miaobi.verbs.latent.lab import lab, shown
 
     _check("frames", frames, 2, 500)
     with lab(model, "interpolate", label, seed, out, moving=True) as bench:
@@ -190,7 +190,7 @@ def arithmetic(
     import torch
 
     from miaobi.nn.latents import decoded, encoded
-    from miaobi.verbs.lab import lab
+    from miaobi.verbs.latent.lab import lab
 
     _check("n", n, 1, MOST)
     _check("examples", examples, 1, 100_000)
@@ -277,7 +277,7 @@ def traverse(
     import torch
 
     from miaobi.nn.latents import decoded
-    from miaobi.verbs.lab import lab
+    from miaobi.verbs.latent.lab import lab
 
     for name, value, low in (
         ("rows", rows, 1),
@@ -347,7 +347,7 @@ def project(
             default, replaced each time.
     """
     from miaobi.provenance.sheet import sheet
-    from miaobi.verbs.lab import lab, shown
+    from miaobi.verbs.latent.lab import lab, shown
 
     for name, value, high in (
         ("n", n, MOST),
@@ -419,7 +419,7 @@ def truncate(
     """
     import torch
 
-    from miaobi.verbs.lab import lab
+    from miaobi.verbs.latent.lab import lab
 
     _check("n", n, 1, MOST)
     _check("values", len(values), 1, MOST)
@@ -496,7 +496,7 @@ def _end(bench: Lab, given: str) -> tuple[Tensor, Tensor | None]:
 
 def _beginning(bench: Lab, image: Path | None) -> tuple[Tensor, Tensor | None]:
     """Where a traversal starts: a point [1, *latent_shape] and its class."""
-    from miaobi.nn.pictures import Encodes
+    from miaobi.nn.image import Encodes
 
     if image is None and (bench.own is None or not isinstance(bench.net, Encodes)):
         return bench.drawn([bench.seed])
@@ -514,8 +514,8 @@ def _angle(a: Tensor, b: Tensor) -> float:
 
 def _activity(bench: Lab) -> tuple[Tensor, str]:
     """How active each latent dimension is, [D], and by what."""
+    from miaobi.nn.image import Encodes
     from miaobi.nn.latents import activity, effect, encoded
-    from miaobi.nn.pictures import Encodes
 
     if isinstance(bench.net, Encodes) and bench.own is not None:
         split = "test" if bench.own.count("test") else "validation"
@@ -535,7 +535,7 @@ def _grid(
     other, there and back.
     """
     from miaobi.provenance.sheet import animation, sheet
-    from miaobi.verbs.lab import shown
+    from miaobi.verbs.latent.lab import shown
 
     if not bench.moves:
         return sheet(

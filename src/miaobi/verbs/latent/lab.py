@@ -19,19 +19,19 @@ from miaobi.core.artifacts import Image, Video
 from miaobi.core.errors import BadInput, NotFound, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, recorded
-from miaobi.data import pictures as data
-from miaobi.data.picture_files import ENDINGS, read_picture
-from miaobi.data.picture_folders import visible
+from miaobi.data.image import prepared as data
+from miaobi.data.image.files import ENDINGS, read_picture
+from miaobi.data.image.folders import visible
 from miaobi.engines.load import Model, load
-from miaobi.engines.weights import find
+from miaobi.models.weights import find
+from miaobi.nn.image import Encodes, HasLatents, from_planes, to_pixels
 from miaobi.nn.latents import Projection, encoded, project
-from miaobi.nn.pictures import Encodes, HasLatents, from_planes, to_pixels
-from miaobi.provenance.pictures import format_of, is_folder
+from miaobi.provenance.image import format_of, is_folder
 from miaobi.provenance.publish import publish
 from miaobi.verbs.latent import Experiment
 
 if TYPE_CHECKING:
-    from miaobi.engines.pictures_engine import PicturesEngine
+    from miaobi.engines.families.engine import PicturesEngine
 
 FRAMES_A_SECOND = 10
 STARTS, STEPS = 8, 300

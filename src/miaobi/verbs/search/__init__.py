@@ -288,7 +288,7 @@ def resume(
         quiet: no progress
     """
     need_parts()
-    from miaobi.verbs.search_trial import Job
+    from miaobi.verbs.search.trial import Job
 
     folder = _find(str(search), Path(runs))
     job = Job.read(folder)
@@ -333,7 +333,7 @@ def need_parts() -> None:
 
 
 def _find(name: str, runs: Path) -> Path:
-    from miaobi.verbs.search_trial import MANIFEST
+    from miaobi.verbs.search.trial import MANIFEST
 
     if (Path(name) / MANIFEST).exists():
         return Path(name)
@@ -375,7 +375,7 @@ def _search(
             ),
             say("Give 1 or more.", "至少为 1。"),
         )
-    from miaobi.verbs.search_plan import plan
+    from miaobi.verbs.search.plan import plan
 
     job = plan(recipe, words, values, origin)
     shown = Planned(
@@ -401,7 +401,7 @@ def _work(job: Any, folder: Path, workers: int, quiet: bool) -> Searched:
     import torch
 
     from miaobi.train.search import opened
-    from miaobi.verbs.search_report import conclude
+    from miaobi.verbs.search.report import conclude
 
     before, threads = torch.get_num_threads(), max((os.cpu_count() or 1) // workers, 1)
     if workers > 1:
@@ -476,8 +476,8 @@ def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
 def _trials(job: Any, study: Any, folder: Path, quiet: bool) -> None:
     import optuna
 
-    from miaobi.verbs.search_report import conclude, line
-    from miaobi.verbs.search_trial import carry_out
+    from miaobi.verbs.search.report import conclude, line
+    from miaobi.verbs.search.trial import carry_out
 
     while (trial := study.ask()) is not None:
         try:

@@ -15,9 +15,9 @@ from miaobi.core.language import say
 from miaobi.core.registry import families
 from miaobi.core.store import check_name
 from miaobi.train.search import Dimension, Rules
-from miaobi.verbs import search_space
 from miaobi.verbs.search import SHARE, TRIALS, folder_of
-from miaobi.verbs.search_trial import Job, figure_of, open_trial
+from miaobi.verbs.search import space as search_space
+from miaobi.verbs.search.trial import Job, figure_of, open_trial
 
 
 def plan(
@@ -104,7 +104,7 @@ def _check_mixed(space: Sequence[Dimension], tree: Mapping[str, Any]) -> None:
     }
     if names:
         from miaobi.tune.mixing import check_source
-        from miaobi.verbs.tune_settings import settle
+        from miaobi.verbs.finetune.settings import settle
 
         for name, source in settle(tree).data.mix.items():
             check_source(name, source, needed=name in names)
@@ -129,7 +129,7 @@ def settled(
             config.resolve(list(known.values()), words, tree, origin),
             {key for key, _ in config.words(words, known)},
         )
-    from miaobi.verbs.tune_settings import options_of, settle, spelled_out
+    from miaobi.verbs.finetune.settings import options_of, settle, spelled_out
 
     settings = settle(recipe, words, origin)
     known = {

@@ -26,8 +26,8 @@ from miaobi.evaluate.page import (
 )
 from miaobi.train.search import Search, Trial, best, finished, importances
 from miaobi.verbs.search import Searched
-from miaobi.verbs.search_space import set_in
-from miaobi.verbs.search_trial import Job
+from miaobi.verbs.search.space import set_in
+from miaobi.verbs.search.trial import Job
 
 
 def conclude(job: Job, study: Search, folder: Path) -> Searched:

@@ -22,7 +22,7 @@ from miaobi.core.registry import datasets, families
 from miaobi.train import estimate, loop
 from miaobi.train import run as runs_of
 from miaobi.train.search import Dimension, Rules, Trial
-from miaobi.verbs.search_space import set_in
+from miaobi.verbs.search.space import set_in
 
 LOOKS = 5
 """Validations in a trial, by which hopeless ones are told."""
@@ -185,8 +185,8 @@ def _trained(recipe: Mapping[str, Any], place: Path) -> Opened:
 def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Opened:
     from miaobi.evaluate import tuned
     from miaobi.tune.mixing import fewer, told
-    from miaobi.verbs.tune_settings import settle
-    from miaobi.verbs.tune_work import Work
+    from miaobi.verbs.finetune.settings import settle
+    from miaobi.verbs.finetune.work import Work
 
     settings = settle(recipe)
     torch.manual_seed(settings.train.seed)

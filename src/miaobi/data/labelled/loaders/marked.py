@@ -11,7 +11,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
-from miaobi.data.documents import Document
+from miaobi.data.text.documents import Document
 
 ENTITIES = {"nr": "person", "ns": "place", "nt": "organisation"}
 SECTION = re.compile(r"^([A-Z][A-Za-z ]+)\n-{3,}\n", re.M)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from miaobi.data.documents import Document
+from miaobi.data.text.documents import Document
 
 HEADING = re.compile(r"^.+\n[=-]{4,}\s*$", re.M)
 SHORTEST, LONGEST = 80, 600

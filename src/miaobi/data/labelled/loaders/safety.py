@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from miaobi.data.documents import Document
+from miaobi.data.text.documents import Document
 
 ATTRIBUTES = {
     "insult": "harassment",

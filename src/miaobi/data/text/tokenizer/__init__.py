@@ -26,7 +26,7 @@ from tokenizers import Tokenizer as Backend
 
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
 from miaobi.core.language import say
-from miaobi.data.documents import TURN_END, TURN_START, Special
+from miaobi.data.text.documents import TURN_END, TURN_START, Special
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIALS = (END_OF_TEXT, TURN_START, TURN_END)
@@ -307,7 +307,7 @@ def load(path: Path) -> Tokenizer:
     Raises NotFound, Damaged, Unsupported for kinds that are not byte-level BPE.
     """
     if path.suffix == ".gguf":
-        from miaobi.data.tokenizer_gguf import from_gguf
+        from miaobi.data.text.tokenizer.gguf import from_gguf
 
         return from_gguf(path)
     path = path / "tokenizer.json" if path.is_dir() else path

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from miaobi.core import gguf
 from miaobi.core.errors import NotFound, Unsupported
 from miaobi.core.language import say
-from miaobi.data.tokenizer import QWEN2, Tokenizer, pretrained
+from miaobi.data.text.tokenizer import QWEN2, Tokenizer, pretrained
 
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 CONTROL, USER_DEFINED = 3, 4

@@ -24,11 +24,11 @@ from miaobi.serve.database import open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import Files
 from miaobi.serve.jobs import Lost, Queue
+from miaobi.serve.jobs.work.task import Task
 from miaobi.serve.records import Job
 from miaobi.serve.settings import Limits, Settings
-from miaobi.serve.work.task import Task
 
-log = logging.getLogger("miaobi.serve.work")
+log = logging.getLogger("miaobi.serve.jobs.work")
 
 NICE = 10
 """People who wait for an answer come before jobs."""

@@ -17,12 +17,12 @@ from fastapi import FastAPI
 from miaobi.core.language import say
 from miaobi.serve.admission import Admission, Caller
 from miaobi.serve.app import create_app
-from miaobi.serve.batches import Journal, Line, answer, client_of, read, unanswered
 from miaobi.serve.errors import ApiError
+from miaobi.serve.jobs.batches import Journal, Line, answer, client_of, read, unanswered
+from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.serve.records import Key, now
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
-from miaobi.serve.work.task import Outcome, Task
 
 
 def run(task: Task) -> Outcome:

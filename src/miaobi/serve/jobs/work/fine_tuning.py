@@ -11,11 +11,11 @@ from miaobi.core import bundle, config
 from miaobi.core.language import say
 from miaobi.core.store import Store
 from miaobi.data.splitting import check_shares
+from miaobi.models.tuned import FAMILY
 from miaobi.serve import lines
-from miaobi.serve.work.making import costs, made
-from miaobi.serve.work.task import Outcome, Task
+from miaobi.serve.jobs.work.making import costs, made
+from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.tune.defaults import whole_batch
-from miaobi.tune.opening import FAMILY
 from miaobi.verbs import finetune
 
 

@@ -18,7 +18,7 @@ from miaobi.core.language import say
 from miaobi.core.store import Store
 from miaobi.provenance.publish import NOTICE
 from miaobi.serve.jobs import Lost
-from miaobi.serve.work.task import Outcome, Task
+from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.train.tracking import read_log
 
 LOOK_SECONDS = 1.0

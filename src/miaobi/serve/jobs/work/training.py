@@ -13,9 +13,9 @@ from miaobi.core import config
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.data.archives import unpack_pictures
-from miaobi.serve.training import recipe
-from miaobi.serve.work.making import costs, made
-from miaobi.serve.work.task import Outcome, Task
+from miaobi.serve.jobs.training import recipe
+from miaobi.serve.jobs.work.making import costs, made
+from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.verbs import train
 
 UNPACKED = 4
