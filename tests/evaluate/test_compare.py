@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 
 from miaobi.evaluate.compare import compare, score, worst
-from miaobi.tune.learner import Figure, Judgement
+from miaobi.tune.learner import Evaluation, Metric
 
-ACCURACY = Figure(
+ACCURACY = Metric(
     "accuracy",
     lambda counts: counts[..., 0] / counts[..., 1],
     "higher",
     ("Accuracy", "准确率"),
 )
-LOSS = Figure(
+LOSS = Metric(
     "loss", lambda counts: counts[..., 0] / counts[..., 1], "lower", ("Loss", "损失")
 )
 
 
-def judged(right: np.ndarray) -> list[Judgement]:
+def judged(right: np.ndarray) -> list[Evaluation]:
     return [
-        Judgement(float(1 - item), {"accuracy": np.array([item, 1.0])})
+        Evaluation(float(1 - item), {"accuracy": np.array([item, 1.0])})
         for item in right
     ]
 
@@ -40,17 +40,17 @@ def test_the_value_is_that_of_the_sums_and_the_interval_is_the_binomial_one() ->
 
 def test_ratios_of_sums_weigh_long_examples_more() -> None:
     long, short = (
-        Judgement(1.0, {"loss": np.array([30.0, 10.0])}),
-        Judgement(1.0, {"loss": np.array([1.0, 1.0])}),
+        Evaluation(1.0, {"loss": np.array([30.0, 10.0])}),
+        Evaluation(1.0, {"loss": np.array([1.0, 1.0])}),
     )
     assert score(LOSS, [long, short]).value == pytest.approx(31 / 11)
 
 
 def test_pairing_sees_what_separate_intervals_hide() -> None:
     difficulty = np.random.default_rng(0).normal(3, 2, 200)
-    first = [Judgement(loss, {"loss": np.array([loss, 1.0])}) for loss in difficulty]
+    first = [Evaluation(loss, {"loss": np.array([loss, 1.0])}) for loss in difficulty]
     second = [
-        Judgement(loss - 0.05, {"loss": np.array([loss - 0.05, 1.0])})
+        Evaluation(loss - 0.05, {"loss": np.array([loss - 0.05, 1.0])})
         for loss in difficulty
     ]
     found = compare(LOSS, first, second)
@@ -86,4 +86,4 @@ def test_models_that_are_alike_are_called_different_one_time_in_twenty() -> None
 def test_unequal_numbers_of_examples_are_refused_and_the_worst_come_first() -> None:
     with pytest.raises(ValueError, match="cannot be paired"):
         compare(ACCURACY, judged(np.ones(3)), judged(np.ones(4)))
-    assert worst([Judgement(loss, {}) for loss in (0.1, 3.0, 2.0)], 2) == [1, 2]
+    assert worst([Evaluation(loss, {}) for loss in (0.1, 3.0, 2.0)], 2) == [1, 2]

@@ -224,7 +224,7 @@ def judged(
 ) -> dict[str, float]:
     """Each figure over these records."""
     with torch.no_grad():
-        found = learner.judge_all(
+        found = learner.evaluate_all(
             [
                 learner.collate(
                     [
@@ -238,5 +238,5 @@ def judged(
         figure.name: float(
             figure.combine(sum(item.counts[figure.name] for item in found))
         )
-        for figure in learner.figures()
+        for figure in learner.metrics()
     }

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.learner import Features, Figure, Judgement, Learner
+from miaobi.tune.learner import Evaluation, Features, Learner, Metric
 
 WORDS, LENGTH = 48, 12
 
@@ -42,10 +42,10 @@ class Small(Learner):
     def collate(self, features: Sequence[Features]) -> Batch:
         raise NotImplementedError
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         return []
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         return []
 
     def save(self, folder: Path) -> None:

@@ -163,7 +163,7 @@ def test_captions_are_learned_and_said_again(tmp_path: Path, kind: str) -> None:
         (loss.total / loss.count).backward()
         optimizer.step()
     learner.eval()
-    said = [item.answer for item in learner.judge(batch)]
+    said = [item.answer for item in learner.evaluate(batch)]
     assert said == ["a red field", "a green field", "a blue field"] * 2
     learner.net.save_pretrained(tmp_path / "tuned")
     learner.save(tmp_path / "tuned")

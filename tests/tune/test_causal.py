@@ -113,9 +113,9 @@ def test_judging_is_kept_apart_by_example(tmp_path: Path) -> None:
     learner = writer(tmp_path)
     features = [learner.encode({"prompt": "", "text": text}, 0) for text in TEXTS]
     with torch.no_grad():
-        together = learner.judge(learner.collate(features))
+        together = learner.evaluate(learner.collate(features))
         for item, judgement in zip(features, together):
-            single = learner.judge(learner.collate([item]))[0]
+            single = learner.evaluate(learner.collate([item]))[0]
             assert judgement.loss == pytest.approx(single.loss, rel=1e-5)
             assert (
                 judgement.counts["token_accuracy"].tolist()

@@ -325,7 +325,7 @@ def test_the_loss_is_that_of_the_labels(tmp_path: Path) -> None:
     learner.net.eval()
     with torch.no_grad():
         loss = learner.loss(learner.collate(features))
-        judged = learner.judge(learner.collate(features))
+        judged = learner.evaluate(learner.collate(features))
     total = 0.0
     for item, judgement in zip(features, judged):
         ids, learned = torch.from_numpy(item["ids"]), torch.from_numpy(item["learned"])
@@ -340,7 +340,7 @@ def test_the_loss_is_that_of_the_labels(tmp_path: Path) -> None:
     assert loss.count == sum(int(item["learned"].sum()) for item in features)
     assert loss.total.item() == pytest.approx(total, rel=1e-5)
     sums = np.stack([judgement.counts["loss"] for judgement in judged]).sum(0)
-    mean, perplexity, _ = (figure.combine(sums) for figure in learner.figures())
+    mean, perplexity, _ = (figure.combine(sums) for figure in learner.metrics())
     assert mean == pytest.approx(total / loss.count, rel=1e-5)
     assert perplexity == pytest.approx(np.exp(total / loss.count), rel=1e-5)
 

@@ -55,12 +55,12 @@ def batch_of(learner: Any, count: int = 6) -> Any:
 def figures(learner: Any, batch: Any) -> dict[str, float]:
     learner.eval()
     with torch.no_grad():
-        judged = learner.judge(batch)
+        judged = learner.evaluate(batch)
     return {
         figure.name: float(
             figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
         )
-        for figure in learner.figures()
+        for figure in learner.metrics()
     }
 
 
@@ -145,7 +145,7 @@ def test_perfect_maps_are_read_back_as_the_boxes() -> None:
         {"map": 1.0, "f1": 1.0, "iou": 1.0}, abs=1e-4
     )
     with torch.no_grad():
-        answers = [item.answer for item in learner.judge(batch)]
+        answers = [item.answer for item in learner.evaluate(batch)]
         perfect = learner.losses(batch)
     assert [[item["label"] for item in answer] for answer in answers] == [
         [objects[0]["label"]] for _, objects in map(square, range(6))
@@ -268,11 +268,11 @@ def test_transformers_detectors_learn_and_open_again(
     batch = batch_of(learner)
     learner.eval()
     with torch.no_grad():
-        before = learner.judge(batch)
+        before = learner.evaluate(batch)
     trained(learner, batch, 30, 2e-3)
     learner.eval()
     with torch.no_grad():
-        after = learner.judge(batch)
+        after = learner.evaluate(batch)
     assert sum(item.loss for item in after) < 0.8 * sum(item.loss for item in before)
     learner.net.save_pretrained(tmp_path / "tuned")
     learner.save(tmp_path / "tuned")

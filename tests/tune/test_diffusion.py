@@ -151,8 +151,8 @@ def test_a_lora_learns_and_opens_in_diffusers(
     batch = batch_of(learner, captioned(tmp_path / "set"))
     learner.eval()
     with torch.no_grad():
-        before = learner.judge(batch)
-        assert [item.loss for item in learner.judge(batch)] == [
+        before = learner.evaluate(batch)
+        assert [item.loss for item in learner.evaluate(batch)] == [
             item.loss for item in before
         ]
     optimizer = torch.optim.AdamW(
@@ -166,7 +166,7 @@ def test_a_lora_learns_and_opens_in_diffusers(
         optimizer.step()
     learner.eval()
     with torch.no_grad():
-        after = learner.judge(batch)
+        after = learner.evaluate(batch)
         assert sum(item.loss for item in after) < 0.99 * sum(
             item.loss for item in before
         )

@@ -88,14 +88,14 @@ def test_a_student_comes_to_say_what_its_teacher_does(tmp_path: Path) -> None:
         optimizer.step()
     task.eval()
     with torch.no_grad():
-        judged = task.judge(
+        judged = task.evaluate(
             task.collate([task.encode(record, 64) for record in RECORDS])
         )
     figures = {
         figure.name: float(
             figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
         )
-        for figure in task.figures()
+        for figure in task.metrics()
     }
     assert figures["divergence"] < 0.01 and figures["agreement"] > 0.9
     assert not any("_model" in name for name in names) and len(names) == len(

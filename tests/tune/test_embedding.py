@@ -131,8 +131,8 @@ def test_ranks_are_over_the_whole_set_whatever_the_batches(tmp_path: Path) -> No
     learner = make(task, CONFIG, base(tmp_path / "b"), records).eval()
     features = [learner.encode(task.columns(record, CONFIG), 0) for record in records]
     with torch.no_grad():
-        one = learner.judge_all([learner.collate(features)])
-        several = learner.judge_all(
+        one = learner.evaluate_all([learner.collate(features)])
+        several = learner.evaluate_all(
             [
                 learner.collate(features[at : at + 2])
                 for at in range(0, len(features), 2)

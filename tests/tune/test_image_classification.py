@@ -109,12 +109,12 @@ def test_a_transformers_model_learns_and_opens_again(tmp_path: Path) -> None:
     assert len(learner.net.get_submodule(learner.blocks)) == 2
     batch = batch_of(learner, folder)
     trained(learner, batch)
-    judged = learner.judge(batch)
+    judged = learner.evaluate(batch)
     figures = {
         figure.name: float(
             figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
         )
-        for figure in learner.figures()
+        for figure in learner.metrics()
     }
     assert figures == {"accuracy": 1.0, "macro_f1": 1.0}
     learner.net.save_pretrained(tmp_path / "tuned")
@@ -157,7 +157,7 @@ def test_the_packaged_base_keeps_its_eyes_and_opens_again(
             rtol=1e-3,
             atol=1e-3,
         )
-    answers = [item.answer for item in learner.judge(frozen)]
+    answers = [item.answer for item in learner.evaluate(frozen)]
     assert [answer["label"] for answer in answers] == ["blue"] * 2 + ["green"] * 2 + [
         "red"
     ] * 2
@@ -231,10 +231,10 @@ def test_macro_f1_is_that_of_its_definition(tmp_path: Path) -> None:
         for guess, label in zip(guesses, labels, strict=True)
     ]
     counts = np.sum([item.counts["macro_f1"] for item in judged], 0)
-    assert learner.figures()[1].combine(counts) == pytest.approx(
+    assert learner.metrics()[1].combine(counts) == pytest.approx(
         (2 * 2 / (2 * 2 + 1 + 1) + 2 * 2 / (2 * 2 + 1 + 1)) / 2
     )
-    assert learner.figures()[1].combine(np.stack([counts, counts])).shape == (2,)
+    assert learner.metrics()[1].combine(np.stack([counts, counts])).shape == (2,)
 
 
 def test_training_pictures_are_changed_and_judged_ones_are_not(tmp_path: Path) -> None:

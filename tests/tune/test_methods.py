@@ -184,7 +184,7 @@ def test_adalora_takes_ranks_away_and_keeps_its_budget() -> None:
     trained(learner)
     kept = {
         name: value
-        for name, value in learner.companions[0].named_buffers()
+        for name, value in learner.callbacks[0].named_buffers()
         if name.startswith("kept")
     }
     assert len(kept) == 21

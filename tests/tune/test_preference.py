@@ -132,7 +132,7 @@ def test_orpo_is_its_formula(tmp_path: Path) -> None:
     assert float(task.loss(batch_of(task, PAIRS)).total.detach()) == pytest.approx(
         expected, rel=1e-4
     )
-    assert [figure.name for figure in task.figures()] == ["preference_accuracy", "loss"]
+    assert [figure.name for figure in task.metrics()] == ["preference_accuracy", "loss"]
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -184,12 +184,12 @@ def test_the_base_itself_has_margin_nought(tmp_path: Path) -> None:
     task = tuned(tmp_path, Config(), moved=0.0)
     task.eval()
     with torch.no_grad():
-        judged = task.judge(task.collate([task.encode(pair, 64) for pair in PAIRS]))
+        judged = task.evaluate(task.collate([task.encode(pair, 64) for pair in PAIRS]))
     figures = {
         figure.name: float(
             figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
         )
-        for figure in task.figures()
+        for figure in task.metrics()
     }
     assert figures["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert (
@@ -275,7 +275,7 @@ def test_preferences_are_learned(
         losses.append(float(found.total.detach()))
     task.eval()
     with torch.no_grad():
-        judged = task.judge(
+        judged = task.evaluate(
             task.collate([task.encode(record, 64) for record in records])
         )
     assert losses[-1] < 0.9 * losses[0]
@@ -283,9 +283,9 @@ def test_preferences_are_learned(
         figure.name: float(
             figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
         )
-        for figure in task.figures()
+        for figure in task.metrics()
     }
-    assert figures[task.figures()[0].name] == 1.0
+    assert figures[task.metrics()[0].name] == 1.0
     assert loss == "orpo" or (
         figures["reward_accuracy"] == 1.0 and figures["margin"] > 0
     )
@@ -298,7 +298,7 @@ def test_kto_needs_others_to_compare_with(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="a batch holds one"):
         task.loss(batch)
     task.eval()
-    assert len(task.judge(batch)) == 1
+    assert len(task.evaluate(batch)) == 1
 
 
 def test_a_pair_keeps_one_question_when_it_is_cut(tmp_path: Path) -> None:

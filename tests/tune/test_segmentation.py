@@ -64,12 +64,12 @@ def batch_of(learner: Any, folder: Path) -> Any:
 def figures(learner: Any, batch: Any) -> dict[str, float]:
     learner.eval()
     with torch.no_grad():
-        judged = learner.judge(batch)
+        judged = learner.evaluate(batch)
     return {
         figure.name: float(
             figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
         )
-        for figure in learner.figures()
+        for figure in learner.metrics()
     }
 
 
@@ -126,7 +126,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     judged = learner._judged(0.0, guess, mask, [8, 2])
     by_name = {
         figure.name: float(figure.combine(judged.counts[figure.name]))
-        for figure in learner.figures()
+        for figure in learner.metrics()
     }
     assert by_name == pytest.approx(
         {"mean_iou": (1 / 2 + 1 / 2) / 2, "pixel_accuracy": 2 / 3}

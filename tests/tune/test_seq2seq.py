@@ -111,7 +111,7 @@ def test_a_pair_is_learned_and_written_again(tmp_path: Path, kind: str) -> None:
         optimizer.step()
     task.eval()
     with torch.no_grad():
-        judged = task.judge(batch)
+        judged = task.evaluate(batch)
     task.requires_grad_(False)
     assert [item.answer for item in judged] == [pair["target"] for pair in PAIRS]
     assert [task.answer({"source": pair["source"]}) for pair in PAIRS] == [
@@ -121,7 +121,7 @@ def test_a_pair_is_learned_and_written_again(tmp_path: Path, kind: str) -> None:
         figure.name: float(
             figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
         )
-        for figure in task.figures()
+        for figure in task.metrics()
     }
     assert figures["chrf"] == pytest.approx(100) and figures[
         "rouge_l"
@@ -138,8 +138,8 @@ def test_a_pair_is_learned_and_written_again(tmp_path: Path, kind: str) -> None:
 def test_rows_of_a_batch_do_not_touch_each_other(tmp_path: Path) -> None:
     task = learner(base(tmp_path / "llama"), {}, Config())
     task.eval().requires_grad_(False)
-    alone = [task.judge(batch_of(task, [pair]))[0] for pair in PAIRS]
-    together = task.judge(batch_of(task))
+    alone = [task.evaluate(batch_of(task, [pair]))[0] for pair in PAIRS]
+    together = task.evaluate(batch_of(task))
     assert [item.answer for item in alone] == [item.answer for item in together]
     assert [item.loss for item in alone] == pytest.approx(
         [item.loss for item in together], rel=1e-5
@@ -168,9 +168,9 @@ def test_the_first_figure_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     folder = base(tmp_path / "t5", "t5")
     assert [
         figure.name
-        for figure in learner(folder, {}, Config(metric="rouge_l")).figures()
+        for figure in learner(folder, {}, Config(metric="rouge_l")).metrics()
     ] == ["rouge_l", "chrf", "bleu", "loss"]
-    assert learner(folder, {}, Config(metric="loss")).figures()[0].better == "lower"
+    assert learner(folder, {}, Config(metric="loss")).metrics()[0].better == "lower"
 
 
 def test_columns_are_found_by_name() -> None:

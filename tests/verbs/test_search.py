@@ -294,8 +294,8 @@ def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) 
         assert (part / f"{split}.jsonl").read_text(encoding="utf-8") == (
             whole / f"{split}.jsonl"
         ).read_text(encoding="utf-8")
-    assert {item.place for item in read_split(part, "train", settings.task)} < {
-        item.place for item in read_split(whole, "train", settings.task)
+    assert {item.location for item in read_split(part, "train", settings.task)} < {
+        item.location for item in read_split(whole, "train", settings.task)
     }
     assert fewer(whole, settings.task, 20) == part
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from miaobi.core.language import say
 from miaobi.evaluate.score import RESAMPLES, Score
-from miaobi.tune.learner import Figure, Judgement
+from miaobi.tune.learner import Evaluation, Metric
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Difference:
         )
 
 
-def counts_of(figure: Figure, judged: Sequence[Judgement]) -> np.ndarray:
+def counts_of(figure: Metric, judged: Sequence[Evaluation]) -> np.ndarray:
     """float64 [examples, K]."""
     return np.stack(
         [np.asarray(item.counts[figure.name], dtype=float) for item in judged]
@@ -65,7 +65,7 @@ def drawn(n: int, seed: int) -> np.ndarray:
     )
 
 
-def score(figure: Figure, judged: Sequence[Judgement], seed: int = 0) -> Score:
+def score(figure: Metric, judged: Sequence[Evaluation], seed: int = 0) -> Score:
     """The figure over all examples, with its 95 % interval."""
     counts = counts_of(figure, judged)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -87,7 +87,7 @@ def score(figure: Figure, judged: Sequence[Judgement], seed: int = 0) -> Score:
 
 
 def scores(
-    figures: Sequence[Figure], judged: Sequence[Judgement], seed: int = 0
+    figures: Sequence[Metric], judged: Sequence[Evaluation], seed: int = 0
 ) -> list[Score]:
     """Every figure that the examples were counted for."""
     return [
@@ -98,9 +98,9 @@ def scores(
 
 
 def compare(
-    figure: Figure,
-    first: Sequence[Judgement],
-    second: Sequence[Judgement],
+    figure: Metric,
+    first: Sequence[Evaluation],
+    second: Sequence[Evaluation],
     seed: int = 0,
 ) -> Difference:
     """The second model less the first, judged on the same examples in the same order."""
@@ -138,9 +138,9 @@ def compare(
 
 
 def differences(
-    figures: Sequence[Figure],
-    first: Sequence[Judgement],
-    second: Sequence[Judgement],
+    figures: Sequence[Metric],
+    first: Sequence[Evaluation],
+    second: Sequence[Evaluation],
     seed: int = 0,
 ) -> list[Difference]:
     return [
@@ -153,6 +153,6 @@ def differences(
     ]
 
 
-def worst(judged: Sequence[Judgement], count: int) -> list[int]:
+def worst(judged: Sequence[Evaluation], count: int) -> list[int]:
     """Places of the examples with the greatest loss, worst first."""
     return sorted(range(len(judged)), key=lambda place: -judged[place].loss)[:count]

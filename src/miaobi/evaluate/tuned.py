@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from miaobi.nn.objective import Batch
 from miaobi.tune.examples import Examples
-from miaobi.tune.learner import Features, Figure, Judgement, Learner
+from miaobi.tune.learner import Evaluation, Features, Learner, Metric
 
 WINDOW = 128
 """Tokens of a general text that are looked at together."""
-GENERAL = Figure(
+GENERAL = Metric(
     "general_loss",
     lambda counts: counts[..., 0] / counts[..., 1],
     "lower",
@@ -40,12 +40,12 @@ def at_rest(learner: Learner) -> Iterator[None]:
         learner.train(training)
 
 
-def judge(
+def evaluate(
     learner: Learner,
     features: Sequence[Features],
     batch_size: int,
     progress: Callable[[float], None] = lambda share: None,
-) -> list[Judgement]:
+) -> list[Evaluation]:
     """How each of these encoded examples goes."""
 
     def batches() -> Iterator[Batch]:
@@ -55,7 +55,7 @@ def judge(
             progress(min((start + batch_size) / len(features), 1.0))
 
     with at_rest(learner):
-        return learner.judge_all(batches())
+        return learner.evaluate_all(batches())
 
 
 def first(data: Examples, split: str, limit: int) -> list[Features]:
@@ -66,7 +66,7 @@ def first(data: Examples, split: str, limit: int) -> list[Features]:
     return [data.features(split, place) for place in range(min(count, limit or count))]
 
 
-def watched(figure: Figure, judged: Sequence[Judgement]) -> float:
+def watched(figure: Metric, judged: Sequence[Evaluation]) -> float:
     """A figure as early stopping wants it: lower is better."""
     value = float(
         figure.combine(np.sum([item.counts[figure.name] for item in judged], axis=0))
@@ -74,14 +74,14 @@ def watched(figure: Figure, judged: Sequence[Judgement]) -> float:
     return value if figure.better == "lower" else -value
 
 
-def general(learner: Learner, tokenizer: Any) -> list[Judgement]:
+def general(learner: Learner, tokenizer: Any) -> list[Evaluation]:
     """How likely a general text is (general.txt: old prose in English and Chinese),
     window by window; for causal language models.
 
     What rises here was forgotten while tuning.
     """
     text = (files("miaobi.evaluate") / "general.txt").read_text(encoding="utf-8")
-    judged = list[Judgement]()
+    judged = list[Evaluation]()
     with at_rest(learner):
         for paragraph in filter(str.strip, text.split("\n\n")):
             ids = torch.tensor(
@@ -90,13 +90,13 @@ def general(learner: Learner, tokenizer: Any) -> list[Judgement]:
             logits = learner.net(input_ids=ids).logits[0, :-1]
             total = float(F.cross_entropy(logits.float(), ids[0, 1:], reduction="sum"))
             judged.append(
-                Judgement(total, {GENERAL.name: np.array([total, ids.shape[1] - 1.0])})
+                Evaluation(total, {GENERAL.name: np.array([total, ids.shape[1] - 1.0])})
             )
     return judged
 
 
-def written(judged: Sequence[Judgement]) -> list[Mapping[str, Any]]:
-    """Judgements as JSON."""
+def written(judged: Sequence[Evaluation]) -> list[Mapping[str, Any]]:
+    """Evaluations as JSON."""
     return [
         {
             "loss": item.loss,
@@ -109,10 +109,10 @@ def written(judged: Sequence[Judgement]) -> list[Mapping[str, Any]]:
     ]
 
 
-def read(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
-    """Judgements from JSON."""
+def read(rows: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
+    """Evaluations from JSON."""
     return [
-        Judgement(
+        Evaluation(
             row["loss"],
             {name: np.asarray(value) for name, value in row["counts"].items()},
             row["answer"],

@@ -288,7 +288,7 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
         kept[place] = (split, said) not in met
         met.add((split, said))
     asked_by = [
-        (int(question), example.place)
+        (int(question), example.location)
         for question, example in zip(questions, found.examples)
     ]
     leaks = repeated(
@@ -390,7 +390,7 @@ def write(
                 for example in found:
                     file.write(
                         json.dumps(
-                            {"columns": example.columns, "place": example.place},
+                            {"columns": example.columns, "place": example.location},
                             ensure_ascii=False,
                         )
                         + "\n"
@@ -491,7 +491,7 @@ class Examples:
             split: [
                 example
                 for example in self._fitted(read_split(self.folder, split, self.task))
-                if example.place not in self.left_out
+                if example.location not in self.left_out
             ]
             for split in SPLITS
         }
@@ -505,7 +505,7 @@ class Examples:
                 yield example
             elif self.too_long == "split":
                 for columns in self.learner.split(example.columns, self.max_length):
-                    yield Example(columns, example.place, example.parts)
+                    yield Example(columns, example.location, example.parts)
 
     def examples(self, split: str) -> list[Example]:
         return self._splits[split]
@@ -557,7 +557,7 @@ class Examples:
     def places(self, split: str, index: int, size: int, seed: int) -> list[str]:
         """Where the examples of a batch were written."""
         return [
-            self._splits[split][place].place
+            self._splits[split][place].location
             for place in self._drawn(split, index, size, seed)
         ]
 

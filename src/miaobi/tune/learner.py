@@ -33,7 +33,7 @@ class Example:
     """One labelled example: columns in the task's own terms, and where they were written."""
 
     columns: Mapping[str, Any]
-    place: str
+    location: str
     """chats.jsonl:12"""
     parts: Mapping[str, Any] = field(default_factory=dict)
     """The columns that make up the question, without the answer: what duplicates and
@@ -42,7 +42,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A figure as a function of sums over examples: accuracy = combine([right, all]).
 
     combine: counts [..., K] -> values [...].
@@ -56,7 +56,7 @@ class Figure:
     unit: str = ""
 
 
-class Judgement(NamedTuple):
+class Evaluation(NamedTuple):
     """How one example went."""
 
     loss: float
@@ -64,7 +64,7 @@ class Judgement(NamedTuple):
     counts: Mapping[str, np.ndarray]
     """By figure, what it adds up: float64 [K]."""
     answer: Any = None
-    """What the model said, JSON-able, where judging it made it say something."""
+    """What the model said, JSON-able, where evaluating it made it say something."""
 
 
 class Piece(NamedTuple):
@@ -75,15 +75,15 @@ class Piece(NamedTuple):
     """Whether the loss looks at it."""
 
 
-class Companion(nn.Module):
+class Callback(nn.Module):
     """What goes along with a run beside the net: layers that thaw, ranks that are
     allocated anew. Its buffers are kept in checkpoints.
     """
 
-    def step_begins(self, learner: Learner) -> None:
+    def before_step(self, learner: Learner) -> None:
         """Before each step; `learner.progress` tells how far the run is."""
 
-    def step_ends(self, learner: Learner, step: int, max_steps: int) -> None:
+    def after_step(self, learner: Learner, step: int, max_steps: int) -> None:
         """After step number `step` (from 1), its gradients still there."""
 
     def penalty(self, learner: Learner) -> Tensor | None:
@@ -124,7 +124,7 @@ class Learner(Objective):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.companions = nn.ModuleList()
+        self.register_module("companions", nn.ModuleList())  # their key in checkpoints
         self.rates: dict[str, float] = {}
         """Multiples of the learning rate, by the name of a parameter of `net`."""
 
@@ -132,10 +132,10 @@ class Learner(Objective):
         return [Phase("model", self.net, self.penalised, rates=self.rates)]
 
     def penalised(self, batch: Batch) -> Loss:
-        """The loss with what companions add to its mean."""
+        """The loss with what callbacks add to its mean."""
         loss, total = self.loss(batch), torch.zeros(())
-        for companion in self._companions():
-            penalty = companion.penalty(self)
+        for callback in self._callbacks():
+            penalty = callback.penalty(self)
             total = total if penalty is None else total + penalty
         return (
             replace(loss, total=loss.total + loss.count * total)
@@ -147,17 +147,17 @@ class Learner(Objective):
         return self.loss(batch)
 
     def step_begins(self) -> None:
-        for companion in self._companions():
-            companion.step_begins(self)
+        for callback in self._callbacks():
+            callback.before_step(self)
 
     def step_ends(self, step: int, max_steps: int) -> None:
-        for companion in self._companions():
-            companion.step_ends(self, step, max_steps)
+        for callback in self._callbacks():
+            callback.after_step(self, step, max_steps)
 
-    def _companions(self) -> Iterator[Companion]:
-        for companion in self.companions:
-            assert isinstance(companion, Companion)
-            yield companion
+    def _callbacks(self) -> Iterator[Callback]:
+        for callback in self.callbacks:
+            assert isinstance(callback, Callback)
+            yield callback
 
     @abstractmethod
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
@@ -179,25 +179,25 @@ class Learner(Objective):
         """The summed loss and its count."""
 
     @abstractmethod
-    def figures(self) -> Sequence[Figure]:
-        """What this task is judged by; the first is what models are compared by."""
+    def metrics(self) -> Sequence[Metric]:
+        """What this task is measured by; the first is what models are compared by."""
 
     @abstractmethod
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         """How each example of a batch goes. Called without gradients, with `net` at rest."""
 
-    def judge_all(self, batches: Iterable[Batch]) -> list[Judgement]:
-        """How each example of a set goes, in order; for tasks that judge an example by
+    def evaluate_all(self, batches: Iterable[Batch]) -> list[Evaluation]:
+        """How each example of a set goes, in order; for tasks that evaluate an example by
         all others (embedding ranks them).
         """
-        return [judgement for batch in batches for judgement in self.judge(batch)]
+        return [item for batch in batches for item in self.evaluate(batch)]
 
     def answer(self, columns: Mapping[str, Any]) -> Any:
         """What the model says to one question, JSON-able: for people to read, and for
         the engine that serves it.
         """
         with torch.no_grad():
-            return self.judge(self.collate([self.encode(columns, 0)]))[0].answer
+            return self.evaluate(self.collate([self.encode(columns, 0)]))[0].answer
 
     def preview(self, features: Features) -> list[Piece]:
         """An encoded example as the model will see it, with what the loss looks at;
@@ -225,6 +225,13 @@ class Learner(Objective):
         (tokenizer, template, labels): everything but weights. The same files are read
         by the task's `learner` through `spec`.
         """
+
+    @property
+    def callbacks(self) -> nn.ModuleList:
+        """What goes along with the run: `Callback`s."""
+        callbacks = self.get_submodule("companions")
+        assert isinstance(callbacks, nn.ModuleList)
+        return callbacks
 
     @property
     def device(self) -> torch.device:

@@ -225,7 +225,7 @@ def _usable(
                     task.check(example, spec, head)
                     kept.append(example)
                 except Unusable as error:
-                    problems.append(f"{example.place}: {error.what}")
+                    problems.append(f"{example.location}: {error.what}")
                     if config.strict:
                         raise BadInput(
                             f"data.mix.{name}: {problems[0]}",

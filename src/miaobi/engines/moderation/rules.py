@@ -60,7 +60,9 @@ def normalised(text: str) -> str:
 @cache
 def rules() -> tuple[Rule, ...]:
     told: dict[str, Any] = yaml.safe_load(
-        files("miaobi.engines.moderation").joinpath("rules.yaml").read_text(encoding="utf-8")
+        files("miaobi.engines.moderation")
+        .joinpath("rules.yaml")
+        .read_text(encoding="utf-8")
     )
 
     def compiled(pattern: str) -> re.Pattern[str]:

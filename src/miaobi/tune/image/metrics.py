@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from miaobi.tune.learner import Figure
+from miaobi.tune.learner import Metric
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
@@ -13,8 +13,8 @@ def shares(counts: np.ndarray) -> np.ndarray:
         return counts[..., 0] / counts[..., 1]
 
 
-def accuracy() -> Figure:
-    return Figure("accuracy", shares, "higher", ("Accuracy", "准确率"))
+def accuracy() -> Metric:
+    return Metric("accuracy", shares, "higher", ("Accuracy", "准确率"))
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
@@ -26,11 +26,11 @@ def f1(counts: np.ndarray) -> np.ndarray:
         return 2 * right / (2 * right + wrong + missed)
 
 
-def macro_f1() -> Figure:
+def macro_f1() -> Metric:
     """Mean of the classes' F1; of each [TP, FP, FN], over classes that occur as label
     or as answer (as scikit-learn's default).
     """
-    return Figure(
+    return Metric(
         "macro_f1",
         lambda counts: _mean_of_known(f1(counts.reshape(*counts.shape[:-1], -1, 3))),
         "higher",
@@ -38,11 +38,11 @@ def macro_f1() -> Figure:
     )
 
 
-def mean_iou() -> Figure:
+def mean_iou() -> Metric:
     """Mean over classes of intersection / union, each summed over all pictures; of
     classes that occur (Everingham et al. 2015).
     """
-    return Figure(
+    return Metric(
         "mean_iou",
         lambda counts: _mean_of_known(
             shares(counts.reshape(*counts.shape[:-1], -1, 2))

@@ -37,7 +37,7 @@ def put(learner: Learner, config: TuneConfig) -> None:
         learner.net = get_peft_model(learner.net, chosen)  # type: ignore[arg-type]
     _after(learner, config)
     if config.method == "adalora":
-        learner.companions.append(Allocation(learner.net))
+        learner.callbacks.append(Allocation(learner.net))
 
 
 @contextmanager

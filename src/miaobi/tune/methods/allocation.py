@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miaobi.tune.learner import Companion, Learner
+from miaobi.tune.learner import Callback, Learner
 
 BEGINS, ENDS, LOOKS = 0.1, 0.3, 100
 """Shares of the run before ranks are taken away and after the last were; how often they
@@ -22,7 +22,7 @@ are looked at in between.
 """
 
 
-class Allocation(Companion):
+class Allocation(Callback):
     """Buffers: `sensitivity|NAME` and `uncertainty|NAME`, shaped as the parameter, and
     `kept|NAME`, bool [r].
     """
@@ -61,7 +61,7 @@ class Allocation(Companion):
         return settings.orth_reg_weight * torch.stack(gaps).mean()
 
     @torch.no_grad()
-    def step_ends(self, learner: Learner, step: int, max_steps: int) -> None:
+    def after_step(self, learner: Learner, step: int, max_steps: int) -> None:
         net: Any = learner.net
         tuner, settings = net.base_model, net.peft_config[net.active_adapter]
         settings.total_step, settings.tinit, settings.tfinal = (

@@ -11,7 +11,7 @@ from torch import nn
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.tune.learner import Companion, Learner
+from miaobi.tune.learner import Callback, Learner
 from miaobi.tune.methods.regularisers import input_embedding
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def free(learner: Learner, config: TuneConfig) -> None:
 
 def freeze(learner: Learner, config: TuneConfig) -> None:
     """Mark what moves; with gradual unfreezing, all that will ever move, and a
-    companion that holds back what is not due.
+    callback that holds back what is not due.
     """
     net = learner.net
     places = depths(net, learner.blocks)
@@ -59,7 +59,7 @@ def freeze(learner: Learner, config: TuneConfig) -> None:
         )
         parameter.requires_grad_(is_fresh(learner, name) or not stays)
     if config.gradual_unfreezing:
-        learner.companions.append(Thaw(places, config.gradual_unfreezing))
+        learner.callbacks.append(Thaw(places, config.gradual_unfreezing))
 
 
 def _need_layers(places: Mapping[str, int], wanted: int) -> None:
@@ -137,7 +137,7 @@ def layer_count(places: Mapping[str, int]) -> int:
     return max(places.values(), default=-1) + 1
 
 
-class Thaw(Companion):
+class Thaw(Callback):
     """Layers begin to move one after the other, the last first, embeddings at the end
     (Howard & Ruder 2018, arXiv:1801.06146).
 
@@ -150,7 +150,7 @@ class Thaw(Companion):
         self.held: dict[str, float] | None = None
         """By parameter, the part of the run from which it moves."""
 
-    def step_begins(self, learner: Learner) -> None:
+    def before_step(self, learner: Learner) -> None:
         named = dict(learner.net.named_parameters())
         if self.held is None:
             self.held = self._due(
@@ -186,12 +186,12 @@ class Thaw(Companion):
         }
 
 
-class Still(Companion):
+class Still(Callback):
     """Running statistics of frozen batch norms stay as they are, though the net is in
     training mode.
     """
 
-    def step_begins(self, learner: Learner) -> None:
+    def before_step(self, learner: Learner) -> None:
         for module in _batch_norms(learner.net):
             module.train(module.weight.requires_grad)
 
@@ -206,7 +206,7 @@ def _batch_norms(net: nn.Module) -> list[Any]:
 
 def keep_statistics(learner: Learner) -> None:
     if _batch_norms(learner.net):
-        learner.companions.append(Still())
+        learner.callbacks.append(Still())
 
 
 def rates(learner: Learner, decay: float) -> dict[str, float]:
@@ -262,7 +262,7 @@ def load(learner: Learner, config: TuneConfig, folder: Path) -> None:
 def load_frozen(learner: Learner, config: TuneConfig, folder: Path) -> None:
     load(learner, config, folder)
     freeze(learner, config)
-    learner.companions = nn.ModuleList()  # what has thawed stays so
+    del learner.callbacks[:]  # what has thawed stays so
 
 
 def _knows_its_layout(net: Any) -> bool:

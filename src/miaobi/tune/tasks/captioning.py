@@ -28,7 +28,7 @@ from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.image.input import check_augmentations, preparation
 from miaobi.tune.image.learner import PictureLearner, side_of
 from miaobi.tune.image.metrics import shares
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece, padded
+from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece, padded
 from miaobi.tune.text import overlap
 
 NAME = "image-captioning"
@@ -207,12 +207,12 @@ class Captioner(PictureLearner):
 
     unit = "tokens"
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         return [
             overlap.FIGURES["chrf"],
             overlap.FIGURES["bleu"],
             overlap.FIGURES["rouge_l"],
-            Figure(
+            Metric(
                 "loss",
                 shares,
                 "lower",
@@ -221,13 +221,13 @@ class Captioner(PictureLearner):
             ),
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         batch = self.prepare(batch)
         nats, counts = (
             self.nats(batch).sum(1).tolist(),
             batch["mask"][:, 1:].sum(1).tolist(),
         )
-        judged = list[Judgement]()
+        judged = list[Evaluation]()
         for said, row, total, count in zip(
             self.write(batch["input"]), batch["ids"], nats, counts, strict=True
         ):
@@ -235,7 +235,7 @@ class Captioner(PictureLearner):
                 row[1:count], skip_special_tokens=True
             ).strip()
             judged.append(
-                Judgement(
+                Evaluation(
                     total / max(count, 1),
                     {
                         **overlap.counts(said, reference),

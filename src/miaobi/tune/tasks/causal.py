@@ -26,7 +26,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable, to_document
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece
+from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.text.heads import padding_of
 from miaobi.tune.text.packing import Packed, by_sequence, layers_of, pack
 
@@ -133,22 +133,22 @@ class TextLearner(Packed):
         )
         return Loss(nats.sum(), len(nats))
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         def ratio(counts: np.ndarray) -> np.ndarray:
             return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
 
         return [
-            Figure(
+            Metric(
                 "loss", ratio, "lower", ("Loss", "损失"), say("nats/token", "奈特/词元")
             ),
-            Figure(
+            Metric(
                 "perplexity",
                 lambda counts: np.exp(ratio(counts)),
                 "lower",
                 ("Perplexity", "困惑度"),
                 say("per token", "每词元"),
             ),
-            Figure(
+            Metric(
                 "token_accuracy",
                 ratio,
                 "higher",
@@ -156,17 +156,17 @@ class TextLearner(Packed):
             ),
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         nats, best = self.reader.scores(batch)
         right = (best == batch["targets"][batch["targets"] >= 0]).double()
-        found = list[Judgement]()
+        found = list[Evaluation]()
         for surprise, hits in zip(
             by_sequence(batch, nats.double()), by_sequence(batch, right)
         ):
             total, count = float(surprise.sum()), float(len(surprise))
             sums = np.array([total, count])
             found.append(
-                Judgement(
+                Evaluation(
                     total / max(count, 1),
                     {
                         "loss": sums,

@@ -37,7 +37,7 @@ from miaobi.tune.image.input import check_augmentations, opened, preparation
 from miaobi.tune.image.learner import PictureLearner, counted, net_for, side_of
 from miaobi.tune.image.metrics import f1, shares
 from miaobi.tune.image.nets import LiteForObjectDetection
-from miaobi.tune.learner import Example, Features, Figure, Judgement
+from miaobi.tune.learner import Evaluation, Example, Features, Metric
 
 NAME = "object-detection"
 SUMMARY = "boxes with labels in each picture", "在每张图片中框出带标签的物体"
@@ -241,9 +241,9 @@ class Detector(PictureLearner):
         finally:
             self.augment = names
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         return [
-            Figure(
+            Metric(
                 "map",
                 shares,
                 "higher",
@@ -252,7 +252,7 @@ class Detector(PictureLearner):
                     "平均精度均值（按有框图片平均）",
                 ),
             ),
-            Figure(
+            Metric(
                 "f1",
                 f1,
                 "higher",
@@ -261,7 +261,7 @@ class Detector(PictureLearner):
                     f"F1（IoU 0.5，分数 {self.config.threshold:g}）",
                 ),
             ),
-            Figure(
+            Metric(
                 "iou",
                 shares,
                 "higher",
@@ -284,7 +284,7 @@ class Detector(PictureLearner):
         batch = self.prepare(batch)
         return Loss(self.losses(batch).sum(), len(batch["input"]))
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         batch = self.prepare(batch)
         owner, wanted, labels, sizes = (
             batch[name].cpu().numpy() for name in ("owner", "boxes", "label", "size")
@@ -309,7 +309,7 @@ class Detector(PictureLearner):
         wanted: np.ndarray,
         wanted_labels: np.ndarray,
         size: np.ndarray,
-    ) -> Judgement:
+    ) -> Evaluation:
         corners, labels, scores = found
         precision = (
             [boxes.average_precision(corners, labels, wanted, wanted_labels), 1.0]
@@ -333,7 +333,7 @@ class Detector(PictureLearner):
             }
             for box, label, score in zip(corners[given], labels[given], scores[given])
         ]
-        return Judgement(
+        return Evaluation(
             loss,
             {
                 "map": np.array(precision),

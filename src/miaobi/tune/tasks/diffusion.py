@@ -40,7 +40,7 @@ from miaobi.tune.image.denoisers import (
 )
 from miaobi.tune.image.input import opened
 from miaobi.tune.image.metrics import shares
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Learner
+from miaobi.tune.learner import Evaluation, Example, Features, Learner, Metric
 
 NAME = "diffusion"
 SUMMARY = (
@@ -385,9 +385,9 @@ class Painter(Learner):
         self.net.train(training)
         return folder
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         return [
-            Figure(
+            Metric(
                 "denoising_error",
                 shares,
                 "lower",
@@ -398,7 +398,7 @@ class Painter(Learner):
             )
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         batch = self.prepare(batch)
         latents = self.scaled(batch["mean"])
         generators = [
@@ -416,7 +416,7 @@ class Painter(Learner):
                 batch, latents, noise, index.expand(len(latents)), weighted=False
             )
         return [
-            Judgement(
+            Evaluation(
                 error / TIMES, {"denoising_error": np.array([error, TIMES], np.float64)}
             )
             for error in total.tolist()

@@ -29,7 +29,7 @@ from miaobi.models.base import Base, open_base
 from miaobi.models.weights import find
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Phase
-from miaobi.tune.learner import Example, Features, Figure, Judgement
+from miaobi.tune.learner import Evaluation, Example, Features, Metric
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write
 from miaobi.tune.text.packing import Reader, by_sequence, layers_of
@@ -328,25 +328,25 @@ class Imitator(Student):
             {"divergence": divergence.detach().sum(), "agreement": agreed.sum()},
         )
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         def mean(sums: np.ndarray) -> np.ndarray:
             return np.asarray(sums[..., 0] / sums[..., 1])
 
         return [
-            Figure(
+            Metric(
                 "divergence",
                 mean,
                 "lower",
                 ("Divergence from the teacher (softened)", "与教师的散度（软化后）"),
                 say("nats/token", "奈特/词元"),
             ),
-            Figure(
+            Metric(
                 "agreement",
                 mean,
                 "higher",
                 ("Same likeliest token as the teacher", "最可能词元与教师一致的比例"),
             ),
-            Figure(
+            Metric(
                 "loss",
                 mean,
                 "lower",
@@ -355,12 +355,12 @@ class Imitator(Student):
             ),
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         parts = [
             by_sequence(batch, values.double())
             for values in self.parted(self.prepare(batch))
         ]
-        judged = list[Judgement]()
+        judged = list[Evaluation]()
         for divergence, nats, agreed in zip(*parts):
             sums = {
                 name: np.array([float(values.sum()), float(len(values))])
@@ -370,7 +370,7 @@ class Imitator(Student):
                     ("loss", nats),
                 )
             }
-            judged.append(Judgement(float(divergence.mean()), sums))
+            judged.append(Evaluation(float(divergence.mean()), sums))
         return judged
 
 

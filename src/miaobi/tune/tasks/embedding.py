@@ -28,11 +28,11 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import (
+    Evaluation,
     Example,
     Features,
-    Figure,
-    Judgement,
     Learner,
+    Metric,
     Piece,
     padded,
 )
@@ -268,20 +268,20 @@ class Embedder(Learner):
         )
         return Loss(F.cross_entropy(scores, right, reduction="sum"), count)
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         def mean(counts: np.ndarray) -> np.ndarray:
             return counts[..., 0] / counts[..., 1]
 
         return [
-            Figure("recall@1", mean, "higher", ("Recall at 1", "首位召回率")),
-            Figure("recall@10", mean, "higher", ("Recall at 10", "前十召回率")),
-            Figure("mrr", mean, "higher", ("Mean reciprocal rank", "平均倒数排名")),
+            Metric("recall@1", mean, "higher", ("Recall at 1", "首位召回率")),
+            Metric("recall@10", mean, "higher", ("Recall at 10", "前十召回率")),
+            Metric("mrr", mean, "higher", ("Mean reciprocal rank", "平均倒数排名")),
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
-        return self.judge_all([batch])
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
+        return self.evaluate_all([batch])
 
-    def judge_all(self, batches: Iterable[Batch]) -> list[Judgement]:
+    def evaluate_all(self, batches: Iterable[Batch]) -> list[Evaluation]:
         """Each text ranks the partners of all batches."""
         texts, others, digests = list[Tensor](), list[Tensor](), list[Tensor]()
         for batch in batches:
@@ -290,7 +290,7 @@ class Embedder(Learner):
             others.append(vectors[count : 2 * count])
             digests.append(batch["digest"][count : 2 * count])
         whole, partners, names = torch.cat(texts), torch.cat(others), torch.cat(digests)
-        found = list[Judgement]()
+        found = list[Evaluation]()
         for start in range(0, len(whole), 256):
             right = torch.arange(
                 start, min(start + 256, len(whole)), device=whole.device
@@ -311,7 +311,7 @@ class Embedder(Learner):
                     "recall@10": np.array([float(rank <= 10), 1.0]),
                     "mrr": np.array([1 / rank, 1.0]),
                 }
-                found.append(Judgement(loss, counts, {"rank": rank}))
+                found.append(Evaluation(loss, counts, {"rank": rank}))
         return found
 
     def answer(self, columns: Mapping[str, Any]) -> Any:

@@ -29,11 +29,11 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import (
+    Evaluation,
     Example,
     Features,
-    Figure,
-    Judgement,
     Learner,
+    Metric,
     Piece,
     padded,
 )
@@ -336,16 +336,16 @@ class Reader(Learner):
         losses = self._losses(self.logits(batch), batch)
         return Loss(torch.stack(losses).sum(), len(losses))
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         mean = lambda c: c[..., 0] / c[..., 1]  # noqa: E731
         return [
-            Figure("f1", mean, "higher", ("Token F1", "词元 F1")),
-            Figure("exact", mean, "higher", ("Exact match", "完全匹配")),
+            Metric("f1", mean, "higher", ("Token F1", "词元 F1")),
+            Metric("exact", mean, "higher", ("Exact match", "完全匹配")),
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         logits = self.logits(batch)
-        losses, found = self._losses(logits, batch), list[Judgement]()
+        losses, found = self._losses(logits, batch), list[Evaluation]()
         for number, loss in enumerate(losses):
             context, rows = (
                 spelled(batch["letters"][number]),
@@ -374,7 +374,7 @@ class Reader(Learner):
             }
             at = start + len(context[start:end]) - len(context[start:end].lstrip())
             found.append(
-                Judgement(
+                Evaluation(
                     float(loss),
                     counts,
                     {

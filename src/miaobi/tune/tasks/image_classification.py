@@ -34,7 +34,7 @@ from miaobi.tune.image.learner import (
 )
 from miaobi.tune.image.metrics import accuracy, macro_f1
 from miaobi.tune.image.nets import LiteForImageClassification
-from miaobi.tune.learner import Example, Features, Figure, Judgement
+from miaobi.tune.learner import Evaluation, Example, Features, Metric
 
 NAME = "image-classification"
 SUMMARY = "one label for each picture", "为每张图片给出一个标签"
@@ -185,10 +185,10 @@ class Classifier(PictureLearner):
             len(losses),
         )
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         return [accuracy(), macro_f1()]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         batch = self.prepare(batch)
         logits = self.logits(batch)
         losses = F.cross_entropy(logits, batch["label"], reduction="none")
@@ -202,12 +202,12 @@ class Classifier(PictureLearner):
 
     def _judged(
         self, loss: float, probability: float, best: int, label: int
-    ) -> Judgement:
+    ) -> Evaluation:
         of_classes = np.zeros((len(self.labels), 3))
         of_classes[best, 0 if best == label else 1] += 1
         if label >= 0:
             of_classes[label, 2] += best != label
-        return Judgement(
+        return Evaluation(
             loss,
             {
                 "accuracy": np.array([float(best == label), 1.0]),

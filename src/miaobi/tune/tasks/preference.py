@@ -31,7 +31,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.learner import Example, Features, Figure, Judgement, Piece
+from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.tasks.causal import writing_model
 from miaobi.tune.text.asking import Question, asking, fitted, row, write
 from miaobi.tune.text.packing import Packed, Reader, by_sequence, layers_of, pack
@@ -399,14 +399,14 @@ class Preferring(Packed):
         )
         return Loss(losses.sum(), len(losses), metrics)
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         def mean(sums: np.ndarray) -> np.ndarray:
             return np.asarray(sums[..., 0] / sums[..., 1])
 
         found = []
         if not self.thumbs:
             found.append(
-                Figure(
+                Metric(
                     "preference_accuracy",
                     mean,
                     "higher",
@@ -418,7 +418,7 @@ class Preferring(Packed):
             )
         if self.config.loss != "orpo":
             found += [
-                Figure(
+                Metric(
                     "reward_accuracy",
                     mean,
                     "higher",
@@ -427,7 +427,7 @@ class Preferring(Packed):
                         "相对基础模型变化方向正确的比例（基础模型为 0.5）",
                     ),
                 ),
-                Figure(
+                Metric(
                     "margin",
                     mean,
                     "higher",
@@ -435,12 +435,12 @@ class Preferring(Packed):
                     say("nats", "奈特"),
                 ),
             ]
-        return [*found, Figure("loss", mean, "lower", ("Loss", "损失"))]
+        return [*found, Metric("loss", mean, "lower", ("Loss", "损失"))]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         losses, margin, preferred = self.losses(self.prepare(batch))
         signed = margin * torch.where(batch["liked"], 1.0, -1.0)
-        judged = list[Judgement]()
+        judged = list[Evaluation]()
         for loss, moved, likelier in zip(
             losses.tolist(), signed.tolist(), preferred.tolist()
         ):
@@ -453,9 +453,9 @@ class Preferring(Packed):
                 "preference_accuracy": np.array([0.5 + 0.5 * np.sign(likelier), 1.0]),
             }
             judged.append(
-                Judgement(
+                Evaluation(
                     loss,
-                    {figure.name: counts[figure.name] for figure in self.figures()},
+                    {figure.name: counts[figure.name] for figure in self.metrics()},
                 )
             )
         return judged

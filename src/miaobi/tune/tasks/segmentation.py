@@ -31,7 +31,7 @@ from miaobi.tune.image.input import check_augmentations, opened, preparation
 from miaobi.tune.image.learner import PictureLearner, balanced, net_for, side_of
 from miaobi.tune.image.metrics import mean_iou, shares
 from miaobi.tune.image.nets import LiteForSemanticSegmentation
-from miaobi.tune.learner import Example, Features, Figure, Judgement
+from miaobi.tune.learner import Evaluation, Example, Features, Metric
 
 NAME = "image-segmentation"
 SUMMARY = "a class for every pixel", "为每个像素给出类别"
@@ -237,15 +237,15 @@ class Segmenter(PictureLearner):
             len(batch["mask"]),
         )
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         return [
             mean_iou(),
-            Figure(
+            Metric(
                 "pixel_accuracy", shares, "higher", ("Pixel accuracy", "像素准确率")
             ),
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         batch = self.prepare(batch)
         logits = self.logits(batch)
         losses = self._losses(logits, batch["mask"], None)
@@ -259,7 +259,7 @@ class Segmenter(PictureLearner):
 
     def _judged(
         self, loss: float, guess: np.ndarray, mask: np.ndarray, size: list[int]
-    ) -> Judgement:
+    ) -> Evaluation:
         known, count = mask != IGNORED, len(self.labels)
         table = np.bincount(
             mask[known].astype(np.int64) * count + guess[known], minlength=count**2
@@ -268,7 +268,7 @@ class Segmenter(PictureLearner):
         overlaps = np.stack([right, table.sum(0) + table.sum(1) - right], 1).astype(
             np.float64
         )
-        return Judgement(
+        return Evaluation(
             loss,
             {
                 "mean_iou": overlaps.ravel(),

@@ -28,11 +28,11 @@ from miaobi.models.base import Base
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import (
+    Evaluation,
     Example,
     Features,
-    Figure,
-    Judgement,
     Learner,
+    Metric,
     Piece,
     padded,
 )
@@ -192,10 +192,10 @@ class Writer(Learner):
             len(tokens),
         )
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         every = {
             **overlap.FIGURES,
-            "loss": Figure(
+            "loss": Metric(
                 "loss",
                 lambda sums: sums[..., 0] / sums[..., 1],
                 "lower",
@@ -205,11 +205,11 @@ class Writer(Learner):
         }
         return [every.pop(self.config.metric), *every.values()]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         answers = self.write(
             [row[row != MASKED].cpu().numpy() for row in batch["asked"]]
         )
-        judged = list[Judgement]()
+        judged = list[Evaluation]()
         for answer, wanted, nats in zip(answers, batch["wanted"], self.nats(batch)):
             reference = self.asking.tokenizer.decode(
                 wanted[wanted != MASKED], skip_special_tokens=True
@@ -218,7 +218,7 @@ class Writer(Learner):
                 **overlap.counts(answer, reference),
                 "loss": np.array([float(nats.sum()), float(len(nats))]),
             }
-            judged.append(Judgement(float(nats.mean()), counts, answer))
+            judged.append(Evaluation(float(nats.mean()), counts, answer))
         return judged
 
     def write(self, questions: Sequence[np.ndarray]) -> list[str]:

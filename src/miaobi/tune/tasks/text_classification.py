@@ -29,11 +29,11 @@ from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import (
+    Evaluation,
     Example,
     Features,
-    Figure,
-    Judgement,
     Learner,
+    Metric,
     Piece,
     padded,
 )
@@ -365,50 +365,50 @@ class Classifier(Learner):
             len(batch["label"]),
         )
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         if self.spec["problem"] == "regression":
             return [
-                Figure(
+                Metric(
                     "mae",
                     lambda c: c[..., 0] / c[..., 1],
                     "lower",
                     ("Mean absolute error", "平均绝对误差"),
                 ),
-                Figure("pearson", pearson, "higher", ("Pearson's r", "皮尔逊相关系数")),
+                Metric("pearson", pearson, "higher", ("Pearson's r", "皮尔逊相关系数")),
             ]
         frequent = sorted(
             sorted(self.labels), key=lambda label: -self.spec["counts"][label]
         )[:SHOWN]
         own = [
-            Figure(f"f1/{label}", f1, "higher", (f"F1 of {label}", f"{label} 的 F1"))
+            Metric(f"f1/{label}", f1, "higher", (f"F1 of {label}", f"{label} 的 F1"))
             for label in frequent
         ]
-        accuracy = Figure(
+        accuracy = Metric(
             "accuracy",
             lambda c: c[..., 0] / c[..., 1],
             "higher",
             ("Accuracy", "准确率"),
         )
         if self.spec["problem"] == "multi":
-            exact = Figure(
+            exact = Metric(
                 "exact",
                 accuracy.combine,
                 "higher",
                 ("All labels right", "标签全部正确"),
             )
             return [
-                Figure("f1", f1, "higher", ("Micro F1", "微平均 F1")),
-                Figure("macro_f1", macro_f1, "higher", ("Macro F1", "宏平均 F1")),
+                Metric("f1", f1, "higher", ("Micro F1", "微平均 F1")),
+                Metric("macro_f1", macro_f1, "higher", ("Macro F1", "宏平均 F1")),
                 exact,
                 *own,
             ]
         return [
             accuracy,
-            Figure("f1", macro_f1, "higher", ("Macro F1", "宏平均 F1")),
+            Metric("f1", macro_f1, "higher", ("Macro F1", "宏平均 F1")),
             *own,
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         logits = self.logits(batch).float()
         losses = self._losses(logits, batch["label"], 0.0).tolist()
         if self.spec["problem"] == "regression":
@@ -416,7 +416,7 @@ class Classifier(Learner):
                 (logits * self.spec["deviation"] + self.spec["mean"]).double().tolist()
             )
             return [
-                Judgement(
+                Evaluation(
                     loss,
                     {
                         "mae": np.array([abs(x - y), 1.0]),
@@ -439,7 +439,7 @@ class Classifier(Learner):
             )
         return [self._judged(loss, *pair) for loss, *pair in zip(losses, given, wanted)]
 
-    def _judged(self, loss: float, given: np.ndarray, wanted: np.ndarray) -> Judgement:
+    def _judged(self, loss: float, given: np.ndarray, wanted: np.ndarray) -> Evaluation:
         """given, wanted: bool [labels]."""
         table = np.stack(
             [given & wanted, given & ~wanted, ~given & wanted], axis=-1
@@ -448,7 +448,7 @@ class Classifier(Learner):
         right = np.array([float((given == wanted).all()), 1.0])
         said = [self.labels[place] for place in np.flatnonzero(given)]
         if self.spec["problem"] == "multi":
-            return Judgement(
+            return Evaluation(
                 loss,
                 {
                     "f1": table.sum(0),
@@ -458,7 +458,7 @@ class Classifier(Learner):
                 },
                 said,
             )
-        return Judgement(
+        return Evaluation(
             loss, {"accuracy": right, "f1": table.reshape(-1), **own}, said[0]
         )
 

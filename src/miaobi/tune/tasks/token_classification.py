@@ -27,11 +27,11 @@ from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import (
+    Evaluation,
     Example,
     Features,
-    Figure,
-    Judgement,
     Learner,
+    Metric,
     Piece,
     padded,
 )
@@ -338,36 +338,36 @@ class Tagger(Learner):
     def validate(self, batch: Batch) -> Loss:
         return self._loss(batch, 0.0)
 
-    def figures(self) -> Sequence[Figure]:
+    def metrics(self) -> Sequence[Metric]:
         return [
-            Figure("f1", f1, "higher", ("Span F1", "实体 F1")),
-            Figure(
+            Metric("f1", f1, "higher", ("Span F1", "实体 F1")),
+            Metric(
                 "precision",
                 lambda c: c[..., 0] / np.maximum(c[..., 0] + c[..., 1], 1e-12),
                 "higher",
                 ("Precision", "精确率"),
             ),
-            Figure(
+            Metric(
                 "recall",
                 lambda c: c[..., 0] / np.maximum(c[..., 0] + c[..., 2], 1e-12),
                 "higher",
                 ("Recall", "召回率"),
             ),
-            Figure(
+            Metric(
                 "accuracy",
                 lambda c: c[..., 0] / np.maximum(c[..., 1], 1e-12),
                 "higher",
                 ("Tags right", "标签正确率"),
             ),
             *(
-                Figure(
+                Metric(
                     f"f1/{label}", f1, "higher", (f"F1 of {label}", f"{label} 的 F1")
                 )
                 for label in self.labels
             ),
         ]
 
-    def judge(self, batch: Batch) -> list[Judgement]:
+    def evaluate(self, batch: Batch) -> list[Evaluation]:
         logits = self.logits(batch)
         losses = (
             F.cross_entropy(
@@ -383,7 +383,7 @@ class Tagger(Learner):
         offsets, wanted, spans = (
             batch[name].cpu().numpy() for name in ("offsets", "tags", "spans")
         )
-        found = list[Judgement]()
+        found = list[Evaluation]()
         for place, loss in enumerate(losses):
             text = spelled(batch["letters"][place])
             real = offsets[place, :, 1] > offsets[place, :, 0]
@@ -410,7 +410,7 @@ class Tagger(Learner):
                 f"f1/{label}": _counts(said, gold, label) for label in self.labels
             }
             found.append(
-                Judgement(
+                Evaluation(
                     loss,
                     counts,
                     [

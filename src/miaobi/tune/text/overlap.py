@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from miaobi.tune.learner import Figure
+from miaobi.tune.learner import Metric
 
 CHARACTERS, WORDS, BETA = 6, 4, 2
 CHINESE = re.compile(
@@ -149,9 +149,9 @@ def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
 
 COUNTS = {"chrf": chrf_counts, "bleu": bleu_counts, "rouge_l": rouge_l_counts}
 FIGURES = {
-    "chrf": Figure("chrf", chrf, "higher", ("chrF", "chrF")),
-    "bleu": Figure("bleu", bleu, "higher", ("BLEU", "BLEU")),
-    "rouge_l": Figure(
+    "chrf": Metric("chrf", chrf, "higher", ("chrF", "chrF")),
+    "bleu": Metric("bleu", bleu, "higher", ("BLEU", "BLEU")),
+    "rouge_l": Metric(
         "rouge_l",
         lambda counts: 100 * counts[..., 0] / counts[..., 1],
         "higher",

@@ -18,7 +18,7 @@ from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
     from miaobi.models.tuned import Tuned
-    from miaobi.tune.learner import Example, Judgement, Learner
+    from miaobi.tune.learner import Evaluation, Example, Learner
 
 LIMIT, BATCH, SHOWN = 200, 8, 6
 
@@ -30,7 +30,7 @@ class Known:
     tuned: Tuned
     examples: list[Example]
     place: str
-    judged: list[Judgement]
+    judged: list[Evaluation]
 
 
 def judge(
@@ -70,13 +70,13 @@ def judge(
     )
     learner = _learner(tuned, first, name)
     length = int(first.manifest.recipe["data"]["max_length"])
-    judged = judging.judge(
+    judged = judging.evaluate(
         learner,
         [learner.encode(example.columns, length) for example in examples],
         BATCH,
         lambda share: progress(say("test examples", "测试样本"), share),
     )
-    figures, sections, beside = learner.figures(), list[Any](), tuple[str, ...]()
+    figures, sections, beside = learner.metrics(), list[Any](), tuple[str, ...]()
     label = weights.label
     if known is not None:
         beside = tuple(map(str, differences(figures, judged, known.judged)))
@@ -229,7 +229,7 @@ def _refuse_leaks(
 
     leaks = repeated(
         *(
-            [(asked(example.parts), example.place) for example in examples]
+            [(asked(example.parts), example.location) for example in examples]
             for examples in (found, trained)
         )
     )

@@ -358,7 +358,7 @@ def _run(
                 place / "before.json",
                 json.dumps({"model": str(before), "replay": replay}),
             )
-        report.judge_base(state)
+        report.evaluate_base(state)
         runs_of.continued(state, place)
         run = runs_of.Run(
             place,
@@ -403,7 +403,7 @@ def _finish(
             makes=makes,
         )
     with loop.averaged(state):
-        report.judge_tuned(state)
+        report.evaluate_tuned(state)
         manifest = bundle.Manifest(
             FAMILY,
             makes,

@@ -20,7 +20,7 @@ from miaobi.evaluate.page import scores as scores_block
 from miaobi.evaluate.score import Score
 from miaobi.tune import mixing
 from miaobi.tune.examples import Example
-from miaobi.tune.learner import Figure, Judgement
+from miaobi.tune.learner import Evaluation, Metric
 from miaobi.verbs.finetune.work import Work
 
 WATTS = 65
@@ -35,16 +35,16 @@ class Report:
     def __init__(self, work: Work, folder: Path, known: Any) -> None:
         self.work, self.folder, self.known = work, folder, known
         self.seconds, self.model, self.steps = 0.0, "", 0
-        self.base: list[Judgement] = []
-        self.tuned: list[Judgement] = []
+        self.base: list[Evaluation] = []
+        self.tuned: list[Evaluation] = []
         self.base_answers: dict[int, Any] = {}
         self.answers: dict[int, Any] = {}
-        self.general: dict[str, list[Judgement]] = {}
-        self.trained: list[Judgement] = []
+        self.general: dict[str, list[Evaluation]] = {}
+        self.trained: list[Evaluation] = []
 
     @property
-    def figures(self) -> Sequence[Figure]:
-        return self.work.learner.figures()
+    def figures(self) -> Sequence[Metric]:
+        return self.work.learner.metrics()
 
     @property
     def tuned_scores(self) -> list[Score]:
@@ -87,14 +87,14 @@ class Report:
         work = self.work
         return lambda state: tuned.watched(
             figure,
-            tuned.judge(
+            tuned.evaluate(
                 work.learner,
                 tuned.first(work.data, "validation", work.settings.report.limit),
                 work.settings.train.batch_size,
             ),
         )
 
-    def _named(self, name: str) -> Figure:
+    def _named(self, name: str) -> Metric:
         from miaobi.core.errors import BadInput, nearest
 
         found = {figure.name: figure for figure in self.figures}
@@ -110,7 +110,7 @@ class Report:
 
     # Step 5: base and tuned on the same test.
 
-    def judge_base(self, state: Any) -> None:
+    def evaluate_base(self, state: Any) -> None:
         """Before the first step; kept in base.json for a run that is resumed."""
         path = self.folder / "base.json"
         if path.exists():
@@ -123,7 +123,7 @@ class Report:
                 int(place): answer for place, answer in read["answers"].items()
             }
             return
-        self.base = self._judge("test", say("judging the base", "评估基础模型"))
+        self.base = self._evaluate("test", say("judging the base", "评估基础模型"))
         self.base_answers = self._answers(self.base)
         self.general["base"] = self._general()
         write_text(
@@ -138,31 +138,31 @@ class Report:
             ),
         )
 
-    def judge_tuned(self, state: Any) -> None:
+    def evaluate_tuned(self, state: Any) -> None:
         self.steps = state.step
-        self.tuned = self._judge(
+        self.tuned = self._evaluate(
             "test", say("judging the tuned model", "评估微调后的模型")
         )
         self.answers = self._answers(self.tuned)
         self.general["tuned"] = self._general()
         if self.work.settings.report.memorisation:
-            self.trained = self._judge(
+            self.trained = self._evaluate(
                 "train", say("looking for memorisation", "检查记忆程度")
             )
 
-    def _judge(self, split: str, what: str) -> list[Judgement]:
+    def _evaluate(self, split: str, what: str) -> list[Evaluation]:
         from miaobi.data.progress import bar
 
         work = self.work
         with bar() as shown:
-            return tuned.judge(
+            return tuned.evaluate(
                 work.learner,
                 tuned.first(work.data, split, work.settings.report.limit),
                 work.settings.train.batch_size,
                 lambda share: shown(what, share, 1),
             )
 
-    def _answers(self, judged: Sequence[Judgement]) -> dict[int, Any]:
+    def _answers(self, judged: Sequence[Evaluation]) -> dict[int, Any]:
         """Of the examples that are shown. Where judging asked for no answer, the first
         few are asked now.
         """
@@ -178,7 +178,7 @@ class Report:
                 for place in range(count)
             }
 
-    def _general(self) -> list[Judgement]:
+    def _general(self) -> list[Evaluation]:
         learner = self.work.learner
         if (
             not self.work.settings.report.forgetting
@@ -260,7 +260,7 @@ class Report:
                     "differences": self.differences,
                     "answers": [
                         {
-                            "place": example.place,
+                            "place": example.location,
                             "asked": example.parts,
                             "wanted": answered(example),
                             "loss": loss,

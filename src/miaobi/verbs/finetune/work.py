@@ -101,7 +101,7 @@ class Work:
         count = min(PREVIEWED, data.count("train"))
         return [
             (
-                data.examples("train")[place].place,
+                data.examples("train")[place].location,
                 [
                     (piece.text, piece.learned)
                     for piece in self.learner.preview(data.features("train", place))
@@ -192,7 +192,7 @@ def _unseen(
             except Unusable as error:
                 if own[split]:
                     raise BadInput(
-                        f"{example.place}: {error.what}", error.remedy
+                        f"{example.location}: {error.what}", error.remedy
                     ) from None
-                found.add(example.place)
+                found.add(example.location)
     return frozenset(found)

@@ -127,7 +127,7 @@ class Opened:
     validation loss.
     """
     judge: Callable[[int], Sequence[Any]]
-    """The first so many validation examples judged (tune.learner.Judgement)."""
+    """The first so many validation examples judged (tune.learner.Evaluation)."""
     mixed_in: Mapping[str, str] = field(default_factory=dict)
     """What came from each further source of training examples."""
 
@@ -200,7 +200,7 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
 
     def judge(count: int) -> Sequence[Any]:
         with loop.averaged(state):
-            return tuned.judge(
+            return tuned.evaluate(
                 work.learner,
                 tuned.first(data, "validation", count),
                 work.settings.train.batch_size,
@@ -211,7 +211,7 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
         data,
         dict(work.settings.values),
         estimate.estimate(state, data, place),
-        work.learner.figures(),
+        work.learner.metrics(),
         judge,
         told(data.spec),
     )
