@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,11 @@ from miaobi.train.tracking import Log
 from miaobi.train.view import View
 
 CORPUS = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+
+
+def finish_at(step: int, state: loop.State) -> None:
+    """End the run after step number `step`."""
+    state.finished = state.step >= step
 
 
 def bare(
@@ -86,10 +92,7 @@ def main() -> None:
             loop.run(
                 state,
                 data,
-                [
-                    *hooks,
-                    (1, lambda state: setattr(state, "finished", state.step >= target)),
-                ],
+                [*hooks, (1, partial(finish_at, target))],
             )
             middle = time.perf_counter()
             bare(

@@ -145,9 +145,13 @@ def test_white_is_repainted_and_black_is_kept(checkpoint: Checkpoint) -> None:
     no noise at all would leave.
     """
     with opened(checkpoint("sd15")) as model:
-        make = lambda mask, seed: model.generate(
-            "a fox", seed=seed, image=PHOTO, mask=mask, num_inference_steps=4
-        )[0].pixels.astype(float)
+
+        def make(mask: np.ndarray, seed: int) -> np.ndarray:
+            images = model.generate(
+                "a fox", seed=seed, image=PHOTO, mask=mask, num_inference_steps=4
+            )
+            return images[0].pixels.astype(float)
+
         change = np.abs(make(MASK, 1) - make(MASK, 2)).mean(axis=(0, 2))
         assert change[28:].mean() > 4 * change[:12].mean()
         other = np.abs(make(255 - MASK, 1) - make(255 - MASK, 2)).mean(axis=(0, 2))

@@ -272,7 +272,7 @@ def _places(
         with safe_open(file, framework="pt") as tensors:
             found |= {
                 key: (tuple(tensors.get_slice(key).get_shape()), file)
-                for key in tensors.keys()
+                for key in tensors.keys()  # noqa: SIM118 (not iterable)
             }
     if shape.tied:
         found.pop("lm_head.weight", None)
