@@ -3,14 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two files at a time, each on one core: what these tests compute is too small to be shared. Tests that look through a browser or press
-# Ctrl-C in their own process have one to themselves, and so have the server's, which change what a signal does.
-TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
-TWO := -n 2 --dist loadfile --max-worker-restart 0
-SERVED := tests/clients tests/serve tests/surface
-ALONE := tests/core/test_registry.py tests/tune/test_interruption.py tests/studio
+# Two files at a time, each on one core: what these tests compute is too small to be shared.
+# The longest files begin first (tests/conftest.py).
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+TWO_FILES := OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+QUICK := tests/core tests/data tests/nn tests/provenance tests/surface/test_layers.py tests/surface/test_cli.py
 
-.PHONY: help install quickstart test test-slow lint format docs bench lock clean
+.PHONY: help install quickstart check test test-slow lint format docs bench lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -27,20 +26,26 @@ install: $(STAMP) ## the environment in .venv
 quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
-test: $(STAMP)   ## the tests (under 15 minutes on two cores)
-	$(TESTS) $(TWO) $(addprefix --ignore=,$(SERVED) $(ALONE))
-	$(TESTS) $(TWO) $(SERVED)
-	$(TESTS) $(ALONE)
+check: $(STAMP)  ## the inner loop: format, style and the quick tests, within a minute
+	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench docs
+	$(TWO_FILES) -q $(QUICK)
 
-test-slow: $(STAMP) ## the slower checks
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout 1800
+test: $(STAMP)   ## all tests but the slow ones
+	$(TWO_FILES)
 
-lint: $(STAMP)   ## style and types
-	$(BIN)/ruff check src tests bench
+test-slow: $(STAMP) ## the slower checks; property tests draw new examples
+	$(PYTEST) -m slow --timeout 1800 --hypothesis-profile=random
+	$(PYTEST) -m "not slow" --hypothesis-profile=random $$(grep -rl --include='test_*.py' '^from hypothesis' tests)
+
+lint: $(STAMP)   ## format, style and types
+	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench docs
 	$(BIN)/mypy
 
-format: $(STAMP) ## let ruff mend what it can
-	$(BIN)/ruff check --fix src tests bench
+format: $(STAMP) ## write every file as ruff does, and let it mend what it can
+	$(BIN)/ruff check --fix src tests bench docs
+	$(BIN)/ruff format src tests bench docs
 
 docs: $(STAMP)   ## regenerate the command reference and run the code in the docs
 	$(BIN)/python docs/reference/make.py

@@ -4,13 +4,16 @@ judge of pictures on ordinary ones.
     miaobi finetune recipes/tune/text_safety.yaml
     python bench/moderation.py [--json figures.json]
 
-- thresholds: the probability that at most `--alarms` (1 %) of the texts without a category reach, on the validation split, on shop reviews
-  and on dialogues; a half at least. The constants in engines/moderation/texts.py are these.
-- test split: for each category, the share found of the texts that have it, and the share flagged of those that do not.
-- elsewhere, never taught: 200 wishes for harm (HarmBench), other dialogues and reviews, taken to be harmless, and 62 Chinese
-  sentences written for this bench (moderation_zh.jsonl) by the author of the rules,
-  before the classifier was trained.
-- pictures: ordinary ones only, since no labelled unsafe pictures can be had; so only false alarms can be measured.
+- thresholds: the probability that at most `--alarms` (1 %) of the texts without a
+  category reach, on the validation split, on shop reviews and on dialogues; a half at
+  least. The constants in engines/moderation/texts.py are these.
+- test split: for each category, the share found of the texts that have it, and the
+  share flagged of those that do not.
+- elsewhere, never taught: 200 wishes for harm (HarmBench), other dialogues and reviews,
+  taken to be harmless, and 62 Chinese sentences written for this bench
+  (moderation_zh.jsonl) by the author of the rules, before the classifier was trained.
+- pictures: ordinary ones only, since no labelled unsafe pictures can be had; so only
+  false alarms can be measured.
 
 Shares with Wilson's 95 % intervals.
 """

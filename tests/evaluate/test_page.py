@@ -77,7 +77,7 @@ def whole(text: str, number: float = 1.0) -> Page:
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.one_of(
         st.text(max_size=40),

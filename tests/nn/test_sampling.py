@@ -47,7 +47,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), length=st.integers(5, 20))
 def test_equals_transformers(name: str, seed: int, length: int) -> None:
     ours, theirs = CASES[name]

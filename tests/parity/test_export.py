@@ -267,7 +267,7 @@ ODD = st.sampled_from(
 
 
 @pytest.mark.parametrize("name", ["char", "ascii", "bpe"])
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 @given(text=st.one_of(st.text(max_size=40), st.lists(ODD, max_size=8).map("".join)))
 def test_text_is_cut_alike(name: str, text: str) -> None:
     backend, openvino, llamacpp = cutters(name)

@@ -123,7 +123,7 @@ def test_without_such_a_font_it_still_labels(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @given(st.text(max_size=60), st.integers(20, 200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_caption_fits(text: str, width: int) -> None:
     lines = sheets._wrapped(text, width)
     assert 1 <= len(lines) <= 2

@@ -172,7 +172,7 @@ def depth(value: Any) -> int:
     return 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(Anything)
 def test_the_depth_is_the_parsers(value: Any) -> None:
     for ascii in (True, False):

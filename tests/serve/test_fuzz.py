@@ -52,7 +52,6 @@ def examples(quick: int) -> Callable[[Any], Any]:
         max_examples=quick,
         deadline=None,
         database=None,
-        derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
 

@@ -198,7 +198,7 @@ def read(text: str, cuts: list[int], kit: Kit = KIT) -> tuple[str, list[str]]:
     ).map("".join),
     st.lists(st.integers(0, 500), max_size=6),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_pieces_make_no_difference_and_no_word_is_lost(
     text: str, cuts: list[int]
 ) -> None:

@@ -16,9 +16,22 @@ import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "learn" / "finetune.ipynb"
 CHECK = """
-print(json.dumps({"splits": {split: len(found) for split, found in splits.items()}, "by_hand": by_hand.item(), "ours": ours, "trained": trained, "whole": whole,
-    "curve": curve, "validations": validations, "difference": float(difference), "reported": vars(reported), "p": float(p), "interval": interval.tolist(),
-    "forgotten": forgotten.value, "adapter_bytes": adapter_bytes, "answer": answer}))
+print(json.dumps({
+    "splits": {split: len(rows) for split, rows in splits.items()},
+    "by_hand": by_hand.item(),
+    "ours": ours,
+    "trained": trained,
+    "whole": whole,
+    "curve": curve,
+    "validations": validations,
+    "difference": float(difference),
+    "reported": vars(reported),
+    "p": float(p),
+    "interval": interval.tolist(),
+    "forgotten": forgotten.value,
+    "adapter_bytes": adapter_bytes,
+    "answer": answer,
+}))
 """
 
 

@@ -16,7 +16,7 @@ SIDE = st.integers(2, 90)
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @given(width=SIDE, height=SIDE, across=SIDE, down=SIDE)
 @example(width=53, height=37, across=32, down=32)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_fits(fit: str, width: int, height: int, across: int, down: int) -> None:
     picture = Image.fromarray(
         np.full((height, width, 3), (10, 200, 30), dtype=np.uint8)

@@ -52,7 +52,7 @@ def numbers(count: int) -> list[str]:
 
 
 @given(texts=TEXTS, kind=st.sampled_from(["char", "bpe"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_tokens_decode_to_the_documents(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], kind: str
 ) -> None:

@@ -43,7 +43,7 @@ def looped(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
     }
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(st.integers(4, 25), st.integers(4, 25), st.integers(1, 3), st.integers(0, 99))
 def test_as_the_definitions_say(n: int, m: int, k: int, seed: int) -> None:
     draw = np.random.default_rng(seed)

@@ -41,7 +41,7 @@ def test_of_gaussians_that_do_not_commute() -> None:
     )
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 20), st.integers(0, 99))
 def test_symmetric_not_negative_and_nought_for_itself(
     n: int, m: int, width: int, seed: int

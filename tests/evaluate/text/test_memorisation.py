@@ -56,7 +56,7 @@ def test_never_half_a_character(training: Path) -> None:
     assert longest_copies(["\U00024b62"], training) == [""]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.text(alphabet="ab春秋", max_size=60),
     st.lists(st.text(alphabet="ab春秋", max_size=25), min_size=1, max_size=4),
