@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from miaobi.core.version import __version__
 
 if TYPE_CHECKING:
     from miaobi.engines.load import load

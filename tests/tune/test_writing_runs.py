@@ -15,6 +15,7 @@ from miaobi.core import config
 from miaobi.core.store import Store
 from miaobi.models.tuned import open_tuned
 from miaobi.models.weights import find
+from miaobi.tune.saved import learner_of
 from miaobi.verbs.finetune import finetune
 from miaobi.verbs.finetune.settings import guess, settle
 
@@ -95,7 +96,7 @@ def test_from_data_to_the_store(
     assert report["finished"] and report["5 test"]["tuned"][0]["n"] == 6
     opened = open_tuned(find("made"))
     question = {"source": "number 3"} if task == "seq2seq" else {"prompt": "say 3"}
-    assert isinstance(opened.learner().answer(question), str)
+    assert isinstance(learner_of(opened).answer(question), str)
     assert Store().names() == ["made"]
 
 

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from miaobi import __version__
 from miaobi.core.errors import Damaged, NotFound
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
+from miaobi.core.version import __version__
 
 FORMAT = 1
 MANIFEST = "miaobi.json"

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,7 +29,6 @@ from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.models.base import Base
 from miaobi.models.tuned import ADAPTER, ADAPTER_WEIGHTS, UNMERGEABLE, Tuned, other_base
-from miaobi.tune.methods.adapters import old_names
 
 Method = Literal["linear", "svd", "ties"]
 
@@ -71,11 +72,19 @@ def check_mergeable(tuned: Tuned) -> None:
         )
 
 
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Ignore PEFT's warnings about names that Transformers has changed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        yield
+
+
 def beside(module: nn.Module, folder: Path, name: str = "default") -> Any:
     """The module wrapped by PEFT, with the adapter of `folder`, at rest."""
     from peft import PeftModel
 
-    with old_names():
+    with quiet_peft():
         return PeftModel.from_pretrained(module, str(folder), adapter_name=name).eval()  # type: ignore[arg-type]
 
 
@@ -87,22 +96,25 @@ def put_in(module: nn.Module, folder: Path) -> nn.Module:
     return merged
 
 
-def merge(tuned: Tuned, target: Path) -> Path:
-    """A Transformers folder of the base with its adapter merged in, in float32, whole
-    or not at all.
+def merge(tuned: Tuned, target: Path, adapted: nn.Module | None = None) -> Path:
+    """Write a Transformers folder of the base with its adapter merged in, in float32.
 
-    Beside the weights it holds what the bundle holds: tokenizer, template, labels.
-    Raises as `check_mergeable` does.
+    Beside the weights it holds what the bundle holds: tokenizer, template, labels. The
+    folder appears whole or not at all. Raises as `check_mergeable` does.
+
+    Args:
+        tuned: the saved adapter.
+        target: the folder to write.
+        adapted: the base with its head, wrapped by PEFT (the `net` of the model's
+            learner); left out for a language model, which has no head of its own.
     """
     check_mergeable(tuned)
-    net: Any = (
-        put_in(_plain_base(tuned.base), tuned.folder)
-        if tuned.writes
-        else _unloaded(tuned)
-    )
+    if adapted is None:
+        adapted = beside(_plain_base(tuned.base), tuned.folder)
+    merged = cast(Any, adapted).merge_and_unload()
     with write_beside(target) as draft:
         draft.mkdir()
-        net.save_pretrained(draft)
+        merged.save_pretrained(draft)
         if (tuned.base.folder / "tokenizer.json").exists():
             tuned.base.tokenizer.save_pretrained(draft)
         for file in tuned.folder.iterdir():
@@ -120,12 +132,6 @@ def _plain_base(base: Base) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     return base.model(AutoModelForCausalLM)
-
-
-def _unloaded(tuned: Tuned) -> nn.Module:
-    net: Any = tuned.learner().net
-    merged: nn.Module = net.merge_and_unload()
-    return merged
 
 
 def combine(

@@ -11,18 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from miaobi.core import bundle
 from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, NotFound, Unsupported
 from miaobi.core.language import say
-from miaobi.core.registry import tasks
 from miaobi.models.base import Base, open_base
 from miaobi.models.weights import find, read_json
-
-if TYPE_CHECKING:
-    from miaobi.tune.learner import Learner
 
 FAMILY = "tuned"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -112,10 +108,7 @@ class Tuned:
         """Whether it is a causal language model that is asked as its base was, so that
         every engine that writes can step it.
         """
-        if (
-            self.weights.modality != "text"
-            or self.manifest.recipe["task"] not in LANGUAGE
-        ):
+        if self.weights.modality != "text" or self.task_name not in LANGUAGE:
             return False
         if self.adapter:
             return self.adapter.get("task_type") == "CAUSAL_LM"
@@ -125,32 +118,9 @@ class Tuned:
         )
 
     @property
-    def task(self) -> Any:
-        """The module of tune/tasks/."""
-        return tasks.get(self.manifest.recipe["task"])
-
-    @cached_property
-    def head(self) -> Any:
-        """The task's Config, as it was tuned with."""
-        return self.task.Config(**self.manifest.recipe.get("head", {}))
-
-    def learner(self) -> Learner:
-        """The tuned model with its head, on the CPU, at rest."""
-        from miaobi.tune import methods
-
-        spec, config = (
-            self.manifest.data["spec"],
-            methods.TuneConfig(**self.manifest.recipe.get("tune", {})),
-        )
-        if not self.adapter and (self.folder / "config.json").exists():
-            learner: Learner = self.task.learner(
-                Base(self.weights, self.folder), spec, self.head
-            )
-        else:
-            learner = self.task.learner(self.base, spec, self.head)
-            methods.restore(learner, config, self.folder)
-        learner.eval()
-        return learner
+    def task_name(self) -> str:
+        """The name in the tasks registry that it was tuned for."""
+        return str(self.manifest.recipe["task"])
 
 
 def open_tuned(weights: Weights) -> Tuned:

@@ -223,10 +223,12 @@ def _merged(tuned: Tuned, target: Path) -> Iterator[Path]:
     from tempfile import TemporaryDirectory
 
     from miaobi.models.merging import merge
+    from miaobi.tune.saved import learner_of
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=".merging-") as folder:
-        yield merge(tuned, Path(folder) / tuned.weights.name)
+        adapted = None if tuned.writes else learner_of(tuned).net
+        yield merge(tuned, Path(folder) / tuned.weights.name, adapted)
 
 
 def _merged_folder(tuned: Tuned, target: Path) -> Exported:

@@ -17,6 +17,7 @@ from miaobi.core.requests import EmbeddingRequest, Request
 from miaobi.engines.worker import Send, Worker
 from miaobi.models.base import open_base
 from miaobi.models.tuned import open_tuned
+from miaobi.tune.saved import learner_of
 from miaobi.tune.tasks import embedding
 from miaobi.tune.text.heads import ids_of
 
@@ -36,7 +37,7 @@ class EmbeddingEngine:
             learner = embedding.learner(open_base(weights.name), {}, embedding.Config())
             learner.eval()
         else:
-            learner = open_tuned(weights).learner()
+            learner = learner_of(open_tuned(weights))
         self._learner = learner
         self._room = learner.room or LONGEST
         self._worker = Worker("embedding")

@@ -119,7 +119,9 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
         module = load_transformers(tuned.base.folder, torch.float32)
         prefix = prefix_of(module, tuned.folder)
     elif kind in opening.UNMERGEABLE:
-        module = tuned.learner().net
+        from miaobi.tune.saved import learner_of
+
+        module = learner_of(tuned).net
     else:
         module = merging.put_in(
             load_transformers(tuned.base.folder, torch.float32), tuned.folder

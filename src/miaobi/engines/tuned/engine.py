@@ -18,6 +18,7 @@ from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.text.detokenizer import Words
 from miaobi.engines.worker import Send, Worker
 from miaobi.models.tuned import Tuned
+from miaobi.tune.saved import learner_of, task_of
 
 LONG = 1_000_000
 """Tokens, for models that do not say how many they hold."""
@@ -27,11 +28,11 @@ class TunedEngine:
     modality, chats = "text", False
 
     def __init__(self, tuned: Tuned) -> None:
-        self.tuned, self.pictures = tuned, tuned.task.MODALITY == "image"
+        self.tuned, self.pictures = tuned, task_of(tuned).MODALITY == "image"
         self.abilities = Abilities(
             frozenset({"seed", "prompt"} | ({"image"} if self.pictures else set()))
         )
-        self.learner = tuned.learner()
+        self.learner = learner_of(tuned)
         self.context_length = int(tuned.config.get("max_position_embeddings") or LONG)
         self._worker = Worker("tuned")
 
@@ -124,7 +125,7 @@ class TunedEngine:
         """The columns of a question, as the task's example shows them; it is written
         for the task's usual head, whatever this one is.
         """
-        task = self.tuned.task
+        task = task_of(self.tuned)
         return list(
             task.question(task.columns(json.loads(task.EXAMPLE), task.Config()))
         )

@@ -5,9 +5,7 @@ how it is kept.
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from torch import nn
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
+from miaobi.models.merging import quiet_peft
 from miaobi.tune.learner import Learner
 from miaobi.tune.methods.allocation import Allocation
 from miaobi.tune.methods.freezing import is_fresh
@@ -33,19 +32,11 @@ def put(learner: Learner, config: TuneConfig) -> None:
     if config.method in PROMPTS:
         _check_prompts(learner, config)
     chosen = settings(learner, config)
-    with old_names():
+    with quiet_peft():
         learner.net = get_peft_model(learner.net, chosen)  # type: ignore[arg-type]
     _after(learner, config)
     if config.method == "adalora":
         learner.callbacks.append(Allocation(learner.net))
-
-
-@contextmanager
-def old_names() -> Iterator[None]:
-    """PEFT asks for names that Transformers has changed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        yield
 
 
 def settings(learner: Learner, config: TuneConfig) -> Any:
@@ -287,7 +278,7 @@ def load(learner: Learner, config: TuneConfig, folder: Path) -> None:
 
     net: Any = learner.net
     prompt = config.method in PROMPTS
-    with old_names():
+    with quiet_peft():
         learner.net = PeftModel.from_pretrained(
             net, str(folder), is_trainable=not prompt
         )

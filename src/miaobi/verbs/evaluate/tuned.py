@@ -151,10 +151,11 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
     a head that has learned nothing.
     """
     from miaobi.models.base import open_base
+    from miaobi.tune.saved import head_of, learner_of, task_of
 
     if tuned is None:
-        learner: Learner = first.task.learner(
-            open_base(name), first.manifest.data["spec"], first.head
+        learner: Learner = task_of(first).learner(
+            open_base(name), first.manifest.data["spec"], head_of(first)
         )
         return learner.eval()
     if tuned.manifest.recipe["task"] != first.manifest.recipe["task"]:
@@ -167,7 +168,7 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
             ),
             say("Compare models of one task.", "请比较同一任务的模型。"),
         )
-    return tuned.learner()
+    return learner_of(tuned)
 
 
 def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
@@ -175,6 +176,7 @@ def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
     data it was tuned on.
     """
     from miaobi.tune.examples import read_split
+    from miaobi.tune.saved import task_of
 
     folder = Path(str(tuned.manifest.data["folder"]))
     limit = question.limit or LIMIT
@@ -187,12 +189,12 @@ def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
                 ),
                 say("Give test examples with --data.", "请用 --data 给出测试样本。"),
             )
-        return read_split(folder, "test", tuned.task)[:limit], say(
+        return read_split(folder, "test", task_of(tuned))[:limit], say(
             "its own test split", "自身的测试集"
         )
     found = _read(tuned, question.data)
     if folder.exists() and not question.allow_leakage:
-        _refuse_leaks(tuned, found, read_split(folder, "train", tuned.task))
+        _refuse_leaks(tuned, found, read_split(folder, "train", task_of(tuned)))
     return found[:limit], str(question.data)
 
 
@@ -201,13 +203,14 @@ def _read(tuned: Tuned, data: Path) -> list[Example]:
     from miaobi.data.text.shapes import Unusable
     from miaobi.tune.examples import example_of
     from miaobi.tune.learner import Example
+    from miaobi.tune.saved import head_of, task_of
 
-    task, found = tuned.task, list[Example]()
+    task, found = task_of(tuned), list[Example]()
     names = tuned.manifest.recipe["data"].get("columns") or {}
     for place, record in islice(readers.get(task.READER)(str(data), ""), 1_000_000):
         try:
-            example = example_of(place, record, names, task, tuned.head)
-            task.check(example, tuned.manifest.data["spec"], tuned.head)
+            example = example_of(place, record, names, task, head_of(tuned))
+            task.check(example, tuned.manifest.data["spec"], head_of(tuned))
         except Unusable as error:
             raise BadInput(f"{place}: {error.what}", error.remedy) from None
         found.append(example)
