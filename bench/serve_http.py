@@ -309,10 +309,10 @@ from miaobi.engines.load import load
 models = {}
 for line in sys.stdin:
     bodies, at, streams = json.loads(line)
-    solo = at == 1
-    if solo not in models:
-        models[solo] = load(sys.argv[1], streams=1 if solo else streams)
-    engine = models[solo].engine
+    single = at == 1
+    if single not in models:
+        models[single] = load(sys.argv[1], streams=1 if single else streams)
+    engine = models[single].engine
     async def one(body):
         request = TextRequest(
             messages=tuple(body["messages"]),

@@ -59,7 +59,7 @@ def choice_of(chunk: Chunk, chat: bool) -> dict[str, Any]:
                         "logprob": item.logprob,
                         "top_logprobs": [
                             {"token": token, "logprob": value}
-                            for token, value in item.top
+                            for token, value in item.top_logprobs
                         ],
                     }
                     for item in chunk.logprobs
@@ -71,7 +71,7 @@ def choice_of(chunk: Chunk, chat: bool) -> dict[str, Any]:
         choice["logprobs"] = {
             "tokens": [item.token for item in chunk.logprobs],
             "token_logprobs": [item.logprob for item in chunk.logprobs],
-            "top_logprobs": [dict(item.top) for item in chunk.logprobs],
+            "top_logprobs": [dict(item.top_logprobs) for item in chunk.logprobs],
         }
     return choice
 

@@ -132,7 +132,7 @@ def test_the_same_bundle_in_every_engine_says_the_same(
         (
             at
             for at, item in enumerate(native.logprobs)
-            if item.top[0][1] - item.top[1][1] < 0.1
+            if item.top_logprobs[0][1] - item.top_logprobs[1][1] < 0.1
         ),
         16,
     )
@@ -302,4 +302,4 @@ def test_logprobs_are_the_models_own_whatever_the_controls(poet: Model) -> None:
     assert [item.logprob for item in text.logprobs] == pytest.approx(
         [item.logprob for item in scores], abs=1e-4
     )
-    assert all(len(item.top) == 2 for item in text.logprobs)
+    assert all(len(item.top_logprobs) == 2 for item in text.logprobs)

@@ -1,4 +1,4 @@
-"""Two engines for one model: a lone request goes to the first, requests that meet to
+"""Two engines for one model: a lone request goes to the first, requests that overlap to
 the second once it is open.
 """
 
@@ -6,35 +6,41 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from miaobi.core.engine import Abilities, Chunk, accepted
+from miaobi.core.engine import Abilities, Chunk, TextEngine, accepted
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.paired import GRACE_SECONDS, Paired
 
 
-class Says:
-    """Its own name, when the gate is open."""
+class NamedEngine:
+    """Answers with its own name, as soon as its gate is open."""
 
-    modality, chats, context_length = "text", True, 64
+    modality = "text"
+    chats = True
+    context_length = 64
 
-    def __init__(self, name: str, *more: str, picky: bool = False) -> None:
-        self.name, self.abilities, self.picky, self.closed = (
-            name,
-            Abilities(frozenset({"prompt", "n", "seed", "max_new_tokens", *more})),
-            picky,
-            False,
+    def __init__(
+        self, name: str, *controls: str, refuses_logprobs: bool = False
+    ) -> None:
+        self.name = name
+        self.refuses_logprobs = refuses_logprobs
+        self.abilities = Abilities(
+            frozenset({"prompt", "n", "seed", "max_new_tokens", *controls})
         )
+        self.closed = False
         self.gate = asyncio.Event()
+        self.gate.set()
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        asked = accepted(request, TextRequest, self.abilities, self.name)
-        if self.picky and asked.logprobs:
-            raise Unsupported("no rivals")
+        text_request = accepted(request, TextRequest, self.abilities, self.name)
+        if self.refuses_logprobs and text_request.logprobs:
+            raise Unsupported("no top_logprobs")
         await self.gate.wait()
         yield Chunk(text=self.name, tokens=1, finish="stop")
 
@@ -42,141 +48,182 @@ class Says:
         self.closed = True
 
 
-async def said(engine: Any, **controls: Any) -> str:
-    return "".join(
-        [
-            chunk.text
-            async for chunk in engine.generate(TextRequest(prompt="x", **controls))
-        ]
+@dataclass
+class Pair:
+    """A low-latency engine and one that `open_throughput` gives out."""
+
+    throughput: NamedEngine
+    low_latency: NamedEngine
+    openings: int = 0
+    may_open: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_open.set()
+        self.engine = Paired(
+            self.low_latency, self.open_throughput, self.throughput.abilities
+        )
+
+    def open_throughput(self) -> TextEngine:
+        self.openings += 1
+        assert self.may_open.wait(20)
+        return self.throughput
+
+    @property
+    def is_open(self) -> bool:
+        opening = self.engine._opening
+        return opening is not None and opening.done()
+
+    async def answer(self, **controls: Any) -> str:
+        return await answer(self.engine, **controls)
+
+
+def pair(*low_latency_controls: str, throughput: NamedEngine | None = None) -> Pair:
+    return Pair(
+        throughput or NamedEngine("throughput"),
+        NamedEngine("low_latency", *low_latency_controls),
     )
 
 
-def pair(crowd: Says, *more: str) -> tuple[Paired, Says, list[int], threading.Event]:
-    solo, opened, door = Says("solo", *more), list[int](), threading.Event()
-    door.set()
-    solo.gate.set()
-    crowd.gate.set()
-
-    def open_crowd() -> Any:
-        opened.append(1)
-        assert door.wait(20)
-        return crowd
-
-    return Paired(solo, open_crowd, crowd.abilities), solo, opened, door
+async def answer(engine: Paired, **controls: Any) -> str:
+    request = TextRequest(prompt="x", **controls)
+    texts = [chunk.text async for chunk in engine.generate(request)]
+    return "".join(texts)
 
 
-async def until(true: Any) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not true():
+        while not condition():
             await asyncio.sleep(0.005)
 
 
 def test_lone_requests_stay_with_the_first() -> None:
     async def scenario() -> None:
-        crowd = Says("crowd")
-        both, solo, opened, _ = pair(crowd)
-        assert [await said(both) for _ in range(3)] == ["solo"] * 3 and not opened
-        both.close()
-        assert solo.closed and not crowd.closed
+        engines = pair()
+        for _ in range(3):
+            assert await engines.answer() == "low_latency"
+        assert engines.openings == 0
+        engines.engine.close()
+        assert engines.low_latency.closed
+        assert not engines.throughput.closed
 
     asyncio.run(scenario())
 
 
-def test_requests_that_meet_go_to_the_second_once_it_is_open_and_nobody_waits_for_that() -> (
-    None
-):
+def test_overlapping_requests_go_to_the_second_once_it_is_open() -> None:
     async def scenario() -> None:
-        crowd = Says("crowd")
-        both, solo, opened, door = pair(crowd)
-        door.clear()
-        solo.gate.clear()
-        first, second = asyncio.create_task(said(both)), asyncio.create_task(said(both))
-        await until(lambda: opened)
-        solo.gate.set()
-        assert await asyncio.gather(first, second) == ["solo", "solo"]
-        door.set()
-        await until(lambda: both._opening.done())  # type: ignore[union-attr]
-        solo.gate.clear()
-        held = asyncio.create_task(said(both))
+        engines = pair()
+        engines.may_open.clear()
+        engines.low_latency.gate.clear()
+        first = asyncio.create_task(engines.answer())
+        second = asyncio.create_task(engines.answer())
+        await until(lambda: engines.openings > 0)
+        engines.low_latency.gate.set()
+        # Nobody waits for the second to open.
+        assert await asyncio.gather(first, second) == ["low_latency", "low_latency"]
+
+        engines.may_open.set()
+        await until(lambda: engines.is_open)
+        engines.low_latency.gate.clear()
+        held = asyncio.create_task(engines.answer())
         await asyncio.sleep(0)
-        assert (
-            await asyncio.gather(said(both), said(both)) == ["crowd", "crowd"]
-            and await said(both, n=3) == "crowd"
-        )
-        solo.gate.set()
-        assert await held == "solo" and await said(both) == "solo" and len(opened) == 1
-        both.close()
-        assert solo.closed and crowd.closed
+        overlapping = await asyncio.gather(engines.answer(), engines.answer())
+        assert overlapping == ["throughput", "throughput"]
+        assert await engines.answer(n=3) == "throughput"
+
+        engines.low_latency.gate.set()
+        assert await held == "low_latency"
+        assert await engines.answer() == "low_latency"
+        assert engines.openings == 1
+        engines.engine.close()
+        assert engines.low_latency.closed
+        assert engines.throughput.closed
 
     asyncio.run(scenario())
 
 
 def test_the_first_of_many_goes_with_them() -> None:
     async def scenario() -> None:
-        crowd = Says("crowd")
-        both, *_ = pair(crowd)
-        await asyncio.gather(said(both), said(both))
-        await until(lambda: both._opening is not None and both._opening.done())
-        crowd.gate.clear()
-        many = [asyncio.create_task(said(both)) for _ in range(3)]
+        engines = pair()
+        await asyncio.gather(engines.answer(), engines.answer())
+        await until(lambda: engines.is_open)
+        engines.throughput.gate.clear()
+        answers = [asyncio.create_task(engines.answer()) for _ in range(3)]
         await asyncio.sleep(2 * GRACE_SECONDS)
-        crowd.gate.set()
-        assert await asyncio.gather(*many) == ["crowd"] * 3
-        both.close()
+        engines.throughput.gate.set()
+        assert await asyncio.gather(*answers) == ["throughput"] * 3
+        engines.engine.close()
 
     asyncio.run(scenario())
 
 
-def test_what_only_one_offers_goes_to_that_one() -> None:
+def test_controls_of_one_engine_only_go_to_that_one() -> None:
     async def scenario() -> None:
-        both, solo, _, _ = pair(Says("crowd", "min_new_tokens"), "typical_p")
-        assert both.abilities.controls >= {"min_new_tokens", "typical_p"}
-        assert await said(both, min_new_tokens=2) == "crowd"
-        solo.gate.clear()
-        held = asyncio.create_task(said(both))
+        engines = pair(
+            "typical_p", throughput=NamedEngine("throughput", "min_new_tokens")
+        )
+        controls = engines.engine.abilities.controls
+        assert controls >= {"min_new_tokens", "typical_p"}
+        assert await engines.answer(min_new_tokens=2) == "throughput"
+        engines.low_latency.gate.clear()
+        held = asyncio.create_task(engines.answer())
         await asyncio.sleep(2 * GRACE_SECONDS)
-        other = asyncio.create_task(said(both, typical_p=0.5))
+        overlapping = asyncio.create_task(engines.answer(typical_p=0.5))
         await asyncio.sleep(0.05)
-        solo.gate.set()
-        assert await asyncio.gather(held, other) == ["solo", "solo"]
+        engines.low_latency.gate.set()
+        answers = await asyncio.gather(held, overlapping)
+        assert answers == ["low_latency", "low_latency"]
 
     asyncio.run(scenario())
 
 
-def test_the_first_stands_in_for_a_second_that_refuses_or_cannot_be_opened() -> None:
+def test_the_first_answers_where_the_second_refuses() -> None:
     async def scenario() -> None:
-        both, solo, _, _ = pair(Says("crowd", "logprobs", picky=True), "logprobs")
-        solo.gate.clear()
-        held = asyncio.create_task(said(both))
+        engines = pair(
+            "logprobs",
+            throughput=NamedEngine("throughput", "logprobs", refuses_logprobs=True),
+        )
+        engines.low_latency.gate.clear()
+        held = asyncio.create_task(engines.answer())
         await asyncio.sleep(0)
-        meeting = asyncio.create_task(said(both))
-        await until(lambda: both._opening is not None and both._opening.done())
-        other = asyncio.create_task(said(both, logprobs=3))
+        overlapping = asyncio.create_task(engines.answer())
+        await until(lambda: engines.is_open)
+        refused = asyncio.create_task(engines.answer(logprobs=3))
         await asyncio.sleep(0.05)
-        solo.gate.set()
-        assert [(await held), (await other)] == ["solo", "solo"] and await meeting
-
-        def broken() -> Any:
-            raise RuntimeError("no memory")
-
-        lame = Paired(solo, broken, Says("crowd").abilities)
-        for _ in range(3):
-            assert await asyncio.gather(said(lame), said(lame)) == ["solo", "solo"]
-        lame.close()
+        engines.low_latency.gate.set()
+        assert await held == "low_latency"
+        assert await refused == "low_latency"
+        assert await overlapping
 
     asyncio.run(scenario())
 
 
-def test_who_leaves_is_no_longer_counted() -> None:
+def test_the_first_answers_where_the_second_cannot_be_opened() -> None:
+    def no_memory() -> TextEngine:
+        raise RuntimeError("no memory")
+
     async def scenario() -> None:
-        both, solo, opened, _ = pair(Says("crowd"))
-        solo.gate.clear()
-        task = asyncio.create_task(said(both))
+        engine = Paired(
+            NamedEngine("low_latency"), no_memory, NamedEngine("throughput").abilities
+        )
+        for _ in range(3):
+            answers = await asyncio.gather(answer(engine), answer(engine))
+            assert answers == ["low_latency", "low_latency"]
+        engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_request_is_no_longer_counted() -> None:
+    async def scenario() -> None:
+        engines = pair()
+        engines.low_latency.gate.clear()
+        task = asyncio.create_task(engines.answer())
         await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        solo.gate.set()
-        assert await said(both) == "solo" and not opened
+        engines.low_latency.gate.set()
+        assert await engines.answer() == "low_latency"
+        assert engines.openings == 0
 
     asyncio.run(scenario())
 
@@ -186,8 +233,7 @@ def test_who_leaves_is_no_longer_counted() -> None:
 )
 def test_what_neither_offers_is_refused(control: str, value: Any) -> None:
     async def scenario() -> None:
-        both, *_ = pair(Says("crowd"))
         with pytest.raises(Unsupported, match=control):
-            await said(both, **{control: value})
+            await pair().answer(**{control: value})
 
     asyncio.run(scenario())

@@ -54,10 +54,10 @@ def test_merged_it_answers_alike(
                     raw=True,
                     temperature=0.0,
                     max_new_tokens=16,
-                    logprobs=rivals,
+                    logprobs=top_count,
                     seed=0,
                 )[0]
-                for one, rivals in (
+                for one, top_count in (
                     (native, 2),
                     (other, 0 if engine == "openvino" else 2),
                 )

@@ -58,7 +58,7 @@ class Echo:
                     if at == self.breaks_after:
                         raise RuntimeError(f"toy broke at {self!r}")
                     token = (" " if at else "") + word
-                    rivals = (
+                    logprobs = (
                         ()
                         if request.logprobs is None
                         else (
@@ -67,7 +67,7 @@ class Echo:
                             ),
                         )
                     )
-                    yield Chunk(index, token, rivals, 1)
+                    yield Chunk(index, token, logprobs, 1)
                 yield Chunk(
                     index,
                     finish="length" if len(words) > request.max_new_tokens else "stop",

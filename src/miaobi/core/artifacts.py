@@ -35,11 +35,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's natural-log probability, and those of its best rivals at the same place."""
+    """A token's natural-log probability, and those of the likeliest tokens there."""
 
     token: str
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top_logprobs: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class TextRequest(Request):
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Token id to a number added to its logit; -100 bans, 100 forces."""
     logprobs: int | None = _in(0, 20, None)
-    """Report each token's log-probability and this many rivals."""
+    """Report each token's log-probability and those of this many of the likeliest tokens."""
     json_schema: Mapping[str, Any] | None = None
     """Answer with JSON of this schema."""
     tools: tuple[Mapping[str, Any], ...] = ()

@@ -41,7 +41,7 @@ from miaobi.core.requests import (
 )
 from miaobi.engines import auto
 from miaobi.models.tuned import FAMILY, open_tuned
-from miaobi.models.weights import find, start_of
+from miaobi.models.weights import bos_token_of, find
 
 Result = TypeVar("Result")
 Ask = str | Sequence[Mapping[str, Any]] | Sequence[str] | Request | None
@@ -142,7 +142,7 @@ class Model:
 
     def __init__(self, weights: Weights, engine_name: str, engine: Engine) -> None:
         self.weights, self.engine_name, self.engine = weights, engine_name, engine
-        self.start = start_of(weights)
+        self.bos_token = bos_token_of(weights)
 
     @property
     def name(self) -> str:
@@ -221,7 +221,7 @@ class Model:
         if ask is None:
             return TextRequest(**controls)
         if isinstance(ask, str) and (raw or not self.chats):
-            start = "" if raw or ask.startswith(self.start) else self.start
+            start = "" if raw or ask.startswith(self.bos_token) else self.bos_token
             return TextRequest(prompt=start + ask, **controls)
         return TextRequest(
             messages=({"role": "user", "content": ask},)

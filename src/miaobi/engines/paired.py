@@ -1,20 +1,19 @@
-"""Two engines for one model: the one that is quickest alone, and the one that is
-quickest in a crowd.
+"""Two engines for one model: one with low latency, one with high throughput.
 
 llama.cpp answers a lone request sooner, OpenVINO many at a time (measured.json). The
-second is opened when two requests first meet, beside the answers that run, and takes
-part once it is ready. As both round differently, one seed may give two texts: a lone
-request is always answered by the first, so it is the same from one time to the next.
+second is opened when two requests first overlap, while the first goes on answering, and
+takes part once it is open. As both round differently, one seed may give two texts: a
+lone request is always answered by the first, so its answer can be repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any, cast
+from typing import cast
 
 from miaobi.core.engine import Abilities, Chunk, TextEngine
 from miaobi.core.errors import Unsupported
@@ -23,24 +22,37 @@ from miaobi.core.requests import Request
 log = logging.getLogger("miaobi.engines")
 
 GRACE_SECONDS = 0.005
-"""How long a lone request waits for company: were the first of many to begin by itself,
-the two engines would share the cores until it ends.
+"""How long a lone request waits for others: if the first of many began at once, the two
+engines would share the cores until it ends.
 """
 
 
 class Paired:
+    """A text engine that gives each request to one of two.
+
+    Args:
+        low_latency: The engine for lone requests, open.
+        open_throughput: Opens the engine for requests that overlap; called once, in a
+            thread.
+        throughput_abilities: What that engine will be able to do.
+    """
+
     modality = "text"
 
     def __init__(
-        self, solo: TextEngine, open_crowd: Callable[[], TextEngine], crowd: Abilities
+        self,
+        low_latency: TextEngine,
+        open_throughput: Callable[[], TextEngine],
+        throughput_abilities: Abilities,
     ) -> None:
-        self.solo, self._open_crowd, self._crowd_controls = (
-            solo,
-            open_crowd,
-            crowd.controls,
+        self.low_latency = low_latency
+        self._open_throughput = open_throughput
+        self._throughput_controls = throughput_abilities.controls
+        self.chats = low_latency.chats
+        self.context_length = low_latency.context_length
+        self.abilities = Abilities(
+            low_latency.abilities.controls | throughput_abilities.controls
         )
-        self.chats, self.context_length = solo.chats, solo.context_length
-        self.abilities = Abilities(solo.abilities.controls | crowd.controls)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="miaobi-paired")
         self._opening: Future[TextEngine] | None = None
         self._running = 0
@@ -48,49 +60,53 @@ class Paired:
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         self._running += 1
         try:
-            engine, other = await self._choose(request)
-            begun = False
+            engine, substitute = await self._choose(request)
+            started = False
             try:
-                async with aclosing(cast(Any, engine.generate(request))) as chunks:
+                async with aclosing(_answer(engine, request)) as chunks:
                     async for chunk in chunks:
-                        begun = True
+                        started = True
                         yield chunk
-            except Unsupported:  # a control that it offers in some cases only
-                if begun or other is None:
+            except Unsupported:
+                # An engine may refuse a control in some cases only.
+                if started or substitute is None:
                     raise
-                async with aclosing(cast(Any, other.generate(request))) as chunks:
+                async with aclosing(_answer(substitute, request)) as chunks:
                     async for chunk in chunks:
                         yield chunk
         finally:
             self._running -= 1
 
     async def _choose(self, request: Request) -> tuple[TextEngine, TextEngine | None]:
-        """Who answers, and who may stand in."""
-        wanted = set(request.changed())
-        if not wanted <= self._crowd_controls:
-            return self.solo, None
-        if (
-            self._running == 1
-            and request.n == 1
-            and wanted <= self.solo.abilities.controls
-        ):
+        """Return the engine for this request, and the one to try where it refuses."""
+        controls = set(request.changed())
+        in_low_latency = controls <= self.low_latency.abilities.controls
+        if not controls <= self._throughput_controls:
+            return self.low_latency, None
+        if self._running == 1 and request.n == 1 and in_low_latency:
             await asyncio.sleep(GRACE_SECONDS)
             if self._running == 1:
-                return self.solo, None
+                return self.low_latency, None
         if self._opening is None:
-            self._opening = self._thread.submit(self._open_crowd)
-        if not wanted <= self.solo.abilities.controls:
+            self._opening = self._thread.submit(self._open_throughput)
+        if not in_low_latency:
             return await asyncio.wrap_future(self._opening), None
         if not self._opening.done():
-            return self.solo, None
-        if (error := self._opening.exception()) is not None:
+            return self.low_latency, None
+        error = self._opening.exception()
+        if error is not None:
             log.warning("the engine for many requests could not be opened: %s", error)
-            self._crowd_controls = frozenset()
-            return self.solo, None
-        return self._opening.result(), self.solo
+            self._throughput_controls = frozenset()
+            return self.low_latency, None
+        return self._opening.result(), self.low_latency
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
         if self._opening is not None and self._opening.exception() is None:
             self._opening.result().close()
-        self.solo.close()
+        self.low_latency.close()
+
+
+def _answer(engine: TextEngine, request: Request) -> AsyncGenerator[Chunk, None]:
+    """The engine's chunks, as a generator that can be closed early."""
+    return cast(AsyncGenerator[Chunk, None], engine.generate(request))

@@ -124,7 +124,7 @@ def of_path(path: Path, name: str = "") -> Weights:
     )
 
 
-def start_of(weights: Weights) -> str:
+def bos_token_of(weights: Weights) -> str:
     """The token, as text, that stood before every document a model was trained on here;
     empty for other models.
     """

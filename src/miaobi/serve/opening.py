@@ -19,7 +19,7 @@ from miaobi.serve.pool import Pool
 from miaobi.serve.settings import Settings
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".onnx", ".npz", ".pth")
-CRAMPED = 1
+SINGLE_STREAM = 1
 """Streams of the engine that answers lone requests: a small cache, which it clears when
 it is opened.
 """
@@ -56,19 +56,20 @@ def open_model(weights: Weights, streams: int) -> Model:
         and any(engines.get(name).installed() is None for name in auto.MERGED)
     ):
         converted.gguf_of(weights)
-    solo, crowd = auto.choose(weights, 1), auto.choose(weights, streams)
-    if solo == crowd:
-        return Model(weights, solo, open_engine(weights, solo, streams, {}))
-    first = cast(TextEngine, open_engine(weights, solo, CRAMPED, {}))
-    module: Any = engines.get(crowd)
+    low_latency = auto.choose(weights, 1)
+    throughput = auto.choose(weights, streams)
+    if low_latency == throughput:
+        return Model(weights, throughput, open_engine(weights, throughput, streams, {}))
+    first = cast(TextEngine, open_engine(weights, low_latency, SINGLE_STREAM, {}))
+    module: Any = engines.get(throughput)
     tools = first.abilities.controls & {"tools"}
     abilities = type(module.ABILITIES)(module.ABILITIES.controls | tools)
     return Model(
         weights,
-        f"{solo}+{crowd}",
+        f"{low_latency}+{throughput}",
         Paired(
             first,
-            lambda: cast(TextEngine, open_engine(weights, crowd, streams, {})),
+            lambda: cast(TextEngine, open_engine(weights, throughput, streams, {})),
             abilities,
         ),
     )

@@ -363,8 +363,11 @@ def agreement(ours: Text, theirs: Text, tie: float) -> tuple[int, float]:
                 largest,
             )  # llama.cpp reports nothing of tokens that are parts of a character
         if mine.token != other.token:
-            rivals = dict(mine.top)
-            close = other.token in rivals and mine.logprob - rivals[other.token] <= tie
+            top_logprobs = dict(mine.top_logprobs)
+            close = (
+                other.token in top_logprobs
+                and mine.logprob - top_logprobs[other.token] <= tie
+            )
             return (place if close else -1), largest
         largest = max(largest, abs(mine.logprob - other.logprob))
     return min(len(ours.logprobs), len(theirs.logprobs)), largest

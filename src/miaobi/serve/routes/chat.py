@@ -56,12 +56,12 @@ async def create(asked: Chat, services: Serving, caller: Asking) -> Response:
     if asked.stream:
         return Events(
             exchange,
-            ChatEvents(asked.answers, kit, only_one, asked.rivals is not None),
+            ChatEvents(asked.answers, kit, only_one, asked.top_count is not None),
             asked.tells_usage,
         )
     answers = await whole(exchange, asked.answers)
     choices = [
-        choice(index, answer, kit, only_one, asked.rivals is not None)
+        choice(index, answer, kit, only_one, asked.top_count is not None)
         for index, answer in enumerate(answers)
     ]
     return JSONResponse(
@@ -82,8 +82,8 @@ def controls_of(asked: Chat, limits: Limits) -> dict[str, Any]:
     if asked.most is not None:
         within("max_tokens", asked.most, limits.max_tokens)
         controls["max_new_tokens"] = asked.most
-    if asked.rivals is not None:
-        controls["logprobs"] = asked.rivals
+    if asked.top_count is not None:
+        controls["logprobs"] = asked.top_count
     if schema is not None:
         if asked.tools and asked.tool_choice != "none":
             raise ApiError(
@@ -130,7 +130,7 @@ def logprobs_of(found: Iterable[TokenLogprob]) -> dict[str, Any]:
         "content": [
             {
                 **_entry(item.token, item.logprob),
-                "top_logprobs": [_entry(*rival) for rival in item.top],
+                "top_logprobs": [_entry(*top) for top in item.top_logprobs],
             }
             for item in found
         ],

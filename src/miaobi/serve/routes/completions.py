@@ -104,7 +104,8 @@ def logprobs_of(found: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
         "token_logprobs": [max(item.logprob, -9999.0) for item in found],
         "text_offset": offsets,
         "top_logprobs": [
-            {token: max(value, -9999.0) for token, value in item.top} for item in found
+            {token: max(value, -9999.0) for token, value in item.top_logprobs}
+            for item in found
         ],
     }
 

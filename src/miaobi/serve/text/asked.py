@@ -297,8 +297,8 @@ class Chat(Sampling):
         )
 
     @property
-    def rivals(self) -> int | None:
-        """How many rivals of each token to report; None for no log-probabilities at all."""
+    def top_count(self) -> int | None:
+        """How many likely tokens to report beside each; None for no log-probabilities."""
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(
                 400,

@@ -116,7 +116,7 @@ def _subject(
     return Subject(
         name=opened.name,
         generate=lambda prompt, **controls: opened.generate(
-            opened.start + prompt or _start(words), raw=True, **controls
+            opened.bos_token + prompt or _start(words), raw=True, **controls
         ),
         score=score,
         encode=_encoder(words),
