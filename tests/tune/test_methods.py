@@ -270,7 +270,7 @@ def test_a_picture_net_without_linear_layers_gets_its_loras_on_points() -> None:
         if item.requires_grad and "modules_to_save" in name
     ]
     learner.train()
-    learner.step_begins()
+    learner.before_step()
     assert not learner.net.get_submodule("base_model.model.body.2").training, (
         "a frozen norm keeps its statistics"
     )

@@ -28,7 +28,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.text.tokens import TokenSpec
 from miaobi.nn.language import LanguageModel
-from miaobi.nn.language import glimpses as sample
+from miaobi.nn.language import sample_texts as sample
 
 __all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "save"]
 

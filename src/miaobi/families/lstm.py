@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from miaobi.data.text.tokens import TokenSpec
 from miaobi.nn.language import LanguageModel
-from miaobi.nn.language import glimpses as sample
+from miaobi.nn.language import sample_texts as sample
 
 __all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "save"]
 

@@ -42,7 +42,7 @@ class LanguageModel(Objective):
         return Loss(total, int((targets != MASKED).sum()))
 
 
-def glimpses(objective: LanguageModel, dataset: Any, config: Any) -> list[str]:
+def sample_texts(objective: LanguageModel, dataset: Any, config: Any) -> list[str]:
     """What the model writes after each of config.prompts, to look at while it learns
     (the `sample` of a family).
     """

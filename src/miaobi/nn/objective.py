@@ -76,10 +76,10 @@ class Objective(nn.Module, ABC):
         """
         return batch
 
-    def step_begins(self) -> None:
+    def before_step(self) -> None:
         """Before each step, with `progress` set: for what thaws as a run goes on."""
 
-    def step_ends(self, step: int, max_steps: int) -> None:
+    def after_step(self, step: int, max_steps: int) -> None:
         """After the optimisers moved in step number `step` (from 1) of `max_steps`, its
         gradients still there: for ranks that are allocated anew.
         """

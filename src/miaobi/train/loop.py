@@ -111,7 +111,7 @@ def train_step(state: State, batches: Sequence[Batch]) -> None:
     """
     objective, config = state.objective, state.config
     objective.progress = state.step / config.max_steps
-    objective.step_begins()
+    objective.before_step()
     with torch.no_grad():
         batches = [objective.prepare(moved(batch, state.device)) for batch in batches]
     rate = multiplier(config, state.step)
@@ -122,7 +122,7 @@ def train_step(state: State, batches: Sequence[Batch]) -> None:
             state.last[phase.name] = loss
             state.seen += loss.count if place == 0 else 0
     state.step += 1
-    objective.step_ends(state.step, config.max_steps)
+    objective.after_step(state.step, config.max_steps)
     if state.average and state.step % EMA_EVERY == 0:
         _update_average(state)
 

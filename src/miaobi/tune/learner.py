@@ -146,11 +146,11 @@ class Learner(Objective):
     def validate(self, batch: Batch) -> Loss:
         return self.loss(batch)
 
-    def step_begins(self) -> None:
+    def before_step(self) -> None:
         for callback in self._callbacks():
             callback.before_step(self)
 
-    def step_ends(self, step: int, max_steps: int) -> None:
+    def after_step(self, step: int, max_steps: int) -> None:
         for callback in self._callbacks():
             callback.after_step(self, step, max_steps)
 
