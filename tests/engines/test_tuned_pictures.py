@@ -21,7 +21,7 @@ from transformers.models.vit import ViTImageProcessorPil
 import miaobi
 from miaobi.core.artifacts import Image
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.data.labelled.images import checked, pictures
+from miaobi.data.labelled.images import picture_check, pictures
 from miaobi.models.base import open_base
 from miaobi.models.weights import find
 from miaobi.tune.learner import Example
@@ -61,7 +61,7 @@ def test_a_picture_gets_its_label(tmp_path: Path, seen: Path, method: str) -> No
     if method == "full":
         shutil.rmtree(base)
     picture = seen / "red" / "1.png"
-    with checked() as check:
+    with picture_check() as check:
         want = learner.answer(check(picture))
     with miaobi.load(folder) as model:
         answer = model.generate(image=picture)[0]

@@ -12,7 +12,7 @@ from tests.train.toys import Points, Ragged
 from torch import nn
 
 from miaobi.core.errors import BadInput, Damaged
-from miaobi.data.dataset import Placed
+from miaobi.data.dataset import Located
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.train import checkpoint, estimate, loop, optimizers
 from miaobi.train.config import TrainConfig
@@ -154,7 +154,7 @@ class Poisoned(Points):
             found["x"][3] = float("nan")
         return found
 
-    def places(self, split: str, index: int, size: int, seed: int) -> list[str]:
+    def locations(self, split: str, index: int, size: int, seed: int) -> list[str]:
         return [f"points.jsonl:{index * size + row}" for row in range(size)]
 
 
@@ -230,5 +230,5 @@ def test_single_parameters_can_have_their_own_pace(kind: str) -> None:
 
 
 def test_only_data_that_can_tell_its_places_is_asked() -> None:
-    assert isinstance(Poisoned(), Placed)
-    assert not isinstance(Points(), Placed)
+    assert isinstance(Poisoned(), Located)
+    assert not isinstance(Points(), Located)

@@ -15,7 +15,7 @@ from miaobi.core.language import say
 
 
 @contextmanager
-def alone(root: Path, fingerprint: str) -> Iterator[Path]:
+def locked_folder(root: Path, fingerprint: str) -> Iterator[Path]:
     """The folder `fingerprint` under `root`, whether or not it is there yet, while no
     other process prepares it.
     """

@@ -1,32 +1,39 @@
-"""What the training loop asks of prepared data, whatever the modality."""
+"""What the training loop needs of prepared data, whatever the modality."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from miaobi.nn.objective import Batch
+from torch import Tensor
+
+Batch = Mapping[str, Tensor]
+"""Tensors by name; the first axis of each counts the examples."""
 
 
 class Dataset(Protocol):
-    """Prepared data. A module in the datasets registry has `Config` and
-    `prepare(config) -> Dataset`.
+    """Prepared data.
+
+    A module in the datasets registry has `Config` and `prepare(config) -> Dataset`.
     """
 
     spec: Any
-    """What a family needs to know to build a model for it (vocabulary size, picture shape, ...)."""
+    """What a family needs to build a model for it: a TokenSpec, a PictureSpec, ..."""
     fingerprint: str
+    """Names the content, the configuration and the format of the files."""
     folder: Path
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
-        """Batch number `index` of an endless, shuffled stream: a pure function of its
-        arguments, so a run resumes exactly from its step number alone.
+        """Return batch number `index` of an endless, shuffled stream.
+
+        It is a pure function of its arguments, so a run resumes exactly from its step
+        number alone.
         """
         ...
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
-        """The whole split once, in order."""
+        """Yield the whole split once, in order."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -37,9 +44,11 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class Placed(Protocol):
-    """Data that can tell where the examples of a batch were written."""
+class Located(Protocol):
+    """Data that records where each example was written."""
 
-    def places(self, split: str, index: int, size: int, seed: int) -> list[str]:
-        """Of `batch` with the same arguments: ["chats.jsonl:12", ...]."""
+    def locations(self, split: str, index: int, size: int, seed: int) -> list[str]:
+        """Return file and line of each example of `batch` with the same arguments:
+        ["chats.jsonl:12", ...].
+        """
         ...

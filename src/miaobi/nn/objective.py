@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-Batch = Mapping[str, Tensor]
+from miaobi.data.dataset import Batch as Batch
 
 
 @dataclass(frozen=True)

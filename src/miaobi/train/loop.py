@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.dataset import Dataset, Placed
+from miaobi.data.dataset import Dataset, Located
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.train import processes
 from miaobi.train.config import TrainConfig
@@ -362,21 +362,21 @@ def _explained(
         else say(f"the loss became {error.loss}", f"损失变成了 {error.loss}")
     )
     blamed = [indices[place] for place in error.microbatches] or indices
-    places = (
+    locations = (
         [
-            place
+            location
             for index in blamed
-            for place in dataset.places(
+            for location in dataset.locations(
                 "train", index, state.config.batch_size, state.config.seed
             )
         ]
-        if isinstance(dataset, Placed)
+        if isinstance(dataset, Located)
         else []
     )
-    listed = ", ".join(places[:NAMED]) + (" ..." if len(places) > NAMED else "")
+    listed = ", ".join(locations[:NAMED]) + (" ..." if len(locations) > NAMED else "")
     named = say(
-        f" Its examples: {listed}." if places else "",
-        f" 该批样本：{listed}。" if places else "",
+        f" Its examples: {listed}." if locations else "",
+        f" 该批样本：{listed}。" if locations else "",
     )
     return BadInput(
         say(

@@ -31,7 +31,7 @@ from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.core.registry import readers
 from miaobi.data import packs
-from miaobi.data.cache import alone, manifest
+from miaobi.data.cache import locked_folder, manifest
 from miaobi.data.image import near_duplicates
 from miaobi.data.progress import bar
 from miaobi.data.splitting import (
@@ -148,7 +148,7 @@ def prepare(
     )
     for example, given in zip(found.examples, found.given):
         name.update(f"{given}{_spelled(example.columns)}".encode())
-    with alone(root, name.hexdigest()[:16]) as folder:
+    with locked_folder(root, name.hexdigest()[:16]) as folder:
         if not folder.exists():
             _keep(folder, config, task, found)
     return folder
@@ -364,7 +364,7 @@ def alike(examples: Sequence[Example]) -> np.ndarray:
 
     with quiet():
         looks = [
-            near_duplicates.look(
+            near_duplicates.signature(
                 np.asarray(
                     open_picture(
                         Path(example.columns["image"]), near_duplicates.SIDE
@@ -554,7 +554,7 @@ class Examples:
             ]
         )
 
-    def places(self, split: str, index: int, size: int, seed: int) -> list[str]:
+    def locations(self, split: str, index: int, size: int, seed: int) -> list[str]:
         """Where the examples of a batch were written."""
         return [
             self._splits[split][place].location

@@ -20,7 +20,7 @@ import numpy as np
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
-from miaobi.data.cache import alone, manifest
+from miaobi.data.cache import locked_folder, manifest
 from miaobi.data.text.shapes import Unusable
 from miaobi.tune.examples import (
     MANIFEST,
@@ -73,7 +73,7 @@ def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
         "replayed_from": before["splits"],
         "splits": {split: len(found) for split, found in kept.items()},
     }
-    with alone(new.parent, _name(new.name, old.name, replay)) as folder:
+    with locked_folder(new.parent, _name(new.name, old.name, replay)) as folder:
         if not folder.exists():
             write(
                 folder,
@@ -94,7 +94,7 @@ def fewer(folder: Path, task: Task, count: int) -> Path:
             fewer(folder.parent / found["mixed_into"], task, count), found["mix"], task
         )
     room = round(count * found["splits"]["train"] / sum(found["splits"].values()))
-    with alone(folder.parent, _name(folder.name, room)) as target:
+    with locked_folder(folder.parent, _name(folder.name, room)) as target:
         if not target.exists():
             kept = {split: read_split(folder, split, task) for split in SPLITS}
             kept["train"] = first(kept["train"], max(room, 1))
@@ -204,7 +204,7 @@ def _usable(
     """The examples of a source that may be mixed into `plain`: those that ask nothing
     that is held out or trained on there already.
     """
-    with alone(
+    with locked_folder(
         plain.parent, _name(plain.name, source.name, config.strict, dict(spec))
     ) as folder:
         if not folder.exists():
@@ -278,7 +278,7 @@ def _combined(
     """`plain` with the share of each source: what mixing noted of it, its usable
     examples in `folder`.
     """
-    with alone(
+    with locked_folder(
         plain.parent,
         _name(
             plain.name,

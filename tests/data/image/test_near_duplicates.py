@@ -67,7 +67,7 @@ def photo(seed: int, side: int = 96) -> Image.Image:
 
 def looks(*pictures: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     found = [
-        near_duplicates.look(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
+        near_duplicates.signature(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
         for picture in pictures
     ]
     return np.array([[bits] for bits, _ in found]), np.stack(

@@ -17,7 +17,7 @@ from tests.tune.picture_sets import captioned, class_folders, picture
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.data.labelled import scenes
 from miaobi.data.labelled.boxes import boxes
-from miaobi.data.labelled.images import Check, picture_of, pictures
+from miaobi.data.labelled.images import PictureCheck, picture_of, pictures
 from miaobi.data.labelled.masks import masks
 from miaobi.data.text.shapes import Unusable
 from miaobi.tune.tasks import detection
@@ -82,15 +82,15 @@ def test_packs_have_their_labels(pack: Callable[[str], Path]) -> None:
 def test_a_picture_is_looked_at_again_only_when_it_changed(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     picture("red", 0).save(file)
-    check = Check({})
+    check = PictureCheck({})
     first = check(file)
     known = {
         key: [*value[:2], "remembered", *value[3:]]
         for key, value in check.fresh.items()
     }
-    assert Check(known)(file) == {**first, "digest": "remembered"}
+    assert PictureCheck(known)(file) == {**first, "digest": "remembered"}
     picture("red", 1).save(file)
-    again = Check(known)(file)
+    again = PictureCheck(known)(file)
     assert again["digest"] not in ("remembered", first["digest"])
 
 
@@ -99,7 +99,7 @@ def test_a_jpeg_is_as_large_as_it_is_seen(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture("red", 0, 640, 320).save(tmp_path / "a.jpg", exif=exif)
-    found = Check({})(tmp_path / "a.jpg")
+    found = PictureCheck({})(tmp_path / "a.jpg")
     assert (found["width"], found["height"]) == (320, 640)
 
 

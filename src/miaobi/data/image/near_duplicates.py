@@ -25,7 +25,7 @@ ROWS = 1 << 22
 """Pairs compared at once."""
 
 
-def look(pixels: np.ndarray) -> tuple[np.uint64, np.ndarray]:
+def signature(pixels: np.ndarray) -> tuple[np.uint64, np.ndarray]:
     """(hash, thumbnail uint8 [THUMB, THUMB]) of a picture uint8 [C, H, W]."""
     from PIL import Image
 

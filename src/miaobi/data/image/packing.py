@@ -17,7 +17,7 @@ import numpy as np
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.data.cache import alone
+from miaobi.data.cache import locked_folder
 from miaobi.data.image import near_duplicates
 from miaobi.data.image import sources as picture_sources
 from miaobi.data.image.prepared import MANIFEST, SPLITS, Config
@@ -41,7 +41,7 @@ def prepare_folder(
     _check(config)
     root = cache or home() / "prepared"
     root.mkdir(parents=True, exist_ok=True)
-    with alone(root, fingerprint(config, root)) as folder:
+    with locked_folder(root, fingerprint(config, root)) as folder:
         if not (folder / MANIFEST).exists():
             for left in root.glob(
                 f".{folder.name}.*.part"

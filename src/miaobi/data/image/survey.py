@@ -175,7 +175,7 @@ class Survey:
             made.pixels = fitted(opened.pixels, height, width, self.config.fit)
             made.size, made.kind = opened.pixels.size, opened.kind
             made.looks = [
-                near_duplicates.look(pixels)
+                near_duplicates.signature(pixels)
                 for pixels in (made.pixels, made.source)
                 if pixels is not None
             ]

@@ -17,7 +17,13 @@ from xml.etree import ElementTree
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
 from miaobi.data.image.folders import files_in, visible
-from miaobi.data.labelled.images import LISTS, Record, checked, listed, pictures
+from miaobi.data.labelled.images import (
+    LISTS,
+    Record,
+    list_records,
+    picture_check,
+    pictures,
+)
 from miaobi.data.labelled.scenes import SCENES, scenes
 
 PICTURES = ("images", "JPEGImages", "image", "train", "val", ".")
@@ -27,7 +33,7 @@ PICTURES = ("images", "JPEGImages", "image", "train", "val", ".")
 def boxes(path: str, pack: str) -> Iterator[tuple[str, Record]]:
     """Pictures with "objects". Raises NotFound, BadInput, Damaged."""
     if pack == SCENES:
-        with checked() as check:
+        with picture_check() as check:
             for place, scene in scenes():
                 yield (
                     place,
@@ -45,7 +51,7 @@ def boxes(path: str, pack: str) -> Iterator[tuple[str, Record]]:
             say(f"There is no file or folder {place}.", f"{place} 不存在。"),
             say("Check the path.", "请检查路径。"),
         )
-    with checked() as check:
+    with picture_check() as check:
         found = next(
             (
                 reader
@@ -58,7 +64,7 @@ def boxes(path: str, pack: str) -> Iterator[tuple[str, Record]]:
             yield from ((at, {**record, **check(file)}) for at, file, record in found)
             return
         yield from (
-            listed(place, check)
+            list_records(place, check)
             if place.suffix.lower() in LISTS
             else pictures(path, "")
         )

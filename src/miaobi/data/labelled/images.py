@@ -43,9 +43,9 @@ CHECK = 64
 
 def pictures(path: str, pack: str) -> Iterator[tuple[str, Record]]:
     """Pictures with "label" and their columns of text. Raises NotFound, BadInput."""
-    with checked() as check:
+    with picture_check() as check:
         if Path(path).suffix.lower() in LISTS:
-            yield from listed(Path(path).expanduser(), check)
+            yield from list_records(Path(path).expanduser(), check)
             return
         config = Config(path=path, pack=pack)
         found = (
@@ -79,7 +79,7 @@ def _label(picture: Picture) -> dict[str, str]:
     }
 
 
-def listed(path: Path, check: Check) -> Iterator[tuple[str, Record]]:
+def list_records(path: Path, check: PictureCheck) -> Iterator[tuple[str, Record]]:
     """Records whose column "image" (or "file_name", "path") names a file, relative to the list."""
     for line, record in records(path):
         named = (
@@ -109,7 +109,7 @@ def listed(path: Path, check: Check) -> Iterator[tuple[str, Record]]:
             yield place, {**record, **check(path.parent / named)}
 
 
-class Check:
+class PictureCheck:
     """A picture, opened once and kept in a place of its own where it has none: path,
     digest, size; or what is wrong with it.
 
@@ -178,7 +178,7 @@ class Check:
 def _write(picture: Any, target: Path) -> None:
     """Whole or not at all, but without waiting for the disk at every one of many small
     files: what a power cut takes is written again, since it is only known after all of
-    them (`checked`).
+    them (`picture_check`).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(f".{os.getpid()}.part")
@@ -205,10 +205,10 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def checked() -> Iterator[Check]:
+def picture_check() -> Iterator[PictureCheck]:
     """What was checked before is remembered under $MIAOBI_HOME/examples."""
     target = home() / "examples" / "pictures.json"
-    check = Check(
+    check = PictureCheck(
         json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
     )
     try:
@@ -228,7 +228,7 @@ def picture_of(record: Record, example: str) -> dict[str, Any]:
     return {key: record[key] for key in COLUMNS}
 
 
-def asked_picture(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+def picture_columns(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """The picture's columns of an example: the question of every task about pictures."""
     return {key: columns[key] for key in COLUMNS}
 

@@ -16,7 +16,7 @@ import numpy as np
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.data.image.folders import files_in
-from miaobi.data.labelled.images import Record, checked, no_pictures
+from miaobi.data.labelled.images import Record, no_pictures, picture_check
 from miaobi.data.labelled.scenes import CLASSES, SCENES, scenes
 from miaobi.data.text.shapes import Unusable
 
@@ -32,7 +32,7 @@ def masks(path: str, pack: str) -> Iterator[tuple[str, Record]]:
     white stands for 1). Raises NotFound, BadInput.
     """
     if pack == SCENES:
-        with checked() as check:
+        with picture_check() as check:
             for place, scene in scenes():
                 yield (
                     place,
@@ -87,7 +87,7 @@ def _pairs(folder: Path, first: Path, second: Path) -> Iterator[tuple[str, Recor
     )
     binary = bool(values) and values <= {0, IGNORED} and IGNORED in values
     names = _names(folder, values - {IGNORED}, binary)
-    with checked() as check:
+    with picture_check() as check:
         for picture in files_in(first):
             mask = drawn.get(picture.relative_to(first).with_suffix("").as_posix())
             yield (

@@ -20,7 +20,7 @@ import numpy as np
 
 from miaobi.core.files import home, write_beside
 from miaobi.data import packs
-from miaobi.data.cache import alone
+from miaobi.data.cache import locked_folder
 
 SCENES = "emoji-scenes"
 COUNT, SIDE, SMALLEST, LARGEST, MOST = 1600, 96, 28, 56, 4
@@ -65,7 +65,7 @@ def scenes(count: int = COUNT) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     root = home() / "examples"
     root.mkdir(parents=True, exist_ok=True)
-    with alone(root, f"{SCENES}-{VERSION}-{count}") as folder:
+    with locked_folder(root, f"{SCENES}-{VERSION}-{count}") as folder:
         if not folder.exists():
             sprites = _sprites()
             with write_beside(folder) as draft:

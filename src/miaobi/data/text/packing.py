@@ -33,7 +33,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import explain_refusal, home, write_beside, write_text
 from miaobi.core.language import say
 from miaobi.data import packs
-from miaobi.data.cache import alone, content_hash
+from miaobi.data.cache import content_hash, locked_folder
 from miaobi.data.encoding import Problem
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import DROPPED, Cut, assign, check_shares
@@ -65,7 +65,7 @@ def prepare_folder(
     check_shares(config.validation, config.test)
     root = cache or home() / "prepared"
     root.mkdir(parents=True, exist_ok=True)
-    with alone(root, fingerprint(config, root)) as folder:
+    with locked_folder(root, fingerprint(config, root)) as folder:
         if not (folder / MANIFEST).exists():
             with bar(progress) as shown, explain_refusal(folder):
                 _Preparation(config, root / f".{folder.name}.part", shown).run()

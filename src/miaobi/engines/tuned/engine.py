@@ -145,9 +145,9 @@ def _record(prompt: str) -> dict[str, Any] | None:
 
 def _picture(path: Path) -> Mapping[str, Any]:
     """The columns that every task about pictures reads. Raises BadInput for what is no picture."""
-    from miaobi.data.labelled.images import checked
+    from miaobi.data.labelled.images import picture_check
 
-    with checked() as check:
+    with picture_check() as check:
         found = check(path)
     if "problem" in found:
         what, remedy = found["problem"]

@@ -41,7 +41,7 @@ from transformers.utils import logging
 
 from miaobi.core.files import home, write_beside
 from miaobi.data import packs
-from miaobi.data.cache import alone
+from miaobi.data.cache import locked_folder
 from miaobi.data.text.tokenizer.sentencepiece import transformers_tokenizer
 
 PACK = "use-multilingual"
@@ -295,7 +295,9 @@ def unpacked() -> Path:
     """
     root = home() / "converted"
     root.mkdir(parents=True, exist_ok=True)
-    with alone(root, f"{PACK}-{packs.get(PACK).content[:16]}-{FORMAT}") as target:
+    with locked_folder(
+        root, f"{PACK}-{packs.get(PACK).content[:16]}-{FORMAT}"
+    ) as target:
         if not target.exists():
             _unpack(packs.path(PACK), target)
     return target

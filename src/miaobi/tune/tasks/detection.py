@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.labelled.images import asked_picture, picture_of
+from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
@@ -132,7 +132,7 @@ def _object(item: Mapping[str, Any], width: int, height: int) -> Mapping[str, An
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return asked_picture(columns)
+    return picture_columns(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:

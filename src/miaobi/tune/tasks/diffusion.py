@@ -27,7 +27,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.data.image.folders import files_in
-from miaobi.data.labelled.images import asked_picture, picture_of
+from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.progress import bar
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
@@ -126,7 +126,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """The picture: the same one under two captions stays on one side of the split."""
-    return asked_picture(columns)
+    return picture_columns(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:

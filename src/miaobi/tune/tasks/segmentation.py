@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data.labelled.images import asked_picture, picture_of
+from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.labelled.masks import IGNORED, read_mask
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
@@ -96,7 +96,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return asked_picture(columns)
+    return picture_columns(columns)
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:

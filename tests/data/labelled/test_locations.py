@@ -12,7 +12,7 @@ import torch
 from tests.tune.small import Causal, causal
 
 from miaobi.core.registry import tasks
-from miaobi.data.dataset import Placed
+from miaobi.data.dataset import Located
 from miaobi.nn.objective import Batch
 from miaobi.tune import examples
 from miaobi.tune.examples import Examples
@@ -29,9 +29,9 @@ class Numbers(Causal):
         return {"line": torch.tensor([int(item["line"]) for item in features])}
 
 
-def test_places_are_those_of_the_batch(tmp_path: Path) -> None:
-    lines = tmp_path / "texts.jsonl"
-    lines.write_text(
+def test_locations_are_those_of_the_batch(tmp_path: Path) -> None:
+    source = tmp_path / "texts.jsonl"
+    source.write_text(
         "".join(
             json.dumps({"text": f"text {number}"}) + "\n" for number in range(1, 31)
         ),
@@ -39,13 +39,13 @@ def test_places_are_those_of_the_batch(tmp_path: Path) -> None:
     )
     task = tasks.get("causal")
     folder = examples.prepare(
-        examples.Config(path=str(lines)), task, task.Config(), False, tmp_path / "kept"
+        examples.Config(path=str(source)), task, task.Config(), False, tmp_path / "kept"
     )
     data = Examples(folder, task, Numbers(causal().net), 8)
-    assert isinstance(data, Placed)
+    assert isinstance(data, Located)
     for index in (0, 3, 11):
         wanted = [
-            f"{lines}:{number}"
+            f"{source}:{number}"
             for number in data.batch("train", index, 4, 7)["line"].tolist()
         ]
-        assert data.places("train", index, 4, 7) == wanted
+        assert data.locations("train", index, 4, 7) == wanted
