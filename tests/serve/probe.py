@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from miaobi.serve.admission import Caller, caller_of
+from miaobi.serve.callers import Caller, caller_of
 from miaobi.serve.services import Services, services_of
 
 router = APIRouter()

@@ -18,8 +18,9 @@ from tests.serve.probe import with_probe
 
 from miaobi.serve import admission as admissions
 from miaobi.serve import keyring
-from miaobi.serve.admission import Admission, Caller
+from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
+from miaobi.serve.callers import Caller
 from miaobi.serve.database import open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from miaobi.serve import files as files_of
-from miaobi.serve.admission import Caller
+from miaobi.serve.callers import Caller
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import Files, plain_name

@@ -19,8 +19,9 @@ from miaobi.core import bundle
 from miaobi.core.registry import pages, routes
 from miaobi.core.store import Store
 from miaobi.serve import keyring, keys
-from miaobi.serve.admission import Admission, Caller
+from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
+from miaobi.serve.callers import Caller
 from miaobi.serve.guard import OPEN, inside
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings

@@ -15,11 +15,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
-
-from fastapi import Depends, Request
 
 from miaobi.core.language import say
+from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.logs import current
 from miaobi.serve.meters import Meters
@@ -30,47 +28,6 @@ WINDOW = 60.0
 """Seconds of a key's sliding window of requests."""
 DRAINING = 10
 """Retry-After while the server stops: another has taken over by then, or this one is back."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks. Without keys there is one: key_id "local"."""
-
-    key_id: str = "local"
-    name: str = "local"
-    requests_per_minute: int | None = None
-    tokens_per_day: int | None = None
-    operator: bool = True
-    """May change what everybody gets: promote a version, or go back."""
-
-
-async def caller_of(request: Request) -> Caller:
-    """Who asks; the guard found out."""
-    found: Caller = getattr(request.state, "caller", Caller())
-    return found
-
-
-Asking = Annotated[Caller, Depends(caller_of)]
-"""For routes: `caller: Asking`."""
-
-
-async def operator_of(caller: Asking) -> Caller:
-    """Raises ApiError 403 for keys that are not an operator's."""
-    if not caller.operator:
-        raise ApiError(
-            403,
-            say(
-                "This changes what everybody gets; it needs an operator's key "
-                "(`miaobi keys create NAME --operator` on the server).",
-                "此操作影响所有人，需要管理员密钥（在服务器上用 `miaobi keys create 名称 --operator` 创建）。",
-            ),
-            code="operators_only",
-        )
-    return caller
-
-
-Operating = Annotated[Caller, Depends(operator_of)]
-"""For routes that operators alone may call."""
 
 
 class Place:

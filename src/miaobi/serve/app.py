@@ -30,7 +30,7 @@ from miaobi.serve.telemetry import Telemetry, Traced, open_telemetry
 def layers(services: Services, telemetry: Telemetry | None) -> list[Middleware]:
     """What every request passes, from the outside in."""
     return [
-        Middleware(Logged, services=services),
+        Middleware(Logged, meters=services.admission.meters),
         *([Middleware(Traced, telemetry=telemetry)] if telemetry else []),
         Middleware(Guard, services=services),
         Middleware(Bodies, settings=services.settings),

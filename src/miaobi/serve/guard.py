@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Caller
+from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.sessions import COOKIE
 

@@ -10,7 +10,7 @@ import logging
 import time
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Caller
+from miaobi.serve.callers import Caller
 from miaobi.serve.database import Records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.keyring import all_keys, digest

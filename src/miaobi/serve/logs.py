@@ -14,14 +14,12 @@ import secrets
 import sys
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from miaobi.serve.errors import from_exception
-
-if TYPE_CHECKING:
-    from miaobi.serve.services import Services
+from miaobi.serve.meters import Meters
 
 log = logging.getLogger("miaobi.serve.requests")
 
@@ -82,8 +80,9 @@ class Logged:
     nobody foresaw.
     """
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
-        self.app, self.services = app, services
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+        self.app = app
+        self.meters = meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -129,7 +128,7 @@ class Logged:
         self, scope: Scope, state: dict[str, Any], status: int, seconds: float
     ) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self.services.admission.meters.request(
+        self.meters.request(
             getattr(scope.get("route"), "path", "other"), method, status, seconds
         )
         caller = state.get("caller")

@@ -17,7 +17,7 @@ from miaobi.core.errors import BadInput, Conflict, NotFound
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.data.progress import bar
-from miaobi.serve.admission import Caller
+from miaobi.serve.callers import Caller
 from miaobi.serve.jobs.batches import Journal, Line, answer, answers, client_of, read
 from miaobi.serve.jobs.work.batch import application
 from miaobi.serve.settings import Settings

@@ -19,8 +19,9 @@ from miaobi.core import bundle
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home
 from miaobi.core.store import NAME, Store
-from miaobi.serve.admission import Admission, Caller
+from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
+from miaobi.serve.callers import Caller
 from miaobi.serve.files import Files
 from miaobi.serve.guard import inside
 from miaobi.serve.jobs import Lost

@@ -20,8 +20,9 @@ from miaobi.core import bundle
 from miaobi.core.config import Option
 from miaobi.core.registry import families
 from miaobi.core.store import NAME, Store
-from miaobi.serve.admission import Admission, Caller
+from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
+from miaobi.serve.callers import Caller
 from miaobi.serve.guard import inside
 from miaobi.serve.jobs.training import LISTED, recipes, trained_name
 from miaobi.serve.jobs.work import training as work

@@ -38,7 +38,7 @@ from miaobi.core.errors import Conflict, nearest
 from miaobi.core.files import explain_refusal
 from miaobi.core.language import say
 from miaobi.serve import lines
-from miaobi.serve.admission import Caller
+from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.guard import inside
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Asking
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pages import Metadata, page
 from miaobi.serve.records import Job, new_id, now
@@ -51,7 +51,7 @@ class Create(BaseModel):
 
 
 @router.post("")
-def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
+def create(asked: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Have the requests of an uploaded file answered."""
     file = services.files.find(asked.input_file_id, caller.key_id)
     if file.purpose != "batch":
@@ -78,7 +78,7 @@ def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
 @router.get("")
 def list_batches(
     services: Serving,
-    caller: Asking,
+    caller: CurrentCaller,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> dict[str, Any]:
@@ -90,13 +90,13 @@ def list_batches(
 
 
 @router.get("/{batch_id}")
-def retrieve(batch_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+def retrieve(batch_id: str, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """One batch."""
     return shown(services.jobs.find(batch_id, KIND, caller.key_id))
 
 
 @router.post("/{batch_id}/cancel")
-def cancel(batch_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+def cancel(batch_id: str, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Stop a batch; what was answered stays and can be read."""
     job = services.jobs.find(batch_id, KIND, caller.key_id)
     if job.status in ("succeeded", "failed"):

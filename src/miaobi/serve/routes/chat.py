@@ -19,7 +19,7 @@ from miaobi.core.engine import Chunk
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
-from miaobi.serve.admission import Asking
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
 from miaobi.serve.settings import Limits
@@ -43,7 +43,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/completions", response_model=None, responses=STREAM)
-async def create(asked: Chat, services: Serving, caller: Asking) -> Response:
+async def create(asked: Chat, services: Serving, caller: CurrentCaller) -> Response:
     """Answer a conversation."""
     limits = services.settings.limits
     kit, controls = kit_of(asked, limits), controls_of(asked, limits)

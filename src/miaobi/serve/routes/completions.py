@@ -15,7 +15,7 @@ from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
-from miaobi.serve.admission import Asking
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.services import Serving
 from miaobi.serve.text.asked import Completion, within
 from miaobi.serve.text.events import Events
@@ -36,7 +36,9 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", response_model=None, responses=STREAM)
-async def create(asked: Completion, services: Serving, caller: Asking) -> Response:
+async def create(
+    asked: Completion, services: Serving, caller: CurrentCaller
+) -> Response:
     """Go on with a text, or with several."""
     limits = services.settings.limits
     prompts, controls = asked.prompts(limits), asked.controls(limits)

@@ -16,7 +16,8 @@ from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.engines.load import Model
 from miaobi.provenance.publish import NOTICE
-from miaobi.serve.admission import Asking, Place
+from miaobi.serve.admission import Place
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
 from miaobi.serve.text.asked import Asked, Name, within
@@ -37,7 +38,9 @@ class Embed(Asked):
 
 
 @router.post("")
-async def create(asked: Embed, services: Serving, caller: Asking) -> dict[str, Any]:
+async def create(
+    asked: Embed, services: Serving, caller: CurrentCaller
+) -> dict[str, Any]:
     """The vectors of one text or of several, in their order."""
     texts = (asked.input,) if isinstance(asked.input, str) else tuple(asked.input)
     within("input", len(texts), services.settings.limits.texts)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from miaobi.core.language import say
 from miaobi.serve import feedback
-from miaobi.serve.admission import Asking
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pages import page
 from miaobi.serve.records import Feedback
@@ -60,7 +60,7 @@ class Told(BaseModel):
 
 
 @router.post("")
-def create(told: Told, services: Serving, caller: Asking) -> dict[str, Any]:
+def create(told: Told, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Keep what somebody thought of an answer."""
     return shown(feedback.add(services.records, caller.key_id, **told.model_dump()))
 
@@ -68,7 +68,7 @@ def create(told: Told, services: Serving, caller: Asking) -> dict[str, Any]:
 @router.get("")
 def list_feedback(
     services: Serving,
-    caller: Asking,
+    caller: CurrentCaller,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def list_feedback(
     responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
 )
 def export(
-    services: Serving, caller: Asking, shape: feedback.Shape = "pairs"
+    services: Serving, caller: CurrentCaller, shape: feedback.Shape = "pairs"
 ) -> StreamingResponse:
     """A tuning set: one JSON object a line, as `miaobi finetune --task preference` reads it."""
     lines = feedback.export(services.records, caller.key_id, shape)
@@ -101,7 +101,9 @@ def export(
 
 
 @router.delete("/{feedback_id}")
-def remove(feedback_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+def remove(
+    feedback_id: str, services: Serving, caller: CurrentCaller
+) -> dict[str, Any]:
     """Forget one."""
     if not feedback.remove(services.records, caller.key_id, feedback_id):
         raise ApiError(

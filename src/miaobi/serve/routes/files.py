@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
 from miaobi.serve import lines
-from miaobi.serve.admission import Asking
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import PAGE, shown
 from miaobi.serve.pages import page
@@ -58,7 +58,9 @@ FORM = {
 
 
 @router.post("", openapi_extra=FORM)
-async def create(request: Request, services: Serving, caller: Asking) -> dict[str, Any]:
+async def create(
+    request: Request, services: Serving, caller: CurrentCaller
+) -> dict[str, Any]:
     """Upload a file."""
     with await anyio.to_thread.run_sync(services.files.upload) as upload:
         arrived = await receive(request, upload, FIELDS)
@@ -120,7 +122,7 @@ def _expires(fields: dict[str, str], purpose: str) -> int | None:
 @router.get("")
 def list_files(
     services: Serving,
-    caller: Asking,
+    caller: CurrentCaller,
     purpose: str | None = None,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
@@ -139,13 +141,13 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def retrieve(file_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+def retrieve(file_id: str, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """One file's record."""
     return shown(services.files.find(file_id, caller.key_id))
 
 
 @router.get("/{file_id}/content", response_class=FileResponse)
-def content(file_id: str, services: Serving, caller: Asking) -> FileResponse:
+def content(file_id: str, services: Serving, caller: CurrentCaller) -> FileResponse:
     """A file's bytes."""
     file = services.files.find(file_id, caller.key_id)
     return FileResponse(
@@ -157,7 +159,7 @@ def content(file_id: str, services: Serving, caller: Asking) -> FileResponse:
 
 
 @router.delete("/{file_id}")
-def delete(file_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+def delete(file_id: str, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Remove a file."""
     services.files.delete(file_id, caller.key_id)
     return {"id": file_id, "object": "file", "deleted": True}

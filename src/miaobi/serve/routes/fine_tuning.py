@@ -11,7 +11,7 @@ import anyio.to_thread
 from fastapi import APIRouter
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Asking, Caller
+from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs.tuning import Create, tuned_name
 from miaobi.serve.records import Job, new_id
@@ -24,7 +24,7 @@ KIND, ESTIMATE = "fine_tuning", "estimate"
 
 
 @router.post("/jobs")
-def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
+def create(asked: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Tune a model on an uploaded file of examples."""
     id = new_id("ftjob")
     kept = _checked(asked, services, caller, id)
@@ -32,7 +32,9 @@ def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
 
 
 @router.post("/estimates")
-async def estimate(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
+async def estimate(
+    asked: Create, services: Serving, caller: CurrentCaller
+) -> dict[str, Any]:
     """What a job would cost here: time, memory and disk, measured on a few of its
     examples. Not in OpenAI's API.
     """

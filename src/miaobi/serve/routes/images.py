@@ -24,7 +24,7 @@ from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest
 from miaobi.engines.load import Collected, Model
 from miaobi.provenance.publish import NOTICE, publish
-from miaobi.serve.admission import Asking, Caller
+from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.image.asked import (
     Asked,
@@ -44,7 +44,7 @@ FORM = "multipart/form-data"
 
 @router.post("/generations")
 async def generations(
-    asked: Generation, request: Request, services: Serving, caller: Asking
+    asked: Generation, request: Request, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """Pictures of a prompt. For models of classes the prompt is the class's name or
     number; for models of neither it is "*".
@@ -57,7 +57,7 @@ async def edits(
     asked: Annotated[Edit, Form(media_type=FORM)],
     request: Request,
     services: Serving,
-    caller: Asking,
+    caller: CurrentCaller,
 ) -> dict[str, Any]:
     """A picture made of a picture. Transparent parts of `mask`, or else of `image`, are
     repainted by models that can.
@@ -85,7 +85,7 @@ async def variations(
     asked: Annotated[Variation, Form(media_type=FORM)],
     request: Request,
     services: Serving,
-    caller: Asking,
+    caller: CurrentCaller,
 ) -> dict[str, Any]:
     """Pictures like a picture; `strength` says how unlike."""
     return await _answer(

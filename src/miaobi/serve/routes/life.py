@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Asking, Caller
+from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs import ENDED
 from miaobi.serve.pages import page
@@ -58,7 +58,7 @@ class Life:
     def list_jobs(
         self,
         services: Serving,
-        caller: Asking,
+        caller: CurrentCaller,
         after: str | None = None,
         limit: Limit = 20,
     ) -> dict[str, Any]:
@@ -72,12 +72,14 @@ class Life:
         )
 
     def retrieve(
-        self, job_id: str, services: Serving, caller: Asking
+        self, job_id: str, services: Serving, caller: CurrentCaller
     ) -> dict[str, Any]:
         """One job."""
         return self.shown(services.jobs.find(job_id, self.kind, caller.key_id))
 
-    def cancel(self, job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+    def cancel(
+        self, job_id: str, services: Serving, caller: CurrentCaller
+    ) -> dict[str, Any]:
         """End a job without a model."""
         return self._moved(
             services,
@@ -87,7 +89,9 @@ class Life:
             ("queued", "running", "paused", "cancelled"),
         )
 
-    def pause(self, job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+    def pause(
+        self, job_id: str, services: Serving, caller: CurrentCaller
+    ) -> dict[str, Any]:
         """Stop a job at a checkpoint, to go on later."""
         return self._moved(
             services,
@@ -97,7 +101,9 @@ class Life:
             ("queued", "running", "paused"),
         )
 
-    def resume(self, job_id: str, services: Serving, caller: Asking) -> dict[str, Any]:
+    def resume(
+        self, job_id: str, services: Serving, caller: CurrentCaller
+    ) -> dict[str, Any]:
         """Go on with a paused job."""
         return self._moved(
             services,
@@ -129,7 +135,7 @@ class Life:
         self,
         job_id: str,
         services: Serving,
-        caller: Asking,
+        caller: CurrentCaller,
         after: str | None = None,
         limit: Limit = 20,
         stream: bool = False,
@@ -182,7 +188,7 @@ class Life:
         self,
         job_id: str,
         services: Serving,
-        caller: Asking,
+        caller: CurrentCaller,
         after: str | None = None,
         limit: Limit = 10,
     ) -> dict[str, Any]:

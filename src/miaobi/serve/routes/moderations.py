@@ -28,7 +28,7 @@ from miaobi.engines.moderation.texts import (
     moderate,
     scores_of,
 )
-from miaobi.serve.admission import Asking
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.image.incoming import of_data_url, read
 from miaobi.serve.records import new_id
@@ -120,7 +120,9 @@ class Judged:
 
 
 @router.post("")
-async def create(asked: Asked, services: Serving, caller: Asking) -> dict[str, Any]:
+async def create(
+    asked: Asked, services: Serving, caller: CurrentCaller
+) -> dict[str, Any]:
     """A result for each text; for parts (texts and pictures), one for all of them together."""
     if asked.model not in (None, *NAMES):
         raise NotFound(

@@ -10,7 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from miaobi.core.language import say
 from miaobi.serve import usage
-from miaobi.serve.admission import DRAINING, Asking
+from miaobi.serve.admission import DRAINING
+from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
 
@@ -82,7 +83,9 @@ async def metrics(services: Serving) -> Response:
 
 @router.get("/v1/usage")
 async def used(
-    services: Serving, caller: Asking, days: Annotated[int, Query(ge=1, le=366)] = 30
+    services: Serving,
+    caller: CurrentCaller,
+    days: Annotated[int, Query(ge=1, le=366)] = 30,
 ) -> dict[str, Any]:
     """What the key that asks used, by day (UTC) and model, and its limits."""
     await services.admission.ledger.write()

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from miaobi.core import bundle
 from miaobi.core.store import NAME, Version
-from miaobi.serve.admission import Operating
+from miaobi.serve.callers import CurrentOperator
 from miaobi.serve.text.asked import Closed
 from miaobi.verbs import models
 
@@ -55,7 +55,7 @@ def list_versions() -> dict[str, Any]:
 
 
 @router.post("/{name}/promote")
-def promote(name: Name, asked: Promotion, caller: Operating) -> dict[str, Any]:
+def promote(name: Name, asked: Promotion, caller: CurrentOperator) -> dict[str, Any]:
     """Make a version the one that the bare name means. Answers that run go on with the
     version they began with.
     """
@@ -69,7 +69,7 @@ def promote(name: Name, asked: Promotion, caller: Operating) -> dict[str, Any]:
 
 
 @router.post("/{name}/rollback")
-def rollback(name: Name, caller: Operating) -> dict[str, Any]:
+def rollback(name: Name, caller: CurrentOperator) -> dict[str, Any]:
     """Back to the version that was in production before."""
     done = models.rollback(name)
     return {

@@ -11,7 +11,7 @@ import anyio.to_thread
 from fastapi import APIRouter
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Asking, Caller
+from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs.training import Create, recipe, recipes, shape, trained_name
 from miaobi.serve.records import Job, new_id
@@ -26,7 +26,7 @@ PURPOSES = ("user_data", "fine-tune")
 
 
 @router.get("/recipes")
-def list_recipes(caller: Asking) -> dict[str, Any]:
+def list_recipes(caller: CurrentCaller) -> dict[str, Any]:
     """What can be trained here, and on which data where the caller brings none."""
     return {
         "object": "list",
@@ -45,7 +45,7 @@ def list_recipes(caller: Asking) -> dict[str, Any]:
 
 
 @router.post("/jobs")
-def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
+def create(asked: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Train a model by a recipe, on its data or on an uploaded file."""
     id = new_id("trainjob")
     kept = _checked(asked, services, caller, id)
@@ -53,7 +53,9 @@ def create(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
 
 
 @router.post("/estimates")
-async def estimate(asked: Create, services: Serving, caller: Asking) -> dict[str, Any]:
+async def estimate(
+    asked: Create, services: Serving, caller: CurrentCaller
+) -> dict[str, Any]:
     """What a job would cost here: time, memory and disk, measured on a few of its steps."""
     id = new_id("trainestimate")
     kept = await anyio.to_thread.run_sync(_checked, asked, services, caller, id)

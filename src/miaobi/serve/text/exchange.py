@@ -20,7 +20,8 @@ from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
 from miaobi.provenance.publish import NOTICE
-from miaobi.serve.admission import Caller, Place
+from miaobi.serve.admission import Place
+from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.records import now
 from miaobi.serve.services import Services

@@ -15,8 +15,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from miaobi.core.language import say
-from miaobi.serve.admission import Admission, Caller
+from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
+from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs.batches import Journal, Line, answer, client_of, read, unanswered
 from miaobi.serve.jobs.work.task import Outcome, Task
