@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from miaobi.core.config import read_yaml
-from miaobi.core.registry import datasets
+from miaobi.data import datasets
 from miaobi.train import loop
 from miaobi.verbs.train import settle
 

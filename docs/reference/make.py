@@ -10,7 +10,7 @@ from pathlib import Path
 
 from miaobi import cli
 from miaobi.core.config import options, usage
-from miaobi.core.registry import families
+from miaobi.families import families
 
 PAGE = Path(__file__).with_name("commands.md")
 
@@ -58,7 +58,7 @@ def page() -> str:
 
 
 def _finetune() -> list[str]:
-    from miaobi.core.registry import tasks
+    from miaobi.tune.tasks import tasks
     from miaobi.verbs.finetune import OWN
     from miaobi.verbs.finetune.settings import options_of
 

@@ -211,9 +211,9 @@ def call(name: str, argv: Words) -> Any:
     from importlib.metadata import EntryPoint
 
     from miaobi.core.config import build, options, resolve, usage
-    from miaobi.core.registry import loaded
+    from miaobi.core.registry import load_entry_point
 
-    function = loaded(EntryPoint(name, VERBS[name].function, "miaobi.verbs"))
+    function = load_entry_point(EntryPoint(name, VERBS[name].function, "miaobi.verbs"))
     if name in RAW:
         return function(*argv)
     opts = options(function)

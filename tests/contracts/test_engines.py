@@ -21,8 +21,8 @@ from tests.engines.small import small_bundle, small_gguf, words
 
 from miaobi.core.engine import Chunk, Engine, Weights
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
-from miaobi.core.registry import engines
 from miaobi.core.requests import ImageRequest, TextRequest
+from miaobi.engines import engines
 from miaobi.engines.load import Collected, open_engine
 
 WRITERS = [

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from miaobi.core.config import options
-from miaobi.core.registry import families
 from miaobi.data.text.tokens import TokenSpec
+from miaobi.families import families
 from miaobi.nn.objective import Loss, Objective
 from miaobi.train import loop
 from miaobi.train.config import TrainConfig

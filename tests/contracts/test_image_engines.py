@@ -20,8 +20,8 @@ from tests.engines.families import register, written
 import miaobi
 from miaobi.core.engine import Chunk, Engine
 from miaobi.core.errors import Unsupported
-from miaobi.core.registry import engines
 from miaobi.core.requests import ImageRequest, TextRequest
+from miaobi.engines import engines
 from miaobi.engines.load import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")

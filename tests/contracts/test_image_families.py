@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from miaobi.core.errors import BadInput, MiaobiError
-from miaobi.core.registry import families
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.families import families
 from miaobi.nn.image import (
     Encodes,
     HasBound,

@@ -13,7 +13,7 @@ from tests.evaluate import painters
 from tests.evaluate.models import unigram
 
 from miaobi.core.config import plain
-from miaobi.core.registry import metrics
+from miaobi.evaluate import metrics
 from miaobi.evaluate.text.subject import (
     BOUND,
     HELD_OUT,

@@ -8,12 +8,12 @@ import threading
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from miaobi.core.registry import loaded
+from miaobi.core.registry import load_entry_point
 
 BEGIN = """
 import signal, sys
 from importlib.metadata import EntryPoint
-from miaobi.core.registry import loaded
+from miaobi.core.registry import load_entry_point
 entry = EntryPoint("x", "half_imported:whole", "miaobi.test")
 """
 
@@ -45,7 +45,7 @@ def test_an_interrupt_waits_for_the_import(tmp_path: Path) -> None:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 before = signal.getsignal(signal.SIGINT)
 try:
-    loaded(entry)
+    load_entry_point(entry)
 except KeyboardInterrupt:
     assert sys.modules["half_imported"].whole
     assert signal.getsignal(signal.SIGINT) is before
@@ -61,7 +61,7 @@ def test_it_goes_to_whoever_handles_interrupts(tmp_path: Path) -> None:
         """
 met = []
 signal.signal(signal.SIGINT, lambda number, frame: met.append(number))
-assert loaded(entry) is True
+assert load_entry_point(entry) is True
 assert met == [signal.SIGINT]
 """,
     )
@@ -71,7 +71,7 @@ def test_other_threads_load_as_ever() -> None:
     found = list[object]()
     thread = threading.Thread(
         target=lambda: found.append(
-            loaded(EntryPoint("x", "json:dumps", "miaobi.test"))
+            load_entry_point(EntryPoint("x", "json:dumps", "miaobi.test"))
         )
     )
     thread.start()

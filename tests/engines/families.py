@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
-from miaobi.core.registry import families
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.families import families
 
 CLASSES = ("crane", "crow", "swan")
 

@@ -207,7 +207,7 @@ def test_pictures_like_a_picture(
 def test_engines_for_words_pass_by(tmp_path: Path) -> None:
     folder = written(tmp_path / "points", "points")
     for engine in ("openvino", "llamacpp", "native"):
-        from miaobi.core.registry import engines
+        from miaobi.engines import engines
         from miaobi.models import weights
 
         assert not engines.get(engine).reads(weights.of_path(folder))

@@ -253,7 +253,7 @@ def test_auto_follows_the_measurements(miaobi_home: Path, tmp_path: Path) -> Non
 
 
 def test_the_shipped_table_names_real_engines() -> None:
-    from miaobi.core.registry import engines
+    from miaobi.engines import engines
 
     for row in auto.table():
         assert row.engine in engines

@@ -18,11 +18,11 @@ from tests.tune.tuned import tuned_task
 import miaobi
 from miaobi.core.artifacts import Text
 from miaobi.core.errors import BadInput, NotFound, Unsupported
-from miaobi.core.registry import engines, tasks
 from miaobi.core.store import Store
-from miaobi.engines import auto
+from miaobi.engines import auto, engines
 from miaobi.models.weights import find
 from miaobi.tune.learner import Example, Learner
+from miaobi.tune.tasks import tasks
 
 REVIEWS = [
     {"text": "good room", "label": "fine"},

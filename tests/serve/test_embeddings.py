@@ -17,13 +17,13 @@ from tests.serve.live import live
 from tests.tune import encoders
 from tests.tune.tuned import tuned_task
 
-from miaobi.core.registry import tasks
 from miaobi.core.store import Store
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.opening import build_pool
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
+from miaobi.tune.tasks import tasks
 
 PAIRS = [
     {"text": "good room", "positive": "nice food"},

@@ -16,13 +16,14 @@ from starlette.routing import Mount
 from tests.serve.conftest import Echo, toy_pool
 
 from miaobi.core import bundle
-from miaobi.core.registry import pages, routes
 from miaobi.core.store import Store
 from miaobi.serve import keyring, keys
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.callers import Caller
 from miaobi.serve.guard import OPEN, inside
+from miaobi.serve.mounts import pages
+from miaobi.serve.routes import routes
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
 

@@ -17,11 +17,11 @@ from tests.tune import encoders
 from tests.tune.tuned import tuned, tuned_task
 
 from miaobi.core import bundle
-from miaobi.core.registry import tasks
 from miaobi.core.store import Store
 from miaobi.models.weights import find
 from miaobi.serve.app import create_app
 from miaobi.serve.opening import estimate
+from miaobi.tune.tasks import tasks
 
 
 def test_a_trained_model_and_an_adapter_of_it_answer_by_name(

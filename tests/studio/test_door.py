@@ -13,13 +13,13 @@ from fastapi.testclient import TestClient
 from tests.serve.conftest import Echo, toy_pool
 from tests.studio.conftest import KEY, Site
 
-from miaobi.core.registry import rooms
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
 from miaobi.serve.sessions import COOKIE, Sessions
 from miaobi.serve.settings import Settings
 from miaobi.studio import door
+from miaobi.studio.rooms import rooms
 
 
 @pytest.fixture

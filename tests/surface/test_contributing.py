@@ -126,7 +126,7 @@ def test_names_collide_in_favour_of_what_is_built_in(
     )
     (intruder / "entry_points.txt").write_text("[miaobi.families]\ngpt = json\n")
     code = (
-        "from miaobi.core.registry import families; "
+        "from miaobi.families import families; "
         "print(families.get('gpt').__name__, families.names().count('gpt'), "
         "'bigram' in families.names())"
     )

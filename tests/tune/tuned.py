@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
-from miaobi.core.registry import tasks
 from miaobi.models.base import Base, open_base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune import methods
 from miaobi.tune.learner import Example, Learner
 from miaobi.tune.methods import TuneConfig
+from miaobi.tune.tasks import tasks
 
 
 class Writer(Learner):

@@ -18,9 +18,9 @@ from tests.evaluate.onnx_file import channel_means
 
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput
-from miaobi.core.registry import families
 from miaobi.core.store import Store
 from miaobi.data.image.prepared import Config, Pictures, prepare
+from miaobi.families import families
 from miaobi.verbs.evaluate import Evaluation, evaluate
 
 QUALITY = {

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from miaobi.core import bundle
-from miaobi.core.registry import families
 from miaobi.data.image import prepared as pictures
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.families import families
 
 SIDE, LATENT = 8, 4
 WEIGHT = (

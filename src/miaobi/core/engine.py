@@ -6,10 +6,10 @@ line see only this.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.errors import BadInput, Unsupported
@@ -92,12 +92,8 @@ class Engine(Protocol):
     """One opened model. Safe for concurrent `generate` calls from one event loop.
 
     Leaving the iterator early (`aclose`, cancellation) stops the work and frees its
-    place at once. A module registered as an engine offers
-    `open_engine(weights, **options) -> Engine`, `FORMATS` (the formats it reads),
-    `ABILITIES`, `installed() -> str | None` (None, or the command that installs what is
-    missing) and `reads(weights) -> bool` (whether these weights, of a format it reads,
-    are among those it can run). An engine that computes in a process of its own tells
-    which as `process_id`.
+    slot at once. An engine that computes in a process of its own has its number as
+    `process_id`.
     """
 
     modality: str
@@ -109,6 +105,26 @@ class Engine(Protocol):
     def generate(self, request: Request) -> AsyncIterator[Chunk]: ...
 
     def close(self) -> None: ...
+
+
+class EngineModule(Protocol):
+    """A module that opens engines, registered by name (`miaobi.engines.engines`)."""
+
+    FORMATS: Collection[str]
+    """The formats of weights that it reads."""
+    ABILITIES: Abilities
+
+    def installed(self) -> str | None:
+        """Return None, or the command that installs what is missing."""
+        ...
+
+    def reads(self, weights: Weights) -> bool:
+        """Return whether it can run these weights, which are of a format it reads."""
+        ...
+
+    def open_engine(
+        self, weights: Weights, *, streams: int = 1, **options: Any
+    ) -> Engine: ...
 
 
 class TextEngine(Engine, Protocol):

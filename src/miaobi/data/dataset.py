@@ -13,10 +13,7 @@ Batch = Mapping[str, Tensor]
 
 
 class Dataset(Protocol):
-    """Prepared data.
-
-    A module in the datasets registry has `Config` and `prepare(config) -> Dataset`.
-    """
+    """Prepared data."""
 
     spec: Any
     """What a family needs to build a model for it: a TokenSpec, a PictureSpec, ..."""
@@ -41,6 +38,15 @@ class Dataset(Protocol):
         into a bundle.
         """
         ...
+
+
+class DatasetModule(Protocol):
+    """A module that prepares data, registered by name (`miaobi.data.datasets`)."""
+
+    Config: type
+    """A dataclass: where the data lies and how it is prepared."""
+
+    def prepare(self, config: Any) -> Dataset: ...
 
 
 @runtime_checkable

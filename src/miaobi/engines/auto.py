@@ -18,7 +18,7 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import MissingPart, Unsupported
 from miaobi.core.files import home
 from miaobi.core.language import say
-from miaobi.core.registry import engines
+from miaobi.engines import engines
 from miaobi.models import converted
 from miaobi.models.tuned import FAMILY, open_tuned
 

@@ -31,7 +31,6 @@ from miaobi.core.artifacts import (
 from miaobi.core.engine import Chunk, Engine, Scorer, TextEngine, Weights
 from miaobi.core.errors import BadInput, MissingPart, Unsupported, nearest
 from miaobi.core.language import say
-from miaobi.core.registry import engines
 from miaobi.core.requests import (
     EmbeddingRequest,
     ImageRequest,
@@ -39,7 +38,7 @@ from miaobi.core.requests import (
     TextRequest,
     recorded,
 )
-from miaobi.engines import auto
+from miaobi.engines import auto, engines
 from miaobi.models.tuned import FAMILY, open_tuned
 from miaobi.models.weights import bos_token_of, find
 

@@ -1,0 +1,26 @@
+"""How good a model is: metrics, one file per family of them, and the page that shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from miaobi.core.registry import Registry
+
+if TYPE_CHECKING:
+    from miaobi.evaluate.text.subject import Metric
+
+metrics: Registry[Metric] = Registry(
+    "metrics",
+    {
+        "likelihood": "miaobi.evaluate.text.likelihood",
+        "diversity": "miaobi.evaluate.text.diversity",
+        "memorisation": "miaobi.evaluate.text.memorisation",
+        "frechet": "miaobi.evaluate.image.frechet",
+        "kernel_distance": "miaobi.evaluate.image.kernel_distance",
+        "coverage": "miaobi.evaluate.image.coverage",
+        "picture_diversity": "miaobi.evaluate.image.diversity",
+        "picture_memorisation": "miaobi.evaluate.image.memorisation",
+        "picture_likelihood": "miaobi.evaluate.image.likelihood",
+        "reconstruction": "miaobi.evaluate.image.reconstruction",
+    },
+)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from miaobi.core import registry
+from miaobi.evaluate import metrics
 from miaobi.evaluate.page import Block
 from miaobi.evaluate.score import Score
 from miaobi.evaluate.text.subject import Sample
@@ -77,10 +77,8 @@ class Verdict:
 def measure(subject: Any, progress: Progress) -> tuple[list[Score], list[Missing]]:
     """Run every registered metric of the subject's modality that can be measured."""
     scores, missing = list[Score](), list[Missing]()
-    for name in sorted(
-        registry.metrics.names(), key=lambda name: (name not in FIRST, name)
-    ):
-        metric = registry.metrics.get(name)
+    for name in sorted(metrics.names(), key=lambda name: (name not in FIRST, name)):
+        metric = metrics.get(name)
         if subject.modality != metric.MODALITY:
             continue
         why = subject.lacks(metric.NEEDS)

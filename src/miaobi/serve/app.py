@@ -17,12 +17,13 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from miaobi import __version__
-from miaobi.core.registry import pages, routes
 from miaobi.serve import errors
 from miaobi.serve.bodies import Bodies
 from miaobi.serve.description import ERRORS, describe
 from miaobi.serve.guard import Guard
 from miaobi.serve.logs import Logged
+from miaobi.serve.mounts import pages
+from miaobi.serve.routes import routes
 from miaobi.serve.services import Services
 from miaobi.serve.telemetry import Telemetry, Traced, open_telemetry
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from miaobi.core.engine import TextEngine, Weights
-from miaobi.core.registry import engines
-from miaobi.engines import auto
+from miaobi.engines import auto, engines
 from miaobi.engines.load import Model, open_engine
 from miaobi.engines.paired import Paired
 from miaobi.models import converted

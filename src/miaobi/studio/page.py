@@ -18,10 +18,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from miaobi.core.registry import rooms
 from miaobi.provenance.publish import NOTICE
 from miaobi.serve.services import Services
 from miaobi.studio.keeping import folder_of
+from miaobi.studio.rooms import rooms
 
 UPLOAD = "64mb"
 FORGET = (3600, 24 * 3600)

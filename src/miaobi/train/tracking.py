@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from miaobi.core.errors import MissingPart
 from miaobi.core.language import say
-from miaobi.core.registry import trackers as registry
+from miaobi.core.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,15 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+trackers: Registry[Callable[[Path, Mapping[str, Any]], Tracker]] = Registry(
+    "trackers",
+    {
+        "tensorboard": "miaobi.train.tracking:TensorBoard",
+        "wandb": "miaobi.train.tracking:WandB",
+    },
+)
 
 
 class Log:
@@ -147,4 +156,4 @@ def open_trackers(
     """The trackers by name; None means TensorBoard where it is installed."""
     if names is None:
         names = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
-    return [registry.get(name)(run, config) for name in names]
+    return [trackers.get(name)(run, config) for name in names]

@@ -29,10 +29,10 @@ from pydantic import Field
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.core.registry import readers
 from miaobi.data import packs
 from miaobi.data.cache import locked_folder, manifest
 from miaobi.data.image import near_duplicates
+from miaobi.data.labelled import readers
 from miaobi.data.progress import bar
 from miaobi.data.splitting import (
     DROPPED,

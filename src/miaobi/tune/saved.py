@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from miaobi.core.registry import tasks
 from miaobi.models.base import Base
 from miaobi.models.tuned import Tuned
 from miaobi.tune import methods
 from miaobi.tune.learner import Learner
+from miaobi.tune.tasks import tasks
 
 
 def task_of(tuned: Tuned) -> Any:

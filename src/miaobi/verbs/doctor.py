@@ -18,8 +18,8 @@ from typing import Literal
 
 from miaobi.core.files import home
 from miaobi.core.language import say
-from miaobi.core.registry import engines
 from miaobi.core.store import Store
+from miaobi.engines import engines
 
 State = Literal["ok", "missing", "problem"]
 MARKS: dict[str, str] = {"ok": "✓", "missing": "·", "problem": "✗"}

@@ -25,8 +25,9 @@ from miaobi.core.errors import BadInput, MissingPart, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.machine import settle_waiting
-from miaobi.core.registry import datasets, families
 from miaobi.core.store import Store, check_name
+from miaobi.data import datasets
+from miaobi.families import families
 
 RECIPE = {"family", "name", "data", "model", "train", "sample"}
 

@@ -23,13 +23,13 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
-from miaobi.core.registry import picture_sources as registry
 from miaobi.data import packs
 from miaobi.data.encoding import Problem
 from miaobi.data.image import idx
 from miaobi.data.image import sources as picture_sources
 from miaobi.data.image.prepared import Config, prepare
 from miaobi.data.image.record import Picture
+from miaobi.data.image.sources import picture_sources as registry
 
 
 def paint(path: Path, level: int = 0, side: int = 8) -> Path:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from tests.tune.small import Causal, causal
 
-from miaobi.core.registry import tasks
 from miaobi.data.dataset import Located
 from miaobi.nn.objective import Batch
 from miaobi.tune import examples
 from miaobi.tune.examples import Examples
 from miaobi.tune.learner import Features
+from miaobi.tune.tasks import tasks
 
 
 class Numbers(Causal):

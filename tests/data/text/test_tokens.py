@@ -446,8 +446,8 @@ def test_a_pretrained_tokenizer(tmp_path: Path) -> None:
 def test_another_packages_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from miaobi.core.registry import sources
     from miaobi.data.text.documents import Document
+    from miaobi.data.text.sources import sources
 
     monkeypatch.setattr(
         sources,

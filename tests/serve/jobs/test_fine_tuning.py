@@ -161,7 +161,7 @@ def test_what_cannot_be_asked_is_named(
 
 
 def test_every_setting_on_the_list_is_one_that_the_tuner_knows() -> None:
-    from miaobi.core.registry import tasks
+    from miaobi.tune.tasks import tasks
     from miaobi.verbs.finetune.settings import options_of
 
     known = {

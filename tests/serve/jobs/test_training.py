@@ -18,8 +18,8 @@ from tests.serve.live import wait_until
 
 from miaobi.core import bundle
 from miaobi.core.config import Option
-from miaobi.core.registry import families
 from miaobi.core.store import NAME, Store
+from miaobi.families import families
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.callers import Caller

@@ -4,14 +4,14 @@ from any other's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
-from miaobi.core.registry import picture_sources
+from miaobi.core.registry import Registry
 from miaobi.data import packs
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
@@ -23,6 +23,17 @@ from miaobi.data.text import files
 
 if TYPE_CHECKING:
     from miaobi.data.image.prepared import Config
+
+picture_sources: Registry[Callable[[Path, Report], Iterator[Picture]]] = Registry(
+    "picture_sources",
+    {
+        "folder": "miaobi.data.image.folders:read",
+        "pairs": "miaobi.data.image.folders:pairs",
+        "tables": "miaobi.data.image.tables:read",
+        "idx": "miaobi.data.image.idx:read",
+    },
+)
+"""What reads pictures, by the name of the source: called with a path and a report."""
 
 
 def pictures(config: Config, report: Report) -> Iterator[Picture]:

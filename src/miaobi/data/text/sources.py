@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.core.registry import sources
+from miaobi.core.registry import Registry
 from miaobi.data import packs
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
@@ -17,6 +17,15 @@ from miaobi.data.text.documents import Document
 
 if TYPE_CHECKING:
     from miaobi.data.text.tokens import Config
+
+sources: Registry[Callable[[str], Iterator[Document]]] = Registry(
+    "sources",
+    {
+        "files": "miaobi.data.text.files:read",
+        "pack": "miaobi.data.packs:read",
+    },
+)
+"""What reads documents, by the name of the source: called with a path or a pack's name."""
 
 
 def name_of(config: Config) -> str:

@@ -28,11 +28,11 @@ from miaobi.core.artifacts import Facts, Image
 from miaobi.core.engine import Abilities, Chunk, Weights, accepted
 from miaobi.core.errors import BadInput, Unsupported, nearest
 from miaobi.core.language import say
-from miaobi.core.registry import families
 from miaobi.core.requests import ImageRequest, Request
 from miaobi.data.image.files import read_picture
 from miaobi.data.image.shapes import Fit, fitted, padded, with_channels
 from miaobi.engines.worker import Send, Worker
+from miaobi.families import families
 from miaobi.nn.image import (
     Encodes,
     HasLatents,

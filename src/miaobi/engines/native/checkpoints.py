@@ -20,7 +20,6 @@ from miaobi.core import bundle, gguf
 from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.core.registry import families
 from miaobi.data.text.tokenizer.gguf import word_rule
 from miaobi.engines.native.decoders import (
     CachedDecoder,
@@ -29,6 +28,7 @@ from miaobi.engines.native.decoders import (
     RecurrentDecoder,
 )
 from miaobi.engines.text.detokenizer import Words
+from miaobi.families import families
 from miaobi.models import chat, merging
 from miaobi.models import tuned as opening
 from miaobi.models.base import open_base

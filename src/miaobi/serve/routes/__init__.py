@@ -1,0 +1,36 @@
+"""Groups of HTTP endpoints, one module each: it offers `router`, a fastapi.APIRouter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from miaobi.core.registry import Registry
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+class RouteModule(Protocol):
+    router: APIRouter
+
+
+routes: Registry[RouteModule] = Registry(
+    "routes",
+    {
+        "images": "miaobi.serve.routes.images",
+        "models": "miaobi.serve.routes.models",
+        "moderations": "miaobi.serve.routes.moderations",
+        "chat": "miaobi.serve.routes.chat",
+        "completions": "miaobi.serve.routes.completions",
+        "embeddings": "miaobi.serve.routes.embeddings",
+        "operations": "miaobi.serve.routes.operations",
+        "absent": "miaobi.serve.routes.absent",
+        "docs": "miaobi.serve.routes.docs",
+        "store": "miaobi.serve.routes.store",
+        "feedback": "miaobi.serve.routes.feedback",
+        "files": "miaobi.serve.routes.files",
+        "batches": "miaobi.serve.routes.batches",
+        "fine_tuning": "miaobi.serve.routes.fine_tuning",
+        "training": "miaobi.serve.routes.training",
+    },
+)

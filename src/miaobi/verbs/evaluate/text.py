@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miaobi.core import bundle, registry
+from miaobi.core import bundle
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
+from miaobi.engines import engines
 from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict, measure
 from miaobi.evaluate.text.subject import Subject, chosen
 
@@ -135,8 +136,8 @@ def _telling(weights: Weights) -> str:
     """An engine that reads these weights and tells how likely a text is; otherwise the
     usual choice.
     """
-    for name in registry.engines.names():
-        module = registry.engines.get(name)
+    for name in engines.names():
+        module = engines.get(name)
         if (
             weights.format in module.FORMATS
             and module.ABILITIES.score

@@ -158,7 +158,7 @@ def command(*words: str) -> Any:
 
 
 def _usage(mine: Sequence[str], theirs: Sequence[str]) -> str:
-    from miaobi.core.registry import tasks
+    from miaobi.tune.tasks import tasks
     from miaobi.verbs.finetune.settings import options_of
 
     recipe = next((word for word in mine if not word.startswith("--")), None)

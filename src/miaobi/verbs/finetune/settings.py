@@ -14,13 +14,14 @@ from miaobi.core import config
 from miaobi.core.config import Option
 from miaobi.core.errors import BadInput, MiaobiError, nearest
 from miaobi.core.language import say
-from miaobi.core.registry import readers, tasks
 from miaobi.core.store import check_name
 from miaobi.data import packs
+from miaobi.data.labelled import readers
 from miaobi.data.text.shapes import Unusable
 from miaobi.train.config import TrainConfig
 from miaobi.tune import examples
 from miaobi.tune.methods import TuneConfig
+from miaobi.tune.tasks import tasks
 
 RECIPE = {"name", "task", "base", "data", "head", "tune", "train", "report"}
 GUESSES = (

@@ -12,8 +12,8 @@ from miaobi.core import config
 from miaobi.core.config import Option
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.core.registry import families
 from miaobi.core.store import check_name
+from miaobi.families import families
 from miaobi.train.search import Dimension, Rules
 from miaobi.verbs.search import SHARE, TRIALS, folder_of
 from miaobi.verbs.search import space as search_space

@@ -18,7 +18,8 @@ from miaobi.core import config
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
-from miaobi.core.registry import datasets, families
+from miaobi.data import datasets
+from miaobi.families import families
 from miaobi.train import estimate, loop
 from miaobi.train import run as runs_of
 from miaobi.train.search import Dimension, Rules, Trial

@@ -19,11 +19,11 @@ from typing import Any
 from miaobi.core.errors import MiaobiError
 from miaobi.core.files import home, locked
 from miaobi.core.language import say
-from miaobi.core.registry import work
 from miaobi.serve.database import open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import Files
 from miaobi.serve.jobs import Lost, Queue
+from miaobi.serve.jobs.work import work
 from miaobi.serve.jobs.work.task import Task
 from miaobi.serve.records import Job
 from miaobi.serve.settings import Limits, Settings
