@@ -21,7 +21,7 @@ from miaobi.models import chat as templates
 from miaobi.models.chat import ChatTemplate
 from miaobi.tune.tasks import chat
 from miaobi.tune.tasks.chat import Assistant, Config
-from miaobi.tune.text.turns import BUILT_IN, spoken
+from miaobi.tune.text.turns import BUILT_IN, assistant_turns
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"
@@ -125,7 +125,7 @@ def test_a_template_that_rewrites_earlier_turns_teaches_the_last() -> None:
         "{% for m in messages %}[{{ m.role }}]{{ m.content if loop.last else m.content.split('>')[-1] }};{% endfor %}"
         "{{ '[assistant]' if add_generation_prompt else '' }}"
     )
-    text, turns = spoken(
+    text, turns = assistant_turns(
         ChatTemplate(source), said("q", "thought>a", "q2", "deep>b")["messages"]
     )
     assert text == "[user]q;[assistant]a;[user]q2;[assistant]deep>b;"
@@ -140,12 +140,12 @@ def test_white_space_after_the_end_is_left_out_unless_it_is_the_end() -> None:
             f"{ending!r} }}}}{{% endfor %}}{{{{ '[assistant]' if "
             f"add_generation_prompt else '' }}}}"
         )
-        text, turns = spoken(ChatTemplate(source), messages)
+        text, turns = assistant_turns(ChatTemplate(source), messages)
         assert [text[start:end] for start, end in turns] == learned
 
 
 def test_an_assistant_that_speaks_first_is_read_only() -> None:
-    text, turns = spoken(
+    text, turns = assistant_turns(
         ChatTemplate(BUILT_IN["chatml"]),
         [{"role": "assistant", "content": "Hi!"}, *said("q", "a")["messages"]],
     )

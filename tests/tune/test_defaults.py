@@ -138,7 +138,7 @@ def test_rates_by_method_and_task() -> None:
     assert rates["lora"] == rates["dora"] == rates["rslora"] == 1e-3
     assert rates["prompt"] > rates["ia3"] > rates["lora"]
     learner = classifier()
-    learner.pace = 0.1
+    learner.learning_rate_factor = 0.1
     methods.apply(learner, TuneConfig("lora"))
     derived = derive(set(), TuneConfig("lora"), TRAIN, learner, Many(600), LENGTHS)  # type: ignore[arg-type]
     assert next(

@@ -132,7 +132,7 @@ def test_the_flow_is_straight(folders: Callable[[str], Path]) -> None:
     """
     learner = painter(folders("sd3"))
     latents, noise = torch.randn(3, 16, 4, 4), torch.randn(3, 16, 4, 4)
-    found = learner.noising.noised(latents, noise, torch.tensor([0, 400, 999]))
+    found = learner.noising.add_noise(latents, noise, torch.tensor([0, 400, 999]))
     torch.testing.assert_close(found.noisy[0], noise[0])
     torch.testing.assert_close(noise - found.target, latents)
     sigma = found.times.view(-1, 1, 1, 1) / 1000
@@ -177,7 +177,7 @@ def test_a_lora_learns_and_opens_in_diffusers(
         )
         part = opened.components[learner.denoiser.part]
         latents = learner.scaled(batch["mean"])
-        noised = learner.noising.noised(
+        noised = learner.noising.add_noise(
             latents, torch.ones_like(latents), torch.tensor([500] * len(latents))
         )
         wanted = learner.denoiser.predict(

@@ -22,8 +22,8 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.models import efficientnet
 from miaobi.models.base import open_base
 from miaobi.tune import examples
-from miaobi.tune.image.input import augmented, preparation
-from miaobi.tune.image.learner import balanced
+from miaobi.tune.image.input import augment_pixels, preparation
+from miaobi.tune.image.learner import balanced_weights
 from miaobi.tune.tasks import image_classification
 from miaobi.tune.tasks.image_classification import Classifier, Config
 
@@ -189,7 +189,7 @@ def test_summaries_are_only_kept_while_the_base_is_frozen(
 
 
 def test_rare_labels_weigh_more(tmp_path: Path) -> None:
-    weights = balanced([6, 2])
+    weights = balanced_weights([6, 2])
     torch.testing.assert_close(weights, torch.tensor([8 / 12, 8 / 4]))
     spec = {
         "labels": ["blue", "green", "red"],
@@ -258,7 +258,7 @@ def test_masks_move_with_their_pictures() -> None:
     mask = torch.zeros(4, 16, 16, dtype=torch.uint8)
     pixels[:, :, 3:9, 2:7], mask[:, 3:9, 2:7] = 255, 5
     torch.manual_seed(2)
-    moved, masks = augmented(["flip", "shift"], pixels, mask)
+    moved, masks = augment_pixels(["flip", "shift"], pixels, mask)
     assert masks is not None
     assert ((moved[:, 0] > 127) == (masks == 5)).all()
     assert not (masks == mask).all()

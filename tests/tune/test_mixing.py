@@ -28,7 +28,7 @@ from miaobi.tune.examples import (
     prepare,
     read_split,
 )
-from miaobi.tune.mixing import fewer, joined, mixed, told
+from miaobi.tune.mixing import describe, subset, with_mixture, with_replay
 from miaobi.tune.tasks import (
     chat,
     extractive_questions,
@@ -81,7 +81,7 @@ class Sources:
             },
             **more,
         )
-        return mixed(self.plain, config, text_classification, HEAD, SPEC, False)
+        return with_mixture(self.plain, config, text_classification, HEAD, SPEC, False)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_no_share_is_the_data_itself(sources: Sources) -> None:
         path=str(sources.path), mix={"gone": Source("gone.jsonl", share=0.0)}
     )
     assert (
-        mixed(sources.plain, missing, text_classification, HEAD, SPEC, False)
+        with_mixture(sources.plain, missing, text_classification, HEAD, SPEC, False)
         == sources.plain
     )
 
@@ -160,12 +160,12 @@ def test_no_more_than_there_is_and_that_is_told(
         f"general {at}" for at in range(50)
     }
     assert (
-        told(manifest(folder, MANIFEST))["general"]
+        describe(manifest(folder, MANIFEST))["general"]
         == "50 of 50 usable examples; share 5 asks for 320"
     )
-    assert told(manifest(sources.plain, MANIFEST)) == {}
+    assert describe(manifest(sources.plain, MANIFEST)) == {}
     monkeypatch.setattr("miaobi.core.language.language", lambda: "zh")
-    assert "需要 320 条" in told(manifest(folder, MANIFEST))["general"]
+    assert "需要 320 条" in describe(manifest(folder, MANIFEST))["general"]
 
 
 def test_held_out_and_known_examples_are_left_out_and_counted(
@@ -191,7 +191,7 @@ def test_held_out_and_known_examples_are_left_out_and_counted(
         mix={"leaky": Source(str(leaky), share=1.0)},
         strict=False,
     )
-    folder = mixed(sources.plain, config, text_classification, HEAD, SPEC, False)
+    folder = with_mixture(sources.plain, config, text_classification, HEAD, SPEC, False)
     found = mix_of(folder)["leaky"]
     assert {
         key: found[key]
@@ -205,7 +205,7 @@ def test_held_out_and_known_examples_are_left_out_and_counted(
         "added": 1,
     }
     assert texts(folder) == [*own, "fresh"]
-    assert told(manifest(folder, MANIFEST))["leaky"].endswith(
+    assert describe(manifest(folder, MANIFEST))["leaky"].endswith(
         "left out: 5 held out, 3 trained on already, 1 duplicates, 1 unusable"
     )
     strict = Config(
@@ -215,7 +215,7 @@ def test_held_out_and_known_examples_are_left_out_and_counted(
         BadInput,
         match=r"data\.mix\.leaky: .*leaky\.jsonl:11: label 'lukewarm' does not occur",
     ) as caught:
-        mixed(sources.plain, strict, text_classification, HEAD, SPEC, False)
+        with_mixture(sources.plain, strict, text_classification, HEAD, SPEC, False)
     assert "--data.strict false" in caught.value.remedy
 
 
@@ -240,7 +240,7 @@ def test_questions_about_a_held_out_text_are_left_out(tmp_path: Path) -> None:
         Config(path=str(tmp_path / "own.jsonl")), extractive_questions, head, False
     )
     config = Config(mix={"further": Source(str(tmp_path / "further.jsonl"), share=9.0)})
-    found = mix_of(mixed(plain, config, extractive_questions, head, {}, False))[
+    found = mix_of(with_mixture(plain, config, extractive_questions, head, {}, False))[
         "further"
     ]
     assert (found["held_out"], found["added"]) == (4, 16)
@@ -276,7 +276,7 @@ def test_pictures_that_a_person_would_call_held_out_ones_are_left_out(
     spec = image_classification.survey(
         read_split(plain, "train", image_classification), head
     )
-    folder = mixed(
+    folder = with_mixture(
         plain,
         Config(mix={"further": Source(str(further), share=9.0)}),
         image_classification,
@@ -300,7 +300,7 @@ def test_sources_have_formats_and_columns_of_their_own(
     further = Source(
         str(table), share=1.0, columns={"text": "review", "label": "stars"}
     )
-    folder = mixed(
+    folder = with_mixture(
         sources.plain,
         Config(mix={"stars": further}),
         text_classification,
@@ -317,7 +317,7 @@ def test_sources_have_formats_and_columns_of_their_own(
         )
     )
     plain = prepare(Config(path=str(chats)), chat, chat.Config(), False)
-    folder = mixed(
+    folder = with_mixture(
         plain,
         Config(mix={"talk": Source(pack="chatterbot-corpus", share=0.5)}, strict=False),
         chat,
@@ -330,8 +330,8 @@ def test_sources_have_formats_and_columns_of_their_own(
 
 def test_fewer_examples_take_fewer_of_each_source(sources: Sources) -> None:
     whole = sources.mixed(0.5, 0.25)
-    part = fewer(whole, text_classification, 40)
-    assert texts(part)[:32] == texts(fewer(sources.plain, text_classification, 40))
+    part = subset(whole, text_classification, 40)
+    assert texts(part)[:32] == texts(subset(sources.plain, text_classification, 40))
     assert mix_of(part)["general"]["added"] == 16
     assert set(texts(part)) < set(texts(whole))
     for split in SPLITS[1:]:
@@ -350,9 +350,9 @@ def test_old_examples_are_replayed_as_before_and_their_held_out_ones_are_guarded
         False,
         sources.plain.parent,
     )
-    both = joined(new, sources.mixed(0.25), text_classification, 0.5)
+    both = with_replay(new, sources.mixed(0.25), text_classification, 0.5)
     guarded = written(tmp_path / "old.jsonl", "own", range(80))
-    folder = mixed(
+    folder = with_mixture(
         both,
         Config(mix={"old": Source(str(guarded), share=0.5)}),
         text_classification,
@@ -384,7 +384,7 @@ def test_a_source_that_cannot_be_read_is_named(
     sources: Sources, source: Source, error: type[MiaobiError], words: str
 ) -> None:
     with pytest.raises(error, match=re.escape(words)) as caught:
-        mixed(
+        with_mixture(
             sources.plain,
             Config(mix={"further": source}),
             text_classification,

@@ -27,7 +27,7 @@ CHINESE = [
 
 def figure(name: str, pairs: list[tuple[str, str]]) -> float:
     return float(
-        overlap.FIGURES[name].combine(
+        overlap.METRICS[name].combine(
             np.sum([overlap.counts(*pair)[name] for pair in pairs], axis=0)
         )
     )
@@ -67,14 +67,14 @@ def test_rouge_l_as_rouge_score() -> None:
     assert figure("rouge_l", pairs) == pytest.approx((50 + 100 * 8 / 15) / 2)
 
 
-@pytest.mark.parametrize("name", overlap.FIGURES)
+@pytest.mark.parametrize("name", overlap.METRICS)
 def test_the_same_text_is_all_of_it_and_nothing_is_nothing(name: str) -> None:
     same = [(pair[0], pair[0]) for pair in ENGLISH]
     assert figure(name, same) == pytest.approx(100)
     assert figure(name, [("", "some words to be written")]) == 0
 
 
-@pytest.mark.parametrize("name", overlap.FIGURES)
+@pytest.mark.parametrize("name", overlap.METRICS)
 def test_many_resamplings_at_once_are_as_one_by_one(name: str) -> None:
     counts = np.stack([overlap.counts(*pair)[name] for pair in ENGLISH + CHINESE])
     weights = (
@@ -82,7 +82,7 @@ def test_many_resamplings_at_once_are_as_one_by_one(name: str) -> None:
         .multinomial(7, np.full(7, 1 / 7), size=20)
         .astype(float)
     )
-    combine = overlap.FIGURES[name].combine
+    combine = overlap.METRICS[name].combine
     assert combine(weights @ counts) == pytest.approx(
         [float(combine(row @ counts)) for row in weights]
     )

@@ -69,7 +69,10 @@ def likelihood(
     net: Any, task: Preferring, prompt: str, answer: str
 ) -> tuple[float, int]:
     """(log π(answer | prompt), its tokens), one sequence at a time, from the model's own logits."""
-    asked, said = task.asking.question(prompt), task.asking.answer(prompt, answer)
+    asked, said = (
+        task.prompt_format.question(prompt),
+        task.prompt_format.answer(prompt, answer),
+    )
     logits = net(input_ids=torch.tensor([asked + said])).logits[0].log_softmax(-1)
     return float(
         sum(logits[len(asked) + place - 1, token] for place, token in enumerate(said))
@@ -310,7 +313,7 @@ def test_a_pair_keeps_one_question_when_it_is_cut(tmp_path: Path) -> None:
         len(features["asked"]) + len(features["chosen"]) == 48
         and len(features["chosen"]) == 24
     )
-    assert task.asking.tokenizer.decode(features["rejected"]) == "b</s>"
+    assert task.prompt_format.tokenizer.decode(features["rejected"]) == "b</s>"
     assert (
         task.length({"prompt": "q" * 100, "chosen": "a" * 60, "rejected": "b"}) == 161
     )

@@ -62,7 +62,7 @@ def test_a_causal_base_learns_the_target_alone(
             else asked
         )
         question, answer = (
-            task.asking.tokenizer(text, add_special_tokens=False).input_ids
+            task.prompt_format.tokenizer(text, add_special_tokens=False).input_ids
             for text in (before, pair["target"] + ("<|im_end|>" if chats else "</s>"))
         )
         labels = torch.tensor([[-100] * len(question) + answer])
@@ -153,13 +153,15 @@ def test_long_sources_are_cut_and_the_prompt_stays(tmp_path: Path, kind: str) ->
     )
     pair = {"source": "word " * 100, "target": "words"}
     features = task.encode(pair, 48)
-    text = task.asking.tokenizer.decode(features["asked"], skip_special_tokens=True)
+    text = task.prompt_format.tokenizer.decode(
+        features["asked"], skip_special_tokens=True
+    )
     assert text.startswith("Say: word word") and text.endswith("In short:")
     assert (
         len(features["asked"]) + (len(features["wanted"]) if kind == "llama" else 0)
         <= 48
     )
-    assert task.asking.tokenizer.decode(features["wanted"]) == "words</s>"
+    assert task.prompt_format.tokenizer.decode(features["wanted"]) == "words</s>"
     assert task.length(pair) > 500
     assert len(task.encode({"source": "a", "target": "b" * 100}, 48)["wanted"]) <= 48
 

@@ -18,7 +18,7 @@ from miaobi.data.labelled import tagged
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base, open_base
 from miaobi.tune.tasks import token_classification as task
-from miaobi.tune.text.spelling import letters_apart
+from miaobi.tune.text.characters import split_chinese
 
 PEOPLE, PLACES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")
 RECORDS = [
@@ -102,7 +102,7 @@ def test_letters_stand_alone_and_are_saved_so(tmp_path: Path) -> None:
         tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>"
     )
     assert words.tokenize("北京人") == ["▁", "北京", "人"]
-    apart = letters_apart(words)
+    apart = split_chinese(words)
     assert apart.tokenize("北京人") == ["▁", "北", "京", "人"] and apart.tokenize(
         "go go"
     ) == words.tokenize("go go")
@@ -112,7 +112,7 @@ def test_letters_stand_alone_and_are_saved_so(tmp_path: Path) -> None:
         again.tokenize("北京人") == ["▁", "北", "京", "人"]
         and again.pad_token == "<unk>"
     )
-    assert letters_apart(again).tokenize("北京人") == ["▁", "北", "京", "人"]
+    assert split_chinese(again).tokenize("北京人") == ["▁", "北", "京", "人"]
 
 
 def test_a_saved_model_says_the_same(tmp_path: Path) -> None:

@@ -280,12 +280,12 @@ def test_tuning_is_searched_by_a_figure_of_the_task_and_never_sees_the_test(
 
 def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) -> None:
     from miaobi.tune.examples import prepare, read_split
-    from miaobi.tune.mixing import fewer
+    from miaobi.tune.mixing import subset
     from miaobi.verbs.finetune.settings import settle
 
     settings = settle(opinions)
     whole = prepare(settings.data, settings.task, settings.head, False)
-    part = fewer(whole, settings.task, 20)
+    part = subset(whole, settings.task, 20)
     assert [
         len(read_split(part, split, settings.task))
         for split in ("train", "validation", "test")
@@ -297,7 +297,7 @@ def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) 
     assert {item.location for item in read_split(part, "train", settings.task)} < {
         item.location for item in read_split(whole, "train", settings.task)
     }
-    assert fewer(whole, settings.task, 20) == part
+    assert subset(whole, settings.task, 20) == part
 
 
 @pytest.fixture

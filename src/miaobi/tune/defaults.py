@@ -90,7 +90,7 @@ def derive(
         max(whole // rows, 1),
         say(f"{why}, {rows} at a time", f"{why}，每次 {rows} 条"),
     )
-    settle("learning_rate", *_rate(tune, size, learner.pace))
+    settle("learning_rate", *_rate(tune, size, learner.learning_rate_factor))
     steps = train.max_steps
     if "train.max_steps" not in given:
         steps = settle(

@@ -265,7 +265,7 @@ def content(columns: Mapping[str, Any]) -> str:
     )
 
 
-def asked(parts: Mapping[str, Any]) -> int:
+def question_digest(parts: Mapping[str, Any]) -> int:
     """Eight bytes that tell questions apart; letters' case and spaces do not, nor where
     a picture lies that has a digest.
     """
@@ -278,7 +278,7 @@ def asked(parts: Mapping[str, Any]) -> int:
 def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     """Deduplicate, split, write."""
     questions = np.array(
-        [asked(example.parts) for example in found.examples], dtype=np.uint64
+        [question_digest(example.parts) for example in found.examples], dtype=np.uint64
     )
     whole = [content(example.columns) for example in found.examples]
     given = np.array(found.given)
@@ -291,7 +291,7 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
         (int(question), example.location)
         for question, example in zip(questions, found.examples)
     ]
-    leaks = repeated(
+    leaks = shared_questions(
         [pair for pair, split in zip(asked_by, given) if split != DROPPED],
         [pair for pair, split in zip(asked_by, given) if split == DROPPED],
     )
@@ -306,17 +306,19 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
         for split, share in ((VALIDATION, config.validation), (TEST, config.test))
     ]
     chosen = _limited(np.flatnonzero(free), questions, config.max_examples)
-    together = getattr(task, "group", task.question)
     _, groups = np.unique(
         np.array(
-            [asked(together(found.examples[place].columns)) for place in chosen],
+            [
+                question_digest(task.group(found.examples[place].columns))
+                for place in chosen
+            ],
             dtype=np.uint64,
         ),
         return_inverse=True,
     )
     if "digest" in found.examples[0].columns:
         groups = joined_groups(
-            groups, alike([found.examples[place] for place in chosen])
+            groups, near_duplicate_groups([found.examples[place] for place in chosen])
         )
     splits[chosen] = assign_groups(
         questions[chosen], groups, np.full(len(chosen), DROPPED), *shares
@@ -358,7 +360,7 @@ def _keep(folder: Path, config: Config, task: Task, found: _Found) -> None:
     )
 
 
-def alike(examples: Sequence[Example]) -> np.ndarray:
+def near_duplicate_groups(examples: Sequence[Example]) -> np.ndarray:
     """The number of each picture's group of near-duplicates, int64 [examples]."""
     from miaobi.data.image.files import open_picture, quiet
 
@@ -407,7 +409,7 @@ def _limited(places: np.ndarray, questions: np.ndarray, count: int) -> np.ndarra
     return np.sort(places[np.argsort(questions[places], kind="stable")[:count]])
 
 
-def repeated(
+def shared_questions(
     held_out: Iterable[tuple[int, str]], trained: Iterable[tuple[int, str]]
 ) -> list[tuple[str, str]]:
     """(place in the held-out data, place in the training data) of questions that stand
@@ -419,13 +421,13 @@ def repeated(
     ]
 
 
-def spelled_leaks(leaks: Sequence[tuple[str, str]]) -> str:
+def describe_leaks(leaks: Sequence[tuple[str, str]]) -> str:
     """The first few, for an error."""
     return "; ".join(f"{test} = {train}" for test, train in leaks[:3])
 
 
 def _leak_error(leaks: Sequence[tuple[str, str]]) -> BadInput:
-    shown = spelled_leaks(leaks)
+    shown = describe_leaks(leaks)
     return BadInput(
         say(
             f"{len(leaks)} held-out examples ask what the training data asks "

@@ -109,7 +109,7 @@ class Learner(Objective):
     """
     adapter_kind: str | None = None
     """PEFT's name of the task (CAUSAL_LM, SEQ_CLS, ...), for adapters that ask for it."""
-    pace = 1.0
+    learning_rate_factor = 1.0
     """Multiplies the learning rate that is derived where none is given."""
     neftune_alpha: float | None = None
     """Noise on embeddings while training; None where the net's input embeddings are to
@@ -239,11 +239,7 @@ class Learner(Objective):
 
 
 class Task(Protocol):
-    """A module in tune/tasks/, registered by name.
-
-    It may also have `group(columns)`: examples for which it gives the same stand on one
-        side of a split (`question` where there is none).
-    """
+    """A module in tune/tasks/, registered by name."""
 
     NAME: str
     SUMMARY: tuple[str, str]
@@ -272,6 +268,12 @@ class Task(Protocol):
 
     def question(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """The columns without the answer."""
+        ...
+
+    def group(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What examples share that must stand on one side of a split: the question, or
+        more (all questions about one text).
+        """
         ...
 
     def survey(self, examples: Sequence[Example], config: Any) -> Mapping[str, Any]:

@@ -28,10 +28,10 @@ from miaobi.tune.examples import (
     SPLITS,
     Config,
     Source,
-    alike,
-    asked,
     content,
+    near_duplicate_groups,
     prepare,
+    question_digest,
     read_split,
     write,
 )
@@ -40,10 +40,10 @@ from miaobi.tune.learner import Example, Task
 
 def first(examples: Iterable[Example], count: int) -> list[Example]:
     """`count` of the examples, as far as there are."""
-    return sorted(examples, key=lambda example: asked(example.parts))[:count]
+    return sorted(examples, key=lambda example: question_digest(example.parts))[:count]
 
 
-def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
+def with_replay(new: Path, old: Path, task: Task, replay: float) -> Path:
     """New examples with old ones replayed: `replay` old training examples for each new
     one, and the held-out ones of both, so that what was learned before is neither lost
     nor unmeasured. Raises NotFound when the old ones are no longer there.
@@ -51,7 +51,8 @@ def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
     before = manifest(old, MANIFEST)
     kept = {
         split: {
-            asked(example.parts): example for example in read_split(new, split, task)
+            question_digest(example.parts): example
+            for example in read_split(new, split, task)
         }
         for split in SPLITS
     }
@@ -61,11 +62,12 @@ def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
         older = {
             question: example
             for example in read_split(old, split, task)
-            if (question := asked(example.parts)) not in fresh
+            if (question := question_digest(example.parts)) not in fresh
         }
         room = round(counts["train"] * replay) if split == "train" else len(older)
         kept[split] |= {
-            asked(example.parts): example for example in first(older.values(), room)
+            question_digest(example.parts): example
+            for example in first(older.values(), room)
         }
     facts = {
         **manifest(new, MANIFEST),
@@ -83,7 +85,7 @@ def joined(new: Path, old: Path, task: Task, replay: float) -> Path:
     return folder
 
 
-def fewer(folder: Path, task: Task, count: int) -> Path:
+def subset(folder: Path, task: Task, count: int) -> Path:
     """The same with fewer training examples, as if data.max_examples were `count`; the
     held-out ones stay as they are, so that models tuned on different amounts can be
     compared.
@@ -91,7 +93,7 @@ def fewer(folder: Path, task: Task, count: int) -> Path:
     found = manifest(folder, MANIFEST)
     if "mix" in found:
         return _combined(
-            fewer(folder.parent / found["mixed_into"], task, count), found["mix"], task
+            subset(folder.parent / found["mixed_into"], task, count), found["mix"], task
         )
     room = round(count * found["splits"]["train"] / sum(found["splits"].values()))
     with locked_folder(folder.parent, _name(folder.name, room)) as target:
@@ -111,7 +113,7 @@ def fewer(folder: Path, task: Task, count: int) -> Path:
     return target
 
 
-def mixed(
+def with_mixture(
     plain: Path,
     config: Config,
     task: Task,
@@ -211,13 +213,13 @@ def _usable(
             found = {split: read_split(plain, split, task) for split in SPLITS}
             candidates, trained = (
                 read_split(source, "train", task),
-                {asked(example.parts) for example in found["train"]},
+                {question_digest(example.parts) for example in found["train"]},
             )
             leaks = _leaks(candidates, found["validation"] + found["test"], task)
             fresh = [
                 example
                 for example, leaked in zip(candidates, leaks)
-                if not leaked and asked(example.parts) not in trained
+                if not leaked and question_digest(example.parts) not in trained
             ]
             kept, problems = list[Example](), list[str]()
             for example in fresh:
@@ -253,21 +255,21 @@ def _leaks(
     """Which candidates may not be trained on, bool [candidates]: what `prepare` would
     never part from a held-out example.
     """
-    together = getattr(task, "group", task.question)
     known = {
-        asked(parts)
+        question_digest(parts)
         for example in held_out
-        for parts in (example.parts, together(example.columns))
+        for parts in (example.parts, task.group(example.columns))
     }
     found = np.array(
         [
-            asked(example.parts) in known or asked(together(example.columns)) in known
+            question_digest(example.parts) in known
+            or question_digest(task.group(example.columns)) in known
             for example in candidates
         ],
         dtype=bool,
     )
     if held_out and candidates and "digest" in candidates[0].columns:
-        groups = alike([*held_out, *candidates])
+        groups = near_duplicate_groups([*held_out, *candidates])
         found |= np.isin(groups[len(held_out) :], groups[: len(held_out)])
     return found
 
@@ -322,7 +324,7 @@ def _combined(
     return folder
 
 
-def told(facts: Mapping[str, Any]) -> dict[str, str]:
+def describe(facts: Mapping[str, Any]) -> dict[str, str]:
     """How many examples came from each source that was mixed in, for people; facts:
     what preparation noted.
     """

@@ -31,7 +31,7 @@ class Noised(NamedTuple):
     """Of each example in the loss, [B]."""
 
 
-class Noising(ABC):
+class NoiseSchedule(ABC):
     """Draws times and makes noisy latents with their targets."""
 
     @abstractmethod
@@ -43,11 +43,11 @@ class Noising(ABC):
         """`count` times evenly over all, for judging."""
 
     @abstractmethod
-    def noised(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
+    def add_noise(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
         """latents, noise [B, C, h, w]."""
 
 
-class Diffusion(Noising):
+class Diffusion(NoiseSchedule):
     """min_snr_gamma: weights min(SNR, γ) / SNR, for v over SNR + 1 (Hang et al. 2023,
     arXiv:2303.09556); 0 for equal ones.
     """
@@ -77,7 +77,7 @@ class Diffusion(Noising):
     def spread(self, count: int) -> Tensor:
         return ((torch.arange(count) + 0.5) / count * self.length).long()
 
-    def noised(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
+    def add_noise(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
         times = indices.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, times)
         target = (
@@ -99,7 +99,7 @@ class Diffusion(Noising):
         return snr.clamp(max=self.gamma) / (snr if self.kind == "epsilon" else snr + 1)
 
 
-class Flow(Noising):
+class Flow(NoiseSchedule):
     """Times are drawn logit-normally: the middle of the way is the hardest (Esser et
     al. 2024, arXiv:2403.03206).
     """
@@ -122,7 +122,7 @@ class Flow(Noising):
     def spread(self, count: int) -> Tensor:
         return ((torch.arange(count) + 0.5) / count * self.length).long()
 
-    def noised(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
+    def add_noise(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
         times, sigmas = (
             values[indices].to(latents.device)
             for values in (self.scheduler.timesteps, self.scheduler.sigmas)
@@ -151,7 +151,9 @@ class Denoiser(ABC):
         return self.pipeline.components[self.part]
 
     @abstractmethod
-    def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
+    def encode_caption(
+        self, caption: str, device: torch.device
+    ) -> Mapping[str, Tensor]:
         """What the text encoders make of a caption, without a batch axis: "text", and
         what else the network is told.
         """
@@ -182,7 +184,9 @@ class Denoiser(ABC):
 class StableDiffusion(Denoiser):
     part = "unet"
 
-    def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
+    def encode_caption(
+        self, caption: str, device: torch.device
+    ) -> Mapping[str, Tensor]:
         return {"text": self.pipeline.encode_prompt(caption, device, 1, False)[0][0]}
 
     def predict(
@@ -195,7 +199,9 @@ class StableDiffusion(Denoiser):
 class StableDiffusionXL(Denoiser):
     part = "unet"
 
-    def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
+    def encode_caption(
+        self, caption: str, device: torch.device
+    ) -> Mapping[str, Tensor]:
         text, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=caption,
             device=device,
@@ -220,7 +226,9 @@ class StableDiffusionXL(Denoiser):
 class StableDiffusion3(Denoiser):
     part, blocks = "transformer", "transformer_blocks"
 
-    def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
+    def encode_caption(
+        self, caption: str, device: torch.device
+    ) -> Mapping[str, Tensor]:
         text, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=caption,
             prompt_2=None,
@@ -253,7 +261,9 @@ class Flux(Denoiser):
     def side(self) -> int:
         return int(self.pipeline.default_sample_size) * self.factor
 
-    def told(self, caption: str, device: torch.device) -> Mapping[str, Tensor]:
+    def encode_caption(
+        self, caption: str, device: torch.device
+    ) -> Mapping[str, Tensor]:
         text, pooled, _ = self.pipeline.encode_prompt(
             prompt=caption, prompt_2=None, device=device
         )
@@ -312,7 +322,7 @@ def denoiser_of(pipeline: Any, name: str) -> Denoiser:
     return kind(pipeline)
 
 
-def noising_of(pipeline: Any, min_snr_gamma: float) -> Noising:
+def noise_schedule_of(pipeline: Any, min_snr_gamma: float) -> NoiseSchedule:
     """By the pipeline's own scheduler. Raises Unsupported for a min-SNR weight on a
     flow, whose weights are in the draw of times.
     """

@@ -53,7 +53,7 @@ class Preparation:
         self, content: Path | str | bytes | np.ndarray, name: str = ""
     ) -> np.ndarray:
         """uint8 [3, height, width]. Raises BadInput for what is no picture."""
-        picture = opened(content, name)
+        picture = open_rgb(content, name)
         if not self.edge:
             return np.asarray(
                 picture.resize((self.width, self.height), self.resample)
@@ -116,7 +116,7 @@ class Preparation:
         (folder / FILE).write_text(json.dumps(known, indent=1), encoding="utf-8")
 
 
-def opened(content: Path | str | bytes | np.ndarray, name: str = "") -> Any:
+def open_rgb(content: Path | str | bytes | np.ndarray, name: str = "") -> Any:
     """A Pillow picture of mode RGB, upright, on white where it was transparent. Raises BadInput."""
     content = Path(content) if isinstance(content, str) else content
     try:
@@ -204,7 +204,7 @@ def _sizes(known: dict[str, Any], fixed: Any) -> tuple[int, int, int]:
     )
 
 
-def augmented(
+def augment_pixels(
     names: list[str], pixels: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Training pictures uint8 [B, 3, H, W] changed by name (data/image/augment.py), as float

@@ -17,7 +17,7 @@ from miaobi.core.errors import Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch
-from miaobi.tune.image.input import Preparation, augmented
+from miaobi.tune.image.input import Preparation, augment_pixels
 from miaobi.tune.image.nets import (
     Lite,
     LiteConfig,
@@ -86,7 +86,7 @@ class PictureLearner(Learner):
         if "input" in batch:
             return batch
         ready = {name: value.to(self.device) for name, value in batch.items()}
-        pixels, mask = augmented(
+        pixels, mask = augment_pixels(
             self.augment if self.training else [],
             ready.pop("pixels"),
             ready.get("mask"),
@@ -152,7 +152,7 @@ def side_of(examples: Sequence[Example]) -> int:
     )
 
 
-def counted(labels: Sequence[str]) -> dict[str, int]:
+def label_counts(labels: Sequence[str]) -> dict[str, int]:
     """How many there are of each, in the order of their names."""
     found, counts = np.unique(
         np.array(labels, dtype=object).astype(str), return_counts=True
@@ -160,7 +160,7 @@ def counted(labels: Sequence[str]) -> dict[str, int]:
     return {str(label): int(count) for label, count in zip(found, counts)}
 
 
-def balanced(counts: Sequence[float]) -> torch.Tensor:
+def balanced_weights(counts: Sequence[float]) -> torch.Tensor:
     """Weights of classes: N / (K · n_c), so that every class weighs the same and the
     examples 1 on average (King and Zeng 2001).
     """

@@ -79,6 +79,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return picture_columns(columns)
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     captions = {example.columns["caption"] for example in examples}
     if len(captions) < 2:
@@ -209,9 +212,9 @@ class Captioner(PictureLearner):
 
     def metrics(self) -> Sequence[Metric]:
         return [
-            overlap.FIGURES["chrf"],
-            overlap.FIGURES["bleu"],
-            overlap.FIGURES["rouge_l"],
+            overlap.METRICS["chrf"],
+            overlap.METRICS["bleu"],
+            overlap.METRICS["rouge_l"],
             Metric(
                 "loss",
                 shares,

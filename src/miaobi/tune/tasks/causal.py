@@ -28,7 +28,7 @@ from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.text.heads import padding_of
-from miaobi.tune.text.packing import Packed, by_sequence, layers_of, pack
+from miaobi.tune.text.packing import PackedLearner, by_sequence, layers_of, pack
 
 NAME = "causal"
 SUMMARY = "go on writing in the manner of these texts", "仿照这些文本续写"
@@ -61,6 +61,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
         if columns["prompt"]
         else {"text": columns["text"]}
     )
+
+
+group = question
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
@@ -97,7 +100,7 @@ def writing_model(base: Base) -> nn.Module:
     return base.model(AutoModelForCausalLM)
 
 
-class TextLearner(Packed):
+class TextLearner(PackedLearner):
     """A causal language model and the tokens that it learns from. Features: ids int64
     [T], learned bool [T].
     """

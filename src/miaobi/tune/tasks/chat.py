@@ -24,7 +24,7 @@ from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
 from miaobi.tune.learner import Example, Features
 from miaobi.tune.tasks.causal import TextLearner, writing_model
-from miaobi.tune.text.turns import BUILT_IN, spoken
+from miaobi.tune.text.turns import BUILT_IN, assistant_turns
 
 NAME = "chat"
 SUMMARY = (
@@ -201,6 +201,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**columns, "messages": messages[:last]}
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     return {
         "dialogues": len(examples),
@@ -272,7 +275,7 @@ class Assistant(TextLearner):
         for what the template refuses.
         """
         tools = columns.get("tools")
-        text, turns = spoken(self.template, columns["messages"], tools)
+        text, turns = assistant_turns(self.template, columns["messages"], tools)
         if tools and not self._tools_shown:
             self._check_tools(text, columns["messages"])
         encoded = self.tokenizer(
@@ -355,7 +358,7 @@ class Assistant(TextLearner):
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "b"},
         ]
-        text, turns = spoken(self.template, probe)
+        text, turns = assistant_turns(self.template, probe)
         tail = self.tokenizer(
             text[turns[0][0] : turns[0][1]], add_special_tokens=False
         ).input_ids[-1]

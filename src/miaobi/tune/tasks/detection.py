@@ -33,8 +33,8 @@ from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.image import boxes
-from miaobi.tune.image.input import check_augmentations, opened, preparation
-from miaobi.tune.image.learner import PictureLearner, counted, net_for, side_of
+from miaobi.tune.image.input import check_augmentations, open_rgb, preparation
+from miaobi.tune.image.learner import PictureLearner, label_counts, net_for, side_of
 from miaobi.tune.image.metrics import f1, shares
 from miaobi.tune.image.nets import LiteForObjectDetection
 from miaobi.tune.learner import Evaluation, Example, Features, Metric
@@ -135,8 +135,11 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return picture_columns(columns)
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
-    counts = counted(
+    counts = label_counts(
         [item["label"] for example in examples for item in example.columns["objects"]]
     )
     if not counts:
@@ -186,7 +189,7 @@ class Detector(PictureLearner):
         width, height = (
             (columns["width"], columns["height"])
             if "width" in columns
-            else opened(columns["image"]).size
+            else open_rgb(columns["image"]).size
         )
         objects = columns.get("objects", [])
         corners = np.array([item["box"] for item in objects], np.float32).reshape(-1, 4)

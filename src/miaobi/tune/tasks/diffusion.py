@@ -36,9 +36,9 @@ from miaobi.tune.image.denoisers import (
     Denoiser,
     StableDiffusionXL,
     denoiser_of,
-    noising_of,
+    noise_schedule_of,
 )
-from miaobi.tune.image.input import opened
+from miaobi.tune.image.input import open_rgb
 from miaobi.tune.image.metrics import shares
 from miaobi.tune.learner import Evaluation, Example, Features, Learner, Metric
 
@@ -129,6 +129,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return picture_columns(columns)
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     return {
         "pictures": len(examples),
@@ -177,7 +180,7 @@ class Painter(Learner):
             denoiser.pipeline,
         )
         self.noising, self.blocks = (
-            noising_of(self.pipeline, config.min_snr_gamma),
+            noise_schedule_of(self.pipeline, config.min_snr_gamma),
             denoiser.blocks,
         )
         self.side = config.image_size or denoiser.side
@@ -205,7 +208,9 @@ class Painter(Learner):
         self.pipeline.to(self.device)
         return {
             name: value.float().cpu().numpy()
-            for name, value in self.denoiser.told(caption, self.device).items()
+            for name, value in self.denoiser.encode_caption(
+                caption, self.device
+            ).items()
         }
 
     @torch.no_grad()
@@ -237,7 +242,7 @@ class Painter(Learner):
         """
         from PIL import Image
 
-        picture = opened(image)
+        picture = open_rgb(image)
         width, height = picture.size
         scale = self.side / min(width, height)
         across, down = (
@@ -292,7 +297,7 @@ class Painter(Learner):
         weighted: bool,
     ) -> Tensor:
         """[B]."""
-        noised = self.noising.noised(latents, noise, indices)
+        noised = self.noising.add_noise(latents, noise, indices)
         found = self.denoiser.predict(self.net, noised.noisy, noised.times, batch)
         errors = (found.float() - noised.target.float()).square().mean((1, 2, 3))
         return errors * noised.weight if weighted else errors

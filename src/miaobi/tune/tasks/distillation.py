@@ -31,8 +31,15 @@ from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Phase
 from miaobi.tune.learner import Evaluation, Example, Features, Metric
 from miaobi.tune.tasks.causal import TextLearner, writing_model
-from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write
 from miaobi.tune.text.packing import Reader, by_sequence, layers_of
+from miaobi.tune.text.prompts import (
+    PromptFormat,
+    fit,
+    generate,
+    logits_of,
+    prompt_format_of,
+    row,
+)
 from miaobi.tune.text.teacher import Teacher
 
 NAME = "distillation"
@@ -127,6 +134,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     """Has the teacher answer what it is to answer; what was answered in an earlier run
     is not asked again.
@@ -167,7 +177,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Student:
     if config.layers:
         keep_layers(net, config.layers)
     kind = Imitator if config.loss == "logits" else Student
-    return kind(net, asking(base), config)
+    return kind(net, prompt_format_of(base), config)
 
 
 def keep_layers(net: Any, count: int) -> None:
@@ -198,9 +208,11 @@ def keep_layers(net: Any, count: int) -> None:
 class Student(TextLearner):
     """Learns the tokens of answers: the teacher's, or those that the data gives."""
 
-    def __init__(self, net: nn.Module, asking: Asking, config: Config) -> None:
-        super().__init__(net, asking.tokenizer, config.max_new_tokens)
-        self.asking, self.config = asking, config
+    def __init__(
+        self, net: nn.Module, prompt_format: PromptFormat, config: Config
+    ) -> None:
+        super().__init__(net, prompt_format.tokenizer, config.max_new_tokens)
+        self.prompt_format, self.config = prompt_format, config
         self._answers: tuple[Teacher, ...] = ()
 
     def phases(self) -> list[Phase]:
@@ -227,9 +239,11 @@ class Student(TextLearner):
         """(tokens that are read, tokens that are learned)."""
         prompt, text = columns["prompt"], self.completion(columns)
         if prompt:
-            return self.asking.question(prompt), self.asking.answer(prompt, text)
+            return self.prompt_format.question(prompt), self.prompt_format.answer(
+                prompt, text
+            )
         ids = [
-            *Asking(self.tokenizer, None).question(text),
+            *PromptFormat(self.tokenizer, None).question(text),
             *(
                 []
                 if self.tokenizer.eos_token_id is None
@@ -243,27 +257,29 @@ class Student(TextLearner):
         return asked + answered, np.arange(len(asked) + len(answered)) >= len(asked)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        ids, learned = row(*fitted(*self.parts(columns), max_length))
+        ids, learned = row(*fit(*self.parts(columns), max_length))
         return {"ids": ids, "learned": learned}
 
     def answer(self, columns: Mapping[str, Any]) -> str:
         asked = (
-            self.asking.question(columns["prompt"])
+            self.prompt_format.question(columns["prompt"])
             if columns.get("prompt")
             else self.parts({"prompt": "", **columns})[1][:8]
         )
-        return write(
-            self.net, [np.array(asked)], self.asking, self.config.max_new_tokens
+        return generate(
+            self.net, [np.array(asked)], self.prompt_format, self.config.max_new_tokens
         )[0]
 
 
 class Imitator(Student):
     """Learns a teacher's probabilities: of every learned token, not of the right one alone."""
 
-    def __init__(self, net: nn.Module, asking: Asking, config: Config) -> None:
-        super().__init__(net, asking, config)
+    def __init__(
+        self, net: nn.Module, prompt_format: PromptFormat, config: Config
+    ) -> None:
+        super().__init__(net, prompt_format, config)
         base = _local(config.teacher)
-        if base.tokenizer.get_vocab() != asking.tokenizer.get_vocab():
+        if base.tokenizer.get_vocab() != prompt_format.tokenizer.get_vocab():
             raise Unsupported(
                 say(
                     f"{config.teacher} has another vocabulary: its probabilities are for other tokens.",

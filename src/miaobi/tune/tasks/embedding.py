@@ -38,11 +38,11 @@ from miaobi.tune.learner import (
 )
 from miaobi.tune.text.heads import (
     blocks_of,
+    context_length,
     ids_of,
     in_groups,
     padding_of,
     pieces_of,
-    room_of,
     with_head,
 )
 
@@ -156,7 +156,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Embedder:
     return Embedder(
         net,
         base.tokenizer,
-        room_of(base),
+        context_length(base),
         config,
         pooling if config.pooling == "auto" else config.pooling,
     )

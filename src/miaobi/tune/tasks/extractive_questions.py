@@ -37,16 +37,16 @@ from miaobi.tune.learner import (
     Piece,
     padded,
 )
+from miaobi.tune.text.characters import CJK, code_points, text_of
 from miaobi.tune.text.heads import (
     blocks_of,
+    context_length,
     fresh_of,
     in_groups,
     padding_of,
     pieces_of,
-    room_of,
     with_head,
 )
-from miaobi.tune.text.spelling import CJK, codes, spelled
 
 NAME = "extractive-questions"
 SUMMARY = "answers to questions, found in a text", "在文本中找出问题的答案"
@@ -163,7 +163,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Reader:
     from transformers import AutoModelForQuestionAnswering
 
     net = with_head(base, AutoModelForQuestionAnswering, config.dropout)
-    return Reader(net, base.tokenizer, room_of(base), config)
+    return Reader(net, base.tokenizer, context_length(base), config)
 
 
 class Reader(Learner):
@@ -259,7 +259,7 @@ class Reader(Learner):
             "sizes": np.array([len(row) for row in ids]),
             "places": np.concatenate(places),
             "spans": np.array(spans, dtype=np.int64).reshape(-1, 2),
-            "letters": codes(columns["context"]),
+            "letters": code_points(columns["context"]),
         }
 
     def collate(self, features: Sequence[Features]) -> Batch:
@@ -348,7 +348,7 @@ class Reader(Learner):
         losses, found = self._losses(logits, batch), list[Evaluation]()
         for number, loss in enumerate(losses):
             context, rows = (
-                spelled(batch["letters"][number]),
+                text_of(batch["letters"][number]),
                 batch["example"] == number,
             )
             start, end, score = self._best(logits[rows], batch["places"][rows])

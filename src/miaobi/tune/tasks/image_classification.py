@@ -27,8 +27,8 @@ from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.image.input import check_augmentations, preparation
 from miaobi.tune.image.learner import (
     PictureLearner,
-    balanced,
-    counted,
+    balanced_weights,
+    label_counts,
     net_for,
     side_of,
 )
@@ -77,8 +77,11 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return picture_columns(columns)
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
-    counts = counted([example.columns["label"] for example in examples])
+    counts = label_counts([example.columns["label"] for example in examples])
     if len(counts) < 2:
         raise BadInput(
             say(
@@ -122,7 +125,7 @@ class Classifier(PictureLearner):
         )
         self.config = config
         self.weights = (
-            balanced([spec["counts"][label] for label in self.labels])
+            balanced_weights([spec["counts"][label] for label in self.labels])
             if config.class_weights == "balanced"
             else None
         )

@@ -33,8 +33,8 @@ from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.tasks.causal import writing_model
-from miaobi.tune.text.asking import Question, asking, fitted, row, write
-from miaobi.tune.text.packing import Packed, Reader, by_sequence, layers_of, pack
+from miaobi.tune.text.packing import PackedLearner, Reader, by_sequence, layers_of, pack
+from miaobi.tune.text.prompts import Question, fit, generate, prompt_format_of, row
 
 NAME = "preference"
 SUMMARY = "answers like those that people preferred", "按人们的偏好回答"
@@ -192,6 +192,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"prompt": columns["prompt"]}
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     pairs = sum("chosen" in example.columns for example in examples)
     up = sum(example.columns.get("label") is True for example in examples)
@@ -218,7 +221,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Preferring:
     )
 
 
-class Preferring(Packed):
+class Preferring(PackedLearner):
     """A causal language model beside what it was.
 
     Rows of a batch: first the chosen answer of every example (or its only one), then
@@ -231,9 +234,9 @@ class Preferring(Packed):
         self, net: nn.Module, base: Base, config: Config, thumbs: bool
     ) -> None:
         super().__init__(net)
-        self.base, self.asking, self.config, self.thumbs = (
+        self.base, self.prompt_format, self.config, self.thumbs = (
             base,
-            asking(base),
+            prompt_format_of(base),
             config,
             thumbs,
         )
@@ -269,24 +272,24 @@ class Preferring(Packed):
             self.net.train(training)
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        question = self.asking.question(columns["prompt"])
+        question = self.prompt_format.question(columns["prompt"])
         return len(question) + max(
-            len(self.asking.answer(columns["prompt"], columns[name]))
+            len(self.prompt_format.answer(columns["prompt"], columns[name]))
             for name in ("chosen", "rejected", "completion")
             if name in columns
         )
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        question = self.asking.question(columns["prompt"])
+        question = self.prompt_format.question(columns["prompt"])
         answers = [
-            self.asking.answer(columns["prompt"], columns[name])
+            self.prompt_format.answer(columns["prompt"], columns[name])
             for name in ("chosen", "rejected", "completion")
             if name in columns
         ]
         longest = max(answers, key=len)
         # Both answers of a pair stand behind the same question, as much of it as leaves
         # room for the longer one.
-        asked, _ = fitted(question, longest, max_length)
+        asked, _ = fit(question, longest, max_length)
         room = max_length - len(asked) if max_length else len(longest)
         first, *second = (np.array(answer[:room], dtype=np.int64) for answer in answers)
         return {
@@ -461,27 +464,27 @@ class Preferring(Packed):
         return judged
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        return write(
+        return generate(
             self.net,
-            [np.array(self.asking.question(columns["prompt"]))],
-            self.asking,
+            [np.array(self.prompt_format.question(columns["prompt"]))],
+            self.prompt_format,
             self.config.max_new_tokens,
         )[0]
 
     def preview(self, features: Features) -> list[Piece]:
         shown = [
-            Piece(self.asking.tokenizer.decode(features["asked"]), False),
-            Piece(self.asking.tokenizer.decode(features["chosen"]), True),
+            Piece(self.prompt_format.tokenizer.decode(features["asked"]), False),
+            Piece(self.prompt_format.tokenizer.decode(features["chosen"]), True),
         ]
         if "rejected" in features:
             shown += [
                 Piece(say("\n  rather than: ", "\n  而不是："), False),
-                Piece(self.asking.tokenizer.decode(features["rejected"]), True),
+                Piece(self.prompt_format.tokenizer.decode(features["rejected"]), True),
             ]
         return shown
 
     def save(self, folder: Path) -> None:
-        self.asking.tokenizer.save_pretrained(folder)
+        self.prompt_format.tokenizer.save_pretrained(folder)
 
 
 def _likelihoods(reader: Reader, batch: Batch) -> tuple[Tensor, Tensor]:

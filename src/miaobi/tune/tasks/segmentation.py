@@ -27,8 +27,8 @@ from miaobi.data.labelled.masks import IGNORED, read_mask
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
-from miaobi.tune.image.input import check_augmentations, opened, preparation
-from miaobi.tune.image.learner import PictureLearner, balanced, net_for, side_of
+from miaobi.tune.image.input import check_augmentations, open_rgb, preparation
+from miaobi.tune.image.learner import PictureLearner, balanced_weights, net_for, side_of
 from miaobi.tune.image.metrics import mean_iou, shares
 from miaobi.tune.image.nets import LiteForSemanticSegmentation
 from miaobi.tune.learner import Evaluation, Example, Features, Metric
@@ -97,6 +97,9 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return picture_columns(columns)
+
+
+group = question
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
@@ -170,14 +173,16 @@ class Segmenter(PictureLearner):
         )
         self.config = config
         self.weights = (
-            balanced(spec["pixels"]) if config.class_weights == "balanced" else None
+            balanced_weights(spec["pixels"])
+            if config.class_weights == "balanced"
+            else None
         )
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         width, height = (
             (columns["width"], columns["height"])
             if "width" in columns
-            else opened(columns["image"]).size
+            else open_rgb(columns["image"]).size
         )
         mask = np.full(
             (self.preparation.height, self.preparation.width), IGNORED, np.uint8

@@ -38,8 +38,15 @@ from miaobi.tune.learner import (
 )
 from miaobi.tune.tasks.causal import writing_model
 from miaobi.tune.text import overlap
-from miaobi.tune.text.asking import Asking, asking, fitted, logits_of, row, write
-from miaobi.tune.text.packing import Packed, by_sequence, layers_of, pack
+from miaobi.tune.text.packing import PackedLearner, by_sequence, layers_of, pack
+from miaobi.tune.text.prompts import (
+    PromptFormat,
+    fit,
+    generate,
+    logits_of,
+    prompt_format_of,
+    row,
+)
 
 NAME = "seq2seq"
 SUMMARY = (
@@ -113,6 +120,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"source": columns["source"]}
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     return {"count": len(examples)}
 
@@ -126,13 +136,15 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Writer:
 
     if base.config.get("is_encoder_decoder"):
         return EncoderDecoder(
-            base.model(AutoModelForSeq2SeqLM), Asking(base.tokenizer, None), config
+            base.model(AutoModelForSeq2SeqLM),
+            PromptFormat(base.tokenizer, None),
+            config,
         )
-    return Causal(writing_model(base), asking(base), config)
+    return Causal(writing_model(base), prompt_format_of(base), config)
 
 
 class Writer(Learner):
-    """What the two kinds of base share: asking, figures, answers.
+    """What the two kinds of base share: prompts, metrics, answers.
 
     Batches hold asked [B, S] and wanted [B, T]: the tokens of source and target, MASKED
     behind them; beside what the model reads.
@@ -140,9 +152,11 @@ class Writer(Learner):
 
     unit = "tokens"
 
-    def __init__(self, net: nn.Module, asking: Asking, config: Config) -> None:
+    def __init__(
+        self, net: nn.Module, prompt_format: PromptFormat, config: Config
+    ) -> None:
         super().__init__(net)
-        self.asking, self.config = asking, config
+        self.prompt_format, self.config = prompt_format, config
         self.blocks = layers_of(net)
 
     def prompt(self, source: str) -> str:
@@ -170,8 +184,10 @@ class Writer(Learner):
         """
         ids = self.source_ids(source)
         while len(ids) > room and source:
-            kept = self.asking.tokenizer(source, add_special_tokens=False).input_ids
-            source = self.asking.tokenizer.decode(
+            kept = self.prompt_format.tokenizer(
+                source, add_special_tokens=False
+            ).input_ids
+            source = self.prompt_format.tokenizer.decode(
                 kept[: max(0, len(kept) - (len(ids) - room))], skip_special_tokens=True
             )
             ids = self.source_ids(source)
@@ -194,7 +210,7 @@ class Writer(Learner):
 
     def metrics(self) -> Sequence[Metric]:
         every = {
-            **overlap.FIGURES,
+            **overlap.METRICS,
             "loss": Metric(
                 "loss",
                 lambda sums: sums[..., 0] / sums[..., 1],
@@ -211,7 +227,7 @@ class Writer(Learner):
         )
         judged = list[Evaluation]()
         for answer, wanted, nats in zip(answers, batch["wanted"], self.nats(batch)):
-            reference = self.asking.tokenizer.decode(
+            reference = self.prompt_format.tokenizer.decode(
                 wanted[wanted != MASKED], skip_special_tokens=True
             ).strip()
             counts = {
@@ -222,10 +238,10 @@ class Writer(Learner):
         return judged
 
     def write(self, questions: Sequence[np.ndarray]) -> list[str]:
-        return write(
+        return generate(
             self.net,
             questions,
-            self.asking,
+            self.prompt_format,
             self.config.max_new_tokens,
             self.config.num_beams,
         )
@@ -235,12 +251,13 @@ class Writer(Learner):
 
     def preview(self, features: Features) -> list[Piece]:
         asked, wanted = (
-            self.asking.tokenizer.decode(features[name]) for name in ("asked", "wanted")
+            self.prompt_format.tokenizer.decode(features[name])
+            for name in ("asked", "wanted")
         )
         return [Piece(asked, False), Piece(wanted, True)]
 
     def save(self, folder: Path) -> None:
-        self.asking.tokenizer.save_pretrained(folder)
+        self.prompt_format.tokenizer.save_pretrained(folder)
 
 
 def _shown(features: Sequence[Features]) -> dict[str, Tensor]:
@@ -250,12 +267,12 @@ def _shown(features: Sequence[Features]) -> dict[str, Tensor]:
     }
 
 
-class Causal(Packed, Writer):
+class Causal(PackedLearner, Writer):
     def source_ids(self, source: str) -> list[int]:
-        return self.asking.question(self.prompt(source))
+        return self.prompt_format.question(self.prompt(source))
 
     def target_ids(self, source: str, target: str) -> list[int]:
-        return self.asking.answer(self.prompt(source), target)
+        return self.prompt_format.answer(self.prompt(source), target)
 
     def length(self, columns: Mapping[str, Any]) -> int:
         return len(self.source_ids(columns["source"])) + len(
@@ -270,7 +287,7 @@ class Causal(Packed, Writer):
             if max_length
             else self.source_ids(columns["source"])
         )
-        asked, wanted = fitted(source, target, max_length)
+        asked, wanted = fit(source, target, max_length)
         return {"asked": asked, "wanted": wanted}
 
     def collate(self, features: Sequence[Features]) -> Batch:
@@ -295,11 +312,11 @@ class EncoderDecoder(Writer):
     adapter_kind = "SEQ_2_SEQ_LM"
 
     def source_ids(self, source: str) -> list[int]:
-        return list(self.asking.tokenizer(self.prompt(source)).input_ids)
+        return list(self.prompt_format.tokenizer(self.prompt(source)).input_ids)
 
     def target_ids(self, source: str, target: str) -> list[int]:
-        ids = list(self.asking.tokenizer(text_target=target).input_ids)
-        end = self.asking.tokenizer.eos_token_id
+        ids = list(self.prompt_format.tokenizer(text_target=target).input_ids)
+        end = self.prompt_format.tokenizer.eos_token_id
         return ids if end is None or ids[-1] == end else [*ids, end]
 
     def length(self, columns: Mapping[str, Any]) -> int:
@@ -326,7 +343,7 @@ class EncoderDecoder(Writer):
     def collate(self, features: Sequence[Features]) -> Batch:
         sources = [item["asked"] for item in features]
         return {
-            "ids": padded(sources, self.asking.pad),
+            "ids": padded(sources, self.prompt_format.pad),
             "mask": padded([np.ones(len(source)) for source in sources], 0),
             **_shown(features),
         }

@@ -39,12 +39,12 @@ from miaobi.tune.learner import (
 )
 from miaobi.tune.text.heads import (
     blocks_of,
+    context_length,
     fresh_of,
     ids_of,
     in_groups,
     padding_of,
     pieces_of,
-    room_of,
     with_head,
 )
 
@@ -168,6 +168,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: columns[key] for key in ("text", "text_pair") if key in columns}
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     if config.problem == "regression":
         numbers = np.array([example.columns["label"] for example in examples])
@@ -259,7 +262,7 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Classifier:
         id2label=dict(enumerate(labels)),
         label2id={label: at for at, label in enumerate(labels)},
     )
-    return Classifier(net, base.tokenizer, room_of(base), spec, config)
+    return Classifier(net, base.tokenizer, context_length(base), spec, config)
 
 
 class Classifier(Learner):

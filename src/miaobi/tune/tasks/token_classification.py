@@ -36,16 +36,16 @@ from miaobi.tune.learner import (
     padded,
 )
 from miaobi.tune.tasks.text_classification import f1
+from miaobi.tune.text.characters import code_points, is_cjk, split_chinese, text_of
 from miaobi.tune.text.heads import (
     blocks_of,
+    context_length,
     fresh_of,
     in_groups,
     padding_of,
     pieces_of,
-    room_of,
     with_head,
 )
-from miaobi.tune.text.spelling import codes, is_cjk, letters_apart, spelled
 
 NAME = "token-classification"
 SUMMARY = "names in a text and their kinds", "标出文本中的实体及其类别"
@@ -179,6 +179,9 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"text": columns["text"]}
 
 
+group = question
+
+
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     counts = Counter(
         item["label"] for example in examples for item in example.columns["entities"]
@@ -216,8 +219,8 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Tagger:
         id2label=dict(enumerate(tags)),
         label2id={tag: at for at, tag in enumerate(tags)},
     )
-    tokenizer = letters_apart(base.tokenizer) if config.characters else base.tokenizer
-    return Tagger(net, tokenizer, room_of(base), spec["labels"], config)
+    tokenizer = split_chinese(base.tokenizer) if config.characters else base.tokenizer
+    return Tagger(net, tokenizer, context_length(base), spec["labels"], config)
 
 
 class Tagger(Learner):
@@ -290,7 +293,7 @@ class Tagger(Learner):
             "offsets": offsets,
             "tags": tags,
             "spans": np.array(spans, dtype=np.int64).reshape(-1, 3),
-            "letters": codes(columns["text"]),
+            "letters": code_points(columns["text"]),
         }
 
     def collate(self, features: Sequence[Features]) -> Batch:
@@ -385,7 +388,7 @@ class Tagger(Learner):
         )
         found = list[Evaluation]()
         for place, loss in enumerate(losses):
-            text = spelled(batch["letters"][place])
+            text = text_of(batch["letters"][place])
             real = offsets[place, :, 1] > offsets[place, :, 0]
             tags = viterbi(scores[place][real], self.barred, self.barred_first)
             said = self._spans(tags, offsets[place][real], text)

@@ -135,7 +135,7 @@ def padding_of(tokenizer: Any) -> int:
     return next(int(number) for number in found if number is not None)
 
 
-def room_of(base: Base) -> int:
+def context_length(base: Base) -> int:
     """Tokens that the base can hold; 0 for no end."""
     return int(base.config.get("max_position_embeddings") or 0)
 

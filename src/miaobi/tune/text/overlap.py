@@ -148,7 +148,7 @@ def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 COUNTS = {"chrf": chrf_counts, "bleu": bleu_counts, "rouge_l": rouge_l_counts}
-FIGURES = {
+METRICS = {
     "chrf": Metric("chrf", chrf, "higher", ("chrF", "chrF")),
     "bleu": Metric("bleu", bleu, "higher", ("BLEU", "BLEU")),
     "rouge_l": Metric(
@@ -161,5 +161,5 @@ FIGURES = {
 
 
 def counts(answer: str, reference: str) -> dict[str, np.ndarray]:
-    """What one example adds to each of FIGURES."""
+    """What one example adds to each of METRICS."""
     return {name: count(answer, reference) for name, count in COUNTS.items()}

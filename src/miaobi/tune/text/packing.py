@@ -509,7 +509,7 @@ class Reader:
         return chunked.scores(found, self.head.weight, self.head.bias, targets)
 
 
-class Packed(Learner):
+class PackedLearner(Learner):
     """A learner whose net is a causal language model that is read by a `Reader`."""
 
     adapter_kind = "CAUSAL_LM"

@@ -19,7 +19,7 @@ from miaobi.core.language import say
 from miaobi.data.progress import bar
 from miaobi.engines.load import Model, load
 from miaobi.models.weights import find
-from miaobi.tune.text.asking import Question
+from miaobi.tune.text.prompts import Question
 
 
 class Teacher:

@@ -60,7 +60,7 @@ plain: words and the token that ends a text, for any vocabulary.
 """
 
 
-def spoken(
+def assistant_turns(
     template: ChatTemplate,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None = None,

@@ -228,16 +228,16 @@ def _read(tuned: Tuned, data: Path) -> list[Example]:
 def _refuse_leaks(
     tuned: Tuned, found: Sequence[Example], trained: Sequence[Example]
 ) -> None:
-    from miaobi.tune.examples import asked, repeated, spelled_leaks
+    from miaobi.tune.examples import describe_leaks, question_digest, shared_questions
 
-    leaks = repeated(
+    leaks = shared_questions(
         *(
-            [(asked(example.parts), example.location) for example in examples]
+            [(question_digest(example.parts), example.location) for example in examples]
             for examples in (found, trained)
         )
     )
     if leaks:
-        shown = spelled_leaks(leaks)
+        shown = describe_leaks(leaks)
         raise BadInput(
             say(
                 f"{len(leaks)} of the {len(found)} test examples were trained on: {shown}",

@@ -395,7 +395,7 @@ class Report:
         }
         if data.get("replayed"):
             found[say("Replayed from before", "重放的旧样本")] = f"{data['replayed']:,}"
-        for name, said in mixing.told(data).items():
+        for name, said in mixing.describe(data).items():
             found[say(f"Mixed in from {name}", f"混入 {name}")] = said
         if lengths.longest:
             found[say("Tokens", "词元数")] = say(

@@ -49,7 +49,9 @@ class Work:
         old = bundle.read(before.path) if before else None
         if old is not None:
             _same_base(old, base, str(before))
-            plain = mixing.joined(plain, Path(str(old.data["folder"])), task, replay)
+            plain = mixing.with_replay(
+                plain, Path(str(old.data["folder"])), task, replay
+            )
         # What head and lengths go by is the same whatever is mixed in, so that runs
         # with different shares compare.
         spec = (
@@ -57,7 +59,7 @@ class Work:
             if old is not None
             else task.survey(examples.read_split(plain, "train", task), settings.head)
         )
-        folder = mixing.mixed(
+        folder = mixing.with_mixture(
             plain, settings.data, task, settings.head, spec, not quiet
         )
         left_out = _unseen(settings, spec, folder)
@@ -130,7 +132,7 @@ class Work:
                     "bold green" if learned else "dim",
                 )
             console.print(shown, soft_wrap=True)
-        for name, said in mixing.told(self.data.spec).items():
+        for name, said in mixing.describe(self.data.spec).items():
             console.print(f"data.mix.{name}: {said}", style="dim", soft_wrap=True)
         for item in self.reasons:
             console.print(

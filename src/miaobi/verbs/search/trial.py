@@ -185,7 +185,7 @@ def _trained(recipe: Mapping[str, Any], place: Path) -> Opened:
 
 def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Opened:
     from miaobi.evaluate import tuned
-    from miaobi.tune.mixing import fewer, told
+    from miaobi.tune.mixing import describe, subset
     from miaobi.verbs.finetune.settings import settle
     from miaobi.verbs.finetune.work import Work
 
@@ -195,7 +195,7 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
     work = Work.open(settings, None, 1.0, True)
     data = work.data
     if examples:
-        data = replace(data, folder=fewer(data.folder, work.settings.task, examples))
+        data = replace(data, folder=subset(data.folder, work.settings.task, examples))
     state = loop.start(work.learner, work.settings.train)
     torch.manual_seed(settings.train.seed)
 
@@ -214,7 +214,7 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
         estimate.estimate(state, data, place),
         work.learner.metrics(),
         judge,
-        told(data.spec),
+        describe(data.spec),
     )
 
 

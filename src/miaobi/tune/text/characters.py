@@ -11,14 +11,14 @@ from torch import Tensor
 CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 
 
-def codes(text: str) -> np.ndarray:
+def code_points(text: str) -> np.ndarray:
     """Unicode code points, int64."""
     return np.frombuffer(text.encode("utf-32-le", "replace"), dtype="<u4").astype(
         np.int64
     )
 
 
-def spelled(numbers: Tensor) -> str:
+def text_of(numbers: Tensor) -> str:
     """The text of a row of code points that is filled up with 0."""
     return "".join(chr(number) for number in numbers.tolist() if number)
 
@@ -32,7 +32,7 @@ def is_cjk(letter: str) -> bool:
     )
 
 
-def letters_apart(tokenizer: Any) -> Any:
+def split_chinese(tokenizer: Any) -> Any:
     """The tokenizer with every Chinese character a token of its own, or several, never
     part of a longer one. It is saved with that.
     """

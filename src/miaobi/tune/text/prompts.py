@@ -23,14 +23,14 @@ from miaobi.nn.objective import Batch
 from miaobi.tune.learner import padded
 from miaobi.tune.text.heads import padding_of
 from miaobi.tune.text.packing import Reader
-from miaobi.tune.text.turns import spoken
+from miaobi.tune.text.turns import assistant_turns
 
 Question = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a conversation that waits for its answer."""
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptFormat:
     tokenizer: Any
     template: ChatTemplate | None
 
@@ -67,7 +67,7 @@ class Asking:
         )
         if self.template is not None:
             before = self.template.render(_messages(asked))
-            whole, turns = spoken(
+            whole, turns = assistant_turns(
                 self.template,
                 [*_messages(asked), {"role": "assistant", "content": text}],
             )
@@ -86,8 +86,8 @@ class Asking:
         )
 
 
-def asking(base: Base) -> Asking:
-    return Asking(base.tokenizer, base.template)
+def prompt_format_of(base: Base) -> PromptFormat:
+    return PromptFormat(base.tokenizer, base.template)
 
 
 def _messages(asked: Question) -> list[Mapping[str, Any]]:
@@ -96,7 +96,7 @@ def _messages(asked: Question) -> list[Mapping[str, Any]]:
     )
 
 
-def fitted(
+def fit(
     question: Sequence[int], answer: Sequence[int], max_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Question and answer within `max_length` tokens (0: as they are): the answer keeps
@@ -123,10 +123,10 @@ def logits_of(reader: Reader, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def write(
+def generate(
     net: Any,
     rows: Sequence[np.ndarray],
-    asking: Asking,
+    prompt_format: PromptFormat,
     max_new_tokens: int,
     num_beams: int = 1,
 ) -> list[str]:
@@ -136,21 +136,24 @@ def write(
     from transformers import GenerationConfig
 
     if len(rows) > 1 and _prompted(net):
-        return [write(net, [row], asking, max_new_tokens, num_beams)[0] for row in rows]
+        return [
+            generate(net, [row], prompt_format, max_new_tokens, num_beams)[0]
+            for row in rows
+        ]
     device = next(net.parameters()).device
     encoder_decoder = bool(net.config.is_encoder_decoder)
     side = "right" if encoder_decoder else "left"
     ids, mask = (
-        padded(rows, asking.pad, side, multiple=1),
+        padded(rows, prompt_format.pad, side, multiple=1),
         padded([np.ones(len(row)) for row in rows], 0, side, multiple=1),
     )
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         do_sample=False,
-        pad_token_id=asking.pad,
-        eos_token_id=asking.ends(net) or None,
-        bos_token_id=asking.tokenizer.bos_token_id,
+        pad_token_id=prompt_format.pad,
+        eos_token_id=prompt_format.ends(net) or None,
+        bos_token_id=prompt_format.tokenizer.bos_token_id,
         decoder_start_token_id=net.config.decoder_start_token_id
         if encoder_decoder
         else None,
@@ -167,7 +170,7 @@ def write(
     new = made if encoder_decoder else made[:, ids.shape[1] :]
     return [
         text.strip()
-        for text in asking.tokenizer.batch_decode(new, skip_special_tokens=True)
+        for text in prompt_format.tokenizer.batch_decode(new, skip_special_tokens=True)
     ]
 
 
