@@ -148,12 +148,13 @@ def native_direct(engine: Any, tokens: int) -> Run:
     """Transformers' own `generate` on one padded batch."""
     import torch
 
-    model, words = engine.checkpoint.decoder.model, engine.checkpoint.words
+    model = engine.checkpoint.decoder.model
+    tokenizer = engine.checkpoint.tokenizer
 
     def run(streams: int) -> tuple[int, float]:
         start = time.perf_counter()
         prompts = [
-            words.encode(PROMPT.format(at), special=True) for at in range(streams)
+            tokenizer.encode(PROMPT.format(at), special=True) for at in range(streams)
         ]
         width = max(map(len, prompts))
         ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
@@ -169,13 +170,13 @@ def native_direct(engine: Any, tokens: int) -> Run:
                 pad_token_id=0,
             )
         for row in out:
-            words.tokenizer.decode(row[width:].tolist())
+            tokenizer.tokenizer.decode(row[width:].tolist())
         made = sum(
             next(
                 (
                     at + 1
                     for at, token in enumerate(row)
-                    if token in engine.checkpoint.ends
+                    if token in engine.checkpoint.eos_ids
                 ),
                 len(row),
             )

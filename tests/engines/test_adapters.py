@@ -73,7 +73,7 @@ def greedy(
             row = net(input_ids=torch.tensor([ids + made])).logits[0, -1].log_softmax(0)
         made.append(int(row.argmax()))
         likely.append(float(row.max()))
-        if made[-1] in engine.checkpoint.ends:
+        if made[-1] in engine.checkpoint.eos_ids:
             break
     return made, likely
 
@@ -89,9 +89,9 @@ def check(model: Model, net: Any, **controls: Any) -> list[str]:
         assert [entry.logprob for entry in answer.logprobs] == pytest.approx(
             likely[: len(answer.logprobs)], abs=1e-4
         )
-        words: Any = model.engine
+        engine: Any = model.engine
         assert [entry.token for entry in answer.logprobs] == [
-            words.checkpoint.words.spell(token)
+            engine.checkpoint.tokenizer.spell(token)
             for token in made[: len(answer.logprobs)]
         ]
         texts.append(answer.text)

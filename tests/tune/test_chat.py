@@ -368,8 +368,8 @@ def test_too_long_dialogues(tmp_path: Path) -> None:
 
 def test_answers_stop_where_a_turn_ends(tmp_path: Path) -> None:
     learner = assistant(tmp_path, max_new_tokens=5)
-    ends = [learner.tokenizer.decode(token) for token in learner.ends]
-    assert set(ends) == {"<|im_end|>", "<|endoftext|>"}
+    eos_texts = [learner.tokenizer.decode(token) for token in learner.eos_ids]
+    assert set(eos_texts) == {"<|im_end|>", "<|endoftext|>"}
     assert learner.answer(said("hi", "hello")) == learner.answer(
         {"messages": said("hi")["messages"]}
     )
@@ -377,6 +377,6 @@ def test_answers_stop_where_a_turn_ends(tmp_path: Path) -> None:
         learner.net.lm_head.weight.zero_()
         learner.net.model.norm.weight.fill_(0)
         bias = torch.zeros(len(learner.net.lm_head.weight))
-        bias[learner.ends[-1]] = 1
+        bias[learner.eos_ids[-1]] = 1
         learner.net.lm_head.bias = torch.nn.Parameter(bias)
     assert learner.answer(said("hi", "hello")) == ""

@@ -66,9 +66,9 @@ def no_repeat_ngram(size: int) -> Control:
     return control
 
 
-def min_new_tokens(count: int, prompt_length: int, ends: Collection[int]) -> Control:
+def min_new_tokens(count: int, prompt_length: int, eos_ids: Collection[int]) -> Control:
     """Bans the end tokens until `count` tokens are there."""
-    banned = torch.tensor(sorted(ends))
+    banned = torch.tensor(sorted(eos_ids))
 
     def control(ids: Tensor, logits: Tensor) -> Tensor:
         return (
@@ -157,7 +157,7 @@ def min_p(fraction: float) -> Control:
 
 
 def controls_of(
-    request: TextRequest, prompt_length: int, ends: Collection[int]
+    request: TextRequest, prompt_length: int, eos_ids: Collection[int]
 ) -> list[Control]:
     """The closures of what the request sets, in its order. Temperature and the cuts
     only where it samples.
@@ -173,8 +173,8 @@ def controls_of(
         )
     if request.no_repeat_ngram_size:
         chosen.append(no_repeat_ngram(request.no_repeat_ngram_size))
-    if request.min_new_tokens and ends:
-        chosen.append(min_new_tokens(request.min_new_tokens, prompt_length, ends))
+    if request.min_new_tokens and eos_ids:
+        chosen.append(min_new_tokens(request.min_new_tokens, prompt_length, eos_ids))
     if request.logit_bias:
         chosen.append(logit_bias(request.logit_bias))
     if request.greedy or request.num_beams > 1:

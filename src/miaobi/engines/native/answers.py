@@ -24,7 +24,7 @@ from miaobi.nn.sampling import apply, controls_of, draw, generators_of
 class Vocabulary:
     """What an answer must know of the model's tokens."""
 
-    ends: Collection[int]
+    eos_ids: Collection[int]
     stream: Callable[[tuple[str, ...]], TextStream]
     spell: Callable[[int], str]
 
@@ -55,7 +55,7 @@ class Drawn:
     ) -> None:
         self.request, self.vocabulary, self.width = request, vocabulary, request.n
         self._room = min(request.max_new_tokens, room)
-        self._controls = controls_of(request, len(prompt), vocabulary.ends)
+        self._controls = controls_of(request, len(prompt), vocabulary.eos_ids)
         self._ids = torch.tensor([prompt] * request.n)
         self._made = 0
         self._live = list(range(request.n))
@@ -108,7 +108,7 @@ class Drawn:
         self, index: int, token: int, logprobs: tuple[TokenLogprob, ...]
     ) -> Chunk:
         stream = self._streams[index]
-        if token in self.vocabulary.ends:
+        if token in self.vocabulary.eos_ids:
             return Chunk(index, stream.finish(), tokens=1, finish="stop")
         text = stream.push(token)
         if stream.stopped:
@@ -145,7 +145,7 @@ class Beams:
             request.num_beams,
         )
         self._room = min(request.max_new_tokens, room)
-        self._controls = controls_of(request, len(prompt), vocabulary.ends)
+        self._controls = controls_of(request, len(prompt), vocabulary.eos_ids)
         self._prompt = prompt
         self._beams = [Beam([], 0.0)] + [Beam([], -1e9) for _ in range(self.width - 1)]
         self._done: list[tuple[float, Beam, str]] = []
@@ -169,7 +169,7 @@ class Beams:
         ):
             row, token = divmod(place, logits.shape[1])
             beam = self._grown(row, token, score, likely[row])
-            if token in self.vocabulary.ends:
+            if token in self.vocabulary.eos_ids:
                 if rank < self.width:
                     self._keep(beam, "stop")
             elif len(beams) < self.width:

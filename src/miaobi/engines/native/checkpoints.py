@@ -27,7 +27,7 @@ from miaobi.engines.native.decoders import (
     Layer,
     RecurrentDecoder,
 )
-from miaobi.engines.text.detokenizer import Words
+from miaobi.engines.text.tokenizer import Tokenizer
 from miaobi.families import families
 from miaobi.models import chat, merging
 from miaobi.models import tuned as opening
@@ -59,10 +59,10 @@ class Adapter:
 class Checkpoint:
     name: str
     decoder: Decoder
-    words: Words
-    ends: frozenset[int]
+    tokenizer: Tokenizer
+    eos_ids: frozenset[int]
     """Tokens that end an answer."""
-    start: list[int]
+    bos_ids: list[int]
     """What an empty prompt begins with."""
     context_length: int
     chat: chat.ChatTemplate | None
@@ -85,11 +85,11 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
         module = families.get(family).load(folder)
     else:
         module = load_transformers(folder, dtype)
-    words = Words.from_file(_tokenizer_file(folder))
+    tokenizer = Tokenizer.from_file(_tokenizer_file(folder))
     return _checkpoint(
         weights.name,
         module.eval().to(device, dtype),
-        words,
+        tokenizer,
         _settings(folder),
         chat.from_folder(folder),
     )
@@ -104,13 +104,13 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
         if (tuned.folder / "tokenizer.json").exists()
         else tuned.base.folder
     )
-    words = Words.from_file(_tokenizer_file(own))
+    tokenizer = Tokenizer.from_file(_tokenizer_file(own))
     if not tuned.adapter:
         module = load_transformers(tuned.folder, dtype)
         return _checkpoint(
             tuned.label,
             module.eval().to(device),
-            words,
+            tokenizer,
             _settings(tuned.folder),
             chat.from_folder(own),
         )
@@ -132,7 +132,7 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
     made = _checkpoint(
         tuned.label,
         module.eval().to(device, dtype),
-        words,
+        tokenizer,
         _settings(tuned.base.folder),
         chat.from_folder(own) or tuned.base.template,
         prefix,
@@ -165,8 +165,8 @@ def load_adapted(
     )
     for name, tuned in others:
         module.load_adapter(str(tuned.folder), keys[name])
-    words, adapters = (
-        Words.from_file(_tokenizer_file(base.folder)),
+    tokenizer, adapters = (
+        Tokenizer.from_file(_tokenizer_file(base.folder)),
         {
             name: Adapter(keys[name], chat.from_folder(tuned.folder) or base.template)
             for name, tuned in chosen.items()
@@ -175,7 +175,7 @@ def load_adapted(
     plain = _checkpoint(
         weights.name,
         module.eval().to(device, dtype),
-        words,
+        tokenizer,
         _settings(base.folder),
         base.template,
         adapted=True,
@@ -201,7 +201,7 @@ def prefix_of(module: Any, folder: Path) -> list[Layer]:
 def _checkpoint(
     name: str,
     module: nn.Module,
-    words: Words,
+    tokenizer: Tokenizer,
     settings: dict[str, Any],
     template: chat.ChatTemplate | None,
     prefix: Sequence[Layer] = (),
@@ -213,8 +213,8 @@ def _checkpoint(
         if recurrent
         else CachedDecoder(module, prefix, adapted)
     )
-    ends = _numbers(settings.get("eos_token_id"), settings.get("eos_id"))
-    start = _numbers(settings.get("bos_token_id"), settings.get("bos_id")) or ends
+    eos_ids = _numbers(settings.get("eos_token_id"), settings.get("eos_id"))
+    bos_ids = _numbers(settings.get("bos_token_id"), settings.get("bos_id")) or eos_ids
     length = (
         ENDLESS
         if recurrent
@@ -228,7 +228,13 @@ def _checkpoint(
         )
     )
     return Checkpoint(
-        name, decoder, words, frozenset(ends), start[:1] or [0], length, template
+        name,
+        decoder,
+        tokenizer,
+        frozenset(eos_ids),
+        bos_ids[:1] or [0],
+        length,
+        template,
     )
 
 
@@ -332,7 +338,7 @@ def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
         tokenizer.pre_tokenizer = word_rule(
             header.metadata.get("tokenizer.ggml.pre", "default"), weights.path
         )
-    words = Words(tokenizer)
+    wrapped = Tokenizer(tokenizer)
     settings = {
         "eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
         "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
@@ -341,7 +347,7 @@ def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     return _checkpoint(
         weights.name,
         module.eval().to(device),
-        words,
+        wrapped,
         settings,
         chat.from_gguf(header.metadata),
     )

@@ -200,18 +200,18 @@ class NativeEngine:
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        words = self.checkpoint.words
+        tokenizer = self.checkpoint.tokenizer
         return Vocabulary(
-            self.checkpoint.ends,
-            lambda stops: TextStream(words.detokenizer(), stops),
-            words.spell,
+            self.checkpoint.eos_ids,
+            lambda stops: TextStream(tokenizer.detokenizer(), stops),
+            tokenizer.spell,
         )
 
     def encode(self, request: TextRequest) -> list[int]:
         """The request's prompt as token ids."""
-        words = self.checkpoint.words
+        tokenizer = self.checkpoint.tokenizer
         if request.messages is None:
-            return words.encode(request.prompt or "", special=True)
+            return tokenizer.encode(request.prompt or "", special=True)
         template = (
             self.chat
             if request.adapter is None
@@ -219,7 +219,7 @@ class NativeEngine:
         )
         if template is None:
             raise no_chat_error(request.adapter or self.checkpoint.name)
-        return words.encode(
+        return tokenizer.encode(
             template.render(request.messages, tools=request.tools or None),
             special=False,
         )
@@ -237,7 +237,7 @@ class NativeEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         request = accepted(request, TextRequest, self.abilities, "native")
-        prompt = self.encode(request) or self.checkpoint.start
+        prompt = self.encode(request) or self.checkpoint.bos_ids
         room = self.context_length - len(prompt)
         if room < 1:
             raise context_error(len(prompt), self.context_length)
@@ -274,7 +274,7 @@ class NativeEngine:
         """Natural-log probability of every token after the first. Raises BadInput for a
         text beyond the context.
         """
-        ids = self.checkpoint.words.encode(text, special=True)
+        ids = self.checkpoint.tokenizer.encode(text, special=True)
         if len(ids) > self.context_length:
             raise context_error(len(ids), self.context_length)
         with torch.inference_mode():

@@ -34,14 +34,14 @@ from miaobi.core.machine import physical_cores
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.openvino.process import Job, PipelineProcess
 from miaobi.engines.text import grammar
-from miaobi.engines.text.streaming import (
+from miaobi.engines.text.detokenizer import (
     ByteDetokenizer,
     Detokenizer,
-    TextStream,
     WindowDetokenizer,
     byte_level_table,
     sentencepiece_table,
 )
+from miaobi.engines.text.streaming import TextStream
 from miaobi.models import chat, converted
 from miaobi.models.weights import read_json
 
@@ -410,9 +410,9 @@ def _describe(path: Path) -> _Described:
     config = read_json(path / "config.json")
     table = None
     if (path / "tokenizer.json").exists():
-        from miaobi.engines.text.detokenizer import Words
+        from miaobi.engines.text.tokenizer import Tokenizer
 
-        table = Words.from_file(path / "tokenizer.json").table
+        table = Tokenizer.from_file(path / "tokenizer.json").table
     return _Described(
         path, chat.from_folder(path), config.get("max_position_embeddings", 4096), table
     )

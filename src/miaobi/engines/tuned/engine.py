@@ -15,7 +15,7 @@ from miaobi.core.engine import Abilities, Chunk, accepted
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines.text.detokenizer import Words
+from miaobi.engines.text.tokenizer import Tokenizer
 from miaobi.engines.worker import Send, Worker
 from miaobi.models.tuned import Tuned
 from miaobi.tune.saved import learner_of, task_of
@@ -66,13 +66,13 @@ class TunedEngine:
         the marks that a task puts between them.
         """
         return (
-            len(self._words.encode(text, special=False))
-            if self._words is not None
+            len(self._tokenizer.encode(text, special=False))
+            if self._tokenizer is not None
             else 0
         )
 
     @cached_property
-    def _words(self) -> Words | None:
+    def _tokenizer(self) -> Tokenizer | None:
         """None for models that read no text."""
         folders = [
             self.tuned.folder,
@@ -80,7 +80,7 @@ class TunedEngine:
         ]
         return next(
             (
-                Words.from_file(folder / "tokenizer.json")
+                Tokenizer.from_file(folder / "tokenizer.json")
                 for folder in folders
                 if (folder / "tokenizer.json").exists()
             ),

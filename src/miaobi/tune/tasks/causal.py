@@ -196,8 +196,8 @@ class TextLearner(PackedLearner):
         ]
 
     @torch.no_grad()
-    def write(self, prompt: Sequence[int], ends: Sequence[int]) -> str:
-        """What the model goes on with, greedily, until one of `ends`, at most max_new_tokens."""
+    def write(self, prompt: Sequence[int], eos_ids: Sequence[int]) -> str:
+        """What the model goes on with, greedily, until one of `eos_ids`, at most max_new_tokens."""
         training = self.net.training
         self.net.eval()
         ids = torch.tensor([list(prompt)], device=self.device)
@@ -206,7 +206,7 @@ class TextLearner(PackedLearner):
             attention_mask=torch.ones_like(ids),
             max_new_tokens=self.max_new_tokens,  # type: ignore[operator]
             do_sample=False,
-            eos_token_id=list(ends) or None,
+            eos_token_id=list(eos_ids) or None,
             pad_token_id=padding_of(self.tokenizer),
         )
         self.net.train(training)

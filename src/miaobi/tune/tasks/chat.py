@@ -346,11 +346,11 @@ class Assistant(TextLearner):
         )
         text = self.template.render(asked, tools=columns.get("tools"))
         return self.write(
-            self.tokenizer(text, add_special_tokens=False).input_ids, self.ends
+            self.tokenizer(text, add_special_tokens=False).input_ids, self.eos_ids
         )
 
     @property
-    def ends(self) -> list[int]:
+    def eos_ids(self) -> list[int]:
         """Tokens that end a turn: the one the template writes after it, and the
         vocabulary's own end.
         """

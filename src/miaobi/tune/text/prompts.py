@@ -75,7 +75,7 @@ class PromptFormat:
                 written, end = whole[len(before) : turns[-1][1]], []
         return list(self.tokenizer(written, add_special_tokens=False).input_ids) + end
 
-    def ends(self, net: Any) -> list[int]:
+    def eos_ids(self, net: Any) -> list[int]:
         """The tokens that end an answer."""
         told = net.generation_config.eos_token_id
         return sorted(
@@ -152,7 +152,7 @@ def generate(
         num_beams=num_beams,
         do_sample=False,
         pad_token_id=prompt_format.pad,
-        eos_token_id=prompt_format.ends(net) or None,
+        eos_token_id=prompt_format.eos_ids(net) or None,
         bos_token_id=prompt_format.tokenizer.bos_token_id,
         decoder_start_token_id=net.config.decoder_start_token_id
         if encoder_decoder

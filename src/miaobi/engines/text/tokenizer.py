@@ -1,0 +1,90 @@
+"""A model's tokenizer: encodes prompts, spells single tokens, and makes detokenizers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miaobi.engines.text.detokenizer import (
+    ByteDetokenizer,
+    Detokenizer,
+    WindowDetokenizer,
+    byte_level_table,
+    sentencepiece_table,
+)
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` (a tokenizer.json), as the text engines use it."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        import tokenizers
+
+        return cls(tokenizers.Tokenizer.from_file(str(path)))
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Return token ids. `special` adds the tokenizer's own special tokens, such as BOS."""
+        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+
+    @cached_property
+    def table(self) -> list[bytes] | None:
+        """The bytes of every token; None where the decoder is not made of bytes."""
+        description = json.loads(self.tokenizer.to_str())
+        return _byte_table(description, self.tokenizer)
+
+    def detokenizer(self) -> Detokenizer:
+        """Return a detokenizer for one answer."""
+        if self.table is not None:
+            return ByteDetokenizer(self.table)
+        anchor = self.tokenizer.encode("a", add_special_tokens=False).ids[-1]
+        return WindowDetokenizer(self._decode, anchor)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def spell(self, token: int) -> str:
+        """One token as text, for reports; U+FFFD stands for a part of a character."""
+        if self.table is not None and self.table[token]:
+            return self.table[token].decode("utf-8", errors="replace")
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
+
+def _byte_table(
+    description: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
+) -> list[bytes] | None:
+    """The bytes of every token for byte-level and SentencePiece-like decoders.
+
+    Args:
+        description: The content of the tokenizer.json.
+        tokenizer: The same, open.
+
+    Returns None for other decoders (WordPiece, ...).
+    """
+    decoder = description.get("decoder") or {}
+    steps = [decoder, *decoder.get("decoders", ())]
+    kinds = {step["type"] for step in steps if "type" in step}
+    if "ByteLevel" in kinds:
+        make_table = byte_level_table
+    elif kinds & {"ByteFallback", "Metaspace"}:
+        make_table = sentencepiece_table
+    else:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    pieces = [""] * (max(vocabulary.values()) + 1)
+    for piece, token in vocabulary.items():
+        pieces[token] = piece
+    added_tokens = tokenizer.get_added_tokens_decoder()
+    control = {token for token, added in added_tokens.items() if added.special}
+    return make_table(pieces, control)
