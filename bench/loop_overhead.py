@@ -83,7 +83,10 @@ def main() -> None:
             objectives[1].parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True
         )
         log, view = Log(Path(folder)), View(state)
-        hooks = [(10, lambda state: log.figures(state.step, state.train)), (1, view)]
+        hooks = [
+            (10, lambda state: log.log_metrics(state.step, state.train)),
+            (1, view),
+        ]
         seconds: dict[str, list[float]] = {"ours": [], "bare": []}
         for turn in range(options.rounds + 1):
             began = time.perf_counter()

@@ -209,7 +209,7 @@ def test_resumes_to_the_bit(name: str, variant: dict[str, Any], tmp_path: Path) 
         ],
     )
     other = made(name, variant, **config)
-    checkpoint.restore(other, checkpoint.found(tmp_path)[0])
+    checkpoint.restore(other, checkpoint.list_checkpoints(tmp_path)[0])
     assert other.step == 4
     loop.run(other, Halves(), [])
     for (key, value), (_, resumed) in zip(

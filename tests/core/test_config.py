@@ -12,8 +12,8 @@ from pydantic import Field
 
 from miaobi.core.config import (
     build,
+    expand_mappings,
     flat,
-    named,
     nested,
     options,
     plain,
@@ -190,7 +190,7 @@ MIXTURE = options(Mixture, "data.")
 def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -> None:
     tree = {"data": {"mix": {"poems": {"path": "p.jsonl", "share": "0.1"}, "通用": {}}}}
     values = resolve(MIXTURE, ["--data.mix.poems.share", "0.5"], tree)
-    assert [option.key for option in named(MIXTURE, tree)] == [
+    assert [option.key for option in expand_mappings(MIXTURE, tree)] == [
         "data.name",
         *(
             f"data.mix.{name}.{key}"

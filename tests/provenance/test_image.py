@@ -16,8 +16,9 @@ from PIL import Image as Pillow
 from miaobi.core.artifacts import Facts, Image, Text, Video
 from miaobi.core.errors import Damaged, Unsupported
 from miaobi.provenance import image as pictures
-from miaobi.provenance.image import SOURCE_TYPE, read_record
-from miaobi.provenance.publish import NOTICE, publish
+from miaobi.provenance.image import read_record
+from miaobi.provenance.label import NOTICE, SOURCE_TYPE
+from miaobi.provenance.publish import publish
 
 FACTS = Facts(
     "画家",

@@ -8,7 +8,8 @@ import pytest
 
 from miaobi.core.artifacts import Audio, Facts, Text
 from miaobi.core.errors import Unsupported
-from miaobi.provenance.publish import NOTICE, publish
+from miaobi.provenance.label import NOTICE
+from miaobi.provenance.publish import publish
 
 FACTS = Facts(
     "poet",

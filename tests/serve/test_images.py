@@ -39,7 +39,7 @@ from miaobi.families import gan
 from miaobi.models import weights
 from miaobi.models.weights import of_path
 from miaobi.provenance.image import read_record
-from miaobi.provenance.publish import NOTICE
+from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.image.shelf import SWEEP, Shelf

@@ -248,8 +248,8 @@ def test_templates_are_told_of_tools_and_see_arguments_as_objects() -> None:
         "function": {"name": "weather", "arguments": '{"city": "Wien"}'},
     }
     assert (
-        template.knows_tools
-        and not ChatTemplate("{{ messages[0].content }}").knows_tools
+        template.supports_tools
+        and not ChatTemplate("{{ messages[0].content }}").supports_tools
     )
     assert (
         template.render(

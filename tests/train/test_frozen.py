@@ -77,7 +77,9 @@ def test_a_frozen_run_resumes_to_the_bit_at_any_step(tmp_path: Path) -> None:
         checkpoint.save(state, tmp_path / str(step), keep=1)
         torch.manual_seed(99)
         resumed = fresh()
-        checkpoint.restore(resumed, checkpoint.found(tmp_path / str(step))[-1])
+        checkpoint.restore(
+            resumed, checkpoint.list_checkpoints(tmp_path / str(step))[-1]
+        )
         resumed.finished = False
         loop.run(resumed, Points(), [])
         return [*resumed.objective.state_dict().values(), *resumed.average.values()]

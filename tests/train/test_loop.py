@@ -144,7 +144,7 @@ def test_resume_is_exact_to_the_bit(tmp_path: Path, optimizer: str) -> None:
     checkpoint.save(half, tmp_path, keep=1)
     torch.manual_seed(99)
     resumed = loop.start(PointGAN(), config)
-    checkpoint.restore(resumed, checkpoint.found(tmp_path)[-1])
+    checkpoint.restore(resumed, checkpoint.list_checkpoints(tmp_path)[-1])
     loop.run(resumed, Points(), [])
     assert same(weights(whole), weights(resumed))
     assert same(list(whole.average.values()), list(resumed.average.values()))
@@ -158,7 +158,7 @@ def test_checkpoints_keep_the_newest_and_refuse_a_cut_file(tmp_path: Path) -> No
         Points(),
         [(4, lambda state: checkpoint.save(state, tmp_path, keep=2) and None)],
     )
-    assert [path.name for path in checkpoint.found(tmp_path)] == [
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [
         "step-00000020",
         "step-00000024",
     ]
@@ -225,7 +225,7 @@ from tests.train.toys import PointGAN, Points, Ragged
 from miaobi.train import loop, processes
 from miaobi.train.config import TrainConfig
 config = TrainConfig(max_steps=12, batch_size=8, accumulation={accumulation}, learning_rate=2e-3, device="cpu", log_every=1)
-with processes.joined(torch.device("cpu")):
+with processes.process_group(torch.device("cpu")):
     for kind in (PointGAN, Ragged):
         torch.manual_seed(processes.rank())   # only the first process's start counts
         objective = kind()

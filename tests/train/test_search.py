@@ -23,7 +23,7 @@ from miaobi.train.search import (
     Trial,
     best,
     importances,
-    opened,
+    open_search,
     ordered,
     since_improvement,
 )
@@ -37,7 +37,7 @@ RULES = Rules(trials=12, direction="minimize", patience=100)
 
 @contextmanager
 def search(folder: Path, *space: Dimension, rules: Rules = RULES) -> Iterator[Search]:
-    with opened(folder, space or (RATE, KIND, RANK), OWN, rules, "toy") as made:
+    with open_search(folder, space or (RATE, KIND, RANK), OWN, rules, "toy") as made:
         yield made
 
 
@@ -209,8 +209,8 @@ WORKER = """
 import os, sys, time
 from pathlib import Path
 from tests.train.test_search import OWN, RATE, KIND, RANK, RULES, figure
-from miaobi.train.search import opened
-with opened(Path(sys.argv[1]), (RATE, KIND, RANK), OWN, RULES, "toy") as study:
+from miaobi.train.search import open_search
+with open_search(Path(sys.argv[1]), (RATE, KIND, RANK), OWN, RULES, "toy") as study:
     while (trial := study.ask()) is not None:
         if sys.argv[2] == "dies":
             os._exit(9)

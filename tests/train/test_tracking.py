@@ -12,10 +12,10 @@ from miaobi.train import tracking
 def test_log_forgets_what_a_resumed_run_will_do_again(tmp_path: Path) -> None:
     log = tracking.Log(tmp_path)
     for step in (10, 20, 30):
-        log.figures(step, {"loss": 1 / step})
+        log.log_metrics(step, {"loss": 1 / step})
     with log.path.open("a") as file:
         file.write('{"step": 40, "lo')  # cut off by a power failure
-    tracking.Log(tmp_path, from_step=20).figures(21, {"loss": 0.0})
+    tracking.Log(tmp_path, from_step=20).log_metrics(21, {"loss": 0.0})
     assert [row["step"] for row in tracking.read_log(tmp_path)] == [10, 20, 21]
 
 
@@ -23,8 +23,8 @@ def test_tensorboard_writes_what_tensorboard_reads(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (board,) = tracking.open_trackers(None, tmp_path, {"name": "x"})
-    board.figures(1, {"loss": 2.5})
-    board.texts(1, {"sample": "春"})
+    board.log_metrics(1, {"loss": 2.5})
+    board.log_texts(1, {"sample": "春"})
     board.close()
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
@@ -40,8 +40,8 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "poet-1"
     run.mkdir()
     (board,) = tracking.open_trackers(["wandb"], run, {"train": {"max_steps": 3}})
-    board.figures(1, {"loss": 2.5})
-    board.texts(1, {"sample": "春"})
+    board.log_metrics(1, {"loss": 2.5})
+    board.log_texts(1, {"sample": "春"})
     board.close()
     wandb.teardown()  # its service writes the file after the run has ended: it is whole once the service is gone
     (written,) = run.glob("wandb/offline-run-*/*.wandb")

@@ -19,7 +19,7 @@ from tests.tune.small import Texts, causal, values
 from miaobi.train import checkpoint, loop
 from miaobi.train.config import TrainConfig
 from miaobi.train.estimate import Estimate
-from miaobi.train.run import Run, continued
+from miaobi.train.run import Run, restore_newest
 from miaobi.tune import methods
 from miaobi.tune.methods import TuneConfig
 
@@ -52,7 +52,7 @@ def gone_on(folder: Path, stop: int = 0) -> loop.State:
     number `stop`.
     """
     state = fresh()
-    continued(state, folder)
+    restore_newest(state, folder)
 
     class Pressed(Texts):
         def batch(
@@ -63,7 +63,7 @@ def gone_on(folder: Path, stop: int = 0) -> loop.State:
             return dict(super().batch(split, index, size, seed))
 
     run = Run(folder, CONFIG, {}, "finetune", lambda state, outputs: None)
-    run.go(state, Pressed(), KNOWN, quiet=True)
+    run.train(state, Pressed(), KNOWN, quiet=True)
     return state
 
 
@@ -73,7 +73,10 @@ def test_ctrl_c_in_any_step(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             gone_on(tmp_path / str(stop), stop)
         assert [
-            path.name for path in checkpoint.found(tmp_path / str(stop) / "checkpoints")
+            path.name
+            for path in checkpoint.list_checkpoints(
+                tmp_path / str(stop) / "checkpoints"
+            )
         ][-1] == f"step-{stop:08d}"
         state = gone_on(tmp_path / str(stop))
         one, other = values(whole.objective.net), values(state.objective.net)
@@ -120,7 +123,7 @@ def test_power_loss_in_the_middle_of_a_step_or_of_a_checkpoint(tmp_path: Path) -
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             if after is not None:
-                while process.poll() is None and not checkpoint.found(
+                while process.poll() is None and not checkpoint.list_checkpoints(
                     tmp_path / "run" / "checkpoints"
                 )[-1:] >= [tmp_path / "run" / "checkpoints" / f"step-{after:08d}"]:
                     time.sleep(0.002)

@@ -134,7 +134,7 @@ def options(target: Callable[..., Any] | type, prefix: str = "") -> list[Option]
     return found
 
 
-def named(
+def expand_mappings(
     opts: Sequence[Option], settings: Mapping[str, Any], origin: str = ""
 ) -> list[Option]:
     """The options with every mapping of dataclasses spread over the names that
@@ -318,7 +318,7 @@ def flatten(
             yield key, value
 
 
-def words(
+def parse_argv(
     argv: Sequence[str], known: Mapping[str, Option]
 ) -> Iterator[tuple[str, Any]]:
     """The command line as (key, text). Hyphens in names pass for underscores; a bare
@@ -370,7 +370,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def as_words(settings: Mapping[str, Any]) -> list[str]:
+def as_argv(settings: Mapping[str, Any]) -> list[str]:
     """Dotted keys and values as they would stand on the command line."""
     return [
         part
@@ -406,12 +406,14 @@ def resolve(
     wrong type, a missing value.
     """
     mappings = [option for option in opts if option.each is not None]
-    known = {option.key: option for option in named(opts, settings or {}, origin)}
+    known = {
+        option.key: option for option in expand_mappings(opts, settings or {}, origin)
+    }
     values = {option.key: option.default for option in known.values()}
     for key, value in flatten(settings or {}, known):
         values[key] = _known(key, known, origin, mappings).convert(value, origin)
     given = dict[str, Any]()
-    for key, value in words(argv, known):
+    for key, value in parse_argv(argv, known):
         option = _known(key, known, "", mappings)
         as_list = option.repeated and not (isinstance(value, str) and value[:1] == "[")
         given[key] = [*given.get(key, []), value] if as_list else value

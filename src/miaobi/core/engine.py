@@ -138,11 +138,11 @@ class TextEngine(Engine, Protocol):
     """
 
 
-class KnowsTools(Protocol):
+class SupportsTools(Protocol):
     """A chat template, as far as this module knows one."""
 
     @property
-    def knows_tools(self) -> bool: ...
+    def supports_tools(self) -> bool: ...
 
 
 class Scorer(Protocol):
@@ -167,13 +167,13 @@ def context_error(prompt_tokens: int, context_length: int) -> BadInput:
     )
 
 
-def with_tools(abilities: Abilities, chat: KnowsTools | None) -> Abilities:
+def with_tools(abilities: Abilities, chat: SupportsTools | None) -> Abilities:
     """The abilities of an engine whose model is asked through this chat template:
     `tools` among them where it knows of such.
     """
     return (
         replace(abilities, controls=abilities.controls | {"tools"})
-        if chat is not None and chat.knows_tools
+        if chat is not None and chat.supports_tools
         else abilities
     )
 

@@ -139,7 +139,7 @@ def _png(pixels: np.ndarray, model: str) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from miaobi.provenance.publish import NOTICE
+    from miaobi.provenance.label import NOTICE
 
     facts, made = PngInfo(), BytesIO()
     if model:

@@ -40,7 +40,7 @@ class ChatTemplate:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     @cached_property
-    def knows_tools(self) -> bool:
+    def supports_tools(self) -> bool:
         """Whether it tells the model of tools when it is given some."""
         from jinja2 import meta
 

@@ -12,7 +12,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from PIL import ExifTags
@@ -20,12 +19,11 @@ from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
 from miaobi import __version__
-from miaobi.core.artifacts import Facts, Image, Video
+from miaobi.core.artifacts import Image, Video
 from miaobi.core.errors import Damaged, Unsupported
 from miaobi.core.files import locked, write_beside, write_text
 from miaobi.core.language import say
-from miaobi.core.requests import recorded
-from miaobi.provenance.publish import NOTICE, facts_of
+from miaobi.provenance.label import SOURCE_TYPE, label, xmp
 from miaobi.provenance.sheet import sheet
 
 FORMATS = {
@@ -40,69 +38,70 @@ LARGEST = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383, "GIF": 65_535}
 """Pixels a side that a format, or its usual library, can hold."""
 LONGEST_EXIF = 65_000
 """Bytes: a JPEG segment holds 65,533."""
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-KEY, XMP_KEY, ASCII = "miaobi", "XML:com.adobe.xmp", b"ASCII\0\0\0"
+KEY = "miaobi"
+XMP_KEY = "XML:com.adobe.xmp"
+ASCII = b"ASCII\0\0\0"
+"""What an EXIF UserComment in ASCII begins with."""
 SECONDS_A_PICTURE = 0.5
+"""How long each picture of an animation is shown."""
 
 
 def write(pictures: Sequence[Image] | Video, path: Path) -> Path:
-    """One picture as it is; several as one sheet, or as an animation (.gif), or
+    """Write one picture as it is; several as one sheet, as an animation (.gif), or
     numbered in a folder; a video as an animation.
 
-    Raises Unsupported for an ending that has no writer, or a picture too large for the format.
+    Raises Unsupported for an ending without a writer, or a picture too large for the format.
     """
-    if not isinstance(pictures, Video) and is_folder(path):
+    if isinstance(pictures, Video):
+        _save(
+            path,
+            format_of(path),
+            list(pictures.frames),
+            label(pictures.facts),
+            seconds=1 / pictures.fps,
+        )
+        return path
+    if is_folder(path):
         write_each(pictures, path)
         return path
     kind = format_of(path)
-    if isinstance(pictures, Video):
-        _save(
-            path, kind, list(pictures.frames), record(pictures.facts), 1 / pictures.fps
-        )
-    elif kind == "GIF":
-        _save(
-            path,
-            kind,
-            [item.pixels for item in pictures],
-            common([of(item) for item in pictures]),
-            SECONDS_A_PICTURE,
-        )
+    pixels = [picture.pixels for picture in pictures]
+    facts = merged([record(picture) for picture in pictures])
+    if kind == "GIF":
+        _save(path, kind, pixels, facts, seconds=SECONDS_A_PICTURE)
+    elif len(pixels) == 1:
+        _save(path, kind, pixels, facts)
     else:
-        pixels = (
-            pictures[0].pixels
-            if len(pictures) == 1
-            else sheet([item.pixels for item in pictures])
-        )
-        _save(path, kind, [pixels], common([of(item) for item in pictures]))
+        _save(path, kind, [sheet(pixels)], facts)
     return path
 
 
 def write_each(pictures: Sequence[Image], folder: Path) -> list[Path]:
-    """000.png, 001.png, ... and their facts as lines of index.jsonl; numbers go on
-    after those that are in the folder.
+    """Write 000.png, 001.png, ... and a line of index.jsonl for each.
+
+    Numbers go on after those that are in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):  # so that no number is given twice
-        taken = [
-            int(item.stem)
-            for item in folder.iterdir()
-            if item.stem.isascii() and item.stem.isdigit()
-        ]
-        first = max(taken, default=-1) + 1
+    with locked(folder):  # no number is used twice
+        first = _next_number(folder)
         paths = [
-            write([item], folder / f"{number:03d}.png")
-            for number, item in enumerate(pictures, first)
+            write([picture], folder / f"{number:03d}.png")
+            for number, picture in enumerate(pictures, first)
         ]
         index = folder / "index.jsonl"
-        lines = [
-            json.dumps({"file": path.name, **of(item)}, ensure_ascii=False)
-            for path, item in zip(paths, pictures, strict=True)
-        ]
-        before = (
-            index.read_text(encoding="utf-8").splitlines() if index.exists() else []
-        )
-        write_text(index, "\n".join([*before, *lines]) + "\n")
+        rows = index.read_text(encoding="utf-8").splitlines() if index.exists() else []
+        for path, picture in zip(paths, pictures, strict=True):
+            row = {"file": path.name, **record(picture)}
+            rows.append(json.dumps(row, ensure_ascii=False))
+        write_text(index, "\n".join(rows) + "\n")
     return paths
+
+
+def _next_number(folder: Path) -> int:
+    """One more than the highest number that names a file of the folder."""
+    stems = [file.stem for file in folder.iterdir()]
+    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
+    return max(numbers, default=-1) + 1
 
 
 def is_folder(path: Path) -> bool:
@@ -113,42 +112,37 @@ def is_folder(path: Path) -> bool:
 
 
 def format_of(path: Path, moving: bool = False) -> str:
-    """Pillow's name of the format that the ending means. Raises Unsupported."""
+    """Pillow's name of the format that the ending stands for.
+
+    Args:
+        path: only its ending counts.
+        moving: the file is an animation.
+
+    Raises Unsupported for any other ending.
+    """
     kind = FORMATS.get(path.suffix.lower(), "")
-    known = [ending for ending, name in FORMATS.items() if name in MOVING or not moving]
-    if not kind or (moving and kind not in MOVING):
-        what, thing = ("An animation", "动画") if moving else ("A picture", "图片")
-        raise Unsupported(
-            say(
-                f"{what} cannot be written as {path.suffix or 'a file without an ending'} ({path}).",
-                f"{thing}不能写成 {path.suffix or '没有扩展名的文件'}（{path}）。",
-            ),
-            say(f"Choose one of {', '.join(known)}.", f"请选用 {'、'.join(known)}。"),
-        )
-    return kind
-
-
-def of(picture: Image) -> dict[str, Any]:
-    """A picture's facts and notice, as JSON has them."""
-    return record(picture.facts) | (
-        {"finish": picture.finish} if picture.finish != "stop" else {}
+    if kind and (kind in MOVING or not moving):
+        return kind
+    endings = [end for end, name in FORMATS.items() if name in MOVING or not moving]
+    what, thing = ("An animation", "动画") if moving else ("A picture", "图片")
+    raise Unsupported(
+        say(
+            f"{what} cannot be written as {path.suffix or 'a file without an ending'} ({path}).",
+            f"{thing}不能写成 {path.suffix or '没有扩展名的文件'}（{path}）。",
+        ),
+        say(f"Choose one of {', '.join(endings)}.", f"请选用 {'、'.join(endings)}。"),
     )
 
 
-def record(facts: Facts) -> dict[str, Any]:
-    made = facts_of(facts)
-    return {
-        "notice": NOTICE,
-        "digitalSourceType": SOURCE_TYPE,
-        **made,
-        "parameters": {
-            name: recorded(value) for name, value in made["parameters"].items()
-        },
-    }
+def record(picture: Image) -> dict[str, Any]:
+    """A picture's label as JSON, with why it ended where that is not "stop"."""
+    if picture.finish == "stop":
+        return label(picture.facts)
+    return {**label(picture.facts), "finish": picture.finish}
 
 
-def common(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several records as one: what they share, and under "pictures" what is each one's own."""
+def merged(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several records as one: what they share, and under "pictures" what differs."""
     shared = {
         key: value
         for key, value in records[0].items()
@@ -162,25 +156,29 @@ def common(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The facts that a picture file carries; empty where there are none."""
+    """The record that a picture file carries; empty where there is none."""
     with Pillow.open(path) as picture:
         return _read_record(picture)
 
 
 def _read_record(picture: Pillow.Image) -> dict[str, Any]:
-    comment = (
-        picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
-    )
-    text = picture.info.get(KEY) or (
-        comment.removeprefix(ASCII)
-        if comment.startswith(ASCII)
-        else picture.info.get("comment", b"")
-    )
     try:
-        found = json.loads(text or "{}")
-    except ValueError:
+        value = json.loads(_record_text(picture) or "{}")
+    except ValueError:  # somebody else's comment
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _record_text(picture: Pillow.Image) -> str | bytes:
+    """What stands where this module writes records: iTXt, UserComment, comment."""
+    if picture.info.get(KEY):
+        return str(picture.info[KEY])
+    exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
+    comment: bytes = exif.get(ExifTags.Base.UserComment, b"")
+    if comment.startswith(ASCII):
+        return comment.removeprefix(ASCII)
+    text: bytes = picture.info.get("comment", b"")
+    return text
 
 
 def _save(
@@ -190,7 +188,15 @@ def _save(
     facts: dict[str, Any],
     seconds: float = 0,
 ) -> None:
-    """Encode, read back, and only then take the name."""
+    """Encode, read back, and only then take the name.
+
+    Args:
+        path: the file's name in the end.
+        kind: Pillow's name of the format.
+        frames: uint8 [H, W, C] each; more than one make an animation.
+        facts: the record to write into the file.
+        seconds: how long each frame is shown.
+    """
     if len(frames) > 1:
         format_of(path, moving=True)
     _check_size(path, kind, frames[0], facts)
@@ -210,7 +216,7 @@ def _save(
 def _check_size(
     path: Path, kind: str, pixels: np.ndarray, facts: dict[str, Any]
 ) -> None:
-    """Raise Unsupported for pictures or facts that the format has no room for."""
+    """Raise Unsupported for pictures or facts that are too large for the format."""
     remedy = say(
         f"Write {path.with_suffix('.png').name} instead.",
         f"请改写为 {path.with_suffix('.png').name}。",
@@ -224,18 +230,19 @@ def _check_size(
             ),
             remedy,
         )
-    if kind == "JPEG" and len(json.dumps(facts)) > LONGEST_EXIF:
+    length = len(json.dumps(facts))
+    if kind == "JPEG" and length > LONGEST_EXIF:
         raise Unsupported(
             say(
-                f"The facts take {len(json.dumps(facts)):,} bytes; a JPEG has room for {LONGEST_EXIF:,}.",
-                f"生成信息有 {len(json.dumps(facts)):,} 字节；JPEG 最多容纳 {LONGEST_EXIF:,} 字节。",
+                f"The facts take {length:,} bytes; a JPEG has room for {LONGEST_EXIF:,}.",
+                f"生成信息有 {length:,} 字节；JPEG 最多容纳 {LONGEST_EXIF:,} 字节。",
             ),
             remedy,
         )
 
 
 def _settings(kind: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What `Image.save` takes for this format, the facts included."""
+    """The arguments of Pillow's `save` for this format, the facts included."""
     if kind == "PNG":
         chunks = PngInfo()
         chunks.add_itxt(KEY, json.dumps(facts, ensure_ascii=False))
@@ -243,36 +250,21 @@ def _settings(kind: str, facts: dict[str, Any]) -> dict[str, Any]:
         return {"pnginfo": chunks}
     if kind == "GIF":
         return {"comment": json.dumps(facts).encode()}
-    quality = (
-        {"quality": 95, "subsampling": 0}
-        if kind == "JPEG"
-        else {"quality": 95, "method": 4}
-    )
-    return {**quality, "exif": _exif(facts), "xmp": xmp().encode()}
+    metadata = {"exif": _exif(facts), "xmp": xmp().encode()}
+    if kind == "JPEG":
+        return {**metadata, "quality": 95, "subsampling": 0}
+    return {**metadata, "quality": 95, "method": 4}
 
 
 def _exif(facts: dict[str, Any]) -> Pillow.Exif:
     exif = Pillow.Exif()
-    exif[ExifTags.Base.ImageDescription] = (
-        f"AI-generated · {facts.get('model', '')}".encode()
-    )
+    description = f"AI-generated · {facts.get('model', '')}"
+    exif[ExifTags.Base.ImageDescription] = description.encode()
     exif[ExifTags.Base.Software] = f"miaobi {__version__}"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = (
         ASCII + json.dumps(facts).encode()
     )
     return exif
-
-
-def xmp() -> str:
-    """An XMP packet that says a trained model made it (IPTC digital source type)."""
-    return (
-        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
-        ' xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        f" xmp:CreatorTool={quoteattr(f'miaobi {__version__}')} "
-        f"Iptc4xmpExt:DigitalSourceType={quoteattr(SOURCE_TYPE)}/>"
-        '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-    )
 
 
 def _check(
@@ -281,22 +273,17 @@ def _check(
     """Raise Damaged unless the file on disk holds the picture's size, its facts, its
     source type and (PNG) its very pixels.
     """
+    height, width = frames[0].shape[:2]
     with Pillow.open(draft) as picture:
-        whole = picture.size == (
-            frames[0].shape[1],
-            frames[0].shape[0],
-        ) and _read_record(picture) == json.loads(json.dumps(facts))
-        packet = picture.info.get("xmp") or picture.info.get(XMP_KEY) or ""
-        marked = (
-            SOURCE_TYPE in (packet.decode() if isinstance(packet, bytes) else packet)
-            or picture.format == "GIF"
-        )
-        same = picture.format != "PNG" or np.array_equal(
-            np.asarray(picture), np.asarray(_pillow(frames[0]))
+        whole = (
+            picture.size == (width, height)
+            and _read_record(picture) == json.loads(json.dumps(facts))
+            and _has_source_type(picture)
+            and _has_pixels(picture, frames[0])
         )
         if len(frames) == 1:
             picture.load()
-    if not (whole and marked and same):
+    if not whole:
         raise Damaged(
             say(
                 f"{path} was written, but reads back without its facts or with other pixels.",
@@ -306,7 +293,21 @@ def _check(
         )
 
 
+def _has_source_type(picture: Pillow.Image) -> bool:
+    if picture.format == "GIF":  # has no XMP
+        return True
+    packet = picture.info.get("xmp") or picture.info.get(XMP_KEY) or ""
+    text = packet.decode() if isinstance(packet, bytes) else packet
+    return SOURCE_TYPE in text
+
+
+def _has_pixels(picture: Pillow.Image, pixels: np.ndarray) -> bool:
+    """Whether a PNG holds these pixels; the other formats lose some."""
+    if picture.format != "PNG":
+        return True
+    return np.array_equal(np.asarray(picture), np.asarray(_pillow(pixels)))
+
+
 def _pillow(pixels: np.ndarray) -> Pillow.Image:
-    return Pillow.fromarray(
-        pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-    )
+    grey = pixels.ndim == 3 and pixels.shape[2] == 1
+    return Pillow.fromarray(pixels[..., 0] if grey else pixels)

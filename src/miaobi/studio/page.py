@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from miaobi.provenance.publish import NOTICE
+from miaobi.provenance.label import NOTICE
 from miaobi.serve.services import Services
 from miaobi.studio.keeping import folder_of
 from miaobi.studio.rooms import rooms

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.provenance.publish import NOTICE
+from miaobi.provenance.label import NOTICE
 from miaobi.studio.drawing import notice, sign, table, text
 from miaobi.studio.room import QUIET, Desk, still_there
 from miaobi.studio.work import (

@@ -145,7 +145,7 @@ def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 def save(state: State, folder: Path, keep: int) -> Path:
     """Write a checkpoint of the present step under `folder` and drop all but the newest `keep`."""
     path = write(state, folder / f"step-{state.step:08d}")
-    for old in found(folder)[:-keep]:
+    for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return path
 
@@ -172,7 +172,7 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
-def found(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints under `folder`, oldest first."""
     return sorted(
         path for path in folder.glob("step-*") if (path / "state.json").exists()

@@ -45,16 +45,16 @@ class Estimate:
         some = self.trained < self.parameters
         return say(
             f"{self.parameters / 1e6:.2f} M "
-            f"parameters{f', {self.trained / 1e6:.2f} M of them trained' if some else ''}. Expected: {spell(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
+            f"parameters{f', {self.trained / 1e6:.2f} M of them trained' if some else ''}. Expected: {format_duration(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
             f" ({self.free_memory / 1e9:.1f} GB free), {self.disk / 1e6:.0f} MB of disk.",
             f"{self.parameters / 1e6:.2f} M 个参"
             f"数{f'，其中训练 {self.trained / 1e6:.2f} M' if some else ''}。"
-            f"预计需要 {spell(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
+            f"预计需要 {format_duration(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
             f"（可用 {self.free_memory / 1e9:.1f} GB），磁盘 {self.disk / 1e6:.0f} MB。",
         )
 
 
-def spell(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration for people."""
     if seconds < 90:
         return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
@@ -72,7 +72,7 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
         batch is only tried when that fits.
     """
     config = state.config
-    with untouched(state):
+    with preserved(state):
         per_row = _kept_for_backward(state, dataset) / _probe_rows(config)
         parameters = sum(item.numel() for item in state.objective.parameters())
         trained = sum(
@@ -94,7 +94,7 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
             + 2 * (trained if state.objective.adapter else parameters)
         )
         known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run), trained)
-        refuse_memory(known, per_row, config.batch_size)
+        check_memory(known, per_row, config.batch_size)
         step = seconds_per_step(state, dataset)
     left = config.max_steps - state.step
     glances = config.glance * left / config.every("validate_every", 10)
@@ -106,7 +106,7 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
     return replace(known, seconds=seconds)
 
 
-def refuse_memory(known: Estimate, per_row: float, batch_size: int) -> None:
+def check_memory(known: Estimate, per_row: float, batch_size: int) -> None:
     room = psutil.Process().memory_info().rss + known.free_memory
     if known.memory <= room:
         return
@@ -131,7 +131,7 @@ def refuse_memory(known: Estimate, per_row: float, batch_size: int) -> None:
     )
 
 
-def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
+def check_limits(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
     """Raise DoesNotFit when disk or the time that was allowed will not suffice."""
     if known.disk > known.free_disk:
         raise DoesNotFit(
@@ -148,8 +148,8 @@ def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
         fitting = int(max_steps * 60 * max_minutes / known.seconds)
         raise DoesNotFit(
             say(
-                f"The run would take {spell(known.seconds)}; train.max_minutes allows {max_minutes:g} min.",
-                f"训练预计需要 {spell(known.seconds)}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。",
+                f"The run would take {format_duration(known.seconds)}; train.max_minutes allows {max_minutes:g} min.",
+                f"训练预计需要 {format_duration(known.seconds)}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。",
             ),
             say(
                 f"--train.max_steps {fitting} would fit, or allow more time.",
@@ -159,7 +159,7 @@ def refuse(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
 
 
 @contextmanager
-def untouched(state: State) -> Iterator[None]:
+def preserved(state: State) -> Iterator[None]:
     """Put weights, buffers, gradients and random state back afterwards. Frozen weights
     are not copied: nothing moves them.
     """

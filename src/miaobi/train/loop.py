@@ -79,7 +79,7 @@ class State:
 def start(objective: Objective, config: TrainConfig) -> State:
     """Move the objective to its device and make its optimisers."""
     objective.to(processes.pick_device(config.device))
-    processes.same_everywhere([*objective.parameters(), *objective.buffers()])
+    processes.broadcast_tensors([*objective.parameters(), *objective.buffers()])
     phases = objective.phases()
     if len({phase.name for phase in phases}) < len(phases):
         raise ValueError(
@@ -285,7 +285,7 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
         ):
             if batches and place >= batches:
                 break
-            if place % processes.world() == processes.rank():
+            if place % processes.world_size() == processes.rank():
                 losses.append(
                     objective.validate(objective.prepare(moved(batch, state.device)))
                 )
@@ -304,7 +304,7 @@ def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
         while state.step < config.max_steps and not state.finished:
             began = time.perf_counter()
             indices = [
-                (state.step * config.accumulation + micro) * processes.world()
+                (state.step * config.accumulation + micro) * processes.world_size()
                 + processes.rank()
                 for micro in range(config.accumulation)
             ]

@@ -24,12 +24,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes of a torchrun launch; nothing to do outside one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -58,7 +58,7 @@ def sum_losses(losses: Sequence[Loss]) -> Loss:
         sum((loss.metrics[name] for loss in losses), torch.zeros(())) for name in names
     ]
     count = sum(loss.count for loss in losses)
-    if world() > 1:
+    if world_size() > 1:
         packed = torch.tensor(
             [count, *(item.item() for item in sums)], dtype=torch.float64
         )
@@ -69,7 +69,7 @@ def sum_losses(losses: Sequence[Loss]) -> Loss:
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace every gradient by its sum over the processes, in one exchange."""
-    if world() == 1:
+    if world_size() == 1:
         return
     gradients = [
         parameter.grad for parameter in parameters if parameter.grad is not None
@@ -82,21 +82,21 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def agree(value: int) -> int:
+def broadcast_int(value: int) -> int:
     """The first process's value, for all."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     shared = torch.tensor(value, dtype=torch.int64)
     dist.broadcast(shared, src=0)
     return int(shared)
 
 
-def agree_on(value: Any) -> Any:
+def broadcast_json(value: Any) -> Any:
     """The first process's value, for all: anything that JSON can hold."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     words = json.dumps(value).encode() if rank() == 0 else b""
-    shared = torch.zeros(agree(len(words)), dtype=torch.uint8)
+    shared = torch.zeros(broadcast_int(len(words)), dtype=torch.uint8)
     if rank() == 0:
         shared.copy_(torch.frombuffer(bytearray(words), dtype=torch.uint8))
     dist.broadcast(shared, src=0)
@@ -104,8 +104,8 @@ def agree_on(value: Any) -> Any:
 
 
 @torch.no_grad()
-def same_everywhere(tensors: Iterable[Tensor]) -> None:
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
     """Give every process the first one's values."""
-    if world() > 1:
+    if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)

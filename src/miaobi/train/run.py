@@ -49,7 +49,9 @@ class Run:
     ends the run.
     """
 
-    def go(self, state: State, dataset: Dataset, known: Estimate, quiet: bool) -> float:
+    def train(
+        self, state: State, dataset: Dataset, known: Estimate, quiet: bool
+    ) -> float:
         """Train to the end, or until Ctrl-C, which leaves a checkpoint. The seconds it took."""
         first = processes.rank() == 0
         if first:
@@ -99,7 +101,7 @@ class Run:
         def log(state: State) -> None:
             loop.check_finite(state)
             for output in outputs:
-                output.figures(
+                output.log_metrics(
                     state.step,
                     {
                         **state.train,
@@ -123,7 +125,7 @@ class Run:
                     checkpoint.write(state, self.folder / "checkpoints" / "best")
             state.finished = bool(config.patience) and state.stale >= config.patience
             for output in outputs:
-                output.figures(
+                output.log_metrics(
                     state.step,
                     {
                         "validation": state.validation,
@@ -181,7 +183,7 @@ def new_folder(runs: Path, name: str) -> Path:
                 folder(began)
             ):  # another run of this name began in this second
                 began += 1
-    return folder(processes.agree(began))
+    return folder(processes.broadcast_int(began))
 
 
 def _made(folder: Path) -> bool:
@@ -192,9 +194,9 @@ def _made(folder: Path) -> bool:
     return True
 
 
-def continued(state: State, folder: Path) -> None:
+def restore_newest(state: State, folder: Path) -> None:
     """Bring `state` to the newest checkpoint of a run, if it has one."""
-    resumed = checkpoint.found(folder / "checkpoints")
+    resumed = checkpoint.list_checkpoints(folder / "checkpoints")
     if resumed:
         checkpoint.restore(state, resumed[-1])
 

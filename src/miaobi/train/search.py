@@ -459,7 +459,7 @@ def _importances(study: optuna.Study, keys: list[str]) -> dict[str, float]:
 
 
 @contextmanager
-def opened(*arguments: Any) -> Iterator[Search]:
+def open_search(*arguments: Any) -> Iterator[Search]:
     search = Search(*arguments)
     try:
         yield search

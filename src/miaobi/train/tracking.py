@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class Tracker(Protocol):
     """Opened as `Tracker(run_folder, resolved_config)`."""
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None: ...
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def texts(self, step: int, values: Mapping[str, str]) -> None: ...
+    def log_texts(self, step: int, values: Mapping[str, str]) -> None: ...
 
-    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """values: uint8 [H, W, 3] each."""
         ...
 
@@ -51,13 +51,13 @@ class Log:
             encoding="utf-8",
         )
 
-    def figures(self, step: int, values: Mapping[str, Any]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
 
-    texts = figures
+    log_texts = log_metrics
 
-    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Pictures lie in the run's samples/; a log is of words and figures."""
 
     def close(self) -> None:
@@ -86,15 +86,15 @@ class TensorBoard:
             f"```json\n{json.dumps(config, ensure_ascii=False, indent=1)}\n```",
         )
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def texts(self, step: int, values: Mapping[str, str]) -> None:
+    def log_texts(self, step: int, values: Mapping[str, str]) -> None:
         for name, value in values.items():
             self.writer.add_text(name, value, step)
 
-    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         for name, value in values.items():
             self.writer.add_image(name, value, step, dataformats="HWC")
 
@@ -128,10 +128,10 @@ class WandB:
             id=run.name,
         )
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
-    def texts(self, step: int, values: Mapping[str, str]) -> None:
+    def log_texts(self, step: int, values: Mapping[str, str]) -> None:
         import wandb
 
         self.run.log(
@@ -139,7 +139,7 @@ class WandB:
             step=step,
         )
 
-    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         import wandb
 
         self.run.log(

@@ -8,7 +8,7 @@ import sys
 import time
 
 from miaobi.core.language import say
-from miaobi.train.estimate import spell
+from miaobi.train.estimate import format_duration
 from miaobi.train.loop import State
 
 
@@ -57,7 +57,7 @@ class View:
             and (state.step % self.line_every == 0 or last)
         ):
             speed = (state.step - self.first) / max(now - self.began, 1e-9)
-            left = spell((state.config.max_steps - state.step) / speed)
+            left = format_duration((state.config.max_steps - state.step) / speed)
             print(
                 f"{state.step}/{state.config.max_steps}  {self._figures(state, now)}  {say('left', '剩余')} {left}",
                 file=sys.stderr,

@@ -151,7 +151,7 @@ def derive(
     settle("precision", *_precision(train.device))
     # Free memory and speed are measured, so processes that train together would differ:
     # what the first one found counts.
-    agreed = processes.agree_on(
+    agreed = processes.broadcast_json(
         [[item.key, item.value, item.reason] for item in found.values()]
     )
     return [
@@ -264,7 +264,7 @@ def _steps(
     """Epochs by the amount of data, but no more than the time allows."""
     count, whole = (
         data.count("train"),
-        train.batch_size * train.accumulation * processes.world(),
+        train.batch_size * train.accumulation * processes.world_size(),
     )
     epochs = (
         10 if count <= 200 else 5 if count <= 1000 else 3 if count <= 20_000 else 1
@@ -298,7 +298,7 @@ def seconds_a_step(train: TrainConfig, learner: Learner, data: Examples) -> floa
     random state stay as they were.
     """
     state = loop.start(learner, train)
-    with estimate.untouched(state):
+    with estimate.preserved(state):
         return estimate.seconds_per_step(state, data)
 
 

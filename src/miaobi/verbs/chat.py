@@ -14,7 +14,8 @@ from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Collected, Model, load
-from miaobi.provenance.publish import NOTICE, publish
+from miaobi.provenance.label import NOTICE
+from miaobi.provenance.publish import publish
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines.auto import why
 from miaobi.engines.load import Collected, Model, changed, load
 from miaobi.models.weights import find
-from miaobi.provenance.publish import NOTICE, WRITERS, publish
+from miaobi.provenance.label import NOTICE
+from miaobi.provenance.publish import publish
+from miaobi.provenance.text import WRITERS
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Trained:
     modality: str = "text"
 
     def __str__(self) -> str:
-        from miaobi.train.estimate import spell
+        from miaobi.train.estimate import format_duration
 
         name = self.model.split("@")[0]
         ask = f"miaobi generate {self.modality} --model {name}" + (
@@ -65,11 +65,11 @@ class Trained:
         )
         return say(
             f"{self.model}: {self.parameters / 1e6:.2f} M parameters, "
-            f"{self.step} steps in {spell(self.seconds)}, validation loss "
+            f"{self.step} steps in {format_duration(self.seconds)}, validation loss "
             f"{self.validation_loss:.4f}.\n"
             f"  run: {self.run}\n  next: {ask}   miaobi evaluate {self.model}",
             f"{self.model}：{self.parameters / 1e6:.2f} M 参数，{self.step} "
-            f"步，用时 {spell(self.seconds)}，验证损失 "
+            f"步，用时 {format_duration(self.seconds)}，验证损失 "
             f"{self.validation_loss:.4f}。\n"
             f"  训练记录：{self.run}\n  接下来：{ask}   miaobi evaluate {self.model}",
         )
@@ -394,7 +394,7 @@ def _run(
 
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
-    with processes.joined(processes.pick_device(settings.train.device)):
+    with processes.process_group(processes.pick_device(settings.train.device)):
         dataset = datasets.get(settings.family.DATA).prepare(settings.data)
         state = loop.start(
             settings.family.build(settings.model, dataset.spec), settings.train
@@ -403,9 +403,11 @@ def _run(
             settings.train.seed + processes.rank()
         )  # each process its own dropout
         if folder:
-            runs_of.continued(state, folder)
+            runs_of.restore_newest(state, folder)
         known = estimate.estimate(state, dataset, folder or runs)
-        estimate.refuse(known, settings.train.max_minutes, settings.train.max_steps)
+        estimate.check_limits(
+            known, settings.train.max_minutes, settings.train.max_steps
+        )
         if dry_run:
             return Plan(settings.values, known)
         place = folder or runs_of.new_folder(runs, settings.name)
@@ -420,7 +422,7 @@ def _run(
             )
 
         run = runs_of.Run(place, settings.train, settings.values, "train", sample)
-        seconds = run.go(state, dataset, known, quiet or processes.rank() > 0)
+        seconds = run.train(state, dataset, known, quiet or processes.rank() > 0)
         run.conclude(state, dataset)
         return _finish(settings, state, dataset, place, known, seconds)
 
@@ -434,7 +436,9 @@ def show_samples(
     place = run / "samples" / f"step-{step:08d}"
     if isinstance(made, list):
         for output in outputs:
-            output.texts(step, {f"sample/{at}": item for at, item in enumerate(made)})
+            output.log_texts(
+                step, {f"sample/{at}": item for at, item in enumerate(made)}
+            )
         write_text(place.with_suffix(".txt"), "\n\n".join(made) + "\n")
         return
     from miaobi.core.artifacts import Facts, Image
@@ -443,7 +447,7 @@ def show_samples(
 
     grid = sheet(made.flatten(0, 1).numpy(), columns=made.shape[1])
     for output in outputs:
-        output.pictures(step, {"samples": grid})
+        output.log_images(step, {"samples": grid})
     publish(
         Image(grid, Facts(model, parameters={"step": step})), place.with_suffix(".png")
     )

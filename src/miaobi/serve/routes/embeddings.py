@@ -15,7 +15,7 @@ from miaobi.core.artifacts import Embedding
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.engines.load import Model
-from miaobi.provenance.publish import NOTICE
+from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Place
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError

@@ -23,7 +23,8 @@ from miaobi.core.files import explain_refusal
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest
 from miaobi.engines.load import Collected, Model
-from miaobi.provenance.publish import NOTICE, publish
+from miaobi.provenance.label import NOTICE
+from miaobi.provenance.publish import publish
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.image.asked import (

@@ -19,7 +19,7 @@ from miaobi.core.engine import Chunk
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
-from miaobi.provenance.publish import NOTICE
+from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Place
 from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError

@@ -87,13 +87,13 @@ class Tuned:
     """Of what it is asked."""
 
     def __str__(self) -> str:
-        from miaobi.train.estimate import spell
+        from miaobi.train.estimate import format_duration
 
         name = self.model.split("@")[0]
         lines = [
             say(
-                f"{self.model}: {self.step} steps in {spell(self.seconds)}",
-                f"{self.model}：{self.step} 步，用时 {spell(self.seconds)}",
+                f"{self.model}: {self.step} steps in {format_duration(self.seconds)}",
+                f"{self.model}：{self.step} 步，用时 {format_duration(self.seconds)}",
             ),
             *(f"  {item}" for item in self.differences),
             say(f"  report: {self.report}", f"  报告：{self.report}"),
@@ -215,7 +215,7 @@ def finetune(
         if value is not None
         for part in (key, str(value))
     ]
-    words += config.as_words(settings or {})
+    words += config.as_argv(settings or {})
     done = _run(settle(tree, words, origin), Path(runs), quiet=quiet)
     assert isinstance(done, Tuned)
     return done
@@ -339,14 +339,16 @@ def _run(
 
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
-    with processes.joined(processes.pick_device(settings.train.device)):
+    with processes.process_group(processes.pick_device(settings.train.device)):
         quiet = quiet or processes.rank() > 0
         work = Work.open(settings, before, replay, quiet)
         settings = work.settings
         state = loop.start(work.learner, settings.train)
         torch.manual_seed(settings.train.seed + processes.rank())
         known = estimate.estimate(state, work.data, folder or runs)
-        estimate.refuse(known, settings.train.max_minutes, settings.train.max_steps)
+        estimate.check_limits(
+            known, settings.train.max_minutes, settings.train.max_steps
+        )
         if not quiet:
             work.show_preview()
         if dry_run:
@@ -359,7 +361,7 @@ def _run(
                 json.dumps({"model": str(before), "replay": replay}),
             )
         report.evaluate_base(state)
-        runs_of.continued(state, place)
+        runs_of.restore_newest(state, place)
         run = runs_of.Run(
             place,
             settings.train,
@@ -369,7 +371,7 @@ def _run(
             report.watch,
         )
         try:
-            report.seconds = run.go(state, work.data, known, quiet)
+            report.seconds = run.train(state, work.data, known, quiet)
         except KeyboardInterrupt:
             report.write(state)
             raise

@@ -67,7 +67,7 @@ class Report:
                 for example in found
             ]
         for output in outputs:
-            output.texts(
+            output.log_texts(
                 state.step, {f"sample/{at}": text for at, text in enumerate(made)}
             )
         write_text(
@@ -431,7 +431,7 @@ class Report:
         }
 
     def _fourth_step(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        from miaobi.train.estimate import spell
+        from miaobi.train.estimate import format_duration
 
         loss = found["validation_loss"]
         return {
@@ -440,7 +440,7 @@ class Report:
             ): f"{found['steps']} / {self.work.settings.train.max_steps}",
             say("Best at step", "最佳步"): found["best_step"],
             say("Validation loss", "验证损失"): "–" if loss is None else f"{loss:.4f}",
-            say("Time in steps", "训练用时"): spell(found["seconds"]),
+            say("Time in steps", "训练用时"): format_duration(found["seconds"]),
             say("Memory at most", "内存峰值"): f"{found['memory_gb']} GB",
             say("Energy", "能耗"): say(
                 f"about {found['energy_wh']} Wh, at {WATTS} W assumed",

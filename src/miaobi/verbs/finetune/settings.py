@@ -180,9 +180,11 @@ def settle(
         .stem.replace("_", "-")
         .lower()
     )
-    by_key = {option.key: option for option in config.named(known, recipe, origin)}
+    by_key = {
+        option.key: option for option in config.expand_mappings(known, recipe, origin)
+    }
     given = {key for key, _ in config.flatten(recipe, by_key)} | {
-        key for key, _ in config.words(words, by_key)
+        key for key, _ in config.parse_argv(words, by_key)
     }
     made = {
         section: kind(**config.build(kind, values, f"{section}."))

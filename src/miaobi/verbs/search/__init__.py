@@ -112,7 +112,7 @@ class Planned:
     space: Mapping[str, str]
 
     def __str__(self) -> str:
-        from miaobi.train.estimate import spell
+        from miaobi.train.estimate import format_duration
 
         width = max(map(len, self.space))
         rows = [f"  {key:<{width}}  {shown}" for key, shown in self.space.items()]
@@ -126,10 +126,10 @@ class Planned:
                 say(
                     f"{self.name}: {self.trials} trials of about {self.steps} "
                     f"steps, by {self.metric} ({wanted} is better). At most "
-                    f"{spell(self.seconds)}.",
+                    f"{format_duration(self.seconds)}.",
                     f"{self.name}：{self.trials} 次试验，每次约 {self.steps} "
                     f"步，指标 {self.metric}（{wanted}）。最多 "
-                    f"{spell(self.seconds)}。",
+                    f"{format_duration(self.seconds)}。",
                 ),
                 *rows,
             ]
@@ -248,7 +248,7 @@ def search(
     tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_recipe(recipe)
     if space is not None:
         tree["search"] = dict(space)
-    words = config.as_words(settings or {})
+    words = config.as_argv(settings or {})
     values = {
         "trials": trials,
         "metric": metric,
@@ -400,13 +400,13 @@ def _work(job: Any, folder: Path, workers: int, quiet: bool) -> Searched:
     """Carry out trials until the search ends. The report is written whatever happens."""
     import torch
 
-    from miaobi.train.search import opened
+    from miaobi.train.search import open_search
     from miaobi.verbs.search.report import conclude
 
     before, threads = torch.get_num_threads(), max((os.cpu_count() or 1) // workers, 1)
     if workers > 1:
         torch.set_num_threads(min(threads, before))
-    with opened(folder, job.space, job.fixed, job.rules, job.name) as study:
+    with open_search(folder, job.space, job.fixed, job.rules, job.name) as study:
         try:
             with _helpers(folder, workers - 1, threads):
                 _trials(job, study, folder, quiet)

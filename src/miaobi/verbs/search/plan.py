@@ -127,20 +127,20 @@ def settled(
             "train",
             known,
             config.resolve(list(known.values()), words, tree, origin),
-            {key for key, _ in config.words(words, known)},
+            {key for key, _ in config.parse_argv(words, known)},
         )
     from miaobi.verbs.finetune.settings import options_of, settle, spelled_out
 
     settings = settle(recipe, words, origin)
     known = {
         option.key: option
-        for option in config.named(options_of(settings.task), recipe, origin)
+        for option in config.expand_mappings(options_of(settings.task), recipe, origin)
     }
     return (
         "finetune",
         known,
         dict(settings.values),
-        {key for key, _ in config.words(spelled_out(words), known)},
+        {key for key, _ in config.parse_argv(spelled_out(words), known)},
     )
 
 

@@ -300,7 +300,7 @@ def carry_out(job: Job, trial: Trial, runs: Path) -> float:
     def report(step: int, watched: float) -> None:
         trial.report(round(100 * step / state.config.max_steps), sign * watched)
 
-    runs_of.continued(state, place)
+    runs_of.restore_newest(state, place)
     run = runs_of.Run(
         place,
         state.config,
@@ -311,7 +311,7 @@ def carry_out(job: Job, trial: Trial, runs: Path) -> float:
         report,
     )
     try:
-        run.go(state, opened.data, opened.known, quiet=True)
+        run.train(state, opened.data, opened.known, quiet=True)
     finally:
         trial.facts |= {"steps": state.step, "seconds": round(state.seconds, 2)}
     run.conclude(state, opened.data)

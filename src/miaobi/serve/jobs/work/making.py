@@ -16,7 +16,7 @@ from typing import Any
 from miaobi.core import bundle, config
 from miaobi.core.language import say
 from miaobi.core.store import Store
-from miaobi.provenance.publish import NOTICE
+from miaobi.provenance.label import NOTICE
 from miaobi.serve.jobs import Lost
 from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.train.tracking import read_log
