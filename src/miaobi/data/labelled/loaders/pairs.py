@@ -8,106 +8,99 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from miaobi.data.text.documents import Document
 
 HEADING = re.compile(r"^.+\n[=-]{4,}\s*$", re.M)
+FUZZY = re.compile(r"^#,.*\bfuzzy\b", re.M)
+REFERENCE = re.compile(
+    r"(?:\(?\w+\)? )?(?:variant of|see|used in|abbr\. for) |surname "
+)
+"""How a meaning begins that only refers to another entry."""
 SHORTEST, LONGEST = 80, 600
 """Characters of a description that is summarised."""
+SHORTEST_SUMMARY, LONGEST_SUMMARY = 20, 120
 DOCTEST = ">>>"
 
 
 def django_locale(folder: Path) -> Iterator[Document]:
-    """Sentences of Django's interface in English and simplified Chinese, as its
-    translators wrote them; unsure ones are left out, of plural forms the plural is
-    taken, and what stands there twice comes once.
+    """Yield sentences of Django's interface in English and simplified Chinese, as its
+    translators wrote them.
+
+    Unsure ones are left out; of plural forms the plural is taken; repeated pairs come
+    once.
     """
-    met = set[tuple[str, str]]()
+    seen = set[tuple[str, str]]()
     for file in sorted(folder.rglob("zh_Hans/LC_MESSAGES/*.po")):
-        for entry in _entries(file.read_text(encoding="utf-8")):
-            english, chinese = (
-                entry.get("msgid_plural", entry["msgid"]).strip(),
-                entry.get("msgstr", entry.get("msgstr[0]", "")).strip(),
-            )
-            if (
-                english
-                and chinese
-                and english != chinese
-                and (english, chinese) not in met
-            ):
-                met.add((english, chinese))
-                yield Document(
-                    f"{chinese}\n{english}", meta={"zh": chinese, "en": english}
-                )
+        for entry in _gettext_entries(file.read_text(encoding="utf-8")):
+            english = entry.get("msgid_plural", entry["msgid"]).strip()
+            chinese = entry.get("msgstr", entry.get("msgstr[0]", "")).strip()
+            is_translated = english and chinese and english != chinese
+            if is_translated and (english, chinese) not in seen:
+                seen.add((english, chinese))
+                meta = {"zh": chinese, "en": english}
+                yield Document(f"{chinese}\n{english}", meta=meta)
 
 
-def _entries(text: str) -> Iterator[dict[str, str]]:
+def _gettext_entries(text: str) -> Iterator[Mapping[str, str]]:
     """The entries of a gettext catalogue by keyword, without those marked fuzzy (GNU
     gettext manual, The Format of PO Files).
     """
     for block in re.split(r"\n\s*\n", text):
-        entry, key = dict[str, str](), ""
-        if re.search(r"^#,.*\bfuzzy\b", block, re.M):
+        if FUZZY.search(block):
             continue
+        entry = dict[str, str]()
+        keyword = ""
         for line in block.splitlines():
             if line.startswith('"'):
-                entry[key] += ast.literal_eval(line)
+                entry[keyword] += ast.literal_eval(line)
             elif line.startswith("msg"):
-                key, _, written = line.partition(" ")
-                entry[key] = ast.literal_eval(written)
+                keyword, _, value = line.partition(" ")
+                entry[keyword] = ast.literal_eval(value)
         if "msgid" in entry:
             yield entry
 
 
 def cedict(folder: Path) -> Iterator[Document]:
-    """Words and phrases of CC-CEDICT, simplified, with the first meaning of each;
-    remarks in brackets stay, references to other entries (variant of, see) are left
-    out.
+    """Yield words and phrases of CC-CEDICT, simplified, with the first meaning of each.
+
+    Remarks in brackets stay; references to other entries (variant of, see) are left out.
     """
     text = (folder / "package/data/all.js").read_text(encoding="utf-8")
-    for _, word, pinyin, meanings, *_ in json.loads(
-        text[text.index("{") : text.rindex("}") + 1]
-    )["all"]:
+    table = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    for _, word, pinyin, meanings, *_ in table["all"]:
         meaning = meanings if isinstance(meanings, str) else next(iter(meanings), "")
-        if (
-            meaning
-            and not re.match(
-                r"(?:\(?\w+\)? )?(?:variant of|see|used in|abbr\. for) |surname ",
-                meaning,
-            )
-            and "|" not in meaning
-        ):
-            yield Document(
-                f"{word}\n{meaning}", meta={"zh": word, "en": meaning, "pinyin": pinyin}
-            )
+        if not meaning or "|" in meaning or REFERENCE.match(meaning):
+            continue
+        meta = {"zh": word, "en": meaning, "pinyin": pinyin}
+        yield Document(f"{word}\n{meaning}", meta=meta)
 
 
 def docstring_summaries(folder: Path) -> Iterator[Document]:
-    """What a function's or class's documentation explains, in prose, and the one line
-    its author put above it.
+    """Yield what a function's or class's documentation explains, in prose, and the one
+    line its author put above it.
     """
-    met = set[str]()
-    for file in sorted(
-        file for file in folder.rglob("*.py") if "tests" not in file.parts
-    ):
+    seen = set[str]()
+    files = [file for file in folder.rglob("*.py") if "tests" not in file.parts]
+    for file in sorted(files):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.FunctionDef | ast.ClassDef):
                 continue
-            summary, _, rest = (ast.get_docstring(node) or "").partition("\n\n")
+            docstring = ast.get_docstring(node) or ""
+            summary, _, rest = docstring.partition("\n\n")
+            if not _is_summary(summary):
+                continue
             text = _prose(rest)
-            if (
-                "\n" not in summary
-                and 20 <= len(summary) <= 120
-                and text
-                and text not in met
-            ):
-                met.add(text)
-                yield Document(
-                    f"{text}\n{summary}",
-                    meta={"text": text, "summary": summary, "name": node.name},
-                )
+            if text and text not in seen:
+                seen.add(text)
+                meta = {"text": text, "summary": summary, "name": node.name}
+                yield Document(f"{text}\n{summary}", meta=meta)
+
+
+def _is_summary(text: str) -> bool:
+    return "\n" not in text and SHORTEST_SUMMARY <= len(text) <= LONGEST_SUMMARY
 
 
 def _prose(rest: str) -> str:
@@ -115,53 +108,59 @@ def _prose(rest: str) -> str:
     between paragraphs to at most LONGEST characters.
     """
     rest = re.sub(r"\AExplanation\n=+\n", "", rest.strip())
-    kept = ""
+    prose = ""
     for paragraph in HEADING.split(rest)[0].split("\n\n"):
         flat = " ".join(paragraph.split())
-        if DOCTEST in paragraph or len(kept) + len(flat) > LONGEST:
+        if DOCTEST in paragraph or len(prose) + len(flat) > LONGEST:
             break
-        kept += f" {flat}"
-    return kept.strip() if len(kept) > SHORTEST else ""
+        prose += f" {flat}"
+    return prose.strip() if len(prose) > SHORTEST else ""
 
 
 def mismatched_answers(folder: Path) -> Iterator[Document]:
-    """Questions of the ChatterBot corpus in English: chosen is the answer that stands
-    there, rejected the answer to another question of the same topic. No person compared
-    the two: what is told apart is whether an answer belongs to its question.
-    """
-    import yaml
+    """Yield questions of the ChatterBot corpus in English: chosen is the answer there,
+    rejected the answer to another question of the same topic.
 
-    met = set[str]()
+    No person compared the two: what they distinguish is whether an answer belongs to
+    its question.
+    """
+    seen = set[str]()
     for file in sorted((folder / "chatterbot_corpus/data/english").glob("*.yml")):
-        asked = dict[str, str]()
-        for turns in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
-            question, answer = (
-                (" ".join(str(turn).split()) for turn in turns[:2])
-                if len(turns) >= 2
-                else ("", "")
-            )
-            if question and answer and question.casefold() not in met:
-                met.add(question.casefold())
-                asked[question] = answer
-        for question, answer in asked.items():
+        answers = _answers(file, seen)
+        for question, answer in answers.items():
             others = sorted(
                 {
                     other
-                    for other in asked.values()
+                    for other in answers.values()
                     if other.casefold() != answer.casefold()
                 }
             )
-            if others:
-                drawn = int.from_bytes(
-                    hashlib.blake2b(question.encode(), digest_size=8).digest(), "big"
-                )
-                rejected = others[drawn % len(others)]
-                yield Document(
-                    f"{question}\n{answer}\n{rejected}",
-                    meta={
-                        "prompt": question,
-                        "chosen": answer,
-                        "rejected": rejected,
-                        "topic": file.stem,
-                    },
-                )
+            if not others:
+                continue
+            digest = hashlib.blake2b(question.encode(), digest_size=8).digest()
+            rejected = others[int.from_bytes(digest, "big") % len(others)]
+            yield Document(
+                f"{question}\n{answer}\n{rejected}",
+                meta={
+                    "prompt": question,
+                    "chosen": answer,
+                    "rejected": rejected,
+                    "topic": file.stem,
+                },
+            )
+
+
+def _answers(file: Path, seen: set[str]) -> Mapping[str, str]:
+    """The first answer to each question of a topic; `seen` collects the questions."""
+    import yaml
+
+    answers = dict[str, str]()
+    corpus = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for turns in corpus["conversations"]:
+        if len(turns) < 2:
+            continue
+        question, answer = (" ".join(str(turn).split()) for turn in turns[:2])
+        if question and answer and question.casefold() not in seen:
+            seen.add(question.casefold())
+            answers[question] = answer
+    return answers

