@@ -37,7 +37,7 @@ class Writer(Learner):
     def loss(self, batch: Batch) -> Loss:
         raise AssertionError
 
-    encode = length = collate = figures = judge = loss  # type: ignore[assignment]
+    encode = length = collate = metrics = evaluate = loss  # type: ignore[assignment]
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)

@@ -1,4 +1,7 @@
-"""Where PyTorch engines run: the words people write, checked. Imports torch when called."""
+"""Where PyTorch engines run, and with which numbers: people's words for it, checked.
+
+Imports torch when called.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,20 @@ from miaobi.core.language import say
 if TYPE_CHECKING:
     import torch
 
-TYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def place(device: str) -> str:
-    """ "auto" as "cuda" where there is one, else "cpu". Raises MissingPart for a CUDA
-    device that is not here.
+def torch_device(device: str) -> str:
+    """Return the device; "auto" is "cuda" where there is one, else "cpu".
+
+    Raises MissingPart for a CUDA device that is not here.
     """
     import torch
 
-    chosen = (
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    )
-    if chosen.startswith("cuda") and not torch.cuda.is_available():
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if device.startswith("cuda") and not has_cuda:
         raise MissingPart(
             say(
                 f"There is no CUDA device here (asked for {device}).",
@@ -30,19 +34,26 @@ def place(device: str) -> str:
             ),
             say("Leave device out, or use cpu.", "请去掉 device，或使用 cpu。"),
         )
-    return chosen
+    return device
 
 
-def number_type(dtype: str, place: str) -> torch.dtype:
-    """ "auto" as bfloat16 on CUDA, else float32. Raises BadInput for another word."""
+def torch_dtype(dtype: str, device: str) -> torch.dtype:
+    """Return the dtype; "auto" is bfloat16 on CUDA, else float32.
+
+    Raises BadInput for another word.
+    """
     import torch
 
-    if dtype not in TYPES:
+    if dtype not in DTYPES:
         raise BadInput(
             say(f"There is no dtype {dtype!r}.", f"没有名为 {dtype!r} 的 dtype。"),
-            nearest(dtype, TYPES),
+            nearest(dtype, DTYPES),
         )
     if dtype == "auto":
-        dtype = "bfloat16" if place.startswith("cuda") else "float32"
-    found: torch.dtype = getattr(torch, dtype)
-    return found
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtypes = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
+    return dtypes[dtype]

@@ -98,13 +98,17 @@ def open_engine(
         from miaobi.engines.diffusers.engine import DiffusersEngine
         from miaobi.models import pipelines as diffusers_parts
 
-        place = devices.place(device)
+        torch_device = devices.torch_device(device)
         folder, own = _opened(weights)
         extras = diffusers_parts.extras(
             [*own, *_several(lora)], lora_scale, _several(embeddings), controlnet
         )
         loaded = diffusers_parts.load(
-            folder, weights.name, place, devices.number_type(dtype, place), extras
+            folder,
+            weights.name,
+            torch_device,
+            devices.torch_dtype(dtype, torch_device),
+            extras,
         )
         return DiffusersEngine(weights.name, loaded, checker)
 

@@ -43,4 +43,4 @@ def open_engine(
     from miaobi.engines import devices
     from miaobi.engines.families.engine import PicturesEngine
 
-    return PicturesEngine(weights, devices.place(device))
+    return PicturesEngine(weights, devices.torch_device(device))

@@ -1,7 +1,7 @@
 """PyTorch, in this process: what was trained or tuned here, and any Transformers
 checkpoint, on CPU or CUDA, with adapters.
 
-This file is the door, and imports no torch; the work is in native_engine.py.
+This module imports no torch; engine.py does what runs.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ ABILITIES = Abilities(
 )
 
 
+GGUF_ARCHITECTURES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "mistral",
+    "gpt2",
+    "starcoder2",
+    "falcon",
+)
+"""Those that Transformers reads (huggingface.co/docs/transformers/gguf)."""
+
+
 def installed() -> str | None:
-    return (
-        None
-        if find_spec("torch") and find_spec("transformers")
-        else 'pip install "miaobi[train]"'
-    )
+    if find_spec("torch") and find_spec("transformers"):
+        return None
+    return 'pip install "miaobi[train]"'
 
 
 def reads(weights: Weights) -> bool:
     if weights.family == FAMILY:
         return open_tuned(weights).writes
-    return weights.modality == "text" and (
-        weights.format != "gguf" or gguf_fits(weights.path)
-    )
+    if weights.modality != "text":
+        return False
+    return weights.format != "gguf" or gguf_fits(weights.path)
 
 
 def gguf_fits(path: Path) -> bool:
-    """Whether Transformers reads this GGUF's architecture
-    (huggingface.co/docs/transformers/gguf); it asks for two packages.
-    """
-    return all(find_spec(name) for name in ("gguf", "accelerate")) and gguf.read(
-        path
-    ).architecture in (
-        "llama",
-        "qwen2",
-        "qwen3",
-        "gemma2",
-        "gemma3",
-        "phi3",
-        "mistral",
-        "gpt2",
-        "starcoder2",
-        "falcon",
-    )
+    """Return whether Transformers reads this GGUF file; it needs two packages for it."""
+    if not (find_spec("gguf") and find_spec("accelerate")):
+        return False
+    return gguf.read(path).architecture in GGUF_ARCHITECTURES
 
 
 def open_engine(
@@ -72,24 +72,26 @@ def open_engine(
     dtype: str = "auto",
     adapters: str | Sequence[str] = (),
 ) -> NativeEngine:
-    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on
-    CUDA), float32, bfloat16, float16.
-    `adapters`: tuned models whose base these weights are; a request's `adapter` names
-        the one that answers it."""
+    """Open weights with PyTorch.
+
+    Args:
+        weights: A bundle, a Transformers folder or a GGUF file.
+        streams: Without effect: answers are made together, however many there are.
+        device: auto, cpu, cuda, cuda:1.
+        dtype: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16.
+        adapters: Tuned models whose base these weights are; a request's `adapter` names
+            the one that answers it.
+    """
     from miaobi.engines import devices
     from miaobi.engines.native import checkpoints
     from miaobi.engines.native.engine import NativeEngine
 
-    place = devices.place(device)
-    numbers, names = (
-        devices.number_type(dtype, place),
-        (adapters,) if isinstance(adapters, str) else tuple(adapters),
-    )
+    torch_device = devices.torch_device(device)
+    torch_dtype = devices.torch_dtype(dtype, torch_device)
+    names = (adapters,) if isinstance(adapters, str) else tuple(adapters)
     if names:
-        return NativeEngine(
-            checkpoints.load_adapted(weights, names, place, numbers), ABILITIES
-        )
-    return NativeEngine(
-        checkpoints.load(weights, place, numbers),
-        Abilities(ABILITIES.controls - {"adapter"}, score=True),
-    )
+        checkpoint = checkpoints.load_adapted(weights, names, torch_device, torch_dtype)
+        return NativeEngine(checkpoint, ABILITIES)
+    checkpoint = checkpoints.load(weights, torch_device, torch_dtype)
+    abilities = Abilities(ABILITIES.controls - {"adapter"}, score=True)
+    return NativeEngine(checkpoint, abilities)

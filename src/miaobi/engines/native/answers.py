@@ -1,6 +1,7 @@
-"""The answers to one request while the native engine makes them: by drawing, or by beam search.
+"""The answers to one request while the native engine makes them: sampled, or by beam
+search.
 
-`advance(logits)` looks at one step's logits [R, V] and says which rows live on and with
+`advance(logits)` looks at one step's logits [R, V] and says which rows go on and with
 what next token; the scheduler does the rest. Both kinds are used the same way.
 """
 
@@ -19,225 +20,265 @@ from miaobi.core.requests import TextRequest
 from miaobi.engines.text.streaming import TextStream
 from miaobi.nn.sampling import apply, controls_of, draw, generators_of
 
+NEVER = -1e9
+"""The score of a beam that loses to every other."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What an answer must know of the model's tokens."""
+    """What an answer needs to know of the model's tokens."""
 
     eos_ids: Collection[int]
+    """Tokens that end an answer."""
     stream: Callable[[tuple[str, ...]], TextStream]
+    """Makes the text stream of one answer with these stop strings."""
     spell: Callable[[int], str]
+    """Spells a single token."""
 
 
 @dataclass
 class Step:
-    """rows: which of the present rows live on, in their new order; tokens: what each
-    takes in next.
-    """
+    """What one step of decoding comes to."""
 
     rows: list[int] = field(default_factory=list)
+    """Which of the present rows go on, in their new order."""
     tokens: list[int] = field(default_factory=list)
+    """The token that each of them takes in next."""
     chunks: list[Chunk] = field(default_factory=list)
 
 
 class Answers(Protocol):
+    """The answers to one request."""
+
     width: int
-    """How many rows it starts with."""
+    """How many rows they start with."""
 
     def advance(self, logits: Tensor) -> Step: ...
 
 
-class Drawn:
-    """n answers, each drawn by its own generator (or greedy)."""
+class SampledAnswers:
+    """n answers, each sampled with its own generator (or greedy).
+
+    Args:
+        request: The request, whose prompt is `prompt`.
+        prompt: Token ids.
+        context_left: Tokens that the context has left after the prompt.
+        vocabulary: The model's tokens.
+    """
 
     def __init__(
-        self, request: TextRequest, prompt: list[int], room: int, vocabulary: Vocabulary
+        self,
+        request: TextRequest,
+        prompt: list[int],
+        context_left: int,
+        vocabulary: Vocabulary,
     ) -> None:
-        self.request, self.vocabulary, self.width = request, vocabulary, request.n
-        self._room = min(request.max_new_tokens, room)
+        self.request = request
+        self.vocabulary = vocabulary
+        self.width = request.n
+        self._max_tokens = min(request.max_new_tokens, context_left)
         self._controls = controls_of(request, len(prompt), vocabulary.eos_ids)
         self._ids = torch.tensor([prompt] * request.n)
-        self._made = 0
+        """Prompt and answer of every live row, [R, T]; only the controls read them."""
+        self._token_count = 0
         self._live = list(range(request.n))
+        """The answer of every row."""
         self._streams = [vocabulary.stream(request.stop) for _ in range(request.n)]
         self._generators = generators_of(request.seed or 0, request.n)
 
     def advance(self, logits: Tensor) -> Step:
-        changed = (
-            apply(self._controls, self._ids.to(logits.device), logits)
-            if self._controls
-            else logits
-        )
-        greedy = self.request.greedy
-        tokens = (
-            changed.argmax(1)
-            if greedy
-            else draw(changed, [self._generators[i] for i in self._live])
-        ).tolist()
-        likely = None if self.request.logprobs is None else logits.log_softmax(1)
-        self._made += 1
+        tokens = self._sample(logits)
+        log_probs = None
+        if self.request.logprobs is not None:
+            log_probs = logits.log_softmax(1)
+        self._token_count += 1
         step = Step()
         for row, (index, token) in enumerate(zip(self._live, tokens, strict=True)):
-            logprobs = (
-                ()
-                if likely is None
-                else (
-                    token_logprob(
-                        likely[row], token, self.request.logprobs, self.vocabulary
-                    ),
-                )
-            )
-            chunk = self._take(index, token, logprobs)
-            if chunk.text or chunk.logprobs or chunk.tokens or chunk.finish:
-                step.chunks.append(chunk)
+            logprobs: tuple[TokenLogprob, ...] = ()
+            if log_probs is not None:
+                logprobs = (self._logprob(log_probs[row], token),)
+            chunk = self._chunk(index, token, logprobs)
+            step.chunks.append(chunk)
             if chunk.finish is None:
                 step.rows.append(row)
                 step.tokens.append(token)
         self._live = [self._live[row] for row in step.rows]
         if self._controls:
-            self._ids = torch.cat(
-                [
-                    self._ids[step.rows],
-                    torch.tensor(step.tokens, dtype=torch.long)[:, None],
-                ],
-                dim=1,
-            )
+            added = torch.tensor(step.tokens, dtype=torch.long)[:, None]
+            self._ids = torch.cat([self._ids[step.rows], added], dim=1)
         return step
 
-    def _take(
+    def _sample(self, logits: Tensor) -> list[int]:
+        """The next token of every row."""
+        if self._controls:
+            logits = apply(self._controls, self._ids.to(logits.device), logits)
+        if self.request.greedy:
+            tokens = logits.argmax(1)
+        else:
+            generators = [self._generators[index] for index in self._live]
+            tokens = draw(logits, generators)
+        ids: list[int] = tokens.tolist()
+        return ids
+
+    def _logprob(self, log_probs: Tensor, token: int) -> TokenLogprob:
+        return token_logprob(log_probs, token, self.request.logprobs, self.vocabulary)
+
+    def _chunk(
         self, index: int, token: int, logprobs: tuple[TokenLogprob, ...]
     ) -> Chunk:
+        """The chunk that `token` adds to answer `index`."""
         stream = self._streams[index]
         if token in self.vocabulary.eos_ids:
             return Chunk(index, stream.finish(), tokens=1, finish="stop")
         text = stream.push(token)
         if stream.stopped:
             return Chunk(index, text, logprobs, 1, "stop")
-        if self._made >= self._room:
-            text += stream.finish()
-            return Chunk(
-                index, text, logprobs, 1, "stop" if stream.stopped else "length"
-            )
-        return Chunk(index, text, logprobs, 1)
+        if self._token_count < self._max_tokens:
+            return Chunk(index, text, logprobs, 1)
+        text += stream.finish()
+        finish: FinishReason = "stop" if stream.stopped else "length"
+        return Chunk(index, text, logprobs, 1, finish)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Beam:
+    """One of the texts that beam search follows."""
+
     ids: list[int]
     score: float
     """Sum of log-probabilities."""
     logprobs: tuple[TokenLogprob, ...] = ()
 
+    @property
+    def mean_score(self) -> float:
+        return self.score / len(self.ids)
 
-class Beams:
+
+@dataclass(frozen=True)
+class FinishedBeam:
+    beam: Beam
+    finish: FinishReason
+
+
+class BeamAnswers:
     """Beam search for the n likeliest of num_beams texts, scored by mean log-probability.
 
     As Transformers' `generate(num_beams=...)` with length_penalty 1 and early_stopping
-    False. Nothing can be shown before the search ends: a beam that leads now may lose.
+    False. No text can leave before the search ends: a beam that leads now may lose.
+    Args as those of SampledAnswers.
     """
 
     def __init__(
-        self, request: TextRequest, prompt: list[int], room: int, vocabulary: Vocabulary
+        self,
+        request: TextRequest,
+        prompt: list[int],
+        context_left: int,
+        vocabulary: Vocabulary,
     ) -> None:
-        self.request, self.vocabulary, self.width = (
-            request,
-            vocabulary,
-            request.num_beams,
-        )
-        self._room = min(request.max_new_tokens, room)
+        self.request = request
+        self.vocabulary = vocabulary
+        self.width = request.num_beams
+        self._max_tokens = min(request.max_new_tokens, context_left)
         self._controls = controls_of(request, len(prompt), vocabulary.eos_ids)
         self._prompt = prompt
-        self._beams = [Beam([], 0.0)] + [Beam([], -1e9) for _ in range(self.width - 1)]
-        self._done: list[tuple[float, Beam, str]] = []
+        # All rows begin alike: only the first may be the parent of the next step.
+        duplicates = [Beam([], NEVER) for _ in range(self.width - 1)]
+        self._beams = [Beam([], 0.0), *duplicates]
+        self._finished: list[FinishedBeam] = []
+        """The best so far, best first."""
 
     def advance(self, logits: Tensor) -> Step:
-        likely = logits.log_softmax(1)
-        ids = torch.tensor(
-            [self._prompt + beam.ids for beam in self._beams], device=logits.device
-        )
-        changed = apply(self._controls, ids, likely)
-        totals = (
-            changed
-            + torch.tensor([beam.score for beam in self._beams], device=logits.device)[
-                :, None
-            ]
-        )
-        best, places = totals.flatten().topk(2 * self.width)
-        step, beams = Step(), list[Beam]()
-        for rank, (score, place) in enumerate(
-            zip(best.tolist(), places.tolist(), strict=True)
-        ):
-            row, token = divmod(place, logits.shape[1])
-            beam = self._grown(row, token, score, likely[row])
+        log_probs = logits.log_softmax(1)
+        totals = self._totals(log_probs)
+        # Even if one candidate of every beam ends its text, `width` go on.
+        best = totals.flatten().topk(2 * self.width)
+        candidates = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        step = Step()
+        beams: list[Beam] = []
+        for rank, (score, position) in enumerate(candidates):
+            row, token = divmod(position, logits.shape[1])
             if token in self.vocabulary.eos_ids:
                 if rank < self.width:
-                    self._keep(beam, "stop")
+                    self._finish(self._extend(row, token, score, log_probs), "stop")
             elif len(beams) < self.width:
-                beams.append(beam)
+                beams.append(self._extend(row, token, score, log_probs))
                 step.rows.append(row)
                 step.tokens.append(token)
         self._beams = beams
-        if self._over():
-            return Step(chunks=self._result())
+        if self._search_is_over():
+            return Step(chunks=self._chunks())
         return step
 
-    def _grown(self, row: int, token: int, score: float, likely: Tensor) -> Beam:
-        beam, wanted = self._beams[row], self.request.logprobs
-        logprobs = (
-            ()
-            if wanted is None
-            else (token_logprob(likely, token, wanted, self.vocabulary),)
-        )
-        return Beam([*beam.ids, token], score, beam.logprobs + logprobs)
+    def _totals(self, log_probs: Tensor) -> Tensor:
+        """The score [R, V] of every beam with every token behind it."""
+        device = log_probs.device
+        if self._controls:
+            texts = [self._prompt + beam.ids for beam in self._beams]
+            ids = torch.tensor(texts, device=device)
+            log_probs = apply(self._controls, ids, log_probs)
+        scores = torch.tensor([beam.score for beam in self._beams], device=device)
+        return log_probs + scores[:, None]
 
-    def _keep(self, beam: Beam, why: str) -> None:
+    def _extend(self, row: int, token: int, score: float, log_probs: Tensor) -> Beam:
+        """The beam of `row` with one token more."""
+        beam = self._beams[row]
+        logprobs = beam.logprobs
+        if self.request.logprobs is not None:
+            entry = token_logprob(
+                log_probs[row], token, self.request.logprobs, self.vocabulary
+            )
+            logprobs = (*logprobs, entry)
+        return Beam([*beam.ids, token], score, logprobs)
+
+    def _finish(self, beam: Beam, finish: FinishReason) -> None:
         """Keep a finished beam if it is among the best."""
-        self._done.append((beam.score / len(beam.ids), beam, why))
-        self._done = sorted(self._done, key=lambda item: -item[0])[: self.width]
+        self._finished.append(FinishedBeam(beam, finish))
+        self._finished.sort(key=lambda finished: -finished.beam.mean_score)
+        del self._finished[self.width :]
 
-    def _over(self) -> bool:
-        length = len(self._beams[0].ids)
-        if length >= self._room:
+    def _search_is_over(self) -> bool:
+        if len(self._beams[0].ids) >= self._max_tokens:
             for beam in self._beams:
-                self._keep(beam, "length")
+                self._finish(beam, "length")
             return True
-        return (
-            len(self._done) == self.width
-            and self._done[-1][0] >= self._beams[0].score / length
-        )
+        if len(self._finished) < self.width:
+            return False
+        return self._finished[-1].beam.mean_score >= self._beams[0].mean_score
 
-    def _result(self) -> list[Chunk]:
-        return [
-            self._chunk(index, beam, why)
-            for index, (_, beam, why) in enumerate(self._done[: self.request.n])
-        ]
+    def _chunks(self) -> list[Chunk]:
+        best = self._finished[: self.request.n]
+        return [self._chunk(index, finished) for index, finished in enumerate(best)]
 
-    def _chunk(self, index: int, beam: Beam, why: str) -> Chunk:
-        stream, shown = self.vocabulary.stream(self.request.stop), ""
-        kept = beam.ids[:-1] if why == "stop" else beam.ids
-        for token in kept:
-            shown += stream.push(token)
+    def _chunk(self, index: int, finished: FinishedBeam) -> Chunk:
+        """A whole answer."""
+        stream = self.vocabulary.stream(self.request.stop)
+        beam = finished.beam
+        # A beam that stopped ends with an end token, which has no text.
+        ids = beam.ids[:-1] if finished.finish == "stop" else beam.ids
+        text = ""
+        for token in ids:
+            text += stream.push(token)
             if stream.stopped:
                 break
-        shown += stream.finish()
-        finish: FinishReason = "stop" if stream.stopped or why == "stop" else "length"
-        return Chunk(index, shown, beam.logprobs[: len(kept)], len(beam.ids), finish)
+        text += stream.finish()
+        finish: FinishReason = "stop" if stream.stopped else finished.finish
+        return Chunk(index, text, beam.logprobs[: len(ids)], len(beam.ids), finish)
 
 
 def token_logprob(
-    likely: Tensor, token: int, rivals: int | None, vocabulary: Vocabulary
+    log_probs: Tensor, token: int, top_count: int | None, vocabulary: Vocabulary
 ) -> TokenLogprob:
-    """The token's entry, from the model's own log-probabilities [V], before any control."""
-    top = likely.topk(rivals) if rivals else None
-    return TokenLogprob(
-        vocabulary.spell(token),
-        likely[token].item(),
-        ()
-        if top is None
-        else tuple(
-            (vocabulary.spell(other), value)
-            for value, other in zip(
-                top.values.tolist(), top.indices.tolist(), strict=True
-            )
-        ),
-    )
+    """The entry of one token.
+
+    Args:
+        log_probs: The model's own log-probabilities [V], before any control.
+        token: The token that was chosen.
+        top_count: How many of the likeliest tokens to name beside it.
+        vocabulary: The model's tokens.
+    """
+    top_logprobs: tuple[tuple[str, float], ...] = ()
+    if top_count:
+        top = log_probs.topk(top_count)
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        top_logprobs = tuple((vocabulary.spell(other), value) for other, value in pairs)
+    return TokenLogprob(vocabulary.spell(token), log_probs[token].item(), top_logprobs)

@@ -35,6 +35,7 @@ from miaobi.models.base import open_base
 from miaobi.models.weights import read_json, refuse_foreign_code
 
 ENDLESS = 2**31
+"""The context length of a model that has no limit."""
 
 
 @runtime_checkable
@@ -57,6 +58,8 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """An opened model: what the native engine steps, and what it knows of its tokens."""
+
     name: str
     decoder: Decoder
     tokenizer: Tokenizer
@@ -67,14 +70,15 @@ class Checkpoint:
     context_length: int
     chat: chat.ChatTemplate | None
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
-    """By the names they were asked for with."""
+    """By the names that they were opened with."""
 
 
 def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
-    """Raises Damaged, NotFound or Unsupported, each with what to do."""
-    from transformers.utils import logging
+    """Open weights of any format that the native engine reads.
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    Raises Damaged, NotFound or Unsupported, each with what to do.
+    """
+    _disable_progress_bar()
     if weights.format == "gguf":
         return _load_gguf(weights, device, dtype)
     if weights.family == opening.FAMILY:
@@ -85,183 +89,188 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
         module = families.get(family).load(folder)
     else:
         module = load_transformers(folder, dtype)
-    tokenizer = Tokenizer.from_file(_tokenizer_file(folder))
     return _checkpoint(
         weights.name,
-        module.eval().to(device, dtype),
-        tokenizer,
+        _decoder(module.eval().to(device, dtype)),
+        _open_tokenizer(folder),
         _settings(folder),
         chat.from_folder(folder),
     )
 
 
+def _disable_progress_bar() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkpoint:
-    """A tuned language model; an adapter goes into its base's weights, in float32, or
-    before every prompt where it is a prefix.
+    """A tuned language model.
+
+    An adapter goes into its base's weights, in float32, or before every prompt where it
+    is a prefix.
     """
-    own = (
-        tuned.folder
-        if (tuned.folder / "tokenizer.json").exists()
-        else tuned.base.folder
-    )
-    tokenizer = Tokenizer.from_file(_tokenizer_file(own))
+    has_tokenizer = (tuned.folder / "tokenizer.json").exists()
+    tokenizer_folder = tuned.folder if has_tokenizer else tuned.base.folder
+    tokenizer = _open_tokenizer(tokenizer_folder)
+    template = chat.from_folder(tokenizer_folder)
     if not tuned.adapter:
         module = load_transformers(tuned.folder, dtype)
         return _checkpoint(
             tuned.label,
-            module.eval().to(device),
+            _decoder(module.eval().to(device)),
             tokenizer,
             _settings(tuned.folder),
-            chat.from_folder(own),
+            template,
         )
-    kind, prefix = tuned.adapter["peft_type"], list[Layer]()
-    if kind in opening.PREFIXES:
-        module = load_transformers(tuned.base.folder, torch.float32)
-        prefix = prefix_of(module, tuned.folder)
-    elif kind in opening.UNMERGEABLE:
-        from miaobi.tune.saved import learner_of
-
-        module = learner_of(tuned).net
-    else:
-        module = merging.put_in(
-            load_transformers(tuned.base.folder, torch.float32), tuned.folder
-        )
+    module, prefix = _load_adapter(tuned)
     prefix = [
         (keys.to(device, dtype), values.to(device, dtype)) for keys, values in prefix
     ]
-    made = _checkpoint(
+    checkpoint = _checkpoint(
         tuned.label,
-        module.eval().to(device, dtype),
+        _decoder(module.eval().to(device, dtype), prefix),
         tokenizer,
         _settings(tuned.base.folder),
-        chat.from_folder(own) or tuned.base.template,
-        prefix,
+        template or tuned.base.template,
     )
-    return replace(
-        made,
-        context_length=made.context_length - (prefix[0][0].shape[2] if prefix else 0),
-    )
+    if not prefix:
+        return checkpoint
+    prefix_length = prefix[0][0].shape[2]
+    context_length = checkpoint.context_length - prefix_length
+    return replace(checkpoint, context_length=context_length)
+
+
+def _load_adapter(tuned: opening.Tuned) -> tuple[nn.Module, list[Layer]]:
+    """The base with the adapter merged into it, and what it puts before every prompt."""
+    kind = tuned.adapter["peft_type"]
+    if kind in opening.PREFIXES:
+        module = load_transformers(tuned.base.folder, torch.float32)
+        return module, prefix_of(module, tuned.folder)
+    if kind in opening.UNMERGEABLE:
+        from miaobi.tune.saved import learner_of
+
+        return learner_of(tuned).net, []
+    module = load_transformers(tuned.base.folder, torch.float32)
+    return merging.put_in(module, tuned.folder), []
 
 
 def load_adapted(
     weights: Weights, names: Sequence[str], device: str, dtype: torch.dtype
 ) -> Checkpoint:
-    """A base with several adapters. Raises BadInput for an adapter of another base,
-    Unsupported for one that is not plain LoRA.
-    """
-    from transformers.utils import logging
+    """Open a base with several adapters beside it.
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    Args:
+        weights: The base.
+        names: The adapters, as a request's `adapter` will name them.
+        device: A PyTorch device.
+        dtype: The numbers to compute with.
+
+    Raises BadInput for an adapter of another base, Unsupported for one that is not
+    plain LoRA.
+    """
+    _disable_progress_bar()
     base = open_base(weights.location)
-    chosen = {name: opening.open_adapter(name, base) for name in names}
-    for tuned in chosen.values():
+    adapters = {name: opening.open_adapter(name, base) for name in names}
+    for tuned in adapters.values():
         merging.read_update(tuned)  # refuses what cannot share a batch
-    keys = {
-        name: f"adapter{number}" for number, name in enumerate(chosen)
-    }  # a name may hold a dot, a module's must not
-    (first, opened), *others = chosen.items()
-    module = merging.beside(
-        load_transformers(base.folder, dtype), opened.folder, keys[first]
-    )
+    # A name may hold a dot, the name of a module must not.
+    keys = {name: f"adapter{index}" for index, name in enumerate(adapters)}
+    (first_name, first), *others = adapters.items()
+    module = load_transformers(base.folder, dtype)
+    adapted = merging.beside(module, first.folder, keys[first_name])
     for name, tuned in others:
-        module.load_adapter(str(tuned.folder), keys[name])
-    tokenizer, adapters = (
-        Tokenizer.from_file(_tokenizer_file(base.folder)),
-        {
-            name: Adapter(keys[name], chat.from_folder(tuned.folder) or base.template)
-            for name, tuned in chosen.items()
-        },
-    )
-    plain = _checkpoint(
+        adapted.load_adapter(str(tuned.folder), keys[name])
+    checkpoint = _checkpoint(
         weights.name,
-        module.eval().to(device, dtype),
-        tokenizer,
+        CachedDecoder(adapted.eval().to(device, dtype), adapted=True),
+        _open_tokenizer(base.folder),
         _settings(base.folder),
         base.template,
-        adapted=True,
     )
-    return replace(plain, adapters=adapters)
+    by_name = {
+        name: Adapter(keys[name], chat.from_folder(tuned.folder) or base.template)
+        for name, tuned in adapters.items()
+    }
+    return replace(checkpoint, adapters=by_name)
 
 
 def prefix_of(module: Any, folder: Path) -> list[Layer]:
-    """What stands before every prompt of a prompt- or prefix-tuned model: keys and
-    values [1, heads, n, D] a layer.
+    """What stands before every prompt of a prompt- or prefix-tuned model.
+
+    Keys and values [1, heads, n, D] a layer.
     """
     adapted = merging.beside(module, folder)
     with torch.no_grad():
-        made: Any = adapted.get_prompt(1)
-        cache = (
-            module(inputs_embeds=made, use_cache=True).past_key_values
-            if isinstance(made, torch.Tensor)
-            else made
-        )
+        prompt: Any = adapted.get_prompt(1)
+        if isinstance(prompt, torch.Tensor):  # embeddings [1, n, D]
+            cache = module(inputs_embeds=prompt, use_cache=True).past_key_values
+        else:
+            cache = prompt
     return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _decoder(module: nn.Module, prefix: Sequence[Layer] = ()) -> Decoder:
+    if isinstance(module, Recurrent):
+        return RecurrentDecoder(module)
+    return CachedDecoder(module, prefix)
 
 
 def _checkpoint(
     name: str,
-    module: nn.Module,
+    decoder: Decoder,
     tokenizer: Tokenizer,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     template: chat.ChatTemplate | None,
-    prefix: Sequence[Layer] = (),
-    adapted: bool = False,
 ) -> Checkpoint:
-    recurrent = isinstance(module, Recurrent)
-    decoder: Decoder = (
-        RecurrentDecoder(module)
-        if recurrent
-        else CachedDecoder(module, prefix, adapted)
-    )
-    eos_ids = _numbers(settings.get("eos_token_id"), settings.get("eos_id"))
-    bos_ids = _numbers(settings.get("bos_token_id"), settings.get("bos_id")) or eos_ids
-    length = (
-        ENDLESS
-        if recurrent
-        else next(
-            (
-                settings[key]
-                for key in ("max_position_embeddings", "n_positions", "max_seq_len")
-                if settings.get(key)
-            ),
-            ENDLESS,
-        )
-    )
+    """`settings`: what config.json says of the model."""
+    eos_ids = _token_ids(settings, "eos_token_id", "eos_id")
+    bos_ids = _token_ids(settings, "bos_token_id", "bos_id") or eos_ids
+    context_length = ENDLESS
+    if isinstance(decoder, CachedDecoder):
+        context_length = _context_length(settings)
     return Checkpoint(
         name,
         decoder,
         tokenizer,
         frozenset(eos_ids),
         bos_ids[:1] or [0],
-        length,
+        context_length,
         template,
     )
 
 
-def _numbers(*values: Any) -> list[int]:
+def _context_length(settings: Mapping[str, Any]) -> int:
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if settings.get(key):
+            return int(settings[key])
+    return ENDLESS
+
+
+def _token_ids(settings: Mapping[str, Any], *keys: str) -> list[int]:
     """Token ids as config files write them: one, a list, or nothing."""
-    return [
-        item
-        for value in values
-        if value is not None
-        for item in (value if isinstance(value, list) else [value])
-    ]
+    ids: list[int] = []
+    for key in keys:
+        value = settings.get(key)
+        if isinstance(value, list):
+            ids += value
+        elif value is not None:
+            ids.append(value)
+    return ids
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """config.json, overridden by generation_config.json where both speak of the ends."""
+    """config.json; generation_config.json wins where both name the end tokens."""
     config = read_json(folder / "config.json")
     generation = folder / "generation_config.json"
     if generation.exists():
-        config |= {
-            key: value
-            for key, value in read_json(generation).items()
-            if key in ("eos_token_id", "bos_token_id") and value is not None
-        }
+        for key, value in read_json(generation).items():
+            if key in ("eos_token_id", "bos_token_id") and value is not None:
+                config[key] = value
     return config
 
 
-def _tokenizer_file(folder: Path) -> Path:
+def _open_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists():
         raise Unsupported(
@@ -273,12 +282,13 @@ def _tokenizer_file(folder: Path) -> Path:
                 "请把分词器存为 fast 格式：AutoTokenizer.from_pretrained(folder).save_pretrained(folder)。",
             ),
         )
-    return path
+    return Tokenizer.from_file(path)
 
 
 def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A causal language model from a Transformers folder. Imports the narrow class
-    where the layout is Llama's.
+    """Open a causal language model from a Transformers folder.
+
+    Imports only Llama's class where the layout is Llama's, which is quicker.
     """
     config = read_json(folder / "config.json")
     refuse_foreign_code(config, folder.name)
@@ -320,25 +330,23 @@ def load_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
-    """Dequantised by Transformers: slow to open and four times the memory, so the last
-    resort for a GGUF.
+    """A GGUF file, dequantised by Transformers.
+
+    Slow to open and four times the memory, so the last resort for such files.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     header = gguf.read(weights.path)
-    where = {
+    source = {
         "pretrained_model_name_or_path": str(weights.path.parent),
         "gguf_file": weights.path.name,
     }
-    module: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(**where).backend_tokenizer
-    if (
-        header.metadata.get("tokenizer.ggml.model") == "gpt2"
-    ):  # Transformers cuts words by GPT-2's rule, whatever the file says
-        tokenizer.pre_tokenizer = word_rule(
-            header.metadata.get("tokenizer.ggml.pre", "default"), weights.path
-        )
-    wrapped = Tokenizer(tokenizer)
+    module: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(**source).backend_tokenizer
+    if header.metadata.get("tokenizer.ggml.model") == "gpt2":
+        # Transformers cuts words by GPT-2's rule, whatever the file says.
+        rule = header.metadata.get("tokenizer.ggml.pre", "default")
+        tokenizer.pre_tokenizer = word_rule(rule, weights.path)
     settings = {
         "eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
         "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
@@ -346,8 +354,8 @@ def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     }
     return _checkpoint(
         weights.name,
-        module.eval().to(device),
-        wrapped,
+        _decoder(module.eval().to(device)),
+        Tokenizer(tokenizer),
         settings,
         chat.from_gguf(header.metadata),
     )

@@ -17,62 +17,72 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Layer = tuple[Tensor, Tensor]
+"""Keys and values of one layer, [B, heads, T, D] each."""
+
+BASE = "__base__"
+"""PEFT's name for no adapter."""
+
 
 class Decoder(Protocol):
+    """A model that takes in one token a row and predicts the next."""
+
     joins: bool
     """Whether `join` is possible; if not, every request is stepped by itself."""
 
     def prefill(
         self, prompts: list[list[int]], adapters: list[str]
     ) -> tuple[Tensor, Any]:
-        """Logits [B, V] after each prompt, and the state. adapters: by which each is
-        answered; empty for a model without any.
+        """Return the logits [B, V] after each prompt, and the state.
+
+        `adapters`: the one that answers each prompt; without effect on a model that has
+        none.
         """
         ...
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """tokens int64 [B] are taken in; logits [B, V] for what follows."""
+        """Take in tokens int64 [B]; return the logits [B, V] of the next, and the state."""
         ...
 
     def select(self, state: Any, rows: list[int]) -> Any:
-        """The state of these rows, repeated or left out as asked."""
+        """Return the state of these rows; a row may be repeated or left out."""
         ...
 
     def join(self, first: Any, second: Any) -> Any:
-        """One state holding the rows of both."""
+        """Return one state with the rows of both."""
         ...
 
     def score(self, ids: list[int]) -> Tensor:
-        """Logits [T, V] at every place of one text."""
+        """Return the logits [T, V] at every position of one text."""
         ...
 
 
-Layer = tuple[Tensor, Tensor]
-"""Keys and values of one layer, [B, heads, T, D] each."""
-BASE = "__base__"
-"""PEFT's name for no adapter."""
-
-
 @dataclass
-class Cached:
-    """cache: keys and values [B, heads, width, D] a layer, padded on the left; lengths:
-    real tokens of each row; adapters: by which each row is answered, empty for a model
-    without any.
-    """
+class CachedState:
+    """The state of a CachedDecoder with B rows."""
 
     cache: Any
+    """Transformers' DynamicCache: keys and values [B, heads, width, D] a layer, padded
+    on the left.
+    """
     lengths: list[int]
+    """Real tokens of each row."""
     adapters: list[str]
+    """The adapter of each row; without effect on a model that has none."""
 
 
 class CachedDecoder:
     """A Transformers causal language model with its DynamicCache.
 
-    Rows of unlike length stand flush right: the padding on their left is masked, and
-    positions count real tokens only.
-    `prefix`: what was learned to stand before every prompt (prefix tuning, Li and Liang
-        2021, arXiv:2101.00190), one row.
-    `adapted`: the model is PEFT's, and rows of unlike adapters share each step (its mixed batches).
+    Rows of unlike length end at the same column: the padding on their left is masked,
+    and positions count real tokens only.
+
+    Args:
+        model: The model, or PEFT's wrapper around it.
+        prefix: What was learned to stand before every prompt (prefix tuning, Li and
+            Liang 2021, arXiv:2101.00190), one row.
+        adapted: Whether the model is PEFT's; rows of unlike adapters then share each
+            step (its mixed batches).
     """
 
     def __init__(
@@ -80,118 +90,128 @@ class CachedDecoder:
     ) -> None:
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
-        self.model, self._cache, self._prefix, self._adapted = (
-            model,
-            DynamicCache,
-            prefix,
-            adapted,
-        )
+        self.model = model
         self.device = next(model.parameters()).device
-        takes = inspect.signature(
-            model.get_base_model().forward if adapted else model.forward
-        ).parameters
+        self._new_cache = DynamicCache
+        self._prefix = prefix
+        self._prefix_length = prefix[0][0].shape[2] if prefix else 0
+        self._adapted = adapted
+
+        forward = model.get_base_model().forward if adapted else model.forward
+        parameters = inspect.signature(forward).parameters
+        self._last_only = {}
+        if "logits_to_keep" in parameters:
+            self._last_only = {"logits_to_keep": 1}
         layers = DynamicCache(config=model.config).layers
-        self.joins = "position_ids" in takes and all(
-            type(layer) is DynamicLayer for layer in layers
-        )
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        plain_layers = all(type(layer) is DynamicLayer for layer in layers)
+        self.joins = plain_layers and "position_ids" in parameters
 
     def prefill(
         self, prompts: list[list[int]], adapters: list[str]
-    ) -> tuple[Tensor, Cached]:
-        if (
-            self._prefix and len(prompts) > 1
-        ):  # one by one, so that padding stands before the prefix and not behind it
-            rows = [self.prefill([prompt], []) for prompt in prompts]
-            return torch.cat([logits for logits, _ in rows]), reduce(
-                self.join, [state for _, state in rows]
-            )
-        before = self._prefix[0][0].shape[2] if self._prefix else 0
-        lengths = [before + len(prompt) for prompt in prompts]
+    ) -> tuple[Tensor, CachedState]:
+        if self._prefix and len(prompts) > 1:
+            return self._prefill_each(prompts, adapters)
+        lengths = [self._prefix_length + len(prompt) for prompt in prompts]
         width = max(lengths)
-        ids = torch.tensor(
-            [[0] * (width - before - len(prompt)) + prompt for prompt in prompts],
-            device=self.device,
-        )
-        cache = self._begun()
-        state = Cached(cache, lengths, adapters)
+        padded = [
+            [0] * (width - length) + prompt
+            for length, prompt in zip(lengths, prompts, strict=True)
+        ]
+        ids = torch.tensor(padded, device=self.device)
+        state = CachedState(self._prefix_cache(), lengths, adapters)
         return self._forward(ids, state, width), state
 
-    def _begun(self) -> Any:
+    def _prefill_each(
+        self, prompts: list[list[int]], adapters: list[str]
+    ) -> tuple[Tensor, CachedState]:
+        """As `prefill`, one by one: padding must stand before the prefix, not behind it."""
+        rows = [
+            self.prefill([prompt], [adapter])
+            for prompt, adapter in zip(prompts, adapters, strict=True)
+        ]
+        logits = torch.cat([row_logits for row_logits, _ in rows])
+        state = reduce(self.join, [row_state for _, row_state in rows])
+        return logits, state
+
+    def _prefix_cache(self) -> Any:
         """A cache that holds the prefix, if there is one."""
-        cache = self._cache(config=self.model.config)
-        for number, (keys, values) in enumerate(self._prefix):
-            cache.update(keys, values, number)
+        cache = self._new_cache(config=self.model.config)
+        for index, (keys, values) in enumerate(self._prefix):
+            cache.update(keys, values, index)
         return cache
 
-    def step(self, tokens: Tensor, state: Cached) -> tuple[Tensor, Cached]:
+    def step(self, tokens: Tensor, state: CachedState) -> tuple[Tensor, CachedState]:
         state.lengths = [length + 1 for length in state.lengths]
         width = state.cache.get_seq_length() + 1
-        return self._forward(tokens.to(self.device)[:, None], state, width), state
+        ids = tokens.to(self.device)[:, None]
+        return self._forward(ids, state, width), state
 
-    def _forward(self, ids: Tensor, state: Cached, width: int) -> Tensor:
-        extra: dict[str, Any] = self._last_only | (
-            {"adapter_names": state.adapters} if self._adapted else {}
-        )
+    def _forward(self, ids: Tensor, state: CachedState, width: int) -> Tensor:
+        """Logits [B, V] after ids [B, T], whose last column is number `width` - 1."""
+        options: dict[str, Any] = dict(self._last_only)
+        if self._adapted:
+            options["adapter_names"] = state.adapters
         if min(state.lengths) < width:
-            starts = torch.tensor(
-                [width - length for length in state.lengths], device=self.device
-            )[:, None]
-            places = torch.arange(width, device=self.device)[None]
-            extra["attention_mask"] = (places >= starts).long()
-            extra["position_ids"] = (places - starts).clamp(min=0)[
-                :, width - ids.shape[1] :
-            ]
+            padding = [width - length for length in state.lengths]
+            starts = torch.tensor(padding, device=self.device)[:, None]
+            columns = torch.arange(width, device=self.device)[None]
+            positions = (columns - starts).clamp(min=0)
+            options["attention_mask"] = (columns >= starts).long()
+            options["position_ids"] = positions[:, width - ids.shape[1] :]
         output = self.model(
-            input_ids=ids, past_key_values=state.cache, use_cache=True, **extra
+            input_ids=ids, past_key_values=state.cache, use_cache=True, **options
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
-    def select(self, state: Cached, rows: list[int]) -> Cached:
+    def select(self, state: CachedState, rows: list[int]) -> CachedState:
         state.cache.batch_select_indices(torch.tensor(rows, device=self.device))
         state.lengths = [state.lengths[row] for row in rows]
-        state.adapters = [state.adapters[row] for row in rows] if self._adapted else []
-        spare = state.cache.get_seq_length() - max(state.lengths)
-        if spare > 0:
-            self._pad(state, -spare)
+        state.adapters = [state.adapters[row] for row in rows]
+        unused = state.cache.get_seq_length() - max(state.lengths)
+        if unused > 0:
+            _pad_left(state, -unused)
         return state
 
-    def join(self, first: Cached, second: Cached) -> Cached:
+    def join(self, first: CachedState, second: CachedState) -> CachedState:
         gap = first.cache.get_seq_length() - second.cache.get_seq_length()
-        self._pad(second if gap > 0 else first, abs(gap))
-        for mine, theirs in zip(first.cache.layers, second.cache.layers, strict=True):
-            mine.keys = torch.cat([mine.keys, theirs.keys])
-            mine.values = torch.cat([mine.values, theirs.values])
-        first.lengths, first.adapters = (
-            first.lengths + second.lengths,
-            first.adapters + second.adapters,
-        )
+        if gap > 0:
+            _pad_left(second, gap)
+        elif gap < 0:
+            _pad_left(first, -gap)
+        for layer, other in zip(first.cache.layers, second.cache.layers, strict=True):
+            layer.keys = torch.cat([layer.keys, other.keys])
+            layer.values = torch.cat([layer.values, other.values])
+        first.lengths = first.lengths + second.lengths
+        first.adapters = first.adapters + second.adapters
         return first
 
-    @staticmethod
-    def _pad(state: Cached, count: int) -> None:
-        """Widen on the left by `count` places; a negative count cuts."""
-        for layer in state.cache.layers if count else ():
-            layer.keys, layer.values = (
-                F.pad(part, (0, 0, count, 0)) for part in (layer.keys, layer.values)
-            )
-
     def score(self, ids: list[int]) -> Tensor:
-        extra: dict[str, Any] = {"adapter_names": [BASE]} if self._adapted else {}
+        options: dict[str, Any] = {}
+        if self._adapted:
+            options["adapter_names"] = [BASE]
         if self._prefix:
-            extra["past_key_values"] = self._begun()
-        logits: Tensor = self.model(
+            options["past_key_values"] = self._prefix_cache()
+        output = self.model(
             input_ids=torch.tensor([ids], device=self.device),
             use_cache=bool(self._prefix),
-            **extra,
-        ).logits
-        return logits[0].float()
+            **options,
+        )
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+
+def _pad_left(state: CachedState, count: int) -> None:
+    """Widen the cache on the left by `count` columns; a negative count cuts."""
+    for layer in state.cache.layers:
+        layer.keys = F.pad(layer.keys, (0, 0, count, 0))
+        layer.values = F.pad(layer.values, (0, 0, count, 0))
 
 
 class RecurrentDecoder:
-    """A module with `step(ids [B, T], state) -> (logits [B, T, V], state)`; states are
-    tuples of [layers, B, D].
+    """A module with `step(ids [B, T], state) -> (logits [B, T, V], state)`.
+
+    States are tuples of [layers, B, D].
     """
 
     joins = True
@@ -203,15 +223,13 @@ class RecurrentDecoder:
     def prefill(
         self, prompts: list[list[int]], adapters: list[str]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        rows = [
-            self.model.step(torch.tensor([prompt], device=self.device), None)
-            for prompt in prompts
-        ]
-        state = tuple(
-            torch.cat(parts, dim=1)
-            for parts in zip(*(state for _, state in rows), strict=True)
-        )
-        return torch.cat([logits[:, -1] for logits, _ in rows]).float(), state
+        logits, states = [], []
+        for prompt in prompts:
+            ids = torch.tensor([prompt], device=self.device)
+            row_logits, state = self.model.step(ids, None)
+            logits.append(row_logits[:, -1])
+            states.append(state)
+        return torch.cat(logits).float(), _join_rows(states)
 
     def step(
         self, tokens: Tensor, state: tuple[Tensor, ...]
@@ -225,12 +243,14 @@ class RecurrentDecoder:
     def join(
         self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.cat(parts, dim=1) for parts in zip(first, second, strict=True)
-        )
+        return _join_rows([first, second])
 
     def score(self, ids: list[int]) -> Tensor:
-        logits: Tensor = self.model.step(torch.tensor([ids], device=self.device), None)[
-            0
-        ]
+        logits: Tensor
+        logits, _ = self.model.step(torch.tensor([ids], device=self.device), None)
         return logits[0].float()
+
+
+def _join_rows(states: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """One state with the rows of all, in their order."""
+    return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))

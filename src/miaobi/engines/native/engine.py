@@ -1,4 +1,5 @@
-"""What the native engine does: one worker thread steps all answers together (continuous batching).
+"""What the native engine does: one worker thread steps all answers together
+(continuous batching).
 
 Take in what arrived, run the model once over every live row, let each request choose
 its next tokens, drop the rows that ended.
@@ -10,7 +11,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
 
@@ -28,15 +28,15 @@ from miaobi.core.engine import (
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines.native import checkpoints
 from miaobi.engines.native.answers import (
     Answers,
-    Beams,
-    Drawn,
+    BeamAnswers,
+    SampledAnswers,
     Vocabulary,
     token_logprob,
 )
-from miaobi.engines.native.decoders import BASE
+from miaobi.engines.native.checkpoints import Adapter, Checkpoint
+from miaobi.engines.native.decoders import BASE, Decoder
 from miaobi.engines.text.streaming import TextStream
 
 
@@ -50,6 +50,7 @@ class Job:
     answers: Answers
     adapter: str = BASE
     rows: int = 0
+    """Live rows."""
     cancelled: bool = False
 
 
@@ -59,29 +60,30 @@ class Batch:
 
     jobs: list[Job]
     tokens: list[int]
+    """The token that each row takes in next."""
     state: Any
 
 
 class Worker(threading.Thread):
-    """Owns the model. `submit` and `cancel` may be called from any thread."""
+    """The thread that owns the model. `submit` may be called from any thread."""
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__(name="miaobi-native", daemon=True)
         self.decoder = decoder
-        self._inbox: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._batches: list[Batch] = []
         self._open = True
 
-    def submit(self, job: Job | Callable[[], None] | None) -> None:
-        """A job, a call to run between two steps, or None to end."""
+    def submit(self, job: Job | None) -> None:
+        """Take a job, or None to end."""
         self._inbox.put(job)
 
     def run(self) -> None:
         with torch.inference_mode():
             while self._open:
-                arrived = self._arrived()
-                if arrived:
-                    self._admit(arrived)
+                jobs = self._arrived()
+                if jobs:
+                    self._admit(jobs)
                 for batch in list(self._batches):
                     self._step(batch)
 
@@ -89,36 +91,41 @@ class Worker(threading.Thread):
         """New jobs; waits for one only when there is nothing else to do."""
         jobs: list[Job] = []
         while not self._inbox.empty() or not (self._batches or jobs):
-            item = self._inbox.get()
-            if item is None:
+            job = self._inbox.get()
+            if job is None:
                 self._open = False
                 return []
-            if isinstance(item, Job):
-                jobs.append(item)
-            else:
-                item()
+            jobs.append(job)
         return [job for job in jobs if not job.cancelled]
 
     def _admit(self, jobs: list[Job]) -> None:
-        for group in [jobs] if self.decoder.joins else [[job] for job in jobs]:
-            try:
-                logits, state = self.decoder.prefill(
-                    [job.prompt for job in group], [job.adapter for job in group]
-                )
-                widths = [job.answers.width for job in group]
-                spread = [row for row, width in enumerate(widths) for _ in range(width)]
-                if len(spread) > len(group):
-                    logits, state = logits[spread], self.decoder.select(state, spread)
-                for job, width in zip(group, widths, strict=True):
-                    job.rows = width
-                batch = Batch(list(group), [], state)
-                if self._choose(batch, logits):
-                    self._place(batch)
-            except Exception as error:
-                for job in group:
-                    job.send(error)
+        if self.decoder.joins:
+            self._begin(jobs)
+            return
+        for job in jobs:
+            self._begin([job])
 
-    def _place(self, batch: Batch) -> None:
+    def _begin(self, jobs: list[Job]) -> None:
+        """Take in the prompts of these jobs together, and make their first tokens."""
+        try:
+            prompts = [job.prompt for job in jobs]
+            adapters = [job.adapter for job in jobs]
+            logits, state = self.decoder.prefill(prompts, adapters)
+            rows: list[int] = []
+            for index, job in enumerate(jobs):
+                job.rows = job.answers.width
+                rows += [index] * job.rows
+            if len(rows) > len(jobs):
+                logits = logits[rows]
+                state = self.decoder.select(state, rows)
+            batch = Batch(jobs, [], state)
+            if self._choose(batch, logits):
+                self._add(batch)
+        except Exception as error:
+            for job in jobs:
+                job.send(error)
+
+    def _add(self, batch: Batch) -> None:
         if not (self.decoder.joins and self._batches):
             self._batches.append(batch)
             return
@@ -131,9 +138,8 @@ class Worker(threading.Thread):
         try:
             alive = self._drop_cancelled(batch)
             if alive:
-                logits, batch.state = self.decoder.step(
-                    torch.tensor(batch.tokens), batch.state
-                )
+                tokens = torch.tensor(batch.tokens)
+                logits, batch.state = self.decoder.step(tokens, batch.state)
                 alive = self._choose(batch, logits)
         except Exception as error:
             for job in batch.jobs:
@@ -143,26 +149,31 @@ class Worker(threading.Thread):
             self._batches.remove(batch)
 
     def _drop_cancelled(self, batch: Batch) -> bool:
+        """Drop the rows of cancelled jobs. False when no row is left."""
         if not any(job.cancelled for job in batch.jobs):
             return True
-        kept, at = list[int](), 0
+        rows: list[int] = []
+        first = 0
         for job in batch.jobs:
-            kept += [] if job.cancelled else range(at, at + job.rows)
-            at += job.rows
+            if not job.cancelled:
+                rows += range(first, first + job.rows)
+            first += job.rows
         batch.jobs = [job for job in batch.jobs if not job.cancelled]
-        if kept:
-            batch.state = self.decoder.select(batch.state, kept)
-            batch.tokens = [batch.tokens[row] for row in kept]
-        return bool(kept)
+        if rows:
+            batch.state = self.decoder.select(batch.state, rows)
+            batch.tokens = [batch.tokens[row] for row in rows]
+        return bool(rows)
 
     def _choose(self, batch: Batch, logits: torch.Tensor) -> bool:
-        """Let every job look at its rows; keep the rows that live on. False when none does."""
-        rows, tokens, at = list[int](), list[int](), 0
+        """Let every job look at its rows; keep the rows that go on. False when none does."""
+        rows: list[int] = []
+        tokens: list[int] = []
+        first = 0
         for job in batch.jobs:
-            step = job.answers.advance(logits[at : at + job.rows])
-            rows += [at + row for row in step.rows]
+            step = job.answers.advance(logits[first : first + job.rows])
+            rows += [first + row for row in step.rows]
             tokens += step.tokens
-            at += job.rows
+            first += job.rows
             job.rows = len(step.rows)
             for chunk in step.chunks:
                 job.send(chunk)
@@ -174,57 +185,46 @@ class Worker(threading.Thread):
 
 
 class NativeEngine:
+    """A checkpoint in this process; its worker starts with the first request."""
+
     modality = "text"
 
-    def __init__(
-        self, checkpoint: checkpoints.Checkpoint, abilities: Abilities
-    ) -> None:
-        self.checkpoint, self.abilities = (
-            checkpoint,
-            with_tools(abilities, checkpoint.chat),
-        )
-        self.context_length, self.chat = checkpoint.context_length, checkpoint.chat
-        self.chats = any(
-            template is not None
-            for template in (
-                checkpoint.chat,
-                *(adapter.chat for adapter in checkpoint.adapters.values()),
-            )
-        )
-
-    @cached_property
-    def _worker(self) -> Worker:
-        worker = Worker(self.checkpoint.decoder)
-        worker.start()
-        return worker
-
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        tokenizer = self.checkpoint.tokenizer
-        return Vocabulary(
-            self.checkpoint.eos_ids,
+    def __init__(self, checkpoint: Checkpoint, abilities: Abilities) -> None:
+        self.checkpoint = checkpoint
+        self.abilities = with_tools(abilities, checkpoint.chat)
+        self.context_length = checkpoint.context_length
+        self.chat = checkpoint.chat
+        adapters = checkpoint.adapters.values()
+        templates = [checkpoint.chat, *(adapter.chat for adapter in adapters)]
+        self.chats = any(template is not None for template in templates)
+        self._worker: Worker | None = None
+        tokenizer = checkpoint.tokenizer
+        self._vocabulary = Vocabulary(
+            checkpoint.eos_ids,
             lambda stops: TextStream(tokenizer.detokenizer(), stops),
             tokenizer.spell,
         )
 
+    def _submit(self, job: Job) -> None:
+        if self._worker is None:
+            self._worker = Worker(self.checkpoint.decoder)
+            self._worker.start()
+        self._worker.submit(job)
+
     def encode(self, request: TextRequest) -> list[int]:
-        """The request's prompt as token ids."""
+        """Return the request's prompt as token ids."""
         tokenizer = self.checkpoint.tokenizer
         if request.messages is None:
             return tokenizer.encode(request.prompt or "", special=True)
-        template = (
-            self.chat
-            if request.adapter is None
-            else self._adapter(request.adapter).chat
-        )
+        template = self.chat
+        if request.adapter is not None:
+            template = self._adapter(request.adapter).chat
         if template is None:
             raise no_chat_error(request.adapter or self.checkpoint.name)
-        return tokenizer.encode(
-            template.render(request.messages, tools=request.tools or None),
-            special=False,
-        )
+        text = template.render(request.messages, tools=request.tools or None)
+        return tokenizer.encode(text, special=False)
 
-    def _adapter(self, name: str) -> checkpoints.Adapter:
+    def _adapter(self, name: str) -> Adapter:
         if name not in self.checkpoint.adapters:
             raise NotFound(
                 say(
@@ -238,53 +238,53 @@ class NativeEngine:
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         request = accepted(request, TextRequest, self.abilities, "native")
         prompt = self.encode(request) or self.checkpoint.bos_ids
-        room = self.context_length - len(prompt)
-        if room < 1:
-            raise context_error(len(prompt), self.context_length)
-        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Chunk | BaseException]()
-        kind = Beams if request.num_beams > 1 else Drawn
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
 
         def send(item: Chunk | BaseException) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
 
-        adapter = (
-            BASE if request.adapter is None else self._adapter(request.adapter).key
-        )
-        job = Job(
-            request,
-            prompt,
-            send,
-            kind(request, prompt, room, self._vocabulary),
-            adapter,
-        )
-        self._worker.submit(job)
-        left = request.n
+        job = Job(request, prompt, send, self._answers(request, prompt))
+        if request.adapter is not None:
+            job.adapter = self._adapter(request.adapter).key
+        self._submit(job)
+        unfinished = request.n
         try:
             yield Chunk(prompt_tokens=len(prompt))
-            while left:
+            while unfinished:
                 item = await inbox.get()
                 if isinstance(item, BaseException):
                     raise item
-                left -= item.finish is not None
+                if item.finish is not None:
+                    unfinished -= 1
                 yield item
         finally:
             job.cancelled = True
 
+    def _answers(self, request: TextRequest, prompt: list[int]) -> Answers:
+        """Raise BadInput for a prompt that fills the context."""
+        context_left = self.context_length - len(prompt)
+        if context_left < 1:
+            raise context_error(len(prompt), self.context_length)
+        make = BeamAnswers if request.num_beams > 1 else SampledAnswers
+        return make(request, prompt, context_left, self._vocabulary)
+
     def score(self, text: str) -> list[TokenLogprob]:
-        """Natural-log probability of every token after the first. Raises BadInput for a
-        text beyond the context.
+        """Return the natural-log probability of every token after the first.
+
+        Raises BadInput for a text beyond the context.
         """
         ids = self.checkpoint.tokenizer.encode(text, special=True)
         if len(ids) > self.context_length:
             raise context_error(len(ids), self.context_length)
         with torch.inference_mode():
-            likely = self.checkpoint.decoder.score(ids).log_softmax(1)
+            log_probs = self.checkpoint.decoder.score(ids).log_softmax(1)
         return [
             token_logprob(row, token, None, self._vocabulary)
-            for row, token in zip(likely, ids[1:], strict=False)
+            for row, token in zip(log_probs, ids[1:], strict=False)
         ]
 
     def close(self) -> None:
-        if "_worker" in self.__dict__:
+        if self._worker is not None:
             self._worker.submit(None)
             self._worker.join()
