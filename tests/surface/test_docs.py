@@ -81,9 +81,9 @@ def test_commands_are_known(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
         if words[0] == "search":
             from miaobi.verbs import search
             from miaobi.verbs.search import plan as search_plan
-            from miaobi.verbs.train import parted
+            from miaobi.verbs.train import split_argv
 
-            mine, theirs = parted(
+            mine, theirs = split_argv(
                 tuple(words[1:]), {option.key: option for option in search.OWN}
             )
             values = resolve(search.OWN, mine)

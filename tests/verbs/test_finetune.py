@@ -9,9 +9,11 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from tests.engines.small import small_bundle
@@ -20,7 +22,13 @@ from miaobi import cli
 from miaobi.core.config import read_yaml
 from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.store import Store
+from miaobi.tune.defaults import Derived
+from miaobi.tune.examples import Lengths
+from miaobi.tune.learner import Evaluation, Example, Metric
 from miaobi.verbs.finetune import Tuned, again, command, finetune
+from miaobi.verbs.finetune.outcome import Outcome
+from miaobi.verbs.finetune.page import page
+from miaobi.verbs.finetune.report import RunFacts, report
 from miaobi.verbs.finetune.settings import guess, settle
 
 QUICK = {
@@ -81,37 +89,37 @@ def test_from_examples_to_a_better_model_with_a_report(
     assert done.model == "opinion@1"
     assert done.differences[0].name == "accuracy"
     assert done.differences[0].value > 0
-    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
-    assert [key for key in report if key[0].isdigit()] == [
+    content = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
+    assert [key for key in content if key[0].isdigit()] == [
         "1 base and data",
         "2 task and head",
         "3 how it is changed",
         "4 training",
         "5 test",
     ]
-    assert report["finished"]
-    assert report["1 base and data"]["data"]["splits"] == {
+    assert content["finished"]
+    assert content["1 base and data"]["data"]["splits"] == {
         "train": 48,
         "validation": 6,
         "test": 6,
     }
-    assert report["2 task and head"]["spec"]["labels"] == ["bad", "good"]
+    assert content["2 task and head"]["spec"]["labels"] == ["bad", "good"]
     assert (
         0
-        < report["3 how it is changed"]["trainable"]
-        < report["1 base and data"]["parameters"] / 2
+        < content["3 how it is changed"]["trainable"]
+        < content["1 base and data"]["parameters"] / 2
     )
-    assert {item["key"] for item in report["3 how it is changed"]["derived"]} >= {
+    assert {item["key"] for item in content["3 how it is changed"]["derived"]} >= {
         "warmup",
         "schedule",
         "validate_every",
     }
-    assert report["4 training"]["steps"] == 40
-    before, after = (report["5 test"][side][0] for side in ("base", "tuned"))
+    assert content["4 training"]["steps"] == 40
+    before, after = (content["5 test"][side][0] for side in ("base", "tuned"))
     assert after["value"] > before["value"]
     assert after["low"] <= after["value"] <= after["high"]
     assert after["n"] == 6
-    losses = [row["loss"] for row in report["5 test"]["answers"]]
+    losses = [row["loss"] for row in content["5 test"]["answers"]]
     assert losses == sorted(losses, reverse=True)
     page = (done.run / "report.html").read_text(encoding="utf-8")
     assert (
@@ -138,13 +146,13 @@ def test_what_is_not_given_is_derived_and_what_is_given_stays(
     base: Path, opinions: Path, tmp_path: Path
 ) -> None:
     done = tuned(base, opinions, tmp_path / "runs", **{"train.warmup": 0.5})
-    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))[
+    content = json.loads((done.run / "report.json").read_text(encoding="utf-8"))[
         "3 how it is changed"
     ]
-    derived = {item["key"] for item in report["derived"]}
+    derived = {item["key"] for item in content["derived"]}
     assert not derived & {"max_steps", "batch_size", "learning_rate", "warmup"}
-    assert report["train"]["warmup"] == 0.5
-    assert all(item["reason"] for item in report["derived"])
+    assert content["train"]["warmup"] == 0.5
+    assert all(item["reason"] for item in content["derived"])
 
 
 def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(
@@ -201,11 +209,11 @@ def test_an_interrupted_run_leaves_a_report_and_goes_on_to_the_same_end(
         with pytest.raises(KeyboardInterrupt):
             tuned(base, opinions, tmp_path / "runs", name="halted")
     run = next((tmp_path / "runs").iterdir())
-    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    assert not report["finished"]
-    assert report["4 training"]["steps"] == 5
-    assert report["5 test"]["base"] and not report["5 test"]["tuned"]
-    assert "miaobi finetune --resume" in report["what next"][0]["command"]
+    content = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert not content["finished"]
+    assert content["4 training"]["steps"] == 5
+    assert content["5 test"]["base"] and not content["5 test"]["tuned"]
+    assert "miaobi finetune --resume" in content["what next"][0]["command"]
     assert "has not ended yet" in (run / "report.html").read_text(encoding="utf-8")
     assert "halted" not in Store().names()
     resumed = command("--resume", str(run))
@@ -224,7 +232,7 @@ def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(
     new = written(tmp_path / "new.jsonl", range(100, 130))
     done = again(
         "opinion",
-        words=["--data", str(new), "--train.max_steps", "6"],
+        argv=["--data", str(new), "--train.max_steps", "6"],
         runs=tmp_path / "runs",
         promote=True,
         quiet=True,
@@ -232,13 +240,13 @@ def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(
     assert isinstance(done, Tuned)
     assert (done.model, done.promoted) == ("opinion@2", True)
     assert Store().production("opinion") == [2]
-    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
-    data = report["1 base and data"]["data"]
+    content = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
+    data = content["1 base and data"]["data"]
     assert data["replayed"] == 24  # as many old ones as there are new ones
     assert data["splits"] == {"train": 48, "validation": 9, "test": 9}
-    assert report["1 base and data"]["again_from"] == "opinion@1"
+    assert content["1 base and data"]["again_from"] == "opinion@1"
     assert (
-        report["5 test"]["base"][0]["value"] > 0.5
+        content["5 test"]["base"][0]["value"] > 0.5
     )  # it began as what it was tuned from
 
 
@@ -287,8 +295,8 @@ def test_other_sources_are_mixed_in_shown_and_reported(
     )
     assert "share: 0.5" in shown.out
     done = finetune(tree, settings=QUICK, quiet=True)
-    report = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
-    data = report["1 base and data"]["data"]
+    content = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
+    data = content["1 base and data"]["data"]
     assert data["splits"] == {"train": 54, "validation": 6, "test": 6}
     assert data["mix"]["general"]["added"] == 6
     assert "Mixed in from general" in (done.run / "report.html").read_text(
@@ -298,7 +306,7 @@ def test_other_sources_are_mixed_in_shown_and_reported(
     new = written(tmp_path / "new.jsonl", range(200, 230))
     further = again(
         "mixed@1",
-        words=[
+        argv=[
             "--data",
             str(new),
             "--train.max_steps",
@@ -502,7 +510,7 @@ def test_another_base_under_the_same_path_is_not_tuned_on(
     with pytest.raises(BadInput, match="other weights"):
         again(
             "opinion",
-            words=["--data", str(written(tmp_path / "new.jsonl", range(100, 120)))],
+            argv=["--data", str(written(tmp_path / "new.jsonl", range(100, 120)))],
             runs=tmp_path / "runs",
             quiet=True,
         )
@@ -553,35 +561,124 @@ def test_recipes_know_their_keys(tmp_path: Path) -> None:
         "full",
         7,
     )
-    assert {"train.max_steps", "tune.method", "data.pack"} <= settings.given
-    assert "train.learning_rate" not in settings.given
+    assert {"train.max_steps", "tune.method", "data.pack"} <= settings.explicit_keys
+    assert "train.learning_rate" not in settings.explicit_keys
 
 
-def test_dialogues_and_pictures_are_shown_as_people_read_them() -> None:
-    from miaobi.tune.learner import Example
-    from miaobi.verbs.finetune.report import answered, spelled
+def test_dialogues_and_pictures_are_readable() -> None:
+    from miaobi.verbs.readable import answer_of, readable
 
     question = [{"role": "user", "content": "Hello?"}]
+    reply = {"role": "assistant", "content": "Good day."}
     dialogue = Example(
-        {"messages": [*question, {"role": "assistant", "content": "Good day."}]},
-        "chats.jsonl:1",
-        {"messages": question},
+        {"messages": [*question, reply]}, "chats.jsonl:1", {"messages": question}
     )
-    assert (spelled(dialogue.parts), spelled(answered(dialogue))) == (
-        "Hello?",
-        "Good day.",
+    assert readable(dialogue.parts) == "Hello?"
+    assert readable(answer_of(dialogue)) == "Good day."
+    assert readable([*question, reply]) == "user: Hello?\nassistant: Good day."
+    picture = {"image": "/photos/cat.png", "digest": "ab", "width": 3}
+    assert readable(picture) == "cat.png"
+    labelled = Example({"text": "a", "label": "b"}, "rows.jsonl:1", {"text": "a"})
+    assert answer_of(labelled) == "b"
+
+
+def run_facts(**changes: Any) -> RunFacts:
+    """A run of four test examples, of which nothing is measured."""
+    settings = settle(
+        {
+            "name": "opinion",
+            "task": "text-classification",
+            "base": "small",
+            "data": {"path": "opinions.jsonl"},
+            "train": {"max_steps": 40},
+        }
     )
-    assert (
-        spelled([*question, {"role": "assistant", "content": "Good day."}])
-        == "user: Hello?\nassistant: Good day."
+    accuracy = Metric(
+        "accuracy",
+        lambda counts: counts[..., 0] / counts[..., 1],
+        "higher",
+        ("Accuracy", "准确率"),
     )
-    assert (
-        spelled({"image": "/photos/cat.png", "digest": "ab", "width": 3}) == "cat.png"
+    examples = [
+        Example({"text": text, "label": "good"}, f"rows.jsonl:{line}", {"text": text})
+        for line, text in enumerate("abcd", 1)
+    ]
+    facts = RunFacts(
+        folder=Path("runs/opinion"),
+        model="opinion@1",
+        settings=settings,
+        base="small",
+        base_hash="0123456789abcdef",
+        again_from="",
+        data={
+            "splits": {"train": 8, "validation": 2, "test": 4},
+            "duplicates": 0,
+            "contradictions": 0,
+            "problems": {"count": 0, "first": []},
+        },
+        left_out=[],
+        lengths=Lengths(5, 9, 12, 16, 0),
+        spec={"labels": ["bad", "good"]},
+        new_modules=("classifier",),
+        preview=[("rows.jsonl:1", [("a ", False), ("good", True)])],
+        derived=[Derived("warmup", 0.1, "a tenth of the steps")],
+        metrics=[accuracy],
+        test_examples=examples,
+        trainable=10,
+        parameters=100,
+        steps=40,
+        best_step=30,
+        validation_loss=0.5,
+        seconds=3.21,
+        memory_gb=0.5,
     )
-    assert (
-        answered(Example({"text": "a", "label": "b"}, "rows.jsonl:1", {"text": "a"}))
-        == "b"
-    )
+    return replace(facts, **changes)
+
+
+def outcome(right: list[bool]) -> Outcome:
+    """A model that is right or wrong about each test example; the last is its worst."""
+    evaluations = [
+        Evaluation(float(number), {"accuracy": np.array([float(is_right), 1.0])})
+        for number, is_right in enumerate(right)
+    ]
+    answers = {
+        number: "good" if is_right else "bad" for number, is_right in enumerate(right)
+    }
+    return Outcome(evaluations, answers)
+
+
+def test_the_report_follows_from_two_outcomes_and_the_facts_of_the_run() -> None:
+    before = outcome([False, True, False, False])
+    after = outcome([True, True, True, False])
+    content = report(before, after, run_facts())
+    assert content == json.loads(json.dumps(content)), "plain, as report.json holds it"
+    test = content["5 test"]
+    assert (test["base"][0]["value"], test["tuned"][0]["value"]) == (0.25, 0.75)
+    assert test["differences"][0]["value"] == 0.5
+    assert [row["place"] for row in test["answers"]] == [
+        f"rows.jsonl:{line}" for line in (4, 3, 2, 1)
+    ]
+    assert test["answers"][0] | {"loss": 0} == {
+        "place": "rows.jsonl:4",
+        "asked": {"text": "d"},
+        "wanted": "good",
+        "loss": 0,
+        "base": "bad",
+        "tuned": "bad",
+    }
+    assert content["4 training"]["seconds"] == 3.2
+    html = page(content, []).html()
+    assert "opinion@1" in html and "⟦" not in html and "rows.jsonl:1" in html
+    assert "untrained head" in html
+
+
+def test_an_unfinished_run_advises_to_continue_it() -> None:
+    content = report(outcome([True] * 4), Outcome(), run_facts(model="", steps=5))
+    assert (content["model"], content["finished"]) == ("opinion", False)
+    assert [item["command"] for item in content["what next"]] == [
+        "miaobi finetune --resume runs/opinion"
+    ]
+    assert "stopped at step 5" in page(content, []).html()
 
 
 def test_two_processes_tune_one_model(
@@ -628,8 +725,8 @@ def test_two_processes_tune_one_model(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert [str(version) for version in Store().versions("shared")] == ["shared@1"]
-    report = json.loads(
+    content = json.loads(
         next((tmp_path / "runs").glob("*/report.json")).read_text(encoding="utf-8")
     )
-    assert report["finished"] and report["4 training"]["steps"] > 0
+    assert content["finished"] and content["4 training"]["steps"] > 0
     assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -1,23 +1,24 @@
-"""Train a model from a recipe: prepare the data, say what it will cost, run the loop,
-judge, keep it in the store.
+"""Train a model from a recipe: prepare the data, estimate the cost, run the loop, put
+the model into the store.
 
 runs/poet-20261121-221500/
   config.yaml       the resolved settings; `miaobi train --resume` needs nothing else
-  log.jsonl         every figure, by step
+  log.jsonl         every metric, by step
   checkpoints/      the last ones and the best
-  samples/          what the model made along the way
+  samples/          what the model generated along the way
   tensorboard/
   bundle/           the finished model, as it went into the store
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miaobi.core import bundle, config
 from miaobi.core.config import Option
@@ -29,7 +30,14 @@ from miaobi.core.store import Store, check_name
 from miaobi.data import datasets
 from miaobi.families import families
 
-RECIPE = {"family", "name", "data", "model", "train", "sample"}
+if TYPE_CHECKING:
+    from miaobi.data.dataset import Dataset
+    from miaobi.train.estimate import Estimate
+    from miaobi.train.loop import State
+    from miaobi.train.tracking import Tracker
+
+SECTIONS = {"family", "name", "data", "model", "train", "sample"}
+"""Of a recipe for training."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,13 @@ class SampleConfig:
     max_new_tokens: int = 64
     """Length of each."""
     pictures: int = 48
-    """How many to paint, for families of pictures."""
+    """How many pictures to generate, for families of pictures."""
 
 
 @dataclass(frozen=True)
 class Trained:
+    """A finished run."""
+
     model: str
     """Name and version in the store."""
     bundle: Path
@@ -60,35 +70,48 @@ class Trained:
         from miaobi.train.estimate import format_duration
 
         name = self.model.split("@")[0]
-        ask = f"miaobi generate {self.modality} --model {name}" + (
-            " --prompt ..." if self.modality == "text" else ""
-        )
+        generate = f"miaobi generate {self.modality} --model {name}"
+        if self.modality == "text":
+            generate += " --prompt ..."
+        size = f"{self.parameters / 1e6:.2f} M"
+        time = format_duration(self.seconds)
+        loss = f"{self.validation_loss:.4f}"
         return say(
-            f"{self.model}: {self.parameters / 1e6:.2f} M parameters, "
-            f"{self.step} steps in {format_duration(self.seconds)}, validation loss "
-            f"{self.validation_loss:.4f}.\n"
-            f"  run: {self.run}\n  next: {ask}   miaobi evaluate {self.model}",
-            f"{self.model}：{self.parameters / 1e6:.2f} M 参数，{self.step} "
-            f"步，用时 {format_duration(self.seconds)}，验证损失 "
-            f"{self.validation_loss:.4f}。\n"
-            f"  训练记录：{self.run}\n  接下来：{ask}   miaobi evaluate {self.model}",
+            f"{self.model}: {size} parameters, {self.step} steps in {time}, validation loss {loss}.\n"
+            f"  run: {self.run}\n"
+            f"  next: {generate}   miaobi evaluate {self.model}",
+            f"{self.model}：{size} 参数，{self.step} 步，用时 {time}，验证损失 {loss}。\n"
+            f"  训练记录：{self.run}\n"
+            f"  接下来：{generate}   miaobi evaluate {self.model}",
         )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a dry run answers."""
+    """What a dry run returns."""
 
     settings: Mapping[str, Any]
-    estimate: Any
+    estimate: Estimate
 
     def __str__(self) -> str:
-        import yaml
+        return f"{_yaml(self.settings)}\n{self.estimate}"
 
-        return (
-            yaml.safe_dump(dict(self.settings), allow_unicode=True, sort_keys=False)
-            + f"\n{self.estimate}"
-        )
+
+@dataclass(frozen=True)
+class Printed:
+    """What --print-config returns."""
+
+    settings: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return _yaml(self.settings).rstrip()
+
+
+def _yaml(settings: Mapping[str, Any]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(dict(settings), allow_unicode=True, sort_keys=False)
+    return text
 
 
 @dataclass(frozen=True)
@@ -106,12 +129,12 @@ class Settings:
 
 
 def recipe_options(family: Any) -> list[Option]:
-    """Every key of a recipe for `family`."""
+    """Return every key of a recipe for `family`."""
     from miaobi.train.config import TrainConfig
 
     return [
         Option("family", str, family.NAME, "A name in the families registry."),
-        Option("name", str | None, None, "What the model will be called in the store."),
+        Option("name", str | None, None, "Name of the model in the store."),
         *config.options(datasets.get(family.DATA).Config, "data."),
         *config.options(family.Config, "model."),
         *config.options(TrainConfig, "train."),
@@ -120,46 +143,52 @@ def recipe_options(family: Any) -> list[Option]:
 
 
 def settle(
-    recipe: Mapping[str, Any], words: tuple[str, ...] = (), origin: str = ""
+    recipe: Mapping[str, Any], argv: Sequence[str] = (), origin: str = ""
 ) -> Settings:
-    """Resolve a recipe (as read from the file `origin`) and the command line's words over it."""
+    """Resolve a recipe and the command line over it.
+
+    Args:
+        recipe: nested mappings, as in a recipe file
+        argv: settings over it, such as ["--train.max_steps", "200"]
+        origin: the file that the recipe comes from, for names and errors
+    """
     from miaobi.train.config import TrainConfig
 
-    family = _family(recipe, words, origin)
-    recipe = {
-        key: value for key, value in recipe.items() if key != "search"
-    }  # that section is for `miaobi search`
-    unknown = next((key for key in recipe if key not in RECIPE), None)
-    if unknown:
-        raise BadInput(
-            say(
-                f"{origin}: there is no section {unknown!r} in a recipe.",
-                f"{origin}：配方中没有 {unknown!r} 这一节。",
-            ),
-            nearest(unknown, RECIPE),
-        )
-    values = config.resolve(recipe_options(family), words, recipe, origin)
-    made = {
-        section: kind(**config.build(kind, values, f"{section}."))
-        for section, kind in (
-            ("data", datasets.get(family.DATA).Config),
-            ("model", family.Config),
-            ("train", TrainConfig),
-            ("sample", SampleConfig),
-        )
-    }
-    name = check_name(
-        values["name"] or Path(origin or family.NAME).stem.replace("_", "-").lower()
-    )
+    family = _family(recipe, argv, origin)
+    data_config = datasets.get(family.DATA).Config
+    # The section `search` is for `miaobi search`.
+    recipe = {key: value for key, value in recipe.items() if key != "search"}
+    _check_sections(recipe, origin)
+    values = config.resolve(recipe_options(family), argv, recipe, origin)
+    stem = Path(origin or family.NAME).stem.replace("_", "-").lower()
+    name = check_name(values["name"] or stem)
     return Settings(
-        name, family, **made, values=config.nested({**values, "name": name})
+        name=name,
+        family=family,
+        data=data_config(**config.build(data_config, values, "data.")),
+        model=family.Config(**config.build(family.Config, values, "model.")),
+        train=TrainConfig(**config.build(TrainConfig, values, "train.")),
+        sample=SampleConfig(**config.build(SampleConfig, values, "sample.")),
+        values=config.nested({**values, "name": name}),
     )
 
 
-def _family(recipe: Mapping[str, Any], words: tuple[str, ...], origin: str) -> Any:
-    """The family decides which keys there are, so it is looked for first."""
-    chosen = config.peek(words, "family") or recipe.get("family")
-    if not chosen:
+def _check_sections(recipe: Mapping[str, Any], origin: str) -> None:
+    for section in recipe:
+        if section not in SECTIONS:
+            raise BadInput(
+                say(
+                    f"{origin}: there is no section {section!r} in a recipe.",
+                    f"{origin}：配方中没有 {section!r} 这一节。",
+                ),
+                nearest(section, SECTIONS),
+            )
+
+
+def _family(recipe: Mapping[str, Any], argv: Sequence[str], origin: str) -> Any:
+    """Return the family, which decides which other keys there are."""
+    name = config.peek(argv, "family") or recipe.get("family")
+    if not name:
         raise BadInput(
             say(
                 f"{origin or 'The recipe'} does not say which family to train.",
@@ -170,12 +199,12 @@ def _family(recipe: Mapping[str, Any], words: tuple[str, ...], origin: str) -> A
                 f"请加入一行，例如 `family: gpt`。{nearest('', families.names())}",
             ),
         )
-    return families.get(chosen)
+    return families.get(name)
 
 
-def command(*words: str) -> Any:
-    """`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR] [--key value ...]`."""
-    own = [
+def _own_options() -> list[Option]:
+    """Return the options of the command that are no keys of a recipe."""
+    return [
         Option(
             "recipe",
             str | None,
@@ -188,7 +217,7 @@ def command(*words: str) -> Any:
             str | None,
             None,
             say(
-                "Go on with a run: its folder, or the start of its name.",
+                "Continue a run: its folder, or the beginning of its name.",
                 "继续一次训练：写文件夹，或其名称的开头。",
             ),
         ),
@@ -196,7 +225,7 @@ def command(*words: str) -> Any:
             "dry_run",
             bool,
             False,
-            say("Say what it would cost and stop.", "只给出预计开销，不训练。"),
+            say("Estimate the cost and stop.", "只给出预计开销，不训练。"),
         ),
         Option(
             "print_config",
@@ -204,77 +233,71 @@ def command(*words: str) -> Any:
             False,
             say("Print the resolved settings and stop.", "打印最终设置后退出。"),
         ),
-        Option("runs", str, "runs", say("Where runs are kept.", "训练记录的文件夹。")),
+        Option("runs", str, "runs", say("Folder of the runs.", "训练记录的文件夹。")),
     ]
-    mine, theirs = parted(words, {option.key: option for option in own})
-    if "--help" in words or "-h" in words:
-        return _usage(own, mine)
-    values = config.resolve(own, mine)
+
+
+def command(*argv: str) -> Trained | Plan | Printed | str | None:
+    """`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR] [--key value ...]`."""
+    options = _own_options()
+    own, keys = split_argv(argv, {option.key: option for option in options})
+    if "--help" in argv or "-h" in argv:
+        return _usage(options, own)
+    values = config.resolve(options, own)
+    runs = Path(values["runs"])
     if values["resume"]:
-        return resume(values["resume"], runs=Path(values["runs"]), words=theirs)
+        return resume(values["resume"], runs=runs, argv=keys)
     if not values["recipe"]:
         raise BadInput(
             say("Which recipe?", "用哪个配方？"),
             "miaobi train recipes/text/poet_gpt.yaml",
         )
     path = Path(values["recipe"])
-    settings = settle(config.read_recipe(path), tuple(theirs), str(path))
+    settings = settle(config.read_recipe(path), keys, str(path))
     if values["print_config"]:
         return Printed(settings.values)
-    done = _run(settings, Path(values["runs"]), dry_run=values["dry_run"])
-    return (
-        done if os.environ.get("RANK", "0") == "0" else None
-    )  # under torchrun, the first process speaks for all
+    result = _run(settings, runs, dry_run=values["dry_run"])
+    return result if is_first_process() else None
 
 
-@dataclass(frozen=True)
-class Printed:
-    settings: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        import yaml
-
-        return yaml.safe_dump(
-            dict(self.settings), allow_unicode=True, sort_keys=False
-        ).rstrip()
+def is_first_process() -> bool:
+    """Return whether this process prints the result: under torchrun only the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def parted(
-    words: tuple[str, ...], own: Mapping[str, Option]
+def split_argv(
+    argv: Sequence[str], own: Mapping[str, Option]
 ) -> tuple[list[str], list[str]]:
-    """(the verb's own words, the recipe's words)."""
-    mine, theirs, rest = (
-        list[str](),
-        list[str](),
-        [word for word in words if word not in ("--help", "-h")],
-    )
+    """Return (words of the command's own options, words of the recipe's keys)."""
+    rest = [word for word in argv if word not in ("--help", "-h")]
+    own_words = list[str]()
+    recipe_words = list[str]()
     while rest:
         word = rest.pop(0)
-        key = word[2:].partition("=")[0].replace("-", "_")
         if not word.startswith("--"):
-            mine.append(word)
+            own_words.append(word)
             continue
-        side = mine if key in own else theirs
+        key = word[2:].partition("=")[0].replace("-", "_")
+        side = own_words if key in own else recipe_words
         side.append(word)
-        flag = key in own and own[key].type is bool
-        if "=" not in word and rest and not flag and not rest[0].startswith("--"):
+        is_flag = key in own and own[key].type is bool
+        takes_value = "=" not in word and not is_flag
+        if takes_value and rest and not rest[0].startswith("--"):
             side.append(rest.pop(0))
-    return mine, theirs
+    return own_words, recipe_words
 
 
-def _usage(own: list[Option], mine: list[str]) -> str:
-    recipe = next((word for word in mine if not word.startswith("--")), None)
-    family = (
-        _family(config.read_recipe(recipe), (), recipe)
-        if recipe
-        else families.get("gpt")
-    )
+def _usage(options: list[Option], own: list[str]) -> str:
+    recipe = next((word for word in own if not word.startswith("--")), None)
+    family = families.get("gpt")
+    if recipe is not None:
+        family = _family(config.read_recipe(recipe), (), recipe)
     about = say(
         "Train a model from a recipe. Keys of a recipe for the family "
         f"{family.NAME}; another family's: miaobi train RECIPE --help.",
         f"按配方训练模型。以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。",
     )
-    return config.usage("miaobi train", about, [*own, *recipe_options(family)])
+    return config.usage("miaobi train", about, [*options, *recipe_options(family)])
 
 
 def train(
@@ -289,16 +312,15 @@ def train(
 
     Args:
         recipe: a recipe file, or the same as nested mappings
-        name: what the model will be called in the store
+        name: name of the model in the store
         settings: dotted keys over the recipe, such as {"train.max_steps": 200}
-        runs: where to keep the run
+        runs: folder of the runs
         quiet: no progress
     """
-    trained = _run(
-        _settled(recipe, {**(settings or {}), **({"name": name} if name else {})}),
-        Path(runs),
-        quiet=quiet,
-    )
+    overrides = dict(settings or {})
+    if name:
+        overrides["name"] = name
+    trained = _run(_settled(recipe, overrides), Path(runs), quiet=quiet)
     assert isinstance(trained, Trained)
     return trained
 
@@ -309,8 +331,9 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     runs: str | Path = "runs",
 ) -> Plan:
-    """What `train` with the same arguments would cost: the data is prepared, the model
-    built, a few steps are timed.
+    """Return what `train` with the same arguments would cost.
+
+    The data is prepared, the model is built, a few steps are timed.
     """
     planned = _run(_settled(recipe, settings or {}), Path(runs), dry_run=True)
     assert isinstance(planned, Plan)
@@ -318,56 +341,61 @@ def plan(
 
 
 def _settled(
-    recipe: str | Path | Mapping[str, Any], changes: Mapping[str, Any]
+    recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Settings:
-    """A recipe with dotted keys over it."""
+    """Return a recipe with dotted keys over it, resolved."""
     need_torch()
-    origin = "" if isinstance(recipe, Mapping) else str(recipe)
-    tree = dict(recipe) if isinstance(recipe, Mapping) else config.read_recipe(recipe)
-    for key, value in changes.items():
-        *folders, leaf = key.split(".")
-        branch = tree
-        for folder in folders:
-            branch[folder] = branch = dict(branch.get(folder) or {})
-        branch[leaf] = value
+    if isinstance(recipe, Mapping):
+        tree, origin = dict(recipe), ""
+    else:
+        tree, origin = config.read_recipe(recipe), str(recipe)
+    for key, value in overrides.items():
+        set_key(tree, key, value)
     return settle(tree, (), origin)
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of a recipe; the mappings on the way are copied."""
+    *sections, leaf = key.split(".")
+    branch = tree
+    for section in sections:
+        branch[section] = dict(branch.get(section) or {})
+        branch = branch[section]
+    branch[leaf] = value
 
 
 def resume(
     run: str | Path,
     *,
     runs: Path = Path("runs"),
-    words: list[str] | None = None,
+    argv: Sequence[str] = (),
     quiet: bool = False,
 ) -> Trained:
-    """Go on with a run that was stopped, exactly as if it had not been.
+    """Continue a run that was stopped, exactly as if it had not been.
 
     Args:
-        run: the run's folder, its name, or the start of its name (the newest that fits)
-        runs: where runs are kept
-        words: settings to change, such as ["--train.max_steps", "2000"]
+        run: the run's folder, its name, or the beginning of its name (the newest that fits)
+        runs: folder of the runs
+        argv: settings to change, such as ["--train.max_steps", "2000"]
         quiet: no progress
     """
     need_torch()
     from miaobi.train.run import find_run
 
     folder = find_run(str(run), runs)
-    settings = settle(
-        config.read_yaml(folder / "config.yaml"),
-        tuple(words or ()),
-        str(folder / "config.yaml"),
-    )
+    path = folder / "config.yaml"
+    settings = settle(config.read_yaml(path), argv, str(path))
     trained = _run(settings, folder.parent, folder=folder, quiet=quiet)
     assert isinstance(trained, Trained)
     return trained
 
 
 def need_torch() -> None:
-    """Before torch is imported: see that it is there, and how its threads are to wait.
-    Raises MissingPart.
-    """
-    import importlib.util
+    """Check that torch is installed and set how its threads wait, before it is imported.
 
+    Raises:
+        MissingPart: torch is not installed
+    """
     if importlib.util.find_spec("torch") is None:
         raise MissingPart(
             say(
@@ -386,90 +414,117 @@ def _run(
     dry_run: bool = False,
     quiet: bool = False,
 ) -> Trained | Plan:
+    """Train, or estimate the cost of it.
+
+    Args:
+        settings: the resolved recipe
+        runs: where a new run gets its folder
+        folder: a run that is continued
+        dry_run: stop after the estimate
+        quiet: no progress
+    """
     need_torch()
     import torch
 
     from miaobi.train import estimate, loop, processes
     from miaobi.train import run as runs_of
 
-    torch.manual_seed(settings.train.seed)
+    family = settings.family
+    config_of_loop = settings.train
+    torch.manual_seed(config_of_loop.seed)
     torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
-    with processes.process_group(processes.pick_device(settings.train.device)):
-        dataset = datasets.get(settings.family.DATA).prepare(settings.data)
-        state = loop.start(
-            settings.family.build(settings.model, dataset.spec), settings.train
-        )
-        torch.manual_seed(
-            settings.train.seed + processes.rank()
-        )  # each process its own dropout
+    with processes.process_group(processes.pick_device(config_of_loop.device)):
+        dataset = datasets.get(family.DATA).prepare(settings.data)
+        model = family.build(settings.model, dataset.spec)
+        state = loop.start(model, config_of_loop)
+        # Each process has its own dropout.
+        torch.manual_seed(config_of_loop.seed + processes.rank())
         if folder:
             runs_of.restore_newest(state, folder)
-        known = estimate.estimate(state, dataset, folder or runs)
+        expected = estimate.estimate(state, dataset, folder or runs)
         estimate.check_limits(
-            known, settings.train.max_minutes, settings.train.max_steps
+            expected, config_of_loop.max_minutes, config_of_loop.max_steps
         )
         if dry_run:
-            return Plan(settings.values, known)
-        place = folder or runs_of.new_folder(runs, settings.name)
+            return Plan(settings.values, expected)
+        run_folder = folder or runs_of.new_folder(runs, settings.name)
 
-        def sample(state: Any, outputs: Any) -> None:
-            show_samples(
-                settings.family.sample(state.objective, dataset, settings.sample),
-                settings.name,
-                state.step,
-                place,
-                outputs,
-            )
+        def sample(state: State, trackers: Sequence[Tracker]) -> None:
+            samples = family.sample(state.objective, dataset, settings.sample)
+            show_samples(samples, settings.name, state.step, run_folder, trackers)
 
-        run = runs_of.Run(place, settings.train, settings.values, "train", sample)
-        seconds = run.train(state, dataset, known, quiet or processes.rank() > 0)
+        run = runs_of.Run(run_folder, config_of_loop, settings.values, "train", sample)
+        seconds = run.train(state, dataset, expected, quiet or processes.rank() > 0)
         run.conclude(state, dataset)
-        return _finish(settings, state, dataset, place, known, seconds)
+        return _finish(settings, state, dataset, run_folder, expected, seconds)
 
 
 def show_samples(
-    made: Any, model: str, step: int, run: Path, outputs: Sequence[Any]
+    samples: Any, model: str, step: int, run: Path, trackers: Sequence[Tracker]
 ) -> None:
-    """What a family's `sample` made, to the run's folder and the trackers: texts, or
-    pictures uint8 [rows, columns, H, W, C].
+    """Write what a family's `sample` returned to the run's folder and the trackers.
+
+    Args:
+        samples: a list of texts, or pictures uint8 [rows, columns, H, W, C]
+        model: name of the model that generated them
+        step: steps completed
+        run: folder of the run
+        trackers: those of the run
     """
-    place = run / "samples" / f"step-{step:08d}"
-    if isinstance(made, list):
-        for output in outputs:
-            output.log_texts(
-                step, {f"sample/{at}": item for at, item in enumerate(made)}
-            )
-        write_text(place.with_suffix(".txt"), "\n\n".join(made) + "\n")
+    path = run / "samples" / f"step-{step:08d}"
+    if isinstance(samples, list):
+        named = {f"sample/{number}": text for number, text in enumerate(samples)}
+        for tracker in trackers:
+            tracker.log_texts(step, named)
+        write_text(path.with_suffix(".txt"), "\n\n".join(samples) + "\n")
         return
     from miaobi.core.artifacts import Facts, Image
     from miaobi.provenance.publish import publish
     from miaobi.provenance.sheet import sheet
 
-    grid = sheet(made.flatten(0, 1).numpy(), columns=made.shape[1])
-    for output in outputs:
-        output.log_images(step, {"samples": grid})
-    publish(
-        Image(grid, Facts(model, parameters={"step": step})), place.with_suffix(".png")
-    )
+    grid = sheet(samples.flatten(0, 1).numpy(), columns=samples.shape[1])
+    for tracker in trackers:
+        tracker.log_images(step, {"samples": grid})
+    facts = Facts(model, parameters={"step": step})
+    publish(Image(grid, facts), path.with_suffix(".png"))
 
 
 def _finish(
-    settings: Settings, state: Any, dataset: Any, run: Path, known: Any, seconds: float
+    settings: Settings,
+    state: State,
+    dataset: Dataset,
+    run: Path,
+    expected: Estimate,
+    seconds: float,
 ) -> Trained:
-    """Bundle the weights and put them in the store."""
-    from miaobi.train import loop, processes
+    """Write the bundle and put it into the store; only the first process does."""
+    from miaobi.train import processes
 
-    if processes.rank() > 0:
-        return Trained(
-            settings.name,
-            run / "bundle",
-            run,
-            state.step,
-            state.validation,
-            seconds,
-            known.parameters,
-            settings.family.MODALITY,
-        )
+    model = settings.name
+    folder = run / "bundle"
+    if processes.rank() == 0:
+        _write_bundle(settings, state, dataset, run)
+        version = Store().add(folder, settings.name)
+        model, folder = str(version), version.path
+    assert state.validation is not None
+    return Trained(
+        model,
+        folder,
+        run,
+        state.step,
+        state.validation,
+        seconds,
+        expected.parameters,
+        settings.family.MODALITY,
+    )
+
+
+def _write_bundle(
+    settings: Settings, state: State, dataset: Dataset, run: Path
+) -> None:
+    from miaobi.train import loop
+
+    data = settings.values["data"]
     manifest = bundle.Manifest(
         settings.family.NAME,
         settings.family.MODALITY,
@@ -477,9 +532,7 @@ def _finish(
         data={
             "fingerprint": dataset.fingerprint,
             "folder": str(dataset.folder),
-            "source": settings.values["data"].get("pack")
-            or settings.values["data"].get("path")
-            or "",
+            "source": data.get("pack") or data.get("path") or "",
         },
         metrics={
             "validation_loss": state.validation,
@@ -488,24 +541,12 @@ def _finish(
         },
     )
 
-    def write(folder: Path) -> None:
+    def write(draft: Path) -> None:
         with loop.averaged(state):
-            settings.family.save(state.objective, folder)
-        dataset.save(folder)
-        shutil.copy(
-            run / "log.jsonl", folder / "log.jsonl"
-        )  # the learning curve goes where the model goes
+            settings.family.save(state.objective, draft)
+        dataset.save(draft)
+        # The learning curve goes where the model goes.
+        shutil.copy(run / "log.jsonl", draft / "log.jsonl")
 
     shutil.rmtree(run / "bundle", ignore_errors=True)
     bundle.write(run / "bundle", manifest, write)
-    version = Store().add(run / "bundle", settings.name)
-    return Trained(
-        str(version),
-        version.path,
-        run,
-        state.step,
-        state.validation,
-        seconds,
-        known.parameters,
-        settings.family.MODALITY,
-    )

@@ -48,7 +48,7 @@ def judge(
     from miaobi.evaluate.page import prose, table
     from miaobi.models.tuned import FAMILY, open_tuned
     from miaobi.train.tracking import read_log
-    from miaobi.verbs.finetune.report import answered, spelled
+    from miaobi.verbs.readable import answer_of, readable
 
     began = time.monotonic()
     if known is None and weights.family != FAMILY:
@@ -91,9 +91,9 @@ def judge(
         )
     rows = [
         [
-            spelled(examples[at].parts),
-            spelled(answered(examples[at])),
-            spelled(judged[at].answer),
+            readable(examples[at].parts),
+            readable(answer_of(examples[at])),
+            readable(judged[at].answer),
             f"{judged[at].loss:.3f}",
         ]
         for at in sorted(range(len(judged)), key=lambda at: -judged[at].loss)[:SHOWN]

@@ -1,10 +1,11 @@
-"""Fine-tune a pretrained model in five steps: base and data; task head and loss; how it
-is changed; training; test against the base.
+"""Fine-tune a pretrained model in five steps: base and data; task, head and loss; how
+it is changed; training; test against the base.
 
 runs/helpdesk-20261122-101500/
   config.yaml         the resolved settings; `miaobi finetune --resume` needs nothing else
   log.jsonl, checkpoints/, samples/, tensorboard/
   base.json           how the base did on the test
+  before.json         which tuned model is tuned again, where one is
   report.json, report.html
   bundle/             the tuned model, as it went into the store
 """
@@ -12,12 +13,11 @@ runs/helpdesk-20261122-101500/
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miaobi.core import bundle, config
 from miaobi.core.config import Option
@@ -25,7 +25,20 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.store import Store, Version
-from miaobi.verbs.train import Plan, Printed, need_torch, parted
+from miaobi.verbs.train import (
+    Plan,
+    Printed,
+    is_first_process,
+    need_torch,
+    split_argv,
+)
+
+if TYPE_CHECKING:
+    from miaobi.evaluate.compare import Difference
+    from miaobi.train.loop import State
+    from miaobi.verbs.finetune.outcome import Outcome
+    from miaobi.verbs.finetune.settings import Settings
+    from miaobi.verbs.finetune.work import Work
 
 OWN = [
     Option(
@@ -39,7 +52,7 @@ OWN = [
         "resume",
         str | None,
         None,
-        "Go on with a run that was stopped: its folder, or the start of its name.",
+        "Continue a run that was stopped: its folder, or the beginning of its name.",
     ),
     Option(
         "continue",
@@ -57,21 +70,25 @@ OWN = [
         "promote",
         bool,
         False,
-        "Put the new version into production if it is not worse than what it was tuned from.",
+        "Put the new version into production if it is not worse than the model it was tuned from.",
     ),
     Option(
         "dry_run",
         bool,
         False,
-        "Show the data as the model will see it, say what it would cost, and stop.",
+        "Show the data as the model will see it, estimate the cost, and stop.",
     ),
     Option("print_config", bool, False, "Print the resolved settings and stop."),
-    Option("runs", str, "runs", "Where runs are kept."),
+    Option("runs", str, "runs", "Folder of the runs."),
 ]
+DERIVED_KEYS = ("max_steps", "validate_every", "checkpoint_every", "sample_every")
+"""Of the train section: derived anew when a tuned model is tuned again."""
 
 
 @dataclass(frozen=True)
 class Tuned:
+    """A finished run."""
+
     model: str
     """Name and version in the store."""
     bundle: Path
@@ -79,31 +96,25 @@ class Tuned:
     report: Path
     step: int
     seconds: float
-    differences: tuple[Any, ...]
-    """Tuned against base on the test, figure by figure (evaluate.compare.Difference)."""
+    differences: tuple[Difference, ...]
+    """Tuned against base on the test, one for each metric."""
     promoted: bool = False
     makes: str = "text"
     modality: str = "text"
-    """Of what it is asked."""
+    """Of its input."""
 
     def __str__(self) -> str:
         from miaobi.train.estimate import format_duration
 
-        name = self.model.split("@")[0]
+        time = format_duration(self.seconds)
         lines = [
             say(
-                f"{self.model}: {self.step} steps in {format_duration(self.seconds)}",
-                f"{self.model}：{self.step} 步，用时 {format_duration(self.seconds)}",
+                f"{self.model}: {self.step} steps in {time}",
+                f"{self.model}：{self.step} 步，用时 {time}",
             ),
             *(f"  {item}" for item in self.differences),
             say(f"  report: {self.report}", f"  报告：{self.report}"),
         ]
-        verb = "image" if self.makes == "image" else "text"
-        asked = (
-            "--image photo.png"
-            if self.modality == "image" and self.makes != "image"
-            else "--prompt ..."
-        )
         if self.promoted:
             lines.append(
                 say(
@@ -113,57 +124,63 @@ class Tuned:
             )
         lines.append(
             say(
-                f"  next: miaobi generate {verb} --model {name} {asked}",
-                f"  接下来：miaobi generate {verb} --model {name} {asked}",
+                f"  next: {self._generate_command()}",
+                f"  接下来：{self._generate_command()}",
             )
         )
         return "\n".join(lines)
 
+    def _generate_command(self) -> str:
+        name = self.model.split("@")[0]
+        if self.makes == "image":
+            return f"miaobi generate image --model {name} --prompt ..."
+        if self.modality == "image":
+            return f"miaobi generate text --model {name} --image photo.png"
+        return f"miaobi generate text --model {name} --prompt ..."
 
-def command(*words: str) -> Any:
-    """`miaobi finetune [RECIPE] [--base M --data FILE --method lora --name N] [--resume RUN] [--continue MODEL] [--dry-run] [--key value ...]`."""
-    mine, theirs = parted(words, {option.key: option for option in OWN})
-    if "--help" in words or "-h" in words:
-        return _usage(mine, theirs)
-    values = config.resolve(OWN, mine)
+
+def command(*argv: str) -> Tuned | Plan | Printed | str | None:
+    """`miaobi finetune [RECIPE] [--base M --data FILE] [--resume RUN] [--continue MODEL] [--key value ...]`."""
+    own, keys = split_argv(argv, {option.key: option for option in OWN})
+    if "--help" in argv or "-h" in argv:
+        return _usage(own, keys)
+    values = config.resolve(OWN, own)
     runs = Path(values["runs"])
     if values["resume"]:
-        return resume(values["resume"], runs=runs, words=theirs)
+        return resume(values["resume"], runs=runs, argv=keys)
     if values["continue"]:
-        done = again(
+        result = again(
             values["continue"],
-            words=theirs,
+            argv=keys,
             replay=values["replay"],
             runs=runs,
             promote=values["promote"],
             dry_run=values["dry_run"],
         )
-        return done if os.environ.get("RANK", "0") == "0" else None
-    if not values["recipe"] and config.peek(theirs, "base") is None:
+        return result if is_first_process() else None
+    if not values["recipe"] and config.peek(keys, "base") is None:
         raise BadInput(
-            say("What is to be tuned?", "要微调什么？"),
+            say("Which model is to be tuned?", "要微调哪个模型？"),
             "miaobi finetune --base smollm2 --data chats.jsonl --method lora --name helpdesk",
         )
     need_torch()
     from miaobi.verbs.finetune.settings import settle
 
     recipe = config.read_recipe(values["recipe"]) if values["recipe"] else {}
-    settings = settle(recipe, theirs, values["recipe"] or "")
+    settings = settle(recipe, keys, values["recipe"] or "")
     if values["print_config"]:
         return Printed(config.nested(settings.values))
-    done = _run(settings, runs, dry_run=values["dry_run"], promote=values["promote"])
-    return (
-        done if os.environ.get("RANK", "0") == "0" else None
-    )  # under torchrun, the first process speaks for all
+    result = _run(settings, runs, dry_run=values["dry_run"], promote=values["promote"])
+    return result if is_first_process() else None
 
 
-def _usage(mine: Sequence[str], theirs: Sequence[str]) -> str:
+def _usage(own: Sequence[str], keys: Sequence[str]) -> str:
     from miaobi.tune.tasks import tasks
     from miaobi.verbs.finetune.settings import options_of
 
-    recipe = next((word for word in mine if not word.startswith("--")), None)
-    read = config.read_recipe(recipe) if recipe else {}
-    task = tasks.get(config.peek(theirs, "task") or read.get("task") or "chat")
+    recipe = next((word for word in own if not word.startswith("--")), None)
+    tree = config.read_recipe(recipe) if recipe else {}
+    task = tasks.get(config.peek(keys, "task") or tree.get("task") or "chat")
     about = say(
         "Fine-tune a pretrained model. Keys of a recipe for the task "
         f"{task.NAME}; another task's: miaobi finetune --task NAME --help. "
@@ -188,90 +205,103 @@ def finetune(
     """Fine-tune from Python.
 
     Args:
-        recipe: a recipe file, or the same as nested mappings; may be left out where base and data are given
+        recipe: a recipe file, or the same as nested mappings; may be left out where base and data are set
         base: a starter pack, a model in the store, a path, a hub id
         data: a file, a folder or a starter pack of labelled examples
         method: full, frozen, lora, ... (see tune/methods/__init__.py)
-        name: what the tuned model will be called in the store
+        name: name of the tuned model in the store
         settings: dotted keys over the recipe, such as {"train.max_steps": 20}
-        runs: where to keep the run
+        runs: folder of the runs
         quiet: no progress, no preview
     """
     need_torch()
     from miaobi.verbs.finetune.settings import settle
 
-    origin = str(recipe) if isinstance(recipe, str | Path) else ""
-    tree = (
-        dict(recipe)
-        if isinstance(recipe, Mapping)
-        else config.read_recipe(recipe)
-        if recipe
-        else {}
-    )
-    short = {"--base": base, "--data": data, "--method": method, "--name": name}
-    words = [
-        part
-        for key, value in short.items()
-        if value is not None
-        for part in (key, str(value))
-    ]
-    words += config.as_argv(settings or {})
-    done = _run(settle(tree, words, origin), Path(runs), quiet=quiet)
-    assert isinstance(done, Tuned)
-    return done
+    if recipe is None:
+        tree, origin = dict[str, Any](), ""
+    elif isinstance(recipe, Mapping):
+        tree, origin = dict(recipe), ""
+    else:
+        tree, origin = config.read_recipe(recipe), str(recipe)
+    argv = list[str]()
+    short_options = {"base": base, "data": data, "method": method, "name": name}
+    for key, value in short_options.items():
+        if value is not None:
+            argv += [f"--{key}", str(value)]
+    argv += config.as_argv(settings or {})
+    tuned = _run(settle(tree, argv, origin), Path(runs), quiet=quiet)
+    assert isinstance(tuned, Tuned)
+    return tuned
 
 
 def resume(
     run: str | Path,
     *,
     runs: Path = Path("runs"),
-    words: Sequence[str] = (),
+    argv: Sequence[str] = (),
     quiet: bool = False,
 ) -> Tuned:
-    """Go on with a run that was stopped, exactly as if it had not been."""
+    """Continue a run that was stopped, exactly as if it had not been.
+
+    Args:
+        run: the run's folder, its name, or the beginning of its name (the newest that fits)
+        runs: folder of the runs
+        argv: settings to change, such as ["--train.max_steps", "2000"]
+        quiet: no progress, no preview
+    """
     need_torch()
     from miaobi.train.run import find_run
     from miaobi.verbs.finetune.settings import settle
 
     folder = find_run(str(run), runs)
-    read = config.read_yaml(folder / "config.yaml")
-    before = folder / "before.json"
-    previous = (
-        json.loads(before.read_text(encoding="utf-8")) if before.exists() else None
-    )
-    done = _run(
-        settle(read, words, str(folder / "config.yaml")),
+    path = folder / "config.yaml"
+    settings = settle(config.read_yaml(path), argv, str(path))
+    before, replay = _read_before(folder)
+    tuned = _run(
+        settings,
         folder.parent,
         folder=folder,
         quiet=quiet,
-        before=Store().resolve(previous["model"]) if previous else None,
-        replay=previous["replay"] if previous else 1.0,
+        before=before,
+        replay=replay,
     )
-    assert isinstance(done, Tuned)
-    return done
+    assert isinstance(tuned, Tuned)
+    return tuned
+
+
+def _read_before(folder: Path) -> tuple[Version | None, float]:
+    """Return (the tuned model that the run tunes again or None, the share of replay)."""
+    path = folder / "before.json"
+    if not path.exists():
+        return None, 1.0
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Store().resolve(content["model"]), content["replay"]
 
 
 def again(
     model: str,
     *,
-    words: Sequence[str],
+    argv: Sequence[str],
     replay: float = 1.0,
     runs: Path = Path("runs"),
     promote: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
 ) -> Tuned | Plan:
-    """Tune a tuned model further on new data: a new version under its name, compared
-    with the one it came from.
+    """Tune a tuned model on new data: a new version, compared with the one before.
 
     Args:
         model: a tuned model in the store
-        words: the new data (["--data", "new.jsonl"]) and settings over those of the last time
+        argv: the new data (["--data", "new.jsonl"]) and settings over those of the last time
         replay: old training examples for each new one, so that what was learned is not lost
+        runs: folder of the runs
+        promote: put the new version into production if it is not worse
+        dry_run: stop after the estimate
+        quiet: no progress, no preview
     """
     need_torch()
     from miaobi.models.tuned import FAMILY
-    from miaobi.verbs.finetune.settings import settle, spelled_out
+    from miaobi.verbs.finetune.settings import expand_short_options, settle
 
     version = Store().resolve(model)
     manifest = bundle.read(version.path)
@@ -283,34 +313,15 @@ def again(
             ),
             f"miaobi finetune --base {version} --data ...",
         )
-    told = spelled_out(words)
-    if (
-        config.peek(told, "data.path") is None
-        and config.peek(told, "data.pack") is None
-    ):
+    argv = expand_short_options(argv)
+    data_keys = ("data.path", "data.pack")
+    if all(config.peek(argv, key) is None for key in data_keys):
         raise BadInput(
             say("Which new data?", "新数据在哪里？"),
             f"miaobi finetune --continue {model} --data new.jsonl",
         )
-    recipe = {
-        key: dict(value) if isinstance(value, Mapping) else value
-        for key, value in manifest.recipe.items()
-    }
-    recipe["data"] |= {
-        "path": "",
-        "pack": "",
-        "validation_path": "",
-        "test_path": "",
-        "max_examples": 0,
-    }
-    recipe["train"] = {
-        key: value
-        for key, value in recipe["train"].items()
-        if key
-        not in ("max_steps", "validate_every", "checkpoint_every", "sample_every")
-    }
     return _run(
-        settle(recipe, told),
+        settle(_recipe_without_data(manifest), argv),
         runs,
         before=version,
         replay=replay,
@@ -320,8 +331,25 @@ def again(
     )
 
 
+def _recipe_without_data(manifest: bundle.Manifest) -> dict[str, Any]:
+    """Return a tuned model's recipe without its data and what was derived from it."""
+    recipe = dict(manifest.recipe)
+    recipe["data"] = {
+        **recipe["data"],
+        "path": "",
+        "pack": "",
+        "validation_path": "",
+        "test_path": "",
+        "max_examples": 0,
+    }
+    recipe["train"] = {
+        key: value for key, value in recipe["train"].items() if key not in DERIVED_KEYS
+    }
+    return recipe
+
+
 def _run(
-    settings: Any,
+    settings: Settings,
     runs: Path,
     folder: Path | None = None,
     dry_run: bool = False,
@@ -330,120 +358,164 @@ def _run(
     before: Version | None = None,
     replay: float = 1.0,
 ) -> Tuned | Plan:
+    """Tune, or estimate the cost of it.
+
+    Args:
+        settings: the resolved recipe
+        runs: where a new run gets its folder
+        folder: a run that is continued
+        dry_run: stop after the preview and the estimate
+        quiet: no progress, no preview
+        promote: put the new version into production if it is not worse
+        before: a tuned model that is tuned again
+        replay: old training examples for each new one, with `before`
+    """
     import torch
 
     from miaobi.train import estimate, loop, processes
     from miaobi.train import run as runs_of
-    from miaobi.verbs.finetune.report import Report
+    from miaobi.verbs.finetune import outcome
     from miaobi.verbs.finetune.work import Work
 
     torch.manual_seed(settings.train.seed)
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
     with processes.process_group(processes.pick_device(settings.train.device)):
         quiet = quiet or processes.rank() > 0
         work = Work.open(settings, before, replay, quiet)
         settings = work.settings
         state = loop.start(work.learner, settings.train)
         torch.manual_seed(settings.train.seed + processes.rank())
-        known = estimate.estimate(state, work.data, folder or runs)
+        expected = estimate.estimate(state, work.data, folder or runs)
         estimate.check_limits(
-            known, settings.train.max_minutes, settings.train.max_steps
+            expected, settings.train.max_minutes, settings.train.max_steps
         )
         if not quiet:
             work.show_preview()
         if dry_run:
-            return Plan(config.nested(settings.values), known)
-        place = folder or runs_of.new_folder(runs, settings.name)
-        report = Report(work, place, known)
+            return Plan(config.nested(settings.values), expected)
+        run_folder = folder or runs_of.new_folder(runs, settings.name)
         if before is not None and processes.rank() == 0:
-            write_text(
-                place / "before.json",
-                json.dumps({"model": str(before), "replay": replay}),
-            )
-        report.evaluate_base(state)
-        runs_of.restore_newest(state, place)
+            content = {"model": str(before), "replay": replay}
+            write_text(run_folder / "before.json", json.dumps(content))
+        base_outcome = outcome.base_outcome(work, run_folder)
+        runs_of.restore_newest(state, run_folder)
         run = runs_of.Run(
-            place,
+            run_folder,
             settings.train,
             config.nested(settings.values),
             "finetune",
-            report.sample,
-            report.watch,
+            outcome.sampler(work, run_folder),
+            outcome.watched_metric(work),
         )
         try:
-            report.seconds = run.train(state, work.data, known, quiet)
+            seconds = run.train(state, work.data, expected, quiet)
         except KeyboardInterrupt:
-            report.write(state)
+            _write_report(work, state, run_folder, base_outcome, outcome.Outcome())
             raise
         run.conclude(state, work.data)
-        return _finish(work, state, report, place, before, promote)
+        if processes.rank() > 0:
+            return Tuned(
+                settings.name,
+                run_folder / "bundle",
+                run_folder,
+                run_folder / "report.html",
+                state.step,
+                seconds,
+                (),
+                makes=settings.task.MAKES,
+            )
+        return _finish(work, state, run_folder, base_outcome, seconds, promote)
 
 
 def _finish(
-    work: Any,
-    state: Any,
-    report: Any,
-    place: Path,
-    before: Version | None,
+    work: Work,
+    state: State,
+    run: Path,
+    base_outcome: Outcome,
+    seconds: float,
     promote: bool,
 ) -> Tuned:
-    """Compare with the base, bundle, put into the store, report."""
-    from miaobi.models.tuned import FAMILY
-    from miaobi.train import loop, processes
-    from miaobi.tune import methods
+    """Compare with the base, write the bundle, put it into the store, report."""
+    from miaobi.evaluate.compare import differences
+    from miaobi.train import loop
+    from miaobi.verbs.finetune.outcome import tuned_outcome
 
-    settings, makes = work.settings, work.settings.task.MAKES
-    if processes.rank() > 0:
-        return Tuned(
-            settings.name,
-            place / "bundle",
-            place,
-            place / "report.html",
-            state.step,
-            report.seconds,
-            (),
-            makes=makes,
-        )
+    settings = work.settings
     with loop.averaged(state):
-        report.evaluate_tuned(state)
-        manifest = bundle.Manifest(
-            FAMILY,
-            makes,
-            recipe=config.nested(settings.values),
-            data=work.facts(),
-            parents=(str(before) if before else work.base.name,),
-            metrics={
-                **{f"test_{score.name}": score.value for score in report.tuned_scores},
-                "validation_loss": state.validation,
-                "seconds": round(report.seconds, 1),
-                "steps": state.step,
-            },
-        )
-
-        def write(draft: Path) -> None:
-            methods.save(work.learner, settings.tune, draft)
-            work.learner.save(draft)
-            shutil.copy(place / "log.jsonl", draft / "log.jsonl")
-
-        shutil.rmtree(place / "bundle", ignore_errors=True)
-        bundle.write(place / "bundle", manifest, write)
-    version = Store().add(place / "bundle", settings.name)
-    report.model = str(version)
-    promoted = promote and all(
-        item.better is not False for item in report.differences[:1]
+        outcome = tuned_outcome(work)
+        _write_bundle(work, state, run, outcome, seconds)
+    store = Store()
+    version = store.add(run / "bundle", settings.name)
+    changes = differences(
+        work.learner.metrics(), base_outcome.evaluations, outcome.evaluations
     )
+    worse = bool(changes) and changes[0].better is False
+    promoted = promote and not worse
     if promoted:
-        Store().promote(str(version))
-    report.write(state)
+        store.promote(str(version))
+    _write_report(work, state, run, base_outcome, outcome, str(version))
     return Tuned(
         str(version),
         version.path,
-        place,
-        place / "report.html",
+        run,
+        run / "report.html",
         state.step,
-        report.seconds,
-        tuple(report.differences),
+        seconds,
+        tuple(changes),
         promoted,
-        makes,
+        settings.task.MAKES,
         settings.task.MODALITY,
     )
+
+
+def _write_bundle(
+    work: Work, state: State, run: Path, outcome: Outcome, seconds: float
+) -> None:
+    from miaobi.evaluate.compare import scores
+    from miaobi.models.tuned import FAMILY
+    from miaobi.tune import methods
+
+    settings = work.settings
+    metrics = {
+        f"test_{score.name}": score.value
+        for score in scores(work.learner.metrics(), outcome.evaluations)
+    }
+    manifest = bundle.Manifest(
+        FAMILY,
+        settings.task.MAKES,
+        recipe=config.nested(settings.values),
+        data=work.facts(),
+        parents=(str(work.before or work.base.name),),
+        metrics={
+            **metrics,
+            "validation_loss": state.validation,
+            "seconds": round(seconds, 1),
+            "steps": state.step,
+        },
+    )
+
+    def write(draft: Path) -> None:
+        methods.save(work.learner, settings.tune, draft)
+        work.learner.save(draft)
+        shutil.copy(run / "log.jsonl", draft / "log.jsonl")
+
+    shutil.rmtree(run / "bundle", ignore_errors=True)
+    bundle.write(run / "bundle", manifest, write)
+
+
+def _write_report(
+    work: Work,
+    state: State,
+    run: Path,
+    before: Outcome,
+    after: Outcome,
+    model: str = "",
+) -> None:
+    """Write report.json and report.html; `model` is empty while the run has not ended."""
+    from miaobi.train.tracking import read_log
+    from miaobi.verbs.finetune.page import page
+    from miaobi.verbs.finetune.report import RunFacts, report
+
+    content = report(before, after, RunFacts.of(work, state, run, model))
+    write_text(run / "report.json", json.dumps(content, ensure_ascii=False, indent=1))
+    page(content, read_log(run)).write(run / "report.html")

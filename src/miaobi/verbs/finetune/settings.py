@@ -4,7 +4,7 @@ follows from base and data for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,9 @@ from miaobi.tune import examples
 from miaobi.tune.methods import TuneConfig
 from miaobi.tune.tasks import tasks
 
-RECIPE = {"name", "task", "base", "data", "head", "tune", "train", "report"}
-GUESSES = (
+SECTIONS = {"name", "task", "base", "data", "head", "tune", "train", "report"}
+"""Of a recipe for fine-tuning."""
+TASK_ORDER = (
     "chat",
     "preference",
     "extractive-questions",
@@ -39,8 +40,8 @@ GUESSES = (
     "causal",
 )
 """Tasks in the order in which records are tried on them, the more particular first."""
-LOOKED_AT = 5
-SHORT = {"--method": "--tune.method"}
+PROBED_RECORDS = 5
+"""Records of the data by which the task is recognised."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class ReportConfig:
     limit: int = 500
     """Test examples at most."""
     answers: int = 6
-    """Test examples of which the answers are shown side by side, the worst first."""
+    """Test examples whose answers are shown side by side, the worst first."""
     forgetting: bool = True
-    """For models that write: how likely a general text is before and after."""
+    """For models that write: compare how likely a general text is before and after."""
     memorisation: bool = True
-    """How much better the model does on training examples than on the test."""
+    """Compare the metrics on training examples with those on the test."""
 
 
 @dataclass(frozen=True)
@@ -69,49 +70,39 @@ class Settings:
     report: ReportConfig
     values: Mapping[str, Any]
     """The same, flat, by dotted key."""
-    given: frozenset[str]
-    """Keys that the recipe or the command line set; the rest may be derived."""
+    explicit_keys: frozenset[str]
+    """Keys that the recipe or the command line set; the others may be derived."""
 
-    def derived(self, found: Mapping[str, Any]) -> Settings:
-        """With train settings that follow from base and data."""
-        values = {
-            **self.values,
-            **{f"train.{key}": value for key, value in found.items()},
-        }
-        return replace(
-            self,
-            train=TrainConfig(**config.build(TrainConfig, values, "train.")),
-            values=values,
-        )
+    def derived(self, overrides: Mapping[str, Any]) -> Settings:
+        """Return the settings with some of the train section replaced."""
+        values = dict(self.values)
+        for key, value in overrides.items():
+            values[f"train.{key}"] = value
+        train = TrainConfig(**config.build(TrainConfig, values, "train."))
+        return replace(self, train=train, values=values)
 
     def with_length(self, max_length: int) -> Settings:
-        return replace(
-            self,
-            data=replace(self.data, max_length=max_length),
-            values={**self.values, "data.max_length": max_length},
-        )
+        """Return the settings with another data.max_length."""
+        data = replace(self.data, max_length=max_length)
+        values = {**self.values, "data.max_length": max_length}
+        return replace(self, data=data, values=values)
 
 
 def options_of(task: Any) -> list[Option]:
-    """Every key of a recipe for `task`."""
+    """Return every key of a recipe for `task`."""
     return [
-        Option(
-            "name",
-            str | None,
-            None,
-            "What the tuned model will be called in the store.",
-        ),
+        Option("name", str | None, None, "Name of the tuned model in the store."),
         Option(
             "task",
             str,
             task.NAME,
-            "A name in the tasks registry; told from the data where it is left out.",
+            "A name in the tasks registry; recognised from the data when left out.",
         ),
         Option(
             "base",
             str,
             MISSING,
-            "What is tuned: a starter pack, a model in the store, a path, a hub id.",
+            "The model to tune: a starter pack, a model in the store, a path, a hub id.",
         ),
         *config.options(examples.Config, "data."),
         *config.options(task.Config, "head."),
@@ -121,104 +112,112 @@ def options_of(task: Any) -> list[Option]:
     ]
 
 
-def spelled_out(words: Sequence[str]) -> list[str]:
-    """The short options in full: --data X is --data.path or --data.pack, --method X is
-    --tune.method.
+def expand_short_options(argv: Sequence[str]) -> list[str]:
+    """Return the command line with its short options written out.
+
+    --data X is --data.path X, or --data.pack X where X is a starter pack; --method X is
+    --tune.method X.
     """
-    whole, rest = (
-        list[str](),
-        [
-            part
-            for word in words
-            for part in (
-                word.split("=", 1) if word.startswith("--") and "=" in word else [word]
-            )
-        ],
-    )
-    while rest:
-        word = rest.pop(0)
-        if word == "--data" and rest:
-            whole += [
-                "--data.pack" if rest[0] in packs.catalogue() else "--data.path",
-                rest.pop(0),
-            ]
+    parts = list[str]()
+    for word in argv:
+        if word.startswith("--"):
+            parts += word.split("=", 1)
         else:
-            whole.append(SHORT.get(word, word))
-    return whole
+            parts.append(word)
+    expanded = list[str]()
+    for number, part in enumerate(parts):
+        value = parts[number + 1] if number + 1 < len(parts) else None
+        if part == "--data" and value is not None:
+            is_pack = value in packs.catalogue()
+            expanded.append("--data.pack" if is_pack else "--data.path")
+        elif part == "--method":
+            expanded.append("--tune.method")
+        else:
+            expanded.append(part)
+    return expanded
 
 
 def settle(
-    recipe: Mapping[str, Any], words: Sequence[str] = (), origin: str = ""
+    recipe: Mapping[str, Any], argv: Sequence[str] = (), origin: str = ""
 ) -> Settings:
-    """Resolve a recipe (as read from the file `origin`) and the command line's words over it."""
-    words = spelled_out(words)
-    recipe = {
-        key: value for key, value in recipe.items() if key != "search"
-    }  # that section is for `miaobi search`
-    unknown = next((key for key in recipe if key not in RECIPE), None)
-    if unknown:
-        raise BadInput(
-            say(
-                f"{origin}: there is no section {unknown!r} in a recipe for fine-tuning.",
-                f"{origin}：微调配方中没有 {unknown!r} 这一节。",
-            ),
-            nearest(unknown, RECIPE),
-        )
-    data = recipe.get("data") or {}
-    name = config.peek(words, "task") or recipe.get("task")
-    if not name:
-        name = guess(
-            config.peek(words, "data.path") or data.get("path") or "",
-            config.peek(words, "data.pack") or data.get("pack") or "",
-        )
-    task = tasks.get(name)
-    known = options_of(task)
-    values = {**config.resolve(known, words, recipe, origin), "task": task.NAME}
-    values["name"] = check_name(
-        values["name"]
-        or Path(origin or f"{_plain_name(values['base'])}-{task.NAME}")
-        .stem.replace("_", "-")
-        .lower()
-    )
+    """Resolve a recipe and the command line over it.
+
+    Args:
+        recipe: nested mappings, as in a recipe file
+        argv: the command line, short options included
+        origin: the file that the recipe comes from, for names and errors
+    """
+    argv = expand_short_options(argv)
+    # The section `search` is for `miaobi search`.
+    recipe = {key: value for key, value in recipe.items() if key != "search"}
+    _check_sections(recipe, origin)
+    task = _task(recipe, argv)
+    options = options_of(task)
+    values = {**config.resolve(options, argv, recipe, origin), "task": task.NAME}
+    values["name"] = _name(values, task.NAME, origin)
     by_key = {
-        option.key: option for option in config.expand_mappings(known, recipe, origin)
+        option.key: option for option in config.expand_mappings(options, recipe, origin)
     }
-    given = {key for key, _ in config.flatten(recipe, by_key)} | {
-        key for key, _ in config.parse_argv(words, by_key)
-    }
-    made = {
-        section: kind(**config.build(kind, values, f"{section}."))
-        for section, kind in (
-            ("data", examples.Config),
-            ("head", task.Config),
-            ("tune", TuneConfig),
-            ("train", TrainConfig),
-            ("report", ReportConfig),
-        )
-    }
+    explicit = {key for key, _ in config.flatten(recipe, by_key)}
+    explicit |= {key for key, _ in config.parse_argv(argv, by_key)}
     return Settings(
-        values["name"],
-        values["base"],
-        task,
-        **made,
+        name=values["name"],
+        base=values["base"],
+        task=task,
+        data=examples.Config(**config.build(examples.Config, values, "data.")),
+        head=task.Config(**config.build(task.Config, values, "head.")),
+        tune=TuneConfig(**config.build(TuneConfig, values, "tune.")),
+        train=TrainConfig(**config.build(TrainConfig, values, "train.")),
+        report=ReportConfig(**config.build(ReportConfig, values, "report.")),
         values=values,
-        given=frozenset(given),
+        explicit_keys=frozenset(explicit),
     )
 
 
-def _plain_name(base: str) -> str:
-    return Path(base.split("@")[0]).name
+def _check_sections(recipe: Mapping[str, Any], origin: str) -> None:
+    for section in recipe:
+        if section not in SECTIONS:
+            raise BadInput(
+                say(
+                    f"{origin}: there is no section {section!r} in a recipe for fine-tuning.",
+                    f"{origin}：微调配方中没有 {section!r} 这一节。",
+                ),
+                nearest(section, SECTIONS),
+            )
+
+
+def _task(recipe: Mapping[str, Any], argv: Sequence[str]) -> Any:
+    """Return the task that is named, or else the one that the data is written for."""
+    name = config.peek(argv, "task") or recipe.get("task")
+    if not name:
+        data = recipe.get("data") or {}
+        path = config.peek(argv, "data.path") or data.get("path") or ""
+        pack = config.peek(argv, "data.pack") or data.get("pack") or ""
+        name = guess(path, pack)
+    return tasks.get(name)
+
+
+def _name(values: Mapping[str, Any], task: str, origin: str) -> str:
+    """Return the name that is set, or one made of the recipe's file or of base and task."""
+    if values["name"]:
+        return check_name(values["name"])
+    base = Path(values["base"].split("@")[0]).name
+    stem = Path(origin or f"{base}-{task}").stem
+    return check_name(stem.replace("_", "-").lower())
 
 
 def guess(path: str, pack: str) -> str:
-    """The task that the first records are written for. Raises BadInput that lists the
-    tasks where none fits.
+    """Return the task that the first records of a file or pack are written for.
+
+    Raises:
+        BadInput: they fit no task; the remedy lists the tasks
     """
     packs.check_one(path, pack, "my.jsonl", "chinese-reviews")
-    for name in [name for name in GUESSES if name in tasks]:
-        if all(_fits(tasks.get(name), path, pack)):
+    for name in TASK_ORDER:
+        if name in tasks and all(_fits(tasks.get(name), path, pack)):
             return name
-    listed = "\n".join(f"  {name}: {tasks.get(name).EXAMPLE}" for name in tasks.names())
+    rows = [f"  {name}: {tasks.get(name).EXAMPLE}" for name in tasks.names()]
+    listed = "\n".join(rows)
     raise BadInput(
         say(
             f"{path or pack}: its records fit no task.",
@@ -231,19 +230,20 @@ def guess(path: str, pack: str) -> str:
     )
 
 
-def _fits(task: Any, path: str, pack: str) -> Iterable[bool]:
-    """Of each of the first records, whether the task can use it; one False where they
-    cannot even be read.
+def _fits(task: Any, path: str, pack: str) -> Iterator[bool]:
+    """Yield whether the task can use each of the first records.
+
+    Yields False once where there is no record, or where they cannot be read.
     """
-    met = False
+    empty = True
     try:
-        for _, record in islice(readers.get(task.READER)(path, pack), LOOKED_AT):
-            met = True
+        for _, record in islice(readers.get(task.READER)(path, pack), PROBED_RECORDS):
+            empty = False
             try:
                 task.columns(record, task.Config())
             except Unusable:
                 yield False
     except MiaobiError:
         yield False
-    if not met:
+    if empty:
         yield False

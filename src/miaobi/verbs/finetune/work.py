@@ -22,7 +22,7 @@ from miaobi.tune.examples import Examples, Lengths
 from miaobi.tune.learner import Learner
 from miaobi.verbs.finetune.settings import Settings
 
-PREVIEWED = 3
+PREVIEWED_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Work:
     settings: Settings
     base: Base
     spec: Mapping[str, Any]
-    """What the head was told of the training data."""
+    """What the head needs to know of the training data."""
     learner: Learner
     data: Examples
     lengths: Lengths
     reasons: Sequence[Derived]
-    """Settings that were left open, with what they became and why."""
+    """Settings that were left open, with their values and why."""
     before: Version | None
     """The tuned model that is tuned again."""
 
@@ -43,27 +43,33 @@ class Work:
     def open(
         cls, settings: Settings, before: Version | None, replay: float, quiet: bool
     ) -> Work:
+        """Prepare the examples, open the base and put adapters into it.
+
+        Args:
+            settings: as resolved from recipe and command line
+            before: a tuned model that is tuned again; its base must be the same
+            replay: old training examples for each new one, with `before`
+            quiet: without progress
+        """
         task = settings.task
+        head = settings.head
         base = open_base(settings.base)
-        plain = examples.prepare(settings.data, task, settings.head, not quiet)
+        own_folder = examples.prepare(settings.data, task, head, not quiet)
         old = bundle.read(before.path) if before else None
         if old is not None:
-            _same_base(old, base, str(before))
-            plain = mixing.with_replay(
-                plain, Path(str(old.data["folder"])), task, replay
-            )
-        # What head and lengths go by is the same whatever is mixed in, so that runs
-        # with different shares compare.
-        spec = (
-            old.data["spec"]
-            if old is not None
-            else task.survey(examples.read_split(plain, "train", task), settings.head)
-        )
+            _check_same_base(old, base, str(before))
+            old_folder = Path(str(old.data["folder"]))
+            own_folder = mixing.with_replay(own_folder, old_folder, task, replay)
+            spec = old.data["spec"]
+        else:
+            spec = task.survey(examples.read_split(own_folder, "train", task), head)
+        # Head and lengths follow from what is not mixed in, so that runs with different
+        # shares compare.
         folder = mixing.with_mixture(
-            plain, settings.data, task, settings.head, spec, not quiet
+            own_folder, settings.data, task, head, spec, not quiet
         )
         left_out = _unseen(settings, spec, folder)
-        learner = task.learner(base, spec, settings.head)
+        learner = task.learner(base, spec, head)
         lengths = examples.measure(
             folder, task, learner, settings.data, context_of(base)
         )
@@ -76,13 +82,18 @@ class Work:
             folder, task, learner, lengths.max_length, settings.data.too_long, left_out
         )
         reasons = defaults.derive(
-            settings.given, settings.tune, settings.train, learner, data, lengths
+            settings.explicit_keys,
+            settings.tune,
+            settings.train,
+            learner,
+            data,
+            lengths,
         )
         settings = settings.derived({item.key: item.value for item in reasons})
         return cls(settings, base, spec, learner, data, lengths, reasons, before)
 
     def facts(self) -> dict[str, Any]:
-        """What the bundle remembers of base and data."""
+        """Return what the bundle records of base and data."""
         weights = self.base.weights
         return {
             "fingerprint": self.data.fingerprint,
@@ -98,103 +109,99 @@ class Work:
         }
 
     def preview(self) -> list[tuple[str, list[tuple[str, bool]]]]:
-        """(place, pieces with whether they are learned) of the first training examples."""
-        data = self.data
-        count = min(PREVIEWED, data.count("train"))
-        return [
-            (
-                data.examples("train")[place].location,
-                [
-                    (piece.text, piece.learned)
-                    for piece in self.learner.preview(data.features("train", place))
-                ],
-            )
-            for place in range(count)
-        ]
+        """Return (location, (piece, whether it is learned)...) of a few training examples."""
+        count = min(PREVIEWED_EXAMPLES, self.data.count("train"))
+        rows = list[tuple[str, list[tuple[str, bool]]]]()
+        for number, example in enumerate(self.data.examples("train")[:count]):
+            pieces = self.learner.preview(self.data.features("train", number))
+            texts = [(piece.text, piece.learned) for piece in pieces]
+            rows.append((example.location, texts))
+        return rows
 
     def show_preview(self) -> None:
-        """The exact tokens of three examples, those that are learned in colour, what
-        was mixed in and what was derived, on stderr.
-        """
+        """Print the preview, what was mixed in and what was derived to stderr."""
         from rich.console import Console
         from rich.text import Text
 
         console = Console(stderr=True, highlight=False)
-        for place, pieces in self.preview():
+        for location, pieces in self.preview():
             if not pieces:
                 continue
-            console.print(Text(f"── {place}", "dim"))
-            shown = Text()
+            console.print(Text(f"── {location}", "dim"))
+            line = Text()
             for text, learned in pieces:
-                # Where there is no colour, what is learned stands between brackets.
-                shown.append(
-                    text if console.is_terminal or not learned else f"⟦{text}⟧",
-                    "bold green" if learned else "dim",
-                )
-            console.print(shown, soft_wrap=True)
-        for name, said in mixing.describe(self.data.spec).items():
-            console.print(f"data.mix.{name}: {said}", style="dim", soft_wrap=True)
+                # Without colour, what is learned stands in brackets.
+                if learned and not console.is_terminal:
+                    text = f"⟦{text}⟧"
+                line.append(text, "bold green" if learned else "dim")
+            console.print(line, soft_wrap=True)
+        notes = [
+            f"data.mix.{name}: {summary}"
+            for name, summary in mixing.describe(self.data.spec).items()
+        ]
         for item in self.reasons:
-            console.print(
-                f"train.{item.key} = {plain(item.value)}  ({item.reason})",
-                style="dim",
-                soft_wrap=True,
-            )
+            notes.append(f"train.{item.key} = {plain(item.value)}  ({item.reason})")
+        for note in notes:
+            console.print(note, style="dim", soft_wrap=True)
+
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""Names under which configs of bases keep the length of their context."""
 
 
 def context_of(base: Base) -> int:
-    """Tokens that the base can hold; 0 where its config does not say."""
+    """Return the tokens that the base can hold; 0 where its config does not say."""
     settings = {**base.config, **base.config.get("text_config", {})}
-    return int(
-        next(
-            (
-                settings[key]
-                for key in ("max_position_embeddings", "n_positions", "max_seq_len")
-                if settings.get(key)
-            ),
-            0,
-        )
+    for key in CONTEXT_KEYS:
+        if settings.get(key):
+            return int(settings[key])
+    return 0
+
+
+def _check_same_base(old: bundle.Manifest, base: Base, model: str) -> None:
+    """Raise BadInput where `model` was tuned from other weights than those of `base`."""
+    recorded = old.data["base"]
+    if recorded["hash"] == base.identity:
+        return
+    before = f"{recorded['name']} ({recorded['hash'][:12]}…)"
+    now = base.identity[:12]
+    raise BadInput(
+        say(
+            f"{model} was tuned from {before}; {base.name} is {now}…, other weights.",
+            f"{model} 由 {before} 微调而来；{base.name} 为 {now}…，权重不同。",
+        ),
+        say(
+            f"Restore the base it was tuned from ({recorded['location']}), or tune anew.",
+            f"请恢复原来的基础模型（{recorded['location']}），或重新微调。",
+        ),
     )
-
-
-def _same_base(old: bundle.Manifest, base: Base, model: str) -> None:
-    known = old.data["base"]
-    if known["hash"] != base.identity:
-        raise BadInput(
-            say(
-                f"{model} was tuned from {known['name']} "
-                f"({known['hash'][:12]}…); {base.name} is "
-                f"{base.identity[:12]}…, other weights.",
-                f"{model} 由 {known['name']}（{known['hash'][:12]}…）微调而来；"
-                f"{base.name} 为 {base.identity[:12]}…，权重不同。",
-            ),
-            say(
-                f"Bring back the base it was tuned from ({known['location']}), or tune anew.",
-                f"请恢复原来的基础模型（{known['location']}），或重新微调。",
-            ),
-        )
 
 
 def _unseen(
     settings: Settings, spec: Mapping[str, Any], folder: Path
 ) -> frozenset[str]:
-    """Places of held-out examples that chance parted from all others of their label. In
-    a file of its own such an example is an error: BadInput names it.
+    """Return the locations of held-out examples whose label training does not have.
+
+    By chance the split may part an example from all others of its label. In a file of
+    its own such an example is an error.
+
+    Raises:
+        BadInput: an example of the training data, or of a file of its own, does not fit
     """
-    own = {
-        "validation": settings.data.validation_path,
-        "test": settings.data.test_path,
-        "train": "all of it",
+    must_fit = {
+        "train": True,
+        "validation": bool(settings.data.validation_path),
+        "test": bool(settings.data.test_path),
     }
-    found = set[str]()
+    locations = set[str]()
     for split in examples.SPLITS:
         for example in examples.read_split(folder, split, settings.task):
             try:
                 settings.task.check(example, spec, settings.head)
             except Unusable as error:
-                if own[split]:
+                if must_fit[split]:
                     raise BadInput(
                         f"{example.location}: {error.what}", error.remedy
                     ) from None
-                found.add(example.location)
-    return frozenset(found)
+                locations.add(example.location)
+    return frozenset(locations)

@@ -38,7 +38,7 @@ from miaobi.core.errors import (
     nearest,
 )
 from miaobi.core.language import say
-from miaobi.verbs.train import need_torch, parted
+from miaobi.verbs.train import need_torch, split_argv
 
 OWN = [
     Option(
@@ -185,7 +185,7 @@ class Searched:
 
 def command(*words: str) -> Any:
     """`miaobi search RECIPE [--trials N --metric M --minutes T --workers N] [--resume SEARCH] [--dry-run] [--key value ...]`."""
-    mine, theirs = parted(words, {option.key: option for option in OWN})
+    mine, theirs = split_argv(words, {option.key: option for option in OWN})
     if "--help" in words or "-h" in words:
         about = say(
             "Search for better settings of a recipe. Keys of the recipe may be "

@@ -129,7 +129,7 @@ def settled(
             config.resolve(list(known.values()), words, tree, origin),
             {key for key, _ in config.parse_argv(words, known)},
         )
-    from miaobi.verbs.finetune.settings import options_of, settle, spelled_out
+    from miaobi.verbs.finetune.settings import expand_short_options, options_of, settle
 
     settings = settle(recipe, words, origin)
     known = {
@@ -140,7 +140,7 @@ def settled(
         "finetune",
         known,
         dict(settings.values),
-        {key for key, _ in config.parse_argv(spelled_out(words), known)},
+        {key for key, _ in config.parse_argv(expand_short_options(words), known)},
     )
 
 

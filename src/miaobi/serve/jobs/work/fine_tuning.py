@@ -43,7 +43,7 @@ def _tune(task: Task, name: str, runs: Path) -> None:
     if _was_tuned(model):
         finetune.again(
             model,
-            words=["--data", str(data), "--name", name, *config.as_argv(settings)],
+            argv=["--data", str(data), "--name", name, *config.as_argv(settings)],
             runs=runs,
             quiet=True,
         )
@@ -54,11 +54,11 @@ def _tune(task: Task, name: str, runs: Path) -> None:
 
 
 def _plan(task: Task, settings: Mapping[str, Any]) -> Any:
-    words = ["--data", str(_data(task, "training_file")), *config.as_argv(settings)]
+    argv = ["--data", str(_data(task, "training_file")), *config.as_argv(settings)]
     model, runs = task.job.asked["model"], task.folder / "runs"
     if _was_tuned(model):
-        return finetune.again(model, words=words, runs=runs, dry_run=True, quiet=True)
-    return finetune.command("--base", model, *words, "--runs", str(runs), "--dry-run")
+        return finetune.again(model, argv=argv, runs=runs, dry_run=True, quiet=True)
+    return finetune.command("--base", model, *argv, "--runs", str(runs), "--dry-run")
 
 
 def _was_tuned(model: str) -> bool:
