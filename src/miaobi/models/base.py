@@ -20,7 +20,7 @@ from miaobi.core.errors import Unsupported
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.data import packs
-from miaobi.data.text.tokenizer.gguf import word_rule
+from miaobi.data.text.tokenizer.gguf import pre_tokenizer_of
 from miaobi.models import chat
 from miaobi.models.weights import find, read_json, refuse_foreign_code
 
@@ -206,7 +206,7 @@ def _dequantised(weights: Weights) -> Path:
         if (
             metadata.get("tokenizer.ggml.model") == "gpt2"
         ):  # Transformers cuts words by GPT-2's rule, whatever the file says
-            words.backend_tokenizer.pre_tokenizer = word_rule(
+            words.backend_tokenizer.pre_tokenizer = pre_tokenizer_of(
                 metadata.get("tokenizer.ggml.pre", "default"), weights.path
             )
         words.save_pretrained(draft)

@@ -371,7 +371,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, form: str) -> None
 def test_two_processes_prepare_once(tmp_path: Path) -> None:
     path = corpus(tmp_path, numbers(3000))
     code = (
-        "import sys; from miaobi.data import tokens; "
+        "import sys; from miaobi.data.text import tokens; "
         "print(tokens.prepare(tokens.Config(path=sys.argv[1]), "
         "progress=False).folder)"
     )

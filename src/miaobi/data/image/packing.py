@@ -20,7 +20,7 @@ from miaobi.core.language import say
 from miaobi.data.cache import locked_folder
 from miaobi.data.image import near_duplicates
 from miaobi.data.image import sources as picture_sources
-from miaobi.data.image.prepared import MANIFEST, SPLITS, Config
+from miaobi.data.image.config import MANIFEST, SPLITS, Config
 from miaobi.data.image.survey import Place, Row, Staging, Survey
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import DROPPED, assign_groups, check_shares

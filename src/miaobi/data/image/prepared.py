@@ -14,83 +14,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.cache import manifest
+from miaobi.data.image.config import MANIFEST, SPLITS, Config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPLITS = ("train", "validation", "test")
-MANIFEST = "pictures.json"
+__all__ = ["Config", "PictureSpec", "Pictures", "of_bundle", "prepare"]
+
 AUGMENTATION = 7
 """Sets the draws of augmentations apart from those of the order."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """Where the pictures come from and what they are brought to."""
-
-    path: str = ""
-    """A folder of pictures (with metadata.jsonl or metadata.csv, with class folders, or
-    with source/ and target/ for pairs), Parquet, IDX, or a Hugging Face data set on
-    disk.
-    """
-    pack: str = ""
-    """A starter pack instead of a path: digits, fashion, emoji, openmoji-pairs;
-    `miaobi data list` shows all.
-    """
-    source: str = ""
-    """The reader, where the content does not tell: folder, pairs, tables or idx, or one
-    that another package brings.
-    """
-    image_size: int = 0
-    """Pixels of a side. 0 leaves pictures as they are when they are all alike; drawings
-    (SVG) then have 64.
-    """
-    channels: Literal[0, 1, 3] = 0
-    """1 grey, 3 colour; 0 for grey when every picture is."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture of another shape is brought to the size: crop cuts its middle out,
-    pad adds white, stretch distorts it.
-    """
-    binarise: Literal["no", "static"] = "no"
-    """static: each value is drawn once as black or white with its brightness as
-    probability, the benchmark of likelihoods on digits (Salakhutdinov and Murray 2008).
-    """
-    caption_column: str = ""
-    """The column with the captions; by default text, caption, or the first one of the source."""
-    classes: list[str] = field(default_factory=list)
-    """Train on these classes only, in this order; empty for all."""
-    validation: float = 0.05
-    """Share of the pictures that is kept from training to validate on, where the source
-    has no such split.
-    """
-    test: float = 0.05
-    """Share that is kept from both, where the source has no test split."""
-    near_duplicates: Literal["group", "drop", "keep"] = "group"
-    """Pictures that look the same: group keeps them on one side of the split and drops
-    exact copies, drop keeps one of each, keep looks for none.
-    """
-    buckets: int = 0
-    """So many aspect ratios of about image_size² pixels, each batch from one of them; 0
-    for squares only.
-    """
-    augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture: flip, shift, rotate, crop, colour,
-    cutout, noise.
-    """
-    max_pictures: int = 0
-    """Read only so many pictures; 0 reads all."""
-    strict: bool = False
-    """Stop at the first problem. Otherwise unusable pictures are left out, counted and reported."""
 
 
 @dataclass(frozen=True)

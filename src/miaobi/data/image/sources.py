@@ -22,7 +22,7 @@ from miaobi.data.image.record import Picture
 from miaobi.data.text import files
 
 if TYPE_CHECKING:
-    from miaobi.data.image.prepared import Config
+    from miaobi.data.image.config import Config
 
 picture_sources: Registry[Callable[[Path, Report], Iterator[Picture]]] = Registry(
     "picture_sources",

@@ -23,8 +23,8 @@ from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, raise_it
 from miaobi.data.image import near_duplicates
+from miaobi.data.image.config import Config
 from miaobi.data.image.files import open_picture, quiet
-from miaobi.data.image.prepared import Config
 from miaobi.data.image.record import Picture
 from miaobi.data.image.shapes import (
     Shape,

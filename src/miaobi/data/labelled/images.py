@@ -28,8 +28,8 @@ from miaobi.core.language import say
 from miaobi.data import packs
 from miaobi.data.encoding import Problem, raise_it
 from miaobi.data.image import sources as picture_sources
+from miaobi.data.image.config import Config
 from miaobi.data.image.files import open_picture, quiet
-from miaobi.data.image.prepared import Config
 from miaobi.data.image.record import Picture
 from miaobi.data.text.files import records
 from miaobi.data.text.shapes import Unusable

@@ -38,10 +38,10 @@ from miaobi.data.encoding import Problem
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import DROPPED, Cut, assign, check_shares
 from miaobi.data.text import sources, tokenizer
+from miaobi.data.text.config import MANIFEST, SPLITS, Config
 from miaobi.data.text.documents import Special
 from miaobi.data.text.files import files_in
 from miaobi.data.text.tokenizer import Tokenizer
-from miaobi.data.text.tokens import MANIFEST, SPLITS, Config
 
 FORMAT = 1
 CHUNK = 1 << 24

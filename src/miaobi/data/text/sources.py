@@ -16,7 +16,7 @@ from miaobi.data.text import files
 from miaobi.data.text.documents import Document
 
 if TYPE_CHECKING:
-    from miaobi.data.text.tokens import Config
+    from miaobi.data.text.config import Config
 
 sources: Registry[Callable[[str], Iterator[Document]]] = Registry(
     "sources",

@@ -19,54 +19,17 @@ import numpy as np
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.cache import manifest
+from miaobi.data.text.config import MANIFEST, SPLITS, Config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from miaobi.data.text.tokenizer import Tokenizer
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["Config", "TokenSpec", "Tokens", "prepare"]
+
 IGNORED = -100
 """Target of a position that has none (PyTorch's ignore_index)."""
-MANIFEST = "tokens.json"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Where the text comes from and how it becomes tokens."""
-
-    path: str = ""
-    """A file or a folder: plain text, JSONL, JSON, CSV or Parquet, each also gzip."""
-    pack: str = ""
-    """A starter pack instead of a path; `miaobi data list` shows them."""
-    source: str = ""
-    """The reader: files or pack (by default whichever of the two above is given), or
-    one that another package brings.
-    """
-    text_column: str | None = None
-    """The column or key that holds the text, where it cannot be told."""
-    separator: str | None = None
-    """What stands between the documents of a plain text file, such as \\\\n\\\\n.
-    Without it a file is one document.
-    """
-    tokenizer: str = "char"
-    """char, bpe (trained on this text), or a pretrained one: a folder with
-    tokenizer.json, a GGUF file, a model pack.
-    """
-    vocab_size: int = 8192
-    """Tokens of a bpe trained here."""
-    min_frequency: int = 2
-    """Characters seen less often are spelled in bytes by a char tokenizer."""
-    context_length: int = 256
-    """Tokens that the model sees at once."""
-    validation: float = 0.05
-    """Share of the text that is kept from training to validate on."""
-    test: float = 0.0
-    """Share that is kept from both."""
-    max_documents: int = 0
-    """Read only so many documents; 0 reads all."""
-    strict: bool = True
-    """Stop at the first broken line. Otherwise leave such lines out, count and report them."""
 
 
 @dataclass(frozen=True)

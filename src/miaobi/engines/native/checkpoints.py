@@ -20,7 +20,7 @@ from miaobi.core import bundle, gguf
 from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.data.text.tokenizer.gguf import word_rule
+from miaobi.data.text.tokenizer.gguf import pre_tokenizer_of
 from miaobi.engines.native.decoders import (
     CachedDecoder,
     Decoder,
@@ -346,7 +346,7 @@ def _load_gguf(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     if header.metadata.get("tokenizer.ggml.model") == "gpt2":
         # Transformers cuts words by GPT-2's rule, whatever the file says.
         rule = header.metadata.get("tokenizer.ggml.pre", "default")
-        tokenizer.pre_tokenizer = word_rule(rule, weights.path)
+        tokenizer.pre_tokenizer = pre_tokenizer_of(rule, weights.path)
     settings = {
         "eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
         "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),

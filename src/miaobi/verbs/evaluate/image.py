@@ -15,8 +15,8 @@ import torch
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
+from miaobi.data.image.config import SPLITS
 from miaobi.data.image.prepared import (
-    SPLITS,
     Config,
     Pictures,
     PictureSpec,

@@ -150,7 +150,8 @@ def _telling(weights: Weights) -> str:
 
 def _own_data(weights: Weights) -> Tokens | None:
     """The prepared data that a bundle was trained on, where it is still here."""
-    from miaobi.data.text.tokens import MANIFEST, Tokens
+    from miaobi.data.text.config import MANIFEST
+    from miaobi.data.text.tokens import Tokens
 
     if weights.format != "bundle":
         return None

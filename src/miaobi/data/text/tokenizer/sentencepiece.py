@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tokenizers import (
     AddedToken,
@@ -27,12 +27,21 @@ from tokenizers import Tokenizer as Backend
 from miaobi.core.errors import Damaged
 from miaobi.core.language import say
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 PIECES, NORMALIZER_FIELDS, CHARSMAP = 1, (2, 3), 2
-"""Field numbers. The normalizer stands in field 3 today and stood in field 2 once."""
+"""Field numbers. The normalizer is field 3 today and was field 2 once."""
+SMALLEST_CHARSMAP = 1000
+"""Bytes: in the old field 2 shorter values are something else."""
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types of protocol buffers."""
 
 
-def transformers_tokenizer(path: Path) -> Any:
-    """Text -> <s> pieces </s>; a pair -> <s> first </s> <s> second </s>. Raises Damaged."""
+def transformers_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that makes <s> pieces </s> of a text, and
+    <s> first </s> <s> second </s> of a pair. Raises Damaged.
+    """
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -46,9 +55,10 @@ def transformers_tokenizer(path: Path) -> Any:
             say("Fetch it again.", "请重新获取。"),
         ) from None
     backend = Backend(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    replacements = [normalizers.Precompiled(charsmap)] if charsmap else []
     backend.normalizer = normalizers.Sequence(
         [
-            *([normalizers.Precompiled(charsmap)] if charsmap else []),
+            *replacements,
             normalizers.Strip(),
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
@@ -57,49 +67,43 @@ def transformers_tokenizer(path: Path) -> Any:
         prepend_scheme="always", split=False
     )
     backend.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
-    unknown, start, end = (pieces[place][0] for place in range(3))
+    unk, bos, eos = (piece for piece, _ in pieces[:3])
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} {start} $B:1 {end}:1",
-        special_tokens=[(start, 1), (end, 2)],
+        single=f"{bos} $A {eos}",
+        pair=f"{bos} $A {eos} {bos} $B:1 {eos}:1",
+        special_tokens=[(bos, 1), (eos, 2)],
     )
     backend.add_special_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token in (unknown, start, end)
-        ]
+        [AddedToken(token, special=True, normalized=False) for token in (unk, bos, eos)]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # theirs
         tokenizer_object=backend,
-        unk_token=unknown,
-        bos_token=start,
-        eos_token=end,
-        pad_token=end,
+        unk_token=unk,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=eos,
     )
 
 
 def _read(data: bytes) -> tuple[list[tuple[str, float]], bytes]:
     """(piece, log probability) in order, and the replacement table."""
-    pieces, charsmap = list[tuple[str, float]](), b""
+    pieces = list[tuple[str, float]]()
+    charsmap = b""
     for field, value in _fields(data):
         if field == PIECES:
             inner = dict(_fields(value))
-            pieces.append(
-                (
-                    inner[1].decode(),
-                    struct.unpack("<f", inner[2])[0] if 2 in inner else 0.0,
-                )
-            )
+            score = struct.unpack("<f", inner[2])[0] if 2 in inner else 0.0
+            pieces.append((inner[1].decode(), score))
         elif field in NORMALIZER_FIELDS:
-            charsmap = next(
-                (
-                    inner
-                    for number, inner in _fields(value)
-                    if number == CHARSMAP and len(inner) > 1000
-                ),
-                charsmap,
-            )
+            charsmap = _charsmap(value) or charsmap
     return pieces, charsmap
+
+
+def _charsmap(normalizer: bytes) -> bytes:
+    for field, value in _fields(normalizer):
+        if field == CHARSMAP and len(value) > SMALLEST_CHARSMAP:
+            return value
+    return b""
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -107,13 +111,14 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            size, (_, at) = 0, _varint(data, at)
-        elif kind == 2:
+        wire_type = key & 7
+        if wire_type == VARINT:
+            _, at = _varint(data, at)
+            size = 0
+        elif wire_type == BYTES:
             size, at = _varint(data, at)
         else:
-            size = {1: 8, 5: 4}[kind]
+            size = {FIXED64: 8, FIXED32: 4}[wire_type]
         if at + size > len(data):
             raise IndexError
         yield key >> 3, data[at : at + size]
@@ -121,7 +126,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of variable length at a position, and the position behind it."""
     value, shift = 0, 0
     while data[at] & 0x80:
-        value, shift, at = value | (data[at] & 0x7F) << shift, shift + 7, at + 1
+        value |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
     return value | data[at] << shift, at + 1
