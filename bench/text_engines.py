@@ -108,11 +108,11 @@ def openvino_direct(engine: Any, tokens: int) -> Run:
     """
     import openvino_genai as genai
 
-    from miaobi.engines.openvino import runs_from
-    from miaobi.engines.openvino.process import _Pipeline
+    from miaobi.engines.openvino.engine import runnable_path
+    from miaobi.engines.openvino.pipeline import Pipeline
 
-    own = _Pipeline(
-        str(runs_from(engine._path)),
+    own = Pipeline(
+        str(runnable_path(engine._path)),
         str(engine._path),
         engine.context_length,
         engine._scheduler,

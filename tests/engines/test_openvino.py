@@ -1,5 +1,5 @@
-"""OpenVINO's pipeline in a process of its own: what happens when either side of the
-door goes away.
+"""OpenVINO's pipeline in a process of its own: what happens when either process goes
+away.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -21,96 +21,89 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import TextRequest
 from miaobi.engines import openvino
+from miaobi.engines.openvino.engine import OpenVinoEngine
 
 pytest.importorskip("openvino_genai")
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[openvino.OpenVinoEngine]:
+def engine(tmp_path: Path) -> Iterator[OpenVinoEngine]:
     engine = openvino.open_engine(Weights("gguf", str(small_gguf(tmp_path)), "small"))
     yield engine
     engine.close()
 
 
-def ask(engine: openvino.OpenVinoEngine, **controls: int | float) -> str:
-    async def answer() -> str:
-        request = TextRequest(
-            prompt="春江", **{"max_new_tokens": 8, "temperature": 0} | controls
-        )  # type: ignore[arg-type]
+def answer(engine: OpenVinoEngine) -> str:
+    async def collect() -> str:
+        request = TextRequest(prompt="春江", max_new_tokens=8, temperature=0)
         return "".join([chunk.text async for chunk in engine.generate(request)])
 
-    return asyncio.run(answer())
+    return asyncio.run(collect())
 
 
-def test_a_death_fails_what_runs_and_nothing_after(
-    engine: openvino.OpenVinoEngine,
-) -> None:
-    before = ask(engine)
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
-    async def killed() -> None:
-        async for chunk in engine.generate(
-            TextRequest(prompt="春江", max_new_tokens=200, min_new_tokens=200)
-        ):
+
+def test_a_death_fails_what_runs_and_nothing_after(engine: OpenVinoEngine) -> None:
+    before = answer(engine)
+
+    async def kill_during_an_answer() -> None:
+        request = TextRequest(prompt="春江", max_new_tokens=200, min_new_tokens=200)
+        async for chunk in engine.generate(request):
             if chunk.text:
                 os.kill(engine.process_id, signal.SIGKILL)
 
     with pytest.raises(RuntimeError, match="ended \\(-9\\)"):
-        asyncio.run(killed())
-    assert ask(engine) == before
+        asyncio.run(kill_during_an_answer())
+    assert answer(engine) == before
 
 
-def test_a_death_between_answers_is_not_noticed(
-    engine: openvino.OpenVinoEngine,
-) -> None:
-    before = ask(engine)
+def test_a_death_between_answers_is_not_noticed(engine: OpenVinoEngine) -> None:
+    before = answer(engine)
     os.kill(engine.process_id, signal.SIGKILL)
-    while not engine._process.ended:
-        time.sleep(0.01)
-    assert ask(engine) == before
+    wait_until(lambda: engine._process.ended)
+    assert answer(engine) == before
 
 
-def test_what_the_pipeline_refuses_ends_that_answer_only(
-    engine: openvino.OpenVinoEngine, monkeypatch: pytest.MonkeyPatch
+def test_what_the_pipeline_refuses_fails_that_answer_only(
+    engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as wrong:
-        wrong.setattr(
-            engine,
-            "_config",
-            lambda request, index: {
-                "max_new_tokens": 4,
-                "temperature": -1.0,
-                "do_sample": True,
-            },
-        )
+    refused = {"max_new_tokens": 4, "temperature": -1.0, "do_sample": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_config", lambda request, index: refused)
         with pytest.raises(RuntimeError, match="temperature"):
-            ask(engine)
-    assert ask(engine)
+            answer(engine)
+    assert answer(engine)
 
 
-def test_it_ends_with_whoever_opened_it(tmp_path: Path) -> None:
-    code = (
-        f"from miaobi.core.engine import Weights; from miaobi.engines import openvino; import os, signal\n"
-        f"engine = openvino.open_engine(Weights('gguf', {str(small_gguf(tmp_path))!r}, 'small'))\n"
-        f"print(engine.process_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    told = subprocess.run(
+def is_running(process_id: int) -> bool:
+    try:
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_the_process_goes_with_the_one_that_started_it(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from miaobi.core.engine import Weights
+from miaobi.engines import openvino
+engine = openvino.open_engine(Weights("gguf", {str(small_gguf(tmp_path))!r}, "small"))
+print(engine.process_id, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
     )
-    number = int(told.stdout)
-    deadline = time.monotonic() + 10
-    while (
-        psutil.pid_exists(number)
-        and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
-    assert (
-        not psutil.pid_exists(number)
-        or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
-    )
+    process_id = int(run.stdout)
+    wait_until(lambda: not is_running(process_id))
 
 
-def test_a_file_it_cannot_load_is_told_with_its_own_words(tmp_path: Path) -> None:
+def test_a_file_it_cannot_load_is_refused_with_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "openvino_model.xml").write_text("<net/>")
     with pytest.raises(Unsupported, match="OpenVINO cannot load"):

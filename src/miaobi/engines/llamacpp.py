@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from miaobi.core import gguf
-from miaobi.core.artifacts import TokenLogprob
+from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import (
     Abilities,
     Chunk,
@@ -65,17 +66,23 @@ CACHE_BYTES = 2 << 30
 """Memory that keys and values may take unless a context length is asked for."""
 
 SLOT_TOKENS = 2048
-"""Room in the shared cache that each stream adds, once they are more than the context
+"""Tokens of the shared cache that each stream adds, once they are more than the context
 itself holds.
 """
+
+MIN_SLOTS = 4
+"""Answers that the server makes together, at least, before others wait."""
 
 HOLD_SECONDS = 0.025
 """Pieces of an answer that come sooner after one another go to the reader together."""
 
+SAMPLERS = ["penalties", "top_k", "temperature", "typ_p", "top_p", "min_p"]
+"""In their order. top_k before temperature keeps the same tokens, and spares the rest of
+the vocabulary all that follows.
+"""
+
 
 def installed() -> str | None:
-    from importlib.util import find_spec
-
     return None if find_spec("xllamacpp") else 'pip install "miaobi[engines]"'
 
 
@@ -90,14 +97,22 @@ def open_engine(
     context_length: int | None = None,
     threads: int | None = None,
 ) -> LlamaCppEngine:
-    """`context_length` defaults to what the model was trained for, as far as memory for
-    its cache allows.
+    """Open a GGUF file, or a bundle that becomes one.
+
+    Args:
+        weights: The model.
+        streams: How many answers will be made at the same time.
+        context_length: Unless given, what the model was trained for, as far as memory
+            for its cache allows.
+        threads: Of the processor; its physical cores unless given.
     """
     path = weights.path if weights.format == "gguf" else converted.gguf_of(weights)
     return LlamaCppEngine(path, weights.name, streams, context_length, threads)
 
 
 class LlamaCppEngine:
+    """llama.cpp's server in this process. Args as those of `open_engine`."""
+
     modality = "text"
 
     def __init__(
@@ -108,57 +123,49 @@ class LlamaCppEngine:
         context_length: int | None,
         threads: int | None,
     ) -> None:
+        header = gguf.read(path)
+        self.name = name
+        self.slots = max(streams, MIN_SLOTS)
+        self.chat = chat.from_gguf(header.metadata)
+        self.chats = self.chat is not None
+        self.abilities = with_tools(ABILITIES, self.chat)
+        self._adds_bos = bool(header.metadata.get("tokenizer.ggml.add_bos_token"))
+        trained_for = header.of_model("context_length") or 4096
+        affordable = max(512, CACHE_BYTES // max(1, cache_bytes_per_token(header)))
+        self.context_length = context_length or min(trained_for, affordable)
+        cache_tokens = max(
+            self.context_length,
+            min(self.context_length * self.slots, SLOT_TOKENS * streams, affordable),
+        )
+        params = self._params(path, cache_tokens, threads or physical_cores())
+        self._server = _start_server(params, path, header.architecture)
+        self._threads = ThreadPoolExecutor(
+            max_workers=256, thread_name_prefix="miaobi-llamacpp"
+        )
+
+    def _params(self, path: Path, cache_tokens: int, threads: int) -> Any:
         import xllamacpp
 
-        header = gguf.read(path)
-        self.name, self.slots = name, max(streams, 4)
-        self.chat = chat.from_gguf(header.metadata)
-        self.chats, self.abilities = (
-            self.chat is not None,
-            with_tools(ABILITIES, self.chat),
-        )
-        self._adds_start = bool(header.metadata.get("tokenizer.ggml.add_bos_token"))
-        trained = header.of_model("context_length") or 4096
-        fits = max(512, CACHE_BYTES // max(1, cache_bytes_per_token(header)))
-        self.context_length = context_length or min(trained, fits)
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         # One cache shared by all slots: a slot takes what it needs, so a few long
         # prompts and many short ones both fit. It is cleared when opened, so no larger
         # than needed: 755 MB instead of 188 cost SmolLM2 seconds of start.
-        params.kv_unified, params.n_parallel = True, self.slots
-        params.n_ctx = max(
-            self.context_length,
-            min(self.context_length * self.slots, SLOT_TOKENS * streams, fits),
-        )
+        params.kv_unified = True
+        params.n_parallel = self.slots
+        params.n_ctx = cache_tokens
         params.kv_unified_per_slot = self.context_length
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = (
-            threads or physical_cores()
-        )
-        params.warmup, params.verbosity, params.cache_ram_mib = False, -1, 0
+        params.cpuparams.n_threads = threads
+        params.cpuparams_batch.n_threads = threads
+        params.warmup = False
+        params.verbosity = -1
+        params.cache_ram_mib = 0
+        params.ui = False
+        params.fit_params = False
         # The server also listens on a port of the loopback interface; nobody else may
         # use it.
-        params.api_keys, params.ui, params.fit_params = (
-            [secrets.token_hex(16)],
-            False,
-            False,
-        )
-        try:
-            self._server = xllamacpp.Server(params)
-        except RuntimeError as error:
-            raise Unsupported(
-                say(
-                    f"llama.cpp cannot load {path} ({header.architecture}): {error}.",
-                    f"llama.cpp 无法加载 {path}（{header.architecture}）：{error}。",
-                ),
-                say(
-                    "Try another engine (--engine native), or a newer xllamacpp.",
-                    "请换一个引擎（--engine native），或升级 xllamacpp。",
-                ),
-            ) from None
-        self._threads = ThreadPoolExecutor(
-            max_workers=256, thread_name_prefix="miaobi-llamacpp"
-        )
+        params.api_keys = [secrets.token_hex(16)]
+        return params
 
     def _prompt(self, request: TextRequest) -> str:
         if request.messages is None:
@@ -166,18 +173,20 @@ class LlamaCppEngine:
         if self.chat is None:
             raise no_chat_error(self.name)
         text = self.chat.render(request.messages, tools=request.tools or None)
-        # llama.cpp puts the first token before every prompt; a template that wrote it
-        # too would double it.
-        return (
-            text.removeprefix(self.chat.bos_token)
-            if self._adds_start and self.chat.bos_token
-            else text
-        )
+        # llama.cpp puts BOS before every prompt; a template that wrote it too would
+        # double it.
+        if self._adds_bos and self.chat.bos_token:
+            return text.removeprefix(self.chat.bos_token)
+        return text
 
     def _body(self, request: TextRequest, first: int, count: int) -> dict[str, Any]:
         """The server's parameters for answers `first` to `first + count - 1`; answer i
         draws from seed + i.
         """
+        logit_bias = [
+            [token, False if value <= -100 else value]
+            for token, value in request.logit_bias.items()
+        ]
         body: dict[str, Any] = {
             "prompt": self._prompt(request),
             "stream": True,
@@ -187,16 +196,7 @@ class LlamaCppEngine:
             "cache_prompt": True,
             "repeat_last_n": self.context_length,
             "stop": list(request.stop),
-            # top_k before temperature keeps the same tokens, and spares the rest of the
-            # vocabulary all that follows.
-            "samplers": [
-                "penalties",
-                "top_k",
-                "temperature",
-                "typ_p",
-                "top_p",
-                "min_p",
-            ],
+            "samplers": SAMPLERS,
             "temperature": 1.0 if request.greedy else request.temperature,
             "top_k": 1 if request.greedy else request.top_k,
             "top_p": request.top_p,
@@ -205,10 +205,7 @@ class LlamaCppEngine:
             "repeat_penalty": request.repetition_penalty,
             "presence_penalty": request.presence_penalty,
             "frequency_penalty": request.frequency_penalty,
-            "logit_bias": [
-                [token, False if value <= -100 else value]
-                for token, value in request.logit_bias.items()
-            ],
+            "logit_bias": logit_bias,
         }
         if request.seed is not None:
             body["seed"] = (request.seed + first) % (2**32 - 1)
@@ -234,13 +231,14 @@ class LlamaCppEngine:
             for group in groups:
                 body = self._body(request, group.first, group.count)
                 self._threads.submit(group.run, self._server, body, send)
-            left = request.n
-            while left:
+            unfinished = request.n
+            while unfinished:
                 item = await inbox.get()
                 if isinstance(item, BaseException):
                     raise item
                 for chunk in item:
-                    left -= chunk.finish is not None
+                    if chunk.finish is not None:
+                        unfinished -= 1
                     yield chunk
         finally:
             for group in groups:
@@ -248,7 +246,7 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
-        # A server that is told to end before its loop has begun never does; one token
+        # A server that is asked to end before its loop has begun never does; one token
         # proves that it has.
         self._server.handle_completions(
             {"prompt": " ", "n_predict": 1}, lambda piece: False
@@ -256,26 +254,56 @@ class LlamaCppEngine:
         del self._server
 
 
+def _start_server(params: Any, path: Path, architecture: str) -> Any:
+    import xllamacpp
+
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise Unsupported(
+            say(
+                f"llama.cpp cannot load {path} ({architecture}): {error}.",
+                f"llama.cpp 无法加载 {path}（{architecture}）：{error}。",
+            ),
+            say(
+                "Try another engine (--engine native), or a newer xllamacpp.",
+                "请换一个引擎（--engine native），或升级 xllamacpp。",
+            ),
+        ) from None
+
+
+Send = Callable[[list[Chunk] | BaseException], None]
+
+
 class _Group:
     """Answers made by one call of the server, which blocks its thread and calls back
     piece by piece.
+
+    Args:
+        first: Number of the first answer.
+        count: How many answers.
+        top_count: How many top_logprobs to report; None for no log-probabilities.
     """
 
-    def __init__(self, first: int, count: int, rivals: int | None) -> None:
-        self.first, self.count, self.rivals = first, count, rivals
+    def __init__(self, first: int, count: int, top_count: int | None) -> None:
+        self.first = first
+        self.count = count
+        self.top_count = top_count
         self.cancelled = False
-        self._made, self._told = [0] * count, False
+        self._token_counts = [0] * count
+        self._prompt_counted = False
         self._held: list[Chunk] = []
-        self._sent = 0.0
+        self._sent_at = 0.0
 
-    def run(self, server: Any, body: dict[str, Any], send: Any) -> None:
+    def run(self, server: Any, body: dict[str, Any], send: Send) -> None:
         def receive(piece: Any) -> bool:
+            """Return whether the server is to stop."""
             # An exception in here would be swallowed by the server and the answer would
             # never end.
             try:
                 if not self.cancelled:
                     self._held += self._chunks(piece)
-                    self._send(send)
+                    self._send_held(send)
             except Exception as error:
                 send(self._held)
                 send(error)
@@ -288,17 +316,21 @@ class _Group:
         except Exception as error:
             send(error)
 
-    def _send(self, send: Any) -> None:
-        """What is held, unless something went just now: at a hundred tokens a second,
-        waking the reader for each costs one of them in twenty.
+    def _send_held(self, send: Send) -> None:
+        """Send what is held, unless something went just now.
+
+        At a hundred tokens a second, waking the reader for each costs one of them in
+        twenty.
         """
+        if not self._held:
+            return
         now = time.monotonic()
-        if self._held and (
-            now - self._sent > HOLD_SECONDS or any(chunk.finish for chunk in self._held)
-        ):
-            self._sent = now
-            send(self._held)
-            self._held = []
+        recent = now - self._sent_at <= HOLD_SECONDS
+        if recent and not any(chunk.finish for chunk in self._held):
+            return
+        self._sent_at = now
+        send(self._held)
+        self._held = []
 
     def _chunks(self, piece: Any) -> list[Chunk]:
         if "error" in piece:
@@ -306,40 +338,34 @@ class _Group:
         if "prompt_progress" in piece:
             # The first of these says how long the prompt is; every group reads the
             # same.
-            told, self._told = self._told, True
-            return (
-                []
-                if told or self.first
-                else [Chunk(prompt_tokens=piece["prompt_progress"]["total"])]
-            )
+            counted = self._prompt_counted or self.first > 0
+            self._prompt_counted = True
+            if counted:
+                return []
+            return [Chunk(prompt_tokens=piece["prompt_progress"]["total"])]
         return [self._chunk(choice, piece) for choice in piece["choices"]]
 
     def _chunk(self, choice: dict[str, Any], piece: Any) -> Chunk:
-        entries = (choice.get("logprobs") or {}).get("content") or ()
-        index, finish = choice["index"], choice["finish_reason"]
-        logprobs = (
-            ()
-            if self.rivals is None
-            else tuple(self._logprob(entry) for entry in entries)
-        )
-        # Tokens whose text was held back came without a piece; the last one tells how
-        # many there were in all.
-        tokens = (
-            max(0, piece["usage"]["completion_tokens"] - self._made[index])
-            if finish
-            else 1
-        )
-        self._made[index] += tokens
-        return Chunk(
-            self.first + index,
-            choice["text"],
-            logprobs,
-            tokens,
-            finish if finish in (None, "stop") else "length",
-        )
+        index = choice["index"]
+        reason = choice["finish_reason"]
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if self.top_count is not None:
+            entries = (choice.get("logprobs") or {}).get("content") or ()
+            logprobs = tuple(self._logprob(entry) for entry in entries)
+        tokens = 1
+        if reason:
+            # Tokens whose text was held back came without a piece; the last one says
+            # how many there were in all.
+            total = piece["usage"]["completion_tokens"]
+            tokens = max(0, total - self._token_counts[index])
+        self._token_counts[index] += tokens
+        finish: FinishReason | None = None
+        if reason:
+            finish = "stop" if reason == "stop" else "length"
+        return Chunk(self.first + index, choice["text"], logprobs, tokens, finish)
 
     def _logprob(self, entry: dict[str, Any]) -> TokenLogprob:
-        top = entry["top_logprobs"][: self.rivals]
+        top = entry["top_logprobs"][: self.top_count]
         return TokenLogprob(
             _spell(entry),
             entry["logprob"],
@@ -353,9 +379,10 @@ def _spell(entry: dict[str, Any]) -> str:
 
 def _as_error(error: dict[str, Any]) -> MiaobiError:
     message = str(error.get("message", error))
-    if error.get("type") == "exceed_context_size_error":
+    kind = error.get("type")
+    if kind == "exceed_context_size_error":
         return context_error(error["n_prompt_tokens"], error["n_ctx"])
-    if error.get("type") == "invalid_request_error":
+    if kind == "invalid_request_error":
         return BadInput(
             say(
                 f"llama.cpp refuses the request: {message}.",
@@ -370,16 +397,12 @@ def _as_error(error: dict[str, Any]) -> MiaobiError:
 
 
 def cache_bytes_per_token(header: gguf.Header) -> int:
-    """Keys and values of one token in float16."""
+    """Return the bytes of one token's keys and values, in float16, in all layers."""
     heads = header.of_model("attention.head_count", 1) or 1
-    width = (
+    kv_heads = header.of_model("attention.head_count_kv") or heads
+    head_width = (
         header.of_model("attention.key_length")
         or header.of_model("embedding_length") // heads
     )
-    return (
-        header.of_model("block_count")
-        * 2
-        * (header.of_model("attention.head_count_kv") or heads)
-        * width
-        * 2
-    )
+    layers = header.of_model("block_count")
+    return int(layers * 2 * kv_heads * head_width * 2)
