@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluate import painters
-from tests.evaluate.models import unigram
+from tests.evaluate import image_models
+from tests.evaluate.text_models import unigram
 
 from miaobi.core.config import plain
 from miaobi.evaluate import metrics
-from miaobi.evaluate.text.subject import (
+from miaobi.evaluate.subject import (
     BOUND,
     HELD_OUT,
     LIKELIHOOD,
-    REBUILDING,
+    RECONSTRUCTION,
     REFERENCE,
     SAMPLES,
     TRAINING,
-    Subject,
 )
+from miaobi.evaluate.text.subject import TextSubject
 
 TEXTS = [
     "the cat sat on the mat",
@@ -43,7 +43,7 @@ BARE = {
 """What is taken away so that a metric can only use samples."""
 
 
-def of_text(folder: Path) -> Subject:
+def of_text(folder: Path) -> TextSubject:
     training = folder / "training.txt"
     training.write_text("the cat sat on the hill\nthe sea was dark", encoding="utf-8")
     letters = sorted(set("".join(TEXTS)))
@@ -63,7 +63,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def subject(name: str, tmp_path: Path) -> Any:
-    return {"text": lambda: of_text(tmp_path), "image": painters.subject}[
+    return {"text": lambda: of_text(tmp_path), "image": image_models.subject}[
         metrics.get(name).MODALITY
     ]()
 
@@ -94,7 +94,7 @@ def test_it_says_what_it_needs_and_is_left_out_without(name: str, subject: Any) 
         SAMPLES,
         REFERENCE,
         BOUND,
-        REBUILDING,
+        RECONSTRUCTION,
     }
     assert not subject.lacks(metric.NEEDS)
     bare = replace(subject, **BARE[metric.MODALITY])
@@ -102,7 +102,10 @@ def test_it_says_what_it_needs_and_is_left_out_without(name: str, subject: Any) 
 
 
 def test_no_two_metrics_of_a_modality_share_a_name(tmp_path: Path) -> None:
-    for modality, whole in (("text", of_text(tmp_path)), ("image", painters.subject())):
+    for modality, whole in (
+        ("text", of_text(tmp_path)),
+        ("image", image_models.subject()),
+    ):
         names = [
             score.name
             for name in metrics.names()

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaobi.evaluate import page
-from miaobi.evaluate.page import Line, Page, Quote
+from miaobi.evaluate.page import Page, Quote, Series
+from miaobi.evaluate.page.numbers import ticks
+from miaobi.evaluate.page.scores import interval_drawing
 from miaobi.evaluate.score import Score
 
 ROWS = [
@@ -66,11 +68,16 @@ def whole(text: str, number: float = 1.0) -> Page:
         Page(text, text)
         .add(text, page.prose(text), page.facts({text: text}), page.steps((text, text)))
         .add("quotes", page.quotes([Quote(text, text, text)]))
-        .add("scores", page.scores({text + "1": [score], text + "2": [score]}))
+        .add("scores", page.score_table({text + "1": [score], text + "2": [score]}))
         .add(
             "chart",
             page.line_chart(
-                [Line(text, [(0, 1), (1, 2)])], text, text, [(0, 0), (1, 1)], text, text
+                [Series(text, [(0, 1), (1, 2)])],
+                text,
+                text,
+                [(0, 0), (1, 1)],
+                text,
+                text,
             ),
         )
         .generated_by(text)
@@ -172,7 +179,7 @@ def test_the_minutes_stand_over_their_steps() -> None:
 
 
 def test_an_interval_is_drawn_to_scale() -> None:
-    [one, two] = page._drawn([Score("a", 2, 1, 3, 5), Score("a", 3, 2, 5, 5)])
+    [one, two] = interval_drawing([Score("a", 2, 1, 3, 5), Score("a", 3, 2, 5, 5)])
     assert one["low"] < one["value"] < one["high"] and two["high"] > one["high"]
     assert one["high"] - one["low"] == pytest.approx(
         (two["high"] - two["low"]) * 2 / 3, abs=0.2
@@ -201,7 +208,7 @@ def test_little_to_draw(rows: list[dict[str, float]], words: str) -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert page.ticks(low, high) == pytest.approx(expected)
+    assert ticks(low, high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +223,7 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
     ],
 )
 def test_figures(value: float, text: str) -> None:
-    assert page.figure(value) == text
+    assert page.format_number(value) == text
 
 
 def test_it_is_written_whole(tmp_path: Path) -> None:

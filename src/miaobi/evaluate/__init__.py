@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from miaobi.core.registry import Registry
 
 if TYPE_CHECKING:
-    from miaobi.evaluate.text.subject import Metric
+    from miaobi.evaluate.subject import Metric
 
 metrics: Registry[Metric] = Registry(
     "metrics",

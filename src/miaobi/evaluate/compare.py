@@ -1,7 +1,6 @@
-"""Two models on the same examples: each figure with its interval, the difference with
-its own, and how likely chance alone is.
+"""Two models on the same examples: metrics, differences, and their significance.
 
-A figure is f(Σ_i c_i), the c_i counted for each example (tune/learner.py). Intervals:
+A metric is f(Σ_i c_i), the c_i counted for each example (tune/learner.py). Intervals:
 the bootstrap over examples, the same examples drawn for both models (Efron & Tibshirani
 1993, ch. 13). Significance: approximate randomisation, in which the two models' counts
 of an example are swapped by the toss of a coin (Noreen 1989; Riezler & Maxwell 2005).
@@ -15,18 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from miaobi.core.language import say
-from miaobi.evaluate.score import RESAMPLES, Score
+from miaobi.evaluate.score import RESAMPLES, Score, random_generator
 from miaobi.tune.learner import Evaluation, Metric
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a figure changed from one model to the other, on the same examples."""
+    """How a metric changed from one model to the other, on the same examples."""
 
     name: str
     label: str
     value: float
-    """The second model's figure less the first's."""
+    """The second model's metric less the first's."""
     low: float
     high: float
     p: float
@@ -49,110 +48,116 @@ class Difference:
         )
 
 
-def counts_of(figure: Metric, judged: Sequence[Evaluation]) -> np.ndarray:
-    """float64 [examples, K]."""
-    return np.stack(
-        [np.asarray(item.counts[figure.name], dtype=float) for item in judged]
-    )
+def counts_of(metric: Metric, evaluations: Sequence[Evaluation]) -> np.ndarray:
+    """Return what each example adds to the metric, float64 [examples, K]."""
+    rows = [np.asarray(item.counts[metric.name], dtype=float) for item in evaluations]
+    return np.stack(rows)
 
 
-def drawn(n: int, seed: int) -> np.ndarray:
-    """How often each of n examples is drawn in each resampling, float64 [RESAMPLES, n]."""
-    return (
-        np.random.Generator(np.random.PCG64(seed))
-        .multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        .astype(float)
-    )
+def resampling_weights(n: int, seed: int) -> np.ndarray:
+    """Return how often each of n examples is drawn, float64 [RESAMPLES, n]."""
+    uniform = np.full(n, 1 / n)
+    draws = random_generator(seed).multinomial(n, uniform, size=RESAMPLES)
+    return draws.astype(float)
 
 
-def score(figure: Metric, judged: Sequence[Evaluation], seed: int = 0) -> Score:
-    """The figure over all examples, with its 95 % interval."""
-    counts = counts_of(figure, judged)
+def score(metric: Metric, evaluations: Sequence[Evaluation], seed: int = 0) -> Score:
+    """Return the metric over all examples, with its 95 % interval."""
+    counts = counts_of(metric, evaluations)
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(figure.combine(counts.sum(0)))
-        low, high = np.nanpercentile(
-            figure.combine(drawn(len(counts), seed) @ counts), [2.5, 97.5]
-        )
+        value = float(metric.combine(counts.sum(0)))
+        weights = resampling_weights(len(counts), seed)
+        low, high = np.nanpercentile(metric.combine(weights @ counts), [2.5, 97.5])
     return Score(
-        figure.name,
+        metric.name,
         value,
-        min(float(low), value),
-        max(float(high), value),
-        len(counts),
-        figure.unit,
-        figure.better,
-        say("examples resampled", "对样本重采样"),
-        say(*figure.label),
+        low=min(float(low), value),
+        high=max(float(high), value),
+        n=len(counts),
+        unit=metric.unit,
+        better=metric.better,
+        detail=say("examples resampled", "对样本重采样"),
+        label=say(*metric.label),
     )
 
 
 def scores(
-    figures: Sequence[Metric], judged: Sequence[Evaluation], seed: int = 0
+    metrics: Sequence[Metric], evaluations: Sequence[Evaluation], seed: int = 0
 ) -> list[Score]:
-    """Every figure that the examples were counted for."""
+    """Return the score of every metric that the examples were counted for."""
     return [
-        score(figure, judged, seed)
-        for figure in figures
-        if judged and figure.name in judged[0].counts
+        score(metric, evaluations, seed)
+        for metric in metrics
+        if _counted(metric, evaluations)
     ]
 
 
 def compare(
-    figure: Metric,
+    metric: Metric,
     first: Sequence[Evaluation],
     second: Sequence[Evaluation],
     seed: int = 0,
 ) -> Difference:
-    """The second model less the first, judged on the same examples in the same order."""
-    a, b = counts_of(figure, first), counts_of(figure, second)
+    """Return the second model's metric less the first's.
+
+    Args:
+        metric: What to compare.
+        first: How each example goes with the first model.
+        second: The same examples in the same order, with the second model.
+        seed: Decides the resampling and the swaps.
+
+    Raises:
+        ValueError: The models were evaluated on different numbers of examples.
+    """
+    a = counts_of(metric, first)
+    b = counts_of(metric, second)
     if a.shape != b.shape:
         raise ValueError(
-            f"{figure.name}: {len(a)} and {len(b)} examples cannot be paired"
+            f"{metric.name}: {len(a)} and {len(b)} examples cannot be paired"
         )
-    weights, swaps = (
-        drawn(len(a), seed),
-        np.random.Generator(np.random.PCG64(seed + 1))
-        .integers(2, size=(RESAMPLES, len(a)))
-        .astype(float),
-    )
+    weights = resampling_weights(len(a), seed)
+    coins = random_generator(seed + 1).integers(2, size=(RESAMPLES, len(a)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(figure.combine(b.sum(0)) - figure.combine(a.sum(0)))
-        low, high = np.nanpercentile(
-            figure.combine(weights @ b) - figure.combine(weights @ a), [2.5, 97.5]
-        )
-        crossed = swaps @ (b - a)
-        chance = figure.combine(b.sum(0) - crossed) - figure.combine(a.sum(0) + crossed)
-    p = (1 + int((np.abs(chance) >= abs(value) - 1e-12).sum())) / (1 + RESAMPLES)
-    shown = (low > 0 or high < 0) and p < 0.05
-    better = bool((value > 0) == (figure.better == "higher")) if shown else None
+        value = float(metric.combine(b.sum(0)) - metric.combine(a.sum(0)))
+        resampled = metric.combine(weights @ b) - metric.combine(weights @ a)
+        low, high = np.nanpercentile(resampled, [2.5, 97.5])
+        moved = coins.astype(float) @ (b - a)
+        by_chance = metric.combine(b.sum(0) - moved) - metric.combine(a.sum(0) + moved)
+    extreme = int((np.abs(by_chance) >= abs(value) - 1e-12).sum())
+    p = (1 + extreme) / (1 + RESAMPLES)
+    significant = (low > 0 or high < 0) and p < 0.05
+    improved = (value > 0) == (metric.better == "higher")
     return Difference(
-        figure.name,
-        say(*figure.label),
+        metric.name,
+        say(*metric.label),
         value,
-        min(float(low), value),
-        max(float(high), value),
-        p,
-        better,
-        len(a),
+        low=min(float(low), value),
+        high=max(float(high), value),
+        p=p,
+        better=improved if significant else None,
+        n=len(a),
     )
 
 
 def differences(
-    figures: Sequence[Metric],
+    metrics: Sequence[Metric],
     first: Sequence[Evaluation],
     second: Sequence[Evaluation],
     seed: int = 0,
 ) -> list[Difference]:
+    """Return the difference in every metric that both models were counted for."""
     return [
-        compare(figure, first, second, seed)
-        for figure in figures
-        if first
-        and second
-        and figure.name in first[0].counts
-        and figure.name in second[0].counts
+        compare(metric, first, second, seed)
+        for metric in metrics
+        if _counted(metric, first) and _counted(metric, second)
     ]
 
 
-def worst(judged: Sequence[Evaluation], count: int) -> list[int]:
-    """Places of the examples with the greatest loss, worst first."""
-    return sorted(range(len(judged)), key=lambda place: -judged[place].loss)[:count]
+def _counted(metric: Metric, evaluations: Sequence[Evaluation]) -> bool:
+    return bool(evaluations) and metric.name in evaluations[0].counts
+
+
+def worst(evaluations: Sequence[Evaluation], count: int) -> list[int]:
+    """Return the indices of the examples with the greatest loss, worst first."""
+    order = sorted(range(len(evaluations)), key=lambda index: -evaluations[index].loss)
+    return order[:count]

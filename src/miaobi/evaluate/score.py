@@ -1,30 +1,29 @@
-"""A score never stands alone: it carries its interval, how many things were measured,
-and in what unit.
-"""
+"""Scores with their intervals, and the resampling that the intervals come from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 RESAMPLES = 1000
+Z = 1.96
+"""A 95 % interval of a normal distribution reaches so many standard errors."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """`low` to `high` is a 95 % interval; `n` counts what was resampled for it
-    (documents, samples).
-    """
+    """A value with its 95 % interval, `low` to `high`."""
 
     name: str
     value: float
     low: float
     high: float
     n: int
+    """How many things were resampled for the interval (documents, samples)."""
     unit: str = ""
     better: Literal["lower", "higher"] | None = None
     detail: str = ""
@@ -33,82 +32,95 @@ class Score:
     """What people read instead of `name`, in their language."""
 
 
+class Estimate(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def random_generator(seed: int | Sequence[int]) -> np.random.Generator:
+    """Return NumPy's PCG64 generator, whose draws stay the same between versions."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int
 ) -> tuple[float, float]:
-    """Percentile bootstrap (Efron & Tibshirani 1993, ch. 13): the 2.5 and 97.5
-    percentiles over 1,000 resamplings.
+    """Return the 2.5 and 97.5 percentiles over 1,000 resamplings.
 
-    statistic: index sets, int64 [resamples, n], to one value each, [resamples].
+    The percentile bootstrap (Efron & Tibshirani 1993, ch. 13).
+
+    Args:
+        statistic: Index sets, int64 [resamples, n], to one value each, [resamples].
+        n: How many things there are to draw from.
+        seed: Decides the draws.
     """
-    rows = np.random.Generator(np.random.PCG64(seed)).integers(n, size=(RESAMPLES, n))
+    rows = random_generator(seed).integers(n, size=(RESAMPLES, n))
     low, high = np.percentile(statistic(rows), [2.5, 97.5])
     return float(low), float(high)
 
 
-def mean_interval(values: Sequence[float], seed: int) -> tuple[float, float, float]:
-    """(mean, low, high) over independent values."""
+def mean_interval(values: Sequence[float], seed: int) -> Estimate:
+    """Return the mean of independent values, with its bootstrap interval."""
     array = np.asarray(values, dtype=float)
+    mean = float(array.mean())
     low, high = bootstrap(lambda rows: array[rows].mean(1), len(array), seed)
-    return (
-        float(array.mean()),
-        min(low, float(array.mean())),
-        max(high, float(array.mean())),
-    )
+    return Estimate(mean, min(low, mean), max(high, mean))
 
 
 def ratio_interval(
     totals: Sequence[float], counts: Sequence[float], seed: int
-) -> tuple[float, float, float]:
-    """(Σ totals / Σ counts, low, high), resampling the pairs: for sums over documents
-    of unequal length.
+) -> Estimate:
+    """Return Σ totals / Σ counts, with its bootstrap interval.
+
+    The pairs are resampled: for sums over documents of unequal length.
     """
-    top, bottom = np.asarray(totals, dtype=float), np.asarray(counts, dtype=float)
-    low, high = bootstrap(
-        lambda rows: top[rows].sum(1) / bottom[rows].sum(1), len(top), seed
-    )
-    value = float(top.sum() / bottom.sum())
-    return value, min(low, value), max(high, value)
+    numerators = np.asarray(totals, dtype=float)
+    denominators = np.asarray(counts, dtype=float)
+
+    def ratios(rows: np.ndarray) -> np.ndarray:
+        sums: np.ndarray = numerators[rows].sum(1) / denominators[rows].sum(1)
+        return sums
+
+    low, high = bootstrap(ratios, len(numerators), seed)
+    value = float(numerators.sum() / denominators.sum())
+    return Estimate(value, min(low, value), max(high, value))
 
 
-def share_interval(share: float, n: int) -> tuple[float, float, float]:
-    """(share, low, high) of n things, after Wilson (1927): none in a thousand is no
-    proof of none at all.
+def share_interval(share: float, n: int) -> Estimate:
+    """Return the share of n things, with Wilson's interval (1927).
+
+    It has a width even where the share is 0 or 1.
     """
-    z = 1.96
-    middle, reach = (
-        share + z * z / (2 * n),
-        z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
-    )
-    return (
-        share,
-        min(share, (middle - reach) / (1 + z * z / n)),
-        max(share, (middle + reach) / (1 + z * z / n)),
-    )
+    middle = share + Z * Z / (2 * n)
+    margin = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    low = (middle - margin) / (1 + Z * Z / n)
+    high = (middle + margin) / (1 + Z * Z / n)
+    return Estimate(share, min(share, low), max(share, high))
 
 
-def jackknife(
-    statistic: Callable[[list[int]], float], n: int
-) -> tuple[float, float, float]:
-    """(value, low, high) by leaving out one at a time (Efron & Tibshirani 1993, ch.
-    11), normal approximation.
+def jackknife(statistic: Callable[[list[int]], float], n: int) -> Estimate:
+    """Return a statistic of n samples, with an interval by leaving out one at a time.
 
-    For statistics that drawing the same sample twice would bias, such as the share of
-    different words.
-    statistic: the numbers of the samples to use -> value.
+    Normal approximation (Efron & Tibshirani 1993, ch. 11). For statistics that drawing
+    the same sample twice would bias, such as the share of different words.
+
+    Args:
+        statistic: The indices of the samples to use -> value.
+        n: How many samples there are.
     """
-    everything = list(range(n))
-    value = statistic(everything)
+    indices = list(range(n))
+    value = statistic(indices)
     if n < 2:
-        return value, value, value
+        return Estimate(value, value, value)
     left_out = np.array(
-        [
-            statistic(everything[:place] + everything[place + 1 :])
-            for place in everything
-        ]
+        [statistic(indices[:index] + indices[index + 1 :]) for index in indices]
     )
-    error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
-    return value, value - 1.96 * error, value + 1.96 * error
+    squares = (left_out - left_out.mean()) ** 2
+    error = float(np.sqrt((n - 1) / n * squares.sum()))
+    return Estimate(value, value - Z * error, value + Z * error)
 
 
 def halves(
@@ -117,17 +129,24 @@ def halves(
     seed: int,
     count: int = 60,
 ) -> np.ndarray:
-    """The statistics [count, values] of random halves: the delete-half jackknife (Shao & Wu 1989).
+    """Return the statistics of random halves, [count, values].
 
-    Their spread, about their own mean, is that of the statistic of all `n`. For what
-    drawing a picture twice would bias.
-    statistic: row numbers, int64 [n // 2] -> values.
+    The delete-half jackknife (Shao & Wu 1989): their spread about their own mean is
+    that of the statistic of all `n`. For what drawing an image twice would bias.
+
+    Args:
+        statistic: Row numbers, int64 [n // 2] -> values.
+        n: How many rows there are.
+        seed: Decides the halves.
+        count: How many halves to draw.
     """
-    draw = np.random.Generator(np.random.PCG64(seed))
-    return np.array([statistic(draw.permutation(n)[: n // 2]) for _ in range(count)])
+    draw = random_generator(seed)
+    half = n // 2
+    return np.array([statistic(draw.permutation(n)[:half]) for _ in range(count)])
 
 
 def half_interval(value: float, of_halves: np.ndarray, n: int) -> tuple[float, float]:
-    """(low, high) around the value of all `n`, from those of its halves."""
-    error = 1.96 * float(of_halves.std()) * math.sqrt((n // 2) / (n - n // 2))
+    """Return (low, high) of a statistic of all `n`, from those of its halves."""
+    half = n // 2
+    error = Z * float(of_halves.std()) * math.sqrt(half / (n - half))
     return value - error, value + error

@@ -1,6 +1,4 @@
-"""Judging a tuned model: how each of its test examples goes, what it forgot, and what
-it learned by heart.
-"""
+"""Evaluate a tuned model: its test examples, what it forgot, what it memorised."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ from miaobi.tune.examples import Examples
 from miaobi.tune.learner import Evaluation, Features, Learner, Metric
 
 WINDOW = 128
-"""Tokens of a general text that are looked at together."""
-GENERAL = Metric(
+"""Tokens of a paragraph of the general text that are looked at."""
+GENERAL_LOSS = Metric(
     "general_loss",
     lambda counts: counts[..., 0] / counts[..., 1],
     "lower",
@@ -28,7 +26,7 @@ GENERAL = Metric(
 
 
 @contextmanager
-def at_rest(learner: Learner) -> Iterator[None]:
+def evaluation_mode(learner: Learner) -> Iterator[None]:
     """Within: no gradients, no dropout, and the same random draws every time."""
     training = learner.training
     learner.eval()
@@ -46,75 +44,82 @@ def evaluate(
     batch_size: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Evaluation]:
-    """How each of these encoded examples goes."""
+    """Return how each of these encoded examples goes, in order.
+
+    Args:
+        learner: The model with its task.
+        features: The examples, encoded.
+        batch_size: Examples at a time.
+        progress: Called with the completed share after each batch.
+    """
 
     def batches() -> Iterator[Batch]:
         for start in range(0, len(features), batch_size):
-            batch = learner.collate(features[start : start + batch_size])
+            end = start + batch_size
+            batch = learner.collate(features[start:end])
             yield {name: value.to(learner.device) for name, value in batch.items()}
-            progress(min((start + batch_size) / len(features), 1.0))
+            progress(min(end / len(features), 1.0))
 
-    with at_rest(learner):
+    with evaluation_mode(learner):
         return learner.evaluate_all(batches())
 
 
-def first(data: Examples, split: str, limit: int) -> list[Features]:
-    """The first `limit` examples of a split, encoded (they lie in no order of meaning);
-    all for 0.
+def first_features(data: Examples, split: str, limit: int) -> list[Features]:
+    """Return the first `limit` examples of a split, encoded; all for 0.
+
+    The examples of a split stand in no meaningful order.
     """
     count = data.count(split)
-    return [data.features(split, place) for place in range(min(count, limit or count))]
+    return [data.features(split, index) for index in range(min(count, limit or count))]
 
 
-def watched(figure: Metric, judged: Sequence[Evaluation]) -> float:
-    """A figure as early stopping wants it: lower is better."""
-    value = float(
-        figure.combine(np.sum([item.counts[figure.name] for item in judged], axis=0))
-    )
-    return value if figure.better == "lower" else -value
+def early_stopping_value(metric: Metric, evaluations: Sequence[Evaluation]) -> float:
+    """Return a metric as early stopping wants it: lower is better."""
+    counts = np.sum([item.counts[metric.name] for item in evaluations], axis=0)
+    value = float(metric.combine(counts))
+    return value if metric.better == "lower" else -value
 
 
-def general(learner: Learner, tokenizer: Any) -> list[Evaluation]:
-    """How likely a general text is (general.txt: old prose in English and Chinese),
-    window by window; for causal language models.
+def evaluate_general_text(learner: Learner, tokenizer: Any) -> list[Evaluation]:
+    """Return how likely a general text is, paragraph by paragraph.
 
-    What rises here was forgotten while tuning.
+    general.txt is old prose in English and Chinese; where its loss rises, the model
+    forgot while it was tuned. For causal language models.
     """
     text = (files("miaobi.evaluate") / "general.txt").read_text(encoding="utf-8")
-    judged = list[Evaluation]()
-    with at_rest(learner):
+    evaluations = list[Evaluation]()
+    with evaluation_mode(learner):
         for paragraph in filter(str.strip, text.split("\n\n")):
-            ids = torch.tensor(
-                [tokenizer(paragraph).input_ids[:WINDOW]], device=learner.device
-            )
+            tokens = tokenizer(paragraph).input_ids[:WINDOW]
+            ids = torch.tensor([tokens], device=learner.device)
             logits = learner.net(input_ids=ids).logits[0, :-1]
             total = float(F.cross_entropy(logits.float(), ids[0, 1:], reduction="sum"))
-            judged.append(
-                Evaluation(total, {GENERAL.name: np.array([total, ids.shape[1] - 1.0])})
-            )
-    return judged
+            counts = np.array([total, ids.shape[1] - 1.0])
+            evaluations.append(Evaluation(total, {GENERAL_LOSS.name: counts}))
+    return evaluations
 
 
-def written(judged: Sequence[Evaluation]) -> list[Mapping[str, Any]]:
-    """Evaluations as JSON."""
+def to_json(evaluations: Sequence[Evaluation]) -> list[Mapping[str, Any]]:
+    """Return evaluations as JSON values."""
     return [
         {
             "loss": item.loss,
             "counts": {
-                name: np.asarray(value).tolist() for name, value in item.counts.items()
+                name: np.asarray(counts).tolist()
+                for name, counts in item.counts.items()
             },
             "answer": item.answer,
         }
-        for item in judged
+        for item in evaluations
     ]
 
 
-def read(rows: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
-    """Evaluations from JSON."""
+def from_json(rows: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
+    """Return the evaluations that `to_json` wrote."""
     return [
         Evaluation(
             row["loss"],
-            {name: np.asarray(value) for name, value in row["counts"].items()},
+            {name: np.asarray(counts) for name, counts in row["counts"].items()},
             row["answer"],
         )
         for row in rows

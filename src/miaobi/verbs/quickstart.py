@@ -225,7 +225,7 @@ def page(
         loss_chart,
         prose,
         quotes,
-        scores,
+        score_table,
         steps,
     )
     from miaobi.train.tracking import read_log
@@ -268,7 +268,7 @@ def page(
             }
         ),
     )
-    made.add(say("How good it is", "评估"), scores({str(version): judged.scores}))
+    made.add(say("How good it is", "评估"), score_table({str(version): judged.scores}))
     made.add(
         say("What to do next", "下一步"),
         steps(

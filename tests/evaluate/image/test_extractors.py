@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.evaluate.image_models import projection
 from tests.evaluate.onnx_file import channel_means
-from tests.evaluate.painters import projection
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.evaluate.image.extractors import Extractor, open_extractor
@@ -92,9 +92,9 @@ def test_features_are_kept_by_pictures_and_extractor(
         Extractor("mine", features),
         Extractor("mine", features, "other weights"),
     )
-    first = once.kept(pictures(), silent)
-    np.testing.assert_array_equal(once.kept(pictures(), silent), first)
+    first = once.cached_features(pictures(), silent)
+    np.testing.assert_array_equal(once.cached_features(pictures(), silent), first)
     assert asked == [70]
-    once.kept(pictures()[:69], silent)
-    other.kept(pictures(), silent)
+    once.cached_features(pictures()[:69], silent)
+    other.cached_features(pictures(), silent)
     assert asked == [70, 69, 70]

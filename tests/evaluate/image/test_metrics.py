@@ -5,14 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.evaluate import painters
-from tests.evaluate.painters import Factors, crowd, subject
+from tests.evaluate import image_models
+from tests.evaluate.image_models import Factors, crowd, subject
 
-from miaobi.evaluate.image import coverage, frechet, kernel_distance, reconstruction
+from miaobi.evaluate.image import (
+    coverage,
+    frechet,
+    kernel_distance,
+    memorisation,
+    reconstruction,
+)
 from miaobi.evaluate.image import diversity as picture_diversity
 from miaobi.evaluate.image import likelihood as picture_likelihood
-from miaobi.evaluate.image import memorisation as picture_memorisation
-from miaobi.evaluate.image.subject import Crowd
+from miaobi.evaluate.image.subject import ImageSet
 from miaobi.evaluate.score import Score
 from miaobi.nn.image import from_pixels
 
@@ -21,8 +26,8 @@ def by_name(scores: list[Score]) -> dict[str, Score]:
     return {score.name: score for score in scores}
 
 
-def shifted(pixels: np.ndarray, by: int) -> Crowd:
-    return Crowd((pixels.astype(int) + by).clip(0, 255).astype(np.uint8))
+def shifted(pixels: np.ndarray, by: int) -> ImageSet:
+    return ImageSet((pixels.astype(int) + by).clip(0, 255).astype(np.uint8))
 
 
 def test_a_perfect_model_is_told_from_one_that_is_off() -> None:
@@ -66,17 +71,19 @@ def test_the_interval_of_the_frechet_distance_covers_its_spread() -> None:
     """
     net = Factors()
     reference = frechet.Gaussian.of(
-        painters.projection().features(crowd(net, 600, 9).pixels, lambda share: None)
+        image_models.projection().features(
+            crowd(net, 600, 9).pixels, lambda share: None
+        )
     )
     features = [
-        painters.projection().features(
+        image_models.projection().features(
             shifted(crowd(net, 100, 10_000 + at).pixels, 30).pixels, lambda share: None
         )
         for at in range(40)
     ]
     scatter = np.std([reference.distance(item) for item in features])
     widths = [
-        frechet.extrapolated(reference, item, 0)[2].std() for item in features[:10]
+        frechet.extrapolate(reference, item, 0)[2].std() for item in features[:10]
     ]
     assert np.mean(widths) == pytest.approx(scatter, rel=0.34)
 
@@ -84,7 +91,7 @@ def test_the_interval_of_the_frechet_distance_covers_its_spread() -> None:
 def test_without_training_pictures_held_out_ones_are_the_reference() -> None:
     known = subject(training=None)
     [score, _] = frechet.measure(known)
-    assert "120 held-out pictures" in score.detail and known.yardstick_features is None
+    assert "120 held-out pictures" in score.detail and known.baseline_features is None
 
 
 def test_a_collapsed_model() -> None:
@@ -92,7 +99,7 @@ def test_a_collapsed_model() -> None:
     one = crowd(Factors(), 1, 3).pixels.repeat(150, axis=0)
     noise = np.random.default_rng(0).integers(-2, 3, one.shape)
     collapsed = subject(
-        samples=Crowd((one.astype(int) + noise).clip(0, 255).astype(np.uint8))
+        samples=ImageSet((one.astype(int) + noise).clip(0, 255).astype(np.uint8))
     )
     found, good = (
         by_name(coverage.measure(collapsed)),
@@ -140,8 +147,8 @@ def test_planted_copies_are_found() -> None:
     pixels[25:50] = plain.training.pixels[50:75] + (
         np.arange(64).reshape(8, 8, 1) == 9
     ).astype(np.uint8)
-    found = by_name(picture_memorisation.measure(subject(samples=Crowd(pixels))))
-    fresh = by_name(picture_memorisation.measure(plain))
+    found = by_name(memorisation.measure(subject(samples=ImageSet(pixels))))
+    fresh = by_name(memorisation.measure(plain))
     assert (
         found["exact_copies"].value == pytest.approx(25 / 150)
         and fresh["exact_copies"].value == 0
@@ -157,7 +164,7 @@ def test_the_neighbours_are_the_nearest_and_measured_exactly() -> None:
         draw.integers(0, 256, (70, 48), dtype=np.uint8),
     )
     points[0] = among[4321]
-    found = picture_memorisation.nearest(points, among)
+    found = memorisation.nearest(points, among)
     plainly = np.array(
         [
             [np.linalg.norm(point.astype(float) - other) for other in among]
@@ -172,7 +179,7 @@ def test_large_pictures_are_compared_by_their_areas() -> None:
     large = (
         np.arange(2 * 128 * 64, dtype=np.int64).reshape(2, 128, 64, 1).astype(np.uint8)
     )
-    flat = picture_memorisation.flat(large)
+    flat = memorisation.flat(large)
     assert flat.shape == (2, 64 * 32)
     assert flat[0, 0] == large[0, :2, :2].mean()
 
@@ -182,7 +189,7 @@ def test_the_bound_of_a_tight_posterior_is_the_likelihood_itself() -> None:
     whole = subject(net)
     [nats, bits, gap] = picture_likelihood.measure(whole)
     truth = -net.log_likelihood(
-        from_pixels(torch.from_numpy(whole.chosen_held_out.pixels))
+        from_pixels(torch.from_numpy(whole.held_out_subset.pixels))
     ).mean()
     assert nats.value == pytest.approx(float(truth), rel=1e-5) and nats.n == 120
     assert bits.value == pytest.approx(
@@ -196,7 +203,7 @@ def test_a_loose_posterior_costs_and_more_draws_win_it_back() -> None:
     found = by_name(picture_likelihood.measure(subject(loose)))
     truth = -float(
         loose.log_likelihood(
-            from_pixels(torch.from_numpy(subject(loose).chosen_held_out.pixels))
+            from_pixels(torch.from_numpy(subject(loose).held_out_subset.pixels))
         ).mean()
     )
     assert truth < found["nats"].value < truth + 0.1 and found["bound_gap"].low > 0.2
@@ -259,7 +266,10 @@ def test_reconstruction_error_of_factors_is_their_noise() -> None:
 
 def test_a_perfect_copy_has_a_finite_psnr() -> None:
     whole = subject()
-    whole.__dict__["rebuilt"] = (whole.chosen_held_out, whole.chosen_held_out.pixels)
+    whole.__dict__["reconstructions"] = (
+        whole.held_out_subset,
+        whole.held_out_subset.pixels,
+    )
     found = by_name(reconstruction.measure(whole))
     assert (
         found["mse"].value == 0
@@ -271,7 +281,7 @@ def test_a_perfect_copy_has_a_finite_psnr() -> None:
 def test_samples_have_the_classes_as_often_as_the_data_has_them() -> None:
     seen = []
 
-    def paint(count: int, after: Crowd | None, seed: int) -> np.ndarray:
+    def paint(count: int, after: ImageSet | None, seed: int) -> np.ndarray:
         assert after is not None and after.labels is not None
         seen.append(after.labels)
         return np.zeros((count, 8, 8, 1), np.uint8)
@@ -280,7 +290,7 @@ def test_samples_have_the_classes_as_often_as_the_data_has_them() -> None:
     whole = subject(
         paint=paint,
         count=600,
-        training=Crowd(uneven.pixels, np.array([0] * 240 + [1] * 60)),
+        training=ImageSet(uneven.pixels, np.array([0] * 240 + [1] * 60)),
     )
     assert (
         len(whole.samples) == 600
@@ -295,14 +305,14 @@ def test_a_slow_model_is_asked_for_fewer_samples() -> None:
 
 def test_too_few_pictures_are_no_statistic() -> None:
     few = subject(held_out=crowd(Factors(), 5, 3))
-    assert "Only 5 held-out" in few.lacks(picture_memorisation.NEEDS) and not few.lacks(
+    assert "Only 5 held-out" in few.lacks(memorisation.NEEDS) and not few.lacks(
         frechet.NEEDS
     )
     assert "--samples" in replace(few, count=3).lacks(frechet.NEEDS)
 
 
 def test_a_model_that_asks_for_classes_says_so() -> None:
-    nameless = subject(held_out=Crowd(crowd(Factors(), 60, 3).pixels))
+    nameless = subject(held_out=ImageSet(crowd(Factors(), 60, 3).pixels))
     assert "classes" in nameless.lacks(
         picture_likelihood.NEEDS
     ) and "classes" in nameless.lacks(reconstruction.NEEDS)

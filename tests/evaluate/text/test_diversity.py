@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from tests.evaluate.models import unigram
+from tests.evaluate.text_models import unigram
 
 from miaobi.evaluate.score import Score
 from miaobi.evaluate.text import diversity
-from miaobi.evaluate.text.subject import Subject, spaced
+from miaobi.evaluate.text.subject import TextSubject, spaced
 
 
 def judged(*texts: str, held_out: tuple[str, ...] = ()) -> dict[str, Score]:
@@ -73,7 +73,7 @@ def test_what_counts_as_spaced() -> None:
 
 def test_the_samples_are_made_once() -> None:
     asked: list[str] = []
-    subject: Subject = replace(
+    subject: TextSubject = replace(
         unigram({"a": 1.0}),
         count=3,
         held_out=["abc def ghi"],

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tests.evaluate.models import by_character, unigram
+from tests.evaluate.text_models import by_character, unigram
 
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.evaluate.score import Score
 from miaobi.evaluate.text import likelihood
-from miaobi.evaluate.text.subject import Subject
+from miaobi.evaluate.text.subject import TextSubject
 
 ALPHABET = "abcdefgh"
 
 
-def scored(subject: Subject) -> dict[str, Score]:
+def scored(subject: TextSubject) -> dict[str, Score]:
     return {score.name: score for score in likelihood.measure(subject)}
 
 

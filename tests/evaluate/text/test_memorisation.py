@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evaluate.models import unigram
+from tests.evaluate.text_models import unigram
 
 from miaobi.evaluate.text import memorisation
 from miaobi.evaluate.text.memorisation import longest_copies

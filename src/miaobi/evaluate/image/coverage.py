@@ -1,4 +1,4 @@
-"""Are the samples like the pictures (precision, density), and do they reach all of them
+"""Are the samples like the images (precision, density), and do they reach all of them
 (recall, coverage)?
 
 B(x) is the ball around x that ends at its k-th nearest neighbour among its own kind,
@@ -10,14 +10,17 @@ real X, fake Y:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from miaobi.core.language import say
-from miaobi.evaluate.image.subject import PictureSubject
+from miaobi.evaluate.image.subject import ImageSubject
 from miaobi.evaluate.score import Score, half_interval, halves, share_interval
-from miaobi.evaluate.text.subject import REFERENCE, SAMPLES
+from miaobi.evaluate.subject import REFERENCE, SAMPLES
 
 MODALITY = "image"
 NEEDS = frozenset({SAMPLES, REFERENCE})
@@ -25,25 +28,44 @@ NEIGHBOURS = 5
 NAMES = ("precision", "recall", "density", "coverage")
 
 
-def measure(subject: PictureSubject) -> list[Score]:
-    """As many real pictures as samples are compared: all four depend on how many there
-    are of each.
-    """
+@dataclass(frozen=True)
+class Distances:
+    """Distances between N real and M fake images."""
+
+    real: Tensor
+    """[N, N]."""
+    fake: Tensor
+    """[M, M]."""
+    between: Tensor
+    """[N, M]."""
+
+    @classmethod
+    def of(cls, real: np.ndarray, fake: np.ndarray) -> Distances:
+        """From features real [N, D] and fake [M, D]."""
+        return cls(distances(real, real), distances(fake, fake), distances(real, fake))
+
+    def __getitem__(self, rows: np.ndarray) -> Distances:
+        """The distances between these of the real and these of the fake images."""
+        return Distances(
+            self.real[rows][:, rows],
+            self.fake[rows][:, rows],
+            self.between[rows][:, rows],
+        )
+
+
+def measure(subject: ImageSubject) -> list[Score]:
+    """Compare as many real images as samples: all four depend on how many there are."""
     count = min(len(subject.sample_features), len(subject.reference_features))
-    real, fake = subject.reference_features[:count], subject.sample_features[:count]
-    gaps = distances(real, real), distances(fake, fake), distances(real, fake)
-    found = shares(*gaps, NEIGHBOURS)
+    real = subject.reference_features[:count]
+    fake = subject.sample_features[:count]
+    of_all = Distances.of(real, fake)
+    values = shares(of_all, NEIGHBOURS)
     of_halves = halves(
-        lambda rows: list(
-            shares(*(gap[rows][:, rows] for gap in gaps), NEIGHBOURS).values()
-        ),
+        lambda rows: list(shares(of_all[rows], NEIGHBOURS).values()),
         count,
         subject.seed,
     )
-    beside = {}
-    if subject.yardstick_features is not None:
-        size = min(count, len(subject.yardstick_features))
-        beside = prdc(real[:size], subject.yardstick_features[:size])
+    held_out = _held_out_values(subject, real)
     detail = say(
         f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} "
         f"features, {count:,} samples and as many of {subject.reference}; "
@@ -58,75 +80,92 @@ def measure(subject: PictureSubject) -> list[Score]:
         "coverage": say("Coverage", "覆盖率"),
     }
     scores = []
-    for place, name in enumerate(NAMES):
-        low, high = half_interval(found[name], of_halves[:, place], count)
-        low, high = (
-            (max(low, 0.0), high)
-            if name == "density"
-            else within(low, high, found[name], count)
-        )
-        held = (
-            say(
-                f"held-out pictures: {beside[name]:.3f}; ",
-                f"留出图片：{beside[name]:.3f}；",
-            )
-            if beside
-            else ""
-        )
+    for column, name in enumerate(NAMES):
+        value = values[name]
+        low, high = half_interval(value, of_halves[:, column], count)
+        if name == "density":
+            low = max(low, 0.0)
+        else:
+            low, high = clip_share_interval(low, high, value, count)
         scores.append(
             Score(
                 name,
-                found[name],
+                value,
                 low,
                 high,
-                count,
-                "",
-                "higher",
-                held + detail,
-                labels[name],
+                n=count,
+                better="higher",
+                detail=_held_out_detail(held_out, name) + detail,
+                label=labels[name],
             )
         )
     return scores
 
 
-def within(low: float, high: float, share: float, count: int) -> tuple[float, float]:
-    """Inside 0 and 1, and as wide at least as Wilson's interval, which has a width at 0
-    and 1 too.
-    """
-    _, least, most = share_interval(share, count)
-    return max(0.0, min(low, least)), min(1.0, max(high, most))
+def _held_out_values(subject: ImageSubject, real: np.ndarray) -> Mapping[str, float]:
+    """Return what held-out images reach; empty where there are none."""
+    baseline = subject.baseline_features
+    if baseline is None:
+        return {}
+    size = min(len(real), len(baseline))
+    return prdc(real[:size], baseline[:size])
 
 
-def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:
-    """precision, recall, density and coverage of features real [N, D] and fake [M, D];
-    k below N and M.
-    """
-    return shares(
-        distances(real, real), distances(fake, fake), distances(real, fake), k
+def _held_out_detail(values: Mapping[str, float], name: str) -> str:
+    if not values:
+        return ""
+    return say(
+        f"held-out pictures: {values[name]:.3f}; ",
+        f"留出图片：{values[name]:.3f}；",
     )
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> Tensor:
-    """Euclidean, [N, M] of [N, D] and [M, D]. ‖a‖² + ‖b‖² - 2 a·b cancels, so it is
-    worked out in double precision.
+def clip_share_interval(
+    low: float, high: float, share: float, count: int
+) -> tuple[float, float]:
+    """Return (low, high) inside 0 and 1, and at least as wide as Wilson's interval.
+
+    Wilson's has a width at 0 and 1 too.
     """
-    x, y = (torch.tensor(np.asarray(item), dtype=torch.float64) for item in (a, b))
+    wilson = share_interval(share, count)
+    return max(0.0, min(low, wilson.low)), min(1.0, max(high, wilson.high))
+
+
+def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:
+    """Return precision, recall, density and coverage.
+
+    Args:
+        real: Features [N, D].
+        fake: Features [M, D].
+        k: Neighbours that a ball reaches to; less than N and M.
+    """
+    return shares(Distances.of(real, fake), k)
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> Tensor:
+    """Return Euclidean distances [N, M] of features a [N, D] and b [M, D].
+
+    ‖a‖² + ‖b‖² - 2 a·b cancels, so it is computed in double precision.
+    """
+    x = torch.tensor(np.asarray(a), dtype=torch.float64)
+    y = torch.tensor(np.asarray(b), dtype=torch.float64)
     squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
     return squares.clamp_(min=0).sqrt_()
 
 
-def shares(
-    within_real: Tensor, within_fake: Tensor, between: Tensor, k: int
-) -> dict[str, float]:
-    """From distances real-real [N, N], fake-fake [M, M] and real-fake [N, M]."""
-    # The smallest distance within one's own kind is to oneself.
-    reach_real, reach_fake = (
-        item.kthvalue(k + 1, dim=1).values for item in (within_real, within_fake)
-    )
-    inside = between <= reach_real[:, None]
+def shares(distances: Distances, k: int) -> dict[str, float]:
+    """Return the four values by name, in the order of NAMES."""
+    inside_real = distances.between <= _radii(distances.real, k)[:, None]
+    inside_fake = distances.between <= _radii(distances.fake, k)[None]
     return {
-        "precision": float(inside.any(0).float().mean()),
-        "recall": float((between <= reach_fake[None]).any(1).float().mean()),
-        "density": float(inside.sum(0).float().mean() / k),
-        "coverage": float(inside.any(1).float().mean()),
+        "precision": float(inside_real.any(0).float().mean()),
+        "recall": float(inside_fake.any(1).float().mean()),
+        "density": float(inside_real.sum(0).float().mean() / k),
+        "coverage": float(inside_real.any(1).float().mean()),
     }
+
+
+def _radii(within: Tensor, k: int) -> Tensor:
+    """Return the distance to the k-th nearest neighbour, [N] of [N, N]."""
+    # The smallest distance within one's own kind is to oneself.
+    return within.kthvalue(k + 1, dim=1).values

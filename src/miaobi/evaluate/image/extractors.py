@@ -1,7 +1,7 @@
-"""What turns pictures into the points that distances are measured between. Every figure
-names the one it was measured with.
+"""Feature extractors: what turns images into the points that distances are measured
+between. Every score names its extractor.
 
-efficientnet-lite0     the starter pack, our default; "EffNet-Lite0@112" looks at small pictures at 112 pixels
+efficientnet-lite0     the starter pack, our default; "EffNet-Lite0@112" scales small images to 112 pixels
 PATH.onnx              the user's own, run by OpenVINO: input float32 [N, 3, H, W], RGB in [0, 1], output [N, D]
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +21,49 @@ from miaobi.core.language import say
 
 DEFAULT = "efficientnet-lite0"
 BATCH = 32
-SIDE = 299
+FREE_SIDE = 299
 """For models whose input size is free: Inception's."""
 
-Told = Callable[[float], None]
+Progress = Callable[[float], None]
+"""progress(completed share)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    name: str
-    features: Callable[[np.ndarray, Told], np.ndarray]
-    """(uint8 [N, H, W, C], told the share that is done) -> float32 [N, D]."""
-    identity: str = ""
-    """Tells its weights from any other's of that name."""
+    """A feature extractor with its name."""
 
-    def kept(self, pixels: np.ndarray, told: Told) -> np.ndarray:
-        """Features of pictures that will be asked about again; kept on disk by what the
-        pictures and the extractor are.
+    name: str
+    features: Callable[[np.ndarray, Progress], np.ndarray]
+    """(uint8 [N, H, W, C], progress) -> float32 [N, D]."""
+    identity: str = ""
+    """Distinguishes its weights from any others of that name."""
+
+    def cached_features(self, pixels: np.ndarray, progress: Progress) -> np.ndarray:
+        """Return features of images that later evaluations need again.
+
+        They are stored on disk by the images and the extractor.
         """
         digest = hashlib.sha256(f"{self.name} {self.identity} {pixels.shape}".encode())
-        digest.update(np.ascontiguousarray(pixels))
-        target = home() / "evaluate" / f"{digest.hexdigest()[:32]}.npy"
-        if not target.exists():
-            found = self.features(pixels, told)
-            with write_beside(target) as draft, draft.open("wb") as file:
-                np.save(file, found, allow_pickle=False)
-        return np.load(target, allow_pickle=False)
+        digest.update(np.ascontiguousarray(pixels).data)
+        path = home() / "evaluate" / f"{digest.hexdigest()[:32]}.npy"
+        if not path.exists():
+            features = self.features(pixels, progress)
+            with write_beside(path) as draft, draft.open("wb") as file:
+                np.save(file, features, allow_pickle=False)
+        stored: np.ndarray = np.load(path, allow_pickle=False)
+        return stored
 
 
 def open_extractor(choice: str, height: int, width: int) -> Extractor:
-    """The extractor of that name or file, for pictures of this size. Raises NotFound,
-    BadInput or MissingPart.
+    """Return the extractor of a name or file, for images of this size.
+
+    Raises:
+        NotFound: There is no such file.
+        BadInput: The choice is no extractor, or the file is no fitting ONNX model.
+        MissingPart: The file needs OpenVINO, which is not installed.
     """
     if choice == DEFAULT:
-        from miaobi.models import efficientnet
-
-        side = efficientnet.side_for(height, width)
-        name = "EffNet-Lite0" + ("" if side == efficientnet.SIDE else f"@{side}")
-        return Extractor(
-            name,
-            lambda pixels, told: efficientnet.features(pixels, side, told),
-            efficientnet.identity(),
-        )
+        return _efficientnet(height, width)
     path = Path(choice).expanduser()
     if path.suffix.lower() != ".onnx":
         raise BadInput(
@@ -79,14 +79,76 @@ def open_extractor(choice: str, height: int, width: int) -> Extractor:
             say("Check the path given to --extractor.", "请检查 --extractor 的路径。"),
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    model, side = _opened(path)
-    return Extractor(
-        f"{path.name} ({digest[:8]})", partial(_run, model, side, path), digest
-    )
+    model = OnnxModel(path)
+    return Extractor(f"{path.name} ({digest[:8]})", model.features, digest)
 
 
-def _opened(path: Path) -> tuple[Any, tuple[int, int]]:
-    """The compiled model and the height and width it takes."""
+def _efficientnet(height: int, width: int) -> Extractor:
+    from miaobi.models import efficientnet
+
+    side = efficientnet.side_for(height, width)
+    suffix = "" if side == efficientnet.SIDE else f"@{side}"
+
+    def features(pixels: np.ndarray, progress: Progress) -> np.ndarray:
+        return efficientnet.features(pixels, side, progress)
+
+    return Extractor(f"EffNet-Lite0{suffix}", features, efficientnet.identity())
+
+
+class OnnxModel:
+    """A user's feature extractor, run by OpenVINO."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        openvino = _import_openvino()
+        model = _read_onnx(openvino, path)
+        _check_input(model, path)
+        shape = model.inputs[0].partial_shape
+        self.size = (_side(shape[2]), _side(shape[3]))
+        model.reshape([-1, 3, *self.size])
+        # Half precision, which OpenVINO would choose on some processors, moves
+        # distances between near neighbours.
+        self.compiled = openvino.Core().compile_model(
+            model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+
+    def features(self, pixels: np.ndarray, progress: Progress) -> np.ndarray:
+        """Return float32 [N, D] of images uint8 [N, H, W, C], grey or RGB."""
+        batches = list[np.ndarray]()
+        for start in range(0, len(pixels), BATCH):
+            inputs = self._inputs(pixels[start : start + BATCH])
+            batches.append(np.array(self.compiled(inputs)[0]))
+            progress(min(1.0, (start + BATCH) / len(pixels)))
+        features = np.concatenate(batches)
+        if features.ndim == 4 and features.shape[2:] == (1, 1):
+            features = features.reshape(features.shape[:2])
+        if features.ndim != 2:
+            raise BadInput(
+                say(
+                    f"{self.path} gives {list(features.shape)}, not one row of features for each picture [N, D].",
+                    f"{self.path} 的输出是 {list(features.shape)}，而不是每张图片一行特征 [N, D]。",
+                ),
+                say(
+                    "Export it up to its pooled features.", "请导出到池化后的特征为止。"
+                ),
+            )
+        return features.astype(np.float32)
+
+    def _inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """Return float32 [B, 3, H, W] in [0, 1] of images uint8 [B, H, W, C]."""
+        import torch
+        from torch.nn import functional as F
+
+        x = torch.tensor(pixels).permute(0, 3, 1, 2).float()
+        if tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(
+                x, self.size, mode="bicubic", antialias=True, align_corners=False
+            ).clamp(0, 255)
+        inputs: np.ndarray = x.expand(-1, 3, -1, -1).div(255).numpy()
+        return inputs
+
+
+def _import_openvino() -> Any:
     try:
         import openvino
     except ImportError:
@@ -97,73 +159,46 @@ def _opened(path: Path) -> tuple[Any, tuple[int, int]]:
             ),
             'pip install "miaobi[engines]"',
         ) from None
+    return openvino
+
+
+def _read_onnx(openvino: Any, path: Path) -> Any:
     try:
-        model = openvino.Core().read_model(str(path))
+        return openvino.Core().read_model(str(path))
     except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
         raise BadInput(
             say(
-                f"{path} is not an ONNX model that OpenVINO reads: {str(error).strip().splitlines()[-1]}",
-                f"OpenVINO 无法读取 ONNX 模型 {path}：{str(error).strip().splitlines()[-1]}",
+                f"{path} is not an ONNX model that OpenVINO reads: {reason}",
+                f"OpenVINO 无法读取 ONNX 模型 {path}：{reason}",
             ),
             say("Export it again as ONNX.", "请重新导出为 ONNX。"),
         ) from None
-    shape = model.inputs[0].partial_shape
-    if (
-        len(model.inputs) != 1
-        or shape.rank.is_dynamic
-        or len(shape) != 4
-        or (shape[1].is_static and shape[1].get_length() != 3)
-    ):
-        raise BadInput(
-            say(
-                f"{path} takes "
-                f"{[str(item.partial_shape) for item in model.inputs]}, not "
-                "one batch of pictures [N, 3, H, W].",
-                f"{path} 的输入是 {[str(item.partial_shape) for item in model.inputs]}，而不是一批图片 [N, 3, H, W]。",
-            ),
-            say(
-                "Export it with that input: float32, RGB in [0, 1].",
-                "请以该输入导出：float32，RGB，取值 [0, 1]。",
-            ),
-        )
-    high, wide = (
-        SIDE if item.is_dynamic else item.get_length() for item in (shape[2], shape[3])
+
+
+def _check_input(model: Any, path: Path) -> None:
+    """Raise BadInput unless the model takes one batch of images [N, 3, H, W]."""
+    if len(model.inputs) == 1 and _is_image_batch(model.inputs[0].partial_shape):
+        return
+    shapes = [str(item.partial_shape) for item in model.inputs]
+    raise BadInput(
+        say(
+            f"{path} takes {shapes}, not one batch of pictures [N, 3, H, W].",
+            f"{path} 的输入是 {shapes}，而不是一批图片 [N, 3, H, W]。",
+        ),
+        say(
+            "Export it with that input: float32, RGB in [0, 1].",
+            "请以该输入导出：float32，RGB，取值 [0, 1]。",
+        ),
     )
-    model.reshape([-1, 3, high, wide])
-    # Half precision, which OpenVINO would choose on some processors, moves distances
-    # between near neighbours.
-    return openvino.Core().compile_model(
-        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    ), (high, wide)
 
 
-def _run(
-    model: Any, side: tuple[int, int], path: Path, pixels: np.ndarray, told: Told
-) -> np.ndarray:
-    import torch
-    from torch.nn import functional as F
+def _is_image_batch(shape: Any) -> bool:
+    if shape.rank.is_dynamic or len(shape) != 4:
+        return False
+    channels = shape[1]
+    return bool(channels.is_dynamic or channels.get_length() == 3)
 
-    found = list[np.ndarray]()
-    for at in range(0, len(pixels), BATCH):
-        x = torch.tensor(pixels[at : at + BATCH]).permute(0, 3, 1, 2).float()
-        if tuple(x.shape[2:]) != side:
-            x = F.interpolate(
-                x, side, mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 255)
-        found.append(np.array(model(x.expand(-1, 3, -1, -1).div(255).numpy())[0]))
-        told(min(1.0, (at + BATCH) / len(pixels)))
-    features = np.concatenate(found)
-    features = (
-        features.reshape(features.shape[:2])
-        if features.ndim == 4 and features.shape[2:] == (1, 1)
-        else features
-    )
-    if features.ndim != 2:
-        raise BadInput(
-            say(
-                f"{path} gives {list(features.shape)}, not one row of features for each picture [N, D].",
-                f"{path} 的输出是 {list(features.shape)}，而不是每张图片一行特征 [N, D]。",
-            ),
-            say("Export it up to its pooled features.", "请导出到池化后的特征为止。"),
-        )
-    return features.astype(np.float32)
+
+def _side(dimension: Any) -> int:
+    return FREE_SIDE if dimension.is_dynamic else int(dimension.get_length())

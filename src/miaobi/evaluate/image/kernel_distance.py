@@ -1,5 +1,5 @@
-"""How far apart two crowds of pictures lie, without supposing Gaussians, and without
-bias for few pictures.
+"""How far apart two sets of images lie, without assuming Gaussians and without bias for
+few images.
 
     MMD² = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) - 2 mean_{i,j} k(x_i, y_j),   k(x, y) = (x·y / D + 1)³
 
@@ -15,128 +15,144 @@ import torch
 from torch import Tensor
 
 from miaobi.core.language import say
-from miaobi.evaluate.image.subject import PictureSubject
-from miaobi.evaluate.score import RESAMPLES, Score
-from miaobi.evaluate.text.subject import REFERENCE, SAMPLES
+from miaobi.evaluate.image.subject import ImageSubject
+from miaobi.evaluate.score import RESAMPLES, Score, random_generator
+from miaobi.evaluate.subject import REFERENCE, SAMPLES
 
 MODALITY = "image"
 NEEDS = frozenset({SAMPLES, REFERENCE})
 BLOCKS = 200
 
 
-def measure(subject: PictureSubject) -> list[Score]:
+def measure(subject: ImageSubject) -> list[Score]:
     blocks = Blocks(subject.sample_features, subject.reference_features)
-    value, (low, high) = blocks.value(), blocks.interval(subject.seed)
-    beside = ""
-    if subject.yardstick_features is not None:
-        held = kernel_distance(subject.yardstick_features, subject.reference_features)
-        beside = say(f"held-out pictures: {held:.2g}; ", f"留出图片：{held:.2g}；")
+    value = blocks.value()
+    low, high = blocks.interval(subject.seed)
+    natural = ""
+    if subject.baseline_features is not None:
+        held_out = kernel_distance(
+            subject.baseline_features, subject.reference_features
+        )
+        natural = say(
+            f"held-out pictures: {held_out:.2g}; ", f"留出图片：{held_out:.2g}；"
+        )
     return [
         Score(
             "kernel_distance",
             value,
             min(low, value),
             max(high, value),
-            len(subject.sample_features),
-            "",
-            "lower",
-            beside
+            n=len(subject.sample_features),
+            better="lower",
+            detail=natural
             + say(
                 f"cubic kernel on {subject.extractor.name} features, against "
                 f"{subject.reference}; blocks of both resampled",
                 f"{subject.extractor.name} 特征上的三次核，对照{subject.reference}；对两边按块重采样",
             ),
-            say("Kernel distance", "核距离"),
+            label=say("Kernel distance", "核距离"),
         )
     ]
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The unbiased MMD² of features a [N, D] and b [M, D]."""
+    """Return the unbiased MMD² of features a [N, D] and b [M, D]."""
     return Blocks(a, b).value()
 
 
 class Blocks:
-    """Sums of k over blocks of pictures, at most 200 a side: from them the estimate
-    under any weighting of the blocks.
+    """Sums of k over blocks of images, at most 200 a side.
+
+    They give the estimate under any weighting of the blocks.
     """
 
     def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
-        first, second = (
-            torch.tensor(np.asarray(item), dtype=torch.float32) for item in (a, b)
-        )
-        self.sizes = [
-            torch.tensor(
-                [len(piece) for piece in item.tensor_split(min(BLOCKS, len(item)))],
-                dtype=torch.float64,
-            )
-            for item in (first, second)
-        ]
-        self.within = [
-            _sums(first, first, self.sizes[0], self.sizes[0], True),
-            _sums(second, second, self.sizes[1], self.sizes[1], True),
-        ]
-        self.between = _sums(first, second, self.sizes[0], self.sizes[1], False)
+        x = torch.tensor(np.asarray(a), dtype=torch.float32)
+        y = torch.tensor(np.asarray(b), dtype=torch.float32)
+        self.x_sizes = _block_sizes(x)
+        self.y_sizes = _block_sizes(y)
+        self.x_sums = _kernel_sums(x, x, self.x_sizes, self.x_sizes, same=True)
+        self.y_sums = _kernel_sums(y, y, self.y_sizes, self.y_sizes, same=True)
+        self.between = _kernel_sums(x, y, self.x_sizes, self.y_sizes, same=False)
 
     def value(self) -> float:
-        return float(
-            self.weighted(
-                *(torch.ones(1, len(item), dtype=torch.float64) for item in self.sizes)
-            )
-        )
+        """Return the estimate with every block once."""
+        x_weights = torch.ones(1, len(self.x_sizes), dtype=torch.float64)
+        y_weights = torch.ones(1, len(self.y_sizes), dtype=torch.float64)
+        return float(self.weighted(x_weights, y_weights))
 
-    def weighted(self, first: Tensor, second: Tensor) -> Tensor:
-        """first [R, blocks of a], second [R, blocks of b]: how often each block was
-        drawn -> MMD² [R].
+    def weighted(self, x_weights: Tensor, y_weights: Tensor) -> Tensor:
+        """Return MMD² [R] under weights: how often each block was drawn.
 
-        A picture is never paired with itself, however often it was drawn.
+        An image is never paired with itself, however often it was drawn.
+
+        Args:
+            x_weights: [R, blocks of a].
+            y_weights: [R, blocks of b].
         """
-        own = [
-            _mean(weights, weights, sums, size[:, None] * size - size.diag())
-            for weights, sums, size in zip(
-                (first, second), self.within, self.sizes, strict=True
-            )
-        ]
-        return (
-            own[0]
-            + own[1]
-            - 2
-            * _mean(first, second, self.between, self.sizes[0][:, None] * self.sizes[1])
-        )
+        within_x = _mean(x_weights, x_weights, self.x_sums, _pair_counts(self.x_sizes))
+        within_y = _mean(y_weights, y_weights, self.y_sums, _pair_counts(self.y_sizes))
+        counts = self.x_sizes[:, None] * self.y_sizes
+        between = _mean(x_weights, y_weights, self.between, counts)
+        return within_x + within_y - 2 * between
 
     def interval(self, seed: int) -> tuple[float, float]:
-        """The block bootstrap's 2.5 and 97.5 percentiles: blocks of both sides are
-        drawn anew 1,000 times.
+        """Return the block bootstrap's 2.5 and 97.5 percentiles.
+
+        Blocks of both sides are drawn anew 1,000 times.
         """
-        draw = np.random.Generator(np.random.PCG64(seed))
-        weights = [
-            torch.from_numpy(
-                draw.multinomial(
-                    len(size), np.full(len(size), 1 / len(size)), size=RESAMPLES
-                )
-            ).double()
-            for size in self.sizes
-        ]
-        low, high = np.percentile(self.weighted(*weights).numpy(), [2.5, 97.5])
+        draw = random_generator(seed)
+        x_weights = _drawn_weights(len(self.x_sizes), draw)
+        y_weights = _drawn_weights(len(self.y_sizes), draw)
+        values = self.weighted(x_weights, y_weights).numpy()
+        low, high = np.percentile(values, [2.5, 97.5])
         return float(low), float(high)
 
 
-def _sums(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, same: bool) -> Tensor:
-    """k summed over each pair of blocks [blocks of a, blocks of b], without pairs of a
-    picture with itself when `same`.
+def _block_sizes(features: Tensor) -> Tensor:
+    """Return how many images each block holds, float64 [blocks]."""
+    blocks = features.tensor_split(min(BLOCKS, len(features)))
+    return torch.tensor([len(block) for block in blocks], dtype=torch.float64)
+
+
+def _pair_counts(sizes: Tensor) -> Tensor:
+    """Return the pairs between blocks [blocks, blocks], without images with themselves."""
+    return sizes[:, None] * sizes - sizes.diag()
+
+
+def _drawn_weights(blocks: int, draw: np.random.Generator) -> Tensor:
+    """Return how often each block is drawn, float64 [RESAMPLES, blocks]."""
+    uniform = np.full(blocks, 1 / blocks)
+    counts = draw.multinomial(blocks, uniform, size=RESAMPLES)
+    return torch.from_numpy(counts).double()
+
+
+def _kernel_sums(
+    a: Tensor, b: Tensor, a_sizes: Tensor, b_sizes: Tensor, same: bool
+) -> Tensor:
+    """Return k summed over each pair of blocks, float64 [blocks of a, blocks of b].
+
+    Args:
+        a: Features [N, D].
+        b: Features [M, D].
+        a_sizes: Images in each block of a.
+        b_sizes: Images in each block of b.
+        same: a is b: leave out pairs of an image with itself.
     """
-    found = torch.empty(len(rows), len(columns), dtype=torch.float64)
-    ends = columns.long().cumsum(0)
-    at = 0
-    for place, size in enumerate(rows.long().tolist()):
-        kernel = (a[at : at + size] @ b.T / a.shape[1] + 1).double() ** 3
+    sums = torch.empty(len(a_sizes), len(b_sizes), dtype=torch.float64)
+    ends = b_sizes.long().cumsum(0)
+    starts = ends - b_sizes.long()
+    row = 0
+    for index, size in enumerate(a_sizes.long().tolist()):
+        kernel = (a[row : row + size] @ b.T / a.shape[1] + 1).double() ** 3
         if same:
-            kernel[torch.arange(size), torch.arange(at, at + size)] = 0
+            kernel[torch.arange(size), torch.arange(row, row + size)] = 0
         totals = torch.cat([kernel.new_zeros(1), kernel.sum(0).cumsum(0)])
-        found[place] = totals[ends] - totals[ends - columns.long()]
-        at += size
-    return found
+        sums[index] = totals[ends] - totals[starts]
+        row += size
+    return sums
 
 
 def _mean(rows: Tensor, columns: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """Return means [R] under row weights [R, A] and column weights [R, B]."""
     return ((rows @ sums) * columns).sum(1) / ((rows @ counts) * columns).sum(1)

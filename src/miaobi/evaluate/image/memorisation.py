@@ -1,9 +1,9 @@
-"""Whether the samples are new, or pictures of the training set again.
+"""Whether the samples are new, or images of the training set again.
 
-For each sample the nearest training picture, in features and in pixels. Held-out
-pictures have nearest training pictures too: the share of samples that lie nearer than 5
-% (1 %) of held-out pictures do should be about 5 % (1 %). Held-out pictures never take
-part in training, so whatever makes the share larger is memory (Meehan et al. 2020,
+For each sample the nearest training image, in features and in pixels. Held-out images
+have nearest training images too: the share of samples that lie nearer than 5 % (1 %) of
+held-out images do should be about 5 % (1 %). Held-out images never take part in
+training, so whatever makes the share larger is memory (Meehan et al. 2020,
 arXiv:2004.05675, compare likewise).
 """
 
@@ -17,229 +17,243 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miaobi.core.language import say
-from miaobi.evaluate.image.subject import PictureSubject
+from miaobi.evaluate.image.subject import ImageSubject
 from miaobi.evaluate.score import (
     RESAMPLES,
+    Estimate,
     Score,
     bootstrap,
     mean_interval,
+    random_generator,
     share_interval,
 )
-from miaobi.evaluate.text.subject import HELD_OUT, SAMPLES, TRAINING
+from miaobi.evaluate.subject import HELD_OUT, SAMPLES, TRAINING
 
 MODALITY = "image"
 NEEDS = frozenset({SAMPLES, TRAINING, HELD_OUT})
 NEAREST = 3
+SPARE = 2
+"""Candidates beyond those wanted, since single precision may swap near ones."""
 SIDE = 64
-"""Larger pictures are compared pixel by pixel at this size."""
-ROWS = 4096
-MOST = 2000
-"""Held-out pictures to take the percentiles of."""
+"""Larger images are compared pixel by pixel at this size."""
+SHRINK_BATCH = 256
+SEARCH_BATCH = 4096
+EXACT_BATCH = 64
+MAX_HELD_OUT = 2000
+"""Held-out images to take the percentiles of."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """rows int64 [N, 3] of the training pictures, distances float [N, 3]; the nearest first."""
+    """The nearest training images of N images; the nearest first."""
 
     rows: np.ndarray
+    """int64 [N, K]."""
     distances: np.ndarray
+    """float [N, K]."""
+
+    @property
+    def nearest(self) -> np.ndarray:
+        """The distances to the nearest, [N]."""
+        nearest: np.ndarray = self.distances[:, 0]
+        return nearest
 
 
-def measure(subject: PictureSubject) -> list[Score]:
+def measure(subject: ImageSubject) -> list[Score]:
+    in_features = neighbours_in_features(subject)
+    held_out_in_features = nearest(
+        subject.held_out_features[:MAX_HELD_OUT], subject.training_features
+    )
+    features_detail = say(
+        f"in {subject.extractor.name} features, among {len(subject.training_features):,} training pictures",
+        f"在 {subject.extractor.name} 特征中，对照 {len(subject.training_features):,} 张训练图片",
+    )
+    in_pixels = neighbours_in_pixels(subject, subject.samples.pixels)
+    held_out_in_pixels = neighbours_in_pixels(
+        subject, subject.held_out_subset.pixels[:MAX_HELD_OUT]
+    )
+    pixels_detail = say(
+        f"root mean square of 0 to 255, among {len(subject.training or ()):,} training pictures",
+        f"0–255 的均方根，对照 {len(subject.training or ()):,} 张训练图片",
+    )
+    features = Space("features", say("feature space", "特征空间"), features_detail)
+    pixels = Space("pixels", say("pixels", "像素"), pixels_detail)
+    seed = subject.seed
     return [
-        *_scores(
-            subject,
-            "features",
-            in_features(subject),
-            nearest(subject.held_out_features[:MOST], subject.training_features),
-            say(
-                f"in {subject.extractor.name} features, among {len(subject.training_features):,} training pictures",
-                f"在 {subject.extractor.name} 特征中，对照 {len(subject.training_features):,} 张训练图片",
-            ),
-            say("feature space", "特征空间"),
-        ),
-        *_scores(
-            subject,
-            "pixels",
-            in_pixels(subject, subject.samples.pixels),
-            in_pixels(subject, subject.chosen_held_out.pixels[:MOST]),
-            say(
-                f"root mean square of 0 to 255, among {len(subject.training or ()):,} training pictures",
-                f"0–255 的均方根，对照 {len(subject.training or ()):,} 张训练图片",
-            ),
-            say("pixels", "像素"),
-        ),
-        _copies(subject),
+        *_scores(features, in_features.nearest, held_out_in_features.nearest, seed),
+        *_scores(pixels, in_pixels.nearest, held_out_in_pixels.nearest, seed),
+        _exact_copies(subject),
     ]
 
 
-def in_features(subject: PictureSubject) -> Neighbours:
-    """Of each sample among `subject.chosen_training`."""
+@dataclass(frozen=True)
+class Space:
+    """Where distances are measured."""
+
+    name: str
+    """Part of the scores' names."""
+    label: str
+    detail: str
+
+
+def neighbours_in_features(subject: ImageSubject) -> Neighbours:
+    """Return those of each sample among `subject.training_subset`."""
     return nearest(subject.sample_features, subject.training_features)
 
 
-def in_pixels(subject: PictureSubject, pixels: np.ndarray) -> Neighbours:
-    """Of pictures uint8 [N, H, W, C] among all training pictures; the distance is the
-    root mean square of 0 to 255.
+def neighbours_in_pixels(subject: ImageSubject, pixels: np.ndarray) -> Neighbours:
+    """Return those of images uint8 [N, H, W, C] among all training images.
+
+    The distance is the root mean square of 0 to 255.
     """
     assert subject.training is not None
-    found = nearest(flat(pixels), flat(subject.training.pixels))
-    return Neighbours(found.rows, found.distances / np.sqrt(flat(pixels[:1]).shape[1]))
+    points = flat(pixels)
+    neighbours = nearest(points, flat(subject.training.pixels))
+    return Neighbours(neighbours.rows, neighbours.distances / np.sqrt(points.shape[1]))
 
 
 def flat(pixels: np.ndarray) -> np.ndarray:
-    """[N, H, W, C] -> [N, values]: uint8 as they are, or float32 means over areas where
-    they are larger than 64 a side.
+    """Return images [N, H, W, C] as points [N, values].
+
+    They stay uint8 as they are, or become float32 means over areas where they are
+    larger than 64 a side.
     """
-    longest = max(pixels.shape[1:3])
+    height, width = pixels.shape[1:3]
+    longest = max(height, width)
     if longest <= SIDE:
         return pixels.reshape(len(pixels), -1)
-    size = [max(1, round(side * SIDE / longest)) for side in pixels.shape[1:3]]
+    size = [max(1, round(side * SIDE / longest)) for side in (height, width)]
     parts = [
-        F.interpolate(
-            torch.tensor(pixels[at : at + 256]).permute(0, 3, 1, 2).float(),
-            size,
-            mode="area",
-        )
-        for at in range(0, len(pixels), 256)
+        _shrink(pixels[start : start + SHRINK_BATCH], size)
+        for start in range(0, len(pixels), SHRINK_BATCH)
     ]
-    return torch.cat(parts).flatten(1).numpy()
+    points: np.ndarray = torch.cat(parts).flatten(1).numpy()
+    return points
+
+
+def _shrink(pixels: np.ndarray, size: list[int]) -> Tensor:
+    """Return float32 [B, C, *size]: means over areas of images uint8 [B, H, W, C]."""
+    images = torch.tensor(pixels).permute(0, 3, 1, 2).float()
+    return F.interpolate(images, size, mode="area")
 
 
 def nearest(points: np.ndarray, among: np.ndarray, count: int = NEAREST) -> Neighbours:
-    """The `count` nearest of among [M, D] to each of points [N, D], exactly: found in
-    single precision, then measured again.
+    """Return the `count` nearest of among [M, D] to each of points [N, D], exactly.
+
+    They are searched in single precision, then measured again in double.
     """
     count = min(count, len(among))
     x = torch.tensor(points).float()
-    best, rows = (
-        torch.full((len(x), 0), torch.inf),
-        torch.zeros((len(x), 0), dtype=torch.int64),
-    )
-    for at in range(0, len(among), ROWS):
-        y = torch.tensor(among[at : at + ROWS]).float()
+    best = torch.full((len(x), 0), torch.inf)
+    rows = torch.zeros((len(x), 0), dtype=torch.int64)
+    for start in range(0, len(among), SEARCH_BATCH):
+        y = torch.tensor(among[start : start + SEARCH_BATCH]).float()
+        # ‖x - y‖² without ‖x‖², which is the same for all y.
         gaps = y.square().sum(1) - 2 * x @ y.T
-        best, rows = _kept(
-            torch.cat([best, gaps], 1),
-            torch.cat([rows, torch.arange(at, at + len(y)).expand(len(x), -1)], 1),
-            count + 2,
+        y_rows = torch.arange(start, start + len(y)).expand(len(x), -1)
+        best, rows = _smallest(
+            torch.cat([best, gaps], 1), torch.cat([rows, y_rows], 1), count + SPARE
         )
-    exact, rows = _kept(
-        torch.cat(
-            [
-                _exactly(points[at : at + 64], among, rows[at : at + 64].numpy())
-                for at in range(0, len(points), 64)
-            ]
-        ),
-        rows,
-        count,
-    )
-    return Neighbours(rows.numpy(), exact.numpy())
+    exact = [
+        _exact_distances(
+            points[start : start + EXACT_BATCH],
+            among,
+            rows[start : start + EXACT_BATCH].numpy(),
+        )
+        for start in range(0, len(points), EXACT_BATCH)
+    ]
+    distances, rows = _smallest(torch.cat(exact), rows, count)
+    return Neighbours(rows.numpy(), distances.numpy())
 
 
-def _exactly(points: np.ndarray, among: np.ndarray, rows: np.ndarray) -> Tensor:
-    """The distances of points [N, D] to among[rows [N, K]], in double precision."""
-    return torch.from_numpy(
-        np.linalg.norm(points[:, None].astype(np.float64) - among[rows], axis=2)
-    )
+def _exact_distances(points: np.ndarray, among: np.ndarray, rows: np.ndarray) -> Tensor:
+    """Return the distances of points [N, D] to among[rows [N, K]], float64 [N, K]."""
+    gaps = points[:, None].astype(np.float64) - among[rows]
+    return torch.from_numpy(np.linalg.norm(gaps, axis=2))
 
 
-def _kept(gaps: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    found = gaps.topk(min(count, gaps.shape[1]), largest=False)
-    return found.values, rows.gather(1, found.indices)
+def _smallest(gaps: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` smallest gaps of each point, ascending, with their rows."""
+    values, indices = gaps.topk(min(count, gaps.shape[1]), largest=False)
+    return values, rows.gather(1, indices)
 
 
 def _scores(
-    subject: PictureSubject,
-    name: str,
-    samples: Neighbours,
-    held_out: Neighbours,
-    where: str,
-    space: str,
+    space: Space, distances: np.ndarray, natural: np.ndarray, seed: int
 ) -> list[Score]:
-    found, natural = samples.distances[:, 0], held_out.distances[:, 0]
-    value, low, high = mean_interval(found.tolist(), subject.seed)
-    share, share_low, share_high = closer(found, natural, 5, subject.seed)
-    fewer, _, _ = closer(found, natural, 1, subject.seed)
+    """Return the scores of one space.
+
+    Args:
+        space: Where the distances were measured.
+        distances: Of each sample to its nearest training image.
+        natural: The same of held-out images.
+        seed: Decides the resampling.
+    """
+    one_percent = share_closer(distances, natural, 1, seed).value
     return [
         Score(
-            f"nearest_{name}",
-            value,
-            low,
-            high,
-            len(found),
-            "",
-            None,
-            say(
-                f"held-out pictures: {natural.mean():.2f}; {where}; samples resampled",
-                f"留出图片：{natural.mean():.2f}；{where}；按样本重采样",
+            f"nearest_{space.name}",
+            *mean_interval(distances.tolist(), seed),
+            n=len(distances),
+            detail=say(
+                f"held-out pictures: {natural.mean():.2f}; {space.detail}; samples resampled",
+                f"留出图片：{natural.mean():.2f}；{space.detail}；按样本重采样",
             ),
-            say(f"Nearest training picture, {space}", f"最近的训练图片（{space}）"),
+            label=say(
+                f"Nearest training picture, {space.label}",
+                f"最近的训练图片（{space.label}）",
+            ),
         ),
         Score(
-            f"closer_{name}",
-            share,
-            share_low,
-            share_high,
-            len(found),
-            "",
-            "lower",
-            say(
+            f"closer_{space.name}",
+            *share_closer(distances, natural, 5, seed),
+            n=len(distances),
+            better="lower",
+            detail=say(
                 "share that lies nearer than all but 5 % of held-out pictures "
-                f"do: 0.05 where samples are new; for 1 %: {fewer:.3f}; both "
+                f"do: 0.05 where samples are new; for 1 %: {one_percent:.3f}; both "
                 "resampled",
-                f"比 95% 的留出图片离训练图片更近的样本占比：全新样本应为 0.05；以 1% 为界：{fewer:.3f}；两者均重采样",
+                f"比 95% 的留出图片离训练图片更近的样本占比：全新样本应为 0.05；以 1% 为界：{one_percent:.3f}；两者均重采样",
             ),
-            say(
-                f"Samples too near to training, {space}",
-                f"过于接近训练图片的样本（{space}）",
+            label=say(
+                f"Samples too near to training, {space.label}",
+                f"过于接近训练图片的样本（{space.label}）",
             ),
         ),
     ]
 
 
-def closer(
-    found: np.ndarray, natural: np.ndarray, percent: float, seed: int
-) -> tuple[float, float, float]:
-    """(share of `found` below the `percent` percentile of `natural`, low, high): both
-    resampled, and at least as wide as Wilson's.
+def share_closer(
+    distances: np.ndarray, natural: np.ndarray, percent: float, seed: int
+) -> Estimate:
+    """Return the share of `distances` below the `percent` percentile of `natural`.
+
+    Both are resampled; the interval is at least as wide as Wilson's.
     """
-    limits = np.percentile(
-        natural[
-            np.random.Generator(np.random.PCG64([seed, 2])).integers(
-                len(natural), size=(RESAMPLES, len(natural))
-            )
-        ],
-        percent,
-        axis=1,
-    )
+    draw = random_generator([seed, 2])
+    rows = draw.integers(len(natural), size=(RESAMPLES, len(natural)))
+    limits = np.percentile(natural[rows], percent, axis=1)
     low, high = bootstrap(
-        lambda rows: (found[rows] < limits[:, None]).mean(1), len(found), seed
+        lambda rows: (distances[rows] < limits[:, None]).mean(1), len(distances), seed
     )
-    share, least, most = share_interval(
-        float((found < np.percentile(natural, percent)).mean()), len(found)
-    )
-    return share, min(low, least), max(high, most)
+    closer = distances < np.percentile(natural, percent)
+    wilson = share_interval(float(closer.mean()), len(distances))
+    return Estimate(wilson.value, min(low, wilson.low), max(high, wilson.high))
 
 
-def _copies(subject: PictureSubject) -> Score:
+def _exact_copies(subject: ImageSubject) -> Score:
     assert subject.training is not None
-    samples = [picture.tobytes() for picture in subject.samples.pixels]
-    copied = set(samples) & {picture.tobytes() for picture in subject.training.pixels}
-    value, low, high = share_interval(
-        sum(sample in copied for sample in samples) / len(samples), len(samples)
-    )
+    samples = [image.tobytes() for image in subject.samples.pixels]
+    copied = set(samples) & {image.tobytes() for image in subject.training.pixels}
+    share = sum(sample in copied for sample in samples) / len(samples)
     return Score(
         "exact_copies",
-        value,
-        low,
-        high,
-        len(subject.samples),
-        "",
-        "lower",
-        say(
+        *share_interval(share, len(samples)),
+        n=len(samples),
+        better="lower",
+        detail=say(
             "samples that are a training picture in every pixel; Wilson's interval",
             "与某张训练图片逐像素相同的样本占比；Wilson 区间",
         ),
-        say("Exact copies", "完全相同的副本"),
+        label=say("Exact copies", "完全相同的副本"),
     )

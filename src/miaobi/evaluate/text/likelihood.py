@@ -4,7 +4,7 @@
     bits per byte = -1/B Σ_t log2 p(x_t | x_<t)        per UTF-8 byte: compares across tokenizers
 
 Every token is scored exactly once. A document that fits the context is scored whole,
-after the token that begins documents where the model has one. A longer one passes in
+after the token that begins documents where the model has one. A longer one is scored in
 windows that overlap by half: the first half of a window is read only as context
 (Hugging Face, "Perplexity of fixed-length models", stride = half the context).
 """
@@ -13,23 +13,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from miaobi.core.language import say
 from miaobi.evaluate.score import Score, ratio_interval
-from miaobi.evaluate.text.subject import HELD_OUT, LIKELIHOOD, Subject
+from miaobi.evaluate.subject import HELD_OUT, LIKELIHOOD
+from miaobi.evaluate.text.subject import TextSubject, TokenSpan
 
 MODALITY = "text"
 NEEDS = frozenset({LIKELIHOOD, HELD_OUT})
 SEARCH = 16
-"""Tokens that a window's end may move to find a place where words part."""
+"""Tokens that an end of a window may move, to fall where words separate."""
 
 
-def measure(subject: Subject) -> list[Score]:
+class Window(NamedTuple):
+    """A stretch of a document that is scored at once."""
+
+    text: str
+    new_tokens: int
+    """How many of its last tokens no earlier window scored."""
+    new_bytes: int
+    """UTF-8 bytes of the new tokens."""
+
+
+class PassageLosses(NamedTuple):
+    """Sums over each passage of which at least one token was scored."""
+
+    nats: list[float]
+    """Σ -ln p."""
+    tokens: list[int]
+    sizes: list[int]
+    """UTF-8 bytes."""
+
+
+def measure(subject: TextSubject) -> list[Score]:
     nats, tokens, sizes = losses(subject)
-    mean, low, high = ratio_interval(nats, tokens, subject.seed)
-    bits, bits_low, bits_high = ratio_interval(
-        [value / math.log(2) for value in nats], sizes, subject.seed
-    )
+    mean = ratio_interval(nats, tokens, subject.seed)
+    bits = [value / math.log(2) for value in nats]
     detail = say(
         f"tokenizer {subject.tokenizer}, {sum(tokens):,} tokens, each scored once, context {subject.context_length}; "
         "documents (passages of long ones) resampled",
@@ -39,98 +59,107 @@ def measure(subject: Subject) -> list[Score]:
     return [
         Score(
             "perplexity",
-            math.exp(mean),
-            math.exp(low),
-            math.exp(high),
-            len(nats),
-            say("per token", "每词元"),
-            "lower",
-            detail,
-            say("Perplexity", "困惑度"),
+            math.exp(mean.value),
+            math.exp(mean.low),
+            math.exp(mean.high),
+            n=len(nats),
+            unit=say("per token", "每词元"),
+            better="lower",
+            detail=detail,
+            label=say("Perplexity", "困惑度"),
         ),
         Score(
             "bits_per_byte",
-            bits,
-            bits_low,
-            bits_high,
-            len(nats),
-            say("bits/byte", "比特/字节"),
-            "lower",
-            say(
+            *ratio_interval(bits, sizes, subject.seed),
+            n=len(nats),
+            unit=say("bits/byte", "比特/字节"),
+            better="lower",
+            detail=say(
                 f"{sum(sizes):,} UTF-8 bytes; documents resampled",
                 f"{sum(sizes):,} 个 UTF-8 字节；按文档重采样",
             ),
-            say("Bits per byte", "每字节比特数"),
+            label=say("Bits per byte", "每字节比特数"),
         ),
     ]
 
 
-def losses(subject: Subject) -> tuple[list[float], list[int], list[int]]:
-    """For each passage: the sum of -ln p over its scored tokens, how many they are, and
-    the bytes they spell.
+def losses(subject: TextSubject) -> PassageLosses:
+    """Return the losses of the held-out passages."""
+    assert subject.score is not None
+    result = PassageLosses([], [], [])
+    for index, text in enumerate(subject.held_out):
+        nats = 0.0
+        tokens = 0
+        size = 0
+        for window in windows(subject, text):
+            logprobs = subject.score(window.text)
+            new = logprobs[len(logprobs) - window.new_tokens :]
+            nats -= sum(token.logprob for token in new)
+            tokens += window.new_tokens
+            size += window.new_bytes
+        if tokens:
+            result.nats.append(nats)
+            result.tokens.append(tokens)
+            result.sizes.append(size)
+        subject.progress((index + 1) / len(subject.held_out))
+    return result
+
+
+def windows(subject: TextSubject, text: str) -> Iterator[Window]:
+    """Yield windows of a document, so that each token counts once.
+
+    The very first token counts only where `subject.start` precedes it.
     """
-    nats, tokens, sizes = list[float](), list[int](), list[int]()
-    for place, text in enumerate(subject.held_out):
-        total, count, size = 0.0, 0, 0
-        for piece, fresh, spelled in windows(subject, text):
-            scored = subject.score(piece) if subject.score else []
-            total -= sum(item.logprob for item in scored[len(scored) - fresh :])
-            count, size = count + fresh, size + spelled
-        if count:
-            nats.append(total)
-            tokens.append(count)
-            sizes.append(size)
-        subject.progress((place + 1) / len(subject.held_out))
-    return nats, tokens, sizes
+    spans = _encode(subject, text)
+    longest = subject.context_length - bool(subject.start)
+    scored = 0 if subject.start else 1
+    while scored < len(spans):
+        begin = 0
+        if len(spans) > longest and scored > 1:
+            begin = max(0, scored - longest // 2)
+        end = min(begin + longest, len(spans))
+        begin, end = _align(subject, text, spans, begin, scored, end)
+        prefix = subject.start if begin == 0 else ""
+        last_character = spans[end - 1].end
+        new_text = text[spans[scored].start : last_character]
+        yield Window(
+            prefix + text[spans[begin].start : last_character],
+            end - scored,
+            len(new_text.encode()),
+        )
+        scored = end
 
 
-def windows(subject: Subject, text: str) -> Iterator[tuple[str, int, int]]:
-    """(text to score, how many of its last tokens count, the bytes they spell), so that
-    each token counts once.
-
-    The very first token counts only where `subject.start` gives it something to follow.
-    """
+def _encode(subject: TextSubject, text: str) -> list[TokenSpan]:
     assert subject.encode is not None
-    marks = subject.encode(text)
-    room = subject.context_length - bool(subject.start)
-    done = 0 if subject.start else 1
-    while done < len(marks):
-        begin = 0 if len(marks) <= room or done <= 1 else max(0, done - room // 2)
-        begin, end = _same_tokens(
-            subject, text, marks, begin, done, min(begin + room, len(marks))
-        )
-        head = subject.start if begin == 0 else ""
-        piece = text[marks[begin][1] : marks[end - 1][2]]
-        yield (
-            head + piece,
-            end - done,
-            len(text[marks[done][1] : marks[end - 1][2]].encode()),
-        )
-        done = end
+    return [TokenSpan(*span) for span in subject.encode(text)]
 
 
-def _same_tokens(
-    subject: Subject,
+def _align(
+    subject: TextSubject,
     text: str,
-    marks: list[tuple[int, int, int]],
+    spans: list[TokenSpan],
     begin: int,
-    done: int,
+    scored: int,
     end: int,
 ) -> tuple[int, int]:
-    """Move a window's ends inwards until its text alone gives the same tokens as it
-    does within the document.
+    """Move a window's ends inwards until its text alone has the document's tokens.
 
-    `done` tokens were scored before: the window still begins before them and ends after them.
+    Args:
+        subject: The model, with its tokenizer.
+        text: The document.
+        spans: Its tokens.
+        begin: The first token of the window.
+        scored: How many tokens were scored before: the window still begins before
+            them and ends after them.
+        end: The token after the last of the window.
     """
-    assert subject.encode is not None
-    wanted = [token for token, _, _ in marks]
-    for last in range(end, max(end - SEARCH, done), -1):
-        for first in range(begin, min(begin + SEARCH, done) if begin else 1):
-            if [
-                token
-                for token, _, _ in subject.encode(
-                    text[marks[first][1] : marks[last - 1][2]]
-                )
-            ] == wanted[first:last]:
+    tokens = [span.token for span in spans]
+    begins = range(begin, min(begin + SEARCH, scored)) if begin else range(1)
+    for last in range(end, max(end - SEARCH, scored), -1):
+        for first in begins:
+            piece = text[spans[first].start : spans[last - 1].end]
+            alone = [span.token for span in _encode(subject, piece)]
+            if alone == tokens[first:last]:
                 return first, last
     return begin, end

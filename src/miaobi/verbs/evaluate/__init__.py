@@ -20,7 +20,7 @@ from miaobi.core.config import plain
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_text
 from miaobi.core.language import say
-from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict
+from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
 from miaobi.evaluate.score import Score
 
 JUDGES = {
@@ -34,7 +34,7 @@ JUDGES = {
 class Evaluation:
     """What `miaobi evaluate` found; also in report.json beside the page."""
 
-    judged: tuple[Judged, ...]
+    judged: tuple[Results, ...]
     settings: Mapping[str, Any]
     page: Path
 
@@ -89,10 +89,10 @@ def evaluate(
     folder = out or Path("runs") / "evaluate" / "-vs-".join(
         name.replace("/", "_") for name in names
     )
-    verdicts = _verdicts(
+    reports = _reports(
         kind,
         names,
-        Question(data, samples, limit, engine, extractor or "", seed, allow_leakage),
+        Options(data, samples, limit, engine, extractor or "", seed, allow_leakage),
     )
     settings = {
         "samples": samples,
@@ -102,12 +102,12 @@ def evaluate(
         "extractor": extractor or "",
     }
     result = Evaluation(
-        tuple(verdict.judged for verdict in verdicts), settings, folder / "index.html"
+        tuple(report.results for report in reports), settings, folder / "index.html"
     )
     write_text(
         folder / "report.json", json.dumps(plain(result), ensure_ascii=False, indent=1)
     )
-    write_page(result, verdicts, kind)
+    write_page(result, reports, kind)
     return result
 
 
@@ -155,24 +155,24 @@ def _kind_of(names: list[str]) -> str:
     return kinds[0]
 
 
-def _verdicts(kind: str, names: list[str], question: Question) -> list[Verdict]:
+def _reports(kind: str, names: list[str], options: Options) -> list[ModelReport]:
     """The models one after another, the later ones by the held-out data of the first."""
     from miaobi.models.weights import find
 
-    verdicts = list[Verdict]()
+    reports = list[ModelReport]()
     for name in names:
         weights = find(name)
         with _progress(str(weights.name)) as progress:
-            verdicts.append(
+            reports.append(
                 import_module(JUDGES[kind]).judge(
                     name,
                     weights,
-                    question,
-                    verdicts[0].known if verdicts else None,
+                    options,
+                    reports[0].reference if reports else None,
                     progress,
                 )
             )
-    return verdicts
+    return reports
 
 
 @contextmanager
@@ -202,9 +202,9 @@ def _progress(model: str) -> Iterator[Progress]:
         yield tell
 
 
-def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> None:
+def write_page(result: Evaluation, reports: Sequence[ModelReport], kind: str) -> None:
     """The evaluation as one HTML page."""
-    from miaobi.evaluate.page import Page, facts, loss_chart, prose, scores, steps
+    from miaobi.evaluate.page import Page, facts, loss_chart, prose, score_table, steps
 
     models = [item.model for item in result.judged]
     page = Page(
@@ -229,13 +229,13 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
     )
     page.add(
         say("Scores", "得分"),
-        scores({item.model: item.scores for item in result.judged}),
+        score_table({item.model: item.scores for item in result.judged}),
         prose(*_missing(result.judged)),
     )
-    for verdict in verdicts:
-        for heading, blocks in verdict.sections:
+    for report in reports:
+        for heading, blocks in report.sections:
             page.add(heading, *blocks)
-        page.generated_by(verdict.judged.model)
+        page.generated_by(report.results.model)
     for item in result.judged:
         if item.curve:
             page.add(
@@ -245,12 +245,12 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
     measured = {
         name: ", ".join(
             dict.fromkeys(
-                str(verdict.settings[name])
-                for verdict in verdicts
-                if name in verdict.settings
+                str(report.settings[name])
+                for report in reports
+                if name in report.settings
             )
         )
-        for name in verdicts[0].settings
+        for name in reports[0].settings
     }
     page.add(
         say("How it was measured", "测量方式"),
@@ -265,7 +265,7 @@ def write_page(result: Evaluation, verdicts: Sequence[Verdict], kind: str) -> No
         ),
     )
     page.add(
-        say("What to do next", "下一步"), steps(*_next(models[0], verdicts[0].onward))
+        say("What to do next", "下一步"), steps(*_next(models[0], reports[0].next_step))
     )
     page.write(result.page)
 
@@ -303,7 +303,7 @@ def _table(result: Evaluation) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    from miaobi.evaluate.page import figure
+    from miaobi.evaluate.page import format_number
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -322,8 +322,8 @@ def _table(result: Evaluation) -> str:
             score = next((one for one in item.scores if one.name == name), None)
             cells += (
                 [
-                    f"{figure(score.value)} {score.unit}".strip(),
-                    f"{figure(score.low)} – {figure(score.high)}",
+                    f"{format_number(score.value)} {score.unit}".strip(),
+                    f"{format_number(score.low)} – {format_number(score.high)}",
                     str(score.n),
                 ]
                 if score
@@ -343,7 +343,7 @@ def _table(result: Evaluation) -> str:
     )
 
 
-def _missing(judged: Sequence[Judged]) -> list[str]:
+def _missing(judged: Sequence[Results]) -> list[str]:
     """What could not be measured and why; of which model, where only one of two lacks it."""
     reasons = {
         f"{item.metric}: {item.why}": [

@@ -23,11 +23,10 @@ from miaobi.data.image.prepared import (
     of_bundle,
     prepare,
 )
-from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict, measure
-from miaobi.evaluate.image import memorisation as picture_memorisation
-from miaobi.evaluate.image import sheets as picture_sheets
+from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results, measure
+from miaobi.evaluate.image import memorisation, sheets
 from miaobi.evaluate.image.extractors import DEFAULT, open_extractor
-from miaobi.evaluate.image.subject import Crowd, Paint, PictureSubject, labels_of
+from miaobi.evaluate.image.subject import ImageSet, ImageSubject, Paint, labels_of
 from miaobi.evaluate.page import Block
 from miaobi.nn.image import Paints, from_pixels, to_pixels
 
@@ -45,24 +44,24 @@ class Known:
 
     name: str
     spec: PictureSpec
-    held_out: Crowd | None
-    reference: Crowd | None
+    held_out: ImageSet | None
+    reference: ImageSet | None
 
 
 def judge(
     name: str,
     weights: Weights,
-    question: Question,
+    options: Options,
     known: Known | None,
     progress: Progress,
-) -> Verdict:
+) -> ModelReport:
     """Open, measure and close one model. known: what another model was judged by."""
     from miaobi.engines.families.engine import PicturesEngine
     from miaobi.engines.load import load
     from miaobi.train.tracking import read_log
 
     began = time.monotonic()
-    with load(name, engine=question.engine) as opened:
+    with load(name, engine=options.engine) as opened:
         engine = opened.engine
         if not isinstance(engine, PicturesEngine):
             raise Unsupported(
@@ -75,19 +74,19 @@ def judge(
                     "请给出由 `miaobi train` 生成的模型。",
                 ),
             )
-        subject = _subject(name, weights, engine.net, question, known)
+        subject = _subject(name, weights, engine.net, options, known)
         scores, missing = measure(subject, progress)
         label = weights.label
         sections = shown(subject, label)
         curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
         place = (
-            str(question.data)
-            if question.data
+            str(options.data)
+            if options.data
             else say("its own", "自身数据")
             if subject.held_out
             else say("none", "无")
         )
-        judged = Judged(
+        judged = Results(
             label,
             opened.engine_name,
             tuple(scores),
@@ -106,12 +105,12 @@ def judge(
         say("Pictures", "图片规格"): _described(subject.spec, weights),
         say("Engine", "引擎"): judged.engine,
     }
-    asked = "--image picture.png" if subject.follows else "--n 16 --seed 1"
+    asked = "--image picture.png" if subject.takes_image else "--n 16 --seed 1"
     onward = (
         say("Have it paint:", "让它作画："),
         f"miaobi generate image --model {label} {asked} --out out/",
     )
-    return Verdict(
+    return ModelReport(
         judged,
         sections,
         settings,
@@ -121,8 +120,8 @@ def judge(
 
 
 def _subject(
-    name: str, weights: Weights, net: Paints, question: Question, known: Known | None
-) -> PictureSubject:
+    name: str, weights: Weights, net: Paints, options: Options, known: Known | None
+) -> ImageSubject:
     spec = net.spec
     if known is not None and (
         known.spec.height,
@@ -141,8 +140,8 @@ def _subject(
     held_out = (
         known.held_out
         if known
-        else _given(question.data, spec)
-        if question.data
+        else _given(options.data, spec)
+        if options.data
         else crowd(own, "test" if own.count("test") else "validation")
         if own
         else None
@@ -150,33 +149,33 @@ def _subject(
     likelihood = str(
         (bundle.read(weights.path).recipe.get("model") or {}).get("likelihood", "")
     )
-    return PictureSubject(
+    return ImageSubject(
         name,
         spec,
         painter(net),
-        open_extractor(question.extractor or DEFAULT, spec.height, spec.width),
+        open_extractor(options.extractor or DEFAULT, spec.height, spec.width),
         net,
         likelihood,
         training,
         _suited(held_out, spec),
         known.reference if known else None,
-        count=question.samples or SAMPLES,
-        seed=question.seed,
-        limit=question.limit or LIMIT,
-        **({"patience": ASKED_FOR} if question.samples else {}),
+        count=options.samples or SAMPLES,
+        seed=options.seed,
+        limit=options.limit or LIMIT,
+        **({"patience": ASKED_FOR} if options.samples else {}),
     )
 
 
-def crowd(pictures: Pictures, split: str) -> Crowd:
+def crowd(pictures: Pictures, split: str) -> ImageSet:
     spec = pictures.spec
-    return Crowd(
+    return ImageSet(
         pictures.pixels(split).transpose(0, 2, 3, 1),
         np.asarray(pictures.labels(split)) if spec.classes else None,
         pictures.sources(split).transpose(0, 2, 3, 1) if spec.source_channels else None,
     )
 
 
-def _given(data: Path, spec: PictureSpec) -> Crowd:
+def _given(data: Path, spec: PictureSpec) -> ImageSet:
     """All pictures of a folder or file, as the model's own are: of its size and
     channels, its classes told by their names.
     """
@@ -224,10 +223,10 @@ def _given(data: Path, spec: PictureSpec) -> Crowd:
         if spec.source_channels
         else None
     )
-    return Crowd(np.concatenate([part.pixels for part in parts]), labels, sources)
+    return ImageSet(np.concatenate([part.pixels for part in parts]), labels, sources)
 
 
-def _suited(held_out: Crowd | None, spec: PictureSpec) -> Crowd | None:
+def _suited(held_out: ImageSet | None, spec: PictureSpec) -> ImageSet | None:
     """Another model's held-out pictures, with the classes and sources that this one knows of."""
     if held_out is None:
         return None
@@ -243,7 +242,7 @@ def painter(net: Paints) -> Paint:
     pictures.
     """
 
-    def paint(count: int, after: Crowd | None, seed: int) -> np.ndarray:
+    def paint(count: int, after: ImageSet | None, seed: int) -> np.ndarray:
         label = (
             labels_of(after) if after is not None and "label" in net.controls else None
         )
@@ -281,8 +280,8 @@ def _described(spec: PictureSpec, weights: Weights) -> str:
     return f"{spec.width} × {spec.height}, {kind}"
 
 
-def _samples(subject: PictureSubject) -> str:
-    if not subject.follows:
+def _samples(subject: ImageSubject) -> str:
+    if not subject.takes_image:
         return f"{len(subject.samples):,}"
     return (
         say(
@@ -299,27 +298,27 @@ def _size(spec: PictureSpec) -> str:
 
 
 def shown(
-    subject: PictureSubject, label: str
+    subject: ImageSubject, label: str
 ) -> tuple[tuple[str, tuple[Block, ...]], ...]:
     """Samples, samples beside their nearest training pictures, and reconstructions, as
     sections of the page.
     """
     from miaobi.evaluate.page import images, prose
-    from miaobi.evaluate.text.subject import REBUILDING
+    from miaobi.evaluate.subject import RECONSTRUCTION
 
     def block(pixels: np.ndarray, text: str) -> Block:
         return images([(pixels, text)], label)
 
     made = list[tuple[str, tuple[Block, ...]]]()
-    if not subject.follows:
+    if not subject.takes_image:
         made.append(
             (
                 say(f"Samples of {label}", f"{label} 的样本"),
-                (block(*picture_sheets.samples(subject)),),
+                (block(*sheets.samples(subject)),),
             )
         )
-    if not subject.lacks(picture_memorisation.NEEDS):
-        sheets = [block(*item) for item in picture_sheets.neighbours(subject)]
+    if not subject.lacks(memorisation.NEEDS):
+        neighbours = [block(*item) for item in sheets.neighbours(subject)]
         made.append(
             (
                 say(
@@ -335,15 +334,15 @@ def shown(
                             "每组左起为样本，随后是特征空间中最近的三张训练图片及其距离。",
                         )
                     ),
-                    *sheets,
+                    *neighbours,
                 ),
             )
         )
-    if not subject.lacks(frozenset({REBUILDING})) and subject.held_out:
+    if not subject.lacks(frozenset({RECONSTRUCTION})) and subject.held_out:
         heading = (
             say(f"Translations by {label}", f"{label} 的转换结果")
             if subject.spec.source_channels
             else say(f"Reconstructions by {label}", f"{label} 的重建")
         )
-        made.append((heading, (block(*picture_sheets.rebuilt(subject)),)))
+        made.append((heading, (block(*sheets.reconstructions(subject)),)))
     return tuple(made)

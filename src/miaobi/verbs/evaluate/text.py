@@ -12,8 +12,8 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.engines import engines
-from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict, measure
-from miaobi.evaluate.text.subject import Subject, chosen
+from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results, measure
+from miaobi.evaluate.text.subject import TextSubject, choose_documents
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
@@ -27,16 +27,16 @@ SAMPLES, LIMIT = 20, 200
 def judge(
     name: str,
     weights: Weights,
-    question: Question,
+    options: Options,
     known: list[str] | None,
     progress: Progress,
-) -> Verdict:
+) -> ModelReport:
     """Open, measure and close one model. known: held-out text that another model was judged by."""
     from miaobi.engines.load import load
     from miaobi.evaluate.page import Quote, quotes
     from miaobi.train.tracking import read_log
 
-    if question.extractor:
+    if options.extractor:
         raise BadInput(
             say(
                 f"{name} writes; an extractor is for pictures.",
@@ -44,35 +44,35 @@ def judge(
             ),
             say("Leave --extractor out.", "请去掉 --extractor。"),
         )
-    began, limit = time.monotonic(), question.limit or LIMIT
-    if known is None and question.data is not None:
-        known = chosen(_documents(question.data), limit, question.seed)
+    began, limit = time.monotonic(), options.limit or LIMIT
+    if known is None and options.data is not None:
+        known = choose_documents(_documents(options.data), limit, options.seed)
     with load(
-        name, engine=_telling(weights) if question.engine == "auto" else question.engine
+        name, engine=_telling(weights) if options.engine == "auto" else options.engine
     ) as opened:
         own = _own_data(weights)
         if known is None and own is not None:
             split = "test" if own.count("test") else "validation"
-            known = chosen(own.documents(split), limit, question.seed)
+            known = choose_documents(own.documents(split), limit, options.seed)
         subject = _subject(
             opened,
             weights,
             own,
             known or [],
-            question.samples or SAMPLES,
-            question.seed,
+            options.samples or SAMPLES,
+            options.seed,
         )
         scores, missing = measure(subject, progress)
         place = (
-            str(question.data)
-            if question.data
+            str(options.data)
+            if options.data
             else say("its own held-out text", "自身的留出文本")
             if own
             else say("none", "无")
         )
         label = weights.label
         curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
-        judged = Judged(
+        judged = Results(
             label,
             opened.engine_name,
             tuple(scores),
@@ -101,7 +101,7 @@ def judge(
         ),
         f"miaobi export {label} --to gguf",
     )
-    return Verdict(judged, (shown,), settings, list(subject.held_out), onward)
+    return ModelReport(judged, (shown,), settings, list(subject.held_out), onward)
 
 
 def _subject(
@@ -111,10 +111,10 @@ def _subject(
     held_out: list[str],
     samples: int,
     seed: int,
-) -> Subject:
+) -> TextSubject:
     words = _tokenizer(weights)
     score = opened.score if opened.engine.abilities.score else None
-    return Subject(
+    return TextSubject(
         name=opened.name,
         generate=lambda prompt, **controls: opened.generate(
             opened.bos_token + prompt or _start(words), raw=True, **controls

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
-from miaobi.evaluate.evaluation import Judged, Progress, Question, Verdict
+from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
@@ -36,10 +36,10 @@ class Known:
 def judge(
     name: str,
     weights: Weights,
-    question: Question,
+    options: Options,
     known: Known | None,
     progress: Progress,
-) -> Verdict:
+) -> ModelReport:
     """Open, measure and close one model; the first must be a tuned one, whose task and
     data count.
     """
@@ -66,7 +66,7 @@ def judge(
     first = tuned if known is None else known.tuned
     assert first is not None
     examples, place = (
-        (known.examples, known.place) if known else held_out(first, question)
+        (known.examples, known.place) if known else held_out(first, options)
     )
     learner = _learner(tuned, first, name)
     length = int(first.manifest.recipe["data"]["max_length"])
@@ -114,10 +114,10 @@ def judge(
             ),
         )
     )
-    outcome = Judged(
+    outcome = Results(
         label,
         "training",
-        tuple(scores(figures, judged, question.seed)),
+        tuple(scores(figures, judged, options.seed)),
         (),
         (),
         len(examples),
@@ -137,7 +137,7 @@ def judge(
         ),
         f"miaobi export {label} --merge --to gguf",
     )
-    return Verdict(
+    return ModelReport(
         outcome,
         tuple(sections),
         settings,
@@ -171,7 +171,7 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
     return learner_of(tuned)
 
 
-def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
+def held_out(tuned: Tuned, options: Options) -> tuple[list[Example], str]:
     """The examples to judge by: of the file that was given, or the test split of the
     data it was tuned on.
     """
@@ -179,8 +179,8 @@ def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
     from miaobi.tune.saved import task_of
 
     folder = Path(str(tuned.manifest.data["folder"]))
-    limit = question.limit or LIMIT
-    if question.data is None:
+    limit = options.limit or LIMIT
+    if options.data is None:
         if not folder.exists():
             raise NotFound(
                 say(
@@ -192,10 +192,10 @@ def held_out(tuned: Tuned, question: Question) -> tuple[list[Example], str]:
         return read_split(folder, "test", task_of(tuned))[:limit], say(
             "its own test split", "自身的测试集"
         )
-    found = _read(tuned, question.data)
-    if folder.exists() and not question.allow_leakage:
+    found = _read(tuned, options.data)
+    if folder.exists() and not options.allow_leakage:
         _refuse_leaks(tuned, found, read_split(folder, "train", task_of(tuned)))
-    return found[:limit], str(question.data)
+    return found[:limit], str(options.data)
 
 
 def _read(tuned: Tuned, data: Path) -> list[Example]:

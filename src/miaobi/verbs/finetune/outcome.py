@@ -48,8 +48,8 @@ def base_outcome(work: Work, run: Path) -> Outcome:
     evaluations = _evaluate(work, "test", say("testing the base", "测试基础模型"))
     outcome = Outcome(evaluations, _answers(work, evaluations), _general(work))
     content = {
-        "judged": tuned.written(outcome.evaluations),
-        "general": tuned.written(outcome.general),
+        "judged": tuned.to_json(outcome.evaluations),
+        "general": tuned.to_json(outcome.general),
         "answers": outcome.answers,
     }
     write_text(path, json.dumps(content, ensure_ascii=False))
@@ -59,9 +59,9 @@ def base_outcome(work: Work, run: Path) -> Outcome:
 def _read(path: Path) -> Outcome:
     content = json.loads(path.read_text(encoding="utf-8"))
     return Outcome(
-        tuned.read(content["judged"]),
+        tuned.from_json(content["judged"]),
         {int(position): answer for position, answer in content["answers"].items()},
-        tuned.read(content["general"]),
+        tuned.from_json(content["general"]),
     )
 
 
@@ -81,7 +81,7 @@ def tuned_outcome(work: Work) -> Outcome:
 
 
 def _evaluate(work: Work, split: str, label: str) -> list[Evaluation]:
-    features = tuned.first(work.data, split, work.settings.report.limit)
+    features = tuned.first_features(work.data, split, work.settings.report.limit)
     with bar() as show:
         return tuned.evaluate(
             work.learner,
@@ -105,7 +105,7 @@ def _answers(work: Work, evaluations: Sequence[Evaluation]) -> dict[int, Any]:
         return {}
     count = min(work.settings.report.answers, len(evaluations))
     examples = work.data.examples("test")[:count]
-    with tuned.at_rest(work.learner):
+    with tuned.evaluation_mode(work.learner):
         return {
             position: work.learner.answer(example.parts)
             for position, example in enumerate(examples)
@@ -116,7 +116,7 @@ def _general(work: Work) -> list[Evaluation]:
     writes = work.learner.adapter_kind == "CAUSAL_LM"
     if not writes or not work.settings.report.forgetting:
         return []
-    return tuned.general(work.learner, work.base.tokenizer)
+    return tuned.evaluate_general_text(work.learner, work.base.tokenizer)
 
 
 def sampler(work: Work, run: Path) -> Callable[[State, Sequence[Tracker]], None]:
@@ -127,7 +127,7 @@ def sampler(work: Work, run: Path) -> Callable[[State, Sequence[Tracker]], None]
         if not examples or work.settings.task.MAKES != "text":
             return
         texts = list[str]()
-        with tuned.at_rest(work.learner):
+        with tuned.evaluation_mode(work.learner):
             for example in examples:
                 answer = work.learner.answer(example.parts)
                 texts.append(f"{readable(example.parts)}\n→ {readable(answer)}")
@@ -152,9 +152,9 @@ def watched_metric(work: Work) -> Callable[[State], float] | None:
     metric = _metric(work, settings.train.watch)
 
     def measure(state: State) -> float:
-        features = tuned.first(work.data, "validation", settings.report.limit)
+        features = tuned.first_features(work.data, "validation", settings.report.limit)
         evaluations = tuned.evaluate(work.learner, features, settings.train.batch_size)
-        return tuned.watched(metric, evaluations)
+        return tuned.early_stopping_value(metric, evaluations)
 
     return measure
 

@@ -13,10 +13,10 @@ from miaobi.evaluate.page import (
     Block,
     Page,
     facts,
+    highlighted_text,
     loss_chart,
-    marked,
     prose,
-    scores,
+    score_table,
     steps,
     table,
 )
@@ -121,7 +121,7 @@ def _task_and_head(step: Mapping[str, Any]) -> list[Block]:
     for location, pieces in step["preview"]:
         if pieces:
             texts = [(text, learned) for text, learned in pieces]
-            blocks.append(marked([(f"{location}\n", False), *texts]))
+            blocks.append(highlighted_text([(f"{location}\n", False), *texts]))
     return blocks
 
 
@@ -197,7 +197,7 @@ def _test(report: Mapping[str, Any]) -> list[Block]:
         origin["again_from"] or origin["base"]: _scores(test["base"]),
         report["model"]: _scores(test["tuned"]),
     }
-    blocks = [scores(by_model)]
+    blocks = [score_table(by_model)]
     if report["2 task and head"]["new_modules"] and not origin["again_from"]:
         blocks.append(
             prose(

@@ -186,7 +186,7 @@ def _test(before: Outcome, after: Outcome, run: RunFacts) -> dict[str, Any]:
 
 def forgetting(before: Outcome, after: Outcome) -> list[Difference]:
     """Return how much less likely a general text became, where that was measured."""
-    return differences([tuned.GENERAL], before.general, after.general)
+    return differences([tuned.GENERAL_LOSS], before.general, after.general)
 
 
 def _side_by_side(

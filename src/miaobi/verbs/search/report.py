@@ -14,11 +14,11 @@ from miaobi.core.config import plain
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.evaluate.page import (
-    Line,
     Page,
+    Series,
     bars,
     facts,
-    figure,
+    format_number,
     line_chart,
     prose,
     steps,
@@ -120,7 +120,7 @@ def line(job: Job, study: Search, trial: Trial) -> str:
         what = (
             say("stopped early", "提前停止")
             if known.value is None or known.state == TrialState.PRUNED
-            else figure(known.value)
+            else format_number(known.value)
         )
     settings = ", ".join(
         f"{key.partition('.')[2] or key} {value:.3g}"
@@ -130,8 +130,8 @@ def line(job: Job, study: Search, trial: Trial) -> str:
     )
     leading = (
         say(
-            f"best {figure(chosen.value)}, trial {chosen.number}",
-            f"最佳 {figure(chosen.value)}，第 {chosen.number} 次",
+            f"best {format_number(chosen.value)}, trial {chosen.number}",
+            f"最佳 {format_number(chosen.value)}，第 {chosen.number} 次",
         )
         if chosen and chosen.value is not None
         else "–"
@@ -153,13 +153,13 @@ def page(
     )
     if result.value is not None:
         own = (
-            {say("The recipe's own", "原配方"): figure(result.first)}
+            {say("The recipe's own", "原配方"): format_number(result.first)}
             if result.first is not None
             else {}
         )
         made.add(
             say("Best settings", "最佳设置"),
-            facts({job.metric: figure(result.value), **own, **result.settings}),
+            facts({job.metric: format_number(result.value), **own, **result.settings}),
             prose(
                 say(
                     "Chosen for its figure on the validation data, the best of "
@@ -188,8 +188,8 @@ def _history(job: Job, trials: list[FrozenTrial]) -> str:
     ]
     return line_chart(
         [
-            Line(say("best so far", "至今最佳"), so_far),
-            Line(say("each trial", "各次试验"), points, dotted=True, joined=False),
+            Series(say("best so far", "至今最佳"), so_far),
+            Series(say("each trial", "各次试验"), points, dotted=True, joined=False),
         ],
         say("trial", "试验"),
         job.metric,
@@ -260,8 +260,8 @@ def _value(trial: FrozenTrial) -> str:
     """The figure with its interval, where there is one."""
     assert trial.value is not None
     told = trial.user_attrs
-    return figure(trial.value) + (
-        f"\n({figure(told['low'])} – {figure(told['high'])}, n = {told['n']})"
+    return format_number(trial.value) + (
+        f"\n({format_number(told['low'])} – {format_number(told['high'])}, n = {told['n']})"
         if "low" in told
         else ""
     )

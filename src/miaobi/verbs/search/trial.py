@@ -203,7 +203,7 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
         with loop.averaged(state):
             return tuned.evaluate(
                 work.learner,
-                tuned.first(data, "validation", count),
+                tuned.first_features(data, "validation", count),
                 work.settings.train.batch_size,
             )
 
@@ -295,7 +295,7 @@ def carry_out(job: Job, trial: Trial, runs: Path) -> float:
     def watch(state: Any) -> float:
         from miaobi.evaluate import tuned
 
-        return tuned.watched(figure, opened.judge(LOOKED_AT))
+        return tuned.early_stopping_value(figure, opened.judge(LOOKED_AT))
 
     def report(step: int, watched: float) -> None:
         trial.report(round(100 * step / state.config.max_steps), sign * watched)

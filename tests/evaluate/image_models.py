@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from miaobi.data.image.prepared import PictureSpec
-from miaobi.evaluate.image.extractors import Extractor, Told
-from miaobi.evaluate.image.subject import Crowd, PictureSubject
+from miaobi.evaluate.image.extractors import Extractor, Progress
+from miaobi.evaluate.image.subject import ImageSet, ImageSubject
 from miaobi.nn.image import to_pixels
 
 SPEC = PictureSpec(1, 8, 8, ("dark", "light"))
@@ -102,7 +102,7 @@ class Factors:
         return torch.stack(found).logsumexp(0) - np.log(samples)
 
 
-def painted(net: Any, count: int, after: Crowd | None, seed: int) -> np.ndarray:
+def painted(net: Any, count: int, after: ImageSet | None, seed: int) -> np.ndarray:
     return to_pixels(
         net.paint(count, generator=torch.Generator().manual_seed(seed))
     ).numpy()
@@ -111,7 +111,7 @@ def painted(net: Any, count: int, after: Crowd | None, seed: int) -> np.ndarray:
 def projection(width: int = 24) -> Extractor:
     """Features that are a fixed random projection of the pixels."""
 
-    def features(pixels: np.ndarray, told: Told) -> np.ndarray:
+    def features(pixels: np.ndarray, told: Progress) -> np.ndarray:
         told(1.0)
         flat = pixels.reshape(len(pixels), -1).astype(np.float32) / 255
         return flat @ np.random.default_rng(7).normal(
@@ -121,29 +121,29 @@ def projection(width: int = 24) -> Extractor:
     return Extractor(f"projection to {width}", features)
 
 
-def crowd(net: Factors, count: int, seed: int) -> Crowd:
+def crowd(net: Factors, count: int, seed: int) -> ImageSet:
     """Read-only, as memory-mapped pictures are."""
     pixels, labels = painted(net, count, None, seed), np.arange(count) % 2
     pixels.flags.writeable = labels.flags.writeable = False
-    return Crowd(pixels, labels)
+    return ImageSet(pixels, labels)
 
 
 def subject(
-    net: Factors | None = None, samples: Crowd | None = None, **changes: Any
-) -> PictureSubject:
+    net: Factors | None = None, samples: ImageSet | None = None, **changes: Any
+) -> ImageSubject:
     """A model that is as good as can be: its samples and the data come from one
     distribution; or one whose samples are given.
     """
     net = net or Factors()
 
-    def paint(count: int, after: Crowd | None, seed: int) -> np.ndarray:
+    def paint(count: int, after: ImageSet | None, seed: int) -> np.ndarray:
         return (
             painted(net, count, after, seed)
             if samples is None
             else samples.pixels[np.arange(seed, seed + count) % len(samples)]
         )
 
-    made = PictureSubject(
+    made = ImageSubject(
         "factors",
         SPEC,
         paint,

@@ -5,14 +5,14 @@ import random
 from collections.abc import Sequence
 
 from miaobi.core.artifacts import TokenLogprob
-from miaobi.evaluate.text.subject import Subject
+from miaobi.evaluate.text.subject import TextSubject
 
 
 def by_character(text: str) -> list[tuple[int, int, int]]:
     return [(ord(letter), place, place + 1) for place, letter in enumerate(text)]
 
 
-def unigram(probability: dict[str, float], start: str = "") -> Subject:
+def unigram(probability: dict[str, float], start: str = "") -> TextSubject:
     """Tells every character's probability without looking at what came before."""
 
     def score(text: str) -> list[TokenLogprob]:
@@ -37,6 +37,6 @@ def unigram(probability: dict[str, float], start: str = "") -> Subject:
             )
         ]
 
-    return Subject(
+    return TextSubject(
         "unigram", generate, score, by_character, "characters", start, context_length=40
     )
