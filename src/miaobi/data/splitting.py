@@ -1,9 +1,9 @@
 """Which document goes into which split.
 
-With many documents a document's own digest decides, so it stays where it is when others
-are added. With few, the smallest digests are taken until the share is met. Where whole
-documents cannot meet it, as with one novel, the end of the text is cut off in one
-piece.
+With many documents a document's own digest decides, so it stays in its split when
+others are added. With few, the smallest digests are assigned until the share is met.
+Where whole documents cannot meet it, as with one novel, the end of the text is cut off
+in one piece.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from miaobi.core.language import say
 TRAIN, VALIDATION, TEST, DROPPED = 0, 1, 2, 255
 MANY = 200
 """Expected documents in the smallest split from which chance alone meets its share well enough."""
+DIGESTS = 2.0**64
+"""How many 64-bit digests there are."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,14 @@ class Cut:
     test: int
 
     def parts(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """(split, from, to) for a text of `length` characters that starts at `start` in
-        the running text.
+        """Yield (split, from, to) for a text of `length` characters that starts at
+        `start` in the running text.
         """
-        edges = [0, self.validation, self.test, start + length + 1]
+        stop = start + length
+        edges = [0, self.validation, self.test, stop + 1]
         for split in (TRAIN, VALIDATION, TEST):
-            first, last = (
-                max(edges[split], start),
-                min(edges[split + 1], start + length),
-            )
+            first = max(edges[split], start)
+            last = min(edges[split + 1], stop)
             if first < last:
                 yield split, first - start, last - start
 
@@ -60,85 +61,115 @@ def check_shares(validation: float, test: float) -> None:
 def assign(
     digests: np.ndarray, lengths: np.ndarray, validation: float, test: float
 ) -> np.ndarray | Cut:
-    """The split of each document (uint8 [documents]), or where to cut the running text.
+    """Return the split of each document (uint8 [documents]), or where to cut the
+    running text.
 
-    digests: uint64 [documents]; lengths: characters, int64 [documents].
+    Args:
+        digests: uint64 [documents]
+        lengths: characters, int64 [documents]
+        validation: its share of the characters
+        test: its share of the characters
     """
     shares = {TEST: test, VALIDATION: validation}
     wanted = [share for share in shares.values() if share]
     splits = np.zeros(len(digests), dtype=np.uint8)
     if not wanted:
         return splits
-    if len(digests) * min(wanted) >= MANY:
-        place = digests / 2.0**64
-    else:
-        order = np.argsort(digests, kind="stable")
-        place = np.empty(len(digests))
-        place[order] = (np.cumsum(lengths[order]) - lengths[order] / 2) / lengths.sum()
-    splits[place < validation + test] = VALIDATION
-    splits[place < test] = TEST
+    ranks = _ranks(digests, lengths, min(wanted))
+    splits[ranks < validation + test] = VALIDATION
+    splits[ranks < test] = TEST
     total = int(lengths.sum())
-    got = {split: lengths[splits == split].sum() / total for split in shares}
-    if all(share / 2 <= got[split] <= share * 2 for split, share in shares.items()):
-        return splits
-    return Cut(int(total * (1 - validation - test)), int(total * (1 - test)))
+    for split, share in shares.items():
+        reached = lengths[splits == split].sum() / total
+        if not share / 2 <= reached <= share * 2:
+            return Cut(int(total * (1 - validation - test)), int(total * (1 - test)))
+    return splits
+
+
+def _ranks(digests: np.ndarray, lengths: np.ndarray, share: float) -> np.ndarray:
+    """The position of each document from 0 to 1, float64 [documents]: its digest's own,
+    or for few documents that of its middle when they are ordered by digest.
+
+    share: the smallest that is wanted.
+    """
+    if len(digests) * share >= MANY:
+        return digests / DIGESTS
+    order = np.argsort(digests, kind="stable")
+    ordered = lengths[order]
+    ranks = np.empty(len(digests))
+    ranks[order] = (np.cumsum(ordered) - ordered / 2) / lengths.sum()
+    return ranks
 
 
 def assign_groups(
     digests: np.ndarray,
     groups: np.ndarray,
-    given: np.ndarray,
+    source_splits: np.ndarray,
     validation: float,
     test: float,
 ) -> np.ndarray:
-    """The split of each item, uint8 [items], where the items of a group must not be parted.
+    """Return the split of each item, uint8 [items], where the items of a group stay
+    together.
 
-    digests: uint64 [items]; groups: the number of each item's group, int64 [items];
-        given: the split that the source names for it, DROPPED for none. A share that
-        the source serves already is not drawn again. Items for training whose group has
-        one in a given test or validation split are DROPPED: that split is a benchmark,
-        and stays as it is.
+    A share that the source's own splits serve already is not drawn again. Items for
+    training whose group has one in the source's test or validation split are DROPPED:
+    that split is a benchmark, and stays as it is.
+
+    Args:
+        digests: uint64 [items]
+        groups: the number of each item's group, int64 [items]
+        source_splits: the split that the source names for each, DROPPED for none
+        validation: its share of the items
+        test: its share of the items
     """
-    splits = np.where(given == DROPPED, TRAIN, given).astype(np.uint8)
+    splits = np.where(source_splits == DROPPED, TRAIN, source_splits).astype(np.uint8)
+    held_out = np.isin(source_splits, (VALIDATION, TEST))
+    splits[np.isin(groups, groups[held_out]) & ~held_out] = DROPPED
     wanted = {
         split: share
         for split, share in ((TEST, test), (VALIDATION, validation))
-        if share and not (given == split).any()
+        if share and not (source_splits == split).any()
     }
-    held_out = np.isin(given, (VALIDATION, TEST))
-    splits[np.isin(groups, groups[held_out]) & ~held_out] = DROPPED
     free = np.flatnonzero(splits == TRAIN)
-    order = free[np.argsort(digests[free], kind="stable")]
-    _, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    turn = np.argsort(first, kind="stable")
-    starts, sizes = groups[order[first[turn]]], sizes[turn]
-    taken = 0
+    numbers, sizes = _shuffled_groups(digests[free], groups[free])
+    at = 0
     for split, share in wanted.items():
-        goal = max(1, round(len(free) * share)) if len(starts) > len(wanted) else 0
-        room = goal
-        while (
-            taken < len(starts) - 1 and room > 0
-        ):  # one group at least is left to train on
-            if sizes[taken] <= max(
-                1, goal // 4
-            ):  # one large group would make a lopsided sample
-                splits[free[groups[free] == starts[taken]]] = split
-                room -= int(sizes[taken])
-            taken += 1
+        goal = max(1, round(len(free) * share))
+        if len(numbers) <= len(wanted):
+            goal = 0
+        # One large group would make a lopsided sample.
+        largest = max(1, goal // 4)
+        missing = goal
+        while at < len(numbers) - 1 and missing > 0:  # one group is left to train on
+            if sizes[at] <= largest:
+                splits[free[groups[free] == numbers[at]]] = split
+                missing -= int(sizes[at])
+            at += 1
     return splits
 
 
+def _shuffled_groups(
+    digests: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and sizes of the groups, in the order of the smallest digest of each."""
+    ordered = groups[np.argsort(digests, kind="stable")]
+    _, first, sizes = np.unique(ordered, return_index=True, return_counts=True)
+    order = np.argsort(first, kind="stable")
+    return ordered[first[order]], sizes[order]
+
+
 def joined_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The finest grouping that parts no group of either: int64 [items], where each
-    item's number is its group's lowest place.
+    """Return the finest grouping in which every group of either stays together: int64
+    [items], where each item's number is the lowest position in its group.
     """
     numbers = np.arange(len(first))
-    parts = [np.unique(groups, return_inverse=True)[1] for groups in (first, second)]
+    _, first_parts = np.unique(first, return_inverse=True)
+    _, second_parts = np.unique(second, return_inverse=True)
     while True:
         before = numbers
-        for part in parts:
+        for parts in (first_parts, second_parts):
             lowest = np.full(len(numbers), len(numbers))
-            np.minimum.at(lowest, part, numbers)
-            numbers = lowest[part]
+            np.minimum.at(lowest, parts, numbers)
+            numbers = lowest[parts]
         if (numbers == before).all():
             return numbers

@@ -1,123 +1,151 @@
 """Pictures that a person would call the same: saved again, scaled, a little brighter.
-They must not stand on both sides of a split.
+They must not be on both sides of a split.
 
 Two pictures count as near-duplicates when their perceptual hashes differ in at most
-DISTANCE of 64 bits and their thumbnails, freed of brightness and contrast, correlate by
-at least SIMILAR. The hash (the signs of the lowest frequencies of a 32 × 32 cosine
-transform against their median; Zauner 2010, "Implementation and Benchmarking of
-Perceptual Image Hash Functions") finds candidates quickly; the thumbnails rule out
-those that merely share an outline, as handwritten ones do.
+DISTANCE of 64 bits and their thumbnails, normalised for brightness and contrast,
+correlate by at least SIMILAR. The hash (the signs of the lowest frequencies of a
+32 × 32 cosine transform against their median; Zauner 2010, "Implementation and
+Benchmarking of Perceptual Image Hash Functions") finds candidates quickly; the
+thumbnails rule out those that merely share an outline, as handwritten ones do.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
 from miaobi.data.image.shapes import with_channels
 
-SIDE, LOW = 32, 8
+SIDE = 32
+"""Pixels of a side before the cosine transform."""
+FREQUENCIES = 8
+THUMB = 16
+"""Pixels of a thumbnail's side."""
+BITS = 64
 DISTANCE = 6
 SIMILAR = 0.99
-THUMB = 16
-ROWS = 1 << 22
+PAIRS = 1 << 22
 """Pairs compared at once."""
+SMALLEST_NORM = 1e-6
+LAST_BAND = np.uint64(1 << 63)
+"""No band of a hash has this value."""
+
+Pairs = tuple[np.ndarray, np.ndarray]
+"""Numbers of the first and of the second of each pair, int64 [pairs] each."""
 
 
 def signature(pixels: np.ndarray) -> tuple[np.uint64, np.ndarray]:
-    """(hash, thumbnail uint8 [THUMB, THUMB]) of a picture uint8 [C, H, W]."""
+    """Return (hash, thumbnail uint8 [THUMB, THUMB]) of a picture uint8 [C, H, W]."""
     from PIL import Image
 
     grey = with_channels(pixels, 1)[0]
-    picture = Image.fromarray(grey)
-    small = np.asarray(
-        picture.resize(
-            (SIDE, SIDE),
-            Image.Resampling.BOX
-            if min(grey.shape) >= SIDE
-            else Image.Resampling.BILINEAR,
-        )
+    is_large = min(grey.shape) >= SIDE
+    small = Image.fromarray(grey).resize(
+        (SIDE, SIDE),
+        Image.Resampling.BOX if is_large else Image.Resampling.BILINEAR,
     )
-    low = _COSINES @ small.astype(np.float32) @ _COSINES.T
-    bits = low.ravel() > np.median(low.ravel()[1:])
+    values = np.asarray(small)
+    spectrum = (_COSINES @ values.astype(np.float32) @ _COSINES.T).ravel()
+    bits = spectrum > np.median(spectrum[1:])
     bits[0] = False  # the brightness
-    return np.packbits(bits).view(">u8").astype(np.uint64)[0], small.reshape(
-        THUMB, 2, THUMB, 2
-    ).mean((1, 3)).astype(np.uint8)
+    digest = np.packbits(bits).view(">u8").astype(np.uint64)[0]
+    factor = SIDE // THUMB
+    blocks = values.reshape(THUMB, factor, THUMB, factor)
+    return digest, blocks.mean((1, 3)).astype(np.uint8)
 
 
 _COSINES = np.cos(
-    np.pi / SIDE * (np.arange(SIDE) + 0.5) * np.arange(LOW)[:, None]
+    np.pi / SIDE * (np.arange(SIDE) + 0.5) * np.arange(FREQUENCIES)[:, None]
 ).astype(np.float32)
-"""The lowest rows of the discrete cosine transform II, [LOW, SIDE]."""
+"""The lowest rows of the discrete cosine transform II, [FREQUENCIES, SIDE]."""
 
 
 def groups(hashes: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
-    """Number of each item's group, int64 [N]: the lowest number among those it is
-    linked with, directly or through others.
+    """Return the number of each item's group, int64 [N]: the lowest number among those
+    it is linked with, directly or through others.
 
-    hashes: uint64 [N, K]; thumbs: uint8 [N, K, THUMB, THUMB]: the K pictures of an item
-        (2 for a pair). Items are linked where any of their pictures are
-        near-duplicates.
+    Items are linked where any of their pictures are near-duplicates.
+
+    Args:
+        hashes: uint64 [N, K], for the K pictures of an item (2 for a pair)
+        thumbs: uint8 [N, K, THUMB, THUMB]
     """
-    parent, looks = np.arange(len(hashes)), hashes.shape[1]
-    flat = thumbs.reshape(hashes.size, -1).astype(np.float32)
-    flat -= flat.mean(1, keepdims=True)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    count, pictures = hashes.shape
+    parents = np.arange(count)
+    normalised = _normalised(thumbs.reshape(hashes.size, -1))
     for first, second in neighbours(hashes.ravel()):
-        same = np.einsum("ij,ij->i", flat[first], flat[second]) >= SIMILAR
-        for a, b in zip(
-            (first[same] // looks).tolist(),
-            (second[same] // looks).tolist(),
-            strict=True,
-        ):
-            low, high = sorted((_root(parent, a), _root(parent, b)))
-            parent[high] = low
-    return np.array(
-        [_root(parent, place) for place in range(len(parent))], dtype=np.int64
-    )
+        correlation = np.einsum("ij,ij->i", normalised[first], normalised[second])
+        same = correlation >= SIMILAR
+        items = (first[same] // pictures).tolist()
+        others = (second[same] // pictures).tolist()
+        for item, other in zip(items, others, strict=True):
+            _join(parents, item, other)
+    return np.array([_root(parents, item) for item in range(count)], dtype=np.int64)
 
 
-def _root(parent: np.ndarray, place: int) -> int:
-    while parent[place] != place:
-        parent[place] = parent[parent[place]]
-        place = int(parent[place])
-    return place
+def _normalised(thumbs: np.ndarray) -> np.ndarray:
+    """Thumbnails with mean 0 and norm 1, float32 [pictures, THUMB²]."""
+    centred = thumbs.astype(np.float32)
+    centred -= centred.mean(1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    centred /= np.maximum(norms, SMALLEST_NORM)
+    return centred
 
 
-def neighbours(
-    hashes: np.ndarray, distance: int = DISTANCE
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All pairs (first < second) whose hashes differ in at most `distance` bits, in
-    pieces; a pair may come more than once.
+def _join(parents: np.ndarray, item: int, other: int) -> None:
+    """Put two items into one group (union-find); the lowest number is its root."""
+    low, high = sorted((_root(parents, item), _root(parents, other)))
+    parents[high] = low
+
+
+def _root(parents: np.ndarray, item: int) -> int:
+    while parents[item] != item:
+        parents[item] = parents[parents[item]]
+        item = int(parents[item])
+    return item
+
+
+def neighbours(hashes: np.ndarray, distance: int = DISTANCE) -> list[Pairs]:
+    """Return all pairs (first < second) whose hashes differ in at most `distance` bits,
+    in pieces; a pair may come more than once.
 
     Hashes that differ in d bits are equal in one of d + 1 bands at least, so only those
     that share a band are compared.
     """
-    edges = np.linspace(0, 64, distance + 2).astype(int)
-    found = []
+    edges = np.linspace(0, BITS, distance + 2).astype(int)
+    pieces = list[Pairs]()
     for low, high in itertools.pairwise(edges):
-        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(
-            np.diff(band[order], prepend=np.uint64(1 << 63), append=np.uint64(1 << 63))
-        )
-        for start, stop in itertools.pairwise(starts):
-            members = order[start:stop]
-            rows = max(1, ROWS // len(members))
-            for at in range(0, len(members) - 1, rows):
-                found += _close(hashes, members, at, at + rows, distance)
-    return found
+        mask = np.uint64((1 << int(high - low)) - 1)
+        band = (hashes >> np.uint64(low)) & mask
+        for members in _equal(band):
+            step = max(1, PAIRS // len(members))
+            for start in range(0, len(members) - 1, step):
+                first, second = _close(hashes, members, start, start + step, distance)
+                if len(first):
+                    pieces.append((first, second))
+    return pieces
+
+
+def _equal(band: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of the hashes that are equal in a band, int64 [members], for each of
+    its values.
+    """
+    order = np.argsort(band, kind="stable")
+    changes = np.diff(band[order], prepend=LAST_BAND, append=LAST_BAND)
+    edges = np.flatnonzero(changes)
+    for first, last in itertools.pairwise(edges):
+        yield order[first:last]
 
 
 def _close(
     hashes: np.ndarray, members: np.ndarray, start: int, stop: int, distance: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> Pairs:
     """Pairs of a band's members, each of members[start:stop] with all that follow it."""
-    mine, others = members[start:stop], members[start + 1 :]
-    apart = np.bitwise_count(hashes[mine][:, None] ^ hashes[others][None])
-    row, column = np.nonzero(
-        (apart <= distance) & (np.arange(len(mine))[:, None] <= np.arange(len(others)))
-    )
-    return [(mine[row], others[column])] if len(row) else []
+    firsts = members[start:stop]
+    seconds = members[start + 1 :]
+    differing = np.bitwise_count(hashes[firsts][:, None] ^ hashes[seconds][None])
+    follows = np.arange(len(firsts))[:, None] <= np.arange(len(seconds))
+    row, column = np.nonzero((differing <= distance) & follows)
+    return firsts[row], seconds[column]

@@ -14,17 +14,26 @@ if TYPE_CHECKING:
 Fit = Literal["crop", "pad", "stretch"]
 Shape = tuple[int, int, int]
 """Channels, height, width."""
+Size = tuple[int, int]
+"""Height, width."""
 WIDEST = 2.0
 """Aspect ratio of the outermost buckets."""
 STEP = 8
 """Bucket sides are multiples of this many pixels, so that networks can halve them three times."""
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue (ITU-R BT.601), as Pillow's."""
 
 
 def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarray:
-    """The picture at this size, uint8 [C, height, width], C = 1 where every pixel is grey.
+    """Return the picture at this size, uint8 [C, height, width], C = 1 where every
+    pixel is grey.
 
-    crop cuts off what stands over in the middle of both sides; pad leaves white beside;
-    stretch does as its name says.
+    Args:
+        picture: mode L or RGB
+        height: pixels
+        width: pixels
+        fit: crop cuts off what is beyond the size on both sides of the middle; pad
+            leaves white beside the picture; stretch distorts it
     """
     import numpy as np
     from PIL import Image
@@ -33,80 +42,87 @@ def fitted(picture: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
         if fit == "stretch":
             picture = picture.resize((width, height), Image.Resampling.LANCZOS)
         elif fit == "crop":
-            scale = max(width / picture.width, height / picture.height)
-            across, down = (
-                min(width / scale, picture.width),
-                min(height / scale, picture.height),
-            )  # but for rounding, one of them fits exactly
-            left, top = (picture.width - across) / 2, (picture.height - down) / 2
-            picture = picture.resize(
-                (width, height),
-                Image.Resampling.LANCZOS,
-                (left, top, left + across, top + down),
-            )
+            picture = _cropped(picture, height, width)
         else:
-            left, top, across, down = padded(picture, height, width)
-            inside = picture.resize((across, down), Image.Resampling.LANCZOS)
-            picture = Image.new(picture.mode, (width, height), "white")
-            picture.paste(inside, (left, top))
+            picture = _on_white(picture, height, width)
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         return pixels[None]
-    if (pixels[..., 0] == pixels[..., 1]).all() and (
-        pixels[..., 1] == pixels[..., 2]
-    ).all():
-        return pixels[None, ..., 0]
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    if (red == green).all() and (green == blue).all():
+        return red[None]
     return pixels.transpose(2, 0, 1)
 
 
+def _cropped(picture: Image.Image, height: int, width: int) -> Image.Image:
+    from PIL import Image
+
+    scale = max(width / picture.width, height / picture.height)
+    # But for rounding, one of the two is exactly the picture's.
+    box_width = min(width / scale, picture.width)
+    box_height = min(height / scale, picture.height)
+    left = (picture.width - box_width) / 2
+    top = (picture.height - box_height) / 2
+    box = (left, top, left + box_width, top + box_height)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, box)
+
+
+def _on_white(picture: Image.Image, height: int, width: int) -> Image.Image:
+    from PIL import Image
+
+    left, top, inner_width, inner_height = padded(picture, height, width)
+    size = (inner_width, inner_height)
+    canvas = Image.new(picture.mode, (width, height), "white")
+    canvas.paste(picture.resize(size, Image.Resampling.LANCZOS), (left, top))
+    return canvas
+
+
 def padded(picture: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
-    """Where a picture lies on a canvas of this size that leaves white beside it: left,
-    top, width, height.
+    """Return where a picture lies on a canvas of this size that leaves white beside it:
+    left, top, width, height.
     """
     scale = min(width / picture.width, height / picture.height)
-    across, down = (
-        max(1, round(picture.width * scale)),
-        max(1, round(picture.height * scale)),
-    )
-    return (width - across) // 2, (height - down) // 2, across, down
+    inner_width = max(1, round(picture.width * scale))
+    inner_height = max(1, round(picture.height * scale))
+    left = (width - inner_width) // 2
+    top = (height - inner_height) // 2
+    return left, top, inner_width, inner_height
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 [..., C, H, W] with 1 or 3 channels as `channels`; grey by the luma of
-    ITU-R BT.601, as Pillow's.
-    """
+    """Return uint8 [..., C, H, W] with 1 or 3 channels as [..., channels, H, W]."""
     import numpy as np
 
     if pixels.shape[-3] == channels:
         return pixels
     if channels == 3:
         return np.repeat(pixels, 3, axis=-3)
-    luma = np.tensordot(
-        np.array([0.299, 0.587, 0.114]),
-        pixels.astype(np.float64),
-        axes=(0, pixels.ndim - 3),
-    )
+    channel_axis = pixels.ndim - 3
+    values = pixels.astype(np.float64)
+    luma = np.tensordot(np.array(LUMA), values, axes=(0, channel_axis))
     return np.round(luma).astype(np.uint8)[..., None, :, :]
 
 
-def buckets(size: int, count: int) -> list[tuple[int, int]]:
-    """About `count` sizes (height, width) of about size² pixels, from 1:WIDEST to
-    WIDEST:1; the square is always among them. count >= 2.
+def buckets(side: int, count: int) -> list[Size]:
+    """Return about `count` sizes of about side² pixels, from 1:WIDEST to WIDEST:1; the
+    square is always among them. count >= 2.
     """
-    found = {(size, size)}
-    for place in range(count):
-        turn = 2 * place / (count - 1) - 1
-        short = max(STEP, round(size * WIDEST ** (-abs(turn) / 2) / STEP) * STEP)
-        long = max(STEP, round(size * size / short / STEP) * STEP)
-        found.add((short, long) if turn > 0 else (long, short))
-    return sorted(found, key=lambda sides: sides[1] / sides[0])
+    sizes = {(side, side)}
+    for number in range(count):
+        direction = 2 * number / (count - 1) - 1  # from -1, tall, to 1, wide
+        aspect = WIDEST ** (-abs(direction) / 2)
+        short = max(STEP, round(side * aspect / STEP) * STEP)
+        long = max(STEP, round(side * side / short / STEP) * STEP)
+        sizes.add((short, long) if direction > 0 else (long, short))
+    return sorted(sizes, key=_aspect)
 
 
-def nearest_bucket(
-    height: int, width: int, sizes: list[tuple[int, int]]
-) -> tuple[int, int]:
-    """The size whose aspect ratio is the nearest, by its logarithm."""
-    return min(
-        sizes,
-        key=lambda sides: abs(math.log(sides[1] / sides[0]) - math.log(width / height)),
-    )
+def nearest_bucket(height: int, width: int, sizes: list[Size]) -> Size:
+    """Return the size whose aspect ratio is the nearest, by its logarithm."""
+    aspect = math.log(width / height)
+    return min(sizes, key=lambda size: abs(math.log(_aspect(size)) - aspect))
+
+
+def _aspect(size: Size) -> float:
+    height, width = size
+    return width / height
