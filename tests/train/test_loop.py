@@ -47,7 +47,7 @@ def test_each_phase_moves_its_own_module_only() -> None:
         before = {
             name: value.clone() for name, value in state.objective.named_parameters()
         }
-        with loop.only(state.objective, phase.module):
+        with loop.training_only(state.objective, phase.module):
             loop._step(
                 phase,
                 [Points().batch("train", 0, 16, 0)],

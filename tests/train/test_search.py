@@ -70,7 +70,7 @@ def test_the_first_trial_is_the_recipe_and_conditions_hold(tmp_path: Path) -> No
             for trial in done
         )
         assert {trial.values["kind"] for trial in done} == {"plain", "ranked"}
-        assert "12 trials" in study.ended()
+        assert "12 trials" in study.end_reason()
         found = best(study.trials, "minimize")
         assert found is not None and found.value == min(
             figure(trial.values) for trial in done
@@ -163,7 +163,7 @@ def test_it_ends_when_improvement_has_ceased(tmp_path: Path) -> None:
     with search(tmp_path, rules=Rules(50, "minimize", patience=4)) as study:
         rest = iter([3.0, 1.0, *[2.0] * 50])
         assert len(carried_out(study, lambda _: next(rest))) == 6
-        assert "no improvement" in study.ended()
+        assert "no improvement" in study.end_reason()
 
 
 def test_importance_is_where_the_figure_comes_from(tmp_path: Path) -> None:

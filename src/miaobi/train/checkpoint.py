@@ -5,15 +5,14 @@ JSON, written beside then renamed.
     checkpoints/best          -> the same, of the best validation
 
 Frozen weights are left out: they come from the base again. The data's order is a pure
-    function of the step, so a resumed run goes on exactly as the unbroken one would
-    have.
+function of the step, so a resumed run goes on exactly as the unbroken one would have.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,12 @@ PLAIN = (
 
 
 def state_dict(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, plain values) that determine how the run goes on."""
-    tensors = {
-        f"objective.{name}": value.detach() for name, value in _moving(state).items()
-    }
-    tensors |= {f"average.{name}": value for name, value in state.average.items()}
+    """Return the (tensors, plain values) that determine how the run goes on."""
+    tensors = dict[str, Tensor]()
+    for name, value in _trained(state).items():
+        tensors[f"objective.{name}"] = value.detach()
+    for name, value in state.average.items():
+        tensors[f"average.{name}"] = value
     tensors["random.cpu"] = torch.get_rng_state()
     if state.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(state.device)
@@ -63,32 +63,22 @@ def state_dict(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_state_dict(
     state: State, tensors: dict[str, Tensor], plain: dict[str, Any]
 ) -> None:
-    """Bring `state`, made afresh for the same configuration, to where `state_dict` found it."""
-    own = _under(tensors, "objective.")
-    wrong = _moving(state).keys() ^ own.keys()
-    if wrong:
+    """Bring a new `state` of the same configuration to where `state_dict` was taken.
+
+    Raises ValueError, KeyError or RuntimeError where they do not belong together.
+    """
+    weights = _under(tensors, "objective.")
+    unmatched = _trained(state).keys() ^ weights.keys()
+    if unmatched:
         raise ValueError(
-            f"{len(wrong)} weights are in one and not in the other, such as {min(wrong)}"
+            f"{len(unmatched)} weights are in one and not in the other, such as {min(unmatched)}"
         )
-    state.objective.load_state_dict(own, strict=False)
+    state.objective.load_state_dict(weights, strict=False)
     for name, value in _under(tensors, "average.").items():
         state.average[name].copy_(value)
     for key, optimizer in _optimizers(state):
-        values = dict[int, dict[str, Any]]()
-        parameters = [
-            parameter
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
-        for name, value in {
-            **_under(tensors, f"{key}."),
-            **_under(plain["optimizers"], f"{key}."),
-        }.items():
-            index, _, leaf = name.partition(".")
-            values.setdefault(int(index), {})[leaf] = laid_out(
-                value, parameters[int(index)]
-            )
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+        values = _under(tensors, f"{key}.") | _under(plain["optimizers"], f"{key}.")
+        _load_optimizer(optimizer, values)
     for name in PLAIN:
         setattr(state, name, plain[name])
     torch.set_rng_state(tensors["random.cpu"].cpu())
@@ -96,45 +86,60 @@ def load_state_dict(
         torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), state.device)
 
 
-def laid_out(value: Any, parameter: Tensor) -> Any:
-    """A tensor of the parameter's shape in the order its memory has (channels last or
-    not), on which fused optimisers rely.
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, values: Mapping[str, Any]
+) -> None:
+    """Set an optimiser's state from values by "INDEX.NAME", index of the parameter."""
+    parameters = _parameters(optimizer)
+    states = dict[int, dict[str, Any]]()
+    for key, value in values.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        states.setdefault(int(index), {})[name] = with_layout_of(parameter, value)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def with_layout_of(parameter: Tensor, value: Any) -> Any:
+    """Return a tensor of the parameter's shape with the parameter's memory layout
+    (channels last or not), on which fused optimisers rely; other values as they are.
     """
     if isinstance(value, Tensor) and value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value
 
 
-def _moving(state: State) -> dict[str, Tensor]:
-    """The objective's state by name but for weights that no step moves. Those of an
-    optimiser count although they may not have thawed yet.
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [item for group in optimizer.param_groups for item in group["params"]]
+
+
+def _trained(state: State) -> dict[str, Tensor]:
+    """The objective's state by name, without the weights that no step moves. Those of
+    an optimiser count although they may be frozen for now.
     """
-    moved = {
-        id(item)
-        for _, optimizer in _optimizers(state)
-        for group in optimizer.param_groups
-        for item in group["params"]
-    }
+    optimized = set[int]()
+    for _, optimizer in _optimizers(state):
+        optimized |= {id(item) for item in _parameters(optimizer)}
     return {
         name: value
         for name, value in state.objective.state_dict(keep_vars=True).items()
         if not isinstance(value, nn.Parameter)
         or value.requires_grad
-        or id(value) in moved
+        or id(value) in optimized
     }
 
 
 def _optimizers(state: State) -> Iterator[tuple[str, torch.optim.Optimizer]]:
     """Each optimiser once, under a name that stays the same from run to run."""
-    met = set[int]()
+    seen = set[int]()
     for phase, optimizers in state.optimizers.items():
-        for place, optimizer in enumerate(optimizers):
-            if id(optimizer) not in met:
-                met.add(id(optimizer))
-                yield f"optimizer.{phase}.{place}", optimizer
+        for index, optimizer in enumerate(optimizers):
+            if id(optimizer) not in seen:
+                seen.add(id(optimizer))
+                yield f"optimizer.{phase}.{index}", optimizer
 
 
-def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _under(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The values whose names begin with `prefix`, by the rest of their names."""
     return {
         name.removeprefix(prefix): value
         for name, value in values.items()
@@ -143,7 +148,7 @@ def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def save(state: State, folder: Path, keep: int) -> Path:
-    """Write a checkpoint of the present step under `folder` and drop all but the newest `keep`."""
+    """Write a checkpoint of this step under `folder`; delete all but the newest `keep`."""
     path = write(state, folder / f"step-{state.step:08d}")
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -151,6 +156,7 @@ def save(state: State, folder: Path, keep: int) -> Path:
 
 
 def write(state: State, path: Path) -> Path:
+    """Write a checkpoint to the folder `path`, in place of one that is there."""
     tensors, plain = state_dict(state)
     with write_beside(path) as draft:
         draft.mkdir()
@@ -163,20 +169,20 @@ def write(state: State, path: Path) -> Path:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors stores no two names for one memory: tied weights are written twice."""
-    met, whole = set[int](), dict[str, Tensor]()
+    """Copy tied weights: safetensors stores no two names for one memory."""
+    addresses = set[int]()
+    unshared = dict[str, Tensor]()
     for name, value in tensors.items():
         value = value.detach().contiguous()
-        whole[name] = value.clone() if value.data_ptr() in met else value
-        met.add(value.data_ptr())
-    return whole
+        unshared[name] = value.clone() if value.data_ptr() in addresses else value
+        addresses.add(value.data_ptr())
+    return unshared
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints under `folder`, oldest first."""
-    return sorted(
-        path for path in folder.glob("step-*") if (path / "state.json").exists()
-    )
+    """Return the checkpoints under `folder`, oldest first."""
+    folders = folder.glob("step-*")
+    return sorted(path for path in folders if (path / "state.json").exists())
 
 
 def restore(state: State, path: Path) -> None:

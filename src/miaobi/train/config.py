@@ -1,4 +1,4 @@
-"""The dials of a training run. Lengths of warm-up, decay and averaging are fractions of
+"""The settings of a training run. Lengths of warm-up, decay and averaging are fractions of
 the run, so that a recipe keeps its shape when `max_steps` changes.
 """
 
@@ -26,7 +26,7 @@ class TrainConfig:
     matrix_learning_rate: float = 0.02
     """Peak rate of Muon on the matrices."""
     momentum: float = 0.95
-    """Of SGD and Muon."""
+    """Momentum of SGD and Muon."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW."""
     weight_decay: float = 0.1
@@ -107,8 +107,8 @@ class TrainConfig:
             )
 
     @property
-    def glance(self) -> int:
-        """Batches of a validation along the way."""
+    def batches_along_the_way(self) -> int:
+        """Batches of each validation but the last."""
         return self.validation_batches or max(8, self.every("validate_every", 10) // 5)
 
     def every(self, name: str, parts: int) -> int:

@@ -18,13 +18,18 @@ from torch import Tensor
 
 from miaobi.core.errors import DoesNotFit
 from miaobi.core.language import say
-from miaobi.data.dataset import Dataset
+from miaobi.data.dataset import Batch, Dataset
 from miaobi.train.config import TrainConfig
-from miaobi.train.loop import State, moved, only
+from miaobi.train.loop import State, to_device, training_only
 
 PROBE_ROWS = 2
+"""Rows that memory is measured on."""
 TIMED_STEPS = 2
-TIMING_SECONDS = 4.0  # a slow step is timed on a part of its batch, or once
+TIMING_SECONDS = 4.0
+"""A slower step is timed on a part of its batch, or once."""
+FLOAT_BYTES = 4
+SAFETY = 1.5
+"""On the memory that autograd needs: measured peaks lie above what it keeps."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,17 @@ class Estimate:
     """Parameters that move; the others are frozen."""
 
     def __str__(self) -> str:
-        some = self.trained < self.parameters
+        size = f"{self.parameters / 1e6:.2f} M"
+        part = f"{self.trained / 1e6:.2f} M"
+        frozen = self.trained < self.parameters
+        some = say(f", {part} of them trained", f"，其中训练 {part}") if frozen else ""
+        duration = format_duration(self.seconds)
+        memory = f"{self.memory / 1e9:.1f} GB"
+        free = f"{self.free_memory / 1e9:.1f} GB"
+        disk = f"{self.disk / 1e6:.0f} MB"
         return say(
-            f"{self.parameters / 1e6:.2f} M "
-            f"parameters{f', {self.trained / 1e6:.2f} M of them trained' if some else ''}. Expected: {format_duration(self.seconds)}, {self.memory / 1e9:.1f} GB of memory"
-            f" ({self.free_memory / 1e9:.1f} GB free), {self.disk / 1e6:.0f} MB of disk.",
-            f"{self.parameters / 1e6:.2f} M 个参"
-            f"数{f'，其中训练 {self.trained / 1e6:.2f} M' if some else ''}。"
-            f"预计需要 {format_duration(self.seconds)}，内存 {self.memory / 1e9:.1f} GB"
-            f"（可用 {self.free_memory / 1e9:.1f} GB），磁盘 {self.disk / 1e6:.0f} MB。",
+            f"{size} parameters{some}. Expected: {duration}, {memory} of memory ({free} free), {disk} of disk.",
+            f"{size} 个参数{some}。预计需要 {duration}，内存 {memory}（可用 {free}），磁盘 {disk}。",
         )
 
 
@@ -64,92 +71,123 @@ def format_duration(seconds: float) -> str:
 
 
 def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
-    """Measure a few steps without taking them. Raises DoesNotFit before the first one
-    when memory will not suffice.
+    """Measure a few steps without taking them.
 
-    Memory: what autograd keeps for two rows, scaled to the batch, plus weights,
-        gradients and optimiser state, plus what the process holds already. The full
-        batch is only tried when that fits.
+    Memory is what autograd keeps for two rows, scaled to the batch, plus weights,
+    gradients and optimiser state, plus what the process holds already. The full batch
+    is only tried when that fits.
+
+    Args:
+        state: left as it is.
+        dataset: rows of its training split are used.
+        run: the folder that the run writes to, or one above it.
+
+    Raises DoesNotFit before the first step when memory will not suffice.
     """
-    config = state.config
     with preserved(state):
-        per_row = _kept_for_backward(state, dataset) / _probe_rows(config)
-        parameters = sum(item.numel() for item in state.objective.parameters())
-        trained = sum(
-            item.numel() for item in state.objective.parameters() if item.requires_grad
-        )
-        weights = (
-            4 * trained * (5 if config.ema else 4)
-        )  # weights, gradient, two moments, average; frozen weights are in rss already
-        memory = int(
-            psutil.Process().memory_info().rss
-            + weights
-            + 1.5 * per_row * config.batch_size
-        )
-        free = _free_memory(state)
-        # Checkpoints and the best: weights and two moments. The bundle, and the same in
-        # the store.
-        disk = 4 * (
-            trained * 3 * (config.keep + 1)
-            + 2 * (trained if state.objective.adapter else parameters)
-        )
-        known = Estimate(0.0, memory, disk, parameters, free, _free_disk(run), trained)
-        check_memory(known, per_row, config.batch_size)
+        row_bytes = _bytes_kept_for_backward(state, dataset) / _probe_rows(state.config)
+        sizes = _sizes(state, row_bytes, run)
+        check_memory(sizes, row_bytes, state.config.batch_size)
         step = seconds_per_step(state, dataset)
-    left = config.max_steps - state.step
-    glances = config.glance * left / config.every("validate_every", 10)
-    # A forward pass is a third of a step, and half of one that works out no gradients
-    # of weights.
-    seconds = step * left + glances * step / config.accumulation / (
-        2 if trained < parameters / 2 else 3
+    return replace(sizes, seconds=_seconds_left(state, step, sizes))
+
+
+def _sizes(state: State, row_bytes: float, run: Path) -> Estimate:
+    """The estimate without its time."""
+    config = state.config
+    parameters = list(state.objective.parameters())
+    total = sum(item.numel() for item in parameters)
+    trained = sum(item.numel() for item in parameters if item.requires_grad)
+    # Weights, gradient, two moments, and the average. Frozen weights are in the
+    # process's memory already.
+    copies = 5 if config.ema else 4
+    memory = (
+        psutil.Process().memory_info().rss
+        + FLOAT_BYTES * trained * copies
+        + SAFETY * row_bytes * config.batch_size
     )
-    return replace(known, seconds=seconds)
+    # Checkpoints and the best one: weights and two moments. The bundle is written to
+    # the run and to the store.
+    checkpoints = trained * 3 * (config.keep + 1)
+    bundles = 2 * (trained if state.objective.adapter else total)
+    return Estimate(
+        seconds=0.0,
+        memory=int(memory),
+        disk=FLOAT_BYTES * (checkpoints + bundles),
+        parameters=total,
+        free_memory=_free_memory(state),
+        free_disk=_free_disk(run),
+        trained=trained,
+    )
 
 
-def check_memory(known: Estimate, per_row: float, batch_size: int) -> None:
-    room = psutil.Process().memory_info().rss + known.free_memory
-    if known.memory <= room:
+def _seconds_left(state: State, step: float, sizes: Estimate) -> float:
+    """Seconds of all steps that remain, at `step` seconds each, and of their validations."""
+    config = state.config
+    steps = config.max_steps - state.step
+    validations = steps / config.every("validate_every", 10)
+    batches = config.batches_along_the_way * validations
+    # A forward pass is a third of a step, and half of one that computes no gradients
+    # of weights.
+    mostly_frozen = sizes.trained < sizes.parameters / 2
+    share = 2 if mostly_frozen else 3
+    return step * steps + batches * step / config.accumulation / share
+
+
+def check_memory(sizes: Estimate, row_bytes: float, batch_size: int) -> None:
+    """Raise DoesNotFit when memory will not suffice.
+
+    Args:
+        sizes: what is needed and what is free.
+        row_bytes: what autograd keeps for one row of a batch.
+        batch_size: rows of the batch.
+    """
+    available = psutil.Process().memory_info().rss + sizes.free_memory
+    if sizes.memory <= available:
         return
-    fitting = int(batch_size - (known.memory - room) / (1.5 * per_row + 1))
-    remedy = (
-        say(
+    excess = sizes.memory - available
+    fitting = int(batch_size - excess / (SAFETY * row_bytes + 1))
+    if fitting >= 1:
+        remedy = say(
             f"Take --train.batch_size {fitting} and raise --train.accumulation to keep the batch as it is.",
             f"请使用 --train.batch_size {fitting}，并调大 --train.accumulation 以保持总批量。",
         )
-        if fitting >= 1
-        else say(
+    else:
+        remedy = say(
             "Take a smaller model (--model.*) or a shorter --data.context_length.",
             "请使用更小的模型（--model.*）或更短的 --data.context_length。",
         )
-    )
     raise DoesNotFit(
         say(
-            f"This run needs about {known.memory / 1e9:.1f} GB of memory; {room / 1e9:.1f} GB can be had.",
-            f"训练约需 {known.memory / 1e9:.1f} GB 内存，可用 {room / 1e9:.1f} GB。",
+            f"This run needs about {sizes.memory / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB can be had.",
+            f"训练约需 {sizes.memory / 1e9:.1f} GB 内存，可用 {available / 1e9:.1f} GB。",
         ),
         remedy,
     )
 
 
-def check_limits(known: Estimate, max_minutes: float | None, max_steps: int) -> None:
-    """Raise DoesNotFit when disk or the time that was allowed will not suffice."""
-    if known.disk > known.free_disk:
+def check_limits(estimate: Estimate, max_minutes: float | None, max_steps: int) -> None:
+    """Raise DoesNotFit when the disk, or the minutes allowed, will not suffice."""
+    if estimate.disk > estimate.free_disk:
+        needed = f"{estimate.disk / 1e6:,.0f} MB"
+        free = f"{estimate.free_disk / 1e6:,.0f} MB"
         raise DoesNotFit(
             say(
-                f"The run writes about {known.disk / 1e6:,.0f} MB; {known.free_disk / 1e6:,.0f} MB of disk are free.",
-                f"训练约需写入 {known.disk / 1e6:,.0f} MB，磁盘剩余 {known.free_disk / 1e6:,.0f} MB。",
+                f"The run writes about {needed}; {free} of disk are free.",
+                f"训练约需写入 {needed}，磁盘剩余 {free}。",
             ),
             say(
-                "Free some space, lower --train.keep, or choose another place with --runs.",
+                "Free some space, lower --train.keep, or choose another folder with --runs.",
                 "请清理空间、调小 --train.keep，或用 --runs 换一个位置。",
             ),
         )
-    if max_minutes is not None and known.seconds > 60 * max_minutes:
-        fitting = int(max_steps * 60 * max_minutes / known.seconds)
+    if max_minutes is not None and estimate.seconds > 60 * max_minutes:
+        fitting = int(max_steps * 60 * max_minutes / estimate.seconds)
+        duration = format_duration(estimate.seconds)
         raise DoesNotFit(
             say(
-                f"The run would take {format_duration(known.seconds)}; train.max_minutes allows {max_minutes:g} min.",
-                f"训练预计需要 {format_duration(known.seconds)}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。",
+                f"The run would take {duration}; train.max_minutes allows {max_minutes:g} min.",
+                f"训练预计需要 {duration}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。",
             ),
             say(
                 f"--train.max_steps {fitting} would fit, or allow more time.",
@@ -160,14 +198,14 @@ def check_limits(known: Estimate, max_minutes: float | None, max_steps: int) -> 
 
 @contextmanager
 def preserved(state: State) -> Iterator[None]:
-    """Put weights, buffers, gradients and random state back afterwards. Frozen weights
-    are not copied: nothing moves them.
+    """Within: anything may be tried; afterwards weights, buffers, gradients and random
+    state are as before. Frozen weights are not copied: nothing moves them.
     """
-    kept = set(state.objective.state_dict())
-    tensors = [
-        *(item for item in state.objective.parameters() if item.requires_grad),
-        *(item for name, item in state.objective.named_buffers() if name in kept),
-    ]
+    objective = state.objective
+    saved = set(objective.state_dict())
+    trained = [item for item in objective.parameters() if item.requires_grad]
+    buffers = [item for name, item in objective.named_buffers() if name in saved]
+    tensors = [*trained, *buffers]
     copies = [tensor.detach().clone() for tensor in tensors]
     try:
         with torch.random.fork_rng():
@@ -176,38 +214,39 @@ def preserved(state: State) -> Iterator[None]:
         with torch.no_grad():
             for tensor, before in zip(tensors, copies):
                 tensor.copy_(before)
-        state.objective.zero_grad(set_to_none=True)
+        objective.zero_grad(set_to_none=True)
 
 
-def _kept_for_backward(state: State, dataset: Dataset) -> int:
+def _bytes_kept_for_backward(state: State, dataset: Dataset) -> int:
     """Bytes that autograd keeps for a batch of a few rows, in the phase that keeps most."""
-    kept, largest = dict[int, int](), 0
+    objective = state.objective
+    sizes = dict[int, int]()  # of each storage, by its address
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.no_grad():
-        batch = state.objective.prepare(
-            moved(dataset.batch("train", 0, _probe_rows(state.config), 0), state.device)
-        )
-    weights = {
-        parameter.untyped_storage().data_ptr()
-        for parameter in state.objective.parameters()
-    }
-    for phase in state.objective.phases():
-        kept.clear()
+    batch = _prepared(state, dataset, _probe_rows(state.config))
+    weights = {item.untyped_storage().data_ptr() for item in objective.parameters()}
+    largest = 0
+    for phase in objective.phases():
+        sizes.clear()
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            only(state.objective, phase.module),
+            training_only(objective, phase.module),
         ):
             phase.loss(batch)
-        largest = max(
-            largest,
-            sum(size for pointer, size in kept.items() if pointer not in weights),
-        )
+        activations = (size for key, size in sizes.items() if key not in weights)
+        largest = max(largest, sum(activations))
     return largest
+
+
+@torch.no_grad()
+def _prepared(state: State, dataset: Dataset, rows: int) -> Batch:
+    """The first rows of the training data as the phases get them."""
+    batch = to_device(dataset.batch("train", 0, rows, 0), state.device)
+    return state.objective.prepare(batch)
 
 
 def _probe_rows(config: TrainConfig) -> int:
@@ -215,49 +254,54 @@ def _probe_rows(config: TrainConfig) -> int:
 
 
 def seconds_per_step(state: State, dataset: Dataset) -> float:
-    """Of every phase, forward and backward, and of the optimisers' step. A few rows
-    warm up; the batch is timed whole where that is quick, otherwise as much of it as
-    TIMING_SECONDS hold.
+    """Seconds of every phase, forward and backward, and of the optimisers' step.
+
+    A few rows warm up. The batch is timed whole where that is quick, otherwise as much
+    of it as fits into TIMING_SECONDS.
     """
-    config, rows = state.config, _probe_rows(state.config)
-    taken = _timed(state, dataset, rows)
-    if taken < TIMING_SECONDS:
-        rows = min(config.batch_size, max(rows, int(rows * TIMING_SECONDS / taken)))
-        began, best = time.perf_counter(), float("inf")
-        for _ in range(TIMED_STEPS):
-            best = min(best, _timed(state, dataset, rows))
-            if time.perf_counter() - began > TIMING_SECONDS / 2:
-                break
-        taken = best
-    return (
-        taken / rows * config.batch_size * config.accumulation
-        + _seconds_of_optimizers(state)
-    )
+    config = state.config
+    rows = _probe_rows(config)
+    seconds = _time_phases(state, dataset, rows)
+    if seconds < TIMING_SECONDS:
+        affordable = int(rows * TIMING_SECONDS / seconds)
+        rows = min(config.batch_size, max(rows, affordable))
+        seconds = _fastest_pass(state, dataset, rows)
+    microbatch = seconds / rows * config.batch_size
+    return microbatch * config.accumulation + _time_optimizers(state)
 
 
-def _timed(state: State, dataset: Dataset, rows: int) -> float:
+def _fastest_pass(state: State, dataset: Dataset, rows: int) -> float:
+    """Seconds of the fastest of TIMED_STEPS passes; one where that takes long."""
+    began = time.perf_counter()
+    best = float("inf")
+    for _ in range(TIMED_STEPS):
+        best = min(best, _time_phases(state, dataset, rows))
+        if time.perf_counter() - began > TIMING_SECONDS / 2:
+            break
+    return best
+
+
+def _time_phases(state: State, dataset: Dataset, rows: int) -> float:
     """Seconds of one forward and backward pass of all phases, each by its share of the steps."""
-    with torch.no_grad():
-        batch = state.objective.prepare(
-            moved(dataset.batch("train", 0, rows, 0), state.device)
-        )
-    taken = 0.0
+    batch = _prepared(state, dataset, rows)
+    seconds = 0.0
     for phase in state.objective.phases():
         began = time.perf_counter()
-        with only(state.objective, phase.module):
-            phase.loss(batch).total.backward()
+        with training_only(state.objective, phase.module):
+            torch.autograd.backward(phase.loss(batch).total)
         if state.device.type == "cuda":
             torch.cuda.synchronize(state.device)
-        taken += (time.perf_counter() - began) / phase.every * (1 - phase.begins)
-    return taken
+        share = (1 - phase.begins) / phase.every
+        seconds += (time.perf_counter() - began) * share
+    return seconds
 
 
-def _seconds_of_optimizers(state: State) -> float:
-    """Of one step of them all. A resumed run's are left alone: they hold what it has learned."""
+def _time_optimizers(state: State) -> float:
+    """Seconds of one step of all optimisers; 0 for a resumed run, whose state must stay."""
     optimizers = {
         id(optimizer): optimizer
-        for found in state.optimizers.values()
-        for optimizer in found
+        for of_phase in state.optimizers.values()
+        for optimizer in of_phase
     }.values()
     if any(optimizer.state for optimizer in optimizers):
         return 0.0

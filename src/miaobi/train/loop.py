@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -29,14 +29,15 @@ from miaobi.train.optimizers import optimizers_for
 from miaobi.train.schedules import multiplier
 
 Hook = tuple[int, Callable[["State"], None]]
-EMA_EVERY = (
-    8  # steps between updates of the averaged weights: each costs a pass over them
-)
+EMA_EVERY = 8
+"""Steps between updates of the averaged weights: each costs a pass over them."""
+LISTED_EXAMPLES = 8
+"""Examples of a bad batch that an error lists."""
 
 
 @dataclass
 class State:
-    """Everything a run can be continued from (see train/checkpoint.py), and what the hooks read."""
+    """What a run continues from (see train/checkpoint.py), and what the hooks read."""
 
     objective: Objective
     config: TrainConfig
@@ -61,15 +62,14 @@ class State:
 
     @property
     def train(self) -> dict[str, float]:
-        """Figures of the last step, by name; "phase/loss" where there are several phases."""
-        figures = dict[str, float]()
-        for name, loss in self.last.items():
-            prefix = f"{name}/" if len(self.optimizers) > 1 else ""
-            figures |= {
-                f"{prefix}{key}": value.item() / max(loss.count, 1)
-                for key, value in {"loss": loss.total, **loss.metrics}.items()
-            }
-        return figures
+        """Metrics of the last step, by name; "phase/loss" where there are several phases."""
+        metrics = dict[str, float]()
+        for phase, loss in self.last.items():
+            prefix = f"{phase}/" if len(self.optimizers) > 1 else ""
+            sums = {"loss": loss.total, **loss.metrics}
+            for name, value in sums.items():
+                metrics[f"{prefix}{name}"] = value.item() / max(loss.count, 1)
+        return metrics
 
     @property
     def device(self) -> torch.device:
@@ -93,34 +93,36 @@ def start(objective: Objective, config: TrainConfig) -> State:
         optimizers[phase.name] = (
             optimizers[owner] if owner in optimizers else optimizers_for(phase, config)
         )
-    average = (
-        {
-            name: parameter.detach().clone()
-            for name, parameter in objective.named_parameters()
-            if parameter.requires_grad
-        }
-        if config.ema
-        else {}
-    )
+    average = dict[str, Tensor]()
+    if config.ema:
+        for name, parameter in objective.named_parameters():
+            if parameter.requires_grad:
+                average[name] = parameter.detach().clone()
     return State(objective, config, optimizers, average)
 
 
 def train_step(state: State, batches: Sequence[Batch]) -> None:
-    """One step of every phase that is due, on this process's microbatches. Raises
-    NotFinite, with the weights as they were, where a loss or a gradient is no number.
+    """Take one step of every phase that is due, on this process's microbatches.
+
+    Raises NotFinite, with the weights as they were, where a loss or a gradient is no number.
     """
     objective, config = state.objective, state.config
     objective.progress = state.step / config.max_steps
     objective.before_step()
     with torch.no_grad():
-        batches = [objective.prepare(moved(batch, state.device)) for batch in batches]
+        batches = [
+            objective.prepare(to_device(batch, state.device)) for batch in batches
+        ]
     rate = multiplier(config, state.step)
-    for place, phase in enumerate(objective.phases()):
-        if state.step % phase.every == 0 and objective.progress >= phase.begins:
-            with only(objective, phase.module):
-                loss = _step(phase, batches, state.optimizers[phase.name], config, rate)
-            state.last[phase.name] = loss
-            state.seen += loss.count if place == 0 else 0
+    for index, phase in enumerate(objective.phases()):
+        due = state.step % phase.every == 0 and objective.progress >= phase.begins
+        if not due:
+            continue
+        with training_only(objective, phase.module):
+            loss = _step(phase, batches, state.optimizers[phase.name], config, rate)
+        state.last[phase.name] = loss
+        if index == 0:
+            state.seen += loss.count
     state.step += 1
     objective.after_step(state.step, config.max_steps)
     if state.average and state.step % EMA_EVERY == 0:
@@ -134,31 +136,25 @@ def _step(
     config: TrainConfig,
     rate: float,
 ) -> Loss:
-    """Gradients summed over microbatches and processes, divided by the global count,
-    clipped; one optimiser step.
+    """Take one optimiser step of a phase.
+
+    Gradients are summed over microbatches and processes, divided by the global count
+    and clipped. `rate` multiplies the optimisers' peak rates.
     """
-    parameters = [
-        parameter for parameter in phase.module.parameters() if parameter.requires_grad
-    ]
+    parameters = [item for item in phase.module.parameters() if item.requires_grad]
+    device = parameters[0].device.type
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    losses = [
-        _backward(phase, batch, config, parameters[0].device.type) for batch in batches
-    ]
+    losses = [_backward(phase, batch, config, device) for batch in batches]
     processes.sum_gradients(parameters)
     loss = processes.sum_losses(losses)
-    norm = scale_and_clip(parameters, 1 / max(loss.count, 1), config.clip)
+    count = max(loss.count, 1)
+    norm = scale_and_clip(parameters, 1 / count, config.clip)
     if not (torch.isfinite(loss.total) and math.isfinite(norm)):
-        raise NotFinite(
-            phase.name,
-            loss.total.item() / max(loss.count, 1),
-            norm,
-            [
-                place
-                for place, found in enumerate(losses)
-                if not torch.isfinite(found.total)
-            ],
-        )
+        microbatches = [
+            index for index, item in enumerate(losses) if not torch.isfinite(item.total)
+        ]
+        raise NotFinite(phase.name, loss.total.item() / count, norm, microbatches)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
@@ -167,31 +163,25 @@ def _step(
 
 
 def _backward(phase: Phase, batch: Batch, config: TrainConfig, device: str) -> Loss:
-    with (
-        torch.autocast(device, torch.bfloat16)
-        if config.precision == "bfloat16"
-        else nullcontext()
-    ):
+    """Add the gradients of one microbatch; return its loss, detached."""
+    precision: AbstractContextManager[object] = nullcontext()
+    if config.precision == "bfloat16":
+        precision = torch.autocast(device, torch.bfloat16)
+    with precision:
         loss = phase.loss(batch)
-    loss.total.backward()
-    return Loss(
-        loss.total.detach(),
-        loss.count,
-        {name: value.detach() for name, value in loss.metrics.items()},
-    )
+    torch.autograd.backward(loss.total)
+    metrics = {name: value.detach() for name, value in loss.metrics.items()}
+    return Loss(loss.total.detach(), loss.count, metrics)
 
 
 @contextmanager
-def only(objective: Objective, module: nn.Module) -> Iterator[None]:
-    """Within: gradients reach the parameters of `module` alone, though they flow
-    through all of the objective.
+def training_only(objective: Objective, module: nn.Module) -> Iterator[None]:
+    """Within: only the parameters of `module` get gradients, though these flow through
+    all of the objective.
     """
     own = {id(parameter) for parameter in module.parameters()}
-    others = [
-        item
-        for item in objective.parameters()
-        if item.requires_grad and id(item) not in own
-    ]
+    trainable = [item for item in objective.parameters() if item.requires_grad]
+    others = [item for item in trainable if id(item) not in own]
     try:
         for parameter in others:
             parameter.requires_grad_(False)
@@ -202,112 +192,107 @@ def only(objective: Objective, module: nn.Module) -> Iterator[None]:
 
 
 def scale_and_clip(parameters: Sequence[Tensor], scale: float, limit: float) -> float:
-    """Multiply the gradients by `scale`, and further so that their joint norm is at
-    most `limit` (0: no limit).
+    """Multiply the gradients by `scale`, then clip their joint norm to `limit`.
+
+    Args:
+        parameters: those without a gradient are passed over.
+        scale: 1 / the number of terms in the loss.
+        limit: the largest norm; 0 for no limit.
 
     Returns the norm before clipping; 0 where there is no gradient.
     """
-    gradients = [
-        parameter.grad for parameter in parameters if parameter.grad is not None
-    ]
+    gradients = [item.grad for item in parameters if item.grad is not None]
     if not gradients:
         return 0.0
     norm = torch.nn.utils.get_total_norm(gradients) * scale
     factor = torch.tensor(scale, device=gradients[0].device)
-    torch._foreach_mul_(
-        gradients, factor * (limit / (norm + 1e-6)).clamp(max=1) if limit else factor
-    )
+    if limit:
+        factor = factor * (limit / (norm + 1e-6)).clamp(max=1)
+    torch._foreach_mul_(gradients, factor)
     return norm.item()
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
-    return (
-        batch
-        if device.type == "cpu"
-        else {
-            name: value.to(device, non_blocking=True) for name, value in batch.items()
-        }
-    )
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def _update_average(state: State) -> None:
     """average += (1 - d)(weights - average), d such that a weight's share halves in
     `ema` of the run.
     """
-    keep = 0.5 ** (EMA_EVERY / (state.config.ema * state.config.max_steps))
-    named = dict(state.objective.named_parameters())
+    decay = 0.5 ** (EMA_EVERY / (state.config.ema * state.config.max_steps))
+    parameters = dict(state.objective.named_parameters())
+    weights: list[Tensor] = [parameters[name] for name in state.average]
     with torch.no_grad():
-        torch._foreach_lerp_(
-            list(state.average.values()),
-            [named[name] for name in state.average],
-            1 - keep,
-        )
+        torch._foreach_lerp_(list(state.average.values()), weights, 1 - decay)
 
 
 @contextmanager
 def averaged(state: State) -> Iterator[None]:
-    """Within: the objective is as it will be asked, at rest (no dropout) and with its
-    averaged weights, where the run keeps them.
+    """Within: the objective is as it will be used, in evaluation mode and with its
+    averaged weights, where the run has them.
     """
     training = state.objective.training
     state.objective.eval()
-    named = {
+    parameters = {
         name: parameter
         for name, parameter in state.objective.named_parameters()
         if name in state.average
     }
-    own = {name: parameter.detach().clone() for name, parameter in named.items()}
+    own = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     try:
         with torch.no_grad():
-            for name, parameter in named.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(state.average[name])
         yield
     finally:
         with torch.no_grad():
-            for name, parameter in named.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(own[name])
         state.objective.train(training)
 
 
 @torch.no_grad()
 def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
-    """Mean validation loss over `batches` batches (0: the whole set), with the averaged
-    weights where there are any.
+    """Return the mean validation loss, with the averaged weights where there are any.
 
     Randomness inside the loss (noise, times) is drawn from a fixed seed, so that
     validations can be compared, and the run's own random state is left as it was.
+
+    Args:
+        state: the objective, its device and its averaged weights.
+        dataset: its validation split is used.
+        batches: how many of its batches; 0 for all.
     """
-    objective, losses = state.objective, list[Loss]()
+    objective = state.objective
+    losses = list[Loss]()
     with averaged(state), torch.random.fork_rng():
         torch.manual_seed(0)
-        for place, batch in enumerate(
-            dataset.batches("validation", state.config.batch_size)
-        ):
-            if batches and place >= batches:
+        every = dataset.batches("validation", state.config.batch_size)
+        for index, batch in enumerate(every):
+            if batches and index >= batches:
                 break
-            if place % processes.world_size() == processes.rank():
-                losses.append(
-                    objective.validate(objective.prepare(moved(batch, state.device)))
-                )
+            if index % processes.world_size() == processes.rank():
+                batch = objective.prepare(to_device(batch, state.device))
+                losses.append(objective.validate(batch))
     loss = processes.sum_losses(losses)
     return loss.total.item() / max(loss.count, 1)
 
 
 def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
-    """Steps until max_steps, until a hook sets `state.finished`, or until Ctrl-C or
-    SIGTERM (then Interrupted is raised, between two steps, so that what is in `state`
-    is whole).
+    """Take steps until max_steps, until a hook sets `state.finished`, or until a signal.
+
+    Ctrl-C or SIGTERM raises Interrupted between two steps, so that what is in `state`
+    is whole.
     """
     config = state.config
     state.objective.train()
     with stop_signals() as stopped:
         while state.step < config.max_steps and not state.finished:
             began = time.perf_counter()
-            indices = [
-                (state.step * config.accumulation + micro) * processes.world_size()
-                + processes.rank()
-                for micro in range(config.accumulation)
-            ]
+            indices = _batch_indices(state)
             batches = [
                 dataset.batch("train", index, config.batch_size, config.seed)
                 for index in indices
@@ -315,7 +300,7 @@ def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
             try:
                 train_step(state, batches)
             except NotFinite as error:
-                raise _explained(error, state, dataset, indices) from None
+                raise _explain(error, state, dataset, indices) from None
             state.seconds += time.perf_counter() - began
             for interval, hook in hooks:
                 if state.step % interval == 0 or state.step == config.max_steps:
@@ -324,68 +309,62 @@ def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
                 raise Interrupted
 
 
+def _batch_indices(state: State) -> list[int]:
+    """The numbers of this process's microbatches of the coming step."""
+    first = state.step * state.config.accumulation
+    return [
+        (first + micro) * processes.world_size() + processes.rank()
+        for micro in range(state.config.accumulation)
+    ]
+
+
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop and did so between two steps."""
 
 
 class NotFinite(ArithmeticError):
-    """A loss or a gradient overflowed or is no number; no optimiser has moved for it."""
+    """A loss or a gradient overflowed or is no number; no optimiser has moved for it.
+
+    Args:
+        phase: the phase's name.
+        loss: the mean loss.
+        norm: the gradient's norm.
+        microbatches: those of this process whose loss is not finite; none where the
+            gradient overflowed, or in another process.
+    """
 
     def __init__(
         self, phase: str, loss: float, norm: float, microbatches: Sequence[int]
     ) -> None:
         super().__init__(f"{phase}: loss {loss}, gradient norm {norm}")
-        self.phase, self.loss, self.norm, self.microbatches = (
-            phase,
-            loss,
-            norm,
-            microbatches,
-        )
-        """microbatches: those of this process whose loss is to blame; none where the
-        gradient overflowed, or in another process.
-        """
+        self.phase = phase
+        self.loss = loss
+        self.norm = norm
+        self.microbatches = microbatches
 
 
-NAMED = 8  # examples of a bad batch that an error lists
-
-
-def _explained(
+def _explain(
     error: NotFinite, state: State, dataset: Dataset, indices: Sequence[int]
 ) -> BadInput:
-    """What a person is told: the step, the figure, the examples where the data can
-    tell, and what to do.
+    """The error for the user: the step, the value, the examples where the data records
+    their locations, and the remedy.
     """
-    finite = math.isfinite(error.loss)
-    figure = (
-        say(f"the gradient's norm became {error.norm}", f"梯度范数变成了 {error.norm}")
-        if finite
-        else say(f"the loss became {error.loss}", f"损失变成了 {error.loss}")
-    )
-    blamed = [indices[place] for place in error.microbatches] or indices
-    locations = (
-        [
-            location
-            for index in blamed
-            for location in dataset.locations(
-                "train", index, state.config.batch_size, state.config.seed
-            )
-        ]
-        if isinstance(dataset, Located)
-        else []
-    )
-    listed = ", ".join(locations[:NAMED]) + (" ..." if len(locations) > NAMED else "")
-    named = say(
-        f" Its examples: {listed}." if locations else "",
-        f" 该批样本：{listed}。" if locations else "",
-    )
+    if math.isfinite(error.loss):
+        problem = say(
+            f"the gradient's norm became {error.norm}", f"梯度范数变成了 {error.norm}"
+        )
+    else:
+        problem = say(f"the loss became {error.loss}", f"损失变成了 {error.loss}")
+    batches = [indices[index] for index in error.microbatches] or list(indices)
+    english = ", ".join(map(str, batches))
+    chinese = "、".join(map(str, batches))
+    examples = _list_examples(state, dataset, batches)
     return BadInput(
         say(
-            f"Step {state.step + 1} ({error.phase}, batch "
-            f"{', '.join(map(str, blamed))}): {figure}.{named} Nothing of this "
-            "step was kept.",
-            f"第 {state.step + 1} 步（{error.phase}，第 "
-            f"{'、'.join(map(str, blamed))} 批）：{figure}。"
-            f"{named}该步未保留任何内容。",
+            f"Step {state.step + 1} ({error.phase}, batch {english}): {problem}."
+            f"{examples} Nothing of this step was kept.",
+            f"第 {state.step + 1} 步（{error.phase}，第 {chinese} 批）：{problem}。"
+            f"{examples}该步未保留任何内容。",
         ),
         say(
             "Look at these examples; otherwise lower train.learning_rate, or "
@@ -395,38 +374,56 @@ def _explained(
     )
 
 
+def _list_examples(state: State, dataset: Dataset, batches: Sequence[int]) -> str:
+    """A sentence with the locations of these batches' examples; empty where the data
+    records none.
+    """
+    if not isinstance(dataset, Located):
+        return ""
+    size, seed = state.config.batch_size, state.config.seed
+    locations = list[str]()
+    for index in batches:
+        locations += dataset.locations("train", index, size, seed)
+    if not locations:
+        return ""
+    listed = ", ".join(locations[:LISTED_EXAMPLES])
+    if len(locations) > LISTED_EXAMPLES:
+        listed += " ..."
+    return say(f" Its examples: {listed}.", f" 该批样本：{listed}。")
+
+
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
     """The first Ctrl-C or SIGTERM sets the event; the second Ctrl-C raises
     KeyboardInterrupt at once.
     """
-    asked = threading.Event()
+    stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stopped  # only the main thread handles signals
         return
 
     def handle(number: int, frame: object) -> None:
-        if asked.is_set():
+        if stopped.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stopped.set()
 
-    before = {
+    handlers = {
         number: signal.signal(number, handle)
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield asked
+        yield stopped
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def check_finite(state: State) -> None:
-    """A hook. Raises BadInput when a figure beside the loss is no longer a number (the
-    loss itself is looked at in every step).
+    """Raise BadInput when a metric is not finite. The losses themselves are checked in
+    every step.
     """
     for name, value in state.train.items():
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise BadInput(
                 say(
                     f"{name} became {value} at step {state.step}.",

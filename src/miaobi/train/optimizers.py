@@ -1,4 +1,4 @@
-"""Optimisers for a phase: which parameters go to which, with how much decay and at what pace."""
+"""Optimisers for a phase: which parameters go to which, with their weight decay and rate."""
 
 from __future__ import annotations
 
@@ -15,64 +15,84 @@ from miaobi.train.muon import Muon
 
 
 def optimizers_for(phase: Phase, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of a phase's module; every group has `initial_lr`, which the
-    schedule multiplies. Frozen parameters are in none.
+    """Return the optimisers of a phase's module; frozen parameters are in none.
 
-    Weight decay is for matrices inside the model, not for embeddings, gains and biases.
-    Muon takes those same matrices but leaves the output layer to AdamW (Jordan et al.
-    2024, https://kellerjordan.github.io/posts/muon/).
+    Every group has `initial_lr`, which the schedule multiplies. Weight decay is for
+    matrices inside the model, not for embeddings, gains and biases. Muon takes those
+    same matrices but leaves the output layer to AdamW (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/).
     """
     inner, outer, rest = split(phase.module)
-    rates = {
+    multipliers = {
         id(parameter): phase.rates.get(name, 1.0)
         for name, parameter in phase.module.named_parameters()
     }
     rate = config.learning_rate * phase.learning_rate
+    decay = config.weight_decay
+    optimizers = list[torch.optim.Optimizer]()
     if config.optimizer == "muon":
-        muon = (
-            Muon(
-                _groups(
-                    [(inner, config.weight_decay)],
-                    config.matrix_learning_rate * phase.learning_rate,
-                    rates,
-                ),  # type: ignore[arg-type]
-                lr=config.matrix_learning_rate,
-                momentum=config.momentum,
+        if inner:
+            matrix_rate = config.matrix_learning_rate * phase.learning_rate
+            optimizers.append(
+                Muon(
+                    _groups([(inner, decay)], matrix_rate, multipliers),
+                    lr=config.matrix_learning_rate,
+                    momentum=config.momentum,
+                )
             )
-            if inner
-            else None
-        )
-        others = _groups([(outer, config.weight_decay), (rest, 0.0)], rate, rates)
-        return [
-            *([_started(muon)] if muon else []),
-            *([_started(_adamw(others, config))] if others else []),
-        ]
-    groups = _groups([(inner + outer, config.weight_decay), (rest, 0.0)], rate, rates)
-    if config.optimizer == "sgd":
-        return [_started(torch.optim.SGD(groups, lr=rate, momentum=config.momentum))]
-    return [_started(_adamw(groups, config))]
+        groups = _groups([(outer, decay), (rest, 0.0)], rate, multipliers)
+        if groups:
+            optimizers.append(_adamw(groups, config))
+    else:
+        groups = _groups([(inner + outer, decay), (rest, 0.0)], rate, multipliers)
+        if config.optimizer == "sgd":
+            optimizers.append(
+                torch.optim.SGD(groups, lr=rate, momentum=config.momentum)
+            )
+        else:
+            optimizers.append(_adamw(groups, config))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
 
 
 def _groups(
     parts: Sequence[tuple[list[nn.Parameter], float]],
     rate: float,
-    rates: Mapping[int, float],
+    multipliers: Mapping[int, float],
 ) -> list[dict[str, Any]]:
-    """(parameters, weight decay) as an optimiser's groups, one for each pace."""
-    return [
-        {"params": list(members), "weight_decay": decay, "lr": rate * pace}
-        for parameters, decay in parts
-        for pace, members in groupby(
-            sorted(parameters, key=lambda item: -rates[id(item)]),
-            key=lambda item: rates[id(item)],
-        )
-    ]
+    """Return an optimiser's parameter groups, one for each weight decay and rate.
+
+    Args:
+        parts: (parameters, weight decay).
+        rate: the peak rate.
+        multipliers: of the peak rate, by the parameter's id.
+    """
+
+    def multiplier(parameter: nn.Parameter) -> float:
+        return multipliers[id(parameter)]
+
+    groups = list[dict[str, Any]]()
+    for parameters, decay in parts:
+        fastest_first = sorted(parameters, key=lambda item: -multiplier(item))
+        for factor, members in groupby(fastest_first, key=multiplier):
+            groups.append(
+                {
+                    "params": list(members),
+                    "weight_decay": decay,
+                    "lr": rate * factor,
+                }
+            )
+    return groups
 
 
 def split(
     module: nn.Module,
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """(hidden matrices, output layers' matrices, all else: embeddings, gains, biases).
+    """Return (hidden matrices, output layers' matrices, all else: embeddings, gains,
+    biases), trainable ones only.
+
     Output layers are those whose name ends in "head"; a head tied to an embedding
     counts as the embedding.
     """
@@ -81,11 +101,9 @@ def split(
         for item in module.modules()
         if isinstance(item, (nn.Embedding, nn.EmbeddingBag))
     }
-    inner, outer, rest = (
-        list[nn.Parameter](),
-        list[nn.Parameter](),
-        list[nn.Parameter](),
-    )
+    inner = list[nn.Parameter]()
+    outer = list[nn.Parameter]()
+    rest = list[nn.Parameter]()
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -100,9 +118,3 @@ def split(
 
 def _adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=config.betas, fused=True)
-
-
-def _started(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return optimizer

@@ -1,4 +1,4 @@
-"""One process or many: who we are, and sums over all.
+"""One process or many: rank, world size, and sums over all processes.
 
 Under torchrun each process takes its share of the microbatches. Gradients and counts
 are summed once a step, after the last microbatch, so that N processes give what one
@@ -30,7 +30,7 @@ def world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes of a torchrun launch; nothing to do outside one."""
+    """Within: this process is in the group of its torchrun launch, if there is one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -42,7 +42,9 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto": this process's CUDA device, else Apple's, else the CPU."""
+    """Return the device of that name; "auto" is this process's CUDA device, else
+    Apple's, else the CPU.
+    """
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -51,39 +53,37 @@ def pick_device(name: str) -> torch.device:
 
 
 def sum_losses(losses: Sequence[Loss]) -> Loss:
-    """The losses of all microbatches of all processes as one."""
+    """Return the losses of all microbatches of all processes as one."""
     names = list(losses[0].metrics) if losses else []
-    sums = [sum((loss.total for loss in losses), torch.zeros(()))]
-    sums += [
-        sum((loss.metrics[name] for loss in losses), torch.zeros(())) for name in names
-    ]
+    zero = torch.zeros(())
+    sums = [sum((loss.total for loss in losses), zero)]
+    for name in names:
+        sums.append(sum((loss.metrics[name] for loss in losses), zero))
     count = sum(loss.count for loss in losses)
     if world_size() > 1:
-        packed = torch.tensor(
-            [count, *(item.item() for item in sums)], dtype=torch.float64
-        )
+        values = [count, *(item.item() for item in sums)]
+        packed = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(packed)
-        count, sums = int(packed[0]), list(packed[1:])
-    return Loss(sums[0], count, dict(zip(names, sums[1:])))
+        count = int(packed[0])
+        sums = list(packed[1:])
+    return Loss(sums[0], count, dict(zip(names, sums[1:], strict=True)))
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace every gradient by its sum over the processes, in one exchange."""
     if world_size() == 1:
         return
-    gradients = [
-        parameter.grad for parameter in parameters if parameter.grad is not None
-    ]
-    whole = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(whole)
-    for gradient, part in zip(
-        gradients, whole.split([item.numel() for item in gradients]), strict=True
-    ):
+    gradients = [item.grad for item in parameters if item.grad is not None]
+    sizes = [gradient.numel() for gradient in gradients]
+    packed = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(packed)
+    parts = torch.split(packed, sizes)
+    for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
 def broadcast_int(value: int) -> int:
-    """The first process's value, for all."""
+    """Return the first process's value."""
     if world_size() == 1:
         return value
     shared = torch.tensor(value, dtype=torch.int64)
@@ -92,20 +92,20 @@ def broadcast_int(value: int) -> int:
 
 
 def broadcast_json(value: Any) -> Any:
-    """The first process's value, for all: anything that JSON can hold."""
+    """Return the first process's value: anything that JSON can hold."""
     if world_size() == 1:
         return value
-    words = json.dumps(value).encode() if rank() == 0 else b""
-    shared = torch.zeros(broadcast_int(len(words)), dtype=torch.uint8)
+    content = json.dumps(value).encode() if rank() == 0 else b""
+    shared = torch.zeros(broadcast_int(len(content)), dtype=torch.uint8)
     if rank() == 0:
-        shared.copy_(torch.frombuffer(bytearray(words), dtype=torch.uint8))
+        shared.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     dist.broadcast(shared, src=0)
     return json.loads(bytes(shared.tolist()))
 
 
 @torch.no_grad()
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
-    """Give every process the first one's values."""
+    """Give the tensors of every process the first process's values."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)

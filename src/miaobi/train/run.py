@@ -3,7 +3,7 @@ verbs that train have in common.
 
 runs/poet-20261121-221500/
   config.yaml       the resolved settings; resuming needs nothing else
-  log.jsonl         every figure, by step
+  log.jsonl         every metric, by step
   checkpoints/      the last ones and the best
   tensorboard/
 """
@@ -34,6 +34,8 @@ from miaobi.train.view import View
 
 @dataclass(frozen=True)
 class Run:
+    """One training run and its folder."""
+
     folder: Path
     config: TrainConfig
     values: Mapping[str, Any]
@@ -41,41 +43,40 @@ class Run:
     verb: str
     """"train" or "finetune": how a stopped run is taken up again."""
     sample: Callable[[State, Sequence[Tracker]], None]
-    """Try the model; called along the way by the first process, with averaged weights at rest."""
+    """Try the model; called along the way by the first process, in evaluation mode with
+    averaged weights.
+    """
     watch: Callable[[State], float] | None = None
     """What early stopping goes by, lower is better; None for the validation loss."""
     report: Callable[[int, float], None] | None = None
-    """Told (step, what early stopping goes by) after every validation; what it raises
-    ends the run.
+    """Called with (step, what early stopping goes by) after every validation; what it
+    raises ends the run.
     """
 
     def train(
-        self, state: State, dataset: Dataset, known: Estimate, quiet: bool
+        self, state: State, dataset: Dataset, estimate: Estimate, quiet: bool
     ) -> float:
-        """Train to the end, or until Ctrl-C, which leaves a checkpoint. The seconds it took."""
+        """Train to the end, or until Ctrl-C, which leaves a checkpoint.
+
+        Args:
+            state: new, or restored from a checkpoint.
+            dataset: what it is trained on.
+            estimate: shown before the first step.
+            quiet: show nothing.
+
+        Returns the seconds it took.
+        """
         first = processes.rank() == 0
-        if first:
-            write_text(
-                self.folder / "config.yaml",
-                yaml.safe_dump(dict(self.values), allow_unicode=True, sort_keys=False),
-            )
+        trackers = self._open_trackers(state) if first else []
         view = View(state, quiet)
-        view.say(f"{self.folder}\n{known}")
+        view.say(f"{self.folder}\n{estimate}")
         if state.step:
             view.say(
                 say(f"Going on from step {state.step}.", f"从第 {state.step} 步继续。")
             )
-        outputs = (
-            [
-                Log(self.folder, state.step),
-                *open_trackers(self.config.trackers, self.folder, self.values),
-            ]
-            if first
-            else []
-        )
         began = time.monotonic()
         try:
-            loop.run(state, dataset, self._hooks(dataset, outputs, view))
+            loop.run(state, dataset, self._hooks(dataset, trackers, view))
         except KeyboardInterrupt as stop:
             if isinstance(stop, loop.Interrupted) and first:
                 checkpoint.save(state, self.folder / "checkpoints", self.config.keep)
@@ -88,105 +89,118 @@ class Run:
             raise
         finally:
             view.close()
-            for output in outputs:
-                output.close()
+            for tracker in trackers:
+                tracker.close()
         return time.monotonic() - began
 
+    def _open_trackers(self, state: State) -> list[Tracker]:
+        """Write config.yaml; open the log and the trackers."""
+        write_text(
+            self.folder / "config.yaml",
+            yaml.safe_dump(dict(self.values), allow_unicode=True, sort_keys=False),
+        )
+        return [
+            Log(self.folder, state.step),
+            *open_trackers(self.config.trackers, self.folder, self.values),
+        ]
+
     def _hooks(
-        self, dataset: Dataset, outputs: Sequence[Tracker], view: View
+        self, dataset: Dataset, trackers: Sequence[Tracker], view: View
     ) -> list[loop.Hook]:
-        """What happens between steps, with its interval."""
+        """What happens between steps, each with its interval."""
         config = self.config
+        first = processes.rank() == 0
 
         def log(state: State) -> None:
             loop.check_finite(state)
-            for output in outputs:
-                output.log_metrics(
-                    state.step,
-                    {
-                        **state.train,
-                        "seen": state.seen,
-                        "seconds": round(state.seconds, 3),
-                        "learning_rate": config.learning_rate
-                        * multiplier(config, state.step - 1),
-                    },
-                )
+            rate = config.learning_rate * multiplier(config, state.step - 1)
+            metrics = {
+                **state.train,
+                "seen": state.seen,
+                "seconds": round(state.seconds, 3),
+                "learning_rate": rate,
+            }
+            for tracker in trackers:
+                tracker.log_metrics(state.step, metrics)
 
-        def judge(state: State) -> None:
-            last = state.step == config.max_steps
-            state.validation = loop.validate(
-                state, dataset, 0 if last else config.glance
-            )
-            watched = self.watch(state) if self.watch else state.validation
-            state.stale += 1
-            if watched < state.best:
-                state.best, state.best_step, state.stale = watched, state.step, 0
-                if processes.rank() == 0 and config.patience:
-                    checkpoint.write(state, self.folder / "checkpoints" / "best")
-            state.finished = bool(config.patience) and state.stale >= config.patience
-            for output in outputs:
-                output.log_metrics(
-                    state.step,
-                    {
-                        "validation": state.validation,
-                        "seconds": round(state.seconds, 3),
-                        **({"watched": watched} if self.watch else {}),
-                    },
-                )
-            if self.report:
-                self.report(state.step, watched)
+        def validate(state: State) -> None:
+            self._validate(state, dataset, trackers)
 
-        def keep(state: State) -> None:
-            if processes.rank() == 0:
-                checkpoint.save(state, self.folder / "checkpoints", config.keep)
+        def save(state: State) -> None:
+            checkpoint.save(state, self.folder / "checkpoints", config.keep)
 
         def sample(state: State) -> None:
             with loop.averaged(state):
-                self.sample(state, outputs)
+                self.sample(state, trackers)
 
-        hooks: list[loop.Hook] = [
+        hooks = [
             (config.log_every, log),
-            (config.every("validate_every", 10), judge),
+            (config.every("validate_every", 10), validate),
         ]
-        if processes.rank() == 0:
+        if first:
             hooks.append((config.every("sample_every", 4), sample))
-        return [*hooks, (config.every("checkpoint_every", 10), keep), (1, view)]
+            hooks.append((config.every("checkpoint_every", 10), save))
+        return [*hooks, (1, view)]
+
+    def _validate(
+        self, state: State, dataset: Dataset, trackers: Sequence[Tracker]
+    ) -> None:
+        """Validate, write the best weights so far, and end the run when patience runs out."""
+        config = self.config
+        last = state.step == config.max_steps
+        batches = 0 if last else config.batches_along_the_way
+        state.validation = loop.validate(state, dataset, batches)
+        watched = self.watch(state) if self.watch else state.validation
+        state.stale += 1
+        if watched < state.best:
+            state.best = watched
+            state.best_step = state.step
+            state.stale = 0
+            if processes.rank() == 0 and config.patience:
+                checkpoint.write(state, self.folder / "checkpoints" / "best")
+        state.finished = bool(config.patience) and state.stale >= config.patience
+        metrics = {"validation": state.validation, "seconds": round(state.seconds, 3)}
+        if self.watch:
+            metrics["watched"] = watched
+        for tracker in trackers:
+            tracker.log_metrics(state.step, metrics)
+        if self.report:
+            self.report(state.step, watched)
 
     def conclude(self, state: State, dataset: Dataset) -> None:
-        """Back to the best weights, where early stopping kept them, and a validation
-        loss over the whole set.
+        """Restore the best weights, where early stopping wrote them, and compute the
+        validation loss over the whole set.
         """
         best = self.folder / "checkpoints" / "best"
         if best.exists() and state.best_step < state.step:
             checkpoint.restore(state, best)
-        if (
-            state.step < self.config.max_steps
-        ):  # ended early, so the whole validation set was never seen
+        if state.step < self.config.max_steps:
+            # Ended early: no validation has seen the whole set.
             state.validation = loop.validate(state, dataset)
 
 
 def new_folder(runs: Path, name: str) -> Path:
-    """A folder of its own for a run that begins now, made at once so that no other run
-    takes it; the same in all processes.
+    """Make a folder for a new run, named by the present second; no other run can take it.
 
-    Raises BadInput where one may not write, DoesNotFit on a full disk.
+    Returns the same path in all processes. Raises BadInput where one may not write,
+    DoesNotFit on a full disk.
     """
-
-    def folder(second: int) -> Path:
-        return runs / f"{name}-{datetime.fromtimestamp(second):%Y%m%d-%H%M%S}"
-
-    began = int(time.time())
+    second = int(time.time())
     if processes.rank() == 0:
         with explain_refusal(runs):
             runs.mkdir(parents=True, exist_ok=True)
-            while not _made(
-                folder(began)
-            ):  # another run of this name began in this second
-                began += 1
-    return folder(processes.broadcast_int(began))
+            # Another run of this name may have begun in this second.
+            while not _make(_folder_of(runs, name, second)):
+                second += 1
+    return _folder_of(runs, name, processes.broadcast_int(second))
 
 
-def _made(folder: Path) -> bool:
+def _folder_of(runs: Path, name: str, second: int) -> Path:
+    return runs / f"{name}-{datetime.fromtimestamp(second):%Y%m%d-%H%M%S}"
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder; return False where it is there already."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -196,28 +210,26 @@ def _made(folder: Path) -> bool:
 
 def restore_newest(state: State, folder: Path) -> None:
     """Bring `state` to the newest checkpoint of a run, if it has one."""
-    resumed = checkpoint.list_checkpoints(folder / "checkpoints")
-    if resumed:
-        checkpoint.restore(state, resumed[-1])
+    checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
+    if checkpoints:
+        checkpoint.restore(state, checkpoints[-1])
 
 
 def find_run(name: str, runs: Path) -> Path:
-    """A run by its folder, its name, or the start of its name (the newest that fits).
-    Raises NotFound with the nearest.
+    """Return a run's folder by its path, its name, or the start of its name (the newest
+    that fits). Raises NotFound with the nearest names.
     """
     if (Path(name) / "config.yaml").exists():
         return Path(name)
-    known = sorted(
-        (path.parent for path in runs.glob("*/config.yaml")),
-        key=lambda path: path.stat().st_mtime,
-    )
-    found = [path for path in known if path.name.startswith(name)]
-    if not found:
+    folders = [path.parent for path in runs.glob("*/config.yaml")]
+    folders.sort(key=lambda folder: folder.stat().st_mtime)
+    matches = [folder for folder in folders if folder.name.startswith(name)]
+    if not matches:
         raise NotFound(
             say(
                 f"There is no run {name!r} under {runs}.",
                 f"{runs} 下没有名为 {name!r} 的训练记录。",
             ),
-            nearest(name, [path.name for path in known]),
+            nearest(name, [folder.name for folder in folders]),
         )
-    return found[-1]
+    return matches[-1]

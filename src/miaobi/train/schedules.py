@@ -2,7 +2,7 @@
 the run that is done.
 
 Cosine: Loshchilov & Hutter 2017 (arXiv:1608.03983). Warm-up–stable–decay: Hu et al.
-    2024 (arXiv:2404.06395).
+2024 (arXiv:2404.06395).
 """
 
 import math
@@ -11,16 +11,16 @@ from miaobi.train.config import TrainConfig
 
 
 def multiplier(config: TrainConfig, step: int) -> float:
-    """Of the peak rate at `step` (0-based). Warm-up rises to 1; the decay ends at
-    config.final_learning_rate.
+    """Return the multiplier of the peak rate at `step` (0-based).
+
+    Warm-up rises to 1; the decay ends at config.final_learning_rate.
     """
     warmup = round(config.warmup * config.max_steps)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(config.max_steps - warmup, 1)
-    return config.final_learning_rate + (1 - config.final_learning_rate) * _shape(
-        config, done
-    )
+    final = config.final_learning_rate
+    return final + (1 - final) * _shape(config, done)
 
 
 def _shape(config: TrainConfig, done: float) -> float:
@@ -32,9 +32,7 @@ def _shape(config: TrainConfig, done: float) -> float:
     if config.schedule == "linear":
         return 1 - done
     if config.schedule == "wsd":
-        return (
-            min(1.0, (1 - done) * (1 - config.warmup) / config.decay)
-            if config.decay
-            else 1.0
-        )
+        if not config.decay:
+            return 1.0
+        return min(1.0, (1 - done) * (1 - config.warmup) / config.decay)
     return 1.0

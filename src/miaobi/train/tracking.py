@@ -1,9 +1,12 @@
-"""Where the figures of a run go: its own log always, TensorBoard by default, others when asked."""
+"""Where the metrics of a run are written: its own log always, TensorBoard by default,
+others by name.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,12 +47,10 @@ class Log:
 
     def __init__(self, run: Path, from_step: int = 0) -> None:
         self.path = run / "log.jsonl"
-        # A run that goes on from an older checkpoint forgets what came after it.
-        kept = [row for row in read_log(run) if row["step"] <= from_step]
-        self.path.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept),
-            encoding="utf-8",
-        )
+        # A run that goes on from an older checkpoint drops what came after it.
+        rows = [row for row in read_log(run) if row["step"] <= from_step]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        self.path.write_text("".join(lines), encoding="utf-8")
 
     def log_metrics(self, step: int, values: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -58,17 +59,19 @@ class Log:
     log_texts = log_metrics
 
     def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Pictures lie in the run's samples/; a log is of words and figures."""
+        """Images are not logged: they lie in the run's samples/."""
 
     def close(self) -> None:
         """Every line is on disk already."""
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line that was cut off is left out."""
+    """Return the records of a run; a last line that was cut off is left out."""
     path = run / "log.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    if not path.exists():
+        return []
+    rows = list[dict[str, Any]]()
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -77,6 +80,8 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
+    """Event files in the run's tensorboard/."""
+
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -106,8 +111,6 @@ class WandB:
     """Offline where WANDB_MODE says so or no key is set; `wandb sync` sends it later."""
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
-        import os
-
         if importlib.util.find_spec("wandb") is None:
             raise MissingPart(
                 say("Weights & Biases is not installed.", "未安装 Weights & Biases。"),
@@ -115,9 +118,8 @@ class WandB:
             )
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or (
-            "online" if os.environ.get("WANDB_API_KEY") else "offline"
-        )
+        default = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        mode: Any = os.environ.get("WANDB_MODE") or default  # wandb checks its value
         self.run = wandb.init(
             project="miaobi",
             name=run.name,
@@ -134,17 +136,16 @@ class WandB:
     def log_texts(self, step: int, values: Mapping[str, str]) -> None:
         import wandb
 
-        self.run.log(
-            {name: wandb.Html(f"<pre>{value}</pre>") for name, value in values.items()},
-            step=step,
-        )
+        pages = {
+            name: wandb.Html(f"<pre>{value}</pre>") for name, value in values.items()
+        }
+        self.run.log(pages, step=step)
 
     def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         import wandb
 
-        self.run.log(
-            {name: wandb.Image(value) for name, value in values.items()}, step=step
-        )
+        images = {name: wandb.Image(value) for name, value in values.items()}
+        self.run.log(images, step=step)
 
     def close(self) -> None:
         self.run.finish()
@@ -153,7 +154,7 @@ class WandB:
 def open_trackers(
     names: list[str] | None, run: Path, config: Mapping[str, Any]
 ) -> list[Tracker]:
-    """The trackers by name; None means TensorBoard where it is installed."""
+    """Open trackers by name; None means TensorBoard where it is installed."""
     if names is None:
         names = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
     return [trackers.get(name)(run, config) for name in names]

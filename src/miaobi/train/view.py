@@ -1,5 +1,5 @@
-"""What a person sees while a model trains: a bar with loss, speed and time left; plain
-lines where there is no terminal.
+"""Progress of a training run: a bar with loss, speed and time left; plain lines where
+there is no terminal.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from miaobi.core.language import say
 from miaobi.train.estimate import format_duration
 from miaobi.train.loop import State
 
+REFRESH_SECONDS = 0.2
+LINES_A_RUN = 10
+
 
 class View:
-    """A hook that draws; quick enough to be called after every step."""
+    """A hook that shows progress; quick enough to be called after every step."""
 
     def __init__(self, state: State, quiet: bool = False) -> None:
-        self.quiet, self.shown, self.line_every = (
-            quiet,
-            0.0,
-            max(state.config.max_steps // 10, 1),
-        )
-        self.first, self.seen, self.began = state.step, state.seen, time.monotonic()
+        self.quiet = quiet
+        self.steps_a_line = max(state.config.max_steps // LINES_A_RUN, 1)
+        self.first_step = state.step
+        self.first_seen = state.seen
+        self.began = time.monotonic()
+        self.refreshed = 0.0
         self.bar = None
         if not quiet and sys.stderr.isatty():
             from rich.console import Console
@@ -45,41 +48,43 @@ class View:
             self.bar.start()
 
     def __call__(self, state: State) -> None:
-        now, last = time.monotonic(), state.step >= state.config.max_steps
-        if self.bar and (now - self.shown > 0.2 or last):
-            self.shown = now
-            self.bar.update(
-                self.task, completed=state.step, description=self._figures(state, now)
-            )
-        elif (
-            not self.bar
-            and not self.quiet
-            and (state.step % self.line_every == 0 or last)
-        ):
-            speed = (state.step - self.first) / max(now - self.began, 1e-9)
-            left = format_duration((state.config.max_steps - state.step) / speed)
-            print(
-                f"{state.step}/{state.config.max_steps}  {self._figures(state, now)}  {say('left', '剩余')} {left}",
-                file=sys.stderr,
-                flush=True,
-            )
+        if self.quiet:
+            return
+        now = time.monotonic()
+        last = state.step >= state.config.max_steps
+        if self.bar:
+            if last or now - self.refreshed > REFRESH_SECONDS:
+                self.refreshed = now
+                self.bar.update(
+                    self.task,
+                    completed=state.step,
+                    description=self._describe(state, now),
+                )
+        elif last or state.step % self.steps_a_line == 0:
+            self._print(state, now)
 
-    def _figures(self, state: State, now: float) -> str:
-        losses = "  ".join(
+    def _print(self, state: State, now: float) -> None:
+        max_steps = state.config.max_steps
+        steps_a_second = (state.step - self.first_step) / max(now - self.began, 1e-9)
+        left = format_duration((max_steps - state.step) / steps_a_second)
+        print(
+            f"{state.step}/{max_steps}  {self._describe(state, now)}  {say('left', '剩余')} {left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _describe(self, state: State, now: float) -> str:
+        """Losses, validation loss and speed."""
+        parts = [
             f"{name} {value:.3f}"
             for name, value in state.train.items()
             if name.endswith("loss")
-        )
-        validation = (
-            f"  {say('validation', '验证')} {state.validation:.3f}"
-            if state.validation is not None
-            else ""
-        )
-        return (
-            f"{losses}{validation}  "
-            f"{(state.seen - self.seen) / max(now - self.began, 1e-9):,.0f} "
-            f"{state.objective.unit}/s"
-        )
+        ]
+        if state.validation is not None:
+            parts.append(f"{say('validation', '验证')} {state.validation:.3f}")
+        speed = (state.seen - self.first_seen) / max(now - self.began, 1e-9)
+        parts.append(f"{speed:,.0f} {state.objective.unit}/s")
+        return "  ".join(parts)
 
     def say(self, text: str) -> None:
         if self.bar:

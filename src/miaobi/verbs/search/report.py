@@ -58,7 +58,7 @@ def conclude(job: Job, study: Search, folder: Path) -> Searched:
         len(over),
         sum(trial.state == TrialState.PRUNED for trial in over),
         sum(trial.state == TrialState.FAIL for trial in over),
-        study.ended(),
+        study.end_reason(),
         folder / "report.html",
         recipe if chosen else None,
         command,
