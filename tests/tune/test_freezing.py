@@ -217,9 +217,9 @@ def test_an_encoder_with_a_decoder_has_two_stacks() -> None:
         )
     )
     assert freezing.stacks(net, "") == ["encoder.block", "decoder.block"]
-    places = freezing.depths(net, "")
-    assert {name.split(".")[0] for name, depth in places.items() if depth == 1} == {
+    layers = freezing.layer_of_parameters(net, "")
+    assert {name.split(".")[0] for name, depth in layers.items() if depth == 1} == {
         "encoder",
         "decoder",
     }
-    assert freezing.layer_count(places) == 2
+    assert freezing.layer_count(layers) == 2

@@ -62,7 +62,7 @@ def gradients(net: PeftModel, x: Tensor) -> dict[str, Tensor]:
 def test_as_pefts_own(kind: str) -> None:
     net, x = network(**DEVIATIONS[kind]), torch.randn(2, 5, 6, dtype=torch.float64)
     wanted = gradients(net, x)
-    low_rank.quicken(net)
+    low_rank.speed_up(net)
     found = gradients(net, x)
     assert found.keys() == wanted.keys()
     assert sum("lora_" in name for name in found) >= 4
@@ -87,13 +87,13 @@ def test_the_quick_way_is_taken_only_in_the_plain_state(
         (DEVIATIONS["lora_bias"], 0),
     ):
         net = network(**settings)
-        low_rank.quicken(net)
+        low_rank.speed_up(net)
         taken.clear()
         net.train()
         net(x)
         assert len(taken) == expected, settings
     net = network()
-    low_rank.quicken(net)
+    low_rank.speed_up(net)
     plain = net(x)
     with net.disable_adapter():
         taken.clear()
@@ -107,8 +107,8 @@ def test_the_quick_way_is_taken_only_in_the_plain_state(
 def test_saved_as_ever(tmp_path: Any) -> None:
     net, x = network(), torch.randn(5, 6, dtype=torch.float64)
     names = list(net.state_dict())
-    low_rank.quicken(net)
-    low_rank.quicken(net)
+    low_rank.speed_up(net)
+    low_rank.speed_up(net)
     assert list(net.state_dict()) == names
     net.save_pretrained(tmp_path)
     torch.manual_seed(0)

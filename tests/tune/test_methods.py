@@ -201,7 +201,7 @@ def test_adalora_takes_ranks_away_and_keeps_its_budget() -> None:
 def test_adalora_pays_for_what_is_not_orthogonal() -> None:
     learner = tuned("adalora", "causal", lora_rank=8)
     batch = Texts().batch("train", 0, 4, 0)
-    plain, whole = learner.loss(batch), learner.penalised(batch)
+    plain, whole = learner.loss(batch), learner.penalised_loss(batch)
     gaps = [
         torch.linalg.matrix_norm(gram - torch.eye(len(gram)))
         for name, item in learner.net.named_parameters()

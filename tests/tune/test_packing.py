@@ -93,7 +93,7 @@ def test_losses_are_those_of_each_alone(kind: str, common: int) -> None:
     reader, batch = Reader(net), pack(rows)
     # Gemma 2 caps its scores and its logits: it is padded, and its logits are made
     # whole. Cohere scales its logits.
-    assert (reader.packs, reader.whole) == (
+    assert (reader.packs, reader.returns_logits) == (
         (False, True) if kind == "gemma2" else (True, False)
     )
     assert reader.scale == pytest.approx(
@@ -182,7 +182,7 @@ def test_learned_prompts_come_before_every_sequence(config: object) -> None:
     net, rows = get_peft_model(model(), config), sequences()
     net.eval()
     reader, batch = Reader(net), pack(rows, share=False)
-    assert reader.whole and not reader.packs
+    assert reader.returns_logits and not reader.packs
     with torch.no_grad():
         for found, row in zip(by_sequence(batch, reader.nats(batch)), rows):
             torch.testing.assert_close(found, alone(net, row), rtol=1e-5, atol=1e-5)

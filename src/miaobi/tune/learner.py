@@ -1,8 +1,8 @@
 """The contract between fine-tuning and its tasks: labelled examples in, a head and a
-loss, answers and figures out.
+loss, answers and metrics out.
 
 A task is a module in `tune/tasks/` with the names of `Task`. What is tuned is a
-`Learner`: a pretrained model with the task's head. Every figure is a function of sums
+`Learner`: a pretrained model with the task's head. Every metric is a function of sums
 over examples, so that intervals and significance come from resampling those
 (evaluate/compare.py).
 """
@@ -25,7 +25,8 @@ from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 
 Features = Mapping[str, np.ndarray]
-"""One encoded example. `length` of a Learner tells its cost."""
+"""One encoded example."""
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,18 @@ class Example:
     location: str
     """chats.jsonl:12"""
     parts: Mapping[str, Any] = field(default_factory=dict)
-    """The columns that make up the question, without the answer: what duplicates and
-    leaks are told by.
+    """The columns that make up the question, without the answer. Duplicates and leaks
+    are recognised by them.
     """
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure as a function of sums over examples: accuracy = combine([right, all]).
-
-    combine: counts [..., K] -> values [...].
-    """
+    """A function of sums over examples: accuracy = combine([right, all])."""
 
     name: str
     combine: Callable[[np.ndarray], np.ndarray]
+    """counts [..., K] -> values [...]"""
     better: Literal["lower", "higher"]
     label: tuple[str, str]
     """In English and in Chinese."""
@@ -57,18 +56,18 @@ class Metric:
 
 
 class Evaluation(NamedTuple):
-    """How one example went."""
+    """How well a model did on one example."""
 
     loss: float
     """The worst examples are those with the greatest."""
     counts: Mapping[str, np.ndarray]
-    """By figure, what it adds up: float64 [K]."""
+    """By metric, what the example adds to its sums: float64 [K]."""
     answer: Any = None
-    """What the model said, JSON-able, where evaluating it made it say something."""
+    """The model's answer, JSON-able; None where the evaluation needs none."""
 
 
 class Piece(NamedTuple):
-    """A stretch of an encoded example, for the preview."""
+    """A part of an encoded example, for the preview."""
 
     text: str
     learned: bool
@@ -76,31 +75,32 @@ class Piece(NamedTuple):
 
 
 class Callback(nn.Module):
-    """What goes along with a run beside the net: layers that thaw, ranks that are
-    allocated anew. Its buffers are kept in checkpoints.
+    """What accompanies a run: layers that thaw, ranks that are allocated anew.
+
+    Its buffers are saved in checkpoints.
     """
 
     def before_step(self, learner: Learner) -> None:
-        """Before each step; `learner.progress` tells how far the run is."""
+        """Called before each step; `learner.progress` is the share of the run so far."""
 
     def after_step(self, learner: Learner, step: int, max_steps: int) -> None:
-        """After step number `step` (from 1), its gradients still there."""
+        """Called after step number `step` (from 1), with its gradients still there."""
 
     def penalty(self, learner: Learner) -> Tensor | None:
-        """What is added to the mean loss while training: a scalar."""
+        """Return what is added to the mean loss while training, a scalar."""
         return None
 
 
 class Learner(Objective):
     """A pretrained model with the head of a task, and the loss it is tuned by.
 
-    `net` is what adapters are put into and what is frozen; call it as `self.net`, since
-    it is wrapped after the learner was made.
+    Adapters are put into `net`, and it is what is frozen. It is wrapped after the
+    learner was made, so call it as `self.net`.
     """
 
     unit = "examples"
     fresh: Sequence[str] = ()
-    """Names of modules inside `net` whose weights are new: always trained, and kept
+    """Names of modules inside `net` whose weights are new: always trained, and saved
     whole beside an adapter.
     """
     blocks: str = ""
@@ -108,40 +108,48 @@ class Learner(Objective):
     freezing by layer; empty where there is none.
     """
     adapter_kind: str | None = None
-    """PEFT's name of the task (CAUSAL_LM, SEQ_CLS, ...), for adapters that ask for it."""
+    """PEFT's name of the task (CAUSAL_LM, SEQ_CLS, ...), for adapters that need it."""
     learning_rate_factor = 1.0
     """Multiplies the learning rate that is derived where none is given."""
     neftune_alpha: float | None = None
-    """Noise on embeddings while training; None where the net's input embeddings are to
-    do it, a number (0 for none) where the learner does it itself.
+    """Noise on embeddings while training. None: the net's input embeddings add it. A
+    number (0 for none): the learner adds it itself.
     """
     virtual_tokens = 0
-    """Tokens that `self.net` puts before those of every row (prompt and prefix tuning):
-    then call the net whole, one example a row, with an attention mask, and its answers
+    """Tokens that `self.net` puts before those of every row (prompt and prefix tuning).
+    Then call the net whole, one example a row, with an attention mask; its answers
     come without them.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.register_module("companions", nn.ModuleList())  # their key in checkpoints
+        # Checkpoints know the callbacks by this name.
+        self.register_module("companions", nn.ModuleList())
         self.rates: dict[str, float] = {}
         """Multiples of the learning rate, by the name of a parameter of `net`."""
 
-    def phases(self) -> list[Phase]:
-        return [Phase("model", self.net, self.penalised, rates=self.rates)]
+    @property
+    def callbacks(self) -> nn.ModuleList:
+        """A list of `Callback`s."""
+        callbacks = self.get_submodule("companions")
+        assert isinstance(callbacks, nn.ModuleList)
+        return callbacks
 
-    def penalised(self, batch: Batch) -> Loss:
-        """The loss with what callbacks add to its mean."""
-        loss, total = self.loss(batch), torch.zeros(())
+    def phases(self) -> list[Phase]:
+        return [Phase("model", self.net, self.penalised_loss, rates=self.rates)]
+
+    def penalised_loss(self, batch: Batch) -> Loss:
+        """Return the loss with the callbacks' penalties added to its mean."""
+        loss = self.loss(batch)
+        penalties = torch.zeros(())
         for callback in self._callbacks():
             penalty = callback.penalty(self)
-            total = total if penalty is None else total + penalty
-        return (
-            replace(loss, total=loss.total + loss.count * total)
-            if total.requires_grad
-            else loss
-        )
+            if penalty is not None:
+                penalties = penalties + penalty
+        if not penalties.requires_grad:
+            return loss
+        return replace(loss, total=loss.total + loss.count * penalties)
 
     def validate(self, batch: Batch) -> Loss:
         return self.loss(batch)
@@ -161,55 +169,66 @@ class Learner(Objective):
 
     @abstractmethod
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        """An example as arrays; those of a question without an answer too. Too long a
-        one is cut to `max_length`; how many were is told by `length` before
-        (tune/examples.py counts, and splits or drops where that was asked for).
+        """Return an example as arrays, also that of a question without an answer.
+
+        An example longer than `max_length` is cut (0: nothing is). Whoever wants to
+        split, drop or count such examples uses `length` before (tune/examples.py).
         """
 
     @abstractmethod
     def length(self, columns: Mapping[str, Any]) -> int:
-        """Tokens of an example before any cutting; 0 where examples have no length (pictures)."""
+        """Return the tokens of an example before any cutting; 0 for pictures."""
 
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> Batch:
-        """Encoded examples as one batch."""
+        """Return encoded examples as one batch."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
-        """The summed loss and its count."""
+        """Return the summed loss and its count."""
 
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
-        """What this task is measured by; the first is what models are compared by."""
+        """Return what this task is measured by; models are compared by the first."""
 
     @abstractmethod
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        """How each example of a batch goes. Called without gradients, with `net` at rest."""
+        """Return how well each example of a batch went.
+
+        Called without gradients, with `net` in evaluation mode.
+        """
 
     def evaluate_all(self, batches: Iterable[Batch]) -> list[Evaluation]:
-        """How each example of a set goes, in order; for tasks that evaluate an example by
-        all others (embedding ranks them).
+        """Return how well each example of a set went, in order.
+
+        For tasks that evaluate an example by all others (embedding ranks them).
         """
-        return [item for batch in batches for item in self.evaluate(batch)]
+        evaluations = list[Evaluation]()
+        for batch in batches:
+            evaluations += self.evaluate(batch)
+        return evaluations
 
     def answer(self, columns: Mapping[str, Any]) -> Any:
-        """What the model says to one question, JSON-able: for people to read, and for
-        the engine that serves it.
+        """Return the model's answer to one question, JSON-able.
+
+        For people to read, and for the engine that serves the model.
         """
+        batch = self.collate([self.encode(columns, 0)])
         with torch.no_grad():
-            return self.evaluate(self.collate([self.encode(columns, 0)]))[0].answer
+            return self.evaluate(batch)[0].answer
 
     def preview(self, features: Features) -> list[Piece]:
-        """An encoded example as the model will see it, with what the loss looks at;
-        empty where nothing can be shown as text.
+        """Return an encoded example as the model will see it, with what the loss looks
+        at; empty where nothing can be shown as text.
         """
         return []
 
     def split(
         self, columns: Mapping[str, Any], max_length: int
     ) -> list[Mapping[str, Any]]:
-        """Too long an example as several. Raises Unsupported where that makes no sense
-        for the task.
+        """Return an example that is too long as several.
+
+        Raises Unsupported where that makes no sense for the task.
         """
         raise Unsupported(
             say(
@@ -221,17 +240,11 @@ class Learner(Objective):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """What turns a user's input into the model's, and what the head's outputs mean
-        (tokenizer, template, labels): everything but weights. The same files are read
-        by the task's `learner` through `spec`.
-        """
+        """Write what turns a user's input into the model's, and what the head's outputs
+        mean (tokenizer, template, labels): everything but weights.
 
-    @property
-    def callbacks(self) -> nn.ModuleList:
-        """What goes along with the run: `Callback`s."""
-        callbacks = self.get_submodule("companions")
-        assert isinstance(callbacks, nn.ModuleList)
-        return callbacks
+        The task's `learner` reads the same through its base and `spec`.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -245,10 +258,10 @@ class Task(Protocol):
     SUMMARY: tuple[str, str]
     """In English and in Chinese."""
     MODALITY: str
-    """Of what is asked: "text" or "image"."""
+    """Of the question: "text" or "image"."""
     MAKES: str
-    """What a tuned model gives: "text" (it writes), "image" (it paints), "labels"
-    (labels, places, vectors: the `tuned` engine).
+    """What a tuned model makes: "text" (it writes), "image" (it paints) or "labels"
+    (labels, boxes, vectors: the `tuned` engine).
     """
     READER: str
     """What opens its data: a name in the readers registry."""
@@ -258,39 +271,44 @@ class Task(Protocol):
     """A dataclass: the head and the loss, the `head` section of a recipe."""
 
     def columns(self, record: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
-        """A record as people write it, in the task's terms: {"text": ..., "label":
-        ...}; extra keys are left out.
+        """Return a record as people write it in the task's terms.
 
-        Raises Unusable (data/text/shapes.py), with what is wrong and the remedy. A missing
-        answer is Unusable too.
+        {"text": ..., "label": ...}; extra keys are left out. Raises Unusable
+        (data/text/shapes.py), with what is wrong and the remedy, also for a missing
+        answer.
         """
         ...
 
     def question(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The columns without the answer."""
+        """Return the columns without the answer."""
         ...
 
     def group(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What examples share that must stand on one side of a split: the question, or
-        more (all questions about one text).
+        """Return what examples share that must stand on one side of a split.
+
+        This is the question, or less of it (the text that several questions are about).
         """
         ...
 
     def survey(self, examples: Sequence[Example], config: Any) -> Mapping[str, Any]:
-        """What the head needs to know of the training data, JSON-able (labels, how many
-        of each). Raises BadInput for data that cannot teach (one class only).
+        """Return what the head needs to know of the training data, JSON-able.
+
+        Labels, for instance, and how many there are of each. Raises BadInput for data
+        that cannot teach (one class only).
         """
         ...
 
     def check(self, example: Example, spec: Mapping[str, Any], config: Any) -> None:
-        """Raise Unusable for an example that does not fit what training showed (a label
-        never seen).
+        """Raise Unusable for an example that does not fit the training data.
+
+        It has, for instance, a label that never occurred there.
         """
         ...
 
     def learner(self, base: Base, spec: Mapping[str, Any], config: Any) -> Learner:
-        """The base's model with this task's head. Raises Unsupported for a base of
-        another kind, naming kinds that would do.
+        """Return the base's model with this task's head.
+
+        Raises Unsupported for a base of another kind, naming kinds that would do.
         """
         ...
 
@@ -298,17 +316,22 @@ class Task(Protocol):
 def padded(
     rows: Sequence[np.ndarray],
     value: int,
-    side: Literal["left", "right"] = "right",
+    side: Side = "right",
     multiple: int = 8,
 ) -> Tensor:
-    """Rows of unequal length as int64 [rows, length], filled up with `value` to a
-    multiple of `multiple`.
+    """Return rows of unequal length as one tensor, int64 [rows, length].
+
+    Args:
+        rows: integers [length].
+        value: what rows are filled up with.
+        side: where they are filled up.
+        multiple: the length is a multiple of it.
     """
     length = -(-max(map(len, rows)) // multiple) * multiple
-    filled = np.full((len(rows), length), value, dtype=np.int64)
-    for place, row in enumerate(rows):
-        filled[
-            place,
-            slice(length - len(row), None) if side == "left" else slice(0, len(row)),
-        ] = row
-    return torch.from_numpy(filled)
+    result = np.full((len(rows), length), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        if side == "left":
+            result[number, length - len(row) :] = row
+        else:
+            result[number, : len(row)] = row
+    return torch.from_numpy(result)

@@ -4,8 +4,8 @@ place of PEFT's five and ten.
     y = x Wᵀ + b + s (x Aᵀ) Bᵀ
     ∂x = ∂y W + s (∂y B) A        ∂A = s (∂y B)ᵀ x        ∂B = s ∂yᵀ (x Aᵀ)
 
-The small products add onto the large one where it lies, so nothing as wide as y is
-written a second time; x Aᵀ is all that is kept beside x. Weights stay PEFT's own
+The small products are added to the large one in place, so nothing as wide as y is
+written a second time; x Aᵀ is all that is saved beside x. Weights stay PEFT's own
 modules: what is saved, merged and switched does not change. Where a layer is in any
 other state than training's plain one (dropout, DoRA, several adapters, merged, switched
 off, a quantised base, autocast), PEFT's own code runs.
@@ -13,6 +13,7 @@ off, a quantised base, autocast), PEFT's own code runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -21,54 +22,53 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def quicken(net: nn.Module) -> None:
-    """Let the LoRA layers of a PEFT model be worked out as above."""
+def speed_up(net: nn.Module) -> None:
+    """Let the LoRA layers of a PEFT model be computed as above."""
     from peft.tuners.lora import Linear
 
     for module in net.modules():
         if type(module) is Linear and "forward" not in vars(module):
+            # mypy takes a method for a constant; PEFT's layers allow one of their own.
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
 
 
 def _forward(layer: Any, x: Tensor, *args: Any, **settings: Any) -> Tensor:
-    name = layer.active_adapters[0] if len(layer.active_adapters) == 1 else None
-    if args or settings or name is None or not _plain(layer, name, x):
+    names = layer.active_adapters
+    if args or settings or len(names) != 1 or not _is_plain(layer, names[0], x):
         result: Tensor = type(layer).forward(layer, x, *args, **settings)
         return result
-    base = layer.base_layer
-    return _LowRank.apply(
+    apply: Callable[..., Tensor] = _LowRank.apply
+    return apply(
         x,
-        base.weight,
-        base.bias,
-        layer.lora_A[name].weight,
-        layer.lora_B[name].weight,
-        layer.scaling[name],
+        layer.base_layer.weight,
+        layer.base_layer.bias,
+        layer.lora_A[names[0]].weight,
+        layer.lora_B[names[0]].weight,
+        layer.scaling[names[0]],
     )
 
 
-def _plain(layer: Any, name: str, x: Tensor) -> bool:
+def _is_plain(layer: Any, name: str, x: Tensor) -> bool:
+    """Return whether an adapter is in the one state that `_LowRank` computes."""
     base = layer.base_layer
-    if (
-        type(base) is not nn.Linear
-        or name not in layer.lora_A
-        or name in layer.lora_variant
-        or layer.disable_adapters
-        or layer.merged
-    ):
+    if type(base) is not nn.Linear or layer.disable_adapters or layer.merged:
         return False
-    if (
-        base.weight.requires_grad
-        or (base.bias is not None and base.bias.requires_grad)
-        or torch.is_autocast_enabled(x.device.type)
-    ):
+    if name not in layer.lora_A or name in layer.lora_variant:
         return False
-    dropout, down, up = layer.lora_dropout[name], layer.lora_A[name], layer.lora_B[name]
-    still = isinstance(dropout, nn.Identity) or not dropout.training
-    return (
-        still
-        and up.bias is None
-        and base.weight.dtype == down.weight.dtype == up.weight.dtype == x.dtype
-    )
+    if torch.is_autocast_enabled(x.device.type) or _moves(base):
+        return False
+    down = layer.lora_A[name]
+    up = layer.lora_B[name]
+    dropout = layer.lora_dropout[name]
+    if not isinstance(dropout, nn.Identity) and dropout.training:
+        return False
+    same_dtype = base.weight.dtype == down.weight.dtype == up.weight.dtype == x.dtype
+    return up.bias is None and same_dtype
+
+
+def _moves(linear: nn.Linear) -> bool:
+    bias_moves = linear.bias is not None and linear.bias.requires_grad
+    return linear.weight.requires_grad or bias_moves
 
 
 class _LowRank(torch.autograd.Function):
@@ -88,21 +88,25 @@ class _LowRank(torch.autograd.Function):
         inner = rows @ down.T
         y = F.linear(rows, weight, bias).addmm_(inner, up.T, alpha=scale)
         ctx.save_for_backward(rows, weight, down, up, inner)
-        ctx.scale, ctx.shape = scale, x.shape
+        ctx.scale = scale
+        ctx.shape = x.shape
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, down, up, inner = ctx.saved_tensors
-        given = upstream[0].reshape(-1, upstream[0].shape[-1])
-        of_inner = (given @ up).mul_(ctx.scale)
-        of_x = (
-            (given @ weight).addmm_(of_inner, down).view(ctx.shape)
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        of_down = of_inner.T @ rows if ctx.needs_input_grad[3] else None
-        # [r, out] and turned: the product of a wide and a narrow matrix is twice as
-        # quick this way round.
-        of_up = (inner.T @ given).mul_(ctx.scale).T if ctx.needs_input_grad[4] else None
+        needs_x, _, _, needs_down, needs_up, _ = ctx.needs_input_grad
+        of_y = gradients[0].reshape(-1, gradients[0].shape[-1])
+        of_inner = (of_y @ up).mul_(ctx.scale)
+        of_x: Tensor | None = None
+        of_down: Tensor | None = None
+        of_up: Tensor | None = None
+        if needs_x:
+            of_x = (of_y @ weight).addmm_(of_inner, down).view(ctx.shape)
+        if needs_down:
+            of_down = of_inner.T @ rows
+        if needs_up:
+            # [r, out], then transposed: the product of a wide and a narrow matrix is
+            # twice as quick this way round.
+            of_up = (inner.T @ of_y).mul_(ctx.scale).T
         return of_x, None, None, of_down, of_up, None

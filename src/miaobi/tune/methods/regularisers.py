@@ -1,10 +1,10 @@
 """What helps training whatever the method: noise on embeddings, dropout, gradient
-checkpointing. All of it rests with the net.
+checkpointing. All of it is in the net itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,88 +12,90 @@ from torch import Tensor, nn
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.tune.learner import Learner
-
-if TYPE_CHECKING:
-    from miaobi.tune.methods import TuneConfig
+from miaobi.tune.methods.config import TuneConfig
 
 
-def prepare(learner: Learner, config: TuneConfig) -> None:
-    """Before adapters are put in. Raises Unsupported for what this base has no place for."""
+def apply(learner: Learner, config: TuneConfig) -> None:
+    """Change the net before adapters are put in.
+
+    Raises Unsupported for a setting that does not go with this base.
+    """
     if config.neftune_alpha and learner.neftune_alpha is not None:
         learner.neftune_alpha = config.neftune_alpha
     elif config.neftune_alpha:
-        add_noise(learner.net, config.neftune_alpha)
+        _add_noise(learner.net, config.neftune_alpha)
     if config.dropout >= 0:
         _set_dropout(learner.net, config.dropout)
     if config.gradient_checkpointing:
         _checkpoint_gradients(learner.net)
 
 
-def add_noise(net: nn.Module, alpha: float) -> None:
-    """NEFTune (Jain et al. 2023, arXiv:2310.05914): while training, E + ε with ε ~
-    U(-1, 1) α / √(L d), E [B, L, d].
+def _add_noise(net: nn.Module, alpha: float) -> None:
+    """Let embeddings E [B, L, d] be E + ε while training, ε ~ U(-1, 1) α / √(L d).
+
+    NEFTune (Jain et al. 2023, arXiv:2310.05914).
     """
     embedding = input_embedding(net)
     if embedding is None:
-        raise _no_place(
+        raise _unsupported(
             "neftune_alpha",
             say("its inputs are not looked up in an embedding", "其输入不经过词嵌入"),
         )
 
-    def shake(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def add(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if not module.training:
             return output
-        return output + torch.empty_like(output).uniform_(-1, 1) * (
-            alpha / (output.shape[-2] * output.shape[-1]) ** 0.5
-        )
+        length, width = output.shape[-2:]
+        noise = torch.empty_like(output).uniform_(-1, 1)
+        scale = float(alpha / (length * width) ** 0.5)
+        return output + noise * scale
 
-    embedding.register_forward_hook(shake)
+    embedding.register_forward_hook(add)
 
 
 def input_embedding(net: nn.Module) -> nn.Embedding | None:
-    """Where tokens become vectors; None for models of pictures."""
+    """Return the layer where tokens become vectors; None for models of pictures."""
     from transformers import PreTrainedModel
 
     if not isinstance(net, PreTrainedModel):
         return None
     try:
-        found = net.get_input_embeddings()  # type: ignore[no-untyped-call]
+        embedding = net.get_input_embeddings()
     except NotImplementedError:
         return None
-    return found if isinstance(found, nn.Embedding) else None
+    return embedding if isinstance(embedding, nn.Embedding) else None
 
 
 def _set_dropout(net: nn.Module, share: float) -> None:
-    places = [module for module in net.modules() if isinstance(module, nn.Dropout)]
-    if not places:
-        raise _no_place(
+    layers = [module for module in net.modules() if isinstance(module, nn.Dropout)]
+    if not layers:
+        raise _unsupported(
             "dropout", say("it has no dropout layers", "其中没有 dropout 层")
         )
-    for module in places:
-        module.p = share
+    for layer in layers:
+        layer.p = share
 
 
 def _checkpoint_gradients(net: Any) -> None:
-    """Transformers' own and Diffusers' own: layers are worked out again on the way back."""
+    """Let activations be recomputed in the backward pass.
+
+    Transformers' models and Diffusers' models each have a way of their own.
+    """
     from transformers import PreTrainedModel
 
     if isinstance(net, PreTrainedModel) and net.supports_gradient_checkpointing:
         net.activation_checkpointing_enable()
-        net.config.use_cache = (
-            False  # keys and values of a training pass are nobody's past
-        )
-    elif getattr(
-        net, "_supports_gradient_checkpointing", False
-    ):  # Diffusers' name for it
+        net.config.use_cache = False  # training never reads cached keys and values
+    elif getattr(net, "_supports_gradient_checkpointing", False):  # Diffusers
         net.enable_gradient_checkpointing()
     else:
-        raise _no_place(
+        raise _unsupported(
             "gradient_checkpointing",
-            say("its layers cannot be worked out anew", "其各层不支持重新计算"),
+            say("its layers cannot be recomputed", "其各层不支持重新计算"),
         )
 
 
-def _no_place(key: str, why: str) -> Unsupported:
+def _unsupported(key: str, why: str) -> Unsupported:
     return Unsupported(
         say(
             f"tune.{key} does not go with this base: {why}.",

@@ -127,7 +127,8 @@ class TextLearner(PackedLearner):
 
     def collate(self, features: Sequence[Features]) -> Batch:
         return pack(
-            [(item["ids"], item["learned"]) for item in features], share=self.shares
+            [(item["ids"], item["learned"]) for item in features],
+            share=self.shares_prefix,
         )
 
     def loss(self, batch: Batch) -> Loss:

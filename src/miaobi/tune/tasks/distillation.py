@@ -36,7 +36,6 @@ from miaobi.tune.text.prompts import (
     PromptFormat,
     fit,
     generate,
-    logits_of,
     prompt_format_of,
     row,
 )
@@ -302,14 +301,14 @@ class Imitator(Student):
     def prepare(self, batch: Batch) -> Batch:
         """Adds the teacher's logits [N, V] of learned tokens."""
         with torch.no_grad():
-            return {**batch, "teacher": logits_of(self.teacher, batch)}
+            return {**batch, "teacher": self.teacher.logits(batch)}
 
     def parted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(KL(p_T ‖ q_T), -log q of the token, whether both find the same token
         likeliest), each [N].
         """
         student, teacher = (
-            logits_of(self.reader, batch).float(),
+            self.reader.logits(batch).float(),
             batch["teacher"].float(),
         )
         # Vocabularies are sometimes filled up to a round number, each model's to its

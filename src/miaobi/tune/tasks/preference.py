@@ -310,7 +310,7 @@ class Preferring(PackedLearner):
                 for place, item in enumerate(features)
             ]
         return {
-            **pack(rows, share=self.shares),
+            **pack(rows, share=self.shares_prefix),
             "rejects": torch.tensor(["rejected" in item for item in features]),
             "liked": torch.tensor([bool(item["liked"]) for item in features]),
             "row": torch.tensor([_digest(ids, learned) for ids, learned in rows]),

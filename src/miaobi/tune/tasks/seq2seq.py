@@ -43,7 +43,6 @@ from miaobi.tune.text.prompts import (
     PromptFormat,
     fit,
     generate,
-    logits_of,
     prompt_format_of,
     row,
 )
@@ -294,15 +293,13 @@ class Causal(PackedLearner, Writer):
         return {
             **pack(
                 [row(item["asked"], item["wanted"]) for item in features],
-                share=self.shares,
+                share=self.shares_prefix,
             ),
             **_shown(features),
         }
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return logits_of(self.reader, batch), batch["targets"][
-            batch["targets"] != MASKED
-        ]
+        return self.reader.logits(batch), batch["targets"][batch["targets"] != MASKED]
 
     def nats(self, batch: Batch) -> list[Tensor]:
         return by_sequence(batch, self.reader.nats(batch))

@@ -1,8 +1,12 @@
-"""How much of a reference text an answer shares: chrF, BLEU and ROUGE-L, as sums over examples.
+"""How much of a reference text an answer shares: chrF, BLEU and ROUGE-L, as sums over
+examples.
 
-chrF     Popović 2015 (aclanthology.org/W15-3049): F_β over character n-grams of 1 to 6, β = 2, spaces left out
-BLEU     Papineni et al. 2002 (aclanthology.org/P02-1040): geometric mean of the n-gram precisions of 1 to 4, with brevity penalty
-ROUGE-L  Lin 2004 (aclanthology.org/W04-1013): F_1 of the longest common subsequence of words, averaged over examples
+chrF     Popović 2015 (aclanthology.org/W15-3049): F_β over character n-grams of 1 to 6,
+         β = 2, spaces left out
+BLEU     Papineni et al. 2002 (aclanthology.org/P02-1040): geometric mean of the n-gram
+         precisions of 1 to 4, with brevity penalty
+ROUGE-L  Lin 2004 (aclanthology.org/W04-1013): F_1 of the longest common subsequence of
+         words, averaged over examples
 
 chrF and BLEU follow sacreBLEU 2 (Post 2018, arXiv:1804.08771): statistics are added up
 over examples first; an n-gram precision of BLEU without a match is smoothed
@@ -20,9 +24,20 @@ import numpy as np
 
 from miaobi.tune.learner import Metric
 
-CHARACTERS, WORDS, BETA = 6, 4, 2
+CHRF_ORDERS = range(1, 7)
+BLEU_ORDERS = range(1, 5)
+BETA = 2
 CHINESE = re.compile(
-    r"([\u2e80-\u2fff\u3000-\u303f\u31a0-\u31bf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff])"
+    "(["
+    "\u2e80-\u2fff"
+    "\u3000-\u303f"
+    "\u31a0-\u31bf"
+    "\u3400-\u4dbf"
+    "\u4e00-\u9fff"
+    "\uf900-\ufaff"
+    "\uff00-\uffef"
+    "\U00020000-\U0003ffff"
+    "])"
 )
 ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}
 MARKS = (
@@ -34,116 +49,130 @@ MARKS = (
 
 
 def words(text: str) -> list[str]:
-    """Words and marks of a text, each Chinese character by itself."""
-    for written, meant in ENTITIES.items():
-        text = text.replace(written, meant)
+    """Return the words and marks of a text, each Chinese character by itself."""
+    for entity, character in ENTITIES.items():
+        text = text.replace(entity, character)
     text = " " + CHINESE.sub(r" \1 ", text) + " "
-    for pattern, spaced in MARKS:
-        text = pattern.sub(spaced, text)
+    for pattern, replacement in MARKS:
+        text = pattern.sub(replacement, text)
     return text.split()
 
 
-def _shared(
-    answer: Sequence[str] | str, reference: Sequence[str] | str, order: int
+def _ngrams(sequence: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
+    starts = range(len(sequence) - order + 1)
+    return Counter(tuple(sequence[start : start + order]) for start in starts)
+
+
+def _ngram_counts(
+    answer: Sequence[str], reference: Sequence[str], order: int
 ) -> tuple[int, int, int]:
-    """n-grams of the answer, of the reference, and those in both (each as often as in
-    the rarer side).
+    """Return the n-grams of the answer, of the reference, and those in both.
+
+    Those in both count as often as in the rarer side.
     """
-    mine, theirs = (
-        Counter(tuple(side[at : at + order]) for at in range(len(side) - order + 1))
-        for side in (answer, reference)
-    )
-    return mine.total(), theirs.total(), (mine & theirs).total()
+    of_answer = _ngrams(answer, order)
+    of_reference = _ngrams(reference, order)
+    both = of_answer & of_reference
+    return of_answer.total(), of_reference.total(), both.total()
+
+
+def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return numerator / denominator, 0 where the denominator is not above 0."""
+    result = np.zeros_like(numerator)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result
 
 
 def chrf_counts(answer: str, reference: str) -> np.ndarray:
-    """[18]: for n of 1 to 6 the n-grams of the answer, of the reference, and those in both."""
-    answer, reference = "".join(answer.split()), "".join(reference.split())
-    return np.array(
-        [
-            count
-            for order in range(1, CHARACTERS + 1)
-            for count in _shared(answer, reference, order)
-        ],
-        dtype=np.float64,
-    )
+    """Return for n of 1 to 6 the n-grams of the answer, of the reference, and of both.
+
+    Float64 [18].
+    """
+    answer = "".join(answer.split())
+    reference = "".join(reference.split())
+    rows = [_ngram_counts(answer, reference, order) for order in CHRF_ORDERS]
+    return np.array(rows, dtype=np.float64).reshape(-1)
 
 
 def chrf(counts: np.ndarray) -> np.ndarray:
-    """counts [..., 18] -> [...]. Orders that one side is too short for are left out of the mean."""
-    answer, reference, both = (counts[..., place::3] for place in range(3))
-    there = (answer > 0) & (reference > 0)
-    orders = np.maximum(there.sum(-1), 1)
-    precision = (
-        np.divide(both, answer, out=np.zeros_like(both), where=there).sum(-1) / orders
-    )
-    recall = (
-        np.divide(both, reference, out=np.zeros_like(both), where=there).sum(-1)
-        / orders
-    )
-    below = BETA**2 * precision + recall
-    return 100 * np.divide(
-        (1 + BETA**2) * precision * recall,
-        below,
-        out=np.zeros_like(below),
-        where=below > 0,
-    )
+    """Return chrF [...] of counts [..., 18].
+
+    Orders that one side is too short for are left out of the mean.
+    """
+    answer = counts[..., 0::3]
+    reference = counts[..., 1::3]
+    both = counts[..., 2::3]
+    usable = (answer > 0) & (reference > 0)
+    orders = np.maximum(usable.sum(-1), 1)
+    usable_both = np.where(usable, both, 0.0)
+    precision = _quotient(usable_both, answer).sum(-1) / orders
+    recall = _quotient(usable_both, reference).sum(-1) / orders
+    weighted = (1 + BETA**2) * precision * recall
+    return 100 * _quotient(weighted, BETA**2 * precision + recall)
 
 
 def bleu_counts(answer: str, reference: str) -> np.ndarray:
-    """[10]: words of the answer and of the reference; for n of 1 to 4 the n-grams of
-    the answer, and those also in the reference.
+    """Return the words of the answer and of the reference, then for n of 1 to 4 the
+    n-grams of the answer, then those also in the reference.
+
+    Float64 [10].
     """
-    mine, theirs = words(answer), words(reference)
-    shared = [_shared(mine, theirs, order) for order in range(1, WORDS + 1)]
-    return np.array(
-        [
-            len(mine),
-            len(theirs),
-            *(all_ for all_, _, _ in shared),
-            *(both for _, _, both in shared),
-        ],
-        dtype=np.float64,
-    )
+    answer_words = words(answer)
+    reference_words = words(reference)
+    rows = [
+        _ngram_counts(answer_words, reference_words, order) for order in BLEU_ORDERS
+    ]
+    of_answer = [row[0] for row in rows]
+    of_both = [row[2] for row in rows]
+    lengths = [len(answer_words), len(reference_words)]
+    return np.array([*lengths, *of_answer, *of_both], dtype=np.float64)
 
 
 def bleu(counts: np.ndarray) -> np.ndarray:
-    """counts [..., 10] -> [...]."""
-    mine, theirs, total, both = (
-        counts[..., 0],
-        counts[..., 1],
-        counts[..., 2:6],
-        counts[..., 6:],
-    )
+    """Return BLEU [...] of counts [..., 10]."""
+    answer_words = counts[..., 0]
+    reference_words = counts[..., 1]
+    total = counts[..., 2:6]
+    both = counts[..., 6:]
     missed = (both == 0) & (total > 0)
     smoothed = np.where(missed, 0.5 ** np.cumsum(missed, -1), both)
-    precision = np.divide(smoothed, total, out=np.zeros_like(smoothed), where=total > 0)
+    precision = _quotient(smoothed, total)
     usable = (precision > 0).all(-1) & (both[..., 0] > 0)
     mean = np.exp(np.log(np.where(precision > 0, precision, 1)).mean(-1))
-    brevity = np.exp(
-        np.minimum(
-            0, 1 - np.divide(theirs, mine, out=np.ones_like(mine), where=mine > 0)
-        )
-    )
+    ones = np.ones_like(answer_words)
+    ratio = np.divide(reference_words, answer_words, out=ones, where=answer_words > 0)
+    brevity = np.exp(np.minimum(0, 1 - ratio))
     return np.where(usable, 100 * brevity * mean, 0.0)
 
 
 def rouge_l_counts(answer: str, reference: str) -> np.ndarray:
-    """[2]: the example's F_1 in [0, 1], and 1."""
-    mine, theirs = words(answer.casefold()), words(reference.casefold())
-    common = longest_common_subsequence(mine, theirs)
-    return np.array([2 * common / (len(mine) + len(theirs)) if common else 0.0, 1.0])
+    """Return the example's F_1 in [0, 1], and 1. Float64 [2]."""
+    answer_words = words(answer.casefold())
+    reference_words = words(reference.casefold())
+    common = longest_common_subsequence(answer_words, reference_words)
+    f1 = 2 * common / (len(answer_words) + len(reference_words)) if common else 0.0
+    return np.array([f1, 1.0])
+
+
+def rouge_l(counts: np.ndarray) -> np.ndarray:
+    """Return ROUGE-L [...] of counts [..., 2]."""
+    mean: np.ndarray = 100 * counts[..., 0] / counts[..., 1]
+    return mean
 
 
 def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return its length."""
     row = [0] * (len(other) + 1)
+    """By prefix of `other`, the length for the words of `one` so far."""
     for left in one:
-        above_left = 0
-        for place, right in enumerate(other, 1):
-            above_left, row[place] = (
-                row[place],
-                above_left + 1 if left == right else max(row[place], row[place - 1]),
-            )
+        diagonal = 0
+        for column, right in enumerate(other, 1):
+            above = row[column]
+            if left == right:
+                row[column] = diagonal + 1
+            else:
+                row[column] = max(above, row[column - 1])
+            diagonal = above
     return row[-1]
 
 
@@ -151,15 +180,10 @@ COUNTS = {"chrf": chrf_counts, "bleu": bleu_counts, "rouge_l": rouge_l_counts}
 METRICS = {
     "chrf": Metric("chrf", chrf, "higher", ("chrF", "chrF")),
     "bleu": Metric("bleu", bleu, "higher", ("BLEU", "BLEU")),
-    "rouge_l": Metric(
-        "rouge_l",
-        lambda counts: 100 * counts[..., 0] / counts[..., 1],
-        "higher",
-        ("ROUGE-L", "ROUGE-L"),
-    ),
+    "rouge_l": Metric("rouge_l", rouge_l, "higher", ("ROUGE-L", "ROUGE-L")),
 }
 
 
 def counts(answer: str, reference: str) -> dict[str, np.ndarray]:
-    """What one example adds to each of METRICS."""
+    """Return what one example adds to each of METRICS."""
     return {name: count(answer, reference) for name, count in COUNTS.items()}

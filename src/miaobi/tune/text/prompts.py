@@ -1,5 +1,4 @@
-"""How a language model is asked and how it answers: a question as tokens, its answer as
-tokens, and answers for many questions at once.
+"""Prompts and answers of a language model as tokens, and answers to many prompts at once.
 
 The same for translation, preferences and distillation. Where the base chats, a question
 is a user's message in its own template, and an answer ends as the template ends it;
@@ -15,14 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
-from miaobi.nn.objective import Batch
-from miaobi.tune.learner import padded
+from miaobi.tune.learner import Side, padded
 from miaobi.tune.text.heads import padding_of
-from miaobi.tune.text.packing import Reader
 from miaobi.tune.text.turns import assistant_turns
 
 Question = str | Sequence[Mapping[str, Any]]
@@ -31,77 +27,92 @@ Question = str | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class PromptFormat:
+    """How questions and answers become tokens."""
+
     tokenizer: Any
     template: ChatTemplate | None
+    """None for a base that does not chat."""
 
     @property
     def pad(self) -> int:
         return padding_of(self.tokenizer)
 
-    def question(self, asked: Question) -> list[int]:
+    def question(self, question: Question) -> list[int]:
+        """Return the question's tokens, up to where the answer begins."""
         if self.template is not None:
-            return list(
-                self.tokenizer(
-                    self.template.render(_messages(asked)), add_special_tokens=False
-                ).input_ids
-            )
-        text = (
-            asked
-            if isinstance(asked, str)
-            else "\n".join(str(message["content"]) for message in asked) + "\n"
-        )
-        ids = list(self.tokenizer(text).input_ids)
-        return (
-            ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
-        )
+            prompt = self.template.render(_messages(question))
+            return list(self.tokenizer(prompt, add_special_tokens=False).input_ids)
+        ids = list(self.tokenizer(_text(question)).input_ids)
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
+            return ids[:-1]
+        return ids
 
-    def answer(self, asked: Question, text: str) -> list[int]:
-        """The answer's tokens with the one that ends it. White space that a template
-        writes after that is nobody's to say.
+    def answer(self, question: Question, text: str) -> list[int]:
+        """Return the answer's tokens with the one that ends it.
+
+        White space that a template writes after that token is not part of the answer.
         """
-        written, end = (
-            text,
-            []
-            if self.tokenizer.eos_token_id is None
-            else [self.tokenizer.eos_token_id],
-        )
         if self.template is not None:
-            before = self.template.render(_messages(asked))
-            whole, turns = assistant_turns(
-                self.template,
-                [*_messages(asked), {"role": "assistant", "content": text}],
-            )
-            if turns and whole.startswith(before):
-                written, end = whole[len(before) : turns[-1][1]], []
-        return list(self.tokenizer(written, add_special_tokens=False).input_ids) + end
+            turn = self._last_turn(self.template, question, text)
+            if turn is not None:
+                return list(self.tokenizer(turn, add_special_tokens=False).input_ids)
+        ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        if self.tokenizer.eos_token_id is not None:
+            ids.append(self.tokenizer.eos_token_id)
+        return ids
+
+    def _last_turn(
+        self, template: ChatTemplate, question: Question, text: str
+    ) -> str | None:
+        """Return the answer as the template writes it; None where that cannot be told."""
+        messages = _messages(question)
+        prompt = template.render(messages)
+        answer = {"role": "assistant", "content": text}
+        dialogue, turns = assistant_turns(template, [*messages, answer])
+        if not turns or not dialogue.startswith(prompt):
+            return None
+        _, end = turns[-1]
+        return dialogue[len(prompt) : end]
 
     def eos_ids(self, net: Any) -> list[int]:
-        """The tokens that end an answer."""
-        told = net.generation_config.eos_token_id
-        return sorted(
-            {
-                *([told] if isinstance(told, int) else told or []),
-                *self.answer("?", "!")[-1:],
-            }
-        )
+        """Return the tokens that end an answer, by the model and by its template."""
+        ids = net.generation_config.eos_token_id
+        if ids is None:
+            ids = []
+        elif isinstance(ids, int):
+            ids = [ids]
+        return sorted({*ids, *self.answer("?", "!")[-1:]})
 
 
 def prompt_format_of(base: Base) -> PromptFormat:
     return PromptFormat(base.tokenizer, base.template)
 
 
-def _messages(asked: Question) -> list[Mapping[str, Any]]:
-    return (
-        [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
-    )
+def _messages(question: Question) -> list[Mapping[str, Any]]:
+    if isinstance(question, str):
+        return [{"role": "user", "content": question}]
+    return list(question)
+
+
+def _text(question: Question) -> str:
+    """Return the question as a base reads it that does not chat."""
+    if isinstance(question, str):
+        return question
+    return "\n".join(str(message["content"]) for message in question) + "\n"
 
 
 def fit(
     question: Sequence[int], answer: Sequence[int], max_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Question and answer within `max_length` tokens (0: as they are): the answer keeps
-    its beginning and half of the room at least, the question keeps its end, beside
-    which the answer stands.
+    """Return question and answer within `max_length` tokens together, int64.
+
+    The answer keeps its beginning and at least half of the length; the question keeps
+    its end, which stands beside the answer.
+
+    Args:
+        question: its tokens.
+        answer: its tokens.
+        max_length: of both together; 0 leaves them as they are.
     """
     if max_length:
         answer = answer[: max(max_length // 2, max_length - len(question))]
@@ -110,16 +121,9 @@ def fit(
 
 
 def row(question: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, which are learned) of a question with its answer, for `packing.pack`."""
-    return np.concatenate([question, answer]), np.arange(
-        len(question) + len(answer)
-    ) >= len(question)
-
-
-def logits_of(reader: Reader, batch: Batch) -> Tensor:
-    """Logits [N, V] of the learned tokens of a packed batch, in its order."""
-    states = reader.states(batch)
-    return states if reader.whole else reader.head(states)
+    """Return (ids, which are learned) of a question with its answer, for `pack`."""
+    ids = np.concatenate([question, answer])
+    return ids, np.arange(len(ids)) >= len(question)
 
 
 @torch.no_grad()
@@ -130,53 +134,66 @@ def generate(
     max_new_tokens: int,
     num_beams: int = 1,
 ) -> list[str]:
-    """Answers to questions (their tokens), by greedy or beam search, all in one batch;
-    one by one behind a learned prompt, whose place padding would shift.
+    """Return the answers to questions, all in one batch.
+
+    Behind a learned prompt they are asked one by one: padding would shift its position.
+
+    Args:
+        net: a model of Transformers that generates.
+        rows: the questions' tokens, int64.
+        prompt_format: turns tokens into texts, and knows what ends an answer.
+        max_new_tokens: of each answer.
+        num_beams: 1 for greedy search.
     """
+    if len(rows) > 1 and _has_learned_prompt(net):
+        answers = list[str]()
+        for row in rows:
+            answers += generate(net, [row], prompt_format, max_new_tokens, num_beams)
+        return answers
+    settings = _generation_settings(net, prompt_format, max_new_tokens, num_beams)
+    device = next(net.parameters()).device
+    is_encoder_decoder = bool(net.config.is_encoder_decoder)
+    side: Side = "right" if is_encoder_decoder else "left"
+    ids = padded(rows, prompt_format.pad, side, multiple=1)
+    mask = padded([np.ones(len(row)) for row in rows], 0, side, multiple=1)
+    with warnings.catch_warnings():
+        # PEFT's warning about a learned prompt: one row has the usual positions.
+        warnings.filterwarnings("ignore", "Position ids are not supported")
+        output = net.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=settings,
+        )
+    if not is_encoder_decoder:
+        output = output[:, ids.shape[1] :]
+    texts = prompt_format.tokenizer.batch_decode(output, skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _generation_settings(
+    net: Any, prompt_format: PromptFormat, max_new_tokens: int, num_beams: int
+) -> Any:
     from transformers import GenerationConfig
 
-    if len(rows) > 1 and _prompted(net):
-        return [
-            generate(net, [row], prompt_format, max_new_tokens, num_beams)[0]
-            for row in rows
-        ]
-    device = next(net.parameters()).device
-    encoder_decoder = bool(net.config.is_encoder_decoder)
-    side = "right" if encoder_decoder else "left"
-    ids, mask = (
-        padded(rows, prompt_format.pad, side, multiple=1),
-        padded([np.ones(len(row)) for row in rows], 0, side, multiple=1),
-    )
-    settings = GenerationConfig(
+    start = None
+    if net.config.is_encoder_decoder:
+        start = net.config.decoder_start_token_id
+    make: Any = GenerationConfig  # its constructor has no types
+    return make(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         do_sample=False,
         pad_token_id=prompt_format.pad,
         eos_token_id=prompt_format.eos_ids(net) or None,
         bos_token_id=prompt_format.tokenizer.bos_token_id,
-        decoder_start_token_id=net.config.decoder_start_token_id
-        if encoder_decoder
-        else None,
+        decoder_start_token_id=start,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Position ids are not supported"
-        )  # PEFT's, behind a learned prompt: one row has the usual ones
-        made = net.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=settings,
-        )
-    new = made if encoder_decoder else made[:, ids.shape[1] :]
-    return [
-        text.strip()
-        for text in prompt_format.tokenizer.batch_decode(new, skip_special_tokens=True)
-    ]
 
 
-def _prompted(net: Any) -> bool:
+def _has_learned_prompt(net: Any) -> bool:
     from peft import PeftModel
 
-    return isinstance(net, PeftModel) and bool(
-        net.active_peft_config.is_prompt_learning
-    )
+    if not isinstance(net, PeftModel):
+        return False
+    config: Any = net.active_peft_config
+    return bool(config.is_prompt_learning)

@@ -1,16 +1,16 @@
 """Where in a rendered dialogue the assistant speaks, and chat templates for bases that have none.
 
-A template that marks it ({% generation %}) is taken at its word. For any other, turn i
-is what follows when the messages before it are rendered as a prompt: full =
-prompt(m_<i) ‖ turn_i ‖ rest, exactly what the model has to say where it is served.
-White space after the token that ends a turn is not part of it, since nobody lets the
-model go on that far.
+A template may mark it ({% generation %}). For any other, turn i is what follows when
+the messages before it are rendered as a prompt: full = prompt(m_<i) ‖ turn_i ‖ rest,
+exactly what the model has to write where it is served. White space after the token that
+ends a turn is not part of it: generation stops at that token.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from miaobi.models.chat import SILENT, SPOKEN, ChatTemplate
@@ -25,7 +25,8 @@ CHATML = """\
 {%- macro said(message) -%}
 {{ message['content'] or '' }}
 {%- for call in message['tool_calls'] or [] -%}
-{{ '\n' if message['content'] or not loop.first else '' }}{{ '<tool_call>\n' + (call['function'] | tojson) + '\n</tool_call>' }}
+{{ '\n' if message['content'] or not loop.first else '' }}\
+{{ '<tool_call>\n' + (call['function'] | tojson) + '\n</tool_call>' }}
 {%- endfor -%}
 {%- endmacro -%}
 {%- if tools -%}
@@ -50,7 +51,8 @@ A call is a JSON object with the name and the arguments, within these tags:
 
 PLAIN = """\
 {%- for message in messages -%}
-{{ message['role'] | capitalize + ': ' + message['content'] + (eos_token if message['role'] == 'assistant' else '') + '\n' }}
+{{ message['role'] | capitalize + ': ' + message['content'] \
++ (eos_token if message['role'] == 'assistant' else '') + '\n' }}
 {%- endfor -%}
 {{ 'Assistant:' if add_generation_prompt else '' }}"""
 
@@ -65,58 +67,71 @@ def assistant_turns(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[str, list[Span]]:
-    """The rendered dialogue, and its assistant's turns in order.
+    """Return the rendered dialogue and its assistant's turns in order.
 
     A turn with nothing before it (the assistant speaks first) answers no prompt and is
     left out, as are earlier turns that the template writes differently once others
     follow (Qwen3 takes their thoughts out). Raises BadInput for what the template
     refuses.
+
+    Args:
+        template: of the base, or one of `BUILT_IN`.
+        messages: the dialogue.
+        tools: functions that the assistant may call.
     """
     if MARKS.search(template.source):
-        return _marked(
-            template.render(
-                messages, add_generation_prompt=False, tools=tools, marked=True
-            )
+        marked = template.render(
+            messages, add_generation_prompt=False, tools=tools, marked=True
         )
+        return _marked_turns(marked)
     text = template.render(messages, add_generation_prompt=False, tools=tools)
     spans = list[Span]()
-    for place, message in enumerate(messages):
-        if (
-            message["role"] != "assistant"
-            or not place
-            or messages[place - 1]["role"] == "assistant"
-        ):
+    for first, end in _runs_of_assistant(messages):
+        if not first:
             continue
-        last = place + 1
-        while last < len(messages) and messages[last]["role"] == "assistant":
-            last += 1
-        before = template.render(messages[:place], tools=tools)
-        after = (
-            text
-            if last == len(messages)
-            else template.render(
-                messages[:last], add_generation_prompt=False, tools=tools
+        prompt = template.render(messages[:first], tools=tools)
+        so_far = text
+        if end < len(messages):
+            so_far = template.render(
+                messages[:end], add_generation_prompt=False, tools=tools
             )
-        )
-        if text.startswith(before) and text.startswith(after):
-            spans.append((len(before), _end(after, messages[last - 1])))
+        if text.startswith(prompt) and text.startswith(so_far):
+            spans.append((len(prompt), _end_of_turn(so_far, messages[end - 1])))
     return text, spans
 
 
-def _end(text: str, message: Message) -> int:
-    """Where the turn at the end of `text` ends: after the token that ends it, or after
-    white space where nothing else does.
+def _runs_of_assistant(messages: Sequence[Message]) -> Iterator[Span]:
+    """Return where the assistant's messages begin and end, those in a row as one."""
+    first = 0
+    for role, group in groupby(messages, key=lambda message: message["role"]):
+        end = first + len(list(group))
+        if role == "assistant":
+            yield first, end
+        first = end
+
+
+def _end_of_turn(text: str, message: Message) -> int:
+    """Return where the turn at the end of `text` ends.
+
+    It ends after the token that ends it, or after white space where nothing else does.
     """
-    stripped, content = text.rstrip(), (message.get("content") or "").rstrip()
-    return len(text) if content and stripped.endswith(content) else len(stripped)
+    stripped = text.rstrip()
+    content = (message.get("content") or "").rstrip()
+    if content and stripped.endswith(content):
+        return len(text)
+    return len(stripped)
 
 
-def _marked(text: str) -> tuple[str, list[Span]]:
-    plain, spans, length = list[str](), list[Span](), 0
-    for piece in re.split(f"({SPOKEN}[^{SILENT}]*{SILENT})", text):
-        bare = piece.strip(SPOKEN + SILENT) if piece.startswith(SPOKEN) else piece
-        if piece.startswith(SPOKEN):
-            spans.append((length, length + len(bare)))
-        plain.append(bare)
-        length += len(bare)
-    return "".join(plain), spans
+def _marked_turns(text: str) -> tuple[str, list[Span]]:
+    """Return the dialogue without the marks, and the turns that stood between them."""
+    parts = list[str]()
+    spans = list[Span]()
+    length = 0
+    for part in re.split(f"({SPOKEN}[^{SILENT}]*{SILENT})", text):
+        is_turn = part.startswith(SPOKEN)
+        plain = part.strip(SPOKEN + SILENT) if is_turn else part
+        if is_turn:
+            spans.append((length, length + len(plain)))
+        parts.append(plain)
+        length += len(plain)
+    return "".join(parts), spans
