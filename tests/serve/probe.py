@@ -60,14 +60,14 @@ async def _words(
     asked: dict[str, Any], services: Services, caller: Caller
 ) -> AsyncIterator[str]:
     async with (
-        services.admission.place(caller, asked.get("model", "echo")) as place,
+        services.admission.slot(caller, asked.get("model", "echo")) as slot,
         services.pool.lease(asked.get("model", "echo")) as model,
     ):
-        place.prompt_tokens += asked.get("prompt_tokens", 3)
+        slot.prompt_tokens += asked.get("prompt_tokens", 3)
         async for chunk in model.engine.generate(
             model.request(asked["say"], max_new_tokens=10_000)
         ):
-            place.completion_tokens += chunk.tokens
+            slot.completion_tokens += chunk.tokens
             yield chunk.text
 
 

@@ -37,7 +37,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_first_come_first_served_and_no_more_than_there_are_places() -> None:
+async def test_first_come_first_served_and_no_more_than_there_are_slots() -> None:
     admission, order, together = (
         Admission(Settings(streams=2, queue=100)),
         list[int](),
@@ -45,7 +45,7 @@ async def test_first_come_first_served_and_no_more_than_there_are_places() -> No
     )
 
     async def one(at: int) -> None:
-        async with admission.place(ME, "m"):
+        async with admission.slot(ME, "m"):
             order.append(at)
             together.append(admission.running["m"])
             await asyncio.sleep(0)
@@ -55,13 +55,13 @@ async def test_first_come_first_served_and_no_more_than_there_are_places() -> No
     assert not admission.running and not admission.waiting
 
 
-async def test_models_have_places_of_their_own() -> None:
+async def test_models_have_slots_of_their_own() -> None:
     admission = Admission(Settings(streams=1, queue=0))
-    async with admission.place(ME, "a"), admission.place(ME, "b"):
+    async with admission.slot(ME, "a"), admission.slot(ME, "b"):
         assert admission.running == {"a": 1, "b": 1}
         with pytest.raises(ApiError) as refused:
-            async with admission.place(ME, "a"):
-                pytest.fail("two in one place")
+            async with admission.slot(ME, "a"):
+                pytest.fail("two in one slot")
     assert (
         refused.value.status == 429
         and refused.value.retry_after
@@ -69,14 +69,14 @@ async def test_models_have_places_of_their_own() -> None:
     )
 
 
-async def test_whoever_stops_waiting_leaves_the_queue_and_takes_no_place() -> None:
+async def test_whoever_stops_waiting_leaves_the_queue_and_takes_no_slot() -> None:
     admission, entered = Admission(Settings(streams=1, queue=10)), list[int]()
 
     async def one(at: int) -> None:
-        async with admission.place(ME, "m"):
+        async with admission.slot(ME, "m"):
             entered.append(at)
 
-    async with admission.place(ME, "m"):
+    async with admission.slot(ME, "m"):
         tasks = [asyncio.create_task(one(at)) for at in range(4)]
         await settled()
         assert admission.waiting == 4
@@ -88,40 +88,40 @@ async def test_whoever_stops_waiting_leaves_the_queue_and_takes_no_place() -> No
     assert entered == [1, 3] and not admission.running
 
 
-async def test_one_who_leaves_in_the_moment_of_being_called_passes_the_place_on() -> (
+async def test_one_who_leaves_in_the_moment_of_being_called_passes_the_slot_on() -> (
     None
 ):
     admission, entered = Admission(Settings(streams=1, queue=10)), list[int]()
 
     async def one(at: int) -> None:
-        async with admission.place(ME, "m"):
+        async with admission.slot(ME, "m"):
             entered.append(at)
 
-    place = admission.place(ME, "m")
-    await place.__aenter__()
+    slot = admission.slot(ME, "m")
+    await slot.__aenter__()
     tasks = [asyncio.create_task(one(at)) for at in range(2)]
     await settled()
-    await place.__aexit__(None, None, None)
-    tasks[0].cancel()  # the place is his already, but he has not run since
+    await slot.__aexit__(None, None, None)
+    tasks[0].cancel()  # the slot is his already, but he has not run since
     await asyncio.gather(*tasks, return_exceptions=True)
     assert entered == [1] and not admission.running
 
 
-async def test_errors_and_cancellations_inside_free_the_place() -> None:
+async def test_errors_and_cancellations_inside_free_the_slot() -> None:
     admission = Admission(Settings(streams=1, queue=0))
     for error in (ValueError("x"), asyncio.CancelledError(), ApiError(404, "x")):
         with pytest.raises(type(error)):
-            async with admission.place(ME, "m"):
+            async with admission.slot(ME, "m"):
                 raise error
     assert not admission.running
 
 
 async def test_waiting_has_an_end() -> None:
     admission = Admission(Settings(streams=1, queue=5, wait_seconds=0.02))
-    async with admission.place(ME, "m"):
+    async with admission.slot(ME, "m"):
         with pytest.raises(ApiError) as late:
-            async with admission.place(ME, "m"):
-                pytest.fail("two in one place")
+            async with admission.slot(ME, "m"):
+                pytest.fail("two in one slot")
     assert (
         late.value.status == 429
         and late.value.code == "queue_late"
@@ -132,15 +132,15 @@ async def test_waiting_has_an_end() -> None:
 
 async def test_draining_lets_those_inside_end_and_sends_the_others_away() -> None:
     admission = Admission(Settings(streams=1, queue=5))
-    async with admission.place(ME, "m"):
-        waiting = asyncio.create_task(admission.place(ME, "m").__aenter__())
+    async with admission.slot(ME, "m"):
+        waiting = asyncio.create_task(admission.slot(ME, "m").__aenter__())
         await settled()
         admission.drain()
         with pytest.raises(ApiError) as told:
             await waiting
         assert told.value.status == 503 and told.value.retry_after
         with pytest.raises(ApiError, match="stopping"):
-            async with admission.place(ME, "other"):
+            async with admission.slot(ME, "other"):
                 pytest.fail("let in while stopping")
         assert admission.running == {"m": 1}
     assert not admission.running
@@ -155,7 +155,7 @@ async def test_requests_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
     async def ask() -> None:
-        async with admission.place(caller, "m"):
+        async with admission.slot(caller, "m"):
             pass
 
     await ask()
@@ -168,7 +168,7 @@ async def test_requests_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
         and refused.value.retry_after == 30
         and refused.value.code == "rate_limit_exceeded"
     )
-    async with admission.place(Caller("key-2"), "m"):
+    async with admission.slot(Caller("key-2"), "m"):
         pass
     now += 30.1  # the first is a minute ago, the second is not
     await ask()
@@ -273,7 +273,7 @@ async def test_usage_that_could_not_be_written_is_kept(
 
 
 @pytest.mark.parametrize("path", ["/probe/say", "/probe/stream"])
-def test_a_client_that_leaves_frees_its_place_at_once(path: str) -> None:
+def test_a_client_that_leaves_frees_its_slot_at_once(path: str) -> None:
     """Concurrency one: a long answer is left while it is written, another while it
     still waits; the next begins at once.
     """

@@ -40,7 +40,7 @@ ROWS = {
     "rates and budgets": "serve/test_admission.py::test_budgets_survive_a_restart_and_usage_is_told",
     "a bounded queue": "serve/test_admission.py::test_ten_times_the_capacity_is_told_to_come_back_and_nothing_stays_behind",
     "drain": "serve/test_draining.py::test_a_running_answer_ends_whole",
-    "a client that goes away": "serve/test_admission.py::test_a_client_that_leaves_frees_its_place_at_once",
+    "a client that goes away": "serve/test_admission.py::test_a_client_that_leaves_frees_its_slot_at_once",
     "ids are made here, resolved and contained": "serve/test_files.py::test_a_link_in_the_folder_is_not_followed",
     "nothing is fetched": "serve/test_security.py::test_no_address_is_ever_asked",
     "safetensors and GGUF only": "serve/test_security.py::test_a_poisoned_checkpoint_does_not_run",

@@ -1,9 +1,10 @@
-"""Who may come in now: a bounded queue before a bounded number of places, and each
-key's own rates and budgets.
+"""Admission: a bounded queue before a bounded number of slots, with each key's own rates
+and budgets.
 
-Places are per model (`settings.streams` answers of one run together), the queue is the
-server's (`settings.queue`), and who came first is served first. A place goes from hand
-to hand, so none can slip in between. Whoever is refused is told when to come back.
+Slots are per model (`settings.streams` answers of one model run together); the queue is
+the server's (`settings.queue`), first come, first served. A slot that is freed goes
+straight to the first who waits, so that no newcomer takes it. A refusal says when to
+come back.
 """
 
 from __future__ import annotations
@@ -27,22 +28,30 @@ from miaobi.serve.usage import Ledger, Used, seconds_to_midnight
 WINDOW = 60.0
 """Seconds of a key's sliding window of requests."""
 DRAINING = 10
-"""Retry-After while the server stops: another has taken over by then, or this one is back."""
+"""Seconds of Retry-After while the server stops: it is replaced or back by then."""
 
 
-class Place:
-    """A place at work. What was used of the model is added up here and recorded when it
-    is given back.
+class Slot:
+    """An active slot. What the request uses of the model is added up here and recorded
+    when the slot is freed.
     """
 
-    __slots__ = ("_completion_tokens", "arrived", "first", "pictures", "prompt_tokens")
+    __slots__ = (
+        "_completion_tokens",
+        "arrived",
+        "first_token",
+        "pictures",
+        "prompt_tokens",
+    )
 
     def __init__(self, arrived: float) -> None:
-        self.prompt_tokens = self._completion_tokens = self.pictures = 0
         self.arrived = arrived
         """When the request came, by time.perf_counter."""
-        self.first: float | None = None
-        """When its first token was there."""
+        self.first_token: float | None = None
+        """When its first token was there, by the same clock."""
+        self.prompt_tokens = 0
+        self.pictures = 0
+        self._completion_tokens = 0
 
     @property
     def completion_tokens(self) -> int:
@@ -50,149 +59,156 @@ class Place:
 
     @completion_tokens.setter
     def completion_tokens(self, count: int) -> None:
-        if self.first is None and count:
-            self.first = time.perf_counter()
+        if self.first_token is None and count:
+            self.first_token = time.perf_counter()
         self._completion_tokens = count
 
 
 @dataclass
-class _Line:
-    """Those who are at work with one model, and those who wait for that."""
+class _Queue:
+    """The active slots of one model, and the requests that wait for one."""
 
-    busy: int = 0
+    active: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 class Admission:
+    """Admits requests to models, or refuses them with a time to come back."""
+
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.meters, self.ledger = settings, Meters(), Ledger()
+        self.settings = settings
+        self.meters = Meters()
+        self.ledger = Ledger()
         self.draining = False
-        self._lines: dict[str, _Line] = {}
-        self._asked: dict[str, deque[float]] = {}
-        """When each key that has a rate asked, within the last minute."""
-        self._typical = 1.0
+        self._queues: dict[str, _Queue] = {}
+        self._recent: dict[str, deque[float]] = {}
+        """When each key that has a rate sent its requests of the last minute."""
+        self._typical_seconds = 1.0
         """Seconds an answer takes, as a running mean: for Retry-After."""
 
     @property
     def running(self) -> dict[str, int]:
-        """Answers that are being made, by model."""
-        return {model: line.busy for model, line in self._lines.items()}
+        """Active slots by model."""
+        return {model: queue.active for model, queue in self._queues.items()}
 
     @property
     def waiting(self) -> int:
-        return sum(len(line.waiting) for line in self._lines.values())
+        """Requests in the queue, over all models."""
+        return sum(len(queue.waiting) for queue in self._queues.values())
 
     def drain(self) -> None:
-        """Let nobody in any more. Those who still wait are told to go elsewhere; those
-        at work end.
-        """
+        """Refuse new requests and those that wait; active ones are finished."""
         self.draining = True
-        for line in self._lines.values():
-            for waiter in line.waiting:
-                if not waiter.done():
-                    waiter.set_exception(self._refused("draining"))
+        for queue in self._queues.values():
+            for turn in queue.waiting:
+                if not turn.done():
+                    turn.set_exception(self._refusal("draining"))
 
     @asynccontextmanager
-    async def place(self, caller: Caller, model: str) -> AsyncIterator[Place]:
-        """A place for one request to `model`, freed when the block is left, whoever
-        went away. Raises ApiError 429 or 503.
+    async def slot(self, caller: Caller, model: str) -> AsyncIterator[Slot]:
+        """A slot for one request to `model`, freed when the block is left for whatever
+        reason. Raises ApiError 429 or 503.
         """
-        place = Place(time.perf_counter())
-        await self._allow(caller)
-        await self._enter(model)
+        slot = Slot(time.perf_counter())
+        await self._check_limits(caller)
+        await self._acquire(model)
         began = time.perf_counter()
-        self.meters.queued.observe(began - place.arrived)
+        self.meters.queued.observe(began - slot.arrived)
         try:
-            yield place
+            yield slot
         finally:
-            self._leave(model)
-            self._typical += 0.1 * (time.perf_counter() - began - self._typical)
-            self._record(caller, model, place)
+            self._release(model)
+            seconds = time.perf_counter() - began
+            self._typical_seconds += 0.1 * (seconds - self._typical_seconds)
+            self._record(caller, model, slot)
 
-    async def _allow(self, caller: Caller) -> None:
-        """The key's requests a minute and tokens a day."""
+    async def _check_limits(self, caller: Caller) -> None:
+        """Raise ApiError where the server drains or the key is over its rate or budget;
+        leave OpenAI's headers about limits in the request's state.
+        """
         if self.draining:
-            raise self._refused("draining")
-        state, now = current.get(), time.monotonic()
-        rates: dict[str, str] = {}
-        wait, reason = 0.0, ""
+            raise self._refusal("draining")
+        headers: dict[str, str] = {}
+        refusal: tuple[str, float] | None = None
         if caller.requests_per_minute is not None:
-            asked = self._asked.setdefault(caller.key_id, deque())
-            while asked and asked[0] <= now - WINDOW:
-                asked.popleft()
-            if len(asked) >= caller.requests_per_minute:
-                wait, reason = asked[0] + WINDOW - now if asked else WINDOW, "rate"
+            limit = caller.requests_per_minute
+            recent = self._recent_requests(caller)
+            reset = recent[0] + WINDOW - time.monotonic() if recent else 0.0
+            if len(recent) >= limit:
+                refusal = "rate", reset if recent else WINDOW
             else:
-                asked.append(now)
-            rates |= _rates(
-                "requests",
-                caller.requests_per_minute,
-                len(asked),
-                asked[0] + WINDOW - now if asked else 0,
-            )
+                recent.append(time.monotonic())
+                reset = recent[0] + WINDOW - time.monotonic()
+            headers |= _limit_headers("requests", limit, len(recent), reset)
         if caller.tokens_per_day is not None:
+            budget = caller.tokens_per_day
             used = await self.ledger.tokens_today(caller.key_id)
-            if used >= caller.tokens_per_day:
-                wait, reason = seconds_to_midnight(), "budget"
-            rates |= _rates(
-                "tokens", caller.tokens_per_day, used, seconds_to_midnight()
-            )
+            if used >= budget:
+                refusal = "budget", seconds_to_midnight()
+            headers |= _limit_headers("tokens", budget, used, seconds_to_midnight())
+        state = current.get()
         if state is not None:
-            state["rates"] = rates
-        if reason:
-            raise self._refused(reason, wait, caller)
+            state["rates"] = headers
+        if refusal is not None:
+            reason, wait = refusal
+            raise self._refusal(reason, wait, caller)
 
-    async def _enter(self, model: str) -> None:
-        line = self._lines.setdefault(model, _Line())
-        if line.busy < self.settings.streams:
-            line.busy += 1
+    def _recent_requests(self, caller: Caller) -> deque[float]:
+        """When this key's requests of the last minute came, by time.monotonic."""
+        recent = self._recent.setdefault(caller.key_id, deque())
+        while recent and recent[0] <= time.monotonic() - WINDOW:
+            recent.popleft()
+        return recent
+
+    async def _acquire(self, model: str) -> None:
+        queue = self._queues.setdefault(model, _Queue())
+        if queue.active < self.settings.streams:
+            queue.active += 1
             return
         if self.waiting >= self.settings.queue:
-            raise self._refused(
-                "full", (self.waiting + 1) * self._typical / self.settings.streams
-            )
+            rounds = (self.waiting + 1) / self.settings.streams
+            raise self._refusal("full", rounds * self._typical_seconds)
         turn = asyncio.get_running_loop().create_future()
-        line.waiting.append(turn)
+        queue.waiting.append(turn)
         try:
             async with asyncio.timeout(self.settings.wait_seconds):
                 await turn
         except BaseException as error:
-            if (
-                turn.done() and not turn.cancelled() and turn.exception() is None
-            ):  # handed over in the moment of leaving
-                self._leave(model)
+            admitted = turn.done() and not turn.cancelled() and not turn.exception()
+            if admitted:  # the slot came in the moment of leaving
+                self._release(model)
             else:
-                line.waiting.remove(turn)
+                queue.waiting.remove(turn)
                 self._forget(model)
             if isinstance(error, TimeoutError):
-                raise self._refused("late", self._typical) from None
+                raise self._refusal("late", self._typical_seconds) from None
             raise
 
-    def _leave(self, model: str) -> None:
-        """Hand the place to the first who still waits, or put it back."""
-        line = self._lines[model]
-        for turn in line.waiting:
+    def _release(self, model: str) -> None:
+        """Give the slot to the first who still waits, or free it."""
+        queue = self._queues[model]
+        for turn in queue.waiting:
             if not turn.done():
-                line.waiting.remove(turn)
+                queue.waiting.remove(turn)
                 turn.set_result(None)
                 return
-        line.busy -= 1
+        queue.active -= 1
         self._forget(model)
 
     def _forget(self, model: str) -> None:
-        """Names come from outside: keep none that nobody works with."""
-        line = self._lines[model]
-        if not line.busy and not line.waiting:
-            del self._lines[model]
+        """Drop the queue of a model without requests: names come from outside."""
+        queue = self._queues[model]
+        if not queue.active and not queue.waiting:
+            del self._queues[model]
 
-    def _record(self, caller: Caller, model: str, place: Place) -> None:
-        used = Used(1, place.prompt_tokens, place.completion_tokens, place.pictures)
-        if (
-            place.prompt_tokens or place.completion_tokens or place.pictures
-        ):  # so the model exists, and its name may be a label
+    def _record(self, caller: Caller, model: str, slot: Slot) -> None:
+        used = Used(1, slot.prompt_tokens, slot.completion_tokens, slot.pictures)
+        if slot.prompt_tokens or slot.completion_tokens or slot.pictures:
+            # so the model exists, and its name may be a label
             self.ledger.add(caller.key_id, model, used)
-            self.meters.answered(model, place.arrived, place.first, used)
-        if (state := current.get()) is not None:
+            self.meters.answered(model, slot.arrived, slot.first_token, used)
+        state = current.get()
+        if state is not None:
             state["used"] = {
                 "model": model[:200],
                 "prompt_tokens": used.prompt_tokens,
@@ -200,45 +216,53 @@ class Admission:
                 "pictures": used.pictures,
             }
 
-    def _refused(
+    def _refusal(
         self, reason: str, wait: float = DRAINING, caller: Caller | None = None
     ) -> ApiError:
-        again = max(1, min(math.ceil(wait), 86_400 if reason == "budget" else 60))
+        """The error for a request that is not admitted, counted by its reason.
+
+        Args:
+            reason: "draining", "rate", "budget", "full" or "late".
+            wait: seconds until another try makes sense.
+            caller: whose limit it is, for "rate" and "budget".
+        """
+        longest = 86_400 if reason == "budget" else 60
+        seconds = max(1, min(math.ceil(wait), longest))
         self.meters.refused.labels(reason).inc()
         if reason == "draining":
             return ApiError(
                 503,
                 say("This server is stopping.", "服务器正在停止。"),
                 code="draining",
-                retry_after=again,
+                retry_after=seconds,
             )
         if reason == "rate" and caller:
-            said = say(
-                f"This key may ask {caller.requests_per_minute} times a minute. Try again in {again} s.",
-                f"此密钥每分钟最多请求 {caller.requests_per_minute} 次，请在 {again} 秒后重试。",
+            limit = caller.requests_per_minute
+            message = say(
+                f"This key may send {limit} requests a minute. Try again in {seconds} s.",
+                f"此密钥每分钟最多请求 {limit} 次，请在 {seconds} 秒后重试。",
             )
-            return ApiError(429, said, code="rate_limit_exceeded", retry_after=again)
-        if reason == "budget" and caller:
-            said = say(
+            code = "rate_limit_exceeded"
+        elif reason == "budget" and caller:
+            message = say(
                 f"This key's {caller.tokens_per_day} tokens of today (UTC) are used up.",
                 f"此密钥今日（UTC）的 {caller.tokens_per_day} 个词元已用完。",
             )
-            return ApiError(429, said, code="insufficient_quota", retry_after=again)
-        return ApiError(
-            429,
-            say(
-                f"All places are taken and {self.settings.queue} requests wait. Try again in {again} s.",
-                f"所有席位已满，已有 {self.settings.queue} 个请求在排队，请在 {again} 秒后重试。",
-            ),
-            code="queue_" + reason,
-            retry_after=again,
-        )
+            code = "insufficient_quota"
+        else:
+            queued = self.settings.queue
+            message = say(
+                f"All slots are active and {queued} requests wait. Try again in {seconds} s.",
+                f"所有席位已满，已有 {queued} 个请求在排队，请在 {seconds} 秒后重试。",
+            )
+            code = f"queue_{reason}"
+        return ApiError(429, message, code=code, retry_after=seconds)
 
 
-def _rates(what: str, limit: int, used: int, reset: float) -> dict[str, str]:
-    """OpenAI's headers about a limit."""
+def _limit_headers(unit: str, limit: int, used: int, reset: float) -> dict[str, str]:
+    """OpenAI's headers about a limit; `reset` in seconds."""
     return {
-        f"x-ratelimit-limit-{what}": str(limit),
-        f"x-ratelimit-remaining-{what}": str(max(0, limit - used)),
-        f"x-ratelimit-reset-{what}": f"{max(0.0, reset):.0f}s",
+        f"x-ratelimit-limit-{unit}": str(limit),
+        f"x-ratelimit-remaining-{unit}": str(max(0, limit - used)),
+        f"x-ratelimit-reset-{unit}": f"{max(0.0, reset):.0f}s",
     }

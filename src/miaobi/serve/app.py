@@ -2,7 +2,7 @@
 in the registry.
 
 Order of a request: logged (id, log line) -> guard (headers, host, key) -> bodies (size,
-    type, depth; a client that leaves) -> route -> admission (rate, place) -> pool ->
+    type, depth; a client that leaves) -> route -> admission (rate, slot) -> pool ->
     engine -> published answer.
 """
 

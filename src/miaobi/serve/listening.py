@@ -37,7 +37,7 @@ KEEP_ALIVE = 65
 proxies keep theirs.
 """
 CLOSING = 3
-"""Seconds after the drain for what holds no place: uploads, event streams, open pages."""
+"""Seconds after the drain for what holds no slot: uploads, event streams, open pages."""
 
 
 class Patient(H11Protocol):

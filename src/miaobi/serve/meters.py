@@ -64,7 +64,7 @@ class Meters:
         )
         self.queued = Histogram(
             "miaobi_queue_seconds",
-            "Waiting for a place.",
+            "Waiting for a slot.",
             buckets=SECONDS,
             registry=self.registry,
         )

@@ -53,9 +53,9 @@ class Settings:
     streams: int = 16
     """Answers of one text model that run at the same time."""
     queue: int = 64
-    """Requests that may wait for a place before the next is told to come back."""
+    """Requests that may wait for a slot before the next one is refused."""
     wait_seconds: float = 120.0
-    """The longest a request waits for its place."""
+    """The longest a request waits for its slot."""
     drain_seconds: float = 30.0
     """After SIGTERM, how long running answers may take to end."""
     picture_seconds: int = 3600

@@ -16,7 +16,7 @@ from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.engines.load import Model
 from miaobi.provenance.label import NOTICE
-from miaobi.serve.admission import Place
+from miaobi.serve.admission import Slot
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
@@ -53,10 +53,10 @@ async def create(
             param="input",
         )
     async with (
-        services.admission.place(caller, asked.model) as place,
+        services.admission.slot(caller, asked.model) as slot,
         services.pool.lease(asked.model, "embedding") as model,
     ):
-        made = await _made(model, texts, place)
+        made = await _made(model, texts, slot)
         label = {"notice": NOTICE, "model": model.weights.label}
     if asked.dimensions not in (None, made.shape[1]):
         raise Unsupported(
@@ -75,7 +75,7 @@ async def create(
         }
         for index, vector in enumerate(made)
     ]
-    usage = {"prompt_tokens": place.prompt_tokens, "total_tokens": place.prompt_tokens}
+    usage = {"prompt_tokens": slot.prompt_tokens, "total_tokens": slot.prompt_tokens}
     return {
         "object": "list",
         "model": asked.model,
@@ -85,11 +85,11 @@ async def create(
     }
 
 
-async def _made(model: Model, texts: tuple[str, ...], place: Place) -> np.ndarray:
+async def _made(model: Model, texts: tuple[str, ...], slot: Slot) -> np.ndarray:
     """float32 [texts, D]."""
     vectors = np.empty((0, 0), np.float32)
     async for chunk in model.engine.generate(model.request(texts)):
-        place.prompt_tokens += chunk.prompt_tokens
+        slot.prompt_tokens += chunk.prompt_tokens
         if isinstance(chunk.artifact, Embedding):
             vectors = chunk.artifact.vectors
     return vectors

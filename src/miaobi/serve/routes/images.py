@@ -150,7 +150,7 @@ async def _answer(
     mask: Incoming | None = None,
 ) -> dict[str, Any]:
     async with (
-        services.admission.place(caller, asked.model) as place,
+        services.admission.slot(caller, asked.model) as slot,
         services.pool.lease(asked.model, "image") as model,
     ):
         wanted = house_request(
@@ -162,7 +162,7 @@ async def _answer(
             _mask(model, image, mask),
         )
         pictures = await _made(model, wanted, getattr(request.state, "request_id", ""))
-        place.pictures += len(pictures)
+        slot.pictures += len(pictures)
     kind = asked.output_format or "png"
     data = [
         await asyncio.to_thread(

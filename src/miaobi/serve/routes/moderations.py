@@ -152,7 +152,7 @@ async def create(
                 ),
                 say("Ask several times.", "请分多次请求。"),
             )
-    async with services.admission.place(caller, NAME):
+    async with services.admission.slot(caller, NAME):
         verdicts, judges = await _texts(services, texts)
         pictures = [
             await _picture(url, services.settings.limits.pixels) for url in urls

@@ -66,7 +66,7 @@ async def metrics(services: Serving) -> Response:
     }
     gauges = {
         "queue_waiting": (
-            "Requests that wait for a place.",
+            "Requests that wait for a slot.",
             "",
             {"": float(admission.waiting)},
         ),

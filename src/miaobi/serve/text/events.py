@@ -2,7 +2,7 @@
 
 The answer is made by a task of its own and handed over in handfuls: whatever came while
 the last handful was being sent leaves as one, so a client that reads slowly holds up
-neither the model nor its place. Errors before the first event are answered as any
+neither the model nor its slot. Errors before the first event are answered as any
 other; after it, as an event. The task that sends is cancelled when the client leaves
 (bodies.py), and takes the other with it.
 """

@@ -1,6 +1,6 @@
-"""One request to a model that writes, from its place in the queue to its last token.
+"""One request to a model that writes, from its slot in the queue to its last token.
 
-`run(put)` holds a place and the model while the answers are made, hands every chunk to
+`run(put)` holds a slot and the model while the answers are made, hands every chunk to
 `put`, and counts. Several prompts are asked at the same time; the answers of prompt p
 are numbered p n to p n + n - 1.
 """
@@ -20,7 +20,7 @@ from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
 from miaobi.provenance.label import NOTICE
-from miaobi.serve.admission import Place
+from miaobi.serve.admission import Slot
 from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.records import now
@@ -61,23 +61,23 @@ class Exchange:
     async def run(self, put: Put) -> None:
         """Make all answers. Raises ApiError and MiaobiError."""
         async with (
-            self.services.admission.place(self.caller, self.name) as place,
+            self.services.admission.slot(self.caller, self.name) as slot,
             self.services.pool.lease(self.name) as model,
         ):
             with ExitStack() as kept:
                 requests = self.ask(model, kept)
                 self.model, self.seed = model, requests[0].seed
                 if len(requests) == 1:
-                    await self._answer(requests[0], 0, place, put)
+                    await self._answer(requests[0], 0, slot, put)
                 else:
-                    await self._answers(requests, place, put)
+                    await self._answers(requests, slot, put)
 
     async def _answers(
-        self, requests: Sequence[TextRequest], place: Place, put: Put
+        self, requests: Sequence[TextRequest], slot: Slot, put: Put
     ) -> None:
         """Several at the same time; when one fails, the others are left."""
         making = [
-            asyncio.ensure_future(self._answer(request, at * request.n, place, put))
+            asyncio.ensure_future(self._answer(request, at * request.n, slot, put))
             for at, request in enumerate(requests)
         ]
         try:
@@ -88,16 +88,16 @@ class Exchange:
             await asyncio.gather(*making, return_exceptions=True)
 
     async def _answer(
-        self, request: TextRequest, first: int, place: Place, put: Put
+        self, request: TextRequest, first: int, slot: Slot, put: Put
     ) -> None:
         assert self.model is not None
         async with aclosing(cast(Any, self.model.engine.generate(request))) as chunks:
             async for chunk in chunks:
                 if chunk.prompt_tokens:
-                    place.prompt_tokens += chunk.prompt_tokens
+                    slot.prompt_tokens += chunk.prompt_tokens
                     self.prompt_tokens += chunk.prompt_tokens
                 if chunk.tokens:
-                    place.completion_tokens += chunk.tokens
+                    slot.completion_tokens += chunk.tokens
                     self.completion_tokens += chunk.tokens
                 if chunk.text or chunk.finish or chunk.logprobs:
                     put(replace(chunk, index=chunk.index + first) if first else chunk)
