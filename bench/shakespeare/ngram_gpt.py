@@ -40,13 +40,13 @@ class NgramGPT(gpt.GPT):
         last, before = F.pad(ids, (1, 0))[:, :-1], F.pad(ids, (2, 0))[:, :-2]
         pair = last * 36_313 + ids * 27_191
         x = (
-            self.model["embed_tokens"](ids)
+            self.model.embed_tokens(ids)
             + self.bigram(pair % BIGRAMS)
             + self.trigram((before * 55_433 + pair) % TRIGRAMS)
         )
-        for block in self.model["layers"]:
+        for block in self.model.layers:
             x = block(x, self.cos[: ids.size(1)], self.sin[: ids.size(1)])
-        return self.lm_head(self.model["norm"](x))
+        return self.lm_head(self.model.norm(x))
 
 
 def train(corpus: Path, seed: int, steps: int) -> float:

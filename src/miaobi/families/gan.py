@@ -1,20 +1,24 @@
-"""A generative adversarial network: a generator that turns noise into pictures until a
-critic cannot tell them from real ones.
+"""A generative adversarial network: a generator turns noise into pictures that a critic
+learns to distinguish from real ones.
 
     x = G(z, y),  z ~ N(0, I);   the two losses are in nn/adversarial.py
 
-Plain generator: z → linear → residual blocks, each doubling the sides. Style-based
-    generator (Karras et al. 2019, 2020: arXiv:1812.04948, arXiv:1912.04958): w = f(z,
-    y) steers every convolution,
+Plain generator: z → linear → residual blocks, each doubling the sides.
+
+Style-based generator (Karras et al. 2019, 2020: arXiv:1812.04948, arXiv:1912.04958):
+w = f(z, y) modulates every convolution,
 
     W'_oik = s_i W_oik,   W''_oik = W'_oik / √(Σ_ik W'_oik² + ε),   s = A w
 
-written as scaling what goes in and what comes out, so that one ordinary convolution
-serves the whole batch. Noise is added at each size, the picture is the sum of what
-every size adds, in training a second w may take over from some layer on (mixing), and w
-← w̄ + ψ (w - w̄) trades variety for quality (truncation).
-Critic: residual blocks that halve the sides, and the variety of the batch; classes by
-    projection, D(x, y) = v·h(x) + e_y·h(x) (Miyato & Koyama 2018, arXiv:1802.05637).
+written as a scale of its inputs and of its outputs, so that one ordinary convolution
+serves the whole batch. Noise is added at each size; the picture is the sum of what every
+size adds. In training a second w may replace the first from some level on (mixing).
+w ← w̄ + ψ (w - w̄) trades variety for quality (truncation).
+
+Critic: residual blocks that halve the sides, and the variety of the batch. Classes enter
+by projection, D(x, y) = v·h(x) + e_y·h(x) (Miyato & Koyama 2018, arXiv:1802.05637).
+
+Shapes: x [B, C, H, W] in [-1, 1]; z [B, D]; class vectors [B, D]; w [B, S].
 """
 
 from __future__ import annotations
@@ -36,11 +40,11 @@ from miaobi.nn.convolution import (
     SLOPE,
     Decoder,
     Encoder,
-    LaidOut,
+    Unpatchify,
+    base_resolution,
     channels_last,
     conv,
-    doubled,
-    floor_of,
+    upsample2x,
 )
 from miaobi.nn.image import labels_for, need_classes, to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
@@ -50,73 +54,88 @@ NAME, MODALITY, DATA = "gan", "image", "pictures"
 AVERAGED = 4096
 """Draws over which the mean style is taken."""
 CLASS_SCALE = 0.2
-"""A class starts as a whisper beside z; as loud as z, it would be all that the
-generator learns to hear.
+"""Standard deviation of class vectors at first. As large as z, they would be all that
+the generator learns to use.
 """
 
 
 @dataclass(frozen=True)
 class Config:
     generator: Literal["plain", "style"] = "plain"
-    """style: a mapping network steers every layer; more even quality, mixing and
+    """style: a mapping network modulates every layer: more even quality, mixing and
     truncation, slower.
     """
     conditional: bool = False
-    """Tell generator and critic the class."""
+    """Condition generator and critic on the class."""
     latent_size: int = 64
     """Length of z."""
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
     times quicker.
     """
     style_size: int = 128
     """Length of w, for the style-based generator."""
     mixing: float = 0.5
-    """Share of pictures in training whose style changes at some layer."""
+    """Share of pictures in training whose style changes at some level."""
     loss: Game = "relativistic"
     """relativistic: the modern game, stable with its penalties. non_saturating: the classic one."""
     gamma: float = 0.1
-    """Weight of the gradient penalties; larger is steadier and blurrier; 0 for none."""
+    """Weight of the gradient penalties: larger is steadier and blurrier, 0 for none."""
     penalty_every: int = 4
     """Steps between penalties, which are that much stronger."""
     spread: float = 1.0
-    """How strongly pictures of one class are kept as far apart as real ones are; 0
+    """Weight of the loss that pictures of a class differ as much as real ones do; 0
     leaves that to the critic.
     """
     augment: list[str] = field(default_factory=list)
-    """Disturbances before the critic: colour, translation, cutout. Essential below
+    """Augmentations before the critic: colour, translation, cutout. Essential below
     about 10,000 pictures.
     """
 
 
 class Plain(nn.Module):
-    """z [B, D] -> pictures [B, C, H, W]."""
+    """z [B, D], class vectors [B, D] or None -> pictures [B, C, H, W]."""
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.floor = floor_of(spec, config.patch)
-        channels = self.floor.widths(config.width)
+        self.base = base_resolution(spec, config.patch)
+        channels = self.base.widths(config.width)
         self.start = nn.Linear(
             config.latent_size * (1 + config.conditional),
-            channels[-1] * self.floor.height * self.floor.width,
+            channels[-1] * self.base.height * self.base.width,
         )
         self.decoder = Decoder(spec.channels, channels, config.patch)
 
-    def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
-        z = z if given is None else torch.cat([z, given], 1)
-        return self.decoder(
-            self.start(z).unflatten(1, (-1, self.floor.height, self.floor.width))
-        )
+    def forward(self, z: Tensor, class_BD: Tensor | None) -> Tensor:
+        flat = self.start(with_class(z, class_BD))
+        features = flat.view(len(z), -1, self.base.height, self.base.width)
+        pictures: Tensor = self.decoder(features)
+        return pictures
 
-    def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
-        return self(truncation * z, given)
+    def truncated(
+        self, z: Tensor, class_BD: Tensor | None, truncation: float
+    ) -> Tensor:
+        """Return pictures of points nearer to the mean of the prior."""
+        pictures: Tensor = self(truncation * z, class_BD)
+        return pictures
+
+
+def with_class(z: Tensor, class_BD: Tensor | None) -> Tensor:
+    """Return z [B, D] beside its class vectors, [B, 2D]; z alone where there are none."""
+    return z if class_BD is None else torch.cat([z, class_BD], 1)
 
 
 class Modulated(nn.Module):
-    """x [B, C_in, H, W], w [B, S] -> [B, C_out, H, W]: a convolution whose kernels w
-    scales and, unless told not to, normalises.
+    """A convolution whose kernels w scales: x [B, C_in, H, W], w [B, S] -> [B, C_out, H, W].
+
+    Args:
+        inner: C_in.
+        outer: C_out.
+        style_size: S.
+        kernel: side of the kernels.
+        demodulate: whether the scaled kernels are normalised.
     """
 
     def __init__(
@@ -128,8 +147,9 @@ class Modulated(nn.Module):
         demodulate: bool = True,
     ) -> None:
         super().__init__()
+        fan_in = inner * kernel * kernel
         self.weight = nn.Parameter(
-            torch.randn(outer, inner, kernel, kernel) / (inner * kernel * kernel) ** 0.5
+            torch.randn(outer, inner, kernel, kernel) / fan_in**0.5
         )
         self.bias = nn.Parameter(torch.zeros(outer))
         self.style = nn.Linear(style_size, inner)
@@ -138,15 +158,18 @@ class Modulated(nn.Module):
         nn.init.ones_(self.style.bias)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        scale = self.style(w)
-        x = F.conv2d(x * scale[:, :, None, None], self.weight, padding="same")
+        scale_BI = self.style(w)
+        x = F.conv2d(x * scale_BI[:, :, None, None], self.weight, padding="same")
         if self.demodulate:
-            norm_BO = scale.square() @ self.weight.square().sum((2, 3)).T
+            energy_OI = self.weight.square().sum((2, 3))
+            norm_BO = scale_BI.square() @ energy_OI.T
             x = x * (norm_BO + 1e-8).rsqrt()[:, :, None, None]
         return x + self.bias[:, None, None]
 
 
 class StyleLayer(nn.Module):
+    """A modulated convolution, noise (in training only), and a leaky ReLU."""
+
     def __init__(self, inner: int, outer: int, style_size: int) -> None:
         super().__init__()
         self.convolve = Modulated(inner, outer, style_size)
@@ -154,38 +177,32 @@ class StyleLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = self.convolve(x, w)
-        x = (
-            x + self.noise * torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device)
-            if self.training
-            else x
-        )
+        if self.training:
+            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device)
+            x = x + self.noise * noise
         return F.leaky_relu(x, SLOPE) * 2**0.5
 
 
 class Style(nn.Module):
-    """z [B, D] -> pictures [B, C, H, W], through w [B, S]. Noise is added in training
-    only, so that a seed says all.
+    """z [B, D], class vectors [B, D] or None -> pictures [B, C, H, W], through w [B, S].
+
+    Noise is added in training only, so that a seed determines a picture.
     """
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.latent_size, self.mixing, size = (
-            config.latent_size,
-            config.mixing,
-            config.style_size,
-        )
-        given = config.latent_size * (1 + config.conditional)
+        self.latent_size = config.latent_size
+        self.mixing = config.mixing
+        size = config.style_size
         self.mapping = nn.Sequential(
-            nn.Linear(given, size),
+            nn.Linear(config.latent_size * (1 + config.conditional), size),
             nn.LeakyReLU(SLOPE),
             nn.Linear(size, size),
             nn.LeakyReLU(SLOPE),
         )
-        floor = floor_of(spec, config.patch)
-        channels = floor.widths(config.width)[::-1]
-        self.start = nn.Parameter(
-            torch.randn(1, channels[0], floor.height, floor.width)
-        )
+        base = base_resolution(spec, config.patch)
+        channels = base.widths(config.width)[::-1]
+        self.start = nn.Parameter(torch.randn(1, channels[0], base.height, base.width))
         pairs = [(channels[0], channels[0]), *itertools.pairwise(channels)]
         self.layers = nn.ModuleList(
             nn.ModuleList([StyleLayer(a, b, size), StyleLayer(b, b, size)])
@@ -195,66 +212,76 @@ class Style(nn.Module):
             Modulated(b, channels[-1], size, kernel=1, demodulate=False)
             for _, b in pairs
         )
-        self.laid_out = LaidOut(channels[-1], spec.channels, config.patch)
+        self.laid_out = Unpatchify(  # named in saved models
+            channels[-1], spec.channels, config.patch
+        )
         channels_last(self)
 
-    def forward(self, z: Tensor, given: Tensor | None) -> Tensor:
-        w = self.styled(z, given)
-        if not self.training or not self.mixing:
-            return self.painted([w] * len(self.layers))
-        other = self.styled(torch.randn_like(z), given)
-        # Each picture changes over at a level of its own; those that do not mix change
-        # after the last.
-        change = torch.randint(1, len(self.layers) + 1, (len(z), 1), device=z.device)
-        change = torch.where(
-            torch.rand(len(z), 1, device=z.device) < self.mixing,
-            change,
-            len(self.layers),
-        )
-        return self.painted(
-            [torch.where(level < change, w, other) for level in range(len(self.layers))]
-        )
+    def forward(self, z: Tensor, class_BD: Tensor | None) -> Tensor:
+        w = self.style_of(z, class_BD)
+        if self.training and self.mixing:
+            return self.synthesise(self.mixed(w, z, class_BD))
+        return self.synthesise([w] * len(self.layers))
 
-    def styled(self, z: Tensor, given: Tensor | None) -> Tensor:
-        z = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        return self.mapping(z if given is None else torch.cat([z, given], 1))
+    def mixed(self, w: Tensor, z: Tensor, class_BD: Tensor | None) -> list[Tensor]:
+        """Return a w for each level, where some pictures change to another style.
 
-    def painted(self, styles: list[Tensor]) -> Tensor:
-        """Pictures of one w [B, S] for each level."""
-        x, picture = (
-            self.start.expand(len(styles[0]), -1, -1, -1),
-            torch.zeros((), device=self.start.device),
-        )
-        for level, ((first, second), colour, w) in enumerate(
-            zip(self.layers, self.colours, styles)
-        ):
+        Each picture that mixes changes at a level of its own; the others change after
+        the last, that is, never.
+        """
+        levels = len(self.layers)
+        other = self.style_of(torch.randn_like(z), class_BD)
+        change_B1 = torch.randint(1, levels + 1, (len(z), 1), device=z.device)
+        mixes_B1 = torch.rand(len(z), 1, device=z.device) < self.mixing
+        change_B1 = torch.where(mixes_B1, change_B1, levels)
+        return [torch.where(level < change_B1, w, other) for level in range(levels)]
+
+    def style_of(self, z: Tensor, class_BD: Tensor | None) -> Tensor:
+        """Return w [B, S]; z is normalised first."""
+        mean_square = z.square().mean(1, keepdim=True)
+        z = z * (mean_square + 1e-8).rsqrt()
+        w: Tensor = self.mapping(with_class(z, class_BD))
+        return w
+
+    def synthesise(self, styles: list[Tensor]) -> Tensor:
+        """Return pictures [B, C, H, W] of one w [B, S] for each level."""
+        x = self.start.expand(len(styles[0]), -1, -1, -1)
+        picture = torch.zeros((), device=self.start.device)
+        levels = zip(self.layers, self.colours, styles, strict=True)
+        for level, (layers, colour, w) in enumerate(levels):
             if level:
-                x, picture = (
-                    doubled(x),
-                    F.interpolate(picture, scale_factor=2, mode="bilinear"),
-                )
-            x = second(first(x, w), w)
+                x = upsample2x(x)
+                picture = F.interpolate(picture, scale_factor=2, mode="bilinear")
+            assert isinstance(layers, nn.ModuleList)
+            for layer in layers:
+                x = layer(x, w)
             picture = picture + colour(x, w)
-        return self.laid_out(picture)
+        pixels: Tensor = self.laid_out(picture)
+        return pixels
 
-    def truncated(self, z: Tensor, given: Tensor | None, truncation: float) -> Tensor:
-        w = self.styled(z, given)
+    def truncated(
+        self, z: Tensor, class_BD: Tensor | None, truncation: float
+    ) -> Tensor:
+        """Return pictures of styles nearer to the mean style."""
+        w = self.style_of(z, class_BD)
         if truncation < 1:
-            mean = self.mean_style(given)
+            mean = self.mean_style(class_BD)
             w = mean + truncation * (w - mean)
-        return self.painted([w] * len(self.layers))
+        return self.synthesise([w] * len(self.layers))
 
-    def mean_style(self, given: Tensor | None) -> Tensor:
-        """w̄ over fixed draws of z: [S], or for what each picture is given, [B, S]."""
-        draws = torch.randn(
-            AVERAGED, self.latent_size, generator=torch.Generator().manual_seed(0)
-        ).to(self.start.device)
-        if given is None:
-            return self.styled(draws, None).mean(0)
-        kinds, places = given.unique(dim=0, return_inverse=True)
-        return torch.stack(
-            [self.styled(draws, kind.expand(AVERAGED, -1)).mean(0) for kind in kinds]
-        )[places]
+    def mean_style(self, class_BD: Tensor | None) -> Tensor:
+        """Return w̄ over fixed draws of z: [S], or [B, S] by the picture's class."""
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randn(AVERAGED, self.latent_size, generator=generator)
+        draws = draws.to(self.start.device)
+        if class_BD is None:
+            return self.style_of(draws, None).mean(0)
+        classes, class_of_picture = torch.unique(class_BD, dim=0, return_inverse=True)
+        means = [
+            self.style_of(draws, vector.expand(AVERAGED, -1)).mean(0)
+            for vector in classes
+        ]
+        return torch.stack(means)[class_of_picture]
 
 
 class Critic(nn.Module):
@@ -262,91 +289,101 @@ class Critic(nn.Module):
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        floor = floor_of(spec, config.patch)
-        channels = floor.widths(config.width)
+        base = base_resolution(spec, config.patch)
+        channels = base.widths(config.width)
         self.encoder = Encoder(spec.channels, channels, config.patch)
         self.gather = nn.Sequential(
             conv(channels[-1] + 1, channels[-1]),
             nn.LeakyReLU(SLOPE),
             nn.Flatten(),
-            nn.Linear(channels[-1] * floor.height * floor.width, channels[-1]),
+            nn.Linear(channels[-1] * base.height * base.width, channels[-1]),
             nn.LeakyReLU(SLOPE),
         )
         self.head = nn.Linear(channels[-1], 1)
-        self.of_class = (
-            nn.Embedding(len(spec.classes), channels[-1])
-            if config.conditional
-            else None
-        )
+        self.of_class: nn.Embedding | None = None
+        if config.conditional:
+            self.of_class = nn.Embedding(len(spec.classes), channels[-1])
         channels_last(self)
 
     def forward(self, pictures: Tensor, label: Tensor | None) -> Tensor:
-        places = self.encoder(pictures)
-        features = self.gather(torch.cat([places, variety(places, label)], 1))
-        logits = self.head(features)[:, 0]
-        return (
-            logits
-            if self.of_class is None
-            else logits
-            + (self.of_class(label) * features).sum(1) * features.shape[1] ** -0.5
-        )
+        features_BCHW = self.encoder(pictures)
+        channels = [features_BCHW, variety(features_BCHW, label)]
+        features_BC: Tensor = self.gather(torch.cat(channels, 1))
+        logits_B1: Tensor = self.head(features_BC)
+        logits = logits_B1[:, 0]
+        if self.of_class is None:
+            return logits
+        class_BC: Tensor = self.of_class(label)
+        projection = (class_BC * features_BC).sum(1)
+        return logits + projection * features_BC.shape[1] ** -0.5
 
 
 def variety(features: Tensor, label: Tensor | None) -> Tensor:
-    """How far each picture lies from the others of its class in the batch, as one more
-    channel: pictures that are all alike give themselves away (minibatch features:
-    Salimans et al. 2016, arXiv:1606.03498). [B, C, H, W] -> [B, 1, H, W].
+    """Return how far each picture lies from the others of its class in the batch.
+
+    One more channel for the critic, [B, C, H, W] -> [B, 1, H, W], by which a generator
+    that repeats itself is recognised (minibatch features: Salimans et al. 2016,
+    arXiv:1606.03498).
     """
     flat = features.flatten(1)
-    squared = flat.square().sum(1)
-    apart_BB = (squared[:, None] + squared - 2 * flat @ flat.T).clamp(
-        min=0
-    ) / flat.shape[1]
-    alike_BB = (
-        torch.ones_like(apart_BB)
-        if label is None
-        else (label[:, None] == label).to(flat.dtype)
-    )
+    squares = flat.square().sum(1)
+    distance_BB = squares[:, None] + squares - 2 * flat @ flat.T
+    distance_BB = distance_BB.clamp(min=0) / flat.shape[1]
+    alike_BB = torch.ones_like(distance_BB)
+    if label is not None:
+        alike_BB = (label[:, None] == label).to(flat.dtype)
     alike_BB = alike_BB - torch.eye(len(flat), device=flat.device)
-    mean = (apart_BB * alike_BB).sum(1) / alike_BB.sum(1).clamp(min=1)
-    return (mean + 1e-8).sqrt()[:, None, None, None].expand(-1, 1, *features.shape[2:])
+    count = alike_BB.sum(1).clamp(min=1)
+    mean = (distance_BB * alike_BB).sum(1) / count
+    deviation = (mean + 1e-8).sqrt()
+    return deviation[:, None, None, None].expand(-1, 1, *features.shape[2:])
 
 
 class Generator(nn.Module):
-    """What is kept of a trained GAN."""
+    """The part of a trained GAN that is saved."""
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.config, self.spec, self.latent_shape = config, spec, (config.latent_size,)
-        self.net = {"plain": Plain, "style": Style}[config.generator](config, spec)
-        self.classes = (
-            nn.Embedding(len(spec.classes), config.latent_size)
-            if config.conditional
-            else None
-        )
-        if self.classes is not None:
+        self.config = config
+        self.spec = spec
+        self.latent_shape = (config.latent_size,)
+        self.controls = frozenset({"truncation"})
+        self.net: Plain | Style
+        if config.generator == "style":
+            self.net = Style(config, spec)
+        else:
+            self.net = Plain(config, spec)
+        self.classes: nn.Embedding | None = None
+        if config.conditional:
+            self.classes = nn.Embedding(len(spec.classes), config.latent_size)
             nn.init.normal_(self.classes.weight, std=CLASS_SCALE)
-        self.controls = frozenset(
-            {"truncation", *(["label"] if config.conditional else [])}
-        )
+            self.controls = frozenset({"truncation", "label"})
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
-        return self.net(z, self._given(label))
+        pictures: Tensor = self.net(z, self._class_vectors(label))
+        return pictures
 
-    def _given(self, label: Tensor | None) -> Tensor | None:
+    def _class_vectors(self, label: Tensor | None) -> Tensor | None:
         return None if self.classes is None else self.classes(label)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return draws of z, [count, D]."""
         return torch.randn(
-            count, self.config.latent_size, generator=generator, device=self.device
+            count,
+            self.config.latent_size,
+            generator=generator,
+            device=self.device,
         )
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        return self(latent, labels_for(self, len(latent), label, None, self.device))
+        """Return the pictures of z, untruncated."""
+        label = labels_for(self, len(latent), label, None, self.device)
+        pictures: Tensor = self(latent, label)
+        return pictures
 
     def paint(
         self,
@@ -358,17 +395,16 @@ class Generator(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         z = self.draw(count, generator)
-        return self.net.truncated(
-            z,
-            self._given(labels_for(self, count, label, generator, self.device)),
-            truncation,
-        )
+        label = labels_for(self, count, label, generator, self.device)
+        class_BD = self._class_vectors(label)
+        return self.net.truncated(z, class_BD, truncation)
 
 
 class Duel(Objective):
-    """Critic, penalty, generator: three phases. Validation: sliced Wasserstein distance
-    to held-out pictures, for early stopping and to see collapse; `evaluate` judges on
-    real features.
+    """Critic, penalty, generator: three phases.
+
+    Validation is the sliced Wasserstein distance to held-out pictures, for early
+    stopping and to see a collapse; `evaluate` compares features of a trained network.
     """
 
     unit = "pictures"
@@ -391,52 +427,61 @@ class Duel(Objective):
         ]
 
     def context(self, batch: Batch) -> Tensor | None:
+        """Return the classes of a batch, for a conditional model."""
         return batch["label"] if self.generator.config.conditional else None
+
+    def generate(self, count: int, label: Tensor | None) -> Tensor:
+        """Return `count` generated pictures [B, C, H, W], differentiable."""
+        pictures: Tensor = self.generator(self.generator.draw(count), label)
+        return pictures
 
     @torch.no_grad()
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        real, label = batch["pixels"], self.context(batch)
-        return real, self.generator(self.generator.draw(len(real)), label), label
+        """Return real and generated pictures with their classes, for the critic."""
+        real = batch["pixels"]
+        label = self.context(batch)
+        generated = self.generate(len(real), label)
+        return real, generated, label
 
     def loss(self, batch: Batch) -> Loss:
-        real, label = batch["pixels"], self.context(batch)
-        made = self.generator(self.generator.draw(len(real)), label)
-        total = self.adversary.fool(real, made, label)
-        if self.generator.config.spread:
-            total = total + self.generator.config.spread * len(real) * lack_of_spread(
-                real, made, label
-            )
+        real = batch["pixels"]
+        label = self.context(batch)
+        generated = self.generate(len(real), label)
+        total = self.adversary.fool(real, generated, label)
+        spread = self.generator.config.spread
+        if spread:
+            lack = lack_of_spread(real, generated, label)
+            total = total + spread * len(real) * lack
         return Loss(total, len(real))
 
     def validate(self, batch: Batch) -> Loss:
-        real, made, _ = self.pair(batch)
-        return Loss(len(real) * sliced_wasserstein(real, made), len(real))
+        real, generated, _ = self.pair(batch)
+        return Loss(len(real) * sliced_wasserstein(real, generated), len(real))
 
 
-def lack_of_spread(real: Tensor, made: Tensor, label: Tensor | None) -> Tensor:
-    """The share by which made pictures of a class lie closer together than real ones; 0
-    when they do not. Scalar.
+def lack_of_spread(real: Tensor, generated: Tensor, label: Tensor | None) -> Tensor:
+    """Return by which share generated pictures of a class differ less than real ones.
 
-    Distances are of neighbours in a batch sorted by class, on squares of four pixels:
-    shapes, not noise. A one-sided relative of mode seeking (Mao et al. 2019,
-    arXiv:1903.05628): a critic that sees few steps tells one picture of each class from
-    none, not from many.
+    A scalar; 0 where they differ as much. Distances are between neighbours in a batch
+    sorted by class, on squares of four pixels: shapes, not noise. A one-sided relative
+    of mode seeking (Mao et al. 2019, arXiv:1903.05628): within few steps a critic learns
+    to miss a class that has no picture, not one that has a single picture.
     """
-    order = (
-        torch.arange(len(real), device=real.device)
-        if label is None
-        else label.argsort()
-    )
-    alike = (
-        torch.ones(len(real) - 1, device=real.device)
-        if label is None
-        else label[order].diff().eq(0).float()
-    )
-    of_real, of_made = (
-        (F.avg_pool2d(x, 4)[order].diff(dim=0).abs().flatten(1).mean(1) * alike).sum()
-        for x in (real, made)
-    )
-    return F.relu(of_real - of_made) / (of_real + 1e-8)
+    order = torch.arange(len(real), device=real.device)
+    alike = torch.ones(len(real) - 1, device=real.device)
+    if label is not None:
+        order = label.argsort()
+        alike = label[order].diff().eq(0).float()
+    real_spread = neighbour_distance(real[order], alike)
+    generated_spread = neighbour_distance(generated[order], alike)
+    return F.relu(real_spread - generated_spread) / (real_spread + 1e-8)
+
+
+def neighbour_distance(pictures: Tensor, weight: Tensor) -> Tensor:
+    """Return Σ_b weight_b |x_{b+1} - x_b| on squares of four pixels; weight [B - 1]."""
+    coarse = F.avg_pool2d(pictures, 4)
+    distance = coarse.diff(dim=0).abs().flatten(1).mean(1)
+    return (distance * weight).sum()
 
 
 def build(config: Config, spec: PictureSpec) -> Duel:
@@ -457,20 +502,22 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def sample(objective: Duel, dataset: Any, config: Any) -> Tensor:
-    """uint8 [rows, columns, H, W, C]: a row of real pictures, then made ones; with
-    classes, a column for each.
+    """Return generated pictures, uint8 [rows, columns, H, W, C].
+
+    A conditional model has a column for each class.
     """
-    net, spec = objective.generator, dataset.spec
-    columns = min(len(spec.classes), 10) if net.config.conditional else 8
+    net = objective.generator
+    columns = 8
+    if net.config.conditional:
+        columns = min(len(dataset.spec.classes), 10)
     rows = max(config.pictures // columns, 1)
-    label = (
-        torch.arange(columns).repeat(rows).to(net.device)
-        if net.config.conditional
-        else None
-    )
-    made = net.paint(
+    label = None
+    if net.config.conditional:
+        label = torch.arange(columns).repeat(rows).to(net.device)
+    pictures = net.paint(
         rows * columns,
         label=label,
         generator=torch.Generator(net.device).manual_seed(0),
     )
-    return to_pixels(made).unflatten(0, (rows, columns))
+    pixels = to_pixels(pictures)
+    return pixels.view(rows, columns, *pixels.shape[1:])

@@ -2,15 +2,15 @@
 OpenVINO, vLLM and PEFT load what is trained here.
 
     x ← x + W_o · attention(rms(x)),   x ← x + W_down (silu(W_gate h) ⊙ W_up h),  h = rms(x)
-    attention = softmax(q kᵀ / √d + causal mask) v,  q and k turned by rotary positions
+    attention = softmax(q kᵀ / √d + causal mask) v,  q and k rotated by their positions
 
 Rotary: Su et al. 2021 (arXiv:2104.09864). RMSNorm: Zhang & Sennrich 2019
-    (arXiv:1910.07467). SwiGLU: Shazeer 2020 (arXiv:2002.05202). Grouped queries:
-    Ainslie et al. 2023 (arXiv:2305.13245). Layout: Touvron et al. 2023
-    (arXiv:2302.13971). What a block adds starts at zero (W_o = W_down = 0), as does the
-    output layer: the untrained model predicts every token alike. The heads of the first
-    layer are born looking 1, 2, 3 ... places back (`look_back`), which training would
-    otherwise have to find first.
+(arXiv:1910.07467). SwiGLU: Shazeer 2020 (arXiv:2002.05202). Grouped queries: Ainslie et
+al. 2023 (arXiv:2305.13245). Layout: Touvron et al. 2023 (arXiv:2302.13971).
+
+What a block adds starts at zero (W_o = W_down = 0), as does the output layer: the
+untrained model predicts every token alike. The heads of the first layer start by looking
+1, 2, 3 ... positions back (`look_back`), which training would have to learn first.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ class Config:
 
     @property
     def heads(self) -> int:
-        return self.num_heads or max(
-            1, self.hidden_size // (32 if self.hidden_size <= 256 else 64)
-        )
+        head_width = 32 if self.hidden_size <= 256 else 64
+        return self.num_heads or max(1, self.hidden_size // head_width)
 
     @property
     def kv_heads(self) -> int:
@@ -102,35 +101,44 @@ class Attention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = config.hidden_size // config.heads
-        self.width, self.grouped = width, config.kv_heads != config.heads
+        self.width = width
+        self.grouped = config.kv_heads != config.heads
         self.q_proj = nn.Linear(config.hidden_size, config.heads * width, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, config.kv_heads * width, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.kv_heads * width, bias=False)
         self.o_proj = nn.Linear(config.heads * width, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q_BHTD, k_BHTD, v_BHTD = (
-            project(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = F.scaled_dot_product_attention(
-            turned(q_BHTD, cos, sin),
-            turned(k_BHTD, cos, sin),
+        q_BHTD = self.split_heads(self.q_proj(x))
+        k_BHTD = self.split_heads(self.k_proj(x))
+        v_BHTD = self.split_heads(self.v_proj(x))
+        mixed_BHTD = F.scaled_dot_product_attention(
+            rotated(q_BHTD, cos, sin),
+            rotated(k_BHTD, cos, sin),
             v_BHTD,
             is_causal=True,
             enable_gqa=self.grouped,
         )
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+        output: Tensor = self.o_proj(mixed_BHTD.transpose(1, 2).flatten(2))
+        return output
+
+    def split_heads(self, x_BTC: Tensor) -> Tensor:
+        """[B, T, heads · D] -> [B, heads, T, D]"""
+        batch, length, _ = x_BTC.shape
+        return x_BTC.view(batch, length, -1, self.width).transpose(1, 2)
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: pairs (x_i, x_{i+D/2}) turned by their place's angle; the first
-    half of `sin` comes negated.
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return x [..., T, D] with each pair (x_i, x_{i+D/2}) rotated by its position's angle.
+
+    The first half of `sin` comes negated.
     """
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 class FeedForward(nn.Module):
+    """x [B, T, C] -> [B, T, C]."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.inner, bias=False)
@@ -138,43 +146,57 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)
+        output: Tensor = self.down_proj(hidden)
+        return output
 
 
 class Block(nn.Module):
+    """x [B, T, C] -> [B, T, C]; cos, sin [T, head width]."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.self_attn, self.mlp = Attention(config), FeedForward(config)
+        self.self_attn = Attention(config)
+        self.mlp = FeedForward(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + F.dropout(
-            self.self_attn(self.input_layernorm(x), cos, sin),
-            self.dropout,
-            self.training,
-        )
-        return x + F.dropout(
-            self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training
-        )
+        attention = self.self_attn(self.input_layernorm(x), cos, sin)
+        x = x + F.dropout(attention, self.dropout, self.training)
+        update = self.mlp(self.post_attention_layernorm(x))
+        return x + F.dropout(update, self.dropout, self.training)
+
+
+class Trunk(nn.Module):
+    """ids [B, T] -> [B, T, C]; cos, sin [T, head width]."""
+
+    def __init__(self, config: Config, spec: TokenSpec) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(spec.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+
+    def forward(self, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = self.embed_tokens(ids)
+        for block in self.layers:
+            x = block(x, cos, sin)
+        normed: Tensor = self.norm(x)
+        return normed
 
 
 class GPT(nn.Module):
     """ids [B, T] -> logits [B, T, V]. Names of parameters are LlamaForCausalLM's."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: Config, spec: TokenSpec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
-        self.model = nn.ModuleDict(
-            {
-                "embed_tokens": nn.Embedding(spec.vocab_size, config.hidden_size),
-                "layers": nn.ModuleList(
-                    Block(config) for _ in range(config.num_layers)
-                ),
-                "norm": nn.RMSNorm(config.hidden_size, config.norm_eps),
-            }
-        )
+        self.config = config
+        self.spec = spec
+        self.model = Trunk(config, spec)
         self.lm_head = nn.Linear(config.hidden_size, spec.vocab_size, bias=False)
         cos, sin = rotary(config, spec.context_length)
         self.register_buffer("cos", cos, persistent=False)
@@ -183,41 +205,46 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Matrices with standard deviation 1/√inputs, so that every layer keeps its
-        input's scale; zero where a block ends.
+        """Set matrices to a standard deviation of 1/√inputs, and to 0 where a block ends.
+
+        So every layer keeps its input's scale.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 zero = name.endswith(("o_proj", "down_proj", "lm_head"))
-                nn.init.normal_(
-                    module.weight, std=0.0 if zero else module.in_features**-0.5
-                )
-        embedding = self.model["embed_tokens"]
+                std = 0.0 if zero else module.in_features**-0.5
+                nn.init.normal_(module.weight, std=std)
+        embedding = self.model.embed_tokens
         if self.config.tie_embeddings:
             nn.init.normal_(embedding.weight, std=0.02)
             self.lm_head.weight = embedding.weight
         else:
-            look_back(embedding.weight, self.model["layers"][0].self_attn, self.config)
+            first = self.model.layers[0]
+            assert isinstance(first, Block)
+            look_back(embedding.weight, first.self_attn, self.config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x, length = self.model["embed_tokens"](ids), ids.size(1)
-        for block in self.model["layers"]:
-            x = block(x, self.cos[:length], self.sin[:length])
-        return self.lm_head(self.model["norm"](x))
+        length = ids.size(1)
+        hidden = self.model(ids, self.cos[:length], self.sin[:length])
+        logits: Tensor = self.lm_head(hidden)
+        return logits
 
 
 def frequencies(config: Config) -> Tensor:
-    """θ^(-2i/D) for i < D/2: radians a place turns the pair (i, i + D/2)."""
+    """Return θ^(-2i/D) for i < D/2: radians by which a position rotates pair (i, i + D/2)."""
     width = config.hidden_size // config.heads
     return config.rope_theta ** (-torch.arange(0, width, 2).float() / width)
 
 
 def rotary(config: Config, length: int) -> tuple[Tensor, Tensor]:
-    """cos, sin [length, head width] of every place's angles; the first half of sin is
-    negated for `turned`.
+    """Return cos, sin [length, head width] of every position's angles.
+
+    The first half of sin is negated, for `rotated`.
     """
     angle = torch.outer(torch.arange(length).float(), frequencies(config))
-    return torch.cat([angle, angle], -1).cos(), torch.cat([-angle, angle], -1).sin()
+    cos = torch.cat([angle, angle], -1).cos()
+    sin = torch.cat([-angle, angle], -1).sin()
+    return cos, sin
 
 
 def look_back(
@@ -228,24 +255,37 @@ def look_back(
     gain: float = 2.5,
     pairs: int = 3,
 ) -> None:
-    """Give head h of a layer a score that peaks h + 1 places back, whatever the text says.
+    """Give head h of a layer a score that peaks h + 1 positions back, whatever the text.
 
-    Coordinate 0 of every embedding is one constant c, so that column 0 of W_q and W_k acts as a bias. Over the fastest
-    pairs i, with R a rotation:  k_i = c · gain · (1, 0),  q_i = R(-(h+1) ω_i) k_i,  so the score at places t, s is
-    (c · gain)² Σ_i cos(ω_i (t - s - h - 1)), largest at s = t - h - 1. Our own; measured in bench/shakespeare.
+    Coordinate 0 of every embedding is one constant c, so that column 0 of W_q and W_k
+    acts as a bias. Over the fastest pairs i, with R a rotation,
+
+        k_i = c · gain · (1, 0),   q_i = R(-(h+1) ω_i) k_i
+
+    so the score at positions t, s is (c · gain)² Σ_i cos(ω_i (t - s - h - 1)), largest at
+    s = t - h - 1. Our own; measured in bench/shakespeare.
+
+    Args:
+        embedding: [V, C], changed in place.
+        attention: of the layer, changed in place.
+        config: the model's.
+        constant: c.
+        gain: of queries and keys.
+        pairs: how many rotary pairs take part.
     """
     width = config.hidden_size // config.heads
-    pair, turn = torch.arange(min(pairs, width // 2)), frequencies(config)[:pairs]
+    half = width // 2
+    pair = torch.arange(min(pairs, half))
+    radians = frequencies(config)[:pairs]
     embedding[:, 0] = constant
     queries = attention.q_proj.weight[:, 0].view(config.heads, width)
     keys = attention.k_proj.weight[:, 0].view(config.kv_heads, width)
     for head in range(config.heads):
-        angle = -(head + 1) * turn
-        queries[head, pair], queries[head, pair + width // 2] = (
-            gain * angle.cos(),
-            gain * angle.sin(),
-        )
-    keys[:, pair], keys[:, pair + width // 2] = gain, 0.0
+        angle = -(head + 1) * radians
+        queries[head, pair] = gain * angle.cos()
+        queries[head, pair + half] = gain * angle.sin()
+    keys[:, pair] = gain
+    keys[:, pair + half] = 0.0
 
 
 def build(config: Config, spec: TokenSpec) -> LanguageModel:
@@ -253,7 +293,7 @@ def build(config: Config, spec: TokenSpec) -> LanguageModel:
 
 
 def save(objective: LanguageModel, folder: Path) -> None:
-    """A Transformers folder: config.json, generation_config.json, model.safetensors."""
+    """Write a Transformers folder: config.json, generation_config.json, model.safetensors."""
     net: GPT = objective.net  # type: ignore[assignment]
     weights = {
         name: value.detach().cpu().contiguous()
@@ -262,19 +302,21 @@ def save(objective: LanguageModel, folder: Path) -> None:
     if net.config.tie_embeddings:
         del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    ids = {
+    ids: dict[str, object] = {
         "bos_token_id": net.spec.bos_id,
         "eos_token_id": net.spec.eos_id,
         "pad_token_id": net.spec.pad_id,
     }
-    for name, values in (
-        ("config.json", {**llama_config(net.config, net.spec), **ids}),
-        ("generation_config.json", {"do_sample": True, **ids}),
-    ):
-        (folder / name).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    _write(folder / "config.json", llama_config(net.config, net.spec) | ids)
+    _write(folder / "generation_config.json", {"do_sample": True, **ids})
+
+
+def _write(path: Path, settings: dict[str, object]) -> None:
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def llama_config(config: Config, spec: TokenSpec) -> dict[str, object]:
+    """Return the config.json of this model."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -298,9 +340,10 @@ def llama_config(config: Config, spec: TokenSpec) -> dict[str, object]:
 
 
 def load(folder: Path) -> nn.Module:
-    """As Transformers' own LlamaForCausalLM, with its key–value cache."""
+    """Return Transformers' own LlamaForCausalLM, with its key–value cache."""
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(
+    net: nn.Module = LlamaForCausalLM.from_pretrained(
         folder, use_safetensors=True, attn_implementation="sdpa"
-    ).eval()
+    )
+    return net.eval()

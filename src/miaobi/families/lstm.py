@@ -3,15 +3,15 @@
     i, f, g, o = W x_t + U h_{t-1} + b;   c_t = σ(f) c_{t-1} + σ(i) tanh(g);   h_t = σ(o) tanh(c_t)
     logits_t = E (P h_t),  E the embedding: input and output share it
 
-LSTM: Hochreiter & Schmidhuber 1997. Stacking, dropout between layers: Zaremba et al.
-    2014 (arXiv:1409.2329). Tying: Press & Wolf 2017 (arXiv:1608.05859). The state is
-    all it remembers: generation costs the same for every token, however long the text.
+LSTM: Hochreiter & Schmidhuber 1997. Stacking, dropout between layers: Zaremba et al. 2014
+(arXiv:1409.2329). Tying: Press & Wolf 2017 (arXiv:1608.05859). The state is all it
+remembers: a token costs the same, however long the text is.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -58,19 +58,19 @@ class LSTM(nn.Module):
         self.project = nn.Linear(config.hidden_size, config.embedding_size)
         self.drop = nn.Dropout(config.dropout)
         nn.init.normal_(self.embed.weight, std=config.embedding_size**-0.5)
-        for layer in range(
-            config.num_layers
-        ):  # remember by default: Jozefowicz et al. 2015
-            getattr(self.lstm, f"bias_ih_l{layer}").data[
-                config.hidden_size : 2 * config.hidden_size
-            ].fill_(1.0)
+        # Forget gates are open at first: Jozefowicz et al. 2015.
+        forget = slice(config.hidden_size, 2 * config.hidden_size)
+        for layer in range(config.num_layers):
+            self.lstm.get_parameter(f"bias_ih_l{layer}").data[forget].fill_(1.0)
 
     def step(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return the logits [B, T, V] of some more tokens, and the state after them."""
         hidden, state = self.lstm(self.drop(self.embed(ids)), state)
         return self.project(self.drop(hidden)) @ self.embed.weight.T, state
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.step(ids)[0]
+        logits, _ = self.step(ids)
+        return logits
 
 
 def build(config: Config, spec: TokenSpec) -> LanguageModel:
@@ -79,10 +79,8 @@ def build(config: Config, spec: TokenSpec) -> LanguageModel:
 
 def save(objective: LanguageModel, folder: Path) -> None:
     net: LSTM = objective.net  # type: ignore[assignment]
-    save_file(
-        {name: value.contiguous() for name, value in net.state_dict().items()},
-        folder / "model.safetensors",
-    )
+    weights = {name: value.contiguous() for name, value in net.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
     settings = {
         "model_type": "miaobi_lstm",
         **asdict(net.config),
@@ -97,11 +95,9 @@ def save(objective: LanguageModel, folder: Path) -> None:
 
 def load(folder: Path) -> LSTM:
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    parts = [
-        kind(**{name: settings[name] for name in kind.__dataclass_fields__})
-        for kind in (Config, TokenSpec)
-    ]
+    config = Config(**{key.name: settings[key.name] for key in fields(Config)})
+    spec = TokenSpec(**{key.name: settings[key.name] for key in fields(TokenSpec)})
     with torch.device("meta"):
-        net = LSTM(*parts)
+        net = LSTM(config, spec)
     net.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     return net.eval()

@@ -1,12 +1,12 @@
-"""Paired translation: a picture of one kind turned into its partner of another kind, a
-line drawing into colours.
+"""Paired translation: from a picture to its partner of another kind, such as a line
+drawing in colours.
 
     min_G max_D  L_adv(D(s, x), D(s, G(s))) + λ E|x - G(s)|
 
-Isola et al. 2017 (arXiv:1611.07004): a U-Net, whose way up sees what the way down saw
-at the same size, against a critic of patches that is shown the source too. The source
-itself is added at the end, so only what changes has to be learned. The adversarial game
-is the one of nn/adversarial.py.
+Isola et al. 2017 (arXiv:1611.07004): a U-Net with skip connections at each size, against
+a critic of patches that sees the source too. The source itself is added at the end, so
+only what changes has to be learned. The adversarial losses are those of
+nn/adversarial.py.
 Shapes: source s [B, C_s, H, W] -> x [B, C, H, W], both in [-1, 1].
 """
 
@@ -25,15 +25,15 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn import folder as folders
-from miaobi.nn.adversarial import Adversary, Game, PatchCritic
+from miaobi.nn.adversarial import Adversary, Game, PatchCritic, summed
 from miaobi.nn.convolution import (
     SLOPE,
-    LaidOut,
     Residual,
+    Unpatchify,
+    base_resolution,
     channels_last,
     conv,
-    doubled,
-    floor_of,
+    upsample2x,
 )
 from miaobi.nn.image import to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
@@ -46,7 +46,7 @@ class Config:
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
     times quicker.
     """
     l1: float = 100.0
@@ -64,12 +64,15 @@ class Config:
 
 
 class UNet(nn.Module):
+    """source [B, C_s, H, W] -> pictures [B, C, H, W]."""
+
     controls = frozenset({"image"})
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
-        channels = floor_of(spec, config.patch).widths(config.width)
+        self.config = config
+        self.spec = spec
+        channels = base_resolution(spec, config.patch).widths(config.width)
         self.stem = conv(spec.source_channels * config.patch**2, channels[0])
         self.down = nn.ModuleList(
             Residual(a, b) for a, b in itertools.pairwise(channels)
@@ -82,22 +85,27 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             Residual(b + a, a) for a, b in itertools.pairwise(channels)
         )
-        self.laid_out = LaidOut(channels[0], spec.channels, config.patch)
+        self.laid_out = Unpatchify(  # named in saved models
+            channels[0], spec.channels, config.patch
+        )
         self.through = nn.Conv2d(spec.source_channels, spec.channels, 1)
         nn.init.constant_(self.through.weight, 1 / spec.source_channels)
+        assert self.through.bias is not None
         nn.init.zeros_(self.through.bias)
         channels_last(self)
 
     def forward(self, source: Tensor) -> Tensor:
         x = self.stem(F.pixel_unshuffle(source, self.config.patch))
-        seen = [x]
+        skips = [x]
         for block in self.down:
             x = block(F.avg_pool2d(x, 2))
-            seen.append(x)
-        x = self.middle(seen.pop())
-        for block in reversed(self.up):  # type: ignore[call-overload]
-            x = block(torch.cat([doubled(x), seen.pop()], 1))
-        return self.through(source) + self.laid_out(F.leaky_relu(x, SLOPE))
+            skips.append(x)
+        x = self.middle(skips.pop())
+        for block in reversed(self.up):
+            x = block(torch.cat([upsample2x(x), skips.pop()], 1))
+        change: Tensor = self.laid_out(F.leaky_relu(x, SLOPE))
+        pictures: Tensor = self.through(source) + change
+        return pictures
 
     def paint(
         self,
@@ -116,7 +124,8 @@ class UNet(nn.Module):
                 ),
                 say("Give one with --image.", "请用 --image 给出图片。"),
             )
-        return self(source)
+        pictures: Tensor = self(source)
+        return pictures
 
 
 class Translation(Objective):
@@ -126,7 +135,8 @@ class Translation(Objective):
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.config, self.net = config, UNet(config, spec)
+        self.config = config
+        self.net = UNet(config, spec)
         self.adversary = Adversary(
             PatchCritic(spec.channels + spec.source_channels, config.critic_width),
             config.loss,
@@ -144,24 +154,18 @@ class Translation(Objective):
         return batch["pixels"], self.net(batch["source"]), batch["source"]
 
     def loss(self, batch: Batch) -> Loss:
-        x, source = batch["pixels"], batch["source"]
-        made = self.net(source)
-        distance = (x - made).abs().flatten(1).mean(1).sum()
-        return Loss(
-            self.adversary.fool(x, made, source) + self.config.l1 * distance,
-            len(x),
-            {"l1": distance.detach()},
-        )
+        x = batch["pixels"]
+        source = batch["source"]
+        generated = self.net(source)
+        distance = summed((x - generated).abs())
+        fooling = self.adversary.fool(x, generated, source)
+        total = fooling + self.config.l1 * distance
+        return Loss(total, len(x), {"l1": distance.detach()})
 
     def validate(self, batch: Batch) -> Loss:
-        return Loss(
-            (batch["pixels"] - self.net(batch["source"]))
-            .abs()
-            .flatten(1)
-            .mean(1)
-            .sum(),
-            len(batch["pixels"]),
-        )
+        x = batch["pixels"]
+        generated = self.net(batch["source"])
+        return Loss(summed((x - generated).abs()), len(x))
 
 
 def build(config: Config, spec: PictureSpec) -> Translation:
@@ -190,29 +194,25 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
-    """Held-out sources, what became of them, and their partners, in turn, uint8 [rows,
-    columns, H, W, C].
+    """Return held-out sources, their translations, and their partners, in turn.
+
+    uint8 [rows, columns, H, W, C].
     """
-    net, columns = objective.net, 8
+    net = objective.net
+    columns = 8
+    device = net.stem.weight.device
     batch = dataset.batch("validation", 0, max(config.pictures, columns), 0)
-    source, x = (
-        batch[name].to(net.stem.weight.device) for name in ("source", "pixels")
-    )
-    parts = [
-        part
-        for part in zip(source.split(columns), x.split(columns))
-        if len(part[0]) == min(columns, len(x))
-    ]
-    rows = [
-        row
-        for drawn, partner in parts
-        for row in (as_like(drawn, x), net(drawn), partner)
-    ]
+    sources = torch.split(batch["source"].to(device), columns)
+    partners = torch.split(batch["pixels"].to(device), columns)
+    rows = list[Tensor]()
+    for source, partner in zip(sources, partners, strict=True):
+        if len(source) == len(sources[0]):
+            rows += [with_channels_of(partner, source), net(source), partner]
     return torch.stack([to_pixels(row) for row in rows])
 
 
-def as_like(source: Tensor, x: Tensor) -> Tensor:
-    """A grey source beside colour pictures, or the other way round, for one sheet."""
+def with_channels_of(x: Tensor, source: Tensor) -> Tensor:
+    """Return the source, grey or colour as x is, so that both fit on one sheet."""
     if source.shape[1] == x.shape[1]:
         return source
     return source.mean(1, keepdim=True).expand(-1, x.shape[1], -1, -1)

@@ -4,10 +4,12 @@
     KL = ½ Σ_d (μ_d² + σ_d² - 1 - log σ_d²)
 
 Kingma & Welling 2014 (arXiv:1312.6114). β: Higgins et al. 2017. KL warm-up: Sønderby et
-al. 2016 (arXiv:1602.02282).
-Free bits: Kingma et al. 2016 (arXiv:1606.04934). Conditional: Sohn et al. 2015. What is evaluated is the importance-weighted bound
-log 1/K Σ_k p(x, z_k) / q(z_k|x), z_k ~ q  (Burda et al. 2016, arXiv:1509.00519), nearer to log p(x) the larger K.
+al. 2016 (arXiv:1602.02282). Free bits: Kingma et al. 2016 (arXiv:1606.04934).
+Conditional: Sohn et al. 2015. Evaluation uses the importance-weighted bound
 
+    log 1/K Σ_k p(x, z_k) / q(z_k|x),   z_k ~ q
+
+which is nearer to log p(x) the larger K is (Burda et al. 2016, arXiv:1509.00519).
 Shapes: x [B, C, H, W] in [-1, 1]; z, μ, log σ² [B, D].
 """
 
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn import folder as folders
-from miaobi.nn.convolution import Decoder, Encoder, floor_of
+from miaobi.nn.convolution import Decoder, Encoder, base_resolution
 from miaobi.nn.image import labels_for, need_classes, to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 
@@ -36,11 +38,11 @@ HALF_STEP = 1 / 255
 @dataclass(frozen=True)
 class Config:
     latent_size: int = 32
-    """Numbers that a picture goes through."""
+    """Length of z."""
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
     times quicker.
     """
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
@@ -54,25 +56,28 @@ class Config:
     kl_warmup: float = 0.1
     """Share of the run over which the KL term's weight rises from 0."""
     free_bits: float = 0.0
-    """Nats of each latent dimension that cost nothing; 0.05 to 0.25 keeps dimensions from dying."""
+    """Nats of each latent dimension that cost nothing: 0.05 to 0.25 keeps all in use."""
     conditional: bool = False
-    """Tell encoder and decoder the class."""
+    """Condition encoder and decoder on the class."""
     dropout: float = 0.0
-    """On what encoder and decoder pass through their linear layers; for small data."""
+    """On the features before and after z; for small data."""
 
 
 class VAE(nn.Module):
+    """Encoder, latent space, decoder."""
+
     controls = frozenset[str]()
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.config, self.spec, self.latent_shape = config, spec, (config.latent_size,)
-        self.floor = floor_of(spec, config.patch)
-        channels = self.floor.widths(config.width)
-        flat = channels[-1] * self.floor.height * self.floor.width
-        self.encoder, self.decoder = (
-            kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder)
-        )
+        self.config = config
+        self.spec = spec
+        self.latent_shape = (config.latent_size,)
+        self.base = base_resolution(spec, config.patch)
+        channels = self.base.widths(config.width)
+        flat = channels[-1] * self.base.height * self.base.width
+        self.encoder = Encoder(spec.channels, channels, config.patch)
+        self.decoder = Decoder(spec.channels, channels, config.patch)
         self.to_latent = nn.Linear(flat, 2 * config.latent_size)
         self.from_latent = nn.Linear(config.latent_size, flat)
         self.log_sigma = nn.Parameter(
@@ -86,7 +91,7 @@ class VAE(nn.Module):
             self.to_latent.weight.mul_(0.1)
 
     def posterior(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """μ, log σ² of q(z|x)."""
+        """Return μ, log σ² of q(z|x)."""
         features = self.encoder(x).flatten(1)
         if self.config.conditional:
             features = features + self.class_moments(label)
@@ -95,41 +100,42 @@ class VAE(nn.Module):
         return mean, log_variance.clamp(-10, 4)
 
     def output(self, z: Tensor, label: Tensor | None) -> Tensor:
-        """What the likelihood is made of: logits (bernoulli) or means (gaussian), [B, C, H, W]."""
-        start = self.from_latent(z)
+        """Return what the likelihood needs of each pixel, [B, C, H, W].
+
+        Logits (bernoulli) or means (gaussian).
+        """
+        flat: Tensor = self.from_latent(z)
         if self.config.conditional:
-            start = start + self.class_start(label)
-        start = F.dropout(start, self.config.dropout, self.training)
-        return self.decoder(
-            start.unflatten(1, (-1, self.floor.height, self.floor.width))
-        )
+            flat = flat + self.class_start(label)
+        flat = F.dropout(flat, self.config.dropout, self.training)
+        features = flat.view(len(flat), -1, self.base.height, self.base.width)
+        output: Tensor = self.decoder(features)
+        return output
 
     def log_likelihood(self, x: Tensor, output: Tensor) -> Tensor:
-        """log p(x|z) in nats, [B]."""
+        """Return log p(x|z) in nats, [B], from what the method `output` returns."""
         if self.config.likelihood == "bernoulli":
-            return (
-                -F.binary_cross_entropy_with_logits(
-                    output, (x + 1) / 2, reduction="none"
-                )
-                .flatten(1)
-                .sum(1)
+            loss = F.binary_cross_entropy_with_logits(
+                output, (x + 1) / 2, reduction="none"
             )
+            return -loss.flatten(1).sum(1)
         return log_of_bin(x, output, self.log_sigma).flatten(1).sum(1)
 
     def encode(self, pixels: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.posterior(pixels, label)[0]
+        """Return the mean of q(z|x)."""
+        mean, _ = self.posterior(pixels, label)
+        return mean
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        output = self.output(
-            latent, labels_for(self, len(latent), label, None, latent.device)
-        )
-        return (
-            2 * output.sigmoid() - 1
-            if self.config.likelihood == "bernoulli"
-            else output
-        )
+        """Return the mean of p(x|z), in [-1, 1]."""
+        label = labels_for(self, len(latent), label, None, latent.device)
+        output = self.output(latent, label)
+        if self.config.likelihood == "bernoulli":
+            return 2 * output.sigmoid() - 1
+        return output
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return draws of p(z)."""
         return torch.randn(
             count,
             self.config.latent_size,
@@ -147,10 +153,8 @@ class VAE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         latent = self.draw(count, generator)
-        return self.decode(
-            truncation * latent,
-            labels_for(self, count, label, generator, latent.device),
-        )
+        label = labels_for(self, count, label, generator, latent.device)
+        return self.decode(truncation * latent, label)
 
     def bound(
         self,
@@ -159,43 +163,42 @@ class VAE(nn.Module):
         samples: int = 200,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        """Return log 1/K Σ_k p(x, z_k) / q(z_k|x) in nats, [B], with K = `samples`."""
         mean, log_variance = self.posterior(pixels, label)
-        weights = []
+        sigma = (0.5 * log_variance).exp()
+        log_weights = list[Tensor]()
         for _ in range(samples):
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            z = mean + noise * (0.5 * log_variance).exp()
-            log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(
-                1
-            )  # log p(z) - log q(z|x)
-            weights.append(
-                self.log_likelihood(pixels, self.output(z, label)) + log_ratio
-            )
-        return torch.stack(weights).logsumexp(0) - math.log(samples)
+            z = mean + noise * sigma
+            # log p(z) - log q(z|x)
+            log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(1)
+            output = self.output(z, label)
+            log_p = self.log_likelihood(pixels, output)
+            log_weights.append(log_p + log_ratio)
+        return torch.stack(log_weights).logsumexp(0) - math.log(samples)
 
 
 def log_of_bin(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """log of the probability that a normal distribution gives to the 1/256 of [-1, 1]
-    around each pixel's value.
+    """Return the log-probability of each pixel's bin under N(mean, sigma²).
 
-    The first and the last bin reach to infinity, so the 256 probabilities add up to 1.
-    Far from the mean, where both ends' cumulative values round to the same number, the
-    density times the bin's width stands in.
+    A bin is the 1/256 of [-1, 1] around a pixel's value. The first and the last reach to
+    infinity, so the 256 probabilities add up to 1. Far from the mean, where both ends'
+    cumulative values round to the same number, the density times the bin's width is used.
     """
     scale = (-log_sigma).exp() * 0.5**0.5
-    above = torch.erf((x - mean + HALF_STEP) * scale).masked_fill(
-        x > 1 - HALF_STEP, 1.0
-    )
-    below = torch.erf((x - mean - HALF_STEP) * scale).masked_fill(
-        x < HALF_STEP - 1, -1.0
-    )
+    distance = x - mean
+    above = torch.erf((distance + HALF_STEP) * scale)
+    above = above.masked_fill(x > 1 - HALF_STEP, 1.0)
+    below = torch.erf((distance - HALF_STEP) * scale)
+    below = below.masked_fill(x < HALF_STEP - 1, -1.0)
     mass = 0.5 * (above - below)
-    density = (
-        -((x - mean) * scale).square()
+    log_density = (
+        -(distance * scale).square()
         - log_sigma
         - 0.5 * math.log(2 * math.pi)
         + math.log(2 * HALF_STEP)
     )
-    return torch.where(mass > 1e-4, mass.clamp(min=1e-5).log(), density)
+    return torch.where(mass > 1e-4, mass.clamp(min=1e-5).log(), log_density)
 
 
 class Variational(Objective):
@@ -212,23 +215,32 @@ class Variational(Objective):
 
     def loss(self, batch: Batch) -> Loss:
         config = self.net.config
-        weight = config.beta * min(
-            1.0, self.progress / config.kl_warmup if config.kl_warmup else 1.0
-        )
-        return self._bound(batch, weight, config.free_bits)
+        warmup = 1.0
+        if config.kl_warmup:
+            warmup = min(1.0, self.progress / config.kl_warmup)
+        return self._bound(batch, config.beta * warmup, config.free_bits)
 
     def validate(self, batch: Batch) -> Loss:
-        """The plain bound, whatever training weighs its terms with."""
+        """Return the plain bound, whatever weights training uses."""
         return self._bound(batch, 1.0, 0.0)
 
-    def _bound(self, batch: Batch, weight: float, free: float) -> Loss:
-        x, label = batch["pixels"], batch["label"]
+    def _bound(self, batch: Batch, kl_weight: float, free_bits: float) -> Loss:
+        x = batch["pixels"]
+        label = batch["label"]
         mean, log_variance = self.net.posterior(x, label)
-        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        error = -self.net.log_likelihood(x, self.net.output(z, label)).sum()
-        kl_D = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(0)
-        total = error + weight * kl_D.clamp(min=free * len(x)).sum()
-        return Loss(total, len(x), {"reconstruction": error, "kl": kl_D.sum()})
+        noise = torch.randn_like(mean)
+        z = mean + noise * (0.5 * log_variance).exp()
+        output = self.net.output(z, label)
+        error = -self.net.log_likelihood(x, output).sum()
+        kl_BD = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+        kl_D = kl_BD.sum(0)
+        paid_D = kl_D.clamp(min=free_bits * len(x))
+        total = error + kl_weight * paid_D.sum()
+        metrics = {
+            "reconstruction": error,
+            "kl": kl_D.sum(),
+        }
+        return Loss(total, len(x), metrics)
 
 
 def build(config: Config, spec: PictureSpec) -> Variational:
@@ -248,15 +260,17 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def sample(objective: Variational, dataset: Any, config: Any) -> Tensor:
-    """Rows of pictures, uint8 [rows, columns, H, W, C]: held-out ones, their
-    reconstructions, and new ones.
+    """Return rows of pictures, uint8 [rows, columns, H, W, C].
+
+    Held-out pictures, their reconstructions, and new pictures.
     """
-    net, columns = objective.net, 8
-    batch = dataset.batch("validation", 0, columns, 0)
-    x, label = (batch[name].to(net.log_sigma.device) for name in ("pixels", "label"))
+    net = objective.net
+    device = net.log_sigma.device
+    batch = dataset.batch("validation", 0, 8, 0)
+    x = batch["pixels"].to(device)
+    label = batch["label"].to(device)
     rows = [x, net.decode(net.encode(x, label), label)]
-    new = net.paint(
-        max(config.pictures, 1), generator=torch.Generator(x.device).manual_seed(0)
-    )
-    rows += [part for part in new.split(len(x)) if len(part) == len(x)]
+    generator = torch.Generator(device).manual_seed(0)
+    new = net.paint(max(config.pictures, 1), generator=generator)
+    rows += [row for row in torch.split(new, len(x)) if len(row) == len(x)]
     return torch.stack([to_pixels(row) for row in rows])

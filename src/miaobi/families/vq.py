@@ -1,18 +1,18 @@
-"""A picture as a few dozen tokens, and back: an autoencoder whose middle is quantised.
+"""A picture as a few dozen tokens, and back: an autoencoder with a quantised latent.
 
-Finite scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505): every channel of the
-middle is squeezed into L_d levels and rounded,
+Finite scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505): every latent channel
+is squeezed into L_d levels and rounded; gradients pass as if nothing were rounded.
 
-    ẑ_d = round(½(L_d - 1) tanh(z_d + shift) - offset),   token = Σ_d ẑ_d Π_{j<d} L_j,   gradients pass as if nothing were rounded
+    ẑ_d = round(½(L_d - 1) tanh(z_d + shift) - offset),   token = Σ_d ẑ_d Π_{j<d} L_j
 
-so all Π L_d tokens are used without any further loss. Vector quantisation (van den Oord
-et al. 2017, arXiv:1711.00937) takes the nearest of K learned vectors instead; they
-follow the averages of what is assigned to them (ibid., appendix), those nobody takes
-move to a picture's.
+All Π L_d tokens are used without any further loss. Vector quantisation (van den Oord et
+al. 2017, arXiv:1711.00937) takes the nearest of K learned vectors instead. They follow
+the averages of what is assigned to them (ibid., appendix); unused ones are replaced by
+latents of the batch.
 
-Loss: |x - x̂| on the picture and on its differences at three sizes; from a share of the
-    run on, an adversary's patches besides (Esser et al. 2021, arXiv:2012.09841). New
-    pictures need a model of the tokens; this family encodes and restores.
+Loss: |x - x̂| of the picture and of its differences at three sizes; later in the run also
+an adversary's, on patches (Esser et al. 2021, arXiv:2012.09841). New pictures need a
+model of the tokens; this family encodes and restores.
 Shapes: x [B, C, H, W] in [-1, 1]; codes [B, D, h, w]; tokens int64 [B, h, w].
 """
 
@@ -32,7 +32,7 @@ from miaobi.core.language import say
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, PatchCritic
-from miaobi.nn.convolution import Decoder, Encoder, floor_of
+from miaobi.nn.convolution import Decoder, Encoder, base_resolution
 from miaobi.nn.image import to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 
@@ -52,11 +52,11 @@ class Config:
     code_size: int = 8
     """vq: length of a token's vector."""
     commitment: float = 0.25
-    """vq: how strongly the encoder is held to its vectors."""
+    """vq: weight of the distance between latents and their vectors."""
     width: int = 32
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: int = 2
-    """Pixels of a side that are read and written as one place: 1 is finest, 2 four
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
     times quicker.
     """
     adversary: float = 0.1
@@ -81,23 +81,25 @@ class Config:
 
 
 class FiniteScalars(nn.Module):
-    """z [B, D, h, w] -> codes of the same shape in [-1, 1], tokens [B, h, w]."""
+    """Finite scalar quantisation.
+
+    Shapes: z [B, D, h, w] -> codes of the same shape in [-1, 1]; tokens [B, h, w]; a loss
+    of 0.
+    """
 
     levels: Tensor
-    places: Tensor
+    strides: Tensor
 
     def __init__(self, levels: list[int]) -> None:
         super().__init__()
-        self.size, self.count = len(levels), prod(levels)
+        self.size = len(levels)
+        self.count = prod(levels)
+        strides = [prod(levels[:channel]) for channel in range(len(levels))]
         self.register_buffer(
             "levels", torch.tensor(levels).view(-1, 1, 1), persistent=False
         )
         self.register_buffer(
-            "places",
-            torch.tensor([prod(levels[:at]) for at in range(len(levels))]).view(
-                -1, 1, 1
-            ),
-            persistent=False,
+            "strides", torch.tensor(strides).view(-1, 1, 1), persistent=False
         )
 
     def forward(self, z: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,19 +107,27 @@ class FiniteScalars(nn.Module):
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         squeezed = (z + (offset / half).atanh()).tanh() * half - offset
         rounded = squeezed + (squeezed.round() - squeezed).detach()
-        tokens = (
-            ((rounded.detach().round() + self.levels // 2) * self.places).sum(1).long()
-        )
+        digits = rounded.detach().round() + self.levels // 2
+        tokens = (digits * self.strides).sum(1).long()
         return rounded / (self.levels // 2), tokens, torch.zeros((), device=z.device)
 
     def codes(self, tokens: Tensor) -> Tensor:
-        digits = tokens[:, None] // self.places % self.levels
+        """Return the codes [B, D, h, w] of tokens [B, h, w]."""
+        digits = tokens[:, None] // self.strides % self.levels
         return (digits - self.levels // 2) / (self.levels // 2)
 
 
 class Codebook(nn.Module):
-    """z [B, D, h, w] -> the nearest vectors, their numbers [B, h, w], and the loss that
-    holds z to them (summed over pictures).
+    """Vector quantisation.
+
+    Shapes: z [B, D, h, w] -> the nearest vectors, likewise; their numbers [B, h, w]; the
+    distance of z to them, a loss summed over pictures.
+
+    Args:
+        count: vectors.
+        size: their length D.
+        commitment: weight of the loss.
+        decay: of the averages that the vectors follow.
     """
 
     vectors: Tensor
@@ -128,33 +138,34 @@ class Codebook(nn.Module):
         self, count: int, size: int, commitment: float, decay: float = 0.99
     ) -> None:
         super().__init__()
-        self.size, self.count, self.commitment, self.decay = (
-            size,
-            count,
-            commitment,
-            decay,
-        )
-        start = torch.randn(count, size)
-        self.register_buffer("vectors", start)
-        self.register_buffer("sums", start.clone())
+        self.size = size
+        self.count = count
+        self.commitment = commitment
+        self.decay = decay
+        vectors = torch.randn(count, size)
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("sums", vectors.clone())
         self.register_buffer("uses", torch.ones(count))
 
     def forward(self, z: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         flat = z.permute(0, 2, 3, 1).flatten(0, 2)
         tokens = torch.cdist(flat.detach(), self.vectors).argmin(1)
         if learn:
-            self._follow(flat.detach(), tokens)
-        grid = tokens.view(len(z), *z.shape[2:])
-        codes = self.codes(grid)
-        hold = self.commitment * (z - codes).square().flatten(1).mean(1).sum()
-        return z + (codes - z).detach(), grid, hold
+            self._update(flat.detach(), tokens)
+        token_grid = tokens.view(len(z), *z.shape[2:])
+        codes = self.codes(token_grid)
+        distance = (z - codes).square().flatten(1).mean(1)
+        loss = self.commitment * distance.sum()
+        return z + (codes - z).detach(), token_grid, loss
 
     @torch.no_grad()
-    def _follow(self, flat: Tensor, tokens: Tensor) -> None:
-        """Exponential averages of the count and the sum of what each vector was taken for."""
-        uses = torch.zeros_like(self.uses).index_add_(
-            0, tokens, torch.ones_like(tokens, dtype=flat.dtype)
-        )
+    def _update(self, flat: Tensor, tokens: Tensor) -> None:
+        """Move each vector towards the mean of the latents assigned to it.
+
+        flat: latents [N, D]; tokens: the vector of each [N].
+        """
+        ones = torch.ones_like(tokens, dtype=flat.dtype)
+        uses = torch.zeros_like(self.uses).index_add_(0, tokens, ones)
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, flat)
         spare = flat[torch.randint(len(flat), (self.count,), device=flat.device)]
         if distributed.is_initialized():
@@ -164,66 +175,78 @@ class Codebook(nn.Module):
         self.uses.lerp_(uses, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         idle = self.uses < 0.05
-        self.sums[idle], self.uses[idle] = spare[idle], 1.0
+        self.sums[idle] = spare[idle]
+        self.uses[idle] = 1.0
         self.vectors.copy_(self.sums / self.uses[:, None])
 
     def codes(self, tokens: Tensor) -> Tensor:
+        """Return the codes [B, D, h, w] of tokens [B, h, w]."""
         return self.vectors[tokens].permute(0, 3, 1, 2)
 
 
 class Tokenizer(nn.Module):
-    """Encoder, quantiser, decoder. It restores a picture that it is given (`image`)."""
+    """Encoder, quantiser, decoder. What it paints are restorations of a source picture."""
 
     controls = frozenset({"image"})
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
-        self.floor = floor_of(spec, config.patch, smallest=7)
-        channels = self.floor.widths(config.width)
-        self.quantise = (
-            FiniteScalars(config.levels)
-            if config.quantiser == "fsq"
-            else Codebook(config.codebook_size, config.code_size, config.commitment)
-        )
-        self.encoder, self.decoder = (
-            kind(spec.channels, channels, config.patch) for kind in (Encoder, Decoder)
-        )
+        self.config = config
+        self.spec = spec
+        base = base_resolution(spec, config.patch, smallest=7)
+        channels = base.widths(config.width)
+        self.quantise: FiniteScalars | Codebook
+        if config.quantiser == "fsq":
+            self.quantise = FiniteScalars(config.levels)
+        else:
+            self.quantise = Codebook(
+                config.codebook_size, config.code_size, config.commitment
+            )
+        self.encoder = Encoder(spec.channels, channels, config.patch)
+        self.decoder = Decoder(spec.channels, channels, config.patch)
         self.into = nn.Conv2d(channels[-1], self.quantise.size, 1)
         self.out_of = nn.Conv2d(self.quantise.size, channels[-1], 1)
-        self.latent_shape = (self.quantise.size, self.floor.height, self.floor.width)
+        self.latent_shape = (self.quantise.size, base.height, base.width)
 
     def forward(self, x: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Restored pictures, tokens, and the quantiser's loss, summed over pictures.
-        `learn` moves a codebook's vectors.
+        """Return restored pictures, tokens [B, h, w], and the quantiser's loss.
+
+        The loss is summed over pictures. `learn` updates a codebook's vectors.
         """
-        codes, tokens, hold = self.quantise(self.into(self.encoder(x)), learn)
-        return self.decode(codes), tokens, hold
+        codes, tokens, loss = self.quantise(self.into(self.encoder(x)), learn)
+        return self.decode(codes), tokens, loss
+
+    def restore(self, pixels: Tensor) -> Tensor:
+        """Return pictures [B, C, H, W] after they went through their tokens."""
+        pictures: Tensor = self(pixels)[0]
+        return pictures
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        return self(pixels)[1]
+        """Return the tokens [B, h, w] of pictures."""
+        tokens: Tensor = self(pixels)[1]
+        return tokens
 
     def of_tokens(self, tokens: Tensor) -> Tensor:
-        """Pictures of tokens [B, h, w]."""
+        """Return the pictures [B, C, H, W] of tokens [B, h, w]."""
         return self.decode(self.quantise.codes(tokens))
 
     def encode(self, pixels: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.quantise(self.into(self.encoder(pixels)))[0]
+        codes: Tensor = self.quantise(self.into(self.encoder(pixels)))[0]
+        return codes
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.decoder(self.out_of(latent))
+        pictures: Tensor = self.decoder(self.out_of(latent))
+        return pictures
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Codes of tokens drawn alike: what lies between pictures, not a picture."""
-        device = self.into.weight.device
-        return self.quantise.codes(
-            torch.randint(
-                self.quantise.count,
-                (count, *self.latent_shape[1:]),
-                generator=generator,
-                device=device,
-            )
+        """Return codes of uniform random tokens, which seldom make a picture."""
+        tokens = torch.randint(
+            self.quantise.count,
+            (count, *self.latent_shape[1:]),
+            generator=generator,
+            device=self.into.weight.device,
         )
+        return self.quantise.codes(tokens)
 
     def paint(
         self,
@@ -242,76 +265,78 @@ class Tokenizer(nn.Module):
                 ),
                 say("Give one with --image.", "请用 --image 给出图片。"),
             )
-        return self(source)[0]
+        return self.restore(source)
 
 
-def detail(x: Tensor, y: Tensor) -> Tensor:
-    """|x - y| and the absolute difference of their neighbours' differences, at full,
-    half and quarter size; [B].
+def detail_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return |x - y| plus |∇x - ∇y| at full, half and quarter size; [B].
+
+    ∇ is the difference of neighbours, along both sides.
     """
-    total = (x - y).abs().flatten(1).mean(1)
+    total = l1(x, y)
     for _ in range(3):
         for axis in (2, 3):
-            total = total + (x.diff(dim=axis) - y.diff(dim=axis)).abs().flatten(1).mean(
-                1
-            )
-        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+            total = total + l1(x.diff(dim=axis), y.diff(dim=axis))
+        x = F.avg_pool2d(x, 2)
+        y = F.avg_pool2d(y, 2)
     return total
 
 
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean |x - y| of each picture, [B]."""
+    return (x - y).abs().flatten(1).mean(1)
+
+
+def perplexity(tokens: Tensor, count: int) -> Tensor:
+    """Return exp of the entropy of the tokens' frequencies, a scalar up to `count`."""
+    uses = torch.bincount(tokens.flatten(), minlength=count).float()
+    entropy: Tensor = torch.special.entr(uses / uses.sum()).sum()
+    return entropy.exp()
+
+
 class Compression(Objective):
-    """Metrics: l1, perplexity of the tokens in a batch (how many are in use)."""
+    """The tokenizer, and an adversary that joins later.
+
+    Metrics: l1, and the perplexity of a batch's tokens (how many are in use).
+    """
 
     unit = "pictures"
 
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.net = Tokenizer(config, spec)
-        self.adversary = (
-            Adversary(PatchCritic(spec.channels), gamma=config.gamma)
-            if config.adversary
-            else None
-        )
+        self.adversary: Adversary | None = None
+        if config.adversary:
+            self.adversary = Adversary(PatchCritic(spec.channels), gamma=config.gamma)
 
     def phases(self) -> list[Phase]:
-        own = [Phase("model", self.net, self.loss)]
-        return (
-            own
-            if self.adversary is None
-            else [
-                *own,
-                *self.adversary.phases(self.pair, self.net.config.adversary_begins),
-            ]
-        )
+        phases = [Phase("model", self.net, self.loss)]
+        if self.adversary is not None:
+            begins = self.net.config.adversary_begins
+            phases += self.adversary.phases(self.pair, begins)
+        return phases
 
     @torch.no_grad()
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor, None]:
-        return batch["pixels"], self.net(batch["pixels"])[0], None
+        return batch["pixels"], self.net.restore(batch["pixels"]), None
 
     def loss(self, batch: Batch) -> Loss:
-        config, x = self.net.config, batch["pixels"]
-        restored, tokens, hold = self.net(x, learn=self.training)
-        total = detail(x, restored).sum() + hold
+        config = self.net.config
+        x = batch["pixels"]
+        restored, tokens, quantiser_loss = self.net(x, learn=self.training)
+        total = detail_distance(x, restored).sum() + quantiser_loss
         if self.adversary is not None and self.progress >= config.adversary_begins:
             total = total + config.adversary * self.adversary.fool(x, restored, None)
-        uses = torch.bincount(
-            tokens.flatten(), minlength=self.net.quantise.count
-        ).float()
-        share = uses / uses.sum()
-        perplexity = torch.special.entr(share).sum().exp()
-        return Loss(
-            total,
-            len(x),
-            {
-                "l1": (x - restored).abs().flatten(1).mean(1).sum().detach(),
-                "perplexity": perplexity * len(x),
-            },
-        )
+        metrics = {
+            "l1": l1(x, restored).sum().detach(),
+            "perplexity": perplexity(tokens, self.net.quantise.count) * len(x),
+        }
+        return Loss(total, len(x), metrics)
 
     def validate(self, batch: Batch) -> Loss:
-        """The restoration alone."""
+        """Return the loss of the restoration alone."""
         x = batch["pixels"]
-        return Loss(detail(x, self.net(x)[0]).sum(), len(x))
+        return Loss(detail_distance(x, self.net.restore(x)).sum(), len(x))
 
 
 def build(config: Config, spec: PictureSpec) -> Compression:
@@ -329,15 +354,13 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def sample(objective: Compression, dataset: Any, config: Any) -> Tensor:
-    """Held-out pictures above what is restored of them, uint8 [rows, columns, H, W, C]."""
-    net, columns = objective.net, 8
-    x = dataset.batch("validation", 0, max(config.pictures, columns), 0)["pixels"].to(
-        net.into.weight.device
-    )
-    rows = [
-        row
-        for part in x.split(columns)
-        if len(part) == min(columns, len(x))
-        for row in (part, net(part)[0])
-    ]
+    """Return held-out pictures above their restorations, uint8 [rows, columns, H, W, C]."""
+    net = objective.net
+    columns = 8
+    batch = dataset.batch("validation", 0, max(config.pictures, columns), 0)
+    parts = torch.split(batch["pixels"].to(net.into.weight.device), columns)
+    rows = list[Tensor]()
+    for part in parts:
+        if len(part) == len(parts[0]):
+            rows += [part, net.restore(part)]
     return torch.stack([to_pixels(row) for row in rows])

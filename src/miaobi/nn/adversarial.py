@@ -1,13 +1,13 @@
-"""The adversary: a critic that learns to tell real pictures from made ones, and the
-loss by which a generator learns to fool it.
+"""The adversary: a critic that learns to distinguish real from generated pictures, and
+the loss by which a generator learns to fool it.
 
-    relativistic     L_D = E softplus(D(x̃) - D(x)),   L_G = E softplus(D(x) - D(x̃))       real x and made x̃ in pairs
+    relativistic     L_D = E softplus(D(x̃) - D(x)),   L_G = E softplus(D(x) - D(x̃))   real x, generated x̃, in pairs
     non_saturating   L_D = E softplus(D(x̃)) + E softplus(-D(x)),   L_G = E softplus(-D(x̃))
-    penalties        γ/2 E‖∇_x D(x)‖² + γ/2 E‖∇_x̃ D(x̃)‖²                               R1 on real, R2 on made pictures
+    penalties        γ/2 E‖∇_x D(x)‖² + γ/2 E‖∇_x̃ D(x̃)‖²                         R1 on real, R2 on generated
 
 Non-saturating: Goodfellow et al. 2014 (arXiv:1406.2661). Pairing: Jolicoeur-Martineau
 2019 (arXiv:1807.00734). R1: Mescheder et al. 2018 (arXiv:1801.04406). Pairing with both
-penalties, which converges and keeps all modes: Huang et al. 2025 (arXiv:2501.05441).
+penalties, which converges and covers all modes: Huang et al. 2025 (arXiv:2501.05441).
 The penalties are taken every few steps, that much stronger (Karras et al. 2020,
 arXiv:1912.04958).
 """
@@ -27,13 +27,21 @@ from miaobi.nn.objective import Batch, Loss, Phase
 
 Game = Literal["relativistic", "non_saturating"]
 Pair = Callable[[Batch], tuple[Tensor, Tensor, Tensor | None]]
-"""From a batch: real pictures, made ones (without gradient), and what both are judged
-with (classes, a source) or None.
+"""From a batch: real pictures, generated ones (without gradient), and the context of
+both (classes, a source) or None.
 """
 
 
 class Adversary(nn.Module):
-    """Owns its critic: pictures [B, C, H, W], context -> logits [B, ...]."""
+    """Owns its critic: pictures [B, C, H, W], context -> logits [B, ...].
+
+    Args:
+        critic: the network that distinguishes.
+        game: which pair of losses.
+        gamma: weight of the gradient penalties; 0 for none.
+        penalty_every: steps between penalties.
+        augment: names of nn/augment.py, applied to all that the critic sees.
+    """
 
     def __init__(
         self,
@@ -44,84 +52,81 @@ class Adversary(nn.Module):
         augment: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.critic, self.game, self.gamma, self.penalty_every, self.augment = (
-            critic,
-            game,
-            gamma,
-            penalty_every,
-            tuple(augment),
-        )
+        self.critic = critic
+        self.game = game
+        self.gamma = gamma
+        self.penalty_every = penalty_every
+        self.augment = tuple(augment)
 
-    def judge(self, pictures: Tensor, context: Tensor | None) -> Tensor:
-        return self.critic(augmented(pictures, self.augment), context)
+    def logits(self, pictures: Tensor, context: Tensor | None) -> Tensor:
+        """Return the critic's logits of augmented pictures: large for real ones."""
+        logits: Tensor = self.critic(augmented(pictures, self.augment), context)
+        return logits
 
-    def fool(self, real: Tensor, made: Tensor, context: Tensor | None) -> Tensor:
-        """The generator's loss, summed over pictures; gradients flow into `made`."""
-        logits = self.judge(made, context)
-        if self.game == "relativistic":
-            return summed(F.softplus(self.judge(real, context) - logits))
-        return summed(F.softplus(-logits))
+    def fool(self, real: Tensor, generated: Tensor, context: Tensor | None) -> Tensor:
+        """Return the generator's loss, summed over pictures.
+
+        Gradients flow into `generated`.
+        """
+        generated_logits = self.logits(generated, context)
+        if self.game == "non_saturating":
+            return summed(F.softplus(-generated_logits))
+        real_logits = self.logits(real, context)
+        return summed(F.softplus(real_logits - generated_logits))
 
     def phases(self, pair: Pair, begins: float = 0.0) -> list[Phase]:
-        """The critic's own training: telling apart every step, the penalties every few."""
+        """Return the critic's training: its loss every step, the penalties every few."""
 
-        def tell_apart(batch: Batch) -> Loss:
-            real, made, context = pair(batch)
-            of_real, of_made = self.judge(real, context), self.judge(made, context)
-            losses = (
-                F.softplus(of_made - of_real)
-                if self.game == "relativistic"
-                else F.softplus(of_made) + F.softplus(-of_real)
-            )
-            return Loss(
-                summed(losses),
-                len(real),
-                {"real": summed(of_real), "made": summed(of_made)},
-            )
+        def distinguish(batch: Batch) -> Loss:
+            real, generated, context = pair(batch)
+            real_logits = self.logits(real, context)
+            generated_logits = self.logits(generated, context)
+            if self.game == "relativistic":
+                losses = F.softplus(generated_logits - real_logits)
+            else:
+                losses = F.softplus(generated_logits) + F.softplus(-real_logits)
+            metrics = {"real": summed(real_logits), "made": summed(generated_logits)}
+            return Loss(summed(losses), len(real), metrics)
 
-        def stay_smooth(batch: Batch) -> Loss:
-            real, made, context = pair(batch)
-            steep = self.steepness(real, context) + self.steepness(made, context)
-            return Loss(0.5 * self.gamma * self.penalty_every * steep, len(real))
+        def penalise(batch: Batch) -> Loss:
+            real, generated, context = pair(batch)
+            steepness = self.steepness(real, context)
+            steepness = steepness + self.steepness(generated, context)
+            weight = 0.5 * self.gamma * self.penalty_every
+            return Loss(weight * steepness, len(real))
 
-        found = [Phase("critic", self.critic, tell_apart, begins=begins)]
-        return (
-            [
-                *found,
-                Phase(
-                    "penalty",
-                    self.critic,
-                    stay_smooth,
-                    self.penalty_every,
-                    begins=begins,
-                ),
-            ]
-            if self.gamma
-            else found
+        critic = Phase("critic", self.critic, distinguish, begins=begins)
+        if not self.gamma:
+            return [critic]
+        penalty = Phase(
+            "penalty", self.critic, penalise, self.penalty_every, begins=begins
         )
+        return [critic, penalty]
 
     def steepness(self, pictures: Tensor, context: Tensor | None) -> Tensor:
-        """Σ_b ‖∇ D(x_b)‖², differentiable. In float32 throughout: the rounding of
-        gradients of gradients is what runs away first.
+        """Return Σ_b ‖∇ D(x_b)‖², differentiable.
+
+        In float32 throughout: the rounding of gradients of gradients is the first to
+        run away.
         """
         with torch.autocast(pictures.device.type, enabled=False):
             pictures = pictures.detach().float().requires_grad_()
-            (gradient,) = torch.autograd.grad(
-                summed(self.judge(pictures, context)), pictures, create_graph=True
-            )
+            total = summed(self.logits(pictures, context))
+            (gradient,) = torch.autograd.grad(total, pictures, create_graph=True)
             return gradient.square().sum()
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum over pictures of each one's mean over places."""
-    return values.flatten(1).mean(1).sum() if values.ndim > 1 else values.sum()
+    """Return the sum over pictures of each one's mean: [B, ...] -> scalar."""
+    if values.ndim == 1:
+        return values.sum()
+    return values.flatten(1).mean(1).sum()
 
 
 class PatchCritic(nn.Module):
-    """Judges overlapping patches, not the whole: pictures [B, C, H, W], source [B, C_s,
-    H, W] or None -> logits [B, H/4, W/4].
+    """A critic of overlapping patches (Isola et al. 2017, arXiv:1611.07004).
 
-    Isola et al. 2017 (arXiv:1611.07004).
+    Shapes: pictures [B, C, H, W], source [B, C_s, H, W] or None -> logits [B, H/4, W/4].
     """
 
     def __init__(self, channels: int, width: int = 32) -> None:
@@ -136,4 +141,5 @@ class PatchCritic(nn.Module):
         x = pictures if source is None else torch.cat([pictures, source], 1)
         for layer in (self.stem, self.middle, self.last):
             x = F.leaky_relu(layer(x), SLOPE)
-        return self.head(x)[:, 0]
+        logits: Tensor = self.head(x)
+        return logits[:, 0]

@@ -1,9 +1,9 @@
-"""DiffAugment: real and made pictures are both disturbed, differentiably, before the
-critic sees them.
+"""DiffAugment: augment real and generated pictures alike before the critic sees them.
 
-So a small data set cannot be learned by heart, and what is generated is not disturbed
-(Zhao et al. 2020, arXiv:2006.10738). Every picture draws its own disturbance. Pictures:
-[B, C, H, W] in [-1, 1].
+The augmentations are differentiable, so the generator learns through them. A small data
+set cannot be learned by heart, and what is generated is not augmented itself (Zhao et
+al. 2020, arXiv:2006.10738). Every picture draws its own augmentation.
+Shapes: pictures [B, C, H, W] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -12,85 +12,95 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.language import say
 
 
 def augmented(pictures: Tensor, names: Sequence[str]) -> Tensor:
-    """`pictures` after each of the named disturbances (see DISTURBANCES)."""
+    """Return `pictures` after each of the named augmentations, in order."""
     for name in names:
-        pictures = DISTURBANCES[name](pictures)
+        pictures = AUGMENTATIONS[name](pictures)
     return pictures
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise NotFound for a name that is no disturbance."""
+    """Raise NotFound for a name that is no augmentation."""
     for name in names:
-        if name not in DISTURBANCES:
+        if name not in AUGMENTATIONS:
             raise NotFound(
                 say(
-                    f"There is no disturbance {name!r}.", f"没有名为 {name!r} 的扰动。"
+                    f"There is no augmentation {name!r}.",
+                    f"没有名为 {name!r} 的扰动。",
                 ),
-                nearest(name, DISTURBANCES),
+                nearest(name, AUGMENTATIONS),
             )
 
 
 def colour(x: Tensor) -> Tensor:
-    """Brightness ± 0.5, saturation × 0 to 2, contrast × 0.5 to 1.5."""
-    x = x + drawn(x) - 0.5
+    """Change brightness by ± 0.5, saturation × 0 to 2, contrast × 0.5 to 1.5."""
+    x = x + uniform(x) - 0.5
     grey = x.mean(1, keepdim=True)
-    x = (x - grey) * (2 * drawn(x)) + grey
+    x = (x - grey) * (2 * uniform(x)) + grey
     mean = x.mean((1, 2, 3), keepdim=True)
-    return (x - mean) * (drawn(x) + 0.5) + mean
+    return (x - mean) * (uniform(x) + 0.5) + mean
 
 
 def translation(x: Tensor, share: float = 0.125) -> Tensor:
-    """Moved by up to an eighth of each side; what moves in is 0, mid-grey."""
-    rows, columns = places(x, share)
+    """Move by up to `share` of each side; what moves in is 0, mid-grey."""
     count, _, height, width = x.shape
-    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
-    rows = (rows + torch.arange(height, device=x.device)[None]).clamp(-1, height) + 1
-    columns = (columns + torch.arange(width, device=x.device)[None]).clamp(
-        -1, width
-    ) + 1
-    return padded.permute(0, 2, 3, 1)[
-        torch.arange(count, device=x.device)[:, None, None],
+    rows = source_positions(x, height, share)
+    columns = source_positions(x, width, share)
+    pictures = torch.arange(count, device=x.device)
+    padded_BHWC = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+    moved_BHWC = padded_BHWC[
+        pictures[:, None, None],
         rows[:, :, None],
-        columns[:, None],
-    ].permute(0, 3, 1, 2)
+        columns[:, None, :],
+    ]
+    return moved_BHWC.permute(0, 3, 1, 2)
+
+
+def source_positions(x: Tensor, side: int, share: float) -> Tensor:
+    """Where each row (or column) of a moved picture comes from, int64 [B, side].
+
+    Positions count from a border of one pixel around the picture, which is 0.
+    """
+    reach = round(side * share)
+    shift_B1 = torch.randint(-reach, reach + 1, (len(x), 1), device=x.device)
+    positions = shift_B1 + torch.arange(side, device=x.device)
+    return positions.clamp(-1, side) + 1
 
 
 def cutout(x: Tensor, share: float = 0.5) -> Tensor:
-    """A window of half of each side becomes 0."""
-    count, _, height, width = x.shape
-    tall, wide = round(height * share), round(width * share)
-    top = torch.randint(-(tall // 2), height - tall // 2, (count, 1), device=x.device)
-    left = torch.randint(-(wide // 2), width - wide // 2, (count, 1), device=x.device)
-    row, column = (
-        torch.arange(height, device=x.device)[None],
-        torch.arange(width, device=x.device)[None],
+    """Set a window of `share` of each side to 0."""
+    _, _, height, width = x.shape
+    rows_BH = window(x, height, share)
+    columns_BW = window(x, width, share)
+    inside_BHW = rows_BH[:, :, None] & columns_BW[:, None, :]
+    return x * ~inside_BHW[:, None]
+
+
+def window(x: Tensor, side: int, share: float) -> Tensor:
+    """Which rows (or columns) of each picture a random window covers, bool [B, side].
+
+    The window may reach over the edge by half its length.
+    """
+    length = round(side * share)
+    first_B1 = torch.randint(
+        -(length // 2), side - length // 2, (len(x), 1), device=x.device
     )
-    inside = ((row >= top) & (row < top + tall))[:, :, None] & (
-        (column >= left) & (column < left + wide)
-    )[:, None]
-    return x * ~inside[:, None]
+    position = torch.arange(side, device=x.device)
+    return (position >= first_B1) & (position < first_B1 + length)
 
 
-def drawn(x: Tensor) -> Tensor:
-    """A number in [0, 1) for each picture."""
+def uniform(x: Tensor) -> Tensor:
+    """Draw a number in [0, 1) for each picture, [B, 1, 1, 1]."""
     return torch.rand(len(x), 1, 1, 1, device=x.device)
 
 
-def places(x: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """How far each picture moves: rows and columns, int64 [B, 1]."""
-    reach = [round(side * share) for side in x.shape[2:]]
-    return tuple(
-        torch.randint(-far, far + 1, (len(x), 1), device=x.device) for far in reach
-    )  # type: ignore[return-value]
-
-
-DISTURBANCES: dict[str, Callable[[Tensor], Tensor]] = {
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "colour": colour,
     "translation": translation,
     "cutout": cutout,

@@ -1,5 +1,5 @@
-"""A picture model's own folder: model.safetensors, and config.json with what its family
-and its data were.
+"""A picture model's own folder: model.safetensors, and config.json with the settings of
+its family and the spec of its data.
 """
 
 from __future__ import annotations
@@ -10,42 +10,41 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from miaobi.data.image.prepared import PictureSpec
 
 
 def write(net: Any, kind: str, folder: Path) -> None:
-    """`net` has `config` and `spec`, the dataclasses it was built from. Kernels are
-    stored in the usual order.
+    """Write the weights and settings of `net`; kernels are stored in the usual order.
+
+    Args:
+        net: a module with `config` and `spec`, the dataclasses it was built from.
+        kind: the family's name.
+        folder: where to write.
     """
-    save_file(
-        {
-            name: value.detach().cpu().contiguous()
-            for name, value in net.state_dict().items()
-        },
-        folder / "model.safetensors",
-    )
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in net.state_dict().items()
+    }
+    save_file(weights, folder / "model.safetensors")
     settings = {
         "model_type": f"miaobi_{kind}",
         "config": asdict(net.config),
         "spec": asdict(net.spec),
     }
-    (folder / "config.json").write_text(
-        json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8"
-    )
+    text = json.dumps(settings, ensure_ascii=False, indent=1)
+    (folder / "config.json").write_text(text, encoding="utf-8")
 
 
 def settings(folder: Path) -> tuple[dict[str, Any], PictureSpec]:
-    """(the family's configuration, what its pictures are) of a folder that `write` made."""
-    known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return known["config"], PictureSpec(
-        **{**known["spec"], "classes": tuple(known["spec"]["classes"])}
-    )
+    """Return the family's configuration and the spec of a folder that `write` wrote."""
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    spec = {**saved["spec"], "classes": tuple(saved["spec"]["classes"])}
+    return saved["config"], PictureSpec(**spec)
 
 
 def weights(net: nn.Module, folder: Path) -> nn.Module:
-    """`net` with the folder's weights, ready to be asked."""
-    found: dict[str, Tensor] = load_file(folder / "model.safetensors")
-    net.load_state_dict(found)
+    """Return `net` with the folder's weights, in evaluation mode."""
+    net.load_state_dict(load_file(folder / "model.safetensors"))
     return net.eval()

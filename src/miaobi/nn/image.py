@@ -1,10 +1,9 @@
-"""What a trained picture model can do, whatever its family: what `load` of a picture
-family returns.
+"""Protocols of a trained picture model: what `load` of a picture family returns.
 
-Pixels here are float32 in [-1, 1], shape [B, C, H, W]. Labels are int64 [B], numbers of
-`spec.classes`. Every picture model paints. Those with a latent space also draw from it
-and decode; those that encode, encode; those with a likelihood bound it. Code that needs
-one of these asks with `isinstance(net, Encodes)`.
+Every model paints. One with a latent space also draws from it and decodes; some encode;
+one with a likelihood bounds it. `isinstance(net, Encodes)` says whether a model does.
+Pixels are float32 in [-1, 1], [B, C, H, W]. Labels are int64 [B], numbers of
+`spec.classes`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ from miaobi.data.image.prepared import PictureSpec
 
 @runtime_checkable
 class Paints(Protocol):
-    """A picture model. `controls`: the names of ImageRequest fields it honours
-    ("label", "image", "truncation").
-    """
+    """A picture model."""
 
     spec: PictureSpec
     controls: frozenset[str]
+    """Fields of ImageRequest that it supports: "label", "image", "truncation"."""
 
     def paint(
         self,
@@ -37,11 +35,14 @@ class Paints(Protocol):
         truncation: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """`count` pictures [count, C, H, W]. label: [count], drawn at random when None
-        and there are classes.
+        """Return pictures [count, C, H, W].
 
-        source: [count, C_source, H, W], for models that translate a picture.
+        Args:
+            count: how many.
+            label: [count]; drawn at random when None and there are classes.
+            source: [count, C_source, H, W], for models that translate a picture.
             truncation: ψ in (0, 1], towards the average.
+            generator: for all random draws.
         """
         ...
 
@@ -53,20 +54,20 @@ class HasLatents(Protocol):
     latent_shape: tuple[int, ...]
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Points of the prior, [count, *latent_shape]."""
+        """Return points drawn from the prior, [count, *latent_shape]."""
         ...
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        """Pictures [B, C, H, W] of points [B, *latent_shape]; differentiable."""
+        """Return pictures [B, C, H, W] of points [B, *latent_shape]; differentiable."""
         ...
 
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A model that finds the latent point of a picture."""
+    """A model that finds the latent points of pictures."""
 
     def encode(self, pixels: Tensor, label: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, *latent_shape]: the best guess, without noise."""
+        """Return the likeliest points [B, *latent_shape] of pictures [B, C, H, W]."""
         ...
 
 
@@ -81,8 +82,9 @@ class HasBound(Protocol):
         samples: int = 200,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The importance-weighted bound (Burda et al. 2016, arXiv:1509.00519) in nats,
-        [B], of `samples` draws.
+        """Return the importance-weighted bound in nats, [B], of `samples` draws.
+
+        Burda et al. 2016, arXiv:1509.00519.
         """
         ...
 
@@ -94,14 +96,19 @@ def labels_for(
     generator: torch.Generator | None,
     device: torch.device,
 ) -> Tensor | None:
-    """`label` as it was given; [count] classes drawn at random for a model that asks
-    for them and was told none.
+    """Return `label`, or random classes [count] where a conditional model has none.
+
+    Args:
+        net: the model.
+        count: how many pictures.
+        label: [count] or None.
+        generator: for the random draws.
+        device: of the classes that are drawn.
     """
     if label is not None or "label" not in net.controls:
         return label
-    return torch.randint(
-        len(net.spec.classes), (count,), generator=generator, device=device
-    )
+    classes = len(net.spec.classes)
+    return torch.randint(classes, (count,), generator=generator, device=device)
 
 
 def need_classes(spec: PictureSpec) -> None:
@@ -120,26 +127,16 @@ def need_classes(spec: PictureSpec) -> None:
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
-    """float [-1, 1] [B, C, H, W] -> uint8 [B, H, W, C], as artifacts hold them."""
-    return (
-        pictures.detach()
-        .float()
-        .clamp(-1, 1)
-        .add(1)
-        .mul(127.5)
-        .round()
-        .to(torch.uint8)
-        .permute(0, 2, 3, 1)
-        .cpu()
-        .contiguous()
-    )
+    """Return float [-1, 1] [B, C, H, W] as uint8 [B, H, W, C], as artifacts hold them."""
+    pixels = pictures.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
 def from_pixels(pixels: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] -> float [-1, 1] [B, C, H, W]."""
+    """Return uint8 [B, H, W, C] as float [-1, 1] [B, C, H, W]."""
     return from_planes(pixels.permute(0, 3, 1, 2))
 
 
 def from_planes(planes: Tensor) -> Tensor:
-    """uint8 [B, C, H, W], as prepared data holds them -> float [-1, 1]."""
+    """Return uint8 [B, C, H, W], as prepared data holds them, as float [-1, 1]."""
     return planes.float().div(127.5).sub(1)

@@ -1,7 +1,6 @@
-"""Next-token prediction, for every family that predicts the next token: the loss, and
-plain sampling while training.
+"""Next-token prediction for all text families: the loss, and samples while training.
 
-L = -Σ_t log p(x_t | x_<t)   in nats, summed over the targets that are not masked (-100).
+L = -Σ_t log p(x_t | x_<t)   in nats, summed over the targets that are not masked (-100)
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ MASKED = -100
 
 
 class LanguageModel(Objective):
-    """net: ids [B, T] -> logits [B, T, V]. Batches: ids [B, T], targets [B, T], both int64."""
+    """A network that predicts tokens, with its loss.
+
+    Shapes: ids [B, T] -> logits [B, T, V]. Batches: ids, targets, both int64 [B, T].
+    """
 
     unit = "tokens"
 
@@ -43,26 +45,23 @@ class LanguageModel(Objective):
 
 
 def sample_texts(objective: LanguageModel, dataset: Any, config: Any) -> list[str]:
-    """What the model writes after each of config.prompts, to look at while it learns
-    (the `sample` of a family).
-    """
-    net = objective.net
-    return [
-        prompt
-        + dataset.tokenizer.decode(
-            continue_ids(
-                net,
-                [
-                    dataset.spec.bos_id,
-                    *(dataset.tokenizer.encode([prompt]) if prompt else []),
-                ],
-                config.max_new_tokens,
-                dataset.spec.context_length,
-                dataset.spec.eos_id,
-            )
+    """Return each of config.prompts with its continuation: the `sample` of a family."""
+    tokenizer = dataset.tokenizer
+    spec = dataset.spec
+    texts = list[str]()
+    for prompt in config.prompts or [""]:
+        ids = [spec.bos_id]
+        if prompt:
+            ids += tokenizer.encode([prompt])
+        answer = continue_ids(
+            objective.net,
+            ids,
+            config.max_new_tokens,
+            spec.context_length,
+            spec.eos_id,
         )
-        for prompt in config.prompts or [""]
-    ]
+        texts.append(prompt + tokenizer.decode(answer))
+    return texts
 
 
 @torch.no_grad()
@@ -71,32 +70,33 @@ def continue_ids(
     prompt: Sequence[int],
     max_new_tokens: int,
     context_length: int,
-    end: int,
+    eos_id: int,
     temperature: float = 0.9,
     seed: int = 0,
 ) -> list[int]:
-    """Token ids drawn after `prompt`, until `end` (not returned) or `max_new_tokens`.
+    """Return token ids drawn after `prompt`.
 
-    For glimpses while training: the whole context is run again for every token.
-        `engines/native` is the quick way.
+    For samples while training: the whole context is run again for every token.
+    `engines/native` is the quick way.
+
+    Args:
+        net: ids [1, T] -> logits [1, T, V].
+        prompt: token ids, at least one.
+        max_new_tokens: the most that are drawn.
+        context_length: the most that `net` sees.
+        eos_id: the token that ends the text; it is not returned.
+        temperature: divides the logits.
+        seed: of the draws.
     """
-    draw, ids, device = (
-        torch.Generator().manual_seed(seed),
-        list(prompt),
-        next(net.parameters()).device,
-    )
+    generator = torch.Generator().manual_seed(seed)
+    device = next(net.parameters()).device
+    ids = list(prompt)
     for _ in range(max_new_tokens):
-        logits_V = (
-            net(torch.tensor([ids[-context_length:]], device=device))[0, -1]
-            .float()
-            .cpu()
-        )
-        token = int(
-            torch.multinomial(
-                torch.softmax(logits_V / temperature, -1), 1, generator=draw
-            )
-        )
-        if token == end:
+        context = torch.tensor([ids[-context_length:]], device=device)
+        logits_V = net(context)[0, -1].float().cpu()
+        p_V = torch.softmax(logits_V / temperature, -1)
+        token = int(torch.multinomial(p_V, 1, generator=generator))
+        if token == eos_id:
             break
         ids.append(token)
     return ids[len(prompt) :]

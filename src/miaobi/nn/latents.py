@@ -1,8 +1,8 @@
-"""Ways through a latent space: paths between points, directions between examples, what
-each dimension does, and back from a picture to a point.
+"""Ways through a latent space: paths between points, what each dimension does, and the
+projection of a picture to a point.
 
-Points are [B, *latent_shape]; pictures are [B, C, H, W] in [-1, 1]. Everything here
-asks a model only for what nn/image.py promises.
+Points are [B, *latent_shape]; pictures are [B, C, H, W] in [-1, 1]. Models are used
+through the protocols of nn/image.py alone.
 """
 
 from __future__ import annotations
@@ -17,36 +17,34 @@ from torch.nn import functional as F
 from miaobi.nn.image import Encodes, HasLatents
 
 AT_ONCE = 256
-"""Pictures that go through a network together."""
+"""Pictures in one batch through a network."""
 
 
 def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """(1 - t) a + t b for each of t [T]; a, b [*latent_shape]; returns [T, *latent_shape]."""
+    """Return (1 - t) a + t b for each of t [T], [T, *latent_shape]."""
     return torch.stack([torch.lerp(a, b, weight) for weight in t])
 
 
 def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Along the great circle: direction (sin((1-t)Ω) â + sin(tΩ) b̂) / sin Ω with Ω the
-    angle between, length from |a| to |b| evenly.
+    """Return points on the great circle from a to b, for each of t [T].
 
-    Draws of a normal distribution in many dimensions all lie near one sphere; a
-    straight path leaves it (Shoemake 1985; White 2016, arXiv:1609.04468). Points that
-    lie in line are joined by the straight path.
+    The direction is (sin((1-t)Ω) â + sin(tΩ) b̂) / sin Ω with Ω the angle between a and
+    b; the length goes evenly from |a| to |b|. Draws of a normal distribution in many
+    dimensions all lie near one sphere; a straight path leaves it (Shoemake 1985; White
+    2016, arXiv:1609.04468). Collinear points are joined by the straight path.
     """
-    angle = torch.arccos(
-        torch.clamp(
-            (F.normalize(a.flatten(), dim=0) * F.normalize(b.flatten(), dim=0)).sum(),
-            -1,
-            1,
-        )
-    )
+    unit_a = F.normalize(a.flatten(), dim=0)
+    unit_b = F.normalize(b.flatten(), dim=0)
+    cosine = (unit_a * unit_b).sum()
+    angle = torch.arccos(torch.clamp(cosine, -1, 1))
     if angle.sin() < 1e-3:
         return linear(a, b, t)
     t = t.view(-1, *(1 for _ in a.shape))
-    direction = (
-        torch.sin((1 - t) * angle) * a / a.norm() + torch.sin(t * angle) * b / b.norm()
-    ) / angle.sin()
-    return torch.lerp(a.norm(), b.norm(), t) * direction
+    part_a = torch.sin((1 - t) * angle) * a / a.norm()
+    part_b = torch.sin(t * angle) * b / b.norm()
+    direction = (part_a + part_b) / angle.sin()
+    point: Tensor = torch.lerp(a.norm(), b.norm(), t) * direction
+    return point
 
 
 PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -57,31 +55,37 @@ PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 @torch.no_grad()
 def encoded(net: Encodes, pixels: Tensor, label: Tensor | None) -> Tensor:
-    """Points [B, *latent_shape] of pictures, so many at once as memory bears."""
-    return _in_parts(net.encode, pixels, label)
+    """Return the points [B, *latent_shape] of pictures, AT_ONCE at a time."""
+    return _in_batches(net.encode, pixels, label)
 
 
 @torch.no_grad()
 def decoded(net: HasLatents, latent: Tensor, label: Tensor | None) -> Tensor:
-    """Pictures [B, C, H, W] of points, so many at once as memory bears."""
-    return _in_parts(net.decode, latent, label)
+    """Return the pictures [B, C, H, W] of points, AT_ONCE at a time."""
+    return _in_batches(net.decode, latent, label)
 
 
-def _in_parts(
-    through: Callable[[Tensor, Tensor | None], Tensor],
-    given: Tensor,
+def _in_batches(
+    function: Callable[[Tensor, Tensor | None], Tensor],
+    inputs: Tensor,
     label: Tensor | None,
 ) -> Tensor:
-    spans = [slice(at, at + AT_ONCE) for at in range(0, len(given), AT_ONCE)]
-    return torch.cat(
-        [through(given[span], None if label is None else label[span]) for span in spans]
-    )
+    outputs = list[Tensor]()
+    for first in range(0, len(inputs), AT_ONCE):
+        rows = slice(first, first + AT_ONCE)
+        outputs.append(function(inputs[rows], _selected(label, rows)))
+    return torch.cat(outputs)
+
+
+def _selected(label: Tensor | None, rows: Tensor | slice) -> Tensor | None:
+    return None if label is None else label[rows]
 
 
 def activity(points: Tensor) -> Tensor:
-    """Variance of each latent dimension over the encodings of many pictures, [D]: 0 for
-    one that says nothing (active units, Burda et al. 2016, arXiv:1509.00519). points:
-    [B, *latent_shape], D its flattened size.
+    """Return the variance of each latent dimension over encodings of many pictures, [D].
+
+    It is 0 for a dimension that carries nothing (active units: Burda et al. 2016,
+    arXiv:1509.00519). points: [B, *latent_shape], D its flattened size.
     """
     return points.flatten(1).var(0, correction=0)
 
@@ -89,54 +93,63 @@ def activity(points: Tensor) -> Tensor:
 def effect(
     net: HasLatents, points: Tensor, label: Tensor | None, step: float = 1.0
 ) -> Tensor:
-    """How much each dimension changes the picture, [D]: E ‖G(z + e_d) - G(z - e_d)‖² /
-    4, a finite difference at `points` [B, ...].
+    """Return how much each dimension changes the picture, [D].
 
-    For models that cannot encode, whose prior gives every dimension the same variance.
+    E ‖G(z + h e_d) - G(z - h e_d)‖² / (2h)², a finite difference. For models that cannot
+    encode, whose prior gives every dimension the same variance.
+
+    Args:
+        net: the model G.
+        points: z [B, *latent_shape].
+        label: classes [B], or None.
+        step: h.
     """
-    flat, found = points.flatten(1), []
+    flat = points.flatten(1)
+    effects = list[Tensor]()
     for dimension in range(flat.shape[1]):
         offset = torch.zeros_like(flat)
         offset[:, dimension] = step
-        up, down = (
-            decoded(net, (flat + sign * offset).view_as(points), label)
-            for sign in (1, -1)
-        )
-        found.append((up - down).div(2 * step).square().mean())
-    return torch.stack(found)
+        up = decoded(net, (flat + offset).view_as(points), label)
+        down = decoded(net, (flat - offset).view_as(points), label)
+        effects.append((up - down).div(2 * step).square().mean())
+    return torch.stack(effects)
 
 
 def rms(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean squared difference of pictures as they are shown, cut to [-1, 1]: [B],
-    on a scale where black to white is 1.
+    """Return the root mean squared difference of pictures cut to [-1, 1]: [B].
+
+    Black to white is 1.
     """
-    return (a.clamp(-1, 1) - b.clamp(-1, 1)).flatten(1).square().mean(1).sqrt() / 2
+    difference = a.clamp(-1, 1) - b.clamp(-1, 1)
+    return difference.flatten(1).square().mean(1).sqrt() / 2
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference summed over the picture and its halvings down to 8 pixels
-    a side, [B].
+    """Return the mean squared difference, summed over several sizes, [B].
 
-    The coarse scales pull a shape to its place where the fine ones, that overlap
-    nowhere, have no slope.
+    The sizes are the picture's and its halvings down to 8 pixels a side. The coarse
+    ones have a slope where two shapes do not overlap at full size.
     """
     total = (a - b).flatten(1).square().mean(1)
     while min(a.shape[-2:]) >= 16:
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        a = F.avg_pool2d(a, 2)
+        b = F.avg_pool2d(b, 2)
         total = total + (a - b).flatten(1).square().mean(1)
     return total
 
 
 @dataclass(frozen=True)
 class Projection:
-    """The best points found: latent [B, *latent_shape], label [B] or None, pictures [B,
-    C, H, W], error [B] as `rms` has it.
-    """
+    """The best points for some pictures."""
 
     latent: Tensor
+    """[B, *latent_shape]"""
     label: Tensor | None
+    """[B]"""
     pictures: Tensor
+    """What the model makes of the points, [B, C, H, W]."""
     error: Tensor
+    """Distance to the target, [B], as `rms` measures it."""
 
 
 def project(
@@ -152,40 +165,49 @@ def project(
     learning_rate: float = 0.1,
     noise: float = 0.05,
 ) -> Projection:
-    """The points whose pictures come nearest to `targets` [B, C, H, W]: min_z
-    distance(G(z), x) by Adam.
+    """Find the points whose pictures are nearest to `targets`.
 
-    The best `starts` of many draws are improved side by side, with noise on z that
-    fades over the first three quarters, so that they leave small dips (Karras et al.
-    2020, arXiv:1912.04958, appendix D; Abdal et al. 2019, arXiv:1904.03189). A model
-    that encodes gives one start more. label: [B], or None to search among all `classes`
-    too (0 for a model without).
+    min_z distance(G(z), x) by Adam. The best `starts` of many draws are improved side by
+    side, with noise on z that fades over the first three quarters, so that they leave
+    small dips (Karras et al. 2020, arXiv:1912.04958, appendix D; Abdal et al. 2019,
+    arXiv:1904.03189). A model that encodes adds one more start.
+
+    Args:
+        net: the model G.
+        targets: pictures x [B, C, H, W].
+        label: classes [B], or None to search among all `classes` too.
+        classes: how many the model has; 0 for one without.
+        starts: points improved for each target.
+        steps: of Adam.
+        generator: for the draws and the noise.
+        progress: called after each step with the share that is done.
+        learning_rate: of Adam, falling along a cosine.
+        noise: standard deviation of the noise on z at first.
     """
-    z, given = _starts(net, targets, label, classes, starts, generator)
-    owner = torch.arange(len(targets), device=targets.device).repeat_interleave(
-        len(z) // len(targets)
-    )
+    z, point_label = _starts(net, targets, label, classes, starts, generator)
+    per_target = len(z) // len(targets)
+    owner = torch.arange(len(targets), device=targets.device)
+    wanted = targets[owner.repeat_interleave(per_target)]
     z = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([z], learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         fade = noise * max(0.0, 1 - step / (0.75 * steps)) ** 2
-        shaken = z + fade * torch.randn(z.shape, generator=generator, device=z.device)
-        (z.grad,) = torch.autograd.grad(
-            distance(net.decode(shaken, given), targets[owner]).sum(), z
-        )
+        noisy = z + fade * torch.randn(z.shape, generator=generator, device=z.device)
+        loss = distance(net.decode(noisy, point_label), wanted).sum()
+        (z.grad,) = torch.autograd.grad(loss, z)
         optimizer.step()
         schedule.step()
         progress((step + 1) / steps)
-    found = decoded(net, z.detach(), given)
-    best = distance(found, targets[owner]).view(len(targets), -1).argmin(
-        1
-    ) + torch.arange(len(targets), device=z.device) * (len(z) // len(targets))
+    latent = z.detach()
+    pictures = decoded(net, latent, point_label)
+    distances = distance(pictures, wanted).view(len(targets), per_target)
+    best = distances.argmin(1) + owner * per_target
     return Projection(
-        z.detach()[best],
-        None if given is None else given[best],
-        found[best],
-        rms(found[best], targets),
+        latent=latent[best],
+        label=_selected(point_label, best),
+        pictures=pictures[best],
+        error=rms(pictures[best], targets),
     )
 
 
@@ -198,25 +220,25 @@ def _starts(
     starts: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor | None]:
-    """For each target its nearest of many draws, [B * starts, ...], with their classes."""
+    """Return each target's nearest of many draws, [B · starts, ...], and their classes."""
     draws = net.draw(max(AT_ONCE, 8 * starts), generator)
-    points, labels = list[Tensor](), list[Tensor]()
-    for at, target in enumerate(targets):
-        given = None
-        if classes:
-            given = (
-                torch.arange(len(draws), device=draws.device) % classes
-                if label is None
-                else label[at].expand(len(draws))
-            )
-        gaps = distance(
-            decoded(net, draws, given), target.expand(len(draws), *target.shape)
-        )
-        nearest = gaps.topk(starts, largest=False).indices
+    points = list[Tensor]()
+    labels = list[Tensor]()
+    for row, target in enumerate(targets):
+        draw_label = None
+        if classes and label is None:
+            draw_label = torch.arange(len(draws), device=draws.device) % classes
+        elif classes and label is not None:
+            draw_label = label[row].expand(len(draws))
+        pictures = decoded(net, draws, draw_label)
+        distances = distance(pictures, target.expand(len(draws), *target.shape))
+        nearest = distances.topk(starts, largest=False).indices
         points.append(draws[nearest])
-        labels += [] if given is None else [given[nearest]]
+        if draw_label is not None:
+            labels.append(draw_label[nearest])
         if isinstance(net, Encodes):
-            first = None if given is None else given[nearest[:1]]
-            points.append(net.encode(target[None], first))
-            labels += [] if first is None else [first]
+            best_label = _selected(draw_label, nearest[:1])
+            points.append(net.encode(target[None], best_label))
+            if best_label is not None:
+                labels.append(best_label)
     return torch.cat(points), torch.cat(labels) if labels else None

@@ -1,5 +1,5 @@
-"""What the training loop knows of a model: phases, each with a module to improve and a
-loss to improve it by.
+"""The contract between the training loop and a model: phases, each with a module to
+train and a loss to train it by.
 
 A language model has one phase. A GAN has two, discriminator and generator; a lazy
 penalty is a phase with `every=16`. The loop (`train/loop.py`) knows this file and no
@@ -21,96 +21,91 @@ from miaobi.data.dataset import Batch as Batch
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum and what to divide it by, so that batches of unequal size accumulate exactly.
-
-    total: scalar, the summed loss. count: how many terms are in it (tokens, pictures).
-        metrics: scalars, summed likewise, reported as metric / count.
-    """
+    """A sum and its divisor, so that batches of unequal size accumulate exactly."""
 
     total: Tensor
+    """The summed loss, a scalar."""
     count: int
+    """Terms in the sum (tokens, pictures)."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars, summed likewise and reported as metric / count."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One step of one optimiser: `loss(batch)` is minimised over the parameters of
-    `module`, every `every` steps.
-    """
+    """What one optimiser does: minimise `loss(batch)` over `module`'s parameters."""
 
     name: str
     module: nn.Module
     loss: Callable[[Batch], Loss]
     every: int = 1
+    """Steps between two updates."""
     learning_rate: float = 1.0
-    """Multiplies the run's learning rate, for phases that want their own pace."""
+    """Multiplies the run's learning rate, for a phase with a pace of its own."""
     begins: float = 0.0
     """The share of the run that passes before the phase joins."""
     rates: Mapping[str, float] = field(default_factory=dict)
-    """Multiplies the learning rate of single parameters of `module`, by name; 1 for
-    those that are not named.
-    """
+    """Multiplies the learning rate of single parameters of `module`, by name; 1 for others."""
 
 
 class Objective(nn.Module, ABC):
     """A model together with what it is trained for."""
 
     unit = "examples"
-    """What a loss counts, for "so many a second"."""
+    """What `Loss.count` counts, for the rate in the log."""
     progress = 0.0
-    """The share of the run that is behind, set by the loop before every step: for
-    warm-ups inside a loss.
+    """The share of the run that is done; the loop sets it before every step, for warm-ups
+    inside a loss.
     """
     adapter = False
-    """Whether a finished model is only what was trained, to be put beside a base that
-    lies elsewhere.
-    """
+    """Whether a saved model is an adapter only, for a base that is stored elsewhere."""
 
     @abstractmethod
     def phases(self) -> list[Phase]:
-        """In the order in which a step walks them."""
+        """Return the phases in the order of a step."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """Work without gradients before the phases see a batch (frozen encoders).
-        Called once a batch.
+        """Return the batch for the phases; work without gradients (frozen encoders)
+        belongs here. Called once a batch.
         """
         return batch
 
     def before_step(self) -> None:
-        """Before each step, with `progress` set: for what thaws as a run goes on."""
+        """Run before each step, with `progress` set: gradual unfreezing."""
 
     def after_step(self, step: int, max_steps: int) -> None:
-        """After the optimisers moved in step number `step` (from 1) of `max_steps`, its
-        gradients still there: for ranks that are allocated anew.
+        """Run after the optimisers' update, with its gradients: allocation of ranks.
+
+        Args:
+            step: number of the step, from 1.
+            max_steps: of the run.
         """
 
     def validate(self, batch: Batch) -> Loss:
-        """The loss that validation reports and early stopping watches."""
+        """Return the loss that validation reports and early stopping watches."""
         return self.phases()[0].loss(batch)
 
 
 class Family(Protocol):
-    """A kind of model that can be trained from scratch: a module in `families/` with these names.
-
-    NAME; MODALITY ("text", "image", ...); DATA (a name in the datasets registry);
-    Config (a dataclass).
-    """
+    """A kind of model that is trained from scratch: a module in `families/`."""
 
     NAME: str
+    """As in the families registry."""
     MODALITY: str
+    """Of what it makes: "text" or "image"."""
     DATA: str
+    """A name in the datasets registry."""
     Config: type
+    """A dataclass: the `model` section of a recipe."""
 
     def build(self, config: Any, spec: Any) -> Objective:
-        """A fresh model for data of this spec (the dataset's `spec`)."""
+        """Return an untrained model for data of this spec (the dataset's `spec`)."""
         ...
 
     def save(self, objective: Objective, folder: Path) -> None:
-        """Write weights and configuration in the layout the ecosystem expects:
-        safetensors, no pickle.
-        """
+        """Write weights (safetensors) and configuration in the ecosystem's layout."""
         ...
 
     def load(self, folder: Path) -> nn.Module:
-        """The model of a saved folder, ready for `engines/native`."""
+        """Return the model of a saved folder, in evaluation mode."""
         ...

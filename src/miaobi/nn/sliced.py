@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance between two sets of pictures, without any trained extractor.
+"""Sliced Wasserstein distance between two sets of pictures, without a trained extractor.
 
     SW(a, b) = E_θ  mean_i |sort(aθ)_i - sort(bθ)_i|,   θ random unit directions
 
@@ -16,35 +16,39 @@ DIRECTIONS, PATCH, PATCHES = 128, 7, 16
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor) -> Tensor:
-    """a, b: [B, C, H, W], as many of each -> scalar."""
-    return 0.5 * (
-        _distance(*(_patches(x) for x in (a, b)))
-        + _distance(*(F.avg_pool2d(x, 2).flatten(1) for x in (a, b)))
-    )
+    """Return the distance, a scalar, of a and b: [B, C, H, W], as many of each."""
+    of_patches = _distance(_patches(a), _patches(b))
+    of_wholes = _distance(_half_size(a), _half_size(b))
+    return 0.5 * (of_patches + of_wholes)
+
+
+def _half_size(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2).flatten(1)
 
 
 def _patches(x: Tensor) -> Tensor:
-    """PATCHES patches of each picture, at places drawn from a fixed seed, [B · PATCHES,
-    C · PATCH²].
+    """Cut PATCHES patches out of each picture, [B · PATCHES, C · PATCH²].
+
+    Their positions are drawn from a fixed seed.
     """
-    size, draw = min(PATCH, *x.shape[2:]), torch.Generator().manual_seed(0)
-    rows, columns = (
-        torch.randint(side - size + 1, (PATCHES,), generator=draw).tolist()
-        for side in x.shape[2:]
-    )
-    return torch.cat(
-        [
-            x[:, :, row : row + size, column : column + size].flatten(1)
-            for row, column in zip(rows, columns)
-        ]
-    )
+    height, width = x.shape[2:]
+    size = min(PATCH, height, width)
+    generator = torch.Generator().manual_seed(0)
+    tops = torch.randint(height - size + 1, (PATCHES,), generator=generator)
+    lefts = torch.randint(width - size + 1, (PATCHES,), generator=generator)
+    patches = [
+        x[:, :, top : top + size, left : left + size].flatten(1)
+        for top, left in zip(tops.tolist(), lefts.tolist(), strict=True)
+    ]
+    return torch.cat(patches)
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    directions = torch.randn(
-        a.shape[1], DIRECTIONS, generator=torch.Generator().manual_seed(0)
-    ).to(a.device)
+    """Return the mean distance of a [N, D] and b [N, D] along random directions."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(a.shape[1], DIRECTIONS, generator=generator).to(a.device)
     directions = directions / directions.norm(dim=0)
-    return (
-        ((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean()
-    )
+    sorted_a = (a @ directions).sort(0).values
+    sorted_b = (b @ directions).sort(0).values
+    distance: Tensor = (sorted_a - sorted_b).abs().mean()
+    return distance
