@@ -315,7 +315,8 @@ class Critic(nn.Module):
             return logits
         class_BC: Tensor = self.of_class(label)
         projection = (class_BC * features_BC).sum(1)
-        return logits + projection * features_BC.shape[1] ** -0.5
+        scale: float = features_BC.shape[1] ** -0.5
+        return logits + projection * scale
 
 
 def variety(features: Tensor, label: Tensor | None) -> Tensor:
