@@ -49,7 +49,7 @@ Report = Callable[[Problem], None]
 """Called with each problem: raises it (strict) or keeps it and lets the rest be read."""
 
 
-def raise_it(problem: Problem) -> None:
+def raise_problem(problem: Problem) -> None:
     raise problem.error()
 
 
@@ -111,7 +111,7 @@ def detect(file: IO[bytes]) -> str:
 
 
 def numbered_lines(
-    path: Path, report: Report = raise_it, limit: int = -1
+    path: Path, report: Report = raise_problem, limit: int = -1
 ) -> Iterator[tuple[int, str]]:
     """(line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes "\\n".
 

@@ -140,7 +140,7 @@ def test_a_second_run_finds_what_the_first_made(
 ) -> None:
     first = made(folder)
     monkeypatch.setattr(
-        picture_packing, "_make", lambda *_: pytest.fail("prepared again")
+        picture_packing, "_prepare", lambda *_: pytest.fail("prepared again")
     )
     began = time.perf_counter()
     assert made(folder, augment=["flip"]).folder == first.folder
@@ -185,8 +185,8 @@ def test_a_cut_off_preparation_leaves_nothing_half_done(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            picture_packing._Writing,
-            "array",
+            picture_packing._Writer,
+            "write_array",
             lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from miaobi.core.errors import Damaged
 from miaobi.core.language import say
-from miaobi.data.encoding import Problem, Report, open_bytes, raise_it
+from miaobi.data.encoding import Problem, Report, open_bytes, raise_problem
 from miaobi.data.image.folders import visible
 from miaobi.data.image.record import Picture
 
@@ -88,7 +88,7 @@ def beside(file: Path) -> list[Path]:
 
 
 def read(
-    path: Path, report: Report = raise_it, classes: tuple[str, ...] = ()
+    path: Path, report: Report = raise_problem, classes: tuple[str, ...] = ()
 ) -> Iterator[Picture]:
     """The pictures of a folder of IDX files, or of one, with the labels of the file of
     the same name beside each.

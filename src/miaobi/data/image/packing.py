@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +18,78 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.data.cache import locked_folder
-from miaobi.data.image import near_duplicates
-from miaobi.data.image import sources as picture_sources
+from miaobi.data.image import near_duplicates, sources
 from miaobi.data.image.config import MANIFEST, SPLITS, Config
-from miaobi.data.image.survey import Place, Row, Staging, Survey
+from miaobi.data.image.shapes import Size
+from miaobi.data.image.survey import Row, Staged, Staging, Survey
 from miaobi.data.progress import Bar, bar
-from miaobi.data.splitting import DROPPED, assign_groups, check_shares
+from miaobi.data.splitting import (
+    DROPPED,
+    TEST,
+    VALIDATION,
+    assign_groups,
+    check_shares,
+)
 
 FORMAT = 2
 BLOCK = 4096
 """Pictures copied at once."""
 BINARISATION = 2008
 """Seed of static binarisation."""
-AFTERWARDS = {"path", "pack", "source", "augment"}
+NOT_IN_FINGERPRINT = {"path", "pack", "source", "augment"}
 """Settings that do not change the prepared files, or count by their content."""
+BOUNDS = (("image_size", 4, 4096), ("buckets", 2, 64))
+"""Settings with their smallest and largest value beside 0."""
 
 
 def prepare_folder(
     config: Config, cache: Path | None = None, progress: bool = True
 ) -> Path:
-    """The folder of the prepared pictures. Two processes that want the same wait for each other."""
+    """Return the folder of the prepared pictures.
+
+    Of two processes that want the same, one prepares it and the other waits.
+
+    Args:
+        config: the source of the pictures and what they are brought to
+        cache: where prepared data is kept; $MIAOBI_HOME/prepared by default
+        progress: show a bar on stderr
+    """
     _check(config)
     root = cache or home() / "prepared"
     root.mkdir(parents=True, exist_ok=True)
     with locked_folder(root, fingerprint(config, root)) as folder:
         if not (folder / MANIFEST).exists():
-            for left in root.glob(
-                f".{folder.name}.*.part"
-            ):  # by a process that was killed
-                shutil.rmtree(left)
-            with bar(progress) as shown, write_beside(folder) as draft:
-                _make(config, draft, shown)
+            _remove_drafts(folder)
+            with bar(progress) as show, write_beside(folder) as draft:
+                _prepare(config, draft, show)
     return folder
 
 
+def _remove_drafts(folder: Path) -> None:
+    """Remove what processes left that were killed while they prepared this folder."""
+    for draft in folder.parent.glob(f".{folder.name}.*.part"):
+        shutil.rmtree(draft)
+
+
 def fingerprint(config: Config, root: Path) -> str:
-    """Name of a preparation: the source's content, the settings that matter, the format."""
+    """Return the name of a preparation: 16 hexadecimal digits of the source's content,
+    the settings that matter and the format.
+    """
     settings = {
-        key: value for key, value in asdict(config).items() if key not in AFTERWARDS
+        key: value
+        for key, value in asdict(config).items()
+        if key not in NOT_IN_FINGERPRINT
     }
-    described = ["pictures", FORMAT, settings, picture_sources.identity(config, root)]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[
-        :16
-    ]
+    described = ["pictures", FORMAT, settings, sources.identity(config, root)]
+    text = json.dumps(described, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check(config: Config) -> None:
     check_shares(config.validation, config.test)
-    for name, low, high in (("image_size", 4, 4096), ("buckets", 2, 64)):
-        value = getattr(config, name)
+    settings = asdict(config)
+    for name, low, high in BOUNDS:
+        value = settings[name]
         if value and not low <= value <= high:
             raise BadInput(
                 say(
@@ -88,42 +111,37 @@ def _check(config: Config) -> None:
         )
 
 
-def _make(config: Config, folder: Path, shown: Bar) -> None:
+def _prepare(config: Config, folder: Path, show: Bar) -> None:
     """Fill `folder`, which is not there yet."""
-    staging = folder / "staging"
-    staging.mkdir(parents=True)
-    kept = Staging(staging)
-    survey = Survey(config, kept)
+
+    def show_count(count: int) -> None:
+        show(say(f"Reading: {count:,} pictures", f"读取：{count:,} 张"), 0, 0)
+
+    staging_folder = folder / "staging"
+    staging_folder.mkdir(parents=True)
+    staging = Staging(staging_folder)
+    survey = Survey(config, staging)
     try:
-        survey.run(
-            picture_sources.pictures(config, survey.report),
-            lambda count: shown(
-                say(f"Reading: {count:,} pictures", f"读取：{count:,} 张"), 0, 0
-            ),
-        )
+        survey.run(sources.pictures(config, survey.report), show_count)
     finally:
-        kept.close()
-    _tell(config, survey)
-    shown(say("Looking for near-duplicates", "查找近似重复的图片"), 0, 0)
-    split, found = plan(survey.rows, config)
-    _Writing(config, survey, kept, folder).run(
-        [np.flatnonzero(split == number) for number in range(len(SPLITS))], found
-    )
-    shutil.rmtree(staging)
+        staging.close()
+    _report_problems(config, survey)
+    show(say("Looking for near-duplicates", "查找近似重复的图片"), 0, 0)
+    splits, counts = plan(survey.rows, config)
+    _Writer(config, survey, staging, folder).write(splits, counts)
+    shutil.rmtree(staging_folder)
 
 
-def _tell(config: Config, survey: Survey) -> None:
-    """What went wrong: an error where nothing is left."""
+def _report_problems(config: Config, survey: Survey) -> None:
+    """Print how many problems there were. Raises BadInput where no picture is left."""
     if not survey.rows:
-        first = (
-            survey.first_problems[0]
-            if survey.first_problems
-            else say("there are no pictures.", "没有图片。")
-        )
+        problems = survey.first_problems
+        first = problems[0] if problems else say("there are no pictures.", "没有图片。")
+        source = config.path or config.pack
         raise BadInput(
             say(
-                f"No picture of {config.path or config.pack} can be used. First problem: {first}",
-                f"{config.path or config.pack} 中没有可用的图片。第一个问题：{first}",
+                f"No picture of {source} can be used. First problem: {first}",
+                f"{source} 中没有可用的图片。第一个问题：{first}",
             ),
             say(
                 "`miaobi data inspect` lists them all.",
@@ -143,66 +161,92 @@ def _tell(config: Config, survey: Survey) -> None:
 
 
 def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:
-    """(split of each row, uint8 [N], DROPPED for none; what was found on the way)."""
+    """Return the split of each row, uint8 [N], DROPPED for none; and the counts
+    duplicates, near_duplicates and left_out_of_train.
+    """
     digests = np.array([row.digest for row in rows], dtype=np.uint64)
-    given = np.array(
-        [SPLITS.index(row.split) if row.split else DROPPED for row in rows],
-        dtype=np.uint8,
-    )
-    group = np.arange(len(rows))
-    kept = group
+    source_splits = np.array([_number(row.split) for row in rows], dtype=np.uint8)
+    groups = np.arange(len(rows))
+    kept = groups
     if config.near_duplicates != "keep":
-        kept = group[_first_of_each(digests, given)]
-        group[kept] = kept[
-            near_duplicates.groups(
-                np.stack([rows[at].hashes for at in kept]),
-                np.stack([rows[at].thumbs for at in kept]),
-            )
-        ]
-    alike = kept[group[kept] != kept]
+        kept = groups[_first_of_each(digests, source_splits)]
+        groups[kept] = kept[_groups_of([rows[number] for number in kept])]
+    alike = int((groups[kept] != kept).sum())
     if config.near_duplicates == "drop":
-        kept = kept[_first_of_each(group[kept], given[kept])]
-    split = np.full(len(rows), DROPPED, dtype=np.uint8)
-    split[kept] = assign_groups(
-        digests[kept], group[kept], given[kept], config.validation, config.test
+        kept = kept[_first_of_each(groups[kept], source_splits[kept])]
+    splits = np.full(len(rows), DROPPED, dtype=np.uint8)
+    splits[kept] = assign_groups(
+        digests[kept],
+        groups[kept],
+        source_splits[kept],
+        config.validation,
+        config.test,
     )
-    return split, {
+    return splits, {
         "duplicates": len(rows) - len(np.unique(digests)),
-        "near_duplicates": len(alike),
-        "left_out_of_train": int((split[kept] == DROPPED).sum()),
+        "near_duplicates": alike,
+        "left_out_of_train": int((splits[kept] == DROPPED).sum()),
     }
 
 
-def _first_of_each(keys: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Where each key stands first, ascending; in a test or validation split that the
-    source gives before anywhere else.
+def _number(split: str) -> int:
+    return SPLITS.index(split) if split else DROPPED
+
+
+def _groups_of(rows: list[Row]) -> np.ndarray:
+    """Group of each row by its near-duplicates, int64 [N]."""
+    hashes = np.stack([row.hashes for row in rows])
+    thumbs = np.stack([row.thumbs for row in rows])
+    return near_duplicates.groups(hashes, thumbs)
+
+
+def _first_of_each(keys: np.ndarray, source_splits: np.ndarray) -> np.ndarray:
+    """Where each key occurs first, ascending; in a test or validation split of the
+    source before anywhere else.
     """
-    order = np.lexsort((np.arange(len(keys)), ~np.isin(given, (1, 2))))
-    return np.sort(order[np.unique(keys[order], return_index=True)[1]])
+    in_training = ~np.isin(source_splits, (VALIDATION, TEST))
+    order = np.lexsort((np.arange(len(keys)), in_training))
+    _, first = np.unique(keys[order], return_index=True)
+    return np.sort(order[first])
 
 
-class _Writing:
-    """The files of one preparation."""
+@dataclass(frozen=True)
+class _Bucket:
+    """The rows of a split that have one size."""
+
+    size: Size
+    rows: list[Row]
+
+
+class _Writer:
+    """Writes the files of one preparation."""
 
     def __init__(
         self, config: Config, survey: Survey, staging: Staging, folder: Path
     ) -> None:
-        self.config, self.survey, self.staging, self.folder = (
-            config,
-            survey,
-            staging,
-            folder,
-        )
         rows = survey.rows
-        self.shapes = sorted({row.sides for row in rows})
-        self.channels: int = config.channels or max(row.pixels.shape[0] for row in rows)
+        self.config = config
+        self.survey = survey
+        self.staging = staging
+        self.folder = folder
+        self.sizes = sorted({row.size for row in rows})
+        self.channels: int = config.channels or max(row.pixels.channels for row in rows)
         self.source_channels = max(
-            row.source.shape[0] if row.source else 0 for row in rows
+            row.source.channels if row.source else 0 for row in rows
         )
-        self.number = {name: number for number, name in enumerate(survey.classes)}
+        self.numbers = {name: number for number, name in enumerate(survey.classes)}
 
-    def run(self, splits: list[np.ndarray], found: dict[str, int]) -> None:
-        if not len(splits[0]):
+    def write(self, splits: np.ndarray, counts: dict[str, int]) -> None:
+        """Write every split and the manifest.
+
+        Args:
+            splits: the split of each surveyed row, uint8 [N]
+            counts: further entries of the manifest
+
+        Raises BadInput where nothing is left to train on.
+        """
+        rows = [np.flatnonzero(splits == number) for number in range(len(SPLITS))]
+        if not len(rows[0]):
             raise BadInput(
                 say("No picture is left to train on.", "没有可供训练的图片。"),
                 say(
@@ -211,12 +255,12 @@ class _Writing:
                 ),
             )
         written = {
-            name: self.split(name, [self.survey.rows[at] for at in rows])
-            for name, rows in zip(SPLITS, splits, strict=True)
+            name: self.write_split(name, [self.survey.rows[number] for number in part])
+            for name, part in zip(SPLITS, rows, strict=True)
         }
-        height, width = (
-            (self.config.image_size,) * 2 if self.config.buckets else self.shapes[0]
-        )
+        height, width = self.sizes[0]
+        if self.config.buckets:
+            height = width = self.config.image_size
         manifest = {
             "format": FORMAT,
             "channels": self.channels,
@@ -225,78 +269,80 @@ class _Writing:
             "width": width,
             "classes": self.survey.classes,
             "splits": written,
-            **found,
+            **counts,
             "problems": {
                 "count": self.survey.problems,
                 "first": self.survey.first_problems,
             },
             "config": asdict(self.config),
         }
-        (self.folder / MANIFEST).write_text(
-            json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
+        text = json.dumps(manifest, ensure_ascii=False, indent=1)
+        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
 
-    def split(self, name: str, rows: list[Row]) -> dict[str, Any]:
-        """Write one split; its count, and [height, width, count] of each size."""
-        parts = [
-            (shape, found)
-            for shape in self.shapes
-            if (found := [row for row in rows if row.sides == shape])
+    def write_split(self, name: str, rows: list[Row]) -> dict[str, Any]:
+        """Write one split; return its count, and [height, width, count] of each size."""
+        buckets = [
+            _Bucket(size, [row for row in rows if row.size == size])
+            for size in self.sizes
         ]
-        for place, (_, members) in enumerate(parts):
-            self.array(
-                self.folder / f"{name}.{place}.npy",
-                self.channels,
-                [row.pixels for row in members],
-                self.config.binarise == "static",
-            )
-            if self.source_channels:
-                self.array(
-                    self.folder / f"{name}.{place}.source.npy",
-                    self.source_channels,
-                    [row.source for row in members if row.source],
-                )
-        ordered = [row for _, members in parts for row in members]
-        np.save(
-            self.folder / f"{name}.labels.npy",
-            np.array(
-                [self.number.get(row.label or "", 0) for row in ordered], dtype=np.int64
-            ),
-        )
+        buckets = [bucket for bucket in buckets if bucket.rows]
+        for number, bucket in enumerate(buckets):
+            self.write_pixels(name, number, bucket)
+        ordered = [row for bucket in buckets for row in bucket.rows]
+        labels = [self.numbers.get(row.label or "", 0) for row in ordered]
+        np.save(self.folder / f"{name}.labels.npy", np.array(labels, dtype=np.int64))
         with (self.folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
             for row in ordered:
-                file.write(
-                    json.dumps(
-                        {**row.meta, "name": row.name, "caption": row.caption},
-                        ensure_ascii=False,
-                    )
-                    + "\n"
-                )
+                record = {**row.meta, "name": row.name, "caption": row.caption}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
         return {
             "count": len(ordered),
-            "shapes": [[*shape, len(members)] for shape, members in parts],
+            "shapes": [[*bucket.size, len(bucket.rows)] for bucket in buckets],
         }
 
-    def array(
-        self, target: Path, channels: int, places: list[Place], binarise: bool = False
-    ) -> None:
-        """uint8 [N, channels, H, W] of the staged pictures."""
-        draw = np.random.Generator(np.random.PCG64([BINARISATION, len(places)]))
-        with target.open(
-            "wb"
-        ) as file:  # written, not mapped: a full disk is then an error and no crash
-            np.lib.format.write_array_header_1_0(
-                file,
-                {
-                    "shape": (len(places), channels, *places[0].shape[1:]),
-                    "fortran_order": False,
-                    "descr": "|u1",
-                },
+    def write_pixels(self, split: str, number: int, bucket: _Bucket) -> None:
+        self.write_array(
+            self.folder / f"{split}.{number}.npy",
+            self.channels,
+            [row.pixels for row in bucket.rows],
+            self.config.binarise == "static",
+        )
+        if self.source_channels:
+            self.write_array(
+                self.folder / f"{split}.{number}.source.npy",
+                self.source_channels,
+                [row.source for row in bucket.rows if row.source],
             )
-            for start in range(0, len(places), BLOCK):
-                block = self.staging.read(places[start : start + BLOCK], channels)
+
+    def write_array(
+        self, target: Path, channels: int, staged: list[Staged], binarise: bool = False
+    ) -> None:
+        """Write staged pictures as uint8 [N, channels, H, W].
+
+        Args:
+            target: a .npy file
+            channels: 1 or 3
+            staged: pictures of one size
+            binarise: draw each value as black or white, with its brightness as
+                probability
+        """
+        draw = np.random.Generator(np.random.PCG64([BINARISATION, len(staged)]))
+        header = {
+            "shape": (len(staged), channels, *staged[0].size),
+            "fortran_order": False,
+            "descr": "|u1",
+        }
+        # Written, not mapped: a full disk is then an error and no crash.
+        with target.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for first in range(0, len(staged), BLOCK):
+                block = self.staging.read(staged[first : first + BLOCK], channels)
                 if binarise:
-                    block = np.where(
-                        draw.random(block.shape, dtype=np.float32) * 255 < block, 255, 0
-                    ).astype(np.uint8)
+                    block = _binarised(block, draw)
                 file.write(block.data)
+
+
+def _binarised(pixels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Each value as 0 or 255, drawn with its brightness as probability."""
+    is_white = draw.random(pixels.shape, dtype=np.float32) * 255 < pixels
+    return np.where(is_white, 255, 0).astype(np.uint8)

@@ -4,10 +4,12 @@ memory-mapped files, and batches of them.
 `prepare` (data/image/packing.py) writes the files once for each content and
 configuration; later runs only map them:
 
-    pictures.json                    what follows, counts, classes, problems
-    train.0.npy                      uint8 [N, C, H, W]; .1 and so on for further buckets
-    train.0.source.npy               uint8 [N, C_source, H, W], for pairs
-    train.labels.npy, train.jsonl    int64 [N]; name, caption and the source's own columns, in the order of the pictures
+    pictures.json           what follows, counts, classes, problems
+    train.0.npy             uint8 [N, C, H, W]; .1 and so on for further buckets
+    train.0.source.npy      uint8 [N, C_source, H, W], for pairs
+    train.labels.npy        int64 [N]
+    train.jsonl             name, caption and the source's own columns, in the order of
+                            the pictures
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "PictureSpec", "Pictures", "of_bundle", "prepare"]
 
-AUGMENTATION = 7
-"""Sets the draws of augmentations apart from those of the order."""
+BATCH_ORDER, AUGMENTATION = 1, 7
+"""Separate the random numbers of the batches' order and of augmentations from those of
+the pictures' order.
+"""
 
 
 @dataclass(frozen=True)
 class PictureSpec:
-    """What a family needs to know to build a model for this data."""
+    """What a family needs to build a model for this data."""
 
     channels: int
     """1 grey, 3 colour."""
@@ -54,11 +58,12 @@ class PictureSpec:
 def prepare(
     config: Config, *, cache: Path | None = None, progress: bool = True
 ) -> Pictures:
-    """The prepared pictures of this configuration, made now or found from an earlier run.
+    """Return the prepared pictures of this configuration, made now or by an earlier run.
 
     Args:
-        cache: Where prepared data is kept; $MIAOBI_HOME/prepared by default.
-        progress: Show a bar on stderr.
+        config: the source of the pictures and what they are brought to
+        cache: where prepared data is kept; $MIAOBI_HOME/prepared by default
+        progress: show a bar on stderr
     """
     from miaobi.data.image import augment
     from miaobi.data.image.packing import prepare_folder
@@ -68,7 +73,9 @@ def prepare(
 
 
 def of_bundle(folder: Path) -> Pictures | None:
-    """The prepared pictures that a bundle's model was trained on, where they are still here."""
+    """Return the prepared pictures that a bundle's model was trained on, where they are
+    still here.
+    """
     from miaobi.core import bundle
 
     prepared = Path(str(bundle.read(folder).data.get("folder", "")))
@@ -84,13 +91,13 @@ class Pictures:
 
     @property
     def fingerprint(self) -> str:
-        """Tells data sets apart by their content, configuration and format."""
+        """Identifies the content, configuration and format."""
         return self.folder.name
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What preparation found: splits, classes, duplicates, near_duplicates,
-        left_out_of_train, problems, config.
+        """The manifest of the preparation: splits, classes, duplicates,
+        near_duplicates, left_out_of_train, problems, config.
         """
         return manifest(self.folder, MANIFEST)
 
@@ -98,78 +105,74 @@ class Pictures:
     def spec(self) -> PictureSpec:
         meta = self.meta
         return PictureSpec(
-            meta["channels"],
-            meta["height"],
-            meta["width"],
-            tuple(meta["classes"]),
-            meta["source_channels"],
-            meta["config"]["buckets"],
+            channels=meta["channels"],
+            height=meta["height"],
+            width=meta["width"],
+            classes=tuple(meta["classes"]),
+            source_channels=meta["source_channels"],
+            buckets=meta["config"]["buckets"],
         )
 
     def save(self, folder: Path) -> None:
         """Write what brings a user's picture to the model's shape, and names its classes."""
         spec, config = self.spec, self.meta["config"]
+        settings = {
+            "size": {"height": spec.height, "width": spec.width},
+            "channels": spec.channels,
+            "source_channels": spec.source_channels,
+            "classes": list(spec.classes),
+            "fit": config["fit"],
+            "binarise": config["binarise"],
+            "range": [-1, 1],
+        }
         (folder / "preprocessor_config.json").write_text(
-            json.dumps(
-                {
-                    "size": {"height": spec.height, "width": spec.width},
-                    "channels": spec.channels,
-                    "source_channels": spec.source_channels,
-                    "classes": list(spec.classes),
-                    "fit": config["fit"],
-                    "binarise": config["binarise"],
-                    "range": [-1, 1],
-                },
-                ensure_ascii=False,
-                indent=1,
-            ),
-            encoding="utf-8",
+            json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8"
         )
 
     def count(self, split: str) -> int:
-        """Pictures in a split."""
+        """Return the number of pictures in a split."""
         return int(self._split(split)["count"])
 
     def batch(self, split: str, index: int, size: int, seed: int) -> dict[str, Tensor]:
-        """Batch `index` of the endless shuffled stream: {"pixels": float32 [size, C, H,
-        W] in [-1, 1], "label": int64 [size]}, and "source", float32 [size, C_source, H,
-        W] in [-1, 1], for pairs. Labels are 0 where there are no classes.
+        """Return batch `index` of the endless shuffled stream.
+
+        {"pixels": float32 [size, C, H, W] in [-1, 1], "label": int64 [size]}, and for
+        pairs "source", float32 [size, C_source, H, W] in [-1, 1]. Labels are 0 where
+        there are no classes.
 
         An epoch is a permutation drawn from (seed, epoch). With buckets a batch comes
         from one of them, and each epoch leaves out the few pictures that do not fill a
         batch. Augmentations of the train split are drawn from (seed, index).
         """
-        part, rows = self._rows(split, index, size, seed)
-        made = self._gather(split, part, rows)
+        bucket, rows = self._rows(split, index, size, seed)
+        batch = self._gather(split, bucket, rows)
         if self.augment and split == "train":
             from miaobi.data.image import augment
 
-            made = augment.apply(
-                self.augment,
-                made,
-                np.random.Generator(np.random.PCG64([seed, index, AUGMENTATION])),
-            )
-        return made
+            draw = np.random.Generator(np.random.PCG64([seed, index, AUGMENTATION]))
+            return augment.apply(self.augment, batch, draw)
+        return batch
 
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
-        """The whole split once, in order, without augmentation. The last batch of a
-        bucket may be smaller.
+        """Yield the whole split once, in order, without augmentation. The last batch of
+        a bucket may be smaller.
         """
-        for part, shape in enumerate(self._split(split)["shapes"]):
-            for start in range(0, shape[2], size):
-                yield self._gather(
-                    split, part, np.arange(start, min(start + size, shape[2]))
-                )
+        for bucket, count in enumerate(self._counts(split)):
+            for first in range(0, count, size):
+                rows = np.arange(first, min(first + size, count))
+                yield self._gather(split, bucket, rows)
 
     def pixels(self, split: str) -> np.ndarray:
-        """All pictures of a split, uint8 [N, C, H, W]. Raises BadInput where they are
-        of several sizes (buckets).
+        """Return all pictures of a split, uint8 [N, C, H, W].
+
+        Raises BadInput where they are of several sizes (buckets).
         """
-        return self._whole(split, "")
+        return self._all_of(split, "", self.spec.channels)
 
     def sources(self, split: str) -> np.ndarray:
-        """For pairs: what each picture of a split is made from, uint8 [N, C_source, H,
-        W]. Raises BadInput where there are no pairs.
+        """Return the sources of a split's pairs, uint8 [N, C_source, H, W].
+
+        Raises BadInput where there are no pairs, or several sizes (buckets).
         """
         if not self.spec.source_channels:
             raise BadInput(
@@ -182,55 +185,58 @@ class Pictures:
                     "请使用含 source/ 与 target/ 的文件夹，或资源包 openmoji-pairs。",
                 ),
             )
-        return self._whole(split, ".source")
+        return self._all_of(split, ".source", self.spec.source_channels)
 
     def labels(self, split: str) -> np.ndarray:
-        """The class of each picture, int64 [N]; all 0 where there are no classes."""
+        """Return the class of each picture, int64 [N]; all 0 where there are no classes."""
         self._split(split)
         return self._mapped(f"{split}.labels")
 
     def names(self, split: str) -> list[str]:
-        """The source's name of each picture: a relative path, or a file with a row."""
-        return [row["name"] for row in self.records(split)]
+        """Return the source's name of each picture: a relative path, or a file with a row."""
+        return [record["name"] for record in self.records(split)]
 
     def captions(self, split: str) -> list[str]:
-        """The caption of each picture, empty where it has none."""
-        return [row["caption"] for row in self.records(split)]
+        """Return the caption of each picture, empty where it has none."""
+        return [record["caption"] for record in self.records(split)]
 
     def records(self, split: str) -> list[dict[str, str]]:
-        """What the source knows of each picture: name, caption, and its own columns."""
+        """Return name, caption and the source's own columns of each picture."""
         self._split(split)
         with (self.folder / f"{split}.jsonl").open(encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
     def _split(self, split: str) -> dict[str, Any]:
+        """What the manifest says of a split. Raises BadInput for a name that is none."""
         if split not in SPLITS:
             raise BadInput(
                 say(f"There is no split {split!r}.", f"没有名为 {split!r} 的划分。"),
                 ", ".join(SPLITS),
             )
-        found: dict[str, Any] = self.meta["splits"][split]
-        return found
+        entry: dict[str, Any] = self.meta["splits"][split]
+        return entry
 
-    def _whole(self, split: str, kind: str) -> np.ndarray:
-        shapes = self._split(split)["shapes"]
-        if len(shapes) > 1:
+    def _counts(self, split: str) -> tuple[int, ...]:
+        """Pictures in each bucket of a split."""
+        return tuple(count for _, _, count in self._split(split)["shapes"])
+
+    def _all_of(self, split: str, kind: str, channels: int) -> np.ndarray:
+        sizes = len(self._counts(split))
+        if sizes > 1:
             raise BadInput(
                 say(
-                    f"The pictures of {split} have {len(shapes)} sizes.",
-                    f"{split} 的图片有 {len(shapes)} 种尺寸。",
+                    f"The pictures of {split} have {sizes} sizes.",
+                    f"{split} 的图片有 {sizes} 种尺寸。",
                 ),
                 say(
                     "Prepare them with data.buckets=0 for what needs one size.",
                     "需要统一尺寸时请设 data.buckets=0。",
                 ),
             )
-        if shapes:
+        if sizes:
             return self._mapped(f"{split}.0{kind}")
-        channels = self.spec.source_channels if kind else self.spec.channels
-        return np.empty(
-            (0, channels, self.spec.height, self.spec.width), dtype=np.uint8
-        )
+        shape = (0, channels, self.spec.height, self.spec.width)
+        return np.empty(shape, dtype=np.uint8)
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -238,16 +244,15 @@ class Pictures:
 
     def _mapped(self, name: str) -> np.ndarray:
         if name not in self._arrays:
-            self._arrays[name] = np.asarray(
-                np.load(self.folder / f"{name}.npy", mmap_mode="r")
-            )
+            array = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            self._arrays[name] = np.asarray(array)
         return self._arrays[name]
 
     def _rows(
         self, split: str, index: int, size: int, seed: int
     ) -> tuple[int, np.ndarray]:
         """(bucket, rows in it) of a batch."""
-        counts = tuple(shape[2] for shape in self._split(split)["shapes"])
+        counts = self._counts(split)
         if not counts:
             raise BadInput(
                 say(f"The {split} split is empty.", f"{split} 划分为空。"),
@@ -257,37 +262,50 @@ class Pictures:
                 ),
             )
         if len(counts) == 1:
-            places = np.arange(index * size, (index + 1) * size)
-            epochs = places // counts[0]
-            return 0, np.concatenate(
-                [
-                    _order(counts, seed, int(epoch))[0][
-                        places[epochs == epoch] % counts[0]
-                    ]
-                    for epoch in np.unique(epochs)
-                ]
-            )
-        batches = [max(1, count // size) for count in counts]
-        epoch, within = divmod(index, sum(batches))
-        orders, turn = (
-            _order(counts, seed, epoch),
-            _turns(tuple(batches), seed, epoch)[within],
-        )
-        part = int(np.searchsorted(np.cumsum(batches), turn, side="right"))
-        first = (int(turn) - sum(batches[:part])) * size
-        return part, orders[part][np.arange(first, first + size) % counts[part]]
+            return 0, _rows_of_one_size(counts[0], index, size, seed)
+        return _rows_of_a_bucket(counts, index, size, seed)
 
-    def _gather(self, split: str, part: int, rows: np.ndarray) -> dict[str, Tensor]:
+    def _gather(self, split: str, bucket: int, rows: np.ndarray) -> dict[str, Tensor]:
+        """The pictures at `rows` of a bucket, as a batch."""
         import torch
 
-        before = sum(shape[2] for shape in self._split(split)["shapes"][:part])
-        made = {
-            "pixels": _floats(self._mapped(f"{split}.{part}")[rows]),
-            "label": torch.from_numpy(self._mapped(f"{split}.labels")[rows + before]),
+        before = sum(self._counts(split)[:bucket])
+        labels = self._mapped(f"{split}.labels")[rows + before]
+        batch = {
+            "pixels": _floats(self._mapped(f"{split}.{bucket}")[rows]),
+            "label": torch.from_numpy(labels),
         }
         if self.spec.source_channels:
-            made["source"] = _floats(self._mapped(f"{split}.{part}.source")[rows])
-        return made
+            sources = self._mapped(f"{split}.{bucket}.source")[rows]
+            batch["source"] = _floats(sources)
+        return batch
+
+
+def _rows_of_one_size(count: int, index: int, size: int, seed: int) -> np.ndarray:
+    """The rows of a batch, which may span epochs."""
+    positions = np.arange(index * size, (index + 1) * size)
+    epochs, within = np.divmod(positions, count)
+    parts = list[np.ndarray]()
+    for epoch in np.unique(epochs):
+        [order] = _orders((count,), seed, int(epoch))
+        parts.append(order[within[epochs == epoch]])
+    return np.concatenate(parts)
+
+
+def _rows_of_a_bucket(
+    counts: tuple[int, ...], index: int, size: int, seed: int
+) -> tuple[int, np.ndarray]:
+    """(bucket, rows in it) of a batch, which lies within one bucket and one epoch.
+
+    counts: pictures in each bucket.
+    """
+    batches = tuple(max(1, count // size) for count in counts)
+    epoch, within = divmod(index, sum(batches))
+    number = int(_batch_order(batches, seed, epoch)[within])
+    bucket = int(np.searchsorted(np.cumsum(batches), number, side="right"))
+    first = (number - sum(batches[:bucket])) * size
+    positions = np.arange(first, first + size) % counts[bucket]
+    return bucket, _orders(counts, seed, epoch)[bucket][positions]
 
 
 def _floats(pixels: np.ndarray) -> Tensor:
@@ -298,7 +316,7 @@ def _floats(pixels: np.ndarray) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _order(counts: tuple[int, ...], seed: int, epoch: int) -> list[np.ndarray]:
+def _orders(counts: tuple[int, ...], seed: int, epoch: int) -> list[np.ndarray]:
     """For each bucket the permutation of its pictures in an epoch, drawn from (seed,
     epoch) alone.
     """
@@ -307,8 +325,7 @@ def _order(counts: tuple[int, ...], seed: int, epoch: int) -> list[np.ndarray]:
 
 
 @lru_cache(maxsize=4)
-def _turns(batches: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
+def _batch_order(batches: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
     """The order in which the batches of all buckets come in an epoch."""
-    return np.random.Generator(np.random.PCG64([seed, epoch, 1])).permutation(
-        sum(batches)
-    )
+    draw = np.random.Generator(np.random.PCG64([seed, epoch, BATCH_ORDER]))
+    return draw.permutation(sum(batches))

@@ -1,5 +1,5 @@
-"""Opening the source of pictures that a configuration names, and telling its content
-from any other's.
+"""Opening the source of pictures that a configuration names, and identifying its
+content.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
@@ -15,14 +14,10 @@ from miaobi.core.registry import Registry
 from miaobi.data import packs
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
-from miaobi.data.image import folders as picture_folders
-from miaobi.data.image import idx
-from miaobi.data.image import tables as picture_tables
+from miaobi.data.image import folders, idx, tables
+from miaobi.data.image.config import Config
 from miaobi.data.image.record import Picture
 from miaobi.data.text import files
-
-if TYPE_CHECKING:
-    from miaobi.data.image.config import Config
 
 picture_sources: Registry[Callable[[Path, Report], Iterator[Picture]]] = Registry(
     "picture_sources",
@@ -33,25 +28,33 @@ picture_sources: Registry[Callable[[Path, Report], Iterator[Picture]]] = Registr
         "idx": "miaobi.data.image.idx:read",
     },
 )
-"""What reads pictures, by the name of the source: called with a path and a report."""
+"""Readers of pictures by the name of the source, called with a path and a report."""
+TABLES = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
+"""How Parquet, Arrow files and Arrow streams begin."""
 
 
 def pictures(config: Config, report: Report) -> Iterator[Picture]:
-    """The pictures of a configuration's source, at most max_pictures of them. Raises
-    NotFound, BadInput.
+    """Yield the pictures of a configuration's source, at most max_pictures of them.
+
+    Raises NotFound, BadInput.
     """
-    found: Iterator[Picture]
+    source: Iterator[Picture]
     if config.pack:
-        found = packs.pictures(config.pack)
+        source = packs.pictures(config.pack)
     else:
         path = _path(config)
-        found = picture_sources.get(config.source or _kind(path))(path, report)
-    return islice(found, config.max_pictures or None)
+        source = picture_sources.get(config.source or _kind(path))(path, report)
+    return islice(source, config.max_pictures or None)
 
 
 def identity(config: Config, root: Path) -> str:
-    """A name for the source's content, the same wherever it lies. Raises BadInput when
-    path and pack leave it open or contradict.
+    """Return a name for the source's content, the same wherever it lies.
+
+    Args:
+        config: names the source
+        root: where the digests of files are remembered
+
+    Raises BadInput when path and pack are both or neither named, or contradict source.
     """
     packs.check_one(config.path, config.pack, "./photos", "digits")
     if config.pack:
@@ -65,45 +68,44 @@ def identity(config: Config, root: Path) -> str:
             )
         return packs.get(config.pack).identity
     path = _path(config)
-    source = config.source or _kind(path)
-    found = (
-        picture_folders.visible(path)
-        if path.is_dir()
-        else idx.beside(path)
-        if source == "idx"
-        else [path]
-    )
-    return (
-        f"{source}:{content_hash(path if path.is_dir() else path.parent, found, root)}"
-    )
+    kind = config.source or _kind(path)
+    if path.is_dir():
+        digest = content_hash(path, folders.visible(path), root)
+    elif kind == "idx":
+        digest = content_hash(path.parent, idx.beside(path), root)
+    else:
+        digest = content_hash(path.parent, [path], root)
+    return f"{kind}:{digest}"
 
 
 def kind_of(path: Path) -> str | None:
-    """The reader for what lies at `path`: a name in the picture_sources registry, or
-    None where there are no pictures.
+    """Return the reader of what lies at `path`: a name in the picture_sources registry,
+    or None where there are no pictures.
     """
     if path.is_file():
-        return "idx" if idx.is_file(path) else "tables" if _has_pictures(path) else None
-    seen = picture_folders.visible(path)
-    count = sum(map(picture_folders.is_picture, seen))
-    if count:
-        words = [
-            file
-            for file in seen
-            if file.suffix.lower() in files.FORMATS
-            and file.name not in picture_folders.METADATA
-        ]
-        return (
-            None
-            if len(words) > count
-            else "pairs"
-            if picture_folders.are_pairs(path)
-            else "folder"
-        )
-    tables = picture_tables.files_in(path)
-    if tables and _has_pictures(tables[0]):
+        return _kind_of_file(path)
+    visible = folders.visible(path)
+    pictures = sum(map(folders.is_picture, visible))
+    if pictures:
+        texts = sum(map(_is_text, visible))
+        if texts > pictures:
+            return None
+        return "pairs" if folders.are_pairs(path) else "folder"
+    table_files = tables.files_in(path)
+    if table_files and _has_pictures(table_files[0]):
         return "tables"
     return "idx" if idx.files_in(path) else None
+
+
+def _kind_of_file(path: Path) -> str | None:
+    if idx.is_file(path):
+        return "idx"
+    return "tables" if _has_pictures(path) else None
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file beside pictures is text to learn from, and no metadata."""
+    return file.suffix.lower() in files.FORMATS and file.name not in folders.METADATA
 
 
 def _kind(path: Path) -> str:
@@ -122,11 +124,10 @@ def _kind(path: Path) -> str:
 def _path(config: Config) -> Path:
     path = Path(config.path).expanduser()
     if not path.exists():
-        siblings = (
-            [item.name for item in path.parent.iterdir() if item.name[0] != "."]
-            if path.parent.is_dir()
-            else []
-        )
+        siblings = list[str]()
+        if path.parent.is_dir():
+            names = [item.name for item in path.parent.iterdir()]
+            siblings = [name for name in names if not name.startswith(".")]
         raise NotFound(
             say(f"There is no folder or file {path}.", f"{path} 不存在。"),
             nearest(path.name, siblings) or say("Check the path.", "请检查路径。"),
@@ -138,13 +139,14 @@ def _has_pictures(file: Path) -> bool:
     """Whether it is a table with a picture column; a damaged one counts as such where
     its name says so.
     """
+    by_name = file.suffix == ".arrow"
     with file.open("rb") as handle:
-        start = handle.read(6)
-    if not start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
-        return file.suffix == ".arrow"
+        magic = handle.read(6)
+    if not magic.startswith(TABLES):
+        return by_name
     import pyarrow
 
     try:
-        return picture_tables.columns_of(file) is not None
+        return tables.columns_of(file) is not None
     except (pyarrow.ArrowInvalid, OSError):
-        return file.suffix == ".arrow"
+        return by_name

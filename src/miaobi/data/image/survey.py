@@ -1,8 +1,8 @@
-"""The first pass over pictures: each is decoded, brought to its shape and looked at,
-side by side on two threads.
+"""The first pass over pictures: each is decoded, fitted to its size and hashed, on two
+threads at once.
 
 Decoded pictures go to staging files by shape as they come, never all into memory; what
-is held of each is its name, its words, its digest, its perceptual hash and a thumbnail
+is held of each is its name, its texts, its digest, its perceptual hash and a thumbnail
 (about a kilobyte).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,13 +21,14 @@ import numpy as np
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data.encoding import Problem, raise_it
+from miaobi.data.encoding import Problem, raise_problem
 from miaobi.data.image import near_duplicates
 from miaobi.data.image.config import Config
 from miaobi.data.image.files import open_picture, quiet
 from miaobi.data.image.record import Picture
 from miaobi.data.image.shapes import (
     Shape,
+    Size,
     buckets,
     fitted,
     nearest_bucket,
@@ -35,7 +36,9 @@ from miaobi.data.image.shapes import (
 )
 from miaobi.data.text.shapes import Unusable
 
+THREADS = 2
 AT_ONCE = 64
+"""Pictures decoded before the next ones are read."""
 NAMED = 1000
 """Problems that are kept by name; the others are counted."""
 CAPTIONS = ("text", "caption", "captions", "prompt", "description")
@@ -53,18 +56,26 @@ class Decoded:
     """Width and height before fitting."""
     kind: str = ""
     """Format and mode of the file."""
-    looks: list[tuple[np.uint64, np.ndarray]] = field(default_factory=list)
+    signatures: list[tuple[np.uint64, np.ndarray]] = field(default_factory=list)
     """Hash and thumbnail, for pairs of both."""
     label: str | None = None
     caption: str = ""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a staged picture lies: the shape [C, H, W] of its file, and its number there."""
+class Staged:
+    """A staged picture: the shape [C, H, W] of its file, and its number in it."""
 
     shape: Shape
     number: int
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> Size:
+        return self.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,8 @@ class Row:
     """What is held of a picture that could be used."""
 
     name: str
-    pixels: Place
-    source: Place | None
+    pixels: Staged
+    source: Staged | None
     digest: int
     hashes: np.ndarray
     """uint64 [1], or [2] for a pair; see near_duplicates."""
@@ -84,9 +95,8 @@ class Row:
     split: str
 
     @property
-    def sides(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.pixels.shape[1:]
+    def size(self) -> Size:
+        return self.pixels.size
 
 
 class Staging:
@@ -97,30 +107,29 @@ class Staging:
         self.files: dict[Shape, IO[bytes]] = {}
         self.counts = Counter[Shape]()
 
-    def append(self, pixels: np.ndarray) -> Place:
+    def append(self, pixels: np.ndarray) -> Staged:
+        """Write a picture, uint8 [C, H, W]."""
         shape: Shape = pixels.shape
         if shape not in self.files:
             self.files[shape] = self._path(shape).open("wb")
         self.files[shape].write(np.ascontiguousarray(pixels).data)
         self.counts[shape] += 1
-        return Place(shape, self.counts[shape] - 1)
+        return Staged(shape, self.counts[shape] - 1)
 
     def close(self) -> None:
         for file in self.files.values():
             file.close()
 
-    def read(self, places: list[Place], channels: int) -> np.ndarray:
-        """Pictures of one height and width, uint8 [N, channels, H, W], in the order of `places`."""
-        found = np.empty((len(places), channels, *places[0].shape[1:]), dtype=np.uint8)
-        for shape in {place.shape for place in places}:
-            here = [at for at, place in enumerate(places) if place.shape == shape]
-            mapped = np.memmap(self._path(shape), dtype=np.uint8, mode="r").reshape(
-                -1, *shape
-            )
-            found[here] = with_channels(
-                mapped[[places[at].number for at in here]], channels
-            )
-        return found
+    def read(self, staged: list[Staged], channels: int) -> np.ndarray:
+        """Return pictures of one size, uint8 [N, channels, H, W], in the order of `staged`."""
+        pixels = np.empty((len(staged), channels, *staged[0].size), dtype=np.uint8)
+        for shape in {picture.shape for picture in staged}:
+            rows = [row for row, item in enumerate(staged) if item.shape == shape]
+            numbers = [staged[row].number for row in rows]
+            file = np.memmap(self._path(shape), dtype=np.uint8, mode="r")
+            pictures = file.reshape(-1, *shape)[numbers]
+            pixels[rows] = with_channels(pictures, channels)
+        return pixels
 
     def _path(self, shape: Shape) -> Path:
         return self.folder / "x".join(map(str, shape))
@@ -130,171 +139,141 @@ class Survey:
     """What the pictures are. `rows` are those that can be used, in the order of the source."""
 
     def __init__(self, config: Config, staging: Staging | None) -> None:
-        """staging: where pixels are kept; None when only looking."""
-        self.config, self.staging = config, staging
-        self.rows, self.sizes, self.kinds = (
-            list[Row](),
-            Counter[tuple[int, int]](),
-            Counter[str](),
-        )
+        """staging: where pixels are kept; None for an inspection that keeps none."""
+        self.config = config
+        self.staging = staging
+        self.rows = list[Row]()
+        self.sizes = Counter[tuple[int, int]]()
+        """Width and height before fitting."""
+        self.kinds = Counter[str]()
         self.classes: tuple[str, ...] = ()
-        self.problems, self.first_problems = 0, list[str]()
+        self.problems = 0
+        self.first_problems = list[str]()
 
     def report(self, problem: Problem) -> None:
+        """Count a problem; raise it where the configuration is strict."""
         if self.config.strict:
-            raise_it(problem)
+            raise_problem(problem)
         self.problems += 1
         if len(self.first_problems) < NAMED:
             self.first_problems.append(str(problem))
 
-    def run(self, pictures: Iterator[Picture], shown: Callable[[int], None]) -> None:
-        with ThreadPoolExecutor(2) as pool, quiet():
+    def run(self, pictures: Iterable[Picture], show: Callable[[int], None]) -> None:
+        """Survey all pictures; `show` is called with the number of usable ones."""
+        pictures = iter(pictures)
+        with ThreadPoolExecutor(THREADS) as pool, quiet():
             while chunk := list(islice(pictures, AT_ONCE)):
-                for made in pool.map(self.decode, chunk):
-                    for problem in made.problems:
+                for decoded in pool.map(self.decode, chunk):
+                    for problem in decoded.problems:
                         self.report(problem)
-                    if made.pixels is not None:
-                        self._keep(made, made.pixels)
-                shown(len(self.rows))
+                    if decoded.pixels is not None:
+                        self._keep(decoded, decoded.pixels)
+                show(len(self.rows))
         self._settle_classes()
 
     def decode(self, picture: Picture) -> Decoded:
-        """Called in threads: changes nothing here."""
-        made = Decoded(picture)
+        """Decode, fit and hash a picture. Called in threads: changes nothing here."""
+        decoded = Decoded(picture)
         try:
-            made.label, made.caption = (
-                class_of(picture),
-                caption_of(picture, self.config.caption_column),
-            )
-            opened = open_picture(picture.content, self.config.image_size)
-            height, width = self._target(opened.pixels.height, opened.pixels.width)
-            if picture.source is not None:
-                source = open_picture(picture.source, self.config.image_size)
-                check_pair(source.pixels.size, opened.pixels.size)
-                made.source = fitted(source.pixels, height, width, self.config.fit)
-            made.pixels = fitted(opened.pixels, height, width, self.config.fit)
-            made.size, made.kind = opened.pixels.size, opened.kind
-            made.looks = [
-                near_duplicates.signature(pixels)
-                for pixels in (made.pixels, made.source)
-                if pixels is not None
-            ]
-            if opened.note:
-                made.problems.append(
-                    Problem(
-                        picture.path,
-                        picture.line,
-                        opened.note,
-                        say("Give single pictures.", "请给出单张图片。"),
-                    )
-                )
+            self._decode(decoded)
         except Unusable as error:
-            made.problems.append(
-                Problem(picture.path, picture.line, error.what, error.remedy)
-            )
-        return made
+            problem = Problem(picture.path, picture.line, error.what, error.remedy)
+            decoded.problems.append(problem)
+        return decoded
 
-    def _target(self, height: int, width: int) -> tuple[int, int]:
-        size, count = self.config.image_size, self.config.buckets
-        if not size:
+    def _decode(self, decoded: Decoded) -> None:
+        config, picture = self.config, decoded.picture
+        decoded.label = class_of(picture)
+        decoded.caption = caption_of(picture, config.caption_column)
+        opened = open_picture(picture.content, config.image_size)
+        height, width = self._target(opened.pixels.height, opened.pixels.width)
+        if picture.source is not None:
+            source = open_picture(picture.source, config.image_size)
+            check_pair(source.pixels.size, opened.pixels.size)
+            decoded.source = fitted(source.pixels, height, width, config.fit)
+        decoded.pixels = fitted(opened.pixels, height, width, config.fit)
+        decoded.size = opened.pixels.size
+        decoded.kind = opened.kind
+        for pixels in (decoded.pixels, decoded.source):
+            if pixels is not None:
+                decoded.signatures.append(near_duplicates.signature(pixels))
+        if opened.note:
+            remedy = say("Give single pictures.", "请给出单张图片。")
+            problem = Problem(picture.path, picture.line, opened.note, remedy)
+            decoded.problems.append(problem)
+
+    def _target(self, height: int, width: int) -> Size:
+        """The size to which a picture of this size is fitted."""
+        side = self.config.image_size
+        if not side:
             return height, width
-        return (
-            nearest_bucket(height, width, buckets(size, count))
-            if count
-            else (size, size)
-        )
+        if not self.config.buckets:
+            return side, side
+        return nearest_bucket(height, width, buckets(side, self.config.buckets))
 
-    def _keep(self, made: Decoded, pixels: np.ndarray) -> None:
-        if (
-            self.staging
-            and self.rows
-            and not self.config.image_size
-            and self.rows[0].sides != pixels.shape[1:]
-        ):
-            raise self._sizes_differ(made)
-        digest = hashlib.blake2b(
-            pixels.tobytes() + (b"" if made.source is None else made.source.tobytes()),
-            digest_size=8,
+    def _keep(self, decoded: Decoded, pixels: np.ndarray) -> None:
+        self._check_size(decoded, pixels)
+        content = pixels.tobytes()
+        staged_source = None
+        if decoded.source is not None:
+            content += decoded.source.tobytes()
+            staged_source = self._stage(decoded.source)
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        self.sizes[decoded.size] += 1
+        self.kinds[decoded.kind] += 1
+        self.classes = self.classes or decoded.picture.classes
+        hashes, thumbs = zip(*decoded.signatures, strict=True)
+        row = Row(
+            name=decoded.picture.name,
+            pixels=self._stage(pixels),
+            source=staged_source,
+            digest=int.from_bytes(digest, "big"),
+            hashes=np.array(hashes),
+            thumbs=np.stack(thumbs),
+            label=decoded.label,
+            caption=decoded.caption,
+            meta=decoded.picture.meta,
+            split=decoded.picture.split,
         )
-        source = None if made.source is None else self._staged(made.source)
-        self.sizes[made.size] += 1
-        self.kinds[made.kind] += 1
-        self.classes = self.classes or made.picture.classes
-        hashes, thumbs = zip(*made.looks, strict=True)
-        self.rows.append(
-            Row(
-                made.picture.name,
-                self._staged(pixels),
-                source,
-                int.from_bytes(digest.digest(), "big"),
-                np.array(hashes),
-                np.stack(thumbs),
-                made.label,
-                made.caption,
-                made.picture.meta,
-                made.picture.split,
-            )
-        )
+        self.rows.append(row)
 
-    def _sizes_differ(self, made: Decoded) -> BadInput:
-        (height, width), first = self.rows[0].sides, self.rows[0].name
-        return BadInput(
-            say(
-                f"The pictures differ in size: {first} is {width}×{height}, "
-                f"{made.picture.name} is {made.size[0]}×{made.size[1]}.",
-                f"图片尺寸不一：{first} 为 {width}×{height}，{made.picture.name} 为 {made.size[0]}×{made.size[1]}。",
-            ),
-            say(
-                "Say which size to bring them to, such as --data.image_size 64.",
-                "请指定统一的尺寸，例如 --data.image_size 64。",
-            ),
-        )
-
-    def _staged(self, pixels: np.ndarray) -> Place:
-        return self.staging.append(pixels) if self.staging else Place(pixels.shape, 0)
-
-    def _settle_classes(self) -> None:
-        """Which classes there are, and only the rows of those."""
-        if not any(row.label is not None for row in self.rows):
-            if self.config.classes:
-                raise BadInput(
-                    say(
-                        f"classes is {', '.join(self.config.classes)}, but these pictures have none.",
-                        f"classes 为 {'、'.join(self.config.classes)}，但这些图片没有类别。",
-                    ),
-                    say(
-                        "Leave it out, or put each class into a folder of its name.",
-                        "请去掉它，或把每一类放入以类名命名的文件夹。",
-                    ),
-                )
-            self.classes = ()
+    def _check_size(self, decoded: Decoded, pixels: np.ndarray) -> None:
+        """Raise BadInput for a picture of another size than the first, where all must
+        have one.
+        """
+        if not self.staging or not self.rows or self.config.image_size:
             return
-        for row in [row for row in self.rows if row.label is None]:
-            self.report(
-                Problem(
-                    Path(row.name),
-                    0,
-                    say(
-                        "it has no class, while others have.",
-                        "没有类别，而其他图片有。",
-                    ),
-                    say(
-                        "Give it one, or put it elsewhere.",
-                        "请为它指定类别，或移到别处。",
-                    ),
-                )
-            )
-        names = {row.label for row in self.rows if row.label is not None}
-        self.classes = self.classes or tuple(
-            sorted(
-                names,
-                key=lambda name: (
-                    not name.isdecimal(),
-                    int(name) if name.isdecimal() else 0,
-                    name,
+        height, width = self.rows[0].size
+        if (height, width) != pixels.shape[1:]:
+            first, other = self.rows[0].name, decoded.picture.name
+            raise BadInput(
+                say(
+                    f"The pictures differ in size: {first} is {width}×{height}, "
+                    f"{other} is {decoded.size[0]}×{decoded.size[1]}.",
+                    f"图片尺寸不一：{first} 为 {width}×{height}，{other} 为 {decoded.size[0]}×{decoded.size[1]}。",
+                ),
+                say(
+                    "Say which size to bring them to, such as --data.image_size 64.",
+                    "请指定统一的尺寸，例如 --data.image_size 64。",
                 ),
             )
-        )
+
+    def _stage(self, pixels: np.ndarray) -> Staged:
+        if self.staging is None:
+            return Staged(pixels.shape, 0)
+        return self.staging.append(pixels)
+
+    def _settle_classes(self) -> None:
+        """Set the classes, and leave only their rows."""
+        names = {row.label for row in self.rows if row.label is not None}
+        if not names:
+            self._check_no_classes()
+            self.classes = ()
+            return
+        for row in self.rows:
+            if row.label is None:
+                self.report(_without_class(row))
+        self.classes = self.classes or tuple(sorted(names, key=_numbers_first))
         for name in self.config.classes:
             if name not in self.classes:
                 raise BadInput(
@@ -307,10 +286,41 @@ class Survey:
         self.classes = tuple(self.config.classes) or self.classes
         self.rows = [row for row in self.rows if row.label in self.classes]
 
+    def _check_no_classes(self) -> None:
+        classes = self.config.classes
+        if classes:
+            raise BadInput(
+                say(
+                    f"classes is {', '.join(classes)}, but these pictures have none.",
+                    f"classes 为 {'、'.join(classes)}，但这些图片没有类别。",
+                ),
+                say(
+                    "Leave it out, or put each class into a folder of its name.",
+                    "请去掉它，或把每一类放入以类名命名的文件夹。",
+                ),
+            )
+
+
+def _without_class(row: Row) -> Problem:
+    return Problem(
+        Path(row.name),
+        0,
+        say("it has no class, while others have.", "没有类别，而其他图片有。"),
+        say("Give it one, or put it elsewhere.", "请为它指定类别，或移到别处。"),
+    )
+
+
+def _numbers_first(name: str) -> tuple[bool, int, str]:
+    """Key that sorts "2" before "10", and numbers before names."""
+    if name.isdecimal():
+        return False, int(name), name
+    return True, 0, name
+
 
 def check_pair(source: tuple[int, int], target: tuple[int, int]) -> None:
     """Raise Unusable unless the two have one shape, to a pixel. Each is (width, height)."""
-    if abs(source[0] * target[1] - target[0] * source[1]) > max(*source, *target):
+    difference = abs(source[0] * target[1] - target[0] * source[1])
+    if difference > max(*source, *target):
         raise Unusable(
             say(
                 "the pictures of this pair have different shapes: "
@@ -322,34 +332,43 @@ def check_pair(source: tuple[int, int], target: tuple[int, int]) -> None:
 
 
 def class_of(picture: Picture) -> str | None:
-    """The name of its class. Raises Unusable for one that its source does not know."""
-    if picture.label is None or not picture.classes:
-        return None if picture.label is None else str(picture.label)
-    known = dict(enumerate(picture.classes))
-    name = known.get(picture.label) if isinstance(picture.label, int) else picture.label
-    if name not in picture.classes:
+    """Return the name of a picture's class. Raises Unusable for one that its source
+    does not name.
+    """
+    label, classes = picture.label, picture.classes
+    if label is None:
+        return None
+    if not classes:
+        return str(label)
+    name = dict(enumerate(classes)).get(label) if isinstance(label, int) else label
+    if name not in classes:
         raise Unusable(
             say(
-                f"unknown class {picture.label!r}: the source names {len(known)} classes.",
-                f"未知类别 {picture.label!r}：来源中共有 {len(known)} 类。",
+                f"unknown class {label!r}: the source names {len(classes)} classes.",
+                f"未知类别 {label!r}：来源中共有 {len(classes)} 类。",
             ),
-            nearest(str(picture.label), picture.classes),
+            nearest(str(label), classes),
         )
     return name
 
 
 def caption_of(picture: Picture, column: str) -> str:
-    """The text that describes it. Raises Unusable when the column that was asked for is
-    not there.
+    """Return the text that describes a picture, from `column` or a usual one.
+
+    Raises Unusable when a named column is not there.
     """
-    if column:
-        if column not in picture.meta:
-            raise Unusable(
-                say(f"it has no column {column!r}.", f"没有名为 {column!r} 的列。"),
-                nearest(column, picture.meta),
-            )
-        return picture.meta[column]
-    return next(
-        (picture.meta[name] for name in CAPTIONS if name in picture.meta),
-        next(iter(picture.meta.values()), ""),
-    )
+    if not column:
+        return _usual_caption(picture.meta)
+    if column not in picture.meta:
+        raise Unusable(
+            say(f"it has no column {column!r}.", f"没有名为 {column!r} 的列。"),
+            nearest(column, picture.meta),
+        )
+    return picture.meta[column]
+
+
+def _usual_caption(meta: Mapping[str, str]) -> str:
+    for name in CAPTIONS:
+        if name in meta:
+            return meta[name]
+    return next(iter(meta.values()), "")

@@ -26,7 +26,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_text
 from miaobi.core.language import say
 from miaobi.data import packs
-from miaobi.data.encoding import Problem, raise_it
+from miaobi.data.encoding import Problem, raise_problem
 from miaobi.data.image import sources as picture_sources
 from miaobi.data.image.config import Config
 from miaobi.data.image.files import open_picture, quiet
@@ -65,7 +65,7 @@ def _tell(problem: Problem) -> None:
     file) comes all the same: its task may not need one.
     """
     if problem.line or problem.path.suffix in (".parquet", ".arrow"):
-        raise_it(problem)
+        raise_problem(problem)
 
 
 def _label(picture: Picture) -> dict[str, str]:

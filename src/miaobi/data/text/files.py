@@ -28,7 +28,7 @@ from miaobi.data.encoding import (
     Report,
     numbered_lines,
     open_bytes,
-    raise_it,
+    raise_problem,
 )
 from miaobi.data.text.documents import Document
 from miaobi.data.text.shapes import Unusable, to_document
@@ -54,7 +54,7 @@ def read(
     text_column: str | None = None,
     separator: str | None = None,
     strict: bool = True,
-    report: Report = raise_it,
+    report: Report = raise_problem,
 ) -> Iterator[Document]:
     """The documents of a file, or of every text file in a folder, in the order of their names.
 
@@ -81,7 +81,7 @@ def read(
             file,
             text_column=text_column,
             separator=separator,
-            report=raise_it if strict else keep,
+            report=raise_problem if strict else keep,
         ):
             found = True
             yield document
@@ -136,7 +136,7 @@ def read_file(
     *,
     text_column: str | None = None,
     separator: str | None = None,
-    report: Report = raise_it,
+    report: Report = raise_problem,
 ) -> Iterator[Document]:
     """The documents of one file."""
     kind = format_of(path)
@@ -163,7 +163,7 @@ def read_file(
             yield document
 
 
-def records(path: Path, report: Report = raise_it) -> Iterator[tuple[int, Any]]:
+def records(path: Path, report: Report = raise_problem) -> Iterator[tuple[int, Any]]:
     """(line, or row for Parquet; record as written) of a file that is not plain text."""
     readers = {"jsonl": json_lines, "json": _json, "csv": csv_rows, "parquet": _parquet}
     kind = format_of(path)
