@@ -22,9 +22,10 @@ from miaobi.core.errors import BadInput
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import open_base
 from miaobi.tune.image import boxes
+from miaobi.tune.image.input import check_augmentations
 from miaobi.tune.image.nets import LiteConfig, LiteForObjectDetection
 from miaobi.tune.tasks import detection
-from miaobi.tune.tasks.detection import Config, OwnDetector, TheirDetector
+from miaobi.tune.tasks.detection import Config, HeatMapDetector, QueryDetector
 
 SPEC = {"labels": ["blue", "red"], "counts": {"blue": 4, "red": 4}, "side": 64}
 PART = {"image": "a.png", "digest": "0", "width": 64, "height": 64}
@@ -115,10 +116,12 @@ def test_average_precision_by_hand() -> None:
     )
 
 
-def own(**settings: Any) -> OwnDetector:
+def own(**settings: Any) -> HeatMapDetector:
     torch.manual_seed(0)
     net = LiteForObjectDetection(LiteConfig(num_labels=2))
-    return OwnDetector(net, base_of(Path("/nowhere"), "part"), SPEC, Config(**settings))
+    return HeatMapDetector(
+        net, base_of(Path("/nowhere"), "part"), SPEC, Config(**settings)
+    )
 
 
 def test_perfect_maps_are_read_back_as_the_boxes() -> None:
@@ -178,7 +181,7 @@ def test_mirrored_pictures_have_mirrored_boxes() -> None:
         ready["boxes"][mirrored][:, [0, 2]], 1 - batch["boxes"][mirrored][:, [2, 0]]
     )
     torch.testing.assert_close(ready["boxes"][~mirrored], batch["boxes"][~mirrored])
-    assert learner.augment == ["flip"]
+    assert learner.mirrors and learner.augment == []
 
 
 def test_the_packaged_base_learns_boxes_and_opens_again(
@@ -264,7 +267,7 @@ def test_transformers_detectors_learn_and_open_again(
     learner = detection.learner(
         base_of(tmp_path / "base"), SPEC, Config(image_size=64, threshold=0.0)
     )
-    assert isinstance(learner, TheirDetector)
+    assert isinstance(learner, QueryDetector)
     batch = batch_of(learner)
     learner.eval()
     with torch.no_grad():
@@ -309,4 +312,4 @@ def test_columns_and_errors() -> None:
         with pytest.raises(Unusable, match=said):
             detection.columns({**PART, "objects": objects}, Config())
     with pytest.raises(BadInput, match="leave the boxes where they are"):
-        detection.check_augmentations(["rotate"], detection.AUGMENTATIONS)
+        check_augmentations(["rotate"], detection.AUGMENTATIONS)
