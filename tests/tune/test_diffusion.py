@@ -23,7 +23,7 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.tune import methods
 from miaobi.tune.image.denoisers import Diffusion
 from miaobi.tune.tasks import diffusion
-from miaobi.tune.tasks.diffusion import Config, Painter
+from miaobi.tune.tasks.diffusion import Config, DiffusionLearner
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
@@ -42,20 +42,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-def painter(folder: Path, **settings: Any) -> Painter:
+def painter(folder: Path, **settings: Any) -> DiffusionLearner:
     return diffusion.learner(
         base_of(folder, "diffusers"), {}, Config(image_size=32, **settings)
     )
 
 
-def batch_of(learner: Painter, path: Path) -> Any:
+def batch_of(learner: DiffusionLearner, path: Path) -> Any:
     examples = examples_of(diffusion, pictures, path, learner.config)
     return learner.collate(
         [learner.encode(example.columns, 0) for example in examples[:4]]
     )
 
 
-def script(learner: Painter, batch: Any, gamma: float) -> torch.Tensor:
+def script(learner: DiffusionLearner, batch: Any, gamma: float) -> torch.Tensor:
     """The loss of examples/text_to_image/train_text_to_image_lora.py, as it stands there."""
     noise_scheduler = DDPMScheduler.from_config(learner.pipeline.scheduler.config)
     latents = batch["mean"] + batch["std"] * torch.randn_like(
@@ -119,7 +119,7 @@ def test_captions_are_encoded_as_the_pipeline_does(
         return_tensors="pt",
     ).input_ids
     np.testing.assert_allclose(
-        learner.told("a red field")["text"],
+        learner.caption_features("a red field")["text"],
         own.text_encoder(ids)[0][0].detach().numpy(),
         rtol=1e-5,
         atol=1e-6,
@@ -231,7 +231,7 @@ def test_a_subject_is_learned_beside_its_class(
     assert losses[1.0] - losses[0.0] == pytest.approx(prior, rel=1e-4)
     assert losses[3.0] - losses[0.0] == pytest.approx(3 * prior, rel=1e-4)
     assert {tuple(item["text"].ravel()[:8]) for item in learner._class} == {
-        tuple(learner.told("a photo of a dog")["text"].ravel()[:8])
+        tuple(learner.caption_features("a photo of a dog")["text"].ravel()[:8])
     }
 
 
@@ -260,7 +260,7 @@ def test_captions_fall_silent_for_guidance(
     torch.manual_seed(0)
     silent, empty = (
         (torch.rand(4) < 0.5).tolist(),
-        torch.from_numpy(learner.told("")["text"]),
+        torch.from_numpy(learner.caption_features("")["text"]),
     )
     torch.manual_seed(0)
     learner.train()

@@ -6,8 +6,7 @@ This file is the door, and imports neither torch nor Diffusers; the work is in d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from miaobi.core.engine import Abilities, Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.engines.moderation.images import THRESHOLD
+from miaobi.models.quiet import quiet_diffusers
 from miaobi.models.tuned import FAMILY, PIPELINE_LORA, open_tuned
 from miaobi.models.weights import PIPELINE
 
@@ -93,7 +93,7 @@ def open_engine(
             say("Leave --engine out to have one chosen.", "去掉 --engine 可自动选择。"),
         )
     checker = safety.open_checker(safety_threshold) if safety_checker else None
-    with quiet():
+    with quiet_diffusers():
         from miaobi.engines import devices
         from miaobi.engines.diffusers.engine import DiffusersEngine
         from miaobi.models import pipelines as diffusers_parts
@@ -119,25 +119,6 @@ def _opened(weights: Weights) -> tuple[Path, list[Path]]:
         return weights.path, []
     tuned = open_tuned(weights)
     return tuned.base.folder, [tuned.folder / PIPELINE_LORA]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No bars, and no remarks about torchvision or about keys that a LoRA need not
-    have, while parts are opened.
-    """
-    from diffusers.utils import logging as theirs
-    from transformers.utils import logging
-
-    before = [(kind, kind.get_verbosity()) for kind in (logging, theirs)]
-    for kind, _ in before:
-        kind.set_verbosity_error()
-        kind.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for kind, level in before:
-            kind.set_verbosity(level)
 
 
 def _several(parts: Part | Sequence[Part]) -> Sequence[Part]:

@@ -1,13 +1,13 @@
-"""A picture generator tuned on a folder of pictures: a style by their captions, or a
+"""Tune an image generator on a folder of images: a style by their captions, or a
 subject by a word of its own (DreamBooth).
 
     L_i = w(t) mean (net(x_t, t, caption) - target)²      tune/image/denoisers.py has x_t, the target and w
 
-With a class prompt, pictures of the class as the base paints it are learned beside, so
-that a dog is not forgotten over this one dog: L_i + λ L_prior (Ruiz et al. 2022,
-arXiv:2208.12242). Pictures and captions go through the autoencoder and the text
-encoders once; the distribution of a picture's latents is kept, and a latent drawn from
-it anew in every step, as Diffusers' scripts do.
+With a class prompt, images of the class as the base paints it are learned as well, so
+that dogs are not forgotten over this one dog: L_i + λ L_prior (Ruiz et al. 2022,
+arXiv:2208.12242). Images and captions go through the autoencoder and the text encoders
+once; the distribution of an image's latents is stored, and a latent drawn from it anew
+in every step, as Diffusers' scripts do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.progress import bar
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
+from miaobi.models.quiet import quiet_diffusers
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.image.denoisers import (
     Denoiser,
@@ -47,11 +48,17 @@ SUMMARY = (
     "pictures from captions, by a Diffusers pipeline",
     "由文字生成图片（Diffusers 模型）",
 )
-MODALITY, READER, MAKES = "image", "pictures", "image"
+MODALITY = "image"
+READER = "pictures"
+MAKES = "image"
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
 PIPELINE = "model_index.json"
-TIMES = 4
-"""At so many times each held-out picture is judged, always with the same noise."""
+EVALUATION_TIMES = 4
+"""At so many times each held-out image is evaluated, always with the same noise."""
+LORA_SETTINGS = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
+"""What Diffusers reads of a LoRA's settings."""
+CAPTIONS = 4096
+"""How many encoded captions stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,9 @@ class Config:
     """Share of captions left empty in training, which keeps guidance sound in long runs."""
 
     def __post_init__(self) -> None:
-        if (self.class_path or self.class_prompt) and not (
-            self.class_prompt and self.instance_prompt
-        ):
+        has_class = self.class_path or self.class_prompt
+        has_prompts = self.class_prompt and self.instance_prompt
+        if has_class and not has_prompts:
             raise BadInput(
                 say(
                     "A class needs head.class_prompt and head.instance_prompt.",
@@ -104,7 +111,7 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    picture = picture_of(record, EXAMPLE)
+    image = picture_of(record, EXAMPLE)
     caption = config.instance_prompt or record.get("caption") or record.get("text")
     if not isinstance(caption, str) or not caption.strip():
         raise Unusable(
@@ -121,11 +128,11 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
                 "给出统一的描述。",
             ),
         )
-    return {**picture, "caption": caption.strip()}
+    return {**image, "caption": caption.strip()}
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The picture: the same one under two captions stays on one side of the split."""
+    """Return the image: under two captions it stays on one side of the split."""
     return picture_columns(columns)
 
 
@@ -140,12 +147,10 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
 
 
 def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
-    """Any picture fits any other."""
+    """Any image fits any other."""
 
 
-def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Painter:
-    from miaobi.engines.diffusers import quiet
-
+def learner(base: Base, spec: Mapping[str, Any], config: Config) -> DiffusionLearner:
     if not (base.folder / PIPELINE).is_file():
         raise Unsupported(
             say(
@@ -157,108 +162,81 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Painter:
                 f"请给出含 {PIPELINE} 的文件夹，或 Hub 名称，如 stable-diffusion-v1-5/stable-diffusion-v1-5。",
             ),
         )
-    with quiet():
-        from miaobi.models import pipelines as diffusers_parts
+    with quiet_diffusers():
+        from miaobi.models import pipelines
 
-        pipeline = diffusers_parts.load(
-            base.folder, base.name, "cpu", torch.float32, diffusers_parts.Extras()
+        pipeline = pipelines.load(
+            base.folder, base.name, "cpu", torch.float32, pipelines.Extras()
         ).own
-    return Painter(denoiser_of(pipeline, base.name), base, config)
+    return DiffusionLearner(denoiser_of(pipeline, base.name), base, config)
 
 
-class Painter(Learner):
-    """Batches: mean and std [B, C, h, w] of the latents, what the text encoders said of
-    the captions, and a seed [B] for judging.
+class DiffusionLearner(Learner):
+    """The denoiser of a Diffusers pipeline.
+
+    Batches have mean and std [B, C, h, w] of the latents, what the text encoders make
+    of the captions, and a seed [B] for the noise of evaluations.
     """
 
     def __init__(self, denoiser: Denoiser, base: Base, config: Config) -> None:
         super().__init__(denoiser.net)
-        self.denoiser, self.base, self.config, self.pipeline = (
-            denoiser,
-            base,
-            config,
-            denoiser.pipeline,
-        )
-        self.noising, self.blocks = (
-            noise_schedule_of(self.pipeline, config.min_snr_gamma),
-            denoiser.blocks,
-        )
+        self.denoiser = denoiser
+        self.base = base
+        self.config = config
+        self.pipeline = denoiser.pipeline
+        self.noising = noise_schedule_of(self.pipeline, config.min_snr_gamma)
+        self.blocks = denoiser.blocks
         self.side = config.image_size or denoiser.side
-        if self.side % denoiser.multiple:
-            step = denoiser.multiple
-            raise BadInput(
-                say(
-                    f"head.image_size is {self.side}; {base.name} paints multiples of {step}.",
-                    f"head.image_size 为 {self.side}；{base.name} 只能生成 {step} 的倍数。",
-                ),
-                say(
-                    f"Take {max(self.side // step, 1) * step}.",
-                    f"请用 {max(self.side // step, 1) * step}。",
-                ),
-            )
+        _check_side(self.side, denoiser.multiple, base.name)
         self.net.requires_grad_(True)
-        self.told = lru_cache(maxsize=4096)(self._told)
-        self._class: list[Features] = []
+        self.caption_features = lru_cache(maxsize=CAPTIONS)(self._encode_caption)
+        self._class_features: list[Features] = []
 
     def length(self, columns: Mapping[str, Any]) -> int:
         return 0
 
     @torch.no_grad()
-    def _told(self, caption: str) -> Mapping[str, np.ndarray]:
+    def _encode_caption(self, caption: str) -> Mapping[str, np.ndarray]:
         self.pipeline.to(self.device)
-        return {
-            name: value.float().cpu().numpy()
-            for name, value in self.denoiser.encode_caption(
-                caption, self.device
-            ).items()
-        }
+        tensors = self.denoiser.encode_caption(caption, self.device)
+        return {name: value.float().cpu().numpy() for name, value in tensors.items()}
 
     @torch.no_grad()
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        pixels, sizes = self._squared(columns["image"])
+        pixels, sizes = self._crop(columns["image"])
         self.pipeline.vae.to(self.device)
         latents = self.pipeline.vae.encode(pixels.to(self.device)).latent_dist
-        seed = int(
-            hashlib.sha256(
-                str(columns.get("digest", columns["image"])).encode()
-            ).hexdigest()[:12],
-            16,
-        )
-        found = {
+        identity = str(columns.get("digest", columns["image"]))
+        features = {
             "mean": latents.mean[0].cpu().numpy(),
             "std": latents.std[0].cpu().numpy(),
-            "seed": np.array(seed),
-            **self.told(columns["caption"]),
+            "seed": np.array(_seed_of(identity)),
+            **self.caption_features(columns["caption"]),
         }
-        return (
-            {**found, "sizes": sizes}
-            if isinstance(self.denoiser, StableDiffusionXL)
-            else found
-        )
+        if isinstance(self.denoiser, StableDiffusionXL):
+            features["sizes"] = sizes
+        return features
 
-    def _squared(self, image: Any) -> tuple[Tensor, np.ndarray]:
-        """The middle of the picture, float32 [1, 3, S, S] in [-1, 1]; and (height,
-        width, top, left, S, S): its own size, the cut, the size now.
+    def _crop(self, image: Any) -> tuple[Tensor, np.ndarray]:
+        """Return the middle square of an image, and its sizes.
+
+        The square is float32 [1, 3, S, S] in [-1, 1]; the sizes are float32 (height,
+        width, top, left, S, S): the image's own size, the crop, the size now.
         """
         from PIL import Image
 
         picture = open_rgb(image)
         width, height = picture.size
         scale = self.side / min(width, height)
-        across, down = (
-            max(self.side, round(width * scale)),
-            max(self.side, round(height * scale)),
-        )
-        left, top = (across - self.side) // 2, (down - self.side) // 2
-        cut = picture.resize((across, down), Image.Resampling.LANCZOS).crop(
-            (left, top, left + self.side, top + self.side)
-        )
-        pixels = (
-            torch.from_numpy(np.array(cut)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        )
-        return pixels, np.array(
-            [height, width, top, left, self.side, self.side], np.float32
-        )
+        scaled_width = max(self.side, round(width * scale))
+        scaled_height = max(self.side, round(height * scale))
+        left = (scaled_width - self.side) // 2
+        top = (scaled_height - self.side) // 2
+        scaled = picture.resize((scaled_width, scaled_height), Image.Resampling.LANCZOS)
+        square = scaled.crop((left, top, left + self.side, top + self.side))
+        values = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float()
+        sizes = [height, width, top, left, self.side, self.side]
+        return values / 127.5 - 1, np.array(sizes, np.float32)
 
     def collate(self, features: Sequence[Features]) -> Batch:
         return {
@@ -267,25 +245,22 @@ class Painter(Learner):
         }
 
     def scaled(self, latents: Tensor) -> Tensor:
-        """As the network sees them: (z - shift) · scale of the autoencoder."""
+        """Return latents as the network takes them: (z - shift) · scale."""
         settings = self.pipeline.vae.config
-        return (
-            latents - (settings.get("shift_factor") or 0.0)
-        ) * settings.scaling_factor
+        shift = settings.get("shift_factor") or 0.0
+        scaled: Tensor = (latents - shift) * settings.scaling_factor
+        return scaled
 
     def prepare(self, batch: Batch) -> Batch:
+        """Return the batch on the device; in training some captions are emptied."""
         ready = {name: value.to(self.device) for name, value in batch.items()}
-        if self.training and self.config.caption_dropout:
-            silent, empty = (
-                torch.rand(len(ready["mean"])) < self.config.caption_dropout,
-                self.told(""),
-            )
-            for name, value in empty.items():
-                ready[name] = torch.where(
-                    silent.to(self.device).view(-1, *[1] * value.ndim),
-                    torch.from_numpy(value).to(self.device),
-                    ready[name],
-                )
+        if not (self.training and self.config.caption_dropout):
+            return ready
+        dropped = torch.rand(len(ready["mean"])) < self.config.caption_dropout
+        for name, value in self.caption_features("").items():
+            row_dropped = dropped.to(self.device).view(-1, *[1] * value.ndim)
+            empty = torch.from_numpy(value).to(self.device)
+            ready[name] = torch.where(row_dropped, empty, ready[name])
         return ready
 
     def errors(
@@ -296,51 +271,55 @@ class Painter(Learner):
         indices: Tensor,
         weighted: bool,
     ) -> Tensor:
-        """[B]."""
+        """Return the mean squared error of each prediction, [B].
+
+        Args:
+            batch: What the captions became.
+            latents: Scaled, [B, C, h, w].
+            noise: [B, C, h, w].
+            indices: Of the times, int64 [B].
+            weighted: Whether to multiply by w(t).
+        """
         noised = self.noising.add_noise(latents, noise, indices)
-        found = self.denoiser.predict(self.net, noised.noisy, noised.times, batch)
-        errors = (found.float() - noised.target.float()).square().mean((1, 2, 3))
+        predicted = self.denoiser.predict(self.net, noised.noisy, noised.times, batch)
+        squares = (predicted.float() - noised.target.float()).square()
+        errors = squares.mean((1, 2, 3))
         return errors * noised.weight if weighted else errors
 
     def loss(self, batch: Batch) -> Loss:
-        count, prior = len(batch["mean"]), None
+        count = len(batch["mean"])
         if self.training and self.config.class_prompt:
-            self._class = self._class or self._encoded_class()
-            drawn = self.collate(
-                [
-                    self._class[place]
-                    for place in torch.randint(len(self._class), (count,)).tolist()
-                ]
-            )
-            batch = {
-                name: torch.cat([value, drawn[name].to(value.device)])
-                for name, value in batch.items()
-            }
+            batch = self._with_class_images(batch)
         latents = self.scaled(
             batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
         )
         noise = torch.randn_like(latents)
-        errors = self.errors(
-            batch, latents, noise, self.noising.draw(len(latents)), weighted=True
-        )
-        if len(errors) > count:
-            prior = errors[count:].sum()
-            return Loss(
-                errors[:count].sum() + self.config.prior_weight * prior,
-                count,
-                {"prior": prior.detach()},
-            )
-        return Loss(errors.sum(), count)
+        indices = self.noising.draw(len(latents))
+        errors = self.errors(batch, latents, noise, indices, weighted=True)
+        if len(errors) == count:
+            return Loss(errors.sum(), count)
+        prior = errors[count:].sum()
+        total = errors[:count].sum() + self.config.prior_weight * prior
+        return Loss(total, count, {"prior": prior.detach()})
 
-    def _encoded_class(self) -> list[Features]:
-        """Pictures of the class, painted first where there are none: now, at the first
-        step, the network is still the base.
+    def _with_class_images(self, batch: Batch) -> Batch:
+        """Return the batch followed by as many images of the class."""
+        if not self._class_features:
+            self._class_features = self._encode_class()
+        rows = torch.randint(len(self._class_features), (len(batch["mean"]),))
+        drawn = self.collate([self._class_features[row] for row in rows.tolist()])
+        return {
+            name: torch.cat([value, drawn[name].to(value.device)])
+            for name, value in batch.items()
+        }
+
+    def _encode_class(self) -> list[Features]:
+        """Return images of the class, painted first where there are none.
+
+        At the first step, when this is called, the network is still the base.
         """
-        folder = (
-            Path(self.config.class_path).expanduser()
-            if self.config.class_path
-            else self._painted()
-        )
+        path = self.config.class_path
+        folder = Path(path).expanduser() if path else self._paint_class()
         files = files_in(folder) if folder.is_dir() else []
         if not files:
             raise BadInput(
@@ -353,39 +332,36 @@ class Painter(Learner):
                     "去掉它则由基础模型生成。",
                 ),
             )
-        return [
-            self.encode({"image": file, "caption": self.config.class_prompt}, 0)
-            for file in files
-        ]
+        caption = self.config.class_prompt
+        return [self.encode({"image": file, "caption": caption}, 0) for file in files]
 
     @torch.no_grad()
-    def _painted(self) -> Path:
-        known = f"{self.base.identity} {self.config.class_prompt} {self.config.class_pictures} {self.side}"
-        folder = (
-            home()
-            / "examples"
-            / f"class-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
-        )
+    def _paint_class(self) -> Path:
+        """Return a folder of images of the class, painted by the base once."""
+        config = self.config
+        key = f"{self.base.identity} {config.class_prompt} {config.class_pictures} {self.side}"
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        folder = home() / "examples" / f"class-{digest[:16]}"
         if folder.exists():
             return folder
         self.pipeline.to(self.device)
         training = self.net.training
         self.net.eval()
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with write_beside(folder) as draft, bar() as shown:
+        with write_beside(folder) as draft, bar() as show_progress:
             draft.mkdir()
-            for number in range(self.config.class_pictures):
-                made = self.pipeline(
-                    prompt=self.config.class_prompt,
+            for number in range(config.class_pictures):
+                output = self.pipeline(
+                    prompt=config.class_prompt,
                     height=self.side,
                     width=self.side,
                     generator=torch.Generator("cpu").manual_seed(number),
                 )
-                made.images[0].save(draft / f"{number:04}.png")
-                shown(
+                output.images[0].save(draft / f"{number:04}.png")
+                show_progress(
                     say("Painting the class", "生成类别图片"),
                     number + 1,
-                    self.config.class_pictures,
+                    config.class_pictures,
                 )
         self.net.train(training)
         return folder
@@ -397,7 +373,7 @@ class Painter(Learner):
                 shares,
                 "lower",
                 (
-                    "Error of the foretold noise on held-out pictures",
+                    "Error of the predicted noise on held-out pictures",
                     "留出图片上的噪声预测误差",
                 ),
             )
@@ -410,48 +386,70 @@ class Painter(Learner):
             torch.Generator("cpu").manual_seed(int(seed)) for seed in batch["seed"]
         ]
         total = torch.zeros(len(latents), device=latents.device)
-        for index in self.noising.spread(TIMES):
+        for index in self.noising.spread(EVALUATION_TIMES):
             noise = torch.stack(
-                [
-                    torch.randn(latents.shape[1:], generator=generator)
-                    for generator in generators
-                ]
+                [torch.randn(latents.shape[1:], generator=one) for one in generators]
             ).to(latents.device)
-            total += self.errors(
-                batch, latents, noise, index.expand(len(latents)), weighted=False
-            )
+            indices = index.expand(len(latents))
+            total += self.errors(batch, latents, noise, indices, weighted=False)
         return [
             Evaluation(
-                error / TIMES, {"denoising_error": np.array([error, TIMES], np.float64)}
+                error / EVALUATION_TIMES,
+                {"denoising_error": np.array([error, EVALUATION_TIMES], np.float64)},
             )
             for error in total.tolist()
         ]
 
     def save(self, folder: Path) -> None:
-        """An adapter also in Diffusers' layout, for other tools; whole weights as a
-        whole pipeline.
+        """Write an adapter also in Diffusers' layout, for other tools.
+
+        Whole weights are written as a whole pipeline.
         """
         from peft import PeftModel
 
-        if not isinstance(self.net, PeftModel):
+        if isinstance(self.net, PeftModel):
+            self._save_lora(self.net, folder)
+        else:
             self.pipeline.save_pretrained(folder)
-            return
+
+    def _save_lora(self, net: Any, folder: Path) -> None:
+        """Write a LoRA; Diffusers has no layout for other adapters."""
         from peft.utils import get_peft_model_state_dict
 
         state = {
             name.removeprefix("base_model.model."): value.detach().cpu().contiguous()
-            for name, value in get_peft_model_state_dict(self.net).items()
+            for name, value in get_peft_model_state_dict(net).items()
         }
         if not any(".lora_A." in name for name in state):
             return
         settings = {
             name: value
-            for name, value in self.net.peft_config["default"].to_dict().items()
-            if name in ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
+            for name, value in net.peft_config["default"].to_dict().items()
+            if name in LORA_SETTINGS
         }
         settings["target_modules"] = sorted(settings["target_modules"])
         part = self.denoiser.part
-        self.pipeline.save_lora_weights(
-            folder,
-            **{f"{part}_lora_layers": state, f"{part}_lora_adapter_metadata": settings},
-        )
+        layers = {
+            f"{part}_lora_layers": state,
+            f"{part}_lora_adapter_metadata": settings,
+        }
+        self.pipeline.save_lora_weights(folder, **layers)
+
+
+def _check_side(side: int, multiple: int, name: str) -> None:
+    """Raise BadInput for a size that the pipeline cannot paint."""
+    if side % multiple == 0:
+        return
+    nearest = max(side // multiple, 1) * multiple
+    raise BadInput(
+        say(
+            f"head.image_size is {side}; {name} paints multiples of {multiple}.",
+            f"head.image_size 为 {side}；{name} 只能生成 {multiple} 的倍数。",
+        ),
+        say(f"Take {nearest}.", f"请用 {nearest}。"),
+    )
+
+
+def _seed_of(identity: str) -> int:
+    """Return a seed of 48 bits, the same for the same image."""
+    return int(hashlib.sha256(identity.encode()).hexdigest()[:12], 16)
