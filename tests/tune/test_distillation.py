@@ -150,32 +150,34 @@ class Answers:
         self.closed = True
 
 
+def opener(model: Answers) -> teacher.Opener:
+    return lambda name, *, streams, **options: model
+
+
 QUESTIONS = [
     Example({"prompt": f"question {number}", "completion": ""}, f"x:{number}")
     for number in range(6)
 ]
 
 
-def test_answers_are_asked_for_once_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_are_asked_for_once_and_saved(tmp_path: Path) -> None:
     folder = base(tmp_path / "student")
     config = Config(
         teacher=str(tmp_path / "student"), loss="answers", max_new_tokens=16, streams=1
     )
     first = Answers(silent_after=4)
-    monkeypatch.setattr(teacher, "load", lambda name, **options: first)
-    with pytest.raises(ConnectionError):
+    with teacher.opened_by(opener(first)), pytest.raises(ConnectionError):
         survey(QUESTIONS, config)
     again = Answers()
-    monkeypatch.setattr(teacher, "load", lambda name, **options: again)
     # As after a power loss in the middle of a line.
-    kept = teacher.Teacher(config.teacher, "", 16).path
+    kept = teacher.Teacher(config.teacher, None, "", 16).path
     with kept.open("a", encoding="utf-8") as file:
         file.write('{"prompt": "question 4", "ans')
-    assert survey([*QUESTIONS, QUESTIONS[0]], config) == {"examples": 7, "answered": 7}
+    with teacher.opened_by(opener(again)):
+        spec = survey([*QUESTIONS, QUESTIONS[0]], config)
+    assert spec == {"examples": 7, "answered": 7}
     assert sorted(again.asked) == ["question 4", "question 5"] and again.closed
-    survey(QUESTIONS, config)
+    survey(QUESTIONS, config)  # all is answered: nothing is opened
     assert len(again.asked) == 2
     lines = [
         line
@@ -187,7 +189,8 @@ def test_answers_are_asked_for_once_and_kept(
     ]
     # The learner reads the same answers, and asks for those of validation and test when
     # they come.
-    task = learner(folder, {}, config)
+    with teacher.opened_by(opener(again)):
+        task = learner(folder, {}, config)
     assert (
         task.completion(QUESTIONS[3].columns) == "about question 3"
         and len(again.asked) == 2
@@ -206,15 +209,12 @@ def test_answers_are_asked_for_once_and_kept(
     )
 
 
-def test_many_questions_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_questions_at_a_time(tmp_path: Path) -> None:
     base(tmp_path / "student")
     found = Answers()
-    monkeypatch.setattr(teacher, "load", lambda name, **options: found)
-    asked = teacher.Teacher(str(tmp_path / "student"), "", 16, streams=4)
+    asked = teacher.Teacher(str(tmp_path / "student"), opener(found), "", 16, streams=4)
     asked.ask([f"q{number}" for number in range(40)])
-    read = teacher.Teacher(str(tmp_path / "student"), "", 16)
+    read = teacher.Teacher(str(tmp_path / "student"), None, "", 16)
     assert [read[f"q{number}"] for number in range(40)] == [
         f"about q{number}" for number in range(40)
     ]

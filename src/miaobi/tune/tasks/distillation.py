@@ -39,7 +39,7 @@ from miaobi.tune.text.prompts import (
     prompt_format_of,
     row,
 )
-from miaobi.tune.text.teacher import Teacher
+from miaobi.tune.text.teacher import Opener, Teacher, current_opener
 
 NAME = "distillation"
 SUMMARY = "learn from a larger model", "向更大的模型学习"
@@ -150,8 +150,8 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
         if _taught(example.columns, config)
     ]
     if asked:
-        teacher = _teacher(config)
-        teacher.ask(asked, shown=True)
+        teacher = _teacher(config, current_opener())
+        teacher.ask(asked, progress=True)
         teacher.close()
     return {"examples": len(examples), "answered": len(asked)}
 
@@ -161,9 +161,13 @@ def _taught(columns: Mapping[str, Any], config: Config) -> bool:
     return config.loss == "answers" or not columns["completion"]
 
 
-def _teacher(config: Config) -> Teacher:
+def _teacher(config: Config, opener: Opener | None) -> Teacher:
     return Teacher(
-        config.teacher, config.teacher_model, config.max_new_tokens, config.streams
+        config.teacher,
+        opener,
+        config.teacher_model,
+        config.max_new_tokens,
+        config.streams,
     )
 
 
@@ -213,6 +217,7 @@ class Student(TextLearner):
         super().__init__(net, prompt_format.tokenizer, config.max_new_tokens)
         self.prompt_format, self.config = prompt_format, config
         self._answers: tuple[Teacher, ...] = ()
+        self._opener = current_opener()
 
     def phases(self) -> list[Phase]:
         """Raises Unsupported for an adapter on a base that has lost layers: nobody
@@ -231,7 +236,7 @@ class Student(TextLearner):
     def completion(self, columns: Mapping[str, Any]) -> str:
         if not _taught(columns, self.config):
             return str(columns["completion"])
-        self._answers = self._answers or (_teacher(self.config),)
+        self._answers = self._answers or (_teacher(self.config, self._opener),)
         return self._answers[0][columns["prompt"]]
 
     def parts(self, columns: Mapping[str, Any]) -> tuple[list[int], list[int]]:

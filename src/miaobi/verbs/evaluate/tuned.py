@@ -43,11 +43,13 @@ def judge(
     """Open, measure and close one model; the first must be a tuned one, whose task and
     data count.
     """
+    from miaobi.engines.load import load
     from miaobi.evaluate import tuned as judging
     from miaobi.evaluate.compare import differences, scores
     from miaobi.evaluate.page import prose, table
     from miaobi.models.tuned import FAMILY, open_tuned
     from miaobi.train.tracking import read_log
+    from miaobi.tune.text import teacher
     from miaobi.verbs.readable import answer_of, readable
 
     began = time.monotonic()
@@ -68,7 +70,8 @@ def judge(
     examples, place = (
         (known.examples, known.place) if known else held_out(first, options)
     )
-    learner = _learner(tuned, first, name)
+    with teacher.opened_by(load):
+        learner = _learner(tuned, first, name)
     length = int(first.manifest.recipe["data"]["max_length"])
     judged = judging.evaluate(
         learner,

@@ -15,11 +15,13 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.store import Version
 from miaobi.data.text.shapes import Unusable
+from miaobi.engines.load import load
 from miaobi.models.base import Base, open_base
 from miaobi.tune import defaults, examples, methods, mixing
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Examples, Lengths
 from miaobi.tune.learner import Learner
+from miaobi.tune.text import teacher
 from miaobi.verbs.finetune.settings import Settings
 
 PREVIEWED_EXAMPLES = 3
@@ -62,14 +64,17 @@ class Work:
             own_folder = mixing.with_replay(own_folder, old_folder, task, replay)
             spec = old.data["spec"]
         else:
-            spec = task.survey(examples.read_split(own_folder, "train", task), head)
+            rows = examples.read_split(own_folder, "train", task)
+            with teacher.opened_by(load):
+                spec = task.survey(rows, head)
         # Head and lengths follow from what is not mixed in, so that runs with different
         # shares compare.
         folder = mixing.with_mixture(
             own_folder, settings.data, task, head, spec, not quiet
         )
         left_out = _unseen(settings, spec, folder)
-        learner = task.learner(base, spec, head)
+        with teacher.opened_by(load):
+            learner = task.learner(base, spec, head)
         lengths = examples.measure(
             folder, task, learner, settings.data, context_of(base)
         )

@@ -7,7 +7,6 @@ padded instead. Logits are computed for learned positions only, in chunks
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -175,7 +174,7 @@ class Reader:
         def add(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
             noise = torch.rand_like(embedded) * 2 - 1
             count, length, width = embedded.shape
-            spread = (scale / math.sqrt(width)).view(count, length, 1)
+            spread = (scale / float(width**0.5)).view(count, length, 1)
             return embedded + noise * spread.to(embedded.dtype)
 
         handle = self.core.get_input_embeddings().register_forward_hook(add)
