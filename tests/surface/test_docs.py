@@ -87,7 +87,7 @@ def test_commands_are_known(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 tuple(words[1:]), {option.key: option for option in search.OWN}
             )
             values = resolve(search.OWN, mine)
-            assert values["resume"] or search_plan.settled(
+            assert values["resume"] or search_plan.resolve_recipe(
                 read_yaml(Path(values["recipe"])), theirs, values["recipe"]
             )
             continue

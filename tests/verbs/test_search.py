@@ -515,7 +515,7 @@ def test_a_recipe_that_does_not_work_ends_the_search(
     def broken(*arguments: Any) -> float:
         raise BadInput("The data is gone.", "Bring it back.")
 
-    monkeypatch.setattr(search_trial, "carry_out", broken)
+    monkeypatch.setattr(search_trial, "run_trial", broken)
     with pytest.raises(BadInput, match="The data is gone"):
         search(recipe, trials=5, settings={"train.max_steps": 4}, quiet=True)
 

@@ -1,12 +1,13 @@
-"""From a recipe and a command line to a search: what may vary, what it is judged by,
+"""From a recipe and a command line to a search: what may vary, how trials are compared,
 how long a trial is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from miaobi.core import config
 from miaobi.core.config import Option
@@ -15,187 +16,246 @@ from miaobi.core.language import say
 from miaobi.core.store import check_name
 from miaobi.families import families
 from miaobi.train.search import Dimension, Rules
-from miaobi.verbs.search import SHARE, TRIALS, folder_of
+from miaobi.tune.learner import Metric
 from miaobi.verbs.search import space as search_space
-from miaobi.verbs.search.trial import Job, figure_of, open_trial
+from miaobi.verbs.search.job import Job, new_folder
+from miaobi.verbs.search.options import SHARE, Options
+from miaobi.verbs.search.space import set_key
+from miaobi.verbs.search.trial import OpenTrial, metric_named, open_trial
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe with the command line over it."""
+
+    kind: str
+    """"train" or "finetune"."""
+    options: Mapping[str, Option]
+    """Every setting by its key."""
+    values: Mapping[str, Any]
+    """By key."""
+    argv_keys: frozenset[str]
+    """Keys that the command line sets."""
 
 
 def plan(
-    recipe: Mapping[str, Any],
-    words: Sequence[str],
-    values: Mapping[str, Any],
-    origin: str,
+    recipe: Mapping[str, Any], argv: Sequence[str], options: Options, origin: str
 ) -> Job:
-    """values: the verb's own options. Opens the recipe's model and data once, to
-    measure what a trial costs. Raises BadInput.
+    """Resolve a recipe into a search.
+
+    The recipe's model and data are opened once, to measure what a trial costs.
+
+    Args:
+        recipe: as read from a file, with its section `search`
+        argv: keys of the recipe on the command line
+        options: of the command
+        origin: the recipe's file, for names and errors
+
+    Raises:
+        BadInput: a setting is wrong, or makes trials incomparable
+        Conflict: there is a search of this name
     """
     section = recipe.get("search") or {}
     tree = {key: value for key, value in recipe.items() if key != "search"}
-    kind, known, values_of, told = settled(tree, words, origin)
-    whole = (tree.get("train") or {}).get("max_steps")
-    budget = values_of["train.max_steps"] if "train.max_steps" in told else None
-    for key in told - {"train.max_steps"}:
-        search_space.set_in(tree, key, values_of[key])
-    name = check_name(
-        values["name"]
-        or values_of["name"]
-        or (Path(origin).stem if origin else kind).replace("_", "-").lower()
+    resolved = resolve_recipe(tree, argv, origin)
+    recipe_steps = (tree.get("train") or {}).get("max_steps")
+    for key in resolved.argv_keys - {"train.max_steps"}:
+        set_key(tree, key, resolved.values[key])
+    name = _name(options, resolved, origin)
+    if not options.dry_run:
+        new_folder(name, options.runs)
+    trial_steps = None
+    if "train.max_steps" in resolved.argv_keys:
+        trial_steps = resolved.values["train.max_steps"]
+    trial = open_trial(resolved.kind, tree, trial_steps, None, Path(options.runs))
+    train = trial.state.config
+    if resolved.kind == "finetune":
+        # What was derived from the data must be the same in all trials.
+        set_key(tree, "train.batch_size", train.batch_size)
+        set_key(tree, "train.accumulation", train.accumulation)
+    metric_name = options.metric or _default_metric(trial)
+    metric = metric_named(metric_name, trial.metrics)
+    fixed = _fixed_values(resolved, trial)
+    space = _space(section, resolved, fixed, tree, metric_name)
+    _check_sources(space, tree)
+    steps = trial_steps or _trial_steps(train.max_steps, options)
+    seconds = trial.estimate.seconds * steps / train.max_steps
+    if options.minutes:
+        seconds = min(seconds, 60 * options.minutes)
+    return Job(
+        name=name,
+        kind=resolved.kind,
+        recipe=config.plain(tree),
+        metric=metric_name,
+        steps=steps,
+        batch=train.batch_size * train.accumulation,
+        accumulation=train.accumulation,
+        minutes=options.minutes,
+        whole=recipe_steps,
+        space=tuple(space),
+        fixed=fixed,
+        rules=Rules(
+            trials=options.trial_count,
+            direction=_direction(metric),
+            patience=options.patience_trials,
+            prune=options.prune,
+            seed=options.search_seed,
+        ),
+        seconds=seconds,
     )
-    if not values["dry_run"]:
-        folder_of(name, values["runs"])
-    opened = open_trial(kind, tree, budget, None, Path(values["runs"]))
-    train = opened.state.config
-    if (
-        kind == "finetune"
-    ):  # what was derived from the data must be the same in all trials
-        for key in ("batch_size", "accumulation"):
-            search_space.set_in(tree, f"train.{key}", getattr(train, key))
-    metric = values["metric"] or (
-        opened.figures[0].name if opened.figures else "validation"
-    )
-    figure = figure_of(metric, opened.figures)
-    direction = (
-        "maximize" if figure is not None and figure.better == "higher" else "minimize"
-    )
-    fixed = {
+
+
+def _name(options: Options, resolved: ResolvedRecipe, origin: str) -> str:
+    stem = Path(origin).stem if origin else resolved.kind
+    default = stem.replace("_", "-").lower()
+    return check_name(options.name or resolved.values["name"] or default)
+
+
+def _default_metric(trial: OpenTrial) -> str:
+    """Return the task's first metric; the validation loss for training from scratch."""
+    return trial.metrics[0].name if trial.metrics else "validation"
+
+
+def _direction(metric: Metric | None) -> Literal["minimize", "maximize"]:
+    if metric is not None and metric.better == "higher":
+        return "maximize"
+    return "minimize"
+
+
+def _trial_steps(recipe_steps: int, options: Options) -> int:
+    """Return the steps of a trial where the command line sets none."""
+    if options.minutes:
+        return recipe_steps
+    return max(round(recipe_steps * SHARE), 1)
+
+
+def _fixed_values(resolved: ResolvedRecipe, trial: OpenTrial) -> dict[str, Any]:
+    """Return the recipe's own values, flat, with what was derived from its data."""
+    values = config.plain({**resolved.values, **trial.values})
+    return {
         key: value
-        for key, value in config.plain({**values_of, **opened.values}).items()
+        for key, value in values.items()
         if not isinstance(value, list | dict)
     }
-    space = search_space.settled(
-        _space(
-            section,
-            kind,
-            known,
-            fixed,
-            frozenset(key for key, _ in config.flatten(tree, known)),
-            metric,
-        ),
-        fixed,
-    )
-    _check_mixed(space, tree)
-    trials = values["trials"] or TRIALS
-    patience = values["patience"] or max(6, -(-trials // 2))
-    steps = budget or (
-        train.max_steps if values["minutes"] else max(round(train.max_steps * SHARE), 1)
-    )
-    seconds = opened.known.seconds * steps / train.max_steps
-    return Job(
-        name,
-        kind,
-        config.plain(tree),
-        metric,
-        steps,
-        train.batch_size * train.accumulation,
-        train.accumulation,
-        values["minutes"],
-        whole,
-        tuple(space),
-        fixed,
-        Rules(trials, direction, patience, values["prune"], values["search_seed"]),
-        min(seconds, 60 * values["minutes"]) if values["minutes"] else seconds,
-    )
 
 
-def _check_mixed(space: Sequence[Dimension], tree: Mapping[str, Any]) -> None:
-    """Raise BadInput, NotFound now for a source of which only a later trial would read anything."""
+def _check_sources(space: Sequence[Dimension], tree: Mapping[str, Any]) -> None:
+    """Check the sources whose share varies, though the recipe may not read them now.
+
+    Raises:
+        BadInput, NotFound: a trial could not read one of them
+    """
     names = {
         item.key.split(".")[2] for item in space if item.key.startswith("data.mix.")
     }
-    if names:
-        from miaobi.tune.mixing import check_source
-        from miaobi.verbs.finetune.settings import settle
+    if not names:
+        return
+    from miaobi.tune.mixing import check_source
+    from miaobi.verbs.finetune.settings import settle
 
-        for name, source in settle(tree).data.mix.items():
-            check_source(name, source, needed=name in names)
+    for name, source in settle(tree).data.mix.items():
+        check_source(name, source, needed=name in names)
 
 
-def settled(
-    recipe: Mapping[str, Any], words: Sequence[str], origin: str
-) -> tuple[str, dict[str, Option], dict[str, Any], set[str]]:
-    """("train" or "finetune", settings by key, their values, the keys that the command
-    line gives).
-    """
-    if recipe.get("family") or config.peek(words, "family") is not None:
-        from miaobi.verbs.train import recipe_options
-        from miaobi.verbs.train import settle as settle_train
+def resolve_recipe(
+    recipe: Mapping[str, Any], argv: Sequence[str], origin: str
+) -> ResolvedRecipe:
+    """Resolve a recipe of either kind and the command line over it."""
+    if recipe.get("family") or config.peek(argv, "family") is not None:
+        return _resolve_training(recipe, argv, origin)
+    return _resolve_tuning(recipe, argv, origin)
 
-        family = settle_train(recipe, tuple(words), origin).family
-        known = {option.key: option for option in recipe_options(family)}
-        tree = {key: value for key, value in recipe.items() if key != "search"}
-        return (
-            "train",
-            known,
-            config.resolve(list(known.values()), words, tree, origin),
-            {key for key, _ in config.parse_argv(words, known)},
-        )
-    from miaobi.verbs.finetune.settings import expand_short_options, options_of, settle
 
-    settings = settle(recipe, words, origin)
-    known = {
+def _resolve_training(
+    recipe: Mapping[str, Any], argv: Sequence[str], origin: str
+) -> ResolvedRecipe:
+    from miaobi.verbs.train import recipe_options, settle
+
+    family = settle(recipe, argv, origin).family
+    options = {option.key: option for option in recipe_options(family)}
+    tree = {key: value for key, value in recipe.items() if key != "search"}
+    values = config.resolve(list(options.values()), argv, tree, origin)
+    argv_keys = {key for key, _ in config.parse_argv(argv, options)}
+    return ResolvedRecipe("train", options, values, frozenset(argv_keys))
+
+
+def _resolve_tuning(
+    recipe: Mapping[str, Any], argv: Sequence[str], origin: str
+) -> ResolvedRecipe:
+    from miaobi.verbs.finetune.settings import (
+        expand_short_options,
+        options_of,
+        settle,
+    )
+
+    settings = settle(recipe, argv, origin)
+    options = {
         option.key: option
         for option in config.expand_mappings(options_of(settings.task), recipe, origin)
     }
-    return (
-        "finetune",
-        known,
-        dict(settings.values),
-        {key for key, _ in config.parse_argv(expand_short_options(words), known)},
+    argv = expand_short_options(argv)
+    argv_keys = {key for key, _ in config.parse_argv(argv, options)}
+    return ResolvedRecipe(
+        "finetune", options, dict(settings.values), frozenset(argv_keys)
     )
 
 
 def _space(
     section: Mapping[str, Any],
-    kind: str,
-    known: Mapping[str, Option],
+    resolved: ResolvedRecipe,
     fixed: Mapping[str, Any],
-    given: frozenset[str],
+    tree: Mapping[str, Any],
     metric: str,
 ) -> list[Dimension]:
+    """Return what the `search` section names, or what suits the recipe's kind."""
     if not section:
-        return (
-            search_space.default_train(fixed, known)
-            if kind == "train"
-            else [
-                item
-                for item in search_space.default_finetune(fixed, given, known)
-                if metric != "validation" or not item.key.startswith("head.")
-            ]
-        )
-    chosen = section.get("family") if kind == "train" else None
-    if chosen is None:
-        return search_space.read(section, known, kind, metric)
-    by_family = {
-        name: {
-            f"model.{option.key}": option
-            for option in config.options(families.get(name).Config)
-        }
-        for name in chosen
-    }
-    if any(families.get(name).MODALITY != "text" for name in chosen):
+        space = _default_space(resolved, fixed, tree, metric)
+    elif resolved.kind == "train" and section.get("family"):
+        space = _space_of_families(section, resolved, metric)
+    else:
+        space = search_space.read(section, resolved.options, resolved.kind, metric)
+    return search_space.checked(space, fixed)
+
+
+def _default_space(
+    resolved: ResolvedRecipe,
+    fixed: Mapping[str, Any],
+    tree: Mapping[str, Any],
+    metric: str,
+) -> list[Dimension]:
+    options = resolved.options
+    if resolved.kind == "train":
+        return search_space.default_train(fixed, options)
+    explicit = frozenset(key for key, _ in config.flatten(tree, options))
+    space = search_space.default_finetune(fixed, explicit, options)
+    if metric != "validation":
+        return space
+    # With another head, losses cannot be compared.
+    return [item for item in space if not item.key.startswith("head.")]
+
+
+def _space_of_families(
+    section: Mapping[str, Any], resolved: ResolvedRecipe, metric: str
+) -> list[Dimension]:
+    """Return a space over several families, each with its own settings."""
+    names = section["family"]
+    if any(families.get(name).MODALITY != "text" for name in names):
         raise BadInput(
             say(
-                f"search: the losses of {', '.join(chosen)} cannot be compared.",
-                f"search：{'、'.join(chosen)} 的损失无法比较。",
+                f"search: the losses of {', '.join(names)} cannot be compared.",
+                f"search：{'、'.join(names)} 的损失无法比较。",
             ),
             say(
                 "Only families of text have one kind of loss.",
                 "只有文本类模型族的损失是同一种。",
             ),
         )
-    everything = {
-        **known,
-        **{
-            key: option
-            for options in by_family.values()
-            for key, option in options.items()
-        },
-    }
-    having = {
-        key: [name for name, options in by_family.items() if key in options]
-        for options in by_family.values()
-        for key in options
-    }
-    return search_space.conditions(
-        search_space.read(section, everything, kind, metric), having
-    )
+    options = dict(resolved.options)
+    families_by_key = dict[str, list[str]]()
+    for name in names:
+        for option in config.options(families.get(name).Config):
+            key = f"model.{option.key}"
+            options[key] = option
+            families_by_key.setdefault(key, []).append(name)
+    space = search_space.read(section, options, resolved.kind, metric)
+    return search_space.with_families(space, families_by_key)

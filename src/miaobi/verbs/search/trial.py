@@ -5,10 +5,9 @@ on the validation data. The test stays unseen.
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,119 +15,40 @@ import torch
 
 from miaobi.core import config
 from miaobi.core.errors import BadInput, nearest
-from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.data import datasets
-from miaobi.families import families
+from miaobi.data.dataset import Dataset
+from miaobi.evaluate import tuned
+from miaobi.evaluate.compare import score
 from miaobi.train import estimate, loop
 from miaobi.train import run as runs_of
-from miaobi.train.search import Dimension, Rules, Trial
-from miaobi.verbs.search.space import set_in
+from miaobi.train.estimate import Estimate
+from miaobi.train.loop import State
+from miaobi.train.search import Trial
+from miaobi.train.tracking import Tracker
+from miaobi.tune.learner import Evaluation, Metric
+from miaobi.verbs.search.job import Job
+from miaobi.verbs.search.space import set_key
 
-LOOKS = 5
-"""Validations in a trial, by which hopeless ones are told."""
-LOOKED_AT = 100
-"""Validation examples in each of them; the figure at the end is of many more."""
-MANIFEST = "search.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A search as search.json keeps it: all that another process needs to carry out trials."""
-
-    name: str
-    kind: str
-    """"train" or "finetune"."""
-    recipe: Mapping[str, Any]
-    """With what the command line changed, and without the length of a trial."""
-    metric: str
-    steps: int
-    """Of a trial with the recipe's own batch; with another one, as many as see the same
-    number of examples.
-    """
-    batch: int
-    """Examples of one of those steps."""
-    accumulation: int
-    minutes: float | None
-    """What a trial may take; it gets fewer steps where they would take longer."""
-    whole: int | None
-    """The steps that the recipe itself asks for; None where it leaves them to be derived."""
-    space: tuple[Dimension, ...]
-    fixed: Mapping[str, Any]
-    """The recipe's own values, flat."""
-    rules: Rules
-    seconds: float
-    """What a trial with the recipe's own values was expected to take."""
-
-    def write(self, folder: Path) -> None:
-        write_text(
-            folder / MANIFEST,
-            json.dumps(config.plain(asdict(self)), ensure_ascii=False, indent=1),
-        )
-
-    @classmethod
-    def read(cls, folder: Path) -> Job:
-        read = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        space = tuple(
-            Dimension(
-                **{
-                    **item,
-                    "choices": tuple(item["choices"]),
-                    "when": {
-                        key: tuple(allowed) for key, allowed in item["when"].items()
-                    },
-                }
-            )
-            for item in read["space"]
-        )
-        return cls(**{**read, "space": space, "rules": Rules(**read["rules"])})
-
-    def steps_for(self, steps: int, chosen: Mapping[str, Any]) -> int:
-        """`steps` of the recipe's batch in steps of the chosen one."""
-        batch = chosen.get(
-            "train.batch_size", self.batch // self.accumulation
-        ) * chosen.get("train.accumulation", self.accumulation)
-        return max(round(steps * self.batch / batch), 1)
-
-    def recipe_with(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """The recipe with chosen values. Settings of the model that the chosen family
-        does not know are left out.
-        """
-        tree = copy.deepcopy(dict(self.recipe))
-        for key, value in chosen.items():
-            set_in(tree, key, value)
-        if "train.batch_size" in chosen:
-            set_in(
-                tree,
-                "train.accumulation",
-                chosen.get("train.accumulation", self.accumulation),
-            )
-        if "family" in chosen and tree.get("model"):
-            known = {
-                option.key
-                for option in config.options(families.get(chosen["family"]).Config)
-            }
-            tree["model"] = {
-                key: value for key, value in tree["model"].items() if key in known
-            }
-        return tree
+VALIDATIONS = 5
+"""In a trial, by which hopeless trials are recognised."""
+VALIDATION_EXAMPLES = 100
+"""In each of them; the metric at the end is over many more."""
 
 
 @dataclass
-class Opened:
+class OpenTrial:
     """A trial, ready to run."""
 
-    state: Any
-    data: Any
+    state: State
+    data: Dataset
     values: dict[str, Any]
     """The resolved settings, flat."""
-    known: Any
-    figures: Sequence[Any]
-    """What the task is judged by; empty for training from scratch, where there is the
-    validation loss.
-    """
-    judge: Callable[[int], Sequence[Any]]
-    """The first so many validation examples judged (tune.learner.Evaluation)."""
+    estimate: Estimate
+    metrics: Sequence[Metric] = ()
+    """Of the task; empty for training from scratch, which has the validation loss."""
+    evaluate: Callable[[int], Sequence[Evaluation]] = lambda count: ()
+    """Evaluate the first so many validation examples; all for 0."""
     mixed_in: Mapping[str, str] = field(default_factory=dict)
     """What came from each further source of training examples."""
 
@@ -138,54 +58,64 @@ def open_trial(
     recipe: Mapping[str, Any],
     steps: int | None,
     minutes: float | None,
-    place: Path,
-    examples: int | None = None,
-) -> Opened:
-    """Everything up to the first step. steps: instead of the recipe's. examples: train
-    on so many of the recipe's, held-out ones included.
+    folder: Path,
+    max_examples: int | None = None,
+) -> OpenTrial:
+    """Prepare data and model, up to the first step.
+
+    Args:
+        kind: "train" or "finetune"
+        recipe: the recipe with the chosen values
+        steps: of the trial, instead of the recipe's
+        minutes: time limit; the trial gets fewer steps where they would take longer
+        folder: where the run is kept, for the estimate of disk
+        max_examples: train on so many of the recipe's, held-out ones included
     """
     tree = copy.deepcopy(dict(recipe))
     if steps is not None:
-        for key, value in (
-            ("max_steps", steps),
-            ("validate_every", max(steps // LOOKS, 1)),
-            ("checkpoint_every", steps),
-            ("sample_every", steps),
-        ):
-            set_in(tree, f"train.{key}", value)
+        for key, value in _schedule(steps).items():
+            set_key(tree, f"train.{key}", value)
         if "patience" not in (recipe.get("train") or {}):
-            set_in(tree, "train.patience", 0)
-    opened = (
-        _tuned(tree, place, examples) if kind == "finetune" else _trained(tree, place)
+            set_key(tree, "train.patience", 0)
+    trial = (
+        _open_tuning(tree, folder, max_examples)
+        if kind == "finetune"
+        else _open_training(tree, folder)
     )
     if minutes is not None:
-        _shortened(opened, minutes)
-    return opened
+        _shorten(trial, minutes)
+    return trial
 
 
-def _trained(recipe: Mapping[str, Any], place: Path) -> Opened:
+def _schedule(steps: int) -> dict[str, int]:
+    """Return the train settings of a trial of `steps` steps."""
+    return {
+        "max_steps": steps,
+        "validate_every": max(steps // VALIDATIONS, 1),
+        "checkpoint_every": steps,
+        "sample_every": steps,
+    }
+
+
+def _open_training(recipe: Mapping[str, Any], folder: Path) -> OpenTrial:
     from miaobi.verbs.train import recipe_options, settle
 
     settings = settle(recipe)
+    family = settings.family
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
-    data = datasets.get(settings.family.DATA).prepare(settings.data)
-    state = loop.start(settings.family.build(settings.model, data.spec), settings.train)
-    flat = dict(
-        config.flatten(
-            settings.values,
-            {option.key: option for option in recipe_options(settings.family)},
-        )
-    )
+    data = datasets.get(family.DATA).prepare(settings.data)
+    state = loop.start(family.build(settings.model, data.spec), settings.train)
+    options = {option.key: option for option in recipe_options(family)}
+    values = dict(config.flatten(settings.values, options))
     torch.manual_seed(settings.train.seed)
-    return Opened(
-        state, data, flat, estimate.estimate(state, data, place), (), lambda count: ()
-    )
+    return OpenTrial(state, data, values, estimate.estimate(state, data, folder))
 
 
-def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Opened:
-    from miaobi.evaluate import tuned
-    from miaobi.tune.mixing import describe, subset
+def _open_tuning(
+    recipe: Mapping[str, Any], folder: Path, max_examples: int | None
+) -> OpenTrial:
+    from miaobi.tune import mixing
     from miaobi.verbs.finetune.settings import settle
     from miaobi.verbs.finetune.work import Work
 
@@ -193,146 +123,151 @@ def _tuned(recipe: Mapping[str, Any], place: Path, examples: int | None) -> Open
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
     work = Work.open(settings, None, 1.0, True)
+    settings = work.settings
     data = work.data
-    if examples:
-        data = replace(data, folder=subset(data.folder, work.settings.task, examples))
-    state = loop.start(work.learner, work.settings.train)
+    if max_examples:
+        subset = mixing.subset(data.folder, settings.task, max_examples)
+        data = replace(data, folder=subset)
+    state = loop.start(work.learner, settings.train)
     torch.manual_seed(settings.train.seed)
 
-    def judge(count: int) -> Sequence[Any]:
+    def evaluate(count: int) -> Sequence[Evaluation]:
+        features = tuned.first_features(data, "validation", count)
         with loop.averaged(state):
-            return tuned.evaluate(
-                work.learner,
-                tuned.first_features(data, "validation", count),
-                work.settings.train.batch_size,
-            )
+            return tuned.evaluate(work.learner, features, settings.train.batch_size)
 
-    return Opened(
+    return OpenTrial(
         state,
         data,
-        dict(work.settings.values),
-        estimate.estimate(state, data, place),
+        dict(settings.values),
+        estimate.estimate(state, data, folder),
         work.learner.metrics(),
-        judge,
-        describe(data.spec),
+        evaluate,
+        mixing.describe(data.spec),
     )
 
 
-def _shortened(opened: Opened, minutes: float) -> None:
-    """Fewer steps where they would take longer than allowed; warm-up and decay are
-    shares of the run, so its shape stays.
+def _shorten(trial: OpenTrial, minutes: float) -> None:
+    """Take steps away where they would take longer than `minutes`.
+
+    Warm-up and decay are shares of the run, so its shape stays.
     """
-    before = opened.state.config
-    fitting = max(
-        min(
-            int(before.max_steps * 60 * minutes / max(opened.known.seconds, 1e-9)),
-            before.max_steps,
-        ),
-        1,
-    )
-    if fitting < before.max_steps:
-        cut = {
-            "max_steps": fitting,
-            "validate_every": max(fitting // LOOKS, 1),
-            "checkpoint_every": fitting,
-            "sample_every": fitting,
-        }
-        opened.state.config = replace(before, **cut)
-        opened.values |= {f"train.{key}": value for key, value in cut.items()}
-        opened.known = replace(
-            opened.known, seconds=opened.known.seconds * fitting / before.max_steps
-        )
+    train = trial.state.config
+    seconds = max(trial.estimate.seconds, 1e-9)
+    steps = int(train.max_steps * 60 * minutes / seconds)
+    steps = max(min(steps, train.max_steps), 1)
+    if steps == train.max_steps:
+        return
+    overrides = _schedule(steps)
+    trial.state.config = replace(train, **overrides)
+    for key, value in overrides.items():
+        trial.values[f"train.{key}"] = value
+    seconds = trial.estimate.seconds * steps / train.max_steps
+    trial.estimate = replace(trial.estimate, seconds=seconds)
 
 
-def figure_of(metric: str, figures: Sequence[Any]) -> Any:
-    """The figure that `metric` names; None for the validation loss. Raises BadInput
-    with the nearest.
+def metric_named(name: str, metrics: Sequence[Metric]) -> Metric | None:
+    """Return the metric of that name; None for the validation loss.
+
+    Raises:
+        BadInput: there is none; the remedy names the nearest
     """
-    if metric == "validation":
+    if name == "validation":
         return None
-    found = {figure.name: figure for figure in figures}
-    if metric not in found:
+    by_name = {metric.name: metric for metric in metrics}
+    if name not in by_name:
         raise BadInput(
             say(
-                f"--metric is {metric!r}, which is not measured here.",
-                f"--metric 为 {metric!r}，这里没有这个指标。",
+                f"--metric is {name!r}, which is not measured here.",
+                f"--metric 为 {name!r}，这里没有这个指标。",
             ),
-            nearest(metric, ["validation", *found]),
+            nearest(name, ["validation", *by_name]),
         )
-    return found[metric]
+    return by_name[name]
 
 
-def carry_out(job: Job, trial: Trial, runs: Path) -> float:
-    """The figure; what else is known goes to trial.facts. Raises optuna.TrialPruned,
-    MiaobiError, KeyboardInterrupt; a trial that was interrupted leaves a checkpoint,
-    from which it goes on.
+def run_trial(job: Job, trial: Trial, runs: Path) -> float:
+    """Run a trial to its end and return its metric; trial.facts gets what else is known.
+
+    An interrupted trial leaves a checkpoint, from which it continues.
+
+    Args:
+        job: the search
+        trial: the values that were chosen
+        runs: the search's folder, where the trial has a folder of its own
+
+    Raises:
+        optuna.TrialPruned: most trials were better at this point
+        MiaobiError: these values cannot be trained
+        KeyboardInterrupt: Ctrl-C
     """
-    place, chosen = runs / trial.folder, dict(trial.values)
-    examples = chosen.pop("data.max_examples", None)
-    steps, minutes = job.steps_for(job.steps, chosen), job.minutes
-    if (
-        place / "config.yaml"
-    ).exists():  # begun before: as long as it was then, whatever the machine does now
-        steps, minutes = (
-            config.read_yaml(place / "config.yaml")["train"]["max_steps"],
-            None,
-        )
-    opened = open_trial(
-        job.kind, job.recipe_with(chosen), steps, minutes, place, examples
-    )
-    state, figure = opened.state, figure_of(job.metric, opened.figures)
-    trial.facts |= (
-        {
-            "mixed_in": "; ".join(
-                f"{name}: {said}" for name, said in opened.mixed_in.items()
-            )
-        }
-        if opened.mixed_in
-        else {}
-    )
+    folder = runs / trial.folder
+    opened = _open(job, trial, folder)
+    state = opened.state
+    metric = metric_named(job.metric, opened.metrics)
+    if opened.mixed_in:
+        summaries = [f"{name}: {text}" for name, text in opened.mixed_in.items()]
+        trial.facts["mixed_in"] = "; ".join(summaries)
     sign = -1 if job.rules.direction == "maximize" else 1
 
-    def watch(state: Any) -> float:
-        from miaobi.evaluate import tuned
-
-        return tuned.early_stopping_value(figure, opened.judge(LOOKED_AT))
+    def watch(state: State) -> float:
+        assert metric is not None
+        return tuned.early_stopping_value(metric, opened.evaluate(VALIDATION_EXAMPLES))
 
     def report(step: int, watched: float) -> None:
         trial.report(round(100 * step / state.config.max_steps), sign * watched)
 
-    runs_of.restore_newest(state, place)
+    runs_of.restore_newest(state, folder)
     run = runs_of.Run(
-        place,
+        folder,
         state.config,
         config.nested(opened.values),
         job.kind,
-        lambda state, outputs: None,
-        watch if figure else None,
+        _no_samples,
+        watch if metric else None,
         report,
     )
     try:
-        run.train(state, opened.data, opened.known, quiet=True)
+        run.train(state, opened.data, opened.estimate, quiet=True)
     finally:
         trial.facts |= {"steps": state.step, "seconds": round(state.seconds, 2)}
     run.conclude(state, opened.data)
-    value, facts = _measured(opened, figure, opened.values.get("report.limit", 0))
+    value, facts = _measured(opened, metric)
     trial.facts |= facts
-    shutil.rmtree(
-        place / "checkpoints", ignore_errors=True
-    )  # the best settings are trained anew, at full length
+    # The best settings are trained anew, at full length.
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return value
 
 
-def _measured(opened: Opened, figure: Any, limit: int) -> tuple[float, dict[str, Any]]:
-    validation = opened.state.validation
-    if figure is None:
-        return validation, {}
-    from miaobi.evaluate.compare import score
+def _open(job: Job, trial: Trial, folder: Path) -> OpenTrial:
+    """Open a trial; one that has begun is as long as it was then."""
+    chosen = dict(trial.values)
+    examples = chosen.pop("data.max_examples", None)
+    max_examples = None if examples is None else int(examples)
+    steps, minutes = job.steps_for(job.steps, chosen), job.minutes
+    begun = folder / "config.yaml"
+    if begun.exists():
+        steps, minutes = config.read_yaml(begun)["train"]["max_steps"], None
+    recipe = job.recipe_with(chosen)
+    return open_trial(job.kind, recipe, steps, minutes, folder, max_examples)
 
-    found = score(figure, opened.judge(limit))
-    return found.value, {
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
+
+def _no_samples(state: State, trackers: Sequence[Tracker]) -> None:
+    """A trial shows no samples."""
+
+
+def _measured(trial: OpenTrial, metric: Metric | None) -> tuple[float, dict[str, Any]]:
+    """Return (the value that trials are compared by, facts about it)."""
+    validation = trial.state.validation
+    assert validation is not None
+    if metric is None:
+        return validation, {}
+    limit = trial.values.get("report.limit", 0)
+    result = score(metric, trial.evaluate(limit))
+    facts = {
+        "low": result.low,
+        "high": result.high,
+        "n": result.n,
         "validation": validation,
     }
+    return result.value, facts
