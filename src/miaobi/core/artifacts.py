@@ -1,5 +1,5 @@
-"""What a model makes. An artifact knows how it came to be and nothing of files:
-`provenance.publish` writes it.
+"""What a model makes. An artifact has the facts of how it came to be and knows nothing
+of files: `provenance.publish` writes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FinishReason = Literal["stop", "length", "cancelled", "content_filter"]
-""""content_filter": made, found unsafe, and replaced by a plain grey picture."""
+""""content_filter": judged unsafe and replaced by a plain grey picture."""
 
 
 def _now() -> str:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,19 @@ MANIFEST = "miaobi.json"
 
 @dataclass(frozen=True)
 class Manifest:
+    """What miaobi.json says."""
+
     family: str
     modality: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """The resolved configuration of the run that made it."""
+    """The resolved configuration of the run that trained it."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fingerprint, source and folder of the prepared data."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of every file that decides what the model is asked: tokenizer, chat
-    template, preprocessing.
+    """SHA-256 of every file that decides what the model gets: tokenizer, chat template,
+    preprocessing.
     """
     code_version: str = __version__
     created: str = ""
@@ -52,9 +55,13 @@ HASHED = (
 
 
 def write(folder: Path, manifest: Manifest, save: Callable[[Path], None]) -> Path:
-    """Make a bundle at `folder` (which must not exist): whole or not at all."""
-    from datetime import UTC, datetime
+    """Write a bundle, whole or not at all.
 
+    Args:
+        folder: must not exist.
+        manifest: its hashes and its time of creation are filled in.
+        save: writes the model's files into an empty folder.
+    """
     with write_beside(folder) as draft:
         draft.mkdir()
         save(draft)
@@ -63,20 +70,18 @@ def write(folder: Path, manifest: Manifest, save: Callable[[Path], None]) -> Pat
             for name in HASHED
             if (draft / name).exists()
         }
-        filled = {
-            **asdict(manifest),
-            "hashes": hashes,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {**asdict(manifest), "hashes": hashes, "created": now}
         (draft / MANIFEST).write_text(
-            json.dumps(filled, ensure_ascii=False, indent=1), encoding="utf-8"
+            json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"
         )
     return folder
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle. Raises NotFound, or Damaged for a newer format, altered
-    or cut-off files.
+    """Return the manifest of a bundle, after checking its files.
+
+    Raises NotFound, or Damaged for a newer format, altered or cut-off files.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -86,7 +91,7 @@ def read(folder: Path) -> Manifest:
                 f"{folder} 不是 miaobi 模型包：缺少 {MANIFEST}。",
             ),
             say(
-                "Name a folder that `miaobi train` made, or a model in `miaobi models list`.",
+                "Name a folder that `miaobi train` wrote, or a model in `miaobi models list`.",
                 "请给出 `miaobi train` 生成的文件夹，或 `miaobi models list` 中的模型。",
             ),
         )
@@ -101,21 +106,21 @@ def read(folder: Path) -> Manifest:
             say("Restore the file or train again.", "请恢复该文件或重新训练。"),
         ) from None
     if raw.get("format", 0) > FORMAT:
+        writer = raw.get("code_version", "?")
         raise Damaged(
             say(
-                f"{folder} was written by a newer miaobi "
-                f"({raw.get('code_version', '?')}, format {raw['format']}); "
-                f"this one reads up to {FORMAT}.",
-                f"{folder} 由更新版本的 "
-                f"miaobi（{raw.get('code_version', '?')}，格式 "
-                f"{raw['format']}）写成；当前版本只支持到 {FORMAT}。",
+                f"{folder} was written by a newer miaobi ({writer}, format "
+                f"{raw['format']}); this one reads up to {FORMAT}.",
+                f"{folder} 由更新版本的 miaobi（{writer}，格式 {raw['format']}）写成；"
+                f"当前版本只支持到 {FORMAT}。",
             ),
             "pip install --upgrade miaobi",
         )
-    known: dict[str, Any] = {
-        key: raw[key] for key in Manifest.__dataclass_fields__ if key in raw
+    values = {
+        item.name: raw[item.name] for item in fields(Manifest) if item.name in raw
     }
-    manifest = Manifest(**{**known, "parents": tuple(raw.get("parents", ()))})
+    values["parents"] = tuple(raw.get("parents", ()))
+    manifest = Manifest(**values)
     for name, expected in manifest.hashes.items():
         check_hash(folder / name, expected)
     for weights in folder.glob("*.safetensors"):
@@ -144,21 +149,16 @@ def check_safetensors(path: Path) -> None:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length + 8 > size:
-            raise _cut_short(path, size, length + 8)
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + length > size:
+            raise _cut_short(path, size, 8 + length)
         header = json.loads(file.read(length))
-    end = max(
-        (
-            item["data_offsets"][1]
-            for name, item in header.items()
-            if name != "__metadata__"
-        ),
-        default=0,
-    )
-    if size < 8 + length + end:
-        raise _cut_short(path, size, 8 + length + end)
+    header.pop("__metadata__", None)
+    data_size = max((item["data_offsets"][1] for item in header.values()), default=0)
+    expected = 8 + length + data_size
+    if size < expected:
+        raise _cut_short(path, size, expected)
 
 
 def _cut_short(path: Path, size: int, expected: int) -> Damaged:

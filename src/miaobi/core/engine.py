@@ -16,7 +16,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import EmbeddingRequest, Request, TextRequest, recorded
 
-Asked = TypeVar("Asked", bound=Request)
+RequestKind = TypeVar("RequestKind", bound=Request)
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,13 @@ class Chunk:
     finish: FinishReason | None = None
     artifact: Artifact | None = None
     """A whole picture, sound or video, for engines that make those; it comes with
-    `finish`. Of its facts, whoever asked keeps the parameters (what only the engine
-    knows, such as the class that was drawn) and supplies the rest.
+    `finish`. Of its facts the caller keeps the parameters (what only the engine knows,
+    such as the class that was drawn) and supplies the rest.
     """
     progress: float | None = None
-    """How much of this index is done, in [0, 1), for engines whose answers take many steps."""
+    """The share of this index that is done, in [0, 1), for answers of many steps."""
     prompt_tokens: int = 0
-    """Tokens of the prompt: told once a request, as soon as the engine knows; by most
-    before the first text.
-    """
+    """Tokens of the prompt: in one chunk of a request, with most engines in the first."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Weights:
     location: str
     """A path, or the base URL of an OpenAI-compatible server."""
     name: str
-    """What people call the model."""
+    """The model's name for people."""
     version: str = ""
     family: str = ""
     """For bundles: the family that wrote it."""
@@ -71,20 +69,20 @@ class Weights:
 
     @property
     def label(self) -> str:
-        """Name and version, as people write them: poet@2."""
+        """Name and version, as in poet@2."""
         return f"{self.name}@{self.version}" if self.version else self.name
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """What an engine can do beyond plain generation, by the names of the request's fields."""
+    """What an engine can do beyond plain generation."""
 
     controls: frozenset[str]
-    """Names of request fields that it honours; any other field set away from its
+    """Names of request fields that it supports; any other field that differs from its
     default is refused.
     """
     score: bool = False
-    """Offers `score(text)`."""
+    """Whether it is a Scorer."""
 
 
 @runtime_checkable
@@ -133,28 +131,28 @@ class TextEngine(Engine, Protocol):
     context_length: int
     """Tokens of prompt and answer together."""
     chats: bool
-    """Takes `messages`. A model that does is asked a plain prompt as a user's message,
-    unless told otherwise.
+    """Whether it takes `messages`. Such a model gets a plain prompt as a user's message,
+    unless the caller wants it raw.
     """
 
 
 class SupportsTools(Protocol):
-    """A chat template, as far as this module knows one."""
+    """A chat template that may have a place for tools."""
 
     @property
     def supports_tools(self) -> bool: ...
 
 
 class Scorer(Protocol):
-    """An engine that also tells how likely a given text is (abilities.score)."""
+    """An engine that also computes how likely a text is (abilities.score)."""
 
     def score(self, text: str) -> list[TokenLogprob]:
-        """Log-probability of every token after the first, given those before it."""
+        """Return the log-probability of every token after the first, given those before it."""
         ...
 
 
 def context_error(prompt_tokens: int, context_length: int) -> BadInput:
-    """For a prompt that leaves no place for an answer."""
+    """Return the error for a prompt that leaves no context for an answer."""
     return BadInput(
         say(
             f"The prompt has {prompt_tokens} tokens; this model's context holds {context_length}, the answer included.",
@@ -168,18 +166,16 @@ def context_error(prompt_tokens: int, context_length: int) -> BadInput:
 
 
 def with_tools(abilities: Abilities, chat: SupportsTools | None) -> Abilities:
-    """The abilities of an engine whose model is asked through this chat template:
-    `tools` among them where it knows of such.
+    """Return an engine's abilities with its model's chat template: `tools` among them
+    where the template supports tools.
     """
-    return (
-        replace(abilities, controls=abilities.controls | {"tools"})
-        if chat is not None and chat.supports_tools
-        else abilities
-    )
+    if chat is None or not chat.supports_tools:
+        return abilities
+    return replace(abilities, controls=abilities.controls | {"tools"})
 
 
 def no_chat_error(name: str) -> Unsupported:
-    """For messages to a model that has no chat template."""
+    """Return the error for messages to a model that has no chat template."""
     return Unsupported(
         say(
             f"{name} has no chat template, so it cannot answer messages.",
@@ -193,10 +189,17 @@ def no_chat_error(name: str) -> Unsupported:
 
 
 def accepted(
-    request: Request, kind: type[Asked], abilities: Abilities, engine: str
-) -> Asked:
-    """The request, of the kind that `engine` takes and within its abilities. Raises
-    Unsupported; settings are never ignored.
+    request: Request, kind: type[RequestKind], abilities: Abilities, engine: str
+) -> RequestKind:
+    """Return the request if the engine can serve it. Settings are never ignored.
+
+    Args:
+        request: any kind of request.
+        kind: the kind that the engine takes.
+        abilities: the engine's.
+        engine: its name, for errors.
+
+    Raises Unsupported.
     """
     if not isinstance(request, kind):
         if issubclass(kind, TextRequest):
@@ -225,7 +228,7 @@ def accepted(
 
 
 def check_supported(request: Request, abilities: Abilities, engine: str) -> None:
-    """Refuse a request that sets what `engine` cannot honour."""
+    """Raise Unsupported for a request that sets what `engine` does not support."""
     for name, value in request.changed().items():
         if name not in abilities.controls:
             raise Unsupported(

@@ -5,9 +5,12 @@ from collections.abc import Iterable
 
 from miaobi.core.language import say
 
+LISTED = 12
+"""Names that a remedy lists at most."""
+
 
 class MiaobiError(Exception):
-    """Base of every error a user can cause or mend.
+    """Base of every error that a user can cause or correct.
 
     `code` is the machine-readable name (also in `--json` output and HTTP answers);
     `exit_code` follows sysexits.h where one fits.
@@ -18,7 +21,8 @@ class MiaobiError(Exception):
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem)
-        self.problem, self.remedy = problem, remedy
+        self.problem = problem
+        self.remedy = remedy
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem
@@ -66,16 +70,16 @@ class Damaged(MiaobiError):
     code, exit_code = "damaged", 65
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the closest known names, or with all of a short list."""
-    known = sorted(set(known))
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return a sentence with the closest candidates, or with all of a short list."""
+    names = sorted(set(candidates))
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return say(
             f"Did you mean {' or '.join(close)}?",
             f"您是不是想写 {' 或 '.join(close)}？",
         )
-    if not known:
+    if not names:
         return ""
-    listed = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
+    listed = ", ".join(names[:LISTED]) + (" …" if len(names) > LISTED else "")
     return say(f"Known: {listed}.", f"可用的有：{listed}。")

@@ -15,11 +15,13 @@ from miaobi.core.errors import BadInput, DoesNotFit
 from miaobi.core.language import say
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a full disk, or of one's share of it."""
+"""The system's errors for a full disk, or a full quota."""
 
 
 def home() -> Path:
-    """Where models, packs and prepared data live: $MIAOBI_HOME, or ~/.cache/miaobi."""
+    """Return the folder of models, packs and prepared data: $MIAOBI_HOME, or
+    ~/.cache/miaobi.
+    """
     return Path(os.environ.get("MIAOBI_HOME") or "~/.cache/miaobi").expanduser()
 
 
@@ -59,7 +61,7 @@ def explain_refusal(target: Path) -> Iterator[None]:
                 f"{target} cannot be written: {error.strerror}.",
                 f"无法写入 {target}：{error.strerror}。",
             ),
-            say("Choose a place you may write to.", "请选择有写入权限的位置。"),
+            say("Choose a folder you may write to.", "请选择有写入权限的位置。"),
         ) from None
     except OSError as error:
         if error.errno not in FULL:
@@ -78,8 +80,9 @@ def explain_refusal(target: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Force files to the disk, so that a power cut after the rename finds them whole."""
-    for file in path.rglob("*") if path.is_dir() else [path]:
+    """Force files to the disk: they are whole after a power cut that follows the rename."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    for file in files:
         if file.is_file():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -87,12 +90,12 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """While no other process is inside `locked` of the same path: a folder, or a file
-    (made where it is missing).
+    """Within: no other process is inside `locked` of the same path.
+
+    The path is a folder, or a file, which is made where it is missing.
     """
-    handle = os.open(
-        path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666
-    )
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    handle = os.open(path, flags, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -101,5 +104,6 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(target: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     with write_beside(target) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Reading a GGUF file's header: is it whole, and what does it say of itself?
+"""Reading a GGUF file's header: whether it is whole, and its metadata.
 
 Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every length in the header is
-    checked against what is left of the file before it is followed, so that a lying
-    header costs nothing.
+checked against what is left of the file before it is followed, so that a false header
+costs nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ _SCALARS = {
     11: "q",
     12: "d",
 }
-_STRING, _ARRAY = 8, 9
+_STRING = 8
+_ARRAY = 9
+_DEEPEST = 2
+"""Arrays within arrays that are followed."""
+_DIMENSIONS = 8
+"""The most that a tensor may have."""
 
 _BLOCKS = {
     "F32": (0, 1, 4),
@@ -88,13 +93,20 @@ class _Cursor:
     """Reads forward, never past the end."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at, self.size = data, 0, len(data)
+        self.data = data
+        self.position = 0
+        self.size = len(data)
+
+    @property
+    def left(self) -> int:
+        return self.size - self.position
 
     def take(self, count: int) -> bytes:
-        if count > self.size - self.at:
+        if count > self.left:
             raise _CutShort
-        self.at += count
-        return self.data[self.at - count : self.at]
+        begin = self.position
+        self.position += count
+        return self.data[begin : self.position]
 
     def number(self, form: str) -> Any:
         return struct.unpack("<" + form, self.take(struct.calcsize(form)))[0]
@@ -103,24 +115,29 @@ class _Cursor:
         return self.take(self.number("Q")).decode("utf-8", errors="replace")
 
     def value(self, kind: int, depth: int = 0) -> Any:
+        """A value of a type number of the format; arrays of numbers as `array`."""
         if kind in _SCALARS:
             return self.number(_SCALARS[kind])
         if kind == _STRING:
             return self.string()
-        if kind != _ARRAY or depth > 2:
+        if kind != _ARRAY or depth > _DEEPEST:
             raise ValueError(f"value type {kind}")
-        inner, count = self.number("I"), self.number("Q")
+        inner = self.number("I")
+        count = self.number("Q")
         if inner in _SCALARS:
-            form = "B" if _SCALARS[inner] == "?" else _SCALARS[inner]
+            form = _SCALARS[inner]
+            form = "B" if form == "?" else form
             return array(form, self.take(count * struct.calcsize(form)))
-        if count > self.size - self.at:
+        if count > self.left:
             raise _CutShort
         return [self.value(inner, depth + 1) for _ in range(count)]
 
 
 def read(path: Path) -> Header:
-    """The header of a GGUF file. Raises Damaged when the file is none, is cut short or
-    contradicts itself.
+    """Return the header of a GGUF file.
+
+    Raises Damaged when it is no such file, cut short or contradicts itself, Unsupported
+    for another version of the format.
     """
     stat = path.stat()
     return _read(path, stat.st_size, stat.st_mtime_ns)
@@ -137,69 +154,80 @@ def _read(path: Path, size: int, _changed: int) -> Header:
         cursor = _Cursor(data)
         if cursor.take(4) != b"GGUF":
             raise _damaged(path, say("it does not begin with GGUF", "开头不是 GGUF"))
-        version = cursor.number("I")
-        if version not in (2, 3):
-            raise Unsupported(
-                say(
-                    f"{path} is GGUF version {version}; versions 2 and 3 are read.",
-                    f"{path} 是 GGUF 第 {version} 版；支持第 2、3 版。",
-                ),
-                say(
-                    "Convert it with a current llama.cpp.",
-                    "请用当前的 llama.cpp 转换。",
-                ),
-            )
+        _check_version(cursor.number("I"), path)
         try:
             return _header(cursor, path)
         except _CutShort:
-            raise _damaged(
-                path,
-                say(
-                    f"it is cut short: its header goes on past its {size:,} bytes",
-                    f"文件不完整：文件头超出了文件的 {size:,} 字节",
-                ),
-            ) from None
+            problem = say(
+                f"it is cut short: its header goes on past its {size:,} bytes",
+                f"文件不完整：文件头超出了文件的 {size:,} 字节",
+            )
+            raise _damaged(path, problem) from None
         except (ValueError, struct.error, OverflowError) as error:
-            raise _damaged(
-                path,
-                say(
-                    f"its header makes no sense ({error})", f"文件头无法解读（{error}）"
-                ),
-            ) from None
+            problem = say(
+                f"its header makes no sense ({error})", f"文件头无法解读（{error}）"
+            )
+            raise _damaged(path, problem) from None
+
+
+def _check_version(version: int, path: Path) -> None:
+    if version not in (2, 3):
+        raise Unsupported(
+            say(
+                f"{path} is GGUF version {version}; versions 2 and 3 are read.",
+                f"{path} 是 GGUF 第 {version} 版；支持第 2、3 版。",
+            ),
+            say(
+                "Convert it with a current llama.cpp.",
+                "请用当前的 llama.cpp 转换。",
+            ),
+        )
 
 
 def _header(cursor: _Cursor, path: Path) -> Header:
-    tensor_count, pair_count = cursor.number("Q"), cursor.number("Q")
+    tensor_count = cursor.number("Q")
+    pair_count = cursor.number("Q")
+    # A tensor takes at least 24 bytes of the header, a pair 13.
     if tensor_count * 24 > cursor.size or pair_count * 13 > cursor.size:
         raise _CutShort
     metadata: dict[str, Any] = {}
     for _ in range(pair_count):
         key = cursor.string()
         metadata[key] = cursor.value(cursor.number("I"))
-    types, parameters, end = set(), 0, 0
+    types = set[str]()
+    parameters = 0
+    data_size = 0
     for _ in range(tensor_count):
-        cursor.string()
-        dimensions = cursor.number("I")
-        if dimensions > 8:
-            raise ValueError(f"a tensor of {dimensions} dimensions")
-        count = 1
-        for _ in range(dimensions):
-            count *= cursor.number("Q")
-        name, values, size = _TYPES.get(cursor.number("I"), ("other", 1, 0))
+        name, count, end = _tensor(cursor)
         types.add(name)
         parameters += count
-        end = max(end, cursor.number("Q") + count // values * size)
+        data_size = max(data_size, end)
     alignment = int(metadata.get("general.alignment", 32)) or 32
-    start = -(-cursor.at // alignment) * alignment
-    if start + end > cursor.size:
-        raise _damaged(
-            path,
-            say(
-                f"it is cut short: {cursor.size:,} bytes where its header promises {start + end:,}",
-                f"文件不完整：只有 {cursor.size:,} 字节，文件头标明 {start + end:,} 字节",
-            ),
+    data_begin = -(-cursor.position // alignment) * alignment
+    expected = data_begin + data_size
+    if expected > cursor.size:
+        problem = say(
+            f"it is cut short: {cursor.size:,} bytes where its header promises {expected:,}",
+            f"文件不完整：只有 {cursor.size:,} 字节，文件头标明 {expected:,} 字节",
         )
+        raise _damaged(path, problem)
     return Header(metadata, frozenset(types), parameters)
+
+
+def _tensor(cursor: _Cursor) -> tuple[str, int, int]:
+    """The next tensor: its number format, how many numbers it has, and where it ends in
+    the data.
+    """
+    cursor.string()  # its name
+    dimensions = cursor.number("I")
+    if dimensions > _DIMENSIONS:
+        raise ValueError(f"a tensor of {dimensions} dimensions")
+    count = 1
+    for _ in range(dimensions):
+        count *= cursor.number("Q")
+    name, values, size = _TYPES.get(cursor.number("I"), ("other", 1, 0))
+    offset = cursor.number("Q")
+    return name, count, offset + count // values * size
 
 
 def _damaged(path: Path, why: str) -> Damaged:

@@ -9,7 +9,7 @@ from functools import cache
 
 @cache
 def language() -> str:
-    """ "zh" or "en"."""
+    """Return "zh" or "en"."""
     chosen = (
         os.environ.get("MIAOBI_LANG")
         or os.environ.get("LC_ALL")
@@ -20,5 +20,5 @@ def language() -> str:
 
 
 def say(english: str, chinese: str) -> str:
-    """The wording in the user's language."""
+    """Return the wording in the user's language."""
     return chinese if language() == "zh" else english

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from miaobi.core import bundle
@@ -29,6 +30,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Version:
+    """One version of a model: a bundle of the store."""
+
     name: str
     number: int
     path: Path
@@ -38,41 +41,36 @@ class Version:
 
 
 class Store:
+    """The models under `root`."""
+
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or home() / "models"
 
     def names(self) -> list[str]:
-        return sorted(
-            item.name
-            for item in self.root.glob("*")
-            if item.is_dir() and self.versions(item.name)
-        )
+        folders = [item for item in self.root.glob("*") if item.is_dir()]
+        return sorted(item.name for item in folders if self.versions(item.name))
 
     def versions(self, name: str) -> list[Version]:
-        """Oldest first; empty for an unknown name."""
-        numbers = sorted(
-            int(item.name)
-            for item in (self.root / name).glob("*")
-            if item.name.isdigit()
-        )
-        return [
-            Version(name, number, self.root / name / str(number)) for number in numbers
-        ]
+        """Return the versions of a model, oldest first; none for an unknown name."""
+        entries = [item.name for item in (self.root / name).glob("*")]
+        numbers = sorted(int(entry) for entry in entries if entry.isdigit())
+        return [self._version(name, number) for number in numbers]
+
+    def _version(self, name: str, number: int) -> Version:
+        return Version(name, number, self.root / name / str(number))
 
     def production(self, name: str) -> list[int]:
-        """The versions that were promoted, in order; the last is in force."""
+        """Return the numbers that were promoted, in order; the last is in force."""
         path = self.root / name / "aliases.json"
-        return (
-            list(json.loads(path.read_text(encoding="utf-8"))["production"])
-            if path.exists()
-            else []
-        )
+        if not path.exists():
+            return []
+        return list(json.loads(path.read_text(encoding="utf-8"))["production"])
 
     def resolve(self, reference: str) -> Version:
-        """The version that "poet", "poet@2", "poet@latest" or "poet@production" means.
-        Raises NotFound.
+        """Return the version that "poet", "poet@2", "poet@latest" or "poet@production"
+        means. Raises NotFound.
         """
-        name, _, wanted = reference.partition("@")
+        name, _, selector = reference.partition("@")
         versions = self.versions(name) if NAME.fullmatch(name) else []
         if not versions:
             raise NotFound(
@@ -82,11 +80,12 @@ class Store:
                 ),
                 nearest(name, self.names()),
             )
-        if wanted == "latest":
-            return versions[-1]
-        if wanted in ("", "production"):
+        by_number = {str(version.number): version for version in versions}
+        if selector in ("", "production"):
             promoted = self.production(name)
-            if not promoted and wanted:
+            if promoted:
+                return by_number[str(promoted[-1])]
+            if selector == "production":
                 raise NotFound(
                     say(
                         f"No version of {name} was promoted yet.",
@@ -94,38 +93,30 @@ class Store:
                     ),
                     f"miaobi models promote {versions[-1]}",
                 )
-            return (
-                next(item for item in versions if item.number == promoted[-1])
-                if promoted
-                else versions[-1]
-            )
-        found = [item for item in versions if str(item.number) == wanted]
-        if not found:
+        if selector in ("", "latest"):
+            return versions[-1]
+        if selector not in by_number:
             raise NotFound(
                 say(
-                    f"{name} has no version {wanted!r}.",
-                    f"{name} 没有版本 {wanted!r}。",
+                    f"{name} has no version {selector!r}.",
+                    f"{name} 没有版本 {selector!r}。",
                 ),
-                nearest(wanted, [str(item.number) for item in versions]),
+                nearest(selector, by_number),
             )
-        return found[0]
+        return by_number[selector]
 
     def add(self, source: Path, name: str) -> Version:
         """Copy a bundle in as the next version of `name`."""
         check_name(name)
         bundle.read(source)
         with self._locked(name):
-            number = (
-                max(
-                    self._last_removed(name),
-                    *(item.number for item in self.versions(name)),
-                    0,
-                )
-                + 1
+            numbers = [version.number for version in self.versions(name)]
+            version = self._version(
+                name, max(self._last_removed(name), 0, *numbers) + 1
             )
-            with write_beside(self.root / name / str(number)) as draft:
+            with write_beside(version.path) as draft:
                 shutil.copytree(source, draft)
-            return Version(name, number, self.root / name / str(number))
+            return version
 
     def promote(self, reference: str) -> Version:
         """Put a version into production."""
@@ -137,7 +128,10 @@ class Store:
         return version
 
     def rollback(self, name: str) -> Version:
-        """Back to the version that was in production before. Raises Conflict when there is none."""
+        """Put the version into production that was there before.
+
+        Raises Conflict when there is none.
+        """
         self.resolve(name)
         with self._locked(name):
             history = self.production(name)
@@ -159,56 +153,47 @@ class Store:
         """Remove one version ("poet@1"), or all of a name ("poet"). Raises Conflict for
         the version in production.
         """
-        name, _, wanted = reference.partition("@")
-        gone = (
-            [self.resolve(reference)]
-            if wanted
-            else self.versions(self.resolve(name).name)
-        )
+        name, _, selector = reference.partition("@")
+        version = self.resolve(reference)
+        versions = [version] if selector else self.versions(name)
         with self._locked(name):
             history = self.production(name)
-            if wanted and history[-1:] == [gone[0].number]:
+            if selector and history[-1:] == [versions[0].number]:
                 raise Conflict(
-                    say(f"{gone[0]} is in production.", f"{gone[0]} 正在使用中。"),
+                    say(
+                        f"{versions[0]} is in production.",
+                        f"{versions[0]} 正在使用中。",
+                    ),
                     say(
                         f"Promote another version first, or roll back: miaobi models rollback {name}.",
                         f"请先设定其他正式版，或退回：miaobi models rollback {name}。",
                     ),
                 )
-            for version in gone:
+            for version in versions:
                 # Renamed first: a version is there whole or not at all, even while its
-                # files are going.
+                # files are being deleted.
                 trash = version.path.with_name(f".{version.number}.removed")
                 version.path.rename(trash)
                 shutil.rmtree(trash)
-            (self.root / name / ".last").write_text(
-                str(max(self._last_removed(name), *(item.number for item in gone)))
+            numbers = {version.number for version in versions}
+            last = max(self._last_removed(name), *numbers)
+            (self.root / name / ".last").write_text(str(last))
+            self._write_production(
+                name, [number for number in history if number not in numbers]
             )
-            kept = [
-                number
-                for number in history
-                if number not in {item.number for item in gone}
-            ]
-            if kept:
-                self._write_production(
-                    name,
-                    [
-                        item
-                        for at, item in enumerate(kept)
-                        if kept[at - 1 : at] != [item]
-                    ],
-                )
-            else:
-                (self.root / name / "aliases.json").unlink(missing_ok=True)
-        return gone
+        return versions
 
     def _write_production(self, name: str, history: list[int]) -> None:
-        write_text(
-            self.root / name / "aliases.json", json.dumps({"production": history})
-        )
+        """Write the promoted numbers, each run of equal ones as one; none: no file."""
+        path = self.root / name / "aliases.json"
+        distinct = [number for number, _ in groupby(history)]
+        if distinct:
+            write_text(path, json.dumps({"production": distinct}))
+        else:
+            path.unlink(missing_ok=True)
 
     def _last_removed(self, name: str) -> int:
-        """The highest number ever removed: numbers are never given twice."""
+        """The highest number ever removed: numbers are never used twice."""
         path = self.root / name / ".last"
         return int(path.read_text()) if path.exists() else 0
 
