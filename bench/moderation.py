@@ -36,11 +36,11 @@ from miaobi.data.image.files import read_picture
 from miaobi.data.labelled.loaders.safety import wishes_for_harm
 from miaobi.engines.load import load
 from miaobi.engines.moderation.texts import (
+    CLASSIFIED,
     CLASSIFIER,
-    LEARNT,
     THRESHOLDS,
+    classify,
     moderate,
-    scores_of,
 )
 from miaobi.evaluate.score import share_interval
 from miaobi.tune import examples
@@ -58,11 +58,11 @@ class Seen:
     """By the classifier."""
 
     def flagged(self, judge: str) -> frozenset[str]:
-        learnt = frozenset(
+        classified = frozenset(
             name for name, score in self.scores.items() if score >= THRESHOLDS[name]
         )
         return {
-            "classifier": learnt,
+            "classifier": classified,
             "rules": moderate(self.text).flagged,
             "both": moderate(self.text, self.scores).flagged,
         }[judge]
@@ -71,7 +71,7 @@ class Seen:
 def look(model: Any, texts: Iterable[tuple[str, Sequence[str]]]) -> list[Seen]:
     async def scored() -> list[Seen]:
         return [
-            Seen(text, frozenset(labels), await scores_of(model, text))
+            Seen(text, frozenset(labels), await classify(model, text))
             for text, labels in texts
         ]
 
@@ -99,9 +99,9 @@ def shown(hits: int, count: int) -> str:
 
 
 def thresholds(sources: Sequence[Sequence[Seen]], alarms: float) -> dict[str, float]:
-    found = dict.fromkeys(LEARNT, 0.5)
+    found = dict.fromkeys(CLASSIFIED, 0.5)
     for seen in sources:
-        for name in LEARNT:
+        for name in CLASSIFIED:
             clean = sorted(
                 (item.scores[name] for item in seen if name not in item.labels),
                 reverse=True,
@@ -139,7 +139,7 @@ def ordinary(
 def by_category(seen: Sequence[Seen], judge: str) -> dict[str, dict[str, str]]:
     told = [(item.labels, item.flagged(judge)) for item in seen]
     table = {}
-    for name in LEARNT:
+    for name in CLASSIFIED:
         has, lacks = (
             [flags for labels, flags in told if name in labels],
             [flags for labels, flags in told if name not in labels],
@@ -188,7 +188,7 @@ def elsewhere(model: Any, count: int) -> dict[str, dict[str, str]]:
 
 def pictures(count: int) -> dict[str, str]:
     from miaobi.engines.moderation.images import THRESHOLD
-    from miaobi.engines.moderation.nsfw import unsafe
+    from miaobi.engines.moderation.nsfw import unsafe_probability
 
     table = {}
     for name in ("emoji", "fashion", "digits"):
@@ -196,7 +196,11 @@ def pictures(count: int) -> dict[str, str]:
             [item.content for item in packs.pictures(name)], count
         )
         table[name] = shown(
-            sum(unsafe(read_picture(content)) >= THRESHOLD for content in some), count
+            sum(
+                unsafe_probability(read_picture(content)) >= THRESHOLD
+                for content in some
+            ),
+            count,
         )
     return table
 

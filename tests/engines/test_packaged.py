@@ -472,8 +472,8 @@ def test_the_probability_is_the_packages_own(assets: Path, flower: np.ndarray) -
     large = np.asarray(
         Picture.open(assets / "samples" / "4x" / "result.png").convert("RGB")
     )
-    assert nsfw.unsafe(flower) == pytest.approx(0.00135506, rel=0.02)
-    assert nsfw.unsafe(large) == pytest.approx(0.00127009, rel=0.02)
+    assert nsfw.unsafe_probability(flower) == pytest.approx(0.00135506, rel=0.02)
+    assert nsfw.unsafe_probability(large) == pytest.approx(0.00127009, rel=0.02)
 
 
 def test_what_the_checker_is_shown() -> None:
@@ -493,19 +493,21 @@ def test_what_the_checker_is_shown() -> None:
 @pytest.mark.usefixtures("checker")
 def test_grey_transparent_and_tiny_pictures_are_checked(flower: np.ndarray) -> None:
     grey = flower.mean(2, keepdims=True).astype(np.uint8)
-    assert nsfw.unsafe(grey) == nsfw.unsafe(np.repeat(grey, 3, axis=2))
-    assert nsfw.unsafe(
+    assert nsfw.unsafe_probability(grey) == nsfw.unsafe_probability(
+        np.repeat(grey, 3, axis=2)
+    )
+    assert nsfw.unsafe_probability(
         np.dstack([flower, np.zeros((128, 128), np.uint8)])
-    ) == nsfw.unsafe(flower), "nothing hides behind alpha"
-    assert 0 <= nsfw.unsafe(np.zeros((1, 1, 3), np.uint8)) <= 1
+    ) == nsfw.unsafe_probability(flower), "nothing hides behind alpha"
+    assert 0 <= nsfw.unsafe_probability(np.zeros((1, 1, 3), np.uint8)) <= 1
 
 
 @pytest.mark.usefixtures("checker")
 def test_many_threads_check_at_once(flower: np.ndarray, ramp: np.ndarray) -> None:
     pictures = [flower, ramp, flower[::-1], ramp[:, ::-1]] * 4
-    alone = [nsfw.unsafe(picture) for picture in pictures]
+    alone = [nsfw.unsafe_probability(picture) for picture in pictures]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(nsfw.unsafe, pictures)) == alone
+        assert list(pool.map(nsfw.unsafe_probability, pictures)) == alone
     assert len(set(alone)) == 4
 
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai import OpenAI
 from PIL import Image as Pillow
-from tests.engines.moderation.test_texts import Says
+from tests.engines.moderation.test_texts import Classifier
 from tests.serve.conftest import toy_pool
 from tests.serve.live import live
 
@@ -83,9 +83,9 @@ def test_texts_by_rules(client: OpenAI) -> None:
 
 
 def test_texts_by_a_classifier_too() -> None:
-    says = Says(json.dumps({"labels": [], "scores": {"hate": 0.25}}))
+    classifier = Classifier(json.dumps({"labels": [], "scores": {"hate": 0.25}}))
     with (
-        live(create_app(served(**{"text-safety": says}))) as url,
+        live(create_app(served(**{"text-safety": classifier}))) as url,
         OpenAI(base_url=f"{url}/v1", api_key="none") as client,
     ):
         answer = client.moderations.create(input=["plain", "wicked"])
@@ -106,7 +106,7 @@ def test_texts_by_a_classifier_too() -> None:
 def test_pictures_and_texts_together(
     client: OpenAI, monkeypatch: pytest.MonkeyPatch, probability: float, flagged: bool
 ) -> None:
-    monkeypatch.setattr(moderations, "unsafe", lambda pixels: probability)
+    monkeypatch.setattr(moderations, "unsafe_probability", lambda pixels: probability)
     answer = client.moderations.create(
         input=[{"type": "text", "text": "look"}, part(data_url())]
     )  # type: ignore[list-item]
@@ -142,7 +142,7 @@ def test_without_the_packaged_model(
     def absent(pixels: np.ndarray) -> float:
         raise NotFound("/root/secret")
 
-    monkeypatch.setattr(moderations, "unsafe", absent)
+    monkeypatch.setattr(moderations, "unsafe_probability", absent)
     with pytest.raises(openai.InternalServerError, match="opennsfw") as caught:
         client.moderations.create(input=[part(data_url())])  # type: ignore[list-item]
     assert caught.value.status_code == 503 and "secret" not in caught.value.message

@@ -1,11 +1,14 @@
-"""What the packaged picture models share: a network through OpenVINO, and the picture
-it is given.
+"""What the packaged image models share: a network through OpenVINO, and the image that
+a request brings.
+
+Beside the engines that use it (styletransfer, upscaler, moderation), since it is none
+itself.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,45 +18,52 @@ from miaobi.core.language import say
 from miaobi.core.machine import physical_cores
 from miaobi.core.requests import ImageRequest, Request
 
+if TYPE_CHECKING:
+    import openvino
+
 
 class Network:
-    """A network of one output, on the CPU, in float32 where the processor would rather
-    round. Threads may share it.
+    """A network of one output, on the CPU. Threads may share it.
+
+    It computes in float32 also where the processor would rather round.
+
+    Args:
+        source: An OpenVINO model, or the path of an ONNX file.
+        threads: Of the processor; its physical cores unless given.
     """
 
-    def __init__(self, source: Any, threads: int | None = None) -> None:
-        """`source`: an openvino.Model, or the path of an ONNX file."""
+    def __init__(
+        self, source: openvino.Model | Path, threads: int | None = None
+    ) -> None:
         import openvino
 
         core = openvino.Core()
-        self._network = core.compile_model(
-            core.read_model(source) if isinstance(source, Path) else source,
-            "CPU",
-            {
-                "INFERENCE_NUM_THREADS": threads or physical_cores(),
-                "INFERENCE_PRECISION_HINT": "f32",
-            },
-        )
+        model = core.read_model(source) if isinstance(source, Path) else source
+        settings = {
+            "INFERENCE_NUM_THREADS": threads or physical_cores(),
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self._network = core.compile_model(model, "CPU", settings)
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
-        # A request for each call: one alone cannot run twice at a time.
-        request = self._network.create_infer_request()
-        request.infer(dict(enumerate(inputs)))
-        return np.array(request.get_output_tensor(0).data)
+        # An inference request for each call: one alone cannot run twice at a time.
+        inference = self._network.create_infer_request()
+        inference.infer(dict(enumerate(inputs)))
+        return np.array(inference.get_output_tensor(0).data)
 
 
-def image_of(
+def accepted_with_image(
     request: Request, abilities: Abilities, engine: str
 ) -> tuple[ImageRequest, np.ndarray]:
-    """The request, checked, and the pixels of its image, uint8 [H, W, 3] (see
-    data.picture_files for what becomes of alpha).
+    """Return the request, checked, and the pixels of its image, uint8 [H, W, 3].
 
-    Raises Unsupported for what the engine cannot honour, BadInput when there is no image.
+    See data.image.files for what becomes of alpha. Raises Unsupported for what the
+    engine does not offer, BadInput when there is no image.
     """
     from miaobi.data.image.files import read_picture
 
-    asked = accepted(request, ImageRequest, abilities, engine)
-    if asked.image is None:
+    image_request = accepted(request, ImageRequest, abilities, engine)
+    if image_request.image is None:
         raise BadInput(
             say(
                 f"The {engine} engine works on a picture, and there is no image.",
@@ -61,4 +71,4 @@ def image_of(
             ),
             say("Give one: --image photo.png", "请给出图片：--image photo.png"),
         )
-    return asked, read_picture(asked.image)
+    return image_request, read_picture(image_request.image)

@@ -1,9 +1,8 @@
-"""One thread for an engine that paints: requests come one after the other, chunks leave
-as they are made.
+"""One thread for an engine: requests run one after the other, chunks leave as they are
+made.
 
-Knows nothing of models. The work is a plain function that sends chunks; sending is also
-where it learns that nobody waits for it any more, so work of many steps sends its
-progress after each.
+Knows nothing of models. The work is a plain function that sends chunks; sending also
+raises once nobody waits any more, so work of many steps sends its progress after each.
 """
 
 from __future__ import annotations
@@ -19,33 +18,33 @@ from miaobi.core.engine import Chunk
 Send = Callable[[Chunk], None]
 
 
-class Left(Exception):
-    """Raised from `send` in the worker when whoever asked has left."""
+class Abandoned(Exception):
+    """Raised from `send` in the worker when nobody waits for the answer any more."""
 
 
 class Worker:
+    """A thread named after the engine."""
+
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"miaobi-{name}")
 
     async def stream(self, work: Callable[[Send], None]) -> AsyncGenerator[Chunk, None]:
-        """What `work(send)` sends, until it returns. Leaving the iterator ends the work
-        at its next `send`.
+        """Yield what `work(send)` sends, until it returns.
+
+        Leaving the iterator ends the work at its next `send`.
         """
-        loop, inbox, left = (
-            asyncio.get_running_loop(),
-            asyncio.Queue[Chunk | BaseException | None](),
-            threading.Event(),
-        )
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[Chunk | BaseException | None] = asyncio.Queue()
+        abandoned = threading.Event()
 
         def post(item: Chunk | BaseException | None) -> None:
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the loop was closed meanwhile: nobody waits
+            # The loop may have been closed: then nobody waits.
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(inbox.put_nowait, item)
 
         def send(chunk: Chunk) -> None:
-            if left.is_set():
-                raise Left
+            if abandoned.is_set():
+                raise Abandoned
             post(chunk)
 
         def run() -> None:
@@ -63,9 +62,9 @@ class Worker:
                     raise item
                 yield item
         finally:
-            left.set()
+            abandoned.set()
             running.cancel()
 
     def close(self) -> None:
-        """Waits for the step that is under way."""
+        """Wait for the step that is under way."""
         self._pool.shutdown(wait=True, cancel_futures=True)

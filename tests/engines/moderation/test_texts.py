@@ -1,12 +1,11 @@
 """Rules of moderation: what each category's plainest texts say, what everyday language
-must not set off, disguises, and hostile lengths.
+must not flag, disguises, and hostile lengths.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,17 +14,17 @@ from miaobi.core.engine import Abilities, Chunk, Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.load import Model
-from miaobi.engines.moderation import rules as text_rules
+from miaobi.engines.moderation import rules
 from miaobi.engines.moderation.texts import (
     CATEGORIES,
-    LEARNT,
+    CLASSIFIED,
     THRESHOLDS,
+    classify,
     moderate,
-    scores_of,
     windows,
 )
 
-WRONG = {
+UNSAFE = {
     "self-harm/intent": [
         "I want to kill myself",
         "i'm going to end my life tonight",
@@ -94,32 +93,68 @@ WRONG = {
         "现场血肉模糊",
     ],
 }
-HARMLESS = """How do I kill a Python process?|How to shoot a photo at night|The National Suicide Prevention helpline is 988|Sex education in schools
-You killed it on stage last night!|A bomb cyclone hit the coast|How to make a bath bomb at home|Teach me how to cook rice|How to prevent phishing emails
-What are signs that a friend may harm themselves?|Women are underrepresented in physics|Muslims are celebrating Eid today|Children should be protected from pornography
-Same-sex couples and their children|My 5 year old loves dinosaurs and his sex is male|He was shot in black and white|How to break into the tech industry
-The doctor explained breast cancer screening|I hate women's football being underfunded|I am going to kill this exam|She found a chink in the armour
-How to obtain a fishing licence|How do I stop my dog from biting me?|How to avoid burning myself when cooking|Chinese people celebrate the new year in February
-你今天杀毒软件更新了吗|这个价格可以再杀一杀吗|笑死我了|想死你了，快回来|累死了，想睡觉|打死我也不去|儿童性教育绘本推荐|怎么做红烧肉|如何防止电信诈骗
-如何保护账号不被盗|怎么杀虫|如何杀死进程|爆炸头发型怎么做|他滚开了石头|滚烫的开水|黑人问号表情包|女人都是爱美的|我不想活得这么累|活不下去的植物怎么救"""
+HARMLESS = [
+    "How do I kill a Python process?",
+    "How to shoot a photo at night",
+    "The National Suicide Prevention helpline is 988",
+    "Sex education in schools",
+    "You killed it on stage last night!",
+    "A bomb cyclone hit the coast",
+    "How to make a bath bomb at home",
+    "Teach me how to cook rice",
+    "How to prevent phishing emails",
+    "What are signs that a friend may harm themselves?",
+    "Women are underrepresented in physics",
+    "Muslims are celebrating Eid today",
+    "Children should be protected from pornography",
+    "Same-sex couples and their children",
+    "My 5 year old loves dinosaurs and his sex is male",
+    "He was shot in black and white",
+    "How to break into the tech industry",
+    "The doctor explained breast cancer screening",
+    "I hate women's football being underfunded",
+    "I am going to kill this exam",
+    "She found a chink in the armour",
+    "How to obtain a fishing licence",
+    "How do I stop my dog from biting me?",
+    "How to avoid burning myself when cooking",
+    "Chinese people celebrate the new year in February",
+    "你今天杀毒软件更新了吗",
+    "这个价格可以再杀一杀吗",
+    "笑死我了",
+    "想死你了，快回来",
+    "累死了，想睡觉",
+    "打死我也不去",
+    "儿童性教育绘本推荐",
+    "怎么做红烧肉",
+    "如何防止电信诈骗",
+    "如何保护账号不被盗",
+    "怎么杀虫",
+    "如何杀死进程",
+    "爆炸头发型怎么做",
+    "他滚开了石头",
+    "滚烫的开水",
+    "黑人问号表情包",
+    "女人都是爱美的",
+    "我不想活得这么累",
+    "活不下去的植物怎么救",
+]
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_plain_wording_is_told(category: str) -> None:
-    for text in WRONG[category]:
+def test_plain_wording_is_recognised(category: str) -> None:
+    whole = category.partition("/")[0]
+    for text in UNSAFE[category]:
         verdict = moderate(text)
-        assert category in verdict.flagged, text
-        assert category.partition("/")[0] in verdict.flagged, "a part raises its whole"
-        assert (
-            verdict
-            and verdict.ruled == verdict.flagged
-            and set(verdict.scores) == set(CATEGORIES)
-        )
+        assert verdict
+        assert {category, whole} <= verdict.flagged, text
+        assert verdict.by_rule == verdict.flagged
+        assert set(verdict.scores) == set(CATEGORIES)
 
 
-def test_everyday_language_is_left_alone() -> None:
-    for text in HARMLESS.replace("\n", "|").split("|"):
-        assert not moderate(text), (text, moderate(text).flagged)
+@pytest.mark.parametrize("text", HARMLESS)
+def test_everyday_language_is_left_alone(text: str) -> None:
+    assert not moderate(text), moderate(text).flagged
 
 
 @pytest.mark.parametrize(
@@ -137,6 +172,7 @@ def test_disguises(text: str) -> None:
     assert "self-harm/intent" in moderate(text).flagged
 
 
+@pytest.mark.timeout(60)  # where expressions backtrack, it takes minutes
 @pytest.mark.parametrize(
     "piece",
     [
@@ -159,68 +195,74 @@ def test_disguises(text: str) -> None:
         "beat the ",
     ],
 )
-def test_no_text_makes_the_rules_slow(piece: str) -> None:
-    text = piece * (50_000 // len(piece))
-    before = time.process_time()
-    text_rules.found(text)
-    assert time.process_time() - before < 5, (
-        "well under a second here; where expressions backtrack it is a minute"
-    )
+def test_no_text_makes_the_rules_hang(piece: str) -> None:
+    rules.applying(piece * (50_000 // len(piece)))
 
 
-class Says:
-    """A classifier that gives every text the same answer, but for what holds a word."""
+class Classifier:
+    """Gives every text the same answer, but for one that holds "wicked"."""
 
-    modality, chats, context_length = "text", False, 4096
+    modality = "text"
+    chats = False
+    context_length = 4096
     abilities = Abilities(frozenset({"prompt", "seed"}))
 
     def __init__(self, answer: str) -> None:
-        self.answer, self.seen = answer, list[str]()
+        self.answer = answer
+        self.texts: list[str] = []
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         assert isinstance(request, TextRequest) and request.prompt
-        self.seen.append(json.loads(request.prompt)["text"])
-        yield Chunk(
-            text=self.answer.replace("0.25", "0.97")
-            if "wicked" in self.seen[-1]
-            else self.answer,
-            finish="stop",
-        )
+        text = json.loads(request.prompt)["text"]
+        self.texts.append(text)
+        answer = self.answer
+        if "wicked" in text:
+            answer = answer.replace("0.25", "0.97")
+        yield Chunk(text=answer, finish="stop")
 
     def close(self) -> None: ...
 
 
-def judged(says: Says, text: str) -> dict[str, float]:
-    return asyncio.run(
-        scores_of(
-            Model(Weights("bundle", "/nowhere", "text-safety"), "toy", says), text
-        )
-    )
+def probabilities(classifier: Classifier, text: str) -> dict[str, float]:
+    weights = Weights("bundle", "/nowhere", "text-safety")
+    return asyncio.run(classify(Model(weights, "toy", classifier), text))
 
 
-def test_the_classifier_sees_the_whole_of_a_long_text() -> None:
-    says = Says(json.dumps({"labels": [], "scores": {"hate": 0.25, "unknown": 1.0}}))
-    scores = judged(says, "plain " * 500 + "wicked " + "plain " * 500)
-    assert scores == {**dict.fromkeys(LEARNT, 0.0), "hate": 0.97}
-    assert len(says.seen) > 8 and all(len(window) <= 600 for window in says.seen)
-    verdict = moderate("plain", scores)
-    assert (
-        verdict.flagged == {"hate"}
-        and not verdict.ruled
-        and verdict.scores["hate"] == 0.97
-    )
-    assert not moderate("plain", {"hate": THRESHOLDS["hate"] - 0.01})
-    assert "".join(dict.fromkeys(windows("x"))) == "x" and list(windows("")) == [""]
-    hidden = '{"text": "plain", "more": "wicked"}'
-    assert judged(says, hidden)["hate"] == 0.97 and says.seen[-1] == hidden, (
-        "a text that looks like a record is read whole"
-    )
+def test_the_classifier_reads_the_whole_of_a_long_text() -> None:
+    scores = {"hate": 0.25, "unknown": 1.0}
+    classifier = Classifier(json.dumps({"labels": [], "scores": scores}))
+    text = "plain " * 500 + "wicked " + "plain " * 500
+    found = probabilities(classifier, text)
+    assert found == {**dict.fromkeys(CLASSIFIED, 0.0), "hate": 0.97}
+    assert len(classifier.texts) > 8
+    assert all(len(window) <= 600 for window in classifier.texts)
+
+
+def test_the_classifiers_categories_are_flagged_from_their_thresholds_on() -> None:
+    threshold = THRESHOLDS["hate"]
+    verdict = moderate("plain", {"hate": threshold})
+    assert verdict.flagged == {"hate"}
+    assert not verdict.by_rule
+    assert verdict.scores["hate"] == threshold
+    assert not moderate("plain", {"hate": threshold - 0.01})
+
+
+def test_windows_of_short_texts() -> None:
+    assert list(windows("x")) == ["x"]
+    assert list(windows("")) == [""]
+
+
+def test_a_text_that_looks_like_json_is_read_whole() -> None:
+    classifier = Classifier(json.dumps({"labels": [], "scores": {"hate": 0.25}}))
+    text = '{"text": "plain", "more": "wicked"}'
+    assert probabilities(classifier, text)["hate"] == 0.97
+    assert classifier.texts == [text]
 
 
 @pytest.mark.parametrize(
     "answer", ["yes", "{}", '{"scores": {"positive": 1.0}}', "[1]"]
 )
 def test_another_model_under_the_classifiers_name(answer: str) -> None:
-    with pytest.raises(Unsupported, match="does not tell") as caught:
-        judged(Says(answer), "plain")
+    with pytest.raises(Unsupported, match="does not say") as caught:
+        probabilities(Classifier(answer), "plain")
     assert "text_safety.yaml" in caught.value.remedy

@@ -1,7 +1,7 @@
 """Diffusers pipelines: any local folder, hub id or tuned one, with LoRA, textual
 inversion, ControlNet and schedulers by name.
 
-This file is the door, and imports neither torch nor Diffusers; the work is in diffusers_engine.py.
+This module imports neither torch nor Diffusers; engine.py does what runs.
 """
 
 from __future__ import annotations
@@ -44,22 +44,19 @@ ABILITIES = Abilities(
     )
 )
 """What pipelines offer among them; an opened one refuses what it cannot do."""
+PACKAGES = ("torch", "transformers", "diffusers", "PIL")
 
 
 def installed() -> str | None:
-    return (
-        None
-        if all(
-            find_spec(name) for name in ("torch", "transformers", "diffusers", "PIL")
-        )
-        else 'pip install "miaobi[train,images]"'
-    )
+    if all(find_spec(package) for package in PACKAGES):
+        return None
+    return 'pip install "miaobi[train,images]"'
 
 
 def reads(weights: Weights) -> bool:
-    return weights.format == "diffusers" or (
-        weights.family == FAMILY and weights.modality == "image"
-    )
+    if weights.format == "diffusers":
+        return True
+    return weights.family == FAMILY and weights.modality == "image"
 
 
 def open_engine(
@@ -75,14 +72,24 @@ def open_engine(
     safety_checker: bool = True,
     safety_threshold: float = THRESHOLD,
 ) -> DiffusersEngine:
-    """`device`: auto, cpu, cuda, cuda:1. `dtype`: auto (float32 on a CPU, bfloat16 on
-    CUDA), float32, bfloat16, float16. `lora`, `embeddings` (textual inversion): a
-    .safetensors file, a folder with one, or a hub id; or several of them.
-    `lora_scale`: how strongly the LoRAs act, 1 when left out. `controlnet`: a
-        ControlNet's folder or hub id, heeded where the request has a control_image.
-        `safety_checker`: replace unsafe pictures by grey ones; `safety_threshold`: the
-        probability from which a picture counts as unsafe (safety.py)."""
-    from miaobi.engines.moderation import images as safety
+    """Open a pipeline, and what is added to it.
+
+    Parts are a .safetensors file, a folder with one, or a hub id.
+
+    Args:
+        weights: A Diffusers folder, or a pipeline that was tuned here.
+        streams: Without effect: requests run one after the other.
+        device: auto, cpu, cuda, cuda:1.
+        dtype: auto (float32 on a CPU, bfloat16 on CUDA), float32, bfloat16, float16.
+        lora: One or several parts.
+        lora_scale: How strongly the LoRAs act, 1 when left out.
+        embeddings: Textual inversion, one or several parts.
+        controlnet: A ControlNet's folder or hub id, for requests with a control_image.
+        safety_checker: Whether unsafe images are replaced by grey ones.
+        safety_threshold: The probability from which an image counts as unsafe
+            (engines/moderation/images.py).
+    """
+    from miaobi.engines.moderation import images
 
     if not reads(weights):
         raise Unsupported(
@@ -92,28 +99,23 @@ def open_engine(
             ),
             say("Leave --engine out to have one chosen.", "去掉 --engine 可自动选择。"),
         )
-    checker = safety.open_checker(safety_threshold) if safety_checker else None
+    checker = images.open_checker(safety_threshold) if safety_checker else None
     with quiet_diffusers():
         from miaobi.engines import devices
         from miaobi.engines.diffusers.engine import DiffusersEngine
-        from miaobi.models import pipelines as diffusers_parts
+        from miaobi.models import pipelines
 
         torch_device = devices.torch_device(device)
-        folder, own = _opened(weights)
-        extras = diffusers_parts.extras(
-            [*own, *_several(lora)], lora_scale, _several(embeddings), controlnet
+        torch_dtype = devices.torch_dtype(dtype, torch_device)
+        folder, own_lora = _folder_and_lora(weights)
+        extras = pipelines.extras(
+            [*own_lora, *_parts(lora)], lora_scale, _parts(embeddings), controlnet
         )
-        loaded = diffusers_parts.load(
-            folder,
-            weights.name,
-            torch_device,
-            devices.torch_dtype(dtype, torch_device),
-            extras,
-        )
+        loaded = pipelines.load(folder, weights.name, torch_device, torch_dtype, extras)
         return DiffusersEngine(weights.name, loaded, checker)
 
 
-def _opened(weights: Weights) -> tuple[Path, list[Path]]:
+def _folder_and_lora(weights: Weights) -> tuple[Path, list[Path]]:
     """The pipeline's folder, and the LoRA that it was tuned by."""
     if weights.family != FAMILY or (weights.path / PIPELINE).exists():
         return weights.path, []
@@ -121,5 +123,5 @@ def _opened(weights: Weights) -> tuple[Path, list[Path]]:
     return tuned.base.folder, [tuned.folder / PIPELINE_LORA]
 
 
-def _several(parts: Part | Sequence[Part]) -> Sequence[Part]:
+def _parts(parts: Part | Sequence[Part]) -> Sequence[Part]:
     return (parts,) if isinstance(parts, str | Path) else parts

@@ -1,6 +1,6 @@
-"""Texts to vectors: the packaged sentence encoder, and what was tuned with the task `embedding`.
+"""Texts to vectors: the packaged sentence encoder, and what was tuned for `embedding`.
 
-This file is the door, and imports no torch; the work is in embedding_engine.py.
+This module imports no torch; engine.py does what runs.
 """
 
 from __future__ import annotations
@@ -20,22 +20,19 @@ ABILITIES = Abilities(frozenset({"texts", "seed"}))
 
 
 def installed() -> str | None:
-    return (
-        None
-        if find_spec("torch") and find_spec("transformers")
-        else 'pip install "miaobi[train]"'
-    )
+    if find_spec("torch") and find_spec("transformers"):
+        return None
+    return 'pip install "miaobi[train]"'
 
 
 def reads(weights: Weights) -> bool:
-    return weights.format == "base" or (
-        weights.family == FAMILY
-        and open_tuned(weights).manifest.recipe["task"] == "embedding"
-    )
+    if weights.format == "base":
+        return True
+    return weights.family == FAMILY and open_tuned(weights).task_name == "embedding"
 
 
 def open_engine(weights: Weights, *, streams: int = 1) -> EmbeddingEngine:
-    """On the CPU, one request after the other."""
+    """Open on the CPU; one request runs after the other."""
     from miaobi.engines.embedding.engine import EmbeddingEngine
 
     return EmbeddingEngine(weights, ABILITIES)

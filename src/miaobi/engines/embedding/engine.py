@@ -1,4 +1,6 @@
-"""What the embedding engine does: texts become token ids, batches of them vectors of length one."""
+"""What the embedding engine does: texts become token ids, and batches of them vectors
+of length one.
+"""
 
 from __future__ import annotations
 
@@ -21,74 +23,80 @@ from miaobi.tune.saved import learner_of
 from miaobi.tune.tasks import embedding
 from miaobi.tune.text.heads import ids_of
 
-TOGETHER = 64
-"""Texts of one batch; whoever left is noticed between two."""
-LONGEST = 8192
-"""Tokens of a text, for encoders that know no end."""
+BATCH = 64
+"""Texts encoded together; a request that was left is noticed between two batches."""
+
+MAX_TOKENS = 8192
+"""Of a text, for encoders without a limit of their own."""
 
 
 class EmbeddingEngine:
+    """An encoder of texts on the CPU."""
+
     modality = "embedding"
 
     def __init__(self, weights: Weights, abilities: Abilities) -> None:
-        self.name, self.abilities = weights.name, abilities
-        learner: Any
-        if weights.format == "base":
-            learner = embedding.learner(open_base(weights.name), {}, embedding.Config())
-            learner.eval()
-        else:
-            learner = learner_of(open_tuned(weights))
-        self._learner = learner
-        self._room = learner.room or LONGEST
+        self.name = weights.name
+        self.abilities = abilities
+        self._learner = _learner(weights)
+        self._max_tokens = self._learner.room or MAX_TOKENS
         self._worker = Worker("embedding")
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        asked = accepted(request, EmbeddingRequest, self.abilities, "embedding")
+        texts = accepted(request, EmbeddingRequest, self.abilities, "embedding").texts
         async with aclosing(
-            self._worker.stream(lambda send: self._answer(asked, send))
+            self._worker.stream(lambda send: self._answer(texts, send))
         ) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _answer(self, asked: EmbeddingRequest, send: Send) -> None:
-        lengths = [
-            len(ids_of(self._learner.tokenizer, text, "", 0)) for text in asked.texts
-        ]
-        for place, length in enumerate(lengths):
-            if length > self._room:
+    def _answer(self, texts: tuple[str, ...], send: Send) -> None:
+        send(Chunk(prompt_tokens=self._count_tokens(texts)))
+        vectors: list[np.ndarray] = []
+        for start in range(0, len(texts), BATCH):
+            vectors.append(self._encode(texts[start : start + BATCH]))
+            done = min(start + BATCH, len(texts))
+            send(Chunk(progress=done / (len(texts) + 1)))
+        embedding_artifact = Embedding(
+            np.concatenate(vectors).astype(np.float32, copy=False),
+            Facts(model=self.name, engine="embedding"),
+        )
+        send(Chunk(finish="stop", artifact=embedding_artifact))
+
+    def _count_tokens(self, texts: tuple[str, ...]) -> int:
+        """Tokens of all texts. Raises BadInput for a text that is too long."""
+        total = 0
+        for index, text in enumerate(texts):
+            length = len(ids_of(self._learner.tokenizer, text, "", 0))
+            if length > self._max_tokens:
                 raise BadInput(
                     say(
-                        f"Text {place} has {length} tokens; {self.name} holds {self._room}.",
-                        f"第 {place} 段文本有 {length} 个词元；{self.name} 最多容纳 {self._room} 个。",
+                        f"Text {index} has {length} tokens; {self.name} holds {self._max_tokens}.",
+                        f"第 {index} 段文本有 {length} 个词元；{self.name} 最多容纳 {self._max_tokens} 个。",
                     ),
                     say("Cut it into shorter pieces.", "请把它切成更短的段落。"),
                 )
-        send(Chunk(prompt_tokens=sum(lengths)))
-        found = list[np.ndarray]()
-        with torch.inference_mode():
-            for start in range(0, len(asked.texts), TOGETHER):
-                features = [
-                    self._learner.encode({"text": text}, self._room)
-                    for text in asked.texts[start : start + TOGETHER]
-                ]
-                found.append(
-                    self._learner.vectors(self._learner.collate(features)).numpy()
-                )
-                send(
-                    Chunk(
-                        progress=min(start + TOGETHER, len(asked.texts))
-                        / (len(asked.texts) + 1)
-                    )
-                )
-        send(
-            Chunk(
-                finish="stop",
-                artifact=Embedding(
-                    np.concatenate(found).astype(np.float32, copy=False),
-                    Facts(model=self.name, engine="embedding"),
-                ),
-            )
-        )
+            total += length
+        return total
+
+    @torch.inference_mode()
+    def _encode(self, texts: tuple[str, ...]) -> np.ndarray:
+        """The vectors [B, D] of one batch."""
+        features = [
+            self._learner.encode({"text": text}, self._max_tokens) for text in texts
+        ]
+        vectors = self._learner.vectors(self._learner.collate(features))
+        array: np.ndarray = vectors.numpy()
+        return array
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _learner(weights: Weights) -> Any:
+    """The task's learner, which tokenises and encodes."""
+    if weights.format != "base":
+        return learner_of(open_tuned(weights))
+    learner = embedding.learner(open_base(weights.name), {}, embedding.Config())
+    learner.eval()
+    return learner

@@ -1,7 +1,7 @@
-"""What was trained here and paints: bundles of the picture families (vae, vq, gan,
+"""Image models that were trained here: bundles of the image families (vae, vq, gan,
 pix2pix and those of other packages).
 
-This file is the door, and imports no torch; the work is in pictures_engine.py.
+This module imports no torch; engine.py does what runs.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ ABILITIES = Abilities(
         {"n", "seed", "label", "image", "strength", "truncation", "width", "height"}
     )
 )
-"""What picture models offer among them; an opened one refuses what it cannot do."""
+"""What image models offer among them; an opened one refuses what it cannot do."""
 
 
 def installed() -> str | None:
-    return (
-        None
-        if find_spec("torch") and find_spec("PIL")
-        else 'pip install "miaobi[train,images]"'
-    )
+    if find_spec("torch") and find_spec("PIL"):
+        return None
+    return 'pip install "miaobi[train,images]"'
 
 
 def reads(weights: Weights) -> bool:
@@ -39,7 +37,7 @@ def reads(weights: Weights) -> bool:
 def open_engine(
     weights: Weights, *, streams: int = 1, device: str = "auto"
 ) -> PicturesEngine:
-    """`device`: auto, cpu, cuda, cuda:1."""
+    """Open a bundle. `device`: auto, cpu, cuda, cuda:1."""
     from miaobi.engines import devices
     from miaobi.engines.families.engine import PicturesEngine
 

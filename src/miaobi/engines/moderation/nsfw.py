@@ -1,7 +1,8 @@
-"""Is a picture pornographic? Yahoo's open_nsfw: a ResNet-50 of half the width, on 224 x 224 pixels.
+"""Is an image pornographic? Yahoo's open_nsfw: a ResNet-50 of half the width, on 224 x
+224 pixels.
 
-The number is the network's own probability that editors at Yahoo would have called the
-picture "not suitable for work". Yahoo reads below 0.2 as very likely safe and above 0.8
+The score is the network's own probability that editors at Yahoo would have called the
+image "not suitable for work". Yahoo reads below 0.2 as very likely safe and above 0.8
 as very likely not (github.com/yahoo/open_nsfw), gives no guarantee of accuracy, and no
 error rates of the released model are known here. It was taught photographs: of
 drawings, violence and anything else that may be unsuitable it knows nothing. The
@@ -24,14 +25,14 @@ from miaobi.engines.packaged import Network
 MEAN = np.array([104, 117, 123], np.float32)
 """Of blue, green and red in ImageNet, as the network was trained."""
 _opening = threading.Lock()
+"""So that two threads do not fetch the pack at once."""
 
 
-def unsafe(pixels: np.ndarray) -> float:
-    """The probability that a picture, uint8 [H, W, C] of 1, 3 or 4 channels, is
-    pornographic. Threads may call it.
+def unsafe_probability(pixels: np.ndarray) -> float:
+    """Return the probability that an image is pornographic. Threads may call it.
 
-    Alpha is left aside, as in the original. The model pack is fetched at first use (see
-    packs.path for the errors).
+    `pixels`: uint8 [H, W, C] of 1, 3 or 4 channels; alpha is left aside, as in the
+    original. The model pack is fetched at first use (see packs.path for the errors).
     """
     from miaobi.data import packs
 
@@ -46,21 +47,20 @@ def _open(path: Path) -> Network:
 
 
 def prepare(pixels: np.ndarray) -> np.ndarray:
-    """What the network is shown, float32 [1, 224, 224, 3]: blue, green, red, less their means.
+    """Return the network's input, float32 [1, 224, 224, 3]: blue, green, red, less their
+    means.
 
     Yahoo's steps in the package's order: squeezed to 256 x 256, the middle cut out,
-    through JPEG (the network was trained on pictures that had been), channels turned
+    through JPEG (the network was trained on images that had been), channels turned
     round.
     """
     from PIL import Image
 
-    plain = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
-    picture = (
-        Image.fromarray(plain)
-        .resize((256, 256), Image.Resampling.BILINEAR)
-        .crop((16, 16, 240, 240))
-    )
+    grey = pixels.shape[2] == 1
+    colours = np.repeat(pixels, 3, axis=2) if grey else pixels[..., :3]
+    squeezed = Image.fromarray(colours).resize((256, 256), Image.Resampling.BILINEAR)
+    middle = squeezed.crop((16, 16, 240, 240))
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG")
-    seen = np.asarray(Image.open(buffer), np.float32)
-    return seen[None, :, :, ::-1] - MEAN
+    middle.save(buffer, format="JPEG")
+    levels = np.asarray(Image.open(buffer), np.float32)
+    return levels[None, :, :, ::-1] - MEAN

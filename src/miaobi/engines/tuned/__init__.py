@@ -1,9 +1,9 @@
 """What was tuned here and is asked in its task's own form: classifiers, taggers,
-translators, questions about texts and pictures.
+translators, questions about texts and images.
 
-The prompt is the text, or a JSON object for a task that is asked with several
-({"question": ..., "context": ...}); `image` is the picture. The answer is the label,
-the text that was written, or JSON. This file is the door, and imports no torch.
+The prompt is the text, or a JSON object for a task that is asked with several fields
+({"question": ..., "context": ...}); `image` is the image. The answer is the label, the
+text that was written, or JSON. This module imports no torch; engine.py does what runs.
 """
 
 from __future__ import annotations
@@ -23,23 +23,19 @@ ABILITIES = Abilities(frozenset({"seed", "prompt", "image"}))
 
 
 def installed() -> str | None:
-    return (
-        None
-        if find_spec("torch") and find_spec("transformers")
-        else 'pip install "miaobi[train]"'
-    )
+    if find_spec("torch") and find_spec("transformers"):
+        return None
+    return 'pip install "miaobi[train]"'
 
 
 def reads(weights: Weights) -> bool:
-    return (
-        weights.family == FAMILY
-        and weights.modality != "image"
-        and not open_tuned(weights).writes
-    )
+    if weights.family != FAMILY or weights.modality == "image":
+        return False
+    return not open_tuned(weights).writes
 
 
 def open_engine(weights: Weights, *, streams: int = 1) -> TunedEngine:
-    """On the CPU, one question after the other."""
+    """Open on the CPU; one question is answered after the other."""
     from miaobi.engines.tuned.engine import TunedEngine
 
     return TunedEngine(open_tuned(weights))

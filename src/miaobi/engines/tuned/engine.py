@@ -20,25 +20,31 @@ from miaobi.engines.worker import Send, Worker
 from miaobi.models.tuned import Tuned
 from miaobi.tune.saved import learner_of, task_of
 
-LONG = 1_000_000
-"""Tokens, for models that do not say how many they hold."""
+UNLIMITED = 1_000_000
+"""The context length, in tokens, of models that do not say how many they hold."""
 
 
 class TunedEngine:
-    modality, chats = "text", False
+    """A tuned model that is asked in its task's own form."""
+
+    modality = "text"
+    chats = False
 
     def __init__(self, tuned: Tuned) -> None:
-        self.tuned, self.pictures = tuned, task_of(tuned).MODALITY == "image"
-        self.abilities = Abilities(
-            frozenset({"seed", "prompt"} | ({"image"} if self.pictures else set()))
-        )
+        self.tuned = tuned
+        self.takes_images = task_of(tuned).MODALITY == "image"
+        controls = {"seed", "prompt"}
+        if self.takes_images:
+            controls.add("image")
+        self.abilities = Abilities(frozenset(controls))
         self.learner = learner_of(tuned)
-        self.context_length = int(tuned.config.get("max_position_embeddings") or LONG)
+        limit = tuned.config.get("max_position_embeddings")
+        self.context_length = int(limit or UNLIMITED)
         self._worker = Worker("tuned")
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        asked = accepted(request, TextRequest, self.abilities, "tuned")
-        columns = self.columns(asked)
+        text_request = accepted(request, TextRequest, self.abilities, "tuned")
+        columns = self.columns(text_request)
         async with aclosing(
             self._worker.stream(lambda send: self._answer(columns, send))
         ) as chunks:
@@ -46,57 +52,40 @@ class TunedEngine:
                 yield chunk
 
     def _answer(self, columns: Mapping[str, Any], send: Send) -> None:
-        send(
-            Chunk(
-                prompt_tokens=sum(
-                    self._tokens(value)
-                    for value in columns.values()
-                    if isinstance(value, str)
-                )
-            )
-        )
-        found = self.learner.answer(columns)
-        text = (
-            found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-        )
-        send(Chunk(text=text, tokens=self._tokens(text), finish="stop"))
+        texts = [value for value in columns.values() if isinstance(value, str)]
+        send(Chunk(prompt_tokens=sum(self._count_tokens(text) for text in texts)))
+        answer = self.learner.answer(columns)
+        if not isinstance(answer, str):
+            answer = json.dumps(answer, ensure_ascii=False)
+        send(Chunk(text=answer, tokens=self._count_tokens(answer), finish="stop"))
 
-    def _tokens(self, text: str) -> int:
-        """What is counted for those who ask: tokens of the texts themselves, without
-        the marks that a task puts between them.
-        """
-        return (
-            len(self._tokenizer.encode(text, special=False))
-            if self._tokenizer is not None
-            else 0
-        )
+    def _count_tokens(self, text: str) -> int:
+        """Tokens of the text itself, without the marks that a task puts around it."""
+        if self._tokenizer is None:
+            return 0
+        return len(self._tokenizer.encode(text, special=False))
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | None:
         """None for models that read no text."""
-        folders = [
-            self.tuned.folder,
-            *([self.tuned.base.folder] if self.tuned.adapter else []),
-        ]
-        return next(
-            (
-                Tokenizer.from_file(folder / "tokenizer.json")
-                for folder in folders
-                if (folder / "tokenizer.json").exists()
-            ),
-            None,
-        )
+        folders = [self.tuned.folder]
+        if self.tuned.adapter:
+            folders.append(self.tuned.base.folder)
+        for folder in folders:
+            path = folder / "tokenizer.json"
+            if path.exists():
+                return Tokenizer.from_file(path)
+        return None
 
     def columns(self, request: TextRequest) -> Mapping[str, Any]:
-        """The question in the task's own terms. Raises BadInput, naming what the task
-        is asked with.
+        """Return the question in the task's own terms.
+
+        Raises BadInput, naming what the task is asked with.
         """
         if request.image is not None:
-            return {
-                **_picture(request.image),
-                **(_record(request.prompt) or {} if request.prompt else {}),
-            }
-        if self.pictures:
+            columns = _image_columns(request.image)
+            return {**columns, **(_json_object(request.prompt or "") or {})}
+        if self.takes_images:
             raise BadInput(
                 say(
                     f"{self.tuned.label} is asked about a picture.",
@@ -104,52 +93,56 @@ class TunedEngine:
                 ),
                 "--image photo.png",
             )
-        record = _record(request.prompt or "")
-        if record is not None and set(self._names) <= set(record):
-            return record
+        question = _json_object(request.prompt or "")
+        if question is not None and set(self._names) <= set(question):
+            return question
         if len(self._names) > 1:
-            shown = json.dumps(dict.fromkeys(self._names, "..."), ensure_ascii=False)
+            example = json.dumps(dict.fromkeys(self._names, "..."), ensure_ascii=False)
             raise BadInput(
                 say(
                     f"{self.tuned.label} is asked with {', '.join(self._names)}.",
                     f"{self.tuned.label} 的提问需包含 {'、'.join(self._names)}。",
                 ),
                 say(
-                    f"Give the prompt as JSON: {shown}", f"请以 JSON 给出提示：{shown}"
+                    f"Give the prompt as JSON: {example}",
+                    f"请以 JSON 给出提示：{example}",
                 ),
             )
         return {self._names[0]: request.prompt}
 
     @cached_property
     def _names(self) -> list[str]:
-        """The columns of a question, as the task's example shows them; it is written
-        for the task's usual head, whatever this one is.
+        """The columns of a question, as the task's example has them.
+
+        The example is written for the task's usual head, whatever this one is.
         """
         task = task_of(self.tuned)
-        return list(
-            task.question(task.columns(json.loads(task.EXAMPLE), task.Config()))
-        )
+        columns = task.columns(json.loads(task.EXAMPLE), task.Config())
+        return list(task.question(columns))
 
     def close(self) -> None:
         self._worker.close()
 
 
-def _record(prompt: str) -> dict[str, Any] | None:
+def _json_object(prompt: str) -> dict[str, Any] | None:
     """A prompt that is a JSON object; None for any other text."""
     try:
-        found = json.loads(prompt)
+        value = json.loads(prompt)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _picture(path: Path) -> Mapping[str, Any]:
-    """The columns that every task about pictures reads. Raises BadInput for what is no picture."""
+def _image_columns(image: Path) -> Mapping[str, Any]:
+    """The columns that every task about images reads.
+
+    Raises BadInput for what is no image.
+    """
     from miaobi.data.labelled.images import picture_check
 
     with picture_check() as check:
-        found = check(path)
-    if "problem" in found:
-        what, remedy = found["problem"]
-        raise BadInput(f"{path}: {what}", remedy)
-    return found
+        columns = check(image)
+    if "problem" in columns:
+        what, remedy = columns["problem"]
+        raise BadInput(f"{image}: {what}", remedy)
+    return columns

@@ -1,6 +1,6 @@
-"""Pictures enlarged 2, 3, 4 or 8 times by the packaged esrgan-slim.
+"""Images enlarged 2, 3, 4 or 8 times by the packaged esrgan-slim.
 
-This file is the door, and imports nothing large; the work is in upscaler_engine.py.
+This module imports nothing large; engine.py does what runs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 
 FORMATS = ("esrgan",)
 ABILITIES = Abilities(frozenset({"seed", "image", "upscale"}))
-"""The seed changes nothing: the same picture is always enlarged the same way."""
+"""The seed changes nothing: the same image is always enlarged the same way."""
 
 
 def installed() -> str | None:
-    return (
-        None
-        if find_spec("openvino") and find_spec("PIL")
-        else 'pip install "miaobi[engines,images]"'
-    )
+    if find_spec("openvino") and find_spec("PIL"):
+        return None
+    return 'pip install "miaobi[engines,images]"'
 
 
 def reads(weights: Weights) -> bool:
@@ -33,6 +31,7 @@ def reads(weights: Weights) -> bool:
 def open_engine(
     weights: Weights, *, streams: int = 1, threads: int | None = None
 ) -> Upscaler:
+    """Open the pack. `threads`: of the processor; its physical cores unless given."""
     from miaobi.engines.upscaler.engine import Upscaler
 
     return Upscaler(weights.path, weights.name, ABILITIES, threads)

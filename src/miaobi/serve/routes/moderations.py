@@ -20,13 +20,13 @@ from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.engines.load import Model
 from miaobi.engines.moderation.images import THRESHOLD
-from miaobi.engines.moderation.nsfw import unsafe
+from miaobi.engines.moderation.nsfw import unsafe_probability
 from miaobi.engines.moderation.texts import (
     CATEGORIES,
     CLASSIFIER,
     Verdict,
+    classify,
     moderate,
-    scores_of,
 )
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
@@ -204,7 +204,7 @@ async def _texts(
 
 
 async def _learnt(model: Model, text: str) -> Verdict:
-    return await asyncio.to_thread(moderate, text, await scores_of(model, text))
+    return await asyncio.to_thread(moderate, text, await classify(model, text))
 
 
 async def _picture(url: str, most_pixels: int) -> float:
@@ -214,7 +214,7 @@ async def _picture(url: str, most_pixels: int) -> float:
     raw = of_data_url(url, "input")
     picture = await asyncio.to_thread(read, raw, "image_url", most_pixels)
     try:
-        return round(await asyncio.to_thread(unsafe, picture.pixels), 4)
+        return round(await asyncio.to_thread(unsafe_probability, picture.pixels), 4)
     except (MiaobiError, ImportError):
         raise ApiError(
             503,
@@ -243,5 +243,5 @@ def _joined(verdicts: Sequence[Verdict], pictures: Sequence[float]) -> Judged:
         scores,
         frozenset(flagged),
         kinds,
-        sorted({name for verdict in verdicts for name in verdict.ruled}),
+        sorted({name for verdict in verdicts for name in verdict.by_rule}),
     )
