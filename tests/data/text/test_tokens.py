@@ -321,7 +321,9 @@ def test_a_killed_preparation_continues_where_it_stopped(
     monkeypatch.setattr(
         packing._Packed,
         "__init__",
-        lambda self, *given: (resume(self, *given), skipped.append(self.done))[0],
+        lambda self, *arguments: (resume(self, *arguments), skipped.append(self.done))[
+            0
+        ],
     )
     continued = prepared(path, validation=0.1)
     assert skipped == [noted]

@@ -1,14 +1,16 @@
 """What every source of text yields, and how each shape of it becomes the text a
 language model learns.
 
-Plain text is learned as it stands. A prompt and its completion are joined as they stand (OpenAI's and TRL's meaning of
-that shape). Messages are written in ChatML, the form SmolLM2 and Qwen use, so that what is trained here from scratch can
-be tuned for chat later:  <|im_start|>role⏎content<|im_end|>⏎
+Plain text is learned as it is. A prompt and its completion are joined as they are
+(OpenAI's and TRL's meaning of that shape). Messages are written in ChatML, the form
+SmolLM2 and Qwen use, so that what is trained here from scratch can be tuned for chat
+later:
+
+    <|im_start|>role⏎content<|im_end|>⏎
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -37,30 +39,21 @@ class Document:
     prompt: str = ""
     messages: tuple[Message, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Where it came from (file, line) and what the source knows of it (title, author, label)."""
+    """File and line, and the source's own columns (title, author, label)."""
     continues: bool = False
     """The next document yielded is the next part of this one: how a file larger than
     memory passes through.
     """
 
     def pieces(self) -> list[str]:
-        """The training text in order; pieces of class Special are special tokens."""
+        """Return the training text in order; pieces of class Special are special tokens."""
         if not self.messages:
             return [self.prompt + self.text]
-        return [
-            piece
-            for role, content in self.messages
-            for piece in (
-                Special(TURN_START),
-                f"{role}\n{content}",
-                Special(TURN_END),
-                "\n",
-            )
-        ]
+        pieces = list[str]()
+        for role, content in self.messages:
+            turn = f"{role}\n{content}"
+            pieces += [Special(TURN_START), turn, Special(TURN_END), "\n"]
+        return pieces
 
     def training_text(self) -> str:
         return "".join(self.pieces())
-
-    def digest(self) -> bytes:
-        """Eight bytes that tell documents apart by their training text."""
-        return hashlib.blake2b(self.training_text().encode(), digest_size=8).digest()

@@ -1,10 +1,9 @@
-"""Opening the source that a configuration names, and telling its content from any other's."""
+"""Opening the source of text that a configuration names, and identifying its content."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
@@ -13,10 +12,8 @@ from miaobi.data import packs
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
 from miaobi.data.text import files
+from miaobi.data.text.config import Config
 from miaobi.data.text.documents import Document
-
-if TYPE_CHECKING:
-    from miaobi.data.text.config import Config
 
 sources: Registry[Callable[[str], Iterator[Document]]] = Registry(
     "sources",
@@ -25,65 +22,83 @@ sources: Registry[Callable[[str], Iterator[Document]]] = Registry(
         "pack": "miaobi.data.packs:read",
     },
 )
-"""What reads documents, by the name of the source: called with a path or a pack's name."""
+"""Readers of documents by the name of the source, called with a path or a pack's name."""
 
 
 def name_of(config: Config) -> str:
-    """The source's registered name. Raises BadInput when path and pack leave it open or
-    contradict each other.
+    """Return the source's registered name.
+
+    Raises BadInput when path and pack are both or neither named, or contradict the
+    other settings.
     """
     packs.check_one(config.path, config.pack, "my.txt", "chinese-poetry")
     source = config.source or ("pack" if config.pack else "files")
     if (source == "pack") != bool(config.pack):
+        named = "pack" if config.pack else "path"
         raise BadInput(
             say(
-                f"source is {source!r}, which does not go with {'pack' if config.pack else 'path'}.",
-                f"source 为 {source!r}，与 {'pack' if config.pack else 'path'} 不符。",
+                f"source is {source!r}, which does not go with {named}.",
+                f"source 为 {source!r}，与 {named} 不符。",
             ),
             say("Leave source out.", "请去掉 source。"),
         )
-    for key in ("text_column", "separator"):
-        if getattr(config, key) is not None and source != "files":
-            raise BadInput(
-                say(
-                    f"{key} is for the files source, not for {source}.",
-                    f"{key} 只用于 files，不能用于 {source}。",
-                ),
-                say(f"Leave {key} out.", f"请去掉 {key}。"),
-            )
+    if source != "files":
+        _check_unset("text_column", config.text_column, source)
+        _check_unset("separator", config.separator, source)
     return source
 
 
-def documents(config: Config, report: Report) -> Iterator[Document]:
-    """The documents of a configuration's source, at most max_documents of them."""
-    source = name_of(config)
-    if source == "files":
-        separator = config.separator and config.separator.replace("\\n", "\n").replace(
-            "\\t", "\t"
+def _check_unset(key: str, value: str | None, source: str) -> None:
+    if value is not None:
+        raise BadInput(
+            say(
+                f"{key} is for the files source, not for {source}.",
+                f"{key} 只用于 files，不能用于 {source}。",
+            ),
+            say(f"Leave {key} out.", f"请去掉 {key}。"),
         )
-        found = files.read(
+
+
+def documents(config: Config, report: Report) -> Iterator[Document]:
+    """Yield the documents of a configuration's source, at most max_documents of them."""
+    name = name_of(config)
+    if name == "files":
+        source = files.read(
             config.path,
             text_column=config.text_column,
-            separator=separator,
+            separator=_unescaped(config.separator),
             strict=config.strict,
             report=report,
         )
     else:
-        found = sources.get(source)(config.pack or config.path)
-    return _first(found, config.max_documents) if config.max_documents else found
+        source = sources.get(name)(config.pack or config.path)
+    if config.max_documents:
+        return _first(source, config.max_documents)
+    return source
 
 
-def _first(found: Iterator[Document], count: int) -> Iterator[Document]:
+def _unescaped(separator: str | None) -> str | None:
+    """A separator as it is typed, "\\n" for a line end and "\\t" for a tab."""
+    if separator is None:
+        return None
+    return separator.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def _first(source: Iterator[Document], count: int) -> Iterator[Document]:
     """The first `count` documents; the parts of a long one count as one."""
-    for document in found:
+    for document in source:
         yield document
-        count -= not document.continues
+        if not document.continues:
+            count -= 1
         if not count:
             return
 
 
 def identity(config: Config, root: Path) -> str:
-    """A name for the source's content, the same wherever it lies."""
+    """Return a name for the source's content, the same wherever it lies.
+
+    root: where the digests of files are remembered.
+    """
     source = name_of(config)
     if source == "pack":
         return packs.get(config.pack).identity

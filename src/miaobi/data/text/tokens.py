@@ -1,9 +1,12 @@
 """The `tokens` data set: documents as packed token numbers in memory-mapped files, and
 batches drawn from them.
 
-A split is one file of uint16 or uint32:  <|endoftext|> document <|endoftext|> document ... <|endoftext|>
-Every token but the first is a target once an epoch. `prepare` (data/text/packing.py) writes the files once for each content
-and configuration; later runs only map them.
+A split is one file of uint16 or uint32:
+
+    <|endoftext|> document <|endoftext|> document ... <|endoftext|>
+
+Every token but the first is a target once an epoch. `prepare` (data/text/packing.py)
+writes the files once for each content and configuration; later runs only map them.
 """
 
 from __future__ import annotations
@@ -30,11 +33,15 @@ __all__ = ["Config", "TokenSpec", "Tokens", "prepare"]
 
 IGNORED = -100
 """Target of a position that has none (PyTorch's ignore_index)."""
+TEMPLATE_SAMPLE = 1_000_000
+"""Training tokens among which a conversation is looked for."""
+BLOCK = 1 << 24
+"""Tokens searched at once for the ends of documents."""
 
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What a family needs to know to build a model for this data."""
+    """What a family needs to build a model for this data."""
 
     vocab_size: int
     context_length: int
@@ -42,18 +49,18 @@ class TokenSpec:
     eos_id: int
     pad_id: int
     tokenizer: str
-    """Name of the tokenizer, for reports: figures by token compare only within one."""
+    """Name of the tokenizer, for reports: metrics by token compare only within one."""
 
 
 def prepare(
     config: Config, *, cache: Path | None = None, progress: bool = True
 ) -> Tokens:
-    """The prepared data of this configuration, made now or found from an earlier run
-    (see data/text/packing.py).
+    """Return the prepared data of this configuration, made now or by an earlier run.
 
     Args:
-        cache: Where prepared data is kept; $MIAOBI_HOME/prepared by default.
-        progress: Show a bar on stderr.
+        config: the source of the text and how it becomes tokens
+        cache: where prepared data is kept; $MIAOBI_HOME/prepared by default
+        progress: show a bar on stderr
     """
     from miaobi.data.text.packing import prepare_folder
 
@@ -82,13 +89,13 @@ class Tokens:
 
     @property
     def fingerprint(self) -> str:
-        """Tells data sets apart by their content, configuration and format."""
+        """Identifies the content, configuration and format."""
         return self.folder.name
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What preparation counted: splits {name: {tokens, documents, characters,
-        bytes}}, duplicates, problems, source.
+        """The manifest of the preparation: splits {name: {tokens, documents,
+        characters, bytes}}, duplicates, problems, config.
         """
         return manifest(self.folder, MANIFEST)
 
@@ -96,12 +103,12 @@ class Tokens:
     def spec(self) -> TokenSpec:
         end = self.meta["end_id"]
         return TokenSpec(
-            self.meta["vocab_size"],
-            self.context_length,
-            end,
-            end,
-            end,
-            self.meta["tokenizer"],
+            vocab_size=self.meta["vocab_size"],
+            context_length=self.context_length,
+            bos_id=end,
+            eos_id=end,
+            pad_id=end,
+            tokenizer=self.meta["tokenizer"],
         )
 
     @cached_property
@@ -114,41 +121,45 @@ class Tokens:
         """Write the tokenizer's files into a bundle; its chat template only where the
         data held conversations.
 
-        A model with a template is asked a plain prompt as a question, and a poet would
-        not know what that is.
+        A model with a template reads a plain prompt as a question, which one that was
+        trained on poems never saw.
         """
         from miaobi.data.text.documents import TURN_START
 
         self.tokenizer.save(folder)
         turn = self.tokenizer.backend.token_to_id(TURN_START)
-        if turn is None or not (self._tokens("train")[:1_000_000] == turn).any():
+        sample = self._tokens("train")[:TEMPLATE_SAMPLE]
+        if turn is None or not (sample == turn).any():
             (folder / "chat_template.jinja").unlink(missing_ok=True)
 
     def count(self, split: str) -> int:
-        """Targets in a split: its tokens without the very first, which nothing precedes."""
+        """Return the targets in a split: its tokens without the very first, which
+        nothing precedes.
+        """
         return max(0, len(self._tokens(split)) - 1)
 
     def batch(self, split: str, index: int, size: int, seed: int) -> dict[str, Tensor]:
-        """Batch `index` of the endless shuffled stream: {"ids", "targets"}, both int64
-        [size, context_length].
+        """Return batch `index` of the endless shuffled stream: {"ids", "targets"}, both
+        int64 [size, context_length].
 
         An epoch is a seeded permutation of non-overlapping windows, which begin at a
         seeded phase, so that the cuts fall elsewhere in every epoch. A window may span
         documents.
         """
-        windows, length = self._windows(split), self.context_length
-        rows = np.arange(index * size, (index + 1) * size)
+        windows = self._windows(split)
+        phases = self.count(split) - windows * self.context_length + 1
+        positions = np.arange(index * size, (index + 1) * size)
+        epochs, within = np.divmod(positions, windows)
         starts = np.empty(size, dtype=np.int64)
-        for epoch in range(int(rows[0]) // windows, int(rows[-1]) // windows + 1):
-            phase, order = _epoch(
-                windows, self.count(split) - windows * length + 1, seed, epoch
-            )
-            here = rows // windows == epoch
-            starts[here] = phase + order[rows[here] % windows] * length
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            phase, order = _epoch(windows, phases, seed, epoch)
+            rows = epochs == epoch
+            starts[rows] = phase + order[within[rows]] * self.context_length
         return self._gather(split, starts)
 
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
-        """The whole split once, in order: every token but the first is a target exactly once.
+        """Yield the whole split once, in order: every token but the first is a target
+        exactly once.
 
         The last window may be short; its other targets are -100. The last batch may
         have fewer rows.
@@ -158,30 +169,30 @@ class Tokens:
             yield self._gather(split, starts[first : first + size])
 
     def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split as text, in the order of the source. Special tokens
-        stand as they are written.
+        """Yield the documents of a split as text, in the order of the source. Special
+        tokens are as they are written.
         """
-        tokens, end = self._tokens(split), self.meta["end_id"]
-        first, block = 1, 1 << 24
-        for at in range(1, len(tokens), block):
-            for stop in np.flatnonzero(tokens[at : at + block] == end) + at:
+        tokens = self._tokens(split)
+        end = self.meta["end_id"]
+        first = 1
+        for block in range(1, len(tokens), BLOCK):
+            for stop in np.flatnonzero(tokens[block : block + BLOCK] == end) + block:
                 yield self.tokenizer.decode(tokens[first:stop])
                 first = int(stop) + 1
 
     def text(self, split: str) -> str:
-        """The whole split as one text, documents joined by line ends."""
+        """Return the whole split as one text, documents joined by line ends."""
         return "\n".join(self.documents(split))
 
     @cached_property
     def _files(self) -> dict[str, np.ndarray]:
-        kind = np.dtype(self.meta["dtype"])
-        return {
-            split: np.asarray(
-                np.memmap(self.folder / f"{split}.bin", dtype=kind, mode="r")
-            )
-            for split in SPLITS
-            if self.meta["splits"][split]["tokens"]
-        }
+        dtype = np.dtype(self.meta["dtype"])
+        arrays = dict[str, np.ndarray]()
+        for split in SPLITS:
+            if self.meta["splits"][split]["tokens"]:
+                file = self.folder / f"{split}.bin"
+                arrays[split] = np.asarray(np.memmap(file, dtype=dtype, mode="r"))
+        return arrays
 
     def _tokens(self, split: str) -> np.ndarray:
         if split not in SPLITS:
@@ -211,19 +222,15 @@ class Tokens:
         import torch
 
         tokens = self._tokens(split)
-        places = starts[:, None] + np.arange(self.context_length + 1)
-        past = places >= len(tokens)
-        if past.any():
-            window = np.where(
-                past,
-                IGNORED,
-                tokens[np.minimum(places, len(tokens) - 1)].astype(np.int64),
-            )
-            ids = np.where(
-                window[:, :-1] == IGNORED, self.meta["end_id"], window[:, :-1]
-            )
+        positions = starts[:, None] + np.arange(self.context_length + 1)
+        past_end = positions >= len(tokens)
+        if past_end.any():
+            inside = tokens[np.minimum(positions, len(tokens) - 1)].astype(np.int64)
+            window = np.where(past_end, IGNORED, inside)
+            ids = window[:, :-1]
+            ids = np.where(ids == IGNORED, self.meta["end_id"], ids)
         else:
-            window = tokens[places].astype(np.int64)
+            window = tokens[positions].astype(np.int64)
             ids = window[:, :-1]
         return {
             "ids": torch.from_numpy(np.ascontiguousarray(ids)),
