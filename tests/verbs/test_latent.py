@@ -299,7 +299,7 @@ def test_conditional_models_are_told_the_class(
     shop: dict[str, object], tmp_path: Path
 ) -> None:
     picture = next((shop["pictures"] / "plain").iterdir())  # type: ignore[operator]
-    with pytest.raises(BadInput, match="wants to know the class"):
+    with pytest.raises(BadInput, match="needs the class"):
         latent.reconstruct(
             model=shop["conditional"], images=picture, out=tmp_path / "a.png"
         )  # type: ignore[arg-type]
