@@ -1,5 +1,5 @@
-"""Miaobi (妙笔): from your own data to a generative model, judged, labelled, served and
-put to work.
+"""Miaobi (妙笔): from your own data to a generative model, evaluated, labelled, served
+and put to work.
 """
 
 from __future__ import annotations

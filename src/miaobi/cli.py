@@ -16,6 +16,8 @@ from miaobi.core.language import say
 
 
 class Verb(NamedTuple):
+    """A verb's function ("module:function") and what it does, in both languages."""
+
     function: str
     english: str
     chinese: str
@@ -62,7 +64,7 @@ VERBS = {
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
     "evaluate": Verb(
         "miaobi.verbs.evaluate:evaluate",
-        "judge a model, with intervals",
+        "measure a model, with intervals",
         "评估模型并给出置信区间",
     ),
     "latent reconstruct": Verb(
@@ -77,7 +79,7 @@ VERBS = {
     ),
     "latent arithmetic": Verb(
         "miaobi.verbs.latent:arithmetic",
-        "add what tells two groups of pictures apart",
+        "add what distinguishes two groups of pictures",
         "加上两组图片之间的差别",
     ),
     "latent traverse": Verb(
@@ -87,7 +89,7 @@ VERBS = {
     ),
     "latent project": Verb(
         "miaobi.verbs.latent:project",
-        "find a given picture in the latent space",
+        "find a picture in the latent space",
         "在潜在空间中寻找给定图片",
     ),
     "latent truncate": Verb(
@@ -149,21 +151,17 @@ VERBS = {
     "keys revoke": Verb("miaobi.serve.keyring:revoke", "end a key", "撤销一个密钥"),
     "doctor": Verb(
         "miaobi.verbs.doctor:doctor",
-        "what is installed, what is missing, how to mend it",
+        "what is installed, what is missing, how to repair it",
         "检查安装情况并给出修复命令",
     ),
 }
 
-RAW = {
-    "train",
-    "finetune",
-    "search",
-}  # their options depend on the recipe: they take the words as they are
-
-Words = Sequence[str]
+RAW = {"train", "finetune", "search"}
+"""Verbs whose options depend on the recipe: they get the arguments as they are."""
 
 
 def overview() -> str:
+    """Return the list of verbs."""
     width = max(map(len, VERBS))
     rows = [
         f"  {name:<{width}}  {say(verb.english, verb.chinese)}"
@@ -186,48 +184,48 @@ def overview() -> str:
     )
 
 
-def find(argv: Words) -> tuple[str, Words]:
-    """The verb at the start of `argv` and the words after it. Raises NotFound with the
-    nearest verbs.
+def find(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the verb at the start of `argv` and the arguments after it. Raises NotFound
+    with the nearest verbs.
     """
     for count in (2, 1):
         name = " ".join(argv[:count])
         if len(argv) >= count and name in VERBS:
             return name, argv[count:]
-    inner = [name.split()[1] for name in VERBS if name.startswith(f"{argv[0]} ")]
+    group = argv[0]
+    inner = [name.split()[1] for name in VERBS if name.startswith(f"{group} ")]
     if inner:
         raise NotFound(
-            say(f"miaobi {argv[0]} does what?", f"miaobi {argv[0]} 要做什么？"),
+            say(f"miaobi {group} does what?", f"miaobi {group} 要做什么？"),
             say(f"One of: {', '.join(inner)}.", f"可选：{'、'.join(inner)}。"),
         )
     raise NotFound(
-        say(f"There is no verb {argv[0]!r}.", f"没有名为 {argv[0]!r} 的命令。"),
-        nearest(argv[0], {name.split()[0] for name in VERBS}),
+        say(f"There is no verb {group!r}.", f"没有名为 {group!r} 的命令。"),
+        nearest(group, {name.split()[0] for name in VERBS}),
     )
 
 
-def call(name: str, argv: Words) -> Any:
-    """Run a verb with command-line words; None when only help was asked for."""
+def call(name: str, argv: Sequence[str]) -> Any:
+    """Run a verb with its arguments and return its result; print the help for --help."""
     from importlib.metadata import EntryPoint
 
     from miaobi.core.config import build, options, resolve, usage
     from miaobi.core.registry import load_entry_point
 
-    function = load_entry_point(EntryPoint(name, VERBS[name].function, "miaobi.verbs"))
+    verb = VERBS[name]
+    function = load_entry_point(EntryPoint(name, verb.function, "miaobi.verbs"))
     if name in RAW:
         return function(*argv)
     opts = options(function)
     if "--help" in argv or "-h" in argv:
-        print(
-            usage(f"miaobi {name}", say(VERBS[name].english, VERBS[name].chinese), opts)
-        )
+        print(usage(f"miaobi {name}", say(verb.english, verb.chinese), opts))
         return None
     return function(**build(function, resolve(opts, argv)))
 
 
 def missing(name: str, error: ModuleNotFoundError) -> Exception:
-    """What to install for a verb whose package is not here; the error itself where it
-    is a module of ours.
+    """Return the error that says what to install for a verb whose package is missing;
+    the error itself where it is a module of ours.
     """
     package = (error.name or "miaobi").partition(".")[0]
     if package == "miaobi" or isinstance(error, MiaobiError):
@@ -243,6 +241,7 @@ def missing(name: str, error: ModuleNotFoundError) -> Exception:
 
 
 def show(result: Any, as_json: bool) -> None:
+    """Print a verb's result."""
     if result is None:
         return
     if as_json:
@@ -253,61 +252,56 @@ def show(result: Any, as_json: bool) -> None:
         print(text)
 
 
-def complain(error: MiaobiError, as_json: bool) -> int:
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "error": {
-                        "code": error.code,
-                        "message": error.problem,
-                        "remedy": error.remedy,
-                    }
-                },
-                ensure_ascii=False,
-            ),
-            file=sys.stderr,
-        )
-    else:
+def show_error(error: MiaobiError, as_json: bool) -> None:
+    """Print an error to stderr."""
+    if not as_json:
         print(f"✗ {error}", file=sys.stderr)
-    return error.exit_code
+        return
+    content = {
+        "code": error.code,
+        "message": error.problem,
+        "remedy": error.remedy,
+    }
+    print(json.dumps({"error": content}, ensure_ascii=False), file=sys.stderr)
 
 
-def main(argv: Words | None = None) -> int:
-    """Returns the process's exit code: 0, the error's own, 130 after Ctrl-C, 141 when
+def run(argv: Sequence[str], as_json: bool) -> None:
+    """Carry out a command line without --json."""
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(overview())
+        return
+    if argv[0] == "--version":
+        print(__version__)
+        return
+    name, rest = find(argv)
+    try:
+        show(call(name, rest), as_json)
+    except ModuleNotFoundError as error:
+        raise missing(name, error) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the process's exit code: 0, the error's own, 130 after Ctrl-C, 141 when
     the reader went away.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in words
-    words = [word for word in words if word != "--json"]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
     try:
-        if not words or words[0] in ("--help", "-h", "help"):
-            print(overview())
-            return 0
-        if words[0] == "--version":
-            print(__version__)
-            return 0
-        name, rest = find(words)
-        try:
-            show(call(name, rest), as_json)
-        except ModuleNotFoundError as error:
-            raise missing(name, error) from error
-        return 0
+        run([item for item in arguments if item != "--json"], as_json)
     except MiaobiError as error:
-        return complain(error, as_json)
+        show_error(error, as_json)
+        return error.exit_code
     except KeyboardInterrupt:
-        print(
-            "\n"
-            + say(
-                "Stopped. Nothing half-written was left behind.",
-                "已停止，没有留下写了一半的文件。",
-            ),
-            file=sys.stderr,
+        stopped = say(
+            "Stopped. Nothing half-written was left behind.",
+            "已停止，没有留下写了一半的文件。",
         )
+        print(f"\n{stopped}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    return 0
 
 
 if __name__ == "__main__":
