@@ -6,13 +6,17 @@ enough to be tuned whole on a laptop.
     h_n = x_n + relu(C_n x_n)    g_n = h_n + relu(D_n h_n)      convolutions over n neighbours
     f = LN([e; g_2; g_3; g_5])                         a vector for each token
     s = Σ_t (P f_t + p) / √T                           then a small feed-forward net with skips, tanh
+
 Yang et al. 2019, arXiv:1907.04307 (the convolutional encoder), with embeddings of
-SentencePiece tokens. Tokens see four neighbours to each side, no more. The table is 19
-times as large as all the rest, so it stays as it is, and what tuning has to say about a
-word goes into c, `correction_size` numbers for each (a low-rank update, as LoRA's): an
-optimiser's step costs a tenth of what it would. It is a Transformers model, so that
-adapters, heads and saved folders are those of any other. The weights are Google's, from
-the pack `use-multilingual` (its embeddings are in eight bits, and stay so).
+SentencePiece tokens. A token sees four neighbours to each side.
+
+The table is 19 times as large as all the rest, so it is not trained. What tuning learns
+about a token goes into c, `correction_size` numbers for each (a low-rank update, as
+LoRA's); an optimiser's step takes a tenth of the time.
+
+It is a Transformers model, so that adapters, heads and saved folders are those of any
+other. The weights are Google's, from the pack `use-multilingual`; its embeddings have
+eight bits.
 """
 
 from __future__ import annotations
@@ -47,12 +51,14 @@ from miaobi.data.text.tokenizer.sentencepiece import transformers_tokenizer
 PACK = "use-multilingual"
 FORMAT = 3
 BRANCHES = ((2, 0), (3, 1), (5, 2))
-"""(neighbours in a window, how many of them stand before the token)."""
+"""(tokens in a window, how many of them are before the token)."""
 CHUNKS = 17
-"""The packed table is dealt out over so many blocks, each with a scale of its own."""
+"""Blocks of the packed table, each with its own scale; row i is in block i mod CHUNKS."""
 
 
-class UseConfig(PreTrainedConfig):
+class UseConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """Sizes of the encoder and its heads."""
+
     model_type = "use-multilingual"
 
     def __init__(
@@ -67,18 +73,14 @@ class UseConfig(PreTrainedConfig):
         pad_token_id: int = 2,
         **others: Any,
     ) -> None:
-        self.vocab_size, self.hidden_size, self.branch_size, self.inner_size = (
-            vocab_size,
-            hidden_size,
-            branch_size,
-            inner_size,
-        )
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.branch_size = branch_size
+        self.inner_size = inner_size
         self.correction_size = correction_size
-        self.layer_norm_eps, self.classifier_dropout, self.pad_token_id = (
-            layer_norm_eps,
-            classifier_dropout,
-            pad_token_id,
-        )
+        self.layer_norm_eps = layer_norm_eps
+        self.classifier_dropout = classifier_dropout
+        self.pad_token_id = pad_token_id
         super().__init__(**others)
 
     @property
@@ -88,31 +90,42 @@ class UseConfig(PreTrainedConfig):
 
 
 class Branch(nn.Module):
-    """Two convolutions over `window` neighbours with skips. x [B, T, D], zero where
-    there is no token -> [B, T, D].
+    """Two convolutions over windows of tokens, with skips.
+
+    Shapes: x [B, T, D], zero where there is no token; mask [B, T, 1] -> [B, T, D].
+
+    Args:
+        config: sizes.
+        window: tokens in a window.
+        before: how many of them are before the token.
     """
 
     def __init__(self, config: UseConfig, window: int, before: int) -> None:
         super().__init__()
-        self.window, self.before = window, before
+        self.window = window
+        self.before = before
         self.first = nn.Linear(window * config.branch_size, config.branch_size)
         self.second = nn.Linear(window * config.branch_size, config.branch_size)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = (x + F.relu(self.first(self._windows(x)))) * mask
-        return h + F.relu(self.second(self._windows(h)))
+        update = F.relu(self.first(self._windows(x)))
+        hidden = (x + update) * mask
+        return hidden + F.relu(self.second(self._windows(hidden)))
 
     def _windows(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, window * D], neighbours side by side."""
-        wide = F.pad(x, (0, 0, self.before, self.window - 1 - self.before))
-        return torch.cat(
-            [wide[:, at : at + x.shape[1]] for at in range(self.window)], dim=-1
-        )
+        length = x.shape[1]
+        after = self.window - 1 - self.before
+        padded = F.pad(x, (0, 0, self.before, after))
+        shifted = [padded[:, offset : offset + length] for offset in range(self.window)]
+        return torch.cat(shifted, dim=-1)
 
 
 class Table(nn.Module):
-    """Rows by id in eight bits, nothing that an optimiser would find: row i is
-    weight[i] scale[i mod 17] + low[i mod 17]. ids [...] -> [..., D].
+    """An embedding in eight bits: ids [...] -> [..., D].
+
+    Row i is weight[i] scale[i mod 17] + low[i mod 17]. All are buffers, so that no
+    optimiser moves them.
     """
 
     weight: Tensor
@@ -127,13 +140,14 @@ class Table(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         chunk = ids % CHUNKS
-        return (
-            self.weight[ids].to(self.scale.dtype) * self.scale[chunk][..., None]
-            + self.low[chunk][..., None]
-        )
+        scale = self.scale[chunk][..., None]
+        low = self.low[chunk][..., None]
+        return self.weight[ids].to(self.scale.dtype) * scale + low
 
 
-class UsePreTrainedModel(PreTrainedModel):
+class UsePreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """How new weights of the encoder and of its heads are initialised."""
+
     config_class = UseConfig
     base_model_prefix = "encoder"
 
@@ -154,44 +168,44 @@ class UsePreTrainedModel(PreTrainedModel):
 
 
 class UseModel(UsePreTrainedModel):
-    """ids [B, T], mask [B, T] -> last_hidden_state [B, T, token_size]; pooler_output
-    [B, hidden_size] in (-1, 1). Its unit vector is the sentence's embedding.
+    """The encoder.
+
+    Shapes: ids [B, T], mask [B, T] -> last_hidden_state [B, T, token_size]; pooler_output
+    [B, hidden_size] in (-1, 1), whose unit vector is the sentence's embedding.
     """
 
     def __init__(self, config: UseConfig) -> None:
         super().__init__(config)
-        width, inner = config.hidden_size, config.inner_size
+        width = config.hidden_size
+        inner = config.inner_size
+        branches_size = len(BRANCHES) * config.branch_size
         self.embeddings = Table(config.vocab_size, width)
         self.corrections = nn.Embedding(config.vocab_size, config.correction_size)
         self.spread = nn.Linear(config.correction_size, width, bias=False)
-        self.project = nn.Linear(width, len(BRANCHES) * config.branch_size)
-        self.project_norm = nn.LayerNorm(
-            len(BRANCHES) * config.branch_size, eps=config.layer_norm_eps
-        )
+        self.project = nn.Linear(width, branches_size)
+        self.project_norm = nn.LayerNorm(branches_size, eps=config.layer_norm_eps)
         self.branches = nn.ModuleList(Branch(config, *shape) for shape in BRANCHES)
         self.norm = nn.LayerNorm(config.token_size, eps=config.layer_norm_eps)
         self.summary = nn.Linear(config.token_size, width)
-        self.first, self.first_skip = (
-            nn.Linear(width, inner, bias=False),
-            nn.Linear(width, inner, bias=False),
-        )
+        self.first = nn.Linear(width, inner, bias=False)
+        self.first_skip = nn.Linear(width, inner, bias=False)
         self.second = nn.Linear(inner, inner, bias=False)
-        self.third, self.third_skip = (
-            nn.Linear(inner, width, bias=False),
-            nn.Linear(inner, width, bias=False),
-        )
+        self.third = nn.Linear(inner, width, bias=False)
+        self.third_skip = nn.Linear(inner, width, bias=False)
         self.fourth = nn.Linear(width, width, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, Table)
         self.embeddings = value
 
     def embedded(self, ids: Tensor) -> Tensor:
-        found: Tensor = self.embeddings(ids) + self.spread(self.corrections(ids))
-        return found
+        """Return the corrected embeddings e of ids [B, T]: [B, T, hidden_size]."""
+        e: Tensor = self.embeddings(ids) + self.spread(self.corrections(ids))
+        return e
 
     def forward(
         self,
@@ -200,43 +214,60 @@ class UseModel(UsePreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **others: Any,
     ) -> BaseModelOutputWithPooling:
-        embedded = self.embedded(input_ids) if inputs_embeds is None else inputs_embeds
-        mask = (
-            embedded.new_ones(embedded.shape[:2])
-            if attention_mask is None
-            else attention_mask.to(embedded.dtype)
-        )
-        mask = mask[..., None]
-        projected = (self.project_norm(self.project(embedded)) * mask).chunk(
-            len(BRANCHES), dim=-1
-        )
-        grams = [
-            branch(x, mask) for branch, x in zip(self.branches, projected, strict=True)
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embedded(input_ids)
+        mask = token_mask(inputs_embeds, attention_mask)
+        projected = self.project_norm(self.project(inputs_embeds)) * mask
+        ngrams = [
+            branch(x, mask)
+            for branch, x in zip(
+                self.branches, projected.chunk(len(BRANCHES), dim=-1), strict=True
+            )
         ]
-        tokens = self.norm(torch.cat([embedded, *grams], dim=-1))
-        # A sum of projections is the projection of the sum: one row for each text
-        # instead of one for each token.
+        tokens = self.norm(torch.cat([inputs_embeds, *ngrams], dim=-1))
+        sentence = self._summarise(tokens, mask)
+        hidden = self.second(F.relu(self.first(sentence)))
+        inner = F.relu(self.first_skip(sentence) + hidden)
+        hidden = self.fourth(F.relu(self.third(inner)))
+        pooled = torch.tanh(self.third_skip(inner) + hidden)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+        )
+
+    def _summarise(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return s [B, hidden_size].
+
+        A sum of projections is the projection of the sum: one row for each text instead
+        of one for each token.
+        """
         count = mask.sum(1)
-        s = (
-            F.linear((tokens * mask).sum(1), self.summary.weight)
-            + count * self.summary.bias
-        ) * count.rsqrt()
-        y = F.relu(self.first_skip(s) + self.second(F.relu(self.first(s))))
-        z = torch.tanh(self.third_skip(y) + self.fourth(F.relu(self.third(y))))
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=z)
+        total = F.linear((tokens * mask).sum(1), self.summary.weight)
+        return (total + count * self.summary.bias) * count.rsqrt()
+
+
+def token_mask(features: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the mask as numbers of the features' dtype, [B, T, 1]; 1 where it is None.
+
+    Shapes: features [B, T, D]; attention_mask [B, T].
+    """
+    if attention_mask is None:
+        return features.new_ones(*features.shape[:2], 1)
+    return attention_mask.to(features.dtype)[..., None]
 
 
 class UseForSequenceClassification(UsePreTrainedModel):
-    """logits = W [mean_t f_t; z] + b: what words there are, and what the whole says."""
+    """logits = W [mean_t f_t; z] + b, with z the pooler_output: [B, labels]."""
 
     def __init__(self, config: UseConfig) -> None:
         super().__init__(config)
         self.encoder = UseModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.score = nn.Linear(
-            config.token_size + config.hidden_size, config.num_labels
+            config.token_size + config.hidden_size, label_count(config)
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -247,28 +278,21 @@ class UseForSequenceClassification(UsePreTrainedModel):
     ) -> SequenceClassifierOutput:
         encoded = self.encoder(input_ids, attention_mask, inputs_embeds)
         tokens = encoded.last_hidden_state
-        mask = (
-            tokens.new_ones(tokens.shape[:2])
-            if attention_mask is None
-            else attention_mask.to(tokens.dtype)
-        )[..., None]
+        mask = token_mask(tokens, attention_mask)
         mean = (tokens * mask).sum(1) / mask.sum(1)
-        return SequenceClassifierOutput(
-            logits=self.score(
-                self.dropout(torch.cat([mean, encoded.pooler_output], dim=-1))
-            )
-        )
+        features = torch.cat([mean, encoded.pooler_output], dim=-1)
+        return SequenceClassifierOutput(logits=self.score(self.dropout(features)))
 
 
 class UseForTokenClassification(UsePreTrainedModel):
-    """logits_t = W f_t + b."""
+    """logits_t = W f_t + b: [B, T, labels]."""
 
     def __init__(self, config: UseConfig) -> None:
         super().__init__(config)
         self.encoder = UseModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score = nn.Linear(config.token_size, config.num_labels)
-        self.post_init()
+        self.score = nn.Linear(config.token_size, label_count(config))
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -278,9 +302,15 @@ class UseForTokenClassification(UsePreTrainedModel):
         **others: Any,
     ) -> TokenClassifierOutput:
         encoded = self.encoder(input_ids, attention_mask, inputs_embeds)
-        return TokenClassifierOutput(
-            logits=self.score(self.dropout(encoded.last_hidden_state))
-        )
+        tokens = self.dropout(encoded.last_hidden_state)
+        return TokenClassifierOutput(logits=self.score(tokens))
+
+
+def label_count(config: UseConfig) -> int:
+    """Return how many labels a head has."""
+    count: int | None = config.num_labels
+    assert count is not None
+    return count
 
 
 AutoConfig.register(UseConfig.model_type, UseConfig)
@@ -290,8 +320,9 @@ AutoModelForTokenClassification.register(UseConfig, UseForTokenClassification)
 
 
 def unpacked() -> Path:
-    """The packaged weights and tokenizer as a Transformers folder, made once under
-    $MIAOBI_HOME/converted.
+    """Return the packaged weights and tokenizer as a Transformers folder.
+
+    It is written once, under $MIAOBI_HOME/converted.
     """
     root = home() / "converted"
     root.mkdir(parents=True, exist_ok=True)
@@ -310,20 +341,19 @@ def _unpack(resources: Path, target: Path) -> None:
         torch.manual_seed(0)
         model = UseModel(UseConfig(layer_norm_eps=float(arrays["eps"])))
     model.load_state_dict(state(arrays), strict=False)
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with write_beside(target) as draft:
         model.save_pretrained(draft)
         transformers_tokenizer(resources / "sp.model").save_pretrained(draft)
 
 
 def state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """The package's arrays under this module's names."""
-    table = np.empty(
-        (CHUNKS * len(arrays["q1"]), arrays["q1"].shape[1]), dtype=np.uint8
-    )
+    """Return the package's arrays as a state dict of UseModel."""
+    rows, width = arrays["q1"].shape
+    table = np.empty((CHUNKS * rows, width), dtype=np.uint8)
     for chunk in range(CHUNKS):
         table[chunk::CHUNKS] = arrays[f"q{chunk + 1}"]
-    found = {
+    floats = {
         "embeddings.scale": arrays["scale"],
         "embeddings.low": arrays["lo"],
         "norm.weight": arrays["ln_g"],
@@ -337,21 +367,21 @@ def state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
         "third_skip.weight": arrays["p3"].T,
         "fourth.weight": arrays["d3"].T,
     }
-    for name, array in (
-        ("project.weight", "proj{}"),
-        ("project.bias", "proj_b{}"),
-        ("project_norm.weight", "ln_g{}"),
-        ("project_norm.bias", "ln_b{}"),
+    for name, prefix in (
+        ("project.weight", "proj"),
+        ("project.bias", "proj_b"),
+        ("project_norm.weight", "ln_g"),
+        ("project_norm.bias", "ln_b"),
     ):
-        found[name] = np.concatenate(
-            [arrays[array.format(window)].T for window, _ in BRANCHES]
-        )
-    for place, (window, _) in enumerate(BRANCHES):
+        parts = [arrays[f"{prefix}{window}"].T for window, _ in BRANCHES]
+        floats[name] = np.concatenate(parts)
+    for branch, (window, _) in enumerate(BRANCHES):
         for layer, number in (("first", 1), ("second", 2)):
-            found[f"branches.{place}.{layer}.weight"] = arrays[f"w{number}_{window}"].T
-            found[f"branches.{place}.{layer}.bias"] = arrays[f"b{number}_{window}"]
-    floats = {
-        name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-        for name, array in found.items()
-    }
-    return {"embeddings.weight": torch.from_numpy(table), **floats}
+            name = f"branches.{branch}.{layer}"
+            floats[f"{name}.weight"] = arrays[f"w{number}_{window}"].T
+            floats[f"{name}.bias"] = arrays[f"b{number}_{window}"]
+    tensors = {"embeddings.weight": torch.from_numpy(table)}
+    for name, array in floats.items():
+        contiguous = np.ascontiguousarray(array, dtype=np.float32)
+        tensors[name] = torch.from_numpy(contiguous)
+    return tensors

@@ -1,12 +1,14 @@
-"""The sentence encoder as a reader: where in a text the answer to a question begins and ends.
+"""The sentence encoder with a question-answering head: where in a text an answer begins
+and ends.
 
-    g_j = σ(w · f_j)                                   how much is asked for by token j of the question
+    g_j = σ(w · f_j)                                   how much token j of the question asks for
     m_t = min(1, Σ_j g_j [id_j = id_t])                whether token t of the text is one of those
     f'  = the encoder on e_t + m_t u                   so its n-grams see what stands beside such a token
     logits_t = W f'_t + (A f'_t) · (B q),  q = Σ_j g_j f_j / Σ_j g_j
-The encoder sees four neighbours; the words that question and text share are what tells
-far places (exact match as a feature and the product with the question: Chen et al.
-2017, arXiv:1704.00051).
+
+The encoder sees four neighbours; distant positions are distinguished by the words that
+question and text share (exact match as a feature and the product with the question:
+Chen et al. 2017, arXiv:1704.00051).
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from miaobi.models.use import UseConfig, UseModel, UsePreTrainedModel
 
-MEETING = 64
-"""Width in which the question meets the text."""
+MATCH_SIZE = 64
+"""Width of the product of question and text."""
 END = 2
 """The id of </s>, which ends the question."""
 
@@ -33,52 +35,81 @@ class UseForQuestionAnswering(UsePreTrainedModel):
         super().__init__(config)
         self.encoder = UseModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.qa_outputs = Meeting(config)
-        self.post_init()
+        self.qa_outputs = SpanHead(config)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(
-            module, Meeting
-        ):  # what the stored weights lack is uninitialised memory otherwise
+        # What the stored weights lack is uninitialised memory otherwise.
+        if isinstance(module, SpanHead):
             nn.init.constant_(module.mark, 0.1)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        **others: Any,
     ) -> QuestionAnsweringModelOutput:
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        ended = (input_ids == END).cumsum(1)
-        asked = (ended == 0) & (mask > 0)
-        read = self.encoder(input_ids, mask).last_hidden_state
-        gate = torch.sigmoid(self.qa_outputs.asks(read))[..., 0] * asked
-        same = (input_ids[:, :, None] == input_ids[:, None, :]) & ~asked[:, :, None]
-        met = (same * gate[:, None, :]).sum(-1).clamp(max=1)
-        again = self.encoder(
+        mask = attention_mask
+        if mask is None:
+            mask = torch.ones_like(input_ids)
+        ends_before = (input_ids == END).cumsum(1)
+        in_question = (ends_before == 0) & (mask > 0)
+        features = self.encoder(input_ids, mask).last_hidden_state
+        gate = self.qa_outputs.gate(features) * in_question
+        match = shared_words(input_ids, in_question, gate)
+        marked = self.encoder(
             attention_mask=mask,
             inputs_embeds=self.encoder.embedded(input_ids)
-            + met[..., None] * self.qa_outputs.mark,
+            + match[..., None] * self.qa_outputs.mark,
         ).last_hidden_state
-        question = (read * gate[..., None]).sum(1) / gate.sum(1, keepdim=True).clamp(
-            min=1e-6
+        question = mean_question(features, gate)
+        logits = self.qa_outputs(self.dropout(marked), question)
+        return QuestionAnsweringModelOutput(
+            start_logits=logits[..., 0],
+            end_logits=logits[..., 1],
         )
-        start, end = self.qa_outputs(self.dropout(again), question).unbind(-1)
-        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 
 
-class Meeting(nn.Module):
-    """All that is new. tokens [B, T, D], question [B, D] -> [B, T, 2]."""
+def shared_words(ids: Tensor, in_question: Tensor, gate: Tensor) -> Tensor:
+    """Return m_t for each token, [B, T]; 0 for the question's own.
+
+    Shapes: ids [B, T]; in_question bool [B, T]; gate g [B, T].
+    """
+    same_BTT = ids[:, :, None] == ids[:, None, :]
+    same_BTT = same_BTT & ~in_question[:, :, None]
+    return (same_BTT * gate[:, None, :]).sum(-1).clamp(max=1)
+
+
+def mean_question(features: Tensor, gate: Tensor) -> Tensor:
+    """Return q, the mean of features [B, T, D] weighted by the gate [B, T]: [B, D]."""
+    total = (features * gate[..., None]).sum(1)
+    weight = gate.sum(1, keepdim=True).clamp(min=1e-6)
+    return total / weight
+
+
+class SpanHead(nn.Module):
+    """All weights that are new: features [B, T, D], question [B, D] -> logits [B, T, 2]."""
 
     def __init__(self, config: UseConfig) -> None:
         super().__init__()
         self.asks = nn.Linear(config.token_size, 1)
         self.mark = nn.Parameter(torch.empty(config.hidden_size))
-        self.of_text = nn.Linear(config.token_size, 2 * MEETING)
-        self.of_question = nn.Linear(config.token_size, 2 * MEETING)
+        self.of_text = nn.Linear(config.token_size, 2 * MATCH_SIZE)
+        self.of_question = nn.Linear(config.token_size, 2 * MATCH_SIZE)
         self.score = nn.Linear(config.token_size, 2)
 
-    def forward(self, tokens: Tensor, question: Tensor) -> Tensor:
-        met = self.of_text(tokens) * self.of_question(question)[:, None]
-        return self.score(tokens) + met.unflatten(-1, (2, MEETING)).sum(-1)
+    def gate(self, features: Tensor) -> Tensor:
+        """Return σ(w · f) for each token, [B, T]."""
+        logits: Tensor = self.asks(features)
+        return torch.sigmoid(logits)[..., 0]
+
+    def forward(self, features: Tensor, question: Tensor) -> Tensor:
+        product: Tensor = self.of_text(features) * self.of_question(question)[:, None]
+        batch, length, _ = product.shape
+        match_BT2 = product.view(batch, length, 2, MATCH_SIZE).sum(-1)
+        logits: Tensor = self.score(features) + match_BT2
+        return logits
 
 
 AutoModelForQuestionAnswering.register(UseConfig, UseForQuestionAnswering)
