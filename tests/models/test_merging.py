@@ -104,7 +104,7 @@ def test_a_merged_folder_is_a_plain_model_that_answers_alike(
 
 def test_linear_is_the_exact_sum(base: Path, pair: list[Tuned], tmp_path: Path) -> None:
     out = combined(pair, tmp_path / "both", (0.7, -0.4), "linear")
-    net: Any = merging.put_in(net_of(base), out)
+    net: Any = merging.merge_adapter(net_of(base), out)
     before, (first, second) = net_of(base).state_dict(), map(deltas, pair)
     for name, value in net.state_dict().items():
         key = "base_model.model." + name.removesuffix(".weight")
@@ -125,7 +125,7 @@ def test_low_rank_sums_equal_pefts(
     """Against add_weighted_adapter, told that neither adapter is rank-stabilised any
     more: it would scale its result by that again.
     """
-    peft = merging.beside(net_of(base), pair[0].folder, "one")
+    peft = merging.with_adapter(net_of(base), pair[0].folder, "one")
     peft.load_adapter(str(pair[1].folder), "two")
     peft.peft_config["one"].use_rslora = peft.peft_config["two"].use_rslora = False
     rank = 6 if ours == "svd" else 64

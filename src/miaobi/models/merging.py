@@ -1,12 +1,14 @@
-"""An adapter put into its base's weights, and several adapters made into one.
+"""Adapters merged into the weights of their base, and several adapters into one.
 
-    merged      W + (α/r) B A, in float32, as a Transformers folder that needs no adapter code any more
-    combined    ΔW = Σ_i w_i (α_i/r_i) B_i A_i      linear: exact, the ranks add up; svd: its best approximation of a lower rank
-                ΔW = TIES of the task vectors       ties (Yadav et al. 2023, arXiv:2306.01708), then the best low rank
+merge      W + (α/r) B A, in float32: a Transformers folder that needs no adapter code
+combine    ΔW = Σ_i w_i (α_i/r_i) B_i A_i, in one of three ways:
+           linear   exact, the ranks add up
+           svd      its best approximation of a lower rank
+           ties     TIES of the task vectors, then the best low rank
 
-The TIES of task vectors τ_i = (α_i/r_i) B_i A_i, each entry by itself: keep the share
-`density` of τ_i that is greatest; elect the sign of Σ_i τ_i; average w_i τ_i over those
-that agree with it (equal to PEFT's "ties_svd").
+TIES (Yadav et al. 2023, arXiv:2306.01708) of task vectors τ_i = (α_i/r_i) B_i A_i, for
+each entry by itself: keep the share `density` of τ_i that is greatest; elect the sign of
+Σ_i τ_i; average w_i τ_i over those that agree with it (equal to PEFT's "ties_svd").
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from miaobi.core.bundle import MANIFEST
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
@@ -31,15 +34,18 @@ from miaobi.models.base import Base
 from miaobi.models.tuned import ADAPTER, ADAPTER_WEIGHTS, UNMERGEABLE, Tuned, other_base
 
 Method = Literal["linear", "svd", "ties"]
+MODULE_PREFIX = "base_model.model."
+"""Of module names in PEFT's weight files."""
+NOT_COPIED = (ADAPTER, ADAPTER_WEIGHTS, MANIFEST, "README.md")
+"""Files of a bundle that merged weights do not need."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """The low-rank updates of one adapter: by module, B [out, r] and A [r, in], scaled
-    so that ΔW = B A.
-    """
+    """The low-rank updates of one adapter."""
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
+    """By module, B [out, r] and A [r, in], scaled so that ΔW = B A."""
 
     @property
     def rank(self) -> int:
@@ -47,9 +53,7 @@ class Update:
 
 
 def check_mergeable(tuned: Tuned) -> None:
-    """Raise BadInput for whole weights, Unsupported for adapters that cannot be put
-    into the base's matrices.
-    """
+    """Raise BadInput for whole weights, Unsupported for adapters outside the matrices."""
     if not tuned.adapter:
         raise BadInput(
             say(
@@ -62,7 +66,7 @@ def check_mergeable(tuned: Tuned) -> None:
     if kind in UNMERGEABLE:
         raise Unsupported(
             say(
-                f"{tuned.label} is {kind}: it stands beside the base's matrices and has no place in them.",
+                f"{tuned.label} is {kind}: it acts outside the base's matrices and cannot be merged into them.",
                 f"{tuned.label} 属于 {kind}：它位于基础模型的矩阵之外，无法并入权重。",
             ),
             say(
@@ -80,19 +84,24 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def beside(module: nn.Module, folder: Path, name: str = "default") -> Any:
-    """The module wrapped by PEFT, with the adapter of `folder`, at rest."""
+def with_adapter(module: nn.Module, folder: Path, name: str = "default") -> Any:
+    """Return the module wrapped by PEFT with an adapter, in evaluation mode.
+
+    Args:
+        module: the base's.
+        folder: of the adapter.
+        name: what PEFT calls the adapter.
+    """
     from peft import PeftModel
 
     with quiet_peft():
-        return PeftModel.from_pretrained(module, str(folder), adapter_name=name).eval()  # type: ignore[arg-type]
+        model: Any = PeftModel.from_pretrained(module, str(folder), adapter_name=name)
+    return model.eval()
 
 
-def put_in(module: nn.Module, folder: Path) -> nn.Module:
-    """The base's module with the adapter of `folder` merged into its weights, without a
-    trace of PEFT.
-    """
-    merged: nn.Module = beside(module, folder).merge_and_unload()
+def merge_adapter(module: nn.Module, folder: Path) -> nn.Module:
+    """Return the base's module with an adapter in its weights, without PEFT."""
+    merged: nn.Module = with_adapter(module, folder).merge_and_unload()
     return merged
 
 
@@ -110,7 +119,7 @@ def merge(tuned: Tuned, target: Path, adapted: nn.Module | None = None) -> Path:
     """
     check_mergeable(tuned)
     if adapted is None:
-        adapted = beside(_plain_base(tuned.base), tuned.folder)
+        adapted = with_adapter(_plain_base(tuned.base), tuned.folder)
     merged = cast(Any, adapted).merge_and_unload()
     with write_beside(target) as draft:
         draft.mkdir()
@@ -118,12 +127,7 @@ def merge(tuned: Tuned, target: Path, adapted: nn.Module | None = None) -> Path:
         if (tuned.base.folder / "tokenizer.json").exists():
             tuned.base.tokenizer.save_pretrained(draft)
         for file in tuned.folder.iterdir():
-            if file.is_file() and file.name not in (
-                ADAPTER,
-                ADAPTER_WEIGHTS,
-                "miaobi.json",
-                "README.md",
-            ):
+            if file.is_file() and file.name not in NOT_COPIED:
                 (draft / file.name).write_bytes(file.read_bytes())
     return target
 
@@ -143,30 +147,36 @@ def combine(
     density: float = 0.5,
     rank: int = 0,
 ) -> None:
-    """One adapter out of several of the same base and task, into the folder `target`,
-    in PEFT's layout.
+    """Write one adapter out of several of the same base and task, in PEFT's layout.
 
-    density: the share of each update that TIES keeps. rank: of the result for svd and
-        ties; 0 for the sum of theirs. Raises BadInput for adapters of different bases,
-        Unsupported for what is not plain LoRA.
+    Raises BadInput for adapters of different bases, Unsupported for what is not plain
+    LoRA.
+
+    Args:
+        adapters: two or more.
+        weights: w, one for each.
+        method: how they are combined.
+        target: the folder to write.
+        density: the share of each update that TIES keeps.
+        rank: of the result for svd and ties; 0 for the sum of theirs.
     """
     _check_alike(adapters, weights, density)
     updates = [read_update(tuned) for tuned in adapters]
     limit = rank or sum(update.rank for update in updates)
+    names = {name for update in updates for name in update.factors}
     factors = dict[str, tuple[Tensor, Tensor]]()
-    for name in sorted({name for update in updates for name in update.factors}):
+    for name in sorted(names):
         parts = [
             (weight, *update.factors[name])
             for weight, update in zip(weights, updates, strict=True)
             if name in update.factors
         ]
-        factors[name] = (
-            _stacked(parts)
-            if method == "linear"
-            else _low_rank(
-                _summed(parts) if method == "svd" else _ties(parts, density), limit
-            )
-        )
+        if method == "linear":
+            factors[name] = _stacked(parts)
+        elif method == "svd":
+            factors[name] = _low_rank(_summed(parts), limit)
+        else:
+            factors[name] = _low_rank(_ties(parts, density), limit)
     _write(adapters[0], factors, target)
 
 
@@ -181,9 +191,8 @@ def _check_alike(
             ),
             say("Name two or more.", "请给出两个或更多。"),
         )
-    if len(weights) != len(adapters) or not all(
-        math.isfinite(weight) for weight in weights
-    ):
+    finite = all(math.isfinite(weight) for weight in weights)
+    if len(weights) != len(adapters) or not finite:
         raise BadInput(
             say(
                 f"There are {len(adapters)} adapters and the weights {list(weights)}.",
@@ -206,42 +215,38 @@ def _check_alike(
     for other in adapters[1:]:
         if other.manifest.data["base"]["hash"] != first.manifest.data["base"]["hash"]:
             raise other_base(other, first.base)
-        if other.manifest.recipe["task"] != first.manifest.recipe["task"]:
+        if other.task_name != first.task_name:
             raise BadInput(
                 say(
-                    f"{first.label} was tuned for "
-                    f"{first.manifest.recipe['task']}, {other.label} for "
-                    f"{other.manifest.recipe['task']}.",
-                    f"{first.label} 的任务是 {first.manifest.recipe['task']}，"
-                    f"{other.label} 的任务是 {other.manifest.recipe['task']}。",
+                    f"{first.label} was tuned for {first.task_name}, "
+                    f"{other.label} for {other.task_name}.",
+                    f"{first.label} 的任务是 {first.task_name}，"
+                    f"{other.label} 的任务是 {other.task_name}。",
                 ),
                 say("Merge adapters of one task.", "请合并同一任务的适配器。"),
             )
 
 
 def read_update(tuned: Tuned) -> Update:
-    """The factors of a LoRA bundle, in float32. Raises Unsupported for other adapters
-    and for heads, which do not add up.
+    """Return the factors of a LoRA bundle, in float32.
+
+    Raises Unsupported for other adapters and for heads, which do not add up.
     """
     settings = tuned.adapter
-    kind = (
-        "DoRA"
-        if settings.get("use_dora")
-        else str(settings.get("peft_type", "whole weights"))
-    )
+    kind = str(settings.get("peft_type", "whole weights"))
+    if settings.get("use_dora"):
+        kind = "DoRA"
     if kind != "LORA":
         raise _only_lora(tuned, kind)
-    found = load_file(tuned.folder / ADAPTER_WEIGHTS)
+    tensors = load_file(tuned.folder / ADAPTER_WEIGHTS)
     factors = dict[str, tuple[Tensor, Tensor]]()
-    for key, down in found.items():
+    for key, down in tensors.items():
         if not key.endswith((".lora_A.weight", ".lora_B.weight")):
             raise _only_lora(tuned, key)
         if key.endswith(".lora_A.weight"):
             name = key.removesuffix(".lora_A.weight")
-            factors[name] = (
-                found[f"{name}.lora_B.weight"].float() * _scale(settings, name),
-                down.float(),
-            )
+            up = tensors[f"{name}.lora_B.weight"].float()
+            factors[name] = (up * _scale(settings, name), down.float())
     return Update(factors)
 
 
@@ -259,30 +264,35 @@ def _only_lora(tuned: Tuned, what: str) -> Unsupported:
 
 
 def _scale(settings: Mapping[str, Any], module: str) -> float:
-    """α/r, or α/√r where rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732), with a
-    module's own numbers where it has some.
-    """
-    from peft.utils.other import get_pattern_key
+    """Return α/r of a module, or α/√r where the adapter is rank-stabilised.
 
-    ranks, alphas = (
-        settings.get("rank_pattern") or {},
-        settings.get("alpha_pattern") or {},
-    )
-    rank = float(ranks.get(get_pattern_key(ranks.keys(), module), settings["r"]))
-    alpha = float(
-        alphas.get(get_pattern_key(alphas.keys(), module), settings["lora_alpha"])
-    )
+    Rank-stabilised: Kalajdzievski 2023, arXiv:2312.03732.
+    """
+    rank = _of_module(settings, "rank_pattern", "r", module)
+    alpha = _of_module(settings, "alpha_pattern", "lora_alpha", module)
     return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
 
 
+def _of_module(
+    settings: Mapping[str, Any], pattern: str, default: str, module: str
+) -> float:
+    """Return a module's own number in PEFT's settings, else that of the adapter."""
+    from peft.utils.other import get_pattern_key
+
+    numbers: dict[str, float] = settings.get(pattern) or {}
+    key = get_pattern_key(list(numbers), module)
+    return float(numbers.get(key, settings[default]))
+
+
 Part = tuple[float, Tensor, Tensor]
+"""(w, B, A) of one adapter."""
 
 
 def _stacked(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
-    """Σ w B A as [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...], exactly."""
-    return torch.cat([weight * up for weight, up, _ in parts], dim=1), torch.cat(
-        [down for _, _, down in parts]
-    )
+    """Return Σ w B A as [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...], exactly."""
+    up = torch.cat([weight * up for weight, up, _ in parts], dim=1)
+    down = torch.cat([down for _, _, down in parts])
+    return up, down
 
 
 def _summed(parts: Sequence[Part]) -> Tensor:
@@ -291,64 +301,70 @@ def _summed(parts: Sequence[Part]) -> Tensor:
 
 
 def _ties(parts: Sequence[Part], density: float) -> Tensor:
+    """Return the TIES of the parts' updates, [out, in]."""
     updates = torch.stack([trimmed(up @ down, density) for _, up, down in parts])
     elected = torch.where(updates.sum(0) >= 0, 1.0, -1.0)
     agree = updates.sign() == elected
-    shares = torch.tensor([weight for weight, _, _ in parts])[:, None, None]
-    return (shares * updates * agree).sum(0) / agree.sum(0).clamp(min=1)
+    weights = torch.tensor([weight for weight, _, _ in parts])[:, None, None]
+    return (weights * updates * agree).sum(0) / agree.sum(0).clamp(min=1)
 
 
 def trimmed(update: Tensor, density: float) -> Tensor:
-    """The share `density` of the entries that are greatest in size; the rest 0."""
-    keep = int(density * update.numel())
+    """Return the share `density` of the entries that are greatest in size; the rest 0."""
+    count = int(density * update.numel())
     flat = update.flatten()
-    places = flat.abs().topk(keep).indices
-    return torch.zeros_like(flat).scatter(0, places, flat[places]).reshape(update.shape)
+    greatest = flat.abs().topk(count).indices
+    kept = torch.zeros_like(flat).scatter(0, greatest, flat[greatest])
+    return kept.reshape(update.shape)
 
 
 def _low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest matrix of this rank (Eckart and Young 1936): M V V^T, V the leading
-    right singular vectors. V comes from the smaller of M^T M and M M^T in float64,
-    which is many times quicker than a whole decomposition.
+    """Return the factors of the nearest matrix of this rank (Eckart and Young 1936).
+
+    It is M V V^T, with V the leading right singular vectors. V comes from the smaller of
+    M^T M and M M^T in float64, many times quicker than a whole decomposition.
     """
-    wide = matrix.shape[1] > matrix.shape[0]
-    tall = (matrix.T if wide else matrix).double()
+    is_wide = matrix.shape[1] > matrix.shape[0]
+    tall = (matrix.T if is_wide else matrix).double()
     _, vectors = torch.linalg.eigh(tall.T @ tall)  # eigenvalues rise
     leading = vectors[:, -min(rank, vectors.shape[1]) :]
-    up, down = (tall @ leading).float(), leading.T.float()
-    return (down.T, up.T) if wide else (up, down)
+    up = (tall @ leading).float()
+    down = leading.T.float()
+    return (down.T, up.T) if is_wide else (up, down)
 
 
 def _write(
     first: Tuned, factors: Mapping[str, tuple[Tensor, Tensor]], target: Path
 ) -> None:
-    """Scaled by 1 (r = alpha); modules whose rank is lower than the highest say so in
-    rank_pattern.
+    """Write an adapter whose updates are scaled by 1 (r = alpha).
+
+    Modules of a lower rank than the highest are listed in rank_pattern.
+
+    Args:
+        first: the adapter whose other settings are used.
+        factors: B and A by module.
+        target: the folder to write to.
     """
-    rank = max(down.shape[0] for _, down in factors.values())
-    odd = {
-        name.removeprefix("base_model.model."): down.shape[0]
+    ranks = {
+        name.removeprefix(MODULE_PREFIX): down.shape[0]
         for name, (_, down) in factors.items()
-        if down.shape[0] != rank
     }
+    highest = max(ranks.values())
+    lower = {name: rank for name, rank in ranks.items() if rank != highest}
     settings = {
         **first.adapter,
-        "r": rank,
-        "lora_alpha": rank,
+        "r": highest,
+        "lora_alpha": highest,
         "use_rslora": False,
-        "rank_pattern": odd,
-        "alpha_pattern": odd,
-        "target_modules": sorted(
-            {name.removeprefix("base_model.model.") for name in factors}
-        ),
+        "rank_pattern": lower,
+        "alpha_pattern": lower,
+        "target_modules": sorted(ranks),
         "init_lora_weights": True,
     }
-    tensors = {
-        f"{name}.lora_{side}.weight": part.contiguous()
-        for name, (up, down) in factors.items()
-        for side, part in (("B", up), ("A", down))
-    }
+    tensors = dict[str, Tensor]()
+    for name, (up, down) in factors.items():
+        tensors[f"{name}.lora_B.weight"] = up.contiguous()
+        tensors[f"{name}.lora_A.weight"] = down.contiguous()
     save_file(tensors, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    (target / ADAPTER).write_text(
-        json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8"
-    )
+    text = json.dumps(settings, ensure_ascii=False, indent=1)
+    (target / ADAPTER).write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
 """A tuned model as it was saved: which base, which task, which weights.
 
-A bundle of the family "tuned" holds either an adapter in PEFT's layout, and then needs
-its base, which is told by its weights' SHA-256 and not by its name, or whole weights in
-Transformers' layout, and then needs nothing else. Opening imports no torch.
+A bundle of the family "tuned" holds either an adapter in PEFT's layout and needs its
+base, which is identified by its weights' SHA-256 and not by its name, or whole weights in
+Transformers' layout and needs nothing else. `tune.saved` makes it run. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIXES = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
 """PEFT's kinds of adapter that put learned tokens before the text."""
 UNMERGEABLE = (*PREFIXES, "BOTTLENECK")
-"""Kinds that have no place in the base's matrices."""
+"""Kinds that act outside the base's matrices."""
 LANGUAGE = ("causal", "chat", "preference", "distillation")
-"""Tasks that leave a language model which is asked as its base was; the others put
-questions in a form of their own.
-"""
+"""Tasks whose model is prompted as its base was; others have a form of their own."""
 PIPELINE_LORA = "pytorch_lora_weights.safetensors"
-"""What a tuned Diffusers pipeline keeps, in Diffusers' own layout."""
+"""The weights of a tuned Diffusers pipeline, in Diffusers' own layout."""
 
 
 @dataclass(frozen=True)
 class Tuned:
+    """A tuned model's folder."""
+
     weights: Weights
     manifest: bundle.Manifest
 
@@ -49,8 +49,9 @@ class Tuned:
 
     @cached_property
     def adapter(self) -> Mapping[str, Any]:
-        """PEFT's settings; empty for whole weights. Raises Damaged where the adapter's
-        weights are missing.
+        """PEFT's settings; empty for whole weights.
+
+        Raises Damaged where the adapter's weights are missing.
         """
         if not (self.folder / ADAPTER).exists():
             return {}
@@ -69,45 +70,43 @@ class Tuned:
 
     @cached_property
     def base(self) -> Base:
-        """What it was tuned from: under its name, else where it lay. Raises NotFound,
-        or BadInput where other weights lie there.
+        """What it was tuned from, under its name or in its former location.
+
+        Raises NotFound, or BadInput where other weights are there.
         """
-        known = self.manifest.data["base"]
-        found = list[Base]()
-        for name in dict.fromkeys((known["name"], known["location"])):
+        saved = self.manifest.data["base"]
+        others = list[Base]()
+        for name in dict.fromkeys((saved["name"], saved["location"])):
             try:
                 base = open_base(name)
-            except MiaobiError:  # told below, once for all places
+            except MiaobiError:  # reported below, once for both
                 continue
-            if base.identity == known["hash"]:
+            if base.identity == saved["hash"]:
                 return base
-            found.append(base)
-        if found:
-            raise other_base(self, found[0])
+            others.append(base)
+        if others:
+            raise other_base(self, others[0])
         raise NotFound(
             say(
-                f"{self.label} is an adapter for {known['name']}, which is not here (nor in {known['location']}).",
-                f"{self.label} 是 {known['name']} 的适配器，但此处找不到该基础模型（{known['location']} 中也没有）。",
+                f"{self.label} is an adapter for {saved['name']}, which is not here (nor in {saved['location']}).",
+                f"{self.label} 是 {saved['name']} 的适配器，但此处找不到该基础模型（{saved['location']} 中也没有）。",
             ),
             say(
-                f"Bring it back: miaobi data fetch {known['name']} for a pack, "
-                f"or copy the model to {known['location']}.",
-                f"请取回基础模型：数据包用 miaobi data fetch {known['name']}，或把模型复制到 {known['location']}。",
+                f"Bring it back: miaobi data fetch {saved['name']} for a pack, "
+                f"or copy the model to {saved['location']}.",
+                f"请取回基础模型：数据包用 miaobi data fetch {saved['name']}，或把模型复制到 {saved['location']}。",
             ),
         )
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """config.json of what runs: the base's for an adapter."""
-        return (
-            self.base.config if self.adapter else Base(self.weights, self.folder).config
-        )
+        """config.json of the model that runs: the base's for an adapter."""
+        base = self.base if self.adapter else Base(self.weights, self.folder)
+        return base.config
 
     @property
     def writes(self) -> bool:
-        """Whether it is a causal language model that is asked as its base was, so that
-        every engine that writes can step it.
-        """
+        """Whether it is a causal language model that is prompted as its base was."""
         if self.weights.modality != "text" or self.task_name not in LANGUAGE:
             return False
         if self.adapter:
@@ -124,8 +123,9 @@ class Tuned:
 
 
 def open_tuned(weights: Weights) -> Tuned:
-    """A bundle of the family "tuned". Raises Unsupported for other weights, NotFound or
-    Damaged for files that are not whole.
+    """Return the tuned model of a bundle.
+
+    Raises Unsupported for other weights, NotFound or Damaged for incomplete files.
     """
     if weights.format != "bundle" or weights.family != FAMILY:
         raise Unsupported(
@@ -144,8 +144,9 @@ def open_tuned(weights: Weights) -> Tuned:
 
 
 def open_adapter(name: str, base: Base) -> Tuned:
-    """The adapter that `name` means, for this base. Raises BadInput for one of another
-    base, Unsupported for what is no adapter.
+    """Return the adapter called `name`, for this base.
+
+    Raises BadInput for one of another base, Unsupported for what is no adapter.
     """
     tuned = open_tuned(find(name))
     if not tuned.adapter:
@@ -165,15 +166,15 @@ def open_adapter(name: str, base: Base) -> Tuned:
 
 
 def other_base(tuned: Tuned, base: Base) -> BadInput:
-    """For an adapter whose base is not what lies here."""
-    known = tuned.manifest.data["base"]
+    """Return the error for an adapter whose base has other weights than this one."""
+    saved = tuned.manifest.data["base"]
     return BadInput(
         say(
-            f"{tuned.label} is an adapter for {known['name']} with weights "
-            f"{known['hash'][:16]}; {base.name} ({base.folder}) has "
+            f"{tuned.label} is an adapter for {saved['name']} with weights "
+            f"{saved['hash'][:16]}; {base.name} ({base.folder}) has "
             f"{base.identity[:16]}.",
-            f"{tuned.label} 是 {known['name']} 的适配器，其权重为 "
-            f"{known['hash'][:16]}；而 {base.name}（{base.folder}）的权重为 "
+            f"{tuned.label} 是 {saved['name']} 的适配器，其权重为 "
+            f"{saved['hash'][:16]}；而 {base.name}（{base.folder}）的权重为 "
             f"{base.identity[:16]}。",
         ),
         say(

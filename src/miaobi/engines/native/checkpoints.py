@@ -152,7 +152,7 @@ def _load_adapter(tuned: opening.Tuned) -> tuple[nn.Module, list[Layer]]:
 
         return learner_of(tuned).net, []
     module = load_transformers(tuned.base.folder, torch.float32)
-    return merging.put_in(module, tuned.folder), []
+    return merging.merge_adapter(module, tuned.folder), []
 
 
 def load_adapted(
@@ -178,7 +178,7 @@ def load_adapted(
     keys = {name: f"adapter{index}" for index, name in enumerate(adapters)}
     (first_name, first), *others = adapters.items()
     module = load_transformers(base.folder, dtype)
-    adapted = merging.beside(module, first.folder, keys[first_name])
+    adapted = merging.with_adapter(module, first.folder, keys[first_name])
     for name, tuned in others:
         adapted.load_adapter(str(tuned.folder), keys[name])
     checkpoint = _checkpoint(
@@ -200,7 +200,7 @@ def prefix_of(module: Any, folder: Path) -> list[Layer]:
 
     Keys and values [1, heads, n, D] a layer.
     """
-    adapted = merging.beside(module, folder)
+    adapted = merging.with_adapter(module, folder)
     with torch.no_grad():
         prompt: Any = adapted.get_prompt(1)
         if isinstance(prompt, torch.Tensor):  # embeddings [1, n, D]
