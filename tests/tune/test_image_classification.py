@@ -321,7 +321,7 @@ def test_copies_are_dropped_and_only_other_labels_contradict(tmp_path: Path) -> 
         Config(),
         progress=False,
     )
-    found = examples.manifest(prepared, examples.MANIFEST)
+    found = examples.manifest(prepared)
     assert (found["read"], found["duplicates"], found["contradictions"]) == (20, 1, 1)
 
 
@@ -339,10 +339,10 @@ def test_only_so_many_encoded_pictures_are_kept_in_memory(
     learner = image_classification.learner(
         base_of(vit(tmp_path / "vit")), SPEC, Config()
     )
-    monkeypatch.setattr(examples, "KEPT", 5 * (3 * 32 * 32 + 8))
+    monkeypatch.setattr(examples.dataset, "CACHE_BYTES", 5 * (3 * 32 * 32 + 8))
     data = examples.Examples(prepared, image_classification, learner, 0)
     whole = next(data.batches("train", 12))
-    assert sum(item is not None for item in data._encoded["train"]) == 5
+    assert len(data.cache) == 5
     assert (next(data.batches("train", 12))["pixels"] == whole["pixels"]).all()
 
 

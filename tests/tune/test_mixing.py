@@ -18,13 +18,12 @@ from PIL import Image
 from tests.tune.picture_sets import class_folders
 
 from miaobi.core.errors import BadInput, MiaobiError, NotFound
-from miaobi.data.cache import manifest
 from miaobi.tune.examples import (
-    MANIFEST,
     SPLITS,
     Config,
     Source,
     content,
+    manifest,
     prepare,
     read_split,
 )
@@ -97,7 +96,7 @@ def texts(folder: Path, split: str = "train") -> list[str]:
 
 
 def mix_of(folder: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = manifest(folder, MANIFEST)["mix"]
+    found: Mapping[str, Any] = manifest(folder)["mix"]
     return found
 
 
@@ -109,7 +108,7 @@ def test_a_share_counts_by_the_training_examples_of_the_data_itself(
     assert len(own) == 64
     assert texts(folder)[:64] == own
     assert sum(text.startswith("general") for text in texts(folder)[64:]) >= 16
-    assert manifest(folder, MANIFEST)["splits"] == {
+    assert manifest(folder)["splits"] == {
         "train": 64 + 16 + mix_of(folder)["poems"]["added"],
         "validation": 8,
         "test": 8,
@@ -160,12 +159,12 @@ def test_no_more_than_there_is_and_that_is_told(
         f"general {at}" for at in range(50)
     }
     assert (
-        describe(manifest(folder, MANIFEST))["general"]
+        describe(manifest(folder))["general"]
         == "50 of 50 usable examples; share 5 asks for 320"
     )
-    assert describe(manifest(sources.plain, MANIFEST)) == {}
+    assert describe(manifest(sources.plain)) == {}
     monkeypatch.setattr("miaobi.core.language.language", lambda: "zh")
-    assert "需要 320 条" in describe(manifest(folder, MANIFEST))["general"]
+    assert "需要 320 条" in describe(manifest(folder))["general"]
 
 
 def test_held_out_and_known_examples_are_left_out_and_counted(
@@ -205,7 +204,7 @@ def test_held_out_and_known_examples_are_left_out_and_counted(
         "added": 1,
     }
     assert texts(folder) == [*own, "fresh"]
-    assert describe(manifest(folder, MANIFEST))["leaky"].endswith(
+    assert describe(manifest(folder))["leaky"].endswith(
         "left out: 5 held out, 3 trained on already, 1 duplicates, 1 unusable"
     )
     strict = Config(
@@ -365,7 +364,7 @@ def test_old_examples_are_replayed_as_before_and_their_held_out_ones_are_guarded
     assert (
         mix_of(folder)["old"]["added"] == 12
     )  # by the new ones, not by those that are replayed
-    assert manifest(folder, MANIFEST)["replayed"] == 12
+    assert manifest(folder)["replayed"] == 12
 
 
 @pytest.mark.parametrize(
@@ -405,7 +404,7 @@ def test_the_data_itself_is_prepared_once_whatever_is_mixed_in(
         prepare(other, text_classification, HEAD, False, sources.plain.parent)
         == sources.plain
     )
-    assert manifest(sources.plain, MANIFEST)["config"]["mix"] == {}
+    assert manifest(sources.plain)["config"]["mix"] == {}
     assert (
         len(
             {

@@ -20,15 +20,15 @@ import numpy as np
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
-from miaobi.data.cache import locked_folder, manifest
+from miaobi.data.cache import locked_folder
 from miaobi.data.text.shapes import Unusable
 from miaobi.tune.examples import (
-    MANIFEST,
-    SHOWN,
+    PROBLEMS_LISTED,
     SPLITS,
     Config,
     Source,
     content,
+    manifest,
     near_duplicate_groups,
     prepare,
     question_digest,
@@ -37,79 +37,84 @@ from miaobi.tune.examples import (
 )
 from miaobi.tune.learner import Example, Task
 
+Splits = dict[str, list[Example]]
+
 
 def first(examples: Iterable[Example], count: int) -> list[Example]:
-    """`count` of the examples, as far as there are."""
-    return sorted(examples, key=lambda example: question_digest(example.parts))[:count]
+    """Return `count` of the examples, as far as there are so many."""
+    return sorted(examples, key=_question)[:count]
+
+
+def _question(example: Example) -> int:
+    return question_digest(example.parts)
+
+
+def _read(folder: Path, task: Task) -> Splits:
+    return {split: read_split(folder, split, task) for split in SPLITS}
+
+
+def _counts(splits: Mapping[str, Sequence[Example]]) -> dict[str, int]:
+    return {split: len(examples) for split, examples in splits.items()}
 
 
 def with_replay(new: Path, old: Path, task: Task, replay: float) -> Path:
-    """New examples with old ones replayed: `replay` old training examples for each new
-    one, and the held-out ones of both, so that what was learned before is neither lost
-    nor unmeasured. Raises NotFound when the old ones are no longer there.
+    """Return new examples with old ones replayed.
+
+    The held-out examples of both are held out, so that what was learned before is
+    neither lost nor unmeasured. Raises NotFound when the old ones are no longer there.
+
+    Args:
+        new: a prepared folder.
+        old: the prepared folder of an earlier run.
+        task: what they are examples of.
+        replay: old training examples for each new one.
     """
-    before = manifest(old, MANIFEST)
-    kept = {
-        split: {
-            question_digest(example.parts): example
-            for example in read_split(new, split, task)
-        }
-        for split in SPLITS
+    old_splits = manifest(old)["splits"]
+    by_question = {
+        split: {_question(example): example for example in examples}
+        for split, examples in _read(new, task).items()
     }
-    fresh = {question for found in kept.values() for question in found}
-    counts = {split: len(found) for split, found in kept.items()}
+    own_count = len(by_question["train"])
+    new_questions = {question for split in SPLITS for question in by_question[split]}
     for split in SPLITS:
-        older = {
-            question: example
+        replayed = {
+            _question(example): example
             for example in read_split(old, split, task)
-            if (question := question_digest(example.parts)) not in fresh
+            if _question(example) not in new_questions
         }
-        room = round(counts["train"] * replay) if split == "train" else len(older)
-        kept[split] |= {
-            question_digest(example.parts): example
-            for example in first(older.values(), room)
-        }
+        count = round(own_count * replay) if split == "train" else len(replayed)
+        for example in first(replayed.values(), count):
+            by_question[split][_question(example)] = example
+    splits = {split: list(rows.values()) for split, rows in by_question.items()}
     facts = {
-        **manifest(new, MANIFEST),
-        "replayed": len(kept["train"]) - counts["train"],
-        "replayed_from": before["splits"],
-        "splits": {split: len(found) for split, found in kept.items()},
+        **manifest(new),
+        "replayed": len(splits["train"]) - own_count,
+        "replayed_from": old_splits,
+        "splits": _counts(splits),
     }
     with locked_folder(new.parent, _name(new.name, old.name, replay)) as folder:
         if not folder.exists():
-            write(
-                folder,
-                {split: list(found.values()) for split, found in kept.items()},
-                facts,
-            )
+            write(folder, splits, facts)
     return folder
 
 
 def subset(folder: Path, task: Task, count: int) -> Path:
-    """The same with fewer training examples, as if data.max_examples were `count`; the
-    held-out ones stay as they are, so that models tuned on different amounts can be
-    compared.
+    """Return the same with fewer training examples, as if data.max_examples were `count`.
+
+    The held-out examples stay as they are, so that models tuned on different amounts
+    can be compared.
     """
-    found = manifest(folder, MANIFEST)
-    if "mix" in found:
-        return _combined(
-            subset(folder.parent / found["mixed_into"], task, count), found["mix"], task
-        )
-    room = round(count * found["splits"]["train"] / sum(found["splits"].values()))
-    with locked_folder(folder.parent, _name(folder.name, room)) as target:
+    facts = manifest(folder)
+    if "mix" in facts:
+        plain = subset(folder.parent / facts["mixed_into"], task, count)
+        return _mixture(plain, facts["mix"], task)
+    splits = facts["splits"]
+    train_count = round(count * splits["train"] / sum(splits.values()))
+    with locked_folder(folder.parent, _name(folder.name, train_count)) as target:
         if not target.exists():
-            kept = {split: read_split(folder, split, task) for split in SPLITS}
-            kept["train"] = first(kept["train"], max(room, 1))
-            write(
-                target,
-                kept,
-                {
-                    **found,
-                    "splits": {
-                        split: len(examples) for split, examples in kept.items()
-                    },
-                },
-            )
+            rows = _read(folder, task)
+            rows["train"] = first(rows["train"], max(train_count, 1))
+            write(target, rows, {**facts, "splits": _counts(rows)})
     return target
 
 
@@ -121,67 +126,75 @@ def with_mixture(
     spec: Mapping[str, Any],
     progress: bool = True,
 ) -> Path:
-    """`plain`, prepared from data.path, with training examples of config.mix; `plain`
-    itself where no source has a share.
+    """Return `plain` with training examples of config.mix.
 
-    spec: what the head was told of plain's training examples, which those that are
-        mixed in must fit. Raises BadInput, NotFound, Damaged.
+    This is `plain` itself where no source has a share. Raises BadInput, NotFound,
+    Damaged.
+
+    Args:
+        plain: prepared from data.path.
+        config: of the data.
+        task: what they are examples of.
+        head: the task's own Config.
+        spec: what the task's `survey` said of plain's training examples, which those
+            that are mixed in must fit.
+        progress: whether to show it.
     """
-    sources = dict[str, Mapping[str, Any]]()
+    mix = dict[str, Mapping[str, Any]]()
     for name, source in config.mix.items():
         check_source(name, source)
-        if source.share:
-            own = replace(
-                config,
-                path=source.path,
-                pack=source.pack,
-                columns=config.columns if source.columns is None else source.columns,
-                mix={},
-                validation=0.0,
-                test=0.0,
-                validation_path="",
-                test_path="",
-                max_examples=0,
-            )
-            usable = _usable(
-                name,
-                plain,
-                prepare(own, task, head, progress, plain.parent),
-                own,
-                task,
-                head,
-                spec,
-            )
-            sources[name] = {
-                "source": source.path or source.pack,
-                "share": source.share,
-                "folder": usable.name,
-                **manifest(usable, MANIFEST)["left_out"],
-            }
-    return _combined(plain, sources, task) if sources else plain
+        if not source.share:
+            continue
+        own_config = _config_of_source(config, source)
+        candidates = prepare(own_config, task, head, progress, plain.parent)
+        usable = _usable(name, plain, candidates, own_config, task, head, spec)
+        mix[name] = {
+            "source": source.path or source.pack,
+            "share": source.share,
+            "folder": usable.name,
+            **manifest(usable)["left_out"],
+        }
+    return _mixture(plain, mix, task) if mix else plain
+
+
+def _config_of_source(config: Config, source: Source) -> Config:
+    """Return how a source is prepared: all of it to train on."""
+    return replace(
+        config,
+        path=source.path,
+        pack=source.pack,
+        columns=config.columns if source.columns is None else source.columns,
+        mix={},
+        validation=0.0,
+        test=0.0,
+        validation_path="",
+        test_path="",
+        max_examples=0,
+    )
 
 
 def check_source(name: str, source: Source, needed: bool = False) -> None:
-    """Raise BadInput, NotFound for a source that cannot be read; one with no share is
-    not asked for, unless it is needed.
+    """Raise BadInput, NotFound for a source that cannot be read.
+
+    Args:
+        name: of the source.
+        source: its settings.
+        needed: whether its path must exist although it has no share.
     """
     key = f"data.mix.{name}"
     if bool(source.path) == bool(source.pack):
+        english, chinese = ("neither path nor pack", "没有 path，也没有 pack")
+        if source.path:
+            english, chinese = ("both a path and a pack", "同时给出了 path 与 pack")
         raise BadInput(
-            say(
-                f"{key} has {'both a path and a pack' if source.path else 'neither path nor pack'}.",
-                f"{key} {'同时给出了 path 与 pack' if source.path else '没有 path，也没有 pack'}。",
-            ),
+            say(f"{key} has {english}.", f"{key} {chinese}。"),
             say(
                 f"Give one of them: {key}.path general.jsonl, or {key}.pack chinese-reviews.",
                 f"请二选一：{key}.path general.jsonl 或 {key}.pack chinese-reviews。",
             ),
         )
-    if (
-        (source.share or needed)
-        and source.path
-        and not Path(source.path).expanduser().exists()
-    ):
+    is_read = bool(source.path) and (needed or source.share > 0)
+    if is_read and not Path(source.path).expanduser().exists():
         raise NotFound(
             say(
                 f"{key}.path is {source.path!r}, which is not there.",
@@ -203,189 +216,196 @@ def _usable(
     head: Any,
     spec: Mapping[str, Any],
 ) -> Path:
-    """The examples of a source that may be mixed into `plain`: those that ask nothing
-    that is held out or trained on there already.
+    """Return the examples of a source that may be mixed into `plain`.
+
+    These are the ones whose questions are neither held out nor trained on there.
+
+    Args:
+        name: of the source.
+        plain: the prepared folder that is mixed into.
+        source: the prepared folder of the source.
+        config: of the source.
+        task: what they are examples of.
+        head: the task's own Config.
+        spec: what the examples must fit.
     """
-    with locked_folder(
-        plain.parent, _name(plain.name, source.name, config.strict, dict(spec))
-    ) as folder:
-        if not folder.exists():
-            found = {split: read_split(plain, split, task) for split in SPLITS}
-            candidates, trained = (
-                read_split(source, "train", task),
-                {question_digest(example.parts) for example in found["train"]},
-            )
-            leaks = _leaks(candidates, found["validation"] + found["test"], task)
-            fresh = [
-                example
-                for example, leaked in zip(candidates, leaks)
-                if not leaked and question_digest(example.parts) not in trained
-            ]
-            kept, problems = list[Example](), list[str]()
-            for example in fresh:
-                try:
-                    task.check(example, spec, head)
-                    kept.append(example)
-                except Unusable as error:
-                    problems.append(f"{example.location}: {error.what}")
-                    if config.strict:
-                        raise BadInput(
-                            f"data.mix.{name}: {problems[0]}",
-                            say(
-                                f"{error.remedy} Or leave such examples out with --data.strict false.",
-                                f"{error.remedy} 也可用 --data.strict false 略过这类样本。",
-                            ),
-                        ) from None
-            read = manifest(source, MANIFEST)
-            left_out = {
-                "read": read["read"] + read["problems"]["count"],
-                "duplicates": read["duplicates"],
-                "held_out": int(leaks.sum()),
-                "repeated": len(candidates) - int(leaks.sum()) - len(fresh),
-                "unusable": len(problems) + read["problems"]["count"],
-                "problems": (read["problems"]["first"] + problems)[:SHOWN],
-            }
-            write(folder, {"train": kept}, {"left_out": left_out})
+    fingerprint = _name(plain.name, source.name, config.strict, dict(spec))
+    with locked_folder(plain.parent, fingerprint) as folder:
+        if folder.exists():
+            return folder
+        splits = _read(plain, task)
+        held_out = splits["validation"] + splits["test"]
+        trained = {_question(example) for example in splits["train"]}
+        candidates = read_split(source, "train", task)
+        leaks = _leaks(candidates, held_out, task)
+        new = [
+            example
+            for example, leaked in zip(candidates, leaks, strict=True)
+            if not leaked and _question(example) not in trained
+        ]
+        fitting, problems = _fitting(new, task, spec, head, name, config.strict)
+        of_source = manifest(source)
+        unreadable = of_source["problems"]
+        leak_count = int(leaks.sum())
+        left_out = {
+            "read": of_source["read"] + unreadable["count"],
+            "duplicates": of_source["duplicates"],
+            "held_out": leak_count,
+            "repeated": len(candidates) - leak_count - len(new),
+            "unusable": len(problems) + unreadable["count"],
+            "problems": (unreadable["first"] + problems)[:PROBLEMS_LISTED],
+        }
+        write(folder, {"train": fitting}, {"left_out": left_out})
     return folder
+
+
+def _fitting(
+    examples: Sequence[Example],
+    task: Task,
+    spec: Mapping[str, Any],
+    head: Any,
+    name: str,
+    strict: bool,
+) -> tuple[list[Example], list[str]]:
+    """Return the examples that fit the training data, and what is wrong with the others.
+
+    Args:
+        examples: of a source.
+        task: checks them.
+        spec: what they must fit.
+        head: the task's own Config.
+        name: of the source.
+        strict: whether to raise BadInput for the first that does not fit.
+    """
+    fitting = list[Example]()
+    problems = list[str]()
+    for example in examples:
+        try:
+            task.check(example, spec, head)
+        except Unusable as error:
+            problems.append(f"{example.location}: {error.what}")
+            if strict:
+                raise BadInput(
+                    f"data.mix.{name}: {problems[0]}",
+                    say(
+                        f"{error.remedy} Or leave such examples out with --data.strict false.",
+                        f"{error.remedy} 也可用 --data.strict false 略过这类样本。",
+                    ),
+                ) from None
+        else:
+            fitting.append(example)
+    return fitting, problems
 
 
 def _leaks(
     candidates: Sequence[Example], held_out: Sequence[Example], task: Task
 ) -> np.ndarray:
-    """Which candidates may not be trained on, bool [candidates]: what `prepare` would
-    never part from a held-out example.
+    """Return which candidates may not be trained on, bool [candidates].
+
+    These are the ones that `prepare` would never separate from a held-out example.
     """
-    known = {
-        question_digest(parts)
-        for example in held_out
-        for parts in (example.parts, task.group(example.columns))
-    }
-    found = np.array(
-        [
-            question_digest(example.parts) in known
-            or question_digest(task.group(example.columns)) in known
-            for example in candidates
-        ],
+    digests = set[int]()
+    for example in held_out:
+        digests |= _digests(example, task)
+    leaks = np.array(
+        [not digests.isdisjoint(_digests(example, task)) for example in candidates],
         dtype=bool,
     )
     if held_out and candidates and "digest" in candidates[0].columns:
         groups = near_duplicate_groups([*held_out, *candidates])
-        found |= np.isin(groups[len(held_out) :], groups[: len(held_out)])
-    return found
+        leaks |= np.isin(groups[len(held_out) :], groups[: len(held_out)])
+    return leaks
 
 
-def _combined(
-    plain: Path, sources: Mapping[str, Mapping[str, Any]], task: Task
-) -> Path:
-    """`plain` with the share of each source: what mixing noted of it, its usable
-    examples in `folder`.
+def _digests(example: Example, task: Task) -> set[int]:
+    """Return the digests of an example's question and of its group."""
+    return {_question(example), question_digest(task.group(example.columns))}
+
+
+def _mixture(plain: Path, mix: Mapping[str, Mapping[str, Any]], task: Task) -> Path:
+    """Return `plain` with the share of each source.
+
+    Args:
+        plain: a prepared folder.
+        mix: what is known of each source; its usable examples are in `folder`.
+        task: what they are examples of.
     """
-    with locked_folder(
-        plain.parent,
-        _name(
-            plain.name,
-            {
-                name: [source["folder"], source["share"]]
-                for name, source in sources.items()
-            },
-        ),
-    ) as folder:
-        if not folder.exists():
-            facts = manifest(plain, MANIFEST)
-            kept, mix = (
-                {split: read_split(plain, split, task) for split in SPLITS},
-                dict[str, Any](),
-            )
-            own, met = facts["splits"]["train"] - facts.get("replayed", 0), set[str]()
-            for name, source in sources.items():
-                usable = read_split(plain.parent / source["folder"], "train", task)
-                wanted = round(own * source["share"])
-                # The same example in two sources is one example, and it is there as
-                # long as one of them would bring it.
-                drawn = {
-                    said: example
-                    for example in first(usable, wanted)
-                    if (said := content(example.columns)) not in met
-                }
-                met |= drawn.keys()
-                kept["train"] += drawn.values()
-                mix[name] = {
-                    **source,
-                    "usable": len(usable),
-                    "wanted": wanted,
-                    "added": len(drawn),
-                }
-            splits = {split: len(examples) for split, examples in kept.items()}
-            write(
-                folder,
-                kept,
-                {**facts, "splits": splits, "mixed_into": plain.name, "mix": mix},
-            )
+    shares = {name: [source["folder"], source["share"]] for name, source in mix.items()}
+    with locked_folder(plain.parent, _name(plain.name, shares)) as folder:
+        if folder.exists():
+            return folder
+        facts = manifest(plain)
+        own_count = facts["splits"]["train"] - facts.get("replayed", 0)
+        splits = _read(plain, task)
+        mix_facts = dict[str, Any]()
+        seen = set[str]()
+        for name, source in mix.items():
+            usable = read_split(plain.parent / source["folder"], "train", task)
+            wanted = round(own_count * source["share"])
+            # The same example in two sources is one example, and it is there as long as
+            # one of them would bring it.
+            added = {
+                content(example.columns): example for example in first(usable, wanted)
+            }
+            for key in seen & added.keys():
+                del added[key]
+            seen |= added.keys()
+            splits["train"] += added.values()
+            mix_facts[name] = {
+                **source,
+                "usable": len(usable),
+                "wanted": wanted,
+                "added": len(added),
+            }
+        mixed_facts = {
+            **facts,
+            "splits": _counts(splits),
+            "mixed_into": plain.name,
+            "mix": mix_facts,
+        }
+        write(folder, splits, mixed_facts)
     return folder
 
 
 def describe(facts: Mapping[str, Any]) -> dict[str, str]:
-    """How many examples came from each source that was mixed in, for people; facts:
-    what preparation noted.
+    """Return for each source how many examples were mixed in, for people.
+
+    facts: of a prepared folder.
     """
-    return {name: _told(source) for name, source in facts.get("mix", {}).items()}
+    mix = facts.get("mix", {})
+    return {name: _describe_source(source) for name, source in mix.items()}
 
 
-def _told(source: Mapping[str, Any]) -> str:
-    left_out = [
-        said
-        for count, said in (
-            (
-                source["held_out"],
-                say(
-                    f"{source['held_out']:,} held out",
-                    f"与留出样本相同 {source['held_out']:,}",
-                ),
-            ),
-            (
-                source["repeated"],
-                say(
-                    f"{source['repeated']:,} trained on already",
-                    f"训练集中已有 {source['repeated']:,}",
-                ),
-            ),
-            (
-                source["duplicates"],
-                say(
-                    f"{source['duplicates']:,} duplicates",
-                    f"重复 {source['duplicates']:,}",
-                ),
-            ),
-            (
-                source["unusable"],
-                say(
-                    f"{source['unusable']:,} unusable", f"不可用 {source['unusable']:,}"
-                ),
-            ),
-        )
-        if count
-    ]
-    short = source["wanted"] > source["usable"]
-    return "".join(
-        [
-            say(
-                f"{source['added']:,} of {source['usable']:,} usable examples",
-                f"{source['usable']:,} 条可用样本中的 {source['added']:,} 条",
-            ),
-            say(
-                f"; share {source['share']:g} asks for {source['wanted']:,}",
-                f"；比例 {source['share']:g} 需要 {source['wanted']:,} 条",
-            )
-            if short
-            else "",
-            say("; left out: ", "；略去：") + say(", ", "，").join(left_out)
-            if left_out
-            else "",
-        ]
+def _describe_source(source: Mapping[str, Any]) -> str:
+    added, usable = source["added"], source["usable"]
+    text = say(
+        f"{added:,} of {usable:,} usable examples",
+        f"{usable:,} 条可用样本中的 {added:,} 条",
     )
+    if source["wanted"] > usable:
+        text += say(
+            f"; share {source['share']:g} asks for {source['wanted']:,}",
+            f"；比例 {source['share']:g} 需要 {source['wanted']:,} 条",
+        )
+    left_out = _describe_left_out(source)
+    if left_out:
+        text += say("; left out: ", "；略去：") + say(", ", "，").join(left_out)
+    return text
+
+
+def _describe_left_out(source: Mapping[str, Any]) -> list[str]:
+    labels = {
+        "held_out": ("{:,} held out", "与留出样本相同 {:,}"),
+        "repeated": ("{:,} trained on already", "训练集中已有 {:,}"),
+        "duplicates": ("{:,} duplicates", "重复 {:,}"),
+        "unusable": ("{:,} unusable", "不可用 {:,}"),
+    }
+    return [
+        say(*label).format(source[key]) for key, label in labels.items() if source[key]
+    ]
 
 
 def _name(*parts: Any) -> str:
-    return hashlib.sha256(
-        json.dumps(parts, sort_keys=True, default=str).encode()
-    ).hexdigest()[:16]
+    """Return the name of a folder for what it is made of."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,54 @@
+"""Labelled examples: read, checked, deduplicated, split without leaks, written, encoded,
+and drawn as batches.
+
+`prepare` leaves one folder for each content and configuration, under $MIAOBI_HOME/examples:
+
+    train.jsonl  validation.jsonl  test.jsonl    {"columns": {...}, "place": "chats.jsonl:12"}
+    examples.json                                counts, duplicates, contradictions, problems
+
+Examples with the same question (`question` of the task, case and spaces aside) never
+stand on two sides of a split; nor do those that the task keeps together (`group`: all
+questions about one text), and pictures that a person would call the same
+(data/image/near_duplicates.py).
+
+    config       where examples come from and how they are divided
+    records      records of any format as examples
+    identity     which examples are the same, or nearly
+    folder       a prepared folder on disk
+    preparation  from the configuration to a prepared folder
+    dataset      a prepared folder as batches for the training loop
+"""
+
+from miaobi.tune.examples.config import PROBLEMS_LISTED, Config, Source
+from miaobi.tune.examples.dataset import Examples, Lengths, measure
+from miaobi.tune.examples.folder import MANIFEST, SPLITS, manifest, read_split, write
+from miaobi.tune.examples.identity import (
+    content,
+    describe_leaks,
+    near_duplicate_groups,
+    question_digest,
+    shared_questions,
+)
+from miaobi.tune.examples.preparation import prepare
+from miaobi.tune.examples.records import example_of
+
+__all__ = [
+    "MANIFEST",
+    "PROBLEMS_LISTED",
+    "SPLITS",
+    "Config",
+    "Examples",
+    "Lengths",
+    "Source",
+    "content",
+    "describe_leaks",
+    "example_of",
+    "manifest",
+    "measure",
+    "near_duplicate_groups",
+    "prepare",
+    "question_digest",
+    "read_split",
+    "shared_questions",
+    "write",
+]

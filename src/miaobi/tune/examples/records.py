@@ -1,0 +1,147 @@
+"""Records of any format as examples of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.data.labelled import readers
+from miaobi.data.progress import Bar
+from miaobi.data.splitting import DROPPED, TEST, VALIDATION
+from miaobi.data.text.shapes import Unusable
+from miaobi.tune.examples.config import PROBLEMS_LISTED, Config
+from miaobi.tune.learner import Example, Task
+
+PROGRESS_EVERY = 1000
+"""Examples between two updates of the progress."""
+
+
+@dataclass
+class Records:
+    """What was read from all files of a configuration."""
+
+    examples: list[Example] = field(default_factory=list)
+    source_splits: list[int] = field(default_factory=list)
+    """The split that the source names for each example, DROPPED for none."""
+    problem_count: int = 0
+    """Records that were left out as unusable."""
+    problems: list[str] = field(default_factory=list)
+    """The first of them, with location and reason."""
+
+
+def read(config: Config, task: Task, head: Any, progress: Bar) -> Records:
+    """Return the examples of all files. Raises BadInput, NotFound, Damaged.
+
+    Args:
+        config: names the files.
+        task: turns records into examples.
+        head: the task's own Config.
+        progress: is shown what was read so far.
+    """
+    records = Records()
+    _read_source(
+        records, config.path, config.pack, DROPPED, config, task, head, progress
+    )
+    for path, split in (
+        (config.validation_path, VALIDATION),
+        (config.test_path, TEST),
+    ):
+        if path:
+            _read_source(records, path, "", split, config, task, head, progress)
+    if DROPPED not in records.source_splits:
+        source = config.path or config.pack
+        raise BadInput(
+            say(f"{source} holds no example.", f"{source} 中没有样本。"),
+            say(
+                f"Expected records such as {task.EXAMPLE}",
+                f"应为这样的记录：{task.EXAMPLE}",
+            ),
+        )
+    return records
+
+
+def _read_source(
+    records: Records,
+    path: str,
+    pack: str,
+    split: int,
+    config: Config,
+    task: Task,
+    head: Any,
+    progress: Bar,
+) -> None:
+    """Add the examples of one source to the records."""
+    reader = readers.get(task.READER)
+    for location, record in reader(path, pack):
+        try:
+            example = example_of(location, record, config.columns, task, head)
+        except Unusable as error:
+            _add_problem(records, location, error, config.strict)
+            continue
+        records.examples.append(example)
+        records.source_splits.append(split)
+        count = len(records.examples)
+        if count % PROGRESS_EVERY == 0:
+            label = say(f"Reading: {count:,} examples", f"读取：{count:,} 条")
+            progress(label, 0, 0)
+
+
+def _add_problem(
+    records: Records, location: str, error: Unusable, strict: bool
+) -> None:
+    problem = f"{location}: {error.what}"
+    if strict:
+        raise BadInput(
+            problem,
+            say(
+                f"{error.remedy} Or leave such records out with --data.strict false.",
+                f"{error.remedy} 也可用 --data.strict false 略过这类记录。",
+            ),
+        )
+    records.problem_count += 1
+    if len(records.problems) < PROBLEMS_LISTED:
+        records.problems.append(problem)
+
+
+def example_of(
+    location: str,
+    record: Mapping[str, Any],
+    names: Mapping[str, str],
+    task: Task,
+    head: Any,
+) -> Example:
+    """Return a record as an example. Raises Unusable.
+
+    Args:
+        location: where it was written.
+        record: in people's own terms.
+        names: people's names for the task's columns.
+        task: knows its columns.
+        head: the task's own Config.
+    """
+    columns = dict(task.columns(_rename(record, names), head))
+    return Example(columns, str(location), task.question(columns))
+
+
+def _rename(record: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the record with people's own column names turned into the task's.
+
+    Raises Unusable for a column that is not there.
+    """
+    for name, own_name in names.items():
+        if own_name not in record:
+            raise Unusable(
+                say(
+                    f"there is no column {own_name!r} (named for {name}); there are: {', '.join(map(str, record))}.",
+                    f"没有名为 {own_name!r} 的列（用作 {name}）；现有：{'、'.join(map(str, record))}。",
+                ),
+                say("Mend data.columns.", "请修正 data.columns。"),
+            )
+    own_names = set(names.values())
+    renamed = {key: value for key, value in record.items() if key not in own_names}
+    for name, own_name in names.items():
+        renamed[name] = record[own_name]
+    return renamed
