@@ -1,7 +1,7 @@
-"""What the diffusers engine does: a request becomes the arguments of the pipeline that
-serves its task, a few pictures at a time.
+"""What the diffusers engine does: a request becomes the arguments of the pipeline for
+its task, called for a few images at a time.
 
-Picture i of seed s is drawn from a CPU generator of its own, seeded s + i: it does not
+Image i of seed s is drawn from a CPU generator of its own, seeded s + i: it does not
 depend on the device, nor on how many are asked for but for rounding (a level or so of
 255), and a single one has the pixels of the pipeline called directly with that
 generator.
@@ -9,12 +9,12 @@ generator.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -27,12 +27,12 @@ from miaobi.core.errors import BadInput, DoesNotFit, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, Request
 from miaobi.data.image.files import read_picture
-from miaobi.engines.diffusers import schedulers as diffusers_schedulers
+from miaobi.engines.diffusers import schedulers
 from miaobi.engines.moderation.images import Checker
 from miaobi.engines.worker import Send, Worker
 from miaobi.models.pipelines import Pipelines, Task, multiple
 
-WORDS = (
+FIELDS = (
     "prompt",
     "negative_prompt",
     "width",
@@ -42,121 +42,133 @@ WORDS = (
     "strength",
 )
 """Fields that pipelines take under the same name."""
-TOGETHER = 4
-"""Pictures of one call: in less than half the time of four calls (bench/diffusers_engine.py)."""
 
-BYTES = 60
-"""Of memory, for each pixel and channel of the decoder's last and widest floor, in
+IMAGE_FIELDS = ("image", "mask", "control_image")
+"""Fields that hold images."""
+
+TASK_FIELDS: Mapping[Task, frozenset[str]] = {
+    "text": frozenset(),
+    "image": frozenset({"image"}),
+    "mask": frozenset({"image", "mask"}),
+}
+"""The image fields of each task."""
+
+BATCH = 4
+"""Images of one call: in less than half the time of four calls (bench/diffusers_engine.py)."""
+
+DECODER_BYTES = 60
+"""Of memory, for each pixel and channel of the decoder's last and widest layers, in
 float32 (measured on tiny weights at 256 and 512 pixels a side).
 """
 
 
+class Size(NamedTuple):
+    """Of an image, in pixels."""
+
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class Call:
-    """A pipeline, what it is called with, and the size (height, width) that its
-    pictures are cut to.
-    """
+    """A pipeline and its arguments."""
 
     pipeline: Any
-    arguments: dict[str, Any]
-    size: tuple[int, int] | None
+    arguments: Mapping[str, Any]
+    size: Size | None
+    """What its images are cut to."""
 
     @property
-    def takes(self) -> set[str]:
-        return set(signature(self.pipeline.__call__).parameters)
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What the pipeline takes."""
+        return parameters_of(self.pipeline)
 
 
 class DiffusersEngine:
+    """Loaded pipelines, and a check of what they make."""
+
     modality = "image"
 
     def __init__(
         self, name: str, pipelines: Pipelines, checker: Checker | None
     ) -> None:
-        self.name, self.pipelines, self.checker = name, pipelines, checker
+        self.name = name
+        self.pipelines = pipelines
+        self.checker = checker
         self._scheduler = pipelines.own.components.get("scheduler")
         self.abilities = Abilities(self._controls())
         self._worker = Worker("diffusers")
 
     def _controls(self) -> frozenset[str]:
         """Every field that one of the tasks takes."""
-        found = {"n", "seed"} | (
-            {"scheduler"} if self._scheduler is not None else set()
-        )
-        tasks: dict[Task, set[str]] = {
-            "text": set(),
-            "image": {"image"},
-            "mask": {"image", "mask"},
-        }
-        for task, given in tasks.items():
+        controls = {"n", "seed"}
+        if self._scheduler is not None:
+            controls.add("scheduler")
+        if self.pipelines.controlnet is not None:
+            controls.add("control_image")
+        for task, image_fields in TASK_FIELDS.items():
             pipeline = self.pipelines.of(task)
             if pipeline is not None:
-                found |= given | {name for name in WORDS if honours(pipeline, name)}
-        return frozenset(
-            found
-            | ({"control_image"} if self.pipelines.controlnet is not None else set())
-        )
+                controls |= image_fields
+                controls |= {name for name in FIELDS if applies(pipeline, name)}
+        return frozenset(controls)
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        asked = accepted(request, ImageRequest, self.abilities, "diffusers")
+        image_request = accepted(request, ImageRequest, self.abilities, "diffusers")
         async with aclosing(
-            self._worker.stream(lambda send: self._paint(asked, send))
+            self._worker.stream(lambda send: self._paint(image_request, send))
         ) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     def _paint(self, request: ImageRequest, send: Send) -> None:
         call = self.call(request)
-        together = TOGETHER if "num_images_per_prompt" in call.takes else 1
-        self._check_memory(call, min(together, request.n))
-        for first in range(0, request.n, together):
-            indices = range(first, min(first + together, request.n))
+        batch_size = BATCH if "num_images_per_prompt" in call.parameters else 1
+        self._check_memory(call, min(batch_size, request.n))
+        for first in range(0, request.n, batch_size):
+            indices = range(first, min(first + batch_size, request.n))
             if self._scheduler is not None:
-                call.pipeline.scheduler = diffusers_schedulers.make(
+                call.pipeline.scheduler = schedulers.make(
                     self._scheduler, request.scheduler
                 )
-            for index, pixels in zip(
-                indices,
-                self._drawn(call, request.seed or 0, indices, send),
-                strict=True,
-            ):
-                verdict = self.checker(pixels) if self.checker else None
-                known = self.pipelines.notes | (
-                    {"unsafe_probability": verdict.probability} if verdict else {}
-                )
-                send(
-                    Chunk(
-                        index,
-                        artifact=Image(
-                            verdict.pixels if verdict else pixels,
-                            Facts(self.name, parameters=known),
-                        ),
-                        finish=verdict.finish if verdict else "stop",
-                    )
-                )
+            images = self._run(call, request.seed or 0, indices, send)
+            for index, pixels in zip(indices, images, strict=True):
+                send(self._chunk(index, pixels))
+
+    def _chunk(self, index: int, pixels: np.ndarray) -> Chunk:
+        """The last chunk of an image, after the check."""
+        parameters = dict(self.pipelines.notes)
+        if self.checker is None:
+            artifact = Image(pixels, Facts(self.name, parameters=parameters))
+            return Chunk(index, artifact=artifact, finish="stop")
+        verdict = self.checker(pixels)
+        parameters["unsafe_probability"] = verdict.probability
+        artifact = Image(verdict.pixels, Facts(self.name, parameters=parameters))
+        return Chunk(index, artifact=artifact, finish=verdict.finish)
 
     def _check_memory(self, call: Call, count: int) -> None:
-        """Raise DoesNotFit for `count` pictures that decoding alone would take more
-        than the free memory for: what the system gives too freely it takes back by
-        ending the process.
+        """Raise DoesNotFit where decoding alone would take more than the free memory.
+
+        What the system gives too freely it takes back by ending the process.
         """
-        vae, (height, width) = (
-            call.pipeline.components.get("vae"),
-            call.size
-            or (call.arguments.get("height", 0), call.arguments.get("width", 0)),
+        if call.pipeline.device.type != "cpu":
+            return
+        height, width = call.size or (
+            call.arguments.get("height", 0),
+            call.arguments.get("width", 0),
         )
-        channels = (
-            vae.config.get("block_out_channels", (0,))[0] if vae is not None else 0
-        )
-        wanted, free = (
-            BYTES * channels * height * width * count,
-            psutil.virtual_memory().available,
-        )
-        if wanted > free and call.pipeline.device.type == "cpu":
+        vae = call.pipeline.components.get("vae")
+        channels = 0
+        if vae is not None:
+            channels = vae.config.get("block_out_channels", (0,))[0]
+        needed = DECODER_BYTES * channels * height * width * count
+        free = psutil.virtual_memory().available
+        if needed > free:
             raise DoesNotFit(
                 say(
                     f"{count} of {width} x {height} pixels would take about "
-                    f"{wanted / 1e9:.1f} GB; {free / 1e9:.1f} GB are free.",
-                    f"{count} 张 {width} x {height} 像素的图片约需 {wanted / 1e9:.1f} GB；可用 {free / 1e9:.1f} GB。",
+                    f"{needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free.",
+                    f"{count} 张 {width} x {height} 像素的图片约需 {needed / 1e9:.1f} GB；可用 {free / 1e9:.1f} GB。",
                 ),
                 say(
                     "Ask for smaller pictures, or for fewer at a time.",
@@ -164,241 +176,231 @@ class DiffusersEngine:
                 ),
             )
 
-    def _drawn(
+    def _run(
         self, call: Call, seed: int, indices: range, send: Send
     ) -> list[np.ndarray]:
-        """The pictures of one call, uint8 [H, W, C] each."""
+        """The images of one call, uint8 [H, W, C] each."""
 
-        def tell(share: float) -> None:
+        def send_progress(share: float) -> None:
             for index in indices:
                 send(Chunk(index, progress=share))
 
-        def report(
+        def after_step(
             pipeline: Any, step: int, time: Any, tensors: dict[str, Any]
         ) -> dict[str, Any]:
-            total = (
-                pipeline.num_timesteps
-                if "num_timesteps" in dir(pipeline)
-                else len(pipeline.scheduler.timesteps)
-            )
-            tell((step + 1) / (total + 1))  # decoding is the last step
+            total = _step_count(pipeline)
+            send_progress((step + 1) / (total + 1))  # decoding is the last step
             return tensors
 
-        arguments = call.arguments | (
-            {"callback_on_step_end": report}
-            if "callback_on_step_end" in call.takes
-            else {}
-        )
+        arguments = dict(call.arguments)
+        if "callback_on_step_end" in call.parameters:
+            arguments["callback_on_step_end"] = after_step
         generators = [
             torch.Generator("cpu").manual_seed(seed + index) for index in indices
         ]
         if len(generators) > 1:
-            arguments |= {"num_images_per_prompt": len(generators)}
-        tell(0.0)
-        try:
-            made = call.pipeline(
-                **arguments,
-                generator=generators if len(generators) > 1 else generators[0],
-                output_type="np",
-            )
-        except (ValueError, TypeError) as error:
-            raise BadInput(
-                say(
-                    f"{type(call.pipeline).__name__} refused the request: {error}",
-                    f"{type(call.pipeline).__name__} 拒绝了该请求：{error}",
-                ),
-                say("Change the control it names.", "请修改其中提到的参数。"),
-            ) from error
-        except RuntimeError as error:
-            if "memory" not in str(error):
-                raise
-            raise DoesNotFit(
-                say(
-                    f"Memory does not suffice for this picture: {str(error).splitlines()[0]}",
-                    f"内存不足以生成此图片：{str(error).splitlines()[0]}",
-                ),
-                say(
-                    'Ask for a smaller width and height, or open the model with dtype="bfloat16".',
-                    '请减小 width 与 height，或用 dtype="bfloat16" 打开模型。',
-                ),
-            ) from None
-        found = made.images if "images" in made else made.frames[0][:1]
-        pictures = [
-            (np.asarray(values) * 255).round().astype(np.uint8) for values in found
+            arguments["num_images_per_prompt"] = len(generators)
+            arguments["generator"] = generators
+        else:
+            arguments["generator"] = generators[0]
+        send_progress(0.0)
+        output = _call(call.pipeline, arguments)
+        images = output.images if "images" in output else output.frames[0][:1]
+        pixels = [
+            (np.asarray(values) * 255).round().astype(np.uint8) for values in images
         ]
-        return (
-            pictures
-            if call.size is None
-            else [pixels[: call.size[0], : call.size[1]] for pixels in pictures]
-        )
+        if call.size is None:
+            return pixels
+        height, width = call.size
+        return [image[:height, :width] for image in pixels]
 
     def call(self, request: ImageRequest) -> Call:
-        """The pipeline for a request and what to call it with. Raises BadInput or
-        Unsupported, naming the field.
+        """Return the pipeline for a request and what to call it with.
+
+        Raises BadInput or Unsupported, naming the field.
         """
-        task: Task = (
-            "mask"
-            if request.mask is not None
-            else "image"
-            if request.image is not None
-            else "text"
-        )
-        control = request.control_image is not None
-        pipeline = self.pipelines.of(task, control)
+        pipeline = self._pipeline(request)
+        images, size = self._images(pipeline, request)
+        if size is None:
+            arguments = self._arguments(pipeline, request)
+        else:
+            # The images decide on the size.
+            sizeless = replace(request, width=None, height=None)
+            arguments = self._arguments(pipeline, sizeless)
+        parameters = parameters_of(pipeline)
+        if "num_frames" in parameters:
+            arguments["num_frames"] = 1
+        if size is not None and {"height", "width"} <= set(parameters):
+            step = multiple(pipeline)
+            arguments["height"] = _rounded_up(size.height, step)
+            arguments["width"] = _rounded_up(size.width, step)
+        return Call(pipeline, arguments | images, size)
+
+    def _pipeline(self, request: ImageRequest) -> Any:
+        """The pipeline for the request's task. Raises Unsupported."""
+        task: Task = "text"
+        source = "prompt"
+        if request.mask is not None:
+            task = source = "mask"
+        elif request.image is not None:
+            task = source = "image"
+        has_control = request.control_image is not None
+        pipeline = self.pipelines.of(task, has_control)
         if pipeline is None:
-            what = {"text": "prompt", "image": "image", "mask": "mask"}[task] + (
-                " + control_image" if control else ""
-            )
+            if has_control:
+                source += " + control_image"
+            kind = type(self.pipelines.own).__name__
             raise Unsupported(
                 say(
-                    f"{self.name} ({type(self.pipelines.own).__name__}) cannot paint from {what}.",
-                    f"{self.name}（{type(self.pipelines.own).__name__}）不能由 {what} 生成图片。",
+                    f"{self.name} ({kind}) cannot paint from {source}.",
+                    f"{self.name}（{kind}）不能由 {source} 生成图片。",
                 ),
                 say("Choose another model for it.", "请为此选用其他模型。"),
             )
-        pictures, size = self._pictures(pipeline, request)
-        arguments = self._words(
-            pipeline, replace(request, width=None, height=None) if pictures else request
-        )
-        takes = signature(pipeline.__call__).parameters
-        if "num_frames" in takes:
-            arguments["num_frames"] = 1
-        if pictures and {"height", "width"} <= set(takes):
-            step = multiple(pipeline)
-            arguments |= {
-                name: -(-side // step) * step
-                for name, side in zip(("height", "width"), size or (), strict=True)
-            }
-        return Call(pipeline, arguments | pictures, size)
+        return pipeline
 
-    def _words(self, pipeline: Any, request: ImageRequest) -> dict[str, Any]:
-        given = {
-            name: getattr(request, name)
-            for name in WORDS
-            if getattr(request, name) is not None
-        }
-        for name in given:
-            if not honours(pipeline, name):
+    def _arguments(self, pipeline: Any, request: ImageRequest) -> dict[str, Any]:
+        """What the request sets of FIELDS, checked."""
+        values = {name: getattr(request, name) for name in FIELDS}
+        arguments = {name: value for name, value in values.items() if value is not None}
+        for name in arguments:
+            if not applies(pipeline, name):
+                kind = type(pipeline).__name__
                 raise Unsupported(
                     say(
-                        f"{self.name} ({type(pipeline).__name__}) does not heed {name} here.",
-                        f"{self.name}（{type(pipeline).__name__}）在此不支持 {name}。",
+                        f"{self.name} ({kind}) does not support {name} here.",
+                        f"{self.name}（{kind}）在此不支持 {name}。",
                     ),
                     say("Leave it out.", "请去掉它。"),
                 )
+        self._check_multiples(pipeline, request)
+        parameters = parameters_of(pipeline)
+        if request.strength is not None:
+            steps = request.num_inference_steps
+            if steps is None:
+                steps = parameters["num_inference_steps"].default
+            _check_strength(request.strength, steps)
+        scale = request.guidance_scale
+        if request.negative_prompt and scale is not None and scale <= 1:
+            request.refuse("negative_prompt", f"guidance_scale {scale:g}")
+        if "prompt" in parameters:
+            arguments.setdefault("prompt", "")
+        return arguments
+
+    def _check_multiples(self, pipeline: Any, request: ImageRequest) -> None:
         step = multiple(pipeline)
-        for name in ("width", "height"):
-            side = given.get(name, step)
-            if side % step:
+        for name, side in (("width", request.width), ("height", request.height)):
+            if side is not None and side % step:
+                lower = side // step * step or step
+                upper = (side // step + 1) * step
                 raise BadInput(
                     say(
                         f"{name} is {side}; {self.name} paints multiples of {step}.",
                         f"{name} 为 {side}；{self.name} 只能生成 {step} 的倍数。",
                     ),
-                    say(
-                        f"Take {side // step * step or step} or {(side // step + 1) * step}.",
-                        f"请用 {side // step * step or step} 或 {(side // step + 1) * step}。",
-                    ),
+                    say(f"Take {lower} or {upper}.", f"请用 {lower} 或 {upper}。"),
                 )
-        if request.strength is not None:
-            _check_strength(
-                request.strength,
-                request.num_inference_steps
-                or signature(pipeline.__call__)
-                .parameters["num_inference_steps"]
-                .default,
-            )
-        if (
-            request.negative_prompt
-            and request.guidance_scale is not None
-            and request.guidance_scale <= 1
-        ):
-            request.refuse(
-                "negative_prompt", f"guidance_scale {request.guidance_scale:g}"
-            )
-        if "prompt" in signature(pipeline.__call__).parameters:
-            given.setdefault("prompt", "")
-        return given
 
-    def _pictures(
+    def _images(
         self, pipeline: Any, request: ImageRequest
-    ) -> tuple[dict[str, Any], tuple[int, int] | None]:
-        """The request's pictures, each filled up to the multiples the pipeline works
-        in, and their common size.
+    ) -> tuple[dict[str, Any], Size | None]:
+        """The request's images as the pipeline's arguments, and their common size.
+
+        Each is filled up to the multiples that the pipeline works in.
         """
-        names = [
-            name
-            for name in ("image", "mask", "control_image")
-            if getattr(request, name) is not None
-        ]
-        pixels = {name: _read(getattr(request, name), name) for name in names}
+        sources = {name: getattr(request, name) for name in IMAGE_FIELDS}
+        pixels = {
+            name: _read(source, name)
+            for name, source in sources.items()
+            if source is not None
+        }
         if not pixels:
             return {}, None
-        first = names[0]
-        size = pixels[first].shape[:2]
-        for name in names:
-            if pixels[name].shape[:2] != size:
-                raise BadInput(
-                    _sizes(name, pixels[name], first, pixels[first]),
-                    say("Give them the same size.", "请让两者大小一致。"),
-                )
-        for name, side in (("height", size[0]), ("width", size[1])):
-            if getattr(request, name) not in (None, side):
-                raise BadInput(
-                    say(
-                        f"{name} is {getattr(request, name)}; the {first} has {side}, and decides.",
-                        f"{name} 为 {getattr(request, name)}；而 {first} 为 {side}，以它为准。",
-                    ),
-                    say(
-                        f"Leave {name} out, or resize the {first} first.",
-                        f"请去掉 {name}，或先缩放 {first}。",
-                    ),
-                )
-        step, takes = multiple(pipeline), signature(pipeline.__call__).parameters
-        filled = {
+        size = _common_size(pixels)
+        _check_sides(request, next(iter(pixels)), size)
+        step = multiple(pipeline)
+        images = {
             name: Pillow.fromarray(_filled(array, step))
             for name, array in pixels.items()
         }
-        named = {
-            "mask": "mask_image",
-            "control_image": "control_image" if "control_image" in takes else "image",
-        }
-        return {
-            named.get(name, name): picture.convert("L") if name == "mask" else picture
-            for name, picture in filled.items()
-        }, (size[0], size[1])
+        arguments = {}
+        if "image" in images:
+            arguments["image"] = images["image"]
+        if "mask" in images:
+            arguments["mask_image"] = images["mask"].convert("L")
+        if "control_image" in images:
+            own_argument = "control_image" in parameters_of(pipeline)
+            argument = "control_image" if own_argument else "image"
+            arguments[argument] = images["control_image"]
+        return arguments, size
 
     def close(self) -> None:
         self._worker.close()
 
 
-def honours(pipeline: Any, name: str) -> bool:
-    """Whether a pipeline heeds a field, and does not merely accept it.
+def parameters_of(pipeline: Any) -> Mapping[str, Parameter]:
+    """Return what a pipeline takes."""
+    return signature(pipeline.__call__).parameters
+
+
+def _step_count(pipeline: Any) -> int:
+    """Some pipelines count their steps; the others run over the scheduler's."""
+    if "num_timesteps" in dir(pipeline):
+        return int(pipeline.num_timesteps)
+    return len(pipeline.scheduler.timesteps)
+
+
+def applies(pipeline: Any, name: str) -> bool:
+    """Return whether a field has an effect on a pipeline, and is not merely accepted.
 
     Where guidance by a negative prompt is a scale of its own (`true_cfg_scale`) that is
     off by default, a negative prompt would be ignored; where the network was distilled
     without guidance (`guidance_embeds`), so would the scale.
     """
-    takes = signature(pipeline.__call__).parameters
-    if (
-        name == "negative_prompt"
-        and "true_cfg_scale" in takes
-        and takes["true_cfg_scale"].default <= 1
-    ):
-        return False
+    parameters = parameters_of(pipeline)
+    if name == "negative_prompt" and "true_cfg_scale" in parameters:
+        return name in parameters and parameters["true_cfg_scale"].default > 1
     transformer = pipeline.components.get("transformer")
-    if (
-        name == "guidance_scale"
-        and transformer is not None
-        and transformer.config.get("guidance_embeds") is False
-    ):
-        return False
-    return name in takes
+    if name == "guidance_scale" and transformer is not None:
+        distilled = transformer.config.get("guidance_embeds") is False
+        return name in parameters and not distilled
+    return name in parameters
+
+
+def _call(pipeline: Any, arguments: Mapping[str, Any]) -> Any:
+    """The pipeline's output. Raises BadInput or DoesNotFit for what it refuses."""
+    try:
+        return pipeline(**arguments, output_type="np")
+    except (ValueError, TypeError) as error:
+        kind = type(pipeline).__name__
+        raise BadInput(
+            say(
+                f"{kind} refused the request: {error}",
+                f"{kind} 拒绝了该请求：{error}",
+            ),
+            say("Change the control it names.", "请修改其中提到的参数。"),
+        ) from error
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise DoesNotFit(
+            say(
+                f"Memory does not suffice for this picture: {reason}",
+                f"内存不足以生成此图片：{reason}",
+            ),
+            say(
+                'Ask for a smaller width and height, or open the model with dtype="bfloat16".',
+                '请减小 width 与 height，或用 dtype="bfloat16" 打开模型。',
+            ),
+        ) from None
 
 
 def _check_strength(strength: float, steps: int) -> None:
-    """Of `steps`, the last strength x steps are taken; a request that leaves none would
-    return its picture, or fail.
+    """Raise BadInput where no step is left.
+
+    Of `steps`, the last strength x steps are taken; a request that leaves none would
+    return its image, or fail.
     """
     if int(strength * steps) < 1:
         raise BadInput(
@@ -413,20 +415,53 @@ def _check_strength(strength: float, steps: int) -> None:
         )
 
 
-def _read(picture: Any, name: str) -> np.ndarray:
+def _read(image: Path | np.ndarray, name: str) -> np.ndarray:
     """A file is called by its path in errors, pixels by the field they came in."""
-    return read_picture(picture, "" if isinstance(picture, Path) else name)
+    return read_picture(image, "" if isinstance(image, Path) else name)
+
+
+def _common_size(pixels: Mapping[str, np.ndarray]) -> Size:
+    """Raise BadInput where one image is not as large as the first."""
+    (first, first_pixels), *others = pixels.items()
+    size = Size(*first_pixels.shape[:2])
+    for name, array in others:
+        height, width = array.shape[:2]
+        if (height, width) != size:
+            raise BadInput(
+                say(
+                    f"The {name} has {width} x {height} pixels, the {first} {size.width} x {size.height}.",
+                    f"{name} 为 {width} x {height} 像素，{first} 为 {size.width} x {size.height} 像素。",
+                ),
+                say("Give them the same size.", "请让两者大小一致。"),
+            )
+    return size
+
+
+def _check_sides(request: ImageRequest, image_field: str, size: Size) -> None:
+    """Raise BadInput where width or height contradicts the image."""
+    sides = (
+        ("height", request.height, size.height),
+        ("width", request.width, size.width),
+    )
+    for name, value, side in sides:
+        if value not in (None, side):
+            raise BadInput(
+                say(
+                    f"{name} is {value}; the {image_field} has {side}, and decides.",
+                    f"{name} 为 {value}；而 {image_field} 为 {side}，以它为准。",
+                ),
+                say(
+                    f"Leave {name} out, or resize the {image_field} first.",
+                    f"请去掉 {name}，或先缩放 {image_field}。",
+                ),
+            )
+
+
+def _rounded_up(side: int, step: int) -> int:
+    return -(-side // step) * step
 
 
 def _filled(pixels: np.ndarray, step: int) -> np.ndarray:
     """Continued to the right and below by its edge, up to the next multiples of `step`."""
-    down, across = (-side % step for side in pixels.shape[:2])
-    return np.pad(pixels, ((0, down), (0, across), (0, 0)), mode="edge")
-
-
-def _sizes(name: str, pixels: np.ndarray, other: str, others: np.ndarray) -> str:
-    (height, width), (high, wide) = pixels.shape[:2], others.shape[:2]
-    return say(
-        f"The {name} has {width} x {height} pixels, the {other} {wide} x {high}.",
-        f"{name} 为 {width} x {height} 像素，{other} 为 {wide} x {high} 像素。",
-    )
+    below, right = (-side % step for side in pixels.shape[:2])
+    return np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="edge")

@@ -1,5 +1,6 @@
-"""The ways of taking noise away, by the names people use. One scheduler for each
-request: they keep state while they run.
+"""Diffusers' schedulers, by the names people use.
+
+One for each request: they keep state while they run.
 """
 
 from __future__ import annotations
@@ -56,24 +57,24 @@ are others.
 
 
 def make(base: Any, name: str | None) -> Any:
-    """A fresh scheduler of that name with the settings of `base`, the model's own; None
-    for the model's own kind.
+    """Return a fresh scheduler with the settings of `base`, the model's own.
 
-    Raises BadInput for an unknown name with the nearest ones, Unsupported for one that
-    this model's noise does not allow.
+    None is the model's own kind. Raises BadInput for an unknown name with the nearest
+    ones, Unsupported for one that this model's noise does not allow.
     """
     if name is None:
         return type(base).from_config(base.config)
     import diffusers
 
     flow = "Flow" in type(base).__name__ or bool(base.config.get("use_flow_sigmas"))
-    known = FLOW if flow else NAMES
-    kind, settings = known.get(_plain(name), (name, {}))
-    allowed = {type(base).__name__, *(made for made, _ in known.values())}
-    if kind in allowed:
-        return getattr(diffusers, kind).from_config(base.config, **settings)
-    choices = [*known, *allowed]
-    if _plain(name) in NAMES or isinstance(getattr(diffusers, name, None), type):
+    names = FLOW if flow else NAMES
+    short_name = _short(name)
+    class_name, settings = names.get(short_name, (name, {}))
+    allowed = {type(base).__name__, *(kind for kind, _ in names.values())}
+    if class_name in allowed:
+        return getattr(diffusers, class_name).from_config(base.config, **settings)
+    choices = [*names, *allowed]
+    if short_name in NAMES or isinstance(getattr(diffusers, name, None), type):
         raise Unsupported(
             say(
                 f"The scheduler {name!r} does not fit this model, which was made for {type(base).__name__}.",
@@ -85,10 +86,10 @@ def make(base: Any, name: str | None) -> Any:
         )
     raise BadInput(
         say(f"There is no scheduler {name!r}.", f"没有名为 {name!r} 的调度器。"),
-        nearest(name if "Scheduler" in name else _plain(name), choices),
+        nearest(name if "Scheduler" in name else short_name, choices),
     )
 
 
-def _plain(name: str) -> str:
-    """ "DPM++_2M-Karras" as "dpm++ 2m karras"."""
+def _short(name: str) -> str:
+    """Return "DPM++_2M-Karras" as "dpm++ 2m karras"."""
     return re.sub(r"[\s_-]+", " ", name.strip().lower())

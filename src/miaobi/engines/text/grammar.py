@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miaobi.core.errors import BadInput, Unsupported
@@ -28,11 +28,13 @@ SHARED = {
     "object": '"{" (string ": " value (", " string ": " value)*)? "}"',
     "list": '"[" (value (", " value)*)? "]"',
 }
-MOST = 2000
+MAX_REPEATS = 2000
 """Times that a grammar may repeat something: llama.cpp's own limit."""
+INLINE = 24
+"""Characters of an expression from which it gets a rule of its own."""
 TERMINAL = re.compile(r'"(?:[^"\\]|\\.)*"')
-WORD = re.compile(r"[a-z][a-z0-9-]*")
-READ = {
+RULE_NAME = re.compile(r"[a-z][a-z0-9-]*")
+SUPPORTED = {
     "type",
     "properties",
     "required",
@@ -50,40 +52,44 @@ READ = {
     "$defs",
     "definitions",
 }
-SAID = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
+IGNORED = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
+"""Keywords that restrict nothing."""
 
 
 def of_schema(schema: Mapping[str, Any]) -> str:
-    """The grammar, with `root` first. Raises Unsupported for keywords that it does not honour."""
+    """Return the grammar of a JSON schema, with `root` first.
+
+    Raises Unsupported for keywords that it does not support.
+    """
     return _Grammar(schema).text()
 
 
 class _Grammar:
+    """The rules of one schema."""
+
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = schema
         self.rules: dict[str, str] = {}
-        self._named: dict[str, str] = {}
+        self._references: dict[str, str] = {}
+        """The rule of each `$ref`."""
         self.rules["root"] = self.expression(schema, "#")
 
     def text(self) -> str:
+        """The grammar, with those of SHARED that it uses."""
         rules = {"root": self.rules["root"], **self.rules}
-        shared, looked = dict[str, str](), list(rules.values())
-        while looked:
-            words = set(WORD.findall(TERMINAL.sub(" ", looked.pop())))
-            new = {
-                name: rule
-                for name, rule in SHARED.items()
-                if name in words and name not in shared
-            }
-            shared |= new
-            looked += new.values()
-        return (
-            "\n".join(f"{name} ::= {rule}" for name, rule in (rules | shared).items())
-            + "\n"
-        )
+        shared: dict[str, str] = {}
+        unread = list(rules.values())
+        while unread:
+            names = RULE_NAME.findall(TERMINAL.sub(" ", unread.pop()))
+            for name, rule in SHARED.items():
+                if name in names and name not in shared:
+                    shared[name] = rule
+                    unread.append(rule)
+        lines = [f"{name} ::= {rule}" for name, rule in (rules | shared).items()]
+        return "\n".join(lines) + "\n"
 
     def expression(self, schema: Any, where: str) -> str:
-        """The right-hand side for one (sub)schema."""
+        """The right-hand side for one (sub)schema; `where` is its JSON pointer."""
         if not isinstance(schema, Mapping):
             raise BadInput(
                 say(
@@ -92,39 +98,36 @@ class _Grammar:
                 ),
                 'Example: {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}',
             )
-        odd = set(schema) - READ - SAID
-        if odd:
-            raise _unsupported(where, sorted(odd)[0], schema[sorted(odd)[0]])
+        unknown = sorted(set(schema) - SUPPORTED - IGNORED)
+        if unknown:
+            raise _unsupported(where, unknown[0], schema[unknown[0]])
         if "$ref" in schema:
             return self._reference(schema["$ref"], where)
         if "const" in schema:
             return _literal(schema["const"])
         if "enum" in schema:
-            return "(" + " | ".join(_literal(value) for value in schema["enum"]) + ")"
+            return _any_of(_literal(value) for value in schema["enum"])
         options = schema.get("anyOf") or schema.get("oneOf")
         if options:
-            return (
-                "("
-                + " | ".join(
-                    self.expression(item, f"{where}/anyOf/{i}")
-                    for i, item in enumerate(options)
-                )
-                + ")"
+            return _any_of(
+                self.expression(option, f"{where}/anyOf/{index}")
+                for index, option in enumerate(options)
             )
         kind = schema.get("type", "object" if "properties" in schema else None)
         if isinstance(kind, list):
-            return (
-                "("
-                + " | ".join(
-                    self.expression({**schema, "type": item}, where)
-                    for item in dict.fromkeys(kind)
-                )
-                + ")"
+            return _any_of(
+                self.expression({**schema, "type": item}, where)
+                for item in dict.fromkeys(kind)
             )
+        return self._of_type(kind, schema, where)
+
+    def _of_type(self, kind: Any, schema: Mapping[str, Any], where: str) -> str:
+        """The right-hand side for a schema of one type."""
         if kind in ("integer", "number", "boolean", "null"):
             return str(kind)
         if kind == "string":
-            return f'"\\"" char{_times(schema.get("minLength", 0), schema.get("maxLength"))} "\\""'
+            repeats = _repeats(schema.get("minLength", 0), schema.get("maxLength"))
+            return f'"\\"" char{repeats} "\\""'
         if kind == "array":
             return self._array(schema, where)
         if kind == "object":
@@ -133,18 +136,16 @@ class _Grammar:
 
     def _reference(self, reference: str, where: str) -> str:
         """A named rule for a shared definition, so that schemas may refer to themselves."""
-        if reference in self._named:
-            return self._named[reference]
+        if reference in self._references:
+            return self._references[reference]
+        path = reference.removeprefix("#").strip("/")
         target: Any = self.schema
-        for part in (
-            reference.removeprefix("#").strip("/").split("/")
-            if reference != "#"
-            else ()
-        ):
+        for part in path.split("/") if reference != "#" else ():
             target = target.get(part) if isinstance(target, Mapping) else None
         if not reference.startswith("#") or target is None:
             raise _unsupported(where, "$ref", reference)
-        name = self._named[reference] = f"def-{len(self._named)}"
+        name = f"def-{len(self._references)}"
+        self._references[reference] = name
         self.rules[name] = self.expression(target, reference)
         return name
 
@@ -155,84 +156,81 @@ class _Grammar:
         low, high = schema.get("minItems", 0), schema.get("maxItems")
         if high == 0:
             return '"[]"'
-        more = _times(max(0, low - 1), None if high is None else high - 1)
-        filled = f'({item}) (", " ({item})){more}'
-        return f'"[" {filled} "]"' if low else f'"[" ({filled})? "]"'
+        repeats = _repeats(max(0, low - 1), None if high is None else high - 1)
+        items = f'({item}) (", " ({item})){repeats}'
+        return f'"[" {items} "]"' if low else f'"[" ({items})? "]"'
 
     def _object(self, schema: Mapping[str, Any], where: str) -> str:
         properties = schema.get("properties", {})
         required = set(schema.get("required", ()))
-        if (
-            schema.get("additionalProperties") is True
-            and not properties
-            and not required
-        ):
+        additional = schema.get("additionalProperties")
+        if additional is True and not properties and not required:
             return "object"
-        if schema.get("additionalProperties") not in (None, False) or required - set(
-            properties
-        ):
-            raise _unsupported(
-                where, "additionalProperties", schema.get("additionalProperties")
-            )
+        if additional not in (None, False) or required - set(properties):
+            raise _unsupported(where, "additionalProperties", additional)
         if not properties:
             return '"{}"'
-        pairs = [
-            (
-                name in required,
-                f'{_literal(name)} ": " {self.expression(value, f"{where}/properties/{name}")}',
-            )
-            for name, value in properties.items()
-        ]
+        pairs = []
+        for name, value in properties.items():
+            expression = self.expression(value, f"{where}/properties/{name}")
+            pairs.append((name in required, f'{_literal(name)} ": " {expression}'))
         return f'"{{" {self._pairs(pairs)} "}}"'
 
     def _pairs(self, pairs: list[tuple[bool, str]]) -> str:
-        """Properties in order; optional ones may be left out, and a comma stands only between two.
+        """Properties in order, with commas between those that are there.
 
-        What an optional property makes stand in several places becomes a rule: written
-        out, the grammar would double with each.
+        Each of `pairs` says whether it is required. What an optional one adds stands in
+        several places and becomes a rule: written out, the grammar would double with
+        each.
         """
-        begin = after = (
-            ""  # the properties from here on, where none was before and where one was
-        )
-        for needed, pair in reversed(pairs):
-            if needed:
-                begin, after = (
-                    f"{pair} {after}".rstrip(),
-                    f'", " {pair} {after}'.rstrip(),
-                )
+        # The properties from here on: where none was before, and where one was.
+        first = after = ""
+        for required, pair in reversed(pairs):
+            if required:
+                first = f"{pair} {after}".rstrip()
+                after = f'", " {first}'
                 continue
-            pair, after = self._rule(pair), self._rule(after)
-            begin, after = (
-                _either(f"{pair} {after}".rstrip(), begin),
-                _either(f'", " {pair} {after}'.rstrip(), after),
-            )
-        return begin
+            pair = self._rule(pair)
+            after = self._rule(after)
+            present = f"{pair} {after}".rstrip()
+            first = _optional(present, first)
+            after = _optional(f'", " {present}', after)
+        return first
 
-    def _rule(self, text: str) -> str:
-        """What stands for `text` where it is wanted several times."""
-        if len(text) < 24:
-            return text
+    def _rule(self, expression: str) -> str:
+        """What stands for an expression that is used several times."""
+        if len(expression) < INLINE:
+            return expression
         name = f"part-{len(self.rules)}"
-        self.rules[name] = text
+        self.rules[name] = expression
         return name
 
 
-def _either(present: str, absent: str) -> str:
+def _any_of(expressions: Iterable[str]) -> str:
+    return "(" + " | ".join(expressions) + ")"
+
+
+def _optional(present: str, absent: str) -> str:
     return f"(({present}) | ({absent}))" if absent else f"({present})?"
 
 
-def _times(low: int, high: int | None) -> str:
-    if max(low, high or 0) > MOST:
+def _repeats(low: int, high: int | None) -> str:
+    """The suffix for `low` to `high` times; None is any number."""
+    most = max(low, high or 0)
+    if most > MAX_REPEATS:
         raise Unsupported(
             say(
-                f"The JSON schema repeats something up to {max(low, high or 0)} times.",
-                f"JSON schema 中某项最多重复 {max(low, high or 0)} 次。",
+                f"The JSON schema repeats something up to {most} times.",
+                f"JSON schema 中某项最多重复 {most} 次。",
             ),
-            say(f"At most {MOST} can be enforced here.", f"此处最多支持 {MOST} 次。"),
+            say(
+                f"At most {MAX_REPEATS} can be enforced here.",
+                f"此处最多支持 {MAX_REPEATS} 次。",
+            ),
         )
-    if high is None:
-        return "*" if low == 0 else f"{{{low},}}"
-    return f"{{{low},{high}}}"
+    if high is not None:
+        return f"{{{low},{high}}}"
+    return f"{{{low},}}" if low else "*"
 
 
 def _literal(value: Any) -> str:
@@ -248,7 +246,7 @@ def _unsupported(where: str, key: str, value: Any) -> Unsupported:
             f"JSON schema 在 {where} 处使用了 {key}: {value!r}，此处无法保证。",
         ),
         say(
-            f"Keywords that are: {', '.join(sorted(READ))}.",
-            f"支持的关键字：{'、'.join(sorted(READ))}。",
+            f"Keywords that are: {', '.join(sorted(SUPPORTED))}.",
+            f"支持的关键字：{'、'.join(sorted(SUPPORTED))}。",
         ),
     )
