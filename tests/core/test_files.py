@@ -1,4 +1,4 @@
-"""What is written is whole or not there at all, and the reason is told."""
+"""What is written is whole or not there at all, and the error gives the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miaobi.core.files import write_text
 
 
 @pytest.mark.parametrize(
-    ("number", "error", "words"),
+    ("number", "error", "reason"),
     [
         (errno.ENOSPC, DoesNotFit, "disk is full"),
         (errno.EACCES, BadInput, "cannot be written"),
@@ -23,7 +23,7 @@ from miaobi.core.files import write_text
 def test_a_refusal_names_the_file_and_leaves_nothing(
     number: int,
     error: type[MiaobiError],
-    words: str,
+    reason: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -34,8 +34,7 @@ def test_a_refusal_names_the_file_and_leaves_nothing(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(error, match=f"poem.txt.*{words}|{words}.*poem.txt"):
+    with pytest.raises(error, match=f"poem.txt.*{reason}|{reason}.*poem.txt"):
         write_text(target, "after")
-    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == [
-        "before"
-    ]
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text(encoding="utf-8") == "before"

@@ -1,4 +1,4 @@
-"""An import that Ctrl-C falls into is finished first; then the interrupt counts."""
+"""An import that Ctrl-C interrupts is finished first; then the interrupt counts."""
 
 from __future__ import annotations
 
@@ -59,23 +59,20 @@ def test_it_goes_to_whoever_handles_interrupts(tmp_path: Path) -> None:
     run(
         tmp_path,
         """
-met = []
-signal.signal(signal.SIGINT, lambda number, frame: met.append(number))
+interrupts = []
+signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
 assert load_entry_point(entry) is True
-assert met == [signal.SIGINT]
+assert interrupts == [signal.SIGINT]
 """,
     )
 
 
-def test_other_threads_load_as_ever() -> None:
-    found = list[object]()
-    thread = threading.Thread(
-        target=lambda: found.append(
-            load_entry_point(EntryPoint("x", "json:dumps", "miaobi.test"))
-        )
-    )
-    thread.start()
-    thread.join()
+def test_other_threads_load_as_usual() -> None:
     import json
 
-    assert found == [json.dumps]
+    entry = EntryPoint("x", "json:dumps", "miaobi.test")
+    loaded = list[object]()
+    thread = threading.Thread(target=lambda: loaded.append(load_entry_point(entry)))
+    thread.start()
+    thread.join()
+    assert loaded == [json.dumps]

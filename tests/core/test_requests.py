@@ -17,13 +17,13 @@ PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 
 def test_requests_with_pixels_are_equal_when_their_pixels_are() -> None:
-    assert ImageRequest(image=PIXELS, seed=1) == ImageRequest(
-        image=PIXELS.copy(), seed=1
-    )
-    assert ImageRequest(image=PIXELS) != ImageRequest(image=PIXELS[::-1])
-    assert ImageRequest(image=PIXELS) != ImageRequest(image=PIXELS.reshape(2, 8, 3))
-    assert ImageRequest(image=PIXELS) != ImageRequest()
-    assert ImageRequest(image=PIXELS) != ImageRequest(image=Path("picture.png"))
+    request = ImageRequest(image=PIXELS)
+    assert request == ImageRequest(image=PIXELS.copy())
+    assert request != ImageRequest(image=PIXELS.copy(), seed=1)
+    assert request != ImageRequest(image=PIXELS[::-1])
+    assert request != ImageRequest(image=PIXELS.reshape(2, 8, 3))
+    assert request != ImageRequest()
+    assert request != ImageRequest(image=Path("picture.png"))
     assert ImageRequest() != TextRequest(prompt="")
 
 
@@ -45,27 +45,24 @@ def test_what_was_changed() -> None:
 def test_pictures_are_recorded_by_their_hash(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(b"abc")
-    assert recorded(file) == "sha256:ba7816bf8f01cfea", (
-        "the SHA-256 of abc (FIPS 180-2)"
-    )
-    assert (
-        recorded(PIXELS) == recorded(PIXELS.copy()) != recorded(PIXELS.reshape(2, 8, 3))
-    )
+    # The SHA-256 of abc (FIPS 180-2).
+    assert recorded(file) == "sha256:ba7816bf8f01cfea"
+    assert recorded(PIXELS) == recorded(PIXELS.copy())
+    assert recorded(PIXELS) != recorded(PIXELS.reshape(2, 8, 3))
     assert str(recorded(PIXELS)).startswith("sha256:")
     assert recorded(Path("starry")) == "starry"
     assert recorded(0.5) == 0.5
 
 
 def test_refusals_do_not_print_pixels() -> None:
+    request = ImageRequest(image=PIXELS)
     with pytest.raises(Unsupported, match=r"image \(asked for 'sha256:[0-9a-f]{16}'\)"):
-        check_supported(
-            ImageRequest(image=PIXELS), Abilities(frozenset({"prompt"})), "toy"
-        )
-    check_supported(ImageRequest(image=PIXELS), Abilities(frozenset({"image"})), "toy")
+        check_supported(request, Abilities(frozenset({"prompt"})), "toy")
+    check_supported(request, Abilities(frozenset({"image"})), "toy")
 
 
 @pytest.mark.parametrize(
-    ("controls", "words"),
+    ("controls", "problem"),
     [
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"num_inference_steps": -3}, "-3"),
@@ -83,7 +80,7 @@ def test_refusals_do_not_print_pixels() -> None:
     ],
 )
 def test_values_out_of_bounds_are_refused(
-    controls: dict[str, object], words: str
+    controls: dict[str, object], problem: str
 ) -> None:
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadInput, match=problem):
         ImageRequest(**controls)

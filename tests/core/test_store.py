@@ -30,17 +30,13 @@ def store(tmp_path: Path) -> Store:
 
 def test_versions_aliases_and_rollback(store: Store, tmp_path: Path) -> None:
     source = make(tmp_path / "source")
-    assert [str(store.add(source, "poet")) for _ in range(3)] == [
-        "poet@1",
-        "poet@2",
-        "poet@3",
-    ]
+    versions = [str(store.add(source, "poet")) for _ in range(3)]
+    assert versions == ["poet@1", "poet@2", "poet@3"]
     assert str(store.resolve("poet")) == "poet@3"
     store.promote("poet@1")
     store.promote("poet@2")
-    assert (
-        str(store.resolve("poet")) == str(store.resolve("poet@production")) == "poet@2"
-    )
+    assert str(store.resolve("poet")) == "poet@2"
+    assert str(store.resolve("poet@production")) == "poet@2"
     assert str(store.resolve("poet@latest")) == "poet@3"
     assert str(store.rollback("poet")) == "poet@1"
     with pytest.raises(Conflict, match="no earlier"):
@@ -48,7 +44,7 @@ def test_versions_aliases_and_rollback(store: Store, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="in production"):
         store.remove("poet@1")
     store.remove("poet@3")
-    assert str(store.add(source, "poet")) == "poet@4", "a number is never given twice"
+    assert str(store.add(source, "poet")) == "poet@4", "a number is never used twice"
     assert len(store.remove("poet")) == 3
     assert store.names() == []
 
@@ -65,7 +61,7 @@ def test_unknown_names(store: Store, tmp_path: Path) -> None:
             store.add(tmp_path / "source", name)
 
 
-def test_damage_is_found(tmp_path: Path) -> None:
+def test_damage_is_detected(tmp_path: Path) -> None:
     folder = make(tmp_path / "a")
     assert bundle.read(folder).family == "gpt"
     weights = folder / "model.safetensors"
@@ -79,16 +75,8 @@ def test_damage_is_found(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="tokenizer.json"):
         bundle.read(folder)
     manifest = folder / bundle.MANIFEST
-    manifest.write_text(
-        json.dumps(
-            {
-                **json.loads(manifest.read_text()),
-                "format": 99,
-                "hashes": {},
-                "something_new": 1,
-            }
-        )
-    )
+    changes = {"format": 99, "hashes": {}, "something_new": 1}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
     with pytest.raises(Damaged, match="newer miaobi"):
         bundle.read(folder)
     with pytest.raises(NotFound, match="not a miaobi bundle"):

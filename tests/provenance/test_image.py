@@ -43,34 +43,27 @@ def test_each_format_carries_the_facts(
     ending: str, channels: int, tmp_path: Path
 ) -> None:
     path = publish(painted(90, channels), tmp_path / f"a{ending}")
-    found = read_record(path)
-    assert (
-        found["model"],
-        found["seed"],
-        found["parameters"]["prompt"],
-        found["notice"],
-    ) == ("画家", 7, "雪中的狐狸", NOTICE)
+    record = read_record(path)
+    assert record["model"] == "画家"
+    assert record["seed"] == 7
+    assert record["parameters"]["prompt"] == "雪中的狐狸"
+    assert record["notice"] == NOTICE
     with Pillow.open(path) as picture:
         assert picture.size == (30, 20)
-        assert (
-            np.abs(np.asarray(picture.convert("RGB")).astype(int)[10:, 10:] - 90).max()
-            <= 3
-        )
-        if ending.lower() != ".gif":
-            assert SOURCE_TYPE.encode() in path.read_bytes()
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(pixels[10:, 10:] - 90).max() <= 3
+    if ending.lower() != ".gif":
+        assert SOURCE_TYPE.encode() in path.read_bytes()
 
 
 def test_png_is_exact_and_readable_by_others(tmp_path: Path) -> None:
-    image = replace(
-        painted(90),
-        pixels=np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8),
-    )
-    with Pillow.open(publish(image, tmp_path / "a.png")) as picture:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    path = publish(replace(painted(90), pixels=pixels), tmp_path / "a.png")
+    with Pillow.open(path) as picture:
         picture.load()
-        assert (np.asarray(picture) == image.pixels).all()
-        assert (
-            json.loads(picture.info["miaobi"])["parameters"]["prompt"] == "雪中的狐狸"
-        )
+        assert (np.asarray(picture) == pixels).all()
+        record = json.loads(picture.info["miaobi"])
+        assert record["parameters"]["prompt"] == "雪中的狐狸"
         assert SOURCE_TYPE in picture.info["XML:com.adobe.xmp"]
 
 
@@ -90,15 +83,13 @@ def test_several_make_a_sheet_or_an_animation(tmp_path: Path) -> None:
     page = publish(several, tmp_path / "grid.png")
     with Pillow.open(page) as picture:
         assert picture.width > 200
-    found = read_record(page)
-    assert found["model"] == "画家"
-    assert [item["seed"] for item in found["pictures"]] == [10, 80, 150]
+    record = read_record(page)
+    assert record["model"] == "画家"
+    assert [item["seed"] for item in record["pictures"]] == [10, 80, 150]
     with Pillow.open(publish(several, tmp_path / "all.gif")) as picture:
-        assert (picture.n_frames, picture.size, picture.info["duration"]) == (
-            3,
-            (30, 20),
-            500,
-        )
+        assert picture.n_frames == 3
+        assert picture.size == (30, 20)
+        assert picture.info["duration"] == 500
 
 
 @pytest.mark.parametrize("ending", [".gif", ".webp"])
@@ -119,17 +110,12 @@ def test_a_video_is_an_animation(ending: str, tmp_path: Path) -> None:
 def test_a_folder_is_numbered_and_never_overwritten(tmp_path: Path) -> None:
     folder = publish([painted(10), painted(20)], tmp_path / "out")
     publish(painted(30), folder)
-    assert sorted(item.name for item in folder.iterdir()) == [
-        "000.png",
-        "001.png",
-        "002.png",
-        "index.jsonl",
-    ]
-    rows = [
-        json.loads(line)
-        for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert [row["file"] for row in rows] == ["000.png", "001.png", "002.png"]
+    numbered = ["000.png", "001.png", "002.png"]
+    names = sorted(item.name for item in folder.iterdir())
+    assert names == [*numbered, "index.jsonl"]
+    lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["file"] for row in rows] == numbered
     assert {row["model"] for row in rows} == {"画家"}
     with Pillow.open(folder / "001.png") as picture:
         assert picture.getpixel((20, 15)) == (20, 20, 20)
@@ -144,8 +130,9 @@ def test_two_writers_share_a_folder(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(list((tmp_path / "out").glob("*.png"))) == 16
-    assert len((tmp_path / "out" / "index.jsonl").read_text().splitlines()) == 16
+    folder = tmp_path / "out"
+    assert len(list(folder.glob("*.png"))) == 16
+    assert len((folder / "index.jsonl").read_text().splitlines()) == 16
 
 
 def test_a_named_file_is_replaced(tmp_path: Path) -> None:
@@ -156,10 +143,10 @@ def test_a_named_file_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("a.bmp", r"\.bmp"), ("a.txt", r"\.txt"), ("a.v1", r"\.v1")]
+    ("name", "ending"), [("a.bmp", r"\.bmp"), ("a.txt", r"\.txt"), ("a.v1", r"\.v1")]
 )
-def test_unknown_endings_leave_nothing(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match=said):
+def test_unknown_endings_leave_nothing(name: str, ending: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=ending):
         publish(painted(10), tmp_path / name)
     with pytest.raises(Unsupported, match="Text"):
         publish(Text("x", FACTS), tmp_path / "a.png")
@@ -172,36 +159,28 @@ def test_too_large_for_the_format(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=r"16,383.*20,000"):
         publish(painted(10, 1, (1, 20_000)), tmp_path / "a.webp")
     assert publish(painted(10, 1, (1, 20_000)), tmp_path / "a.png").exists()
-    wordy = replace(
-        painted(10), facts=replace(FACTS, parameters={"prompt": "fox " * 20_000})
-    )
+    facts = replace(FACTS, parameters={"prompt": "fox " * 20_000})
+    verbose = replace(painted(10), facts=facts)
     with pytest.raises(Unsupported, match=r"facts take 80,\d+ bytes"):
-        publish(wordy, tmp_path / "a.jpg")
-    assert (
-        len(read_record(publish(wordy, tmp_path / "a.webp"))["parameters"]["prompt"])
-        == 80_000
-    )
+        publish(verbose, tmp_path / "a.jpg")
+    record = read_record(publish(verbose, tmp_path / "a.webp"))
+    assert len(record["parameters"]["prompt"]) == 80_000
 
 
-def test_what_reads_back_otherwise_is_not_kept(
+def test_a_writer_that_drops_the_metadata_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        pictures, "_settings", lambda kind, facts: {}
-    )  # a writer that drops the metadata
+    monkeypatch.setattr(pictures, "_settings", lambda kind, facts: {})
     with pytest.raises(Damaged, match="reads back"):
         publish(painted(10), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
 def test_pixels_among_the_parameters_are_recorded_by_their_hash(tmp_path: Path) -> None:
-    image = replace(
-        painted(10),
-        facts=replace(FACTS, parameters={"image": np.zeros((4, 4, 3), np.uint8)}),
-    )
-    assert read_record(publish(image, tmp_path / "a.png"))["parameters"][
-        "image"
-    ].startswith("sha256:")
+    facts = replace(FACTS, parameters={"image": np.zeros((4, 4, 3), np.uint8)})
+    image = replace(painted(10), facts=facts)
+    record = read_record(publish(image, tmp_path / "a.png"))
+    assert record["parameters"]["image"].startswith("sha256:")
 
 
 def test_foreign_pictures_have_no_facts(tmp_path: Path) -> None:

@@ -32,36 +32,26 @@ def test_txt_says_what_it_is(tmp_path: Path) -> None:
 def test_md_has_its_facts_in_front(tmp_path: Path) -> None:
     import yaml
 
-    _, front, body = (
-        publish(TEXTS[0], tmp_path / "a.md")
-        .read_text(encoding="utf-8")
-        .split("---\n", 2)
-    )
+    path = publish(TEXTS[0], tmp_path / "a.md")
+    _, front, body = path.read_text(encoding="utf-8").split("---\n", 2)
     facts = yaml.safe_load(front)
-    assert (facts["model"], facts["seed"], facts["parameters"], facts["notice"]) == (
-        "poet",
-        7,
-        {"temperature": 0.5},
-        NOTICE,
-    )
+    assert facts["model"] == "poet"
+    assert facts["seed"] == 7
+    assert facts["parameters"] == {"temperature": 0.5}
+    assert facts["notice"] == NOTICE
     assert NOTICE in body
     assert "春江潮水" in body
 
 
 def test_json_and_jsonl_hold_everything(tmp_path: Path) -> None:
-    one = json.loads(publish(TEXTS[0], tmp_path / "a.json").read_text(encoding="utf-8"))
-    assert (one["text"], one["request_id"], one["notice"], one["finish"]) == (
-        "春江潮水",
-        "abc123",
-        NOTICE,
-        "stop",
-    )
-    rows = [
-        json.loads(line)
-        for line in publish(TEXTS, tmp_path / "a.jsonl")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    ]
+    path = publish(TEXTS[0], tmp_path / "a.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["text"] == "春江潮水"
+    assert record["request_id"] == "abc123"
+    assert record["notice"] == NOTICE
+    assert record["finish"] == "stop"
+    path = publish(TEXTS, tmp_path / "a.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["finish"] for row in rows] == ["stop", "length"]
 
 

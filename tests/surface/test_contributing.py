@@ -21,17 +21,36 @@ VERSES = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少�
 
 def block(name: str) -> str:
     """The first fenced block after the mention of a file."""
-    found = re.search(rf"`{re.escape(name)}`:\n\n```\w+\n(.*?)```", TEXT, re.DOTALL)
-    assert found, f"CONTRIBUTING.md shows no {name}"
-    return found[1]
+    match = re.search(rf"`{re.escape(name)}`:\n\n```\w+\n(.*?)```", TEXT, re.DOTALL)
+    assert match, f"CONTRIBUTING.md has no {name}"
+    return match[1]
 
 
 def commands() -> list[str]:
-    after = TEXT[TEXT.index("A package of your own") :]
+    """The commands of the part about a package, without their prompts."""
+    part = TEXT[TEXT.index("A package of your own") :]
+    blocks = re.findall(r"```console\n(.*?)```", part, re.DOTALL)
+    return [line.removeprefix("$ ") for line in "".join(blocks).splitlines()]
+
+
+def executable(command: str, python: Path) -> list[str]:
+    """A command of the page as it is run in the package's environment."""
+    program, *arguments = command.split()
+    if program == "miaobi":
+        return [str(python), "-m", "miaobi.cli", *arguments]
+    assert [program, *arguments][:2] == ["pip", "install"]
     return [
-        line[2:]
-        for shown in re.findall(r"```console\n(.*?)```", after, re.DOTALL)
-        for line in shown.splitlines()
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+        *arguments[1:],
     ]
 
 
@@ -73,28 +92,10 @@ def test_the_package_works_as_written(
         "MIAOBI_LANG": "en",
         "OMP_NUM_THREADS": "1",
     }
-    shown = []
-    for line in commands():
-        words = line.split()
-        if words[:2] == ["pip", "install"]:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "--python",
-                str(python),
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--no-build-isolation",
-                "--disable-pip-version-check",
-                *words[2:],
-            ]
-        else:
-            assert words[0] == "miaobi"
-            command = [str(python), "-m", "miaobi.cli", *words[1:]]
+    outputs = []
+    for command in commands():
         done = subprocess.run(
-            command,
+            executable(command, python),
             cwd=folder,
             env=variables,
             capture_output=True,
@@ -102,13 +103,13 @@ def test_the_package_works_as_written(
             timeout=240,
             check=False,
         )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        shown.append(done.stdout)
-    assert "bigram@1" in shown[1]
-    assert 0 < len(shown[2].strip()) <= 8
-    assert shown[3].strip().startswith("眠不觉晓，"), (
-        "the likeliest characters after 春"
-    )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        outputs.append(done.stdout)
+    _, trained, sampled, likeliest = outputs
+    assert "bigram@1" in trained
+    assert 0 < len(sampled.strip()) <= 8
+    # The likeliest characters after 春.
+    assert likeliest.strip().startswith("眠不觉晓，")
 
 
 def test_names_collide_in_favour_of_what_is_built_in(
