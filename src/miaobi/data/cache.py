@@ -1,4 +1,4 @@
-"""Prepared data on the disk: known by its content, made by one process at a time."""
+"""Prepared data on the disk: named by its content, made by one process at a time."""
 
 from __future__ import annotations
 
@@ -16,43 +16,55 @@ from miaobi.core.language import say
 
 @contextmanager
 def locked_folder(root: Path, fingerprint: str) -> Iterator[Path]:
-    """The folder `fingerprint` under `root`, whether or not it is there yet, while no
-    other process prepares it.
+    """Yield the folder `fingerprint` under `root`, whether or not it is there yet,
+    while no other process prepares it.
     """
     with locked(root / f".{fingerprint}.lock"):
         yield root / fingerprint
 
 
 def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
-    """SHA-256 over `files`, which lie in the folder `path` or are `path`. Those whose
-    size and time have not changed since the last time (noted under `root`) are not read
-    again.
+    """Return the SHA-256 over names and contents of files.
+
+    Files whose size and time have not changed since the last time are not read again.
+
+    Args:
+        path: the folder of the files, or the only one
+        files: the files in it
+        root: the folder where digests are remembered, in hashes.json
     """
-    known_path = root / "hashes.json"
-    known = (
-        json.loads(known_path.read_text(encoding="utf-8"))
-        if known_path.exists()
-        else {}
-    )
-    whole, fresh = hashlib.sha256(), {}
+    memory = root / "hashes.json"
+    remembered = dict[str, list[Any]]()
+    if memory.exists():
+        remembered = json.loads(memory.read_text(encoding="utf-8"))
+    whole = hashlib.sha256()
+    current = dict[str, list[Any]]()
     for file in files:
-        state = file.stat()
-        size, time, digest = known.get(str(file.absolute()), (None, None, None))
-        if (size, time) != (state.st_size, state.st_mtime_ns):
-            with file.open("rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        fresh[str(file.absolute())] = [state.st_size, state.st_mtime_ns, digest]
-        whole.update(
-            f"{file.relative_to(path) if path.is_dir() else file.suffix} {digest}\n".encode()
-        )
-    if any(known.get(key) != value for key, value in fresh.items()):
-        write_text(known_path, json.dumps({**known, **fresh}))
+        key = str(file.absolute())
+        entry = _entry(file, remembered.get(key))
+        current[key] = entry
+        name = file.relative_to(path) if path.is_dir() else file.suffix
+        whole.update(f"{name} {entry[-1]}\n".encode())
+    if any(remembered.get(key) != entry for key, entry in current.items()):
+        write_text(memory, json.dumps({**remembered, **current}))
     return whole.hexdigest()
 
 
+def _entry(file: Path, remembered: list[Any] | None) -> list[Any]:
+    """[size, time, digest] of a file, the remembered one where it is unchanged."""
+    stat = file.stat()
+    state = [stat.st_size, stat.st_mtime_ns]
+    if remembered is not None and remembered[:2] == state:
+        return remembered
+    with file.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    return [*state, digest]
+
+
 def manifest(folder: Path, name: str) -> dict[str, Any]:
-    """What preparation noted in the prepared `folder`. Raises NotFound where it is no
-    longer there.
+    """Return what preparation noted in the prepared `folder`.
+
+    Raises NotFound where it is no longer there.
     """
     try:
         loaded: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))

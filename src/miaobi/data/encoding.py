@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
 
 SAMPLE = 1 << 18
+"""Bytes in which the first ones outside ASCII are looked for at once."""
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -25,6 +26,9 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+"""Byte-order marks with their encodings, the longest first."""
+GZIP = b"\x1f\x8b"
+ENCODINGS = ("utf-8", "gb18030")
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,11 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        place = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return say(f"{place}: {self.what}", f"{place}：{self.what}")
+        location = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return say(f"{location}: {self.what}", f"{location}：{self.what}")
 
     def error(self) -> BadInput:
+        """Return the error of this problem, for whoever stops at it."""
         return BadInput(str(self), self.remedy)
 
 
@@ -50,21 +55,23 @@ Report = Callable[[Problem], None]
 
 
 def raise_problem(problem: Problem) -> None:
+    """Report by raising BadInput."""
     raise problem.error()
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked if it is gzip (told by content, not by name).
+    """Open the bytes of a file, unpacked if its content (not its name) is gzip.
+
     Raises NotFound, Damaged.
     """
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
+            is_gzip = raw.read(len(GZIP)) == GZIP
             raw.seek(0)
-            if zipped:
-                with gzip.open(raw) as unpacked:
-                    yield unpacked  # type: ignore[misc]
+            if is_gzip:
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield cast("IO[bytes]", unpacked)
             else:
                 yield raw
     except FileNotFoundError:
@@ -86,91 +93,92 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def detect(file: IO[bytes]) -> str:
-    """The encoding of a file, from its mark or from its first lines with non-ASCII
+    """Return the encoding of a file, by its mark or its first lines with non-ASCII
     bytes. Leaves the file at the start of its text.
 
     Raises nothing: a file with no sign of another encoding counts as UTF-8 and is
-        checked line by line as it is read.
+    checked line by line as it is read.
     """
-    start = file.read(4)
-    for mark, name in MARKS:
-        if start.startswith(mark):
-            file.seek(len(mark) if name == "utf-8" else 0)
-            return name
+    head = file.read(4)
+    for mark, encoding in MARKS:
+        if head.startswith(mark):
+            file.seek(len(mark) if encoding == "utf-8" else 0)
+            return encoding
     file.seek(0)
     while sample := file.read(SAMPLE):
         if not sample.isascii():
             sample += file.readline(SAMPLE)
             break
     file.seek(0)
-    lines = [line for line in sample.split(b"\n") if not line.isascii()]
-    chinese = sum(
-        not _decodes(line, "utf-8") and _decodes(line, "gb18030") for line in lines
-    )
-    return "gb18030" if chinese * 2 > len(lines) else "utf-8"
+    wide = [line for line in sample.split(b"\n") if not line.isascii()]
+    others = [line for line in wide if not _decodes(line, "utf-8")]
+    chinese = sum(_decodes(line, "gb18030") for line in others)
+    return "gb18030" if chinese * 2 > len(wide) else "utf-8"
 
 
 def numbered_lines(
     path: Path, report: Report = raise_problem, limit: int = -1
 ) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes "\\n".
+    """Yield (line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes
+    "\\n".
 
-    With a limit, lines longer than that many bytes come in pieces under one number. A
-    line in another encoding than the rest of its file goes to `report` and is left out.
+    Args:
+        path: the file
+        report: called with each line in another encoding than the rest of its file,
+            which is left out
+        limit: lines longer than that many bytes come in pieces under one number; -1
+            for no limit
     """
     with open_bytes(path) as file:
         encoding = detect(file)
         if encoding.startswith(("utf-16", "utf-32")):
-            yield from _wide_lines(path, file, encoding, limit)
+            yield from _utf16_lines(path, file, encoding, limit)
             return
-        number, carried = 1, b""
+        number, rest = 1, b""
         while raw := file.readline(limit):
-            raw, carried = carried + raw, b""
-            ended = raw.endswith(b"\n")
-            if not ended and len(raw) >= limit > 0:
-                raw, carried = _at_character(raw, encoding)
+            raw, rest = rest + raw, b""
+            is_whole = raw.endswith(b"\n")
+            if not is_whole and len(raw) >= limit > 0:
+                raw, rest = _at_character(raw, encoding)
             if raw.endswith(b"\r\n"):
                 raw = raw[:-2] + b"\n"
-            if raw.isascii():
-                yield number, raw.decode("ascii")
-            elif (line := _decode(raw, encoding)) is not None:
-                yield number, line
-            else:
+            line = _decode(raw, encoding)
+            if line is None:
                 report(_mixed(path, number, raw, encoding))
-            number += ended
-        if carried:
-            report(_mixed(path, number, carried, encoding))
+            else:
+                yield number, line
+            number += is_whole
+        if rest:
+            report(_mixed(path, number, rest, encoding))
 
 
 def encoding_of(path: Path) -> str:
+    """Return the encoding of a file."""
     with open_bytes(path) as file:
         return detect(file)
 
 
-def _wide_lines(
+def _utf16_lines(
     path: Path, file: IO[bytes], encoding: str, limit: int
 ) -> Iterator[tuple[int, str]]:
     """Lines of UTF-16 or UTF-32, where a fault leaves no way to find the next line:
     always an error.
     """
-    number, reader = 1, io.TextIOWrapper(file, encoding=encoding, newline="\n")
+    number = 1
+    reader = io.TextIOWrapper(file, encoding=encoding, newline="\n")
     try:
         while line := reader.readline(limit):
-            yield (
-                number,
-                line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line,
-            )
+            if line.endswith("\r\n"):
+                line = line.removesuffix("\r\n") + "\n"
+            yield number, line
             number += line.endswith("\n")
     except UnicodeError as error:
-        raise Problem(
-            path,
-            number,
-            say(
-                f"not valid {encoding.upper()} ({error}).",
-                f"不是有效的 {encoding.upper()}（{error}）。",
-            ),
-            say("Save the file again as UTF-8.", "请把文件另存为 UTF-8。"),
-        ).error() from None
+        what = say(
+            f"not valid {encoding.upper()} ({error}).",
+            f"不是有效的 {encoding.upper()}（{error}）。",
+        )
+        remedy = say("Save the file again as UTF-8.", "请把文件另存为 UTF-8。")
+        raise Problem(path, number, what, remedy).error() from None
     finally:
         reader.detach()
 
@@ -198,39 +206,38 @@ def _decode(raw: bytes, encoding: str) -> str | None:
     UTF-8 with two or more Chinese characters counts as UTF-8: by chance that happens to
     fewer than one short line in ten thousand.
     """
-    try:
-        if (
-            encoding == "gb18030"
-            and sum("\u3000" <= c <= "\u9fff" for c in raw.decode("utf-8")) >= 2
-        ):
-            return None
-    except UnicodeDecodeError:
-        pass
+    if raw.isascii():
+        return raw.decode("ascii")
+    if encoding == "gb18030" and _is_chinese_utf8(raw):
+        return None
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError:
         return None
 
 
+def _is_chinese_utf8(raw: bytes) -> bool:
+    """Whether a line is UTF-8 with two or more Chinese characters."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return sum("\u3000" <= char <= "\u9fff" for char in text) >= 2
+
+
 def _mixed(path: Path, number: int, raw: bytes, encoding: str) -> Problem:
-    other = next(
-        (
-            name
-            for name in ("utf-8", "gb18030")
-            if name != encoding and _decodes(raw, name)
-        ),
-        None,
-    )
-    shown = raw[:40].decode(other, "replace").rstrip() if other else repr(raw[:24])
-    if other:
+    others = [name for name in ENCODINGS if name != encoding and _decodes(raw, name)]
+    if others:
+        other = others[0]
+        excerpt = raw[:40].decode(other, "replace").rstrip()
         what = say(
-            f"mixed encodings: this line is {other.upper()} ({shown!r}), the file is {encoding.upper()}.",
-            f"编码混杂：此行为 {other.upper()}（{shown!r}），文件为 {encoding.upper()}。",
+            f"mixed encodings: this line is {other.upper()} ({excerpt!r}), the file is {encoding.upper()}.",
+            f"编码混杂：此行为 {other.upper()}（{excerpt!r}），文件为 {encoding.upper()}。",
         )
     else:
         what = say(
-            f"neither UTF-8 nor GB18030: {shown}.",
-            f"既不是 UTF-8 也不是 GB18030：{shown}。",
+            f"neither UTF-8 nor GB18030: {raw[:24]!r}.",
+            f"既不是 UTF-8 也不是 GB18030：{raw[:24]!r}。",
         )
     return Problem(
         path,

@@ -1,4 +1,4 @@
-"""One progress bar on stderr, shown only where a person watches."""
+"""One progress bar on stderr, only where a person watches."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Bar = Callable[[str, float, float], None]
-"""bar(what is being done, done, total); a total of 0 when it is not known."""
+"""bar(label, done, total); a total of 0 when it is not known."""
 
 
-def silent(what: str, done: float, total: float) -> None:
-    """Shows nothing."""
+def silent(label: str, done: float, total: float) -> None:
+    """Print nothing."""
 
 
 @contextmanager
-def bar(shown: bool = True) -> Iterator[Bar]:
-    """A bar with the time left, which disappears when the work is done."""
-    if not (shown and sys.stderr.isatty()):
+def bar(visible: bool = True) -> Iterator[Bar]:
+    """Yield a bar with the time left, which disappears when the work is done."""
+    if not (visible and sys.stderr.isatty()):
         yield silent
         return
     from rich.console import Console
@@ -31,6 +31,10 @@ def bar(shown: bool = True) -> Iterator[Bar]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(
-            task, description=what, completed=done, total=total or None
-        )
+
+        def show(label: str, done: float, total: float) -> None:
+            progress.update(
+                task, description=label, completed=done, total=total or None
+            )
+
+        yield show
