@@ -1,8 +1,8 @@
-"""The `files` source: text from a person's own files. Plain text, JSONL, JSON, CSV,
+"""The `files` source: text from a user's own files. Plain text, JSONL, JSON, CSV,
 Parquet, each also gzip, or a folder of them.
 
-Formats and shapes are told by content where the name leaves a doubt. Nothing is read
-whole into memory but single records; a plain text file larger than PART characters
+Formats and shapes follow from the content where the name leaves a doubt. Nothing is
+read whole into memory but single records; a plain text file larger than PART characters
 passes through in parts.
 """
 
@@ -15,10 +15,10 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from miaobi.core.errors import BadInput, Damaged, NotFound, nearest
 from miaobi.core.language import say
@@ -34,7 +34,9 @@ from miaobi.data.text.documents import Document
 from miaobi.data.text.shapes import Unusable, to_document
 
 PART = 1 << 20
+"""Characters of a plain text file's parts, at least."""
 READ = 1 << 16
+"""Bytes read at once of a file whose lines may be long."""
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -46,6 +48,15 @@ FORMATS = {
     ".text": "text",
     ".md": "text",
 }
+DELIMITERS = ",;\t"
+CONVERSATIONS = {"messages", "conversations", "conversation"}
+EXCERPT = 60
+"""Characters of a broken record in its problem."""
+PARQUET_ROWS = 1024
+"""Rows in memory at once."""
+GAP = re.compile(r"[\s,]*")
+CUT_MARGIN = 16
+"""Characters at the end of a piece in which an error may come from the cut."""
 
 
 def read(
@@ -56,38 +67,41 @@ def read(
     strict: bool = True,
     report: Report = raise_problem,
 ) -> Iterator[Document]:
-    """The documents of a file, or of every text file in a folder, in the order of their names.
+    """Yield the documents of a file, or of every text file in a folder, in the order of
+    their names.
 
     Args:
-        path: A file or a folder.
-        text_column: The column or key that holds the text, where it cannot be told from the names.
-        separator: What stands between the documents of a plain text file ("\\n\\n" for
-            a blank line). Without it
-            the whole file is one document, as a novel is.
-        strict: Raise at the first problem. Otherwise the rest is kept and each problem
-            goes to `report`.
-        report: Called with each Problem when not strict.
+        path: a file or a folder
+        text_column: the column or key that holds the text, where the names do not show it
+        separator: what divides the documents of a plain text file ("\\n\\n" for a
+            blank line). Without it the whole file is one document, as a novel is
+        strict: raise at the first problem. Otherwise the rest is read and each problem
+            goes to `report`
+        report: called with each Problem when not strict
 
     Raises NotFound, BadInput with file and line, Damaged for a cut-off gzip or Parquet file.
     """
-    path, found, problems = Path(path).expanduser(), False, list[Problem]()
+    path = Path(path).expanduser()
+    problems = list[Problem]()
 
-    def keep(problem: Problem) -> None:
-        problems[:] = problems or [problem]
+    def keep_first(problem: Problem) -> None:
+        if not problems:
+            problems.append(problem)
         report(problem)
 
+    is_empty = True
     for file in files_in(path):
         for document in read_file(
             file,
             text_column=text_column,
             separator=separator,
-            report=raise_problem if strict else keep,
+            report=raise_problem if strict else keep_first,
         ):
-            found = True
+            is_empty = False
             yield document
-    if problems and not found:
+    if is_empty and problems:
         raise problems[0].error()
-    if not found:
+    if is_empty:
         raise BadInput(
             say(f"{path} holds no text.", f"{path} 中没有文本。"),
             say("Choose a file with something to learn from.", "请选择有内容的文件。"),
@@ -95,40 +109,47 @@ def read(
 
 
 def files_in(path: Path) -> list[Path]:
-    """The file itself, or the text files of a folder and its folders, sorted. Raises
-    NotFound with the nearest names.
+    """Return the file itself, or the text files of a folder and its folders, sorted.
+
+    Raises NotFound with the nearest names.
     """
     if path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.is_file()
-            and _suffix(file) in FORMATS
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
-        if not files:
-            raise NotFound(
-                say(
-                    f"The folder {path} has no text files.",
-                    f"文件夹 {path} 中没有文本文件。",
-                ),
-                say(
-                    f"Known endings: {', '.join(FORMATS)}, each also .gz.",
-                    f"可用的扩展名：{'、'.join(FORMATS)}，也可为 .gz。",
-                ),
-            )
-        return files
+        return _files_of_folder(path)
     if not path.exists():
-        siblings = (
-            [item.name for item in path.parent.iterdir()]
-            if path.parent.is_dir()
-            else []
-        )
+        siblings = list[str]()
+        if path.parent.is_dir():
+            siblings = [item.name for item in path.parent.iterdir()]
         raise NotFound(
             say(f"There is no file {path}.", f"文件 {path} 不存在。"),
             nearest(path.name, siblings) or say("Check the path.", "请检查路径。"),
         )
     return [path]
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and _suffix(file) in FORMATS
+        and not _is_hidden(file.relative_to(folder))
+    )
+    if not files:
+        raise NotFound(
+            say(
+                f"The folder {folder} has no text files.",
+                f"文件夹 {folder} 中没有文本文件。",
+            ),
+            say(
+                f"Known endings: {', '.join(FORMATS)}, each also .gz.",
+                f"可用的扩展名：{'、'.join(FORMATS)}，也可为 .gz。",
+            ),
+        )
+    return files
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_file(
@@ -138,24 +159,15 @@ def read_file(
     separator: str | None = None,
     report: Report = raise_problem,
 ) -> Iterator[Document]:
-    """The documents of one file."""
-    kind = format_of(path)
-    if kind == "text":
-        if text_column is not None:
-            raise BadInput(
-                say(
-                    f"{path} is plain text; it has no column {text_column!r}.",
-                    f"{path} 是纯文本，没有名为 {text_column!r} 的列。",
-                ),
-                say("Leave text_column out.", "请去掉 text_column。"),
-            )
+    """Yield the documents of one file; the arguments are those of `read`."""
+    if format_of(path) == "text":
+        _check_no_column(path, text_column)
         yield from _plain(path, separator, report)
         return
     for line, record in records(path, report):
+        meta = {"file": str(path), "line": line}
         try:
-            document = to_document(
-                record, text_column, {"file": str(path), "line": line}
-            )
+            document = to_document(record, text_column, meta)
         except Unusable as error:
             report(Problem(path, line, error.what, error.remedy))
             continue
@@ -163,11 +175,23 @@ def read_file(
             yield document
 
 
+def _check_no_column(path: Path, text_column: str | None) -> None:
+    if text_column is not None:
+        raise BadInput(
+            say(
+                f"{path} is plain text; it has no column {text_column!r}.",
+                f"{path} 是纯文本，没有名为 {text_column!r} 的列。",
+            ),
+            say("Leave text_column out.", "请去掉 text_column。"),
+        )
+
+
 def records(path: Path, report: Report = raise_problem) -> Iterator[tuple[int, Any]]:
-    """(line, or row for Parquet; record as written) of a file that is not plain text."""
-    readers = {"jsonl": json_lines, "json": _json, "csv": csv_rows, "parquet": _parquet}
+    """Yield (line, or row for Parquet; record as written) of a file that is not plain
+    text.
+    """
     kind = format_of(path)
-    if kind not in readers:
+    if kind == "text":
         raise BadInput(
             say(
                 f"{path} is plain text, which has no columns.",
@@ -178,18 +202,21 @@ def records(path: Path, report: Report = raise_problem) -> Iterator[tuple[int, A
                 "请提供 JSONL、JSON、CSV 或 Parquet。",
             ),
         )
-    yield from readers[kind](path, report)
+    yield from READERS[kind](path, report)
 
 
 def format_of(path: Path) -> str:
-    """ "text", "jsonl", "json", "csv" or "parquet". Raises NotFound, Damaged for a gzip
-    file cut short at its start.
+    """Return "text", "jsonl", "json", "csv" or "parquet".
+
+    Raises NotFound, BadInput for what is no text; Damaged for a gzip file cut short at
+    its start.
     """
     with open_bytes(path) as file:
-        start = file.read(READ)
-    if start.startswith(b"PAR1"):
+        head = file.read(READ)
+    if head.startswith(b"PAR1"):
         return "parquet"
-    if b"\0" in start and not any(start.startswith(mark) for mark, _ in MARKS):
+    has_mark = any(head.startswith(mark) for mark, _ in MARKS)
+    if b"\0" in head and not has_mark:
         raise BadInput(
             say(
                 f"{path} is not text: it holds zero bytes.",
@@ -200,33 +227,27 @@ def format_of(path: Path) -> str:
                 "请先导出为纯文本、JSONL、CSV 或 Parquet。",
             ),
         )
-    kind = FORMATS.get(_suffix(path), "text")
-    first = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if (
-        kind == "json"
-        and first.startswith(b"{")
-        and _is_json(first.split(b"\n", 1)[0])
-        and b"\n{" in first
-    ):
-        return "jsonl"  # JSON lines under the wrong name, as many tools write them
-    if (
-        kind == "jsonl"
-        and first.startswith(b"[")
-        and not _is_json(first.split(b"\n", 1)[0])
-    ):
+    return _format(_suffix(path), head.lstrip(b"\xef\xbb\xbf \t\r\n"))
+
+
+def _format(suffix: str, head: bytes) -> str:
+    """The format that a name tells, corrected by how the content begins."""
+    kind = FORMATS.get(suffix, "text")
+    first_line = head.split(b"\n", 1)[0]
+    if head.startswith(b"{") and (kind == "json" or suffix not in FORMATS):
+        # JSON lines under the wrong name, as many tools write them.
+        is_line = _is_json(first_line)
+        if is_line and (kind != "json" or b"\n{" in head):
+            return "jsonl"
+    if kind == "jsonl" and head.startswith(b"[") and not _is_json(first_line):
         return "json"
-    if (
-        _suffix(path) not in FORMATS
-        and first.startswith(b"{")
-        and _is_json(first.split(b"\n", 1)[0])
-    ):
-        return "jsonl"
     return kind
 
 
 def _suffix(path: Path) -> str:
-    """The ending that tells the format, behind .gz."""
-    path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    """The ending that names the format, before .gz."""
+    if path.suffix.lower() == ".gz":
+        path = path.with_suffix("")
     return path.suffix.lower()
 
 
@@ -238,57 +259,63 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
+class _Text(NamedTuple):
+    """A plain text, or a part of one."""
+
+    line: int
+    """The first one, from 1."""
+    text: str
+    continues: bool = False
+
+
 def _plain(path: Path, separator: str | None, report: Report) -> Iterator[Document]:
     """A text file as one document, in parts cut at line ends, or as the documents
     between separators.
     """
     texts = _split(path, separator, report) if separator else _parts(path, report)
     for line, text, continues in texts:
-        yield Document(
-            text,
-            meta={"file": str(path), "line": line, "shape": "plain"},
-            continues=continues,
-        )
+        meta = {"file": str(path), "line": line, "shape": "plain"}
+        yield Document(text, meta=meta, continues=continues)
 
 
-def _parts(path: Path, report: Report) -> Iterator[tuple[int, str, bool]]:
-    """(first line, text, whether more follows): every part but the last holds at least
-    PART characters.
-    """
-    held, size, first, began = list[str](), 0, 1, False
+def _parts(path: Path, report: Report) -> Iterator[_Text]:
+    """A whole file: every part but the last holds at least PART characters."""
+    lines, size, first = list[str](), 0, 1
+    is_first_part = True
     for number, line in numbered_lines(path, report, limit=PART):
         if size >= PART:
-            yield first, "".join(held), True
-            held, size, began = [], 0, True
-        if not held:
+            yield _Text(first, "".join(lines), continues=True)
+            lines, size = [], 0
+            is_first_part = False
+        if not lines:
             first = number
-        held.append(line)
+        lines.append(line)
         size += len(line)
-    text = "".join(held)
-    if began or text.strip():
-        yield first, text, False
+    text = "".join(lines)
+    if text.strip() or not is_first_part:
+        yield _Text(first, text)
 
 
-def _split(
-    path: Path, separator: str, report: Report
-) -> Iterator[tuple[int, str, bool]]:
+def _split(path: Path, separator: str, report: Report) -> Iterator[_Text]:
     """The non-empty texts between separators, without the line ends around them."""
-    held, first = "", 1
+    text, first = "", 1
     for number, line in numbered_lines(path, report):
-        if not held or held.isspace():
+        if not text or text.isspace():
             first = number
-        start = max(0, len(held) - len(separator) + 1)
-        held += line
-        while (at := held.find(separator, start)) >= 0:
-            text, held, start = held[:at], held[at + len(separator) :], 0
-            if text.strip():
-                yield first, text.strip("\n"), False
+        searched = max(0, len(text) - len(separator) + 1)
+        text += line
+        while (at := text.find(separator, searched)) >= 0:
+            before, text = text[:at], text[at + len(separator) :]
+            searched = 0
+            if before.strip():
+                yield _Text(first, before.strip("\n"))
             first = number
-    if held.strip():
-        yield first, held.strip("\n"), False
+    if text.strip():
+        yield _Text(first, text.strip("\n"))
 
 
 def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value) of a file with a JSON value a line."""
     for number, line in numbered_lines(path, report):
         if not line.strip():
             continue
@@ -300,12 +327,13 @@ def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
 
 def _broken(path: Path, number: int, text: str, error: Exception) -> Problem:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    excerpt = text.strip()[:EXCERPT]
     return Problem(
         path,
         number,
         say(
-            f"not valid JSON ({reason}): {text.strip()[:60]!r}.",
-            f"不是有效的 JSON（{reason}）：{text.strip()[:60]!r}。",
+            f"not valid JSON ({reason}): {excerpt!r}.",
+            f"不是有效的 JSON（{reason}）：{excerpt!r}。",
         ),
         say(
             "Mend that line, or keep the rest with strict=false.",
@@ -319,105 +347,134 @@ def _json(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
     ({"data": [...]}); or the object itself.
     """
     pieces = numbered_lines(path, report, limit=READ)
-    number, start = next(
-        ((number, piece) for number, piece in pieces if piece.strip()), (0, "")
-    )
-    if start.lstrip().startswith("["):
-        yield from _array(
-            path, itertools.chain([(number, start.lstrip()[1:])], pieces), report
-        )
-    elif start:
-        text = start + "".join(piece for _, piece in pieces)
+    not_blank = ((number, piece) for number, piece in pieces if piece.strip())
+    number, head = next(not_blank, (0, ""))
+    if head.lstrip().startswith("["):
+        items = itertools.chain([(number, head.lstrip()[1:])], pieces)
+        yield from _Array(path, report).items(items)
+    elif head:
+        text = head + "".join(piece for _, piece in pieces)
         try:
-            whole = json.loads(text)
+            value = json.loads(text)
         except json.JSONDecodeError as error:
-            report(_broken(path, number - 1 + error.lineno, text[error.pos :], error))
+            line = number - 1 + error.lineno
+            report(_broken(path, line, text[error.pos :], error))
             return
         except RecursionError as error:
             report(_broken(path, number, text, error))
             return
-        yield from ((number, record) for record in _records(whole))
+        for record in _records(value):
+            yield number, record
 
 
-def _records(whole: Any) -> list[Any]:
+def _records(value: Any) -> list[Any]:
     """{"version": 1, "data": [{...}, ...]} holds many records; a conversation, whose
     turns are a list too, is one.
     """
-    if (
-        not isinstance(whole, dict)
-        or {"messages", "conversations", "conversation"} & whole.keys()
-    ):
-        return [whole]
-    lists = [
-        value
-        for value in whole.values()
-        if isinstance(value, list) and value and isinstance(value[0], dict)
-    ]
-    return lists[0] if len(lists) == 1 else [whole]
+    if not isinstance(value, dict) or CONVERSATIONS & value.keys():
+        return [value]
+    lists = [item for item in value.values() if _is_list_of_objects(item)]
+    return lists[0] if len(lists) == 1 else [value]
 
 
-def _array(
-    path: Path, pieces: Iterator[tuple[int, str]], report: Report
-) -> Iterator[tuple[int, Any]]:
-    """Items of an array whose "[" was taken off. A broken item ends the reading:
-    nothing tells where the next one starts.
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+class _Array:
+    """The items of a JSON array that is read in pieces.
+
+    A broken item ends the reading: nothing tells where the next one starts.
     """
-    decoder, gap, held, number, needed = (
-        json.JSONDecoder(),
-        re.compile(r"[\s,]*"),
-        "",
-        0,
-        0,
-    )
-    fault: Exception | None = None
-    for at, piece in itertools.chain(pieces, [(0, "")]):
-        if not held:
-            number = at or number
-        held += piece
-        while len(held) >= needed or not at:
-            skipped = gap.match(held).end()  # type: ignore[union-attr]
-            number, held = number + held.count("\n", 0, skipped), held[skipped:]
-            if held.startswith("]"):
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self.path = path
+        self.report = report
+        self.decoder = json.JSONDecoder()
+        self.text = ""
+        """What is not decoded yet."""
+        self.line = 0
+        """Of the beginning of the text."""
+        self.needed = 0
+        """Characters from which another attempt is worth it."""
+        self.fault: Exception | None = None
+        """Of the last attempt."""
+        self.is_broken = False
+        """Whether the fault is in the text, and no effect of the end of the piece."""
+
+    def items(self, pieces: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
+        """Yield (line, item) of (line, piece)s whose "[" was taken off."""
+        for line, piece in pieces:
+            if not self.text:
+                self.line = line
+            self.text += piece
+            if len(self.text) >= self.needed:
+                yield from self._decoded(is_last=False)
+            if self.is_broken or self.text.startswith("]"):
+                break
+        else:
+            yield from self._decoded(is_last=True)
+        if not self.text.startswith("]"):
+            self.report(self._problem())
+
+    def _decoded(self, is_last: bool) -> Iterator[tuple[int, Any]]:
+        """The whole items at the beginning of the text."""
+        while is_last or self.text:
+            self._skip_gap()
+            if self.text.startswith("]"):
                 return
             try:
-                item, end = decoder.raw_decode(held)
+                item, end = self.decoder.raw_decode(self.text)
             except (json.JSONDecodeError, RecursionError) as error:
-                fault = error
-                if (
-                    isinstance(error, json.JSONDecodeError)
-                    and error.pos < len(held) - 16
-                    and "Unterminated" not in error.msg
-                ):
-                    at = 0  # broken here, not merely cut by the end of the piece
+                self.fault = error
+                self.is_broken = self._is_inside(error)
                 # A huge item is not tried again at every piece, only when twice as much
                 # has come.
-                needed = 2 * len(held) if len(held) > READ else 0
-                break
-            yield number, item
-            number, held, needed = number + held.count("\n", 0, end), held[end:], 0
-        if not at:
-            break
-    if held and fault:
-        report(_broken(path, number, held, fault))
-    else:
-        report(
-            Problem(
-                path,
-                number,
-                say(
-                    "the list is cut off: its closing ] is missing.",
-                    "列表被截断：缺少结尾的 ]。",
-                ),
-                say(
-                    "Copy the file again, or keep what could be read with strict=false.",
-                    "请重新复制文件，或用 strict=false 保留已读部分。",
-                ),
-            )
+                size = len(self.text)
+                self.needed = 2 * size if size > READ else 0
+                return
+            self.needed = 0
+            yield self.line, item
+            self._advance(end)
+
+    def _skip_gap(self) -> None:
+        gap = GAP.match(self.text)
+        self._advance(gap.end() if gap else 0)
+
+    def _advance(self, count: int) -> None:
+        self.line += self.text.count("\n", 0, count)
+        self.text = self.text[count:]
+
+    def _is_inside(self, error: Exception) -> bool:
+        """Whether an error is too far from the end of the text to come from the cut."""
+        return (
+            isinstance(error, json.JSONDecodeError)
+            and error.pos < len(self.text) - CUT_MARGIN
+            and "Unterminated" not in error.msg
+        )
+
+    def _problem(self) -> Problem:
+        if self.text and self.fault:
+            return _broken(self.path, self.line, self.text, self.fault)
+        return Problem(
+            self.path,
+            self.line,
+            say(
+                "the list is cut off: its closing ] is missing.",
+                "列表被截断：缺少结尾的 ]。",
+            ),
+            say(
+                "Copy the file again, or keep what could be read with strict=false.",
+                "请重新复制文件，或用 strict=false 保留已读部分。",
+            ),
         )
 
 
 def csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows under a header line. Comma, semicolon or tab, whichever the header has most of."""
+    """Yield (line, row by column) of rows under a header line.
+
+    The delimiter is comma, semicolon or tab, whichever the header has most of.
+    """
     csv.field_size_limit(1 << 30)
     at = 0
 
@@ -428,12 +485,10 @@ def csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]
 
     source = lines()
     header = next(source, "")
-    rows = csv.reader(
-        itertools.chain([header], source),
-        delimiter=max(",;\t", key=header.count),
-        strict=True,
-    )
-    names: list[str] = []
+    delimiter = max(DELIMITERS, key=header.count)
+    text = itertools.chain([header], source)
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
+    names = list[str]()
     while True:
         line = at + bool(names)
         try:
@@ -441,55 +496,59 @@ def csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]
         except StopIteration:
             return
         except csv.Error as error:
-            report(
-                Problem(
-                    path,
-                    line,
-                    say(f"not valid CSV ({error}).", f"不是有效的 CSV（{error}）。"),
-                    say(
-                        'Quote fields as "..." and double the quotes inside.',
-                        '请用 "..." 包住字段，内部的引号写两次。',
-                    ),
-                )
-            )
+            report(_broken_csv(path, line, error))
             continue
         if not names:
             names = [name.strip() for name in row]
         elif len(row) == len(names):
             yield line, dict(zip(names, row, strict=True))
         elif row:
-            report(
-                Problem(
-                    path,
-                    line,
-                    say(
-                        f"{len(row)} fields where the header has {len(names)}: {','.join(row)[:60]!r}.",
-                        f"有 {len(row)} 个字段，表头有 {len(names)} 个：{','.join(row)[:60]!r}。",
-                    ),
-                    say(
-                        "Quote fields that contain the delimiter.",
-                        "含有分隔符的字段请加引号。",
-                    ),
-                )
-            )
+            report(_uneven(path, line, row, len(names)))
+
+
+def _broken_csv(path: Path, line: int, error: csv.Error) -> Problem:
+    return Problem(
+        path,
+        line,
+        say(f"not valid CSV ({error}).", f"不是有效的 CSV（{error}）。"),
+        say(
+            'Quote fields as "..." and double the quotes inside.',
+            '请用 "..." 包住字段，内部的引号写两次。',
+        ),
+    )
+
+
+def _uneven(path: Path, line: int, row: list[str], columns: int) -> Problem:
+    excerpt = ",".join(row)[:EXCERPT]
+    return Problem(
+        path,
+        line,
+        say(
+            f"{len(row)} fields where the header has {columns}: {excerpt!r}.",
+            f"有 {len(row)} 个字段，表头有 {columns} 个：{excerpt!r}。",
+        ),
+        say("Quote fields that contain the delimiter.", "含有分隔符的字段请加引号。"),
+    )
 
 
 def _parquet(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow
     from pyarrow import parquet
 
-    with open_bytes(path) as packed, _seekable(packed) as file:
+    with open_bytes(path) as raw, _seekable(raw) as file:
         try:
             row = 0
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            table = parquet.ParquetFile(file)
+            for batch in table.iter_batches(batch_size=PARQUET_ROWS):
                 for record in batch.to_pylist():
                     row += 1
                     yield row, record
         except (pyarrow.ArrowInvalid, OSError) as error:
+            reason = str(error).splitlines()[0]
             raise Damaged(
                 say(
-                    f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}",
-                    f"{path} 不是完整的 Parquet 文件：{str(error).splitlines()[0]}",
+                    f"{path} is not a whole Parquet file: {reason}",
+                    f"{path} 不是完整的 Parquet 文件：{reason}",
                 ),
                 say("Copy or export it again.", "请重新复制或导出。"),
             ) from None
@@ -507,3 +566,11 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
         shutil.copyfileobj(file, unpacked)
         unpacked.seek(0)
         yield unpacked
+
+
+READERS: dict[str, Callable[[Path, Report], Iterator[tuple[int, Any]]]] = {
+    "jsonl": json_lines,
+    "json": _json,
+    "csv": csv_rows,
+    "parquet": _parquet,
+}
