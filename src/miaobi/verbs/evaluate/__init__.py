@@ -1,20 +1,22 @@
-"""Judge a model: how well it foresees what it has not seen, how good and varied its
-samples are, and how much it copies.
+"""Evaluate a model: how well it predicts held-out data, how good and varied its samples
+are, and how much it copies.
 
-Every score states its sample size and a 95 % interval; what cannot be measured is said,
-with the reason. This file asks, tells and draws the page; evaluate_texts.py,
-evaluate_pictures.py and evaluate_tuned.py know the models.
+Every score has its sample size and a 95 % interval; what cannot be measured is listed
+with the reason. This module runs the evaluation and writes the page; `text`, `image` and
+`tuned` know the models.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miaobi.core.config import plain
 from miaobi.core.errors import BadInput, Unsupported
@@ -23,16 +25,21 @@ from miaobi.core.language import say
 from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
 from miaobi.evaluate.score import Score
 
-JUDGES = {
+if TYPE_CHECKING:
+    from miaobi.evaluate.page import Page
+
+EVALUATORS = {
     "text": "miaobi.verbs.evaluate.text",
     "image": "miaobi.verbs.evaluate.image",
     "tuned": "miaobi.verbs.evaluate.tuned",
 }
+"""The module for each kind of model."""
+TABLE_WIDTH = 110
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `miaobi evaluate` found; also in report.json beside the page."""
+    """The results of `miaobi evaluate`; also in report.json beside the page."""
 
     judged: tuple[Results, ...]
     settings: Mapping[str, Any]
@@ -40,11 +47,13 @@ class Evaluation:
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """The scores of the model that was asked about."""
+        """The scores of the first model."""
         return self.judged[0].scores
 
     def __str__(self) -> str:
-        return _table(self)
+        changes = [line for item in self.judged for line in item.beside]
+        missing = _missing(self.judged)
+        return "\n".join([*_table(self), *missing, *changes, "", str(self.page)])
 
 
 def evaluate(
@@ -60,22 +69,22 @@ def evaluate(
     allow_leakage: bool = False,
     seed: int = 0,
 ) -> Evaluation:
-    """Judge a model and write report.json and index.html.
+    """Evaluate a model and write report.json and index.html.
 
     Args:
         model: A name in the store ("poet", "digits-vae@2"), a starter pack, a path or a hub id.
-        against: Another model of the same kind, judged on the same held-out data and shown beside.
-        data: Held-out text or pictures to judge by, for models whose own are not known
+        against: Another model of the same kind, evaluated on the same held-out data and shown beside.
+        data: Held-out text or pictures to evaluate by, for models whose own are not known
             here (whatever `data inspect` reads).
-        samples: How many texts (20) or pictures (1000, or as many as three minutes
-            allow) to have made.
+        samples: Number of texts (20) or pictures (1000, or as many as three minutes
+            allow) to generate.
         limit: At most so many held-out documents (200), or held-out and as many
             training pictures (10000).
         out: Folder for the report; runs/evaluate/NAME by default.
-        engine: auto takes one that tells how likely a text is, where there is one.
+        engine: auto takes one that gives log-probabilities of texts, where there is one.
         extractor: For pictures, what features are measured with: efficientnet-lite0
             (the default), or an ONNX file of one's own.
-        allow_leakage: Judge a tuned model although --data holds examples it was trained on.
+        allow_leakage: Evaluate a tuned model although --data holds examples it was trained on.
         seed: Decides which documents, prompts and samples; the same seed gives the same report.
     """
     names = [model, *([against] if against else [])]
@@ -83,56 +92,57 @@ def evaluate(
         if value is not None and value < 1:
             raise BadInput(
                 say(f"{name} is {value}.", f"{name} 为 {value}。"),
-                say("Give 1 or more.", "请给出不小于 1 的值。"),
+                say("Use 1 or more.", "请给出不小于 1 的值。"),
             )
     kind = _kind_of(names)
-    folder = out or Path("runs") / "evaluate" / "-vs-".join(
-        name.replace("/", "_") for name in names
+    options = Options(
+        data, samples, limit, engine, extractor or "", seed, allow_leakage
     )
-    reports = _reports(
-        kind,
-        names,
-        Options(data, samples, limit, engine, extractor or "", seed, allow_leakage),
-    )
-    settings = {
-        "samples": samples,
-        "limit": limit,
-        "seed": seed,
-        "data": str(data or ""),
-        "extractor": extractor or "",
-    }
+    reports = _reports(kind, names, options)
+    default = "-vs-".join(name.replace("/", "_") for name in names)
+    folder = out or Path("runs") / "evaluate" / default
     result = Evaluation(
-        tuple(report.results for report in reports), settings, folder / "index.html"
+        tuple(report.results for report in reports),
+        {
+            "samples": samples,
+            "limit": limit,
+            "seed": seed,
+            "data": str(data or ""),
+            "extractor": extractor or "",
+        },
+        folder / "index.html",
     )
-    write_text(
-        folder / "report.json", json.dumps(plain(result), ensure_ascii=False, indent=1)
-    )
-    write_page(result, reports, kind)
+    content = json.dumps(plain(result), ensure_ascii=False, indent=1)
+    write_text(folder / "report.json", content)
+    page(result, reports, kind).write(result.page)
     return result
 
 
 def _kind_of(names: list[str]) -> str:
-    """What these models make. Raises BadInput for a model beside itself, or for two
-    that make different things.
+    """Return the kind of these models, a key of EVALUATORS.
+
+    Raises:
+        BadInput: they are the same model, or of different kinds
+        Unsupported: models of this kind cannot be evaluated
     """
     from miaobi.models.tuned import FAMILY
     from miaobi.models.weights import find
 
-    found = [find(name) for name in names]
-    if len({weights.location for weights in found}) < len(names):
+    weights = [find(name) for name in names]
+    if len({item.location for item in weights}) < len(names):
         raise BadInput(
             say(
                 f"{names[0]} and {names[1]} are the same model.",
                 f"{names[0]} 与 {names[1]} 是同一个模型。",
             ),
             say(
-                "Give --against another name or version.",
+                "Use another name or version with --against.",
                 "请用 --against 给出另一个模型或版本。",
             ),
         )
-    if any(weights.family == FAMILY for weights in found):
+    if any(item.family == FAMILY for item in weights):
         return FAMILY
-    kinds = [weights.modality for weights in found]
+    kinds = [item.modality for item in weights]
     if len(set(kinds)) > 1:
         raise BadInput(
             say(
@@ -140,46 +150,40 @@ def _kind_of(names: list[str]) -> str:
                 f"{names[0]} 生成 {kinds[0]}，{names[1]} 生成 {kinds[1]}。",
             ),
             say(
-                "Give --against a model of the same kind.",
+                "Use a model of the same kind with --against.",
                 "请用 --against 给出同类的模型。",
             ),
         )
-    if kinds[0] not in JUDGES:
+    if kinds[0] not in EVALUATORS:
         raise Unsupported(
             say(
-                f"{names[0]} makes {kinds[0]}, which cannot be judged yet.",
+                f"{names[0]} makes {kinds[0]}, which cannot be evaluated yet.",
                 f"{names[0]} 生成 {kinds[0]}，暂时无法评估。",
             ),
-            ", ".join(JUDGES),
+            ", ".join(EVALUATORS),
         )
     return kinds[0]
 
 
 def _reports(kind: str, names: list[str], options: Options) -> list[ModelReport]:
-    """The models one after another, the later ones by the held-out data of the first."""
+    """Evaluate one model after another, the later ones by the first one's held-out data."""
     from miaobi.models.weights import find
 
+    evaluator = import_module(EVALUATORS[kind])
     reports = list[ModelReport]()
     for name in names:
         weights = find(name)
+        reference = reports[0].reference if reports else None
         with _progress(str(weights.name)) as progress:
             reports.append(
-                import_module(JUDGES[kind]).judge(
-                    name,
-                    weights,
-                    options,
-                    reports[0].reference if reports else None,
-                    progress,
-                )
+                evaluator.evaluate_model(name, weights, options, reference, progress)
             )
     return reports
 
 
 @contextmanager
 def _progress(model: str) -> Iterator[Progress]:
-    """Bars on stderr with the time left; nothing where there is no terminal."""
-    import sys
-
+    """Show bars on stderr with the time left; nothing where there is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -194,165 +198,144 @@ def _progress(model: str) -> Iterator[Progress]:
     tasks: dict[str, Any] = {}
     with bars:
 
-        def tell(name: str, share: float) -> None:
+        def show(name: str, share: float) -> None:
             if name not in tasks:
                 tasks[name] = bars.add_task(f"{model}: {name}", total=1.0)
             bars.update(tasks[name], completed=share)
 
-        yield tell
+        yield show
 
 
-def write_page(result: Evaluation, reports: Sequence[ModelReport], kind: str) -> None:
-    """The evaluation as one HTML page."""
+def page(result: Evaluation, reports: Sequence[ModelReport], kind: str) -> Page:
+    """Return the evaluation as one HTML page."""
     from miaobi.evaluate.page import Page, facts, loss_chart, prose, score_table, steps
 
     models = [item.model for item in result.judged]
-    page = Page(
-        say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models),
-        {
-            "text": say(
-                "What it foresees, how varied it writes, how much it copies; "
-                "every figure with its sample size and interval.",
-                "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。",
-            ),
-            "tuned": say(
-                "How it does at what it was tuned for; every figure with its sample size and interval.",
-                "在其微调任务上的表现；每个数字都附样本量与置信区间。",
-            ),
-            "image": say(
-                "How close its pictures come to real ones, how varied they "
-                "are, how much they copy; every figure with its sample size "
-                "and interval.",
-                "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。",
-            ),
-        }[kind],
-    )
-    page.add(
+    title = say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models)
+    drawn = Page(title, _lead(kind))
+    drawn.add(
         say("Scores", "得分"),
         score_table({item.model: item.scores for item in result.judged}),
         prose(*_missing(result.judged)),
     )
     for report in reports:
         for heading, blocks in report.sections:
-            page.add(heading, *blocks)
-        page.generated_by(report.results.model)
+            drawn.add(heading, *blocks)
+        drawn.generated_by(report.results.model)
     for item in result.judged:
         if item.curve:
-            page.add(
+            drawn.add(
                 say(f"How {item.model} learned", f"{item.model} 的学习过程"),
                 loss_chart(item.curve),
             )
-    measured = {
-        name: ", ".join(
-            dict.fromkeys(
-                str(report.settings[name])
-                for report in reports
-                if name in report.settings
-            )
-        )
-        for name in reports[0].settings
-    }
-    page.add(
-        say("How it was measured", "测量方式"),
-        facts(
-            {
-                **measured,
-                say("Seed", "随机种子"): result.settings["seed"],
-                say("Seconds", "秒"): round(
-                    sum(item.seconds for item in result.judged), 1
-                ),
-            }
+    drawn.add(say("How it was measured", "测量方式"), facts(_method(result, reports)))
+    next_steps = _next_steps(models[0], reports[0].next_step)
+    drawn.add(say("What to do next", "下一步"), steps(*next_steps))
+    return drawn
+
+
+def _lead(kind: str) -> str:
+    return {
+        "text": say(
+            "How well it predicts, how varied it writes, how much it copies; "
+            "every score with its sample size and interval.",
+            "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。",
         ),
-    )
-    page.add(
-        say("What to do next", "下一步"), steps(*_next(models[0], reports[0].next_step))
-    )
-    page.write(result.page)
+        "tuned": say(
+            "How it does at what it was tuned for; every score with its sample size and interval.",
+            "在其微调任务上的表现；每个数字都附样本量与置信区间。",
+        ),
+        "image": say(
+            "How close its pictures come to real ones, how varied they "
+            "are, how much they copy; every score with its sample size "
+            "and interval.",
+            "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。",
+        ),
+    }[kind]
 
 
-def _next(model: str, onward: tuple[str, str]) -> list[tuple[str, str]]:
-    """What suits a version in the store; a model from elsewhere can only be set beside another."""
+def _method(result: Evaluation, reports: Sequence[ModelReport]) -> dict[str, Any]:
+    """Return how the models were measured; where they differ, one value for each."""
+    rows: dict[str, Any] = {}
+    for name in reports[0].settings:
+        values = [
+            str(report.settings[name]) for report in reports if name in report.settings
+        ]
+        rows[name] = ", ".join(dict.fromkeys(values))
+    seconds = sum(item.seconds for item in result.judged)
+    return {
+        **rows,
+        say("Seed", "随机种子"): result.settings["seed"],
+        say("Seconds", "秒"): round(seconds, 1),
+    }
+
+
+def _next_steps(model: str, next_step: tuple[str, str]) -> list[tuple[str, str]]:
+    """Return what suits a version in the store; another model can only be compared."""
     name, _, number = model.partition("@")
-    other = (
-        f"{name}@{int(number) - 1}" if number.isdigit() and int(number) > 1 else "OTHER"
-    )
+    has_earlier = number.isdigit() and int(number) > 1
+    other = f"{name}@{int(number) - 1}" if has_earlier else "OTHER"
     compare = (
         say(
-            "Set it beside another model on the same data:",
+            "Compare it with another model on the same data:",
             "在同样的数据上与另一个模型比较：",
         ),
         f"miaobi evaluate {model} --against {other}",
     )
-    return (
-        [
-            compare,
-            (
-                say("Put this version into production:", "设为正式版："),
-                f"miaobi models promote {model}",
-            ),
-            onward,
-        ]
-        if number
-        else [compare]
+    if not number:
+        return [compare]
+    promote = (
+        say("Put this version into production:", "设为正式版："),
+        f"miaobi models promote {model}",
     )
+    return [compare, promote, next_step]
 
 
-def _table(result: Evaluation) -> str:
-    from io import StringIO
-
+def _table(result: Evaluation) -> list[str]:
+    """Return the scores as the lines of a table, with three columns for each model."""
     from rich.console import Console
     from rich.table import Table
 
-    from miaobi.evaluate.page import format_number
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
+    labels = dict[str, str]()
     for item in result.judged:
         table.add_column(item.model, justify="right")
         table.add_column("95 %", justify="left", style="dim")
         table.add_column("n", justify="right", style="dim")
-    labels = {
-        score.name: score.label or score.name
-        for item in result.judged
-        for score in item.scores
-    }
+        for score in item.scores:
+            labels[score.name] = score.label or score.name
     for name, label in labels.items():
         cells = list[str]()
         for item in result.judged:
-            score = next((one for one in item.scores if one.name == name), None)
-            cells += (
-                [
-                    f"{format_number(score.value)} {score.unit}".strip(),
-                    f"{format_number(score.low)} – {format_number(score.high)}",
-                    str(score.n),
-                ]
-                if score
-                else ["–", "", ""]
-            )
+            cells += _cells(item, name)
         table.add_row(label, *cells)
     text = StringIO()
-    Console(file=text, width=110).print(table)
-    return "\n".join(
-        [
-            *(line.rstrip() for line in text.getvalue().splitlines()),
-            *_missing(result.judged),
-            *(line for item in result.judged for line in item.beside),
-            "",
-            str(result.page),
-        ]
-    )
+    Console(file=text, width=TABLE_WIDTH).print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def _cells(results: Results, name: str) -> list[str]:
+    from miaobi.evaluate.page import format_number
+
+    for score in results.scores:
+        if score.name == name:
+            return [
+                f"{format_number(score.value)} {score.unit}".strip(),
+                f"{format_number(score.low)} – {format_number(score.high)}",
+                str(score.n),
+            ]
+    return ["–", "", ""]
 
 
 def _missing(judged: Sequence[Results]) -> list[str]:
-    """What could not be measured and why; of which model, where only one of two lacks it."""
-    reasons = {
-        f"{item.metric}: {item.why}": [
-            other.model for other in judged if item in other.missing
-        ]
-        for one in judged
-        for item in one.missing
-    }
+    """Return what could not be measured and why; the model where only one lacks it."""
+    models_by_reason = dict[str, list[str]]()
+    for results in judged:
+        for item in results.missing:
+            models = models_by_reason.setdefault(f"{item.metric}: {item.why}", [])
+            models.append(results.model)
     return [
         f"{reason} ({models[0]})" if len(models) < len(judged) else reason
-        for reason, models in reasons.items()
+        for reason, models in models_by_reason.items()
     ]

@@ -1,4 +1,4 @@
-"""Judging a model that writes: its subject, made of what is known of the model and its data."""
+"""Evaluate a text model: open it, find its held-out and training text, measure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaobi.core import bundle
-from miaobi.core.errors import BadInput
+from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.engines import engines
@@ -21,19 +21,35 @@ if TYPE_CHECKING:
     from miaobi.data.text.tokens import Tokens
     from miaobi.engines.load import Model
 
-SAMPLES, LIMIT = 20, 200
+SAMPLES = 20
+"""Texts to generate, where --samples sets no number."""
+LIMIT = 200
+"""Held-out documents, where --limit sets no number."""
+MAX_CONTEXT = 1024
+"""Tokens of context, however many the model can hold."""
+MIN_NEW_TOKENS, MAX_NEW_TOKENS = 8, 96
+"""Length of a sample."""
+QUOTES = 12
+"""Samples on the page."""
 
 
-def judge(
+def evaluate_model(
     name: str,
     weights: Weights,
     options: Options,
-    known: list[str] | None,
+    reference: list[str] | None,
     progress: Progress,
 ) -> ModelReport:
-    """Open, measure and close one model. known: held-out text that another model was judged by."""
+    """Open, evaluate and close one model.
+
+    Args:
+        name: as the user wrote it
+        weights: of the model
+        options: how to evaluate
+        reference: held-out text that another model was evaluated by
+        progress: called with (what is measured, the share that is done)
+    """
     from miaobi.engines.load import load
-    from miaobi.evaluate.page import Quote, quotes
     from miaobi.train.tracking import read_log
 
     if options.extractor:
@@ -44,112 +60,117 @@ def judge(
             ),
             say("Leave --extractor out.", "请去掉 --extractor。"),
         )
-    began, limit = time.monotonic(), options.limit or LIMIT
-    if known is None and options.data is not None:
-        known = choose_documents(_documents(options.data), limit, options.seed)
-    with load(
-        name, engine=_telling(weights) if options.engine == "auto" else options.engine
-    ) as opened:
+    began = time.monotonic()
+    engine = options.engine
+    if engine == "auto":
+        engine = _scoring_engine(weights)
+    with load(name, engine=engine) as opened:
         own = _own_data(weights)
-        if known is None and own is not None:
-            split = "test" if own.count("test") else "validation"
-            known = choose_documents(own.documents(split), limit, options.seed)
-        subject = _subject(
-            opened,
-            weights,
-            own,
-            known or [],
-            options.samples or SAMPLES,
-            options.seed,
-        )
+        documents = _held_out(own, options) if reference is None else reference
+        subject = _subject(opened, weights, own, documents, options)
         scores, missing = measure(subject, progress)
-        place = (
-            str(options.data)
-            if options.data
-            else say("its own held-out text", "自身的留出文本")
-            if own
-            else say("none", "无")
+        is_bundle = weights.format == "bundle"
+        results = Results(
+            model=weights.label,
+            engine=opened.engine_name,
+            scores=tuple(scores),
+            missing=tuple(missing),
+            samples=tuple(subject.samples),
+            documents=len(subject.held_out),
+            data=_source(own, options),
+            seconds=round(time.monotonic() - began, 1),
+            curve=tuple(read_log(weights.path)) if is_bundle else (),
         )
-        label = weights.label
-        curve = tuple(read_log(weights.path)) if weights.format == "bundle" else ()
-        judged = Results(
-            label,
-            opened.engine_name,
-            tuple(scores),
-            tuple(missing),
-            tuple(subject.samples),
-            len(subject.held_out),
-            place,
-            round(time.monotonic() - began, 1),
-            curve,
-        )
-    shown = (
-        say(f"Samples of {label}", f"{label} 的样本"),
-        (quotes(Quote(one.text, one.prompt) for one in judged.samples[:12]),),
+    return _report(results, documents)
+
+
+def _report(results: Results, documents: list[str]) -> ModelReport:
+    from miaobi.evaluate.page import Quote, quotes
+
+    label = results.model
+    samples = quotes(
+        Quote(sample.text, sample.prompt) for sample in results.samples[:QUOTES]
     )
     settings = {
-        say("Engine", "引擎"): judged.engine,
-        say("Held-out text", "留出文本"): judged.data,
-        say("Documents", "文档数"): judged.documents,
-        say("Samples", "样本数"): len(judged.samples),
+        say("Engine", "引擎"): results.engine,
+        say("Held-out text", "留出文本"): results.data,
+        say("Documents", "文档数"): results.documents,
+        say("Samples", "样本数"): len(results.samples),
         say("Sampling", "采样"): "temperature 0.8, top_p 0.95",
     }
-    onward = (
+    next_step = (
         say(
-            "Take it to llama.cpp, LM Studio or Ollama:",
+            "Export it to llama.cpp, LM Studio or Ollama:",
             "导出到 llama.cpp、LM Studio 或 Ollama：",
         ),
         f"miaobi export {label} --to gguf",
     )
-    return ModelReport(judged, (shown,), settings, list(subject.held_out), onward)
+    heading = say(f"Samples of {label}", f"{label} 的样本")
+    return ModelReport(
+        results, ((heading, (samples,)),), settings, documents, next_step
+    )
+
+
+def _held_out(own: Tokens | None, options: Options) -> list[str]:
+    """Return held-out documents of --data, or of the model's own data, or none."""
+    if options.data is not None:
+        documents = _documents(options.data)
+    elif own is not None:
+        documents = own.documents("test" if own.count("test") else "validation")
+    else:
+        return []
+    return choose_documents(documents, options.limit or LIMIT, options.seed)
+
+
+def _source(own: Tokens | None, options: Options) -> str:
+    """Return in words where the held-out text is from."""
+    if options.data is not None:
+        return str(options.data)
+    if own is not None:
+        return say("its own held-out text", "自身的留出文本")
+    return say("none", "无")
 
 
 def _subject(
     opened: Model,
     weights: Weights,
     own: Tokens | None,
-    held_out: list[str],
-    samples: int,
-    seed: int,
+    documents: list[str],
+    options: Options,
 ) -> TextSubject:
-    words = _tokenizer(weights)
-    score = opened.score if opened.engine.abilities.score else None
+    tokenizer = _tokenizer(weights)
+    start = _end_token(tokenizer)
+    longest = max(MIN_NEW_TOKENS, min(MAX_NEW_TOKENS, opened.context_length // 2))
     return TextSubject(
         name=opened.name,
         generate=lambda prompt, **controls: opened.generate(
-            opened.bos_token + prompt or _start(words), raw=True, **controls
+            opened.bos_token + prompt or start, raw=True, **controls
         ),
-        score=score,
-        encode=_encoder(words),
-        tokenizer=words.name if words else "",
-        start=_start(words),
-        context_length=min(opened.context_length, 1024),
-        held_out=held_out,
+        score=opened.score if opened.engine.abilities.score else None,
+        encode=_encoder(tokenizer),
+        tokenizer=tokenizer.name if tokenizer else "",
+        start=start,
+        context_length=min(opened.context_length, MAX_CONTEXT),
+        held_out=documents,
         training=_training_text(own) if own else None,
-        count=samples,
-        max_new_tokens=max(8, min(96, opened.context_length // 2)),
-        seed=seed,
+        count=options.samples or SAMPLES,
+        max_new_tokens=longest,
+        seed=options.seed,
     )
 
 
-def _telling(weights: Weights) -> str:
-    """An engine that reads these weights and tells how likely a text is; otherwise the
-    usual choice.
-    """
+def _scoring_engine(weights: Weights) -> str:
+    """Return an installed engine that gives log-probabilities of texts, else "auto"."""
     for name in engines.names():
         module = engines.get(name)
-        if (
-            weights.format in module.FORMATS
-            and module.ABILITIES.score
-            and not module.installed()
-            and module.reads(weights)
-        ):
+        scores = weights.format in module.FORMATS and module.ABILITIES.score
+        if scores and not module.installed() and module.reads(weights):
             return name
     return "auto"
 
 
 def _own_data(weights: Weights) -> Tokens | None:
-    """The prepared data that a bundle was trained on, where it is still here."""
+    """Return the prepared data that a bundle was trained on, where it is still here."""
     from miaobi.data.text.config import MANIFEST
     from miaobi.data.text.tokens import Tokens
 
@@ -159,13 +180,12 @@ def _own_data(weights: Weights) -> Tokens | None:
     folder = Path(str(manifest.data.get("folder", "")))
     if manifest.modality != "text" or not (folder / MANIFEST).exists():
         return None
-    return Tokens(
-        folder, int(manifest.recipe.get("data", {}).get("context_length", 256))
-    )
+    data = manifest.recipe.get("data", {})
+    return Tokens(folder, int(data.get("context_length", 256)))
 
 
 def _training_text(own: Tokens) -> Path:
-    """The training split as one UTF-8 file, written once for each data set."""
+    """Return the training split as one UTF-8 file, written once for each data set."""
     target = home() / "evaluate" / f"{own.fingerprint}.txt"
     if not target.exists():
         with write_beside(target) as draft, draft.open("w", encoding="utf-8") as file:
@@ -184,7 +204,10 @@ def _documents(data: Path) -> Iterator[str]:
 
 
 def _tokenizer(weights: Weights) -> Tokenizer | None:
-    from miaobi.core.errors import MiaobiError
+    """Return the model's tokenizer; None for a kind that is not supported here.
+
+    Without it the report says that likelihood cannot be measured.
+    """
     from miaobi.data.text.tokenizer import load
 
     if weights.format == "url":
@@ -192,22 +215,26 @@ def _tokenizer(weights: Weights) -> Tokenizer | None:
     try:
         return load(weights.path)
     except MiaobiError:
-        return None  # a kind of tokenizer that is not known here: the likelihood is then reported as not measurable
+        return None
 
 
-def _start(words: Tokenizer | None) -> str:
-    return str(words.backend.id_to_token(words.end_id)) if words else ""
+def _end_token(tokenizer: Tokenizer | None) -> str:
+    """Return the token between documents as text; empty without a tokenizer."""
+    if tokenizer is None:
+        return ""
+    return str(tokenizer.backend.id_to_token(tokenizer.end_id))
 
 
 def _encoder(
-    words: Tokenizer | None,
+    tokenizer: Tokenizer | None,
 ) -> Callable[[str], list[tuple[int, int, int]]] | None:
-    if words is None:
+    """Return what encodes a text as (token, first character, character after the last)."""
+    if tokenizer is None:
         return None
 
     def encode(text: str) -> list[tuple[int, int, int]]:
-        words.backend.encode_special_tokens = False
-        encoding = words.backend.encode(text, add_special_tokens=False)
+        tokenizer.backend.encode_special_tokens = False
+        encoding = tokenizer.backend.encode(text, add_special_tokens=False)
         return [
             (token, first, last)
             for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True)

@@ -1,4 +1,4 @@
-"""Judging a tuned model by its own task, and its base or another version of it on the
+"""Evaluate a tuned model by its own task, and its base or another version of it on the
 same examples.
 """
 
@@ -9,149 +9,186 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
+from miaobi.evaluate.page import Block
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
     from miaobi.models.tuned import Tuned
     from miaobi.tune.learner import Evaluation, Example, Learner
 
-LIMIT, BATCH, SHOWN = 200, 8, 6
+LIMIT = 200
+"""Test examples, where --limit sets no number."""
+BATCH_SIZE = 8
+WORST_EXAMPLES = 6
+"""Shown on the page."""
+MAX_RECORDS = 1_000_000
+"""Read from a file of test examples."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the second model is judged by: the first one's task, examples, and how it did."""
+class Reference:
+    """What the second model is evaluated by, and how the first one did."""
 
     tuned: Tuned
+    """Whose task counts."""
     examples: list[Example]
-    place: str
-    judged: list[Evaluation]
+    source: str
+    """Where the examples are from, in words."""
+    evaluations: list[Evaluation]
 
 
-def judge(
+def evaluate_model(
     name: str,
     weights: Weights,
     options: Options,
-    known: Known | None,
+    reference: Reference | None,
     progress: Progress,
 ) -> ModelReport:
-    """Open, measure and close one model; the first must be a tuned one, whose task and
-    data count.
+    """Open, evaluate and close one model.
+
+    Args:
+        name: as the user wrote it
+        weights: of the model
+        options: how to evaluate
+        reference: the first model's; None for the first, which must be a tuned one
+        progress: called with (what is measured, the share that is done)
     """
     from miaobi.engines.load import load
-    from miaobi.evaluate import tuned as judging
+    from miaobi.evaluate import tuned as evaluation
     from miaobi.evaluate.compare import differences, scores
-    from miaobi.evaluate.page import prose, table
     from miaobi.models.tuned import FAMILY, open_tuned
     from miaobi.train.tracking import read_log
     from miaobi.tune.text import teacher
-    from miaobi.verbs.readable import answer_of, readable
 
     began = time.monotonic()
-    if known is None and weights.family != FAMILY:
-        raise BadInput(
-            say(
-                f"{name} has no task of its own to be judged by.",
-                f"{name} 没有可据以评估的任务。",
-            ),
-            say(
-                "Name the tuned model first: miaobi evaluate TUNED --against BASE.",
-                "请先写微调后的模型：miaobi evaluate 微调模型 --against 基础模型。",
-            ),
-        )
     tuned = open_tuned(weights) if weights.family == FAMILY else None
-    first = tuned if known is None else known.tuned
-    assert first is not None
-    examples, place = (
-        (known.examples, known.place) if known else held_out(first, options)
-    )
+    if reference is not None:
+        first = reference.tuned
+        examples, source = reference.examples, reference.source
+    elif tuned is not None:
+        first = tuned
+        examples, source = held_out(first, options)
+    else:
+        raise _no_task(name)
     with teacher.opened_by(load):
         learner = _learner(tuned, first, name)
     length = int(first.manifest.recipe["data"]["max_length"])
-    judged = judging.evaluate(
+    evaluations = evaluation.evaluate(
         learner,
         [learner.encode(example.columns, length) for example in examples],
-        BATCH,
+        BATCH_SIZE,
         lambda share: progress(say("test examples", "测试样本"), share),
     )
-    figures, sections, beside = learner.metrics(), list[Any](), tuple[str, ...]()
+    metrics = learner.metrics()
     label = weights.label
-    if known is not None:
-        beside = tuple(map(str, differences(figures, judged, known.judged)))
-        sections.append(
-            (
-                say(
-                    f"{known.tuned.label} beside {label}, example by example",
-                    f"{known.tuned.label} 与 {label} 逐例对比",
-                ),
-                (prose(*beside),),
-            )
-        )
-    rows = [
-        [
-            readable(examples[at].parts),
-            readable(answer_of(examples[at])),
-            readable(judged[at].answer),
-            f"{judged[at].loss:.3f}",
-        ]
-        for at in sorted(range(len(judged)), key=lambda at: -judged[at].loss)[:SHOWN]
-    ]
-    sections.append(
-        (
-            say(f"Where {label} does worst", f"{label} 表现最差之处"),
-            (
-                table(
-                    [
-                        say("Asked", "提问"),
-                        say("Wanted", "期望"),
-                        say("Answer", "回答"),
-                        say("Loss", "损失"),
-                    ],
-                    rows,
-                ),
-            ),
-        )
-    )
-    outcome = Results(
-        label,
-        "training",
-        tuple(scores(figures, judged, options.seed)),
-        (),
-        (),
-        len(examples),
-        place,
-        round(time.monotonic() - began, 1),
-        tuple(read_log(weights.path)) if weights.format == "bundle" else (),
-        beside,
+    sections = list[tuple[str, tuple[Block, ...]]]()
+    changes = tuple[str, ...]()
+    if reference is not None:
+        changed = differences(metrics, evaluations, reference.evaluations)
+        changes = tuple(map(str, changed))
+        sections.append(_comparison(first.label, label, changes))
+    sections.append(_worst_examples(label, examples, evaluations))
+    is_bundle = weights.format == "bundle"
+    results = Results(
+        model=label,
+        engine="training",
+        scores=tuple(scores(metrics, evaluations, options.seed)),
+        missing=(),
+        samples=(),
+        documents=len(examples),
+        data=source,
+        seconds=round(time.monotonic() - began, 1),
+        curve=tuple(read_log(weights.path)) if is_bundle else (),
+        beside=changes,
     )
     settings = {
         say("Task", "任务"): first.manifest.recipe["task"],
-        say("Test examples", "测试样本"): f"{place} ({len(examples)})",
+        say("Test examples", "测试样本"): f"{source} ({len(examples)})",
     }
-    onward = (
-        say(
-            "Take it to llama.cpp, LM Studio or Ollama:",
-            "导出到 llama.cpp、LM Studio 或 Ollama：",
-        ),
-        f"miaobi export {label} --merge --to gguf",
-    )
     return ModelReport(
-        outcome,
+        results,
         tuple(sections),
         settings,
-        Known(first, examples, place, judged),
-        onward if first.manifest.modality == "text" else ("", ""),
+        Reference(first, examples, source, evaluations),
+        _next_step(first, label),
     )
+
+
+def _no_task(name: str) -> BadInput:
+    return BadInput(
+        say(
+            f"{name} has no task of its own to be evaluated by.",
+            f"{name} 没有可据以评估的任务。",
+        ),
+        say(
+            "Name the tuned model first: miaobi evaluate TUNED --against BASE.",
+            "请先写微调后的模型：miaobi evaluate 微调模型 --against 基础模型。",
+        ),
+    )
+
+
+def _comparison(
+    first: str, second: str, changes: Sequence[str]
+) -> tuple[str, tuple[Block, ...]]:
+    from miaobi.evaluate.page import prose
+
+    heading = say(
+        f"{first} beside {second}, example by example",
+        f"{first} 与 {second} 逐例对比",
+    )
+    return heading, (prose(*changes),)
+
+
+def _worst_examples(
+    label: str, examples: Sequence[Example], evaluations: Sequence[Evaluation]
+) -> tuple[str, tuple[Block, ...]]:
+    from miaobi.evaluate.compare import worst
+    from miaobi.evaluate.page import table
+    from miaobi.verbs.readable import answer_of, readable
+
+    rows = list[list[str]]()
+    for position in worst(evaluations, WORST_EXAMPLES):
+        example, evaluation = examples[position], evaluations[position]
+        rows.append(
+            [
+                readable(example.parts),
+                readable(answer_of(example)),
+                readable(evaluation.answer),
+                f"{evaluation.loss:.3f}",
+            ]
+        )
+    columns = [
+        say("Question", "提问"),
+        say("Expected", "期望"),
+        say("Answer", "回答"),
+        say("Loss", "损失"),
+    ]
+    heading = say(f"Where {label} does worst", f"{label} 表现最差之处")
+    return heading, (table(columns, rows),)
+
+
+def _next_step(first: Tuned, label: str) -> tuple[str, str]:
+    if first.manifest.modality != "text":
+        return "", ""
+    sentence = say(
+        "Export it to llama.cpp, LM Studio or Ollama:",
+        "导出到 llama.cpp、LM Studio 或 Ollama：",
+    )
+    return sentence, f"miaobi export {label} --merge --to gguf"
 
 
 def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
-    """A tuned model's own; of a plain base, what the first one's task makes of it, with
-    a head that has learned nothing.
+    """Return a tuned model's learner, or that of a plain base with an untrained head.
+
+    Args:
+        tuned: the model; None for a plain base
+        first: the model whose task counts
+        name: of the base
     """
     from miaobi.models.base import open_base
     from miaobi.tune.saved import head_of, learner_of, task_of
@@ -161,13 +198,11 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
             open_base(name), first.manifest.data["spec"], head_of(first)
         )
         return learner.eval()
-    if tuned.manifest.recipe["task"] != first.manifest.recipe["task"]:
+    if tuned.task_name != first.task_name:
         raise BadInput(
             say(
-                f"{tuned.label} was tuned for {tuned.manifest.recipe['task']}, "
-                f"{first.label} for {first.manifest.recipe['task']}.",
-                f"{tuned.label} 的任务是 {tuned.manifest.recipe['task']}，"
-                f"{first.label} 的任务是 {first.manifest.recipe['task']}。",
+                f"{tuned.label} was tuned for {tuned.task_name}, {first.label} for {first.task_name}.",
+                f"{tuned.label} 的任务是 {tuned.task_name}，{first.label} 的任务是 {first.task_name}。",
             ),
             say("Compare models of one task.", "请比较同一任务的模型。"),
         )
@@ -175,30 +210,35 @@ def _learner(tuned: Tuned | None, first: Tuned, name: str) -> Learner:
 
 
 def held_out(tuned: Tuned, options: Options) -> tuple[list[Example], str]:
-    """The examples to judge by: of the file that was given, or the test split of the
-    data it was tuned on.
+    """Return (the examples to evaluate by, where they are from).
+
+    They are those of --data, or the test split of the data that the model was tuned on.
+
+    Raises:
+        NotFound: that data is no longer here
+        BadInput: examples of --data do not fit, or were trained on
     """
     from miaobi.tune.examples import read_split
     from miaobi.tune.saved import task_of
 
     folder = Path(str(tuned.manifest.data["folder"]))
     limit = options.limit or LIMIT
-    if options.data is None:
-        if not folder.exists():
-            raise NotFound(
-                say(
-                    f"The data {tuned.label} was tuned on is no longer in {folder}.",
-                    f"{tuned.label} 微调所用的数据已不在 {folder}。",
-                ),
-                say("Give test examples with --data.", "请用 --data 给出测试样本。"),
-            )
-        return read_split(folder, "test", task_of(tuned))[:limit], say(
-            "its own test split", "自身的测试集"
+    task = task_of(tuned)
+    if options.data is not None:
+        examples = _read(tuned, options.data)
+        if folder.exists() and not options.allow_leakage:
+            _refuse_leaks(examples, read_split(folder, "train", task))
+        return examples[:limit], str(options.data)
+    if not folder.exists():
+        raise NotFound(
+            say(
+                f"The data {tuned.label} was tuned on is no longer in {folder}.",
+                f"{tuned.label} 微调所用的数据已不在 {folder}。",
+            ),
+            say("Set test examples with --data.", "请用 --data 给出测试样本。"),
         )
-    found = _read(tuned, options.data)
-    if folder.exists() and not options.allow_leakage:
-        _refuse_leaks(tuned, found, read_split(folder, "train", task_of(tuned)))
-    return found[:limit], str(options.data)
+    source = say("its own test split", "自身的测试集")
+    return read_split(folder, "test", task)[:limit], source
 
 
 def _read(tuned: Tuned, data: Path) -> list[Example]:
@@ -208,16 +248,18 @@ def _read(tuned: Tuned, data: Path) -> list[Example]:
     from miaobi.tune.learner import Example
     from miaobi.tune.saved import head_of, task_of
 
-    task, found = task_of(tuned), list[Example]()
-    names = tuned.manifest.recipe["data"].get("columns") or {}
-    for place, record in islice(readers.get(task.READER)(str(data), ""), 1_000_000):
+    task, head = task_of(tuned), head_of(tuned)
+    columns = tuned.manifest.recipe["data"].get("columns") or {}
+    records = readers.get(task.READER)(str(data), "")
+    examples = list[Example]()
+    for location, record in islice(records, MAX_RECORDS):
         try:
-            example = example_of(place, record, names, task, head_of(tuned))
-            task.check(example, tuned.manifest.data["spec"], head_of(tuned))
+            example = example_of(location, record, columns, task, head)
+            task.check(example, tuned.manifest.data["spec"], head)
         except Unusable as error:
-            raise BadInput(f"{place}: {error.what}", error.remedy) from None
-        found.append(example)
-    if not found:
+            raise BadInput(f"{location}: {error.what}", error.remedy) from None
+        examples.append(example)
+    if not examples:
         raise BadInput(
             say(f"{data} holds no example.", f"{data} 中没有样本。"),
             say(
@@ -225,29 +267,28 @@ def _read(tuned: Tuned, data: Path) -> list[Example]:
                 f"应为这样的记录：{task.EXAMPLE}",
             ),
         )
-    return found
+    return examples
 
 
-def _refuse_leaks(
-    tuned: Tuned, found: Sequence[Example], trained: Sequence[Example]
-) -> None:
+def _refuse_leaks(examples: Sequence[Example], trained: Sequence[Example]) -> None:
+    """Raise BadInput where a test example asks what a training example asks."""
     from miaobi.tune.examples import describe_leaks, question_digest, shared_questions
 
-    leaks = shared_questions(
-        *(
-            [(question_digest(example.parts), example.location) for example in examples]
-            for examples in (found, trained)
-        )
+    questions, trained_questions = (
+        [(question_digest(example.parts), example.location) for example in side]
+        for side in (examples, trained)
     )
-    if leaks:
-        shown = describe_leaks(leaks)
-        raise BadInput(
-            say(
-                f"{len(leaks)} of the {len(found)} test examples were trained on: {shown}",
-                f"{len(found)} 条测试样本中有 {len(leaks)} 条用于过训练：{shown}",
-            ),
-            say(
-                "Take them out, or go on with --allow-leakage: the figures will flatter the model.",
-                "请去掉它们，或用 --allow-leakage 继续，但结果会偏高。",
-            ),
-        )
+    leaks = shared_questions(questions, trained_questions)
+    if not leaks:
+        return
+    listed = describe_leaks(leaks)
+    raise BadInput(
+        say(
+            f"{len(leaks)} of the {len(examples)} test examples were trained on: {listed}",
+            f"{len(examples)} 条测试样本中有 {len(leaks)} 条用于过训练：{listed}",
+        ),
+        say(
+            "Take them out, or continue with --allow-leakage: the scores will be too good.",
+            "请去掉它们，或用 --allow-leakage 继续，但结果会偏高。",
+        ),
+    )
