@@ -209,7 +209,7 @@ def test_settings_reach_the_model_under_the_houses_names(
 
 
 def test_null_means_left_out(app: FastAPI, echo: Echo) -> None:
-    from miaobi.serve.text.asked import Chat
+    from miaobi.serve.text.fields import Chat
 
     empty = {
         name: None for name in Chat.model_fields if name not in ("model", "messages")

@@ -42,7 +42,7 @@ from miaobi.provenance.image import read_record
 from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
-from miaobi.serve.image.shelf import SWEEP, Shelf
+from miaobi.serve.image.temporary import SWEEP, TemporaryFiles
 from miaobi.serve.pool import Pool
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Limits, Settings
@@ -264,16 +264,16 @@ def test_urls_open_without_a_key_and_expire(
     assert 3500 < int(got.headers["cache-control"].rpartition("=")[2]) <= 3600
     token = links[0].rpartition("/")[2].partition(".")[0]
     assert len(token) == 32 and not any(
-        token in path.name for path in served.shelf.folder.iterdir()
+        token in path.name for path in served.temporary_files.folder.iterdir()
     ), "the disk does not tell the URL"
     for wrong in (
         links[0].replace(".webp", ".png"),
         links[0].replace(token, "0" * 32),
         links[0].replace(token, "..%2f..%2frecords"),
-        links[0].replace(token, served.shelf._path(f"{token}.webp").stem),
+        links[0].replace(token, served.temporary_files._path(f"{token}.webp").stem),
     ):
         assert httpx.get(wrong).status_code == 404
-    path, _ = served.shelf.find(links[0].rpartition("/")[2]) or (Path(), 0)
+    path, _ = served.temporary_files.find(links[0].rpartition("/")[2]) or (Path(), 0)
     os.utime(path, (time.time() - 3601, time.time() - 3601))
     assert httpx.get(links[0]).status_code == 404
     assert httpx.get(links[1]).status_code == 200
@@ -305,13 +305,13 @@ def test_a_token_is_no_key(models: Path, engines: dict[str, Any]) -> None:
 
 def test_what_expired_is_removed(tmp_path: Path) -> None:
     now = time.time()
-    shelf = Shelf(tmp_path / "pictures", 100, lambda: now)
-    first = shelf.put(Image(SOME, Facts("m")), "png")
-    assert shelf.find(first) is not None
+    files = TemporaryFiles(tmp_path / "pictures", 100, lambda: now)
+    first = files.put(Image(SOME, Facts("m")), "png")
+    assert files.find(first) is not None
     now += 101
-    assert shelf.find(first) is None and len(list(shelf.folder.iterdir())) == 1
-    shelf.put(Image(SOME, Facts("m")), "jpeg")
-    assert [path.suffix for path in shelf.folder.iterdir()] == [".jpeg"] and SWEEP < 101
+    assert files.find(first) is None and len(list(files.folder.iterdir())) == 1
+    files.put(Image(SOME, Facts("m")), "jpeg")
+    assert [path.suffix for path in files.folder.iterdir()] == [".jpeg"] and SWEEP < 101
     for name in (
         "",
         "..",
@@ -321,7 +321,7 @@ def test_what_expired_is_removed(tmp_path: Path) -> None:
         f"{'a' * 32}.png\n",
         f"../{'a' * 32}.png",
     ):
-        assert shelf.find(name) is None
+        assert files.find(name) is None
 
 
 def test_translation_and_variation(client: OpenAI) -> None:
@@ -573,8 +573,8 @@ def test_a_full_disk_is_told_and_recovers(
             503,
         )
     assert "disk is full" in said and "/" not in said.partition("(")[0]
-    assert not served.shelf.folder.exists() or not list(
-        served.shelf.folder.iterdir()
+    assert not served.temporary_files.folder.exists() or not list(
+        served.temporary_files.folder.iterdir()
     ), "nothing half-written"
     assert client.images.generate(model="grey", prompt="*", response_format=form).data
 

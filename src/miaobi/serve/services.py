@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 from miaobi.serve.admission import Admission
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.files import Files
-from miaobi.serve.image.shelf import Shelf
+from miaobi.serve.image.temporary import TemporaryFiles
 from miaobi.serve.jobs import Queue
 from miaobi.serve.jobs.worker import Supervisor
 from miaobi.serve.keys import Keys
@@ -49,9 +49,11 @@ class Services:
         return Keys(self.settings)
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def temporary_files(self) -> TemporaryFiles:
         """Generated pictures that were answered as URLs."""
-        return Shelf(self.settings.folder / "pictures", self.settings.picture_seconds)
+        return TemporaryFiles(
+            self.settings.folder / "pictures", self.settings.picture_seconds
+        )
 
     async def open(self) -> None:
         """Before the first request: the database is brought up to date, models named at

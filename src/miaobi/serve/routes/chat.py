@@ -23,10 +23,10 @@ from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
 from miaobi.serve.settings import Limits
-from miaobi.serve.text.asked import Chat, within
 from miaobi.serve.text.conversation import asked_of
 from miaobi.serve.text.events import Events
 from miaobi.serve.text.exchange import Answer, Exchange, whole
+from miaobi.serve.text.fields import Chat, within
 from miaobi.serve.text.formats import schema_of
 from miaobi.serve.text.tools import Call, Kit, Reader, kit_of
 

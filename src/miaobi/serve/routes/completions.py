@@ -17,9 +17,9 @@ from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.services import Serving
-from miaobi.serve.text.asked import Completion, within
 from miaobi.serve.text.events import Events
 from miaobi.serve.text.exchange import Answer, Exchange, check_offered, whole
+from miaobi.serve.text.fields import Completion, within
 
 router = APIRouter(prefix="/v1/completions", tags=["text"])
 LENGTH = 16

@@ -20,7 +20,7 @@ from miaobi.serve.admission import Slot
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
-from miaobi.serve.text.asked import Asked, Name, within
+from miaobi.serve.text.fields import Asked, Name, within
 
 router = APIRouter(prefix="/v1/embeddings", tags=["text"])
 

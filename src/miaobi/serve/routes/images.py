@@ -27,7 +27,7 @@ from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import publish
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.image.asked import (
+from miaobi.serve.image.fields import (
     Asked,
     Edit,
     Generation,
@@ -35,7 +35,7 @@ from miaobi.serve.image.asked import (
     house_request,
 )
 from miaobi.serve.image.incoming import Incoming, read
-from miaobi.serve.image.shelf import KINDS
+from miaobi.serve.image.temporary import KINDS
 from miaobi.serve.records import now
 from miaobi.serve.services import Services, Serving
 
@@ -102,7 +102,7 @@ async def variations(
 )
 async def file(name: str, services: Serving) -> FileResponse:
     """A picture whose URL was answered to somebody. The token in its name stands for the key."""
-    found = await asyncio.to_thread(services.shelf.find, name)
+    found = await asyncio.to_thread(services.temporary_files.find, name)
     if found is None:
         raise ApiError(
             404,
@@ -224,7 +224,8 @@ def _datum(
         return {
             "url": str(
                 request.url_for(
-                    "generated_picture", name=services.shelf.put(picture, kind)
+                    "generated_picture",
+                    name=services.temporary_files.put(picture, kind),
                 )
             ),
             "miaobi": facts,

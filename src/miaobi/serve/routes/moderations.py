@@ -33,7 +33,7 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.image.incoming import of_data_url, read
 from miaobi.serve.records import new_id
 from miaobi.serve.services import Services, Serving
-from miaobi.serve.text.asked import Closed
+from miaobi.serve.text.fields import Closed
 
 router = APIRouter(prefix="/v1/moderations", tags=["moderations"])
 NAME = "miaobi-moderation"

@@ -12,7 +12,7 @@ from pydantic import Field
 from miaobi.core import bundle
 from miaobi.core.store import NAME, Version
 from miaobi.serve.callers import CurrentOperator
-from miaobi.serve.text.asked import Closed
+from miaobi.serve.text.fields import Closed
 from miaobi.verbs import models
 
 router = APIRouter(prefix="/v1/store/models", tags=["store"])

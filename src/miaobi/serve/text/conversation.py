@@ -16,8 +16,8 @@ from miaobi.core.requests import TextRequest
 from miaobi.engines.load import Model
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
-from miaobi.serve.text.asked import Chat, ImagePart, plain
 from miaobi.serve.text.exchange import check_offered
+from miaobi.serve.text.fields import Chat, ImagePart, plain
 from miaobi.serve.text.tools import Kit
 
 DEFAULT_LENGTH = 4096

@@ -11,7 +11,7 @@ from typing import Any
 from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
-from miaobi.serve.text.asked import JsonObject, JsonSchema, TextFormat, within
+from miaobi.serve.text.fields import JsonObject, JsonSchema, TextFormat, within
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
 

@@ -18,7 +18,7 @@ from typing import Any
 from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
-from miaobi.serve.text.asked import Chat, NamedTool, Tool, within
+from miaobi.serve.text.fields import Chat, NamedTool, Tool, within
 from miaobi.serve.text.formats import checked
 
 START, END = "<tool_call>", "</tool_call>"

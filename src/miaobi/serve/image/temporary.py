@@ -25,7 +25,7 @@ SWEEP = 60.0
 """Seconds between two looks for what has expired."""
 
 
-class Shelf:
+class TemporaryFiles:
     def __init__(
         self, folder: Path, seconds: int, clock: Callable[[], float] = time.time
     ) -> None:
