@@ -23,7 +23,8 @@ from miaobi.core.engine import Chunk, Engine, Weights
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines import engines
-from miaobi.engines.load import Collected, open_engine
+from miaobi.engines.collected import Collected
+from miaobi.engines.load import open_engine
 
 WRITERS = [
     name

@@ -22,7 +22,7 @@ from miaobi.core.engine import Chunk, Engine
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines import engines
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 PAINTERS = [

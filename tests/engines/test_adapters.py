@@ -21,7 +21,8 @@ import miaobi
 from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.requests import TextRequest
 from miaobi.engines import auto
-from miaobi.engines.load import Collected, Model
+from miaobi.engines.collected import Collected
+from miaobi.engines.model import Model
 from miaobi.models.base import open_base
 from miaobi.models.weights import find
 
@@ -252,6 +253,6 @@ async def _gathered(model: Model, requests: list[Any]) -> list[str]:
         collected = Collected(request)
         async for chunk in model.engine.generate(request):
             collected.add(chunk)
-        return collected.texts(model)[0].text
+        return collected.texts(model.facts(request))[0].text
 
     return list(await asyncio.gather(*map(one, requests)))

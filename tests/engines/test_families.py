@@ -17,7 +17,7 @@ from tests.verbs import toy_pictures
 import miaobi
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.core.requests import TextRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import miaobi
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
 from miaobi.core.store import Store
 from miaobi.engines import auto
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
 from miaobi.core.requests import ImageRequest
 from miaobi.data import packs
-from miaobi.engines.load import Model, open_engine
+from miaobi.engines.load import open_engine
+from miaobi.engines.model import Model
 from miaobi.engines.moderation import nsfw
 from miaobi.engines.packaged import Network
 from miaobi.engines.styletransfer import engine as styletransfer_engine

@@ -15,7 +15,7 @@ from miaobi.core.artifacts import Facts, Image, TokenLogprob
 from miaobi.core.engine import Abilities, Chunk, Weights
 from miaobi.core.errors import NotFound
 from miaobi.core.requests import ImageRequest, Request, TextRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.pool import Pool

@@ -34,7 +34,8 @@ from miaobi.core.engine import Chunk, Weights
 from miaobi.core.errors import NotFound
 from miaobi.core.requests import ImageRequest, Request
 from miaobi.data.image.prepared import PictureSpec
-from miaobi.engines.load import Model, load
+from miaobi.engines.load import load
+from miaobi.engines.model import Model
 from miaobi.families import gan
 from miaobi.models import weights
 from miaobi.models.weights import of_path

@@ -16,7 +16,7 @@ from tests.serve.conftest import Echo, toy_pool
 from tests.serve.live import live, wait_until
 
 from miaobi.core.engine import Weights
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.pool import Pool

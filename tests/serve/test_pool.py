@@ -14,7 +14,7 @@ from tests.serve.conftest import Echo, Grey
 
 from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, DoesNotFit, NotFound, Unsupported
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.pool import Pool
 from miaobi.serve.settings import Settings
 

@@ -21,7 +21,7 @@ from tests.verbs.toy_pictures import toy_bundle
 from miaobi import cli
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import ImageRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.provenance.image import read_record
 
 

@@ -1,7 +1,8 @@
-"""Which engine for these weights? The one that was measured to be quickest at so many streams.
+"""Which engine runs these weights: the one that was measured to be quickest at so many
+streams.
 
 The table is measured by `bench/text_engines.py --save`; until that was run here, the
-figures shipped in measured.json stand in (they name the machine).
+speeds shipped in measured.json stand in (they name the machine).
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import NamedTuple
 
-from miaobi.core.engine import Weights
-from miaobi.core.errors import MissingPart, Unsupported
+from miaobi.core import gguf
+from miaobi.core.engine import EngineModule, Weights
+from miaobi.core.errors import MiaobiError, MissingPart, Unsupported
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.engines import engines
@@ -25,18 +27,27 @@ from miaobi.models.tuned import FAMILY, open_tuned
 MERGED = ("llamacpp", "openvino")
 """Engines that read a tuned model as one GGUF, its adapter merged in."""
 
+WEIGHT_FILES = {
+    "bundle": (".safetensors", 4),
+    "transformers": (".safetensors", 2),
+    "openvino": (".bin", 1),
+}
+"""By format: the files that hold weights, and the bytes of each weight."""
+
 
 @dataclass(frozen=True)
 class Measurement:
+    """The speed of an engine with one model."""
+
     engine: str
     format: str
     parameters: float
     """Millions."""
     tokens_per_second: Mapping[int, float]
-    """At so many streams."""
+    """By number of streams."""
 
     def at(self, streams: int) -> float:
-        """Speed at the nearest measured number of streams."""
+        """Return the speed at the nearest measured number of streams."""
         nearest = min(
             self.tokens_per_second,
             key=lambda measured: abs(math.log(measured / streams)),
@@ -44,22 +55,28 @@ class Measurement:
         return self.tokens_per_second[nearest]
 
 
+class Rank(NamedTuple):
+    """How well an engine suits; the largest is chosen."""
+
+    has_options: bool
+    has_controls: bool
+    runs_at_once: bool
+    """No adapter has to be merged first."""
+    tokens_per_second: float
+    name: str
+
+
 def table() -> list[Measurement]:
-    """What was measured here, else what is shipped."""
-    here = home() / "measurements.json"
-    source = here if here.exists() else files("miaobi.engines") / "measured.json"
+    """Return what was measured here, or else what is shipped."""
+    own = home() / "measurements.json"
+    source = own if own.exists() else files("miaobi.engines") / "measured.json"
     rows = json.loads(source.read_text(encoding="utf-8"))["rows"]
-    return [
-        Measurement(
-            **row
-            | {
-                "tokens_per_second": {
-                    int(key): value for key, value in row["tokens_per_second"].items()
-                }
-            }
-        )
-        for row in rows
-    ]
+    measurements = []
+    for row in rows:
+        speeds = row["tokens_per_second"].items()
+        row["tokens_per_second"] = {int(streams): speed for streams, speed in speeds}
+        measurements.append(Measurement(**row))
+    return measurements
 
 
 def choose(
@@ -68,40 +85,55 @@ def choose(
     needs: Collection[str] = (),
     options: Collection[str] = (),
 ) -> str:
-    """Name of the quickest engine for these weights that offers the controls in `needs`
-    and is opened with `options`.
+    """Return the name of the quickest engine for these weights.
 
-    Where none offers them all, they are left to be refused by the quickest, which names
-    the first it lacks. An engine that would have to merge an adapter first is passed
-    over; once that was asked for by its name, the merged copy is there and it counts.
+    Where no engine offers all of `needs`, they are left to be refused by the quickest,
+    which names the first it lacks. An engine that would have to merge an adapter first
+    is passed over; once that was requested by its name, the merged copy is there and it
+    counts.
+
+    Args:
+        weights: The model.
+        streams: How many answers will be made at the same time.
+        needs: Controls that requests will set.
+        options: Settings that the engine will be opened with.
+
     Raises MissingPart or Unsupported when no engine can read the weights.
     """
-    able, missing = dict[str, tuple[bool, bool, bool]](), list[str]()
+    ranks: list[Rank] = []
+    commands: list[str] = []
     for name in engines.names():
-        module: Any = engines.get(name)
-        if weights.format in module.FORMATS:
-            need = module.installed()
-            if need:
-                missing.append(need)
-            elif module.reads(weights):
-                able[name] = (
-                    set(options) <= options_of(module),
-                    set(needs) <= module.ABILITIES.controls,
-                    not (name in MERGED and converted.pending(weights)),
-                )
-    if able:
-        return max(
-            able, key=lambda name: (able[name], _speed(name, weights, streams), name)
-        )
-    if missing:
-        raise MissingPart(
+        module = engines.get(name)
+        if weights.format not in module.FORMATS:
+            continue
+        command = module.installed()
+        if command is not None:
+            commands.append(command)
+        elif module.reads(weights):
+            rank = Rank(
+                set(options) <= options_of(module),
+                set(needs) <= module.ABILITIES.controls,
+                not (name in MERGED and converted.pending(weights)),
+                _speed(name, weights, streams),
+                name,
+            )
+            ranks.append(rank)
+    if not ranks:
+        raise _no_engine(weights, commands)
+    return max(ranks).name
+
+
+def _no_engine(weights: Weights, commands: list[str]) -> MiaobiError:
+    """`commands`: what would install an engine for this format."""
+    if commands:
+        return MissingPart(
             say(
                 f"Nothing installed here runs {weights.name} ({weights.format}).",
                 f"本机没有安装能运行 {weights.name}（{weights.format}）的引擎。",
             ),
-            missing[0],
+            commands[0],
         )
-    raise Unsupported(
+    return Unsupported(
         say(
             f"No engine runs {weights.name} ({weights.format}).",
             f"没有引擎能运行 {weights.name}（{weights.format}）。",
@@ -114,18 +146,20 @@ def choose(
 
 
 def why(weights: Weights, chosen: str) -> str:
-    """Of an adapter that runs beside its base: which engine would be quicker, and what
-    it would take. Empty where there is nothing to say.
+    """Return which engine would be quicker for an adapter, and what it would take.
+
+    Empty where the adapter does not run beside its base, or nothing is quicker.
     """
     if chosen != "native" or not converted.pending(weights):
         return ""
-    able = [
-        name
-        for name in MERGED
-        if engines.get(name).installed() is None and engines.get(name).reads(weights)
-    ]
-    best = max(able, key=lambda name: _speed(name, weights, 1), default="")
-    if not best or _speed(best, weights, 1) <= _speed(chosen, weights, 1):
+    best, best_speed = chosen, _speed(chosen, weights, 1)
+    for name in MERGED:
+        module = engines.get(name)
+        if module.installed() is None and module.reads(weights):
+            speed = _speed(name, weights, 1)
+            if speed > best_speed:
+                best, best_speed = name, speed
+    if best == chosen:
         return ""
     return say(
         f"native runs the adapter as it is; {best} was measured quicker, and merges it first, once: --engine {best}",
@@ -133,52 +167,40 @@ def why(weights: Weights, chosen: str) -> str:
     )
 
 
-def options_of(module: Any) -> set[str]:
-    """The names of an engine's own settings."""
-    return set(inspect.signature(module.open_engine).parameters) - {
-        "weights",
-        "streams",
-    }
+def options_of(module: EngineModule) -> set[str]:
+    """Return the names of an engine's own settings."""
+    parameters = set(inspect.signature(module.open_engine).parameters)
+    return parameters - {"weights", "streams"}
 
 
-def _speed(
-    name: str, weights: Weights, streams: int, rows: Iterable[Measurement] | None = None
-) -> float:
-    """Measured tokens a second of the model nearest in size; 0 for an engine that was
-    never measured.
+def _speed(name: str, weights: Weights, streams: int) -> float:
+    """Measured tokens a second of the model nearest in size.
+
+    0 for an engine that was never measured.
     """
-    known = [
-        row
-        for row in (table() if rows is None else rows)
-        if (row.engine, row.format) == (name, weights.format)
+    measurements = [
+        row for row in table() if row.engine == name and row.format == weights.format
     ]
+    if not measurements:
+        return 0.0
     size = max(millions(weights), 1e-3)
-    best = min(
-        known, key=lambda row: abs(math.log(row.parameters / size)), default=None
-    )
-    return best.at(streams) if best else 0.0
+    nearest = min(measurements, key=lambda row: abs(math.log(row.parameters / size)))
+    return nearest.at(streams)
 
 
 def millions(weights: Weights) -> float:
-    """Parameters in millions, from the size of the files (two bytes each where the
-    format does not say).
-    """
-    from miaobi.core import gguf
+    """Return the parameters in millions, from the size of the files.
 
+    1000 where the format does not say.
+    """
     if weights.format == "gguf":
         return gguf.read(weights.path).parameters / 1e6
-    if weights.family == FAMILY and (tuned := open_tuned(weights)).adapter:
-        return millions(tuned.base.weights)
-    kinds = {
-        "bundle": (".safetensors", 4),
-        "transformers": (".safetensors", 2),
-        "openvino": (".bin", 1),
-    }
-    if weights.format not in kinds:
+    if weights.family == FAMILY:
+        tuned = open_tuned(weights)
+        if tuned.adapter:
+            return millions(tuned.base.weights)
+    if weights.format not in WEIGHT_FILES:
         return 1000.0
-    suffix, width = kinds[weights.format]
-    return (
-        sum(file.stat().st_size for file in weights.path.glob(f"*{suffix}"))
-        / width
-        / 1e6
-    )
+    suffix, width = WEIGHT_FILES[weights.format]
+    size = sum(file.stat().st_size for file in weights.path.glob(f"*{suffix}"))
+    return size / width / 1e6

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from miaobi.core.engine import TextEngine, Weights
 from miaobi.engines import auto, engines
-from miaobi.engines.load import Model, open_engine
+from miaobi.engines.load import open_engine
+from miaobi.engines.model import Model
 from miaobi.engines.paired import Paired
 from miaobi.models import converted
 from miaobi.models.tuned import FAMILY, open_tuned

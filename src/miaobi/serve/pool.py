@@ -21,7 +21,7 @@ from typing import Any
 from miaobi.core.engine import Weights
 from miaobi.core.errors import DoesNotFit, Unsupported
 from miaobi.core.language import say
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.settings import Settings
 
 log = logging.getLogger("miaobi.serve")

@@ -13,7 +13,9 @@ from miaobi.core.config import flat
 from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
-from miaobi.engines.load import Collected, Model, load
+from miaobi.engines.collected import Collected
+from miaobi.engines.load import load
+from miaobi.engines.model import Model
 from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import publish
 
@@ -63,7 +65,7 @@ class Conversation:
         except KeyboardInterrupt:
             print(say(" [stopped]", " [已停止]"), end="")
         print()
-        answer = collected.texts(self.model)[0]
+        answer = collected.texts(self.model.facts(request))[0]
         self.answers.append(replace(answer, text=f"> {words}\n\n{answer.text.strip()}"))
         self.history = [*asked, {"role": "assistant", "content": answer.text}]
 

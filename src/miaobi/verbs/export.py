@@ -319,7 +319,8 @@ def compare(
     """Greedy answers of `weights` natively and of `exported` in llama.cpp. Raises
     Damaged when they differ too much.
     """
-    from miaobi.engines.load import Model, load, open_engine
+    from miaobi.engines.load import load, open_engine
+    from miaobi.engines.model import Model
 
     native = Model(weights, "native", open_engine(weights, "native", 1, {}))
     count, largest = 0, 0.0

@@ -16,7 +16,9 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines.auto import why
-from miaobi.engines.load import Collected, Model, changed, load
+from miaobi.engines.collected import Collected
+from miaobi.engines.load import load
+from miaobi.engines.model import Model, changed
 from miaobi.models.weights import find
 from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import publish
@@ -98,7 +100,7 @@ def _collect(model: Model, request: TextRequest, live: bool) -> tuple[list[Text]
             print(chunk.text, end="", flush=True)
     if live:
         print()
-    return collected.texts(model), tokens
+    return collected.texts(model.facts(request)), tokens
 
 
 def _summary(model: Model, request: TextRequest, tokens: int, seconds: float) -> str:
@@ -246,16 +248,16 @@ def _painted(model: Model, request: ImageRequest) -> list[Image]:
                 done[chunk.index] = 1.0 if chunk.finish else chunk.progress or 0.0
                 show(model.name, sum(done.values()), request.n)
     except KeyboardInterrupt:
-        if not collected.pictures(model):
+        if not collected.images(model.facts(request)):
             raise
         print(
             say(
-                f"Stopped: {len(collected.pictures(model))} of {request.n} are done.",
-                f"已停止：完成 {len(collected.pictures(model))}/{request.n} 张。",
+                f"Stopped: {len(collected.images(model.facts(request)))} of {request.n} are done.",
+                f"已停止：完成 {len(collected.images(model.facts(request)))}/{request.n} 张。",
             ),
             file=sys.stderr,
         )
-    return collected.pictures(model)
+    return collected.images(model.facts(request))
 
 
 def _published(pictures: list[Image], out: Path) -> Painted:

@@ -26,7 +26,7 @@ from miaobi.core.engine import Chunk
 from miaobi.core.errors import BadInput, DoesNotFit, MiaobiError, NotFound, Unsupported
 from miaobi.core.requests import ImageRequest
 from miaobi.engines.diffusers import schedulers as diffusers_schedulers
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 Checkpoint = Callable[[str], Path]

@@ -13,7 +13,7 @@ import pytest
 from miaobi.core.engine import Abilities, Chunk, Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.engines.moderation import rules
 from miaobi.engines.moderation.texts import (
     CATEGORIES,

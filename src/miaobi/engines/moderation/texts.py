@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.engines.moderation import rules
 
 CLASSIFIER = "text-safety"

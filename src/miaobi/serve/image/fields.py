@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile as Upload
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.settings import Limits
 
 ANYTHING = ("", "*")

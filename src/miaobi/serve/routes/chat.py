@@ -18,7 +18,7 @@ from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving

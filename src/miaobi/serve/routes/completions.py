@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.services import Serving
 from miaobi.serve.text.events import Events

@@ -14,7 +14,7 @@ from pydantic import Field
 from miaobi.core.artifacts import Embedding
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Slot
 from miaobi.serve.callers import CurrentCaller

@@ -22,7 +22,8 @@ from miaobi.core.errors import BadInput
 from miaobi.core.files import explain_refusal
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest
-from miaobi.engines.load import Collected, Model
+from miaobi.engines.collected import Collected
+from miaobi.engines.model import Model
 from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import publish
 from miaobi.serve.callers import Caller, CurrentCaller
@@ -202,7 +203,7 @@ async def _made(model: Model, wanted: ImageRequest, request_id: str) -> list[Ima
     collected = Collected(wanted)
     async for chunk in model.engine.generate(wanted):
         collected.add(chunk)
-    pictures = collected.pictures(model)
+    pictures = collected.images(model.facts(wanted))
     return [
         replace(
             picture,

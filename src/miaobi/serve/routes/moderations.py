@@ -18,7 +18,7 @@ from pydantic import Discriminator, Field, Tag
 
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.engines.moderation.images import THRESHOLD
 from miaobi.engines.moderation.nsfw import unsafe_probability
 from miaobi.engines.moderation.texts import (

@@ -13,7 +13,7 @@ from typing import Any
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
 from miaobi.serve.text.exchange import check_offered

@@ -18,7 +18,7 @@ from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
-from miaobi.engines.load import Model
+from miaobi.engines.model import Model
 from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Slot
 from miaobi.serve.callers import Caller

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from miaobi.core.engine import Weights
     from miaobi.data.text.tokenizer import Tokenizer
     from miaobi.data.text.tokens import Tokens
-    from miaobi.engines.load import Model
+    from miaobi.engines.model import Model
 
 SAMPLES = 20
 """Texts to generate, where --samples sets no number."""

@@ -23,7 +23,8 @@ from miaobi.data.image import prepared
 from miaobi.data.image.files import ENDINGS, read_picture
 from miaobi.data.image.folders import visible
 from miaobi.data.progress import bar
-from miaobi.engines.load import Model, load
+from miaobi.engines.load import load
+from miaobi.engines.model import Model
 from miaobi.models.weights import find
 from miaobi.nn.image import Encodes, HasLatents, from_planes, to_pixels
 from miaobi.nn.latents import Projection, activity, effect, encoded, project
