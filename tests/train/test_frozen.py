@@ -1,8 +1,9 @@
-"""What is frozen costs nothing, and a step whose loss is no number leaves nothing behind."""
+"""Frozen weights cost nothing, and a step whose loss is not finite changes nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ CONFIG = TrainConfig(
 
 
 class Frozen(Objective):
-    """A large layer that stands still, a dropout, and a small head that learns."""
+    """A large frozen layer, a dropout, and a small head that learns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,45 +52,44 @@ def test_checkpoints_averages_and_optimisers_hold_only_what_trains(
     state = fresh()
     loop.run(state, Points(), [])
     path = checkpoint.save(state, tmp_path, keep=1)
-    held = load_file(path / "tensors.safetensors")
-    assert {name for name in held if name.startswith("objective.")} == {
-        "objective.net.3.weight",
-        "objective.net.3.bias",
-    }
+    tensors = load_file(path / "tensors.safetensors")
+    names = {name for name in tensors if name.startswith("objective.")}
+    assert names == {"objective.net.3.weight", "objective.net.3.bias"}
     assert set(state.average) == {"net.3.weight", "net.3.bias"}
-    assert (
-        sum(
-            item.numel()
-            for group in state.optimizers["model"][0].param_groups
-            for item in group["params"]
-        )
-        == 501
-    )
+    (optimizer,) = state.optimizers["model"]
+    parameters = [item for group in optimizer.param_groups for item in group["params"]]
+    assert sum(item.numel() for item in parameters) == 501
+
+
+def finish(state: loop.State) -> None:
+    """A hook that ends the run."""
+    state.finished = True
+
+
+def resumed_at(step: int, folder: Path) -> list[torch.Tensor]:
+    """The weights of a run that was stopped and resumed at this step."""
+    torch.manual_seed(5)
+    state = fresh()
+    loop.run(state, Points(), [(step, finish)])
+    path = checkpoint.save(state, folder / str(step), keep=1)
+    torch.manual_seed(99)
+    resumed = fresh()
+    checkpoint.restore(resumed, path)
+    resumed.finished = False
+    loop.run(resumed, Points(), [])
+    return [*resumed.objective.state_dict().values(), *resumed.average.values()]
 
 
 def test_a_frozen_run_resumes_to_the_bit_at_any_step(tmp_path: Path) -> None:
-    def restart(step: int) -> list[torch.Tensor]:
-        torch.manual_seed(5)
-        state = fresh()
-        loop.run(
-            state, Points(), [(step, lambda state: setattr(state, "finished", True))]
-        )
-        checkpoint.save(state, tmp_path / str(step), keep=1)
-        torch.manual_seed(99)
-        resumed = fresh()
-        checkpoint.restore(
-            resumed, checkpoint.list_checkpoints(tmp_path / str(step))[-1]
-        )
-        resumed.finished = False
-        loop.run(resumed, Points(), [])
-        return [*resumed.objective.state_dict().values(), *resumed.average.values()]
-
-    whole = restart(20)
+    whole = resumed_at(20, tmp_path)
     for step in (1, 7, 8, 19):
-        assert all(
-            torch.equal(one, other)
-            for one, other in zip(whole, restart(step), strict=True)
-        )
+        assert equal(whole, resumed_at(step, tmp_path))
+
+
+def equal(first: Iterable[torch.Tensor], second: Iterable[torch.Tensor]) -> bool:
+    return all(
+        torch.equal(one, other) for one, other in zip(first, second, strict=True)
+    )
 
 
 def test_a_checkpoint_of_other_frozen_layers_is_refused(tmp_path: Path) -> None:
@@ -102,13 +102,11 @@ def test_a_checkpoint_of_other_frozen_layers_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(loop.start(other, CONFIG), path)
 
 
-def test_averaged_weights_are_used_and_taken_back() -> None:
+def test_averaged_weights_are_used_for_a_while() -> None:
     state = fresh()
     loop.run(state, Points(), [])
-    head, before = (
-        state.objective.net[3].weight,
-        state.objective.net[3].weight.detach().clone(),
-    )
+    head = state.objective.net[3].weight
+    before = head.detach().clone()
     with loop.averaged(state):
         assert torch.equal(head, state.average["net.3.weight"])
         assert not torch.equal(head, before)
@@ -116,71 +114,63 @@ def test_averaged_weights_are_used_and_taken_back() -> None:
 
 
 def test_the_estimate_counts_what_moves(tmp_path: Path) -> None:
-    known = estimate.estimate(fresh(), Points(), tmp_path)
-    assert (known.parameters, known.trained) == (2001, 501)
-    assert known.disk == 4 * (501 * 3 * (CONFIG.keep + 1) + 2 * 2001)
-    assert "trained" in str(known)
-    assert "trained" not in str(dataclasses.replace(known, trained=2001))
+    expected = estimate.estimate(fresh(), Points(), tmp_path)
+    assert expected.parameters == 2001
+    assert expected.trained == 501
+    checkpoints = 501 * 3 * (CONFIG.keep + 1)
+    assert expected.disk == 4 * (checkpoints + 2 * 2001)
+    assert "trained" in str(expected)
+    assert "trained" not in str(dataclasses.replace(expected, trained=2001))
 
 
 def test_a_slow_step_is_timed_on_a_part_of_its_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock on which a row takes two seconds: 64 rows are never run, and the figure
-    is right all the same.
+    """On a clock by which a row takes two seconds, 64 rows are never run, and the
+    estimate is right all the same.
     """
-    asked, now = list[int](), [0.0]
+    rows = list[int]()
 
     class Slow(Frozen):
         def loss(self, batch: Batch) -> Loss:
-            asked.append(len(batch["x"]))
-            now[0] += 2.0 * len(batch["x"])
+            rows.append(len(batch["x"]))
             return super().loss(batch)
 
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: 2.0 * sum(rows))
     state = loop.start(Slow(), dataclasses.replace(CONFIG, batch_size=64, max_steps=1))
-    known = estimate.estimate(state, Points(), tmp_path)
-    assert sum(asked) <= 8
-    assert (
-        128 <= known.seconds <= 128 * 8
-    )  # a step of 64 rows, and the validation's glances
+    expected = estimate.estimate(state, Points(), tmp_path)
+    assert sum(rows) <= 8
+    # A step of 64 rows, and the batches of its validation.
+    assert 128 <= expected.seconds <= 128 * 8
 
 
 class Poisoned(Points):
-    """Points that can tell where they were written, with a value that is no number in one batch."""
+    """Points that record their locations, with a value that is not finite in one batch."""
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
-        found = dict(super().batch(split, index, size, seed))
+        batch = super().batch(split, index, size, seed)
         if index == 7:
-            found["x"] = found["x"].clone()
-            found["x"][3] = float("nan")
-        return found
+            batch["x"][3] = float("nan")
+        return batch
 
     def locations(self, split: str, index: int, size: int, seed: int) -> list[str]:
         return [f"points.jsonl:{index * size + row}" for row in range(size)]
 
 
-def test_a_loss_that_is_no_number_stops_at_once_and_names_the_batch() -> None:
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_batch() -> None:
     config = dataclasses.replace(CONFIG, batch_size=4, accumulation=2, log_every=1000)
-    state, steps = fresh(config), list[int]()
-    before = dict[int, list[torch.Tensor]]()
+    state = fresh(config)
+    weights = dict[int, list[torch.Tensor]]()
 
-    def note(state: loop.State) -> None:
-        steps.append(state.step)
-        before[state.step] = [
-            value.clone() for value in state.objective.state_dict().values()
-        ]
+    def copy_weights(state: loop.State) -> None:
+        values = state.objective.state_dict().values()
+        weights[state.step] = [value.clone() for value in values]
 
     with pytest.raises(BadInput) as caught:
-        loop.run(state, Poisoned(), [(1, note)])
-    assert steps == [1, 2, 3], "batch 7 is the second half of step 4"
+        loop.run(state, Poisoned(), [(1, copy_weights)])
+    assert list(weights) == [1, 2, 3], "batch 7 is the second half of step 4"
     assert state.step == 3
-    assert all(
-        torch.equal(one, other)
-        for one, other in zip(
-            before[3], state.objective.state_dict().values(), strict=True
-        )
-    )
+    assert equal(weights[3], state.objective.state_dict().values())
     message = str(caught.value)
     assert "Step 4" in message
     assert "batch 7" in message
@@ -192,10 +182,9 @@ def test_a_loss_that_is_no_number_stops_at_once_and_names_the_batch() -> None:
 def test_a_gradient_that_overflows_stops_too(clip: float) -> None:
     class Overflows(Ragged):
         def loss(self, batch: Batch) -> Loss:
-            total = (
-                (self.net.weight - self.net.weight.detach()).abs().sqrt().sum()
-            )  # 0, with an infinite slope
-            return Loss(total, 1)
+            weight = self.net.weight
+            zero = (weight - weight.detach()).abs()
+            return Loss(zero.sqrt().sum(), 1)  # 0, with an infinite slope
 
     state = loop.start(Overflows(), dataclasses.replace(CONFIG, clip=clip, ema=0.0))
     before = state.objective.net.weight.detach().clone()
@@ -205,10 +194,7 @@ def test_a_gradient_that_overflows_stops_too(clip: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "muon"])
-def test_single_parameters_can_have_their_own_pace(kind: str) -> None:
-    """With plain SGD a parameter at half the pace moves half as far; the others' groups
-    carry the rate they were given.
-    """
+def test_single_parameters_can_have_their_own_rate(kind: str) -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     phase = Phase(
         "model",
@@ -217,20 +203,20 @@ def test_single_parameters_can_have_their_own_pace(kind: str) -> None:
         rates={"0.weight": 0.5, "0.bias": 0.25},
     )
     config = dataclasses.replace(
-        CONFIG, optimizer=kind, learning_rate=0.1, matrix_learning_rate=0.2
-    )  # type: ignore[arg-type]
-    found = {
-        id(item): group["initial_lr"]
-        for optimizer in optimizers.optimizers_for(phase, config)
-        for group in optimizer.param_groups
-        for item in group["params"]
-    }
-    matrices = 0.2 if kind == "muon" else 0.1
-    assert [found[id(item)] for item in module.parameters()] == pytest.approx(
-        [matrices / 2, 0.025, matrices, 0.1]
+        CONFIG,
+        optimizer=kind,  # type: ignore[arg-type]
+        learning_rate=0.1,
+        matrix_learning_rate=0.2,
     )
+    rates = dict[nn.Parameter, float]()
+    for optimizer in optimizers.optimizers_for(phase, config):
+        for group in optimizer.param_groups:
+            rates |= dict.fromkeys(group["params"], group["initial_lr"])
+    matrix_rate = 0.2 if kind == "muon" else 0.1
+    expected = [matrix_rate / 2, 0.025, matrix_rate, 0.1]
+    assert [rates[item] for item in module.parameters()] == pytest.approx(expected)
 
 
-def test_only_data_that_can_tell_its_places_is_asked() -> None:
+def test_locations_are_optional() -> None:
     assert isinstance(Poisoned(), Located)
     assert not isinstance(Points(), Located)

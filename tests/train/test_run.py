@@ -1,3 +1,5 @@
+"""The folders of runs."""
+
 from __future__ import annotations
 
 import errno
@@ -16,15 +18,15 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
 ) -> None:
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
-    made = [new_folder(tmp_path / "runs", "quick") for _ in range(3)]
-    assert len(set(made)) == 3
-    assert all(folder.is_dir() for folder in made)
+    folders = [new_folder(tmp_path / "runs", "quick") for _ in range(3)]
+    assert len(set(folders)) == 3
+    assert all(folder.is_dir() for folder in folders)
 
 
 @pytest.mark.parametrize(
     "kind", ["file", "dangling link", "inside a file", "forbidden"]
 )
-def test_a_place_for_runs_that_cannot_be_written_is_named(
+def test_a_folder_of_runs_that_cannot_be_written_is_named(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = tmp_path / "runs"
@@ -34,8 +36,9 @@ def test_a_place_for_runs_that_cannot_be_written_is_named(
         monkeypatch.setattr(os, "mkdir", refuse)
     else:
         runs.touch()
+    folder = runs / "mine" if kind == "inside a file" else runs
     with pytest.raises(BadInput, match="runs.* cannot be written"):
-        new_folder(runs / "mine" if kind == "inside a file" else runs, "quick")
+        new_folder(folder, "quick")
 
 
 def refuse(*_: object) -> None:

@@ -1,6 +1,7 @@
+"""The log and the trackers, read back by their own readers."""
+
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from miaobi.core.errors import MissingPart, NotFound
 from miaobi.train import tracking
 
 
-def test_log_forgets_what_a_resumed_run_will_do_again(tmp_path: Path) -> None:
+def test_the_log_drops_what_a_resumed_run_will_repeat(tmp_path: Path) -> None:
     log = tracking.Log(tmp_path)
     for step in (10, 20, 30):
         log.log_metrics(step, {"loss": 1 / step})
@@ -26,10 +27,10 @@ def test_tensorboard_writes_what_tensorboard_reads(tmp_path: Path) -> None:
     board.log_metrics(1, {"loss": 2.5})
     board.log_texts(1, {"sample": "春"})
     board.close()
-    read = EventAccumulator(str(tmp_path / "tensorboard"))
-    read.Reload()
-    assert [event.value for event in read.Scalars("loss")] == [2.5]
-    assert "sample/text_summary" in read.Tags()["tensors"]
+    reader = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    assert [event.value for event in reader.Scalars("loss")] == [2.5]
+    assert "sample/text_summary" in reader.Tags()["tensors"]
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,12 +44,13 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board.log_metrics(1, {"loss": 2.5})
     board.log_texts(1, {"sample": "春"})
     board.close()
-    wandb.teardown()  # its service writes the file after the run has ended: it is whole once the service is gone
-    (written,) = run.glob("wandb/offline-run-*/*.wandb")
-    assert b"max_steps" in written.read_bytes()
+    # Its service writes the file after the run has ended; then the service ends.
+    wandb.teardown()
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    assert b"max_steps" in file.read_bytes()
 
 
-def test_without_wandb_the_remedy_is_given(
+def test_without_wandb_the_error_has_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import importlib.util
@@ -62,4 +64,4 @@ def test_without_wandb_the_remedy_is_given(
 
 def test_unknown_tracker(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="tensorbord"):
-        tracking.open_trackers(["tensorbord"], tmp_path, json.loads("{}"))
+        tracking.open_trackers(["tensorbord"], tmp_path, {})

@@ -17,17 +17,19 @@ from miaobi.nn.objective import Batch, Loss, Objective, Phase
 class Points:
     """A ring of eight Gaussians. Batches are a pure function of (split, index, size, seed)."""
 
-    spec, fingerprint, folder = None, "points", Path()
+    spec = None
+    fingerprint = "points"
+    folder = Path()
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
-        draw = torch.Generator().manual_seed(
-            hash((split == "train", index, seed)) % 2**31
-        )
-        angle = torch.randint(0, 8, (size,), generator=draw) * (torch.pi / 4)
+        number = hash((split == "train", index, seed)) % 2**31
+        generator = torch.Generator().manual_seed(number)
+        angle = torch.randint(0, 8, (size,), generator=generator) * (torch.pi / 4)
         centre = torch.stack([angle.cos(), angle.sin()], 1)
+        spread = 0.05 * torch.randn(size, 2, generator=generator)
         return {
-            "x": centre + 0.05 * torch.randn(size, 2, generator=draw),
-            "z": torch.randn(size, 4, generator=draw),
+            "x": centre + spread,
+            "z": torch.randn(size, 4, generator=generator),
         }
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
@@ -54,32 +56,34 @@ class PointGAN(Objective):
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator, self.discriminator = mlp(4, 2), mlp(2, 1)
+        self.generator = mlp(4, 2)
+        self.discriminator = mlp(2, 1)
         self.noise = nn.Dropout(0.1)
 
     def phases(self) -> list[Phase]:
         return [
-            Phase("discriminator", self.discriminator, self.judge),
+            Phase("discriminator", self.discriminator, self.discriminator_loss),
             Phase("penalty", self.discriminator, self.r1, every=4),
-            Phase("generator", self.generator, self.fool),
+            Phase("generator", self.generator, self.generator_loss),
         ]
 
     def gap(self, batch: Batch) -> Tensor:
         fake = self.generator(self.noise(batch["z"]))
         return self.discriminator(batch["x"]) - self.discriminator(fake)
 
-    def judge(self, batch: Batch) -> Loss:
+    def discriminator_loss(self, batch: Batch) -> Loss:
         gap = self.gap(batch)
-        return Loss(F.softplus(-gap).sum(), len(gap), {"gap": gap.sum()})
+        total = F.softplus(-gap).sum()
+        return Loss(total, len(gap), {"gap": gap.sum()})
 
-    def fool(self, batch: Batch) -> Loss:
-        return Loss(F.softplus(self.gap(batch)).sum(), len(batch["x"]))
+    def generator_loss(self, batch: Batch) -> Loss:
+        gap = self.gap(batch)
+        return Loss(F.softplus(gap).sum(), len(gap))
 
     def r1(self, batch: Batch) -> Loss:
         x = batch["x"].clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            self.discriminator(x).sum(), x, create_graph=True
-        )
+        score = self.discriminator(x).sum()
+        (gradient,) = torch.autograd.grad(score, x, create_graph=True)
         return Loss(0.2 * gradient.square().sum(), len(x))
 
 
