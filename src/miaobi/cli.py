@@ -177,7 +177,7 @@ def overview() -> str:
             *rows,
             "",
             say(
-                "miaobi VERB --help tells more. --json prints results for machines.",
+                "miaobi VERB --help says more. --json prints results for machines.",
                 "miaobi 命令 --help 查看详情；--json 输出机器可读的结果。",
             ),
         ]

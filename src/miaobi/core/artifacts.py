@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FinishReason = Literal["stop", "length", "cancelled", "content_filter"]
-""""content_filter": judged unsafe and replaced by a plain grey picture."""
+""""content_filter": classified as unsafe and replaced by a plain grey picture."""
 
 
 def _now() -> str:

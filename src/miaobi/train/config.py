@@ -60,7 +60,7 @@ class TrainConfig:
     """
     watch: str = "loss"
     """What validations are compared by, for the best and for stopping early: loss, or a
-    figure of the task (accuracy, f1).
+    metric of the task (accuracy, f1).
     """
     patience: int = 0
     """Stop after this many validations without a better one; 0 to go to the end."""

@@ -41,7 +41,7 @@ class Run:
     values: Mapping[str, Any]
     """The resolved settings, nested and plain."""
     verb: str
-    """"train" or "finetune": how a stopped run is taken up again."""
+    """"train" or "finetune": the verb that resumes a stopped run."""
     sample: Callable[[State, Sequence[Tracker]], None]
     """Try the model; called along the way by the first process, in evaluation mode with
     averaged weights.
