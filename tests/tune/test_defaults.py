@@ -124,7 +124,7 @@ def test_a_slow_machine_gets_the_steps_that_fit_and_is_told(
     assert "563" in limited.reason, "how many steps it would take otherwise"
     assert found(6000, {"max_minutes": 60.0})["max_steps"].value == 120
     quick["seconds"] = 10_000.0
-    assert found(6000)["max_steps"].value == defaults.FEW
+    assert found(6000)["max_steps"].value == defaults.MIN_STEPS
 
 
 def test_rates_by_method_and_task() -> None:

@@ -172,7 +172,9 @@ def test_mirrored_pictures_have_mirrored_boxes() -> None:
         [
             bool((row == plain.flip(2)).all())
             for row, plain in zip(
-                ready["input"], learner.preparation.scaled(batch["pixels"]), strict=True
+                ready["input"],
+                learner.preparation.normalise(batch["pixels"]),
+                strict=True,
             )
         ]
     )

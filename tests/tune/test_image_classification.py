@@ -89,7 +89,9 @@ def test_pictures_are_prepared_as_transformers_does(
     (tmp_path / "config.json").write_text("{}")
     made = picture("red", 0, 70, 50)
     ready = preparation(base_of(tmp_path), 0, 70, stretch=False)
-    ours = ready.scaled(torch.from_numpy(ready.pixels(np.asarray(made)).copy())[None])
+    ours = ready.normalise(
+        torch.from_numpy(ready.pixels(np.asarray(made)).copy())[None]
+    )
     theirs = torch.as_tensor(
         np.asarray(processor(made, return_tensors="np").pixel_values)
     )
@@ -244,7 +246,7 @@ def test_training_pictures_are_changed_and_judged_ones_are_not(tmp_path: Path) -
     batch = batch_of(learner, class_folders(tmp_path / "set", each=1))
     learner.eval()
     plain = learner.prepare(batch)["input"]
-    torch.testing.assert_close(plain, learner.preparation.scaled(batch["pixels"]))
+    torch.testing.assert_close(plain, learner.preparation.normalise(batch["pixels"]))
     learner.train()
     torch.manual_seed(1)
     changed = learner.prepare(batch)["input"]

@@ -15,11 +15,18 @@ Batch = Mapping[str, Tensor]
 class Dataset(Protocol):
     """Prepared data."""
 
-    spec: Any
-    """What a family needs to build a model for it: a TokenSpec, a PictureSpec, ..."""
-    fingerprint: str
-    """Names the content, the configuration and the format of the files."""
-    folder: Path
+    @property
+    def spec(self) -> Any:
+        """What a family needs to build a model for it: a TokenSpec, a PictureSpec, ..."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content, the configuration and the format of the files."""
+        ...
+
+    @property
+    def folder(self) -> Path: ...
 
     def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
         """Return batch number `index` of an endless, shuffled stream.

@@ -1,12 +1,13 @@
 """Hyper-parameters that follow from base, method, data and machine, for whoever left
 them open; each with its reason.
 
-Where the numbers come from: full fine-tuning of encoders, 2e-5 to 5e-5 for two to four
-    epochs (Devlin et al. 2019, arXiv:1810.04805); LoRA wants ten times the rate of full
-    tuning (Schulman et al. 2025, thinkingmachines.ai/blog/lora); IA³ 3e-3 (Liu et al.
-    2022, arXiv:2205.05638); adapters 1e-3 (Houlsby et al. 2019, arXiv:1902.00751);
-    prompts far more than weights (Lester et al. 2021, arXiv:2104.08691).
-What these do not know: your data. `miaobi search` does.
+Sources: full fine-tuning of encoders, 2e-5 to 5e-5 for two to four epochs (Devlin et
+al. 2019, arXiv:1810.04805); LoRA wants ten times the rate of full tuning (Schulman et
+al. 2025, thinkingmachines.ai/blog/lora); IA³ 3e-3 (Liu et al. 2022, arXiv:2205.05638);
+adapters 1e-3 (Houlsby et al. 2019, arXiv:1902.00751); prompts far more than weights
+(Lester et al. 2021, arXiv:2104.08691).
+
+What these do not know is your data. `miaobi search` does.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from miaobi.tune.learner import Learner
 from miaobi.tune.methods import TuneConfig
 
 MINUTES = 30.0
-"""What a run takes at most on a CPU unless told otherwise."""
+"""What a run takes at most on a CPU unless max_minutes says otherwise."""
 OVERHEAD = 1.25
 """Validations, checkpoints and samples beside the steps."""
-TOKENS = 4096
-"""Of a microbatch: more gain nothing, they only need memory."""
-ROWS = 64
-"""Of a microbatch, where examples have no length or a short one."""
-FEW = 10
+MICROBATCH_TOKENS = 4096
+"""More gain nothing, they only need memory."""
+MICROBATCH_ROWS = 64
+"""Where examples have no length or a short one."""
+MIN_STEPS = 10
 """A run has so many steps at least."""
+SHORT_RUN = 300
+"""Up to so many steps the warm-up is a larger share of the run."""
+PATIENCE = 3
 RATES = {
     "ia3": 3e-3,
     "prompt": 1e-2,
@@ -43,12 +47,19 @@ RATES = {
     "bottleneck": 1e-3,
     "adalora": 1e-3,
 }
+"""Learning rates by method; those of the others follow from the model's size."""
 TINY = ("ia3", "prompt", "prefix", "p-tuning")
 """Methods with so few parameters that they need to see the data more often."""
+VECTORS_PER_LAYER = 34
+"""What autograd saves of a token in a Transformer (Korthikanti et al. 2022,
+arXiv:2205.05198).
+"""
 
 
 @dataclass(frozen=True)
 class Derived:
+    """A setting that was left open."""
+
     key: str
     """Of the train section."""
     value: Any
@@ -56,59 +67,114 @@ class Derived:
     """For people, in their language."""
 
 
+class Derivation:
+    """Train settings: those that were set, and those that follow.
+
+    Args:
+        explicit_keys: "train.max_steps", ...: settings that stay as `train` has them.
+        train: holds their values.
+    """
+
+    def __init__(self, explicit_keys: Set[str], train: TrainConfig) -> None:
+        self.explicit_keys = explicit_keys
+        self.train = train
+        self.derived = list[Derived]()
+
+    def is_set(self, key: str) -> bool:
+        return f"train.{key}" in self.explicit_keys
+
+    def settle(self, key: str, value: Any, reason: str) -> Any:
+        """Return the value that was set, or this one, which is then noted."""
+        if self.is_set(key):
+            return vars(self.train)[key]
+        self.derived.append(Derived(key, value, reason))
+        return value
+
+
 def derive(
-    given: Set[str],
+    explicit_keys: Set[str],
     tune: TuneConfig,
     train: TrainConfig,
     learner: Learner,
     data: Examples,
     lengths: Lengths,
 ) -> list[Derived]:
-    """What follows for the train settings that are not in `given` ("train.max_steps",
-    ...); those that are stay as `train` has them.
+    """Return the train settings that were left open.
 
-    A few rows are run to learn how long a step takes here, unless max_steps is given.
+    A few rows are run to learn how long a step takes here, unless max_steps is set.
     Weights and random state stay as they were.
+
+    Args:
+        explicit_keys: "train.max_steps", ...: settings that were not left open.
+        tune: how the base is changed.
+        train: the settings that were set.
+        learner: with its adapters.
+        data: to train on.
+        lengths: of the data.
     """
-    found = dict[str, Derived]()
-
-    def settle(key: str, value: Any, reason: str) -> Any:
-        if f"train.{key}" in given:
-            return getattr(train, key)
-        found[key] = Derived(key, value, reason)
-        return value
-
-    size = sum(item.numel() for item in learner.parameters())
-    count = data.count("train")
-    whole, why = whole_batch(count)
-    rows, room = _microbatch(learner, lengths, whole, train.device)
-    if "train.accumulation" in given and "train.batch_size" not in given:
-        rows, room = max(whole // train.accumulation, 1), why
-    rows = settle("batch_size", rows, room)
-    parts = settle(
-        "accumulation",
-        max(whole // rows, 1),
-        say(f"{why}, {rows} at a time", f"{why}，每次 {rows} 条"),
-    )
-    settle("learning_rate", *_rate(tune, size, learner.learning_rate_factor))
+    derivation = Derivation(explicit_keys, train)
+    rows, parts = _settle_batch(derivation, learner, lengths, data.count("train"))
+    size = sum(parameter.numel() for parameter in learner.parameters())
+    rate, reason = _rate(tune, size, learner.learning_rate_factor)
+    derivation.settle("learning_rate", rate, reason)
     steps = train.max_steps
-    if "train.max_steps" not in given:
-        steps = settle(
-            "max_steps",
-            *_steps(
-                tune, replace(train, batch_size=rows, accumulation=parts), learner, data
-            ),
-        )
-    settle(
+    if not derivation.is_set("max_steps"):
+        batches = replace(train, batch_size=rows, accumulation=parts)
+        steps, reason = _steps(tune, batches, learner, data)
+        derivation.settle("max_steps", steps, reason)
+    _settle_schedule(derivation, tune, steps)
+    _settle_validation(derivation, steps)
+    precision, reason = _precision(train.device)
+    derivation.settle("precision", precision, reason)
+    return _agreed(derivation.derived)
+
+
+def _agreed(derived: list[Derived]) -> list[Derived]:
+    """Return what the first process derived.
+
+    Free memory and speed are measured, so processes that train together would differ.
+    """
+    rows = processes.broadcast_json(
+        [[item.key, item.value, item.reason] for item in derived]
+    )
+    agreed = list[Derived]()
+    for key, value, reason in rows:
+        # JSON has no tuples.
+        own_value = tuple(value) if isinstance(value, list) else value
+        agreed.append(Derived(key, own_value, reason))
+    return agreed
+
+
+def _settle_batch(
+    derivation: Derivation, learner: Learner, lengths: Lengths, count: int
+) -> tuple[int, int]:
+    """Return (rows of a microbatch, microbatches of a step)."""
+    train = derivation.train
+    batch_size, batch_reason = whole_batch(count)
+    rows, reason = _microbatch(learner, lengths, batch_size, train.device)
+    if derivation.is_set("accumulation") and not derivation.is_set("batch_size"):
+        rows = max(batch_size // train.accumulation, 1)
+        reason = batch_reason
+    rows = derivation.settle("batch_size", rows, reason)
+    parts = derivation.settle(
+        "accumulation",
+        max(batch_size // rows, 1),
+        say(f"{batch_reason}, {rows} at a time", f"{batch_reason}，每次 {rows} 条"),
+    )
+    return rows, parts
+
+
+def _settle_schedule(derivation: Derivation, tune: TuneConfig, steps: int) -> None:
+    derivation.settle(
         "warmup",
-        0.1 if steps <= 300 else 0.06,
+        0.1 if steps <= SHORT_RUN else 0.06,
         say(
             "a fresh optimiser must not shake a trained model",
             "避免刚启动的优化器扰动已训练好的模型",
         ),
     )
-    settle("schedule", "linear", say("usual in fine-tuning", "微调的惯例"))
-    settle(
+    derivation.settle("schedule", "linear", say("usual in fine-tuning", "微调的惯例"))
+    derivation.settle(
         "betas",
         (0.9, 0.999),
         say(
@@ -116,186 +182,207 @@ def derive(
             "较长的动量记忆适合步数少、噪声大的训练",
         ),
     )
-    decayed = tune.method in ("full", "frozen")
-    settle(
-        "weight_decay",
-        0.01 if decayed else 0.0,
-        say("light: the weights are good already", "较轻：权重已经很好")
-        if decayed
-        else say(
-            "an adapter is small and pulled to zero, which is the base, by nothing",
-            "适配器很小，无需再向零（即基础模型）收缩",
-        ),
-    )
-    every = settle(
+    if tune.method in ("full", "frozen"):
+        derivation.settle(
+            "weight_decay",
+            0.01,
+            say("light: the weights are good already", "较轻：权重已经很好"),
+        )
+    else:
+        derivation.settle(
+            "weight_decay",
+            0.0,
+            say(
+                "an adapter is small and pulled to zero, which is the base, by nothing",
+                "适配器很小，无需再向零（即基础模型）收缩",
+            ),
+        )
+
+
+def _settle_validation(derivation: Derivation, steps: int) -> None:
+    validations = 10 if steps >= 100 else 5
+    every = derivation.settle(
         "validate_every",
-        max(steps // (10 if steps >= 100 else 5), 1),
+        max(steps // validations, 1),
         say(
-            "ten looks in a long run, five in a short one",
+            "ten validations in a long run, five in a short one",
             "长训练验证十次，短训练验证五次",
         ),
     )
-    settle(
+    derivation.settle(
         "patience",
-        3,
+        PATIENCE,
         say(
-            f"ends when {3 * every} steps brought nothing better",
-            f"{3 * every} 步没有改善就结束",
+            f"ends when {PATIENCE * every} steps brought nothing better",
+            f"{PATIENCE * every} 步没有改善就结束",
         ),
     )
-    settle(
+    derivation.settle(
         "log_every",
         min(max(steps // 50, 1), 10),
         say("about fifty points on the curve", "曲线上约五十个点"),
     )
-    settle("precision", *_precision(train.device))
-    # Free memory and speed are measured, so processes that train together would differ:
-    # what the first one found counts.
-    agreed = processes.broadcast_json(
-        [[item.key, item.value, item.reason] for item in found.values()]
-    )
-    return [
-        Derived(key, tuple(value) if isinstance(value, list) else value, why)
-        for key, value, why in agreed
-    ]
 
 
 def whole_batch(count: int) -> tuple[int, str]:
-    """Examples a step, and why."""
-    wanted = 16 if count < 5000 else 32 if count < 100_000 else 64
-    whole = _power(min(wanted, count // 8))
-    return whole, say(
-        f"{whole} a step for {count:,} examples",
-        f"共 {count:,} 条样本，每步 {whole} 条",
+    """Return the examples of a step for `count` training examples, and why."""
+    if count < 5000:
+        wanted = 16
+    elif count < 100_000:
+        wanted = 32
+    else:
+        wanted = 64
+    size = _power_of_two(min(wanted, count // 8))
+    reason = say(
+        f"{size} a step for {count:,} examples",
+        f"共 {count:,} 条样本，每步 {size} 条",
     )
+    return size, reason
 
 
 def _microbatch(
-    learner: Learner, lengths: Lengths, whole: int, device: str
+    learner: Learner, lengths: Lengths, batch_size: int, device: str
 ) -> tuple[int, str]:
-    """Rows that a microbatch can hold: a power of two, by tokens and by memory."""
-    limit, why = min(whole, ROWS), say("a step's worth at once", "一次算完一步")
-    if lengths.p95:
-        by_tokens = TOKENS // lengths.p95
-        by_memory = int(
-            _free_memory(device) / 2 / max(_bytes_a_token(learner) * lengths.p95, 1)
+    """Return the rows that a microbatch can hold, by tokens and by memory, and why."""
+    limit = min(batch_size, MICROBATCH_ROWS)
+    reason = say("a step's worth at once", "一次算完一步")
+    length = lengths.p95
+    if not length:
+        return _power_of_two(limit), reason
+    by_tokens = MICROBATCH_TOKENS // length
+    bytes_per_row = _bytes_per_token(learner) * length
+    by_memory = int(_free_memory(device) / 2 / max(bytes_per_row, 1))
+    if by_memory < min(by_tokens, limit):
+        limit = by_memory
+        reason = say(
+            f"at {length} tokens half of the free memory holds {limit}",
+            f"每条约 {length} 个词元，一半可用内存可容纳 {limit} 条",
         )
-        if min(by_tokens, by_memory) < limit:
-            limit = min(by_tokens, by_memory)
-            why = (
-                say(
-                    f"at {lengths.p95} tokens half of the free memory holds {limit}",
-                    f"每条约 {lengths.p95} 个词元，一半可用内存可容纳 {limit} 条",
-                )
-                if by_memory < by_tokens
-                else say(
-                    f"at {lengths.p95} tokens each, {TOKENS} tokens at a time",
-                    f"每条约 {lengths.p95} 个词元，每次 {TOKENS} 个词元",
-                )
-            )
-    return _power(limit), why
+    elif by_tokens < limit:
+        limit = by_tokens
+        reason = say(
+            f"at {length} tokens each, {MICROBATCH_TOKENS} tokens at a time",
+            f"每条约 {length} 个词元，每次 {MICROBATCH_TOKENS} 个词元",
+        )
+    return _power_of_two(limit), reason
 
 
-def _power(limit: int) -> int:
-    """The greatest power of two that is not above it; 1 at least."""
+def _power_of_two(limit: int) -> int:
+    """Return the greatest power of two that is not above it; 1 at least."""
     return 1 << (max(limit, 1).bit_length() - 1)
 
 
-def _bytes_a_token(learner: Learner) -> float:
-    """What autograd keeps of a token in a Transformers model, by its config: some 34
-    vectors a layer (Korthikanti et al. 2022, arXiv:2205.05198), and the logits three
-    times; 0 where there is no such config.
+def _bytes_per_token(learner: Learner) -> float:
+    """Return what training needs of memory for a token of a Transformers model.
+
+    Vectors in each layer, and the logits three times, in float32; 0 for models without
+    a config that has these sizes.
     """
-    settings = vars(
-        getattr(learner.net, "config", None) or object
-    )  # a plain module has none
+    config = getattr(learner.net, "config", None)
+    settings: dict[str, Any] = {} if config is None else vars(config)
     if not {"hidden_size", "num_hidden_layers"} <= settings.keys():
         return 0.0
-    return 4.0 * (
-        settings["num_hidden_layers"] * settings["hidden_size"] * 34
-        + 3 * settings.get("vocab_size", 0)
-    )
+    layers = settings["num_hidden_layers"]
+    in_layers = layers * settings["hidden_size"] * VECTORS_PER_LAYER
+    in_logits = 3 * settings.get("vocab_size", 0)
+    return 4.0 * float(in_layers + in_logits)
 
 
 def _free_memory(device: str) -> int:
+    """Return the bytes that are free on the device."""
     chosen = processes.pick_device(device)
-    return (
-        int(torch.cuda.mem_get_info(chosen)[0])
-        if chosen.type == "cuda"
-        else int(psutil.virtual_memory().available)
-    )
+    if chosen.type == "cuda":
+        return int(torch.cuda.mem_get_info(chosen)[0])
+    return int(psutil.virtual_memory().available)
 
 
-def _rate(tune: TuneConfig, size: int, pace: float) -> tuple[float, str]:
-    full = 1e-4 if size < 30e6 else 3e-5 if size < 500e6 else 1e-5
+def _rate(tune: TuneConfig, size: int, factor: float) -> tuple[float, str]:
+    """Return the learning rate and why.
+
+    Args:
+        tune: how the base is changed.
+        size: parameters of the model.
+        factor: of the task.
+    """
+    rate, reason = _rate_of_method(tune, size)
+    if factor != 1:
+        reason = say(
+            f"{reason}; times {factor:g} for this task",
+            f"{reason}；该任务再乘以 {factor:g}",
+        )
+    return float(f"{rate * factor:.3g}"), reason
+
+
+def _rate_of_method(tune: TuneConfig, size: int) -> tuple[float, str]:
+    millions = f"{size / 1e6:,.0f} M"
+    full_rate = 1e-4 if size < 30e6 else 3e-5 if size < 500e6 else 1e-5
     if tune.method in RATES:
-        rate, why = (
-            RATES[tune.method],
-            say(f"usual for {tune.method}", f"{tune.method} 的常用值"),
+        reason = say(f"usual for {tune.method}", f"{tune.method} 的常用值")
+        return RATES[tune.method], reason
+    if tune.method == "full" or (tune.method == "frozen" and tune.freeze_layers >= 0):
+        reason = say(
+            f"usual for all weights of {millions} parameters",
+            f"{millions} 参数全量训练的常用值",
         )
-    elif tune.method == "full" or (tune.method == "frozen" and tune.freeze_layers >= 0):
-        rate, why = (
-            full,
-            say(
-                f"usual for all weights of {size / 1e6:,.0f} M parameters",
-                f"{size / 1e6:,.0f} M 参数全量训练的常用值",
-            ),
-        )
-    elif tune.method == "frozen":
-        rate, why = 1e-3, say("only the head learns", "只训练任务头")
+        return full_rate, reason
+    if tune.method == "frozen":
+        return 1e-3, say("only the head learns", "只训练任务头")
+    reason = say(
+        f"ten times that of full tuning at {millions} parameters",
+        f"{millions} 参数全量微调的十倍",
+    )
+    return 10 * full_rate, reason
+
+
+def _epochs(count: int, method: str) -> int:
+    """Return how often a run goes through `count` examples if time allows."""
+    if count <= 200:
+        epochs = 10
+    elif count <= 1000:
+        epochs = 5
+    elif count <= 20_000:
+        epochs = 3
     else:
-        rate, why = (
-            10 * full,
-            say(
-                f"ten times that of full tuning at {size / 1e6:,.0f} M parameters",
-                f"{size / 1e6:,.0f} M 参数全量微调的十倍",
-            ),
-        )
-    if pace != 1:
-        why = say(
-            f"{why}; times {pace:g} for this task", f"{why}；该任务再乘以 {pace:g}"
-        )
-    return float(f"{rate * pace:.3g}"), why
+        epochs = 1
+    return 2 * epochs if method in TINY else epochs
 
 
 def _steps(
     tune: TuneConfig, train: TrainConfig, learner: Learner, data: Examples
 ) -> tuple[int, str]:
-    """Epochs by the amount of data, but no more than the time allows."""
-    count, whole = (
-        data.count("train"),
-        train.batch_size * train.accumulation * processes.world_size(),
-    )
-    epochs = (
-        10 if count <= 200 else 5 if count <= 1000 else 3 if count <= 20_000 else 1
-    ) * (2 if tune.method in TINY else 1)
-    steps = max(-(-count * epochs // whole), FEW)
-    why = say(
+    """Return the steps of a run and why: by the amount of data, as far as time allows."""
+    count = data.count("train")
+    batch_size = train.batch_size * train.accumulation * processes.world_size()
+    epochs = _epochs(count, tune.method)
+    steps = max(-(-count * epochs // batch_size), MIN_STEPS)
+    reason = say(
         f"{epochs} times through {count:,} examples", f"{count:,} 条样本过 {epochs} 遍"
     )
-    minutes = train.max_minutes or (
-        MINUTES if processes.pick_device(train.device).type == "cpu" else None
-    )
-    if minutes is None:
-        return steps, why
-    fitting = int(60 * minutes / (seconds_a_step(train, learner, data) * OVERHEAD))
+    minutes = train.max_minutes
+    if not minutes and processes.pick_device(train.device).type == "cpu":
+        minutes = MINUTES
+    if not minutes:
+        return steps, reason
+    seconds = seconds_a_step(train, learner, data) * OVERHEAD
+    fitting = int(60 * minutes / seconds)
     if fitting >= steps:
-        return steps, why
-    shown = max(fitting, FEW)
-    return shown, say(
+        return steps, reason
+    limited = max(fitting, MIN_STEPS)
+    passes = f"{limited * batch_size / count:.1f}"
+    return limited, say(
         f"limited by time: about {minutes:g} min on this machine, "
-        f"{shown * whole / count:.1f} of the {epochs} times through the data "
-        "that would be usual"
+        f"{passes} of the {epochs} times through the data that would be usual"
         f" ({steps:,} steps; --train.max_steps {steps} for all)",
         f"受时间限制：本机约 {minutes:g} 分钟，可过数据 "
-        f"{shown * whole / count:.1f} 遍；通常应过 {epochs} 遍（共 {steps:,} "
+        f"{passes} 遍；通常应过 {epochs} 遍（共 {steps:,} "
         f"步，用 --train.max_steps {steps} 跑完）",
     )
 
 
 def seconds_a_step(train: TrainConfig, learner: Learner, data: Examples) -> float:
-    """Measured on a few rows here and scaled to the batch. Weights, gradients and
-    random state stay as they were.
+    """Return what a step takes, measured on a few rows here and scaled to the batch.
+
+    Weights, gradients and random state stay as they were.
     """
     state = loop.start(learner, train)
     with estimate.preserved(state):

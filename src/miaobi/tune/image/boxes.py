@@ -15,96 +15,108 @@ from torch import Tensor
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)
 RECALLS = np.linspace(0, 1, 101)
+SMALLEST_AREA = 1e-9
+TOLERANCE = 1e-9
+"""Of overlaps and recalls, which are quotients."""
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair: [N, 4], [M, 4] -> [N, M]."""
-    low, high = (
-        np.maximum(first[:, None, :2], second[None, :, :2]),
-        np.minimum(first[:, None, 2:], second[None, :, 2:]),
-    )
+    """Return intersection over union of every pair: [N, 4], [M, 4] -> [N, M]."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     both = (high - low).clip(0).prod(-1)
-    areas = [
-        (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1) for boxes in (first, second)
-    ]
-    return both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1e-9)
+    union = _areas(first)[:, None] + _areas(second)[None] - both
+    overlap: np.ndarray = both / np.maximum(union, SMALLEST_AREA)
+    return overlap
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    areas: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1)
+    return areas
 
 
 def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU less the share of the smallest box around both that neither fills, in [-1, 1]
-    (Rezatofighi et al. 2019, arXiv:1902.09630): [N, 4] each -> [N].
+    """Return IoU less the share of the smallest box around both that neither fills.
+
+    In [-1, 1]: [N, 4] each -> [N] (Rezatofighi et al. 2019, arXiv:1902.09630).
     """
-    low, high = (
-        torch.maximum(first[:, :2], second[:, :2]),
-        torch.minimum(first[:, 2:], second[:, 2:]),
+    low = torch.maximum(first[:, :2], second[:, :2])
+    high = torch.minimum(first[:, 2:], second[:, 2:])
+    both = _product(high - low)
+    areas = _product(first[:, 2:] - first[:, :2]) + _product(
+        second[:, 2:] - second[:, :2]
     )
-    both = (high - low).clamp(min=0).prod(-1)
-    union = (
-        sum(
-            (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
-            for boxes in (first, second)
-        )
-        - both
-    )
-    around = (
-        (
-            torch.maximum(first[:, 2:], second[:, 2:])
-            - torch.minimum(first[:, :2], second[:, :2])
-        )
-        .clamp(min=0)
-        .prod(-1)
-    )
-    return both / union.clamp(min=1e-9) - (around - union) / around.clamp(min=1e-9)
+    union = areas - both
+    outer_low = torch.minimum(first[:, :2], second[:, :2])
+    outer_high = torch.maximum(first[:, 2:], second[:, 2:])
+    around = _product(outer_high - outer_low)
+    overlap = both / union.clamp(min=SMALLEST_AREA)
+    return overlap - (around - union) / around.clamp(min=SMALLEST_AREA)
+
+
+def _product(sides: Tensor) -> Tensor:
+    """Return width times height, 0 for boxes without extent: [N, 2] -> [N]."""
+    return sides.clamp(min=0).prod(-1)
 
 
 def matched(
-    found: np.ndarray,
+    answers: np.ndarray,
     labels: np.ndarray,
-    wanted: np.ndarray,
-    wanted_labels: np.ndarray,
+    boxes: np.ndarray,
+    box_labels: np.ndarray,
     overlap: float,
 ) -> np.ndarray:
-    """For each answer, best score first, whether it finds a box that no better one
-    found: bool [N].
+    """Return whether each answer finds a box that no better one found, bool [N].
+
+    Args:
+        answers: best score first, [N, 4].
+        labels: of the answers, [N].
+        boxes: that are to be found, [M, 4].
+        box_labels: of these, [M].
+        overlap: IoU that counts as found.
     """
-    alike = np.where(labels[:, None] == wanted_labels[None], iou(found, wanted), 0.0)
-    right, free = np.zeros(len(found), bool), np.ones(len(wanted), bool)
-    for place in range(len(found) if len(wanted) else 0):
-        best = int(np.where(free, alike[place], -1).argmax())
-        if free[best] and alike[place, best] >= overlap - 1e-9:
-            right[place], free[best] = True, False
-    return right
+    is_right = np.zeros(len(answers), bool)
+    if not len(boxes):
+        return is_right
+    same_label = labels[:, None] == box_labels[None]
+    overlaps = np.where(same_label, iou(answers, boxes), 0.0)
+    is_free = np.ones(len(boxes), bool)
+    for number, row in enumerate(overlaps):
+        best = int(np.where(is_free, row, -1).argmax())
+        if is_free[best] and row[best] >= overlap - TOLERANCE:
+            is_right[number] = True
+            is_free[best] = False
+    return is_right
 
 
 def average_precision(
-    found: np.ndarray, labels: np.ndarray, wanted: np.ndarray, wanted_labels: np.ndarray
+    answers: np.ndarray,
+    labels: np.ndarray,
+    boxes: np.ndarray,
+    box_labels: np.ndarray,
 ) -> float:
-    """Of one picture with at least one box, over its labels together; answers are
-    sorted by score, best first.
+    """Return that of one picture with at least one box, over its labels together.
+
+    Args:
+        answers: best score first, [N, 4].
+        labels: of the answers, [N].
+        boxes: that are to be found, [M, 4].
+        box_labels: of these, [M].
     """
-    return float(
-        np.mean(
-            [
-                _area(
-                    matched(found, labels, wanted, wanted_labels, overlap), len(wanted)
-                )
-                for overlap in OVERLAPS
-            ]
-        )
-    )
+    areas = list[float]()
+    for overlap in OVERLAPS:
+        is_right = matched(answers, labels, boxes, box_labels, overlap)
+        areas.append(_area_under_precision(is_right, len(boxes)))
+    return float(np.mean(areas))
 
 
-def _area(right: np.ndarray, wanted: int) -> float:
-    """Mean of the greatest precision at or beyond each of the 101 recalls."""
-    hits = right.cumsum()
-    precision = (
-        np.maximum.accumulate((hits / np.arange(1, len(right) + 1))[::-1])[::-1]
-        if len(right)
-        else np.zeros(0)
-    )
-    at = np.searchsorted(hits / wanted, RECALLS - 1e-9)
-    return float(
-        np.where(
-            at < len(right), np.append(precision, 0.0)[np.minimum(at, len(right))], 0.0
-        ).mean()
-    )
+def _area_under_precision(is_right: np.ndarray, box_count: int) -> float:
+    """Return the mean of the greatest precision at or beyond each of the 101 recalls."""
+    if not len(is_right):
+        return 0.0
+    hits = is_right.cumsum()
+    precision = hits / np.arange(1, len(is_right) + 1)
+    best_beyond = np.maximum.accumulate(precision[::-1])[::-1]
+    answers = np.searchsorted(hits / box_count, RECALLS - TOLERANCE)
+    # Recalls beyond the last answer's have precision 0.
+    return float(np.append(best_beyond, 0.0)[answers].mean())

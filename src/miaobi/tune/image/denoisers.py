@@ -1,8 +1,10 @@
-"""Diffusers pipelines as denoisers: how each is told a caption, how it is asked for the
-noise, and which noise it is trained with.
+"""Diffusers pipelines as denoisers: how each reads a caption, how it predicts, and which
+noise it is trained with.
 
-    epsilon, v-prediction    x_t = √ᾱ_t x + √(1-ᾱ_t) ε;   the target is ε, or v = √ᾱ_t ε - √(1-ᾱ_t) x     (Stable Diffusion 1.5, 2, XL)
-    flow                     x_σ = (1 - σ) x + σ ε;        the target is ε - x                              (Stable Diffusion 3, FLUX)
+    epsilon, v-prediction    x_t = √ᾱ_t x + √(1-ᾱ_t) ε;   the target is ε,
+                             or v = √ᾱ_t ε - √(1-ᾱ_t) x   (Stable Diffusion 1.5, 2, XL)
+    flow                     x_σ = (1 - σ) x + σ ε;        the target is ε - x
+                                                          (Stable Diffusion 3, FLUX)
 
 Which of them holds is in the pipeline's scheduler. The formulas are those of Diffusers'
 training scripts (examples/text_to_image, examples/dreambooth).
@@ -11,7 +13,7 @@ training scripts (examples/text_to_image, examples/dreambooth).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -23,10 +25,15 @@ from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 
 
-class Noised(NamedTuple):
+class NoisyLatents(NamedTuple):
+    """Latents with noise, and what is learned of them."""
+
     noisy: Tensor
+    """[B, C, h, w]"""
     times: Tensor
+    """As the network takes them, [B]."""
     target: Tensor
+    """[B, C, h, w]"""
     weight: Tensor
     """Of each example in the loss, [B]."""
 
@@ -34,68 +41,73 @@ class Noised(NamedTuple):
 class NoiseSchedule(ABC):
     """Draws times and makes noisy latents with their targets."""
 
+    scheduler: Any
+    """Diffusers' own."""
+
+    @property
+    def length(self) -> int:
+        """How many times there are."""
+        return int(self.scheduler.config.num_train_timesteps)
+
     @abstractmethod
     def draw(self, count: int) -> Tensor:
-        """Indices of times, int64 [count], from PyTorch's random state."""
+        """Return indices of times, int64 [count], from PyTorch's random state."""
 
-    @abstractmethod
     def spread(self, count: int) -> Tensor:
-        """`count` times evenly over all, for judging."""
+        """Return `count` indices evenly over all times, for evaluation."""
+        return ((torch.arange(count) + 0.5) / count * self.length).long()
 
     @abstractmethod
-    def add_noise(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
-        """latents, noise [B, C, h, w]."""
+    def add_noise(
+        self, latents: Tensor, noise: Tensor, indices: Tensor
+    ) -> NoisyLatents:
+        """Return latents with noise: latents and noise [B, C, h, w], indices [B]."""
 
 
 class Diffusion(NoiseSchedule):
-    """min_snr_gamma: weights min(SNR, γ) / SNR, for v over SNR + 1 (Hang et al. 2023,
-    arXiv:2303.09556); 0 for equal ones.
+    """Times are drawn evenly.
+
+    Args:
+        scheduler: of the pipeline.
+        min_snr_gamma: weights are min(SNR, γ) / SNR, for v over SNR + 1 (Hang et al.
+            2023, arXiv:2303.09556); 0 for equal ones.
     """
 
     def __init__(self, scheduler: Any, min_snr_gamma: float) -> None:
-        self.scheduler: Any = DDPMScheduler.from_config(scheduler.config)
-        self.gamma, self.kind = min_snr_gamma, self.scheduler.config.prediction_type
+        from_config: Callable[[Any], Any] = DDPMScheduler.from_config
+        self.scheduler = from_config(scheduler.config)
+        self.gamma = min_snr_gamma
+        self.kind = self.scheduler.config.prediction_type
         if self.kind not in ("epsilon", "v_prediction"):
             raise Unsupported(
                 say(
-                    f"Its scheduler foretells {self.kind!r}.",
+                    f"prediction_type of its scheduler is {self.kind!r}.",
                     f"其调度器的预测类型为 {self.kind!r}。",
                 ),
                 say(
-                    "Choose a pipeline that foretells epsilon or v_prediction.",
+                    "Choose a pipeline that predicts epsilon or v_prediction.",
                     "请选用预测 epsilon 或 v_prediction 的模型。",
                 ),
             )
 
-    @property
-    def length(self) -> int:
-        return int(self.scheduler.config.num_train_timesteps)
-
     def draw(self, count: int) -> Tensor:
         return torch.randint(0, self.length, (count,))
 
-    def spread(self, count: int) -> Tensor:
-        return ((torch.arange(count) + 0.5) / count * self.length).long()
-
-    def add_noise(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
+    def add_noise(
+        self, latents: Tensor, noise: Tensor, indices: Tensor
+    ) -> NoisyLatents:
         times = indices.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, times)
-        target = (
-            noise
-            if self.kind == "epsilon"
-            else self.scheduler.get_velocity(latents, noise, times)
-        )
-        return Noised(
-            noisy,
-            times,
-            target,
-            self._weight(times)
-            if self.gamma
-            else torch.ones(len(times), device=latents.device),
-        )
+        target = noise
+        if self.kind == "v_prediction":
+            target = self.scheduler.get_velocity(latents, noise, times)
+        return NoisyLatents(noisy, times, target, self._weight(times))
 
     def _weight(self, times: Tensor) -> Tensor:
-        snr = compute_snr(self.scheduler, times)
+        if not self.gamma:
+            return torch.ones(len(times), device=times.device)
+        snr_of: Callable[[Any, Tensor], Tensor] = compute_snr
+        snr = snr_of(self.scheduler, times)
         return snr.clamp(max=self.gamma) / (snr if self.kind == "epsilon" else snr + 1)
 
 
@@ -105,35 +117,24 @@ class Flow(NoiseSchedule):
     """
 
     def __init__(self, scheduler: Any) -> None:
-        self.scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(
-            scheduler.config
-        )
-
-    @property
-    def length(self) -> int:
-        return int(self.scheduler.config.num_train_timesteps)
+        from_config: Callable[[Any], Any] = FlowMatchEulerDiscreteScheduler.from_config
+        self.scheduler = from_config(scheduler.config)
 
     def draw(self, count: int) -> Tensor:
-        share = compute_density_for_timestep_sampling(
+        share: Tensor = compute_density_for_timestep_sampling(
             "logit_normal", count, logit_mean=0.0, logit_std=1.0
         )
         return (share * self.length).long()
 
-    def spread(self, count: int) -> Tensor:
-        return ((torch.arange(count) + 0.5) / count * self.length).long()
-
-    def add_noise(self, latents: Tensor, noise: Tensor, indices: Tensor) -> Noised:
-        times, sigmas = (
-            values[indices].to(latents.device)
-            for values in (self.scheduler.timesteps, self.scheduler.sigmas)
-        )
+    def add_noise(
+        self, latents: Tensor, noise: Tensor, indices: Tensor
+    ) -> NoisyLatents:
+        times = self.scheduler.timesteps[indices].to(latents.device)
+        sigmas = self.scheduler.sigmas[indices].to(latents.device)
         sigma = sigmas.view(-1, 1, 1, 1)
-        return Noised(
-            (1 - sigma) * latents + sigma * noise,
-            times,
-            noise - latents,
-            torch.ones(len(times), device=latents.device),
-        )
+        noisy = (1 - sigma) * latents + sigma * noise
+        weight = torch.ones(len(times), device=latents.device)
+        return NoisyLatents(noisy, times, noise - latents, weight)
 
 
 class Denoiser(ABC):
@@ -142,6 +143,7 @@ class Denoiser(ABC):
     part: str
     """Its component that is tuned."""
     blocks = ""
+    """The name of the list of its layers; empty where there is none."""
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -154,25 +156,34 @@ class Denoiser(ABC):
     def encode_caption(
         self, caption: str, device: torch.device
     ) -> Mapping[str, Tensor]:
-        """What the text encoders make of a caption, without a batch axis: "text", and
-        what else the network is told.
+        """Return what the text encoders make of a caption, without a batch axis.
+
+        "text", and what else the network takes of it.
         """
 
     @abstractmethod
     def predict(
         self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
     ) -> Tensor:
-        """What the network takes the target for, [B, C, h, w]."""
+        """Return what the network predicts as the target, [B, C, h, w].
+
+        Args:
+            net: the component that is tuned, with its adapters.
+            noisy: latents [B, C, h, w].
+            times: [B].
+            batch: captions as `encode_caption` gives them, with a batch axis.
+        """
 
     @property
     def side(self) -> int:
         """Pixels of a side that the network was made for."""
         size = self.net.config.sample_size
-        return int(size if isinstance(size, int) else size[0]) * self.factor
+        latent_side = size if isinstance(size, int) else size[0]
+        return int(latent_side) * self.factor
 
     @property
     def factor(self) -> int:
-        """Pixels to a latent place."""
+        """Pixels of a side to one position of the latents."""
         return int(2 ** (len(self.pipeline.vae.config.block_out_channels) - 1))
 
     @property
@@ -187,13 +198,14 @@ class StableDiffusion(Denoiser):
     def encode_caption(
         self, caption: str, device: torch.device
     ) -> Mapping[str, Tensor]:
-        return {"text": self.pipeline.encode_prompt(caption, device, 1, False)[0][0]}
+        text, _ = self.pipeline.encode_prompt(caption, device, 1, False)
+        return {"text": text[0]}
 
     def predict(
         self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
     ) -> Tensor:
-        found: Tensor = net(noisy, times, encoder_hidden_states=batch["text"]).sample
-        return found
+        output: Tensor = net(noisy, times, encoder_hidden_states=batch["text"]).sample
+        return output
 
 
 class StableDiffusionXL(Denoiser):
@@ -213,18 +225,22 @@ class StableDiffusionXL(Denoiser):
     def predict(
         self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
     ) -> Tensor:
-        """The network is also told the picture's own size, where it was cut, and the
-        size it has now (Podell et al. 2023, arXiv:2307.01952).
+        """The network also takes the picture's own size, where it was cut, and the size
+        it has now (Podell et al. 2023, arXiv:2307.01952).
         """
-        extra = {"text_embeds": batch["pooled"], "time_ids": batch["sizes"]}
-        found: Tensor = net(
-            noisy, times, encoder_hidden_states=batch["text"], added_cond_kwargs=extra
+        conditions = {"text_embeds": batch["pooled"], "time_ids": batch["sizes"]}
+        output: Tensor = net(
+            noisy,
+            times,
+            encoder_hidden_states=batch["text"],
+            added_cond_kwargs=conditions,
         ).sample
-        return found
+        return output
 
 
 class StableDiffusion3(Denoiser):
-    part, blocks = "transformer", "transformer_blocks"
+    part = "transformer"
+    blocks = "transformer_blocks"
 
     def encode_caption(
         self, caption: str, device: torch.device
@@ -241,20 +257,21 @@ class StableDiffusion3(Denoiser):
     def predict(
         self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
     ) -> Tensor:
-        found: Tensor = net(
+        output: Tensor = net(
             hidden_states=noisy,
             timestep=times,
             encoder_hidden_states=batch["text"],
             pooled_projections=batch["pooled"],
         ).sample
-        return found
+        return output
 
 
 class Flux(Denoiser):
-    part, blocks = "transformer", "transformer_blocks"
+    part = "transformer"
+    blocks = "transformer_blocks"
     GUIDANCE = 3.5
-    """What the distilled network is told about guidance, as in its pipeline and in
-    Diffusers' script.
+    """The guidance that a distilled network gets, as in its pipeline and in Diffusers'
+    script.
     """
 
     @property
@@ -272,32 +289,31 @@ class Flux(Denoiser):
     def predict(
         self, net: Any, noisy: Tensor, times: Tensor, batch: Mapping[str, Tensor]
     ) -> Tensor:
-        """Two by two latent places are one token."""
+        """Two by two positions of the latents are one token."""
         count, channels, height, width = noisy.shape
-        settings = self.net.config
-        ids = FluxPipeline._prepare_latent_image_ids(
-            count, height // 2, width // 2, noisy.device, noisy.dtype
+        device = noisy.device
+        image_ids = FluxPipeline._prepare_latent_image_ids(
+            count, height // 2, width // 2, device, noisy.dtype
         )
-        words = torch.zeros(batch["text"].shape[1], 3, device=noisy.device)
-        guidance = (
-            torch.full((count,), self.GUIDANCE, device=noisy.device)
-            if settings.guidance_embeds
-            else None
-        )
-        packed = FluxPipeline._pack_latents(noisy, count, channels, height, width)
-        made = net(
-            hidden_states=packed,
+        text_ids = torch.zeros(batch["text"].shape[1], 3, device=device)
+        guidance: Tensor | None = None
+        if self.net.config.guidance_embeds:
+            guidance = torch.full((count,), self.GUIDANCE, device=device)
+        output = net(
+            hidden_states=FluxPipeline._pack_latents(
+                noisy, count, channels, height, width
+            ),
             timestep=times / 1000,
             guidance=guidance,
             pooled_projections=batch["pooled"],
             encoder_hidden_states=batch["text"],
-            txt_ids=words,
-            img_ids=ids,
+            txt_ids=text_ids,
+            img_ids=image_ids,
         ).sample
-        found: Tensor = FluxPipeline._unpack_latents(
-            made, height * self.factor, width * self.factor, self.factor
+        latents: Tensor = FluxPipeline._unpack_latents(
+            output, height * self.factor, width * self.factor, self.factor
         )
-        return found
+        return latents
 
 
 KINDS: dict[str, type[Denoiser]] = {
@@ -309,7 +325,10 @@ KINDS: dict[str, type[Denoiser]] = {
 
 
 def denoiser_of(pipeline: Any, name: str) -> Denoiser:
-    """Raises Unsupported for a pipeline that cannot be tuned here, naming those that can."""
+    """Return what is particular to the pipeline's class.
+
+    Raises Unsupported for a pipeline that cannot be tuned here, naming those that can.
+    """
     kind = KINDS.get(type(pipeline).__name__)
     if kind is None:
         raise Unsupported(
@@ -323,15 +342,17 @@ def denoiser_of(pipeline: Any, name: str) -> Denoiser:
 
 
 def noise_schedule_of(pipeline: Any, min_snr_gamma: float) -> NoiseSchedule:
-    """By the pipeline's own scheduler. Raises Unsupported for a min-SNR weight on a
-    flow, whose weights are in the draw of times.
+    """Return what the pipeline's own scheduler says.
+
+    Raises Unsupported for a min-SNR weight on a flow, whose weights are in the draw of
+    times.
     """
     if "Flow" not in type(pipeline.scheduler).__name__:
         return Diffusion(pipeline.scheduler, min_snr_gamma)
     if min_snr_gamma:
         raise Unsupported(
             say(
-                "head.min_snr_gamma is for models that foretell noise; this one learned a flow.",
+                "head.min_snr_gamma is for models that predict noise; this one learned a flow.",
                 "head.min_snr_gamma 只用于预测噪声的模型；此模型学习的是流。",
             ),
             say("Leave it out.", "请去掉它。"),

@@ -1,10 +1,11 @@
 """What learners of pictures share: pixels as the model takes them, changes in training
-only, the settings kept beside the weights.
+only, the settings saved beside the weights.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,21 @@ HEADS = (
     "sides",
     "classification_head",
 )
-"""Names under which models keep what a task puts on them."""
+"""Names of the modules that a task puts on a model."""
 LABELS = "labels.json"
 
 
 class PictureLearner(Learner):
-    """Pictures in, whatever comes out. Batches: pixels uint8 [B, 3, H, W]; after
-    `prepare`, input float32 [B, 3, H, W].
+    """A learner whose inputs are pictures.
+
+    Batches: pixels uint8 [B, 3, H, W]; after `prepare`, input float32 [B, 3, H, W].
+
+    Args:
+        net: the model with its head.
+        preparation: from a picture to pixels.
+        labels: of the head's outputs.
+        augment: names of augmentations (data/image/augment.py).
+        base: what the net was made of.
     """
 
     def __init__(
@@ -60,13 +69,12 @@ class PictureLearner(Learner):
         base: Base,
     ) -> None:
         super().__init__(net)
-        self.preparation, self.labels, self.augment, self.base = (
-            preparation,
-            list(labels),
-            list(augment),
-            base,
-        )
-        self.fresh, self.blocks = heads_of(net, HEADS), blocks_of(net)
+        self.preparation = preparation
+        self.labels = list(labels)
+        self.augment = list(augment)
+        self.base = base
+        self.fresh = heads_of(net, HEADS)
+        self.blocks = blocks_of(net)
 
     def length(self, columns: Mapping[str, Any]) -> int:
         return 0
@@ -75,94 +83,92 @@ class PictureLearner(Learner):
         return {"pixels": self.preparation.pixels(columns["image"])}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        return {
-            "pixels": torch.from_numpy(np.stack([item["pixels"] for item in features]))
-        }
+        pixels = np.stack([item["pixels"] for item in features])
+        return {"pixels": torch.from_numpy(pixels)}
 
     def prepare(self, batch: Batch) -> Batch:
-        """Augmented (in training) and normalised, on the model's device. A batch that
-        is prepared already stays as it is.
+        """Return the batch augmented (in training) and normalised, on the model's device.
+
+        A batch that is prepared already stays as it is.
         """
         if "input" in batch:
             return batch
         ready = {name: value.to(self.device) for name, value in batch.items()}
-        pixels, mask = augment_pixels(
-            self.augment if self.training else [],
-            ready.pop("pixels"),
-            ready.get("mask"),
-        )
-        return {
-            **ready,
-            "input": self.preparation.scaled(pixels),
-            **({} if mask is None else {"mask": mask}),
-        }
+        pixels = ready.pop("pixels")
+        mask = ready.get("mask")
+        if self.training:
+            pixels, mask = augment_pixels(self.augment, pixels, mask)
+        ready["input"] = self.preparation.normalise(pixels)
+        if mask is not None:
+            ready["mask"] = mask
+        return ready
 
     def save(self, folder: Path) -> None:
         self.preparation.save(folder, self.base.folder)
-        (folder / LABELS).write_text(
-            json.dumps(self.labels, ensure_ascii=False), encoding="utf-8"
-        )
+        text = json.dumps(self.labels, ensure_ascii=False)
+        (folder / LABELS).write_text(text, encoding="utf-8")
 
 
 def net_for(
     base: Base, auto: Any, kind: type[Lite], labels: Sequence[str], dropout: float
 ) -> Any:
-    """The base with a head for these labels: the packaged part with a head of ours, any
-    other in Transformers' Auto class.
+    """Return the base with a head for these labels.
 
     Raises Unsupported for a base of another kind, naming kinds that would do.
+
+    Args:
+        base: the packaged part, or a model of Transformers.
+        auto: Transformers' Auto class for the latter.
+        kind: the net of ours for the former.
+        labels: of the head's outputs.
+        dropout: of what the head of ours sees.
     """
     register()
-    named = {
+    head = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
-        "label2id": {label: at for at, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
     }
     if base.weights.format == "part":
-        return packaged(kind, dropout=dropout, **named)
-    known = (
-        {config.model_type for config in auto._model_mapping} if base.config else set()
-    )
-    if base.config.get("model_type") not in known:
-        found = base.config.get("model_type", base.weights.format)
+        return packaged(kind, dropout=dropout, **head)
+    model_types = set[str]()
+    if base.config:
+        model_types = {config.model_type for config in auto._model_mapping}
+    if base.config.get("model_type") not in model_types:
+        own_type = base.config.get("model_type", base.weights.format)
+        examples = nearest("", model_types - {LiteConfig.model_type})
         raise Unsupported(
             say(
-                f"{base.name} is of the kind {found}, which does not fit this task.",
-                f"{base.name} 的类型为 {found}，不适合此任务。",
+                f"{base.name} is of the kind {own_type}, which does not fit this task.",
+                f"{base.name} 的类型为 {own_type}，不适合此任务。",
             ),
             say(
                 "Take efficientnet-lite0, or a Transformers model of one of "
-                f"these kinds. {nearest('', known - {LiteConfig.model_type})}",
-                "请用 efficientnet-lite0，或以下类型的 Transformers 模型。"
-                f"{nearest('', known - {LiteConfig.model_type})}",
+                f"these kinds. {examples}",
+                f"请用 efficientnet-lite0，或以下类型的 Transformers 模型。{examples}",
             ),
         )
-    return base.model(auto, ignore_mismatched_sizes=True, **named)
+    return base.model(auto, ignore_mismatched_sizes=True, **head)
 
 
 def side_of(examples: Sequence[Example]) -> int:
-    """The longer side of the median picture, in pixels."""
-    return int(
-        np.median(
-            [
-                max(example.columns["width"], example.columns["height"])
-                for example in examples
-            ]
-        )
-    )
+    """Return the longer side of the median picture, in pixels."""
+    sides = [
+        max(example.columns["width"], example.columns["height"]) for example in examples
+    ]
+    return int(np.median(sides))
 
 
 def label_counts(labels: Sequence[str]) -> dict[str, int]:
-    """How many there are of each, in the order of their names."""
-    found, counts = np.unique(
-        np.array(labels, dtype=object).astype(str), return_counts=True
-    )
-    return {str(label): int(count) for label, count in zip(found, counts)}
+    """Return how many there are of each, in the order of their names."""
+    counts = Counter(map(str, labels))
+    return {label: counts[label] for label in sorted(counts)}
 
 
 def balanced_weights(counts: Sequence[float]) -> torch.Tensor:
-    """Weights of classes: N / (K · n_c), so that every class weighs the same and the
-    examples 1 on average (King and Zeng 2001).
+    """Return weights of classes: N / (K · n_c).
+
+    Every class weighs the same, and the examples 1 on average (King and Zeng 2001).
     """
     numbers = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
     return numbers.sum() / (len(numbers) * numbers)

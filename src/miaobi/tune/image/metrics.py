@@ -1,4 +1,4 @@
-"""Figures of pictures' tasks, each a function of sums over examples."""
+"""Metrics of the tasks on pictures, each a function of sums over examples."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from miaobi.tune.learner import Metric
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """[..., 2] -> counts[0] / counts[1]; NaN where there was nothing to count."""
+    """Return counts[0] / counts[1] of [..., 2]; NaN where there was nothing to count."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return counts[..., 0] / counts[..., 1]
+        share: np.ndarray = counts[..., 0] / counts[..., 1]
+    return share
 
 
 def accuracy() -> Metric:
@@ -18,41 +19,44 @@ def accuracy() -> Metric:
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """[..., 3] true positives, false positives, false negatives -> 2 TP / (2 TP + FP +
-    FN); NaN where there are none of all three.
+    """Return 2 TP / (2 TP + FP + FN) of [..., 3]; NaN where there are none of all three.
+
+    counts: true positives, false positives, false negatives.
     """
     right, wrong, missed = counts[..., 0], counts[..., 1], counts[..., 2]
     with np.errstate(invalid="ignore"):
-        return 2 * right / (2 * right + wrong + missed)
+        score: np.ndarray = 2 * right / (2 * right + wrong + missed)
+    return score
 
 
 def macro_f1() -> Metric:
-    """Mean of the classes' F1; of each [TP, FP, FN], over classes that occur as label
-    or as answer (as scikit-learn's default).
+    """Return the mean of the classes' F1, of each [TP, FP, FN].
+
+    Of classes that occur as label or as answer (as scikit-learn's default).
     """
-    return Metric(
-        "macro_f1",
-        lambda counts: _mean_of_known(f1(counts.reshape(*counts.shape[:-1], -1, 3))),
-        "higher",
-        ("Macro F1", "宏平均 F1"),
-    )
+
+    def combine(counts: np.ndarray) -> np.ndarray:
+        return _mean_of_numbers(f1(counts.reshape(*counts.shape[:-1], -1, 3)))
+
+    return Metric("macro_f1", combine, "higher", ("Macro F1", "宏平均 F1"))
 
 
 def mean_iou() -> Metric:
-    """Mean over classes of intersection / union, each summed over all pictures; of
-    classes that occur (Everingham et al. 2015).
+    """Return the mean over classes of intersection / union, each summed over pictures.
+
+    Of classes that occur (Everingham et al. 2015).
     """
-    return Metric(
-        "mean_iou",
-        lambda counts: _mean_of_known(
-            shares(counts.reshape(*counts.shape[:-1], -1, 2))
-        ),
-        "higher",
-        ("Mean IoU", "平均交并比"),
-    )
+
+    def combine(counts: np.ndarray) -> np.ndarray:
+        return _mean_of_numbers(shares(counts.reshape(*counts.shape[:-1], -1, 2)))
+
+    return Metric("mean_iou", combine, "higher", ("Mean IoU", "平均交并比"))
 
 
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(values)
+def _mean_of_numbers(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis of what is not NaN."""
+    is_number = ~np.isnan(values)
+    total = np.where(is_number, values, 0).sum(-1)
     with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(-1) / known.sum(-1)
+        mean: np.ndarray = total / is_number.sum(-1)
+    return mean

@@ -152,7 +152,7 @@ class Classifier(PictureLearner):
             with torch.no_grad():
                 pixels = torch.from_numpy(found["pixels"].copy())[None].to(self.device)
                 found["features"] = (
-                    self.net.trunk(self.preparation.scaled(pixels))[0].cpu().numpy()
+                    self.net.trunk(self.preparation.normalise(pixels))[0].cpu().numpy()
                 )
         return found
 
