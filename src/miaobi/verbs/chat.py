@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from miaobi.core.artifacts import Text
 from miaobi.core.config import flat
@@ -22,20 +22,22 @@ from miaobi.provenance.publish import publish
 
 @dataclass(frozen=True)
 class Controls:
-    """The controls of a conversation."""
+    """The sampling controls of a conversation."""
 
     max_new_tokens: int = 512
-    """Length of an answer at most."""
+    """Longest answer, in tokens."""
     temperature: float = 0.3
-    """Below 1 safer, above 1 wilder, 0 always the likeliest token."""
+    """Below 1 safer, above 1 wilder, 0 always the most probable token."""
     top_p: float = 0.95
-    """Draw from the likeliest tokens that together hold this probability."""
+    """Sample from the most probable tokens that together have this probability."""
     repetition_penalty: float = 1.0
-    """Above 1 makes tokens that were seen less likely."""
+    """Above 1 makes tokens that already occurred less probable."""
 
 
 @dataclass(frozen=True)
 class Farewell:
+    """What a chat returns; it prints nothing, since everything was printed before."""
+
     answers: int
 
     def __str__(self) -> str:
@@ -44,19 +46,22 @@ class Farewell:
 
 @dataclass
 class Conversation:
+    """The messages so far, and the model that answers them."""
+
     model: Model
     controls: Controls
     system: str = ""
     history: list[dict[str, str]] = field(default_factory=list)
     answers: list[Text] = field(default_factory=list)
 
-    def answer(self, words: str) -> None:
-        """Ask, and show the answer as it comes. Ctrl-C ends the answer; what came of it
-        stays in the history.
+    def answer(self, prompt: str) -> None:
+        """Answer a message and print the answer as it comes.
+
+        Ctrl-C stops the answer; the part that was printed stays in the history.
         """
         system = [{"role": "system", "content": self.system}] if self.system else []
-        asked = [*self.history, {"role": "user", "content": words}]
-        request = self.model.request([*system, *asked], **self.controls.__dict__)
+        messages = [*self.history, {"role": "user", "content": prompt}]
+        request = self.model.request([*system, *messages], **asdict(self.controls))
         collected = Collected(request)
         try:
             for chunk in self.model.stream(request):
@@ -66,8 +71,9 @@ class Conversation:
             print(say(" [stopped]", " [已停止]"), end="")
         print()
         answer = collected.texts(self.model.facts(request))[0]
-        self.answers.append(replace(answer, text=f"> {words}\n\n{answer.text.strip()}"))
-        self.history = [*asked, {"role": "assistant", "content": answer.text}]
+        transcript = f"> {prompt}\n\n{answer.text.strip()}"
+        self.answers.append(replace(answer, text=transcript))
+        self.history = [*messages, {"role": "assistant", "content": answer.text}]
 
 
 def chat(
@@ -82,12 +88,11 @@ def chat(
     Args:
         model: A name in the store, a starter pack (smollm2), a GGUF file, a model
             folder, a URL or a hub id.
-        system: How the model should behave, said before the conversation.
-        engine: native, openvino, llamacpp, remote, or auto for what was measured to be quickest.
+        system: How the model should behave: the system message of the conversation.
+        engine: native, openvino, llamacpp, remote, or auto for the one that was measured to be fastest.
     """
-    TextRequest(
-        prompt="", **controls.__dict__
-    )  # refuses wrong values before the model is opened
+    # Wrong values are refused before the model is opened.
+    TextRequest(prompt="", **asdict(controls))
     with load(model, engine=engine) as opened:
         if not opened.chats:
             raise BadInput(
@@ -97,26 +102,26 @@ def chat(
                 ),
                 f'miaobi generate text --model {model} --prompt "..."',
             )
-        talk = Conversation(opened, controls, system)
+        conversation = Conversation(opened, controls, system)
         interactive = sys.stdin.isatty()
         if interactive:
+            title = f"{opened.name} · {opened.engine_name} · {NOTICE}"
             print(
                 say(
-                    f"{opened.name} · {opened.engine_name} · {NOTICE}. /help "
-                    "lists the commands; Ctrl-C stops an answer, Ctrl-D ends.",
-                    f"{opened.name} · {opened.engine_name} · {NOTICE}。/help 查看命令；Ctrl-C 停止回答，Ctrl-D 结束。",
+                    f"{title}. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends.",
+                    f"{title}。/help 查看命令；Ctrl-C 停止回答，Ctrl-D 结束。",
                 )
             )
-        while (words := _listen(interactive)) is not None:
-            if not _turn(talk, words):
+        while (line := _read_line(interactive)) is not None:
+            if not _turn(conversation, line):
                 break
         if not interactive:
             print(NOTICE, file=sys.stderr)
-    return Farewell(len(talk.answers))
+    return Farewell(len(conversation.answers))
 
 
-def _listen(interactive: bool) -> str | None:
-    """The next line; None at the end of the input."""
+def _read_line(interactive: bool) -> str | None:
+    """Return the next line of input; None at its end."""
     try:
         if interactive:
             import readline  # noqa: F401 - line editing and history for input()
@@ -132,21 +137,25 @@ def _listen(interactive: bool) -> str | None:
         return ""
 
 
-def _turn(talk: Conversation, words: str) -> bool:
-    """One line from the person; False to end. A mistake is told and the chat goes on."""
-    words = words.strip()
+def _turn(conversation: Conversation, line: str) -> bool:
+    """Answer a message or run a command; return False to end.
+
+    An error is printed and the chat continues.
+    """
+    line = line.strip()
     try:
-        if words.startswith("/"):
-            return _command(talk, words)
-        if words:
-            talk.answer(words)
+        if line.startswith("/"):
+            return _run_command(conversation, line)
+        if line:
+            conversation.answer(line)
     except MiaobiError as error:
         print(f"✗ {error}", file=sys.stderr)
     return True
 
 
-def _command(talk: Conversation, words: str) -> bool:
-    name, _, rest = words.partition(" ")
+def _run_command(conversation: Conversation, line: str) -> bool:
+    """Run a command such as "/system Be brief."; return False to end."""
+    name, _, argument = line.partition(" ")
     if name in ("/exit", "/quit"):
         return False
     if name not in COMMANDS:
@@ -154,49 +163,55 @@ def _command(talk: Conversation, words: str) -> bool:
             say(f"There is no command {name}.", f"没有命令 {name}。"),
             ", ".join([*COMMANDS, "/exit"]),
         )
-    COMMANDS[name][0](talk, rest.strip())
+    COMMANDS[name].run(conversation, argument.strip())
     return True
 
 
-def _help(talk: Conversation, rest: str) -> None:
-    for name, (_, english, chinese) in COMMANDS.items():
-        print(f"  {name:<8} {say(english, chinese)}")
+def _help(conversation: Conversation, argument: str) -> None:
+    for name, command in COMMANDS.items():
+        print(f"  {name:<8} {say(command.english, command.chinese)}")
     print(f"  /exit    {say('end the chat', '结束对话')}")
 
 
-def _reset(talk: Conversation, rest: str) -> None:
-    talk.history.clear()
+def _reset(conversation: Conversation, argument: str) -> None:
+    conversation.history.clear()
     print(say("Forgotten; a new conversation begins.", "已清空，重新开始对话。"))
 
 
-def _system(talk: Conversation, rest: str) -> None:
-    talk.system = rest
-    print(
-        say(
-            f"From now on: {rest}" if rest else "No instruction any more.",
-            f"从现在起：{rest}" if rest else "已去掉系统指令。",
-        )
-    )
+def _system(conversation: Conversation, argument: str) -> None:
+    conversation.system = argument
+    if argument:
+        print(say(f"From now on: {argument}", f"从现在起：{argument}"))
+    else:
+        print(say("No system message any more.", "已去掉系统指令。"))
 
 
-def _save(talk: Conversation, rest: str) -> None:
-    if not talk.answers:
+def _save(conversation: Conversation, argument: str) -> None:
+    if not conversation.answers:
         raise BadInput(
             say("There is nothing to save yet.", "还没有可保存的内容。"),
             say("Ask something first.", "请先提问。"),
         )
-    print(publish(talk.answers, Path(rest or "chat.md")))
+    print(publish(conversation.answers, Path(argument or "chat.md")))
 
 
-COMMANDS: dict[str, tuple[Callable[[Conversation, str], None], str, str]] = {
-    "/help": (_help, "these commands", "显示命令"),
-    "/reset": (_reset, "forget the conversation so far", "清空当前对话"),
-    "/system": (
+class Command(NamedTuple):
+    """A command of the chat, and what /help says of it."""
+
+    run: Callable[[Conversation, str], None]
+    english: str
+    chinese: str
+
+
+COMMANDS = {
+    "/help": Command(_help, "these commands", "显示命令"),
+    "/reset": Command(_reset, "forget the conversation so far", "清空当前对话"),
+    "/system": Command(
         _system,
         "how the model should behave, from here on",
         "设定模型的行为方式",
     ),
-    "/save": (
+    "/save": Command(
         _save,
         "write the conversation, labelled, to a .md, .txt, .json or .jsonl file",
         "把带标识的对话保存到文件",
