@@ -1,7 +1,7 @@
-"""What is installed, what each missing part would give, whether memory and disk
-suffice, and the command that mends it.
+"""Check what is installed, what each missing part is for, whether memory and disk
+suffice, and which command helps.
 
-Touches no network.
+Uses no network.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from miaobi.core.store import Store
 from miaobi.engines import engines
 
 State = Literal["ok", "missing", "problem"]
-MARKS: dict[str, str] = {"ok": "✓", "missing": "·", "problem": "✗"}
-SMALLEST_MEMORY, SMALLEST_DISK = (
-    3e9,
-    5e9,
-)  # what the quickstart needs, with room to spare
+MARKS: dict[State, str] = {"ok": "✓", "missing": "·", "problem": "✗"}
+# What the quickstart needs, with a margin.
+MIN_MEMORY = 3e9
+MIN_DISK = 5e9
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Finding:
     state: State
     what: str
     mend: str = ""
+    """The command or the sentence that helps."""
 
     def __str__(self) -> str:
         line = f"{MARKS[self.state]} {self.name:<14} {self.what}"
@@ -50,28 +50,28 @@ class Report:
         return all(item.state != "problem" for item in self.findings)
 
     def __str__(self) -> str:
-        verdict = (
-            say(
+        if self.healthy:
+            verdict = say(
                 "All is well: everything that is needed is here.",
                 "一切正常：所需的都已就绪。",
             )
-            if self.healthy
-            else say(
-                "Some things need mending; the commands are above.",
+        else:
+            verdict = say(
+                "There are problems; the commands that help are above.",
                 "有些问题需要修复，命令见上。",
             )
-        )
         return "\n".join([*map(str, self.findings), "", verdict])
 
 
 def doctor() -> Report:
-    """Look over this machine and this installation."""
+    """Check this machine and this installation."""
     return Report(
         (
             _python(),
             *_parts(),
             *_engines(),
-            *_clients(),
+            _npm(),
+            _apt(),
             _memory(),
             _disk(),
             _models(),
@@ -81,15 +81,16 @@ def doctor() -> Report:
 
 
 def _python() -> Finding:
+    cores = say("cores", "核")
     return Finding(
         "Python",
         "ok",
-        f"{platform.python_version()}, {os.cpu_count()} {say('cores', '核')}, {platform.machine()}",
+        f"{platform.python_version()}, {os.cpu_count()} {cores}, {platform.machine()}",
     )
 
 
 def _parts() -> list[Finding]:
-    """The optional parts: package, the extra that brings it, what it gives."""
+    """Return the optional parts: a package, the extra that installs it, its purpose."""
     parts = [
         (
             "torch",
@@ -119,23 +120,27 @@ def _parts() -> list[Finding]:
     return [_part(*part) for part in parts]
 
 
-def _part(package: str, extra: str, gives: str) -> Finding:
+def _part(package: str, extra: str, purpose: str) -> Finding:
     if importlib.util.find_spec(package):
-        return Finding(package, "ok", f"{version(package)}: {gives}")
+        return Finding(package, "ok", f"{version(package)}: {purpose}")
     return Finding(
         package,
         "missing",
-        say(f"not installed; would give {gives}", f"未安装；安装后可用：{gives}"),
+        say(
+            f"not installed; it is for {purpose}",
+            f"未安装；安装后可用：{purpose}",
+        ),
         f"{Path(sys.executable).name} -m pip install 'miaobi[{extra}]'",
     )
 
 
 def _engines() -> list[Finding]:
-    found = []
+    findings = list[Finding]()
     for name in engines.names():
-        mend = engines.get(name).installed()
-        formats = ", ".join(engines.get(name).FORMATS)
-        found.append(
+        module = engines.get(name)
+        mend = module.installed()
+        formats = ", ".join(module.FORMATS)
+        findings.append(
             Finding(
                 say(f"engine {name}", f"引擎 {name}"),
                 "missing" if mend else "ok",
@@ -143,93 +148,71 @@ def _engines() -> list[Finding]:
                 mend or "",
             )
         )
-    return found
+    return findings
 
 
-def _clients() -> list[Finding]:
-    rows = []
-    for client, gives in (
-        (
-            "npm",
-            say(
-                "starter packs from npm, such as all Tang poems",
-                "来自 npm 的数据包，例如全唐诗",
-            ),
-        ),
-        ("apt-get", say("starter packs from Debian", "来自 Debian 的数据包")),
-    ):
-        there = shutil.which(client)
-        rows.append(
-            Finding(
-                client,
-                "ok" if there else "missing",
-                gives
-                if there
-                else say(
-                    f"not found; would give {gives}", f"未找到；安装后可用：{gives}"
-                ),
-                ""
-                if there
-                else {
-                    "npm": say(
-                        "install Node.js (nodejs.org or your system's packages)",
-                        "安装 Node.js（nodejs.org 或系统软件包）",
-                    )
-                }.get(client, ""),
-            )
-        )
-    return rows
+def _npm() -> Finding:
+    purpose = say(
+        "starter packs from npm, such as all Tang poems",
+        "来自 npm 的数据包，例如全唐诗",
+    )
+    mend = say(
+        "install Node.js (nodejs.org or your system's packages)",
+        "安装 Node.js（nodejs.org 或系统软件包）",
+    )
+    return _client("npm", purpose, mend)
+
+
+def _apt() -> Finding:
+    purpose = say("starter packs from Debian", "来自 Debian 的数据包")
+    return _client("apt-get", purpose, "")
+
+
+def _client(name: str, purpose: str, mend: str) -> Finding:
+    if shutil.which(name):
+        return Finding(name, "ok", purpose)
+    missing = say(
+        f"not installed; it is for {purpose}", f"未找到；安装后可用：{purpose}"
+    )
+    return Finding(name, "missing", missing, mend)
 
 
 def _memory() -> Finding:
     import psutil
 
     memory = psutil.virtual_memory()
+    name = say("memory", "内存")
     what = say(
         f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
         f"共 {memory.total / 1e9:.1f} GB，可用 {memory.available / 1e9:.1f} GB",
     )
-    if memory.available < SMALLEST_MEMORY:
-        return Finding(
-            say("memory", "内存"),
-            "problem",
-            what,
-            say(
-                "close other programs: the quickstart needs 3 GB",
-                "请关闭其他程序：快速开始需要 3 GB",
-            ),
-        )
-    return Finding(say("memory", "内存"), "ok", what)
+    if memory.available >= MIN_MEMORY:
+        return Finding(name, "ok", what)
+    mend = say(
+        "close other programs: the quickstart needs 3 GB",
+        "请关闭其他程序：快速开始需要 3 GB",
+    )
+    return Finding(name, "problem", what, mend)
 
 
 def _disk() -> Finding:
-    place = home()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    folder = home()
+    existing = next(item for item in (folder, *folder.parents) if item.exists())
     free = shutil.disk_usage(existing).free
-    name, what = (
-        say("disk", "磁盘"),
-        say(
-            f"{free / 1e9:.1f} GB free at {place}", f"{place} 剩余 {free / 1e9:.1f} GB"
-        ),
+    name = say("disk", "磁盘")
+    what = say(
+        f"{free / 1e9:.1f} GB free at {folder}", f"{folder} 剩余 {free / 1e9:.1f} GB"
     )
     if not os.access(existing, os.W_OK):
-        return Finding(
-            name,
-            "problem",
-            say(f"{existing} cannot be written", f"{existing} 不可写"),
-            "export MIAOBI_HOME=~/miaobi",
-        )
-    if free < SMALLEST_DISK:
-        return Finding(
-            name,
-            "problem",
-            what,
-            say(
-                "free some space, or: export MIAOBI_HOME=/another/disk",
-                "请清理空间，或：export MIAOBI_HOME=/另一块盘",
-            ),
-        )
-    return Finding(name, "ok", what)
+        what = say(f"{existing} cannot be written", f"{existing} 不可写")
+        return Finding(name, "problem", what, "export MIAOBI_HOME=~/miaobi")
+    if free >= MIN_DISK:
+        return Finding(name, "ok", what)
+    mend = say(
+        "free some space, or: export MIAOBI_HOME=/another/disk",
+        "请清理空间，或：export MIAOBI_HOME=/另一块盘",
+    )
+    return Finding(name, "problem", what, mend)
 
 
 def _models() -> Finding:
@@ -245,15 +228,8 @@ def _models() -> Finding:
 
 
 def _accelerator() -> Finding:
-    """Asked without importing torch, which alone takes seconds."""
+    """Look for a driver; importing torch alone takes seconds."""
+    what = say("none: everything runs on the CPU", "无：全部在 CPU 上运行")
     if shutil.which("nvidia-smi"):
-        return Finding(
-            say("accelerator", "加速器"),
-            "ok",
-            say("an NVIDIA driver is here", "已安装 NVIDIA 驱动"),
-        )
-    return Finding(
-        say("accelerator", "加速器"),
-        "ok",
-        say("none: everything runs on the CPU", "无：全部在 CPU 上运行"),
-    )
+        what = say("an NVIDIA driver is here", "已安装 NVIDIA 驱动")
+    return Finding(say("accelerator", "加速器"), "ok", what)

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 from miaobi.core import bundle
 from miaobi.core.language import say
 from miaobi.core.store import Store, Version, check_name
 
+if TYPE_CHECKING:
+    from miaobi.models.tuned import Tuned
+
 
 @dataclass(frozen=True)
 class Listing:
+    """The models in the store, a row for each version."""
+
     models: tuple[Mapping[str, Any], ...]
 
     def __str__(self) -> str:
         if not self.models:
             return say(
-                "No models yet. Make one: miaobi train recipes/text/poet_gpt.yaml --name poet",
+                "No models yet. Train one: miaobi train recipes/text/poet_gpt.yaml --name poet",
                 "还没有模型。训练一个：miaobi train recipes/text/poet_gpt.yaml --name poet",
             )
-        return "\n".join(
-            f"{row['model']:<24} {row['family']:<8} {row['created'][:16].replace('T', ' ')}  {row['megabytes']:8.1f} MB"
-            f"  {row['alias']}"
-            for row in self.models
-        )
+        return "\n".join(map(_row_text, self.models))
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    created = row["created"][:16].replace("T", " ")
+    return (
+        f"{row['model']:<24} {row['family']:<8} {created}  "
+        f"{row['megabytes']:8.1f} MB  {row['alias']}"
+    )
 
 
 @dataclass(frozen=True)
 class Card:
-    """One model: its manifest and where it lies."""
+    """One model: its manifest and its folder."""
 
     model: str
     path: Path
@@ -39,36 +49,35 @@ class Card:
     manifest: bundle.Manifest
 
     def __str__(self) -> str:
-        manifest, lines = (
-            self.manifest,
-            [
-                f"{self.model}  {say('(production)', '（正式版）') if self.production else ''}".rstrip()
-            ],
-        )
+        manifest = self.manifest
+        mark = say("(production)", "（正式版）") if self.production else ""
+        fingerprint = str(manifest.data.get("fingerprint", "?"))[:16]
+        source = manifest.data.get("source", "?")
+        parents = ", ".join(manifest.parents)
+        scores = [f"{name} {value:.4g}" for name, value in manifest.metrics.items()]
         rows = {
             say("family", "模型族"): f"{manifest.family} ({manifest.modality})",
-            say(
-                "made", "生成时间"
-            ): f"{manifest.created}, miaobi {manifest.code_version}",
-            say("data", "数据"): (
-                f"{manifest.data.get('source', '?')}, {say('fingerprint', '指纹')} "
-                f"{str(manifest.data.get('fingerprint', '?'))[:16]}"
+            say("made", "生成时间"): (
+                f"{manifest.created}, miaobi {manifest.code_version}"
             ),
-            say("parents", "来源模型"): ", ".join(manifest.parents)
-            or say("none: from scratch", "无（从头训练）"),
-            say("scores", "得分"): ", ".join(
-                f"{name} {value:.4g}" for name, value in manifest.metrics.items()
-            )
-            or "–",
-            say("place", "位置"): str(self.path),
+            say("data", "数据"): (
+                f"{source}, {say('fingerprint', '指纹')} {fingerprint}"
+            ),
+            say("parents", "来源模型"): (
+                parents or say("none: from scratch", "无（从头训练）")
+            ),
+            say("scores", "得分"): ", ".join(scores) or "–",
+            say("folder", "位置"): str(self.path),
         }
-        return "\n".join(
-            [*lines, *(f"  {name:<10} {value}" for name, value in rows.items())]
-        )
+        lines = [f"{self.model}  {mark}".rstrip()]
+        lines += [f"  {name:<10} {value}" for name, value in rows.items()]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Done:
+    """What changed in the store, in a sentence."""
+
     models: tuple[str, ...]
     message: str
 
@@ -77,12 +86,12 @@ class Done:
 
 
 def list_models() -> Listing:
-    """Every version of every model."""
+    """List every version of every model."""
     return Listing(tuple(row for _, _, row in versions()))
 
 
 def versions() -> Iterator[tuple[Version, bundle.Manifest, dict[str, Any]]]:
-    """Every version of every model, its manifest, and its row in the list."""
+    """Yield every version of every model, its manifest, and its row in the list."""
     store = Store()
     for name in store.names():
         for version in store.versions(name):
@@ -91,17 +100,13 @@ def versions() -> Iterator[tuple[Version, bundle.Manifest, dict[str, Any]]]:
 
 
 def _row(store: Store, version: Version, manifest: bundle.Manifest) -> dict[str, Any]:
-    size = sum(
-        file.stat().st_size for file in version.path.rglob("*") if file.is_file()
-    )
-    aliases = [
-        alias
-        for alias, number in (
-            ("production", store.production(version.name)[-1:]),
-            ("latest", [store.versions(version.name)[-1].number]),
-        )
-        if [version.number] == number
-    ]
+    files = [file for file in version.path.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    aliases = list[str]()
+    if _is_production(store, version):
+        aliases.append("production")
+    if store.versions(version.name)[-1].number == version.number:
+        aliases.append("latest")
     return {
         "model": str(version),
         "family": manifest.family,
@@ -112,8 +117,12 @@ def _row(store: Store, version: Version, manifest: bundle.Manifest) -> dict[str,
     }
 
 
+def _is_production(store: Store, version: Version) -> bool:
+    return store.production(version.name)[-1:] == [version.number]
+
+
 def show(model: str) -> Card:
-    """Where a model came from and how it scores.
+    """Show where a model came from and its scores.
 
     Args:
         model: a name, or name@version
@@ -123,7 +132,7 @@ def show(model: str) -> Card:
     return Card(
         str(version),
         version.path,
-        store.production(version.name)[-1:] == [version.number],
+        _is_production(store, version),
         bundle.read(version.path),
     )
 
@@ -135,28 +144,24 @@ def promote(model: str) -> Done:
         model: name@version; a bare name promotes its newest version
     """
     version = Store().promote(model)
-    return Done(
-        (str(version),),
-        say(
-            f"{version.name} now means {version}.", f"{version.name} 现在指 {version}。"
-        ),
+    message = say(
+        f"{version.name} now means {version}.", f"{version.name} 现在指 {version}。"
     )
+    return Done((str(version),), message)
 
 
 def rollback(model: str) -> Done:
-    """Back to the version that was in production before.
+    """Go back to the version that was in production before.
 
     Args:
         model: a name
     """
     version = Store().rollback(model)
-    return Done(
-        (str(version),),
-        say(
-            f"{version.name} means {version} again.",
-            f"{version.name} 已退回 {version}。",
-        ),
+    message = say(
+        f"{version.name} means {version} again.",
+        f"{version.name} 已退回 {version}。",
     )
+    return Done((str(version),), message)
 
 
 def remove(model: str) -> Done:
@@ -165,8 +170,9 @@ def remove(model: str) -> Done:
     Args:
         model: name@version, or a name
     """
-    gone = tuple(str(version) for version in Store().remove(model))
-    return Done(gone, say(f"Removed {', '.join(gone)}.", f"已删除 {'、'.join(gone)}。"))
+    removed = tuple(str(version) for version in Store().remove(model))
+    message = say(f"Removed {', '.join(removed)}.", f"已删除 {'、'.join(removed)}。")
+    return Done(removed, message)
 
 
 def merge(
@@ -178,66 +184,70 @@ def merge(
     density: float = 0.5,
     rank: int = 0,
 ) -> Done:
-    """Make one adapter out of several that were tuned from the same base.
+    """Merge several adapters that were tuned from the same base into one.
 
     Args:
         models: tuned models of one base and task (name, name@version, or folder)
-        name: What the new model is called.
-        weights: How much of each, in their order (0.7 0.3); equal parts of 1 when left out.
-        method: linear adds the updates up exactly; svd brings the sum to --rank; ties
+        name: Name of the new model.
+        weights: Weight of each, in their order (0.7 0.3); equal parts of 1 by default.
+        method: linear adds the updates exactly; svd reduces the sum to --rank; ties
             leaves out what is small or contradicts (arXiv:2306.01708).
         density: The share of each update that ties keeps.
         rank: Rank of the result for svd and ties; 0 for the sum of theirs.
     """
-    from dataclasses import replace
-    from tempfile import TemporaryDirectory
-
     from miaobi.models import merging
-    from miaobi.models.tuned import ADAPTER, ADAPTER_WEIGHTS, open_tuned
+    from miaobi.models.tuned import open_tuned
     from miaobi.models.weights import find
 
     check_name(name)
-    found = [open_tuned(find(model)) for model in models]
-    shares, labels = (
-        weights or (1 / len(found),) * len(found),
-        tuple(tuned.label for tuned in found),
-    )
-    how = (
-        {"models": list(labels), "weights": list(shares), "method": method}
-        | ({"density": density} if method == "ties" else {})
-        | ({"rank": rank} if rank else {})
-    )
+    adapters = [open_tuned(find(model)) for model in models]
+    labels = tuple(adapter.label for adapter in adapters)
+    shares = weights or (1 / len(adapters),) * len(adapters)
+    settings: dict[str, Any] = {
+        "models": list(labels),
+        "weights": list(shares),
+        "method": method,
+    }
+    if method == "ties":
+        settings["density"] = density
+    if rank:
+        settings["rank"] = rank
+    first = adapters[0]
     manifest = replace(
-        found[0].manifest,
+        first.manifest,
         parents=labels,
         metrics={},
-        recipe={**found[0].manifest.recipe, "name": name, "merged": how},
+        recipe={**first.manifest.recipe, "name": name, "merged": settings},
     )
 
-    def save(draft: Path) -> None:
-        for file in found[0].folder.iterdir():
-            if file.is_file() and file.name not in (
-                ADAPTER,
-                ADAPTER_WEIGHTS,
-                bundle.MANIFEST,
-                "log.jsonl",
-                "README.md",
-            ):
-                (draft / file.name).write_bytes(file.read_bytes())
-        merging.combine(found, shares, method, draft, density=density, rank=rank)
+    def write(draft: Path) -> None:
+        _copy_processing(first, draft)
+        merging.combine(adapters, shares, method, draft, density=density, rank=rank)
 
     with TemporaryDirectory() as folder:
-        version = Store().add(bundle.write(Path(folder) / name, manifest, save), name)
-    return Done(
-        (str(version),),
-        say(
-            f"{version} = {_sum(shares, labels)} ({method}).",
-            f"{version} = {_sum(shares, labels)}（{method}）。",
-        ),
-    )
-
-
-def _sum(shares: tuple[float, ...], labels: tuple[str, ...]) -> str:
-    return " + ".join(
+        written = bundle.write(Path(folder) / name, manifest, write)
+        version = Store().add(written, name)
+    terms = [
         f"{share:g} × {label}" for share, label in zip(shares, labels, strict=True)
+    ]
+    total = " + ".join(terms)
+    message = say(
+        f"{version} = {total} ({method}).", f"{version} = {total}（{method}）。"
     )
+    return Done((str(version),), message)
+
+
+def _copy_processing(tuned: Tuned, draft: Path) -> None:
+    """Copy the files beside the adapter: tokenizer, template, labels."""
+    from miaobi.models.tuned import ADAPTER, ADAPTER_WEIGHTS
+
+    of_the_adapter = {
+        ADAPTER,
+        ADAPTER_WEIGHTS,
+        bundle.MANIFEST,
+        "log.jsonl",
+        "README.md",
+    }
+    for file in tuned.folder.iterdir():
+        if file.is_file() and file.name not in of_the_adapter:
+            (draft / file.name).write_bytes(file.read_bytes())
