@@ -24,7 +24,10 @@ from miaobi.data.image.record import Picture
 if TYPE_CHECKING:
     import numpy as np
 
-UBYTE = 0x08
+UNSIGNED_BYTE = 0x08
+MAGIC = 4
+"""Bytes of the magic number: two zeros, the type of the values, the number of axes."""
+MOST_AXES = 4
 SPLITS = {
     "train": "train",
     "t10k": "test",
@@ -36,50 +39,57 @@ SPLITS = {
 
 
 def read_array(path: Path) -> np.ndarray:
-    """uint8 array of an IDX file. Raises Damaged where the file is no such thing, or
-    shorter or longer than it says.
+    """Return the uint8 array of an IDX file.
+
+    Raises Damaged where the file is no such thing, or shorter or longer than it says.
     """
     import numpy as np
 
     with open_bytes(path) as file:
         raw = file.read()
-    if not is_idx(raw[:4]):
+    if not is_idx(raw[:MAGIC]):
+        head = raw[:MAGIC].hex()
         raise Damaged(
             say(
-                f"{path} is not an IDX file of bytes: it begins with {raw[:4].hex() or 'nothing'}.",
-                f"{path} 不是字节型 IDX 文件：开头为 {raw[:4].hex() or '空'}。",
+                f"{path} is not an IDX file of bytes: it begins with {head or 'nothing'}.",
+                f"{path} 不是字节型 IDX 文件：开头为 {head or '空'}。",
             ),
             say(
                 "MNIST's own files begin with 00000803 (images) or 00000801 (labels).",
                 "MNIST 的文件以 00000803（图片）或 00000801（标签）开头。",
             ),
         )
-    axes = raw[3]
-    start = 4 + 4 * axes
-    shape = struct.unpack(f">{axes}I", raw[4:start]) if len(raw) >= start else (0,)
-    if len(raw) - start != math.prod(shape) or len(raw) < start:
+    axes = raw[MAGIC - 1]
+    header = MAGIC + 4 * axes
+    is_whole = len(raw) >= header
+    shape = struct.unpack(f">{axes}I", raw[MAGIC:header]) if is_whole else (0,)
+    values = max(0, len(raw) - header)
+    if not is_whole or values != math.prod(shape):
+        sizes = "×".join(map(str, shape))
         raise Damaged(
             say(
-                f"{path} holds {max(0, len(raw) - start):,} values where its header says {'×'.join(map(str, shape))}.",
-                f"{path} 有 {max(0, len(raw) - start):,} 个值，文件头标明 {'×'.join(map(str, shape))}。",
+                f"{path} holds {values:,} values where its header says {sizes}.",
+                f"{path} 有 {values:,} 个值，文件头标明 {sizes}。",
             ),
             say("Copy or download it again.", "请重新复制或下载。"),
         )
-    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
 
 
-def is_idx(start: bytes) -> bool:
-    """Whether these first four bytes are those of an IDX file of unsigned bytes."""
-    return len(start) == 4 and start[:3] == bytes((0, 0, UBYTE)) and 1 <= start[3] <= 4
+def is_idx(head: bytes) -> bool:
+    """Return whether these first four bytes are those of an IDX file of unsigned bytes."""
+    if len(head) != MAGIC or head[:3] != bytes((0, 0, UNSIGNED_BYTE)):
+        return False
+    return 1 <= head[3] <= MOST_AXES
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The IDX files of a folder and its folders, sorted, told by their content."""
+    """Return the IDX files of a folder and its folders, sorted, by their content."""
     return [file for file in visible(folder) if is_file(file)]
 
 
 def beside(file: Path) -> list[Path]:
-    """A file of images, and that of its labels where it lies beside it."""
+    """Return a file of images, and that of its labels where it lies beside it."""
     return [
         other
         for other in files_in(file.parent)
@@ -90,65 +100,69 @@ def beside(file: Path) -> list[Path]:
 def read(
     path: Path, report: Report = raise_problem, classes: tuple[str, ...] = ()
 ) -> Iterator[Picture]:
-    """The pictures of a folder of IDX files, or of one, with the labels of the file of
-    the same name beside each.
+    """Yield the pictures of a folder of IDX files, or of one, with the labels of the
+    file of the same name beside each.
+
+    Args:
+        path: a folder, or a file of images
+        report: called where pictures and labels are not as many
+        classes: names of the classes, by number
     """
     folder = path if path.is_dir() else path.parent
-    arrays = {
-        file: read_array(file)
-        for file in (files_in(path) if path.is_dir() else beside(path))
+    files = files_in(path) if path.is_dir() else beside(path)
+    arrays = {file: read_array(file) for file in files}
+    label_files = {
+        _stem(file): file for file, array in arrays.items() if array.ndim == 1
     }
-    labels = {_stem(file): file for file, array in arrays.items() if array.ndim == 1}
     for file, array in arrays.items():
         if array.ndim == 1:
             continue
-        numbers = arrays[labels[_stem(file)]] if _stem(file) in labels else None
-        if numbers is not None and len(numbers) != len(array):
-            report(_unequal(file, len(array), labels[_stem(file)], len(numbers)))
-            numbers = None
-        split = SPLITS.get(re.split(r"[^a-z0-9]", file.name.lower())[0], "")
+        label_file = label_files.get(_stem(file))
+        labels = None if label_file is None else arrays[label_file]
+        if label_file and labels is not None and len(labels) != len(array):
+            report(_unequal(file, len(array), label_file, len(labels)))
+            labels = None
+        prefix = re.split(r"[^a-z0-9]", file.name.lower())[0]
         for row, pixels in enumerate(array):
             yield Picture(
                 f"{file.relative_to(folder)}:{row + 1}",
                 pixels,
                 file,
                 row + 1,
-                split=split,
+                split=SPLITS.get(prefix, ""),
                 classes=classes,
-                label=None if numbers is None else int(numbers[row]),
+                label=None if labels is None else int(labels[row]),
             )
 
 
 def is_file(file: Path) -> bool:
-    """Whether a file begins as an IDX file does."""
+    """Return whether a file begins as an IDX file does."""
     try:
         with open_bytes(file) as handle:
-            return is_idx(handle.read(4))
+            return is_idx(handle.read(MAGIC))
     except Damaged:
         return False
 
 
 def _axes(file: Path) -> int:
     with open_bytes(file) as handle:
-        return handle.read(4)[3]
+        return handle.read(MAGIC)[MAGIC - 1]
 
 
 def _stem(file: Path) -> str:
     """What an images file and its labels file share: "train" of train-images-idx3-ubyte.gz."""
-    return re.sub(
-        r"[-_.]*(images?|labels?)[-_.]*",
-        "|",
-        re.sub(r"(\.?idx\d?|ubyte|\.gz)", "", file.name.lower()),
-    ).strip("-_. ")
+    name = re.sub(r"(\.?idx\d?|ubyte|\.gz)", "", file.name.lower())
+    name = re.sub(r"[-_.]*(images?|labels?)[-_.]*", "|", name)
+    return name.strip("-_. ")
 
 
-def _unequal(file: Path, pictures: int, labels: Path, count: int) -> Problem:
+def _unequal(file: Path, pictures: int, label_file: Path, labels: int) -> Problem:
     return Problem(
         file,
         0,
         say(
-            f"{pictures:,} pictures, but {labels.name} has {count:,} labels.",
-            f"有 {pictures:,} 张图片，但 {labels.name} 有 {count:,} 个标签。",
+            f"{pictures:,} pictures, but {label_file.name} has {labels:,} labels.",
+            f"有 {pictures:,} 张图片，但 {label_file.name} 有 {labels:,} 个标签。",
         ),
         say(
             "Put files that belong together into the folder.",

@@ -1,4 +1,4 @@
-"""What every source of pictures yields. Nothing is decoded yet: that is picture_files' part."""
+"""What every source of pictures yields. Nothing is decoded yet: image/files.py does that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One picture to learn from, with what its source knows of it."""
+    """One picture to learn from, with what its source says of it."""
 
     name: str
     """Unique within the source: a relative path, or a file with a row."""
@@ -32,4 +32,4 @@ class Picture:
     meta: Mapping[str, str] = field(default_factory=dict)
     """Columns of text that may serve as captions, the usual one first."""
     split: str = ""
-    """"train", "validation" or "test", where the source says so."""
+    """"train", "validation" or "test", where the source names one."""

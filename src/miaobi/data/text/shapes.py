@@ -31,23 +31,25 @@ class Unusable(Exception):
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
-        self.what, self.remedy = what, remedy
+        self.what = what
+        self.remedy = remedy
 
 
-def unseen(label: str, known: Iterable[str]) -> Unusable:
-    """For a label of an example that training has none of."""
+def unseen(label: str, labels: Iterable[str]) -> Unusable:
+    """Return the error of an example whose label training has none of."""
     return Unusable(
         say(
             f"label {label!r} does not occur in the training data.",
             f"标签 {label!r} 未在训练数据中出现。",
         ),
-        nearest(label, known),
+        nearest(label, labels),
     )
 
 
 def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
-    """ "text", "prompt", "alpaca", "sharegpt" or "messages". Raises Unusable when the
-    keys fit none of them.
+    """Return "text", "prompt", "alpaca", "sharegpt" or "messages".
+
+    Raises Unusable when the keys fit none of them.
     """
     if text_column is not None:
         if text_column not in record:
@@ -61,7 +63,7 @@ def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
         return "text"
     if isinstance(record.get("messages"), list):
         return "messages"
-    if isinstance(record.get("conversations", record.get("conversation")), list):
+    if isinstance(_turns(record), list):
         return "sharegpt"
     if "instruction" in record and "output" in record:
         return "alpaca"
@@ -69,11 +71,11 @@ def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
         return "prompt"
     if _text_key(record) is not None:
         return "text"
-    listed = ", ".join(map(str, record)) or say("none", "无")
+    columns = ", ".join(map(str, record)) or say("none", "无")
     raise Unusable(
         say(
-            f"no text found; the columns are: {listed}.",
-            f"找不到文本；现有的列：{listed}。",
+            f"no text found; the columns are: {columns}.",
+            f"找不到文本；现有的列：{columns}。",
         ),
         say(
             "Name the column that holds the text with text_column (in a recipe: data.text_column).",
@@ -85,7 +87,15 @@ def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
 def to_document(
     record: Any, text_column: str | None, meta: Mapping[str, Any]
 ) -> Document:
-    """The document in one record. A bare string is plain text. Raises Unusable."""
+    """Return the document in one record. A bare string is plain text.
+
+    Args:
+        record: a mapping or a string
+        text_column: the key that holds the text, where the keys do not show it
+        meta: file and line
+
+    Raises Unusable.
+    """
     if isinstance(record, str) and text_column is None:
         return Document(_text(record, "text"), meta={**meta, "shape": "text"})
     if not isinstance(record, Mapping):
@@ -102,28 +112,29 @@ def to_document(
         key = text_column or _text_key(record) or "text"
         return Document(_text(record[key], key), meta=meta)
     if shape == "prompt":
-        return Document(
-            _text(record["completion"], "completion"),
-            _text(record["prompt"], "prompt"),
-            meta=meta,
-        )
+        completion = _text(record["completion"], "completion")
+        prompt = _text(record["prompt"], "prompt")
+        return Document(completion, prompt, meta=meta)
     if shape == "alpaca":
-        asked = [
-            _text(record["instruction"], "instruction"),
-            _text(record.get("input") or "", "input"),
-        ]
-        return Document(
-            messages=(
-                *_system(record),
-                Message("user", "\n\n".join(filter(None, asked))),
-                Message("assistant", _text(record["output"], "output")),
-            ),
-            meta=meta,
-        )
-    if shape == "sharegpt":
-        turns = record.get("conversations", record.get("conversation"))
-        return Document(messages=(*_system(record), *_messages(turns)), meta=meta)
-    return Document(messages=tuple(_messages(record["messages"])), meta=meta)
+        messages = [*_system(record), *_alpaca(record)]
+    elif shape == "sharegpt":
+        messages = [*_system(record), *_messages(_turns(record))]
+    else:
+        messages = _messages(record["messages"])
+    return Document(messages=tuple(messages), meta=meta)
+
+
+def _turns(record: Mapping[str, Any]) -> Any:
+    """The turns of a ShareGPT record; None where it has none."""
+    return record.get("conversations", record.get("conversation"))
+
+
+def _alpaca(record: Mapping[str, Any]) -> list[Message]:
+    instruction = _text(record["instruction"], "instruction")
+    context = _text(record.get("input") or "", "input")
+    question = "\n\n".join(filter(None, [instruction, context]))
+    answer = _text(record["output"], "output")
+    return [Message("user", question), Message("assistant", answer)]
 
 
 def _text_key(record: Mapping[str, Any]) -> str | None:
@@ -146,7 +157,7 @@ def _text(value: Any, key: str) -> str:
                 "请填入文本，或去掉这条记录。",
             ),
         )
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
         raise Unusable(
             say(
                 f"{key} holds half a character (a lone surrogate).",
@@ -160,12 +171,11 @@ def _text(value: Any, key: str) -> str:
     return value
 
 
-def _system(record: Mapping[str, Any]) -> tuple[Message, ...]:
-    return (
-        (Message("system", _text(record["system"], "system")),)
-        if record.get("system")
-        else ()
-    )
+def _system(record: Mapping[str, Any]) -> list[Message]:
+    """The system message of a record that has one beside its turns."""
+    if not record.get("system"):
+        return []
+    return [Message("system", _text(record["system"], "system"))]
 
 
 def _messages(turns: list[Any]) -> list[Message]:
@@ -192,8 +202,11 @@ def _message(turn: Any) -> Message:
             ),
         )
     content = turn.get("content", turn.get("value"))
-    if isinstance(content, list) and all(
-        isinstance(part, Mapping) and part.get("type") == "text" for part in content
-    ):
+    if isinstance(content, list) and all(map(_is_text_part, content)):
         content = "".join(_text(part.get("text"), "content") for part in content)
     return Message(ROLES[role], _text(content, "content"))
+
+
+def _is_text_part(part: Any) -> bool:
+    """Whether a part of OpenAI's list of contents is text."""
+    return isinstance(part, Mapping) and part.get("type") == "text"
