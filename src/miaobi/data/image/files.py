@@ -55,44 +55,51 @@ FOREIGN = frozenset(
         ".arw",
     }
 )
-"""Endings of pictures that are not read here; they are named rather than passed over."""
+"""Endings of pictures that are not read here; they are reported, not passed over."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names (JPEG opens MPO too). Its other readers stay shut: fewer parsers for
-hostile files to find a fault in.
+"""Pillow's names (JPEG opens MPO too). Its other readers are not used: fewer parsers
+for hostile files to find a fault in.
 """
 PIXEL_LIMIT = 64_000_000
 SMALLEST = 2
+"""Pixels of a side, at least."""
 SVG_SIDE = 64
-"""Pixels of the longer side at which a drawing (SVG) is drawn when no size is asked for."""
+"""Pixels of the longer side at which a drawing (SVG) is drawn where no size is named."""
+TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+LARGEST_16_BIT = 65535
 
 
 def read_picture(
     content: Path | str | bytes | np.ndarray, name: str = ""
 ) -> np.ndarray:
-    """The pixels of a picture, uint8 [H, W, 3]. Raises BadInput with the name, the
-    reason and the remedy.
+    """Return the pixels of a picture, uint8 [H, W, 3].
 
-    content: a file, its bytes, or pixels uint8 [H, W] or [H, W, 1, 3 or 4].
+    Args:
+        content: a file, its bytes, or pixels uint8 [H, W] or [H, W, 1, 3 or 4]
+        name: of the picture in errors, by default the file's
+
+    Raises BadInput with the name, the reason and the remedy.
     """
     import numpy as np
 
-    content = Path(content).expanduser() if isinstance(content, str) else content
-    shown = name or (
-        str(content) if isinstance(content, Path) else say("the picture", "图片")
-    )
+    if isinstance(content, str):
+        content = Path(content).expanduser()
+    if not name:
+        is_file = isinstance(content, Path)
+        name = str(content) if is_file else say("the picture", "图片")
     try:
         with quiet():
             picture = open_picture(content).pixels
     except Unusable as error:
         raise BadInput(
-            say(f"{shown}: {error.what}", f"{shown}：{error.what}"), error.remedy
+            say(f"{name}: {error.what}", f"{name}：{error.what}"), error.remedy
         ) from None
     return np.asarray(picture.convert("RGB"))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings: what matters of them is reported. Not to be entered by
+    """Silence Pillow's warnings: what matters of them is reported. Not to be entered by
     several threads at once.
     """
     with warnings.catch_warnings():
@@ -106,42 +113,29 @@ class Opened(NamedTuple):
     kind: str
     """Format and mode of what was opened, such as "JPEG CMYK"."""
     note: str
-    """What a person should know of how it was read, or ""."""
+    """What a user should know of how it was read, or ""."""
 
 
 def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
-    """A picture, decoded. Raises Unusable.
+    """Decode a picture. Raises Unusable.
 
-    side: pixels of the longer side at which an SVG is drawn, and half of what a JPEG is
-        decoded to at least; 0 for SVG_SIDE, and for all there are.
+    Args:
+        content: a file, its bytes, or pixels
+        side: pixels of the longer side at which an SVG is drawn, and half of what a
+            JPEG is decoded to at least; 0 for SVG_SIDE, and for all there are
     """
-    if isinstance(content, (Path, bytes)):
-        raw = _bytes(content)
-        drawn = _is_svg(raw)
-        picture = _header(_draw(raw, side or SVG_SIDE) if drawn else raw)
-        kind = "SVG" if drawn else f"{picture.format} {picture.mode}"
-    else:
-        picture, kind = _from_array(content), say("pixels", "像素")
+    picture, kind = _undecoded(content, side)
     _check_size(*picture.size)
     try:
-        frames = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1
-        note = (
-            say(
-                f"{frames} frames or pages: only the first is used.",
-                f"共 {frames} 帧（页）：只使用第一帧。",
-            )
-            if frames > 1
-            else ""
-        )
+        frames = _frames(picture)
         if side and picture.format == "JPEG":
             picture.draft(None, (2 * side, 2 * side))
         picture.load()
-        return Opened(_eight_bits(_upright(picture)), kind, note)
+        pixels = _eight_bits(_upright(picture))
     except Unusable:
         raise
-    except (
-        Exception
-    ) as error:  # on damaged files Pillow's decoders raise nearly anything
+    # On damaged files Pillow's decoders raise nearly anything.
+    except Exception as error:
         raise Unusable(
             say(
                 f"it cannot be decoded: {_reason(error)}.",
@@ -149,6 +143,33 @@ def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
             ),
             _copy_again(),
         ) from None
+    note = ""
+    if frames > 1:
+        note = say(
+            f"{frames} frames or pages: only the first is used.",
+            f"共 {frames} 帧（页）：只使用第一帧。",
+        )
+    return Opened(pixels, kind, note)
+
+
+def _undecoded(
+    content: Path | bytes | np.ndarray, side: int
+) -> tuple[Image.Image, str]:
+    """A picture that is not decoded yet, and its kind."""
+    if not isinstance(content, Path | bytes):
+        return _from_array(content), say("pixels", "像素")
+    raw = _bytes(content)
+    if _is_svg(raw):
+        return _header(_draw(raw, side or SVG_SIDE)), "SVG"
+    picture = _header(raw)
+    return picture, f"{picture.format} {picture.mode}"
+
+
+def _frames(picture: Image.Image) -> int:
+    """Frames or pages; the further pictures of an MPO (a stereo JPEG) do not count."""
+    if picture.format == "MPO":
+        return 1
+    return int(getattr(picture, "n_frames", 1))  # Pillow sets it for some formats only
 
 
 def _bytes(content: Path | bytes) -> bytes:
@@ -175,10 +196,11 @@ def _header(raw: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(raw), formats=FORMATS)
     except Image.DecompressionBombError as error:
+        pixels = _first_number(str(error))
         raise _too_large(
             say(
-                f"{_first_number(str(error)) / 1e6:,.0f} million pixels",
-                f"{_first_number(str(error)) / 1e4:,.0f} 万像素",
+                f"{pixels / 1e6:,.0f} million pixels",
+                f"{pixels / 1e4:,.0f} 万像素",
             )
         ) from None
     except UnidentifiedImageError:
@@ -244,12 +266,13 @@ def _copy_again() -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned and mirrored as EXIF tag 0x0112 says. Damaged EXIF leaves it as it is: its
-    pixels are sound.
+    """Rotated and mirrored as EXIF tag 0x0112 says. Damaged EXIF leaves it as it is:
+    its pixels are sound.
     """
     from PIL import ImageOps
 
@@ -260,7 +283,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Mode L or RGB; transparent parts lie on white."""
+    """The picture in mode L or RGB, transparent parts on white."""
     import numpy as np
     from PIL import Image
 
@@ -270,10 +293,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         return picture.convert("L")
     if picture.mode[0] in "IF":
         return Image.fromarray(_scaled(np.asarray(picture)))
-    if (
-        picture.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-        or "transparency" in picture.info
-    ):
+    if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
@@ -282,7 +302,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 def _scaled(values: np.ndarray) -> np.ndarray:
     """Grey values of more than 8 bits, or floats, as uint8: by the range that their
-    kind and their largest value speak for.
+    type and their largest value suggest.
     """
     import numpy as np
 
@@ -294,24 +314,33 @@ def _scaled(values: np.ndarray) -> np.ndarray:
             ),
             say("Export it again with finite values.", "请重新导出为有限值。"),
         )
-    low, high, real = float(values.min()), float(values.max()), values.dtype.kind == "f"
+    low, high = float(values.min()), float(values.max())
+    is_float = values.dtype.kind == "f"
     values = values.astype(np.float64)
-    if low < 0 or high > 65535:
-        values, top = values - low, high - low
+    if low < 0 or high > LARGEST_16_BIT:
+        values = values - low
+        white = high - low
     else:
-        top = 1.0 if real and high <= 1 else 255.0 if real and high <= 255 else 65535.0
-    return np.round(values * (255 / (top or 1))).astype(np.uint8)
+        white = _white(high, is_float)
+    return np.round(values * (255 / (white or 1))).astype(np.uint8)
+
+
+def _white(high: float, is_float: bool) -> float:
+    """The value of white where the largest one is `high`."""
+    if is_float and high <= 1:
+        return 1.0
+    if is_float and high <= 255:
+        return 255.0
+    return float(LARGEST_16_BIT)
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    if (
-        pixels.dtype != np.uint8
-        or pixels.ndim not in (2, 3)
-        or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4))
-    ):
+    is_grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
+    is_colour = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
+    if pixels.dtype != np.uint8 or not (is_grey or is_colour):
         raise Unusable(
             say(
                 f"its pixels are {pixels.dtype} {list(pixels.shape)}.",
@@ -324,18 +353,14 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
         )
     if not pixels.size:
         raise Unusable(say("it has no pixels.", "没有像素。"), _copy_again())
-    return Image.fromarray(
-        np.ascontiguousarray(
-            pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-        )
-    )
+    if is_grey:
+        pixels = pixels.reshape(pixels.shape[:2])
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _is_svg(raw: bytes) -> bool:
-    return (
-        raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-        and b"<svg" in raw[:4096]
-    )
+    text = raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return text.startswith(b"<") and b"<svg" in raw[:4096]
 
 
 def _draw(raw: bytes, side: int) -> bytes:

@@ -1,5 +1,5 @@
-"""Pictures with boxes, as people have them: COCO's JSON, Pascal VOC's XML, YOLO's text
-files, and lists of their own.
+"""Pictures with boxes, in the common formats: COCO's JSON, Pascal VOC's XML, YOLO's
+text files, and lists of one's own.
 
 A record's "objects" are [{"label": "cat", "box": [left, top, width, height]}, ...] in
 pixels of the picture, as COCO writes boxes.
@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
@@ -27,65 +27,70 @@ from miaobi.data.labelled.images import (
 from miaobi.data.labelled.scenes import SCENES, scenes
 
 PICTURES = ("images", "JPEGImages", "image", "train", "val", ".")
-"""Where pictures lie beside their annotations."""
+"""Folders of pictures beside their annotations."""
+COCO_KEYS = {"images", "annotations", "categories"}
+VOC_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Annotated(NamedTuple):
+    """A picture with the columns of its annotations."""
+
+    location: str
+    picture: Path
+    record: dict[str, Any]
 
 
 def boxes(path: str, pack: str) -> Iterator[tuple[str, Record]]:
-    """Pictures with "objects". Raises NotFound, BadInput, Damaged."""
+    """Yield pictures with "objects". Raises NotFound, BadInput, Damaged."""
     if pack == SCENES:
         with picture_check() as check:
-            for place, scene in scenes():
-                yield (
-                    place,
-                    {**check(Path(scene["image"])), "objects": scene["objects"]},
-                )
-        return
-    if pack:
+            for location, scene in scenes():
+                columns = check(Path(scene["image"]))
+                yield location, {**columns, "objects": scene["objects"]}
+    elif pack:
         raise BadInput(
             say(f"{pack} has no boxes.", f"{pack} 没有标注框。"),
             say(f"The pack with boxes is {SCENES}.", f"带标注框的资源包是 {SCENES}。"),
         )
-    place = Path(path).expanduser()
-    if not place.exists():
+    else:
+        yield from _of_path(Path(path).expanduser(), path)
+
+
+def _of_path(path: Path, name: str) -> Iterator[tuple[str, Record]]:
+    """Pictures of a file or folder; `name` is its path as it was written."""
+    if not path.exists():
         raise NotFound(
-            say(f"There is no file or folder {place}.", f"{place} 不存在。"),
+            say(f"There is no file or folder {path}.", f"{path} 不存在。"),
             say("Check the path.", "请检查路径。"),
         )
     with picture_check() as check:
-        found = next(
-            (
-                reader
-                for reader in (_of_coco(place), _of_voc(place), _of_yolo(place))
-                if reader is not None
-            ),
-            None,
-        )
-        if found is not None:
-            yield from ((at, {**record, **check(file)}) for at, file, record in found)
-            return
-        yield from (
-            list_records(place, check)
-            if place.suffix.lower() in LISTS
-            else pictures(path, "")
-        )
+        annotated = _annotated(path)
+        if annotated is not None:
+            for location, picture, record in annotated:
+                yield location, {**record, **check(picture)}
+        elif path.suffix.lower() in LISTS:
+            yield from list_records(path, check)
+        else:
+            yield from pictures(name, "")
 
 
-Found = Iterator[tuple[str, Path, dict[str, Any]]]
-"""(place, picture, record)."""
+def _annotated(path: Path) -> Iterator[Annotated] | None:
+    """The pictures of the first format that is there; None where there is none."""
+    for reader in (_of_coco, _of_voc, _of_yolo):
+        annotated = reader(path)
+        if annotated is not None:
+            return annotated
+    return None
 
 
-def _of_coco(path: Path) -> Found | None:
+def _of_coco(path: Path) -> Iterator[Annotated] | None:
     """The pictures of every COCO file that `path` is or holds; None where there is none."""
-    candidates = (
-        [path]
-        if path.is_file()
-        else [file for file in visible(path) if file.suffix == ".json"]
-    )
-    tables = [
-        (file, table)
-        for file in candidates
-        if file.suffix == ".json" and (table := _coco_table(file)) is not None
-    ]
+    files = [path] if path.is_file() else visible(path)
+    tables = dict[Path, dict[str, Any]]()
+    for file in files:
+        table = _coco_table(file) if file.suffix == ".json" else None
+        if table is not None:
+            tables[file] = table
     return _coco_rows(tables) if tables else None
 
 
@@ -103,65 +108,50 @@ def _coco_table(file: Path) -> dict[str, Any] | None:
             ),
             say("Export it again.", "请重新导出。"),
         ) from None
-    return (
-        table
-        if isinstance(table, dict)
-        and {"images", "annotations", "categories"} <= table.keys()
-        else None
-    )
+    is_coco = isinstance(table, dict) and table.keys() >= COCO_KEYS
+    return table if is_coco else None
 
 
-def _coco_rows(tables: list[tuple[Path, dict[str, Any]]]) -> Found:
-    for file, table in tables:
+def _coco_rows(tables: dict[Path, dict[str, Any]]) -> Iterator[Annotated]:
+    for file, table in tables.items():
         names = {
             category["id"]: str(category["name"]) for category in table["categories"]
         }
-        objects = defaultdict(list)
+        objects = defaultdict[Any, list[dict[str, Any]]](list)
         for annotation in table["annotations"]:
-            if not annotation.get("iscrowd"):
-                objects[annotation["image_id"]].append(
-                    {
-                        "label": names.get(
-                            annotation["category_id"], str(annotation["category_id"])
-                        ),
-                        "box": annotation.get("bbox"),
-                    }
-                )
+            if annotation.get("iscrowd"):
+                continue
+            category = annotation["category_id"]
+            label = names.get(category, str(category))
+            item = {"label": label, "box": annotation.get("bbox")}
+            objects[annotation["image_id"]].append(item)
         for image in table["images"]:
-            yield (
-                f"{file}:{image['id']}",
-                _beside(file.parent, image["file_name"]),
-                {"objects": objects[image["id"]]},
-            )
+            number = image["id"]
+            picture = _beside(file.parent, image["file_name"])
+            yield Annotated(f"{file}:{number}", picture, {"objects": objects[number]})
 
 
 def _beside(folder: Path, name: str) -> Path:
     """A picture named by annotations in `folder` or in one beside it."""
-    places = [root / sub / name for root in (folder, folder.parent) for sub in PICTURES]
-    return next((place for place in places if place.is_file()), folder / name)
+    for parent in (folder, folder.parent):
+        for child in PICTURES:
+            file = parent / child / name
+            if file.is_file():
+                return file
+    return folder / name
 
 
-def _of_voc(path: Path) -> Found | None:
+def _of_voc(path: Path) -> Iterator[Annotated] | None:
+    """The pictures that Annotations/*.xml names; None where there is no such folder."""
     folder = path / "Annotations"
-    return _voc_rows(path, sorted(folder.glob("*.xml"))) if folder.is_dir() else None
+    return _voc_rows(folder) if folder.is_dir() else None
 
 
-def _voc_rows(path: Path, files: list[Path]) -> Found:
-    for file in files:
+def _voc_rows(folder: Path) -> Iterator[Annotated]:
+    for file in sorted(folder.glob("*.xml")):
         try:
             root = ElementTree.parse(file).getroot()
-            objects = [
-                {
-                    "label": item.findtext("name", ""),
-                    "box": _corners(
-                        *(
-                            float(item.findtext(f"bndbox/{key}", ""))
-                            for key in ("xmin", "ymin", "xmax", "ymax")
-                        )
-                    ),
-                }
-                for item in root.iter("object")
-            ]
+            objects = [_voc_object(element) for element in root.iter("object")]
         except (ElementTree.ParseError, ValueError) as error:
             raise Damaged(
                 say(
@@ -171,47 +161,45 @@ def _voc_rows(path: Path, files: list[Path]) -> Found:
                 say("Export it again.", "请重新导出。"),
             ) from None
         name = root.findtext("filename") or f"{file.stem}.jpg"
-        yield str(file), _beside(path / "Annotations", name), {"objects": objects}
+        yield Annotated(str(file), _beside(folder, name), {"objects": objects})
 
 
-def _corners(left: float, top: float, right: float, bottom: float) -> list[float]:
+def _voc_object(element: ElementTree.Element) -> dict[str, Any]:
     """VOC counts pixels from 1 and includes the last one."""
-    return [left - 1, top - 1, right - left + 1, bottom - top + 1]
+    corners = [float(element.findtext(f"bndbox/{key}", "")) for key in VOC_CORNERS]
+    left, top, right, bottom = corners
+    box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+    return {"label": element.findtext("name", ""), "box": box}
 
 
-def _of_yolo(path: Path) -> Found | None:
+def _of_yolo(path: Path) -> Iterator[Annotated] | None:
     """images/ and labels/, a line for each object: class x_centre y_centre width
     height, in shares of the sides. Names from classes.txt.
     """
-    if not ((path / "labels").is_dir() and (path / "images").is_dir()):
+    if not (path / "labels").is_dir() or not (path / "images").is_dir():
         return None
-    names = next(
-        (
-            file.read_text(encoding="utf-8").split("\n")
-            for file in (path / "classes.txt", path / "labels" / "classes.txt")
-            if file.exists()
-        ),
-        [],
-    )
+    names = list[str]()
+    for file in (path / "classes.txt", path / "labels" / "classes.txt"):
+        if file.exists():
+            names = file.read_text(encoding="utf-8").split("\n")
+            break
     return _yolo_rows(path, [name.strip() for name in names])
 
 
-def _yolo_rows(path: Path, names: list[str]) -> Found:
+def _yolo_rows(path: Path, names: list[str]) -> Iterator[Annotated]:
     for picture in files_in(path / "images"):
-        file = (path / "labels" / picture.relative_to(path / "images")).with_suffix(
-            ".txt"
-        )
-        objects = []
-        for line in (
-            file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        ):
-            number, *shares = line.split()
-            label = (
-                names[int(number)]
-                if number.isdigit() and int(number) < len(names) and names[int(number)]
-                else number
-            )
-            objects.append(
-                {"label": label, "shares": [float(share) for share in shares[:4]]}
-            )
-        yield str(picture), picture, {"objects": objects}
+        name = picture.relative_to(path / "images").with_suffix(".txt")
+        file = path / "labels" / name
+        objects = list[dict[str, Any]]()
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines()
+            objects = [_yolo_object(line, names) for line in lines]
+        yield Annotated(str(picture), picture, {"objects": objects})
+
+
+def _yolo_object(line: str, names: list[str]) -> dict[str, Any]:
+    number, *shares = line.split()
+    label = number
+    if number.isdigit() and int(number) < len(names):
+        label = names[int(number)] or number
+    return {"label": label, "shares": [float(share) for share in shares[:4]]}

@@ -1,8 +1,11 @@
-"""Readers of pictures with their labels, captions, boxes or masks: (place, record) pairs.
+"""Readers of pictures with their labels, captions, boxes or masks: (location, record)
+pairs.
 
-pictures    what the readers of data/picture_*.py open: class folders, metadata.jsonl or .csv, Parquet, IDX, starter packs; and JSONL, JSON
-            or CSV whose column "image" names files
-boxes       COCO's JSON; VOC's Annotations/*.xml; YOLO's labels/*.txt; what `pictures` reads, with an "objects" column; emoji-scenes
+pictures    what the sources of data/image open: class folders, metadata.jsonl or .csv,
+            Parquet, IDX, starter packs; and JSONL, JSON or CSV whose column "image"
+            names files
+boxes       COCO's JSON; VOC's Annotations/*.xml; YOLO's labels/*.txt; what `pictures`
+            reads, with an "objects" column; emoji-scenes
 masks       images/ and masks/ with equal names, as PNG of class numbers; emoji-scenes
 
 Every record has "image" (a file that stays where it is; what came as bytes or pixels is
@@ -18,49 +21,54 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_text
 from miaobi.core.language import say
-from miaobi.data import packs
 from miaobi.data.encoding import Problem, raise_problem
-from miaobi.data.image import sources as picture_sources
+from miaobi.data.image import sources
 from miaobi.data.image.config import Config
 from miaobi.data.image.files import open_picture, quiet
 from miaobi.data.image.record import Picture
 from miaobi.data.text.files import records
 from miaobi.data.text.shapes import Unusable
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 Record = Mapping[str, Any]
 LISTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+FILE_COLUMNS = ("image", "file_name", "path")
 COLUMNS = ("image", "digest", "width", "height")
-CHECK = 64
+CHECK_SIDE = 64
 """Pixels to which a JPEG may be decoded when it is only checked."""
+ORIENTATION = 0x0112
+"""The EXIF tag; from 5 on width and height are exchanged."""
 
 
 def pictures(path: str, pack: str) -> Iterator[tuple[str, Record]]:
-    """Pictures with "label" and their columns of text. Raises NotFound, BadInput."""
+    """Yield pictures with "label" and their columns of text. Raises NotFound, BadInput."""
     with picture_check() as check:
         if Path(path).suffix.lower() in LISTS:
             yield from list_records(Path(path).expanduser(), check)
             return
         config = Config(path=path, pack=pack)
-        found = (
-            packs.pictures(pack) if pack else picture_sources.pictures(config, _tell)
-        )
-        for picture in found:
-            place = (
-                f"{pack or picture.path}:{picture.line or picture.name}"
-                if pack or picture.line
-                else str(picture.path)
-            )
-            yield place, {**picture.meta, **_label(picture), **check(picture.content)}
+        for picture in sources.pictures(config, _report):
+            record = {**picture.meta, **_label(picture), **check(picture.content)}
+            yield _location(picture, pack), record
 
 
-def _tell(problem: Problem) -> None:
+def _location(picture: Picture, pack: str) -> str:
+    """A picture's file, with its row where the file holds several."""
+    if pack or picture.line:
+        return f"{pack or picture.path}:{picture.line or picture.name}"
+    return str(picture.path)
+
+
+def _report(problem: Problem) -> None:
     """Raise for what cannot be read. A picture without a caption (line 0 of a picture
     file) comes all the same: its task may not need one.
     """
@@ -69,69 +77,59 @@ def _tell(problem: Problem) -> None:
 
 
 def _label(picture: Picture) -> dict[str, str]:
-    if picture.label is None:
+    label = picture.label
+    if label is None:
         return {}
-    number = picture.label
-    return {
-        "label": picture.classes[number]
-        if isinstance(number, int) and picture.classes
-        else str(number)
-    }
+    if isinstance(label, int) and picture.classes:
+        return {"label": picture.classes[label]}
+    return {"label": str(label)}
 
 
 def list_records(path: Path, check: PictureCheck) -> Iterator[tuple[str, Record]]:
-    """Records whose column "image" (or "file_name", "path") names a file, relative to the list."""
+    """Yield records whose column "image" (or "file_name", "path") names a file,
+    relative to the list.
+    """
     for line, record in records(path):
-        named = (
-            next(
-                (
-                    record[key]
-                    for key in ("image", "file_name", "path")
-                    if record.get(key)
-                ),
-                None,
-            )
-            if isinstance(record, dict)
-            else None
-        )
-        place = f"{path}:{line}"
-        if not isinstance(named, str):
-            yield (
-                place,
-                {
-                    "problem": [
-                        say('no "image".', "缺少 image。"),
-                        '{"image": "photos/a.jpg", ...}',
-                    ]
-                },
-            )
+        name = _file_name(record)
+        if isinstance(name, str):
+            columns = {**record, **check(path.parent / name)}
         else:
-            yield place, {**record, **check(path.parent / named)}
+            what = say('no "image".', "缺少 image。")
+            columns = {"problem": [what, '{"image": "photos/a.jpg", ...}']}
+        yield f"{path}:{line}", columns
+
+
+def _file_name(record: Any) -> Any:
+    if isinstance(record, dict):
+        for column in FILE_COLUMNS:
+            if record.get(column):
+                return record[column]
+    return None
 
 
 class PictureCheck:
-    """A picture, opened once and kept in a place of its own where it has none: path,
-    digest, size; or what is wrong with it.
+    """Opens each picture once. Returns its path, digest and size, or what is wrong.
 
-    Files whose size and time are as they were are not opened again.
+    What came as bytes or pixels is written to a file. Files whose size and time are as
+    they were are not opened again.
     """
 
-    def __init__(self, known: dict[str, list[Any]]) -> None:
-        self.known, self.fresh = known, dict[str, list[Any]]()
+    def __init__(self, remembered: dict[str, list[Any]]) -> None:
+        """remembered: [size, time, digest, width, height] by path, or by digest for
+        what has no file of its own.
+        """
+        self.remembered = remembered
+        self.fresh = dict[str, list[Any]]()
 
     def __call__(self, content: Path | bytes | np.ndarray) -> dict[str, Any]:
         try:
             with quiet():
-                return (
-                    self._file(content.absolute())
-                    if isinstance(content, Path)
-                    else self._kept(content)
-                )
+                if isinstance(content, Path):
+                    return self._file(content.absolute())
+                return self._without_file(content)
         except Unusable as error:
-            return {
-                "image": str(content) if isinstance(content, Path) else "",
-                "problem": [error.what, error.remedy],
-            }
+            image = str(content) if isinstance(content, Path) else ""
+            return {"image": image, "problem": [error.what, error.remedy]}
 
     def _file(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
@@ -142,43 +140,39 @@ class PictureCheck:
                     "请修正路径，或去掉该记录。",
                 ),
             )
-        state = path.stat()
-        now = [state.st_size, state.st_mtime_ns]
-        found = self.known.get(str(path))
-        if found is None or found[:2] != now:
-            found = self.fresh[str(path)] = [*now, _digest(path), *_sound_size(path)]
-        return {
-            "image": str(path),
-            "digest": found[2],
-            "width": found[3],
-            "height": found[4],
-        }
+        stat = path.stat()
+        state = [stat.st_size, stat.st_mtime_ns]
+        entry = self.remembered.get(str(path))
+        if entry is None or entry[:2] != state:
+            entry = [*state, _digest(path), *_sound_size(path)]
+            self.fresh[str(path)] = entry
+        return _columns(path, entry)
 
-    def _kept(self, content: bytes | np.ndarray) -> dict[str, Any]:
-        raw = (
-            content
-            if isinstance(content, bytes)
-            else repr(content.shape).encode() + content.tobytes()
-        )
+    def _without_file(self, content: bytes | np.ndarray) -> dict[str, Any]:
+        raw = content
+        if not isinstance(raw, bytes):
+            raw = repr(raw.shape).encode() + raw.tobytes()
         digest = hashlib.sha256(raw).hexdigest()
-        target = home() / "examples" / "pictures" / digest[:2] / f"{digest[2:40]}.png"
-        found = self.known.get(digest)
-        if found is None or not target.exists():
+        folder = home() / "examples" / "pictures" / digest[:2]
+        target = folder / f"{digest[2:40]}.png"
+        entry = self.remembered.get(digest)
+        if entry is None or not target.exists():
             picture = open_picture(content).pixels
             _write(picture, target)
-            found = self.fresh[digest] = [0, 0, digest, *picture.size]
-        return {
-            "image": str(target),
-            "digest": digest,
-            "width": found[3],
-            "height": found[4],
-        }
+            entry = [0, 0, digest, *picture.size]
+            self.fresh[digest] = entry
+        return _columns(target, entry)
 
 
-def _write(picture: Any, target: Path) -> None:
-    """Whole or not at all, but without waiting for the disk at every one of many small
-    files: what a power cut takes is written again, since it is only known after all of
-    them (`picture_check`).
+def _columns(path: Path, entry: list[Any]) -> dict[str, Any]:
+    _, _, digest, width, height = entry
+    return {"image": str(path), "digest": digest, "width": width, "height": height}
+
+
+def _write(picture: Image.Image, target: Path) -> None:
+    """Write a picture whole or not at all, but without waiting for the disk at every
+    one of many small files: what a power cut takes is written again, since it is only
+    remembered after all of them (`picture_check`).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(f".{os.getpid()}.part")
@@ -188,15 +182,15 @@ def _write(picture: Any, target: Path) -> None:
 
 def _sound_size(path: Path) -> tuple[int, int]:
     """Width and height of a picture that decodes to its end, upright."""
-    opened = open_picture(path, CHECK)
+    opened = open_picture(path, CHECK_SIDE)
     if not opened.kind.startswith("JPEG"):
         return opened.pixels.size
     from PIL import Image
 
     with Image.open(path) as header:  # what was decoded may be a part of the size
         width, height = header.size
-        turned = header.getexif().get(0x0112, 1) >= 5
-    return (height, width) if turned else (width, height)
+        is_rotated = header.getexif().get(ORIENTATION, 1) >= 5
+    return (height, width) if is_rotated else (width, height)
 
 
 def _digest(path: Path) -> str:
@@ -206,21 +200,25 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def picture_check() -> Iterator[PictureCheck]:
-    """What was checked before is remembered under $MIAOBI_HOME/examples."""
-    target = home() / "examples" / "pictures.json"
-    check = PictureCheck(
-        json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
-    )
+    """Yield a check that remembers earlier ones, under $MIAOBI_HOME/examples."""
+    memory = home() / "examples" / "pictures.json"
+    remembered = dict[str, list[Any]]()
+    if memory.exists():
+        remembered = json.loads(memory.read_text(encoding="utf-8"))
+    check = PictureCheck(remembered)
     try:
         yield check
     finally:
-        if any(check.known.get(key) != value for key, value in check.fresh.items()):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_text(target, json.dumps({**check.known, **check.fresh}))
+        if any(remembered.get(key) != entry for key, entry in check.fresh.items()):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_text(memory, json.dumps({**remembered, **check.fresh}))
 
 
 def picture_of(record: Record, example: str) -> dict[str, Any]:
-    """The picture's columns of a record: image, digest, width, height. Raises Unusable."""
+    """Return the picture's columns of a record: image, digest, width, height.
+
+    Raises Unusable, with `example` as the remedy where there is no picture.
+    """
     if "problem" in record:
         raise Unusable(*record["problem"])
     if not record.get("image"):
@@ -229,11 +227,16 @@ def picture_of(record: Record, example: str) -> dict[str, Any]:
 
 
 def picture_columns(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The picture's columns of an example: the question of every task about pictures."""
+    """Return the picture's columns of an example: the question of every task about
+    pictures.
+    """
     return {key: columns[key] for key in COLUMNS}
 
 
 def no_pictures(path: str, expected: tuple[str, str]) -> BadInput:
+    """Return the error for data of another kind; `expected` is the remedy in English
+    and in Chinese.
+    """
     return BadInput(
         say(
             f"{path} holds no labelled pictures of this kind.",

@@ -1,12 +1,11 @@
 """The pack `emoji-scenes`: scenes composed of the emoji pack's pictures, with boxes and
 masks exact by construction.
 
-Composed, not photographed: one to four emoji of six kinds, turned, mirrored, 28 to 56
-    pixels large, on plain, graded or noisy grounds of 96 pixels. A box is the smallest
-    around the pixels that are at least half opaque and not covered; a mask names the
-    kind of each pixel. The same emoji occur in training and in held-out scenes, in
-    other sizes, turns, places and company: what is learned is finding them, not knowing
-    new ones.
+Composed, not photographed: one to four emoji of six kinds, rotated, mirrored, 28 to 56
+pixels large, on plain, graded or noisy grounds of 96 pixels. A box is the smallest
+around the pixels that are at least half opaque and not covered; a mask names the kind
+of each pixel. The same emoji occur in training and in held-out scenes, in other sizes,
+angles, positions and company: what is learned is finding them, not recognising new ones.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,8 +21,24 @@ from miaobi.core.files import home, write_beside
 from miaobi.data import packs
 from miaobi.data.cache import locked_folder
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SCENES = "emoji-scenes"
-COUNT, SIDE, SMALLEST, LARGEST, MOST = 1600, 96, 28, 56, 4
+COUNT = 1600
+SIDE = 96
+"""Pixels of a scene's side."""
+SMALLEST, LARGEST = 28, 56
+"""Pixels of an emoji's longer side."""
+SHORTEST = 8
+"""Pixels of an emoji's side, at least."""
+MOST = 4
+"""Emoji in a scene."""
+OPAQUE = 128
+"""Alpha from which a pixel belongs to an emoji."""
+MOST_COVERED = 0.15
+"""Share of another emoji's pixels that one may hide."""
+MAX_DEGREES = 25
 VERSION = 1
 BACKGROUND = "background"
 KINDS = {
@@ -59,50 +74,48 @@ KINDS = {
 CLASSES = (BACKGROUND, *KINDS)
 
 
+Sprites = dict[str, list["Image.Image"]]
+"""By kind, its emoji as RGBA pictures."""
+
+
 def scenes(count: int = COUNT) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, {"image", "mask", "objects"}) of every scene; composed once and kept
-    under $MIAOBI_HOME/examples.
+    """Yield (location, {"image", "mask", "objects"}) of every scene.
+
+    They are composed once and kept under $MIAOBI_HOME/examples.
     """
     root = home() / "examples"
     root.mkdir(parents=True, exist_ok=True)
     with locked_folder(root, f"{SCENES}-{VERSION}-{count}") as folder:
         if not folder.exists():
-            sprites = _sprites()
-            with write_beside(folder) as draft:
-                draft.mkdir()
-                lines = [_write(draft, number, sprites) for number in range(count)]
-                (draft / "scenes.jsonl").write_text(
-                    "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
-                )
-    for number, line in enumerate(
-        (folder / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
-    ):
+            _compose_all(folder, count)
+    text = (folder / "scenes.jsonl").read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines()):
         scene = json.loads(line)
-        yield (
-            f"{SCENES}:{number}",
-            {
-                **scene,
-                "image": str(folder / scene["image"]),
-                "mask": str(folder / scene["mask"]),
-            },
-        )
+        scene["image"] = str(folder / scene["image"])
+        scene["mask"] = str(folder / scene["mask"])
+        yield f"{SCENES}:{number}", scene
 
 
-def _write(folder: Path, number: int, sprites: dict[str, list[Any]]) -> dict[str, Any]:
+def _compose_all(folder: Path, count: int) -> None:
+    sprites = _sprites()
+    with write_beside(folder) as draft:
+        draft.mkdir()
+        entries = [_write(draft, number, sprites) for number in range(count)]
+        text = "".join(json.dumps(entry) + "\n" for entry in entries)
+        (draft / "scenes.jsonl").write_text(text, encoding="utf-8")
+
+
+def _write(folder: Path, number: int, sprites: Sprites) -> dict[str, Any]:
     from PIL import Image
 
     pixels, mask, objects = compose(sprites, number)
-    Image.fromarray(pixels).save(folder / f"{number:05}.png", compress_level=1)
-    Image.fromarray(mask).save(folder / f"{number:05}.mask.png")
-    return {
-        "image": f"{number:05}.png",
-        "mask": f"{number:05}.mask.png",
-        "objects": objects,
-    }
+    image_name, mask_name = f"{number:05}.png", f"{number:05}.mask.png"
+    Image.fromarray(pixels).save(folder / image_name, compress_level=1)
+    Image.fromarray(mask).save(folder / mask_name)
+    return {"image": image_name, "mask": mask_name, "objects": objects}
 
 
-def _sprites() -> dict[str, list[Any]]:
-    """By kind, its emoji as RGBA pictures."""
+def _sprites() -> Sprites:
     from PIL import Image
 
     folder = packs.path("emoji") / "package/img/google/64"
@@ -113,10 +126,12 @@ def _sprites() -> dict[str, list[Any]]:
 
 
 def compose(
-    sprites: dict[str, list[Any]], number: int
+    sprites: Sprites, number: int
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
-    """Scene `number`: pixels uint8 [SIDE, SIDE, 3], class numbers uint8 [SIDE, SIDE],
-    and its objects. The same every time.
+    """Compose scene `number`, the same every time.
+
+    Returns:
+        pixels uint8 [SIDE, SIDE, 3], class numbers uint8 [SIDE, SIDE], and its objects
     """
     draw = np.random.default_rng([VERSION, number])
     canvas = _ground(draw)
@@ -124,69 +139,69 @@ def compose(
     kinds = list[str]()
     for _ in range(int(draw.integers(1, MOST + 1))):
         kind = list(sprites)[int(draw.integers(len(sprites)))]
-        sprite = _turned(sprites[kind][int(draw.integers(len(sprites[kind])))], draw)
-        left, top = (int(draw.integers(0, SIDE - side + 1)) for side in sprite.size)
-        layer = np.zeros((SIDE, SIDE, 4), np.float32)
-        layer[top : top + sprite.height, left : left + sprite.width] = np.asarray(
-            sprite
-        )
-        solid = layer[..., 3] >= 128
-        if (owner[solid] >= 0).mean() > 0.15:
-            continue  # it would cover another
+        sprite = sprites[kind][int(draw.integers(len(sprites[kind])))]
+        layer = _layer(_transformed(sprite, draw), draw)
+        opaque = layer[..., 3] >= OPAQUE
+        if (owner[opaque] >= 0).mean() > MOST_COVERED:
+            continue
         alpha = layer[..., 3:] / 255
         canvas = canvas * (1 - alpha) + layer[..., :3] * alpha
-        owner[solid] = len(kinds)
+        owner[opaque] = len(kinds)
         kinds.append(kind)
-    mask = np.array([0, *(CLASSES.index(kind) for kind in kinds)], np.uint8)[owner + 1]
-    return (
-        canvas.round().clip(0, 255).astype(np.uint8),
-        mask,
-        [
-            {"label": kind, "box": _around(owner == place)}
-            for place, kind in enumerate(kinds)
-        ],
-    )
-
-
-def _around(inside: np.ndarray) -> list[int]:
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    return [
-        int(columns[0]),
-        int(rows[0]),
-        int(columns[-1] - columns[0] + 1),
-        int(rows[-1] - rows[0] + 1),
+    numbers = [0, *(CLASSES.index(kind) for kind in kinds)]
+    mask = np.array(numbers, np.uint8)[owner + 1]
+    objects = [
+        {"label": kind, "box": _box_around(owner == number)}
+        for number, kind in enumerate(kinds)
     ]
+    return canvas.round().clip(0, 255).astype(np.uint8), mask, objects
 
 
-def _turned(sprite: Any, draw: np.random.Generator) -> Any:
+def _layer(sprite: Image.Image, draw: np.random.Generator) -> np.ndarray:
+    """An emoji anywhere in the scene, RGBA float32 [SIDE, SIDE, 4]."""
+    width, height = sprite.size
+    left = int(draw.integers(0, SIDE - width + 1))
+    top = int(draw.integers(0, SIDE - height + 1))
+    layer = np.zeros((SIDE, SIDE, 4), np.float32)
+    layer[top : top + height, left : left + width] = np.asarray(sprite)
+    return layer
+
+
+def _box_around(inside: np.ndarray) -> list[int]:
+    """[left, top, width, height] of the pixels that are true in bool [H, W]."""
+    rows = np.flatnonzero(inside.any(1))
+    columns = np.flatnonzero(inside.any(0))
+    left, right = int(columns[0]), int(columns[-1])
+    top, bottom = int(rows[0]), int(rows[-1])
+    return [left, top, right - left + 1, bottom - top + 1]
+
+
+def _transformed(sprite: Image.Image, draw: np.random.Generator) -> Image.Image:
+    """An emoji mirrored or not, rotated, cut to its opaque pixels and scaled."""
     from PIL import Image
 
     side = int(draw.integers(SMALLEST, LARGEST + 1))
     if draw.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    sprite = sprite.rotate(draw.uniform(-25, 25), Image.Resampling.BICUBIC, expand=True)
-    sprite = sprite.crop(
-        sprite.getchannel("A").point(lambda value: 255 * (value >= 128)).getbbox()
-    )
+    degrees = draw.uniform(-MAX_DEGREES, MAX_DEGREES)
+    sprite = sprite.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+    opaque = sprite.getchannel("A").point(lambda value: 255 * (value >= OPAQUE))
+    sprite = sprite.crop(opaque.getbbox())
     scale = side / max(sprite.size)
-    return sprite.resize(
-        (max(8, round(sprite.width * scale)), max(8, round(sprite.height * scale))),
-        Image.Resampling.LANCZOS,
-    )
+    width = max(SHORTEST, round(sprite.width * scale))
+    height = max(SHORTEST, round(sprite.height * scale))
+    return sprite.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _ground(draw: np.random.Generator) -> np.ndarray:
     """float32 [SIDE, SIDE, 3]: one colour, or a gradient between two, with more or less noise."""
     first, second = draw.uniform(0, 255, (2, 3))
-    share = (
-        np.linspace(0, 1, SIDE)[:, None, None]
-        if draw.random() < 0.5
-        else np.linspace(0, 1, SIDE)[None, :, None]
-    )
-    ground = first + (second - first) * share * (draw.random() < 0.7)
-    noise = draw.choice([0.0, 8.0, 24.0]) * draw.standard_normal((SIDE, SIDE, 3))
-    return (
-        (np.broadcast_to(ground, (SIDE, SIDE, 3)) + noise)
-        .clip(0, 255)
-        .astype(np.float32)
-    )
+    share = np.linspace(0, 1, SIDE)
+    is_vertical = draw.random() < 0.5
+    share = share[:, None, None] if is_vertical else share[None, :, None]
+    is_graded = draw.random() < 0.7
+    ground = first + (second - first) * share * is_graded
+    strength = draw.choice([0.0, 8.0, 24.0])
+    noise = strength * draw.standard_normal((SIDE, SIDE, 3))
+    noisy: np.ndarray = np.broadcast_to(ground, (SIDE, SIDE, 3)) + noise
+    return noisy.clip(0, 255).astype(np.float32)

@@ -15,26 +15,16 @@ from miaobi.data.labelled import texts
 
 
 def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, {"question", "context", "answers"}). Raises BadInput."""
+    """Yield (location, {"question", "context", "answers"}). Raises BadInput."""
     file = Path(path).expanduser()
-    nested = (
-        _nested(file) if path and file.suffix == ".json" and file.is_file() else None
-    )
-    if nested is None:
+    articles = None
+    if path and file.suffix == ".json" and file.is_file():
+        articles = _articles(file)
+    if articles is None:
         yield from texts.texts(path, pack)
         return
     try:
-        for article in nested:
-            for paragraph in article["paragraphs"]:
-                for item in paragraph["qas"]:
-                    yield (
-                        f"{file}#{item.get('id', '')}",
-                        {
-                            "question": item["question"],
-                            "context": paragraph["context"],
-                            "answers": item.get("answers", []),
-                        },
-                    )
+        yield from _questions(file, articles)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             say(
@@ -47,14 +37,25 @@ def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         ) from None
 
 
-def _nested(file: Path) -> list[Any] | None:
+def _articles(file: Path) -> list[Any] | None:
     """The articles of a SQuAD file; None for any other."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, ValueError):
         return None
-    return (
-        found["data"]
-        if isinstance(found, dict) and isinstance(found.get("data"), list)
-        else None
-    )
+    articles = content.get("data") if isinstance(content, dict) else None
+    return articles if isinstance(articles, list) else None
+
+
+def _questions(
+    file: Path, articles: list[Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for item in paragraph["qas"]:
+                record = {
+                    "question": item["question"],
+                    "context": paragraph["context"],
+                    "answers": item.get("answers", []),
+                }
+                yield f"{file}#{item.get('id', '')}", record

@@ -16,48 +16,54 @@ from miaobi.data.encoding import numbered_lines
 from miaobi.data.labelled import texts
 
 ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".bmes", ".txt")
+COMMENTS = ("-DOCSTART-", "# ")
 
 
 def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, {"tokens", "tags"}) of CoNLL files, by their endings; other records as
-    they are. Raises BadInput.
+    """Yield (location, {"tokens", "tags"}) of CoNLL files, by their endings; other
+    records as they are. Raises BadInput.
     """
-    place = Path(path).expanduser()
-    files = (
-        sorted(file for file in place.rglob("*") if file.suffix in ENDINGS)
-        if place.is_dir() and path
-        else [place]
-        if place.suffix in ENDINGS
-        else []
-    )
-    if pack or not files:
+    files = [] if pack else _files(Path(path).expanduser(), path)
+    if not files:
         yield from texts.texts(path, pack)
         return
     for file in files:
         yield from _sentences(file)
 
 
+def _files(path: Path, name: str) -> list[Path]:
+    """The CoNLL files that a path is or holds; `name` is the path as it was written."""
+    if path.is_dir() and name:
+        return sorted(file for file in path.rglob("*") if file.suffix in ENDINGS)
+    return [path] if path.suffix in ENDINGS else []
+
+
 def _sentences(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     tokens, tags, first = list[str](), list[str](), 1
     for number, line in numbered_lines(file):
-        parts = line.split()
-        if parts and not line.startswith(("-DOCSTART-", "# ")):
-            if len(parts) < 2:
-                raise BadInput(
-                    say(
-                        f"{file}:{number}: a word without a tag: {line.strip()!r}.",
-                        f"{file}:{number}：词没有标签：{line.strip()!r}。",
-                    ),
-                    say(
-                        "A line is a word and its tag, with a blank or a tab between.",
-                        "每行应为一个词与其标签，以空格或制表符分隔。",
-                    ),
-                )
-            first = number if not tokens else first
-            tokens.append(parts[0])
-            tags.append(parts[-1])
+        columns = line.split()
+        if columns and not line.startswith(COMMENTS):
+            if len(columns) < 2:
+                raise _without_tag(file, number, line)
+            if not tokens:
+                first = number
+            tokens.append(columns[0])
+            tags.append(columns[-1])
         elif tokens:
             yield f"{file}:{first}", {"tokens": tokens, "tags": tags}
             tokens, tags = [], []
     if tokens:
         yield f"{file}:{first}", {"tokens": tokens, "tags": tags}
+
+
+def _without_tag(file: Path, number: int, line: str) -> BadInput:
+    return BadInput(
+        say(
+            f"{file}:{number}: a word without a tag: {line.strip()!r}.",
+            f"{file}:{number}：词没有标签：{line.strip()!r}。",
+        ),
+        say(
+            "A line is a word and its tag, with a blank or a tab between.",
+            "每行应为一个词与其标签，以空格或制表符分隔。",
+        ),
+    )

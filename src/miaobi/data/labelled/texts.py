@@ -1,4 +1,4 @@
-"""Readers of labelled examples: (place, record) pairs, in the names people gave the columns."""
+"""The `texts` reader: records of text files and of text packs."""
 
 from __future__ import annotations
 
@@ -7,35 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.data import packs
+from miaobi.data.text.documents import Document
 from miaobi.data.text.files import files_in, records
 
 
 def texts(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Records of JSONL, JSON, CSV, Parquet files, or of a text pack. Raises BadInput at
-    the first line that cannot be read.
+    """Yield (location, record) of JSONL, JSON, CSV, Parquet files, or of a text pack.
+
+    Raises BadInput at the first line that cannot be read.
     """
     if pack:
         for number, document in enumerate(packs.read(pack), 1):
-            messages = (
-                {
-                    "messages": [
-                        {"role": role, "content": content}
-                        for role, content in document.messages
-                    ]
-                }
-                if document.messages
-                else {}
-            )
-            prompt = (
-                {"prompt": document.prompt, "completion": document.text}
-                if document.prompt
-                else {}
-            )
-            yield (
-                f"{pack}:{number}",
-                {"text": document.text, **prompt, **messages, **document.meta},
-            )
+            yield f"{pack}:{number}", _record(document)
         return
     for file in files_in(Path(path).expanduser()):
         for line, record in records(file):
             yield f"{file}:{line}", record
+
+
+def _record(document: Document) -> Mapping[str, Any]:
+    """A document's columns, as a file would have them."""
+    record: dict[str, Any] = {"text": document.text}
+    if document.prompt:
+        record["prompt"] = document.prompt
+        record["completion"] = document.text
+    if document.messages:
+        record["messages"] = [message._asdict() for message in document.messages]
+    return {**record, **document.meta}
