@@ -514,7 +514,9 @@ def test_many_threads_check_at_once(flower: np.ndarray, ramp: np.ndarray) -> Non
 
 @pytest.mark.parametrize("name", ["opennsfw", "efficientnet-lite0"])
 def test_models_that_judge_are_not_opened_as_makers(name: str) -> None:
-    with pytest.raises(Unsupported, match=f"{name} judges pictures and makes nothing"):
+    with pytest.raises(
+        Unsupported, match=f"{name} evaluates pictures and generates nothing"
+    ):
         miaobi.load(name)
 
 

@@ -1,4 +1,5 @@
-"""A pretrained base: where it lies, what it is, and its identity, which an adapter remembers.
+"""A pretrained base: its folder, its configuration, and its identity, which an adapter
+refers to.
 
 A GGUF is turned into a Transformers folder once (dequantised, under
 $MIAOBI_HOME/converted), so that the rest knows one layout.
@@ -29,23 +30,23 @@ if TYPE_CHECKING:
 
 
 USE = "use-multilingual"
-"""The packaged sentence encoder, and the model_type of what was made from it: a
+"""The packaged sentence encoder, and the model_type of what was tuned from it: a
 Transformers model that is written in models/use.
 """
-
-
 FORMAT = 2
-"""Of what a GGUF is unpacked to; 2: with the file's own rule of cutting words. What
-older ones unpacked is not read.
+"""Of the folder that a GGUF is unpacked to. 2: with the file's own pre-tokenizer; folders
+of older formats are not read.
 """
 
 
 @dataclass(frozen=True)
 class Base:
+    """A pretrained model to be tuned."""
+
     weights: Weights
     folder: Path
-    """A Transformers, Diffusers or bundle folder; for a packaged part
-    (efficientnet-lite0), its file; then weights.format is "part".
+    """A Transformers, Diffusers or bundle folder; the file of a packaged part
+    (efficientnet-lite0), whose weights.format is "part".
     """
 
     @property
@@ -54,40 +55,38 @@ class Base:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json; empty for what has none."""
-        return (
-            read_json(self.folder / "config.json")
-            if (self.folder / "config.json").exists()
-            else {}
-        )
+        """config.json; empty where there is none."""
+        path = self.folder / "config.json"
+        return read_json(path) if path.exists() else {}
 
     @cached_property
     def identity(self) -> str:
         """SHA-256 over the weights: an adapter belongs to these and no others."""
+        files = [self.folder]
+        if self.folder.is_dir():
+            files = sorted(self.folder.rglob("*.safetensors"))
         digest = hashlib.sha256()
-        for file in (
-            sorted(self.folder.rglob("*.safetensors"))
-            if self.folder.is_dir()
-            else [self.folder]
-        ):
-            digest.update(_digest(file, file.stat().st_size, file.stat().st_mtime_ns))
+        for file in files:
+            facts = file.stat()
+            digest.update(_digest(file, facts.st_size, facts.st_mtime_ns))
         return digest.hexdigest()
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The base's own, in Transformers' fast form. Raises Unsupported where it has none."""
+        """Its own, in Transformers' fast form. Raises Unsupported where it has none."""
         from transformers import AutoTokenizer
 
-        self._made_known()
+        self._register()
         try:
             return AutoTokenizer.from_pretrained(
                 self.folder, local_files_only=True, use_fast=True
             )
         except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
             raise Unsupported(
                 say(
-                    f"{self.name} has no tokenizer that Transformers can read: {str(error).splitlines()[0]}",
-                    f"{self.name} 没有 Transformers 可读取的分词器：{str(error).splitlines()[0]}",
+                    f"{self.name} has no tokenizer that Transformers can read: {reason}",
+                    f"{self.name} 没有 Transformers 可读取的分词器：{reason}",
                 ),
                 say(
                     "Choose a base of this task's kind.", "请选用适合该任务的基础模型。"
@@ -96,24 +95,29 @@ class Base:
 
     @cached_property
     def template(self) -> chat.ChatTemplate | None:
+        """Its chat template, if it has one."""
         return chat.from_folder(self.folder)
 
-    def _made_known(self) -> None:
+    def _register(self) -> None:
+        """Make a model of models/use known to Transformers."""
         if self.config.get("model_type") == USE:
-            import_module(
-                "miaobi.models.use.questions"
-            )  # registers all its classes with Transformers
+            # The module registers its own class and those that it imports.
+            import_module("miaobi.models.use.questions")
 
     def model(self, auto: Any, **settings: Any) -> nn.Module:
-        """The weights in one of Transformers' Auto classes, float32, safetensors only.
-        `settings` override config.json.
+        """Return the weights in float32, of safetensors only.
+
+        Args:
+            auto: one of Transformers' Auto classes.
+            settings: override config.json.
         """
         refuse_foreign_code(self.config, self.name)
-        self._made_known()
+        self._register()
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # its report of a head that is new is what the preview and the report say already
+        # Its report of a new head repeats what the preview and the report say.
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         loaded: nn.Module = auto.from_pretrained(
             self.folder,
             dtype="float32",
@@ -126,30 +130,25 @@ class Base:
 
 @lru_cache(maxsize=64)
 def _digest(file: Path, size: int, changed: int) -> bytes:
-    """SHA-256 of a file; asked for again only when it was written to since, as its size
-    or time tells.
-    """
+    """Return the SHA-256 of a file, read again only when its size or time changed."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").digest()
 
 
 def open_base(name: str) -> Base:
-    """The base that `name` means: a pack, a model in the store, a path, a hub id.
-    Raises NotFound with the nearest names.
+    """Return the base called `name`: a pack, a model in the store, a path, a hub id.
+
+    Raises NotFound with the nearest names, Unsupported for what cannot be tuned.
     """
-    known = packs.catalogue().get(name)
-    if known is not None and known.format == "base":
+    pack = packs.catalogue().get(name)
+    if pack is not None and pack.format in ("base", "part"):
+        path = packs.path(name)
+        if pack.format == "part":
+            return Base(Weights("part", str(path), name, modality="labels"), path)
         from miaobi.models import use  # the only one so far
 
-        return Base(
-            Weights("transformers", str(packs.path(name)), name, modality="labels"),
-            use.unpacked(),
-        )
-    if known is not None and known.format == "part":
-        return Base(
-            Weights("part", str(packs.path(name)), name, modality="labels"),
-            packs.path(name),
-        )
+        weights = Weights("transformers", str(path), name, modality="labels")
+        return Base(weights, use.unpacked())
     weights = find(name)
     if weights.format == "gguf":
         return Base(weights, _dequantised(weights))
@@ -168,47 +167,51 @@ def open_base(name: str) -> Base:
 
 
 def _dequantised(weights: Weights) -> Path:
-    """A GGUF as a Transformers folder in float32; told by size and time, since hashing
-    gigabytes takes long.
+    """Return a GGUF as a Transformers folder in float32, unpacked on first use.
+
+    The file is identified by size and time, since hashing gigabytes takes long.
     """
-    facts = weights.path.stat()
-    digest = hashlib.sha256(
-        f"transformers {FORMAT} {weights.path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()
-    ).hexdigest()[:24]
+    path = weights.path
+    facts = path.stat()
+    identity = (
+        f"transformers {FORMAT} {path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    )
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
     target = home() / "converted" / digest / "transformers"
-    if target.exists():
-        return target
+    if not target.exists():
+        print(
+            say(
+                f"Unpacking {weights.name} for training, once ...",
+                f"正在为训练解包 {weights.name}（仅此一次）...",
+            ),
+            file=sys.stderr,
+        )
+        _dequantise(path, target)
+        bundle.check_safetensors(target / "model.safetensors")
+    return target
+
+
+def _dequantise(path: Path, target: Path) -> None:
+    """Write the Transformers folder of a GGUF file."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    print(
-        say(
-            f"Unpacking {weights.name} for training, once ...",
-            f"正在为训练解包 {weights.name}（仅此一次）...",
-        ),
-        file=sys.stderr,
-    )
     where = {
-        "pretrained_model_name_or_path": str(weights.path.parent),
-        "gguf_file": weights.path.name,
+        "pretrained_model_name_or_path": str(path.parent),
+        "gguf_file": path.name,
     }
     model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
-    model.hf_quantizer, model.is_quantized = (
-        None,
-        False,
-    )  # the weights are plain numbers by now
+    # The weights are plain numbers by now.
+    model.hf_quantizer = None
+    model.is_quantized = False
     del model.config.quantization_config
     with write_beside(target) as draft:
         model.save_pretrained(draft)
-        words: Any = AutoTokenizer.from_pretrained(**where)
-        metadata = gguf.read(weights.path).metadata
-        if (
-            metadata.get("tokenizer.ggml.model") == "gpt2"
-        ):  # Transformers cuts words by GPT-2's rule, whatever the file says
-            words.backend_tokenizer.pre_tokenizer = pre_tokenizer_of(
-                metadata.get("tokenizer.ggml.pre", "default"), weights.path
-            )
-        words.save_pretrained(draft)
-    bundle.check_safetensors(target / "model.safetensors")
-    return target
+        tokenizer: Any = AutoTokenizer.from_pretrained(**where)
+        metadata = gguf.read(path).metadata
+        # Transformers takes GPT-2's pre-tokenizer, whatever the file says.
+        if metadata.get("tokenizer.ggml.model") == "gpt2":
+            name = metadata.get("tokenizer.ggml.pre", "default")
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer_of(name, path)
+        tokenizer.save_pretrained(draft)

@@ -1,9 +1,9 @@
-"""Chat templates: one renderer for all engines, so that a model is asked the same way
+"""Chat templates: one renderer for all engines, so that a model is prompted the same way
 wherever it runs.
 
-A template is a Jinja program that came with the weights, so it runs in Jinja's
-immutable sandbox: no attributes behind underscores, no changing of what it is given.
-Set up as Transformers does (`apply_chat_template`).
+A template is a Jinja program that came with the weights, so it runs in Jinja's immutable
+sandbox: no attributes behind underscores, no changes to its arguments. The environment is
+that of Transformers' `apply_chat_template`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from miaobi.core.language import say
 from miaobi.models.weights import read_json
 
 SPOKEN, SILENT = "\ufdd0", "\ufdd1"
-"""Unicode's noncharacters, which no text holds: around what the assistant says, in a
-rendering that was asked for with `marked`.
+"""Noncharacters of Unicode, which no text holds: before and after what the assistant says,
+in a rendering with `marked`.
 """
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
+    """A model's template, with the special tokens that it may insert."""
+
     source: str
     bos_token: str = ""
     eos_token: str = ""
@@ -41,12 +43,11 @@ class ChatTemplate:
 
     @cached_property
     def supports_tools(self) -> bool:
-        """Whether it tells the model of tools when it is given some."""
+        """Whether it describes tools to the model."""
         from jinja2 import meta
 
-        return "tools" in meta.find_undeclared_variables(
-            self._compiled.environment.parse(self.source)
-        )
+        program = self._compiled.environment.parse(self.source)
+        return "tools" in meta.find_undeclared_variables(program)
 
     @cached_property
     def _compiled(self) -> Any:
@@ -57,6 +58,7 @@ class ChatTemplate:
         return self._program(marked=True)
 
     def _program(self, marked: bool) -> Any:
+        """Return the compiled template. Raises Damaged."""
         from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -93,36 +95,31 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         marked: bool = False,
     ) -> str:
-        """The conversation as the model saw such in training. Raises BadInput for what
-        the template refuses.
+        """Return the conversation as the model saw conversations in training.
 
-        marked: what the template wraps in {% generation %} stands between SPOKEN and
-            SILENT (a template may have none).
+        Raises BadInput for what the template refuses.
+
+        Args:
+            messages: {"role": ..., "content": ...}, in order.
+            add_generation_prompt: whether an answer of the assistant begins at the end.
+            tools: JSON schemas of functions that the model may call.
+            marked: put what the template wraps in {% generation %} between SPOKEN and
+                SILENT (a template may have none).
         """
-        from jinja2 import TemplateError
-
         check_messages(messages)
+        program = self._marking if marked else self._compiled
         try:
-            return str(
-                (self._marking if marked else self._compiled).render(
-                    messages=[_plain(message) for message in messages],
-                    tools=tools,
-                    documents=None,
-                    add_generation_prompt=add_generation_prompt,
-                    bos_token=self.bos_token,
-                    eos_token=self.eos_token,
-                )
+            text: str = program.render(
+                messages=[_plain(message) for message in messages],
+                tools=tools,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self.bos_token,
+                eos_token=self.eos_token,
             )
-        except (
-            TemplateError,
-            TypeError,
-            ArithmeticError,
-            LookupError,
-            AttributeError,
-            ValueError,
-        ) as error:
-            if isinstance(error, BadInput):
-                raise
+        except BadInput:
+            raise
+        except _template_errors() as error:
             raise BadInput(
                 say(
                     f"The model's chat template refuses this conversation: {error}.",
@@ -133,11 +130,27 @@ class ChatTemplate:
                     "请检查消息的角色与内容，或使用原始提示（--raw）。",
                 ),
             ) from None
+        return text
+
+
+def _template_errors() -> tuple[type[Exception], ...]:
+    """Return what a template may raise: its own errors, or those of its expressions."""
+    from jinja2 import TemplateError
+
+    return (
+        TemplateError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        ValueError,
+    )
 
 
 def _generation(marked: bool) -> Any:
-    """The tag {% generation %} ... {% endgeneration %}, Transformers' own, by which
-    templates tell what the assistant says.
+    """Return Transformers' tag {% generation %}, around what the assistant says.
+
+    marked: whether it puts SPOKEN and SILENT around its contents.
     """
     from jinja2 import nodes
     from jinja2.ext import Extension
@@ -147,14 +160,13 @@ def _generation(marked: bool) -> Any:
         tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
+            number = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            around = (
-                [nodes.Output([nodes.TemplateData(mark)]) for mark in (SPOKEN, SILENT)]
-                if marked
-                else []
-            )
-            return nodes.Scope([*around[:1], *body, *around[1:]]).set_lineno(line)
+            if marked:
+                first = nodes.Output([nodes.TemplateData(SPOKEN)])
+                last = nodes.Output([nodes.TemplateData(SILENT)])
+                body = [first, *body, last]
+            return nodes.Scope(body).set_lineno(number)
 
     return Generation
 
@@ -172,7 +184,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
+    """Return JSON without escapes of HTML, which Jinja's own filter makes."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -184,20 +196,20 @@ def _to_json(
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Raise BadInput unless each is {"role": text, "content": text or parts}."""
-    for at, message in enumerate(messages):
+    for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise BadInput(
                 say(
-                    f"Message {at} has no role: {message!r}.",
-                    f"第 {at} 条消息没有 role：{message!r}。",
+                    f"Message {number} has no role: {message!r}.",
+                    f"第 {number} 条消息没有 role：{message!r}。",
                 ),
                 'Example: {"role": "user", "content": "..."}',
             )
         if not isinstance(message.get("content"), str | list | None):
             raise BadInput(
                 say(
-                    f"The content of message {at} is not text: {message['content']!r}.",
-                    f"第 {at} 条消息的 content 不是文本：{message['content']!r}。",
+                    f"The content of message {number} is not text: {message['content']!r}.",
+                    f"第 {number} 条消息的 content 不是文本：{message['content']!r}。",
                 ),
                 'Example: {"role": "user", "content": "..."}',
             )
@@ -209,8 +221,9 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message as templates read it: the text parts of its content joined, the
-    arguments of calls as objects and not as their JSON.
+    """Return the message as templates read it.
+
+    The text parts of its content are joined; arguments of calls are objects, not JSON.
     """
     content = message.get("content")
     if message.get("tool_calls"):
@@ -234,30 +247,29 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call with its arguments as an object; as they are where they are no JSON."""
     function = dict(call["function"])
-    with contextlib.suppress(
-        ValueError, TypeError
-    ):  # an argument that is no JSON is shown as it was written
+    with contextlib.suppress(ValueError, TypeError):
         function["arguments"] = json.loads(function["arguments"])
     return {**call, "function": function}
 
 
 def from_folder(folder: Path) -> ChatTemplate | None:
-    """The template of a model folder (chat_template.jinja, or tokenizer_config.json),
-    if it has one.
+    """Return the template of a model folder, if it has one.
+
+    It is in chat_template.jinja, or in tokenizer_config.json.
     """
     path = folder / "tokenizer_config.json"
     config = read_json(path) if path.exists() else {}
-    alone = folder / "chat_template.jinja"
-    source = (
-        alone.read_text(encoding="utf-8")
-        if alone.exists()
-        else config.get("chat_template")
-    )
+    source = config.get("chat_template")
+    jinja = folder / "chat_template.jinja"
+    if jinja.exists():
+        source = jinja.read_text(encoding="utf-8")
     if isinstance(source, list):
-        source = next(
-            (item["template"] for item in source if item.get("name") == "default"), None
-        )
+        defaults = [
+            item["template"] for item in source if item.get("name") == "default"
+        ]
+        source = defaults[0] if defaults else None
     if not source:
         return None
     return ChatTemplate(
@@ -266,19 +278,26 @@ def from_folder(folder: Path) -> ChatTemplate | None:
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> ChatTemplate | None:
-    """The template of a GGUF file, if it has one."""
+    """Return the template of a GGUF file, if it has one."""
     source = metadata.get("tokenizer.chat_template")
     if not source:
         return None
     tokens = metadata.get("tokenizer.ggml.tokens", ())
 
     def named(key: str) -> str:
-        at = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        return tokens[at] if at is not None and 0 <= at < len(tokens) else ""
+        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if token_id is None or not 0 <= token_id < len(tokens):
+            return ""
+        return str(tokens[token_id])
 
     return ChatTemplate(source, named("bos"), named("eos"))
 
 
 def _token(value: Any) -> str:
-    """tokenizer_config.json writes a special token as its text or as {"content": text, ...}."""
-    return value.get("content", "") if isinstance(value, Mapping) else value or ""
+    """Return the text of a special token in tokenizer_config.json.
+
+    It is written there as text, as {"content": text, ...}, or as null.
+    """
+    if isinstance(value, Mapping):
+        return str(value.get("content", ""))
+    return value or ""

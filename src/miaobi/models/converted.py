@@ -1,5 +1,5 @@
-"""Files that an engine reads better than the ones at hand: made on first use, kept
-under $MIAOBI_HOME/converted.
+"""Conversions of a model's files for one engine: made on first use, stored under
+$MIAOBI_HOME/converted.
 """
 
 from __future__ import annotations
@@ -21,52 +21,49 @@ from miaobi.core.language import say
 from miaobi.models.tuned import FAMILY, UNMERGEABLE, Tuned, open_tuned
 from miaobi.models.weights import read_json
 
-ROOM = 3.4
-"""Bytes of disk for each parameter while OpenVINO's copy is made: a copy in q8_0, the
-graph as GenAI leaves it, and the result (3.25 measured).
+BYTES_PER_PARAMETER = 3.4
+"""Of disk while OpenVINO's copy is made: a copy in q8_0, GenAI's graph, and the result
+(3.25 measured).
 """
 LAYOUTS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
 
 def fits(weights: Weights) -> bool:
-    """Whether the bundle's model has a GGUF layout."""
+    """Return whether the bundle's model has a GGUF layout."""
     if weights.modality != "text":
         return False
-    config = (
-        read_json(weights.path / "config.json")
-        if weights.family != FAMILY
-        else _written(open_tuned(weights))
-    )
+    if weights.family == FAMILY:
+        config = _writing_config(open_tuned(weights))
+    else:
+        config = read_json(weights.path / "config.json")
     return any(kind in LAYOUTS for kind in config.get("architectures") or ())
 
 
-def _written(tuned: Tuned) -> Mapping[str, Any]:
-    """config.json of a tuned causal language model; empty for one that has no place for
-    its adapter in its weights.
+def _writing_config(tuned: Tuned) -> Mapping[str, Any]:
+    """Return config.json of a tuned causal language model.
+
+    Empty for other models, and where the adapter cannot be merged.
     """
-    return (
-        tuned.config
-        if tuned.writes and tuned.adapter.get("peft_type") not in UNMERGEABLE
-        else {}
-    )
+    if not tuned.writes or tuned.adapter.get("peft_type") in UNMERGEABLE:
+        return {}
+    return tuned.config
 
 
 def pending(weights: Weights) -> bool:
-    """Whether a tuned model's adapter would have to be merged and converted first,
-    which takes long and a copy of the base.
+    """Return whether an adapter has yet to be merged and converted.
+
+    That takes long, and a copy of the base.
     """
-    return (
-        weights.family == FAMILY
-        and bool(open_tuned(weights).adapter)
-        and not _place(weights, "f16").exists()
-    )
+    if weights.family != FAMILY or not open_tuned(weights).adapter:
+        return False
+    return not _gguf_path(weights, "f16").exists()
 
 
 def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
-    """The GGUF of a bundle, with its adapter merged in where it has one."""
+    """Return the GGUF of a bundle, with its adapter merged in where it has one."""
     from miaobi.models.convert import to_gguf
 
-    target = _place(weights, dtype)
+    target = _gguf_path(weights, dtype)
     if target.exists():
         return target
     tuned = open_tuned(weights) if weights.family == FAMILY else None
@@ -86,29 +83,61 @@ def gguf_of(weights: Weights, dtype: Literal["f16", "q8_0"] = "f16") -> Path:
         return to_gguf(merge(tuned, Path(folder) / weights.name), target, dtype)
 
 
-def _place(weights: Weights, dtype: str) -> Path:
-    """The name follows the bytes it is made from, so an altered bundle is converted anew."""
+def _gguf_path(weights: Weights, dtype: str) -> Path:
+    """Return where the GGUF is stored.
+
+    The name depends on the bytes that are converted, so an altered bundle is converted
+    anew.
+    """
     digest = hashlib.sha256(dtype.encode())
-    if weights.family == FAMILY and (tuned := open_tuned(weights)).adapter:
-        digest.update(tuned.base.identity.encode())
+    if weights.family == FAMILY:
+        tuned = open_tuned(weights)
+        if tuned.adapter:
+            digest.update(tuned.base.identity.encode())
     for file in sorted(weights.path.iterdir()):
         if file.suffix in (".safetensors", ".json", ".jinja"):
             digest.update(file.name.encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return (
-        home()
-        / "converted"
-        / digest.hexdigest()[:24]
-        / f"{weights.name.replace('/', '_')}.gguf"
-    )
+    name = weights.name.replace("/", "_")
+    return home() / "converted" / digest.hexdigest()[:24] / f"{name}.gguf"
 
 
-def _check_room(path: Path, place: Path) -> None:
-    """Beforehand: whoever writes, numpy or OpenVINO, has words of its own for a full
-    disk, or none that say so.
+def as_openvino(path: Path) -> Path:
+    """Return the folder that OpenVINO runs a GGUF file from.
+
+    The file is identified by size and time, since hashing gigabytes takes long. Raises
+    RuntimeError with OpenVINO's own words where it cannot read the file, DoesNotFit where
+    the disk is too full.
     """
-    needed, free = ROOM * gguf.read(path).parameters, shutil.disk_usage(place).free
+    facts = path.stat()
+    identity = f"rows {path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    target = home() / "converted" / digest / f"{path.stem}.openvino"
+    with explain_refusal(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent):  # one process converts, the others wait
+        if not target.exists():
+            _check_disk(path, target.parent)
+            print(
+                say(
+                    f"Preparing {path.name} for OpenVINO, once ...",
+                    f"正在为 OpenVINO 准备 {path.name}（仅此一次）...",
+                ),
+                file=sys.stderr,
+            )
+            with write_beside(target) as draft:
+                _convert_rows(path, draft)
+    return target
+
+
+def _check_disk(path: Path, folder: Path) -> None:
+    """Raise DoesNotFit before anything is written.
+
+    For a full disk, numpy and OpenVINO have error messages that do not say so.
+    """
+    needed = BYTES_PER_PARAMETER * gguf.read(path).parameters
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise DoesNotFit(
             say(
@@ -123,46 +152,12 @@ def _check_room(path: Path, place: Path) -> None:
         )
 
 
-def as_openvino(path: Path) -> Path:
-    """The folder that OpenVINO runs a GGUF file from; told from other files of the name
-    by size and time, since hashing gigabytes takes long.
-
-    Raises RuntimeError with OpenVINO's own words where it cannot read the file,
-    DoesNotFit where the disk has no room.
-    """
-    facts = path.stat()
-    digest = hashlib.sha256(
-        f"rows {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()
-    ).hexdigest()[:24]
-    target = home() / "converted" / digest / f"{path.stem}.openvino"
-    with explain_refusal(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent):  # whoever else wants it waits, and finds it
-        if not target.exists():
-            _check_room(path, target.parent)
-            print(
-                say(
-                    f"Preparing {path.name} for OpenVINO, once ...",
-                    f"正在为 OpenVINO 准备 {path.name}（仅此一次）...",
-                ),
-                file=sys.stderr,
-            )
-            with write_beside(target) as draft:
-                done = subprocess.run(
-                    [
-                        sys.executable,
-                        "-P",
-                        "-m",
-                        "miaobi.models.openvino_rows",
-                        path,
-                        draft,
-                    ],
-                    capture_output=True,
-                    text=True,
-                )
-                if done.returncode:
-                    raise RuntimeError(
-                        done.stderr.strip()
-                        or f"the process that reads it ended ({done.returncode})"
-                    )
-    return target
+def _convert_rows(path: Path, folder: Path) -> None:
+    """Run openvino_rows in a process of its own. Raises RuntimeError with its message."""
+    program = [sys.executable, "-P", "-m", "miaobi.models.openvino_rows"]
+    process = subprocess.run([*program, path, folder], capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(
+            process.stderr.strip()
+            or f"the process that reads it ended ({process.returncode})"
+        )

@@ -314,8 +314,8 @@ def trimmed(update: Tensor, density: float) -> Tensor:
     count = int(density * update.numel())
     flat = update.flatten()
     greatest = flat.abs().topk(count).indices
-    kept = torch.zeros_like(flat).scatter(0, greatest, flat[greatest])
-    return kept.reshape(update.shape)
+    sparse = torch.zeros_like(flat).scatter(0, greatest, flat[greatest])
+    return sparse.reshape(update.shape)
 
 
 def _low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -23,18 +23,19 @@ from miaobi.core.language import say
 from miaobi.core.store import NAME, Store
 
 PIPELINE = "model_index.json"
-"""What tells a Diffusers folder from any other."""
-READ = (".safetensors", ".json", ".jinja", ".model", ".txt")
+"""The file that only a Diffusers folder has."""
+FETCHED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """Endings of the files that are fetched from a hub."""
-TWICE = ["*.fp16*", "*.bf16*", "*non_ema*"]
-"""Pipelines are often published several times over: as one file, in halves, before
-averaging. These are left there.
+VARIANTS = ["*.fp16*", "*.bf16*", "*non_ema*"]
+"""Pipelines are often published several times: in half precision, before averaging. These
+are not fetched.
 """
 
 
 def find(name: str) -> Weights:
-    """The weights that `name` means. Raises NotFound with the nearest names, or what is
-    wrong with the files.
+    """Return the weights called `name`.
+
+    Raises NotFound with the nearest names, or what is wrong with the files.
     """
     if name.startswith(("http://", "https://")):
         return Weights("url", name.rstrip("/"), name.rstrip("/"))
@@ -55,11 +56,7 @@ def find(name: str) -> Weights:
         return _of_pack(name)
     if path.exists():
         return of_path(path)
-    if (
-        name.count("/") == 1
-        and not name.startswith((".", "/", "~"))
-        and path.suffix != ".gguf"
-    ):
+    if _is_hub_id(name) and path.suffix != ".gguf":
         return of_path(_from_hub(name), name)
     if "/" in name or path.suffix:
         raise NotFound(
@@ -79,19 +76,19 @@ def find(name: str) -> Weights:
     )
 
 
+def _is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id: owner/model."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def of_path(path: Path, name: str = "") -> Weights:
-    """What a file or folder holds, told by its content. Raises BadInput or Damaged when
-    it is no model.
+    """Return the weights in a file or folder, recognised by its content.
+
+    Raises BadInput or Damaged when it is no model.
     """
     name = name or path.stem
     if path.is_file():
-        if path.stat().st_size == 0:
-            raise Damaged(
-                say(f"{path} is empty.", f"{path} 是空文件。"),
-                say("Copy or download it again.", "请重新复制或下载。"),
-            )
-        gguf.read(path)
-        return Weights("gguf", str(path), name)
+        return _of_file(path, name)
     if (path / bundle.MANIFEST).exists():
         manifest = bundle.read(path)
         return Weights(
@@ -124,9 +121,20 @@ def of_path(path: Path, name: str = "") -> Weights:
     )
 
 
+def _of_file(path: Path, name: str) -> Weights:
+    """Return the weights of a GGUF file. Raises Damaged or BadInput for another file."""
+    if path.stat().st_size == 0:
+        raise Damaged(
+            say(f"{path} is empty.", f"{path} 是空文件。"),
+            say("Copy or download it again.", "请重新复制或下载。"),
+        )
+    gguf.read(path)
+    return Weights("gguf", str(path), name)
+
+
 def bos_token_of(weights: Weights) -> str:
-    """The token, as text, that stood before every document a model was trained on here;
-    empty for other models.
+    """Return the text of the token before every document that a model was trained on
+    here; empty for other models.
     """
     path = weights.path / "tokenizer_config.json"
     if weights.format != "bundle" or weights.family == "tuned" or not path.exists():
@@ -135,7 +143,7 @@ def bos_token_of(weights: Weights) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A model folder's JSON file. Raises NotFound or Damaged."""
+    """Return the contents of a model folder's JSON file. Raises NotFound or Damaged."""
     if not path.exists():
         raise NotFound(
             say(
@@ -148,7 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
             ),
         )
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Damaged(
             say(
@@ -157,11 +165,11 @@ def read_json(path: Path) -> dict[str, Any]:
             ),
             say("Copy or download it again.", "请重新复制或下载。"),
         ) from None
-    return found
+    return contents
 
 
 def refuse_foreign_code(config: dict[str, Any], name: str) -> None:
-    """Raise for a checkpoint that wants its own Python code run."""
+    """Raise Unsupported for a checkpoint that needs Python code of its own."""
     if config.get("auto_map"):
         raise Unsupported(
             say(
@@ -176,13 +184,14 @@ def refuse_foreign_code(config: dict[str, Any], name: str) -> None:
 
 
 def _packed() -> list[str]:
+    """Return the names of the packaged models."""
     from miaobi.data import packs
 
     return [name for name, pack in packs.catalogue().items() if pack.kind == "model"]
 
 
 def _of_pack(name: str) -> Weights:
-    """A packaged model: its file tells what it is, or the catalogue does."""
+    """Return a packaged model, of the catalogue's format or its file's."""
     from miaobi.data import packs
 
     kind = packs.get(name).format
@@ -195,43 +204,40 @@ def _of_pack(name: str) -> Weights:
             f"miaobi finetune --base {name} --task text-classification --data mine.csv --name mine",
         )
     if kind == "part":
+        models = [
+            other
+            for other in _packed()
+            if packs.get(other).format not in ("part", "base")
+        ]
         raise Unsupported(
             say(
-                f"{name} judges pictures and makes nothing.",
+                f"{name} evaluates pictures and generates nothing.",
                 f"{name} 只用于评判图片，不能生成内容。",
             ),
-            nearest(
-                "",
-                [
-                    other
-                    for other in _packed()
-                    if packs.get(other).format not in ("part", "base")
-                ],
-            ),
+            nearest("", models),
         )
     path = packs.path(name)
-    return (
-        Weights(kind, str(path), name, modality="image")
-        if kind
-        else of_path(path, name)
-    )
+    if kind:
+        return Weights(kind, str(path), name, modality="image")
+    return of_path(path, name)
 
 
 def part(name: str | os.PathLike[str], option: str) -> Path:
-    """A file or folder that an engine's option names: a path, or a hub id, of which the
-    safetensors are fetched. Raises NotFound.
+    """Return the file or folder that an engine's option names. Raises NotFound.
+
+    Args:
+        name: a path, or a hub id, of which the safetensors are fetched.
+        option: the option's name, for the error.
     """
     path = Path(name).expanduser()
     if path.exists():
         return path
-    spelled = os.fspath(name)
-    if (
-        spelled.count("/") == 1
-        and not spelled.startswith((".", "/", "~"))
-        and not path.suffix
-    ):
+    text = os.fspath(name)
+    if _is_hub_id(text) and not path.suffix:
         return _snapshot(
-            spelled, allow_patterns=["*.safetensors", "*.json"], ignore_patterns=TWICE
+            text,
+            allow_patterns=["*.safetensors", "*.json"],
+            ignore_patterns=VARIANTS,
         )
     raise NotFound(
         say(
@@ -243,30 +249,24 @@ def part(name: str | os.PathLike[str], option: str) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """The snapshot of a hub repository: safetensors and text files only."""
+    """Return the snapshot of a hub repository: safetensors and text files only."""
     index = _snapshot(name, allow_patterns=[PIPELINE]) / PIPELINE
     if not index.exists():
-        return _snapshot(name, allow_patterns=[f"*{ending}" for ending in READ])
-    # Its own safety checker is never opened: pictures are checked by safety.py.
+        return _snapshot(name, allow_patterns=[f"*{ending}" for ending in FETCHED])
+    # Its own safety checker is never opened: pictures are checked by engines/moderation.
     parts = [
         part
         for part, kind in read_json(index).items()
         if isinstance(kind, list) and part != "safety_checker"
     ]
-    return _snapshot(
-        name,
-        allow_patterns=[
-            PIPELINE,
-            *(f"{part}/*{ending}" for part in parts for ending in READ),
-        ],
-        ignore_patterns=TWICE,
-    )
+    files = [f"{part}/*{ending}" for part in parts for ending in FETCHED]
+    return _snapshot(name, allow_patterns=[PIPELINE, *files], ignore_patterns=VARIANTS)
 
 
 def _snapshot(
     name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None
 ) -> Path:
-    """Files of a hub repository. HF_HUB_OFFLINE is honoured."""
+    """Return the folder of a hub repository's files, without network if HF_HUB_OFFLINE is set."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -278,33 +278,25 @@ def _snapshot(
             'pip install "miaobi[train]"',
         ) from None
     try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
-            )
+        folder = snapshot_download(
+            name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         )
     except Exception as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in (
-            "1",
-            "true",
-            "yes",
-            "on",
-        )
-        why = (
-            say(
+        setting = os.environ.get("HF_HUB_OFFLINE", "").lower()
+        reason = str(error).splitlines()[0]
+        if setting in ("1", "true", "yes", "on"):
+            reason = say(
                 "the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",
                 "HF_HUB_OFFLINE 已关闭网络，且本地缓存中没有它",
             )
-            if offline
-            else str(error).splitlines()[0]
-        )
         raise NotFound(
             say(
-                f"The hub model {name!r} cannot be had: {why}.",
-                f"无法获取 Hub 模型 {name!r}：{why}。",
+                f"The hub model {name!r} cannot be fetched: {reason}.",
+                f"无法获取 Hub 模型 {name!r}：{reason}。",
             ),
             say(
                 "Check the id and the network, or give a local path.",
                 "请检查名称与网络，或给出本地路径。",
             ),
         ) from None
+    return Path(folder)

@@ -1,15 +1,14 @@
 """Turn a Transformers folder into a GGUF file that llama.cpp and OpenVINO GenAI both load.
 
 The layout follows llama.cpp's converter (ggml-org/llama.cpp, convert_hf_to_gguf.py,
-MIT). It knows the two layouts that both engines read, Llama and Qwen3, with a
-byte-level BPE tokenizer.
+MIT): the two architectures that both engines read, Llama and Qwen3, with a byte-level
+BPE tokenizer.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +26,20 @@ if TYPE_CHECKING:
 
 Dtype = Literal["f32", "f16", "q8_0"]
 LAYOUTS = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
+SUPPORTED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+}
+"""The only values of these settings, and their defaults."""
 BLOCK = 32
 """Weights that share one scale in q8_0."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes in a Transformers config.json, with the defaults that its classes fill in."""
+    """The sizes in a Transformers config.json, with the defaults of its classes."""
 
     layout: str
     layers: int
@@ -50,11 +56,16 @@ class Shape:
 
 
 def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
-    """Write `target` from the model in `folder`: matrices as `dtype`, vectors as f32,
-    whole or not at all.
+    """Write the GGUF file of a model, whole or not at all, and return its path.
 
-    q8_0 keeps 32 weights as int8 with one float16 scale. Raises Unsupported for what
-    has no GGUF layout that both engines read, Damaged for a cut-off folder.
+    Raises Unsupported for what has no GGUF layout that both engines read, Damaged for an
+    incomplete folder.
+
+    Args:
+        folder: of the model.
+        target: the file to write.
+        dtype: of the matrices; vectors are f32. q8_0 is 32 weights as int8 with one
+            float16 scale.
     """
     shape = read_shape(folder)
     _check_dtype(shape, dtype)
@@ -67,7 +78,7 @@ def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
 
 
 def read_shape(folder: Path) -> Shape:
-    """The sizes of the model in `folder`. Raises Unsupported when GGUF has no place for it."""
+    """Return the sizes of the model in `folder`. Raises Unsupported where GGUF has no layout."""
     path = folder / "config.json"
     if not path.exists():
         raise NotFound(
@@ -79,16 +90,13 @@ def read_shape(folder: Path) -> Shape:
     if kind not in LAYOUTS:
         raise _no_layout(folder, kind)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    for key, value, fits in (
-        ("rope_type", rope.get("rope_type", "default"), ("default",)),
-        ("hidden_act", config.get("hidden_act", "silu"), ("silu",)),
-        ("attention_bias", config.get("attention_bias", False), (False,)),
-        ("mlp_bias", config.get("mlp_bias", False), (False,)),
-        ("use_sliding_window", config.get("use_sliding_window", False), (False,)),
-    ):
-        if value not in fits:
-            raise _odd_setting(path, key, value)
-    heads, width = config["num_attention_heads"], config["hidden_size"]
+    if rope.get("rope_type", "default") != "default":
+        raise _odd_setting(path, "rope_type", rope["rope_type"])
+    for key, supported in SUPPORTED.items():
+        if config.get(key, supported) != supported:
+            raise _odd_setting(path, key, config[key])
+    heads = config["num_attention_heads"]
+    width = config["hidden_size"]
     return Shape(
         layout=LAYOUTS[kind],
         layers=config["num_hidden_layers"],
@@ -132,15 +140,13 @@ def _odd_setting(path: Path, key: str, value: Any) -> Unsupported:
 
 
 def _check_dtype(shape: Shape, dtype: Dtype) -> None:
-    odd = [
-        f"{name} {size}"
-        for name, size in (
-            ("hidden_size", shape.width),
-            ("intermediate_size", shape.hidden),
-            ("heads x head_dim", shape.heads * shape.head_width),
-        )
-        if size % BLOCK
-    ]
+    """Raise Unsupported where q8_0 cannot pack the rows."""
+    sizes = {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.hidden,
+        "heads x head_dim": shape.heads * shape.head_width,
+    }
+    odd = [f"{name} {size}" for name, size in sizes.items() if size % BLOCK]
     if dtype == "q8_0" and odd:
         raise Unsupported(
             say(
@@ -152,16 +158,16 @@ def _check_dtype(shape: Shape, dtype: Dtype) -> None:
 
 
 def _describe(writer: GGUFWriter, name: str, shape: Shape, dtype: Dtype) -> None:
+    """Write the metadata of the architecture."""
     import gguf
 
+    file_types = {
+        "f32": gguf.LlamaFileType.ALL_F32,
+        "f16": gguf.LlamaFileType.MOSTLY_F16,
+        "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    }
     writer.add_name(name)
-    writer.add_file_type(
-        {
-            "f32": gguf.LlamaFileType.ALL_F32,
-            "f16": gguf.LlamaFileType.MOSTLY_F16,
-            "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-        }[dtype]
-    )
+    writer.add_file_type(file_types[dtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context)
@@ -181,9 +187,7 @@ def _writer(path: Path, layout: str) -> GGUFWriter:
     import gguf
 
     class Writer(gguf.GGUFWriter):
-        """gguf leaves empty lists out, and llama.cpp wants the merges even where a
-        vocabulary of bytes has none.
-        """
+        """Writes empty lists too: llama.cpp needs the merges, even none."""
 
         def _pack_val(
             self,
@@ -201,6 +205,7 @@ def _writer(path: Path, layout: str) -> GGUFWriter:
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Write the metadata of the tokenizer."""
     import gguf
 
     writer.add_tokenizer_model("gpt2")
@@ -227,7 +232,7 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
 def _write_tensors(
     writer: GGUFWriter, folder: Path, shape: Shape, dtype: Dtype
 ) -> None:
-    """Two passes, so that only one matrix is in memory at a time: first sizes, then bytes."""
+    """Write all tensors, with one matrix in memory at a time: first sizes, then bytes."""
     import gguf
     import numpy as np
 
@@ -236,60 +241,81 @@ def _write_tensors(
         "f16": gguf.GGMLQuantizationType.F16,
         "q8_0": gguf.GGMLQuantizationType.Q8_0,
     }
-    places = list(_places(folder, shape))
-    for name, sizes, _, _ in places:
-        kind = kinds[dtype] if len(sizes) > 1 else kinds["f32"]
-        stored = gguf.quant_shape_to_byte_shape(sizes, kind)
+    tensors = _tensors(folder, shape)
+    for tensor in tensors:
+        kind = kinds[dtype if tensor.is_matrix else "f32"]
+        stored = gguf.quant_shape_to_byte_shape(tensor.sizes, kind)
+        size = int(np.prod(stored))
         writer.add_tensor_info(
-            name, stored, np.dtype(np.uint8), int(np.prod(stored)), raw_dtype=kind
+            tensor.name, stored, np.dtype(np.uint8), size, raw_dtype=kind
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, sizes, file, key in places:
-        kind = kinds[dtype] if len(sizes) > 1 else kinds["f32"]
-        writer.write_tensor_data(
-            gguf.quantize(_rotary_order(_read(file, key), key, shape), kind)
-        )
+    for tensor in tensors:
+        kind = kinds[dtype if tensor.is_matrix else "f32"]
+        weight = _rotary_order(_read(tensor), tensor.key, shape)
+        writer.write_tensor_data(gguf.quantize(weight, kind))
 
 
-def _places(
-    folder: Path, shape: Shape
-) -> Iterator[tuple[str, tuple[int, ...], Path, str]]:
-    """(GGUF name, sizes, safetensors file, key) of every tensor. Raises Damaged when
-    one is missing.
-    """
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor is, and what it is called."""
+
+    name: str
+    """In GGUF."""
+    sizes: tuple[int, ...]
+    file: Path
+    """A .safetensors."""
+    key: str
+    """In that file."""
+
+    @property
+    def is_matrix(self) -> bool:
+        return len(self.sizes) > 1
+
+
+def _tensors(folder: Path, shape: Shape) -> list[StoredTensor]:
+    """Return every tensor of a model's folder. Raises Damaged when one is missing."""
     import gguf
-    from safetensors import safe_open
 
-    arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}[
-        shape.layout
-    ]
-    names = gguf.get_tensor_name_map(arch, shape.layers)
-    found: dict[str, tuple[tuple[int, ...], Path]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        check_safetensors(file)
-        with safe_open(file, framework="pt") as tensors:
-            found |= {
-                key: (tuple(tensors.get_slice(key).get_shape()), file)
-                for key in tensors.keys()  # noqa: SIM118 (not iterable)
-            }
+    architectures = {
+        "llama": gguf.MODEL_ARCH.LLAMA,
+        "qwen3": gguf.MODEL_ARCH.QWEN3,
+    }
+    names = gguf.get_tensor_name_map(architectures[shape.layout], shape.layers)
+    stored = _stored(folder)
     if shape.tied:
-        found.pop("lm_head.weight", None)
-    elif "lm_head.weight" not in found:
+        stored.pop("lm_head.weight", None)
+    elif "lm_head.weight" not in stored:
         raise _missing(folder, "lm_head.weight")
     for key in (
         "model.embed_tokens.weight",
         "model.norm.weight",
         f"model.layers.{shape.layers - 1}.mlp.down_proj.weight",
     ):
-        if key not in found:
+        if key not in stored:
             raise _missing(folder, key)
-    for key, (sizes, file) in found.items():
+    tensors = list[StoredTensor]()
+    for key, (sizes, file) in stored.items():
         name = names.get_name(key, try_suffixes=(".weight",))
         if name is None:
             raise _odd_setting(file, key, "?")
-        yield name, sizes, file, key
+        tensors.append(StoredTensor(name, sizes, file, key))
+    return tensors
+
+
+def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], Path]]:
+    """Return the sizes and the file of each tensor in a folder, by key."""
+    from safetensors import safe_open
+
+    stored = dict[str, tuple[tuple[int, ...], Path]]()
+    for file in sorted(folder.glob("*.safetensors")):
+        check_safetensors(file)
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (not iterable)
+                stored[key] = (tuple(tensors.get_slice(key).get_shape()), file)
+    return stored
 
 
 def _missing(folder: Path, key: str) -> Damaged:
@@ -302,23 +328,21 @@ def _missing(folder: Path, key: str) -> Damaged:
     )
 
 
-def _read(file: Path, key: str) -> np.ndarray:
+def _read(tensor: StoredTensor) -> np.ndarray:
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt") as tensors:
-        array: np.ndarray = tensors.get_tensor(key).float().numpy()
+    with safe_open(tensor.file, framework="pt") as tensors:
+        array: np.ndarray = tensors.get_tensor(tensor.key).float().numpy()
     return array
 
 
 def _rotary_order(weight: np.ndarray, key: str, shape: Shape) -> np.ndarray:
-    """Rows of q and k from halves (x_i with x_{i+d/2}, Transformers) to neighbours
-    (x_{2i} with x_{2i+1}, llama).
+    """Return the weight with its rows in GGUF's order, if it is q or k of a Llama.
+
+    From halves (x_i with x_{i+d/2}, Transformers) to neighbours (x_{2i} with x_{2i+1}).
     """
     if shape.layout != "llama" or not key.endswith(("q_proj.weight", "k_proj.weight")):
         return weight
     heads = shape.heads if key.endswith("q_proj.weight") else shape.kv_heads
-    return (
-        weight.reshape(heads, 2, -1, weight.shape[1])
-        .swapaxes(1, 2)
-        .reshape(weight.shape)
-    )
+    halves = weight.reshape(heads, 2, -1, weight.shape[1])
+    return halves.swapaxes(1, 2).reshape(weight.shape)

@@ -1,5 +1,5 @@
-"""A byte-level BPE `tokenizer.json` as GGUF wants it: tokens, types, merges, and the
-name of the rule that cuts words.
+"""A byte-level BPE `tokenizer.json` in GGUF's terms: tokens, types, merges, and the name
+of its pre-tokenizer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
 @dataclass(frozen=True)
 class Vocabulary:
+    """A tokenizer in GGUF's terms."""
+
     tokens: list[str]
     types: list[int]
     merges: list[str]
@@ -32,9 +34,9 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
-    """The tokenizer of `folder`, padded with unused tokens to the model's `size`.
+    """Return the tokenizer of `folder`, padded with unused tokens to the model's `size`.
 
-    Raises Unsupported for a tokenizer that GGUF engines would cut differently.
+    Raises Unsupported for a tokenizer whose text GGUF engines would split differently.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
@@ -47,20 +49,16 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     spec = json.loads(path.read_text(encoding="utf-8"))
     settings = _json(folder / "tokenizer_config.json")
     model = spec["model"]
-    if (
-        model.get("type") != "BPE"
-        or (spec.get("decoder") or {}).get("type") != "ByteLevel"
-    ):
+    decoder = spec.get("decoder") or {}
+    if model.get("type") != "BPE" or decoder.get("type") != "ByteLevel":
         raise _refuse(path, "model", model.get("type"))
     merges = [
         item if isinstance(item, str) else " ".join(item) for item in model["merges"]
     ]
     tokens = {index: (token, NORMAL) for token, index in model["vocab"].items()}
     for item in spec.get("added_tokens", []):
-        tokens[item["id"]] = (
-            item["content"],
-            CONTROL if item["special"] else USER_DEFINED,
-        )
+        kind = CONTROL if item["special"] else USER_DEFINED
+        tokens[item["id"]] = (item["content"], kind)
     if max(tokens) >= size:
         raise Damaged(
             say(
@@ -77,90 +75,93 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
 
     def special(name: str) -> int | None:
         value = settings.get(f"{name}_token")
-        return (
-            ids.get(value["content"] if isinstance(value, dict) else value)
-            if value
-            else None
-        )
+        if isinstance(value, dict) and value:
+            value = value["content"]
+        return ids.get(value) if value else None
 
-    template = folder / "chat_template.jinja"
+    chat_template = settings.get("chat_template") or ""
+    jinja = folder / "chat_template.jinja"
+    if jinja.exists():
+        chat_template = jinja.read_text(encoding="utf-8")
     return Vocabulary(
         tokens=[token for token, _ in rows],
         types=[kind for _, kind in rows],
         merges=merges,
-        pre=_word_rule(path, spec, merges),
+        pre=_pre_tokenizer_name(path, spec, merges),
         bos=special("bos"),
         eos=special("eos"),
         pad=special("pad"),
         unk=special("unk"),
         add_bos=bool(settings.get("add_bos_token", False)),
-        chat_template=template.read_text(encoding="utf-8")
-        if template.exists()
-        else settings.get("chat_template") or "",
+        chat_template=chat_template,
     )
 
 
-def _word_rule(path: Path, spec: dict[str, Any], merges: list[str]) -> str:
-    """The name under which both engines know how this tokenizer cuts text into words."""
-    if (spec.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
-        raise _refuse(path, "normalizer", spec["normalizer"]["type"])
+def _pre_tokenizer_name(path: Path, spec: dict[str, Any], merges: list[str]) -> str:
+    """Return the name that both engines have for this tokenizer's pre-tokenizer.
+
+    Raises Unsupported where they have none.
+
+    Args:
+        path: of tokenizer.json, for errors.
+        spec: its contents.
+        merges: of its BPE.
+    """
+    normalizer = (spec.get("normalizer") or {"type": "NFC"})["type"]
+    if normalizer != "NFC":
+        raise _refuse(path, "normalizer", normalizer)
     if all(_within_a_character(merge) for merge in merges):
         return "qwen2"
-    steps = spec.get("pre_tokenizer") or {}
-    steps = steps.get("pretokenizers", [steps])
+    pre_tokenizer = spec.get("pre_tokenizer") or {}
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     patterns = {
         str((step.get("pattern") or {}).get("Regex"))
         for step in steps
         if step["type"] == "Split"
     }
-    gpt2_rule = any(
-        step["type"] == "ByteLevel" and step.get("use_regex", True) for step in steps
-    )
     if any(step.get("add_prefix_space") for step in steps):
         raise _refuse(path, "add_prefix_space", True)
-    if patterns == {QWEN2} and not gpt2_rule and not spec["model"].get("ignore_merges"):
-        return "qwen2"
-    if patterns == {LLAMA3} and not gpt2_rule and spec["model"].get("ignore_merges"):
-        return "llama-bpe"
-    if (
-        not patterns
-        and gpt2_rule
-        and any(
-            step["type"] == "Digits" and step.get("individual_digits") for step in steps
-        )
-    ):
-        return "smollm"
-    raise _refuse(
-        path, "pre_tokenizer", patterns or [step.get("type") for step in steps]
+    splits_as_gpt2 = any(
+        step["type"] == "ByteLevel" and step.get("use_regex", True) for step in steps
     )
+    ignores_merges = spec["model"].get("ignore_merges")
+    single_digits = any(
+        step["type"] == "Digits" and step.get("individual_digits") for step in steps
+    )
+    if splits_as_gpt2 and not patterns and single_digits:
+        return "smollm"
+    if not splits_as_gpt2 and patterns == {QWEN2} and not ignores_merges:
+        return "qwen2"
+    if not splits_as_gpt2 and patterns == {LLAMA3} and ignores_merges:
+        return "llama-bpe"
+    types = [step.get("type") for step in steps]
+    raise _refuse(path, "pre_tokenizer", patterns or types)
 
 
 def _within_a_character(merge: str) -> bool:
-    """Whether a merge only joins bytes of one character: then no word rule can change
-    what comes out.
+    """Return whether a merge joins bytes of one character only.
+
+    Then no pre-tokenizer changes the result.
     """
-    data = bytes(
-        BYTES[letter] for letter in merge.replace(" ", "", 1) if letter in BYTES
-    )
-    lead = data[:1]
-    return (
-        len(data) <= 4
-        and lead >= b"\xc2"
-        and all(0x80 <= byte < 0xC0 for byte in data[1:])
-    )
+    letters = merge.replace(" ", "", 1)
+    data = bytes(BYTES[letter] for letter in letters if letter in BYTES)
+    if len(data) > 4 or data[:1] < b"\xc2":
+        return False
+    return all(0x80 <= byte < 0xC0 for byte in data[1:])
 
 
 def _json(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = (
-        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    )
-    return loaded
+    """Return the contents of a JSON file; empty where there is none."""
+    if not path.exists():
+        return {}
+    contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return contents
 
 
 def _refuse(path: Path, key: str, value: object) -> Unsupported:
     return Unsupported(
         say(
-            f"{path}: {key} is {value!r}; llama.cpp and OpenVINO would not cut text the same way.",
+            f"{path}: {key} is {value!r}; llama.cpp and OpenVINO would not split text the same way.",
             f"{path}：{key} 为 {value!r}；llama.cpp 与 OpenVINO 的分词结果会与之不同。",
         ),
         say(

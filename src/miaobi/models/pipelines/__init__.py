@@ -1,7 +1,7 @@
-"""Opening a Diffusers folder, and the pipelines of several tasks that share its weights.
+"""Diffusers folders, and the pipelines of several tasks that share their weights.
 
 Text-to-image, image-to-image and inpainting are three classes over the same parts: a
-sibling is made of the loaded parts when it is first asked for, and costs no weights.
+sibling is built of the loaded parts on first use and needs no weights of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AUTO: dict[Task, Any] = {
 
 @dataclass(frozen=True)
 class Extras:
-    """What is added to a pipeline when it is opened: files, and a ControlNet's folder."""
+    """What is added to a pipeline when it is loaded: files, and a ControlNet's folder."""
 
     lora: tuple[Path, ...] = ()
     lora_scale: float = 1.0
@@ -44,22 +44,23 @@ class Extras:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """For the facts of every picture: the hashes of the extras, so that it can be
-        made again.
-        """
+        """Hashes of the extras for the facts of every picture, which make it reproducible."""
+        controlnet = tuple[Path, ...]()
+        if self.controlnet:
+            controlnet = tuple(sorted(self.controlnet.glob("*.safetensors")))
         files = {
             "lora": self.lora,
             "embeddings": self.embeddings,
-            "controlnet": tuple(sorted(self.controlnet.glob("*.safetensors")))
-            if self.controlnet
-            else (),
+            "controlnet": controlnet,
         }
-        noted = {
-            name: " ".join(recorded(file) for file in found)
-            for name, found in files.items()
-            if found
+        notes: dict[str, Any] = {
+            name: " ".join(recorded(path) for path in paths)
+            for name, paths in files.items()
+            if paths
         }
-        return noted | {"lora_scale": self.lora_scale} if self.lora else noted
+        if self.lora:
+            notes["lora_scale"] = self.lora_scale
+        return notes
 
 
 def extras(
@@ -68,8 +69,15 @@ def extras(
     embeddings: Sequence[str | Path],
     controlnet: str | Path | None,
 ) -> Extras:
-    """The extras that paths and hub ids name. Raises NotFound, BadInput, Unsupported
-    for pickles, Damaged, MissingPart.
+    """Return the extras of an engine's options, each a path or a hub id.
+
+    Raises NotFound, BadInput, Unsupported for pickles, Damaged, MissingPart.
+
+    Args:
+        lora: LoRA files.
+        lora_scale: strength of all; 1 when None.
+        embeddings: files of textual inversions.
+        controlnet: a ControlNet's folder.
     """
     if lora_scale is not None and not lora:
         raise BadInput(
@@ -84,102 +92,110 @@ def extras(
             say("LoRA needs the package peft.", "LoRA 需要 peft 包。"),
             'pip install "miaobi[images]"',
         )
-    files = {
-        option: tuple(
-            diffusers_folder.file_of(part(name, option), option) for name in names
-        )
-        for option, names in (("lora", lora), ("embeddings", embeddings))
-    }
     return Extras(
-        files["lora"],
-        1.0 if lora_scale is None else lora_scale,
-        files["embeddings"],
-        part(controlnet, "controlnet") if controlnet else None,
+        lora=_files(lora, "lora"),
+        lora_scale=1.0 if lora_scale is None else lora_scale,
+        embeddings=_files(embeddings, "embeddings"),
+        controlnet=part(controlnet, "controlnet") if controlnet else None,
     )
+
+
+def _files(names: Sequence[str | Path], option: str) -> tuple[Path, ...]:
+    return tuple(diffusers_folder.file_of(part(name, option), option) for name in names)
 
 
 @dataclass
 class Pipelines:
-    """One set of weights. `own`: the pipeline as its folder describes it."""
+    """The pipelines of one set of weights."""
 
     own: Any
+    """As the folder describes it."""
     controlnet: Any = None
     notes: dict[str, Any] = field(default_factory=dict)
-    _made: dict[tuple[Task, bool], Any] = field(default_factory=dict)
+    """`Extras.notes`."""
+    _built: dict[tuple[Task, bool], Any] = field(default_factory=dict)
 
     def of(self, task: Task, control: bool = False) -> Any | None:
-        """The pipeline for a task, with or without the ControlNet; None where these
-        weights cannot do it.
-        """
-        if (task, control) not in self._made:
-            self._made[task, control] = self._make(task, control)
-        return self._made[task, control]
+        """Return the pipeline for a task; None where these weights cannot do it.
 
-    def _make(self, task: Task, control: bool) -> Any | None:
-        guided = "ControlNet" in type(self.own).__name__
-        if control == guided and task == own_task(self.own):
+        control: with the ControlNet.
+        """
+        if (task, control) not in self._built:
+            self._built[task, control] = self._build(task, control)
+        return self._built[task, control]
+
+    def _build(self, task: Task, control: bool) -> Any | None:
+        has_control = _is_controlnet(self.own)
+        if control == has_control and task == own_task(self.own):
             return self.own
-        if (control and self.controlnet is None) or not _plain(self.own):
+        if control and self.controlnet is None:
             return None
+        if not _sees_latents_alone(self.own):
+            return None
+        parts = dict[str, Any]()
+        if control:
+            parts["controlnet"] = self.controlnet
+        elif has_control:
+            parts["controlnet"] = None
         try:
-            made = AUTO[task].from_pipe(
-                self.own,
-                **(
-                    {"controlnet": self.controlnet if control else None}
-                    if control or guided
-                    else {}
-                ),
-            )
-        except ValueError:  # Diffusers knows no class for this task and these parts
+            pipeline = AUTO[task].from_pipe(self.own, **parts)
+        except ValueError:  # Diffusers has no class for this task and these parts
             return None
-        made.set_progress_bar_config(disable=True)
-        return made
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
 
 def own_task(pipeline: Any) -> Task:
-    """What the folder's own class is for, told by what it takes."""
-    takes = signature(pipeline.__call__).parameters
-    if "mask_image" in takes:
+    """Return the task of the folder's own class, which its parameters show."""
+    parameters = signature(pipeline.__call__).parameters
+    if "mask_image" in parameters:
         return "mask"
-    return (
-        "image"
-        if "image" in takes and "ControlNet" not in type(pipeline).__name__
-        else "text"
-    )
+    if "image" in parameters and not _is_controlnet(pipeline):
+        return "image"
+    return "text"
 
 
-def _plain(pipeline: Any) -> bool:
-    """Whether the denoiser sees the noisy latents alone, so that other tasks can be
-    made of it (inpainting networks see more).
+def _is_controlnet(pipeline: Any) -> bool:
+    return "ControlNet" in type(pipeline).__name__
+
+
+def _sees_latents_alone(pipeline: Any) -> bool:
+    """Return whether the denoiser sees nothing but noisy latents.
+
+    Then it serves other tasks too; inpainting networks see more.
     """
-    unet, vae = (pipeline.components.get(name) for name in ("unet", "vae"))
-    return (
-        unet is None
-        or vae is None
-        or unet.config.in_channels == vae.config.latent_channels
-    )
+    unet = pipeline.components.get("unet")
+    vae = pipeline.components.get("vae")
+    if unet is None or vae is None:
+        return True
+    return bool(unet.config.in_channels == vae.config.latent_channels)
 
 
 def load(
-    folder: Path, name: str, place: str, dtype: torch.dtype, extras: Extras
+    folder: Path, name: str, device: str, dtype: torch.dtype, extras: Extras
 ) -> Pipelines:
-    """Open a checked folder. Only safetensors are read and no code that came along is run.
+    """Load the pipelines of a folder, after checking it.
 
-    Raises what diffusers_folder.check raises, and BadInput or Unsupported for extras
-    that do not fit.
+    Only safetensors are read, and no code that came along is run. Raises what
+    diffusers_folder.check raises, and BadInput or Unsupported for extras that do not fit.
+
+    Args:
+        folder: a Diffusers folder.
+        name: what users call it, for errors.
+        device: where the weights go.
+        dtype: of the weights.
+        extras: what is added to the pipeline.
     """
     diffusers_folder.check(folder, name)
-    guarded = (
-        {"safety_checker": None, "requires_safety_checker": False}
-        if "safety_checker" in read_json(folder / PIPELINE)
-        else {}
-    )
+    options = dict[str, Any]()
+    if "safety_checker" in read_json(folder / PIPELINE):
+        options = {"safety_checker": None, "requires_safety_checker": False}
     opener: Any = diffusers.DiffusionPipeline
     pipeline = opener.from_pretrained(
-        str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **guarded
+        str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **options
     )
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(place)
+    pipeline.to(device)
     for file in extras.embeddings:
         _add_embeddings(pipeline, file)
     for number, file in enumerate(extras.lora):
@@ -187,12 +203,10 @@ def load(
     if extras.lora:
         names = [f"lora{number}" for number in range(len(extras.lora))]
         pipeline.set_adapters(names, [extras.lora_scale] * len(names))
-    net = (
-        _open_controlnet(extras.controlnet, dtype).to(place)
-        if extras.controlnet
-        else pipeline.components.get("controlnet")
-    )
-    pipelines = Pipelines(pipeline, net, extras.notes)
+    controlnet = pipeline.components.get("controlnet")
+    if extras.controlnet:
+        controlnet = _open_controlnet(extras.controlnet, dtype).to(device)
+    pipelines = Pipelines(pipeline, controlnet, extras.notes)
     if extras.controlnet and pipelines.of("text", control=True) is None:
         raise Unsupported(
             say(
@@ -208,6 +222,7 @@ def load(
 
 
 def _misfit(option: str, path: Path, pipeline: Any, why: str) -> BadInput:
+    """Return the error for an extra of another kind of model."""
     return BadInput(
         say(
             f"{option}: {path} does not fit a {type(pipeline).__name__}: {why}",
@@ -221,6 +236,7 @@ def _misfit(option: str, path: Path, pipeline: Any, why: str) -> BadInput:
 
 
 def _add_lora(pipeline: Any, path: Path, name: str) -> None:
+    """Add a LoRA under the name `name`. Raises BadInput, Unsupported."""
     if "load_lora_weights" not in dir(pipeline):
         raise Unsupported(
             say(
@@ -230,9 +246,8 @@ def _add_lora(pipeline: Any, path: Path, name: str) -> None:
         )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Already found a `peft_config`"
-            )  # several LoRAs are what was asked for
+            # Several LoRAs are what the caller wants.
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
             pipeline.load_lora_weights(
                 str(path.parent),
                 weight_name=path.name,
@@ -255,8 +270,9 @@ def _add_lora(pipeline: Any, path: Path, name: str) -> None:
 
 
 def _add_embeddings(pipeline: Any, path: Path) -> None:
-    """A textual inversion (Gal et al. 2022, arXiv:2208.01618): new words, named by the
-    file's key or, failing that, by the file.
+    """Add a textual inversion (Gal et al. 2022, arXiv:2208.01618): new tokens.
+
+    A token is named by its key in the file or, failing that, by the file.
     """
     if "load_textual_inversion" not in dir(pipeline):
         raise Unsupported(
@@ -272,13 +288,12 @@ def _add_embeddings(pipeline: Any, path: Path) -> None:
     tensors = load_file(path)
     try:
         for key, tensor in tensors.items():
-            encoder, tokenizer = (
-                getattr(pipeline, part)
-                for part in encoders.get(key, encoders["clip_l"])
-            )
-            word = path.stem if key in (*encoders, "emb_params") else key
+            encoder, tokenizer = encoders.get(key, encoders["clip_l"])
             pipeline.load_textual_inversion(
-                tensor, token=word, text_encoder=encoder, tokenizer=tokenizer
+                tensor,
+                token=path.stem if key in (*encoders, "emb_params") else key,
+                text_encoder=getattr(pipeline, encoder),
+                tokenizer=getattr(pipeline, tokenizer),
             )
     except (ValueError, AttributeError, RuntimeError) as error:
         raise _misfit(
@@ -294,33 +309,32 @@ def _open_controlnet(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def multiple(pipeline: Any) -> int:
-    """Widths and heights are multiples of this: the autoencoder's factor, times the
-    patches of a transformer, and of 8.
+    """Return the number that widths and heights are multiples of.
+
+    The autoencoder's factor times the patches of a transformer, and 8.
     """
-    scale = next(
-        (
-            int(getattr(pipeline, name))
-            for name in (
-                "vae_scale_factor",
-                "vae_scale_factor_spatial",
-                "vae_spatial_compression_ratio",
-            )
-            if name in dir(pipeline)
-        ),
-        1,
-    )
+    scale = 1
+    for name in (
+        "vae_scale_factor",
+        "vae_scale_factor_spatial",
+        "vae_spatial_compression_ratio",
+    ):
+        if name in dir(pipeline):
+            scale = int(getattr(pipeline, name))
+            break
+    processor_scale = 1
+    for name in ("image_processor", "video_processor"):
+        if name in dir(pipeline):
+            processor = getattr(pipeline, name)
+            processor_scale = int(processor.config.get("vae_scale_factor", 1))
+            break
+    return math.lcm(8, scale * _patch_size(pipeline), processor_scale)
+
+
+def _patch_size(pipeline: Any) -> int:
+    """Return the sides of a transformer's patches; 1 for other denoisers."""
     transformer = pipeline.components.get("transformer")
-    patch = transformer.config.get("patch_size", 1) if transformer is not None else 1
-    processor = next(
-        (
-            getattr(pipeline, name).config.get("vae_scale_factor", 1)
-            for name in ("image_processor", "video_processor")
-            if name in dir(pipeline)
-        ),
-        1,
-    )
-    return math.lcm(
-        8,
-        scale * int(patch[-1] if isinstance(patch, (list, tuple)) else patch),
-        int(processor),
-    )
+    if transformer is None:
+        return 1
+    size = transformer.config.get("patch_size", 1)
+    return int(size[-1] if isinstance(size, (list, tuple)) else size)

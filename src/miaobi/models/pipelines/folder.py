@@ -1,5 +1,6 @@
-"""Is a Diffusers folder whole, and free of code and pickles? Asked before anything in
-it is opened. Imports no torch.
+"""Checks that a Diffusers folder is whole, and free of code and pickles.
+
+They come before anything in it is opened. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ WEIGHTLESS = re.compile(
 """Classes whose folders hold settings and no weights."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 CHECKERS = ("safety_checker",)
-"""Parts that are never loaded: pictures are checked by safety.py, whatever the pipeline."""
+"""Parts that are never loaded: pictures are checked by engines/moderation instead."""
 
 
 def check(folder: Path, name: str) -> str:
-    """The class of the pipeline in `folder`.
+    """Return the class of the pipeline in `folder`.
 
     Raises NotFound naming every missing part, Unsupported for pickled weights or code
     that came along, Damaged for files that are cut short.
@@ -42,11 +43,9 @@ def check(folder: Path, name: str) -> str:
     }
     _refuse_code(folder, name, parts)
     _refuse_unknown(name, pipeline, parts)
-    missing = [
-        lack
-        for part, (_, kind) in parts.items()
-        for lack in lacking(folder / part, kind)
-    ]
+    missing = list[Path]()
+    for part, (_, kind) in parts.items():
+        missing += lacking(folder / part, kind)
     if missing:
         listed = ", ".join(str(path.relative_to(folder)) for path in missing)
         raise NotFound(
@@ -60,17 +59,15 @@ def check(folder: Path, name: str) -> str:
 
 
 def lacking(folder: Path, kind: str) -> list[Path]:
-    """What a part's folder lacks. Raises Unsupported for pickled weights, Damaged for
-    files that are cut short.
+    """Return the paths that are missing in a part's folder.
+
+    Raises Unsupported for pickled weights, Damaged for files that are cut short.
     """
     if not folder.is_dir():
         return [folder]
     if WEIGHTLESS.search(kind):
-        return (
-            []
-            if any(folder.glob("*.json")) or any(folder.glob("*.model"))
-            else [folder / "*.json"]
-        )
+        has_settings = any(folder.glob("*.json")) or any(folder.glob("*.model"))
+        return [] if has_settings else [folder / "*.json"]
     if not (folder / "config.json").exists():
         return [folder / "config.json"]
     shards = {
@@ -78,16 +75,17 @@ def lacking(folder: Path, kind: str) -> list[Path]:
         for index in folder.glob("*.safetensors.index.json")
         for file in read_json(index).get("weight_map", {}).values()
     }
-    found = sorted(folder.glob("*.safetensors"))
-    if not found and not shards:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not shards:
         refuse_pickles(sorted(folder.iterdir()), folder)
         return [folder / "*.safetensors"]
-    for file in found:
+    for file in files:
         check_safetensors(file)
-    return sorted(shards - set(found))
+    return sorted(shards - set(files))
 
 
 def refuse_pickles(files: list[Path], what: Path) -> None:
+    """Raise Unsupported where one of the files is a pickle."""
     pickled = [file.name for file in files if file.suffix in PICKLES]
     if pickled:
         raise Unsupported(
@@ -105,12 +103,13 @@ def refuse_pickles(files: list[Path], what: Path) -> None:
 
 
 def file_of(path: Path, option: str) -> Path:
-    """The whole .safetensors file that `path` is, or that lies in it. Raises NotFound,
-    BadInput for several, Unsupported for pickles, Damaged.
+    """Return the .safetensors file that `path` is, or the only one in it.
+
+    Raises NotFound, BadInput for several, Unsupported for pickles, Damaged.
     """
     if path.is_dir():
-        found = sorted(path.glob("*.safetensors"))
-        if not found:
+        files = sorted(path.glob("*.safetensors"))
+        if not files:
             refuse_pickles(sorted(path.iterdir()), path)
             raise NotFound(
                 say(
@@ -119,15 +118,16 @@ def file_of(path: Path, option: str) -> Path:
                 ),
                 say("Check the path.", "请检查路径。"),
             )
-        if len(found) > 1:
+        if len(files) > 1:
+            names = [file.name for file in files]
             raise BadInput(
                 say(
-                    f"{option}: {path} holds several: {', '.join(file.name for file in found)}.",
-                    f"{option}：{path} 中有多个：{'、'.join(file.name for file in found)}。",
+                    f"{option}: {path} holds several: {', '.join(names)}.",
+                    f"{option}：{path} 中有多个：{'、'.join(names)}。",
                 ),
                 say("Name the file.", "请指明文件。"),
             )
-        path = found[0]
+        path = files[0]
     refuse_pickles([path], path)
     if path.suffix != ".safetensors":
         raise Unsupported(
@@ -142,30 +142,28 @@ def file_of(path: Path, option: str) -> Path:
 
 
 def _refuse_code(folder: Path, name: str, parts: dict[str, Any]) -> None:
-    for place in (folder, *(folder / part for part in parts)):
-        for file in sorted(place.glob("*.py")):
+    """Raise Unsupported for Python files, and for configurations that need some."""
+    for directory in (folder, *(folder / part for part in parts)):
+        for file in sorted(directory.glob("*.py")):
             raise _code(name, str(file.relative_to(folder)))
-        if (place / "config.json").exists():
-            refuse_foreign_code(
-                read_json(place / "config.json"),
-                name if place == folder else f"{name}/{place.name}",
-            )
+        config = directory / "config.json"
+        if config.exists():
+            part_name = name if directory == folder else f"{name}/{directory.name}"
+            refuse_foreign_code(read_json(config), part_name)
 
 
 def _refuse_unknown(name: str, pipeline: str, parts: dict[str, Any]) -> None:
-    """Every class must be one of Diffusers' or Transformers' own."""
+    """Raise Unsupported for a class that is not Diffusers' or Transformers' own."""
     import diffusers
 
     if not isinstance(getattr(diffusers, pipeline, None), type):
+        names = [kind for kind in dir(diffusers) if kind.endswith("Pipeline")]
         raise Unsupported(
             say(
                 f"{name} is a {pipeline}, which Diffusers {diffusers.__version__} does not have.",
                 f"{name} 属于 {pipeline}，Diffusers {diffusers.__version__} 中没有它。",
             ),
-            nearest(
-                pipeline,
-                [known for known in dir(diffusers) if known.endswith("Pipeline")],
-            ),
+            nearest(pipeline, names),
         )
     for part, (library, kind) in parts.items():
         if library not in ("diffusers", "transformers") and not hasattr(
@@ -175,21 +173,23 @@ def _refuse_unknown(name: str, pipeline: str, parts: dict[str, Any]) -> None:
 
 
 def _code(name: str, what: str) -> Unsupported:
+    """Return the error for a model that needs Python code of its own."""
     return Unsupported(
         say(
             f"{name} brings Python code of its own: {what}. It is never run here.",
             f"{name} 带有自己的 Python 代码：{what}，此处绝不运行。",
         ),
         say(
-            "Choose a model that Diffusers itself knows; a .py file that the model does not need can be deleted.",
+            "Choose a model that Diffusers itself supports; a .py file that the model does not need can be deleted.",
             "请选用 Diffusers 自身支持的模型；若模型并不需要该 .py 文件，可将其删除。",
         ),
     )
 
 
 def of_controlnet(folder: Path) -> str:
-    """The class of a ControlNet's folder. Raises as `check`, or BadInput for a folder
-    of something else.
+    """Return the class of a ControlNet's folder.
+
+    Raises as `check`, or BadInput for a folder of something else.
     """
     missing = lacking(folder, "")
     if missing:
@@ -212,18 +212,12 @@ def of_controlnet(folder: Path) -> str:
         or "ControlNet" not in kind
         or not isinstance(getattr(diffusers, kind, None), type)
     ):
+        names = [other for other in dir(diffusers) if other.endswith("ControlNetModel")]
         raise BadInput(
             say(
                 f"controlnet: {folder} holds a {kind}, not a ControlNet.",
                 f"controlnet：{folder} 中是 {kind}，不是 ControlNet。",
             ),
-            nearest(
-                str(kind),
-                [
-                    known
-                    for known in dir(diffusers)
-                    if known.endswith("ControlNetModel")
-                ],
-            ),
+            nearest(str(kind), names),
         )
     return kind

@@ -53,11 +53,11 @@ class UseForQuestionAnswering(UsePreTrainedModel):
         mask = attention_mask
         if mask is None:
             mask = torch.ones_like(input_ids)
-        ends_before = (input_ids == END).cumsum(1)
-        in_question = (ends_before == 0) & (mask > 0)
+        eos_count = (input_ids == END).cumsum(1)
+        in_question = (eos_count == 0) & (mask > 0)
         features = self.encoder(input_ids, mask).last_hidden_state
         gate = self.qa_outputs.gate(features) * in_question
-        match = shared_words(input_ids, in_question, gate)
+        match = shared_tokens(input_ids, in_question, gate)
         marked = self.encoder(
             attention_mask=mask,
             inputs_embeds=self.encoder.embedded(input_ids)
@@ -71,7 +71,7 @@ class UseForQuestionAnswering(UsePreTrainedModel):
         )
 
 
-def shared_words(ids: Tensor, in_question: Tensor, gate: Tensor) -> Tensor:
+def shared_tokens(ids: Tensor, in_question: Tensor, gate: Tensor) -> Tensor:
     """Return m_t for each token, [B, T]; 0 for the question's own.
 
     Shapes: ids [B, T]; in_question bool [B, T]; gate g [B, T].
