@@ -110,6 +110,8 @@ class EngineModule(Protocol):
 
     FORMATS: Collection[str]
     """The formats of weights that it reads."""
+    TAKES: type[Request]
+    """The kind of request that its engines answer."""
     ABILITIES: Abilities
 
     def installed(self) -> str | None:

@@ -38,6 +38,7 @@ from miaobi.engines.text import grammar
 from miaobi.models import chat, converted
 
 FORMATS = ("gguf", "bundle")
+TAKES = TextRequest
 ABILITIES = Abilities(
     frozenset(
         {

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from miaobi.core.artifacts import FinishReason, TokenLogprob
@@ -22,6 +24,7 @@ from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
 
 FORMATS = ("url",)
+TAKES = TextRequest
 ABILITIES = Abilities(
     frozenset(
         {
@@ -46,11 +49,24 @@ EXTENDED = Abilities(
 )
 """What vLLM and SGLang take beyond OpenAI's own fields."""
 NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+"""OpenAI's names, where they differ from ours."""
+
+OWN_FORM = {
+    "prompt",
+    "messages",
+    "json_schema",
+    "logprobs",
+    "max_new_tokens",
+    "temperature",
+    "logit_bias",
+    "tools",
+}
+"""Controls that a request's body has in a form of their own."""
+
+DIALECTS = {"openai": ABILITIES, "vllm": EXTENDED}
 
 
 def installed() -> str | None:
-    from importlib.util import find_spec
-
     return None if find_spec("httpx") else "pip install httpx"
 
 
@@ -69,29 +85,41 @@ def open_engine(
     context_length: int = 1_000_000,
     timeout: float = 600.0,
 ) -> RemoteEngine:
-    """`model`: its name there; asked for when the server offers only one. `dialect`:
-    openai, or vllm for vLLM and SGLang.
-    `api_key_from`: the environment variable that holds the key."""
-    if dialect not in ("openai", "vllm"):
+    """Open a server.
+
+    Args:
+        weights: Its URL.
+        streams: Without effect: the server decides.
+        model: The model's name there; asked for when the server offers only one.
+        api_key: The key itself.
+        api_key_from: The environment variable that holds the key.
+        dialect: openai, or vllm for vLLM and SGLang.
+        context_length: Tokens of prompt and answer together.
+        timeout: Seconds without a byte from the server.
+    """
+    if dialect not in DIALECTS:
         raise BadInput(
             say(
                 f"There is no dialect {dialect!r}.",
                 f"没有名为 {dialect!r} 的 dialect。",
             ),
-            "openai, vllm",
+            ", ".join(DIALECTS),
         )
     return RemoteEngine(
         weights.location,
         model,
         api_key or os.environ.get(api_key_from, ""),
-        EXTENDED if dialect == "vllm" else ABILITIES,
+        DIALECTS[dialect],
         context_length,
         timeout,
     )
 
 
 class RemoteEngine:
-    modality, chats = "text", True
+    """A model of a server. Args as those of `open_engine`."""
+
+    modality = "text"
+    chats = True
 
     def __init__(
         self,
@@ -102,7 +130,9 @@ class RemoteEngine:
         context_length: int,
         timeout: float,
     ) -> None:
-        self.url, self.abilities, self.context_length = url, abilities, context_length
+        self.url = url
+        self.abilities = abilities
+        self.context_length = context_length
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = timeout
         self.model = model or self._only_model()
@@ -112,16 +142,17 @@ class RemoteEngine:
         import httpx
 
         try:
-            answer = httpx.get(f"{self.url}/models", headers=self._headers, timeout=30)
-            names = (
-                [item["id"] for item in answer.json()["data"]]
-                if answer.status_code == 200
-                else []
+            response = httpx.get(
+                f"{self.url}/models", headers=self._headers, timeout=30
             )
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except httpx.HTTPError as error:
             raise _unreachable(self.url, error) from None
-        if answer.status_code != 200:
-            raise _refused(answer.status_code, answer.text)
+        if response.status_code != 200:
+            raise _refused(response.status_code, response.text)
+        try:
+            names = [item["id"] for item in response.json()["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreachable(self.url, error) from None
         if len(names) != 1:
             raise BadInput(
                 say(
@@ -140,26 +171,14 @@ class RemoteEngine:
             "stream_options": {"include_usage": True},
             "max_tokens": request.max_new_tokens,
         }
-        for name in self.abilities.controls - {
-            "prompt",
-            "messages",
-            "json_schema",
-            "logprobs",
-            "max_new_tokens",
-            "tools",
-        }:
-            value = getattr(request, name)
-            if value != type(request).__dataclass_fields__[
-                name
-            ].default and value not in ((), {}, None):
-                body[NAMES.get(name, name)] = (
-                    list(value) if isinstance(value, tuple) else value
-                )
+        for name, value in request.changed().items():
+            if name in self.abilities.controls - OWN_FORM:
+                plain = list(value) if isinstance(value, tuple) else value
+                body[NAMES.get(name, name)] = plain
         body["temperature"] = request.temperature
         if request.logit_bias:
-            body["logit_bias"] = {
-                str(token): value for token, value in request.logit_bias.items()
-            }
+            bias = request.logit_bias.items()
+            body["logit_bias"] = {str(token): value for token, value in bias}
         if request.json_schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
@@ -170,58 +189,36 @@ class RemoteEngine:
                 },
             }
         if request.messages is None:
-            return (
-                body
-                | {"prompt": request.prompt}
-                | ({} if request.logprobs is None else {"logprobs": request.logprobs})
-            )
-        ask = (
-            {}
-            if request.logprobs is None
-            else {"logprobs": True, "top_logprobs": request.logprobs}
-        )
-        return (
-            body | {"messages": [dict(message) for message in request.messages]} | ask
-        )
+            body["prompt"] = request.prompt
+            if request.logprobs is not None:
+                body["logprobs"] = request.logprobs
+        else:
+            body["messages"] = [dict(message) for message in request.messages]
+            if request.logprobs is not None:
+                body["logprobs"] = True
+                body["top_logprobs"] = request.logprobs
+        return body
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        import httpx
-
         request = accepted(request, TextRequest, self.abilities, "remote")
-        path = "/completions" if request.messages is None else "/chat/completions"
-        left, made, last = set(range(request.n)), 0, list[Chunk]()
+        unfinished = set(range(request.n))
+        tokens = 0
+        # Held back until the server has said how many tokens there were.
+        last: list[Chunk] = []
         usage: Mapping[str, int] = {}
-        try:
-            # A client for each request: leaving the block closes its connection, which
-            # is how the server learns of a cancel.
-            async with (
-                httpx.AsyncClient(
-                    headers=self._headers, timeout=self._timeout, trust_env=False
-                ) as client,
-                client.stream(
-                    "POST", self.url + path, json=self._body(request)
-                ) as answer,
-            ):
-                if answer.status_code != 200:
-                    raise _refused(
-                        answer.status_code,
-                        (await answer.aread()).decode(errors="replace"),
-                    )
-                async for event in _events(answer):
-                    usage = event.get("usage") or usage
-                    for choice in event.get("choices") or ():
-                        chunk = _chunk(choice)
-                        made, left = (
-                            made + chunk.tokens,
-                            left - ({chunk.index} if chunk.finish else set()),
-                        )
-                        if left:
-                            yield chunk
-                        else:  # kept back until the server has told how many tokens there were
-                            last.append(chunk)
-        except httpx.HTTPError as error:
-            raise _unreachable(self.url, error) from None
-        if left:
+        async with aclosing(self._events(request)) as events:
+            async for event in events:
+                usage = event.get("usage") or usage
+                for choice in event.get("choices") or ():
+                    chunk = _chunk(choice)
+                    tokens += chunk.tokens
+                    if chunk.finish:
+                        unfinished.discard(chunk.index)
+                    if unfinished:
+                        yield chunk
+                    else:
+                        last.append(chunk)
+        if unfinished:
             raise MiaobiError(
                 say(
                     f"{self.url} closed the connection before the answer ended.",
@@ -232,25 +229,50 @@ class RemoteEngine:
                     "请重试，并查看该服务器的日志。",
                 ),
             )
-        more = max(0, usage.get("completion_tokens", 0) - made)
-        for place, chunk in enumerate(last):
-            yield (
-                replace(
-                    chunk,
-                    tokens=chunk.tokens + more,
-                    prompt_tokens=usage.get("prompt_tokens", 0),
-                )
-                if place == 0
-                else chunk
-            )
+        uncounted = max(0, usage.get("completion_tokens", 0) - tokens)
+        first, *others = last
+        yield replace(
+            first,
+            tokens=first.tokens + uncounted,
+            prompt_tokens=usage.get("prompt_tokens", 0),
+        )
+        for chunk in others:
+            yield chunk
+
+    async def _events(
+        self, request: TextRequest
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """What the server sends. Raises for what it refuses, and where it is not there."""
+        import httpx
+
+        path = "/completions" if request.messages is None else "/chat/completions"
+        try:
+            # A client for each request: leaving the block closes its connection, which
+            # is how the server learns of a cancel.
+            async with (
+                httpx.AsyncClient(
+                    headers=self._headers, timeout=self._timeout, trust_env=False
+                ) as client,
+                client.stream(
+                    "POST", self.url + path, json=self._body(request)
+                ) as response,
+            ):
+                if response.status_code != 200:
+                    content = await response.aread()
+                    text = content.decode(errors="replace")
+                    raise _refused(response.status_code, text)
+                async for event in _server_sent_events(response):
+                    yield event
+        except httpx.HTTPError as error:
+            raise _unreachable(self.url, error) from None
 
     def close(self) -> None:
         """Nothing is held open between requests."""
 
 
-async def _events(answer: Any) -> AsyncIterator[dict[str, Any]]:
-    """The JSON of each server-sent event, until [DONE]."""
-    async for line in answer.aiter_lines():
+async def _server_sent_events(response: Any) -> AsyncIterator[dict[str, Any]]:
+    """The JSON of each event, until [DONE]."""
+    async for line in response.aiter_lines():
         data = line.removeprefix("data:").strip()
         if not line.startswith("data:") or not data:
             continue
@@ -258,25 +280,19 @@ async def _events(answer: Any) -> AsyncIterator[dict[str, Any]]:
             return
         event = json.loads(data)
         if "error" in event:
-            raise _refused(
-                int(event["error"].get("code") or 500)
-                if str(event["error"].get("code", "")).isdigit()
-                else 500,
-                data,
-            )
+            code = str(event["error"].get("code", ""))
+            raise _refused(int(code) if code.isdigit() else 500, data)
         yield event
 
 
 def _chunk(choice: Mapping[str, Any]) -> Chunk:
-    text = (
-        choice.get("text")
-        if "text" in choice
-        else (choice.get("delta") or {}).get("content")
-    )
+    text = choice.get("text")
+    if text is None:
+        text = (choice.get("delta") or {}).get("content")
     reason = choice.get("finish_reason")
-    finish: FinishReason | None = (
-        None if reason is None else "length" if reason == "length" else "stop"
-    )
+    finish: FinishReason | None = None
+    if reason is not None:
+        finish = "length" if reason == "length" else "stop"
     return Chunk(
         choice.get("index", 0),
         text or "",
@@ -286,30 +302,27 @@ def _chunk(choice: Mapping[str, Any]) -> Chunk:
     )
 
 
-def _logprobs(found: Any) -> tuple[TokenLogprob, ...]:
+def _logprobs(value: Any) -> tuple[TokenLogprob, ...]:
     """Both of OpenAI's shapes: {"content": [...]} of chats, and the parallel lists of
     completions.
     """
-    if not found:
+    if not value:
         return ()
-    if found.get("content") is not None:
-        return tuple(
-            TokenLogprob(
-                item["token"],
-                item["logprob"],
-                tuple(
-                    (other["token"], other["logprob"])
-                    for other in item.get("top_logprobs") or ()
-                ),
-            )
-            for item in found["content"]
-        )
-    tokens, values = found.get("tokens") or (), found.get("token_logprobs") or ()
-    rivals = found.get("top_logprobs") or [None] * len(tokens)
+    if value.get("content") is not None:
+        return tuple(_token_logprob(entry) for entry in value["content"])
+    tokens = value.get("tokens") or ()
+    log_probs = value.get("token_logprobs") or ()
+    tops = value.get("top_logprobs") or [None] * len(tokens)
     return tuple(
-        TokenLogprob(token, value, tuple((top or {}).items()))
-        for token, value, top in zip(tokens, values, rivals, strict=False)
+        TokenLogprob(token, log_prob, tuple((top or {}).items()))
+        for token, log_prob, top in zip(tokens, log_probs, tops, strict=False)
     )
+
+
+def _token_logprob(entry: Mapping[str, Any]) -> TokenLogprob:
+    top = entry.get("top_logprobs") or ()
+    pairs = tuple((other["token"], other["logprob"]) for other in top)
+    return TokenLogprob(entry["token"], entry["logprob"], pairs)
 
 
 def _unreachable(url: str, error: Exception) -> NotFound:
@@ -327,15 +340,6 @@ def _unreachable(url: str, error: Exception) -> NotFound:
 
 def _refused(status: int, text: str) -> MiaobiError:
     """The server's own words, as an error of ours."""
-    try:
-        error = json.loads(text)["error"]
-        message = (
-            str(error.get("message", error))
-            if isinstance(error, Mapping)
-            else str(error)
-        )
-    except (ValueError, KeyError, TypeError):
-        message = text[:300]
     if status in (401, 403):
         return BadInput(
             say(
@@ -347,6 +351,7 @@ def _refused(status: int, text: str) -> MiaobiError:
                 "请在 OPENAI_API_KEY 中设置有效密钥，或用 api_key_from= 指定变量名。",
             ),
         )
+    message = _message(text)
     kind = BadInput if 400 <= status < 500 else MiaobiError
     return kind(
         say(
@@ -358,3 +363,14 @@ def _refused(status: int, text: str) -> MiaobiError:
             "请按提示修改，或查看该服务器的日志。",
         ),
     )
+
+
+def _message(text: str) -> str:
+    """The message in OpenAI's shape of errors, or the beginning of any other text."""
+    try:
+        error = json.loads(text)["error"]
+    except (ValueError, KeyError, TypeError):
+        return text[:300]
+    if isinstance(error, Mapping):
+        return str(error.get("message", error))
+    return str(error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from miaobi.core.engine import Abilities, Weights
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
+from miaobi.core.requests import ImageRequest
 from miaobi.engines.moderation.images import THRESHOLD
 from miaobi.models.quiet import quiet_diffusers
 from miaobi.models.tuned import FAMILY, PIPELINE_LORA, open_tuned
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Part = str | Path
 FORMATS = ("diffusers", "bundle")
+TAKES = ImageRequest
 ABILITIES = Abilities(
     frozenset(
         {

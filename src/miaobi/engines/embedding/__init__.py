@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
+from miaobi.core.requests import EmbeddingRequest
 from miaobi.models.tuned import FAMILY, open_tuned
 
 if TYPE_CHECKING:
     from miaobi.engines.embedding.engine import EmbeddingEngine
 
 FORMATS = ("base", "bundle")
+TAKES = EmbeddingRequest
 ABILITIES = Abilities(frozenset({"texts", "seed"}))
 """Vectors do not depend on the seed."""
 

@@ -10,12 +10,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
+from miaobi.core.requests import ImageRequest
 from miaobi.models.tuned import FAMILY
 
 if TYPE_CHECKING:
     from miaobi.engines.families.engine import PicturesEngine
 
 FORMATS = ("bundle",)
+TAKES = ImageRequest
 ABILITIES = Abilities(
     frozenset(
         {"n", "seed", "label", "image", "strength", "truncation", "width", "height"}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from miaobi.engines.native.engine import NativeEngine
 
 FORMATS = ("bundle", "transformers", "gguf")
+TAKES = TextRequest
 ABILITIES = Abilities(
     frozenset(item.name for item in fields(TextRequest))
     - {"json_schema", "image", "tools"},

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from miaobi.core import gguf
 from miaobi.core.engine import Abilities, Weights
 from miaobi.core.machine import physical_cores
+from miaobi.core.requests import TextRequest
 from miaobi.models import converted
 
 if TYPE_CHECKING:
     from miaobi.engines.openvino.engine import OpenVinoEngine
 
 FORMATS = ("openvino", "gguf", "bundle")
+TAKES = TextRequest
 ABILITIES = Abilities(
     frozenset(
         {

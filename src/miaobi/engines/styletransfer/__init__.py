@@ -10,11 +10,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
+from miaobi.core.requests import ImageRequest
 
 if TYPE_CHECKING:
     from miaobi.engines.styletransfer.engine import StyleTransfer
 
 FORMATS = ("styletransfer",)
+TAKES = ImageRequest
 ABILITIES = Abilities(frozenset({"seed", "image", "style", "strength"}))
 """The seed changes nothing: the same image is always painted the same way."""
 

@@ -12,12 +12,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
+from miaobi.core.requests import TextRequest
 from miaobi.models.tuned import FAMILY, open_tuned
 
 if TYPE_CHECKING:
     from miaobi.engines.tuned.engine import TunedEngine
 
 FORMATS = ("bundle",)
+TAKES = TextRequest
 ABILITIES = Abilities(frozenset({"seed", "prompt", "image"}))
 """Answers do not depend on the seed: the likeliest is given."""
 

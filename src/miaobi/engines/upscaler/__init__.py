@@ -9,11 +9,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from miaobi.core.engine import Abilities, Weights
+from miaobi.core.requests import ImageRequest
 
 if TYPE_CHECKING:
     from miaobi.engines.upscaler.engine import Upscaler
 
 FORMATS = ("esrgan",)
+TAKES = ImageRequest
 ABILITIES = Abilities(frozenset({"seed", "image", "upscale"}))
 """The seed changes nothing: the same image is always enlarged the same way."""
 
