@@ -401,7 +401,7 @@ def test_a_model_is_wanted_and_one_that_paints(
     assert paint("--label", "7") != 0
     assert "--style or --upscale" in capsys.readouterr().err
     assert paint("--model", poet, "--prompt", "春") != 0
-    assert "does not paint" in capsys.readouterr().err
+    assert "does not generate images" in capsys.readouterr().err
 
 
 def test_packaged_style_and_enlargement(
