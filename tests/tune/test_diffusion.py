@@ -230,7 +230,7 @@ def test_a_subject_is_learned_beside_its_class(
     assert prior > 0
     assert losses[1.0] - losses[0.0] == pytest.approx(prior, rel=1e-4)
     assert losses[3.0] - losses[0.0] == pytest.approx(3 * prior, rel=1e-4)
-    assert {tuple(item["text"].ravel()[:8]) for item in learner._class} == {
+    assert {tuple(item["text"].ravel()[:8]) for item in learner._class_features} == {
         tuple(learner.caption_features("a photo of a dog")["text"].ravel()[:8])
     }
 
@@ -242,14 +242,14 @@ def test_the_base_paints_the_class_once(
         folders("sd15"), instance_prompt="sks dog", class_prompt="dog", class_pictures=1
     )
     learner.pipeline.scheduler.config.num_train_timesteps  # noqa: B018 - the scheduler is the pipeline's own
-    first = learner._painted()
+    first = learner._paint_class()
     painted = (first / "0000.png").read_bytes()
     monkeypatch.setattr(
         type(learner.pipeline),
         "__call__",
         lambda *_, **__: pytest.fail("painted again"),
     )
-    assert (learner._painted() / "0000.png").read_bytes() == painted
+    assert (learner._paint_class() / "0000.png").read_bytes() == painted
 
 
 def test_captions_fall_silent_for_guidance(

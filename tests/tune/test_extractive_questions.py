@@ -102,7 +102,7 @@ def test_windows_are_read_together(tmp_path: Path) -> None:
     assert len(features["sizes"]) > 3 and max(features["sizes"]) <= 24
     covered = {
         place
-        for start, end in features["places"].tolist()
+        for start, end in features["offsets"].tolist()
         if end > 0
         for place in range(start, end)
     }
@@ -146,7 +146,7 @@ def test_the_best_stretch_is_the_best_of_all(tmp_path: Path) -> None:
             if s <= e < s + 3
         ]
         best = max(options, key=lambda item: item[0])
-        assert learner._best(logits, places)[:2] == best[1:]
+        assert learner._best_span(logits, places)[:2] == best[1:]
 
 
 def test_scores_are_squads() -> None:

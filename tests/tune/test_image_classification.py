@@ -229,7 +229,7 @@ def test_macro_f1_is_that_of_its_definition(tmp_path: Path) -> None:
         [0, 1, 1, 1, 0, 0],
     )  # the third class occurs nowhere
     judged = [
-        learner._judged(0.0, 1.0, guess, label)
+        learner._evaluate_image(0.0, 1.0, guess, label)
         for guess, label in zip(guesses, labels, strict=True)
     ]
     counts = np.sum([item.counts["macro_f1"] for item in judged], 0)

@@ -20,7 +20,7 @@ from miaobi.tune import methods
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.preference import (
     Config,
-    Preferring,
+    PreferenceLearner,
     columns,
     learner,
     question,
@@ -48,7 +48,7 @@ def tuned(
     method: str = "lora",
     moved: float = 0.3,
     chats: bool = True,
-) -> Preferring:
+) -> PreferenceLearner:
     """A learner whose trained weights have moved away from the base."""
     task = learner(base(folder / "base", chats=chats), spec, config)
     methods.apply(task, methods.TuneConfig(method=method))
@@ -60,13 +60,13 @@ def tuned(
     return task
 
 
-def batch_of(task: Preferring, records: list[dict[str, Any]]) -> Any:
+def batch_of(task: PreferenceLearner, records: list[dict[str, Any]]) -> Any:
     return task.prepare(task.collate([task.encode(record, 64) for record in records]))
 
 
 @torch.no_grad()
 def likelihood(
-    net: Any, task: Preferring, prompt: str, answer: str
+    net: Any, task: PreferenceLearner, prompt: str, answer: str
 ) -> tuple[float, int]:
     """(log π(answer | prompt), its tokens), one sequence at a time, from the model's own logits."""
     asked, said = (
@@ -310,7 +310,7 @@ def test_a_pair_keeps_one_question_when_it_is_cut(tmp_path: Path) -> None:
         {"prompt": "q" * 100, "chosen": "a" * 60, "rejected": "b"}, 48
     )
     assert (
-        len(features["asked"]) + len(features["chosen"]) == 48
+        len(features["question"]) + len(features["chosen"]) == 48
         and len(features["chosen"]) == 24
     )
     assert task.prompt_format.tokenizer.decode(features["rejected"]) == "b</s>"

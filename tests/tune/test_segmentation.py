@@ -123,7 +123,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
         base_of(segformer(tmp_path / "base")), SPEC, Config(image_size=64)
     )
     mask, guess = np.array([[0, 0, 1, IGNORED]]), np.array([[0, 1, 1, 2]])
-    judged = learner._judged(0.0, guess, mask, [8, 2])
+    judged = learner._evaluate_image(0.0, guess, mask, [8, 2])
     by_name = {
         figure.name: float(figure.combine(judged.counts[figure.name]))
         for figure in learner.metrics()

@@ -37,7 +37,7 @@ def test_the_loss_is_the_models_own_over_the_targets(tmp_path: Path, kind: str) 
     batch = batch_of(task)
     loss = task.loss(batch)
     own = task.net(
-        input_ids=batch["ids"], attention_mask=batch["mask"], labels=batch["wanted"]
+        input_ids=batch["ids"], attention_mask=batch["mask"], labels=batch["target"]
     ).loss
     assert loss.count == sum(len(pair["target"].encode()) + 1 for pair in PAIRS)
     assert torch.allclose(loss.total / loss.count, own, rtol=1e-5)
@@ -154,16 +154,16 @@ def test_long_sources_are_cut_and_the_prompt_stays(tmp_path: Path, kind: str) ->
     pair = {"source": "word " * 100, "target": "words"}
     features = task.encode(pair, 48)
     text = task.prompt_format.tokenizer.decode(
-        features["asked"], skip_special_tokens=True
+        features["source"], skip_special_tokens=True
     )
     assert text.startswith("Say: word word") and text.endswith("In short:")
     assert (
-        len(features["asked"]) + (len(features["wanted"]) if kind == "llama" else 0)
+        len(features["source"]) + (len(features["target"]) if kind == "llama" else 0)
         <= 48
     )
-    assert task.prompt_format.tokenizer.decode(features["wanted"]) == "words</s>"
+    assert task.prompt_format.tokenizer.decode(features["target"]) == "words</s>"
     assert task.length(pair) > 500
-    assert len(task.encode({"source": "a", "target": "b" * 100}, 48)["wanted"]) <= 48
+    assert len(task.encode({"source": "a", "target": "b" * 100}, 48)["target"]) <= 48
 
 
 def test_the_first_figure_is_the_one_that_was_asked_for(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base, open_base
 from miaobi.tune.tasks import text_classification as task
+from miaobi.tune.text import metrics
 from miaobi.tune.text.heads import grouped
 
 SINGLE = [
@@ -173,16 +174,16 @@ def test_figures_are_those_of_the_textbook() -> None:
             for k in range(3)
         ]
     )
-    assert task.macro_f1(table.reshape(-1).astype(float)) == pytest.approx(
+    assert metrics.macro_f1(table.reshape(-1).astype(float)) == pytest.approx(
         f1_score(wanted, given, average="macro")
     )
-    assert task.f1(table[1].astype(float)) == pytest.approx(
+    assert metrics.f1(table[1].astype(float)) == pytest.approx(
         f1_score(wanted == 1, given == 1)
     )
     x, y = draw.normal(size=50), draw.normal(size=50)
     sums = np.array([50, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
-    assert task.pearson(sums) == pytest.approx(pearsonr(x, y).statistic)
-    assert task.pearson(np.array([5.0, 5, 5, 5, 5, 5])) == 0.0
+    assert metrics.pearson(sums) == pytest.approx(pearsonr(x, y).statistic)
+    assert metrics.pearson(np.array([5.0, 5, 5, 5, 5, 5])) == 0.0
 
 
 def test_dropout_reaches_heads_that_have_none(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_data_that_cannot_teach(tmp_path: Path) -> None:
             ),
             config(problem="regression"),
         )
-    with pytest.raises(BadInput, match="No label tells"):
+    with pytest.raises(BadInput, match="No label distinguishes"):
         task.survey(
             examples(
                 task, config(problem="multi"), [{"text": "good", "label": ["x"]}] * 2
@@ -281,4 +282,4 @@ def test_groups_are_the_cheapest() -> None:
     ) == [0, 1, 2, 3, 4]
     assert grouped([5, 200, 7, 190, 6]) == [[0, 4, 2], [3, 1]]
     assert grouped([8, 8, 8, 8]) == [[0, 1, 2, 3]]
-    assert grouped([100, 1, 1], call=1000) == [[1, 2, 0]]
+    assert grouped([100, 1, 1], call_cost=1000) == [[1, 2, 0]]

@@ -229,7 +229,7 @@ def test_the_learner_bars_what_no_scheme_allows(tmp_path: Path) -> None:
     legal = {
         (before, now)
         for before, now in itertools.product(learner.tags, repeat=2)
-        if learner.barred[learner.tags.index(before), learner.tags.index(now)] == 0
+        if learner.step_scores[learner.tags.index(before), learner.tags.index(now)] == 0
     }
     assert (
         ("B-person", "I-person") in legal
@@ -240,7 +240,7 @@ def test_the_learner_bars_what_no_scheme_allows(tmp_path: Path) -> None:
         not {("O", "I-person"), ("B-place", "I-person"), ("I-place", "I-person")}
         & legal
     )
-    assert [tag for tag, score in zip(learner.tags, learner.barred_first) if score] == [
+    assert [tag for tag, score in zip(learner.tags, learner.first_scores) if score] == [
         "I-person",
         "I-place",
     ]
@@ -248,11 +248,12 @@ def test_the_learner_bars_what_no_scheme_allows(tmp_path: Path) -> None:
 
 def test_span_f1_counts_as_conll_does() -> None:
     Span = task.Span
-    gold = {Span(0, 3, "person"), Span(5, 9, "place")}
-    said = [Span(0, 3, "person"), Span(5, 8, "place"), Span(10, 12, "place")]
-    assert task._counts(said, gold, "").tolist() == [1, 2, 1]
-    assert task._counts(said, gold, "place").tolist() == [0, 2, 1]
-    assert task._counts(said, gold, "person").tolist() == [1, 0, 0]
+    true_spans = {Span(0, 3, "person"), Span(5, 9, "place")}
+    spans = [Span(0, 3, "person"), Span(5, 8, "place"), Span(10, 12, "place")]
+    counts = task.span_counts(spans, true_spans, ["person", "place"])
+    assert counts["f1"].tolist() == [1, 2, 1]
+    assert counts["f1/place"].tolist() == [0, 2, 1]
+    assert counts["f1/person"].tolist() == [1, 0, 0]
 
 
 def test_long_texts_are_cut_between_names_and_read_whole(tmp_path: Path) -> None:

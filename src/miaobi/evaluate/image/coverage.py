@@ -4,8 +4,10 @@
 B(x) is the ball around x that ends at its k-th nearest neighbour among its own kind,
 real X, fake Y:
 
-    precision = share of Y inside some B(x)        recall   = share of X inside some B(y)      (Kynkäänniemi et al. 2019, arXiv:1904.06991)
-    density   = mean over Y of |{x: y ∈ B(x)}| / k coverage = share of X whose B(x) holds a y  (Naeem et al. 2020, arXiv:2002.09797)
+    precision = share of Y inside some B(x)
+    recall    = share of X inside some B(y)           (Kynkäänniemi et al. 2019, arXiv:1904.06991)
+    density   = mean over Y of |{x: y ∈ B(x)}| / k
+    coverage  = share of X whose B(x) holds a y       (Naeem et al. 2020, arXiv:2002.09797)
 """
 
 from __future__ import annotations

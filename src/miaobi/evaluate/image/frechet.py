@@ -1,10 +1,11 @@
 """How far apart two sets of images lie, each seen as one Gaussian in feature space.
 
-    d² = ‖μ_a - μ_b‖² + tr Σ_a + tr Σ_b - 2 tr (Σ_b^½ Σ_a Σ_b^½)^½      (Fréchet 1957; Heusel et al. 2017, arXiv:1706.08500)
+    d² = ‖μ_a - μ_b‖² + tr Σ_a + tr Σ_b - 2 tr (Σ_b^½ Σ_a Σ_b^½)^½
 
-With any features but Inception's this is not "FID", and it is never called so here. Few
-samples make d² too large, by about c / N (Chong & Forsyth 2020, arXiv:1911.07023): from
-all samples and from halves of them follows where it would end,
+(Fréchet 1957; Heusel et al. 2017, arXiv:1706.08500.) With any features but Inception's
+this is not "FID", and it is never called so here. Few samples make d² too large, by
+about c / N (Chong & Forsyth 2020, arXiv:1911.07023): from all samples and from halves
+of them follows where it would end,
 
     d²_∞ ≈ 2 d²_N - mean d²_{N/2}
 
@@ -69,7 +70,8 @@ def measure(subject: ImageSubject) -> list[Score]:
             + say(
                 f"{subject.extractor.name} features, comparable among themselves only, "
                 f"against {subject.reference}; the spread of random halves",
-                f"{subject.extractor.name} 特征（只能与同一特征的结果比较），对照{subject.reference}；区间取自随机半样本",
+                f"{subject.extractor.name} 特征（只能与同一特征的结果比较），"
+                f"对照{subject.reference}；区间取自随机半样本",
             ),
             label=say("Fréchet distance", "弗雷歇距离"),
         ),

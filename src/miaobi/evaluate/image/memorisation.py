@@ -213,7 +213,8 @@ def _scores(
                 "share that lies nearer than all but 5 % of held-out pictures "
                 f"do: 0.05 where samples are new; for 1 %: {one_percent:.3f}; both "
                 "resampled",
-                f"比 95% 的留出图片离训练图片更近的样本占比：全新样本应为 0.05；以 1% 为界：{one_percent:.3f}；两者均重采样",
+                "比 95% 的留出图片离训练图片更近的样本占比：全新样本应为 0.05；"
+                f"以 1% 为界：{one_percent:.3f}；两者均重采样",
             ),
             label=say(
                 f"Samples too near to training, {space.label}",

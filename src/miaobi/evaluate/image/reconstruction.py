@@ -1,9 +1,12 @@
 """How much of a held-out image survives being encoded and decoded; for models that
 translate, how near they come to the true one.
 
-MSE = mean (x - x̂)², values in [0, 1]       PSNR = -10 log10 MSE, dB
-SSIM = (2 μ_x μ_y + c_1)(2 σ_xy + c_2) / ((μ_x² + μ_y² + c_1)(σ_x² + σ_y² + c_2)), mean over 11 × 11 Gaussian windows, σ = 1.5,
-       c_1 = 0.01², c_2 = 0.03²              (Wang et al. 2004, IEEE TIP 13:4)
+    MSE  = mean (x - x̂)², values in [0, 1]
+    PSNR = -10 log10 MSE, dB
+    SSIM = (2 μ_x μ_y + c_1)(2 σ_xy + c_2) / ((μ_x² + μ_y² + c_1)(σ_x² + σ_y² + c_2)),
+           mean over 11 × 11 Gaussian windows, σ = 1.5, c_1 = 0.01², c_2 = 0.03²
+
+(Wang et al. 2004, IEEE TIP 13:4.)
 """
 
 from __future__ import annotations

@@ -62,19 +62,19 @@ def neighbours(subject: ImageSubject) -> list[Sheet]:
     The first has the samples that lie nearest to a training image, the second as many
     drawn at random.
     """
-    found = neighbours_in_features(subject)
-    closest = np.argsort(found.nearest, kind="stable")[:NEIGHBOUR_ROWS]
+    all_neighbours = neighbours_in_features(subject)
+    closest = np.argsort(all_neighbours.nearest, kind="stable")[:NEIGHBOUR_ROWS]
     order = random_generator([subject.seed, 3]).permutation(len(subject.samples))
     drawn = np.sort(order[:NEIGHBOUR_ROWS])
     return [
         (
-            _neighbour_sheet(subject, found, closest),
+            _neighbour_sheet(subject, all_neighbours, closest),
             say(
                 "The samples nearest to any training picture.", "距训练图片最近的样本。"
             ),
         ),
         (
-            _neighbour_sheet(subject, found, drawn),
+            _neighbour_sheet(subject, all_neighbours, drawn),
             say("Drawn at random.", "随机抽取。"),
         ),
     ]

@@ -1,10 +1,10 @@
-"""Image captioning: a sentence for a picture.
+"""Image captioning: a sentence for an image.
 
-    L = -Σ_t log p(y_t | y_<t, picture)
+    L = -Σ_t log p(y_t | y_<t, image)
 
 Bases: BLIP, GIT, and any VisionEncoderDecoder (a ViT before a GPT-2 or BERT). They
-    differ in where a caption begins and where the logits of its tokens stand; the loss
-    over them is the same.
+differ in where a caption begins and where the logits of its tokens stand; the loss over
+them is the same.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from miaobi.core.language import say
 from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
+from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.image.input import check_augmentations, preparation
 from miaobi.tune.image.learner import PictureLearner, side_of
@@ -33,10 +34,10 @@ from miaobi.tune.text import overlap
 
 NAME = "image-captioning"
 SUMMARY = "a sentence for each picture", "为每张图片写一句描述"
-MODALITY, READER, MAKES = "image", "pictures", "labels"
+MODALITY = "image"
+READER = "pictures"
+MAKES = "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
-NOTHING = -100
-"""Marks where there is no token to learn."""
 KINDS = {
     "vision-encoder-decoder": "VisionEncoderDecoderModel",
     "blip": "BlipForConditionalGeneration",
@@ -53,14 +54,12 @@ class Config:
     label_smoothing: float = 0.0
     """Share of certainty that is spread over all tokens."""
     max_new_tokens: int = 32
-    """Longest caption when it is judged."""
+    """Longest caption when it is evaluated."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    picture, caption = (
-        picture_of(record, EXAMPLE),
-        record.get("caption") or record.get("text"),
-    )
+    image = picture_of(record, EXAMPLE)
+    caption = record.get("caption") or record.get("text")
     if not isinstance(caption, str) or not caption.strip():
         raise Unusable(
             say(
@@ -72,7 +71,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
                 f"请用 data.columns.caption 指定列名，或写成 {EXAMPLE}",
             ),
         )
-    return {**picture, "caption": caption.strip()}
+    return {**image, "caption": caption.strip()}
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,9 +118,13 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Captioner:
 
 
 class Captioner(PictureLearner):
-    """Batches: ids [B, L] with the token that begins a caption and the one that ends
-    it, mask [B, L].
+    """A net that writes captions.
+
+    Batches have ids [B, L], from the token that begins a caption to the one that ends
+    it, and mask [B, L].
     """
+
+    unit = "tokens"
 
     def __init__(
         self, net: Any, base: Base, spec: Mapping[str, Any], config: Config
@@ -133,30 +136,22 @@ class Captioner(PictureLearner):
             config.augment,
             base,
         )
-        self.config, self.tokenizer, self.kind = (
-            config,
-            base.tokenizer,
-            str(base.config["model_type"]),
-        )
-        self.begin, self.end = _marks(net.config, self.kind, self.tokenizer)
-        self.pad = (
-            self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else self.end
-        )
+        self.config = config
+        self.tokenizer = base.tokenizer
+        self.kind = str(base.config["model_type"])
+        self.bos_id, self.eos_id = _bos_and_eos(net.config, self.kind, self.tokenizer)
+        pad_id = self.tokenizer.pad_token_id
+        self.pad_id = self.eos_id if pad_id is None else pad_id
 
     def _ids(self, caption: str) -> list[int]:
-        return [
-            self.begin,
-            *self.tokenizer(caption, add_special_tokens=False).input_ids,
-            self.end,
-        ]
+        tokens = self.tokenizer(caption, add_special_tokens=False).input_ids
+        return [self.bos_id, *tokens, self.eos_id]
 
     def length(self, columns: Mapping[str, Any]) -> int:
         return len(self._ids(columns["caption"]))
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        ids = self._ids(columns["caption"]) if "caption" in columns else [self.begin]
+        ids = self._ids(columns["caption"]) if "caption" in columns else [self.bos_id]
         return {
             **super().encode(columns, max_length),
             "ids": np.array(ids[: max_length or None]),
@@ -166,23 +161,20 @@ class Captioner(PictureLearner):
         rows = [item["ids"] for item in features]
         return {
             **super().collate(features),
-            "ids": padded(rows, self.pad),
+            "ids": padded(rows, self.pad_id),
             "mask": padded([np.ones(len(row)) for row in rows], 0),
         }
 
     def prepare(self, batch: Batch) -> Batch:
-        mask = batch["mask"]  # of tokens, not of pixels
-        return {
-            **super().prepare(
-                {name: value for name, value in batch.items() if name != "mask"}
-            ),
-            "mask": mask.to(self.device),
-        }
+        # The mask is of tokens; augmentations would take it for one of pixels.
+        others = {name: value for name, value in batch.items() if name != "mask"}
+        return {**super().prepare(others), "mask": batch["mask"].to(self.device)}
 
     def nats(self, batch: Batch, smoothing: float = 0.0) -> Tensor:
-        """-log p of every token after the first, 0 where there is none: [B, L - 1]."""
-        ids, mask = batch["ids"], batch["mask"]
-        wanted = ids[:, 1:].masked_fill(mask[:, 1:] == 0, NOTHING)
+        """Return -log p of every token after the first, [B, L - 1]; 0 for padding."""
+        ids = batch["ids"]
+        mask = batch["mask"]
+        targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, MASKED)
         if self.kind == "vision-encoder-decoder":
             logits = self.net(
                 pixel_values=batch["input"],
@@ -190,93 +182,71 @@ class Captioner(PictureLearner):
                 decoder_attention_mask=mask[:, :-1],
             ).logits
         else:
-            # GIT's places of the picture stand before those of the text.
+            # GIT's positions of the image stand before those of the text.
             logits = self.net(
                 pixel_values=batch["input"], input_ids=ids, attention_mask=mask
             ).logits[:, -ids.shape[1] :][:, :-1]
         return F.cross_entropy(
             logits.float().transpose(1, 2),
-            wanted,
+            targets,
             reduction="none",
             label_smoothing=smoothing,
         )
 
     def loss(self, batch: Batch) -> Loss:
         batch = self.prepare(batch)
-        return Loss(
-            self.nats(batch, self.config.label_smoothing).sum(),
-            int(batch["mask"][:, 1:].sum()),
-        )
-
-    unit = "tokens"
+        nats = self.nats(batch, self.config.label_smoothing)
+        return Loss(nats.sum(), int(batch["mask"][:, 1:].sum()))
 
     def metrics(self) -> Sequence[Metric]:
+        unit = say("nats/token", "奈特/词元")
         return [
             overlap.METRICS["chrf"],
             overlap.METRICS["bleu"],
             overlap.METRICS["rouge_l"],
-            Metric(
-                "loss",
-                shares,
-                "lower",
-                ("Loss", "损失"),
-                say("nats/token", "奈特/词元"),
-            ),
+            Metric("loss", shares, "lower", ("Loss", "损失"), unit),
         ]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
         batch = self.prepare(batch)
-        nats, counts = (
-            self.nats(batch).sum(1).tolist(),
-            batch["mask"][:, 1:].sum(1).tolist(),
-        )
-        judged = list[Evaluation]()
-        for said, row, total, count in zip(
-            self.write(batch["input"]), batch["ids"], nats, counts, strict=True
+        totals = self.nats(batch).sum(1).tolist()
+        counts = batch["mask"][:, 1:].sum(1).tolist()
+        captions = self.write(batch["input"])
+        evaluations = list[Evaluation]()
+        for caption, ids, total, count in zip(
+            captions, batch["ids"], totals, counts, strict=True
         ):
-            reference = self.tokenizer.decode(
-                row[1:count], skip_special_tokens=True
-            ).strip()
-            judged.append(
-                Evaluation(
-                    total / max(count, 1),
-                    {
-                        **overlap.counts(said, reference),
-                        "loss": np.array([total, count], np.float64),
-                    },
-                    said,
-                )
-            )
-        return judged
+            reference = self.tokenizer.decode(ids[1:count], skip_special_tokens=True)
+            sums = {
+                **overlap.counts(caption, reference.strip()),
+                "loss": np.array([total, count], np.float64),
+            }
+            evaluations.append(Evaluation(total / max(count, 1), sums, caption))
+        return evaluations
 
     @torch.no_grad()
     def write(self, pixels: Tensor) -> list[str]:
-        """Captions of prepared pictures, greedily."""
-        settings = {
+        """Return captions of prepared images, by greedy search."""
+        net: Any = self.net
+        settings: dict[str, Any] = {
             "max_new_tokens": self.config.max_new_tokens,
             "num_beams": 1,
             "do_sample": False,
         }
         if self.kind != "blip":  # which sets its own
-            settings |= {"pad_token_id": self.pad, "eos_token_id": self.end}
-        first = torch.full((len(pixels), 1), self.begin, device=pixels.device)
+            settings |= {"pad_token_id": self.pad_id, "eos_token_id": self.eos_id}
         if self.kind == "vision-encoder-decoder":
-            made = self.net.generate(
-                pixel_values=pixels, decoder_start_token_id=self.begin, **settings
-            )
-        elif self.kind == "git":
-            made = self.net.generate(pixel_values=pixels, input_ids=first, **settings)
-        else:
-            made = self.net.generate(pixel_values=pixels, **settings)
-        return [
-            text.strip()
-            for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)
-        ]
+            settings["decoder_start_token_id"] = self.bos_id
+        if self.kind == "git":
+            shape = (len(pixels), 1)
+            settings["input_ids"] = torch.full(shape, self.bos_id, device=pixels.device)
+        output = net.generate(pixel_values=pixels, **settings)
+        texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        return self.write(
-            self.prepare(self.collate([self.encode(columns, 0)]))["input"]
-        )[0]
+        batch = self.prepare(self.collate([self.encode(columns, 0)]))
+        return self.write(batch["input"])[0]
 
     def preview(self, features: Features) -> list[Piece]:
         first, *rest = features["ids"].tolist()
@@ -290,35 +260,20 @@ class Captioner(PictureLearner):
         self.tokenizer.save_pretrained(folder)
 
 
-def _marks(config: Any, kind: str, tokenizer: Any) -> tuple[int, int]:
-    """The tokens that begin and end a caption, as the base's own generation has them.
-    Raises Unsupported where it names none.
+def _bos_and_eos(config: Any, kind: str, tokenizer: Any) -> tuple[int, int]:
+    """Return the tokens that begin and end a caption, as the base generates it.
+
+    Raises Unsupported where the base names none.
     """
     if kind == "blip":
         return config.text_config.bos_token_id, config.text_config.sep_token_id
     if kind == "git":
         return config.bos_token_id, config.eos_token_id
-    begin = next(
-        (
-            value
-            for value in (
-                config.decoder_start_token_id,
-                tokenizer.cls_token_id,
-                tokenizer.bos_token_id,
-            )
-            if value is not None
-        ),
-        None,
+    bos_id = _first_id(
+        config.decoder_start_token_id, tokenizer.cls_token_id, tokenizer.bos_token_id
     )
-    end = next(
-        (
-            value
-            for value in (tokenizer.sep_token_id, tokenizer.eos_token_id)
-            if value is not None
-        ),
-        None,
-    )
-    if begin is None or end is None:
+    eos_id = _first_id(tokenizer.sep_token_id, tokenizer.eos_token_id)
+    if bos_id is None or eos_id is None:
         raise Unsupported(
             say(
                 "The base does not say which tokens begin and end a caption.",
@@ -329,4 +284,8 @@ def _marks(config: Any, kind: str, tokenizer: Any) -> tuple[int, int]:
                 "请在 config.json 中设置 decoder_start_token_id，并为分词器设置结束词元。",
             ),
         )
-    return begin, end
+    return bos_id, eos_id
+
+
+def _first_id(*ids: int | None) -> int | None:
+    return next((number for number in ids if number is not None), None)

@@ -1,4 +1,4 @@
-"""Going on writing: a language model learns plain text, every token of it.
+"""Plain text: a language model learns every token of it, to continue texts like these.
 
     L = -Σ_t log p(x_t | x_<t)
 
@@ -32,7 +32,9 @@ from miaobi.tune.text.packing import PackedLearner, by_sequence, layers_of, pack
 
 NAME = "causal"
 SUMMARY = "go on writing in the manner of these texts", "仿照这些文本续写"
-MODALITY, READER, MAKES = "text", "texts", "text"
+MODALITY = "text"
+READER = "texts"
+MAKES = "text"
 EXAMPLE = '{"text": "..."}'
 
 
@@ -55,12 +57,9 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The prompt; a text without one asks nothing, and is told from others by all of it."""
-    return (
-        {"prompt": columns["prompt"]}
-        if columns["prompt"]
-        else {"text": columns["text"]}
-    )
+    """Return the prompt; a text without one differs from others by all of it."""
+    name = "prompt" if columns["prompt"] else "text"
+    return {name: columns[name]}
 
 
 group = question
@@ -79,14 +78,17 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Writer:
 
 
 def writing_model(base: Base) -> nn.Module:
-    """The base as a causal language model. Raises Unsupported for a base that does not write."""
+    """Return the base as a causal language model.
+
+    Raises Unsupported for a base that does not write.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if base.config.get(
-        "model_type"
-    ) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or base.config.get("is_encoder_decoder"):
-        kind = base.config.get("model_type") or base.weights.format
+    kind = base.config.get("model_type")
+    encoder_decoder = base.config.get("is_encoder_decoder")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or encoder_decoder:
+        kind = kind or base.weights.format
         raise Unsupported(
             say(
                 f"{base.name} is of type {kind}, which is no causal language model.",
@@ -97,12 +99,14 @@ def writing_model(base: Base) -> nn.Module:
                 "请选用能写作的模型：smollm2，或 Llama、Qwen、Gemma、Mistral、GPT-2 等的 Transformers 文件夹。",
             ),
         )
-    return base.model(AutoModelForCausalLM)
+    net: nn.Module = base.model(AutoModelForCausalLM)
+    return net
 
 
 class TextLearner(PackedLearner):
-    """A causal language model and the tokens that it learns from. Features: ids int64
-    [T], learned bool [T].
+    """A causal language model and the tokens that it learns from.
+
+    Features: ids int64 [T], learned bool [T].
     """
 
     unit = "tokens"
@@ -110,51 +114,54 @@ class TextLearner(PackedLearner):
 
     def __init__(self, net: nn.Module, tokenizer: Any, max_new_tokens: int) -> None:
         super().__init__(net)
-        self.tokenizer, self.max_new_tokens = tokenizer, max_new_tokens
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
         self.blocks = layers_of(net)
 
     @abstractmethod
     def tokens(self, columns: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
-        """(ids, which are learned) of an example, whole."""
+        """Return (ids, which are learned) of an example, uncut."""
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        return len(self.tokens(columns)[0])
+        ids, _ = self.tokens(columns)
+        return len(ids)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         ids, learned = self.tokens(columns)
-        kept = max_length or len(ids)
-        return {"ids": np.array(ids[:kept], dtype=np.int64), "learned": learned[:kept]}
+        length = max_length or len(ids)
+        return {
+            "ids": np.array(ids[:length], dtype=np.int64),
+            "learned": learned[:length],
+        }
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        return pack(
-            [(item["ids"], item["learned"]) for item in features],
-            share=self.shares_prefix,
-        )
+        rows = [(item["ids"], item["learned"]) for item in features]
+        return pack(rows, share=self.shares_prefix)
 
     def loss(self, batch: Batch) -> Loss:
-        nats = self.reader.nats(
-            batch, (self.neftune_alpha or 0.0) if self.training else 0.0
-        )
+        alpha = (self.neftune_alpha or 0.0) if self.training else 0.0
+        nats = self.reader.nats(batch, alpha)
         return Loss(nats.sum(), len(nats))
 
     def metrics(self) -> Sequence[Metric]:
-        def ratio(counts: np.ndarray) -> np.ndarray:
-            return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
-
         return [
             Metric(
-                "loss", ratio, "lower", ("Loss", "损失"), say("nats/token", "奈特/词元")
+                "loss",
+                _mean,
+                "lower",
+                ("Loss", "损失"),
+                say("nats/token", "奈特/词元"),
             ),
             Metric(
                 "perplexity",
-                lambda counts: np.exp(ratio(counts)),
+                lambda counts: np.exp(_mean(counts)),
                 "lower",
                 ("Perplexity", "困惑度"),
                 say("per token", "每词元"),
             ),
             Metric(
                 "token_accuracy",
-                ratio,
+                _mean,
                 "higher",
                 ("Next token right", "下一词元准确率"),
             ),
@@ -162,29 +169,29 @@ class TextLearner(PackedLearner):
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
         nats, best = self.reader.scores(batch)
-        right = (best == batch["targets"][batch["targets"] >= 0]).double()
-        found = list[Evaluation]()
-        for surprise, hits in zip(
+        targets = batch["targets"][batch["targets"] >= 0]
+        right = (best == targets).double()
+        evaluations = list[Evaluation]()
+        for own_nats, own_right in zip(
             by_sequence(batch, nats.double()), by_sequence(batch, right)
         ):
-            total, count = float(surprise.sum()), float(len(surprise))
+            total = float(own_nats.sum())
+            count = float(len(own_nats))
             sums = np.array([total, count])
-            found.append(
-                Evaluation(
-                    total / max(count, 1),
-                    {
-                        "loss": sums,
-                        "perplexity": sums,
-                        "token_accuracy": np.array([float(hits.sum()), count]),
-                    },
-                )
-            )
-        return found
+            counts = {
+                "loss": sums,
+                "perplexity": sums,
+                "token_accuracy": np.array([float(own_right.sum()), count]),
+            }
+            evaluations.append(Evaluation(total / max(count, 1), counts))
+        return evaluations
 
     def preview(self, features: Features) -> list[Piece]:
-        """Stretches of equal learning, spelled by the tokenizer."""
-        ids, learned = features["ids"], features["learned"]
-        edges = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), len(ids)]
+        """Return runs of tokens that are learned, or not, as text."""
+        ids = features["ids"]
+        learned = features["learned"]
+        changes = np.flatnonzero(np.diff(learned)) + 1
+        edges = [0, *changes.tolist(), len(ids)]
         return [
             Piece(
                 self.tokenizer.decode(
@@ -198,75 +205,87 @@ class TextLearner(PackedLearner):
 
     @torch.no_grad()
     def write(self, prompt: Sequence[int], eos_ids: Sequence[int]) -> str:
-        """What the model goes on with, greedily, until one of `eos_ids`, at most max_new_tokens."""
-        training = self.net.training
-        self.net.eval()
+        """Return how the model continues, by greedy search.
+
+        Args:
+            prompt: Token ids.
+            eos_ids: Any of them ends the text, which has at most max_new_tokens.
+        """
+        net: Any = self.net
+        training = net.training
+        net.eval()
         ids = torch.tensor([list(prompt)], device=self.device)
-        made: Any = self.net.generate(
+        output = net.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=self.max_new_tokens,  # type: ignore[operator]
+            max_new_tokens=self.max_new_tokens,
             do_sample=False,
             eos_token_id=list(eos_ids) or None,
             pad_token_id=padding_of(self.tokenizer),
         )
-        self.net.train(training)
-        return str(
-            self.tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)
-        ).strip()
+        net.train(training)
+        new_ids = output[0, len(prompt) :]
+        return str(self.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
 
 
+def _mean(counts: np.ndarray) -> np.ndarray:
+    """Return sums over numbers of [..., (sum, number)]."""
+    return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
+
+
 class Writer(TextLearner):
+    """A causal language model of plain text, and of prompts with completions."""
+
     def tokens(self, columns: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
-        prompt, text = columns["prompt"], columns["text"]
-        encoded = self.tokenizer(prompt + text, return_offsets_mapping=bool(prompt))
+        prompt = columns["prompt"]
+        encoded = self.tokenizer(
+            prompt + columns["text"], return_offsets_mapping=bool(prompt)
+        )
         ids = list(encoded.input_ids)
-        end = self.tokenizer.eos_token_id
-        if end is not None and not columns.get("continues") and ids[-1:] != [end]:
-            ids.append(end)
+        eos_id = self.tokenizer.eos_token_id
+        ends_here = not columns.get("continues")
+        if eos_id is not None and ends_here and ids[-1:] != [eos_id]:
+            ids.append(eos_id)
         learned = np.ones(len(ids), dtype=bool)
         if prompt:
             # Special tokens that were added in front lie at (0, 0).
-            for place, (_, stop) in enumerate(encoded.offset_mapping):
-                learned[place] = stop > len(prompt)
+            for index, (_, end) in enumerate(encoded.offset_mapping):
+                learned[index] = end > len(prompt)
         return ids, learned
 
     def split(
         self, columns: Mapping[str, Any], max_length: int
     ) -> list[Mapping[str, Any]]:
-        """Windows of at most `max_length` tokens, cut between tokens; a prompt's part
-        of a window stays a prompt.
+        """Return windows of at most `max_length` tokens, cut between tokens.
+
+        A prompt's part of a window stays a prompt.
         """
-        whole, border = columns["prompt"] + columns["text"], len(columns["prompt"])
-        marks = [
-            mark
-            for mark in self.tokenizer(
-                whole, return_offsets_mapping=True
-            ).offset_mapping
-            if mark[1] > mark[0]
-        ]
-        room = max(max_length - 2, 1)  # for the tokens that begin and end a text
+        whole = columns["prompt"] + columns["text"]
+        border = len(columns["prompt"])
+        offsets = self.tokenizer(whole, return_offsets_mapping=True).offset_mapping
+        spans = [(start, end) for start, end in offsets if end > start]
+        size = max(max_length - 2, 1)  # leaves two for tokens that begin and end a text
         windows = list[Mapping[str, Any]]()
-        for first in range(0, len(marks), room):
-            last = min(first + room, len(marks))
-            start = marks[first][0] if first else 0
-            end = marks[last][0] if last < len(marks) else len(whole)
-            if end > max(start, border):
-                windows.append(
-                    {
-                        "prompt": whole[start:border],
-                        "text": whole[max(start, border) : end],
-                        **({"continues": True} if end < len(whole) else {}),
-                    }
-                )
+        for first in range(0, len(spans), size):
+            last = first + size
+            start = spans[first][0] if first else 0
+            end = spans[last][0] if last < len(spans) else len(whole)
+            text_start = max(start, border)
+            if end <= text_start:
+                continue
+            window = {"prompt": whole[start:border], "text": whole[text_start:end]}
+            if end < len(whole):
+                window["continues"] = True
+            windows.append(window)
         return windows
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        """How the model goes on after the prompt, or after the first half of a text."""
+        """Return how the model continues the prompt, or the first half of a text."""
         text = columns.get("text", "")
-        asked = columns.get("prompt") or text[: math.ceil(len(text) / 2)]
-        end = self.tokenizer.eos_token_id
-        return self.write(self.tokenizer(asked).input_ids, [] if end is None else [end])
+        prompt = columns.get("prompt") or text[: math.ceil(len(text) / 2)]
+        eos_id = self.tokenizer.eos_token_id
+        eos_ids = [] if eos_id is None else [eos_id]
+        return self.write(self.tokenizer(prompt).input_ids, eos_ids)

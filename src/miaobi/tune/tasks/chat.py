@@ -3,7 +3,7 @@
     L = -Σ_{t in the assistant's turns} log p(x_t | x_<t)
 
 Dialogues are rendered by the base's own template, so that the tuned model is asked as
-it was taught; what others say is read, not learned (tune/text/turns.py says where the
+it was trained; what others say is read, not learned (tune/text/turns.py finds where the
 assistant speaks).
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,9 @@ SUMMARY = (
     "answer as the assistant of these dialogues does",
     "像这些对话中的助手那样回答",
 )
-MODALITY, READER, MAKES = "text", "texts", "text"
+MODALITY = "text"
+READER = "texts"
+MAKES = "text"
 EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 EXTRAS = ("name", "tool_call_id")
 
@@ -47,32 +50,32 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    """{"messages": [...], "tools": [...]}; tools only where there are any."""
+    """Return {"messages": [...], "tools": [...]}; tools only where there are any."""
     if isinstance(record.get("messages"), list):
-        messages = [_turn(turn) for turn in record["messages"]]
+        messages = [_message(turn) for turn in record["messages"]]
     else:
-        messages = _other(record)
-    _check(messages)
-    return {
-        "messages": messages,
-        **({"tools": _tools(record["tools"])} if record.get("tools") else {}),
-    }
+        messages = _messages_of_other_shapes(record)
+    _check_dialogue(messages)
+    if not record.get("tools"):
+        return {"messages": messages}
+    return {"messages": messages, "tools": _tools(record["tools"])}
 
 
-def _turn(turn: Any) -> dict[str, Any]:
-    """A message in OpenAI's form; the arguments of tool calls as objects, which is what
-    templates write.
+def _message(turn: Any) -> dict[str, Any]:
+    """Return a message in OpenAI's form.
+
+    The arguments of tool calls become objects, which is what templates write.
     """
     calls = turn.get("tool_calls") if isinstance(turn, Mapping) else None
     plain = {**turn, "content": turn.get("content") or ""} if calls else turn
-    message = to_document({"messages": [plain]}, None, {}).messages[0]
-    extras = {key: turn[key] for key in EXTRAS if turn.get(key) is not None}
-    return {
-        "role": message.role,
-        "content": message.content,
-        **extras,
-        **({"tool_calls": [_call(call) for call in calls]} if calls else {}),
-    }
+    parsed = to_document({"messages": [plain]}, None, {}).messages[0]
+    message: dict[str, Any] = {"role": parsed.role, "content": parsed.content}
+    for key in EXTRAS:
+        if turn.get(key) is not None:
+            message[key] = turn[key]
+    if calls:
+        message["tool_calls"] = [_call(call) for call in calls]
+    return message
 
 
 def _call(call: Any) -> dict[str, Any]:
@@ -87,7 +90,8 @@ def _call(call: Any) -> dict[str, Any]:
         )
     arguments = function.get("arguments", {})
     try:
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
     except ValueError:
         raise Unusable(
             say(
@@ -96,35 +100,33 @@ def _call(call: Any) -> dict[str, Any]:
             ),
             '{"type": "function", "function": {"name": "...", "arguments": {}}}',
         ) from None
-    known = {"id": call["id"]} if "id" in call else {}
+    identity = {"id": call["id"]} if "id" in call else {}
     return {
-        **known,
+        **identity,
         "type": "function",
         "function": {"name": function["name"], "arguments": arguments},
     }
 
 
-def _tools(tools: Any) -> list[Any]:
-    """A list, or the JSON of one (columns of a table hold text)."""
+def _tools(value: Any) -> list[Any]:
+    """Return the tools of a list, or of the JSON of one (columns of a table hold text)."""
     try:
-        found = json.loads(tools) if isinstance(tools, str) else tools
+        tools = json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        found = None
-    if not isinstance(found, list) or not all(
-        isinstance(tool, Mapping) for tool in found
-    ):
-        raise Unusable(
-            say(
-                f"tools is {tools!r:.60}, not a list of functions.",
-                f"tools 为 {tools!r:.60}，不是函数列表。",
-            ),
-            '"tools": [{"type": "function", "function": {"name": "...", "parameters": {}}}]',
-        )
-    return found
+        tools = None
+    if isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools):
+        return tools
+    raise Unusable(
+        say(
+            f"tools is {value!r:.60}, not a list of functions.",
+            f"tools 为 {value!r:.60}，不是函数列表。",
+        ),
+        '"tools": [{"type": "function", "function": {"name": "...", "parameters": {}}}]',
+    )
 
 
-def _other(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """ShareGPT, Alpaca, prompt and completion."""
+def _messages_of_other_shapes(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages of ShareGPT, Alpaca, and prompt with completion."""
     if shape_of(record) == "text":
         raise Unusable(
             say("a plain text has no turns.", "纯文本没有对话轮次。"),
@@ -142,7 +144,7 @@ def _other(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _check(messages: Sequence[Mapping[str, Any]]) -> None:
+def _check_dialogue(messages: Sequence[Mapping[str, Any]]) -> None:
     """Raise Unusable for a dialogue that teaches no answer."""
     if not messages:
         raise Unusable(say("the dialogue is empty.", "对话为空。"), EXAMPLE)
@@ -170,16 +172,13 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
         raise Unusable(
             say("nobody asks the assistant anything.", "没有人向助手提问。"), EXAMPLE
         )
-    for place, message in enumerate(messages):
-        if (
-            message["role"] == "assistant"
-            and not message["content"].strip()
-            and not message.get("tool_calls")
-        ):
+    for number, message in enumerate(messages, start=1):
+        is_empty = not message["content"].strip() and not message.get("tool_calls")
+        if message["role"] == "assistant" and is_empty:
             raise Unusable(
                 say(
-                    f"turn {place + 1}, the assistant's, is empty.",
-                    f"第 {place + 1} 轮（助手）为空。",
+                    f"turn {number}, the assistant's, is empty.",
+                    f"第 {number} 轮（助手）为空。",
                 ),
                 say(
                     "Fill it in, or leave the dialogue out.", "请补全，或去掉这段对话。"
@@ -188,16 +187,12 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """All that is said before the assistant's last turn."""
+    """Return all that is said before the assistant's last turn."""
     messages = columns["messages"]
-    last = max(
-        (
-            place
-            for place, message in enumerate(messages)
-            if message["role"] == "assistant"
-        ),
-        default=len(messages),
-    )
+    roles = [message["role"] for message in messages]
+    last = len(messages)
+    if "assistant" in roles:
+        last = len(roles) - 1 - roles[::-1].index("assistant")
     return {**columns, "messages": messages[:last]}
 
 
@@ -229,15 +224,16 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Assistant:
 
 
 def template_of(base: Base, name: str = "") -> ChatTemplate:
-    """The base's template, or a built-in one by name. Raises Unsupported where there is
-    none, or its tokens are not in the vocabulary.
+    """Return the base's template, or a built-in one by name.
+
+    Raises Unsupported where there is none, or its tokens are not in the vocabulary.
     """
     if not name and base.template is not None:
         return base.template
     if not name:
         raise Unsupported(
             say(
-                f"{base.name} has no chat template: it was never taught to talk.",
+                f"{base.name} has no chat template: it was not trained on dialogues.",
                 f"{base.name} 没有对话模板：它未学过对话。",
             ),
             say(
@@ -245,8 +241,9 @@ def template_of(base: Base, name: str = "") -> ChatTemplate:
                 "请指定模板：--head.template chatml；若词表中没有 <|im_start|>，用 plain。",
             ),
         )
-    known = base.tokenizer.get_vocab()
-    if name == "chatml" and not {"<|im_start|>", "<|im_end|>"} <= known.keys():
+    vocabulary = base.tokenizer.get_vocab()
+    has_marks = {"<|im_start|>", "<|im_end|>"} <= vocabulary.keys()
+    if name == "chatml" and not has_marks:
         raise Unsupported(
             say(
                 f"The vocabulary of {base.name} has no <|im_start|> and <|im_end|>, which chatml is written with.",
@@ -268,21 +265,23 @@ class Assistant(TextLearner):
         super().__init__(net, tokenizer, max_new_tokens)
         self.template = template
         tokenizer.chat_template = template.source
-        self._tools_shown = False
+        self._renders_tools = False
 
     def tokens(self, columns: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
-        """Learned are the tokens that reach into the assistant's turns. Raises BadInput
-        for what the template refuses.
+        """Return (ids, which are learned): those that reach into the assistant's turns.
+
+        Raises BadInput for what the template refuses.
         """
         tools = columns.get("tools")
         text, turns = assistant_turns(self.template, columns["messages"], tools)
-        if tools and not self._tools_shown:
+        if tools and not self._renders_tools:
             self._check_tools(text, columns["messages"])
         encoded = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )
-        starts, ends = np.array(encoded.offset_mapping, dtype=np.int64).reshape(-1, 2).T
-        learned = np.zeros(len(starts), dtype=bool)
+        offsets = np.array(encoded.offset_mapping, dtype=np.int64).reshape(-1, 2)
+        starts, ends = offsets.T
+        learned = np.zeros(len(offsets), dtype=bool)
         for start, end in turns:
             # Offsets may leave white space out, so a turn is the whole range between
             # its first and its last token.
@@ -292,6 +291,7 @@ class Assistant(TextLearner):
         return list(encoded.input_ids), learned
 
     def _check_tools(self, text: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raise Unsupported where the template leaves the tools out."""
         if text == self.template.render(messages, add_generation_prompt=False):
             raise Unsupported(
                 say(
@@ -303,30 +303,30 @@ class Assistant(TextLearner):
                     "请使用 --head.template chatml，或从数据中去掉 tools。",
                 ),
             )
-        self._tools_shown = True
+        self._renders_tools = True
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        """Too long a dialogue loses its oldest exchanges; only what is still too long
-        is cut at its end.
+        """Encode a dialogue; too long a one loses its oldest exchanges.
+
+        Only what is still too long is cut at its end.
         """
-        messages = columns["messages"]
-        while (
-            max_length and self.length({**columns, "messages": messages}) > max_length
-        ):
-            shorter = _without_oldest(messages)
-            if shorter is None:
+        while max_length and self.length(columns) > max_length:
+            messages = _without_oldest(columns["messages"])
+            if messages is None:
                 break
-            messages = shorter
-        return super().encode({**columns, "messages": messages}, max_length)
+            columns = {**columns, "messages": messages}
+        return super().encode(columns, max_length)
 
     def split(
         self, columns: Mapping[str, Any], max_length: int
     ) -> list[Mapping[str, Any]]:
-        """As many whole exchanges as fit, then the next ones, each after the system's
-        turn; one that is too long alone stays so.
+        """Return parts of as many whole exchanges as fit, each after the system's turn.
+
+        An exchange that is too long by itself stays so.
         """
         system, exchanges = _exchanges(columns["messages"])
-        parts, current = list[Mapping[str, Any]](), list[Mapping[str, Any]]()
+        parts = list[Mapping[str, Any]]()
+        current = list[Mapping[str, Any]]()
         for exchange in exchanges:
             together = {**columns, "messages": [*system, *current, *exchange]}
             if current and self.length(together) > max_length:
@@ -336,86 +336,65 @@ class Assistant(TextLearner):
         return [*parts, {**columns, "messages": [*system, *current]}]
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        """The assistant's next turn after the dialogue, or, where that ends with one,
-        in place of it.
+        """Return the assistant's next turn.
+
+        Where the dialogue ends with one, it is written anew.
         """
-        asked = (
-            question(columns)["messages"]
-            if columns["messages"][-1]["role"] == "assistant"
-            else columns["messages"]
-        )
-        text = self.template.render(asked, tools=columns.get("tools"))
-        return self.write(
-            self.tokenizer(text, add_special_tokens=False).input_ids, self.eos_ids
-        )
+        if columns["messages"][-1]["role"] == "assistant":
+            columns = question(columns)
+        text = self.template.render(columns["messages"], tools=columns.get("tools"))
+        prompt = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.write(prompt, self.eos_ids)
 
     @property
     def eos_ids(self) -> list[int]:
-        """Tokens that end a turn: the one the template writes after it, and the
-        vocabulary's own end.
-        """
+        """Tokens that end a turn: the template's, and the vocabulary's own end."""
         probe = [
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "b"},
         ]
         text, turns = assistant_turns(self.template, probe)
-        tail = self.tokenizer(
-            text[turns[0][0] : turns[0][1]], add_special_tokens=False
-        ).input_ids[-1]
-        marked = (
-            [tail]
-            if tail in self.tokenizer.all_special_ids
-            or tail in self.tokenizer.added_tokens_decoder
-            else []
-        )
-        return sorted(
-            {
-                *marked,
-                *(
-                    []
-                    if self.tokenizer.eos_token_id is None
-                    else [self.tokenizer.eos_token_id]
-                ),
-            }
-        )
+        start, end = turns[0]
+        turn = self.tokenizer(text[start:end], add_special_tokens=False).input_ids
+        last = turn[-1]
+        ids = set[int]()
+        special = self.tokenizer.all_special_ids
+        if last in special or last in self.tokenizer.added_tokens_decoder:
+            ids.add(last)
+        if self.tokenizer.eos_token_id is not None:
+            ids.add(self.tokenizer.eos_token_id)
+        return sorted(ids)
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
-        (folder / "chat_template.jinja").write_text(
-            self.template.source, encoding="utf-8"
-        )
+        template = folder / "chat_template.jinja"
+        template.write_text(self.template.source, encoding="utf-8")
 
 
 def _exchanges(
     messages: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Mapping[str, Any]], list[list[Mapping[str, Any]]]]:
-    """(the system's turns at the beginning, exchanges): each from a user's turn that
-    follows an assistant's, to the next such.
+    """Return (the system's turns at the beginning, exchanges).
+
+    An exchange goes from a user's turn that follows an assistant's to the next such.
     """
-    first = next(
-        (
-            place
-            for place, message in enumerate(messages)
-            if message["role"] != "system"
-        ),
-        len(messages),
-    )
+    system = list(takewhile(lambda message: message["role"] == "system", messages))
     exchanges = list[list[Mapping[str, Any]]]()
-    for place, message in enumerate(messages[first:], first):
-        if not exchanges or (
-            message["role"] == "user" and messages[place - 1]["role"] == "assistant"
-        ):
+    previous = ""
+    for message in messages[len(system) :]:
+        begins = message["role"] == "user" and previous == "assistant"
+        if begins or not exchanges:
             exchanges.append([])
         exchanges[-1].append(message)
-    return list(messages[:first]), exchanges
+        previous = message["role"]
+    return system, exchanges
 
 
 def _without_oldest(
     messages: Sequence[Mapping[str, Any]],
 ) -> list[Mapping[str, Any]] | None:
+    """Return the dialogue without its oldest exchange; None if that is its only one."""
     system, exchanges = _exchanges(messages)
-    return (
-        [*system, *(message for exchange in exchanges[1:] for message in exchange)]
-        if len(exchanges) > 1
-        else None
-    )
+    if len(exchanges) <= 1:
+        return None
+    return [*system, *chain.from_iterable(exchanges[1:])]

@@ -1,21 +1,22 @@
 """Distillation: a small model learns from a larger one.
 
-logits    L = Σ_t α T² KL(p_T(·|x_<t) ‖ q_T(·|x_<t)) - (1 - α) log q(x_t|x_<t)         (Hinton et al. 2015, arXiv:1503.02531)
+logits    L = Σ_t α T² KL(p_T(·|x_<t) ‖ q_T(·|x_<t)) - (1 - α) log q(x_t|x_<t)
           p the teacher, q the student, both softened by the temperature T; a local
-          teacher with the same vocabulary
-answers   L = -Σ_t log q(y_t | y_<t, x), y what the teacher answers to x                (Kim and Rush 2016, arXiv:1606.07947)
+          teacher with the same vocabulary (Hinton et al. 2015, arXiv:1503.02531)
+answers   L = -Σ_t log q(y_t | y_<t, x), y what the teacher answers to x
           any teacher that writes, also a remote one; it is asked once, and its answers
-          are kept (tune/text/teacher.py)
+          are stored (tune/text/teacher.py; Kim and Rush 2016, arXiv:1606.07947)
 
-`head.layers` makes the student out of the base by keeping only so many of its layers,
-evenly spaced (Sanh et al. 2019, arXiv:1910.01108).
+`head.layers` makes the student from the base with only so many of its layers, evenly
+spaced (Sanh et al. 2019, arXiv:1910.01108).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Phase
 from miaobi.tune.learner import Evaluation, Example, Features, Metric
 from miaobi.tune.tasks.causal import TextLearner, writing_model
+from miaobi.tune.text.metrics import mean
 from miaobi.tune.text.packing import Reader, by_sequence, layers_of
 from miaobi.tune.text.prompts import (
     PromptFormat,
@@ -43,8 +45,12 @@ from miaobi.tune.text.teacher import Opener, Teacher, current_opener
 
 NAME = "distillation"
 SUMMARY = "learn from a larger model", "向更大的模型学习"
-MODALITY, READER, MAKES = "text", "texts", "text"
+MODALITY = "text"
+READER = "texts"
+MAKES = "text"
 EXAMPLE = '{"prompt": "..."} / {"prompt": "...", "completion": "..."} / {"text": "..."}'
+TEXT_PROMPT = 8
+"""Tokens of a text without a prompt that are given when it is to be continued."""
 
 
 @dataclass(frozen=True)
@@ -73,45 +79,33 @@ class Config:
     """Questions that the teacher is asked at the same time."""
 
     def __post_init__(self) -> None:
-        for name, good in (
-            ("temperature", self.temperature > 0),
-            ("alpha", 0 <= self.alpha <= 1),
-            ("layers", self.layers >= 0),
-            ("streams", self.streams > 0),
-        ):
-            if not good:
-                raise BadInput(
-                    say(
-                        f"head.{name} is {getattr(self, name)}.",
-                        f"head.{name} 为 {getattr(self, name)}。",
-                    ),
-                    say(
-                        "temperature is above 0, alpha within [0, 1], layers at least 0, streams at least 1.",
-                        "temperature 应大于 0，alpha 在 [0, 1] 之间，layers 不小于 0，streams 至少为 1。",
-                    ),
-                )
+        self._require(self.temperature > 0, "temperature", self.temperature)
+        self._require(0 <= self.alpha <= 1, "alpha", self.alpha)
+        self._require(self.layers >= 0, "layers", self.layers)
+        self._require(self.streams > 0, "streams", self.streams)
+
+    def _require(self, condition: bool, name: str, value: float) -> None:
+        """Raise BadInput for a setting that is out of its range."""
+        if condition:
+            return
+        raise BadInput(
+            say(f"head.{name} is {value}.", f"head.{name} 为 {value}。"),
+            say(
+                "temperature is above 0, alpha within [0, 1], layers at least 0, streams at least 1.",
+                "temperature 应大于 0，alpha 在 [0, 1] 之间，layers 不小于 0，streams 至少为 1。",
+            ),
+        )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    """{"prompt": text or messages, "completion": text}; without a completion the
-    teacher answers, without a prompt the text is read whole.
+    """Return {"prompt": text or messages, "completion": text}.
+
+    Without a completion the teacher answers, without a prompt the text is read whole.
     """
-    if (
-        isinstance(record.get("prompt"), str)
-        and record["prompt"].strip()
-        and not record.get("completion")
-    ):
-        return {"prompt": record["prompt"].strip(), "completion": ""}
-    document = to_document(record, None, {})
-    turns = [message._asdict() for message in document.messages]
-    last = max(
-        (place for place, turn in enumerate(turns) if turn["role"] == "assistant"),
-        default=len(turns),
-    )
-    prompt = turns[:last] if turns else document.prompt.strip()
-    completion = (
-        turns[last]["content"] if last < len(turns) else document.text
-    ).strip()
+    prompt = record.get("prompt")
+    if isinstance(prompt, str) and prompt.strip() and not record.get("completion"):
+        return {"prompt": prompt.strip(), "completion": ""}
+    prompt, completion = _prompt_and_completion(record)
     if not prompt and not completion:
         raise Unusable(say("the text is empty.", "文本为空。"), EXAMPLE)
     if not prompt and config.loss == "answers":
@@ -125,39 +119,53 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     return {"prompt": prompt, "completion": completion}
 
 
+def _prompt_and_completion(record: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return what comes before the assistant's last turn, and that turn.
+
+    Of records without turns, the prompt and the text.
+    """
+    document = to_document(record, None, {})
+    turns = [message._asdict() for message in document.messages]
+    if not turns:
+        return document.prompt.strip(), document.text.strip()
+    roles = [turn["role"] for turn in turns]
+    if "assistant" not in roles:
+        return turns, document.text.strip()
+    last = len(roles) - 1 - roles[::-1].index("assistant")
+    return turns[:last], turns[last]["content"].strip()
+
+
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (
-        {"prompt": columns["prompt"]}
-        if columns["prompt"]
-        else {"completion": columns["completion"]}
-    )
+    name = "prompt" if columns["prompt"] else "completion"
+    return {name: columns[name]}
 
 
 group = question
 
 
 def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
-    """Has the teacher answer what it is to answer; what was answered in an earlier run
-    is not asked again.
+    """Have the teacher answer what it is to answer.
+
+    What it answered in an earlier run is not asked again.
     """
     if not config.teacher:
         raise BadInput(
             say("There is no teacher.", "没有指定教师模型。"), "--head.teacher smollm2"
         )
-    asked = [
+    prompts = [
         example.columns["prompt"]
         for example in examples
-        if _taught(example.columns, config)
+        if _needs_teacher(example.columns, config)
     ]
-    if asked:
+    if prompts:
         teacher = _teacher(config, current_opener())
-        teacher.ask(asked, progress=True)
+        teacher.ask(prompts, progress=True)
         teacher.close()
-    return {"examples": len(examples), "answered": len(asked)}
+    return {"examples": len(examples), "answered": len(prompts)}
 
 
-def _taught(columns: Mapping[str, Any], config: Config) -> bool:
-    """Whether the answer to be learned is the teacher's."""
+def _needs_teacher(columns: Mapping[str, Any], config: Config) -> bool:
+    """Return whether the answer to be learned is the teacher's."""
     return config.loss == "answers" or not columns["completion"]
 
 
@@ -179,14 +187,15 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Student:
     net = writing_model(base)
     if config.layers:
         keep_layers(net, config.layers)
-    kind = Imitator if config.loss == "logits" else Student
+    kind = LogitsStudent if config.loss == "logits" else Student
     return kind(net, prompt_format_of(base), config)
 
 
 def keep_layers(net: Any, count: int) -> None:
-    """Leave `count` layers of a model, evenly spaced, the first and the last among them."""
+    """Leave `count` layers of a model, evenly spaced, with the first and the last."""
     name = layers_of(net)
-    layers, settings = net.get_submodule(name), net.config.get_text_config()
+    layers = net.get_submodule(name)
+    config = net.config.get_text_config()
     if count > len(layers):
         raise BadInput(
             say(
@@ -195,17 +204,17 @@ def keep_layers(net: Any, count: int) -> None:
             ),
             say(f"Give at most {len(layers)}.", f"请不要超过 {len(layers)}。"),
         )
-    kept = np.linspace(0, len(layers) - 1, count).round().astype(int).tolist()
-    net.set_submodule(name, nn.ModuleList(layers[place] for place in kept))
-    settings.num_hidden_layers = count
-    if getattr(settings, "layer_types", None):
-        settings.layer_types = [settings.layer_types[place] for place in kept]
-    for place, layer in enumerate(net.get_submodule(name)):
+    indices = np.linspace(0, len(layers) - 1, count).round().astype(int).tolist()
+    remaining = nn.ModuleList(layers[index] for index in indices)
+    net.set_submodule(name, remaining)
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[index] for index in indices]
+    for index, layer in enumerate(remaining):
         for module in layer.modules():
-            if (
-                getattr(module, "layer_idx", None) is not None
-            ):  # Transformers' place in the cache of keys and values
-                module.layer_idx = place
+            # Transformers' index into the cache of keys and values.
+            if getattr(module, "layer_idx", None) is not None:
+                setattr(module, "layer_idx", index)  # noqa: B010 - not declared
 
 
 class Student(TextLearner):
@@ -215,13 +224,18 @@ class Student(TextLearner):
         self, net: nn.Module, prompt_format: PromptFormat, config: Config
     ) -> None:
         super().__init__(net, prompt_format.tokenizer, config.max_new_tokens)
-        self.prompt_format, self.config = prompt_format, config
-        self._answers: tuple[Teacher, ...] = ()
+        self.prompt_format = prompt_format
+        self.config = config
         self._opener = current_opener()
 
+    @cached_property
+    def _answers(self) -> Teacher:
+        return _teacher(self.config, self._opener)
+
     def phases(self) -> list[Phase]:
-        """Raises Unsupported for an adapter on a base that has lost layers: nobody
-        could find that base again.
+        """Raise Unsupported for an adapter on a base that has lost layers.
+
+        The saved adapter could not name that base.
         """
         if self.config.layers and self.adapter:
             raise Unsupported(
@@ -234,55 +248,58 @@ class Student(TextLearner):
         return super().phases()
 
     def completion(self, columns: Mapping[str, Any]) -> str:
-        if not _taught(columns, self.config):
-            return str(columns["completion"])
-        self._answers = self._answers or (_teacher(self.config, self._opener),)
-        return self._answers[0][columns["prompt"]]
+        """Return the answer to be learned."""
+        if _needs_teacher(columns, self.config):
+            return self._answers[columns["prompt"]]
+        return str(columns["completion"])
 
     def parts(self, columns: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-        """(tokens that are read, tokens that are learned)."""
-        prompt, text = columns["prompt"], self.completion(columns)
+        """Return (tokens that are read, tokens that are learned)."""
+        prompt = columns["prompt"]
+        text = self.completion(columns)
         if prompt:
-            return self.prompt_format.question(prompt), self.prompt_format.answer(
-                prompt, text
-            )
-        ids = [
-            *PromptFormat(self.tokenizer, None).question(text),
-            *(
-                []
-                if self.tokenizer.eos_token_id is None
-                else [self.tokenizer.eos_token_id]
-            ),
-        ]
+            question_ids = self.prompt_format.question(prompt)
+            return question_ids, self.prompt_format.answer(prompt, text)
+        ids = PromptFormat(self.tokenizer, None).question(text)
+        if self.tokenizer.eos_token_id is not None:
+            ids = [*ids, self.tokenizer.eos_token_id]
         return ids[:1], ids[1:]
 
     def tokens(self, columns: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
-        asked, answered = self.parts(columns)
-        return asked + answered, np.arange(len(asked) + len(answered)) >= len(asked)
+        read, learned = self.parts(columns)
+        ids = read + learned
+        return ids, np.arange(len(ids)) >= len(read)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        ids, learned = row(*fit(*self.parts(columns), max_length))
-        return {"ids": ids, "learned": learned}
+        read, learned = self.parts(columns)
+        ids, is_learned = row(*fit(read, learned, max_length))
+        return {"ids": ids, "learned": is_learned}
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        asked = (
-            self.prompt_format.question(columns["prompt"])
-            if columns.get("prompt")
-            else self.parts({"prompt": "", **columns})[1][:8]
+        if columns.get("prompt"):
+            prompt = self.prompt_format.question(columns["prompt"])
+        else:
+            _, learned = self.parts({"prompt": "", **columns})
+            prompt = learned[:TEXT_PROMPT]
+        answers = generate(
+            self.net,
+            [np.array(prompt)],
+            self.prompt_format,
+            self.config.max_new_tokens,
         )
-        return generate(
-            self.net, [np.array(asked)], self.prompt_format, self.config.max_new_tokens
-        )[0]
+        return answers[0]
 
 
-class Imitator(Student):
-    """Learns a teacher's probabilities: of every learned token, not of the right one alone."""
+class LogitsStudent(Student):
+    """Learns a teacher's probabilities of every learned token, not of the right one
+    alone.
+    """
 
     def __init__(
         self, net: nn.Module, prompt_format: PromptFormat, config: Config
     ) -> None:
         super().__init__(net, prompt_format, config)
-        base = _local(config.teacher)
+        base = _local_teacher(config.teacher)
         if base.tokenizer.get_vocab() != prompt_format.tokenizer.get_vocab():
             raise Unsupported(
                 say(
@@ -295,70 +312,62 @@ class Imitator(Student):
                 ),
             )
         # In a tuple, so that the teacher is no part of what is trained and saved.
-        self._model = (Reader(writing_model(base).requires_grad_(False).eval()),)
+        teacher = writing_model(base).requires_grad_(False).eval()
+        self._teacher_readers = (Reader(teacher),)
 
     @property
     def teacher(self) -> Reader:
-        reader = self._model[0]
+        """The teacher, on the student's device."""
+        (reader,) = self._teacher_readers
         reader.net.to(self.device)
         return reader
 
     def prepare(self, batch: Batch) -> Batch:
-        """Adds the teacher's logits [N, V] of learned tokens."""
+        """Return the batch with the teacher's logits [N, V] of learned tokens."""
         with torch.no_grad():
             return {**batch, "teacher": self.teacher.logits(batch)}
 
-    def parted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(KL(p_T ‖ q_T), -log q of the token, whether both find the same token
-        likeliest), each [N].
-        """
-        student, teacher = (
-            self.reader.logits(batch).float(),
-            batch["teacher"].float(),
-        )
+    def compare(self, batch: Batch) -> Comparison:
+        """Return how the student differs from the teacher on a prepared batch."""
+        student = self.reader.logits(batch).float()
+        teacher = batch["teacher"].float()
         # Vocabularies are sometimes filled up to a round number, each model's to its
         # own.
         size = min(student.shape[-1], teacher.shape[-1])
-        student, teacher, heat = (
-            student[:, :size],
-            teacher[:, :size],
-            self.config.temperature,
-        )
+        student = student[:, :size]
+        teacher = teacher[:, :size]
+        temperature = self.config.temperature
         divergence = F.kl_div(
-            (student / heat).log_softmax(-1),
-            (teacher / heat).log_softmax(-1),
+            (student / temperature).log_softmax(-1),
+            (teacher / temperature).log_softmax(-1),
             reduction="none",
             log_target=True,
         ).sum(-1)
-        nats = F.cross_entropy(
-            student, batch["targets"][batch["targets"] != MASKED], reduction="none"
-        )
-        return divergence, nats, student.argmax(-1) == teacher.argmax(-1)
+        targets = batch["targets"]
+        tokens = targets[targets != MASKED]
+        nats = F.cross_entropy(student, tokens, reduction="none")
+        return Comparison(divergence, nats, student.argmax(-1) == teacher.argmax(-1))
 
     def loss(self, batch: Batch) -> Loss:
-        divergence, nats, agreed = self.parted(batch)
+        """Return the loss of a prepared batch."""
+        divergence, nats, agreement = self.compare(batch)
         alpha = self.config.alpha
-        total = (
-            alpha * self.config.temperature**2 * divergence.sum()
-            + (1 - alpha) * nats.sum()
-        )
+        imitation = alpha * self.config.temperature**2 * divergence.sum()
         return Loss(
-            total,
+            imitation + (1 - alpha) * nats.sum(),
             len(nats),
-            {"divergence": divergence.detach().sum(), "agreement": agreed.sum()},
+            {"divergence": divergence.detach().sum(), "agreement": agreement.sum()},
         )
 
     def metrics(self) -> Sequence[Metric]:
-        def mean(sums: np.ndarray) -> np.ndarray:
-            return np.asarray(sums[..., 0] / sums[..., 1])
-
+        unit = say("nats/token", "奈特/词元")
         return [
             Metric(
                 "divergence",
                 mean,
                 "lower",
                 ("Divergence from the teacher (softened)", "与教师的散度（软化后）"),
-                say("nats/token", "奈特/词元"),
+                unit,
             ),
             Metric(
                 "agreement",
@@ -366,40 +375,51 @@ class Imitator(Student):
                 "higher",
                 ("Same likeliest token as the teacher", "最可能词元与教师一致的比例"),
             ),
-            Metric(
-                "loss",
-                mean,
-                "lower",
-                ("Loss on the text", "文本损失"),
-                say("nats/token", "奈特/词元"),
-            ),
+            Metric("loss", mean, "lower", ("Loss on the text", "文本损失"), unit),
         ]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        parts = [
-            by_sequence(batch, values.double())
-            for values in self.parted(self.prepare(batch))
+        comparison = self.compare(self.prepare(batch))
+        sequences = zip(
+            by_sequence(batch, comparison.divergence.double()),
+            by_sequence(batch, comparison.nats.double()),
+            by_sequence(batch, comparison.agreement.double()),
+            strict=True,
+        )
+        return [
+            Evaluation(
+                float(divergence.mean()),
+                {
+                    "divergence": _sum_and_number(divergence),
+                    "agreement": _sum_and_number(agreement),
+                    "loss": _sum_and_number(nats),
+                },
+            )
+            for divergence, nats, agreement in sequences
         ]
-        judged = list[Evaluation]()
-        for divergence, nats, agreed in zip(*parts):
-            sums = {
-                name: np.array([float(values.sum()), float(len(values))])
-                for name, values in (
-                    ("divergence", divergence),
-                    ("agreement", agreed),
-                    ("loss", nats),
-                )
-            }
-            judged.append(Evaluation(float(divergence.mean()), sums))
-        return judged
 
 
-def _local(name: str) -> Base:
-    """A teacher whose logits can be looked at. Raises Unsupported for a server."""
+class Comparison(NamedTuple):
+    """Of each learned token, [N] each."""
+
+    divergence: Tensor
+    """KL(p_T ‖ q_T)."""
+    nats: Tensor
+    """-log q of the token."""
+    agreement: Tensor
+    """bool: whether teacher and student predict the same token."""
+
+
+def _sum_and_number(values: Tensor) -> np.ndarray:
+    return np.array([float(values.sum()), float(len(values))])
+
+
+def _local_teacher(name: str) -> Base:
+    """Return a teacher whose logits can be read. Raises Unsupported for a server."""
     if find(name).format == "url":
         raise Unsupported(
             say(
-                f"{name} is a server: it tells what it writes, not every probability.",
+                f"{name} is a server: it gives what it writes, not every probability.",
                 f"{name} 是服务器：只给出文本，不给出全部概率。",
             ),
             "--head.loss answers",

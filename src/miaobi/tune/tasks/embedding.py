@@ -1,11 +1,13 @@
-"""Embeddings: texts that belong together get vectors that lie together, for search and matching.
+"""Embeddings: texts that belong together get vectors that lie together, for search and
+matching.
 
     L = -Σ_i log [exp(cos(u_i, v_i) / τ) / Σ_j exp(cos(u_i, v_j) / τ)]
+
 over all v of the batch: the partners of the others, and the wrong partners where
-    examples name some (InfoNCE: van den Oord et al. 2018, arXiv:1807.03748; Henderson
-    et al. 2017, arXiv:1705.00652). A partner that is the same text as the right one is
-    not held against it. Judged by ranking all partners of the set for each text: recall
-    at 1 and 10, and the mean of 1 / rank.
+examples name some (InfoNCE: van den Oord et al. 2018, arXiv:1807.03748; Henderson et
+al. 2017, arXiv:1705.00652). A partner that is the same text as the right one does not
+count against it. Evaluated by ranking all partners of the set for each text: recall at
+1 and 10, and the mean of 1 / rank.
 """
 
 from __future__ import annotations
@@ -45,23 +47,25 @@ from miaobi.tune.text.heads import (
     pieces_of,
     with_head,
 )
+from miaobi.tune.text.metrics import mean
 
 NAME = "embedding"
 SUMMARY = (
     "vectors of texts, close where they belong together",
     "文本向量：相关的文本彼此接近",
 )
-MODALITY, READER, MAKES = "text", "texts", "labels"
+MODALITY = "text"
+READER = "texts"
+MAKES = "labels"
 EXAMPLE = (
     '{"text": "How do I get a refund?", "positive": "Refunds are made within 7 '
     'days.", "negative": "We ship on weekdays."}'
 )
-AS = {
-    "text": ("text", "anchor", "query", "question"),
-    "positive": ("positive", "answer", "text_pair"),
-    "negative": ("negative", "negatives"),
-}
-"""What people call the columns."""
+TEXT_COLUMNS = ("text", "anchor", "query", "question")
+POSITIVE_COLUMNS = ("positive", "answer", "text_pair")
+NEGATIVE_COLUMNS = ("negative", "negatives")
+RANK_BATCH = 256
+"""Texts that rank all partners at a time."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +89,29 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    found = {
-        ours: next(
-            (record[key] for key in names if record.get(key) not in (None, "", [])),
-            None,
-        )
-        for ours, names in AS.items()
-    }
-    for key in ("text", "positive"):
-        if not isinstance(found[key], str) or not found[key].strip():
-            raise Unusable(say(f"no {key}.", f"缺少 {key}。"), EXAMPLE)
-    negatives = (
-        found["negative"]
-        if isinstance(found["negative"], list)
-        else [found["negative"]]
-        if found["negative"] is not None
-        else []
-    )
+    text = _first_value(record, TEXT_COLUMNS)
+    positive = _first_value(record, POSITIVE_COLUMNS)
+    negatives = _first_value(record, NEGATIVE_COLUMNS)
+    for name, value in (("text", text), ("positive", positive)):
+        if not isinstance(value, str) or not value.strip():
+            raise Unusable(say(f"no {name}.", f"缺少 {name}。"), EXAMPLE)
+    if negatives is None:
+        negatives = []
+    elif not isinstance(negatives, list):
+        negatives = [negatives]
     return {
-        "text": found["text"],
-        "positive": found["positive"],
+        "text": text,
+        "positive": positive,
         "negatives": [str(item) for item in negatives],
     }
+
+
+def _first_value(record: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the first of these columns that holds something; None if none does."""
+    for name in names:
+        if record.get(name) not in (None, "", []):
+            return record[name]
+    return None
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -114,7 +119,7 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def group(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """All texts with the same partner stand on one side of a split."""
+    """Return the partner: all texts with it stand on one side of a split."""
     return {"positive": columns["positive"]}
 
 
@@ -127,7 +132,7 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
                 f"所有文本的配对都相同：{next(iter(partners))!r:.60}。",
             ),
             say(
-                "There is nothing to tell apart; give pairs with different partners.",
+                "There is nothing to distinguish; give pairs with different partners.",
                 "没有可区分的内容；请提供不同的配对。",
             ),
         )
@@ -142,61 +147,54 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Embedder:
     from transformers import AutoModel
 
     net = with_head(base, AutoModel)
-    causal = any(
-        "CausalLM" in str(kind) or "LMHead" in str(kind)
-        for kind in base.config.get("architectures") or ()
-    )
-    pooling = (
-        "pooler"
-        if base.config.get("model_type") == "use-multilingual"
-        else "last"
-        if causal
-        else "mean"
-    )
-    return Embedder(
-        net,
-        base.tokenizer,
-        context_length(base),
-        config,
-        pooling if config.pooling == "auto" else config.pooling,
-    )
+    pooling = _pooling_of(base) if config.pooling == "auto" else config.pooling
+    return Embedder(net, base.tokenizer, context_length(base), config, pooling)
+
+
+def _pooling_of(base: Base) -> str:
+    """Return how the base's tokens become a vector."""
+    if base.config.get("model_type") == "use-multilingual":
+        return "pooler"
+    architectures = " ".join(map(str, base.config.get("architectures") or ()))
+    is_causal = "CausalLM" in architectures or "LMHead" in architectures
+    return "last" if is_causal else "mean"
 
 
 class Embedder(Learner):
+    """A net that gives texts unit vectors.
+
+    Rows of a batch: all texts, then all partners, then all wrong partners. Keys: ids
+    and mask [rows, T]; `digest` [rows], the same for equal texts; `count`, how many
+    texts there are.
+    """
+
     adapter_kind = "FEATURE_EXTRACTION"
 
     def __init__(
-        self, net: nn.Module, tokenizer: Any, room: int, config: Config, pooling: str
+        self,
+        net: nn.Module,
+        tokenizer: Any,
+        max_tokens: int,
+        config: Config,
+        pooling: str,
     ) -> None:
         super().__init__(net)
-        self.tokenizer, self.room, self.config, self.pooling, self.blocks = (
-            tokenizer,
-            room,
-            config,
-            pooling,
-            blocks_of(net),
-        )
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        """What the base can hold; 0 for no limit."""
+        self.config = config
+        self.pooling = pooling
+        self.blocks = blocks_of(net)
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        texts = (
-            columns["text"],
-            columns.get("positive") or "",
-            *(columns.get("negatives") or ()),
-        )
-        return max(len(ids_of(self.tokenizer, text, "", 0)) for text in texts)
+        return max(len(self._ids(text, 0)) for text in _texts(columns))
+
+    def _ids(self, text: str, max_length: int) -> np.ndarray:
+        return ids_of(self.tokenizer, text, "", max_length)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        texts = [
-            columns["text"],
-            *(
-                [columns["positive"], *(columns.get("negatives") or ())]
-                if columns.get("positive")
-                else ()
-            ),
-        ]
-        rows = [
-            ids_of(self.tokenizer, text, "", max_length or self.room) for text in texts
-        ]
+        texts = _texts(columns)
+        rows = [self._ids(text, max_length or self.max_tokens) for text in texts]
         return {
             "ids": np.concatenate(rows),
             "sizes": np.array([len(row) for row in rows]),
@@ -204,74 +202,67 @@ class Embedder(Learner):
         }
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        """Rows: all texts, then all partners, then all wrong partners. `digest` of a
-        row tells equal texts.
-        """
-        texts = [
-            (order, row, digest)
-            for item in features
-            for order, (row, digest) in enumerate(
-                zip(
-                    np.split(item["ids"], np.cumsum(item["sizes"])[:-1]),
-                    item["digests"],
-                )
-            )
-        ]
-        texts = [
-            item for kind in (0, 1, 2) for item in texts if min(item[0], 2) == kind
-        ]
-        rows = [row for _, row, _ in texts]
+        by_kind: list[list[tuple[np.ndarray, int]]] = [[], [], []]
+        for item in features:
+            rows = zip(_split_rows(item), item["digests"].tolist(), strict=True)
+            for index, row_and_digest in enumerate(rows):
+                by_kind[min(index, 2)].append(row_and_digest)
+        rows_and_digests = [item for kind in by_kind for item in kind]
+        ids = [row for row, _ in rows_and_digests]
         return {
-            "ids": padded(rows, padding_of(self.tokenizer)),
-            "mask": padded([np.ones(len(row)) for row in rows], 0),
-            "digest": torch.tensor([int(digest) for *_, digest in texts]),
+            "ids": padded(ids, padding_of(self.tokenizer)),
+            "mask": padded([np.ones(len(row)) for row in ids], 0),
+            "digest": torch.tensor([digest for _, digest in rows_and_digests]),
             "count": torch.tensor(len(features)),
         }
 
     def vectors(self, batch: Batch) -> Tensor:
-        """Unit vectors [rows, D]."""
-        return F.normalize(in_groups(self._pooled, batch).float(), dim=-1)
+        """Return unit vectors [rows, D]."""
+        return F.normalize(in_groups(self._pool, batch).float(), dim=-1)
 
-    def _pooled(self, rows: Batch) -> Tensor:
-        found = self.net(input_ids=rows["ids"], attention_mask=rows["mask"])
+    def _pool(self, rows: Batch) -> Tensor:
+        """Return one vector for each row, [rows, D]."""
+        mask = rows["mask"]
+        output = self.net(input_ids=rows["ids"], attention_mask=mask)
         if self.pooling == "pooler":
-            pooled: Tensor = found.pooler_output
+            pooled: Tensor = output.pooler_output
             return pooled
-        hidden, mask = found.last_hidden_state, rows["mask"]
+        hidden: Tensor = output.last_hidden_state
         if self.pooling == "mean":
             weights = mask[..., None].to(hidden.dtype)
             return (hidden * weights).sum(1) / weights.sum(1)
-        place = (
-            torch.zeros_like(mask[:, 0]) if self.pooling == "first" else mask.sum(1) - 1
-        )
-        return hidden[torch.arange(len(hidden), device=hidden.device), place]
+        last = mask.sum(1) - 1
+        positions = torch.zeros_like(last) if self.pooling == "first" else last
+        return hidden[torch.arange(len(hidden), device=hidden.device), positions]
 
     def _scores(
         self, texts: Tensor, others: Tensor, right: Tensor, digests: Tensor
     ) -> Tensor:
-        """cos / τ [n, candidates], -inf where a candidate is the same text as the right
-        one. right [n]: the right ones' places.
+        """Return cos / τ of every text and candidate, [n, candidates].
+
+        It is -inf where a candidate is the same text as the right one.
+
+        Args:
+            texts: Vectors [n, D].
+            others: Vectors of the candidates, [candidates, D].
+            right: The index of each text's right candidate, [n].
+            digests: Of the candidates' texts.
         """
-        own = (
-            torch.arange(len(digests), device=digests.device)[None, :] == right[:, None]
-        )
-        same = digests[None, :] == digests[right][:, None]
-        return (texts @ others.T / self.config.temperature).masked_fill(
-            same & ~own, -torch.inf
-        )
+        candidates = torch.arange(len(digests), device=digests.device)
+        is_right = candidates[None, :] == right[:, None]
+        is_same = digests[None, :] == digests[right][:, None]
+        scores = texts @ others.T / self.config.temperature
+        return scores.masked_fill(is_same & ~is_right, -torch.inf)
 
     def loss(self, batch: Batch) -> Loss:
-        vectors, count = self.vectors(batch), int(batch["count"])
+        vectors = self.vectors(batch)
+        count = int(batch["count"])
         right = torch.arange(count, device=vectors.device)
-        scores = self._scores(
-            vectors[:count], vectors[count:], right, batch["digest"][count:]
-        )
+        digests = batch["digest"][count:]
+        scores = self._scores(vectors[:count], vectors[count:], right, digests)
         return Loss(F.cross_entropy(scores, right, reduction="sum"), count)
 
     def metrics(self) -> Sequence[Metric]:
-        def mean(counts: np.ndarray) -> np.ndarray:
-            return counts[..., 0] / counts[..., 1]
-
         return [
             Metric("recall@1", mean, "higher", ("Recall at 1", "首位召回率")),
             Metric("recall@10", mean, "higher", ("Recall at 10", "前十召回率")),
@@ -282,70 +273,76 @@ class Embedder(Learner):
         return self.evaluate_all([batch])
 
     def evaluate_all(self, batches: Iterable[Batch]) -> list[Evaluation]:
-        """Each text ranks the partners of all batches."""
-        texts, others, digests = list[Tensor](), list[Tensor](), list[Tensor]()
+        """Return how each text ranks the partners of all batches."""
+        text_parts = list[Tensor]()
+        partner_parts = list[Tensor]()
+        digest_parts = list[Tensor]()
         for batch in batches:
-            vectors, count = self.vectors(batch), int(batch["count"])
-            texts.append(vectors[:count])
-            others.append(vectors[count : 2 * count])
-            digests.append(batch["digest"][count : 2 * count])
-        whole, partners, names = torch.cat(texts), torch.cat(others), torch.cat(digests)
-        found = list[Evaluation]()
-        for start in range(0, len(whole), 256):
-            right = torch.arange(
-                start, min(start + 256, len(whole)), device=whole.device
-            )
-            scores = self._scores(whole[right], partners, right, names)
-            losses, own = (
-                F.cross_entropy(scores, right, reduction="none").tolist(),
-                scores.gather(1, right[:, None]),
-            )
-            # Equal partners of several texts are one candidate.
-            first = torch.from_numpy(
-                np.unique(names.cpu().numpy(), return_index=True)[1]
-            ).to(whole.device)
-            ranks = 1 + (scores[:, first] > own).sum(1)
-            for loss, rank in zip(losses, ranks.tolist()):
-                counts = {
-                    "recall@1": np.array([float(rank <= 1), 1.0]),
-                    "recall@10": np.array([float(rank <= 10), 1.0]),
-                    "mrr": np.array([1 / rank, 1.0]),
-                }
-                found.append(Evaluation(loss, counts, {"rank": rank}))
-        return found
+            vectors = self.vectors(batch)
+            count = int(batch["count"])
+            text_parts.append(vectors[:count])
+            partner_parts.append(vectors[count : 2 * count])
+            digest_parts.append(batch["digest"][count : 2 * count])
+        texts = torch.cat(text_parts)
+        partners = torch.cat(partner_parts)
+        digests = torch.cat(digest_parts)
+        # Equal partners of several texts are one candidate.
+        _, first = np.unique(digests.cpu().numpy(), return_index=True)
+        candidates = torch.from_numpy(first).to(texts.device)
+        evaluations = list[Evaluation]()
+        for start in range(0, len(texts), RANK_BATCH):
+            end = min(start + RANK_BATCH, len(texts))
+            right = torch.arange(start, end, device=texts.device)
+            scores = self._scores(texts[right], partners, right, digests)
+            losses = F.cross_entropy(scores, right, reduction="none")
+            own = scores.gather(1, right[:, None])
+            ranks = 1 + (scores[:, candidates] > own).sum(1)
+            evaluations += map(_evaluation, losses.tolist(), ranks.tolist())
+        return evaluations
 
     def answer(self, columns: Mapping[str, Any]) -> Any:
-        """The text's unit vector."""
+        """Return the text's unit vector."""
         with torch.no_grad():
-            return self.vectors(
-                self.collate([self.encode({"text": columns["text"]}, 0)])
-            )[0].tolist()
+            batch = self.collate([self.encode({"text": columns["text"]}, 0)])
+            return self.vectors(batch)[0].tolist()
 
     def preview(self, features: Features) -> list[Piece]:
-        rows = np.split(features["ids"], np.cumsum(features["sizes"])[:-1])
-        marks = ("", " ↔ ", *(" ≠ " for _ in rows[2:]))
-        return [
-            piece
-            for mark, row in zip(marks, rows)
-            for piece in (
-                *([Piece(mark, True)] if mark else ()),
-                *pieces_of(self.tokenizer, row),
-            )
-        ]
+        pieces = list[Piece]()
+        for index, row in enumerate(_split_rows(features)):
+            if index:
+                pieces.append(Piece(" ↔ " if index == 1 else " ≠ ", True))
+            pieces += pieces_of(self.tokenizer, row)
+        return pieces
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
-        (folder / "embedder.json").write_text(
-            json.dumps({"pooling": self.pooling}), encoding="utf-8"
-        )
+        settings = json.dumps({"pooling": self.pooling})
+        (folder / "embedder.json").write_text(settings, encoding="utf-8")
+
+
+def _texts(columns: Mapping[str, Any]) -> list[str]:
+    """Return the text, its partner and its wrong partners; of a question the text."""
+    if not columns.get("positive"):
+        return [columns["text"]]
+    return [columns["text"], columns["positive"], *(columns.get("negatives") or ())]
+
+
+def _split_rows(features: Features) -> list[np.ndarray]:
+    """Return the ids of each text of an example."""
+    return np.split(features["ids"], np.cumsum(features["sizes"])[:-1])
+
+
+def _evaluation(loss: float, rank: int) -> Evaluation:
+    counts = {
+        "recall@1": np.array([float(rank <= 1), 1.0]),
+        "recall@10": np.array([float(rank <= 10), 1.0]),
+        "mrr": np.array([1 / rank, 1.0]),
+    }
+    return Evaluation(loss, counts, {"rank": rank})
 
 
 def _digest(text: str) -> int:
-    """63 bits that tell texts apart."""
-    return (
-        int.from_bytes(
-            hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest(),
-            "big",
-        )
-        >> 1
-    )
+    """Return 63 bits that distinguish texts, whatever their white space."""
+    words = " ".join(text.split()).encode()
+    digest = hashlib.blake2b(words, digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,12 +1,14 @@
-"""Extractive questions: the answer to a question is a stretch of the text that comes with it.
+"""Extractive questions: the answer to a question is a span of the text that comes with
+it.
 
-    P(s) = softmax over all places of all windows of the text,   P(e) likewise
+    P(s) = softmax over all tokens of all windows of the text,   P(e) likewise
     L = -log Σ_{s right} P(s) - log Σ_{e right} P(e)
+
 A text longer than the model holds is read in overlapping windows, whose scores are
 normalised together (Clark and Gardner 2018, arXiv:1710.10723), so windows can be
-compared and no mark for "not in here" is needed. Judged by exact match and token F1, as
-SQuAD is (Rajpurkar et al. 2016, arXiv:1606.05250); each Chinese character counts as a
-token, as in CMRC (Cui et al. 2019, arXiv:1810.07366).
+compared and no mark for "not in here" is needed. Evaluated by exact match and token F1,
+as SQuAD is (Rajpurkar et al. 2016, arXiv:1606.05250); each Chinese character counts as
+a token, as in CMRC (Cui et al. 2019, arXiv:1810.07366).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,14 +49,18 @@ from miaobi.tune.text.heads import (
     pieces_of,
     with_head,
 )
+from miaobi.tune.text.metrics import mean
 
 NAME = "extractive-questions"
 SUMMARY = "answers to questions, found in a text", "在文本中找出问题的答案"
-MODALITY, READER, MAKES = "text", "squad", "labels"
+MODALITY = "text"
+READER = "squad"
+MAKES = "labels"
 EXAMPLE = '{"question": "Where does Ada live?", "context": "Ada lives in Paris.", "answer": "Paris"}'
 WINDOW = 384
-"""Tokens of a window unless told otherwise."""
-BARRED = -1e9
+"""Tokens of a window, where the model holds as many."""
+IMPOSSIBLE = -1e9
+"""A logit that no softmax gives a share."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
             raise Unusable(say(f"no {key}.", f"缺少 {key}。"), EXAMPLE)
     context = str(record["context"])
     answers = [
-        {"text": text, "start": _start(context, text, start)}
+        {"text": text, "start": _position_of(context, text, start)}
         for text, start in _answers(record)
     ]
     return {
@@ -86,31 +92,17 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
 
 def _answers(record: Mapping[str, Any]) -> list[tuple[str, int | None]]:
-    """(text, where it starts if that is told), from "answer" or from SQuAD's "answers"."""
-    given = record.get("answers", record.get("answer"))
-    if isinstance(given, Mapping):
-        texts, starts = given.get("text"), given.get("answer_start", given.get("start"))
-        texts = [texts] if isinstance(texts, str) else texts or []
-        starts = (
-            [starts]
-            if isinstance(starts, int)
-            else starts
-            if starts is not None
-            else [None] * len(texts)
-        )
-        found = list(zip(texts, starts))
-    elif isinstance(given, list):
-        found = [
-            (item["text"], item.get("answer_start", item.get("start")))
-            if isinstance(item, Mapping) and "text" in item
-            else (item, None)
-            for item in given
-        ]
+    """Return (text, where it starts or None), from "answer" or SQuAD's "answers"."""
+    value = record.get("answers", record.get("answer"))
+    if isinstance(value, Mapping):
+        answers = _answers_of_columns(value)
+    elif isinstance(value, list):
+        answers = [_answer_of_item(item) for item in value]
+    elif value in (None, ""):
+        answers = []
     else:
-        found = [(given, record.get("answer_start"))] if given not in (None, "") else []
-    if not found or any(
-        not isinstance(text, str) or not text.strip() for text, _ in found
-    ):
+        answers = [(value, record.get("answer_start"))]
+    if not answers or not all(_is_text(text) for text, _ in answers):
         raise Unusable(
             say("no answer.", "缺少 answer。"),
             f"{EXAMPLE} "
@@ -119,24 +111,48 @@ def _answers(record: Mapping[str, Any]) -> list[tuple[str, int | None]]:
                 "请去掉文本无法回答的问题。",
             ),
         )
-    return [(text, None if start is None else int(start)) for text, start in found]
+    return [(text, None if start is None else int(start)) for text, start in answers]
 
 
-def _start(context: str, text: str, start: int | None) -> int:
-    place = context.find(text) if start is None else start
-    if place < 0 or context[place : place + len(text)] != text:
-        at = "" if start is None else say(f" at {start}", f"（位置 {start}）")
-        raise Unusable(
-            say(
-                f"the answer {text!r:.60} does not stand in the context{at}.",
-                f"答案 {text!r:.60} 不在 context 中{at}。",
-            ),
-            say(
-                "An answer is a stretch of the context, letter for letter; answer_start counts characters from 0.",
-                "答案必须是 context 中一字不差的一段；answer_start 从 0 起按字符计数。",
-            ),
-        )
-    return place
+def _answers_of_columns(value: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Return the rows of SQuAD's columns of lists."""
+    texts = value.get("text") or []
+    if isinstance(texts, str):
+        texts = [texts]
+    starts = value.get("answer_start", value.get("start"))
+    if starts is None:
+        starts = [None] * len(texts)
+    elif isinstance(starts, int):
+        starts = [starts]
+    return list(zip(texts, starts))
+
+
+def _answer_of_item(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping) and "text" in item:
+        return item["text"], item.get("answer_start", item.get("start"))
+    return item, None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _position_of(context: str, text: str, start: int | None) -> int:
+    """Return where an answer starts in the context. Raises Unusable if it does not."""
+    position = context.find(text) if start is None else start
+    if position >= 0 and context.startswith(text, position):
+        return position
+    where = "" if start is None else say(f" at {start}", f"（位置 {start}）")
+    raise Unusable(
+        say(
+            f"the answer {text!r:.60} does not stand in the context{where}.",
+            f"答案 {text!r:.60} 不在 context 中{where}。",
+        ),
+        say(
+            "An answer is a span of the context, letter for letter; answer_start counts characters from 0.",
+            "答案必须是 context 中一字不差的一段；answer_start 从 0 起按字符计数。",
+        ),
+    )
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -144,7 +160,7 @@ def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def group(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """All questions about a text stand on one side of a split."""
+    """Return the text: all questions about it stand on one side of a split."""
     return {"context": columns["context"]}
 
 
@@ -159,185 +175,203 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
     """Any answer will do."""
 
 
-def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Reader:
+def learner(base: Base, spec: Mapping[str, Any], config: Config) -> SpanReader:
     from transformers import AutoModelForQuestionAnswering
 
     net = with_head(base, AutoModelForQuestionAnswering, config.dropout)
-    return Reader(net, base.tokenizer, context_length(base), config)
+    return SpanReader(net, base.tokenizer, context_length(base), config)
 
 
-class Reader(Learner):
+class Window(NamedTuple):
+    """A part of a text, with the question before it, as the model reads it."""
+
+    ids: np.ndarray
+    """int64 [T]."""
+    offsets: np.ndarray
+    """int64 [T, 2]: each token's characters in the text; -1 for the question and
+    marks.
+    """
+
+
+class Marks(NamedTuple):
+    """Token ids that the tokenizer puts around a question and a text."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+
+
+class BestSpan(NamedTuple):
+    """The likeliest answer of a text."""
+
+    start: int
+    """Characters `start` up to `end`."""
+    end: int
+    score: float
+    """P(start) P(end)."""
+
+
+class SpanReader(Learner):
+    """A net that scores where in a text an answer begins and ends.
+
+    The windows of all examples are the rows of a batch. Keys: ids and mask [windows,
+    T]; offsets [windows, T, 2]; example [windows], whose each is; spans [B, answers, 2]
+    in characters, -1 for none; characters [B, C], the texts.
+    """
+
     adapter_kind = "QUESTION_ANS"
 
     def __init__(
-        self, net: nn.Module, tokenizer: Any, room: int, config: Config
+        self, net: nn.Module, tokenizer: Any, max_tokens: int, config: Config
     ) -> None:
         super().__init__(net)
-        self.tokenizer, self.room, self.config = tokenizer, room, config
-        self.fresh, self.blocks = fresh_of(net), blocks_of(net)
-        self.paired = tokenizer.num_special_tokens_to_add(
-            pair=True
-        ) > tokenizer.num_special_tokens_to_add(pair=False)
+        self.tokenizer = tokenizer
+        self.window = min(max_tokens or WINDOW, WINDOW)
+        """Tokens of a window."""
+        self.config = config
+        self.fresh = fresh_of(net)
+        self.blocks = blocks_of(net)
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        """Tokens of the longest window: longer texts are not cut but read in several."""
-        return max(
-            map(len, self._windows(columns, min(self.room or WINDOW, WINDOW))[0])
-        )
+        """Return the tokens of the longest window: longer texts are read in several."""
+        windows = self._windows(columns, self.window)
+        return max(len(window.ids) for window in windows)
 
-    def _windows(
-        self, columns: Mapping[str, Any], limit: int
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Token ids of each window, and for each token where in the context it stands
-        ([T, 2]; -1 for the question and marks).
-        """
-        asked = self.tokenizer(
+    def _windows(self, columns: Mapping[str, Any], limit: int) -> list[Window]:
+        """Return the windows of a text, each of at most `limit` tokens."""
+        question = self.tokenizer(
             columns["question"], add_special_tokens=False, verbose=False
         ).input_ids
-        told = self.tokenizer(
+        context = self.tokenizer(
             columns["context"],
             add_special_tokens=False,
             return_offsets_mapping=True,
             verbose=False,
         )
-        before, between, after = self._marks()
-        asked = asked[: max(limit // 2, 1)]
-        ahead = [*before, *asked, *between]
-        room = max(limit - len(ahead) - len(after), 1)
-        step = max(room - self.config.overlap, 1)
-        ids, places = list[np.ndarray](), list[np.ndarray]()
-        for start in (
-            range(0, max(len(told.input_ids) - self.config.overlap, 1), step)
-            if len(told.input_ids) > room
-            else (0,)
-        ):
-            inside = told.input_ids[start : start + room]
-            ids.append(np.array([*ahead, *inside, *after], dtype=np.int64))
-            places.append(
-                np.array(
-                    [
-                        *[(-1, -1)] * len(ahead),
-                        *told.offset_mapping[start : start + room],
-                        *[(-1, -1)] * len(after),
-                    ],
-                    dtype=np.int64,
-                )
+        marks = self._marks()
+        question = question[: max(limit // 2, 1)]
+        head = [*marks.before, *question, *marks.between]
+        size = max(limit - len(head) - len(marks.after), 1)
+        return [
+            _window(
+                head,
+                context.input_ids[start : start + size],
+                context.offset_mapping[start : start + size],
+                marks.after,
             )
-        return ids, places
+            for start in self._window_starts(len(context.input_ids), size)
+        ]
 
-    def _marks(self) -> tuple[list[int], list[int], list[int]]:
-        """What the tokenizer puts before the question, between it and the text, and
-        after that; a line break where it has no mark.
-        """
-        if not self.paired:
-            return (
-                [],
-                self.tokenizer("\n", add_special_tokens=False).input_ids
-                or [padding_of(self.tokenizer)],
-                [],
-            )
+    def _window_starts(self, tokens: int, size: int) -> Sequence[int]:
+        """Return where the windows of a text begin, `size` of its tokens in each."""
+        if tokens <= size:
+            return (0,)
+        overlap = self.config.overlap
+        return range(0, max(tokens - overlap, 1), max(size - overlap, 1))
+
+    def _marks(self) -> Marks:
+        """Return the tokenizer's marks; a line break where it has none between texts."""
+        if not self._marks_pairs():
+            line_break = self.tokenizer("\n", add_special_tokens=False).input_ids
+            return Marks([], line_break or [padding_of(self.tokenizer)], [])
         probe = self.tokenizer("a", add_special_tokens=False).input_ids
-        whole, width = self.tokenizer("a", "a").input_ids, len(probe)
-        first = next(at for at in range(len(whole)) if whole[at : at + width] == probe)
-        last = next(
-            at
-            for at in range(len(whole) - width, -1, -1)
-            if whole[at : at + width] == probe
-        )
-        return whole[:first], whole[first + width : last], whole[last + width :]
+        pair = self.tokenizer("a", "a").input_ids
+        size = len(probe)
+        positions = [
+            start
+            for start in range(len(pair) - size + 1)
+            if pair[start : start + size] == probe
+        ]
+        first = positions[0]
+        last = positions[-1]
+        return Marks(pair[:first], pair[first + size : last], pair[last + size :])
+
+    def _marks_pairs(self) -> bool:
+        """Return whether the tokenizer puts marks between two texts."""
+        of_pair = self.tokenizer.num_special_tokens_to_add(pair=True)
+        of_text = self.tokenizer.num_special_tokens_to_add(pair=False)
+        return bool(of_pair > of_text)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        ids, places = self._windows(
-            columns, max_length or min(self.room or WINDOW, WINDOW)
-        )
+        windows = self._windows(columns, max_length or self.window)
         spans = [
-            (item["start"], item["start"] + len(item["text"]))
-            for item in columns.get("answers") or ()
+            (answer["start"], answer["start"] + len(answer["text"]))
+            for answer in columns.get("answers") or ()
         ]
         return {
-            "ids": np.concatenate(ids),
-            "sizes": np.array([len(row) for row in ids]),
-            "places": np.concatenate(places),
+            "ids": np.concatenate([window.ids for window in windows]),
+            "sizes": np.array([len(window.ids) for window in windows]),
+            "offsets": np.concatenate([window.offsets for window in windows]),
             "spans": np.array(spans, dtype=np.int64).reshape(-1, 2),
-            "letters": code_points(columns["context"]),
+            "characters": code_points(columns["context"]),
         }
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        """Windows of all examples as rows; `example` tells whose each is."""
-        rows, places, example = list[np.ndarray](), list[np.ndarray](), list[int]()
-        for number, item in enumerate(features):
-            ends = np.cumsum(item["sizes"])[:-1]
-            rows += np.split(item["ids"], ends)
-            places += np.split(item["places"], ends)
-            example += [number] * len(item["sizes"])
-        ids = padded(rows, padding_of(self.tokenizer))
-        where = torch.full((*ids.shape, 2), -1)
-        for number, place in enumerate(places):
-            where[number, : len(place)] = torch.from_numpy(place)
-        spans = torch.full(
-            (len(features), max(len(item["spans"]) for item in features), 2), -1
-        )
-        for number, item in enumerate(features):
-            spans[number, : len(item["spans"])] = torch.from_numpy(item["spans"])
+        id_rows = list[np.ndarray]()
+        offset_rows = list[np.ndarray]()
+        example = list[int]()
+        for index, item in enumerate(features):
+            borders = np.cumsum(item["sizes"])[:-1]
+            id_rows += np.split(item["ids"], borders)
+            offset_rows += np.split(item["offsets"], borders)
+            example += [index] * len(item["sizes"])
+        ids = padded(id_rows, padding_of(self.tokenizer))
         return {
             "ids": ids,
-            "mask": padded([np.ones(len(row)) for row in rows], 0),
-            "places": where,
+            "mask": padded([np.ones(len(row)) for row in id_rows], 0),
+            "offsets": _padded_pairs(offset_rows, ids.shape[1]),
             "example": torch.tensor(example),
-            "spans": spans,
-            "letters": padded([item["letters"] for item in features], 0),
+            "spans": _padded_pairs([item["spans"] for item in features]),
+            "characters": padded([item["characters"] for item in features], 0),
         }
 
     def logits(self, batch: Batch) -> Tensor:
-        """[windows, T, (start, end)]; nothing but tokens of the text can be chosen."""
+        """Return [windows, T, (start, end)]; only tokens of the text can be chosen."""
 
         def run(rows: Batch) -> Tensor:
-            found = self.net(input_ids=rows["ids"], attention_mask=rows["mask"])
-            return torch.stack([found.start_logits, found.end_logits], dim=-1)
+            output = self.net(input_ids=rows["ids"], attention_mask=rows["mask"])
+            return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
-        return (
-            in_groups(run, batch, by_token=True)
-            .float()
-            .masked_fill((batch["places"][..., :1] < 0), BARRED)
-        )
+        logits = in_groups(run, batch, by_token=True).float()
+        outside = batch["offsets"][..., :1] < 0
+        return logits.masked_fill(outside, IMPOSSIBLE)
 
     def _targets(self, batch: Batch) -> Tensor:
-        """bool [windows, T, (start, end)]: the token in which an answer begins, and
-        that in which it ends.
+        """Return which tokens an answer begins in and ends in.
+
+        bool [windows, T, (start, end)].
         """
-        places, spans = (
-            batch["places"],
-            batch["spans"][batch["example"]],
-        )  # [W, T, 2], [W, A, 2]
-        starts, ends = places[:, :, None, 0], places[:, :, None, 1]
-        known = (spans[:, None, :, 0] >= 0) & (ends > 0)
-        begins = (
-            known & (starts <= spans[:, None, :, 0]) & (ends > spans[:, None, :, 0])
-        )
-        closes = (
-            known & (starts < spans[:, None, :, 1]) & (ends >= spans[:, None, :, 1])
-        )
+        starts = batch["offsets"][:, :, None, 0]  # [windows, T, 1]
+        ends = batch["offsets"][:, :, None, 1]
+        spans = batch["spans"][batch["example"]]  # [windows, answers, 2]
+        span_starts = spans[:, None, :, 0]  # [windows, 1, answers]
+        span_ends = spans[:, None, :, 1]
+        in_text = (span_starts >= 0) & (ends > 0)
+        begins = in_text & (starts <= span_starts) & (ends > span_starts)
+        closes = in_text & (starts < span_ends) & (ends >= span_ends)
         return torch.stack([begins.any(-1), closes.any(-1)], dim=-1)
 
     def _losses(self, logits: Tensor, batch: Batch) -> list[Tensor]:
-        """Of each example; 0 where no window holds a token of the answer."""
-        targets, found = self._targets(batch), list[Tensor]()
-        for number in range(len(batch["spans"])):
-            rows = batch["example"] == number
-            own, right = (
-                logits[rows].flatten(0, 1),
-                targets[rows].flatten(0, 1),
-            )  # [windows * T, 2]
-            reached = torch.logsumexp(own.masked_fill(~right, BARRED), 0)
-            found.append(((torch.logsumexp(own, 0) - reached) * right.any(0)).sum())
-        return found
+        """Return the loss of each example.
+
+        0 where no window holds a token of the answer.
+        """
+        targets = self._targets(batch)
+        losses = list[Tensor]()
+        for index in range(len(batch["spans"])):
+            rows = batch["example"] == index
+            own = logits[rows].flatten(0, 1)  # [windows * T, 2]
+            right = targets[rows].flatten(0, 1)
+            reached = torch.logsumexp(own.masked_fill(~right, IMPOSSIBLE), 0)
+            gaps = torch.logsumexp(own, 0) - reached
+            losses.append((gaps * right.any(0)).sum())
+        return losses
 
     def loss(self, batch: Batch) -> Loss:
         losses = self._losses(self.logits(batch), batch)
         return Loss(torch.stack(losses).sum(), len(losses))
 
     def metrics(self) -> Sequence[Metric]:
-        mean = lambda c: c[..., 0] / c[..., 1]  # noqa: E731
         return [
             Metric("f1", mean, "higher", ("Token F1", "词元 F1")),
             Metric("exact", mean, "higher", ("Exact match", "完全匹配")),
@@ -345,109 +379,133 @@ class Reader(Learner):
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
         logits = self.logits(batch)
-        losses, found = self._losses(logits, batch), list[Evaluation]()
-        for number, loss in enumerate(losses):
-            context, rows = (
-                text_of(batch["letters"][number]),
-                batch["example"] == number,
-            )
-            start, end, score = self._best(logits[rows], batch["places"][rows])
-            said = context[start:end].strip()
-            gold = [
-                context[first:last]
-                for first, last in batch["spans"][number].tolist()
-                if first >= 0
-            ]
-            counts = {
-                "f1": np.array(
-                    [max((overlap(said, text) for text in gold), default=0.0), 1.0]
-                ),
-                "exact": np.array(
-                    [
-                        max(
-                            (float(words(said) == words(text)) for text in gold),
-                            default=0.0,
-                        ),
-                        1.0,
-                    ]
-                ),
-            }
-            at = start + len(context[start:end]) - len(context[start:end].lstrip())
-            found.append(
-                Evaluation(
-                    float(loss),
-                    counts,
-                    {
-                        "answer": said,
-                        "start": at,
-                        "end": at + len(said),
-                        "score": round(score, 6),
-                    },
-                )
-            )
-        return found
+        evaluations = list[Evaluation]()
+        for index, loss in enumerate(self._losses(logits, batch)):
+            context = text_of(batch["characters"][index])
+            rows = batch["example"] == index
+            best = self._best_span(logits[rows], batch["offsets"][rows])
+            spans = batch["spans"][index].tolist()
+            references = [context[start:end] for start, end in spans if start >= 0]
+            evaluations.append(_evaluation(float(loss), context, best, references))
+        return evaluations
 
-    def _best(self, logits: Tensor, places: Tensor) -> tuple[int, int, float]:
-        """Characters (start, end) of the likeliest stretch of at most `longest_answer`
-        tokens in one window, and P(start) P(end).
+    def _best_span(self, logits: Tensor, offsets: Tensor) -> BestSpan:
+        """Return the likeliest span of at most `longest_answer` tokens in one window.
+
+        Args:
+            logits: Of the windows of one text, [windows, T, 2].
+            offsets: Of their tokens, [windows, T, 2].
         """
-        shares = torch.log_softmax(logits.flatten(0, 1), 0).view_as(logits)
-        pairs = shares[:, :, None, 0] + shares[:, None, :, 1]  # [windows, start, end]
-        band = (
-            torch.ones(pairs.shape[1:], dtype=torch.bool, device=pairs.device)
-            .triu()
-            .tril(self.config.longest_answer - 1)
-        )
-        pairs = pairs.masked_fill(~band, 3 * BARRED)
-        row, first, last = np.unravel_index(int(pairs.argmax()), pairs.shape)
-        return (
-            max(int(places[row, first, 0]), 0),
-            max(int(places[row, last, 1]), 0),
-            float(pairs[row, first, last].exp()),
+        log_shares = torch.log_softmax(logits.flatten(0, 1), 0).view_as(logits)
+        pairs = log_shares[:, :, None, 0] + log_shares[:, None, :, 1]
+        # pairs: [windows, start, end].
+        ones = torch.ones(pairs.shape[1:], dtype=torch.bool, device=pairs.device)
+        is_allowed = ones.triu().tril(self.config.longest_answer - 1)
+        pairs = pairs.masked_fill(~is_allowed, 3 * IMPOSSIBLE)
+        window, first, last = np.unravel_index(int(pairs.argmax()), pairs.shape)
+        return BestSpan(
+            max(int(offsets[window, first, 0]), 0),
+            max(int(offsets[window, last, 1]), 0),
+            float(pairs[window, first, last].exp()),
         )
 
     def preview(self, features: Features) -> list[Piece]:
-        """The first window in which the answer stands."""
+        """Return the first window in which the answer stands."""
         batch = self.collate([features])
         targets = self._targets(batch)
-        row = int(targets.any(-1).any(-1).int().argmax())
-        starts, ends = targets[row].T.tolist()
-        inside = [any(starts[: at + 1]) and any(ends[at:]) for at in range(len(starts))]
-        return pieces_of(
-            self.tokenizer,
-            batch["ids"][row][batch["mask"][row].bool()].tolist(),
-            lambda place: inside[place],
-        )
+        has_answer = targets.any(-1).any(-1)
+        row = int(has_answer.int().argmax())
+        starts, ends = targets[row].T
+        begun = starts.cumsum(0) > 0
+        not_over = ends.flip(0).cumsum(0).flip(0) > 0
+        learned = (begun & not_over).tolist()
+        ids = batch["ids"][row][batch["mask"][row].bool()].tolist()
+        return pieces_of(self.tokenizer, ids, lambda index: learned[index])
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
-        (folder / "reader.json").write_text(
-            json.dumps(
-                {
-                    "overlap": self.config.overlap,
-                    "longest_answer": self.config.longest_answer,
-                }
-            ),
-            encoding="utf-8",
-        )
+        settings = {
+            "overlap": self.config.overlap,
+            "longest_answer": self.config.longest_answer,
+        }
+        (folder / "reader.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _window(
+    head: Sequence[int],
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    tail: Sequence[int],
+) -> Window:
+    """Return a window: the question and marks, tokens of the text, marks."""
+    nowhere = (-1, -1)
+    all_offsets = [*[nowhere] * len(head), *offsets, *[nowhere] * len(tail)]
+    return Window(
+        np.array([*head, *ids, *tail], dtype=np.int64),
+        np.array(all_offsets, dtype=np.int64),
+    )
+
+
+def _padded_pairs(rows: Sequence[np.ndarray], length: int = 0) -> Tensor:
+    """Return rows [N, 2] of unequal length as one tensor, filled up with -1.
+
+    Args:
+        rows: The rows.
+        length: Of the tensor's rows; 0 for the longest.
+    """
+    length = length or max(map(len, rows))
+    result = torch.full((len(rows), length, 2), -1)
+    for index, row in enumerate(rows):
+        result[index, : len(row)] = torch.from_numpy(row)
+    return result
+
+
+def _evaluation(
+    loss: float, context: str, best: BestSpan, references: Sequence[str]
+) -> Evaluation:
+    """Return how one question goes.
+
+    Args:
+        loss: Its loss.
+        context: The text.
+        best: The likeliest answer.
+        references: The right answers; any of them will do.
+    """
+    span = context[best.start : best.end]
+    answer = span.strip()
+    start = best.start + len(span) - len(span.lstrip())
+    f1 = max((overlap(answer, text) for text in references), default=0.0)
+    exact = any(words(answer) == words(text) for text in references)
+    return Evaluation(
+        loss,
+        {"f1": np.array([f1, 1.0]), "exact": np.array([float(exact), 1.0])},
+        {
+            "answer": answer,
+            "start": start,
+            "end": start + len(answer),
+            "score": round(best.score, 6),
+        },
+    )
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation and English articles, and Chinese characters
-    one by one.
+    """Return lower-case words, and Chinese characters one by one.
+
+    Punctuation and English articles are left out.
     """
     plain = "".join(
-        " " if unicodedata.category(letter)[0] in "PS" else letter
-        for letter in text.lower()
+        " " if unicodedata.category(character)[0] in "PS" else character
+        for character in text.lower()
     )
-    apart = re.sub(f"([{CJK}])", r" \1 ", plain)
-    return [word for word in apart.split() if word not in ("a", "an", "the")]
+    separated = re.sub(f"([{CJK}])", r" \1 ", plain)
+    return [word for word in separated.split() if word not in ("a", "an", "the")]
 
 
-def overlap(said: str, text: str) -> float:
-    """F1 of words that two texts share, each as often as it stands in both."""
-    mine, theirs = words(said), words(text)
-    if not mine or not theirs:
-        return float(mine == theirs)
-    shared = sum((Counter(mine) & Counter(theirs)).values())
-    return 2 * shared / (len(mine) + len(theirs))
+def overlap(answer: str, reference: str) -> float:
+    """Return F1 of the words of two texts, each as often as it stands in both."""
+    answer_words = words(answer)
+    reference_words = words(reference)
+    if not answer_words or not reference_words:
+        return float(answer_words == reference_words)
+    shared = Counter(answer_words) & Counter(reference_words)
+    return 2 * shared.total() / (len(answer_words) + len(reference_words))

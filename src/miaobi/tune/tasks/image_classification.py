@@ -1,10 +1,10 @@
-"""Image classification: one label for a picture. Head: a linear layer over the base's
+"""Image classification: one label for an image. Head: a linear layer over the base's
 summary of it.
 
     L = -Σ_i w_{y_i} Σ_c q_{ic} log softmax(W h_i)_c,   q = (1 - ε) onehot(y_i) + ε / C
 
-Where the packaged base is frozen and pictures are not changed in training, its
-summaries are computed once and kept.
+Where the packaged base is frozen and images are not changed in training, its summaries
+are computed once.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ from miaobi.tune.learner import Evaluation, Example, Features, Metric
 
 NAME = "image-classification"
 SUMMARY = "one label for each picture", "为每张图片给出一个标签"
-MODALITY, READER, MAKES = "image", "pictures", "labels"
+MODALITY = "image"
+READER = "pictures"
+MAKES = "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "label": "cat"}'
+NO_LABEL = -100
+"""Of an image whose label is not known."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    picture = picture_of(record, EXAMPLE)
+    image = picture_of(record, EXAMPLE)
     if record.get("label") in (None, ""):
         raise Unusable(
             say("no label.", "缺少 label。"),
@@ -70,7 +74,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
                 f"请把每一类放进各自的文件夹，或写成 {EXAMPLE}",
             ),
         )
-    return {**picture, "label": str(record["label"])}
+    return {**image, "label": str(record["label"])}
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,6 +117,8 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Classifier:
 
 
 class Classifier(PictureLearner):
+    """A net that gives images one label each. Batches have label [B]."""
+
     def __init__(
         self, net: Any, base: Base, spec: Mapping[str, Any], config: Config
     ) -> None:
@@ -124,37 +130,37 @@ class Classifier(PictureLearner):
             base,
         )
         self.config = config
-        self.weights = (
-            balanced_weights([spec["counts"][label] for label in self.labels])
-            if config.class_weights == "balanced"
-            else None
-        )
+        self.weights: Tensor | None = None
+        if config.class_weights == "balanced":
+            counts = [spec["counts"][label] for label in self.labels]
+            self.weights = balanced_weights(counts)
 
     @property
-    def resting(self) -> bool:
-        """Whether what the trunk makes of a picture never changes."""
-        return (
-            isinstance(self.net, LiteForImageClassification)
-            and not self.augment
-            and not any(
-                parameter.requires_grad for parameter in self.net.trunk.parameters()
-            )
-        )
+    def has_fixed_features(self) -> bool:
+        """Whether what the trunk makes of an image never changes."""
+        if not isinstance(self.net, LiteForImageClassification) or self.augment:
+            return False
+        trunk = self.net.trunk.parameters()
+        return not any(parameter.requires_grad for parameter in trunk)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        label = (
-            self.labels.index(columns["label"])
-            if columns.get("label") in self.labels
-            else -100
+        label = NO_LABEL
+        if columns.get("label") in self.labels:
+            label = self.labels.index(columns["label"])
+        features = {**super().encode(columns, max_length), "label": np.array(label)}
+        if self.has_fixed_features:
+            features["features"] = self._trunk_features(features["pixels"])
+        return features
+
+    @torch.no_grad()
+    def _trunk_features(self, pixels: np.ndarray) -> np.ndarray:
+        """Return float32 [D] of an image uint8 [3, H, W]."""
+        net: Any = self.net
+        batch = torch.from_numpy(pixels.copy())[None].to(self.device)
+        features: np.ndarray = (
+            net.trunk(self.preparation.normalise(batch))[0].cpu().numpy()
         )
-        found = {**super().encode(columns, max_length), "label": np.array(label)}
-        if self.resting:
-            with torch.no_grad():
-                pixels = torch.from_numpy(found["pixels"].copy())[None].to(self.device)
-                found["features"] = (
-                    self.net.trunk(self.preparation.normalise(pixels))[0].cpu().numpy()
-                )
-        return found
+        return features
 
     def collate(self, features: Sequence[Features]) -> Batch:
         batch = {
@@ -162,31 +168,32 @@ class Classifier(PictureLearner):
             "label": torch.tensor([int(item["label"]) for item in features]),
         }
         if all("features" in item for item in features):
-            batch["features"] = torch.from_numpy(
-                np.stack([item["features"] for item in features])
-            )
+            rows = np.stack([item["features"] for item in features])
+            batch["features"] = torch.from_numpy(rows)
         return batch
 
     def logits(self, batch: Batch) -> Tensor:
-        if "features" in batch and self.resting:
-            return self.net(features=batch["features"]).logits
-        return self.net(pixel_values=batch["input"]).logits
+        """Return logits [B, labels] of a prepared batch."""
+        if "features" in batch and self.has_fixed_features:
+            logits: Tensor = self.net(features=batch["features"]).logits
+        else:
+            logits = self.net(pixel_values=batch["input"]).logits
+        return logits
 
     def loss(self, batch: Batch) -> Loss:
         batch = self.prepare(batch)
-        weights = None if self.weights is None else self.weights.to(self.device)
-        # Smoothed labels with class weights are weighted label by label in PyTorch;
-        # here the example's own weight is meant.
+        labels = batch["label"]
         losses = F.cross_entropy(
             self.logits(batch),
-            batch["label"],
+            labels,
             reduction="none",
             label_smoothing=self.config.label_smoothing,
         )
-        return Loss(
-            (losses if weights is None else losses * weights[batch["label"]]).sum(),
-            len(losses),
-        )
+        if self.weights is not None:
+            # PyTorch would weigh smoothed labels one by one; here the example's own
+            # weight is meant.
+            losses = losses * self.weights.to(self.device)[labels]
+        return Loss(losses.sum(), len(losses))
 
     def metrics(self) -> Sequence[Metric]:
         return [accuracy(), macro_f1()]
@@ -195,26 +202,25 @@ class Classifier(PictureLearner):
         batch = self.prepare(batch)
         logits = self.logits(batch)
         losses = F.cross_entropy(logits, batch["label"], reduction="none")
-        sure, best = logits.softmax(1).max(1)
-        return [
-            self._judged(*values)
-            for values in zip(
-                losses.tolist(), sure.tolist(), best.tolist(), batch["label"].tolist()
-            )
-        ]
+        probabilities, best = logits.softmax(1).max(1)
+        rows = zip(
+            losses.tolist(),
+            probabilities.tolist(),
+            best.tolist(),
+            batch["label"].tolist(),
+        )
+        return [self._evaluate_image(*row) for row in rows]
 
-    def _judged(
+    def _evaluate_image(
         self, loss: float, probability: float, best: int, label: int
     ) -> Evaluation:
-        of_classes = np.zeros((len(self.labels), 3))
-        of_classes[best, 0 if best == label else 1] += 1
+        right = best == label
+        table = np.zeros((len(self.labels), 3))  # [TP, FP, FN] of each label
+        table[best, 0 if right else 1] += 1
         if label >= 0:
-            of_classes[label, 2] += best != label
+            table[label, 2] += not right
         return Evaluation(
             loss,
-            {
-                "accuracy": np.array([float(best == label), 1.0]),
-                "macro_f1": of_classes.ravel(),
-            },
+            {"accuracy": np.array([float(right), 1.0]), "macro_f1": table.ravel()},
             {"label": self.labels[best], "score": round(probability, 4)},
         )

@@ -3,11 +3,15 @@
 With Δ = [log π(y_w|x) - log π_ref(y_w|x)] - [log π(y_l|x) - log π_ref(y_l|x)], where w
 was chosen, l rejected and π_ref is the base:
 
-DPO   L = -(1 - ε) log σ(β Δ) - ε log σ(-β Δ)                              (Rafailov et al. 2023, arXiv:2305.18290; ε: cDPO)
-ORPO  L = -log π(y_w|x) / |y_w| - β log σ(log odds(y_w) - log odds(y_l))   (Hong et al. 2024, arXiv:2403.07691; β is its λ)
+DPO   L = -(1 - ε) log σ(β Δ) - ε log σ(-β Δ)
+      Rafailov et al. 2023, arXiv:2305.18290; ε: cDPO
+ORPO  L = -log π(y_w|x) / |y_w| - β log σ(log odds(y_w) - log odds(y_l))
       log odds(y) = p - log(1 - e^p),  p = log π(y|x) / |y|
-KTO   L = λ_D [1 - σ(β (r - z))] for a good answer, λ_U [1 - σ(β (z - r))] for a bad one      (Ethayarajh et al. 2024, arXiv:2402.01306)
-      r = log π(y|x) - log π_ref(y|x),  z = max(0, mean of r over questions with the answers of others)
+      Hong et al. 2024, arXiv:2403.07691; β is its λ
+KTO   L = λ_D [1 - σ(β (r - z))] for a good answer, λ_U [1 - σ(β (z - r))] for a bad one
+      r = log π(y|x) - log π_ref(y|x)
+      z = max(0, mean of r over questions with the answers of others)
+      Ethayarajh et al. 2024, arXiv:2402.01306
 
 DPO and ORPO learn from pairs. KTO learns from single answers with a thumb up or down;
 of a pair it makes one of each.
@@ -15,11 +19,12 @@ of a pair it makes one of each.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,16 +38,21 @@ from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.tasks.causal import writing_model
+from miaobi.tune.text.metrics import mean
 from miaobi.tune.text.packing import PackedLearner, Reader, by_sequence, layers_of, pack
 from miaobi.tune.text.prompts import Question, fit, generate, prompt_format_of, row
 
 NAME = "preference"
 SUMMARY = "answers like those that people preferred", "按人们的偏好回答"
-MODALITY, READER, MAKES = "text", "texts", "text"
+MODALITY = "text"
+READER = "texts"
+MAKES = "text"
 EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 THUMBS = '{"prompt": "...", "completion": "...", "label": true}'
-STILL = 1e-5
+ROUNDING = 1e-5
 """Margins below it are rounding: a row is not always read in the same batch."""
+ANSWERS = ("chosen", "rejected", "completion")
+"""Columns that hold answers."""
 LIKED = {
     True: True,
     False: False,
@@ -75,19 +85,10 @@ class Config:
     """Tokens of an answer that is shown beside the base's, at most."""
 
     def __post_init__(self) -> None:
-        if self.beta <= 0 or not 0 <= self.label_smoothing < 0.5:
-            name, value = (
-                ("beta", self.beta)
-                if self.beta <= 0
-                else ("label_smoothing", self.label_smoothing)
-            )
-            raise BadInput(
-                say(f"head.{name} is {value}.", f"head.{name} 为 {value}。"),
-                say(
-                    "beta is above 0, label_smoothing within [0, 0.5).",
-                    "beta 应大于 0，label_smoothing 应在 [0, 0.5) 之间。",
-                ),
-            )
+        if self.beta <= 0:
+            raise _out_of_range("beta", self.beta)
+        if not 0 <= self.label_smoothing < 0.5:
+            raise _out_of_range("label_smoothing", self.label_smoothing)
         if self.label_smoothing and self.loss != "dpo":
             raise BadInput(
                 say(
@@ -96,10 +97,8 @@ class Config:
                 ),
                 say("Leave it out.", "请去掉它。"),
             )
-        if (self.desirable_weight, self.undesirable_weight) != (
-            1.0,
-            1.0,
-        ) and self.loss != "kto":
+        is_weighted = self.desirable_weight != 1.0 or self.undesirable_weight != 1.0
+        if is_weighted and self.loss != "kto":
             raise BadInput(
                 say(
                     f"head.desirable_weight and undesirable_weight belong to kto, not to {self.loss}.",
@@ -109,13 +108,25 @@ class Config:
             )
 
 
+def _out_of_range(name: str, value: float) -> BadInput:
+    return BadInput(
+        say(f"head.{name} is {value}.", f"head.{name} 为 {value}。"),
+        say(
+            "beta is above 0, label_smoothing within [0, 0.5).",
+            "beta 应大于 0，label_smoothing 应在 [0, 0.5) 之间。",
+        ),
+    )
+
+
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    """{"prompt", "chosen", "rejected"}, or {"prompt", "completion", "label"}; a prompt
-    is a text or messages, an answer a text.
+    """Return {"prompt", "chosen", "rejected"}, or {"prompt", "completion", "label"}.
+
+    A prompt is a text or messages, an answer a text.
     """
     prompt = _prompt(record)
     if "chosen" in record and "rejected" in record:
-        chosen, rejected = _answer(record, "chosen"), _answer(record, "rejected")
+        chosen = _answer(record, "chosen")
+        rejected = _answer(record, "rejected")
         if chosen == rejected:
             raise Unusable(
                 say("chosen and rejected are the same.", "chosen 与 rejected 相同。"),
@@ -130,14 +141,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
             ),
             f"{EXAMPLE} / {THUMBS}",
         )
-    label = LIKED.get(
-        record["label"].lower() if isinstance(record["label"], str) else record["label"]
-    )
-    if label is None:
-        raise Unusable(
-            say(f"label is {record['label']!r}.", f"label 为 {record['label']!r}。"),
-            say("Write true or false.", "请写 true 或 false。"),
-        )
+    liked = _liked(record["label"])
     if config.loss != "kto":
         raise Unusable(
             say(
@@ -146,23 +150,23 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
             ),
             "--head.loss kto",
         )
-    return {
-        "prompt": prompt,
-        "completion": _answer(record, "completion"),
-        "label": label,
-    }
+    completion = _answer(record, "completion")
+    return {"prompt": prompt, "completion": completion, "label": liked}
+
+
+def _liked(label: Any) -> bool:
+    liked = LIKED.get(label.lower() if isinstance(label, str) else label)
+    if liked is None:
+        raise Unusable(
+            say(f"label is {label!r}.", f"label 为 {label!r}。"),
+            say("Write true or false.", "请写 true 或 false。"),
+        )
+    return liked
 
 
 def _prompt(record: Mapping[str, Any]) -> Question:
     prompt = record.get("prompt")
-    if (
-        isinstance(prompt, list)
-        and prompt
-        and all(
-            isinstance(turn, Mapping) and isinstance(turn.get("content"), str)
-            for turn in prompt
-        )
-    ):
+    if isinstance(prompt, list) and prompt and all(map(_is_message, prompt)):
         return [
             {"role": str(turn.get("role")), "content": turn["content"]}
             for turn in prompt
@@ -172,8 +176,12 @@ def _prompt(record: Mapping[str, Any]) -> Question:
     return prompt.strip()
 
 
+def _is_message(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and isinstance(turn.get("content"), str)
+
+
 def _answer(record: Mapping[str, Any], name: str) -> str:
-    """A text, or the last of the messages that TRL writes there."""
+    """Return a text, or the last of the messages that TRL writes there."""
     value = record[name]
     if isinstance(value, list) and value and isinstance(value[-1], Mapping):
         value = value[-1].get("content")
@@ -215,40 +223,52 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
     """Every preference can be learned."""
 
 
-def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Preferring:
-    return Preferring(
-        writing_model(base), base, config, thumbs=bool(spec["up"] or spec["down"])
-    )
+def learner(base: Base, spec: Mapping[str, Any], config: Config) -> PreferenceLearner:
+    has_thumbs = bool(spec["up"] or spec["down"])
+    return PreferenceLearner(writing_model(base), base, config, has_thumbs)
 
 
-class Preferring(PackedLearner):
-    """A causal language model beside what it was.
+class Losses(NamedTuple):
+    """Of each example of a batch, [B] each."""
+
+    losses: Tensor
+    margins: Tensor
+    """β Δ for pairs and β r for thumbs; 0 for ORPO, which has no reference."""
+    preferred: Tensor
+    """Log-likelihood per token of the chosen answer less that of the rejected one; 0
+    for thumbs.
+    """
+
+
+class PreferenceLearner(PackedLearner):
+    """A causal language model, compared with what it was.
 
     Rows of a batch: first the chosen answer of every example (or its only one), then
-        the rejected answers; for KTO then each question with the answer of the example
-        after it. Keys: `rejects` [B], whether there is a rejected answer; `liked` [B];
-        `reference` [rows], log π_ref, which `prepare` adds.
+    the rejected answers; for KTO then each question with the answer of the example
+    after it. Keys: `has_rejected` [B]; `liked` [B]; `row` [rows], a digest; and
+    `reference` [rows], log π_ref, which `prepare` adds.
     """
 
     def __init__(
-        self, net: nn.Module, base: Base, config: Config, thumbs: bool
+        self, net: nn.Module, base: Base, config: Config, has_thumbs: bool
     ) -> None:
         super().__init__(net)
-        self.base, self.prompt_format, self.config, self.thumbs = (
-            base,
-            prompt_format_of(base),
-            config,
-            thumbs,
-        )
+        self.base = base
+        self.prompt_format = prompt_format_of(base)
+        self.config = config
+        self.has_thumbs = has_thumbs
         self.blocks = layers_of(net)
-        self._known = dict[int, float]()
+        self._reference_sums = dict[int, float]()
+        """log π_ref by the digest of a row."""
         # In a tuple, so that it is no part of what is trained and saved.
-        self._beside: tuple[Reader, ...] = ()
+        self._reference_readers: tuple[Reader, ...] = ()
 
     @contextmanager
     def reference(self) -> Iterator[Reader]:
-        """The base: the net with its adapters switched off, or where there are none,
-        the base's weights loaded once more. At rest.
+        """Yield the base, in evaluation mode.
+
+        It is the net with its adapters switched off, or, where there are none, the
+        base's weights loaded once more.
         """
         from peft import PeftModel
 
@@ -259,134 +279,154 @@ class Preferring(PackedLearner):
                 with self.net.disable_adapter():
                     yield self.reader
             else:
-                if not self._beside:
-                    # A learned prompt stands before a net that is the base as it was.
-                    net = (
-                        self.net.get_base_model()
-                        if isinstance(self.net, PeftModel)
-                        else writing_model(self.base).requires_grad_(False)
-                    )
-                    self._beside = (Reader(net.to(self.device).eval()),)
-                yield self._beside[0]
+                yield self._loaded_reference()
         finally:
             self.net.train(training)
 
+    def _loaded_reference(self) -> Reader:
+        from peft import PeftModel
+
+        if not self._reference_readers:
+            if isinstance(self.net, PeftModel):
+                # A learned prompt stands before a net that is the base as it was.
+                net = self.net.get_base_model()
+            else:
+                net = writing_model(self.base).requires_grad_(False)
+            self._reference_readers = (Reader(net.to(self.device).eval()),)
+        return self._reference_readers[0]
+
+    def _answers(self, columns: Mapping[str, Any]) -> list[list[int]]:
+        """Return the tokens of the answers: chosen and rejected, or the only one."""
+        return [
+            self.prompt_format.answer(columns["prompt"], columns[name])
+            for name in ANSWERS
+            if name in columns
+        ]
+
     def length(self, columns: Mapping[str, Any]) -> int:
         question = self.prompt_format.question(columns["prompt"])
-        return len(question) + max(
-            len(self.prompt_format.answer(columns["prompt"], columns[name]))
-            for name in ("chosen", "rejected", "completion")
-            if name in columns
-        )
+        return len(question) + max(map(len, self._answers(columns)))
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         question = self.prompt_format.question(columns["prompt"])
-        answers = [
-            self.prompt_format.answer(columns["prompt"], columns[name])
-            for name in ("chosen", "rejected", "completion")
-            if name in columns
-        ]
+        answers = self._answers(columns)
         longest = max(answers, key=len)
-        # Both answers of a pair stand behind the same question, as much of it as leaves
-        # room for the longer one.
-        asked, _ = fit(question, longest, max_length)
-        room = max_length - len(asked) if max_length else len(longest)
-        first, *second = (np.array(answer[:room], dtype=np.int64) for answer in answers)
+        # Both answers of a pair stand behind the same question, as much of it as the
+        # longer one leaves space for.
+        question_ids, _ = fit(question, longest, max_length)
+        size = max_length - len(question_ids) if max_length else len(longest)
+        names = ("chosen", "rejected")
         return {
-            "asked": asked,
-            "chosen": first,
+            "question": question_ids,
             "liked": np.array(columns.get("label", True)),
-            **({"rejected": second[0]} if second else {}),
+            **{
+                name: np.array(answer[:size], dtype=np.int64)
+                for name, answer in zip(names, answers)
+            },
         }
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        pairs = [item for item in features if "rejected" in item]
-        rows = [row(item["asked"], item["chosen"]) for item in features] + [
-            row(item["asked"], item["rejected"]) for item in pairs
+        rows = [row(item["question"], item["chosen"]) for item in features]
+        rows += [
+            row(item["question"], item["rejected"])
+            for item in features
+            if "rejected" in item
         ]
         if self.config.loss == "kto" and len(features) > 1:
+            others = [*features[1:], features[0]]
             rows += [
-                row(item["asked"], features[(place + 1) % len(features)]["chosen"])
-                for place, item in enumerate(features)
+                row(item["question"], other["chosen"])
+                for item, other in zip(features, others, strict=True)
             ]
         return {
             **pack(rows, share=self.shares_prefix),
-            "rejects": torch.tensor(["rejected" in item for item in features]),
+            "has_rejected": torch.tensor(["rejected" in item for item in features]),
             "liked": torch.tensor([bool(item["liked"]) for item in features]),
             "row": torch.tensor([_digest(ids, learned) for ids, learned in rows]),
         }
 
     def prepare(self, batch: Batch) -> Batch:
-        """Adds what the base says of each row; it is asked for a row once."""
+        """Return the batch with the base's log-likelihood of each row.
+
+        The base reads a row once.
+        """
         if self.config.loss == "orpo":
             return batch
         keys = batch["row"].tolist()
-        if any(key not in self._known for key in keys):
+        if any(key not in self._reference_sums for key in keys):
             with torch.no_grad(), self.reference() as reader:
                 sums, _ = _likelihoods(reader, batch)
-            self._known.update(zip(keys, sums.tolist()))
-        return {
-            **batch,
-            "reference": torch.tensor(
-                [self._known[key] for key in keys], device=self.device
-            ),
-        }
+            self._reference_sums.update(zip(keys, sums.tolist()))
+        reference = [self._reference_sums[key] for key in keys]
+        return {**batch, "reference": torch.tensor(reference, device=self.device)}
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, margin, per-token log-likelihood of the chosen less that of the
-        rejected answer), each [B]; the margin is β Δ for pairs and β r for thumbs with
-        `reference`, 0 without; the last is 0 for thumbs.
-        """
+    def losses(self, batch: Batch) -> Losses:
+        """Return the losses of a prepared batch."""
         sums, counts = _likelihoods(self.reader, batch)
-        examples, rejects = len(batch["liked"]), batch["rejects"]
-        pairs, beta = int(rejects.sum()), self.config.beta
-        chosen, rejected = sums[:examples], sums[examples : examples + pairs]
+        has_rejected = batch["has_rejected"]
+        examples = len(has_rejected)
+        answers = examples + int(has_rejected.sum())
         means = sums / counts
         preferred = torch.zeros(examples, device=sums.device)
-        preferred[rejects] = (
-            means[:examples][rejects] - means[examples : examples + pairs]
-        ).detach()
+        gaps = means[:examples][has_rejected] - means[examples:answers]
+        preferred[has_rejected] = gaps.detach()
         if self.config.loss == "orpo":
-            odds = _log_odds(means[:examples]) - _log_odds(
-                means[examples : examples + pairs]
-            )
-            return (
-                -means[:examples] - beta * F.logsigmoid(odds),
-                torch.zeros_like(chosen),
-                preferred,
-            )
-        gained = chosen - batch["reference"][:examples]
-        lost = rejected - batch["reference"][examples : examples + pairs]
-        margin = gained.clone()
-        margin[rejects] = gained[rejects] - lost
+            losses = self._orpo(means, examples, answers)
+            return Losses(losses, torch.zeros_like(sums[:examples]), preferred)
+        gained = sums[:examples] - batch["reference"][:examples]
+        lost = sums[examples:answers] - batch["reference"][examples:answers]
+        delta = gained.clone()
+        delta[has_rejected] = gained[has_rejected] - lost
         if self.config.loss == "dpo":
-            smooth = self.config.label_smoothing
-            losses = -(1 - smooth) * F.logsigmoid(
-                beta * margin
-            ) - smooth * F.logsigmoid(-beta * margin)
-            return losses, beta * margin, preferred
-        others = (sums - batch["reference"])[examples + pairs :].detach()
-        drift = others.mean().clamp(min=0) if len(others) else sums.new_zeros(())
-        return self._thumbs(gained, lost, drift, batch), beta * margin, preferred
+            losses = self._dpo(delta)
+        else:
+            others = (sums - batch["reference"])[answers:].detach()
+            drift = others.mean().clamp(min=0) if len(others) else sums.new_zeros(())
+            losses = self._kto(gained, lost, drift, batch)
+        return Losses(losses, self.config.beta * delta, preferred)
 
-    def _thumbs(
-        self, gained: Tensor, lost: Tensor, drift: Tensor, batch: Batch
-    ) -> Tensor:
-        """KTO's loss of each example; of a pair, the sum over both answers."""
-        beta, liked = self.config.beta, batch["liked"]
-        up = self.config.desirable_weight * (1 - torch.sigmoid(beta * (gained - drift)))
-        down = self.config.undesirable_weight * (
-            1 - torch.sigmoid(beta * (drift - gained))
-        )
-        losses = torch.where(liked, up, down)
-        losses[batch["rejects"]] = losses[
-            batch["rejects"]
-        ] + self.config.undesirable_weight * (1 - torch.sigmoid(beta * (drift - lost)))
+    def _orpo(self, means: Tensor, examples: int, answers: int) -> Tensor:
+        """Return ORPO's losses of log-likelihoods per token, those of chosen answers
+        first.
+        """
+        odds = _log_odds(means[:examples]) - _log_odds(means[examples:answers])
+        return -means[:examples] - self.config.beta * F.logsigmoid(odds)
+
+    def _dpo(self, delta: Tensor) -> Tensor:
+        """Return DPO's losses of Δ."""
+        beta = self.config.beta
+        smoothing = self.config.label_smoothing
+        right = -(1 - smoothing) * F.logsigmoid(beta * delta)
+        return right - smoothing * F.logsigmoid(-beta * delta)
+
+    def _kto(self, gained: Tensor, lost: Tensor, drift: Tensor, batch: Batch) -> Tensor:
+        """Return KTO's loss of each example; of a pair, the sum over both answers.
+
+        Args:
+            gained: r of the chosen or only answers, [B].
+            lost: r of the rejected answers.
+            drift: z.
+            batch: Which answers people liked, and which have a rejected one.
+        """
+        config = self.config
+        has_rejected = batch["has_rejected"]
+        good = 1 - torch.sigmoid(config.beta * (gained - drift))
+        up = config.desirable_weight * good
+        bad = 1 - torch.sigmoid(config.beta * (drift - gained))
+        down = config.undesirable_weight * bad
+        losses = torch.where(batch["liked"], up, down)
+        rejected = 1 - torch.sigmoid(config.beta * (drift - lost))
+        of_pairs = losses[has_rejected] + config.undesirable_weight * rejected
+        losses[has_rejected] = of_pairs
         return losses
 
     def loss(self, batch: Batch) -> Loss:
-        """Raises BadInput for KTO with single examples: z needs the answers of others."""
-        if self.config.loss == "kto" and self.training and len(batch["liked"]) < 2:
+        """Return the loss of a prepared batch.
+
+        Raises BadInput for KTO with single examples: z needs the answers of others.
+        """
+        count = len(batch["liked"])
+        if self.config.loss == "kto" and self.training and count < 2:
             raise BadInput(
                 say(
                     "kto compares each answer with those to other questions, and a batch holds one.",
@@ -394,120 +434,89 @@ class Preferring(PackedLearner):
                 ),
                 "--train.batch_size 8",
             )
-        losses, margin, _ = self.losses(batch)
-        metrics = (
-            {}
-            if self.config.loss == "orpo"
-            else {"margin": (margin * torch.where(batch["liked"], 1.0, -1.0)).sum()}
-        )
-        return Loss(losses.sum(), len(losses), metrics)
+        losses, margins, _ = self.losses(batch)
+        if self.config.loss == "orpo":
+            return Loss(losses.sum(), count)
+        return Loss(losses.sum(), count, {"margin": _signed(margins, batch).sum()})
 
     def metrics(self) -> Sequence[Metric]:
-        def mean(sums: np.ndarray) -> np.ndarray:
-            return np.asarray(sums[..., 0] / sums[..., 1])
-
-        found = []
-        if not self.thumbs:
-            found.append(
-                Metric(
-                    "preference_accuracy",
-                    mean,
-                    "higher",
-                    (
-                        "Likelier answer is the chosen one (per token)",
-                        "每词元概率更高的是被选回答的比例",
-                    ),
-                )
+        metrics = list[Metric]()
+        if not self.has_thumbs:
+            label = (
+                "Likelier answer is the chosen one (per token)",
+                "每词元概率更高的是被选回答的比例",
             )
+            metrics.append(Metric("preference_accuracy", mean, "higher", label))
         if self.config.loss != "orpo":
-            found += [
-                Metric(
-                    "reward_accuracy",
-                    mean,
-                    "higher",
-                    (
-                        "Moved the right way from the base (the base itself: 0.5)",
-                        "相对基础模型变化方向正确的比例（基础模型为 0.5）",
-                    ),
-                ),
-                Metric(
-                    "margin",
-                    mean,
-                    "higher",
-                    ("Margin β Δ", "间隔 β Δ"),
-                    say("nats", "奈特"),
-                ),
-            ]
-        return [*found, Metric("loss", mean, "lower", ("Loss", "损失"))]
+            label = (
+                "Moved the right way from the base (the base itself: 0.5)",
+                "相对基础模型变化方向正确的比例（基础模型为 0.5）",
+            )
+            metrics.append(Metric("reward_accuracy", mean, "higher", label))
+            label = ("Margin β Δ", "间隔 β Δ")
+            unit = say("nats", "奈特")
+            metrics.append(Metric("margin", mean, "higher", label, unit))
+        metrics.append(Metric("loss", mean, "lower", ("Loss", "损失")))
+        return metrics
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        losses, margin, preferred = self.losses(self.prepare(batch))
-        signed = margin * torch.where(batch["liked"], 1.0, -1.0)
-        judged = list[Evaluation]()
-        for loss, moved, likelier in zip(
-            losses.tolist(), signed.tolist(), preferred.tolist()
+        losses, margins, preferred = self.losses(self.prepare(batch))
+        names = [metric.name for metric in self.metrics()]
+        evaluations = list[Evaluation]()
+        for loss, margin, gap in zip(
+            losses.tolist(), _signed(margins, batch).tolist(), preferred.tolist()
         ):
             # What did not move, but for rounding, is half right.
-            moved = moved if abs(moved) > STILL else 0.0
+            margin = margin if abs(margin) > ROUNDING else 0.0
             counts = {
                 "loss": np.array([loss, 1.0]),
-                "margin": np.array([moved, 1.0]),
-                "reward_accuracy": np.array([0.5 + 0.5 * np.sign(moved), 1.0]),
-                "preference_accuracy": np.array([0.5 + 0.5 * np.sign(likelier), 1.0]),
+                "margin": np.array([margin, 1.0]),
+                "reward_accuracy": np.array([0.5 + 0.5 * np.sign(margin), 1.0]),
+                "preference_accuracy": np.array([0.5 + 0.5 * np.sign(gap), 1.0]),
             }
-            judged.append(
-                Evaluation(
-                    loss,
-                    {figure.name: counts[figure.name] for figure in self.metrics()},
-                )
-            )
-        return judged
+            evaluations.append(Evaluation(loss, {name: counts[name] for name in names}))
+        return evaluations
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        return generate(
-            self.net,
-            [np.array(self.prompt_format.question(columns["prompt"]))],
-            self.prompt_format,
-            self.config.max_new_tokens,
-        )[0]
+        question = np.array(self.prompt_format.question(columns["prompt"]))
+        answers = generate(
+            self.net, [question], self.prompt_format, self.config.max_new_tokens
+        )
+        return answers[0]
 
     def preview(self, features: Features) -> list[Piece]:
-        shown = [
-            Piece(self.prompt_format.tokenizer.decode(features["asked"]), False),
-            Piece(self.prompt_format.tokenizer.decode(features["chosen"]), True),
+        decode = self.prompt_format.tokenizer.decode
+        pieces = [
+            Piece(decode(features["question"]), False),
+            Piece(decode(features["chosen"]), True),
         ]
         if "rejected" in features:
-            shown += [
-                Piece(say("\n  rather than: ", "\n  而不是："), False),
-                Piece(self.prompt_format.tokenizer.decode(features["rejected"]), True),
-            ]
-        return shown
+            pieces.append(Piece(say("\n  rather than: ", "\n  而不是："), False))
+            pieces.append(Piece(decode(features["rejected"]), True))
+        return pieces
 
     def save(self, folder: Path) -> None:
         self.prompt_format.tokenizer.save_pretrained(folder)
 
 
 def _likelihoods(reader: Reader, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(log π(answer | question), tokens of the answer) of every row, [rows] each."""
+    """Return (log π(answer | question), tokens of the answer) of every row, [rows]."""
     nats = by_sequence(batch, reader.nats(batch))
-    return -torch.stack([row.sum() for row in nats]), torch.tensor(
-        [len(row) for row in nats], device=nats[0].device
-    )
+    sums = -torch.stack([row.sum() for row in nats])
+    return sums, torch.tensor([len(row) for row in nats], device=sums.device)
+
+
+def _signed(margins: Tensor, batch: Batch) -> Tensor:
+    """Return margins that are positive where the model moved the right way, [B]."""
+    return margins * torch.where(batch["liked"], 1.0, -1.0)
 
 
 def _log_odds(means: Tensor) -> Tensor:
-    """log p - log(1 - p) for log p [B]."""
+    """Return log p - log(1 - p) for log p [B]."""
     return means - torch.log1p(-means.exp().clamp(max=1 - 1e-6))
 
 
 def _digest(ids: np.ndarray, learned: np.ndarray) -> int:
-    """A number for a row, which tells it from others (63 bits)."""
-    import hashlib
-
-    return (
-        int.from_bytes(
-            hashlib.blake2b(ids.tobytes() + learned.tobytes(), digest_size=8).digest(),
-            "big",
-        )
-        >> 1
-    )
+    """Return 63 bits that distinguish a row from others."""
+    digest = hashlib.blake2b(ids.tobytes() + learned.tobytes(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") >> 1

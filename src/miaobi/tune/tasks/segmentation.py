@@ -1,11 +1,11 @@
 """Image segmentation: a class for every pixel.
 
-    L_i = 1/|P_i| Σ_{p in P_i} -w_{y_p} log softmax(z_p)_{y_p} + λ (1 - 2 Σ p y / (Σ p + Σ y)),    P_i the pixels of picture i that have a class
+    L_i = 1/|P_i| Σ_{p in P_i} -w_{y_p} log softmax(z_p)_{y_p}
+          + λ (1 - 2 Σ p y / (Σ p + Σ y)),    P_i the pixels of image i that have a class
 
-The second term, soft Dice over the classes that a picture has (Milletari et al. 2016,
-arXiv:1606.04797), is for objects that are small beside their ground. Pictures are
-stretched to the model's size; figures are of the masks at that size, answers at the
-picture's own.
+The second term, soft Dice over the classes that an image has (Milletari et al. 2016,
+arXiv:1606.04797), is for objects that are small in their image. Images are stretched to
+the model's size; metrics are of the masks at that size, answers at the image's own.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ from miaobi.tune.learner import Evaluation, Example, Features, Metric
 
 NAME = "image-segmentation"
 SUMMARY = "a class for every pixel", "为每个像素给出类别"
-MODALITY, READER, MAKES = "image", "masks", "labels"
+MODALITY = "image"
+READER = "masks"
+MAKES = "labels"
 EXAMPLE = "images/a.jpg + masks/a.png (+ classes.txt)"
+AUGMENTATIONS = ("flip", "shift", "rotate", "crop", "colour", "noise")
+"""Those that a mask can follow."""
 
 
 @dataclass(frozen=True)
@@ -58,41 +62,52 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    picture = picture_of(record, EXAMPLE)
+    image = picture_of(record, EXAMPLE)
     if not record.get("mask"):
         raise Unusable(
             say("no mask of the same name.", "没有同名的掩码。"),
             say(f"Expected {EXAMPLE}", f"应为 {EXAMPLE}"),
         )
     mask = read_mask(Path(record["mask"]), record["binary"])
-    if mask.shape != (picture["height"], picture["width"]):
-        raise Unusable(
-            say(
-                f"its mask has {mask.shape[1]} × {mask.shape[0]} pixels, the "
-                f"picture {picture['width']} × {picture['height']}.",
-                f"掩码为 {mask.shape[1]} × {mask.shape[0]} 像素，图片为 {picture['width']} × {picture['height']}。",
-            ),
-            say("Give masks of the picture's size.", "请提供与图片同样大小的掩码。"),
-        )
+    _check_size(mask, image["width"], image["height"])
+    return {
+        **image,
+        "mask": str(record["mask"]),
+        "binary": bool(record["binary"]),
+        "classes": list(record["classes"]),
+        "present": _classes_in(mask, len(record["classes"])),
+    }
+
+
+def _check_size(mask: np.ndarray, width: int, height: int) -> None:
+    if mask.shape == (height, width):
+        return
+    mask_height, mask_width = mask.shape
+    raise Unusable(
+        say(
+            f"its mask has {mask_width} × {mask_height} pixels, the "
+            f"picture {width} × {height}.",
+            f"掩码为 {mask_width} × {mask_height} 像素，图片为 {width} × {height}。",
+        ),
+        say("Give masks of the picture's size.", "请提供与图片同样大小的掩码。"),
+    )
+
+
+def _classes_in(mask: np.ndarray, count: int) -> list[int]:
+    """Return the numbers of the classes in a mask; there are `count` classes."""
     present = [int(value) for value in np.unique(mask) if value != IGNORED]
-    if not present or present[-1] >= len(record["classes"]):
+    if not present or present[-1] >= count:
         raise Unusable(
             say(
-                f"its mask has the values {present}; there are {len(record['classes'])} classes.",
-                f"掩码的取值为 {present}；类别共 {len(record['classes'])} 个。",
+                f"its mask has the values {present}; there are {count} classes.",
+                f"掩码的取值为 {present}；类别共 {count} 个。",
             ),
             say(
                 "Name every class in classes.txt, one a line, from number 0.",
                 "请在 classes.txt 中从编号 0 起逐行写出所有类别。",
             ),
         )
-    return {
-        **picture,
-        "mask": str(record["mask"]),
-        "binary": bool(record["binary"]),
-        "classes": list(record["classes"]),
-        "present": present,
-    }
+    return present
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,15 +128,13 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
             ),
             say("Give masks of two classes at least.", "请提供至少含两个类别的掩码。"),
         )
-    check_augmentations(
-        config.augment, ("flip", "shift", "rotate", "crop", "colour", "noise")
-    )
+    check_augmentations(config.augment, AUGMENTATIONS)
     pixels = np.zeros(256, np.int64)
-    for example in examples if config.class_weights == "balanced" else ():
-        pixels += np.bincount(
-            read_mask(Path(example.columns["mask"]), example.columns["binary"]).ravel(),
-            minlength=256,
-        )
+    if config.class_weights == "balanced":
+        for example in examples:
+            path = Path(example.columns["mask"])
+            mask = read_mask(path, example.columns["binary"])
+            pixels += np.bincount(mask.ravel(), minlength=256)
     return {
         "labels": labels,
         "seen": sorted(seen),
@@ -146,21 +159,23 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Segmenter:
     from transformers import AutoModelForSemanticSegmentation
 
-    return Segmenter(
-        net_for(
-            base,
-            AutoModelForSemanticSegmentation,
-            LiteForSemanticSegmentation,
-            spec["labels"],
-            config.dropout,
-        ),
+    net = net_for(
         base,
-        spec,
-        config,
+        AutoModelForSemanticSegmentation,
+        LiteForSemanticSegmentation,
+        spec["labels"],
+        config.dropout,
     )
+    return Segmenter(net, base, spec, config)
 
 
 class Segmenter(PictureLearner):
+    """A net that gives every pixel a class.
+
+    Batches have mask uint8 [B, H, W] at the input's size, and size [B, 2], width and
+    height of each image.
+    """
+
     def __init__(
         self, net: Any, base: Base, spec: Mapping[str, Any], config: Config
     ) -> None:
@@ -172,48 +187,37 @@ class Segmenter(PictureLearner):
             base,
         )
         self.config = config
-        self.weights = (
-            balanced_weights(spec["pixels"])
-            if config.class_weights == "balanced"
-            else None
-        )
+        self.weights: Tensor | None = None
+        if config.class_weights == "balanced":
+            self.weights = balanced_weights(spec["pixels"])
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        width, height = (
-            (columns["width"], columns["height"])
-            if "width" in columns
-            else open_rgb(columns["image"]).size
-        )
-        mask = np.full(
-            (self.preparation.height, self.preparation.width), IGNORED, np.uint8
-        )
-        if "mask" in columns:
-            from PIL import Image
-
-            whole = Image.fromarray(read_mask(Path(columns["mask"]), columns["binary"]))
-            mask = np.asarray(
-                whole.resize(
-                    (self.preparation.width, self.preparation.height),
-                    Image.Resampling.NEAREST,
-                )
-            )
+        if "width" in columns:
+            width, height = columns["width"], columns["height"]
+        else:
+            width, height = open_rgb(columns["image"]).size
         return {
             **super().encode(columns, max_length),
-            "mask": mask,
+            "mask": self._mask(columns),
             "size": np.array([width, height]),
         }
+
+    def _mask(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return the mask at the input's size, uint8 [H, W]."""
+        size = (self.preparation.width, self.preparation.height)
+        if "mask" not in columns:
+            return np.full(size[::-1], IGNORED, np.uint8)
+        return _resize(read_mask(Path(columns["mask"]), columns["binary"]), size)
 
     def collate(self, features: Sequence[Features]) -> Batch:
         return {
             **super().collate(features),
-            **{
-                name: torch.from_numpy(np.stack([item[name] for item in features]))
-                for name in ("mask", "size")
-            },
+            "mask": torch.from_numpy(np.stack([item["mask"] for item in features])),
+            "size": torch.from_numpy(np.stack([item["size"] for item in features])),
         }
 
     def logits(self, batch: Batch) -> Tensor:
-        """[B, C, H, W] at the input's size."""
+        """Return logits [B, C, H, W] of a prepared batch, at the input's size."""
         return F.interpolate(
             self.net(pixel_values=batch["input"]).logits.float(),
             batch["input"].shape[2:],
@@ -222,103 +226,100 @@ class Segmenter(PictureLearner):
         )
 
     def _losses(self, logits: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
-        """[B]."""
+        """Return the loss of each image, [B]."""
         mask = mask.long()
-        known = mask != IGNORED
-        whole = F.cross_entropy(
+        has_class = mask != IGNORED
+        of_pixels = F.cross_entropy(
             logits, mask, weights, ignore_index=IGNORED, reduction="none"
-        ).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
-        return (
-            whole + self.config.dice * _dice(logits, mask, known)
-            if self.config.dice
-            else whole
         )
+        losses = of_pixels.sum((1, 2)) / has_class.sum((1, 2)).clamp(min=1)
+        if self.config.dice:
+            losses = losses + self.config.dice * _dice(logits, mask, has_class)
+        return losses
 
     def loss(self, batch: Batch) -> Loss:
         batch = self.prepare(batch)
         weights = None if self.weights is None else self.weights.to(self.device)
-        return Loss(
-            self._losses(self.logits(batch), batch["mask"], weights).sum(),
-            len(batch["mask"]),
-        )
+        losses = self._losses(self.logits(batch), batch["mask"], weights)
+        return Loss(losses.sum(), len(losses))
 
     def metrics(self) -> Sequence[Metric]:
-        return [
-            mean_iou(),
-            Metric(
-                "pixel_accuracy", shares, "higher", ("Pixel accuracy", "像素准确率")
-            ),
-        ]
+        label = ("Pixel accuracy", "像素准确率")
+        return [mean_iou(), Metric("pixel_accuracy", shares, "higher", label)]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
         batch = self.prepare(batch)
         logits = self.logits(batch)
-        losses = self._losses(logits, batch["mask"], None)
-        best, masks = logits.argmax(1).cpu().numpy(), batch["mask"].cpu().numpy()
-        return [
-            self._judged(float(loss), guess, mask, size)
-            for loss, guess, mask, size in zip(
-                losses, best, masks, batch["size"].tolist(), strict=True
-            )
-        ]
-
-    def _judged(
-        self, loss: float, guess: np.ndarray, mask: np.ndarray, size: list[int]
-    ) -> Evaluation:
-        known, count = mask != IGNORED, len(self.labels)
-        table = np.bincount(
-            mask[known].astype(np.int64) * count + guess[known], minlength=count**2
-        ).reshape(count, count)
-        right = table.diagonal()
-        overlaps = np.stack([right, table.sum(0) + table.sum(1) - right], 1).astype(
-            np.float64
+        rows = zip(
+            self._losses(logits, batch["mask"], None).tolist(),
+            logits.argmax(1).cpu().numpy(),
+            batch["mask"].cpu().numpy(),
+            batch["size"].tolist(),
+            strict=True,
         )
+        return [self._evaluate_image(*row) for row in rows]
+
+    def _evaluate_image(
+        self, loss: float, predicted: np.ndarray, mask: np.ndarray, size: list[int]
+    ) -> Evaluation:
+        """Return how one image goes.
+
+        Args:
+            loss: Its loss.
+            predicted: Classes [H, W].
+            mask: The true classes [H, W].
+            size: The image's width and height.
+        """
+        count = len(self.labels)
+        has_class = mask != IGNORED
+        pairs = mask[has_class].astype(np.int64) * count + predicted[has_class]
+        confusion = np.bincount(pairs, minlength=count**2).reshape(count, count)
+        right = confusion.diagonal()
+        union = confusion.sum(0) + confusion.sum(1) - right
+        overlaps = np.stack([right, union], 1).astype(np.float64)
         return Evaluation(
             loss,
             {
                 "mean_iou": overlaps.ravel(),
-                "pixel_accuracy": np.array([right.sum(), known.sum()], np.float64),
+                "pixel_accuracy": np.array([right.sum(), has_class.sum()], np.float64),
             },
-            self._answer(guess, size),
+            self._answer(predicted, size),
         )
 
-    def _answer(self, guess: np.ndarray, size: list[int]) -> Mapping[str, Any]:
-        from PIL import Image
-
-        whole = np.asarray(
-            Image.fromarray(guess.astype(np.uint8)).resize(
-                (size[0], size[1]), Image.Resampling.NEAREST
-            )
-        )
-        return {
-            "size": [size[1], size[0]],
-            "masks": {
-                self.labels[number]: run_lengths(whole == number)
-                for number in np.unique(whole)
-            },
+    def _answer(self, predicted: np.ndarray, size: list[int]) -> Mapping[str, Any]:
+        width, height = size
+        classes = _resize(predicted.astype(np.uint8), (width, height))
+        masks = {
+            self.labels[number]: run_lengths(classes == number)
+            for number in np.unique(classes)
         }
+        return {"size": [height, width], "masks": masks}
 
 
-def _dice(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
-    """1 - Dice, averaged over the classes that each picture has: [B]."""
-    probabilities = logits.softmax(1) * known[:, None]
-    wanted = (
-        F.one_hot(mask.where(known, 0), logits.shape[1]).permute(0, 3, 1, 2)
-        * known[:, None]
-    )
-    both, sizes, present = (
-        (probabilities * wanted).sum((2, 3)),
-        probabilities.sum((2, 3)) + wanted.sum((2, 3)),
-        wanted.sum((2, 3)) > 0,
-    )
-    return ((1 - 2 * both / sizes.clamp(min=1e-6)) * present).sum(1) / present.sum(
-        1
-    ).clamp(min=1)
+def _resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask uint8 [H, W] at another size, (width, height)."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def _dice(logits: Tensor, mask: Tensor, has_class: Tensor) -> Tensor:
+    """Return 1 - Dice, averaged over the classes that each image has, [B]."""
+    probabilities = logits.softmax(1) * has_class[:, None]
+    one_hot = F.one_hot(mask.where(has_class, 0), logits.shape[1])
+    target = one_hot.permute(0, 3, 1, 2) * has_class[:, None]
+    both = (probabilities * target).sum((2, 3))
+    sizes = probabilities.sum((2, 3)) + target.sum((2, 3))
+    present = target.sum((2, 3)) > 0
+    losses = (1 - 2 * both / sizes.clamp(min=1e-6)) * present
+    return losses.sum(1) / present.sum(1).clamp(min=1)
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed code of a mask [H, W]: lengths of runs down the columns, of 0
-    and 1 by turns, beginning with 0.
+    """Return COCO's uncompressed code of a mask [H, W].
+
+    These are the lengths of runs down the columns, of 0 and 1 by turns, beginning with
+    0.
     """
     flat = mask.ravel(order="F").astype(np.int8)
     changes = np.flatnonzero(np.diff(flat)) + 1

@@ -3,9 +3,8 @@
     L = -Σ_t log p(y_t | y_<t, x)      over the target alone
 
 An encoder-decoder (T5, BART) reads the source in its encoder; a causal model is asked
-with `head.prompt` and answers with the target.
-Smoothed labels: (1 - ε) of the certainty on the right token, ε over all (Szegedy et al.
-    2015, arXiv:1512.00567).
+with `head.prompt` and answers with the target. Smoothed labels: (1 - ε) of the
+certainty on the right token, ε over all (Szegedy et al. 2015, arXiv:1512.00567).
 """
 
 from __future__ import annotations
@@ -52,7 +51,9 @@ SUMMARY = (
     "a text from a text: translation, summaries",
     "由一段文本生成另一段文本：翻译、摘要",
 )
-MODALITY, MAKES, READER = "text", "text", "texts"
+MODALITY = "text"
+READER = "texts"
+MAKES = "text"
 EXAMPLE = '{"source": "...", "target": "..."}'
 
 
@@ -69,9 +70,9 @@ class Config:
     metric: Literal["chrf", "bleu", "rouge_l", "loss"] = "chrf"
     """What models are compared by: chrf or bleu for translation, rouge_l for summaries."""
     max_new_tokens: int = 64
-    """Longest answer when it is judged."""
+    """Longest answer when it is evaluated."""
     num_beams: int = 1
-    """1 writes greedily; more search for the likeliest answer."""
+    """1 for greedy search; more beams search for the likeliest answer."""
 
     def __post_init__(self) -> None:
         if "{source}" not in self.prompt:
@@ -96,23 +97,28 @@ class Config:
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    found = dict[str, Any]()
-    for ours, theirs in (("source", config.source), ("target", config.target)):
-        value = record.get(theirs, record.get(ours))
-        if not isinstance(value, str) or not value.strip():
-            listed = ", ".join(map(str, record))
-            raise Unusable(
-                say(
-                    f"no text in the column {theirs!r}; there are: {listed}.",
-                    f"{theirs!r} 列没有文本；现有的列：{listed}。",
-                ),
-                say(
-                    f"Name the columns with head.source and head.target. Expected {EXAMPLE}",
-                    f"请用 head.source 与 head.target 指定列名。应为 {EXAMPLE}",
-                ),
-            )
-        found[ours] = value.strip()
-    return found
+    return {
+        "source": _text(record, config.source, "source"),
+        "target": _text(record, config.target, "target"),
+    }
+
+
+def _text(record: Mapping[str, Any], column: str, default: str) -> str:
+    """Return the text of a column, or of the column of the usual name."""
+    value = record.get(column, record.get(default))
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    listed = ", ".join(map(str, record))
+    raise Unusable(
+        say(
+            f"no text in the column {column!r}; there are: {listed}.",
+            f"{column!r} 列没有文本；现有的列：{listed}。",
+        ),
+        say(
+            f"Name the columns with head.source and head.target. Expected {EXAMPLE}",
+            f"请用 head.source 与 head.target 指定列名。应为 {EXAMPLE}",
+        ),
+    )
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -134,19 +140,16 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Writer:
     from transformers import AutoModelForSeq2SeqLM
 
     if base.config.get("is_encoder_decoder"):
-        return EncoderDecoder(
-            base.model(AutoModelForSeq2SeqLM),
-            PromptFormat(base.tokenizer, None),
-            config,
-        )
+        net = base.model(AutoModelForSeq2SeqLM)
+        return EncoderDecoder(net, PromptFormat(base.tokenizer, None), config)
     return Causal(writing_model(base), prompt_format_of(base), config)
 
 
 class Writer(Learner):
     """What the two kinds of base share: prompts, metrics, answers.
 
-    Batches hold asked [B, S] and wanted [B, T]: the tokens of source and target, MASKED
-    behind them; beside what the model reads.
+    Batches have source [B, S] and target [B, T], their tokens followed by MASKED,
+    besides what the model reads.
     """
 
     unit = "tokens"
@@ -155,91 +158,92 @@ class Writer(Learner):
         self, net: nn.Module, prompt_format: PromptFormat, config: Config
     ) -> None:
         super().__init__(net)
-        self.prompt_format, self.config = prompt_format, config
+        self.prompt_format = prompt_format
+        self.config = config
         self.blocks = layers_of(net)
 
+    @property
+    def tokenizer(self) -> Any:
+        return self.prompt_format.tokenizer
+
     def prompt(self, source: str) -> str:
+        """Return what the model is asked with."""
         return self.config.prompt.replace("{source}", source)
 
     @abstractmethod
     def source_ids(self, source: str) -> list[int]:
-        """A source as the model is asked."""
+        """Return the tokens that the model is asked with."""
 
     @abstractmethod
     def target_ids(self, source: str, target: str) -> list[int]:
-        """A target as the model is to write it, with its end."""
+        """Return the tokens that the model is to write, with the one that ends it."""
 
     @abstractmethod
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(logits [N, V], tokens [N]) of the targets."""
+        """Return (logits [N, V], tokens [N]) of the targets."""
 
     @abstractmethod
     def nats(self, batch: Batch) -> list[Tensor]:
-        """-log p of the tokens of each target."""
+        """Return -log p of the tokens of each target."""
 
-    def shortened(self, source: str, room: int) -> list[int]:
-        """A source as the model is asked, cut at its end so that all of the prompt's
-        own words stay.
+    def cut_source_ids(self, source: str, max_tokens: int) -> list[int]:
+        """Return the tokens that the model is asked with, at most `max_tokens`.
+
+        The source is cut at its end, so that the prompt stays whole.
         """
         ids = self.source_ids(source)
-        while len(ids) > room and source:
-            kept = self.prompt_format.tokenizer(
-                source, add_special_tokens=False
-            ).input_ids
-            source = self.prompt_format.tokenizer.decode(
-                kept[: max(0, len(kept) - (len(ids) - room))], skip_special_tokens=True
+        while len(ids) > max_tokens and source:
+            tokens = self.tokenizer(source, add_special_tokens=False).input_ids
+            excess = len(ids) - max_tokens
+            source = self.tokenizer.decode(
+                tokens[: max(0, len(tokens) - excess)], skip_special_tokens=True
             )
             ids = self.source_ids(source)
         return ids
 
     def loss(self, batch: Batch) -> Loss:
-        if not self.config.label_smoothing:
+        smoothing = self.config.label_smoothing
+        if not smoothing:
             nats = torch.cat(self.nats(batch))
             return Loss(nats.sum(), len(nats))
         logits, tokens = self.logits(batch)
-        return Loss(
-            F.cross_entropy(
-                logits,
-                tokens,
-                reduction="sum",
-                label_smoothing=self.config.label_smoothing,
-            ),
-            len(tokens),
+        total = F.cross_entropy(
+            logits, tokens, reduction="sum", label_smoothing=smoothing
         )
+        return Loss(total, len(tokens))
 
     def metrics(self) -> Sequence[Metric]:
-        every = {
-            **overlap.METRICS,
-            "loss": Metric(
-                "loss",
-                lambda sums: sums[..., 0] / sums[..., 1],
-                "lower",
-                ("Loss", "损失"),
-                say("nats/token", "奈特/词元"),
-            ),
-        }
-        return [every.pop(self.config.metric), *every.values()]
+        loss = Metric(
+            "loss",
+            lambda sums: sums[..., 0] / sums[..., 1],
+            "lower",
+            ("Loss", "损失"),
+            say("nats/token", "奈特/词元"),
+        )
+        metrics = {**overlap.METRICS, "loss": loss}
+        first = metrics.pop(self.config.metric)
+        return [first, *metrics.values()]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        answers = self.write(
-            [row[row != MASKED].cpu().numpy() for row in batch["asked"]]
-        )
-        judged = list[Evaluation]()
-        for answer, wanted, nats in zip(answers, batch["wanted"], self.nats(batch)):
-            reference = self.prompt_format.tokenizer.decode(
-                wanted[wanted != MASKED], skip_special_tokens=True
-            ).strip()
+        sources = [row[row != MASKED].cpu().numpy() for row in batch["source"]]
+        answers = self.write(sources)
+        evaluations = list[Evaluation]()
+        for answer, target, nats in zip(answers, batch["target"], self.nats(batch)):
+            reference = self.tokenizer.decode(
+                target[target != MASKED], skip_special_tokens=True
+            )
             counts = {
-                **overlap.counts(answer, reference),
+                **overlap.counts(answer, reference.strip()),
                 "loss": np.array([float(nats.sum()), float(len(nats))]),
             }
-            judged.append(Evaluation(float(nats.mean()), counts, answer))
-        return judged
+            evaluations.append(Evaluation(float(nats.mean()), counts, answer))
+        return evaluations
 
-    def write(self, questions: Sequence[np.ndarray]) -> list[str]:
+    def write(self, sources: Sequence[np.ndarray]) -> list[str]:
+        """Return the answers to sources, given as tokens."""
         return generate(
             self.net,
-            questions,
+            sources,
             self.prompt_format,
             self.config.max_new_tokens,
             self.config.num_beams,
@@ -249,24 +253,25 @@ class Writer(Learner):
         return self.write([np.array(self.source_ids(columns["source"]))])[0]
 
     def preview(self, features: Features) -> list[Piece]:
-        asked, wanted = (
-            self.prompt_format.tokenizer.decode(features[name])
-            for name in ("asked", "wanted")
-        )
-        return [Piece(asked, False), Piece(wanted, True)]
+        return [
+            Piece(self.tokenizer.decode(features["source"]), False),
+            Piece(self.tokenizer.decode(features["target"]), True),
+        ]
 
     def save(self, folder: Path) -> None:
-        self.prompt_format.tokenizer.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
-def _shown(features: Sequence[Features]) -> dict[str, Tensor]:
+def _padded_texts(features: Sequence[Features]) -> dict[str, Tensor]:
     return {
         name: padded([item[name] for item in features], MASKED)
-        for name in ("asked", "wanted")
+        for name in ("source", "target")
     }
 
 
 class Causal(PackedLearner, Writer):
+    """A causal language model that answers a prompt."""
+
     def source_ids(self, source: str) -> list[int]:
         return self.prompt_format.question(self.prompt(source))
 
@@ -274,90 +279,83 @@ class Causal(PackedLearner, Writer):
         return self.prompt_format.answer(self.prompt(source), target)
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        return len(self.source_ids(columns["source"])) + len(
-            self.target_ids(columns["source"], columns["target"])
-        )
+        source = self.source_ids(columns["source"])
+        target = self.target_ids(columns["source"], columns["target"])
+        return len(source) + len(target)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        target = self.target_ids(columns["source"], columns["target"])
-        room = max(max_length - len(target), max_length // 2)
-        source = (
-            self.shortened(columns["source"], room)
-            if max_length
-            else self.source_ids(columns["source"])
-        )
-        asked, wanted = fit(source, target, max_length)
-        return {"asked": asked, "wanted": wanted}
+        target_ids = self.target_ids(columns["source"], columns["target"])
+        if max_length:
+            max_tokens = max(max_length - len(target_ids), max_length // 2)
+            source_ids = self.cut_source_ids(columns["source"], max_tokens)
+        else:
+            source_ids = self.source_ids(columns["source"])
+        source, target = fit(source_ids, target_ids, max_length)
+        return {"source": source, "target": target}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        return {
-            **pack(
-                [row(item["asked"], item["wanted"]) for item in features],
-                share=self.shares_prefix,
-            ),
-            **_shown(features),
-        }
+        rows = [row(item["source"], item["target"]) for item in features]
+        return {**pack(rows, share=self.shares_prefix), **_padded_texts(features)}
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.reader.logits(batch), batch["targets"][batch["targets"] != MASKED]
+        targets = batch["targets"]
+        return self.reader.logits(batch), targets[targets != MASKED]
 
     def nats(self, batch: Batch) -> list[Tensor]:
         return by_sequence(batch, self.reader.nats(batch))
 
 
 class EncoderDecoder(Writer):
+    """T5, BART and their kind."""
+
     adapter_kind = "SEQ_2_SEQ_LM"
 
     def source_ids(self, source: str) -> list[int]:
-        return list(self.prompt_format.tokenizer(self.prompt(source)).input_ids)
+        return list(self.tokenizer(self.prompt(source)).input_ids)
 
     def target_ids(self, source: str, target: str) -> list[int]:
-        ids = list(self.prompt_format.tokenizer(text_target=target).input_ids)
-        end = self.prompt_format.tokenizer.eos_token_id
-        return ids if end is None or ids[-1] == end else [*ids, end]
+        ids = list(self.tokenizer(text_target=target).input_ids)
+        eos_id = self.tokenizer.eos_token_id
+        if eos_id is not None and ids[-1] != eos_id:
+            ids.append(eos_id)
+        return ids
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        return max(
-            len(self.source_ids(columns["source"])),
-            len(self.target_ids(columns["source"], columns["target"])),
-        )
+        source = self.source_ids(columns["source"])
+        target = self.target_ids(columns["source"], columns["target"])
+        return max(len(source), len(target))
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        source = (
-            self.shortened(columns["source"], max_length)
-            if max_length
-            else self.source_ids(columns["source"])
-        )
-        return {
-            "asked": np.array(source),
-            "wanted": np.array(
-                self.target_ids(columns["source"], columns["target"])[
-                    : max_length or None
-                ]
-            ),
-        }
+        target = self.target_ids(columns["source"], columns["target"])
+        if max_length:
+            source = self.cut_source_ids(columns["source"], max_length)
+            target = target[:max_length]
+        else:
+            source = self.source_ids(columns["source"])
+        return {"source": np.array(source), "target": np.array(target)}
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        sources = [item["asked"] for item in features]
+        sources = [item["source"] for item in features]
         return {
             "ids": padded(sources, self.prompt_format.pad),
             "mask": padded([np.ones(len(source)) for source in sources], 0),
-            **_shown(features),
+            **_padded_texts(features),
         }
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         net: Any = self.net
-        shifted = net.prepare_decoder_input_ids_from_labels(labels=batch["wanted"])
+        target = batch["target"]
         logits = net(
             input_ids=batch["ids"],
             attention_mask=batch["mask"],
-            decoder_input_ids=shifted,
+            decoder_input_ids=net.prepare_decoder_input_ids_from_labels(labels=target),
             use_cache=False,
         ).logits
-        there = batch["wanted"] != MASKED
-        return logits[there], batch["wanted"][there]
+        is_token = target != MASKED
+        return logits[is_token], target[is_token]
 
     def nats(self, batch: Batch) -> list[Tensor]:
         logits, tokens = self.logits(batch)
         losses = F.cross_entropy(logits, tokens, reduction="none")
-        return list(losses.split((batch["wanted"] != MASKED).sum(1).tolist()))
+        lengths = (batch["target"] != MASKED).sum(1).tolist()
+        return list(torch.split(losses, lengths))

@@ -201,15 +201,15 @@ class Detector(PictureLearner):
             labels: Their labels [M].
             size: Width and height in pixels.
         """
-        given = detections.above(self.config.threshold)
+        answers = detections.above(self.config.threshold)
         return Evaluation(
             loss,
             {
                 "map": _precision_counts(detections, corners, labels),
-                "f1": _f1_counts(given, corners, labels),
-                "iou": _overlap_counts(given, corners, labels),
+                "f1": _f1_counts(answers, corners, labels),
+                "iou": _overlap_counts(answers, corners, labels),
             },
-            self._answer(given, size),
+            self._answer(answers, size),
         )
 
     def _answer(self, detections: Detections, size: np.ndarray) -> list[dict[str, Any]]:

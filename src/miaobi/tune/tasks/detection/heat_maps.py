@@ -78,38 +78,19 @@ class HeatMapDetector(Detector):
         """
         device = batch["input"].device
         count, _, height, width = shape
-        heat = torch.zeros(shape, device=device)
-        middle = torch.zeros(count, height, width, dtype=torch.bool, device=device)
-        corners = torch.zeros(count, 4, height, width, device=device)
-        scale = torch.tensor([width, height] * 2, device=device)
-        ys = torch.arange(height, device=device) + 0.5
-        xs = torch.arange(width, device=device) + 0.5
-        scaled = list(
-            zip(
-                batch["owner"].tolist(), batch["label"].tolist(), batch["boxes"] * scale
-            )
+        targets = Targets(
+            heat=torch.zeros(shape, device=device),
+            middle=torch.zeros(count, height, width, dtype=torch.bool, device=device),
+            corners=torch.zeros(count, 4, height, width, device=device),
         )
-        scaled.sort(key=lambda item: -_area(item[2]))
-        for owner, label, box in scaled:
-            centre = (box[:2] + box[2:]) / 2
-            size = box[2:] - box[:2]
-            row = int(centre[1].clamp(0, height - 1))
-            column = int(centre[0].clamp(0, width - 1))
-            spread = (size * SPREAD / 6).clamp(min=1e-3)
-            # The bump is centred on the cell that holds the middle, so that its top
-            # is exactly 1.
-            bump = _bell(ys - row - 0.5, spread[1])[:, None]
-            bump = bump * _bell(xs - column - 0.5, spread[0])[None]
-            heat[owner, label] = torch.maximum(heat[owner, label], bump)
-            near_y = (ys - centre[1]).abs() <= MIDDLE * size[1] / 2
-            near_x = (xs - centre[0]).abs() <= MIDDLE * size[0] / 2
-            inside = near_y[:, None] & near_x[None]
-            inside[row, column] = True
-            middle[owner] |= inside
-            corners[owner] = torch.where(
-                inside[None], (box * STRIDE)[:, None, None], corners[owner]
-            )
-        return Targets(heat, middle, corners)
+        scale = torch.tensor([width, height] * 2, device=device)
+        corners = batch["boxes"] * scale
+        owners = batch["owner"].tolist()
+        labels = batch["label"].tolist()
+        order = sorted(range(len(corners)), key=lambda index: -_area(corners[index]))
+        for index in order:
+            _draw_box(targets, owners[index], labels[index], corners[index])
+        return targets
 
     def corners(self, sides: Tensor) -> Tensor:
         """Return corners of distances [B, 4, h, w]; both in pixels of the input."""
@@ -147,7 +128,40 @@ def _focal(logits: Tensor, target: Tensor) -> Tensor:
     return -torch.where(target == 1, at_middles, elsewhere)
 
 
-def _bell(distance: Tensor, spread: Tensor) -> Tensor:
+def _draw_box(targets: Targets, image: int, label: int, box: Tensor) -> None:
+    """Write one box into the targets of its image.
+
+    Args:
+        targets: Of the batch; changed in place.
+        image: Its index.
+        label: The label's index.
+        box: Corners, in cells.
+    """
+    height, width = targets.middle.shape[1:]
+    ys = torch.arange(height, device=box.device) + 0.5
+    xs = torch.arange(width, device=box.device) + 0.5
+    x, y = (box[:2] + box[2:]) / 2
+    box_width, box_height = box[2:] - box[:2]
+    row = int(y.clamp(0, height - 1))
+    column = int(x.clamp(0, width - 1))
+    # The bump is centred on the cell that holds the middle, so that its top is
+    # exactly 1.
+    bump_y = _bell(ys - row - 0.5, box_height)
+    bump_x = _bell(xs - column - 0.5, box_width)
+    heat = targets.heat[image, label]
+    heat.copy_(torch.maximum(heat, bump_y[:, None] * bump_x[None]))
+    near_y = (ys - y).abs() <= MIDDLE * box_height / 2
+    near_x = (xs - x).abs() <= MIDDLE * box_width / 2
+    inside = near_y[:, None] & near_x[None]
+    inside[row, column] = True
+    targets.middle[image] |= inside
+    corners = (box * STRIDE)[:, None, None]
+    targets.corners[image] = torch.where(inside[None], corners, targets.corners[image])
+
+
+def _bell(distance: Tensor, size: Tensor) -> Tensor:
+    """Return the bump of a box of this size along one side."""
+    spread = (size * SPREAD / 6).clamp(min=1e-3)
     return torch.exp(-((distance / spread) ** 2) / 2)
 
 
