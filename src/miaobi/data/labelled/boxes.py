@@ -45,8 +45,11 @@ def boxes(path: str, pack: str) -> Iterator[tuple[str, Record]]:
     if pack == SCENES:
         with picture_check() as check:
             for location, scene in scenes():
-                columns = check(Path(scene["image"]))
-                yield location, {**columns, "objects": scene["objects"]}
+                record = {
+                    **check(Path(scene["image"])),
+                    "objects": scene["objects"],
+                }
+                yield location, record
     elif pack:
         raise BadInput(
             say(f"{pack} has no boxes.", f"{pack} 没有标注框。"),
@@ -123,7 +126,10 @@ def _coco_rows(tables: dict[Path, dict[str, Any]]) -> Iterator[Annotated]:
                 continue
             category = annotation["category_id"]
             label = names.get(category, str(category))
-            item = {"label": label, "box": annotation.get("bbox")}
+            item = {
+                "label": label,
+                "box": annotation.get("bbox"),
+            }
             objects[annotation["image_id"]].append(item)
         for image in table["images"]:
             number = image["id"]
@@ -169,7 +175,10 @@ def _voc_object(element: ElementTree.Element) -> dict[str, Any]:
     corners = [float(element.findtext(f"bndbox/{key}", "")) for key in VOC_CORNERS]
     left, top, right, bottom = corners
     box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-    return {"label": element.findtext("name", ""), "box": box}
+    return {
+        "label": element.findtext("name", ""),
+        "box": box,
+    }
 
 
 def _of_yolo(path: Path) -> Iterator[Annotated] | None:
@@ -202,4 +211,7 @@ def _yolo_object(line: str, names: list[str]) -> dict[str, Any]:
     label = number
     if number.isdigit() and int(number) < len(names):
         label = names[int(number)] or number
-    return {"label": label, "shares": [float(share) for share in shares[:4]]}
+    return {
+        "label": label,
+        "shares": [float(share) for share in shares[:4]],
+    }

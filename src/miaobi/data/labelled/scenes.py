@@ -112,7 +112,11 @@ def _write(folder: Path, number: int, sprites: Sprites) -> dict[str, Any]:
     image_name, mask_name = f"{number:05}.png", f"{number:05}.mask.png"
     Image.fromarray(pixels).save(folder / image_name, compress_level=1)
     Image.fromarray(mask).save(folder / mask_name)
-    return {"image": image_name, "mask": mask_name, "objects": objects}
+    return {
+        "image": image_name,
+        "mask": mask_name,
+        "objects": objects,
+    }
 
 
 def _sprites() -> Sprites:
@@ -151,7 +155,10 @@ def compose(
     numbers = [0, *(CLASSES.index(kind) for kind in kinds)]
     mask = np.array(numbers, np.uint8)[owner + 1]
     objects = [
-        {"label": kind, "box": _box_around(owner == number)}
+        {
+            "label": kind,
+            "box": _box_around(owner == number),
+        }
         for number, kind in enumerate(kinds)
     ]
     return canvas.round().clip(0, 255).astype(np.uint8), mask, objects

@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 
 from miaobi.data.text.documents import Document
 
-ENTITIES = {"nr": "person", "ns": "place", "nt": "organisation"}
+ENTITIES = {
+    "nr": "person",
+    "ns": "place",
+    "nt": "organisation",
+}
 PERSON = "nr"
 LONGEST_SURNAME = 2
 """Characters."""
@@ -50,7 +54,11 @@ def _entities(line: str) -> tuple[str, list[dict[str, Any]]]:
         if after_surname and tag == PERSON:
             entities[-1]["end"] += len(word)
         elif tag in ENTITIES:
-            entity = {"start": len(text), "end": end, "label": ENTITIES[tag]}
+            entity = {
+                "start": len(text),
+                "end": end,
+                "label": ENTITIES[tag],
+            }
             entities.append(entity)
         is_short_name = tag == PERSON and len(word) <= LONGEST_SURNAME
         after_surname = is_short_name and not after_surname
@@ -107,8 +115,15 @@ def _questions(function: str, docstring: str) -> Iterator[Document]:
         if title in sections:
             context += f"{title}\n{_flat(sections[title])}\n"
     for question, start, end in questions:
-        answers = {"text": [context[start:end]], "answer_start": [start]}
-        meta = {"question": question, "context": context, "answers": answers}
+        answers = {
+            "text": [context[start:end]],
+            "answer_start": [start],
+        }
+        meta = {
+            "question": question,
+            "context": context,
+            "answers": answers,
+        }
         yield Document(context, meta=meta)
 
 
