@@ -27,7 +27,9 @@ def names(folder: Path) -> list[str]:
     )
 
 
-def test_pictures_and_their_metadata_are_taken_and_nothing_else(tmp_path: Path) -> None:
+def test_pictures_and_their_metadata_are_unpacked_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     archive = packed(
         tmp_path / "a.zip",
         ("mine/cats/1.PNG", b"1"),
@@ -62,7 +64,7 @@ def linked(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("entries", "words"),
+    ("entries", "message"),
     [
         ([("../x.png", b"1")], "leads out"),
         ([("/x.png", b"1")], "leads out"),
@@ -77,10 +79,10 @@ def linked(path: Path) -> Path:
     ],
 )
 def test_what_is_refused_leaves_nothing(
-    tmp_path: Path, entries: list[tuple[str, bytes]], words: str
+    tmp_path: Path, entries: list[tuple[str, bytes]], message: str
 ) -> None:
     archive = packed(tmp_path / "a.zip", *entries)
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadInput, match=message):
         unpack_pictures(archive, tmp_path / "out", 10_000, 10)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.zip"]
 

@@ -121,7 +121,7 @@ def test_a_damaged_pack_is_fetched_again(
     assert (packs.path("small") / "small/poem.txt").read_bytes() == POEM
 
 
-def test_a_pack_that_was_only_touched_is_kept(
+def test_a_pack_that_was_only_touched_is_not_fetched(
     small: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = packs.path("small")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from miaobi.core.errors import BadInput
 from miaobi.data.image.files import PIXEL_LIMIT, open_picture, read_picture
@@ -74,10 +73,10 @@ def test_every_format(
     tmp_path: Path, kind: str, how: dict[str, object], off: int
 ) -> None:
     (tmp_path / "x.bin").write_bytes(saved(ramp(), kind, **how))
-    found = read_picture(tmp_path / "x.bin")
-    assert found.dtype == np.uint8
-    assert found.shape == (16, 24, 3)
-    assert np.abs(found.astype(int) - np.asarray(ramp())).max() <= off
+    pixels = read_picture(tmp_path / "x.bin")
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (16, 24, 3)
+    assert np.abs(pixels.astype(int) - np.asarray(ramp())).max() <= off
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -232,7 +231,9 @@ def test_what_cannot_be_used_is_named_with_a_remedy(
     assert caught.value.remedy
 
 
-def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_a_huge_picture_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """20,000 × 20,000, really: 1.2 GB of pixels in a file of a few hundred kilobytes."""
     rows = zlib.compressobj(1)
     row = b"\0" + bytes(20_000)
@@ -245,10 +246,11 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         + packed
         + struct.pack(">I", zlib.crc32(b"IDAT" + packed))
     )
-    began = time.perf_counter()
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded")
+    )
     with pytest.raises(BadInput, match="too large"):
         read_picture(tmp_path / "bomb.png")
-    assert time.perf_counter() - began < 0.5
     assert 20_000**2 > PIXEL_LIMIT
 
 
@@ -294,8 +296,8 @@ def test_a_drawing() -> None:
         b"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 72 36'><rect "
         b"width='36' height='36' fill='#ff0000'/></svg>"
     )
-    found = read_picture(drawing)
-    assert found.shape == (32, 64, 3)
-    assert (found[:, :31] == [255, 0, 0]).all()
-    assert (found[:, 33:] == 255).all()
+    pixels = read_picture(drawing)
+    assert pixels.shape == (32, 64, 3)
+    assert (pixels[:, :31] == [255, 0, 0]).all()
+    assert (pixels[:, 33:] == 255).all()
     assert open_picture(drawing, 200).pixels.size == (200, 100)

@@ -49,12 +49,12 @@ def test_neighbours_are_all_pairs_within_the_distance(
         for b in range(a + 1, len(hashes))
         if apart[a, b] <= distance
     }
-    found = [
+    pairs = [
         (a, b)
         for first, second in near_duplicates.neighbours(hashes, distance)
         for a, b in zip(first.tolist(), second.tolist(), strict=True)
     ]
-    assert set(found) == expected
+    assert set(pairs) == expected
 
 
 def photo(seed: int, side: int = 96) -> Image.Image:
@@ -66,12 +66,12 @@ def photo(seed: int, side: int = 96) -> Image.Image:
 
 
 def looks(*pictures: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    found = [
+    signatures = [
         near_duplicates.signature(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
         for picture in pictures
     ]
-    return np.array([[bits] for bits, _ in found]), np.stack(
-        [thumb[None] for _, thumb in found]
+    return np.array([[bits] for bits, _ in signatures]), np.stack(
+        [thumb[None] for _, thumb in signatures]
     )
 
 
@@ -95,12 +95,12 @@ def again(picture: Image.Image, quality: int) -> Image.Image:
 )
 def test_a_copy_is_recognised(change: object) -> None:
     originals = [photo(seed) for seed in range(60)]
-    found = near_duplicates.groups(
+    groups = near_duplicates.groups(
         *looks(*originals, *(change(picture) for picture in originals))
     )  # type: ignore[operator]
-    together = (found[60:] == np.arange(60)).mean()
+    together = (groups[60:] == np.arange(60)).mean()
     assert together >= 0.95
-    assert len(np.unique(found[:60])) == 60, "different pictures stay apart"
+    assert len(np.unique(groups[:60])) == 60, "different pictures stay apart"
 
 
 def test_a_pair_is_linked_by_either_of_its_pictures() -> None:
@@ -126,7 +126,7 @@ def test_flat_pictures_are_not_all_one() -> None:
     st.floats(0, 0.4),
     st.integers(0, 5),
 )
-def test_no_group_is_parted(
+def test_no_group_is_divided(
     members: list[int], validation: float, test: float, seed: int
 ) -> None:
     groups = np.array(members)
@@ -160,12 +160,12 @@ def test_shares_are_met_and_do_not_depend_on_the_order() -> None:
     )
 
 
-def test_a_given_test_split_stays_and_its_copies_leave_the_training() -> None:
-    given_splits = np.array([TRAIN, TRAIN, DROPPED, TEST, DROPPED, DROPPED], np.uint8)
+def test_the_source_s_test_split_stays_and_its_copies_leave_the_training() -> None:
+    source_splits = np.array([TRAIN, TRAIN, DROPPED, TEST, DROPPED, DROPPED], np.uint8)
     splits = assign_groups(
         np.arange(6, dtype=np.uint64),
         np.array([0, 1, 2, 1, 4, 5]),
-        given_splits,
+        source_splits,
         0.25,
         0.5,
     )

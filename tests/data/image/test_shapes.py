@@ -21,9 +21,9 @@ def test_fits(fit: str, width: int, height: int, across: int, down: int) -> None
     picture = Image.fromarray(
         np.full((height, width, 3), (10, 200, 30), dtype=np.uint8)
     )
-    made = fitted(picture, down, across, fit)  # type: ignore[arg-type]
-    assert made.shape == (3, down, across)
-    inside = made.reshape(3, -1).T
+    pixels = fitted(picture, down, across, fit)  # type: ignore[arg-type]
+    assert pixels.shape == (3, down, across)
+    inside = pixels.reshape(3, -1).T
     assert (inside == (10, 200, 30)).all(1).any()
     if fit != "pad":
         assert (inside == (10, 200, 30)).all()

@@ -47,20 +47,20 @@ def encoded(level: int) -> bytes:
 def read(path: Path, **how: Any) -> tuple[list[Picture], list[str]]:
     """(pictures, problems) as training reads them."""
     problems = list[Problem]()
-    found = list(
+    items = list(
         picture_sources.pictures(Config(path=str(path), **how), problems.append)
     )
     assert all(problem.remedy for problem in problems)
-    return found, [str(problem) for problem in problems]
+    return items, [str(problem) for problem in problems]
 
 
 def test_a_folder_in_any_depth(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "deep/er/c.webp", ".hidden/x.png", "__MACOSX/a.png"):
         paint(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
-    found, problems = read(tmp_path)
-    assert [picture.name for picture in found] == ["a.jpg", "b.PNG", "deep/er/c.webp"]
-    assert {picture.label for picture in found} == {None}
+    items, problems = read(tmp_path)
+    assert [picture.name for picture in items] == ["a.jpg", "b.PNG", "deep/er/c.webp"]
+    assert {picture.label for picture in items} == {None}
     assert not problems
 
 
@@ -72,8 +72,8 @@ def test_class_folders_and_splits(tmp_path: Path) -> None:
         "val/dog/3.png",
     ):
         paint(tmp_path / name)
-    found, _ = read(tmp_path)
-    assert {(picture.name, picture.label, picture.split) for picture in found} == {
+    items, _ = read(tmp_path)
+    assert {(picture.name, picture.label, picture.split) for picture in items} == {
         ("train/cat/1.png", "cat", "train"),
         ("train/dog/1.png", "dog", "train"),
         ("test/cat/2.png", "cat", "test"),
@@ -110,9 +110,9 @@ def test_captions_and_their_faults(tmp_path: Path, kind: str) -> None:
             writer.writerows(rows)
         else:
             file.write("\n".join(json.dumps(row) for row in rows))
-    found, problems = read(tmp_path)
+    items, problems = read(tmp_path)
     assert [
-        (picture.name, picture.meta.get("text"), picture.label) for picture in found
+        (picture.name, picture.meta.get("text"), picture.label) for picture in items
     ] == [
         ("a.png", '红狐狸, "quoted"', "fox"),
         ("deep/b.png", "b", "hen"),
@@ -156,16 +156,16 @@ NAMES = st.text(
 def test_any_file_name_finds_its_caption(
     name: str, on_disk: str, written: str, windows: bool
 ) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
         paint(folder / "in" / f"{unicodedata.normalize(on_disk, name)}.png")  # type: ignore[arg-type]
         described = unicodedata.normalize(written, f"in/{name}.png")  # type: ignore[arg-type]
         described = described.replace("/", "\\") if windows else described
         (folder / "metadata.jsonl").write_text(
             json.dumps({"file_name": described, "text": "found"}), encoding="utf-8"
         )
-        found, problems = read(folder)
-        assert [picture.meta["text"] for picture in found] == ["found"], problems
+        items, problems = read(folder)
+        assert [picture.meta["text"] for picture in items] == ["found"], problems
         assert not problems
 
 
@@ -178,18 +178,18 @@ def test_any_file_name_finds_its_caption(
     ),
     st.text(max_size=30),
 )
-def test_any_metadata_line_is_read_or_named(value: Any, name: str) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+def test_any_metadata_row_is_read_or_named(value: Any, name: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
         paint(folder / "a.png")
-        lines = [
+        rows = [
             json.dumps(value),
             json.dumps({"file_name": name, "text": value}),
             '{"file_name": "a.png"',
         ]
-        (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        found, problems = read(folder)
-        assert [picture.name for picture in found] == ["a.png"]
+        (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        items, problems = read(folder)
+        assert [picture.name for picture in items] == ["a.png"]
         assert any(
             "metadata.jsonl:3: not valid JSON" in problem for problem in problems
         )
@@ -200,12 +200,12 @@ def test_any_metadata_line_is_read_or_named(value: Any, name: str) -> None:
 )
 def test_pairs(tmp_path: Path, names: tuple[str, str]) -> None:
     source, target = (tmp_path / name for name in names)
-    for place, alone in ((source, "only_line"), (target, "only_colour")):
-        for stem in ("1", "2", "deep/3", alone):
-            paint(place / f"{stem}.png")
+    for parent, single in ((source, "only_line"), (target, "only_colour")):
+        for stem in ("1", "2", "deep/3", single):
+            paint(parent / f"{stem}.png")
     paint(source / "1.bmp")
-    found, problems = read(tmp_path)
-    assert [(picture.name, picture.source) for picture in found] == [
+    items, problems = read(tmp_path)
+    assert [(picture.name, picture.source) for picture in items] == [
         (
             f"{names[1]}/{stem}.png",
             source / (f"{stem}.bmp" if stem == "1" else f"{stem}.png"),
@@ -250,7 +250,7 @@ FEATURES = {
 
 
 def table(levels: list[int], labels: list[Any], named: bool = True) -> pyarrow.Table:
-    made = pyarrow.table(
+    content = pyarrow.table(
         {
             "image": [
                 {"bytes": encoded(level), "path": f"{level}.png"} for level in levels
@@ -260,16 +260,16 @@ def table(levels: list[int], labels: list[Any], named: bool = True) -> pyarrow.T
         }
     )
     return (
-        made.replace_schema_metadata({"huggingface": json.dumps(FEATURES)})
+        content.replace_schema_metadata({"huggingface": json.dumps(FEATURES)})
         if named
-        else made
+        else content
     )
 
 
-def levels(found: list[Picture]) -> list[int]:
+def levels(items: list[Picture]) -> list[int]:
     return [
         int(np.asarray(Image.open(io.BytesIO(picture.content)))[0, 0])
-        for picture in found
+        for picture in items
     ]  # type: ignore[arg-type]
 
 
@@ -282,11 +282,11 @@ def test_parquet_as_the_hub_stores_it(tmp_path: Path) -> None:
     parquet.write_table(
         table([3], [1]), tmp_path / "data" / "test-00000-of-00001.parquet"
     )
-    found, problems = read(tmp_path)
-    assert levels(found) == [3, 1, 2]
+    items, problems = read(tmp_path)
+    assert levels(items) == [3, 1, 2]
     assert [
         (picture.split, picture.label, picture.classes, picture.meta)
-        for picture in found
+        for picture in items
     ] == [
         ("test", 1, ("cat", "dog"), {"text": "level 3"}),
         ("train", 0, ("cat", "dog"), {"text": "level 1"}),
@@ -304,9 +304,9 @@ def test_the_hub_s_cache(tmp_path: Path) -> None:
     (inside / "validation-00000-of-00001.parquet").symlink_to(
         tmp_path / "blobs" / "9f2c"
     )
-    found, _ = read(tmp_path / "snapshots" / "0a1b")
-    assert [(picture.split, picture.label) for picture in found] == [("validation", 0)]
-    assert levels(found) == [4]
+    items, _ = read(tmp_path / "snapshots" / "0a1b")
+    assert [(picture.split, picture.label) for picture in items] == [("validation", 0)]
+    assert levels(items) == [4]
 
 
 def test_an_unknown_class_is_named(tmp_path: Path) -> None:
@@ -335,9 +335,9 @@ def test_one_parquet_file_of_plain_bytes(tmp_path: Path) -> None:
         ),
         tmp_path / "mine.parquet",
     )
-    found, problems = read(tmp_path / "mine.parquet")
-    assert levels(found) == [7, 9]
-    assert [picture.name for picture in found] == ["mine.parquet:1", "mine.parquet:3"]
+    items, problems = read(tmp_path / "mine.parquet")
+    assert levels(items) == [7, 9]
+    assert [picture.name for picture in items] == ["mine.parquet:1", "mine.parquet:3"]
     assert problems == [f"{tmp_path}/mine.parquet:2: this row has no picture."]
 
 
@@ -364,8 +364,8 @@ def test_two_picture_columns_are_a_pair(tmp_path: Path) -> None:
         pyarrow.table({"conditioning_image": [encoded(1)], "image": [encoded(2)]}),
         tmp_path / "t.parquet",
     )
-    found, _ = read(tmp_path / "t.parquet")
-    assert (found[0].source, found[0].content) == (encoded(1), encoded(2))
+    items, _ = read(tmp_path / "t.parquet")
+    assert (items[0].source, items[0].content) == (encoded(1), encoded(2))
 
 
 @pytest.mark.parametrize(
@@ -379,9 +379,9 @@ def test_what_datasets_saved(tmp_path: Path, write: Any) -> None:
         json.dumps({"splits": ["train", "test"]})
     )
     for split, values in (("train", [1, 2]), ("test", [3])):
-        place = tmp_path / split
-        place.mkdir()
-        (place / "state.json").write_text(
+        parent = tmp_path / split
+        parent.mkdir()
+        (parent / "state.json").write_text(
             json.dumps(
                 {
                     "_data_files": [{"filename": "data-00000-of-00001.arrow"}],
@@ -389,30 +389,30 @@ def test_what_datasets_saved(tmp_path: Path, write: Any) -> None:
                 }
             )
         )
-        (place / "dataset_info.json").write_text("{}")
-        for name, shown in (
+        (parent / "dataset_info.json").write_text("{}")
+        for name, colours in (
             ("data-00000-of-00001.arrow", values),
             ("cache-1f.arrow", [99]),
             ("old.arrow", [98]),
         ):
-            made = table(shown, [0] * len(shown))
+            content = table(colours, [0] * len(colours))
             with (
-                pyarrow.OSFile(str(place / name), "wb") as sink,
-                write(sink, made.schema) as writer,
+                pyarrow.OSFile(str(parent / name), "wb") as sink,
+                write(sink, content.schema) as writer,
             ):
-                writer.write_table(made)
-    found, problems = read(tmp_path)
-    assert levels(found) == [3, 1, 2]
-    assert [picture.split for picture in found] == ["test", "train", "train"]
-    assert found[0].classes == ("cat", "dog")
+                writer.write_table(content)
+    items, problems = read(tmp_path)
+    assert levels(items) == [3, 1, 2]
+    assert [picture.split for picture in items] == ["test", "train", "train"]
+    assert items[0].classes == ("cat", "dog")
     assert not problems
 
 
 def test_damaged_tables_are_named(tmp_path: Path) -> None:
     parquet.write_table(table([1], [0]), tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-    found, problems = read(tmp_path)
-    assert len(found) == 1
+    items, problems = read(tmp_path)
+    assert len(items) == 1
     assert len(problems) == 1
     assert "b.parquet: not a whole Parquet or Arrow file" in problems[0]
     parquet.write_table(
@@ -447,23 +447,23 @@ def test_idx_as_mnist_has_it(tmp_path: Path, packed: bool) -> None:
             np.arange(3)[rows] + 7,
             packed,
         )
-    found, problems = read(tmp_path)
-    assert [(picture.split, picture.label) for picture in found] == [
+    items, problems = read(tmp_path)
+    assert [(picture.split, picture.label) for picture in items] == [
         ("test", 9),
         ("train", 7),
         ("train", 8),
     ]
-    np.testing.assert_array_equal(found[1].content, pictures[0])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(items[1].content, pictures[0])  # type: ignore[arg-type]
     assert not problems
-    alone, _ = read(tmp_path / f"train-images-idx3-ubyte{ending}")
-    assert [picture.label for picture in alone] == [7, 8]
+    single, _ = read(tmp_path / f"train-images-idx3-ubyte{ending}")
+    assert [picture.label for picture in single] == [7, 8]
 
 
 def test_idx_in_its_other_spelling_and_its_faults(tmp_path: Path) -> None:
     write_idx(tmp_path / "train-images.idx3-ubyte", np.zeros((2, 4, 4)))
     labels = write_idx(tmp_path / "train-labels.idx1-ubyte", np.zeros(3))
-    found, problems = read(tmp_path)
-    assert [picture.label for picture in found] == [None, None]
+    items, problems = read(tmp_path)
+    assert [picture.label for picture in items] == [None, None]
     assert problems == [
         f"{tmp_path}/train-images.idx3-ubyte: 2 pictures, but train-labels.idx1-ubyte has 3 labels."
     ]
@@ -477,16 +477,16 @@ def test_idx_in_its_other_spelling_and_its_faults(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_idx_or_damaged(noise: bytes) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "x"
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "x"
         for start in (b"", b"\0\0\x08\x01", b"\0\0\x08\x03\0\0\0\x01"):
             path.write_bytes(start + noise)
             try:
-                found = idx.read_array(path)
+                items = idx.read_array(path)
             except Damaged:
                 continue
-            assert found.dtype == np.uint8
-            assert 4 + 4 * found.ndim + found.size == len(start + noise)
+            assert items.dtype == np.uint8
+            assert 4 + 4 * items.ndim + items.size == len(start + noise)
 
 
 def test_what_a_path_holds(tmp_path: Path) -> None:

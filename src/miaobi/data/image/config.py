@@ -11,7 +11,7 @@ MANIFEST = "pictures.json"
 
 @dataclass(frozen=True)
 class Config:
-    """Where the pictures come from and what they are brought to."""
+    """Where the pictures come from, and how they are prepared."""
 
     path: str = ""
     """A folder of pictures (with metadata.jsonl or metadata.csv, with class folders, or
@@ -23,7 +23,7 @@ class Config:
     `miaobi data list` shows all.
     """
     source: str = ""
-    """The reader, where the content does not tell: folder, pairs, tables or idx, or one
+    """The reader, where the content does not show it: folder, pairs, tables or idx, or one
     that another package brings.
     """
     image_size: int = 0
@@ -45,11 +45,11 @@ class Config:
     classes: list[str] = field(default_factory=list)
     """Train on these classes only, in this order; empty for all."""
     validation: float = 0.05
-    """Share of the pictures that is kept from training to validate on, where the source
+    """Share of the pictures that is held out to validate on, where the source
     has no such split.
     """
     test: float = 0.05
-    """Share that is kept from both, where the source has no test split."""
+    """Share that is held out to test on, where the source has no test split."""
     near_duplicates: Literal["group", "drop", "keep"] = "group"
     """Pictures that look the same: group keeps them on one side of the split and drops
     exact copies, drop keeps one of each, keep looks for none.

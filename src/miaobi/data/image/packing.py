@@ -167,25 +167,25 @@ def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:
     digests = np.array([row.digest for row in rows], dtype=np.uint64)
     source_splits = np.array([_number(row.split) for row in rows], dtype=np.uint8)
     groups = np.arange(len(rows))
-    kept = groups
+    chosen = groups
     if config.near_duplicates != "keep":
-        kept = groups[_first_of_each(digests, source_splits)]
-        groups[kept] = kept[_groups_of([rows[number] for number in kept])]
-    alike = int((groups[kept] != kept).sum())
+        chosen = groups[_first_of_each(digests, source_splits)]
+        groups[chosen] = chosen[_groups_of([rows[number] for number in chosen])]
+    alike = int((groups[chosen] != chosen).sum())
     if config.near_duplicates == "drop":
-        kept = kept[_first_of_each(groups[kept], source_splits[kept])]
+        chosen = chosen[_first_of_each(groups[chosen], source_splits[chosen])]
     splits = np.full(len(rows), DROPPED, dtype=np.uint8)
-    splits[kept] = assign_groups(
-        digests[kept],
-        groups[kept],
-        source_splits[kept],
+    splits[chosen] = assign_groups(
+        digests[chosen],
+        groups[chosen],
+        source_splits[chosen],
         config.validation,
         config.test,
     )
     return splits, {
         "duplicates": len(rows) - len(np.unique(digests)),
         "near_duplicates": alike,
-        "left_out_of_train": int((splits[kept] == DROPPED).sum()),
+        "left_out_of_train": int((splits[chosen] == DROPPED).sum()),
     }
 
 

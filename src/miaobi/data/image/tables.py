@@ -240,7 +240,7 @@ def _content(value: Any, file: Path) -> Path | bytes | None:
 
 
 def _split(file: Path, path: Path) -> str:
-    """The split that a file's folder or name tells: train/data-00000-of-00001.arrow,
+    """The split in the name of a file's folder or of the file: train/data-00000-of-00001.arrow,
     test-00000-of-00001.parquet, name-train.arrow.
     """
     parts = file.relative_to(path).parts if path.is_dir() else (file.name,)

@@ -21,9 +21,9 @@ class Config:
     one that another package brings.
     """
     text_column: str | None = None
-    """The column or key that holds the text, where it cannot be told."""
+    """The column or key that holds the text, where the names do not show it."""
     separator: str | None = None
-    """What stands between the documents of a plain text file, such as \\\\n\\\\n.
+    """What divides the documents of a plain text file, such as \\\\n\\\\n.
     Without it a file is one document.
     """
     tokenizer: str = "char"
@@ -35,11 +35,11 @@ class Config:
     min_frequency: int = 2
     """Characters seen less often are spelled in bytes by a char tokenizer."""
     context_length: int = 256
-    """Tokens that the model sees at once."""
+    """Tokens of one training window, and of the model's context."""
     validation: float = 0.05
-    """Share of the text that is kept from training to validate on."""
+    """Share of the text that is held out to validate on."""
     test: float = 0.0
-    """Share that is kept from both."""
+    """Share that is held out to test on."""
     max_documents: int = 0
     """Read only so many documents; 0 reads all."""
     strict: bool = True

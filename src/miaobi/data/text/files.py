@@ -231,7 +231,7 @@ def format_of(path: Path) -> str:
 
 
 def _format(suffix: str, head: bytes) -> str:
-    """The format that a name tells, corrected by how the content begins."""
+    """The format by the name's ending, corrected by how the content begins."""
     kind = FORMATS.get(suffix, "text")
     first_line = head.split(b"\n", 1)[0]
     if head.startswith(b"{") and (kind == "json" or suffix not in FORMATS):
@@ -384,7 +384,7 @@ def _is_list_of_objects(value: Any) -> bool:
 class _Array:
     """The items of a JSON array that is read in pieces.
 
-    A broken item ends the reading: nothing tells where the next one starts.
+    A broken item ends the reading: nothing shows where the next one starts.
     """
 
     def __init__(self, path: Path, report: Report) -> None:

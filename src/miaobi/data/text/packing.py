@@ -120,8 +120,8 @@ class Planned(NamedTuple):
 
     split: int
     pieces: list[str]
-    ends: bool
-    """Whether its document ends here."""
+    is_last: bool
+    """Whether its document ends with it."""
 
     @property
     def characters(self) -> int:
@@ -240,15 +240,15 @@ class _Preparation:
         number, position = 0, 0
         # Problems were reported by the survey.
         for document in sources.documents(self.config, lambda problem: None):
-            ends = not document.continues
+            is_last = not document.continues
             if plan[number] != DROPPED:
-                text = Planned(int(plan[number]), document.pieces(), ends)
+                text = Planned(int(plan[number]), document.pieces(), is_last)
                 if cut is None:
                     yield text
                 else:
                     yield from _cut_up(text, cut, position)
                 position += text.characters
-            number += ends
+            number += is_last
 
     def pack(self) -> None:
         """Append the tokens of every planned text to its split's file, noting progress
@@ -304,7 +304,7 @@ def _cut_up(text: Planned, cut: Cut, position: int) -> Iterator[Planned]:
         return
     [piece] = text.pieces
     for split, first, last in parts:
-        yield Planned(split, [piece[first:last]], text.ends or last < length)
+        yield Planned(split, [piece[first:last]], text.is_last or last < length)
 
 
 def _batches(texts: Iterator[Planned]) -> Iterator[tuple[list[Planned], bool]]:
@@ -429,9 +429,9 @@ class _Packed:
         arrays: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         for text, ids in zip(texts, encoded, strict=True):
             split = SPLITS[text.split]
-            arrays[split] += [ids, end] if text.ends else [ids]
+            arrays[split] += [ids, end] if text.is_last else [ids]
             counts = self.splits[split]
-            counts["documents"] += text.ends
+            counts["documents"] += text.is_last
             counts["characters"] += text.characters
             counts["bytes"] += sum(len(piece.encode()) for piece in text.pieces)
         for split in SPLITS:

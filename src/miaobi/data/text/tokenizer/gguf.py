@@ -90,7 +90,7 @@ def pre_tokenizer_of(rule: str, path: Path) -> pre_tokenizers.PreTokenizer:
         return word_splitter(LLAMA3)
     raise Unsupported(
         say(
-            f"{path} cuts words by the rule {rule!r}, which is not known here.",
+            f"{path} cuts words by the rule {rule!r}, which is not supported here.",
             f"{path} 使用的分词规则 {rule!r} 此处不支持。",
         ),
         _give_the_folder(),
