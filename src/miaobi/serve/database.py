@@ -13,19 +13,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import Session
 
 from miaobi.core.errors import BadInput, DoesNotFit
 from miaobi.core.files import locked
 from miaobi.core.language import say
+from miaobi.serve.schema import upgrade
 
-MIGRATIONS = Path(__file__).with_name("migrations")
 WAIT_SECONDS = 30
-"""For another's write to end."""
+"""How long a write waits for another's to end."""
+FULL = ("disk is full", "No space left", "disk I/O error")
+"""Parts of what SQLite and PostgreSQL say on a full disk."""
+LOCKED = "is locked"
+"""Of what SQLite says after WAIT_SECONDS."""
 LOCK = 0x6D69616F6269
 """Of PostgreSQL, held while the schema is brought up to date: "miaobi" in ASCII."""
 
@@ -43,7 +50,7 @@ class Records:
         raises. Blocks; call it in a thread.
         """
         with (
-            _explained(),
+            explain_refusal(),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -53,7 +60,7 @@ class Records:
     def reading(self) -> Iterator[Session]:
         """A transaction that only reads, and so waits for nobody."""
         with (
-            _explained(),
+            explain_refusal(),
             Session(self._reading, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -64,37 +71,57 @@ class Records:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """A full disk is the operator's to mend and no defect."""
+def explain_refusal() -> Iterator[None]:
+    """Turn a full disk, and a lock that another program holds for too long, into
+    DoesNotFit: the operator's to mend, and worth trying again.
+    """
     try:
         yield
     except OperationalError as error:
-        if not any(
-            word in str(error.orig)
-            for word in ("disk is full", "No space left", "disk I/O error")
-        ):
-            raise
-        raise DoesNotFit(
-            say(
-                "The disk is full; nothing was recorded.", "磁盘已满，未记录任何内容。"
-            ),
-            say("Free some space and try again.", "请清理空间后重试。"),
-        ) from None
+        reason = str(error.orig)
+        if any(message in reason for message in FULL):
+            raise DoesNotFit(
+                say(
+                    "The disk is full; nothing was recorded.",
+                    "磁盘已满，未记录任何内容。",
+                ),
+                say("Free some space and try again.", "请清理空间后重试。"),
+            ) from None
+        if LOCKED in reason:
+            raise DoesNotFit(
+                say(
+                    "The database is busy: another program holds its lock; "
+                    "nothing was recorded.",
+                    "数据库正忙：其他程序占用了锁，未记录任何内容。",
+                ),
+                say("Try again in a moment.", "请稍后重试。"),
+            ) from None
+        raise
 
 
 def open_records(url: str, revision: str = "head") -> Records:
     """Open the database at `url` and bring it up to date, or to an older `revision` (a
-    number in migrations/versions). Raises BadInput for a URL that leads nowhere.
+    number in migrations/versions).
+
+    Raise BadInput for a URL that leads nowhere, Damaged for the schema of a newer
+    miaobi, DoesNotFit where the disk is full or another program holds the lock.
     """
+    with explain_connection(), explain_refusal():
+        engine = make_engine(url)
+        try:
+            with _exclusive(engine) as connection:
+                upgrade(connection, revision)
+        except BaseException:
+            engine.dispose()
+            raise
+    return Records(engine)
+
+
+@contextmanager
+def explain_connection() -> Iterator[None]:
+    """Turn the errors of a URL that leads to no database into BadInput."""
     try:
-        engine = _engine(url)
-        with _alone(engine) as connection:
-            config = Config()
-            config.set_main_option(
-                "script_location", str(MIGRATIONS).replace("%", "%%")
-            )
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+        yield
     except (ArgumentError, ModuleNotFoundError) as error:
         raise BadInput(
             say(
@@ -104,7 +131,8 @@ def open_records(url: str, revision: str = "head") -> Records:
             "sqlite:////srv/miaobi.sqlite, postgresql://user@host/miaobi (pip install 'miaobi[postgres]')",
         ) from None
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        reason = str(cause).strip().splitlines()[0]
         raise BadInput(
             say(
                 f"The database cannot be opened: {reason}", f"无法打开数据库：{reason}"
@@ -114,10 +142,10 @@ def open_records(url: str, revision: str = "head") -> Records:
                 "请检查 MIAOBI_DATABASE_URL，并确认数据库正在运行。",
             ),
         ) from None
-    return Records(engine)
 
 
-def _engine(url: str) -> Engine:
+def make_engine(url: str | URL) -> Engine:
+    """Return an engine whose transactions are as the module's docstring says."""
     parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -132,23 +160,19 @@ def _engine(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = (
-        None  # the driver would begin transactions by its own ideas; _begin_sqlite does
-    )
+    # The driver begins no transactions by itself: _begin_sqlite does.
+    connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(
-        "BEGIN"
-        if connection.get_execution_options().get("miaobi_reads_only")
-        else "BEGIN IMMEDIATE"
-    )
+    reads_only = connection.get_execution_options().get("miaobi_reads_only")
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
+def _exclusive(engine: Engine) -> Iterator[Connection]:
     """A connection, while no other server changes the schema."""
     if engine.dialect.name == "sqlite":
         database = engine.url.database

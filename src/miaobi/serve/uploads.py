@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 from fastapi import Request
@@ -18,6 +19,10 @@ from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import Upload
 
+if TYPE_CHECKING:
+    # There for type checkers only.
+    from python_multipart.multipart import MultipartCallbacks
+
 FIELD_BYTES = 4096
 FIELDS = 16
 HEADER_BYTES = 4096
@@ -26,8 +31,8 @@ HEADER_BYTES = 4096
 class Arriving:
     """The parser's other end. `fields` as text, the part "file" to `upload`."""
 
-    def __init__(self, upload: Upload, known: Collection[str]) -> None:
-        self.upload, self.known = upload, known
+    def __init__(self, upload: Upload, allowed_fields: Collection[str]) -> None:
+        self.upload, self.allowed_fields = upload, allowed_fields
         self.fields = dict[str, str]()
         self.filename: str | None = None
         self.whole = False
@@ -64,13 +69,13 @@ class Arriving:
                     "file",
                 )
             self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
-        elif self._name not in self.known:
+        elif self._name not in self.allowed_fields:
             raise _bad(
                 say(
                     f"There is no field {self._name[:64]!r} here. ",
                     f"没有字段 {self._name[:64]!r}。",
                 )
-                + nearest(self._name[:64], ["file", *self.known]),
+                + nearest(self._name[:64], ["file", *self.allowed_fields]),
                 self._name[:64],
             )
         elif self._name in self.fields or len(self.fields) >= FIELDS:
@@ -109,24 +114,23 @@ class Arriving:
         self.whole = True
 
     @property
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
         return {
-            name: getattr(self, name)
-            for name in (
-                "on_part_begin",
-                "on_header_field",
-                "on_header_value",
-                "on_header_end",
-                "on_headers_finished",
-                "on_part_data",
-                "on_part_end",
-                "on_end",
-            )
+            "on_part_begin": self.on_part_begin,
+            "on_header_field": self.on_header_field,
+            "on_header_value": self.on_header_value,
+            "on_header_end": self.on_header_end,
+            "on_headers_finished": self.on_headers_finished,
+            "on_part_data": self.on_part_data,
+            "on_part_end": self.on_part_end,
+            "on_end": self.on_end,
         }
 
 
-async def receive(request: Request, upload: Upload, known: Collection[str]) -> Arriving:
-    """Read the request's body: the part "file" to `upload`, the fields in `known` as
+async def receive(
+    request: Request, upload: Upload, allowed_fields: Collection[str]
+) -> Arriving:
+    """Read the request's body: the part "file" to `upload`, the fields in `allowed_fields` as
     text. Raises ApiError, or ClientDisconnect.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
@@ -139,10 +143,10 @@ async def receive(request: Request, upload: Upload, known: Collection[str]) -> A
                 "文件应以 multipart/form-data 上传，字段为 file 与 purpose。",
             ),
         )
-    arriving = Arriving(upload, known)
+    arriving = Arriving(upload, allowed_fields)
     parser = MultipartParser(
         boundary, arriving.callbacks, max_header_count=8, max_header_size=HEADER_BYTES
-    )  # type: ignore[arg-type]
+    )
     with _explained():
         async for piece in request.stream():
             await anyio.to_thread.run_sync(parser.write, piece)

@@ -1,7 +1,7 @@
 """Check what is installed, what each missing part is for, whether memory and disk
 suffice, and which command helps.
 
-Uses no network.
+Uses no network, but for a PostgreSQL server that MIAOBI_DATABASE_URL names.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Literal
 
 from miaobi.core.files import home
 from miaobi.core.language import say
+from miaobi.core.registry import Registry
 from miaobi.core.store import Store
 from miaobi.engines import engines
 
@@ -63,6 +65,12 @@ class Report:
         return "\n".join([*map(str, self.findings), "", verdict])
 
 
+checks: Registry[Callable[[], Finding]] = Registry(
+    "checks", {"database": "miaobi.serve.checks:check_database"}
+)
+"""What other packages have to say of this machine and of what lies on it."""
+
+
 def doctor() -> Report:
     """Check this machine and this installation."""
     return Report(
@@ -75,6 +83,7 @@ def doctor() -> Report:
             _memory(),
             _disk(),
             _models(),
+            *_registered(),
             _accelerator(),
         )
     )
@@ -225,6 +234,27 @@ def _models() -> Finding:
         say("none in the store yet", "模型库为空"),
         "miaobi data fetch smollm2",
     )
+
+
+def _registered() -> list[Finding]:
+    findings = []
+    for name in checks.names():
+        try:
+            check = checks.get(name)
+        except ModuleNotFoundError as error:
+            finding = Finding(
+                name,
+                "missing",
+                say(
+                    f"not checked: the package {error.name} is not installed",
+                    f"未检查：未安装 {error.name} 包",
+                ),
+                f"{Path(sys.executable).name} -m pip install 'miaobi[all]'",
+            )
+        else:
+            finding = check()
+        findings.append(finding)
+    return findings
 
 
 def _accelerator() -> Finding:
