@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from tests.engines.server import CompletionServer
-from tests.engines.small import CONTEXT, small_bundle, small_gguf, words
+from tests.engines.small import CONTEXT, small_bundle, small_gguf, small_tokenizer
 
 from miaobi.core.artifacts import Facts
 from miaobi.core.engine import Chunk, Engine, Weights
@@ -257,10 +257,10 @@ def test_logprobs(case: Case) -> None:
     pieces, joined = asyncio.run(
         collect(case.engine, ask(logprobs=0, max_new_tokens=8, temperature=0))
     )
-    found = [entry for chunk in pieces[0] for entry in chunk.logprobs]
-    assert 7 <= len(found) <= 8
-    assert all(entry.logprob <= 0 for entry in found)
-    spelled = "".join(entry.token for entry in found)
+    entries = [entry for chunk in pieces[0] for entry in chunk.logprobs]
+    assert 7 <= len(entries) <= 8
+    assert all(entry.logprob <= 0 for entry in entries)
+    spelled = "".join(entry.token for entry in entries)
     assert len(spelled) >= len(joined[0].rstrip("\ufffd")) // 2
 
 
@@ -337,7 +337,10 @@ def test_logit_bias_bans(case: Case) -> None:
     need(case, "logit_bias")
     settings = {"temperature": 0, "max_new_tokens": 3}
     usual = texts(case, **settings)[0]
-    first, letter = words().encode([usual[0]])[0], words().encode(["a"])[0]
+    first, letter = (
+        small_tokenizer().encode([usual[0]])[0],
+        small_tokenizer().encode(["a"])[0],
+    )
     assert texts(case, **settings, logit_bias={first: -100})[0][0] != usual[0]
     assert texts(case, **settings, logit_bias={letter: 100})[0] == "aaa"
 

@@ -140,7 +140,7 @@ def test_auto_chooses_it(case: Case) -> None:
     assert isinstance(case.engine, Engine)
 
 
-def test_every_index_ends_once_with_its_image(case: Case) -> None:
+def test_every_index_finishes_once_with_its_image(case: Case) -> None:
     every_chunk = chunks(case.engine, case.request(n=case.count))
     for index in range(case.count):
         *before, last = [chunk for chunk in every_chunk if chunk.index == index]

@@ -12,13 +12,10 @@ from tests.engines import pipelines
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """checkpoint(name): a folder of tests/engines/pipelines.py. Not to be altered."""
-    place = tmp_path_factory.mktemp("checkpoints")
+    root = tmp_path_factory.mktemp("checkpoints")
 
     def folder(name: str) -> Path:
-        return (
-            place / name
-            if (place / name).exists()
-            else pipelines.write(name, place / name)
-        )
+        path = root / name
+        return path if path.exists() else pipelines.write(name, path)
 
     return folder

@@ -43,13 +43,13 @@ from transformers import (
 )
 
 LETTERS = string.ascii_lowercase + string.digits
-START, END = "<|startoftext|>", "<|endoftext|>"
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WIDE = 32
 """Numbers for each word of the prompt, and for the prompt as a whole."""
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    pieces = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), START, END]
+    pieces = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), BOS, EOS]
     return CLIPTokenizer(
         vocab={piece: at for at, piece in enumerate(pieces)},
         merges=[],

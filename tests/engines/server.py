@@ -18,21 +18,17 @@ PLAIN = ("n", "seed", "temperature", "top_p", "presence_penalty", "frequency_pen
 
 
 def request_of(body: dict[str, Any]) -> TextRequest:
-    known = {name: body[name] for name in PLAIN if name in body}
+    controls = {name: body[name] for name in PLAIN if name in body}
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
-    logprobs = (
-        body.get("top_logprobs")
-        if body.get("logprobs") is True
-        else body.get("logprobs")
-    )
-    asked = (
-        {"messages": tuple(body["messages"])}
-        if "messages" in body
-        else {"prompt": body["prompt"]}
-    )
+    logprobs = body.get("logprobs")
+    if logprobs is True:
+        logprobs = body.get("top_logprobs")
+    if "messages" in body:
+        controls["messages"] = tuple(body["messages"])
+    else:
+        controls["prompt"] = body["prompt"]
     return TextRequest(
-        **asked,
-        **known,
+        **controls,
         max_new_tokens=body["max_tokens"],
         stop=tuple(body.get("stop", ())),
         logprobs=logprobs,
@@ -77,14 +73,15 @@ def choice_of(chunk: Chunk, chat: bool) -> dict[str, Any]:
 
 
 class CompletionServer:
-    """`with CompletionServer(engine) as server: server.url`. `asked` keeps every body,
-    `keys` every Authorization.
+    """`with CompletionServer(engine) as server: server.url`.
+
+    `bodies` holds every request's body, `keys` every Authorization.
     """
 
     def __init__(
         self, engine: Engine, key: str = "", models: tuple[str, ...] = ("small",)
     ) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         owner = self
 
@@ -99,7 +96,7 @@ class CompletionServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                owner.asked.append(body)
+                owner.bodies.append(body)
                 owner.keys.append(self.headers.get("Authorization"))
                 if key and self.headers.get("Authorization") != f"Bearer {key}":
                     self._json(401, {"error": {"message": "bad key"}})

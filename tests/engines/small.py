@@ -30,17 +30,17 @@ POEM = (
 
 
 @cache
-def words() -> tokenizer.Tokenizer:
+def small_tokenizer() -> tokenizer.Tokenizer:
     return tokenizer.characters(Counter(POEM), 1)
 
 
 def spec() -> TokenSpec:
-    end = words().end_id
-    return TokenSpec(words().vocab_size, CONTEXT, end, end, end, "char")
+    end = small_tokenizer().end_id
+    return TokenSpec(small_tokenizer().vocab_size, CONTEXT, end, end, end, "char")
 
 
 @cache
-def learnt(family: str) -> torch.nn.Module:
+def trained(family: str) -> torch.nn.Module:
     """Trained here for a second or two, the same every time; not to the end, so that
     its choices stay open.
     """
@@ -52,7 +52,14 @@ def learnt(family: str) -> torch.nn.Module:
         else lstm.Config(hidden_size=96, num_layers=1, embedding_size=64)
     )
     objective = module.build(config, spec())
-    ids = torch.tensor([words().end_id, *words().encode([POEM]), words().end_id] * 3)
+    ids = torch.tensor(
+        [
+            small_tokenizer().end_id,
+            *small_tokenizer().encode([POEM]),
+            small_tokenizer().end_id,
+        ]
+        * 3
+    )
     optimiser = torch.optim.AdamW(objective.parameters(), lr=4e-3)
     for _ in range(200):
         starts = torch.randint(0, len(ids) - 65, (12,))
@@ -70,13 +77,13 @@ def learnt(family: str) -> torch.nn.Module:
 
 def small_bundle(folder: Path, family: str = "gpt", chat: bool = False) -> Path:
     def save(draft: Path) -> None:
-        {"gpt": gpt, "lstm": lstm}[family].save(learnt(family), draft)
-        words().save(draft)
+        {"gpt": gpt, "lstm": lstm}[family].save(trained(family), draft)
+        small_tokenizer().save(draft)
         if not chat:
             (draft / "chat_template.jinja").unlink(missing_ok=True)
 
     return bundle.write(folder, Manifest(family, "text"), save)
 
 
-def small_gguf(place: Path) -> Path:
-    return to_gguf(small_bundle(place / "for-gguf"), place / "small.gguf", "f16")
+def small_gguf(folder: Path) -> Path:
+    return to_gguf(small_bundle(folder / "for-gguf"), folder / "small.gguf", "f16")

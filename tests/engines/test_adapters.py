@@ -37,10 +37,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two LoRAs far from each other, of unlike rank and scaling."""
-    place = tmp_path_factory.mktemp("adapters")
+    folder = tmp_path_factory.mktemp("adapters")
     return {
-        "one": tuned(place / "one", base, 1, 0.1),
-        "two": tuned(place / "two", base, 2, 0.1, lora_rank=4, lora_alpha=32.0),
+        "one": tuned(folder / "one", base, 1, 0.1),
+        "two": tuned(folder / "two", base, 2, 0.1, lora_rank=4, lora_alpha=32.0),
     }
 
 
@@ -64,19 +64,18 @@ def greedy(
 ) -> tuple[list[int], list[float]]:
     """Token by token without a cache: ids and log-probabilities."""
     engine: Any = model.engine
-    ids, made, likely = (
-        engine.encode(TextRequest(prompt=prompt)),
-        list[int](),
-        list[float](),
-    )
+    prompt_ids = engine.encode(TextRequest(prompt=prompt))
+    ids: list[int] = []
+    log_probs: list[float] = []
     for _ in range(count):
         with torch.no_grad():
-            row = net(input_ids=torch.tensor([ids + made])).logits[0, -1].log_softmax(0)
-        made.append(int(row.argmax()))
-        likely.append(float(row.max()))
-        if made[-1] in engine.checkpoint.eos_ids:
+            logits = net(input_ids=torch.tensor([prompt_ids + ids])).logits
+        row = logits[0, -1].log_softmax(0)
+        ids.append(int(row.argmax()))
+        log_probs.append(float(row.max()))
+        if ids[-1] in engine.checkpoint.eos_ids:
             break
-    return made, likely
+    return ids, log_probs
 
 
 def check(model: Model, net: Any, **controls: Any) -> list[str]:
@@ -86,15 +85,14 @@ def check(model: Model, net: Any, **controls: Any) -> list[str]:
         answer = model.generate(
             prompt, raw=True, temperature=0.0, max_new_tokens=16, logprobs=0, **controls
         )[0]
-        made, likely = greedy(net, model, prompt)
+        ids, log_probs = greedy(net, model, prompt)
+        count = len(answer.logprobs)
         assert [entry.logprob for entry in answer.logprobs] == pytest.approx(
-            likely[: len(answer.logprobs)], abs=1e-4
+            log_probs[:count], abs=1e-4
         )
         engine: Any = model.engine
-        assert [entry.token for entry in answer.logprobs] == [
-            engine.checkpoint.tokenizer.spell(token)
-            for token in made[: len(answer.logprobs)]
-        ]
+        tokens = [engine.checkpoint.tokenizer.spell(token) for token in ids[:count]]
+        assert [entry.token for entry in answer.logprobs] == tokens
         texts.append(answer.text)
     return texts
 
@@ -143,21 +141,17 @@ def test_a_tuned_model_answers_as_the_net_that_was_tuned(
 def test_each_request_is_answered_by_its_own_adapter(
     several: Model, base: Path, adapters: dict[str, Path]
 ) -> None:
-    found = [
-        check(several, reference(base, path), adapter=str(path))
-        for path in adapters.values()
-    ]
-    assert (
-        len({tuple(texts) for texts in [*found, check(several, reference(base, None))]})
-        == 3
-    )
+    answers = [check(several, reference(base, None))]
+    for path in adapters.values():
+        answers.append(check(several, reference(base, path), adapter=str(path)))
+    assert len({tuple(texts) for texts in answers}) == 3
 
 
 def test_unlike_adapters_share_a_batch(
     several: Model, adapters: dict[str, Path]
 ) -> None:
-    """Asked at the same time, in one worker, with unlike lengths: each as if alone."""
-    asked = [
+    """Requests at the same time, in one worker, with unlike lengths: each as if alone."""
+    combinations = [
         (prompt, name)
         for prompt in PROMPTS
         for name in (None, *map(str, adapters.values()))
@@ -166,17 +160,15 @@ def test_unlike_adapters_share_a_batch(
         several.request(
             prompt, raw=True, adapter=name, temperature=0.9, seed=5, max_new_tokens=24
         )
-        for prompt, name in asked
+        for prompt, name in combinations
     ]
     alone = [several.generate(request)[0].text for request in requests]
 
     async def together() -> list[str]:
-        return [
-            texts[0].text
-            for texts in await asyncio.gather(
-                *(several.agenerate(request) for request in requests)
-            )
-        ]
+        answers = await asyncio.gather(
+            *(several.agenerate(request) for request in requests)
+        )
+        return [answer.text for (answer,) in answers]
 
     assert asyncio.run(together()) == alone
     several_ways = several.generate(

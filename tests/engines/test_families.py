@@ -17,7 +17,9 @@ from tests.verbs import toy_pictures
 import miaobi
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.core.requests import TextRequest
+from miaobi.engines import engines
 from miaobi.engines.model import Model
+from miaobi.models import weights
 
 
 @pytest.fixture(autouse=True)
@@ -37,34 +39,33 @@ def test_auto_picks_the_engine(points: Model) -> None:
     assert isinstance(points.engine.net, Points)
 
 
-def test_pictures_carry_what_makes_them_again(points: Model) -> None:
-    made = points.generate(n=3, seed=5)
-    assert [picture.pixels.shape for picture in made] == [(8, 12, 1)] * 3
-    assert all(
-        picture.pixels.dtype == np.uint8 and picture.finish == "stop"
-        for picture in made
-    )
-    assert len({picture.pixels.tobytes() for picture in made}) == 3
-    for at, picture in enumerate(made):
-        facts = picture.facts
-        assert (facts.model, facts.engine, facts.seed, facts.request_id) == (
-            "points",
-            "pictures",
-            5 + at,
-            made[0].facts.request_id,
-        )
-        again = points.generate(seed=facts.seed)[0]
-        assert (again.pixels == picture.pixels).all(), (
-            "picture i of seed s is the picture of seed s + i, however many were asked for"
-        )
+def test_images_carry_what_makes_them_again(points: Model) -> None:
+    images = points.generate(n=3, seed=5)
+    assert len({image.pixels.tobytes() for image in images}) == 3
+    for index, image in enumerate(images):
+        assert image.pixels.shape == (8, 12, 1)
+        assert image.pixels.dtype == np.uint8
+        assert image.finish == "stop"
+        facts = image.facts
+        assert facts.model == "points"
+        assert facts.engine == "pictures"
+        assert facts.seed == 5 + index
+        assert facts.request_id == images[0].facts.request_id
         assert facts.parameters["label"] in CLASSES, "the class that was drawn"
-        assert again.facts.parameters == {"label": facts.parameters["label"]}
 
 
-def test_at_most_64_are_decoded_together_and_order_is_kept(points: Model) -> None:
-    made = points.generate(n=100, seed=0)
+def test_image_i_of_seed_s_is_the_image_of_seed_s_plus_i(points: Model) -> None:
+    for image in points.generate(n=3, seed=5):
+        again = points.generate(seed=image.facts.seed)[0]
+        assert (again.pixels == image.pixels).all()
+        assert again.facts.parameters == {"label": image.facts.parameters["label"]}
+
+
+def test_at_most_64_are_decoded_together_in_order(points: Model) -> None:
+    images = points.generate(n=100, seed=0)
     assert points.engine.net.batches == [64, 36]
-    assert (made[70].pixels == points.generate(seed=70)[0].pixels).all()
+    (alone,) = points.generate(seed=70)
+    assert (images[70].pixels == alone.pixels).all()
 
 
 def test_classes_by_name_and_number(points: Model) -> None:
@@ -87,11 +88,12 @@ def test_truncation_draws_nearer(points: Model) -> None:
         for psi in (1.0, 0.1)
     )
     assert np.abs(near).mean() < 0.3 * np.abs(far).mean()
-    assert (points.generate(label="crow", seed=1)[0].pixels - 127.5 == far).all()
+    (usual,) = points.generate(label="crow", seed=1)
+    assert (usual.pixels - 127.5 == far).all()
 
 
 @pytest.mark.parametrize(
-    ("controls", "error", "words"),
+    ("controls", "error", "message"),
     [
         ({"width": 16}, Unsupported, "width is 16; points paints 12 x 8"),
         ({"height": 16}, Unsupported, "height is 16"),
@@ -103,9 +105,9 @@ def test_truncation_draws_nearer(points: Model) -> None:
     ],
 )
 def test_what_it_cannot_do_is_refused(
-    points: Model, controls: dict[str, Any], error: type[MiaobiError], words: str
+    points: Model, controls: dict[str, Any], error: type[MiaobiError], message: str
 ) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         points.generate(**controls)
     assert points.generate(width=12, height=8, seed=1)[0].pixels.shape == (8, 12, 1)
 
@@ -121,93 +123,93 @@ def test_other_kinds_of_asks_are_refused(points: Model) -> None:
         points.score("x")
 
 
-def test_the_stream_ends_each_index_once(points: Model) -> None:
+def test_the_stream_finishes_each_index_once(points: Model) -> None:
     chunks = list(points.stream(n=70, seed=1))
     assert [chunk.index for chunk in chunks] == list(range(70))
-    assert all(
-        chunk.finish == "stop" and chunk.artifact is not None for chunk in chunks
-    )
+    for chunk in chunks:
+        assert chunk.finish == "stop"
+        assert chunk.artifact is not None
 
 
-WIDE = np.repeat(np.linspace(0, 255, 16, dtype=np.uint8)[None, :, None], 8, 0).repeat(
-    3, 2
-)
+RAMP = np.linspace(0, 255, 16, dtype=np.uint8)
+WIDE = np.tile(RAMP[None, :, None], (8, 1, 3))
 """8 high, 16 wide: dark to light from left to right."""
 
 
-def test_translation_is_cropped_back_to_the_pictures_shape(tmp_path: Path) -> None:
+def test_translation_is_cropped_back_to_the_images_shape(tmp_path: Path) -> None:
     file = tmp_path / "wide.png"
     Pillow.fromarray(WIDE).save(file)
     with miaobi.load(written(tmp_path / "padded", "negative", "pad")) as model:
-        made = model.generate(image=file)[0]
-        assert made.pixels.shape == (4, 8, 3), "16 x 8 on a canvas of 8 x 8 is 8 x 4"
-        assert made.pixels[0, 0, 0] > 240 > 15 > made.pixels[0, -1, 0], (
-            "red is the negative"
-        )
-        assert np.allclose(
-            made.pixels[..., 0].astype(int) + made.pixels[..., 1], 255, atol=1
-        )
-        assert set(made.facts.parameters) == {"image"}
+        (image,) = model.generate(image=file)
         with pytest.raises(BadInput, match="there is no image"):
             model.generate()
-    for fit in ("crop", "stretch"):
-        with miaobi.load(written(tmp_path / fit, "negative", fit)) as model:
-            made = model.generate(image=WIDE)[0].pixels
-            assert made.shape == (8, 8, 3)
-            left = made[4, 0, 1]
-            assert left < 20 if fit == "stretch" else 50 < left < 90, (
-                "crop cuts a quarter off either side"
-            )
+    assert image.pixels.shape == (4, 8, 3), "16 x 8 on a canvas of 8 x 8 is 8 x 4"
+    red, green, _ = image.pixels.transpose(2, 0, 1).astype(int)
+    assert red[0, 0] > 240 > 15 > red[0, -1]
+    assert np.allclose(red + green, 255, atol=1), "red is the negative"
+    assert set(image.facts.parameters) == {"image"}
 
 
-def test_pictures_like_a_picture(
+@pytest.mark.parametrize(
+    ("fit", "low", "high"),
+    [
+        ("stretch", 0, 20),
+        ("crop", 50, 90),  # a quarter is cut off on either side
+    ],
+)
+def test_translation_of_fitted_images(
+    tmp_path: Path, fit: str, low: int, high: int
+) -> None:
+    with miaobi.load(written(tmp_path / fit, "negative", fit)) as model:
+        pixels = model.generate(image=WIDE)[0].pixels
+    assert pixels.shape == (8, 8, 3)
+    left = pixels[4, 0, 1]
+    assert low <= left < high
+
+
+@pytest.fixture
+def encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+    toy_pictures.register(monkeypatch)
+    folder = toy_pictures.toy_bundle(tmp_path / "toy", "encodes")
+    with miaobi.load(folder) as model:
+        yield model
+
+
+def test_variations_of_an_image(encodes: Model) -> None:
+    original = encodes.generate(seed=9)[0].pixels
+    source = original.repeat(3, 2)
+
+    def distance(strength: float) -> np.ndarray:
+        (image,) = encodes.generate(image=source, seed=1, strength=strength)
+        difference: np.ndarray = np.abs(image.pixels.astype(int) - original)
+        return difference
+
+    assert distance(0.0).max() <= 2, "strength 0 restores what the model can hold of it"
+    assert 0 < distance(0.2).mean() < distance(0.9).mean()
+    new = encodes.generate(image=source, strength=1.0, seed=1, n=3)
+    for image, drawn in zip(new, encodes.generate(seed=1, n=3), strict=True):
+        assert (image.pixels == drawn.pixels).all(), "strength 1 draws anew"
+    (usual,) = encodes.generate(image=source, seed=1)
+    assert set(usual.facts.parameters) == {"image"}
+    with pytest.raises(BadInput, match="image and truncation"):
+        encodes.generate(image=original, truncation=0.5)
+
+
+def test_variations_need_the_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy_pictures.register(monkeypatch)
-    with miaobi.load(toy_pictures.toy_bundle(tmp_path / "toy", "encodes")) as model:
-        given = model.generate(seed=9)[0].pixels
-        (same,) = model.generate(image=given.repeat(3, 2), strength=0.0, seed=1)
-        assert np.abs(same.pixels.astype(int) - given).max() <= 2, (
-            "strength 0 restores what the model can hold of it"
-        )
-        new = model.generate(image=given.repeat(3, 2), strength=1.0, seed=1, n=3)
-        assert all(
-            (one.pixels == other.pixels).all()
-            for one, other in zip(new, model.generate(seed=1, n=3), strict=True)
-        ), "strength 1 draws anew"
-        near, far = (
-            np.abs(
-                model.generate(image=given.repeat(3, 2), seed=1, strength=value)[
-                    0
-                ].pixels.astype(int)
-                - given
-            ).mean()
-            for value in (0.2, 0.9)
-        )
-        assert 0 < near < far
-        assert set(
-            model.generate(image=given.repeat(3, 2), seed=1)[0].facts.parameters
-        ) == {"image"}
-        with pytest.raises(BadInput, match="image and truncation"):
-            model.generate(image=given, truncation=0.5)
-    with miaobi.load(
-        toy_pictures.toy_bundle(tmp_path / "classes", "encodes", conditional=True)
-    ) as model:
+    folder = toy_pictures.toy_bundle(tmp_path / "classes", "encodes", conditional=True)
+    with miaobi.load(folder) as model:
+        source = model.generate(seed=9)[0].pixels
         with pytest.raises(BadInput, match="know the class") as caught:
-            model.generate(image=given)
+            model.generate(image=source)
         assert "dark, light" in caught.value.remedy
-        assert (
-            model.generate(image=given, label="dark", seed=1)[0].facts.parameters[
-                "label"
-            ]
-            == "dark"
-        )
+        (image,) = model.generate(image=source, label="dark", seed=1)
+    assert image.facts.parameters["label"] == "dark"
 
 
-def test_engines_for_words_pass_by(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["openvino", "llamacpp", "native"])
+def test_text_engines_do_not_read_it(tmp_path: Path, engine: str) -> None:
     folder = written(tmp_path / "points", "points")
-    for engine in ("openvino", "llamacpp", "native"):
-        from miaobi.engines import engines
-        from miaobi.models import weights
-
-        assert not engines.get(engine).reads(weights.of_path(folder))
+    assert not engines.get(engine).reads(weights.of_path(folder))

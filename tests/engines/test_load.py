@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.engines.small import POEM, small_bundle, small_gguf, words
+from tests.engines.small import POEM, small_bundle, small_gguf, small_tokenizer
 
 import miaobi
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported
@@ -68,7 +68,7 @@ def test_score_equals_the_models_own_loss(poet: Model) -> None:
     import torch
 
     scores = poet.score(POEM[:30])
-    ids = torch.tensor([words().encode([POEM[:30]])])
+    ids = torch.tensor([small_tokenizer().encode([POEM[:30]])])
     output = poet.engine.checkpoint.decoder.model(input_ids=ids, labels=ids)  # type: ignore[attr-defined]
     assert len(scores) == ids.shape[1] - 1
     assert -sum(item.logprob for item in scores) / len(scores) == pytest.approx(
@@ -83,7 +83,7 @@ def test_a_prompt_begins_a_document_unless_raw(poet: Model) -> None:
     assert poet.request("春", raw=True).prompt == "春"
 
 
-def test_a_chat_model_is_asked_as_a_user_unless_raw(tmp_path: Path) -> None:
+def test_a_chat_model_gets_a_users_message_unless_raw(tmp_path: Path) -> None:
     with miaobi.load(
         small_bundle(tmp_path / "talker", chat=True), engine="native"
     ) as model:
@@ -149,7 +149,7 @@ def test_the_same_bundle_in_every_engine_says_the_same(
     assert auto.choose(poet.weights) in ("native", "llamacpp", "openvino")
 
 
-def test_a_transformers_folder_is_told_by_its_config(
+def test_a_transformers_folder_is_recognised_by_its_config(
     bundle_folder: Path, tmp_path: Path, poet: Model
 ) -> None:
     folder = shutil.copytree(
@@ -180,7 +180,7 @@ def test_pickled_weights_are_not_read(bundle_folder: Path, tmp_path: Path) -> No
         miaobi.load(folder, engine="native")
 
 
-def test_damaged_files_are_told(bundle_folder: Path, tmp_path: Path) -> None:
+def test_damaged_files_are_refused(bundle_folder: Path, tmp_path: Path) -> None:
     cut = shutil.copytree(bundle_folder, tmp_path / "cut")
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -196,7 +196,7 @@ def test_damaged_files_are_told(bundle_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "words"),
+    ("name", "error", "message"),
     [
         ("smollm", NotFound, "smollm2"),
         ("./no/such.gguf", NotFound, "no file or folder"),
@@ -204,8 +204,8 @@ def test_damaged_files_are_told(bundle_folder: Path, tmp_path: Path) -> None:
         ("http://127.0.0.1:9/v1", NotFound, "No answer"),
     ],
 )
-def test_unknown_names(name: str, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+def test_unknown_names(name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         miaobi.load(name)
 
 
@@ -268,7 +268,7 @@ def test_beam_search_equals_transformers(poet: Model) -> None:
 
     decoder = poet.engine.checkpoint.decoder  # type: ignore[attr-defined]
     for prompt in ("春", "江畔", "月照"):
-        ids = torch.tensor([words().encode([prompt])])
+        ids = torch.tensor([small_tokenizer().encode([prompt])])
         theirs = decoder.model.generate(
             ids,
             num_beams=4,
@@ -280,7 +280,7 @@ def test_beam_search_equals_transformers(poet: Model) -> None:
             pad_token_id=0,
         )
         expected = [
-            words().backend.decode(
+            small_tokenizer().backend.decode(
                 row[ids.shape[1] :].tolist(), skip_special_tokens=True
             )
             for row in theirs

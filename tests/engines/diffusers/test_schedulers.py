@@ -21,20 +21,20 @@ BASE = PNDMScheduler(
 
 @pytest.mark.parametrize("name", schedulers.NAMES)
 def test_short_names_keep_the_models_own_noise(name: str) -> None:
-    made = schedulers.make(BASE, name)
+    scheduler = schedulers.make(BASE, name)
     kind, settings = schedulers.NAMES[name]
-    assert type(made).__name__ == kind
-    assert made.config.beta_start == 0.00085
-    assert made.config.beta_schedule == "scaled_linear"
+    assert type(scheduler).__name__ == kind
+    assert scheduler.config.beta_start == 0.00085
+    assert scheduler.config.beta_schedule == "scaled_linear"
     for key, value in settings.items():
-        assert made.config[key] == value
+        assert scheduler.config[key] == value
 
 
 def test_spellings() -> None:
     for name in ("DPM++ 2M Karras", "dpm++_2m-karras", " dpm++ 2m  karras "):
-        made = schedulers.make(BASE, name)
-        assert isinstance(made, DPMSolverMultistepScheduler)
-        assert made.config.use_karras_sigmas
+        scheduler = schedulers.make(BASE, name)
+        assert isinstance(scheduler, DPMSolverMultistepScheduler)
+        assert scheduler.config.use_karras_sigmas
     assert isinstance(
         schedulers.make(BASE, "EulerDiscreteScheduler"), EulerDiscreteScheduler
     )

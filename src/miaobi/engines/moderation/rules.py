@@ -56,7 +56,7 @@ def applying(text: str) -> list[Rule]:
 
 
 def normalised(text: str) -> str:
-    """Return the text as the rules read it: NFKC, lower case, without hiding places."""
+    """Return the text as the rules read it: NFKC, lower case, nothing hidden."""
     text = unicodedata.normalize("NFKC", text)
     text = INVISIBLE.sub("", text).lower().replace("\u2019", "'")
     return SPACES.sub(" ", GAPS.sub("", text))

@@ -208,11 +208,12 @@ def _pad_left(state: CachedState, count: int) -> None:
         layer.values = F.pad(layer.values, (0, 0, count, 0))
 
 
-class RecurrentDecoder:
-    """A module with `step(ids [B, T], state) -> (logits [B, T, V], state)`.
+RecurrentState = tuple[Tensor, ...]
+"""Of a RecurrentDecoder with B rows: tensors [layers, B, D]."""
 
-    States are tuples of [layers, B, D].
-    """
+
+class RecurrentDecoder:
+    """A module with `step(ids [B, T], state) -> (logits [B, T, V], state)`."""
 
     joins = True
 
@@ -222,7 +223,7 @@ class RecurrentDecoder:
 
     def prefill(
         self, prompts: list[list[int]], adapters: list[str]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> tuple[Tensor, RecurrentState]:
         logits, states = [], []
         for prompt in prompts:
             ids = torch.tensor([prompt], device=self.device)
@@ -232,17 +233,15 @@ class RecurrentDecoder:
         return torch.cat(logits).float(), _join_rows(states)
 
     def step(
-        self, tokens: Tensor, state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, tokens: Tensor, state: RecurrentState
+    ) -> tuple[Tensor, RecurrentState]:
         logits, state = self.model.step(tokens.to(self.device)[:, None], state)
         return logits[:, -1].float(), state
 
-    def select(self, state: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
+    def select(self, state: RecurrentState, rows: list[int]) -> RecurrentState:
         return tuple(part[:, rows].contiguous() for part in state)
 
-    def join(
-        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def join(self, first: RecurrentState, second: RecurrentState) -> RecurrentState:
         return _join_rows([first, second])
 
     def score(self, ids: list[int]) -> Tensor:
@@ -251,6 +250,6 @@ class RecurrentDecoder:
         return logits[0].float()
 
 
-def _join_rows(states: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _join_rows(states: Sequence[RecurrentState]) -> RecurrentState:
     """One state with the rows of all, in their order."""
     return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
