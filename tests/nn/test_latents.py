@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.nn.latents import (
+    Projection,
     activity,
     distance,
     effect,
@@ -28,14 +29,14 @@ class Linear(nn.Module):
 
     def __init__(self, latent: int = 5, side: int = 8, classes: int = 0) -> None:
         super().__init__()
-        self.spec, self.latent_shape = (
-            PictureSpec(1, side, side, tuple(map(str, range(classes)))),
-            (latent,),
-        )
-        rows = torch.linalg.qr(
-            torch.randn(side * side, latent, generator=torch.Generator().manual_seed(0))
-        )[0].T
-        self.register_buffer("weight", rows * torch.arange(1, latent + 1)[:, None] / 2)
+        names = tuple(map(str, range(classes)))
+        self.spec = PictureSpec(1, side, side, names)
+        self.latent_shape = (latent,)
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.randn(side * side, latent, generator=generator)
+        rows = torch.linalg.qr(matrix)[0].T
+        lengths = torch.arange(1, latent + 1)[:, None]
+        self.register_buffer("weight", rows * lengths / 2)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.randn(count, *self.latent_shape, generator=generator)
@@ -46,7 +47,9 @@ class Linear(nn.Module):
         return picture.view(-1, 1, self.spec.height, self.spec.width)
 
 
-class Both(Linear):
+class Autoencoder(Linear):
+    """The same, with the encoder that inverts it."""
+
     def encode(self, pixels: Tensor, label: Tensor | None = None) -> Tensor:
         return pixels.flatten(1) @ torch.linalg.pinv(self.weight)
 
@@ -63,22 +66,23 @@ def test_the_great_circle_keeps_the_norm_and_goes_evenly() -> None:
 
 
 def test_quarter_circle() -> None:
-    half = spherical(
-        torch.tensor([2.0, 0]), torch.tensor([0, 4.0]), torch.tensor([0.5])
-    )
-    assert torch.allclose(half, torch.tensor([[3.0, 3.0]]) / math.sqrt(2), atol=1e-6)
+    a = torch.tensor([2.0, 0])
+    b = torch.tensor([0, 4.0])
+    middle = spherical(a, b, torch.tensor([0.5]))
+    assert torch.allclose(middle, torch.tensor([[3.0, 3.0]]) / math.sqrt(2), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "b",
     [torch.tensor([2.0, 4.0]), torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 2.0])],
 )
-def test_points_in_line_are_joined_straight(b: Tensor) -> None:
-    a, t = torch.tensor([1.0, 2.0]), torch.linspace(0, 1, 5)
+def test_collinear_points_are_joined_by_a_straight_path(b: Tensor) -> None:
+    a = torch.tensor([1.0, 2.0])
+    t = torch.linspace(0, 1, 5)
     assert torch.allclose(spherical(a, b, t), linear(a, b, t))
 
 
-def test_linear_meets_both_ends() -> None:
+def test_a_linear_path_goes_from_point_to_point() -> None:
     a, b = torch.randn(2, 3, 4)
     path = linear(a, b, torch.tensor([0, 0.25, 1]))
     assert torch.equal(path[0], a)
@@ -87,92 +91,90 @@ def test_linear_meets_both_ends() -> None:
 
 
 def test_activity_is_the_variance_of_the_encodings() -> None:
-    net, z = (
-        Both(),
-        torch.randn(2000, 5, generator=torch.Generator().manual_seed(2))
-        * torch.tensor([0, 1, 2, 0.1, 3]),
-    )
-    found = activity(encoded(net, net.decode(z), None))
-    assert torch.allclose(found, z.var(0, correction=0), atol=1e-3)
-    assert found.argsort(descending=True).tolist() == [4, 2, 1, 3, 0]
+    net = Autoencoder()
+    draws = torch.randn(2000, 5, generator=torch.Generator().manual_seed(2))
+    z = draws * torch.tensor([0, 1, 2, 0.1, 3])
+    variance = activity(encoded(net, net.decode(z), None))
+    assert torch.allclose(variance, z.var(0, correction=0), atol=1e-3)
+    assert variance.argsort(descending=True).tolist() == [4, 2, 1, 3, 0]
 
 
 def test_effect_is_the_squared_slope() -> None:
     net = Linear()
-    assert torch.allclose(
-        effect(net, net.draw(3), None), net.weight.square().mean(1), rtol=1e-4
-    )
+    slope = net.weight.square().mean(1)
+    assert torch.allclose(effect(net, net.draw(3), None), slope, rtol=1e-4)
 
 
 def test_rms_is_on_a_scale_from_black_to_white() -> None:
-    black, white = torch.full((2, 3, 4, 4), -1.0), torch.ones(2, 3, 4, 4)
+    black = torch.full((2, 3, 4, 4), -1.0)
+    white = torch.ones(2, 3, 4, 4)
     assert torch.equal(rms(black, white), torch.ones(2))
-    assert torch.equal(rms(black, 3 * white), torch.ones(2)), (
-        "brighter than white is white"
-    )
+    brighter = 3 * white
+    assert torch.equal(rms(black, brighter), torch.ones(2)), "shown as white"
+
+
+def test_distance_adds_up_the_sizes() -> None:
+    black = torch.full((2, 3, 4, 4), -1.0)
+    white = torch.ones(2, 3, 4, 4)
     assert torch.allclose(distance(black, white), torch.full((2,), 4.0))
-    assert torch.allclose(
-        distance(black.repeat(1, 1, 8, 8), white.repeat(1, 1, 8, 8)),
-        torch.full((2,), 12.0),
-    ), "32, 16 and 8 pixels"
+    large_black = black.repeat(1, 1, 8, 8)
+    large_white = white.repeat(1, 1, 8, 8)
+    three_sizes = torch.full((2,), 12.0)  # 32, 16 and 8 pixels
+    assert torch.allclose(distance(large_black, large_white), three_sizes)
 
 
-@pytest.mark.parametrize("kind", [Linear, Both])
+@pytest.mark.parametrize("kind", [Linear, Autoencoder])
 def test_projection_finds_the_very_point(kind: type[Linear]) -> None:
-    net, generator, told = kind(), torch.Generator().manual_seed(3), list[float]()
+    net = kind()
+    shares = list[float]()
     z = net.draw(3, torch.Generator().manual_seed(9))
-    found = project(
+    projection = project(
         net,
         net.decode(z),
         None,
         0,
         starts=2,
         steps=300,
-        generator=generator,
-        progress=told.append,
+        generator=torch.Generator().manual_seed(3),
+        progress=shares.append,
     )
-    assert torch.allclose(found.latent, z, atol=2e-2)
-    assert found.error.max() < 2e-3
-    assert told[-1] == 1
-    assert sorted(told) == told
+    assert torch.allclose(projection.latent, z, atol=2e-2)
+    assert projection.error.max() < 2e-3
+    assert shares[-1] == 1
+    assert sorted(shares) == shares
+
+
+def project_with_classes(
+    net: Linear, target: Tensor, label: Tensor | None
+) -> Projection:
+    return project(
+        net,
+        target,
+        label,
+        4,
+        starts=8,
+        steps=200,
+        generator=torch.Generator().manual_seed(3),
+        progress=lambda share: None,
+    )
 
 
 def test_projection_finds_the_class_too() -> None:
     net = Linear(classes=4)
-    z, label = net.draw(2, torch.Generator().manual_seed(9)), torch.tensor([3, 1])
-    target = net.decode(z, label)
-    found = project(
-        net,
-        target,
-        None,
-        4,
-        starts=8,
-        steps=200,
-        generator=torch.Generator().manual_seed(3),
-        progress=lambda share: None,
-    )
-    assert found.label is not None
-    assert found.label.tolist() == [3, 1]
-    assert found.error.max() < 5e-3
-    wrong = project(
-        net,
-        target,
-        torch.tensor([0, 0]),
-        4,
-        starts=8,
-        steps=200,
-        generator=torch.Generator().manual_seed(3),
-        progress=lambda share: None,
-    )
-    assert (wrong.error > found.error).all(), "the class that was asked for is kept"
+    z = net.draw(2, torch.Generator().manual_seed(9))
+    target = net.decode(z, torch.tensor([3, 1]))
+    free = project_with_classes(net, target, None)
+    assert free.label is not None
+    assert free.label.tolist() == [3, 1]
+    assert free.error.max() < 5e-3
+    fixed = project_with_classes(net, target, torch.tensor([0, 0]))
+    assert (fixed.error > free.error).all(), "a class that is given stays"
 
 
 def test_projection_repeats() -> None:
-    net, target = (
-        Linear(),
-        torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(4)),
-    )
-    first, second = (
+    net = Linear()
+    target = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+    projections = [
         project(
             net,
             target,
@@ -184,5 +186,5 @@ def test_projection_repeats() -> None:
             progress=lambda share: None,
         )
         for _ in range(2)
-    )
-    assert torch.equal(first.latent, second.latent)
+    ]
+    assert torch.equal(projections[0].latent, projections[1].latent)
