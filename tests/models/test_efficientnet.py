@@ -39,46 +39,79 @@ class Unfolded:
         )
 
     def conv(
-        self, name: str, x: torch.Tensor, stride: int = 1, groups: int = 1
+        self,
+        name: str,
+        x: torch.Tensor,
+        stride: int = 1,
+        groups: int = 1,
     ) -> torch.Tensor:
         weight = self.stored[f"{name}.weight"]
+        kernel = weight.shape[2]
         side = x.shape[2]
         outputs = -(-side // stride)
-        padding = max((outputs - 1) * stride + weight.shape[2] - side, 0)
+        padding = max((outputs - 1) * stride + kernel - side, 0)
         before = padding // 2
-        padded = nn.ZeroPad2d((before, padding - before) * 2)(x)
-        return F.conv2d(padded, weight, stride=stride, groups=groups)
+        after = padding - before
+        pad = nn.ZeroPad2d((before, after, before, after))
+        return F.conv2d(
+            pad(x),
+            weight,
+            stride=stride,
+            groups=groups,
+        )
 
     def block(
-        self, name: str, x: torch.Tensor, stride: int, widening: int
+        self,
+        name: str,
+        x: torch.Tensor,
+        stride: int,
+        widening: int,
     ) -> torch.Tensor:
         y = x
         if widening > 1:
             y = self.conv(f"{name}._expand_conv", y)
             y = F.relu6(self.norm(f"{name}._bn0", y))
-        y = self.conv(f"{name}._depthwise_conv", y, stride, y.shape[1])
+        y = self.conv(
+            f"{name}._depthwise_conv",
+            y,
+            stride,
+            groups=y.shape[1],
+        )
         y = F.relu6(self.norm(f"{name}._bn1", y))
         y = self.conv(f"{name}._project_conv", y)
         y = self.norm(f"{name}._bn2", y)
-        return x + y if x.shape == y.shape else y
+        if x.shape == y.shape:
+            return x + y
+        return y
 
     def classify(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu6(self.norm("_bn0", self.conv("_conv_stem", x, 2)))
+        x = self.conv("_conv_stem", x, 2)
+        x = F.relu6(self.norm("_bn0", x))
         number = 0
         for count, _, stride, widening, _ in efficientnet.STAGES:
             for repeat in range(count):
-                block_stride = 1 if repeat else stride
-                x = self.block(f"_blocks.{number}", x, block_stride, widening)
+                x = self.block(
+                    f"_blocks.{number}",
+                    x,
+                    1 if repeat else stride,
+                    widening,
+                )
                 number += 1
-        x = F.relu6(self.norm("_bn1", self.conv("_conv_head", x))).mean((2, 3))
-        return F.linear(x, self.stored["_fc.weight"], self.stored["_fc.bias"])
+        x = self.conv("_conv_head", x)
+        x = F.relu6(self.norm("_bn1", x))
+        return F.linear(
+            x.mean((2, 3)),
+            self.stored["_fc.weight"],
+            self.stored["_fc.bias"],
+        )
 
 
 @pytest.mark.parametrize("side", [224, 112, 75])
 def test_folded_it_is_the_network_of_the_file(
     stored: dict[str, torch.Tensor], side: int
 ) -> None:
-    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, side, side, generator=generator)
     with torch.inference_mode():
         folded = efficientnet.pretrained().classify(x)
         unfolded = Unfolded(stored).classify(x)
@@ -94,7 +127,8 @@ def test_features_of_grey_and_colour_of_any_size(
     assert features.shape == (3, 1280)
     assert features.dtype == np.float32
     assert np.isfinite(features).all()
-    colour = efficientnet.features(grey.repeat(3, axis=3))
+    same_in_colour = grey.repeat(3, axis=3)
+    colour = efficientnet.features(same_in_colour)
     np.testing.assert_allclose(colour, features, atol=1e-4)
     alone = efficientnet.features(grey[1:2])
     np.testing.assert_allclose(alone, features[1:2], atol=1e-4)
@@ -110,7 +144,8 @@ def test_small_pictures_are_resized_to_a_small_side() -> None:
 
 def test_preparation_is_its_authors() -> None:
     pixel = torch.tensor([0, 127, 255], dtype=torch.uint8)
-    x = efficientnet.prepared(pixel.reshape(1, 1, 1, 3).expand(1, 8, 8, 3), 8)
+    pixels = pixel.reshape(1, 1, 1, 3).expand(1, 8, 8, 3)
+    x = efficientnet.prepared(pixels, 8)
     assert x[0, :, 0, 0].tolist() == [-127 / 128, 0, 1.0]
     black_and_white = torch.zeros(1, 2, 2, 1, dtype=torch.uint8)
     black_and_white[0, 0] = 255
@@ -122,8 +157,13 @@ def test_preparation_is_its_authors() -> None:
 
 @pytest.mark.parametrize(
     ("code", "number"),
-    [("2614", 879), ("26bd", 805), ("1f427", 145), ("1f33d", 987), ("1f98b", 323)],
-    ids=["umbrella", "soccer ball", "king penguin", "corn", "monarch butterfly"],
+    [
+        pytest.param("2614", 879, id="umbrella"),
+        pytest.param("26bd", 805, id="soccer ball"),
+        pytest.param("1f427", 145, id="king penguin"),
+        pytest.param("1f33d", 987, id="corn"),
+        pytest.param("1f98b", 323, id="monarch butterfly"),
+    ],
 )
 @pytest.mark.parametrize("side", [112, 224])
 def test_real_pictures_are_recognised(
@@ -138,8 +178,10 @@ def test_real_pictures_are_recognised(
     with Image.open(path) as picture:
         ground = Image.new("RGBA", picture.size, "white")
         ground.alpha_composite(picture.convert("RGBA"))
-    pixels = torch.tensor(np.array(ground.convert("RGB")))[None]
+    array = np.array(ground.convert("RGB"))
+    pixels = torch.tensor(array)[None]
     with torch.inference_mode():
         x = efficientnet.prepared(pixels, side)
         logits = efficientnet.pretrained().classify(x)
-    assert number in logits[0].topk(5).indices.tolist()
+    likeliest = logits[0].topk(5).indices
+    assert number in likeliest.tolist()

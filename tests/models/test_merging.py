@@ -32,12 +32,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Tuned]:
-    """Of unlike rank, scaling and reach: the second is rank-stabilised and knows only attention."""
-    place = tmp_path_factory.mktemp("pair")
+    """Two adapters of unlike rank, scale and targets; the second is rank-stabilised."""
+    folder = tmp_path_factory.mktemp("pair")
     folders = [
-        tuned(place / "one", base, 1, 0.2, lora_rank=4),
+        tuned(folder / "one", base, 1, 0.2, lora_rank=4),
         tuned(
-            place / "two",
+            folder / "two",
             base,
             2,
             0.2,
@@ -47,7 +47,11 @@ def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Tuned]:
             targets="q_proj|v_proj",
         ),
     ]
-    return [open_tuned(find(str(folder))) for folder in folders]
+    return [opened(folder) for folder in folders]
+
+
+def opened(folder: Path) -> Tuned:
+    return open_tuned(find(str(folder)))
 
 
 def net_of(base: Path) -> Any:
@@ -56,8 +60,8 @@ def net_of(base: Path) -> Any:
 
 def logits(net: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = net(input_ids=IDS).logits
-    return found
+        logits: torch.Tensor = net(input_ids=IDS).logits
+    return logits
 
 
 def deltas(tuned: Tuned) -> dict[str, torch.Tensor]:
@@ -69,61 +73,68 @@ def deltas(tuned: Tuned) -> dict[str, torch.Tensor]:
 
 def combined(
     pair: list[Tuned],
-    place: Path,
+    target: Path,
     weights: tuple[float, ...],
     method: Any,
     **settings: Any,
 ) -> Path:
-    place.mkdir()
-    merging.combine(pair, weights, method, place, **settings)
-    return place
+    target.mkdir()
+    merging.combine(pair, weights, method, target, **settings)
+    return target
 
 
 def test_a_merged_folder_is_a_plain_model_that_answers_alike(
     base: Path, tmp_path: Path
 ) -> None:
     folder, net = tuned_net(tmp_path / "helpdesk", base, 3, 0.2)
-    out = merging.merge(open_tuned(find(str(folder))), tmp_path / "merged")
-    assert (
-        not (out / "adapter_config.json").exists()
-        and (out / "tokenizer.json").exists()
-        and (out / "chat_template.jinja").exists()
-    )
+    out = merging.merge(opened(folder), tmp_path / "merged")
+    assert not (out / "adapter_config.json").exists()
+    assert (out / "tokenizer.json").exists()
+    assert (out / "chat_template.jinja").exists()
     plain = LlamaForCausalLM.from_pretrained(out).eval()
     torch.testing.assert_close(logits(plain), logits(net), atol=1e-5, rtol=1e-4)
-    want = net_of(base).state_dict()
-    update = deltas(open_tuned(find(str(folder))))
+    before = net_of(base).state_dict()
+    updates = deltas(opened(folder))
     for name, value in plain.state_dict().items():
-        added = update.get(
-            "base_model.model." + name.removesuffix(".weight"), torch.zeros(())
-        )
+        update = updates.get(module_of(name), torch.zeros(()))
         torch.testing.assert_close(
-            value.double(), want[name].double() + added, atol=1e-6, rtol=1e-6
+            value.double(),
+            before[name].double() + update,
+            atol=1e-6,
+            rtol=1e-6,
         )
+
+
+def module_of(weight: str) -> str:
+    """Return PEFT's name of the module with this weight."""
+    return "base_model.model." + weight.removesuffix(".weight")
 
 
 def test_linear_is_the_exact_sum(base: Path, pair: list[Tuned], tmp_path: Path) -> None:
     out = combined(pair, tmp_path / "both", (0.7, -0.4), "linear")
     net: Any = merging.merge_adapter(net_of(base), out)
-    before, (first, second) = net_of(base).state_dict(), map(deltas, pair)
+    before = net_of(base).state_dict()
+    first, second = map(deltas, pair)
     for name, value in net.state_dict().items():
-        key = "base_model.model." + name.removesuffix(".weight")
-        want = (
-            before[name].double() + 0.7 * first.get(key, 0) - 0.4 * second.get(key, 0)
+        module = module_of(name)
+        update = 0.7 * first.get(module, 0) - 0.4 * second.get(module, 0)
+        torch.testing.assert_close(
+            value.double(),
+            before[name].double() + update,
+            atol=1e-5,
+            rtol=1e-5,
         )
-        torch.testing.assert_close(value.double(), want, atol=1e-5, rtol=1e-5)
-    assert (
-        set(first) > set(second)
-        and json.loads((out / "adapter_config.json").read_text())["r"] == 12
-    )
+    assert set(first) > set(second)
+    settings = json.loads((out / "adapter_config.json").read_text())
+    assert settings["r"] == 12
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("svd", "svd"), ("ties", "ties_svd")])
 def test_low_rank_sums_equal_pefts(
     base: Path, pair: list[Tuned], tmp_path: Path, ours: str, theirs: str
 ) -> None:
-    """Against add_weighted_adapter, told that neither adapter is rank-stabilised any
-    more: it would scale its result by that again.
+    """PEFT's add_weighted_adapter scales the result of rank-stabilised adapters once more,
+    so neither is marked as one.
     """
     peft = merging.with_adapter(net_of(base), pair[0].folder, "one")
     peft.load_adapter(str(pair[1].folder), "two")
@@ -137,49 +148,51 @@ def test_low_rank_sums_equal_pefts(
         svd_rank=rank,
         density=0.4,
     )
-    update = deltas_of(
-        combined(pair, tmp_path / "both", (0.7, 0.3), ours, density=0.4, rank=rank)
+    out = combined(
+        pair,
+        tmp_path / "both",
+        (0.7, 0.3),
+        ours,
+        density=0.4,
+        rank=rank,
     )
-    for name, found in update.items():
+    for name, update in deltas_of(out).items():
         layer = peft.get_submodule(name)
         torch.testing.assert_close(
-            found, layer.get_delta_weight("both").double(), atol=2e-5, rtol=1e-3
+            update,
+            layer.get_delta_weight("both").double(),
+            atol=2e-5,
+            rtol=1e-3,
         )
 
 
 def deltas_of(folder: Path) -> dict[str, torch.Tensor]:
-    found, settings = (
-        load_file(folder / "adapter_model.safetensors"),
-        json.loads((folder / "adapter_config.json").read_text()),
-    )
-    assert settings["r"] == settings["lora_alpha"] and not settings["use_rslora"]
-    names = [
-        name.removesuffix(".lora_A.weight")
-        for name in found
-        if name.endswith("lora_A.weight")
-    ]
-    return {
-        name: (found[f"{name}.lora_B.weight"] @ found[f"{name}.lora_A.weight"]).double()
-        for name in names
-    }
+    weights = load_file(folder / "adapter_model.safetensors")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["r"] == settings["lora_alpha"]
+    assert not settings["use_rslora"]
+    updates = {}
+    for key, down in weights.items():
+        if key.endswith(".lora_A.weight"):
+            name = key.removesuffix(".lora_A.weight")
+            up = weights[f"{name}.lora_B.weight"]
+            updates[name] = (up @ down).double()
+    return updates
 
 
-def test_ties_by_hand() -> None:
+def test_ties_of_known_updates() -> None:
     """Trimmed to half: [1, 0, -4, 0] and [3, 2, 0, 0]; elected signs + + - +; means
     over those that agree: (1 + 3) / 2, 2, -4, nothing.
     """
-    first, second = (
-        torch.tensor([[1.0, 0.5, -4.0, 0.1]]),
-        torch.tensor([[3.0, 2.0, 1.0, -0.2]]),
-    )
+    first = torch.tensor([[1.0, 0.5, -4.0, 0.1]])
+    second = torch.tensor([[3.0, 2.0, 1.0, -0.2]])
+    one = torch.ones(1, 1)
     assert merging.trimmed(first, 0.5).tolist() == [[1.0, 0.0, -4.0, 0.0]]
-    parts = [(1.0, torch.ones(1, 1), first), (1.0, torch.ones(1, 1), second)]
-    assert merging._ties(parts, 0.5).tolist() == [[2.0, 2.0, -4.0, 0.0]]
-    assert merging._ties(
-        [(0.5, *parts[0][1:]), (2.0, *parts[1][1:])], 1.0
-    ).tolist() == [
-        [pytest.approx(3.25), pytest.approx(2.125), -2.0, pytest.approx(-0.4)]
-    ]
+    equal = [(1.0, one, first), (1.0, one, second)]
+    assert merging._ties(equal, 0.5).tolist() == [[2.0, 2.0, -4.0, 0.0]]
+    unequal = [(0.5, one, first), (2.0, one, second)]
+    (row,) = merging._ties(unequal, 1.0).tolist()
+    assert row == pytest.approx([3.25, 2.125, -2.0, -0.4])
 
 
 def test_the_low_rank_is_the_nearest(tmp_path: Path) -> None:
@@ -188,10 +201,10 @@ def test_the_low_rank_is_the_nearest(tmp_path: Path) -> None:
         matrix = torch.randn(shape)
         up, down = merging._low_rank(matrix, 4)
         assert (up.shape, down.shape) == ((shape[0], 4), (4, shape[1]))
+        error = torch.linalg.matrix_norm(matrix - up @ down)
         rest = torch.linalg.svdvals(matrix)[4:]
-        assert torch.linalg.matrix_norm(matrix - up @ down).item() == pytest.approx(
-            math.sqrt(float(rest.square().sum())), rel=1e-4
-        )
+        least = math.sqrt(float(rest.square().sum()))
+        assert error.item() == pytest.approx(least, rel=1e-4)
 
 
 def test_the_verb_makes_a_model_of_both(base: Path, pair: list[Tuned]) -> None:
@@ -204,10 +217,11 @@ def test_the_verb_makes_a_model_of_both(base: Path, pair: list[Tuned]) -> None:
         "models merge",
         ["a", "b", "--weights", "0.5", "0.5", "--method", "ties", "--name", "both"],
     )
-    assert done.models == ("both@1",) and "0.5 × a@1 + 0.5 × b@1 (ties)" in str(done)
-    opened = open_tuned(find("both"))
-    assert opened.manifest.parents == ("a@1", "b@1")
-    assert opened.manifest.recipe["merged"] == {
+    assert done.models == ("both@1",)
+    assert "0.5 × a@1 + 0.5 × b@1 (ties)" in str(done)
+    both = open_tuned(find("both"))
+    assert both.manifest.parents == ("a@1", "b@1")
+    assert both.manifest.recipe["merged"] == {
         "models": ["a@1", "b@1"],
         "weights": [0.5, 0.5],
         "method": "ties",
@@ -218,7 +232,7 @@ def test_the_verb_makes_a_model_of_both(base: Path, pair: list[Tuned]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "reason"),
     [
         ({"method": "dora"}, "DoRA"),
         ({"method": "ia3"}, "IA3"),
@@ -227,44 +241,34 @@ def test_the_verb_makes_a_model_of_both(base: Path, pair: list[Tuned]) -> None:
     ],
 )
 def test_what_does_not_add_up_is_refused(
-    base: Path, pair: list[Tuned], tmp_path: Path, settings: dict[str, Any], words: str
+    base: Path, pair: list[Tuned], tmp_path: Path, settings: dict[str, Any], reason: str
 ) -> None:
-    other = open_tuned(find(str(tuned(tmp_path / "other", base, 5, **settings))))
-    with pytest.raises(Unsupported, match=words):
+    other = opened(tuned(tmp_path / "other", base, 5, **settings))
+    with pytest.raises(Unsupported, match=reason):
         merging.combine([pair[0], other], (0.5, 0.5), "linear", tmp_path)
 
 
 def test_mistakes(base: Path, pair: list[Tuned], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="nothing to be merged"):
         merging.combine(pair[:1], (1.0,), "linear", tmp_path)
-    for weights in ((1.0,), (1.0, math.nan)):
+    for numbers in ((1.0,), (1.0, math.nan)):
         with pytest.raises(BadInput, match="2 adapters"):
-            merging.combine(pair, weights, "linear", tmp_path)
+            merging.combine(pair, numbers, "linear", tmp_path)
     with pytest.raises(BadInput, match="density is 1.5"):
         merging.combine(pair, (1.0, 1.0), "ties", tmp_path, density=1.5)
     elsewhere = small_bundle(tmp_path / "elsewhere", chat=True)
-    save_file(
-        {
-            key: value * 1.01
-            for key, value in load_file(elsewhere / "model.safetensors").items()
-        },
-        elsewhere / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    file = elsewhere / "model.safetensors"
+    weights = {key: value * 1.01 for key, value in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    other = opened(tuned(tmp_path / "other", elsewhere))
     with pytest.raises(BadInput, match="fits the weights it was tuned on"):
-        merging.combine(
-            [pair[0], open_tuned(find(str(tuned(tmp_path / "other", elsewhere))))],
-            (1.0, 1.0),
-            "linear",
-            tmp_path,
-        )
+        merging.combine([pair[0], other], (1.0, 1.0), "linear", tmp_path)
+
+
+def test_what_cannot_be_merged(base: Path, tmp_path: Path) -> None:
+    whole = opened(tuned(tmp_path / "whole", base, method="full"))
     with pytest.raises(BadInput, match="no adapter to merge"):
-        merging.merge(
-            open_tuned(find(str(tuned(tmp_path / "whole", base, method="full")))),
-            tmp_path / "out",
-        )
+        merging.merge(whole, tmp_path / "out")
+    prompt = opened(tuned(tmp_path / "prompt", base, method="prompt"))
     with pytest.raises(Unsupported, match="PROMPT_TUNING"):
-        merging.merge(
-            open_tuned(find(str(tuned(tmp_path / "prompt", base, method="prompt")))),
-            tmp_path / "out",
-        )
+        merging.merge(prompt, tmp_path / "out")

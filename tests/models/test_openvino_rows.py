@@ -61,14 +61,22 @@ def run(model: Any, *inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]
 def test_products_stay_and_neighbours_are_joined() -> None:
     entry = ops.parameter([-1, 64], ov.Type.f32)
     other = ops.parameter([-1, 64], ov.Type.f32)
-    products = [ops.matmul(entry, blocks(rows, 64), False, True) for rows in (8, 3, 5)]
+    products = [
+        ops.matmul(entry, blocks(8, 64), False, True),
+        ops.matmul(entry, blocks(3, 64), False, True),
+        ops.matmul(entry, blocks(5, 64), False, True),
+    ]
     computed = ops.matmul(entry, other, False, True)
     ones = ops.constant(np.ones((8, 2), np.float32))
-    untransposed = ops.matmul(ops.relu(products[0]), ones, False, False)
-    model = ov.Model([*products, untransposed, computed], [entry, other])
+    hidden = ops.relu(products[0])
+    untransposed = ops.matmul(hidden, ones, False, False)
+    model = ov.Model(
+        [*products, untransposed, computed],
+        [entry, other],
+    )
     inputs = (
-        RANDOM.standard_normal((6, 64)).astype(np.float32),
-        RANDOM.standard_normal((7, 64)).astype(np.float32),
+        normal(6, 64),
+        normal(7, 64),
     )
     before = run(model, *inputs)
     assert types(model)["MatMul"] == 5
@@ -77,13 +85,23 @@ def test_products_stay_and_neighbours_are_joined() -> None:
     assert counts["MatMul"] == 3
     assert counts["VariadicSplit"] == 1
     assert counts["Subtract"] == 0
-    for old, new in zip(before, run(model, *inputs), strict=True):
+    after = run(model, *inputs)
+    for old, new in zip(before, after, strict=True):
         assert new.shape == old.shape
-        assert np.abs(new - old).max() < 0.02 * np.abs(old).max()
+        error = np.abs(new - old).max()
+        assert error < 0.02 * np.abs(old).max()
+
+
+def normal(*shape: int) -> np.ndarray[Any, Any]:
+    return RANDOM.standard_normal(shape).astype(np.float32)
 
 
 def test_four_bits_and_rows_of_zeros() -> None:
-    packed = ov.Tensor(np.arange(64, dtype=np.uint8), ov.Shape([4, 32]), ov.Type.u4)
+    packed = ov.Tensor(
+        np.arange(64, dtype=np.uint8),
+        ov.Shape([4, 32]),
+        ov.Type.u4,
+    )
     four_bits = ops.convert(ops.constant(packed), ov.Type.f32)
     assert values(four_bits) is None
     weights = np.zeros((3, 32), np.float32)
@@ -100,7 +118,8 @@ def test_four_bits_and_rows_of_zeros() -> None:
     after = run(model, ones)
     assert types(model)["VariadicSplit"] == 0
     assert (after[0] == before[0]).all()
-    assert after[1] == pytest.approx(np.array([[0, 64, 0]]), rel=1e-3)
+    sums = np.array([[0, 64, 0]])
+    assert after[1] == pytest.approx(sums, rel=1e-3)
 
 
 def test_a_file_is_prepared_once(
@@ -118,7 +137,8 @@ def test_a_file_is_prepared_once(
     }
     assert converted.as_openvino(smollm2) == folder
     assert capfd.readouterr().err == ""
-    assert [path.name for path in (tmp_path / "converted").rglob("*.part")] == []
+    partial = (tmp_path / "converted").rglob("*.part")
+    assert list(partial) == []
 
 
 def test_a_relative_path_and_nothing_beside_the_file(
@@ -129,8 +149,9 @@ def test_a_relative_path_and_nothing_beside_the_file(
     here.mkdir()
     to_q8(small_gguf(tmp_path), here / "small.gguf")
     monkeypatch.chdir(here)
-    assert converted.as_openvino(Path("small.gguf")).is_dir()
-    assert [file.name for file in here.iterdir()] == ["small.gguf"]
+    folder = converted.as_openvino(Path("small.gguf"))
+    assert folder.is_dir()
+    assert list(here.iterdir()) == [here / "small.gguf"]
 
 
 def test_what_cannot_be_prepared_is_refused_with_a_reason(
@@ -140,7 +161,8 @@ def test_what_cannot_be_prepared_is_refused_with_a_reason(
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(Unsupported, match=r"cannot load .*ended \(1\)"):
         openvino.open_engine(Weights("gguf", str(smollm2), "smollm2"))
-    assert not list((tmp_path / "converted").rglob("*.openvino"))
+    folders = (tmp_path / "converted").rglob("*.openvino")
+    assert list(folders) == []
 
 
 def test_a_full_disk_is_an_error_before_anything_is_written(

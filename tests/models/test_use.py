@@ -40,48 +40,86 @@ def reference(arrays: Arrays, ids: list[list[int]]) -> np.ndarray:
 def reference_vector(arrays: Arrays, ids: list[int]) -> np.ndarray:
     """Return the unit vector of one text, from the package's own arrays."""
     e = np.stack([embedding(arrays, number) for number in ids])
-    projected = np.concatenate(
-        [e @ arrays[f"proj{n}"] + arrays[f"proj_b{n}"] for n, _ in BRANCHES], axis=1
-    )
-    gain = np.concatenate([arrays[f"ln_g{n}"] for n, _ in BRANCHES])
-    shift = np.concatenate([arrays[f"ln_b{n}"] for n, _ in BRANCHES])
-    projected = normalised(arrays, projected, gain, shift)
     parts = [e]
-    for branch, (n, before) in enumerate(BRANCHES):
-        x = projected[:, branch * 256 : (branch + 1) * 256]
-        for layer in (1, 2):
-            windows = neighbours(x, n, before)
-            update = windows @ arrays[f"w{layer}_{n}"] + arrays[f"b{layer}_{n}"]
-            x = x + np.maximum(update, 0)
-        parts.append(x)
-    joined = np.concatenate(parts, axis=1)
-    f = normalised(arrays, joined, arrays["ln_g"], arrays["ln_b"])
-    s = (f @ arrays["cnn_W"] + arrays["cnn_b"]).sum(0) / np.sqrt(len(ids))
-    hidden = np.maximum(s @ arrays["d0"], 0) @ arrays["d1"]
-    y = np.maximum(s @ arrays["p1"] + hidden, 0)
-    hidden = np.maximum(y @ arrays["d2"], 0) @ arrays["d3"]
-    z = np.tanh(y @ arrays["p3"] + hidden)
+    for branch, x in zip(BRANCHES, projections(arrays, e), strict=True):
+        parts.append(convolved(arrays, x, *branch))
+    f = normalised(
+        np.concatenate(parts, axis=1),
+        arrays["ln_g"],
+        arrays["ln_b"],
+        arrays["eps"],
+    )
+    total = (f @ arrays["cnn_W"] + arrays["cnn_b"]).sum(0)
+    s = total / np.sqrt(len(ids))
+    # Two layers with skips, each of two matrices.
+    hidden = relu(s @ arrays["d0"])
+    y = relu(s @ arrays["p1"] + hidden @ arrays["d1"])
+    hidden = relu(y @ arrays["d2"])
+    z = np.tanh(y @ arrays["p3"] + hidden @ arrays["d3"])
     return z / np.linalg.norm(z)
 
 
 def embedding(arrays: Arrays, number: int) -> np.ndarray:
+    """Return a token's row of the table, whose rows alternate between 17 blocks."""
     row, block = divmod(number, 17)
-    scaled = arrays[f"q{block + 1}"][row] * arrays["scale"][block]
-    return scaled + arrays["lo"][block]
+    whole = arrays[f"q{block + 1}"][row]
+    scale = arrays["scale"][block]
+    low = arrays["lo"][block]
+    return whole * scale + low
 
 
-def normalised(
-    arrays: Arrays, x: np.ndarray, gain: np.ndarray, shift: np.ndarray
-) -> np.ndarray:
-    x = x - x.mean(-1, keepdims=True)
-    variance = (x * x).mean(-1, keepdims=True)
-    return x / np.sqrt(variance + float(arrays["eps"])) * gain + shift
+def projections(arrays: Arrays, e: np.ndarray) -> list[np.ndarray]:
+    """Return the input of each branch; all are normalised together."""
+    parts = []
+    gains = []
+    shifts = []
+    for n, _ in BRANCHES:
+        weight = arrays[f"proj{n}"]
+        bias = arrays[f"proj_b{n}"]
+        parts.append(e @ weight + bias)
+        gains.append(arrays[f"ln_g{n}"])
+        shifts.append(arrays[f"ln_b{n}"])
+    x = normalised(
+        np.concatenate(parts, axis=1),
+        np.concatenate(gains),
+        np.concatenate(shifts),
+        arrays["eps"],
+    )
+    return np.split(x, len(BRANCHES), axis=1)
+
+
+def convolved(arrays: Arrays, x: np.ndarray, window: int, before: int) -> np.ndarray:
+    """Return a branch's output: two convolutions with skips."""
+    for layer in (1, 2):
+        weight = arrays[f"w{layer}_{window}"]
+        bias = arrays[f"b{layer}_{window}"]
+        windows = neighbours(x, window, before)
+        x = x + relu(windows @ weight + bias)
+    return x
 
 
 def neighbours(x: np.ndarray, window: int, before: int) -> np.ndarray:
-    padded = np.pad(x, ((before, window - 1 - before), (0, 0)))
+    """Return the tokens in each token's window, side by side."""
+    after = window - 1 - before
+    padded = np.pad(x, ((before, after), (0, 0)))
     windows = [padded[first : first + window].reshape(-1) for first in range(len(x))]
     return np.stack(windows)
+
+
+def normalised(
+    x: np.ndarray,
+    gain: np.ndarray,
+    shift: np.ndarray,
+    eps: np.ndarray,
+) -> np.ndarray:
+    """Return layer normalisation of the last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred * centred).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + float(eps)) * gain + shift
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
 
 
 def test_vectors_are_the_packages(pack: Callable[[str], Path]) -> None:

@@ -24,6 +24,10 @@ from miaobi.nn.latents import (
 )
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 class Linear(nn.Module):
     """x = z W + 0.5 y, with orthogonal rows of W of unlike lengths; cannot encode."""
 
@@ -32,8 +36,7 @@ class Linear(nn.Module):
         names = tuple(map(str, range(classes)))
         self.spec = PictureSpec(1, side, side, names)
         self.latent_shape = (latent,)
-        generator = torch.Generator().manual_seed(0)
-        matrix = torch.randn(side * side, latent, generator=generator)
+        matrix = torch.randn(side * side, latent, generator=seeded(0))
         rows = torch.linalg.qr(matrix)[0].T
         lengths = torch.arange(1, latent + 1)[:, None]
         self.register_buffer("weight", rows * lengths / 2)
@@ -43,8 +46,14 @@ class Linear(nn.Module):
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         picture = latent @ self.weight
-        picture = picture if label is None else picture + 0.5 * label[:, None]
-        return picture.view(-1, 1, self.spec.height, self.spec.width)
+        if label is not None:
+            picture = picture + 0.5 * label[:, None]
+        return picture.view(
+            len(latent),
+            self.spec.channels,
+            self.spec.height,
+            self.spec.width,
+        )
 
 
 class Autoencoder(Linear):
@@ -55,13 +64,14 @@ class Autoencoder(Linear):
 
 
 def test_the_great_circle_keeps_the_norm_and_goes_evenly() -> None:
-    a, b = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    a, b = torch.randn(2, 3, 4, 4, generator=seeded(1))
     b = b / b.norm() * a.norm()
-    path = spherical(a, b, torch.linspace(0, 1, 9)).flatten(1)
+    points = spherical(a, b, torch.linspace(0, 1, 9))
+    path = points.flatten(1)
     assert torch.allclose(path[0], a.flatten(), atol=1e-5)
     assert torch.allclose(path[-1], b.flatten(), atol=1e-5)
     assert torch.allclose(path.norm(dim=1), a.norm().expand(9), rtol=1e-5)
-    steps = (path[1:] - path[:-1]).norm(dim=1)
+    steps = path.diff(dim=0).norm(dim=1)
     assert torch.allclose(steps, steps[:1].expand(8), rtol=1e-4)
 
 
@@ -69,17 +79,17 @@ def test_quarter_circle() -> None:
     a = torch.tensor([2.0, 0])
     b = torch.tensor([0, 4.0])
     middle = spherical(a, b, torch.tensor([0.5]))
-    assert torch.allclose(middle, torch.tensor([[3.0, 3.0]]) / math.sqrt(2), atol=1e-6)
+    diagonal = torch.tensor([[3.0, 3.0]]) / math.sqrt(2)
+    assert torch.allclose(middle, diagonal, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "b",
-    [torch.tensor([2.0, 4.0]), torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 2.0])],
-)
-def test_collinear_points_are_joined_by_a_straight_path(b: Tensor) -> None:
+@pytest.mark.parametrize("multiple", [2, -1, 1])
+def test_collinear_points_are_joined_by_a_straight_path(multiple: int) -> None:
     a = torch.tensor([1.0, 2.0])
+    b = multiple * a
     t = torch.linspace(0, 1, 5)
-    assert torch.allclose(spherical(a, b, t), linear(a, b, t))
+    straight = linear(a, b, t)
+    assert torch.allclose(spherical(a, b, t), straight)
 
 
 def test_a_linear_path_goes_from_point_to_point() -> None:
@@ -87,22 +97,26 @@ def test_a_linear_path_goes_from_point_to_point() -> None:
     path = linear(a, b, torch.tensor([0, 0.25, 1]))
     assert torch.equal(path[0], a)
     assert torch.equal(path[2], b)
-    assert torch.allclose(path[1], 0.75 * a + 0.25 * b)
+    quarter = 0.75 * a + 0.25 * b
+    assert torch.allclose(path[1], quarter)
 
 
 def test_activity_is_the_variance_of_the_encodings() -> None:
     net = Autoencoder()
-    draws = torch.randn(2000, 5, generator=torch.Generator().manual_seed(2))
+    draws = torch.randn(2000, 5, generator=seeded(2))
     z = draws * torch.tensor([0, 1, 2, 0.1, 3])
-    variance = activity(encoded(net, net.decode(z), None))
-    assert torch.allclose(variance, z.var(0, correction=0), atol=1e-3)
+    points = encoded(net, net.decode(z), None)
+    variance = activity(points)
+    expected = z.var(0, correction=0)
+    assert torch.allclose(variance, expected, atol=1e-3)
     assert variance.argsort(descending=True).tolist() == [4, 2, 1, 3, 0]
 
 
 def test_effect_is_the_squared_slope() -> None:
     net = Linear()
+    points = net.draw(3)
     slope = net.weight.square().mean(1)
-    assert torch.allclose(effect(net, net.draw(3), None), slope, rtol=1e-4)
+    assert torch.allclose(effect(net, points, None), slope, rtol=1e-4)
 
 
 def test_rms_is_on_a_scale_from_black_to_white() -> None:
@@ -127,7 +141,7 @@ def test_distance_adds_up_the_sizes() -> None:
 def test_projection_finds_the_very_point(kind: type[Linear]) -> None:
     net = kind()
     shares = list[float]()
-    z = net.draw(3, torch.Generator().manual_seed(9))
+    z = net.draw(3, seeded(9))
     projection = project(
         net,
         net.decode(z),
@@ -135,7 +149,7 @@ def test_projection_finds_the_very_point(kind: type[Linear]) -> None:
         0,
         starts=2,
         steps=300,
-        generator=torch.Generator().manual_seed(3),
+        generator=seeded(3),
         progress=shares.append,
     )
     assert torch.allclose(projection.latent, z, atol=2e-2)
@@ -154,14 +168,14 @@ def project_with_classes(
         4,
         starts=8,
         steps=200,
-        generator=torch.Generator().manual_seed(3),
+        generator=seeded(3),
         progress=lambda share: None,
     )
 
 
 def test_projection_finds_the_class_too() -> None:
     net = Linear(classes=4)
-    z = net.draw(2, torch.Generator().manual_seed(9))
+    z = net.draw(2, seeded(9))
     target = net.decode(z, torch.tensor([3, 1]))
     free = project_with_classes(net, target, None)
     assert free.label is not None
@@ -173,7 +187,7 @@ def test_projection_finds_the_class_too() -> None:
 
 def test_projection_repeats() -> None:
     net = Linear()
-    target = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+    target = torch.rand(1, 1, 8, 8, generator=seeded(4))
     projections = [
         project(
             net,
@@ -182,7 +196,7 @@ def test_projection_repeats() -> None:
             0,
             starts=2,
             steps=20,
-            generator=torch.Generator().manual_seed(5),
+            generator=seeded(5),
             progress=lambda share: None,
         )
         for _ in range(2)
