@@ -159,6 +159,21 @@ def test_the_loss_chart_has_both_curves_both_scales_and_titles() -> None:
         assert words in found.text
 
 
+def test_a_line_lies_where_its_numbers_say() -> None:
+    points = [(0.0, 4.0), (50.0, 2.0), (100.0, 1.0)]
+    html = page.line_chart([Series("loss", points)], "step", "loss", caption="loss 1")
+    [line] = re.findall(r'points="([^"]+)"', html)
+    (x0, y0), (x1, y1), (x2, y2) = (
+        map(float, pair.split(",")) for pair in line.split()
+    )
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.1)
+    assert (y1 - y0) / (y2 - y1) == pytest.approx(2.0, abs=0.01)
+    assert y2 > y0
+    assert "loss 1" in html
+    flat = page.line_chart([Series("flat", [(3.0, 0.0)])], "step", "loss")
+    assert "nan" not in flat.lower()
+
+
 def test_the_minutes_stand_over_their_steps() -> None:
     """At 0.6 s a step, minute 1 is step 100."""
     html = page.loss_chart(ROWS)

@@ -1,10 +1,13 @@
-"""Tables and curves: nothing from outside becomes HTML, and lines lie where their numbers say."""
+"""Tables and signs: nothing from outside becomes HTML."""
 
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
-from miaobi.studio.drawing import curve, lineage, notice, sign, size, table, text
+from miaobi.studio.drawing import lineage, notice, sign, size, table, text
+from miaobi.studio.work import curves
 
 
 def test_nothing_from_outside_becomes_html() -> None:
@@ -14,27 +17,8 @@ def test_nothing_from_outside_becomes_html() -> None:
         sign(bad),
         notice(bad),
         lineage(bad, {bad: [bad + "2"]}),
-        curve({bad: [(0, 1), (1, 2)]}, bad, bad),
     ]
     assert all("<img" not in html and "&lt;img" in html for html in drawn)
-
-
-def test_a_curve_lies_where_its_numbers_say() -> None:
-    drawn = curve({"loss": [(0, 4.0), (50, 2.0), (100, 1.0)]}, "step", "Loss")
-    points = [
-        tuple(map(float, pair.split(",")))
-        for pair in re.search(r'points="([^"]+)"', drawn)[1].split()
-    ]  # type: ignore[index]
-    (x0, y0), (x1, y1), (x2, y2) = points
-    assert (
-        round(x1 - x0, 1) == round(x2 - x1, 1)
-        and round((y1 - y0) / (y2 - y1), 2) == 2.0
-        and y2 > y0
-    )
-    assert "<b>1</b>" in drawn
-    assert curve({}, "step", "Loss") == "" and "NaN" not in curve(
-        {"flat": [(3, 0.0)]}, "step", "Loss"
-    )
 
 
 def test_lineage_goes_back_to_the_first_and_survives_circles() -> None:
@@ -55,3 +39,18 @@ def test_sizes() -> None:
         "134 MB",
         "2.5e+04 GB",
     ]
+
+
+def test_the_losses_of_a_run_are_drawn_and_others_are_not() -> None:
+    desk: Any = SimpleNamespace(say=lambda english, chinese: english)
+    events = [
+        {"data": {"step": 20, "loss": 1.5, "<b>_loss": 3.0}},
+        {"data": {"step": 10, "loss": float("nan"), "speed": 7.0}},
+        {"data": None},
+        {"data": {"step": 5, "loss": 2.5}},
+    ]
+    html = curves(desk, events)
+    assert html.count("<polyline") == 2
+    assert "loss 1.5" in html and "nan" not in html
+    assert "<b>" not in html and "&lt;b&gt;_loss" in html
+    assert curves(desk, events[2:3]) == ""

@@ -7,7 +7,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from miaobi.studio.drawing import Point, curve, notice, sign, text, when
+from miaobi.evaluate.page import Series, line_chart
+from miaobi.studio.drawing import notice, sign, text, when
 from miaobi.studio.room import Desk
 
 TRAINING, TUNING, BATCHES = "/v1/training/jobs", "/v1/fine_tuning/jobs", "/v1/batches"
@@ -28,6 +29,8 @@ STATES = {
     "expired": ("expired", "已过期"),
 }
 OVER = ("succeeded", "completed", "failed", "cancelled", "expired")
+MAX_SERIES = 3
+"""Losses that are drawn."""
 SHOWN = 12
 """Messages of a job that are shown, newest first."""
 
@@ -69,25 +72,29 @@ def state(desk: Desk, status: str) -> str:
 
 
 def curves(desk: Desk, events: list[dict[str, Any]]) -> str:
-    """The losses of a run by step, in training and held out; events newest first, as
-    the API gives them.
+    """Return the losses of a run by step, in training and held out; empty without any.
+
+    events: newest first, as the API gives them.
     """
-    series: dict[str, list[Point]] = {}
+    losses: dict[str, list[tuple[float, float]]] = {}
     for event in reversed(events):
         data = event.get("data") or {}
+        if "step" not in data:
+            continue
         for name, value in data.items():
-            if (
-                "step" in data
-                and "loss" in name
-                and isinstance(value, (int, float))
-                and isfinite(value)
-            ):
-                series.setdefault(name, []).append((float(data["step"]), float(value)))
-    return curve(
-        dict(list(series.items())[:3]),
-        desk.say("step", "步"),
-        desk.say("Loss by step", "损失曲线"),
+            if "loss" in name and isinstance(value, int | float) and isfinite(value):
+                losses.setdefault(name, []).append((float(data["step"]), float(value)))
+    if not losses:
+        return ""
+    series = [Series(name, points) for name, points in losses.items()][:MAX_SERIES]
+    latest = " · ".join(f"{item.name} {item.points[-1][1]:.4g}" for item in series)
+    chart = line_chart(
+        series,
+        x_label=desk.say("step", "步"),
+        y_label=desk.say("Loss by step", "损失曲线"),
+        caption=latest,
     )
+    return f'<div class="curves">{chart}</div>'
 
 
 def messages(desk: Desk, events: list[dict[str, Any]]) -> str:
