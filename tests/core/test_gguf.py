@@ -81,12 +81,12 @@ def test_a_false_header_costs_no_more_than_its_size(
     path.write_bytes(altered[: len(data)])
     take = gguf._Cursor.take
     with (
-        patch.object(gguf._Cursor, "take", autospec=True, side_effect=take) as taken,
+        patch.object(gguf._Cursor, "take", autospec=True, side_effect=take) as take_spy,
         contextlib.suppress(MiaobiError),
     ):
         gguf.read(path)
     # A number takes a byte at least; a string is a number and its letters.
-    assert taken.call_count <= 2 * len(data)
+    assert take_spy.call_count <= 2 * len(data)
 
 
 def test_a_real_file_cut_short(smollm2: Path, tmp_path: Path) -> None:

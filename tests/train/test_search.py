@@ -163,7 +163,7 @@ def test_what_counts_as_an_improvement(
         assert since_improvement(study.trials, "maximize") == expected
 
 
-def test_it_ends_without_further_improvement(tmp_path: Path) -> None:
+def test_without_improvement_it_stops(tmp_path: Path) -> None:
     with search(tmp_path, rules=Rules(50, "minimize", patience=4)) as study:
         rest = iter([3.0, 1.0, *[2.0] * 50])
         assert len(carry_out(study, lambda _: next(rest))) == 6

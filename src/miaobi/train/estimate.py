@@ -85,7 +85,9 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
     Raises DoesNotFit before the first step when memory will not suffice.
     """
     with preserved(state):
-        row_bytes = _bytes_kept_for_backward(state, dataset) / _probe_rows(state.config)
+        row_bytes = _bytes_saved_for_backward(state, dataset) / _probe_rows(
+            state.config
+        )
         sizes = _sizes(state, row_bytes, run)
         check_memory(sizes, row_bytes, state.config.batch_size)
         step = seconds_per_step(state, dataset)
@@ -217,7 +219,7 @@ def preserved(state: State) -> Iterator[None]:
         objective.zero_grad(set_to_none=True)
 
 
-def _bytes_kept_for_backward(state: State, dataset: Dataset) -> int:
+def _bytes_saved_for_backward(state: State, dataset: Dataset) -> int:
     """Bytes that autograd keeps for a batch of a few rows, in the phase that keeps most."""
     objective = state.objective
     sizes = dict[int, int]()  # of each storage, by its address
