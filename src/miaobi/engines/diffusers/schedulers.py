@@ -51,7 +51,7 @@ FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "lcm": ("FlowMatchLCMScheduler", {}),
 }
-"""The same for models that learnt a flow (Stable Diffusion 3, FLUX), whose noise levels
+"""The same for models that learned a flow (Stable Diffusion 3, FLUX), whose noise levels
 are others.
 """
 
