@@ -1,4 +1,4 @@
-"""What a person sees of data: the packs, a file's content, its problems."""
+"""`miaobi data`: the packs, the content of files, and their problems."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ def chats(tmp_path: Path) -> Path:
             {"role": "assistant", "content": "请在订单页申请。"},
         ]
     }
-    lines = [
+    records = [
         json.dumps(turn),
         json.dumps({"instruction": "a", "input": "", "output": "b"}),
         json.dumps(turn),
         '{"text": "cut',
         '{"foo": 1}',
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join(records), encoding="utf-8")
     return path
 
 
 def test_inspect_counts_and_shows(chats: Path) -> None:
-    found = data.inspect(chats)
-    assert found.encodings == {"UTF-8": 1}
-    assert found.shapes == {"messages": 2, "alpaca": 1}
-    assert (found.documents, found.duplicates, found.problems, len(found.examples)) == (
+    content = data.inspect(chats)
+    assert content.encodings == {"UTF-8": 1}
+    assert content.shapes == {"messages": 2, "alpaca": 1}
+    assert (
+        content.documents,
+        content.duplicates,
+        content.problems,
+        len(content.examples),
+    ) == (
         3,
         1,
         2,
@@ -49,12 +54,12 @@ def test_inspect_counts_and_shows(chats: Path) -> None:
         len("user\n想退货\nassistant\n请在订单页申请。\n"),
         len("user\na\nassistant\nb\n"),
     )
-    assert found.tokens_char == 2 * whole[0] + whole[1] + 3 * 4 + 3
-    shown = str(found)
-    assert f"{chats}:4: not valid JSON" in shown
-    assert "my.jsonl:5: no text found" in shown
-    assert "想退货" in shown
-    assert found.lengths["min"] <= found.lengths["p50"] <= found.lengths["max"]
+    assert content.tokens_char == 2 * whole[0] + whole[1] + 3 * 4 + 3
+    printed = str(content)
+    assert f"{chats}:4: not valid JSON" in printed
+    assert "my.jsonl:5: no text found" in printed
+    assert "想退货" in printed
+    assert content.lengths["min"] <= content.lengths["p50"] <= content.lengths["max"]
 
 
 def test_strict_stops_at_the_first_problem(chats: Path) -> None:
@@ -62,16 +67,16 @@ def test_strict_stops_at_the_first_problem(chats: Path) -> None:
         data.inspect(chats, strict=True)
 
 
-def test_inspect_tells_encodings_and_long_texts(tmp_path: Path) -> None:
+def test_inspect_reports_encodings_and_long_texts(tmp_path: Path) -> None:
     text = "春眠不觉晓\n" * 300_000
     (tmp_path / "a.txt").write_bytes(text.encode("gb18030"))
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"one"))
-    found = data.inspect(tmp_path)
-    assert found.encodings == {"GB18030": 1, "UTF-8": 1}
-    assert found.documents == 2
-    assert found.duplicates == 0
-    assert found.characters == len(text) + 3
-    assert found.lengths["max"] == len(text)
+    content = data.inspect(tmp_path)
+    assert content.encodings == {"GB18030": 1, "UTF-8": 1}
+    assert content.documents == 2
+    assert content.duplicates == 0
+    assert content.characters == len(text) + 3
+    assert content.lengths["max"] == len(text)
 
 
 def test_inspect_with_a_separator_and_a_column(tmp_path: Path) -> None:
@@ -124,26 +129,26 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_inspect_pictures(photos: Path) -> None:
-    found = data.inspect(photos)
-    assert isinstance(found, data.PictureInspection)
+    content = data.inspect(photos)
+    assert isinstance(content, data.PictureInspection)
     assert (
-        found.layout,
-        found.pictures,
-        found.duplicates,
-        found.near_duplicates,
-        found.problems,
+        content.layout,
+        content.pictures,
+        content.duplicates,
+        content.near_duplicates,
+        content.problems,
     ) == ("folder", 5, 1, 0, 3)
-    assert found.sizes == {"40×30": 3, "40×31": 2}
-    assert found.kinds == {"PNG RGB": 3, "JPEG RGB": 1, "WEBP RGB": 1}
-    assert found.classes == {"fox": 3, "hen": 2}
-    shown = str(found)
-    for told in (
+    assert content.sizes == {"40×30": 3, "40×31": 2}
+    assert content.kinds == {"PNG RGB": 3, "JPEG RGB": 1, "WEBP RGB": 1}
+    assert content.classes == {"fox": 3, "hen": 2}
+    printed = str(content)
+    for sentence in (
         "empty.png: it is empty (zero bytes).",
         "cut.jpg: ",
         "phone.heic: it is not a picture in a format read here",
         "fox (3), hen (2)",
     ):
-        assert told in shown
+        assert sentence in printed
     with pytest.raises(BadInput, match=r"phone\.heic|empty\.png|cut\.jpg"):
         data.inspect(photos, strict=True)
     with pytest.raises(BadInput, match="separator is for text"):
@@ -151,27 +156,27 @@ def test_inspect_pictures(photos: Path) -> None:
 
 
 def test_inspect_captions(photos: Path) -> None:
-    lines = [
+    records = [
         {"file_name": "fox/a.png", "en": "a fox", "zh": "狐狸"},
         {"file_name": "fox/gone.png", "en": "x", "zh": "y"},
     ]
     (photos / "metadata.jsonl").write_text(
-        "\n".join(map(json.dumps, lines)), encoding="utf-8"
+        "\n".join(map(json.dumps, records)), encoding="utf-8"
     )
-    found = data.inspect(photos)
-    assert (found.captions, found.classes, found.examples) == (1, {}, ("a fox",))
-    assert "describes 'fox/gone.png', which is not there" in str(found)
-    assert "fox/b.jpg: no metadata describes it" in str(found)
+    content = data.inspect(photos)
+    assert (content.captions, content.classes, content.examples) == (1, {}, ("a fox",))
+    assert "describes 'fox/gone.png', which is not there" in str(content)
+    assert "fox/b.jpg: no metadata describes it" in str(content)
 
 
 def test_inspect_idx(pack: Callable[[str], Path]) -> None:
     pack("fashion")
     folder = pack("fashion") / "usr/share/datasets/fashion-mnist"
-    found = data.inspect(folder / "t10k-images-idx3-ubyte.gz")
+    content = data.inspect(folder / "t10k-images-idx3-ubyte.gz")
     assert (
-        found.layout,
-        found.pictures,
-        found.splits,
-        set(found.classes.values()),
+        content.layout,
+        content.pictures,
+        content.splits,
+        set(content.classes.values()),
     ) == ("idx", 10_000, {"test": 10_000}, {1000})
-    assert list(found.classes) == [str(number) for number in range(10)]
+    assert list(content.classes) == [str(number) for number in range(10)]

@@ -32,13 +32,13 @@ def test_healthy_and_offline(
     assert all(item["mend"] for item in findings if item["state"] != "ok")
 
 
-def test_every_missing_part_names_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
+def test_every_missing_part_names_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
         lambda name, *rest: (
-            None if name in ("torch", "gguf", "wandb") else found(name, *rest)
+            None if name in ("torch", "gguf", "wandb") else find_spec(name, *rest)
         ),
     )
     by_name = {item.name: item for item in doctor._parts()}

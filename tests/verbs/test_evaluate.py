@@ -30,7 +30,7 @@ def data(tmp_path: Path) -> tokens.Tokens:
     text = tmp_path / "poems.txt"
     lines = [line + "。" for line in POEM.split("。") if line.strip()]
     text.write_text(
-        "\n\n".join(f"{line}{place}" for place in range(12) for line in lines),
+        "\n\n".join(f"{line}{number}" for number in range(12) for line in lines),
         encoding="utf-8",
     )
     return tokens.prepare(
@@ -66,24 +66,26 @@ def poet(data: tokens.Tokens, tmp_path: Path) -> str:
 
 
 def test_everything_is_measured_and_written(poet: str) -> None:
-    found = evaluate("poet", samples=6, limit=20)
-    names = [score.name for score in found.scores]
+    evaluation = evaluate("poet", samples=6, limit=20)
+    names = [score.name for score in evaluation.scores]
     assert names[:2] == ["perplexity", "bits_per_byte"] and {
         "distinct_2",
         "repetition",
         "longest_copy",
         "copied_share",
     } <= set(names)
-    assert not found.judged[0].missing and found.judged[0].documents == 20
-    assert found.page == Path(
+    assert not evaluation.judged[0].missing and evaluation.judged[0].documents == 20
+    assert evaluation.page == Path(
         "runs/evaluate/poet/index.html"
-    ) and "AI-generated" in found.page.read_text(encoding="utf-8")
-    report = json.loads((found.page.parent / "report.json").read_text(encoding="utf-8"))
+    ) and "AI-generated" in evaluation.page.read_text(encoding="utf-8")
+    report = json.loads(
+        (evaluation.page.parent / "report.json").read_text(encoding="utf-8")
+    )
     assert (
         report["judged"][0]["scores"][0]["name"] == "perplexity"
         and len(report["judged"][0]["samples"]) == 6
     )
-    assert "Perplexity" in str(found) and str(found.page) in str(found)
+    assert "Perplexity" in str(evaluation) and str(evaluation.page) in str(evaluation)
 
 
 def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large(
@@ -96,8 +98,8 @@ def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large(
         data,
         tmp_path,
     )
-    found = evaluate("blank", samples=1, limit=10)
-    assert found.scores[0].value == pytest.approx(data.spec.vocab_size, rel=1e-4)
+    evaluation = evaluate("blank", samples=1, limit=10)
+    assert evaluation.scores[0].value == pytest.approx(data.spec.vocab_size, rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_report(poet: str) -> None:
@@ -110,8 +112,10 @@ def test_the_same_seed_gives_the_same_report(poet: str) -> None:
 
 def test_two_models_side_by_side_on_the_same_text(poet: str, tmp_path: Path) -> None:
     Store().add(small_bundle(tmp_path / "other"), "other")
-    found = evaluate("poet", against="other", samples=4, limit=10, out=Path("here"))
-    ours, theirs = found.judged
+    evaluation = evaluate(
+        "poet", against="other", samples=4, limit=10, out=Path("here")
+    )
+    ours, theirs = evaluation.judged
     assert (ours.model, theirs.model) == (
         "poet@1",
         "other@1",
@@ -120,18 +124,18 @@ def test_two_models_side_by_side_on_the_same_text(poet: str, tmp_path: Path) -> 
         one.prompt for one in theirs.samples
     ]
     assert [item.metric for item in theirs.missing] == ["memorisation"]
-    assert "other@1" in str(found) and Path("here/index.html").exists()
+    assert "other@1" in str(evaluation) and Path("here/index.html").exists()
 
 
 def test_without_data_it_says_what_cannot_be_measured(tmp_path: Path) -> None:
     folder = small_bundle(tmp_path / "m")
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
-    found = evaluate(str(folder), samples=2)
-    assert {item.metric for item in found.judged[0].missing} == {
+    evaluation = evaluate(str(folder), samples=2)
+    assert {item.metric for item in evaluation.judged[0].missing} == {
         "likelihood",
         "memorisation",
     }
-    assert "--data" in str(found)
+    assert "--data" in str(evaluation)
 
 
 def test_held_out_text_of_ones_own(tmp_path: Path) -> None:
@@ -139,16 +143,16 @@ def test_held_out_text_of_ones_own(tmp_path: Path) -> None:
     data = tmp_path / "held.jsonl"
     data.write_text(
         "".join(
-            json.dumps({"text": f"江天一色无纤尘{place}"}, ensure_ascii=False) + "\n"
-            for place in range(9)
+            json.dumps({"text": f"江天一色无纤尘{number}"}, ensure_ascii=False) + "\n"
+            for number in range(9)
         )
         + "{broken\n",
         encoding="utf-8",
     )
-    found = evaluate(str(folder), samples=2, data=data)
-    assert found.scores[0].name == "perplexity" and found.scores[0].n == 9
-    assert [item.metric for item in found.judged[0].missing] == ["memorisation"]
-    assert "Not measurable" in str(found)
+    evaluation = evaluate(str(folder), samples=2, data=data)
+    assert evaluation.scores[0].name == "perplexity" and evaluation.scores[0].n == 9
+    assert [item.metric for item in evaluation.judged[0].missing] == ["memorisation"]
+    assert "Not measurable" in str(evaluation)
 
 
 def test_a_model_is_not_set_beside_itself(poet: str) -> None:

@@ -67,10 +67,10 @@ def drawn(
 ) -> Path:
     """Coloured blocks on the left or the right; for pairs, the outlines they are coloured after."""
     draw = np.random.default_rng(seed)
-    for place in range(count):
-        side = classes[place % 2] if classes else ""
+    for number in range(count):
+        side = classes[number % 2] if classes else ""
         pixels = draw.integers(180, 256, (16, 16, 3)).astype(np.uint8)
-        top, left = draw.integers(0, 9), draw.integers(0, 4) + (8 if place % 2 else 0)
+        top, left = draw.integers(0, 9), draw.integers(0, 4) + (8 if number % 2 else 0)
         pixels[top : top + 6, left : left + 5] = draw.integers(0, 256, 3)
         for kind, content in (
             (
@@ -81,7 +81,7 @@ def drawn(
             else ((side, pixels),)
         ):
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(content).save(folder / kind / f"{place:03d}.png")
+            Image.fromarray(content).save(folder / kind / f"{number:03d}.png")
     return folder
 
 
@@ -142,11 +142,11 @@ def stored(data: Pictures, tmp_path: Path) -> Callable[..., str]:
     return make
 
 
-def names(found: Evaluation, model: int = 0) -> set[str]:
-    return {score.name for score in found.judged[model].scores}
+def names(evaluation: Evaluation, model: int = 0) -> set[str]:
+    return {score.name for score in evaluation.judged[model].scores}
 
 
-def shown(page: Path) -> list[Image.Image]:
+def page_images(page: Path) -> list[Image.Image]:
     return [
         Image.open(io.BytesIO(base64.b64decode(item)))
         for item in re.findall(
@@ -155,28 +155,30 @@ def shown(page: Path) -> list[Image.Image]:
     ]
 
 
-def test_an_autoencoder_is_judged_by_all_there_is(stored: Callable[..., str]) -> None:
+def test_an_autoencoder_has_every_score(stored: Callable[..., str]) -> None:
     """With the packaged extractor, named as what it is."""
     stored("vae", conditional=True, likelihood="bernoulli")
-    found = evaluate("painter", samples=60)
+    evaluation = evaluate("painter", samples=60)
     assert (
-        names(found) == QUALITY | COPYING | BOUNDS | REBUILT
-        and not found.judged[0].missing
+        names(evaluation) == QUALITY | COPYING | BOUNDS | REBUILT
+        and not evaluation.judged[0].missing
     )
     assert (
-        found.scores[0].name == "frechet"
-        and "EffNet-Lite0@112" in found.scores[0].detail
-        and "held-out pictures: " in found.scores[0].detail
+        evaluation.scores[0].name == "frechet"
+        and "EffNet-Lite0@112" in evaluation.scores[0].detail
+        and "held-out pictures: " in evaluation.scores[0].detail
     )
-    html = re.sub(r"base64,[^\"]+", "", found.page.read_text(encoding="utf-8"))
+    html = re.sub(r"base64,[^\"]+", "", evaluation.page.read_text(encoding="utf-8"))
     assert "AI-generated" in html and "bernoulli" in html and "FID" not in html
     assert "critic/loss" in html and "generator/loss" in html
-    pictures = shown(found.page)
+    pictures = page_images(evaluation.page)
     assert len(pictures) == 4  # samples, nearest, nearest at random, reconstructions
     assert json.loads(pictures[0].info["miaobi"])["model"] == "painter@1"
-    report = json.loads((found.page.parent / "report.json").read_text(encoding="utf-8"))
-    assert report["judged"][0]["documents"] == found.judged[0].documents == 40
-    assert "Fréchet distance" in str(found)
+    report = json.loads(
+        (evaluation.page.parent / "report.json").read_text(encoding="utf-8")
+    )
+    assert report["judged"][0]["documents"] == evaluation.judged[0].documents == 40
+    assert "Fréchet distance" in str(evaluation)
 
 
 def test_the_same_seed_gives_the_same_scores(
@@ -194,27 +196,29 @@ def test_a_gan_has_no_bound_and_says_so(
     stored: Callable[..., str], extractor: str
 ) -> None:
     stored("gan", generator="style", conditional=True)
-    found = evaluate("painter", samples=40, extractor=extractor)
-    assert names(found) == QUALITY | COPYING and {
-        item.metric for item in found.judged[0].missing
+    evaluation = evaluate("painter", samples=40, extractor=extractor)
+    assert names(evaluation) == QUALITY | COPYING and {
+        item.metric for item in evaluation.judged[0].missing
     } == {"picture_likelihood", "reconstruction"}
-    assert len(shown(found.page)) == 3 and "does not bound" in str(found)
+    assert len(page_images(evaluation.page)) == 3 and "does not bound" in str(
+        evaluation
+    )
 
 
-def test_a_tokenizer_is_judged_by_what_it_restores(
+def test_a_tokenizer_is_evaluated_by_its_reconstructions(
     stored: Callable[..., str], extractor: str
 ) -> None:
     stored("vq")
-    found = evaluate("painter", extractor=extractor)
-    assert names(found) == QUALITY | COPYING | REBUILT
-    assert found.scores[
+    evaluation = evaluate("painter", extractor=extractor)
+    assert names(evaluation) == QUALITY | COPYING | REBUILT
+    assert evaluation.scores[
         0
-    ].n == 40 and "made of 40 held-out pictures" in found.page.read_text(
+    ].n == 40 and "made of 40 held-out pictures" in evaluation.page.read_text(
         encoding="utf-8"
     )
 
 
-def test_a_translator_is_judged_by_what_it_makes_of_held_out_sources(
+def test_a_translator_is_evaluated_on_held_out_sources(
     stored: Callable[..., str], extractor: str, tmp_path: Path
 ) -> None:
     pairs = prepare(
@@ -228,10 +232,10 @@ def test_a_translator_is_judged_by_what_it_makes_of_held_out_sources(
     )
     assert pairs.spec.source_channels
     stored("pix2pix", pictures=pairs)
-    found = evaluate("painter", extractor=extractor)
+    evaluation = evaluate("painter", extractor=extractor)
     assert names(
-        found
-    ) == QUALITY | COPYING | REBUILT and "Translations" in found.page.read_text(
+        evaluation
+    ) == QUALITY | COPYING | REBUILT and "Translations" in evaluation.page.read_text(
         encoding="utf-8"
     )
 
@@ -239,13 +243,13 @@ def test_a_translator_is_judged_by_what_it_makes_of_held_out_sources(
 def test_two_models_side_by_side(stored: Callable[..., str], extractor: str) -> None:
     stored("vae", conditional=True)
     stored("gan", "rival")
-    found = evaluate("painter", against="rival", samples=40, extractor=extractor)
-    ours, theirs = found.judged
+    evaluation = evaluate("painter", against="rival", samples=40, extractor=extractor)
+    ours, theirs = evaluation.judged
     assert (ours.model, theirs.model) == (
         "painter@1",
         "rival@1",
     ) and ours.documents == theirs.documents
-    assert "(rival@1)" in str(found)
+    assert "(rival@1)" in str(evaluation)
     assert [score.detail for score in ours.scores if score.name == "frechet"] == [
         score.detail for score in theirs.scores if score.name == "frechet"
     ]
@@ -261,10 +265,10 @@ def test_pictures_of_ones_own(
     own = drawn(tmp_path / "own", 40, 5)
     for path in own.rglob("*.png"):
         Image.open(path).resize((40, 33)).save(path)
-    found = evaluate("painter", samples=40, extractor=extractor, data=own)
+    evaluation = evaluate("painter", samples=40, extractor=extractor, data=own)
     assert (
-        found.judged[0].documents == 40
-        and names(found) == QUALITY | COPYING | BOUNDS | REBUILT
+        evaluation.judged[0].documents == 40
+        and names(evaluation) == QUALITY | COPYING | BOUNDS | REBUILT
     )
     plain = evaluate(
         "painter",
@@ -284,12 +288,12 @@ def test_without_the_data_it_says_what_cannot_be_measured(
     stored("gan")
     stored("vq", "restorer")
     shutil.rmtree(data.folder)
-    found = evaluate("painter", samples=40, extractor=extractor)
-    assert names(found) == {"picture_diversity"} and "--data" in str(found)
+    evaluation = evaluate("painter", samples=40, extractor=extractor)
+    assert names(evaluation) == {"picture_diversity"} and "--data" in str(evaluation)
     assert not names(evaluate("restorer", extractor=extractor))
 
 
-def test_what_cannot_be_asked(
+def test_what_cannot_be_compared_is_refused(
     stored: Callable[..., str], extractor: str, tmp_path: Path
 ) -> None:
     stored("gan")

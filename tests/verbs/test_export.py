@@ -1,6 +1,9 @@
-"""`miaobi export`: writes where it says, proves it, refuses what it cannot."""
+"""`miaobi export`: files that answer as the model does, and what cannot be exported."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.engines.small import small_bundle
@@ -9,7 +12,7 @@ from miaobi.core.artifacts import Facts, Text, TokenLogprob
 from miaobi.core.errors import Conflict, Damaged, MissingPart, NotFound, Unsupported
 from miaobi.core.store import Store
 from miaobi.verbs import export as verb
-from miaobi.verbs.export import agreement, export
+from miaobi.verbs.export import DType, agreement, export
 
 
 @pytest.fixture
@@ -25,42 +28,37 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f32", "q8_0"])
-def test_a_gguf_is_written_and_compared(poet: str, dtype: str, here: Path) -> None:
-    found = export("poet", to="gguf", dtype=dtype)  # type: ignore[arg-type]
-    assert (
-        found.path == Path(f"exports/poet-1.{dtype}.gguf")
-        and found.path.stat().st_size == found.bytes
-    )
-    assert (
-        found.parity
-        and found.parity.tokens > 20
-        and found.parity.largest <= found.parity.tolerance
-    )
-    assert "miaobi generate text --model exports/poet-1" in str(found) and "MB" in str(
-        found
-    )
+def test_a_gguf_is_written_and_compared(poet: str, dtype: DType, here: Path) -> None:
+    exported = export("poet", to="gguf", dtype=dtype)
+    assert exported.path == Path(f"exports/poet-1.{dtype}.gguf")
+    assert exported.path.stat().st_size == exported.bytes
+    parity = exported.parity
+    assert parity is not None
+    assert parity.tokens > 20
+    assert parity.largest <= parity.tolerance
+    text = str(exported)
+    assert "miaobi generate text --model exports/poet-1" in text
+    assert "MB" in text
 
 
 def test_a_folder_for_transformers(poet: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = export(poet, to="transformers")
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(found.path),
-        AutoTokenizer.from_pretrained(found.path),
-    )
-    assert model(**tokenizer("春江", return_tensors="pt")).logits.shape[1] == 2
-    assert found.parity is None and "vllm serve" in str(found)
+    exported = export(poet, to="transformers")
+    model = AutoModelForCausalLM.from_pretrained(exported.path)
+    tokenizer = AutoTokenizer.from_pretrained(exported.path)
+    logits = model(**tokenizer("春江", return_tensors="pt")).logits
+    assert logits.shape[1] == 2
+    assert exported.parity is None
+    assert "vllm serve" in str(exported)
 
 
-def test_nothing_is_overwritten_unasked(poet: str) -> None:
+def test_a_file_is_only_overwritten_on_request(poet: str) -> None:
     first = export(poet, to="transformers", out=Path("mine"))
     with pytest.raises(Conflict, match="mine"):
         export(poet, to="transformers", out=Path("mine"))
-    assert (
-        export(poet, to="transformers", out=Path("mine"), overwrite=True).bytes
-        == first.bytes
-    )
+    second = export(poet, to="transformers", out=Path("mine"), overwrite=True)
+    assert second.bytes == first.bytes
 
 
 def test_a_file_that_answers_otherwise_is_removed(
@@ -84,35 +82,49 @@ def test_without_llamacpp_it_says_that_nothing_was_compared(
     assert "not compared" in str(export(poet))
 
 
-def test_what_cannot_be_exported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["gguf", "transformers"])
+def test_a_family_without_that_format_is_refused(
+    to: Literal["gguf", "transformers"], tmp_path: Path
+) -> None:
     Store().add(small_bundle(tmp_path / "bundle", "lstm"), "reader")
-    for form in ("gguf", "transformers"):
-        with pytest.raises(Unsupported):
-            export("reader", to=form)  # type: ignore[arg-type]
+    with pytest.raises(Unsupported):
+        export("reader", to=to)
+
+
+def test_an_unknown_model_is_named() -> None:
     with pytest.raises(NotFound, match="raeder"):
         export("raeder")
 
 
-def answer(*tokens: tuple[str, float, tuple[tuple[str, float], ...]]) -> Text:
-    return Text(
-        "".join(token for token, _, _ in tokens),
-        Facts("m"),
-        logprobs=tuple(TokenLogprob(*item) for item in tokens),
-    )
+Token = tuple[str, float, tuple[tuple[str, float], ...]]
+"""(text, log-probability, the most probable tokens with theirs)."""
 
 
-def test_agreement_allows_near_ties_only() -> None:
+def answer(*tokens: Token) -> Text:
+    logprobs = tuple(TokenLogprob(*token) for token in tokens)
+    text = "".join(token.token for token in logprobs)
+    return Text(text, Facts("m"), logprobs=logprobs)
+
+
+def test_agreement_measures_the_largest_difference() -> None:
+    ours = answer(("a", -0.5, ()), ("b", -1.0, ()))
+    theirs = answer(("a", -0.6, ()), ("b", -1.0, ()))
+    assert agreement(ours, theirs, 0.2) == (2, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(
+    ("token", "tie", "tokens"), [("c", 0.2, 1), ("c", 0.05, -1), ("z", 9, -1)]
+)
+def test_agreement_allows_near_ties_only(token: str, tie: float, tokens: int) -> None:
+    """Our two most probable tokens are b and c, 0.1 nats apart."""
     ours = answer(("a", -0.5, ()), ("b", -1.0, (("b", -1.0), ("c", -1.1))))
-    assert agreement(ours, answer(("a", -0.6, ()), ("b", -1.0, ())), 0.2) == (
-        2,
-        pytest.approx(0.1),
-    )
-    assert agreement(ours, answer(("a", -0.5, ()), ("c", -1.0, ())), 0.2)[0] == 1
-    assert agreement(ours, answer(("a", -0.5, ()), ("c", -1.0, ())), 0.05)[0] == -1
-    assert agreement(ours, answer(("a", -0.5, ()), ("z", -1.0, ())), 9)[0] == -1
-    parts = answer(
+    theirs = answer(("a", -0.5, ()), (token, -1.0, ()))
+    assert agreement(ours, theirs, tie)[0] == tokens
+
+
+def test_agreement_ends_at_a_character_of_several_tokens() -> None:
+    ours = answer(
         ("a", -0.5, ()), ("\ufffd", -0.3, ()), ("\ufffd", -0.1, ()), ("b", -1.0, ())
     )
-    assert agreement(
-        parts, answer(("a", -0.5, ()), ("编", -0.1, ()), ("b", -1.0, ())), 0.2
-    ) == (1, 0.0), "up to a character of several tokens"
+    theirs = answer(("a", -0.5, ()), ("编", -0.1, ()), ("b", -1.0, ()))
+    assert agreement(ours, theirs, 0.2) == (1, 0.0)

@@ -127,8 +127,8 @@ def test_from_examples_to_a_better_model_with_a_report(
         and "5 · Test against the base" in page
         and "AI-generated" in page
     )
-    kept = sum(file.stat().st_size for file in done.bundle.rglob("*.safetensors"))
-    assert kept < 300_000  # the adapter and the head, not the base
+    size = sum(file.stat().st_size for file in done.bundle.rglob("*.safetensors"))
+    assert size < 300_000  # the adapter and the head, not the base
 
 
 def test_the_tuned_model_answers_under_its_own_name(
@@ -142,7 +142,7 @@ def test_the_tuned_model_answers_under_its_own_name(
         assert json.loads(model.generate("海上明月生 78")[0].text)["label"] == "bad"
 
 
-def test_what_is_not_given_is_derived_and_what_is_given_stays(
+def test_open_settings_are_derived_and_explicit_ones_stay(
     base: Path, opinions: Path, tmp_path: Path
 ) -> None:
     done = tuned(base, opinions, tmp_path / "runs", **{"train.warmup": 0.5})
@@ -180,10 +180,10 @@ def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(
         )
         == 0
     )
-    shown = capsys.readouterr()
-    assert re.search("海上明月生|春江花月夜", shown.err)
-    assert "train.learning_rate = " in shown.err
-    assert "max_steps: 20" in shown.out
+    printed = capsys.readouterr()
+    assert re.search("海上明月生|春江花月夜", printed.err)
+    assert "train.learning_rate = " in printed.err
+    assert "max_steps: 20" in printed.out
     assert not (tmp_path / "runs").exists()
     assert not Store().names()
 
@@ -250,7 +250,7 @@ def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(
     )  # it began as what it was tuned from
 
 
-def test_other_sources_are_mixed_in_shown_and_reported(
+def test_other_sources_are_mixed_in_and_reported(
     base: Path,
     opinions: Path,
     tmp_path: Path,
@@ -289,11 +289,11 @@ def test_other_sources_are_mixed_in_shown_and_reported(
         )
         == 0
     )
-    shown = capsys.readouterr()
+    printed = capsys.readouterr()
     assert re.search(
-        r"data\.mix\.general: 24 of 4\d usable examples; left out: ", shown.err
+        r"data\.mix\.general: 24 of 4\d usable examples; left out: ", printed.err
     )
-    assert "share: 0.5" in shown.out
+    assert "share: 0.5" in printed.out
     done = finetune(tree, settings=QUICK, quiet=True)
     content = json.loads((done.run / "report.json").read_text(encoding="utf-8"))
     data = content["1 base and data"]["data"]
@@ -361,7 +361,7 @@ def test_what_is_mixed_in_changes_neither_labels_nor_length_nor_what_is_held_out
     assert works[1].data.count("train") == 2 * works[0].data.count("train")
 
 
-def test_judged_beside_its_base_on_a_file_and_refused_on_its_own_training_rows(
+def test_evaluated_beside_its_base_and_refused_on_its_own_training_rows(
     base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miaobi.verbs.evaluate import evaluate
@@ -369,14 +369,14 @@ def test_judged_beside_its_base_on_a_file_and_refused_on_its_own_training_rows(
     monkeypatch.chdir(tmp_path)
     tuned(base, opinions, tmp_path / "runs", **{"train.max_steps": 40})
     fresh = written(tmp_path / "fresh.jsonl", range(200, 230))
-    found = evaluate("opinion", against=str(base), data=fresh, limit=20)
+    evaluation = evaluate("opinion", against=str(base), data=fresh, limit=20)
     accuracy = [
         next(score for score in item.scores if score.name == "accuracy")
-        for item in found.judged
+        for item in evaluation.judged
     ]
     assert [score.n for score in accuracy] == [20, 20]
     assert accuracy[0].value > accuracy[1].value
-    assert "example by example" in found.page.read_text(encoding="utf-8")
+    assert "example by example" in evaluation.page.read_text(encoding="utf-8")
     with pytest.raises(
         BadInput,
         match=r"of the 60 test examples were trained on: .*opinions\.jsonl:\d+ = ",
@@ -426,7 +426,7 @@ def test_leaked_test_rows_are_named(base: Path, opinions: Path, tmp_path: Path) 
         ([{"words": "a", "mark": "x"}], r"rows\.jsonl:1: .*text"),
     ],
 )
-def test_data_that_cannot_teach_is_refused_by_line(
+def test_unusable_data_is_refused_by_line(
     base: Path, tmp_path: Path, rows: list[dict[str, str]], message: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -516,7 +516,9 @@ def test_another_base_under_the_same_path_is_not_tuned_on(
         )
 
 
-def test_the_task_is_told_from_the_records(tmp_path: Path, opinions: Path) -> None:
+def test_the_task_is_recognised_from_the_records(
+    tmp_path: Path, opinions: Path
+) -> None:
     assert guess(str(opinions), "") == "text-classification"
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"height": 3}\n', encoding="utf-8")
@@ -687,7 +689,7 @@ def test_two_processes_tune_one_model(
     """Under torchrun: settings that are measured are the first process's for both, and
     one model comes out.
     """
-    words = [
+    argv = [
         "finetune",
         "--base",
         str(base),
@@ -716,7 +718,7 @@ def test_two_processes_tune_one_model(
             "--nproc-per-node=2",
             "-m",
             "miaobi.cli",
-            *words,
+            *argv,
         ],
         capture_output=True,
         text=True,

@@ -38,7 +38,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_three_answers_and_a_labelled_file(
     poet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
+    argv = [
         "generate",
         "text",
         "--model",
@@ -60,13 +60,15 @@ def test_three_answers_and_a_labelled_file(
         "--out",
         str(tmp_path / "poems.jsonl"),
     ]
-    assert cli.main(words) == 0
-    shown = capsys.readouterr()
-    assert [line[:3] for line in shown.out.split("\n\n")] == ["[1]", "[2]", "[3]"]
-    assert "AI-generated / 由AI生成" in shown.err
+    assert cli.main(argv) == 0
+    printed = capsys.readouterr()
+    assert [line[:3] for line in printed.out.split("\n\n")] == ["[1]", "[2]", "[3]"]
+    assert "AI-generated / 由AI生成" in printed.err
     assert len((tmp_path / "poems.jsonl").read_text(encoding="utf-8").splitlines()) == 3
-    assert cli.main(words) == 0
-    assert capsys.readouterr().out == shown.out, "the same seed gives the same answers"
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out == printed.out, (
+        "the same seed gives the same answers"
+    )
 
 
 def test_json(poet: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +96,7 @@ def test_json(poet: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         (
             ["--prompt", "x", "--num-beams", "2", "--top-k", "3"],
@@ -111,16 +113,16 @@ def test_json(poet: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--prompt", "月" * 400], "context holds 256"),
     ],
 )
-def test_mistakes_are_told(
-    poet: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_named(
+    poet: str, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        cli.main(["generate", "text", "--model", poet, "--engine", "native", *words])
+        cli.main(["generate", "text", "--model", poet, "--engine", "native", *argv])
         != 0
     )
-    shown = capsys.readouterr()
-    assert said in shown.err
-    assert not shown.out
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out
 
 
 def test_chat_works_through_a_pipe(talker: str, tmp_path: Path) -> None:
@@ -189,10 +191,10 @@ def test_ctrl_c_stops_the_answer_not_the_chat(smollm2: Path) -> None:
     os.close(follower)
     seen = b""
 
-    def until(words: bytes, seconds: float = 60) -> None:
+    def until(argv: bytes, seconds: float = 60) -> None:
         nonlocal seen
         end = time.monotonic() + seconds
-        while words not in seen:
+        while argv not in seen:
             assert time.monotonic() < end, seen.decode(errors="replace")
             seen += os.read(leader, 4096)
 
@@ -229,8 +231,8 @@ def painter(
     )
 
 
-def paint(*words: str) -> int:
-    return cli.main(["generate", "image", *words])
+def paint(*argv: str) -> int:
+    return cli.main(["generate", "image", *argv])
 
 
 def seen(path: str) -> tuple[np.ndarray, int]:
@@ -246,7 +248,7 @@ def here() -> list[str]:
 def test_a_folder_gets_numbered_pictures_and_their_facts(
     painter: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (
+    argv = (
         "--model",
         painter,
         "--label",
@@ -258,11 +260,12 @@ def test_a_folder_gets_numbered_pictures_and_their_facts(
         "--out",
         "out/",
     )
-    assert paint(*words) == 0
-    shown = capsys.readouterr()
-    assert shown.out.strip() == "out/000.png … 015.png"
+    assert paint(*argv) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == "out/000.png … 015.png"
     assert (
-        "AI-generated / 由AI生成 · painter · pictures · seed 1 · 16 × 8×8" in shown.err
+        "AI-generated / 由AI生成 · painter · pictures · seed 1 · 16 × 8×8"
+        in printed.err
     )
     assert here() == [*(f"out/{at:03d}.png" for at in range(16)), "out/index.jsonl"]
     rows = [
@@ -358,7 +361,7 @@ def test_ctrl_c_keeps_the_pictures_that_are_done(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         (["--label", "blue"], "no class 'blue'"),
         (["--out", "a.bmp"], ".bmp"),
@@ -379,19 +382,19 @@ def test_ctrl_c_keeps_the_pictures_that_are_done(
         (["--labl", "1"], "label"),
     ],
 )
-def test_mistakes_about_pictures_are_told(
-    painter: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_about_pictures_are_named(
+    painter: str, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("empty.png").touch()
     Path("text.png").write_text("not a picture at all")
     Image.new("RGB", (64, 64)).save("whole.png")
     Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:60])
     before = here()
-    assert paint("--model", painter, *words) != 0
-    shown = capsys.readouterr()
-    assert said in shown.err
-    assert "Traceback" not in shown.err
-    assert not shown.out
+    assert paint("--model", painter, *argv) != 0
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert not printed.out
     assert here() == before
 
 

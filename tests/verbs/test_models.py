@@ -30,8 +30,8 @@ def poets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Store().add(source, "poet")
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert cli.main(["models", *words]) == 0
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert cli.main(["models", *argv]) == 0
     return capsys.readouterr().out
 
 

@@ -100,10 +100,10 @@ def opinions(
 
 
 def report(done: Searched) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
+    content: dict[str, Any] = json.loads(
         done.report.with_suffix(".json").read_text(encoding="utf-8")
     )
-    return found
+    return content
 
 
 def test_a_train_recipe_gets_better_and_the_best_one_trains_as_promised(
@@ -125,14 +125,14 @@ def test_a_train_recipe_gets_better_and_the_best_one_trains_as_promised(
         )
         == 0
     )
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["trials"] == 6
-    assert shown["value"] < shown["first"] - 0.5
-    assert shown["command"] == "miaobi train runs/search-tiny/best.yaml"
-    best = read_yaml(Path(shown["best"]))
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["trials"] == 6
+    assert printed["value"] < printed["first"] - 0.5
+    assert printed["command"] == "miaobi train runs/search-tiny/best.yaml"
+    best = read_yaml(Path(printed["best"]))
     assert (
         best["train"]["learning_rate"]
-        == shown["settings"]["train.learning_rate"]
+        == printed["settings"]["train.learning_rate"]
         > 1e-4
     )
     # The recipe's 40 steps of 4, in steps of the batch that was chosen.
@@ -161,8 +161,8 @@ def test_a_train_recipe_gets_better_and_the_best_one_trains_as_promised(
         assert not (run / "checkpoints").exists() or trial["state"] == "pruned"
     page = Path("runs/search-tiny/report.html").read_text(encoding="utf-8")
     assert all(
-        words in page
-        for words in (
+        text in page
+        for text in (
             "Best settings",
             "What mattered",
             "<svg",
@@ -172,14 +172,14 @@ def test_a_train_recipe_gets_better_and_the_best_one_trains_as_promised(
     done = train.train(
         recipe,
         settings={
-            **shown["settings"],
+            **printed["settings"],
             "train.max_steps": 80 // best["train"]["batch_size"],
         },
         runs=tmp_path / "whole",
         quiet=True,
     )
     assert done.validation_loss == pytest.approx(
-        shown["value"], abs=1e-6
+        printed["value"], abs=1e-6
     )  # a trial is what `miaobi train` does
 
 
@@ -190,8 +190,8 @@ def test_without_a_space_one_follows_from_the_recipe(
     del tree["search"]
     recipe.write_text(yaml.safe_dump(tree, allow_unicode=True))
     assert cli.main(["search", str(recipe), "--dry-run", "--trials", "6"]) == 0
-    shown = capsys.readouterr().out
-    for words in (
+    printed = capsys.readouterr().out
+    for row in (
         "train.learning_rate         2e-06 – 5e-05, logarithmic",
         "train.optimizer             adamw | muon",
         "where train.optimizer = muon",
@@ -199,7 +199,7 @@ def test_without_a_space_one_follows_from_the_recipe(
         "model.num_layers            1 | 3",
         "6 trials of about 10 steps",
     ):
-        assert words in shown
+        assert row in printed
     assert not Path("runs").exists()
 
 
@@ -278,7 +278,9 @@ def test_tuning_is_searched_by_a_figure_of_the_task_and_never_sees_the_test(
     assert whole.model == "opinion@1"
 
 
-def test_fewer_examples_train_and_the_same_ones_judge(opinions: dict[str, Any]) -> None:
+def test_fewer_examples_train_and_the_same_ones_are_held_out(
+    opinions: dict[str, Any],
+) -> None:
     from miaobi.tune.examples import prepare, read_split
     from miaobi.tune.mixing import subset
     from miaobi.verbs.finetune.settings import settle
@@ -325,7 +327,7 @@ def mixture(opinions: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_how_much_of_a_source_is_mixed_in_is_searched_and_the_same_examples_judge(
+def test_the_share_of_a_source_is_searched_with_the_same_held_out_examples(
     mixture: dict[str, Any],
 ) -> None:
     space = {
@@ -348,16 +350,16 @@ def test_how_much_of_a_source_is_mixed_in_is_searched_and_the_same_examples_judg
     assert [tree["data"]["mix"]["turned"]["share"] for tree in read] == [
         row["settings"]["data.mix.turned.share"] for row in rows
     ]
-    told = {
+    summaries = {
         (
             row["settings"]["data.mix.turned.share"],
             row["settings"].get("data.max_examples"),
         ): row.get("mixed_in")
         for row in rows
     }
-    for (share, examples), said in told.items():
+    for (share, examples), summary in summaries.items():
         wanted = round(share * (32 if examples == 40 else 64))
-        assert said == (
+        assert summary == (
             f"turned: {min(wanted, 100)} of 100 usable examples"
             + (f"; share 3 asks for {wanted}" if wanted > 100 else "")
             if share
@@ -371,7 +373,7 @@ def test_how_much_of_a_source_is_mixed_in_is_searched_and_the_same_examples_judg
 
 
 @pytest.mark.parametrize(
-    ("space", "words"),
+    ("space", "message"),
     [
         ({"data.mix.tuned.share": [0.1, 0.2]}, "data.mix.turned.share"),
         (
@@ -383,7 +385,7 @@ def test_how_much_of_a_source_is_mixed_in_is_searched_and_the_same_examples_judg
     ],
 )
 def test_a_mix_that_makes_no_sense_is_refused(
-    mixture: dict[str, Any], space: dict[str, Any], words: str
+    mixture: dict[str, Any], space: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
         search(
@@ -394,7 +396,7 @@ def test_a_mix_that_makes_no_sense_is_refused(
             settings={"train.max_steps": 2},
             quiet=True,
         )
-    assert words in f"{caught.value.problem} {caught.value.remedy}"
+    assert message in f"{caught.value.problem} {caught.value.remedy}"
     assert not Path("runs").exists()
 
 
@@ -419,9 +421,9 @@ def test_the_default_for_tuning_has_method_rank_dropout_decay_and_batch(
 ) -> None:
     (tmp_path / "tuning.yaml").write_text(yaml.safe_dump(opinions))
     assert cli.main(["search", "tuning.yaml", "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert "by accuracy (higher is better)" in shown  # the task's first figure
-    for words in (
+    printed = capsys.readouterr().out
+    assert "by accuracy (higher is better)" in printed  # the task's first figure
+    for row in (
         "train.learning_rate",
         "tune.method          lora | full",
         "tune.lora_rank       4 | 8 | 16  where tune.method = lora\n",
@@ -429,7 +431,7 @@ def test_the_default_for_tuning_has_method_rank_dropout_decay_and_batch(
         "train.weight_decay",
         "train.batch_size     4 | 8 | 16",
     ):
-        assert words in shown
+        assert row in printed
 
 
 def test_an_interrupted_search_keeps_what_was_done_and_goes_on(
@@ -445,12 +447,12 @@ def test_an_interrupted_search_keeps_what_was_done_and_goes_on(
         prune=False,
         quiet=True,
     )
-    step, taken = loop.train_step, list[int]()
+    step, steps = loop.train_step, list[int]()
 
     def stopping(state: Any, batches: Any) -> None:
         step(state, batches)
-        taken.append(state.step)
-        if len(taken) == 45:  # in the third trial
+        steps.append(state.step)
+        if len(steps) == 45:  # in the third trial
             raise loop.Interrupted
 
     with monkeypatch.context() as patch:
@@ -464,11 +466,11 @@ def test_an_interrupted_search_keeps_what_was_done_and_goes_on(
                 prune=False,
                 quiet=True,
             )
-    found = json.loads(
+    content = json.loads(
         Path("runs/search-parts/report.json").read_text(encoding="utf-8")
     )
-    assert 1 < found["result"]["trials"] < 4
-    assert found["result"]["ended"] == ""
+    assert 1 < content["result"]["trials"] < 4
+    assert content["result"]["ended"] == ""
     assert Path("runs/search-parts/best.yaml").exists()
     done = resume("parts", quiet=True)
     assert [(row["settings"], row["value"]) for row in report(done)["trials"]] == [
@@ -507,7 +509,7 @@ def test_a_trial_that_cannot_be_is_a_failed_one_and_the_search_goes_on(
     assert done.settings == {"model.num_heads": 1}
 
 
-def test_a_recipe_that_does_not_work_ends_the_search(
+def test_a_recipe_that_fails_ends_the_search(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miaobi.verbs.search import trial as search_trial
@@ -544,7 +546,7 @@ def test_minutes_shorten_a_trial(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "words"),
+    ("space", "message"),
     [
         ({"train.decay": [0.2, 0.4]}, "train.schedule is wsd"),
         ({"train.learning_rte": [1]}, "train.learning_rate"),
@@ -561,9 +563,9 @@ def test_minutes_shorten_a_trial(recipe: Path) -> None:
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(
-    recipe: Path, space: dict[str, Any], words: str
+    recipe: Path, space: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(MiaobiError, match=re.escape(words)):
+    with pytest.raises(MiaobiError, match=re.escape(message)):
         search(read_yaml(recipe), space=space, trials=2, name="bad", quiet=True)
     assert not Path("runs").exists()
 
@@ -581,7 +583,7 @@ def test_losses_that_cannot_be_compared_are_refused(opinions: dict[str, Any]) ->
         search(opinions, metric="acuracy", trials=2, quiet=True)
 
 
-def test_names_that_are_taken_or_unknown(recipe: Path) -> None:
+def test_names_that_exist_already_or_are_unknown(recipe: Path) -> None:
     search(recipe, trials=1, settings={"train.max_steps": 2}, quiet=True)
     with pytest.raises(Conflict, match="--resume"):
         search(recipe, trials=1, quiet=True)

@@ -67,9 +67,9 @@ def recipe(corpus: Path, tmp_path: Path) -> Path:
     return path
 
 
-def shell(*words: str, cwd: Path) -> subprocess.Popen[str]:
+def shell(*argv: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "miaobi.cli", "train", *words],
+        [sys.executable, "-m", "miaobi.cli", "train", *argv],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -247,7 +247,7 @@ def test_print_config_is_a_recipe(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["--train.lerning_rate", "1"], "learning_rate"),
         (["--model.layers", "2"], "num_layers"),
@@ -258,9 +258,9 @@ def test_print_config_is_a_recipe(recipe: Path, tmp_path: Path) -> None:
         (["--name", "Bad Name"], "Bad Name"),
     ],
 )
-def test_mistakes(recipe: Path, words: list[str], message: str) -> None:
+def test_mistakes(recipe: Path, argv: list[str], message: str) -> None:
     with pytest.raises(MiaobiError) as caught:
-        train.command(str(recipe), *words)
+        train.command(str(recipe), *argv)
     assert message in str(caught.value)
 
 

@@ -1,5 +1,5 @@
-"""Training on pictures through the command's own door: from files to a model in the
-store that paints, every recipe of the house included.
+"""Training on pictures from files to a model in the store, with every recipe that comes
+with miaobi.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ def test_every_recipe_runs(path: Path, photos: Path, tmp_path: Path) -> None:
     last = max((done.run / "samples").glob("*.png"))
     assert read_record(last)["model"] == done.model.split("@")[0]
     with miaobi.load(done.model) as model:
-        asked: dict[str, Any] = (
+        controls: dict[str, Any] = (
             {"image": photos / "sea" / "0.jpg"}
             if "image" in model.engine.abilities.controls
             else {"n": 2}
         )
-        made = model.generate(seed=1, **asked)
-    assert made[0].pixels.dtype == np.uint8 and made[0].facts.seed == 1
+        pictures = model.generate(seed=1, **controls)
+    assert pictures[0].pixels.dtype == np.uint8 and pictures[0].facts.seed == 1
 
 
-def test_samples_and_figures_reach_tensorboard(photos: Path, tmp_path: Path) -> None:
+def test_samples_and_metrics_reach_tensorboard(photos: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe = {
@@ -118,7 +118,7 @@ def test_a_conditional_model_of_class_folders_paints_by_name(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"train.max_steps": 0}, "max_steps"),
         ({"data.image_size": 50}, "image_size"),
@@ -127,7 +127,7 @@ def test_a_conditional_model_of_class_folders_paints_by_name(
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
-    settings: dict[str, Any], words: str, photos: Path, tmp_path: Path
+    settings: dict[str, Any], message: str, photos: Path, tmp_path: Path
 ) -> None:
     recipe = {
         "family": "gan",
@@ -135,6 +135,6 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         "model": {"width": 8},
         "train": {"max_steps": 3, "batch_size": 4},
     }
-    with pytest.raises(MiaobiError, match=words):
+    with pytest.raises(MiaobiError, match=message):
         train.train(recipe, settings=settings, runs=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()

@@ -79,10 +79,10 @@ KINDS = {"paints": Paints, "draws": Draws, "encodes": Encodes}
 
 
 def load(folder: Path) -> nn.Module:
-    made = json.loads((folder / "toy.json").read_text())
-    return KINDS[made["kind"]](
-        PictureSpec(made["channels"], SIDE, SIDE, tuple(made["classes"])),
-        made["conditional"],
+    content = json.loads((folder / "toy.json").read_text())
+    return KINDS[content["kind"]](
+        PictureSpec(content["channels"], SIDE, SIDE, tuple(content["classes"])),
+        content["conditional"],
     )
 
 

@@ -112,7 +112,7 @@ def chat(
                     f"{title}。/help 查看命令；Ctrl-C 停止回答，Ctrl-D 结束。",
                 )
             )
-        while (line := _read_line(interactive)) is not None:
+        while (line := _read_input(interactive)) is not None:
             if not _turn(conversation, line):
                 break
         if not interactive:
@@ -120,7 +120,7 @@ def chat(
     return Farewell(len(conversation.answers))
 
 
-def _read_line(interactive: bool) -> str | None:
+def _read_input(interactive: bool) -> str | None:
     """Return the next line of input; None at its end."""
     try:
         if interactive:

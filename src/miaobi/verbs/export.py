@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from miaobi.engines.model import Model
     from miaobi.models.tuned import Tuned
 
-TOLERANCE = {"f32": 0.01, "f16": 0.02, "q8_0": 0.3}
+DType = Literal["f16", "f32", "q8_0"]
+"""Number format of the matrices in a GGUF."""
+TOLERANCE: dict[DType, float] = {"f32": 0.01, "f16": 0.02, "q8_0": 0.3}
 """Largest difference of a log-probability, in nats, that the number format (and
 llama.cpp's float16 cache) explains.
 """
@@ -129,7 +131,7 @@ def export(
     model: str,
     *,
     to: Literal["gguf", "transformers"] = "gguf",
-    dtype: Literal["f16", "f32", "q8_0"] = "f16",
+    dtype: DType = "f16",
     merge: bool = False,
     out: Path | None = None,
     overwrite: bool = False,
@@ -231,7 +233,7 @@ def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
 
 
 def _to_gguf(
-    weights: Weights, adapter: Tuned | None, target: Path, dtype: str
+    weights: Weights, adapter: Tuned | None, target: Path, dtype: DType
 ) -> Exported:
     from miaobi.models.convert import to_gguf
 
@@ -318,7 +320,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _checked(weights: Weights, target: Path, dtype: str) -> Parity | None:
+def _checked(weights: Weights, target: Path, dtype: DType) -> Parity | None:
     """Compare; a file that answers differently is removed, so that nobody uses it."""
     try:
         return compare(weights, target, dtype)
@@ -332,7 +334,7 @@ def _checked(weights: Weights, target: Path, dtype: str) -> Parity | None:
 def compare(
     weights: Weights,
     exported: Path,
-    dtype: str,
+    dtype: DType,
     prompts: Sequence[str] = PROMPTS,
     length: int = COMPARED_TOKENS,
 ) -> Parity:
@@ -370,7 +372,7 @@ def compare(
 
 
 def _greedy(model: Model, prompt: str, length: int) -> Text:
-    texts = model.generate(
+    texts: list[Text] = model.generate(
         prompt, raw=True, temperature=0.0, max_new_tokens=length, logprobs=2, seed=0
     )
     return texts[0]

@@ -61,12 +61,14 @@ def readable(value: Any) -> str:
 
 def _only_column(columns: Mapping[str, Any]) -> Any:
     """Return the one column that says something, or all of them."""
-    shown = {key: item for key, item in columns.items() if key not in PICTURE_FACTS}
-    if set(shown) == {"image"}:
-        return Path(str(shown["image"])).name
-    if len(shown) == 1:
-        return next(iter(shown.values()))
-    return shown
+    informative = {
+        key: item for key, item in columns.items() if key not in PICTURE_FACTS
+    }
+    if set(informative) == {"image"}:
+        return Path(str(informative["image"])).name
+    if len(informative) == 1:
+        return next(iter(informative.values()))
+    return informative
 
 
 def _is_dialogue(value: Any) -> bool:

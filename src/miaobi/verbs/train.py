@@ -270,21 +270,21 @@ def split_argv(
 ) -> tuple[list[str], list[str]]:
     """Return (words of the command's own options, words of the recipe's keys)."""
     rest = [word for word in argv if word not in ("--help", "-h")]
-    own_words = list[str]()
-    recipe_words = list[str]()
+    own_argv = list[str]()
+    recipe_argv = list[str]()
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            own_words.append(word)
+            own_argv.append(word)
             continue
         key = word[2:].partition("=")[0].replace("-", "_")
-        side = own_words if key in own else recipe_words
+        side = own_argv if key in own else recipe_argv
         side.append(word)
         is_flag = key in own and own[key].type is bool
         takes_value = "=" not in word and not is_flag
         if takes_value and rest and not rest[0].startswith("--"):
             side.append(rest.pop(0))
-    return own_words, recipe_words
+    return own_argv, recipe_argv
 
 
 def _usage(options: list[Option], own: list[str]) -> str:
@@ -524,6 +524,7 @@ def _write_bundle(
 ) -> None:
     from miaobi.train import loop
 
+    assert state.validation is not None
     data = settings.values["data"]
     manifest = bundle.Manifest(
         settings.family.NAME,

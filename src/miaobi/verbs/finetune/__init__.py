@@ -475,6 +475,7 @@ def _write_bundle(
     from miaobi.models.tuned import FAMILY
     from miaobi.tune import methods
 
+    assert state.validation is not None
     settings = work.settings
     metrics = {
         f"test_{score.name}": score.value

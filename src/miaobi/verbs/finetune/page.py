@@ -77,19 +77,22 @@ def _titled(report: Mapping[str, Any]) -> Page:
 
 def _base_and_data(step: Mapping[str, Any]) -> dict[str, Any]:
     data = step["data"]
-    splits = data["splits"]
-    unusable = data["problems"]["count"]
+    train = f"{data['splits']['train']:,}"
+    validation = f"{data['splits']['validation']:,}"
+    test = f"{data['splits']['test']:,}"
+    duplicates = f"{data['duplicates']:,}"
+    unusable = f"{data['problems']['count']:,}"
     left_out = len(step["left_out"])
     rows: dict[str, Any] = {
         say("Base", "基础模型"): f"{step['base']} · {step['hash'][:16]}",
         say("Data", "数据"): step["source"],
         say("Examples", "样本"): say(
-            f"{splits['train']:,} to train on, {splits['validation']:,} to validate, {splits['test']:,} to test",
-            f"训练 {splits['train']:,}，验证 {splits['validation']:,}，测试 {splits['test']:,}",
+            f"{train} to train on, {validation} to validate, {test} to test",
+            f"训练 {train}，验证 {validation}，测试 {test}",
         ),
         say("Left out", "略去"): say(
-            f"{data['duplicates']:,} duplicates, {unusable:,} unusable, {left_out} with a label of their own",
-            f"重复 {data['duplicates']:,}，不可用 {unusable:,}，标签仅出现一次 {left_out}",
+            f"{duplicates} duplicates, {unusable} unusable, {left_out} with a label of their own",
+            f"重复 {duplicates}，不可用 {unusable}，标签仅出现一次 {left_out}",
         ),
         say("Questions with several answers", "答案不一的提问"): data["contradictions"],
     }
@@ -97,15 +100,19 @@ def _base_and_data(step: Mapping[str, Any]) -> dict[str, Any]:
         rows[say("Replayed from before", "重放的旧样本")] = f"{data['replayed']:,}"
     for name, summary in mixing.describe(data).items():
         rows[say(f"Mixed in from {name}", f"混入 {name}")] = summary
-    lengths = step["lengths"]
-    if lengths["longest"]:
-        rows[say("Tokens", "词元数")] = say(
-            f"median {lengths['median']}, 95th percentile {lengths['p95']}, longest {lengths['longest']}; "
-            f"{lengths['cut']} longer than {lengths['max_length']}",
-            f"中位 {lengths['median']}，95% 分位 {lengths['p95']}，最长 {lengths['longest']}；"
-            f"超过 {lengths['max_length']} 的有 {lengths['cut']} 条",
-        )
+    if step["lengths"]["longest"]:
+        rows[say("Tokens", "词元数")] = _lengths(step["lengths"])
     return rows
+
+
+def _lengths(lengths: Mapping[str, int]) -> str:
+    median, p95 = lengths["median"], lengths["p95"]
+    longest, cut = lengths["longest"], lengths["cut"]
+    limit = lengths["max_length"]
+    return say(
+        f"median {median}, 95th percentile {p95}, longest {longest}; {cut} longer than {limit}",
+        f"中位 {median}，95% 分位 {p95}，最长 {longest}；超过 {limit} 的有 {cut} 条",
+    )
 
 
 def _task_and_head(step: Mapping[str, Any]) -> list[Block]:

@@ -267,12 +267,12 @@ def _other_workers(folder: Path, count: int, threads: int) -> Iterator[None]:
     """
     threads_setting = os.environ.get("OMP_NUM_THREADS", str(threads))
     environment = {**os.environ, "OMP_NUM_THREADS": threads_setting}
-    words = [sys.executable, "-m", "miaobi.cli", "search", "--resume", str(folder)]
+    argv = [sys.executable, "-m", "miaobi.cli", "search", "--resume", str(folder)]
     logs = [folder / f"worker-{number}.log" for number in range(2, count + 2)]
     with ExitStack() as stack:
         processes = [
             subprocess.Popen(
-                words,
+                argv,
                 stdout=subprocess.DEVNULL,
                 stderr=stack.enter_context(log.open("wb")),
                 env=environment,
@@ -304,7 +304,7 @@ def _run_trials(job: Job, study: Search, folder: Path, quiet: bool) -> None:
     import optuna
 
     from miaobi.verbs.search import trial as trials
-    from miaobi.verbs.search.report import conclude, trial_line
+    from miaobi.verbs.search.report import conclude, trial_summary
 
     while (trial := study.ask()) is not None:
         try:
@@ -325,7 +325,7 @@ def _run_trials(job: Job, study: Search, folder: Path, quiet: bool) -> None:
         gc.collect()
         conclude(job, study, folder)
         if not quiet:
-            print(trial_line(job, study, trial), file=sys.stderr, flush=True)
+            print(trial_summary(job, study, trial), file=sys.stderr, flush=True)
 
 
 def _raise_if_hopeless(study: Search, error: MiaobiError) -> None:

@@ -92,7 +92,7 @@ def _value_of_recipe(job: Job, trials: Sequence[FrozenTrial]) -> float | None:
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
-    known_facts = {
+    public_facts = {
         key: value
         for key, value in trial.user_attrs.items()
         if key not in INTERNAL_FACTS
@@ -105,7 +105,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         "state": trial.state.name.lower(),
         "value": trial.value,
         "settings": trial.params,
-        **known_facts,
+        **public_facts,
         "along_the_way": along_the_way,
     }
 
@@ -125,7 +125,7 @@ def best_recipe(job: Job, trial: FrozenTrial) -> str:
     )
 
 
-def trial_line(job: Job, search: Search, trial: Trial) -> str:
+def trial_summary(job: Job, search: Search, trial: Trial) -> str:
     """Return one line about a trial that just ended."""
     ended = next(item for item in search.trials if item.number == trial.number)
     settings = [_setting(key, value) for key, value in trial.values.items()]
@@ -285,8 +285,8 @@ def _value(trial: FrozenTrial) -> str:
     if trial.state == TrialState.FAIL:
         return say("failed", "失败")
     assert trial.value is not None
-    known = trial.user_attrs
-    if "low" not in known:
+    attributes = trial.user_attrs
+    if "low" not in attributes:
         return format_number(trial.value)
-    interval = f"{format_number(known['low'])} – {format_number(known['high'])}, n = {known['n']}"
+    interval = f"{format_number(attributes['low'])} – {format_number(attributes['high'])}, n = {attributes['n']}"
     return f"{format_number(trial.value)}\n({interval})"

@@ -71,9 +71,9 @@ class Searched:
         if self.ended:
             summary += f"; {self.ended}"
         report = say(f"  report: {self.report}", f"  报告：{self.report}")
-        return "\n".join([summary, *self._best_lines(), report])
+        return "\n".join([summary, *self._best_trial(), report])
 
-    def _best_lines(self) -> list[str]:
+    def _best_trial(self) -> list[str]:
         if self.value is None:
             return []
         best = f"{self.value:.4g}"

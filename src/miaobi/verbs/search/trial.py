@@ -158,7 +158,7 @@ def _shorten(trial: OpenTrial, minutes: float) -> None:
     steps = max(min(steps, train.max_steps), 1)
     if steps == train.max_steps:
         return
-    overrides = _schedule(steps)
+    overrides: dict[str, Any] = dict(_schedule(steps))
     trial.state.config = replace(train, **overrides)
     for key, value in overrides.items():
         trial.values[f"train.{key}"] = value
