@@ -32,7 +32,7 @@ POLL_SECONDS = 1
 class Writer(Protocol):
     """An opened model that writes; threads may share it."""
 
-    def generate(self, ask: Any, /, **controls: Any) -> Sequence[Any]:
+    def generate(self, ask: Any, **controls: Any) -> Sequence[Any]:
         """Return answers, each with its `text`."""
         ...
 
@@ -42,7 +42,7 @@ class Writer(Protocol):
 class Opener(Protocol):
     """Opens a model by its name, such as `miaobi.load`."""
 
-    def __call__(self, name: str, /, *, streams: int, **options: Any) -> Writer: ...
+    def __call__(self, name: str, *, streams: int, **options: Any) -> Writer: ...
 
 
 _opener = ContextVar[Opener | None]("opener", default=None)
