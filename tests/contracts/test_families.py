@@ -31,10 +31,9 @@ class Counting:
     def batch(
         self, split: str, index: int, size: int, seed: int
     ) -> dict[str, torch.Tensor]:
-        start = torch.randint(
-            0, 19, (size, 1), generator=torch.Generator().manual_seed(index)
-        )
-        ids = (start + torch.arange(17)) % 19
+        generator = torch.Generator().manual_seed(index)
+        first = torch.randint(0, 19, (size, 1), generator=generator)
+        ids = (first + torch.arange(17)) % 19
         return {"ids": ids[:, :-1], "targets": ids[:, 1:]}
 
     def batches(self, split: str, size: int):

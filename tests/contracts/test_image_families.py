@@ -68,7 +68,7 @@ class Halves:
         """Nothing to keep."""
 
 
-def made(name: str, variant: dict[str, Any], **train: Any) -> loop.State:
+def initial_state(name: str, variant: dict[str, Any], **train: Any) -> loop.State:
     family = families.get(name)
     torch.manual_seed(0)
     objective: Objective = family.build(
@@ -94,19 +94,17 @@ def made(name: str, variant: dict[str, Any], **train: Any) -> loop.State:
 def test_learns_saves_and_loads(
     name: str, variant: dict[str, Any], tmp_path: Path
 ) -> None:
-    family, state = (
-        families.get(name),
-        made(name, variant, max_steps={"gan": 120}.get(name, 30), ema=0.05),
-    )
+    family = families.get(name)
+    max_steps = 120 if name == "gan" else 30
+    state = initial_state(name, variant, max_steps=max_steps, ema=0.05)
     untrained = loop.validate(state, Halves())
     loop.run(state, Halves(), [])
     assert loop.validate(state, Halves()) < 0.9 * untrained
     family.save(state.objective, tmp_path)
-    assert not list(tmp_path.glob("*.bin")) and (tmp_path / "config.json").exists()
-    assert all(
-        value.dtype == torch.float32
-        for value in load_file(tmp_path / "model.safetensors").values()
-    )
+    assert not list(tmp_path.glob("*.bin"))
+    assert (tmp_path / "config.json").exists()
+    weights = load_file(tmp_path / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
     net = family.load(tmp_path)
     batch = Halves().batch("validation", 3, 4, 0)
 
@@ -127,8 +125,9 @@ def test_learns_saves_and_loads(
 
 
 def source(net: Any, batch: dict[str, Tensor]) -> Tensor | None:
-    """What a model that asks for a picture is given: a partner where it translates, a
-    picture of its own kind where it restores.
+    """Return the source picture that a model needs, or None.
+
+    A model that restores takes pictures of its own kind, one that translates partners.
     """
     if "image" not in net.controls:
         return None
@@ -136,10 +135,10 @@ def source(net: Any, batch: dict[str, Tensor]) -> Tensor | None:
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
-def test_keeps_the_promises_of_its_kind(name: str, variant: dict[str, Any]) -> None:
+def test_implements_its_protocols(name: str, variant: dict[str, Any]) -> None:
     net = next(
         module
-        for module in made(name, variant).objective.modules()
+        for module in initial_state(name, variant).objective.modules()
         if isinstance(module, Paints)
     )
     net.eval()
@@ -164,15 +163,14 @@ def test_keeps_the_promises_of_its_kind(name: str, variant: dict[str, Any]) -> N
         if isinstance(net, Encodes):
             assert net.encode(batch["pixels"], label).shape == (4, *net.latent_shape)
         if isinstance(net, HasBound):
-            one, many = (
+            loose, tight = (
                 net.bound(
                     batch["pixels"], label, samples, torch.Generator().manual_seed(3)
                 )
                 for samples in (1, 30)
             )
-            assert one.shape == (4,) and many.mean() > one.mean(), (
-                "more draws, a tighter bound"
-            )
+            assert loose.shape == (4,)
+            assert tight.mean() > loose.mean(), "more draws, a tighter bound"
         if "truncation" in net.controls:
             spreads = [
                 net.paint(
@@ -185,7 +183,8 @@ def test_keeps_the_promises_of_its_kind(name: str, variant: dict[str, Any]) -> N
                 .mean()
                 for psi in (1e-4, 0.5, 1.0)
             ]
-            assert spreads[0] < 1e-3 and spreads[1] < spreads[2], "towards the average"
+            assert spreads[0] < 1e-3, "the average"
+            assert spreads[1] < spreads[2]
         if "image" in net.controls:
             with pytest.raises(BadInput, match="--image"):
                 net.paint(1)
@@ -194,21 +193,15 @@ def test_keeps_the_promises_of_its_kind(name: str, variant: dict[str, Any]) -> N
 @pytest.mark.parametrize(("name", "variant"), EVERY)
 def test_resumes_to_the_bit(name: str, variant: dict[str, Any], tmp_path: Path) -> None:
     config = {"max_steps": 8, "ema": 0.1}
-    whole = made(name, variant, **config)
+    whole = initial_state(name, variant, **config)
     torch.manual_seed(5)
-    loop.run(
-        whole,
-        Halves(),
-        [
-            (
-                4,
-                lambda state: (
-                    checkpoint.save(state, tmp_path, 3) if state.step == 4 else None
-                ),
-            )
-        ],
-    )
-    other = made(name, variant, **config)
+
+    def save_once(state: loop.State) -> None:
+        if state.step == 4:
+            checkpoint.save(state, tmp_path, 3)
+
+    loop.run(whole, Halves(), [(4, save_once)])
+    other = initial_state(name, variant, **config)
     checkpoint.restore(other, checkpoint.list_checkpoints(tmp_path)[0])
     assert other.step == 4
     loop.run(other, Halves(), [])

@@ -23,7 +23,7 @@ def test_a_hostile_template_gets_nowhere(payload: str) -> None:
         ChatTemplate(payload).render([{"role": "user", "content": "x"}])
 
 
-def test_a_broken_template_is_told_as_damaged() -> None:
+def test_a_broken_template_is_damaged() -> None:
     with pytest.raises(Damaged):
         ChatTemplate("{% for %}").render([{"role": "user", "content": "x"}])
 

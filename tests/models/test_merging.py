@@ -180,7 +180,7 @@ def deltas_of(folder: Path) -> dict[str, torch.Tensor]:
     return updates
 
 
-def test_ties_of_known_updates() -> None:
+def test_ties_of_small_updates() -> None:
     """Trimmed to half: [1, 0, -4, 0] and [3, 2, 0, 0]; elected signs + + - +; means
     over those that agree: (1 + 3) / 2, 2, -4, nothing.
     """

@@ -130,7 +130,7 @@ CASES: list[tuple[str, Change, type[MiaobiError], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("change", "error", "reason"),
     [case[1:] for case in CASES],
     ids=[case[0] for case in CASES],
 )
@@ -140,11 +140,11 @@ def test_what_is_refused(
     capsys: pytest.CaptureFixture[str],
     change: Change,
     error: type[MiaobiError],
-    words: str,
+    reason: str,
 ) -> None:
     folder = shutil.copytree(checkpoint("sd15"), tmp_path / "model")
     change(folder)
-    with pytest.raises(error, match=words) as caught:
+    with pytest.raises(error, match=reason) as caught:
         miaobi.load(folder, safety_checker=False)
     assert caught.value.remedy
     assert "run" not in capsys.readouterr().out

@@ -80,8 +80,8 @@ def test_a_pipeline_is_fetched_without_what_it_holds_twice(
             for name in FILES
         }
     )
-    found = weights.find("stable-diffusion-v1-5/stable-diffusion-v1-5")
-    assert (found.format, found.modality, found.name) == (
+    opened = weights.find("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    assert (opened.format, opened.modality, opened.name) == (
         "diffusers",
         "image",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -128,9 +128,9 @@ def test_offline_is_honoured() -> None:
 
 def test_bundles_say_what_they_make(tmp_path: Path) -> None:
     for modality in ("text", "image"):
-        found = weights.of_path(
+        opened = weights.of_path(
             write(tmp_path / modality, Manifest("gan", modality), lambda _: None)
         )
-        assert found.modality == modality
-        assert native.reads(found) == (modality == "text")
-        assert pictures.reads(found) == (modality == "image")
+        assert opened.modality == modality
+        assert native.reads(opened) == (modality == "text")
+        assert pictures.reads(opened) == (modality == "image")

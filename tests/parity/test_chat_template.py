@@ -32,9 +32,9 @@ HARDER = (
 
 @pytest.fixture(scope="module")
 def ours(smollm2: Path) -> ChatTemplate:
-    found = from_gguf(gguf.read(smollm2).metadata)
-    assert found is not None
-    return found
+    template = from_gguf(gguf.read(smollm2).metadata)
+    assert template is not None
+    return template
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)

@@ -73,8 +73,8 @@ def trained(kind: str, tied: bool, kv_heads: int, head_dim: int) -> torch.nn.Mod
     )
     optimiser = torch.optim.AdamW(module.parameters(), lr=5e-3)
     for _ in range(40):
-        starts = torch.randint(0, len(ids) - 49, (8,)).tolist()
-        batch = torch.stack([ids[start : start + 49] for start in starts])
+        offsets = torch.randint(0, len(ids) - 49, (8,)).tolist()
+        batch = torch.stack([ids[offset : offset + 49] for offset in offsets])
         loss = F.cross_entropy(
             module(batch[:, :-1]).logits.flatten(0, 1), batch[:, 1:].flatten()
         )
@@ -225,17 +225,17 @@ def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
 def cutters(name: str) -> tuple[Backend, Any, Any]:
     """The same tokenizer three times: tokenizers, OpenVINO, llama.cpp."""
     folder = Path(tempfile.mkdtemp())
-    made = {
+    tokenizer = {
         "char": lambda: small_tokenizer(),
         "ascii": lambda: tokenizers.characters(Counter("abc"), 1),
         "bpe": lambda: tokenizers.train_bpe(
             [POEM, "the rain and the river, don't you know? 1234 " * 50], 400
         ),
     }[name]()
-    made.save(folder)
+    tokenizer.save(folder)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=made.vocab_size,
+            vocab_size=tokenizer.vocab_size,
             hidden_size=32,
             intermediate_size=32,
             num_hidden_layers=1,
@@ -302,21 +302,17 @@ def test_text_is_cut_alike(name: str, text: str) -> None:
 
 def test_everything_the_engines_need_is_in_the_file(folder: Path) -> None:
     path = to_gguf(folder, folder.parent / "model.gguf", "q8_0")
-    found = header.read(path)
+    file = header.read(path)
     config = json.loads((folder / "config.json").read_text())
-    assert (
-        found.metadata["tokenizer.ggml.pre"] == "qwen2"
-        and found.metadata["tokenizer.ggml.eos_token_id"] == small_tokenizer().end_id
-    )
-    assert (
-        found.of_model("context_length") == 256
-        and found.of_model("attention.head_count_kv") == config["num_key_value_heads"]
-    )
-    assert found.metadata["tokenizer.chat_template"] == tokenizers.CHAT_TEMPLATE
-    assert (
-        found.types == {"F32", "Q8_0"}
-        and len(found.metadata["tokenizer.ggml.tokens"]) == config["vocab_size"]
-    )
+    metadata = file.metadata
+    assert metadata["tokenizer.ggml.pre"] == "qwen2"
+    assert metadata["tokenizer.ggml.eos_token_id"] == small_tokenizer().end_id
+    assert metadata["tokenizer.chat_template"] == tokenizers.CHAT_TEMPLATE
+    assert len(metadata["tokenizer.ggml.tokens"]) == config["vocab_size"]
+    assert file.of_model("context_length") == 256
+    kv_heads = config["num_key_value_heads"]
+    assert file.of_model("attention.head_count_kv") == kv_heads
+    assert file.types == {"F32", "Q8_0"}
 
 
 def test_a_family_without_a_layout_is_refused(tmp_path: Path) -> None:
@@ -372,9 +368,9 @@ def test_a_cut_off_or_emptied_folder(folder: Path) -> None:
     assert not list(folder.parent.glob("*m.gguf*"))
 
 
-def test_a_tokenizer_that_engines_would_cut_otherwise(folder: Path) -> None:
-    made = tokenizers.train_bpe([POEM * 3], 300)
-    spec = json.loads(made.backend.to_str())
+def test_a_tokenizer_that_engines_would_split_otherwise(folder: Path) -> None:
+    tokenizer = tokenizers.train_bpe([POEM * 3], 300)
+    spec = json.loads(tokenizer.backend.to_str())
     spec["pre_tokenizer"] = {
         "type": "ByteLevel",
         "add_prefix_space": False,
