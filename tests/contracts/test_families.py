@@ -67,26 +67,22 @@ def test_learns_saves_and_loads(name: str, tmp_path: Path) -> None:
         TrainConfig(max_steps=40, batch_size=32, learning_rate=5e-3, device="cpu"),
     )
     untrained = loop.validate(state, Counting())
-    assert untrained == pytest.approx(torch.tensor(19.0).log().item(), rel=0.15), (
-        "starts near the uniform guess"
-    )
+    uniform_guess = torch.tensor(19.0).log().item()
+    assert untrained == pytest.approx(uniform_guess, rel=0.15)
     loop.run(state, Counting(), [])
     assert loop.validate(state, Counting()) < 0.3
     family.save(objective, tmp_path)
     assert (tmp_path / "config.json").exists()
-    assert all(
-        value.dtype == torch.float32
-        for value in load_file(tmp_path / "model.safetensors").values()
-    )
+    weights = load_file(tmp_path / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
     loaded = family.load(tmp_path)
     ids = Counting().batch("train", 3, 4, 0)["ids"]
     objective.eval()
     with torch.no_grad():
-        mine = objective.net(ids)
+        logits = objective.net(ids)
         output = loaded(ids)
-    torch.testing.assert_close(
-        getattr(output, "logits", output), mine, rtol=1e-4, atol=1e-4
-    )
+    loaded_logits = getattr(output, "logits", output)  # of Transformers, or of our own
+    torch.testing.assert_close(loaded_logits, logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -97,10 +93,10 @@ def test_masked_targets_do_not_count(name: str) -> None:
     batch = Counting().batch("train", 0, 4, 0)
     masked = {**batch, "targets": batch["targets"].clone()}
     masked["targets"][2:] = -100
-    whole, half = (
-        objective.validate(batch),
-        objective.validate({name: value[:2] for name, value in batch.items()}),
-    )
+    first_rows = {key: value[:2] for key, value in batch.items()}
+    whole: Loss = objective.validate(batch)
+    half: Loss = objective.validate(first_rows)
     part: Loss = objective.validate(masked)
-    assert part.count == half.count == whole.count // 2
+    assert part.count == half.count
+    assert part.count == whole.count // 2
     torch.testing.assert_close(part.total, half.total)

@@ -33,11 +33,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Tuned]:
     """Two adapters of unlike rank, scale and targets; the second is rank-stabilised."""
-    folder = tmp_path_factory.mktemp("pair")
+    parent = tmp_path_factory.mktemp("pair")
     folders = [
-        tuned(folder / "one", base, 1, 0.2, lora_rank=4),
+        tuned(parent / "one", base, 1, 0.2, lora_rank=4),
         tuned(
-            folder / "two",
+            parent / "two",
             base,
             2,
             0.2,

@@ -177,7 +177,7 @@ def refuse_foreign_code(config: dict[str, Any], name: str) -> None:
                 f"{name} 需要运行自带的 Python 代码（config.json 中的 auto_map），此处绝不运行。",
             ),
             say(
-                "Choose a model of an architecture that Transformers itself knows, or a GGUF file of it.",
+                "Choose a model of an architecture that Transformers itself supports, or a GGUF file of it.",
                 "请选用 Transformers 自身支持的架构，或该模型的 GGUF 文件。",
             ),
         )

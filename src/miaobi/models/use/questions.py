@@ -3,7 +3,7 @@ and ends.
 
     g_j = σ(w · f_j)                                   how much token j of the question asks for
     m_t = min(1, Σ_j g_j [id_j = id_t])                whether token t of the text is one of those
-    f'  = the encoder on e_t + m_t u                   so its n-grams see what stands beside such a token
+    f'  = the encoder on e_t + m_t u                   so its n-grams see the neighbours of such a token
     logits_t = W f'_t + (A f'_t) · (B q),  q = Σ_j g_j f_j / Σ_j g_j
 
 The encoder sees four neighbours; distant positions are distinguished by the words that
