@@ -36,14 +36,14 @@ TEXTS = [
     "we walked home in the dark",
     "and then it was night",
 ]
-BARE = {
+ONLY_SAMPLES: dict[str, dict[str, Any]] = {
     "text": {"score": None, "held_out": (), "training": None},
     "image": {"net": None, "held_out": None, "training": None},
 }
-"""What is taken away so that a metric can only use samples."""
+"""Changes that leave a subject nothing but its samples."""
 
 
-def of_text(folder: Path) -> TextSubject:
+def text_subject(folder: Path) -> TextSubject:
     training = folder / "training.txt"
     training.write_text("the cat sat on the hill\nthe sea was dark", encoding="utf-8")
     letters = sorted(set("".join(TEXTS)))
@@ -63,28 +63,30 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def subject(name: str, tmp_path: Path) -> Any:
-    return {"text": lambda: of_text(tmp_path), "image": image_models.subject}[
-        metrics.get(name).MODALITY
-    ]()
+    if metrics.get(name).MODALITY == "text":
+        return text_subject(tmp_path)
+    return image_models.subject()
 
 
 def test_scores_are_whole(name: str, subject: Any) -> None:
-    found = metrics.get(name).measure(subject)
-    assert found
-    for score in found:
-        assert math.isfinite(score.value) and score.low <= score.value <= score.high
-        assert score.n > 0 and score.label and score.detail
+    scores = metrics.get(name).measure(subject)
+    assert scores
+    for score in scores:
+        assert math.isfinite(score.value)
+        assert score.low <= score.value <= score.high
+        assert score.n > 0
+        assert score.label
+        assert score.detail
         assert json.loads(json.dumps(plain(score)))["name"] == score.name
-    assert len({score.name for score in found}) == len(found)
+    assert len({score.name for score in scores}) == len(scores)
 
 
 def test_same_seed_same_scores(name: str, subject: Any) -> None:
-    assert metrics.get(name).measure(replace(subject)) == metrics.get(name).measure(
-        replace(subject)
-    )
+    metric = metrics.get(name)
+    assert metric.measure(replace(subject)) == metric.measure(replace(subject))
 
 
-def test_it_says_what_it_needs_and_is_left_out_without(name: str, subject: Any) -> None:
+def test_it_names_its_needs_and_is_skipped_without(name: str, subject: Any) -> None:
     metric = metrics.get(name)
     assert metric.MODALITY in ("text", "image", "audio", "video")
     assert metric.NEEDS <= {
@@ -97,13 +99,13 @@ def test_it_says_what_it_needs_and_is_left_out_without(name: str, subject: Any) 
         RECONSTRUCTION,
     }
     assert not subject.lacks(metric.NEEDS)
-    bare = replace(subject, **BARE[metric.MODALITY])
+    bare = replace(subject, **ONLY_SAMPLES[metric.MODALITY])
     assert bool(bare.lacks(metric.NEEDS)) == bool(metric.NEEDS - {SAMPLES})
 
 
 def test_no_two_metrics_of_a_modality_share_a_name(tmp_path: Path) -> None:
     for modality, whole in (
-        ("text", of_text(tmp_path)),
+        ("text", text_subject(tmp_path)),
         ("image", image_models.subject()),
     ):
         names = [

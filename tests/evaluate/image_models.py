@@ -1,4 +1,4 @@
-"""Picture models whose scores are known on paper, to judge the judges by."""
+"""Image models whose scores are known on paper, to test metrics by."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
 
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.evaluate.image.extractors import Extractor, Progress
@@ -24,22 +25,17 @@ class Factors:
 
     controls = frozenset({"label"})
     latent_shape = (3,)
+    sigma = 0.1
 
     def __init__(self, blur: float = 1.0, spec: PictureSpec = SPEC) -> None:
+        self.spec = spec
+        self.blur = blur
+        values = spec.channels * spec.height * spec.width
         draw = torch.Generator().manual_seed(0)
-        self.spec, self.blur, self.sigma, values = (
-            spec,
-            blur,
-            0.1,
-            spec.channels * spec.height * spec.width,
-        )
-        self.weight, self.start = (
-            0.2 * torch.randn(values, 3, generator=draw),
-            0.1 * torch.randn(values, generator=draw),
-        )
-        self.variance = torch.linalg.inv(
-            torch.eye(3) + self.weight.T @ self.weight / self.sigma**2
-        )
+        self.weight = 0.2 * torch.randn(values, 3, generator=draw)
+        self.bias = 0.1 * torch.randn(values, generator=draw)
+        precision = torch.eye(3) + self.weight.T @ self.weight / self.sigma**2
+        self.variance = torch.linalg.inv(precision)
 
     def paint(
         self,
@@ -57,25 +53,18 @@ class Factors:
         return torch.randn(count, 3, generator=generator)
 
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        return (latent @ self.weight.T + self.start).reshape(
-            -1, self.spec.channels, self.spec.height, self.spec.width
-        )
+        shape = (-1, self.spec.channels, self.spec.height, self.spec.width)
+        return (latent @ self.weight.T + self.bias).reshape(shape)
 
     def encode(self, pixels: Tensor, label: Tensor | None = None) -> Tensor:
-        return (
-            (pixels.flatten(1) - self.start)
-            @ self.weight
-            @ self.variance
-            / self.sigma**2
-        )
+        centred = pixels.flatten(1) - self.bias
+        return centred @ self.weight @ self.variance / self.sigma**2
 
     def log_likelihood(self, pixels: Tensor) -> Tensor:
-        covariance = self.weight @ self.weight.T + self.sigma**2 * torch.eye(
-            len(self.weight)
-        )
-        return torch.distributions.MultivariateNormal(
-            self.start.double(), covariance.double()
-        ).log_prob(pixels.flatten(1).double())
+        noise = self.sigma**2 * torch.eye(len(self.weight))
+        covariance = self.weight @ self.weight.T + noise
+        likelihood = MultivariateNormal(self.bias.double(), covariance.double())
+        return likelihood.log_prob(pixels.flatten(1).double())
 
     def bound(
         self,
@@ -85,73 +74,69 @@ class Factors:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         root = torch.linalg.cholesky(self.variance).double() * self.blur
-        posterior, found = (
-            torch.distributions.MultivariateNormal(
-                torch.zeros(3).double(), scale_tril=root
-            ),
-            [],
-        )
+        posterior = MultivariateNormal(torch.zeros(3).double(), scale_tril=root)
+        terms = list[Tensor]()
         for _ in range(samples):
             noise = torch.randn(len(pixels), 3, generator=generator).double() @ root.T
             z = self.encode(pixels) + noise
             error = (pixels.flatten(1) - self.decode(z.float()).flatten(1)).double()
-            joint = torch.distributions.Normal(0.0, self.sigma).log_prob(error).sum(
-                1
-            ) + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
-            found.append(joint - posterior.log_prob(noise))
-        return torch.stack(found).logsumexp(0) - np.log(samples)
+            likelihood = Normal(0.0, self.sigma).log_prob(error).sum(1)
+            prior = Normal(0.0, 1.0).log_prob(z).sum(1)
+            terms.append(likelihood + prior - posterior.log_prob(noise))
+        return torch.stack(terms).logsumexp(0) - np.log(samples)
 
 
-def painted(net: Any, count: int, after: ImageSet | None, seed: int) -> np.ndarray:
-    return to_pixels(
-        net.paint(count, generator=torch.Generator().manual_seed(seed))
-    ).numpy()
+def paint(net: Factors, count: int, seed: int) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    return to_pixels(net.paint(count, generator=generator)).numpy()
 
 
 def projection(width: int = 24) -> Extractor:
-    """Features that are a fixed random projection of the pixels."""
+    """Return features that are a fixed random projection of the pixels."""
 
-    def features(pixels: np.ndarray, told: Progress) -> np.ndarray:
-        told(1.0)
+    def features(pixels: np.ndarray, progress: Progress) -> np.ndarray:
+        progress(1.0)
         flat = pixels.reshape(len(pixels), -1).astype(np.float32) / 255
-        return flat @ np.random.default_rng(7).normal(
-            size=(flat.shape[1], width)
-        ).astype(np.float32)
+        matrix = np.random.default_rng(7).normal(size=(flat.shape[1], width))
+        projected: np.ndarray = flat @ matrix.astype(np.float32)
+        return projected
 
     return Extractor(f"projection to {width}", features)
 
 
-def crowd(net: Factors, count: int, seed: int) -> ImageSet:
-    """Read-only, as memory-mapped pictures are."""
-    pixels, labels = painted(net, count, None, seed), np.arange(count) % 2
-    pixels.flags.writeable = labels.flags.writeable = False
+def image_set(net: Factors, count: int, seed: int) -> ImageSet:
+    """Return images of two classes by turns; read-only, as memory-mapped ones are."""
+    pixels = paint(net, count, seed)
+    labels = np.arange(count) % 2
+    pixels.flags.writeable = False
+    labels.flags.writeable = False
     return ImageSet(pixels, labels)
 
 
 def subject(
     net: Factors | None = None, samples: ImageSet | None = None, **changes: Any
 ) -> ImageSubject:
-    """A model that is as good as can be: its samples and the data come from one
-    distribution; or one whose samples are given.
+    """Return a model that is as good as can be, or one with these samples.
+
+    The samples of a perfect model and its data come from one distribution.
     """
     net = net or Factors()
 
-    def paint(count: int, after: ImageSet | None, seed: int) -> np.ndarray:
-        return (
-            painted(net, count, after, seed)
-            if samples is None
-            else samples.pixels[np.arange(seed, seed + count) % len(samples)]
-        )
+    def paint_samples(count: int, conditions: ImageSet | None, seed: int) -> np.ndarray:
+        if samples is None:
+            return paint(net, count, seed)
+        rows = np.arange(seed, seed + count) % len(samples)
+        return samples.pixels[rows]
 
-    made = ImageSubject(
+    perfect = ImageSubject(
         "factors",
         SPEC,
-        paint,
+        paint_samples,
         projection(),
         net,
         "gaussian",
-        crowd(net, 300, 1_000_001),
-        crowd(net, 120, 2_000_001),
+        training=image_set(net, 300, 1_000_001),
+        held_out=image_set(net, 120, 2_000_001),
         count=150,
     )
-    return replace(made, **changes)
+    return replace(perfect, **changes)

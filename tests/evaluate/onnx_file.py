@@ -6,51 +6,66 @@ from __future__ import annotations
 
 from pathlib import Path
 
+FLOAT = 1
+"""TensorProto.DataType."""
+IR_VERSION = 8
+OPSET = 13
+
+
+def varint(value: int) -> bytes:
+    encoded = b""
+    while value > 127:
+        encoded += bytes([value & 127 | 128])
+        value >>= 7
+    return encoded + bytes([value])
+
 
 def number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
+    return varint(field << 3) + varint(value)
 
 
-def text(field: int, value: str | bytes) -> bytes:
-    raw = value.encode() if isinstance(value, str) else value
-    return _varint(field << 3 | 2) + _varint(len(raw)) + raw
+def message(field: int, value: str | bytes) -> bytes:
+    """Return a field that holds a text or another message."""
+    content = value.encode() if isinstance(value, str) else value
+    return varint(field << 3 | 2) + varint(len(content)) + content
 
 
-def _varint(value: int) -> bytes:
-    found = b""
-    while value > 127:
-        found, value = found + bytes([value & 127 | 128]), value >> 7
-    return found + bytes([value])
+def dimension(size: int | str) -> bytes:
+    """Return a TensorShapeProto.Dimension: a number, or a name for any."""
+    content = number(1, size) if isinstance(size, int) else message(2, size)
+    return message(1, content)
 
 
-def value(name: str, shape: tuple[int | str, ...]) -> bytes:
-    sides = b"".join(
-        text(1, number(1, side) if isinstance(side, int) else text(2, side))
-        for side in shape
-    )
-    return text(1, name) + text(2, text(1, number(1, 1) + text(2, sides)))
+def value_info(name: str, shape: tuple[int | str, ...]) -> bytes:
+    """Return a ValueInfoProto of float32."""
+    dimensions = b"".join(dimension(size) for size in shape)
+    tensor = number(1, FLOAT) + message(2, dimensions)
+    return message(1, name) + message(2, message(1, tensor))
 
 
-def channel_means(
-    path: Path, side: int | str = "side", channels: int = 3, flat: bool = True
+def node(operation: str, source: str, target: str) -> bytes:
+    """Return a NodeProto, as a field of the graph."""
+    content = message(1, source) + message(2, target) + message(4, operation)
+    return message(1, content)
+
+
+def write_onnx(
+    path: Path, side: int | str = "side", channels: int = 3, pooled: bool = True
 ) -> Path:
-    """[n, channels, side, side] -> the mean of each channel, [n, channels] or, not
-    flat, the picture itself.
+    """Write a model of images [n, channels, side, side].
+
+    It gives the mean of each channel, [n, channels]; or, not pooled, the image itself.
     """
-    nodes = (
-        text(1, text(1, "x") + text(2, "m") + text(4, "GlobalAveragePool"))
-        + text(1, text(1, "m") + text(2, "y") + text(4, "Flatten"))
-        if flat
-        else text(1, text(1, "x") + text(2, "y") + text(4, "Relu"))
-    )
-    out = value("y", ("n", channels) if flat else ("n", channels, side, side))
-    graph = (
-        nodes
-        + text(2, "means")
-        + text(11, value("x", ("n", channels, side, side)))
-        + text(12, out)
-    )
-    path.write_bytes(
-        number(1, 8) + text(7, graph) + text(8, text(1, "") + number(2, 13))
-    )
+    image = ("n", channels, side, side)
+    if pooled:
+        nodes = node("GlobalAveragePool", "x", "m") + node("Flatten", "m", "y")
+        output = value_info("y", ("n", channels))
+    else:
+        nodes = node("Relu", "x", "y")
+        output = value_info("y", image)
+    graph = nodes + message(2, "means")
+    graph += message(11, value_info("x", image)) + message(12, output)
+    opset = message(1, "") + number(2, OPSET)
+    model = number(1, IR_VERSION) + message(7, graph) + message(8, opset)
+    path.write_bytes(model)
     return path

@@ -102,16 +102,17 @@ def whole(text: str, number: float = 1.0) -> Page:
         ),
     )
 )
-def test_whatever_it_is_given_stays_text(text: str) -> None:
-    plain, hostile = Tags(whole("plain").html()), Tags(whole(text).html())
+def test_no_text_becomes_markup(text: str) -> None:
+    plain = Tags(whole("plain").html())
+    hostile = Tags(whole(text).html())
     # The same tags in the same order, whatever was written into them. (An empty text
     # may leave out its own element.)
     if text:
         assert [tag for tag, _ in hostile.seen] == [tag for tag, _ in plain.seen]
     assert all(
         name in ("class", "style", "id") or not name.startswith("on")
-        for _, found in hostile.seen
-        for name in found
+        for _, attributes in hostile.seen
+        for name in attributes
     )
 
 
@@ -123,32 +124,33 @@ def test_nothing_is_fetched() -> None:
 def test_headings_language_and_names_for_screen_readers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = Tags(whole("plain").html())
-    assert [tag for tag, _ in found.seen if tag in ("h1", "h2")] == [
+    page_tags = Tags(whole("plain").html())
+    assert [tag for tag, _ in page_tags.seen if tag in ("h1", "h2")] == [
         "h1",
         "h2",
         "h2",
         "h2",
         "h2",
     ]
-    assert dict(found.seen)["html"]["lang"] == "en"
+    assert dict(page_tags.seen)["html"]["lang"] == "en"
     assert all(
         item.get("aria-label") or item.get("aria-hidden")
-        for tag, item in found.seen
+        for tag, item in page_tags.seen
         if tag == "svg"
     )
-    assert "AI-generated" in found.text
+    assert "AI-generated" in page_tags.text
 
 
 def test_the_loss_chart_has_both_curves_both_scales_and_titles() -> None:
-    found = Tags(page.loss_chart(ROWS))
-    lines = [item["points"] for tag, item in found.seen if tag == "polyline"]
-    assert (
-        len(lines) == 2 and len(lines[0].split()) == 30 and len(lines[1].split()) == 6
+    page_tags = Tags(page.loss_chart(ROWS))
+    training, validation = (
+        str(item["points"]).split() for tag, item in page_tags.seen if tag == "polyline"
     )
-    heights = [float(point.split(",")[1]) for point in lines[0].split()]
+    assert len(training) == 30
+    assert len(validation) == 6
+    heights = [float(point.split(",")[1]) for point in training]
     assert heights == sorted(heights)  # a falling loss goes down the page
-    for words in (
+    for label in (
         "training loss",
         "validation loss",
         "step",
@@ -156,15 +158,15 @@ def test_the_loss_chart_has_both_curves_both_scales_and_titles() -> None:
         "nats",
         "step 300",
     ):
-        assert words in found.text
+        assert label in page_tags.text
 
 
-def test_a_line_lies_where_its_numbers_say() -> None:
+def test_a_series_lies_where_its_numbers_say() -> None:
     points = [(0.0, 4.0), (50.0, 2.0), (100.0, 1.0)]
     html = page.line_chart([Series("loss", points)], "step", "loss", caption="loss 1")
-    [line] = re.findall(r'points="([^"]+)"', html)
+    [path] = re.findall(r'points="([^"]+)"', html)
     (x0, y0), (x1, y1), (x2, y2) = (
-        map(float, pair.split(",")) for pair in line.split()
+        map(float, pair.split(",")) for pair in path.split()
     )
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.1)
     assert (y1 - y0) / (y2 - y1) == pytest.approx(2.0, abs=0.01)
@@ -194,23 +196,23 @@ def test_the_minutes_stand_over_their_steps() -> None:
 
 
 def test_an_interval_is_drawn_to_scale() -> None:
-    [one, two] = interval_drawing([Score("a", 2, 1, 3, 5), Score("a", 3, 2, 5, 5)])
-    assert one["low"] < one["value"] < one["high"] and two["high"] > one["high"]
+    one, two = interval_drawing([Score("a", 2, 1, 3, 5), Score("a", 3, 2, 5, 5)])
+    assert one["low"] < one["value"] < one["high"] < two["high"]
     assert one["high"] - one["low"] == pytest.approx(
         (two["high"] - two["low"]) * 2 / 3, abs=0.2
     )
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("rows", "content"),
     [
         ([], "Nothing was recorded"),
         ([{"step": 1, "loss": float("nan")}], "Nothing"),
         ([{"step": 1, "loss": 2.0, "seconds": 1.0}], "training loss"),
     ],
 )
-def test_little_to_draw(rows: list[dict[str, float]], words: str) -> None:
-    assert words in page.loss_chart(rows)
+def test_little_to_draw(rows: list[dict[str, float]], content: str) -> None:
+    assert content in page.loss_chart(rows)
 
 
 @pytest.mark.parametrize(
@@ -237,12 +239,11 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
         (2.0304, "2.030"),
     ],
 )
-def test_figures(value: float, text: str) -> None:
+def test_numbers_have_four_digits(value: float, text: str) -> None:
     assert page.format_number(value) == text
 
 
 def test_it_is_written_whole(tmp_path: Path) -> None:
     path = Page("t").add("h", page.prose("p")).write(tmp_path / "a" / "index.html")
-    assert path.read_text(encoding="utf-8").startswith("<!doctype html>") and [
-        item.name for item in path.parent.iterdir()
-    ] == ["index.html"]
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [item.name for item in path.parent.iterdir()] == ["index.html"]

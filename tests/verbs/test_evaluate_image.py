@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.evaluate.onnx_file import channel_means
+from tests.evaluate.onnx_file import write_onnx
 
 from miaobi.core import bundle
 from miaobi.core.errors import BadInput
@@ -53,9 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Three numbers a picture: enough to tell the pictures below apart, and quick."""
     pytest.importorskip("openvino")
-    return str(
-        channel_means(tmp_path_factory.mktemp("extractor") / "means.onnx", side=16)
-    )
+    return str(write_onnx(tmp_path_factory.mktemp("extractor") / "means.onnx", side=16))
 
 
 def drawn(

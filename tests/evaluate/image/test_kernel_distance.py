@@ -1,4 +1,4 @@
-"""The kernel distance: as its definition says, without bias, and blind to the order of pictures."""
+"""The kernel distance: as its definition says, without bias, and blind to order."""
 
 import numpy as np
 import pytest
@@ -8,22 +8,24 @@ from miaobi.evaluate.image import kernel_distance
 from miaobi.evaluate.image.kernel_distance import Blocks
 
 
-def looped(a: np.ndarray, b: np.ndarray) -> float:
-    def k(x: np.ndarray, y: np.ndarray) -> float:
-        return float((x @ y / len(x) + 1) ** 3)
+def kernel(x: np.ndarray, y: np.ndarray) -> float:
+    return float((x @ y / len(x) + 1) ** 3)
 
-    own = [
-        np.mean(
-            [
-                k(x, y)
-                for i, x in enumerate(points)
-                for j, y in enumerate(points)
-                if i != j
-            ]
-        )
-        for points in (a, b)
+
+def mean_of_pairs(points: np.ndarray) -> float:
+    """Return the mean kernel of two different points."""
+    values = [
+        kernel(x, y)
+        for i, x in enumerate(points)
+        for j, y in enumerate(points)
+        if i != j
     ]
-    return float(sum(own) - 2 * np.mean([k(x, y) for x in a for y in b]))
+    return float(np.mean(values))
+
+
+def distance_by_loops(a: np.ndarray, b: np.ndarray) -> float:
+    between = float(np.mean([kernel(x, y) for x in a for y in b]))
+    return mean_of_pairs(a) + mean_of_pairs(b) - 2 * between
 
 
 @pytest.mark.parametrize(("n", "m", "blocks"), [(9, 14, 200), (20, 13, 4), (13, 20, 5)])
@@ -32,54 +34,48 @@ def test_as_its_definition_says_whatever_the_blocks(
 ) -> None:
     monkeypatch.setattr(kernel_distance, "BLOCKS", blocks)
     draw = np.random.default_rng(0)
-    a, b = draw.normal(size=(n, 6)), draw.normal(size=(m, 6)) + 0.5
-    assert kernel_distance.kernel_distance(a, b) == pytest.approx(
-        looped(a, b), rel=1e-5
-    )
+    a = draw.normal(size=(n, 6))
+    b = draw.normal(size=(m, 6)) + 0.5
+    expected = distance_by_loops(a, b)
+    assert kernel_distance.kernel_distance(a, b) == pytest.approx(expected, rel=1e-5)
 
 
-def test_nought_on_average_for_one_distribution_even_with_few_pictures() -> None:
-    """400 pairs of crowds of ten: the mean lies within three standard errors of nought,
+def test_nought_on_average_for_one_distribution_even_with_few_images() -> None:
+    """400 pairs of sets of ten: the mean lies within three standard errors of nought,
     and values fall on both sides.
     """
     draw = np.random.default_rng(0)
-    found = np.array(
-        [
-            kernel_distance.kernel_distance(
-                draw.normal(size=(10, 4)), draw.normal(size=(15, 4))
-            )
-            for _ in range(400)
-        ]
-    )
-    assert (
-        abs(found.mean()) < 3 * found.std() / 20
-        and (found < 0).any()
-        and (found > 0).any()
-    )
+    distances = list[float]()
+    for _ in range(400):
+        a = draw.normal(size=(10, 4))
+        b = draw.normal(size=(15, 4))
+        distances.append(kernel_distance.kernel_distance(a, b))
+    error = np.std(distances) / 20
+    assert abs(np.mean(distances)) < 3 * error
+    assert min(distances) < 0 < max(distances)
 
 
 def test_it_grows_with_the_distance() -> None:
     draw = np.random.default_rng(0)
-    a, b = draw.normal(size=(100, 8)), draw.normal(size=(100, 8))
-    assert (
-        kernel_distance.kernel_distance(a, b)
-        < kernel_distance.kernel_distance(a, b + 0.5)
-        < kernel_distance.kernel_distance(a, b + 1)
+    a = draw.normal(size=(100, 8))
+    b = draw.normal(size=(100, 8))
+    near, farther, far = (
+        kernel_distance.kernel_distance(a, b + shift) for shift in (0, 0.5, 1)
     )
+    assert near < farther < far
 
 
-def test_blocks_drawn_twice_count_twice_but_no_picture_meets_itself() -> None:
-    """Each picture its own block: weights 2, 1, 0 are the crowd (x, x, y) without the
+def test_blocks_drawn_twice_count_twice_but_no_image_meets_itself() -> None:
+    """Each image its own block: weights 2, 1, 0 are the set (x, x, y) without the
     pairs of x with x.
     """
     draw = np.random.default_rng(0)
-    a, b = draw.normal(size=(3, 5)), draw.normal(size=(4, 5))
-    weights = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)
-    k = lambda x, y: (x @ y / 5 + 1) ** 3  # noqa: E731
-    expected = (
-        k(a[0], a[1])
-        + np.mean([k(x, y) for i, x in enumerate(b) for j, y in enumerate(b) if i != j])
-        - 2 * np.mean([k(x, y) for x in (a[0], a[0], a[1]) for y in b])
-    )
-    found = Blocks(a, b).weighted(weights, torch.ones(1, 4, dtype=torch.float64))
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    a = draw.normal(size=(3, 5))
+    b = draw.normal(size=(4, 5))
+    x, y, _ = a
+    between = float(np.mean([kernel(p, q) for p in (x, x, y) for q in b]))
+    expected = kernel(x, y) + mean_of_pairs(b) - 2 * between
+    a_weights = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)
+    b_weights = torch.ones(1, 4, dtype=torch.float64)
+    distance = float(Blocks(a, b).weighted(a_weights, b_weights))
+    assert distance == pytest.approx(expected, rel=1e-5)

@@ -1,57 +1,55 @@
-"""What the picture metrics say of models whose quality is known."""
+"""What the image metrics say of models whose quality is known."""
 
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.evaluate import image_models
-from tests.evaluate.image_models import Factors, crowd, subject
+from tests.evaluate.image_models import Factors, image_set, projection, subject
 
 from miaobi.evaluate.image import (
     coverage,
+    diversity,
     frechet,
     kernel_distance,
+    likelihood,
     memorisation,
     reconstruction,
 )
-from miaobi.evaluate.image import diversity as picture_diversity
-from miaobi.evaluate.image import likelihood as picture_likelihood
-from miaobi.evaluate.image.subject import ImageSet
-from miaobi.evaluate.score import Score
+from miaobi.evaluate.image.subject import ImageSet, ImageSubject
+from miaobi.evaluate.score import Score, jackknife
 from miaobi.nn.image import from_pixels
 
 
-def by_name(scores: list[Score]) -> dict[str, Score]:
-    return {score.name: score for score in scores}
+def measure(subject: ImageSubject, *metrics: ModuleType) -> dict[str, Score]:
+    """Return the scores of these metrics by name."""
+    scores: list[Any] = [metric.measure(subject) for metric in metrics]
+    return {score.name: score for several in scores for score in several}
 
 
-def shifted(pixels: np.ndarray, by: int) -> ImageSet:
+def brighter(pixels: np.ndarray, by: int) -> ImageSet:
     return ImageSet((pixels.astype(int) + by).clip(0, 255).astype(np.uint8))
 
 
-def test_a_perfect_model_is_told_from_one_that_is_off() -> None:
-    good = by_name(
-        [
-            *frechet.measure(subject()),
-            *kernel_distance.measure(subject()),
-            *coverage.measure(subject()),
-        ]
-    )
-    off = subject(samples=shifted(crowd(Factors(), 150, 5).pixels, 40))
-    bad = by_name(
-        [*frechet.measure(off), *kernel_distance.measure(off), *coverage.measure(off)]
-    )
-    assert (
-        bad["frechet"].low > good["frechet"].high
-        and bad["kernel_distance"].low > good["kernel_distance"].high
-    )
-    assert (
-        bad["precision"].high < good["precision"].low and good["coverage"].value > 0.85
-    )
-    assert (
-        good["kernel_distance"].low <= 0 <= good["kernel_distance"].high
-    )  # unbiased: nought is inside the interval
+def truth(net: Factors, whole: ImageSubject) -> float:
+    """Return the mean -log p of the held-out images."""
+    pixels = from_pixels(torch.from_numpy(whole.held_out_subset.pixels))
+    return -float(net.log_likelihood(pixels).mean())
+
+
+def test_a_perfect_model_differs_from_one_that_is_off() -> None:
+    metrics = (frechet, kernel_distance, coverage)
+    good = measure(subject(), *metrics)
+    off = subject(samples=brighter(image_set(Factors(), 150, 5).pixels, 40))
+    bad = measure(off, *metrics)
+    assert bad["frechet"].low > good["frechet"].high
+    assert bad["kernel_distance"].low > good["kernel_distance"].high
+    assert bad["precision"].high < good["precision"].low
+    assert good["coverage"].value > 0.85
+    # Unbiased: nought is inside the interval.
+    assert good["kernel_distance"].low <= 0 <= good["kernel_distance"].high
 
 
 def test_extrapolation_takes_most_of_the_bias_away() -> None:
@@ -59,10 +57,10 @@ def test_extrapolation_takes_most_of_the_bias_away() -> None:
     reference is large.
     """
     net = Factors()
-    found = by_name(
-        frechet.measure(subject(net, training=crowd(net, 4000, 77), count=100))
-    )
-    assert abs(found["frechet_extrapolated"].value) < 0.35 * found["frechet"].value
+    whole = subject(net, training=image_set(net, 4000, 77), count=100)
+    scores = measure(whole, frechet)
+    limit = scores["frechet_extrapolated"].value
+    assert abs(limit) < 0.35 * scores["frechet"].value
 
 
 def test_the_interval_of_the_frechet_distance_covers_its_spread() -> None:
@@ -70,183 +68,152 @@ def test_the_interval_of_the_frechet_distance_covers_its_spread() -> None:
     they scatter, within a third.
     """
     net = Factors()
-    reference = frechet.Gaussian.of(
-        image_models.projection().features(
-            crowd(net, 600, 9).pixels, lambda share: None
-        )
-    )
-    features = [
-        image_models.projection().features(
-            shifted(crowd(net, 100, 10_000 + at).pixels, 30).pixels, lambda share: None
-        )
-        for at in range(40)
+
+    def features(images: ImageSet) -> np.ndarray:
+        return projection().features(images.pixels, lambda share: None)
+
+    reference = frechet.Gaussian.of(features(image_set(net, 600, 9)))
+    samplings = [
+        features(brighter(image_set(net, 100, 10_000 + number).pixels, 30))
+        for number in range(40)
     ]
-    scatter = np.std([reference.distance(item) for item in features])
+    scatter = np.std([reference.distance(sampling) for sampling in samplings])
     widths = [
-        frechet.extrapolate(reference, item, 0)[2].std() for item in features[:10]
+        frechet.extrapolate(reference, sampling, 0).of_halves.std()
+        for sampling in samplings[:10]
     ]
     assert np.mean(widths) == pytest.approx(scatter, rel=0.34)
 
 
-def test_without_training_pictures_held_out_ones_are_the_reference() -> None:
-    known = subject(training=None)
-    [score, _] = frechet.measure(known)
-    assert "120 held-out pictures" in score.detail and known.baseline_features is None
+def test_without_training_images_held_out_ones_are_the_reference() -> None:
+    whole = subject(training=None)
+    score, _ = frechet.measure(whole)
+    assert "120 held-out pictures" in score.detail
+    assert whole.baseline_features is None
 
 
 def test_a_collapsed_model() -> None:
-    """One picture with a little noise: it keeps its precision and loses recall and diversity."""
-    one = crowd(Factors(), 1, 3).pixels.repeat(150, axis=0)
+    """One image with a little noise: it keeps its precision and loses recall and
+    diversity.
+    """
+    one = image_set(Factors(), 1, 3).pixels.repeat(150, axis=0)
     noise = np.random.default_rng(0).integers(-2, 3, one.shape)
-    collapsed = subject(
-        samples=ImageSet((one.astype(int) + noise).clip(0, 255).astype(np.uint8))
-    )
-    found, good = (
-        by_name(coverage.measure(collapsed)),
-        by_name(coverage.measure(subject())),
-    )
-    assert (
-        found["precision"].value > 0.9
-        and found["recall"].high < 0.2 < good["recall"].low
-    )
-    [spread], [natural] = (
-        picture_diversity.measure(collapsed),
-        picture_diversity.measure(subject()),
-    )
-    assert spread.high < 0.1 * natural.low
+    pixels = (one.astype(int) + noise).clip(0, 255).astype(np.uint8)
+    collapsed = measure(subject(samples=ImageSet(pixels)), coverage, diversity)
+    good = measure(subject(), coverage, diversity)
+    assert collapsed["precision"].value > 0.9
+    assert collapsed["recall"].high < 0.2 < good["recall"].low
+    natural = good["picture_diversity"].low
+    assert collapsed["picture_diversity"].high < 0.1 * natural
 
 
 def test_diversity_is_the_mean_over_pairs_and_its_interval_the_jackknife() -> None:
-    from miaobi.evaluate.score import jackknife
-
     points = np.random.default_rng(0).normal(size=(12, 3))
 
-    def plainly(rows: list[int]) -> float:
-        return float(
-            np.mean(
-                [
-                    np.linalg.norm(points[i] - points[j])
-                    for i in rows
-                    for j in rows
-                    if i < j
-                ]
-            )
-        )
+    def mean_over_pairs(rows: list[int]) -> float:
+        gaps = [
+            np.linalg.norm(points[i] - points[j]) for i in rows for j in rows if i < j
+        ]
+        return float(np.mean(gaps))
 
-    assert picture_diversity.pairwise(points) == pytest.approx(jackknife(plainly, 12))
+    expected = jackknife(mean_over_pairs, 12)
+    assert diversity.pairwise(points) == pytest.approx(expected)
 
 
-def test_planted_copies_are_found() -> None:
-    """A third of the samples are training pictures: exact ones, and ones with a value
+def test_planted_copies_are_detected() -> None:
+    """A third of the samples are training images: exact ones, and ones with a value
     or two changed.
     """
-    plain = subject()
-    assert plain.training is not None
-    pixels = crowd(Factors(), 150, 5).pixels.copy()
-    pixels[:25] = plain.training.pixels[:25]
-    pixels[25:50] = plain.training.pixels[50:75] + (
-        np.arange(64).reshape(8, 8, 1) == 9
-    ).astype(np.uint8)
-    found = by_name(memorisation.measure(subject(samples=ImageSet(pixels))))
-    fresh = by_name(memorisation.measure(plain))
-    assert (
-        found["exact_copies"].value == pytest.approx(25 / 150)
-        and fresh["exact_copies"].value == 0
-    )
-    for space in ("closer_features", "closer_pixels"):
-        assert found[space].low > 0.2 and fresh[space].low <= 0.05 <= fresh[space].high
+    whole = subject()
+    assert whole.training is not None
+    training = whole.training.pixels
+    one_pixel = (np.arange(64).reshape(8, 8, 1) == 9).astype(np.uint8)
+    pixels = image_set(Factors(), 150, 5).pixels.copy()
+    pixels[:25] = training[:25]
+    pixels[25:50] = training[50:75] + one_pixel
+    copying = measure(subject(samples=ImageSet(pixels)), memorisation)
+    fresh = measure(whole, memorisation)
+    assert copying["exact_copies"].value == pytest.approx(25 / 150)
+    assert fresh["exact_copies"].value == 0
+    for name in ("closer_features", "closer_pixels"):
+        assert copying[name].low > 0.2
+        assert fresh[name].low <= 0.05 <= fresh[name].high
 
 
 def test_the_neighbours_are_the_nearest_and_measured_exactly() -> None:
     draw = np.random.default_rng(0)
-    among, points = (
-        draw.integers(0, 256, (5000, 48), dtype=np.uint8),
-        draw.integers(0, 256, (70, 48), dtype=np.uint8),
-    )
+    among = draw.integers(0, 256, (5000, 48), dtype=np.uint8)
+    points = draw.integers(0, 256, (70, 48), dtype=np.uint8)
     points[0] = among[4321]
-    found = memorisation.nearest(points, among)
-    plainly = np.array(
-        [
-            [np.linalg.norm(point.astype(float) - other) for other in among]
-            for point in points
-        ]
-    )
-    assert found.distances[0, 0] == 0 and found.rows[0, 0] == 4321
-    np.testing.assert_allclose(found.distances, np.sort(plainly, axis=1)[:, :3])
+    neighbours = memorisation.nearest(points, among)
+    distances = np.linalg.norm(points[:, None].astype(float) - among, axis=2)
+    expected = np.sort(distances, axis=1)[:, :3]
+    assert neighbours.distances[0, 0] == 0
+    assert neighbours.rows[0, 0] == 4321
+    np.testing.assert_allclose(neighbours.distances, expected)
 
 
-def test_large_pictures_are_compared_by_their_areas() -> None:
-    large = (
-        np.arange(2 * 128 * 64, dtype=np.int64).reshape(2, 128, 64, 1).astype(np.uint8)
-    )
-    flat = memorisation.flat(large)
-    assert flat.shape == (2, 64 * 32)
-    assert flat[0, 0] == large[0, :2, :2].mean()
+def test_large_images_are_compared_by_their_areas() -> None:
+    values = np.arange(2 * 128 * 64, dtype=np.int64)
+    large = values.reshape(2, 128, 64, 1).astype(np.uint8)
+    points = memorisation.flat(large)
+    assert points.shape == (2, 64 * 32)
+    assert points[0, 0] == large[0, :2, :2].mean()
 
 
 def test_the_bound_of_a_tight_posterior_is_the_likelihood_itself() -> None:
     net = Factors()
     whole = subject(net)
-    [nats, bits, gap] = picture_likelihood.measure(whole)
-    truth = -net.log_likelihood(
-        from_pixels(torch.from_numpy(whole.held_out_subset.pixels))
-    ).mean()
-    assert nats.value == pytest.approx(float(truth), rel=1e-5) and nats.n == 120
-    assert bits.value == pytest.approx(
-        nats.value / np.log(2) / 64
-    ) and gap.value == pytest.approx(0, abs=1e-3)
+    nats, bits, gap = likelihood.measure(whole)
+    assert nats.value == pytest.approx(truth(net, whole), rel=1e-5)
+    assert nats.n == 120
+    assert bits.value == pytest.approx(nats.value / np.log(2) / 64)
+    assert gap.value == pytest.approx(0, abs=1e-3)
     assert "gaussian" in nats.detail
 
 
 def test_a_loose_posterior_costs_and_more_draws_win_it_back() -> None:
     loose = Factors(blur=1.6)
-    found = by_name(picture_likelihood.measure(subject(loose)))
-    truth = -float(
-        loose.log_likelihood(
-            from_pixels(torch.from_numpy(subject(loose).held_out_subset.pixels))
-        ).mean()
-    )
-    assert truth < found["nats"].value < truth + 0.1 and found["bound_gap"].low > 0.2
+    whole = subject(loose)
+    scores = measure(whole, likelihood)
+    nats = truth(loose, whole)
+    assert nats < scores["nats"].value < nats + 0.1
+    assert scores["bound_gap"].low > 0.2
+
+
+def ssim_of_window(p: np.ndarray, q: np.ndarray, window: np.ndarray) -> float:
+    """Return SSIM of one window of values in [0, 1], by its definition."""
+    mean_p = (window * p).sum()
+    mean_q = (window * q).sum()
+    variance_p = (window * (p - mean_p) ** 2).sum()
+    variance_q = (window * (q - mean_q) ** 2).sum()
+    covariance = (window * (p - mean_p) * (q - mean_q)).sum()
+    luminance = (2 * mean_p * mean_q + 0.01**2) / (mean_p**2 + mean_q**2 + 0.01**2)
+    structure = (2 * covariance + 0.03**2) / (variance_p + variance_q + 0.03**2)
+    return float(luminance * structure)
+
+
+def ssim_by_loops(a: np.ndarray, b: np.ndarray) -> float:
+    """Return SSIM of images [15, 13, 3]: the mean over all windows of 11 × 11."""
+    profile = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(profile, profile) / profile.sum() ** 2
+    values = list[float]()
+    for channel in range(3):
+        for top in range(5):
+            for left in range(3):
+                here = (slice(top, top + 11), slice(left, left + 11), channel)
+                values.append(ssim_of_window(a[here] / 255, b[here] / 255, window))
+    return float(np.mean(values))
 
 
 def test_structural_similarity_as_its_definition_says() -> None:
     draw = np.random.default_rng(0)
-    x, y = (
-        draw.integers(0, 256, (2, 15, 13, 3), dtype=np.uint8),
-        draw.integers(0, 256, (2, 15, 13, 3), dtype=np.uint8),
-    )
-    y[0] = np.clip(x[0].astype(int) + draw.integers(-20, 20, x[0].shape), 0, 255)
-    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    window = np.outer(line, line) / line.sum() ** 2
-
-    def plainly(a: np.ndarray, b: np.ndarray) -> float:
-        found = []
-        for channel in range(3):
-            for top in range(5):
-                for left in range(3):
-                    p, q = (
-                        item[top : top + 11, left : left + 11, channel] / 255
-                        for item in (a, b)
-                    )
-                    mean_p, mean_q = (window * p).sum(), (window * q).sum()
-                    spread_p, spread_q = (
-                        (window * (p - mean_p) ** 2).sum(),
-                        (window * (q - mean_q) ** 2).sum(),
-                    )
-                    shared = (window * (p - mean_p) * (q - mean_q)).sum()
-                    found.append(
-                        (2 * mean_p * mean_q + 0.01**2)
-                        * (2 * shared + 0.03**2)
-                        / (
-                            (mean_p**2 + mean_q**2 + 0.01**2)
-                            * (spread_p + spread_q + 0.03**2)
-                        )
-                    )
-        return float(np.mean(found))
-
-    assert reconstruction.ssim(x, y) == pytest.approx(
-        [plainly(x[at], y[at]) for at in range(2)]
-    )
+    x = draw.integers(0, 256, (2, 15, 13, 3), dtype=np.uint8)
+    y = draw.integers(0, 256, (2, 15, 13, 3), dtype=np.uint8)
+    noise = draw.integers(-20, 20, x[0].shape)
+    y[0] = np.clip(x[0].astype(int) + noise, 0, 255)
+    expected = [ssim_by_loops(a, b) for a, b in zip(x, y, strict=True)]
+    assert reconstruction.ssim(x, y) == pytest.approx(expected)
     assert reconstruction.ssim(x, x) == pytest.approx([1, 1])
 
 
@@ -254,65 +221,53 @@ def test_reconstruction_error_of_factors_is_their_noise() -> None:
     """What three factors cannot hold of 64 values is σ² in [-1, 1], a quarter of that
     in [0, 1], less the three values held.
     """
-    whole = subject()
-    found = by_name(reconstruction.measure(whole))
-    assert found["mse"].value == pytest.approx(0.1**2 / 4 * 61 / 64, rel=0.05)
-    assert (
-        found["psnr"].value
-        == pytest.approx(-10 * np.log10(found["mse"].value), abs=0.2)
-        and 0.5 < found["ssim"].value < 1
-    )
+    scores = measure(subject(), reconstruction)
+    mse = scores["mse"].value
+    assert mse == pytest.approx(0.1**2 / 4 * 61 / 64, rel=0.05)
+    assert scores["psnr"].value == pytest.approx(-10 * np.log10(mse), abs=0.2)
+    assert 0.5 < scores["ssim"].value < 1
 
 
 def test_a_perfect_copy_has_a_finite_psnr() -> None:
     whole = subject()
-    whole.__dict__["reconstructions"] = (
-        whole.held_out_subset,
-        whole.held_out_subset.pixels,
-    )
-    found = by_name(reconstruction.measure(whole))
-    assert (
-        found["mse"].value == 0
-        and found["ssim"].value == pytest.approx(1)
-        and np.isfinite(found["psnr"].value)
-    )
+    images = whole.held_out_subset
+    whole.__dict__["reconstructions"] = (images, images.pixels)
+    scores = measure(whole, reconstruction)
+    assert scores["mse"].value == 0
+    assert scores["ssim"].value == pytest.approx(1)
+    assert np.isfinite(scores["psnr"].value)
 
 
 def test_samples_have_the_classes_as_often_as_the_data_has_them() -> None:
-    seen = []
+    painted = list[np.ndarray]()
 
-    def paint(count: int, after: ImageSet | None, seed: int) -> np.ndarray:
-        assert after is not None and after.labels is not None
-        seen.append(after.labels)
+    def paint(count: int, conditions: ImageSet | None, seed: int) -> np.ndarray:
+        assert conditions is not None
+        assert conditions.labels is not None
+        painted.append(conditions.labels)
         return np.zeros((count, 8, 8, 1), np.uint8)
 
-    uneven = crowd(Factors(), 300, 1)
-    whole = subject(
-        paint=paint,
-        count=600,
-        training=ImageSet(uneven.pixels, np.array([0] * 240 + [1] * 60)),
-    )
-    assert (
-        len(whole.samples) == 600
-        and (np.concatenate(seen) == whole.samples.labels).all()
-    )
-    assert np.mean(whole.samples.labels) == pytest.approx(0.2, abs=0.05)
+    pixels = image_set(Factors(), 300, 1).pixels
+    training = ImageSet(pixels, np.array([0] * 240 + [1] * 60))
+    samples = subject(paint=paint, count=600, training=training).samples
+    assert len(samples) == 600
+    assert (np.concatenate(painted) == samples.labels).all()
+    assert samples.labels is not None
+    assert np.mean(samples.labels) == pytest.approx(0.2, abs=0.05)
 
 
-def test_a_slow_model_is_asked_for_fewer_samples() -> None:
+def test_a_slow_model_paints_fewer_samples() -> None:
     assert len(subject(patience=0.0).samples) == 64
 
 
-def test_too_few_pictures_are_no_statistic() -> None:
-    few = subject(held_out=crowd(Factors(), 5, 3))
-    assert "Only 5 held-out" in few.lacks(memorisation.NEEDS) and not few.lacks(
-        frechet.NEEDS
-    )
+def test_too_few_images_are_no_statistic() -> None:
+    few = subject(held_out=image_set(Factors(), 5, 3))
+    assert "Only 5 held-out" in few.lacks(memorisation.NEEDS)
+    assert not few.lacks(frechet.NEEDS)
     assert "--samples" in replace(few, count=3).lacks(frechet.NEEDS)
 
 
-def test_a_model_that_asks_for_classes_says_so() -> None:
-    nameless = subject(held_out=ImageSet(crowd(Factors(), 60, 3).pixels))
-    assert "classes" in nameless.lacks(
-        picture_likelihood.NEEDS
-    ) and "classes" in nameless.lacks(reconstruction.NEEDS)
+def test_a_model_that_needs_classes_says_so() -> None:
+    nameless = subject(held_out=ImageSet(image_set(Factors(), 60, 3).pixels))
+    assert "classes" in nameless.lacks(likelihood.NEEDS)
+    assert "classes" in nameless.lacks(reconstruction.NEEDS)

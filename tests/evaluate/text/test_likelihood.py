@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,13 +10,18 @@ from tests.evaluate.text_models import by_character, unigram
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.evaluate.score import Score
 from miaobi.evaluate.text import likelihood
-from miaobi.evaluate.text.subject import TextSubject
+from miaobi.evaluate.text.subject import TextSubject, TokenSpan
 
 ALPHABET = "abcdefgh"
 
 
-def scored(subject: TextSubject) -> dict[str, Score]:
+def measure(subject: TextSubject) -> dict[str, Score]:
     return {score.name: score for score in likelihood.measure(subject)}
+
+
+def uniform(start: str = "") -> TextSubject:
+    """Return a model to which all eight letters are as likely."""
+    return unigram({letter: 1 / 8 for letter in ALPHABET}, start)
 
 
 def texts(*lengths: int) -> list[str]:
@@ -27,29 +31,23 @@ def texts(*lengths: int) -> list[str]:
 
 @pytest.mark.parametrize("start", ["", "§"])
 def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large(start: str) -> None:
-    subject = replace(
-        unigram({letter: 1 / 8 for letter in ALPHABET}, start),
-        held_out=texts(30, 200, 7, 41),
-    )
-    found = scored(subject)
-    assert found["perplexity"].value == pytest.approx(8)
-    assert (found["perplexity"].low, found["perplexity"].high) == (
-        pytest.approx(8),
-        pytest.approx(8),
-    )
-    assert found["bits_per_byte"].value == pytest.approx(3)
-    assert found["perplexity"].n == 4 and "characters" in found["perplexity"].detail
+    scores = measure(replace(uniform(start), held_out=texts(30, 200, 7, 41)))
+    perplexity = scores["perplexity"]
+    assert perplexity.value == pytest.approx(8)
+    assert perplexity.low == pytest.approx(8)
+    assert perplexity.high == pytest.approx(8)
+    assert perplexity.n == 4
+    assert "characters" in perplexity.detail
+    assert scores["bits_per_byte"].value == pytest.approx(3)
 
 
 def test_bits_per_byte_counts_utf8_bytes() -> None:
-    subject = replace(
-        unigram({"春": 0.25, "秋": 0.75}, "§"), held_out=["春秋春春", "秋"]
-    )
+    model = unigram({"春": 0.25, "秋": 0.75}, "§")
+    scores = measure(replace(model, held_out=["春秋春春", "秋"]))
     nats = -(3 * math.log(0.25) + 2 * math.log(0.75))
-    assert scored(subject)["bits_per_byte"].value == pytest.approx(
-        nats / math.log(2) / 15
-    )
-    assert scored(subject)["perplexity"].value == pytest.approx(math.exp(nats / 5))
+    bits = nats / math.log(2)
+    assert scores["bits_per_byte"].value == pytest.approx(bits / 15)
+    assert scores["perplexity"].value == pytest.approx(math.exp(nats / 5))
 
 
 @pytest.mark.parametrize("start", ["", "§"])
@@ -57,74 +55,64 @@ def test_bits_per_byte_counts_utf8_bytes() -> None:
 def test_every_token_is_scored_once_however_the_windows_fall(
     start: str, length: int
 ) -> None:
-    subject = unigram({letter: 1 / 8 for letter in ALPHABET}, start)
+    subject = uniform(start)
     [text] = texts(length)
-    fresh = [count for _, count, _ in likelihood.windows(subject, text)]
-    assert sum(fresh) == length - (not start)
-    assert sum(size for _, _, size in likelihood.windows(subject, text)) == length - (
-        not start
-    )
-    assert all(
-        len(piece) <= subject.context_length
-        for piece, _, _ in likelihood.windows(subject, text)
-    )
+    windows = list(likelihood.windows(subject, text))
+    scored = length if start else length - 1
+    assert sum(window.new_tokens for window in windows) == scored
+    assert sum(window.new_bytes for window in windows) == scored
+    assert all(len(window.text) <= subject.context_length for window in windows)
 
 
 def test_later_windows_bring_half_a_context_with_them() -> None:
-    subject = unigram({letter: 1 / 8 for letter in ALPHABET}, "§")
+    subject = uniform("§")
     [text] = texts(200)
-    for piece, fresh, _ in list(likelihood.windows(subject, text))[1:]:
-        assert len(piece) - fresh >= subject.context_length // 2 - 1
+    _, *later = likelihood.windows(subject, text)
+    for window in later:
+        context = len(window.text) - window.new_tokens
+        assert context >= subject.context_length // 2 - 1
 
 
-def test_cuts_fall_where_the_tokens_stay_the_same() -> None:
+def by_word(text: str) -> list[TokenSpan]:
+    """Return tokens of three letters, which depend on where their word begins."""
+    tokens = list[TokenSpan]()
+    start = 0
+    for word in text.split(" "):
+        for offset in range(0, len(word), 3):
+            end = min(offset + 3, len(word))
+            token = hash((word, offset))
+            tokens.append(TokenSpan(token, start + offset, start + end))
+        start += len(word) + 1
+    return tokens
+
+
+def test_windows_end_where_the_tokens_stay_the_same() -> None:
     """A tokenizer of whole words: no window may begin or end inside one."""
-
-    def words(text: str) -> list[tuple[int, int, int]]:
-        marks, at = [], 0
-        for word in text.split(" "):
-            for place in range(
-                0, len(word), 3
-            ):  # a long word is several tokens, which depend on where it begins
-                piece = word[place : place + 3]
-                marks.append((hash((word, place)), at + place, at + place + len(piece)))
-            at += len(word) + 1
-        return marks
-
-    subject = replace(unigram({"a": 1.0}, ""), encode=words, context_length=12)
-    text = " ".join("abcdefghijk"[: 1 + place % 9] for place in range(60))
-    known = {token for token, _, _ in words(text)}
-    for piece, _, _ in likelihood.windows(subject, text):
-        assert {token for token, _, _ in words(piece)} <= known
+    subject = replace(unigram({"a": 1.0}), encode=by_word, context_length=12)
+    text = " ".join("abcdefghijk"[: 1 + index % 9] for index in range(60))
+    tokens = {span.token for span in by_word(text)}
+    for window in likelihood.windows(subject, text):
+        assert {span.token for span in by_word(window.text)} <= tokens
 
 
 def test_a_model_that_looks_back_is_rewarded_for_it() -> None:
-    """A model that copies the character two places back, on text of period two: certain
-    after the second.
+    """A model that copies the character two positions back, on text of period two:
+    certain after the second.
     """
 
     def score(text: str) -> list[TokenLogprob]:
-        return [
-            TokenLogprob(text[at], math.log(0.5) if at < 2 else 0.0)
-            for at in range(1, len(text))
-        ]
+        certain = [TokenLogprob(character, 0.0) for character in text[2:]]
+        return [TokenLogprob(text[1], math.log(0.5)), *certain]
 
     subject = replace(
         unigram({"a": 1.0}), score=score, encode=by_character, held_out=["abababab"]
     )
-    assert scored(subject)["perplexity"].value == pytest.approx(
-        math.exp(math.log(2) / 7)
-    )
+    expected = math.exp(math.log(2) / 7)
+    assert measure(subject)["perplexity"].value == pytest.approx(expected)
 
 
 def test_progress_reaches_the_end() -> None:
-    heard: list[float] = []
-    listen: Callable[[float], None] = heard.append
-    likelihood.measure(
-        replace(
-            unigram({letter: 1 / 8 for letter in ALPHABET}),
-            held_out=texts(5, 5, 5),
-            listeners=[listen],
-        )
-    )
-    assert heard[-1] == 1
+    shares = list[float]()
+    subject = replace(uniform(), held_out=texts(5, 5, 5), listeners=[shares.append])
+    likelihood.measure(subject)
+    assert shares[-1] == 1

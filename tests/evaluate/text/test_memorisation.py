@@ -1,7 +1,6 @@
 """The longest verbatim copy, against a search that tries everything."""
 
 import random
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.evaluate.text_models import unigram
 
+from miaobi.evaluate.score import Score
 from miaobi.evaluate.text import memorisation
 from miaobi.evaluate.text.memorisation import longest_copies
+from miaobi.evaluate.text.subject import TextSubject
 
 TRAINING = (
-    "床前明月光，疑是地上霜。举头望明月，低头思故乡。\nShall I compare thee to a "
-    "summer's day? Thou art more lovely.\n"
+    "床前明月光，疑是地上霜。举头望明月，低头思故乡。\n"
+    "Shall I compare thee to a summer's day? Thou art more lovely.\n"
 )
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture
@@ -26,29 +28,25 @@ def training(tmp_path: Path) -> Path:
     return path
 
 
-def plainly(text: str, corpus: str) -> int:
-    return max(
-        (
-            last - first
-            for first in range(len(text))
-            for last in range(first, len(text) + 1)
-            if text[first:last] in corpus
-        ),
-        default=0,
-    )
+def longest_by_trying(text: str, corpus: str) -> int:
+    lengths = [
+        end - start
+        for start in range(len(text))
+        for end in range(start, len(text) + 1)
+        if text[start:end] in corpus
+    ]
+    return max(lengths, default=0)
 
 
-def test_a_copied_sentence_is_found_whole(training: Path) -> None:
-    found = longest_copies(
-        [
-            "他说：举头望明月，低头思故乡。真好",
-            "I said: Shall I compare thee to a rose?",
-            "qqq",
-            "",
-        ],
-        training,
-    )
-    assert found == ["举头望明月，低头思故乡。", "Shall I compare thee to a ", "", ""]
+def test_a_copied_sentence_is_returned_whole(training: Path) -> None:
+    texts = [
+        "他说：举头望明月，低头思故乡。真好",
+        "I said: Shall I compare thee to a rose?",
+        "qqq",
+        "",
+    ]
+    copies = longest_copies(texts, training)
+    assert copies == ["举头望明月，低头思故乡。", "Shall I compare thee to a ", "", ""]
 
 
 def test_never_half_a_character(training: Path) -> None:
@@ -66,67 +64,63 @@ def test_it_agrees_with_trying_everything(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "corpus.txt"
     path.write_text(corpus, encoding="utf-8", newline="")
-    copies = longest_copies(texts, path)
-    assert [len(copy) for copy in copies] == [plainly(text, corpus) for text in texts]
-    assert all(
-        copy in corpus and copy in text
-        for copy, text in zip(copies, texts, strict=True)
-    )
+    for text, copy in zip(texts, longest_copies(texts, path), strict=True):
+        assert len(copy) == longest_by_trying(text, corpus)
+        assert copy in corpus
+        assert copy in text
 
 
-def test_a_copy_across_a_block_is_found(
+def test_a_copy_across_a_block_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memorisation, "BLOCK", 64)
-    draw = random.Random(0)
-    corpus = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz ", k=1000))
+    corpus = "".join(random.Random(0).choices(LETTERS + " ", k=1000))
     path = tmp_path / "corpus.txt"
     path.write_text(corpus)
-    for first in range(0, 200, 7):
-        assert longest_copies(["#" + corpus[first : first + 50] + "#"], path) == [
-            corpus[first : first + 50]
-        ]
+    for start in range(0, 200, 7):
+        piece = corpus[start : start + 50]
+        assert longest_copies([f"#{piece}#"], path) == [piece]
 
 
-def test_fifteen_megabytes_are_searched_quickly(tmp_path: Path) -> None:
+def test_copies_are_found_in_fifteen_megabytes(tmp_path: Path) -> None:
     draw = random.Random(0)
-    words = [
-        "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9)))
-        for _ in range(5000)
-    ]
+    words = ["".join(draw.choices(LETTERS, k=draw.randint(2, 9))) for _ in range(5000)]
     corpus = " ".join(draw.choices(words, k=2_400_000))
     path = tmp_path / "corpus.txt"
     path.write_text(corpus)
     assert path.stat().st_size > 14e6
-    texts = [
-        corpus[place * 1000 : place * 1000 + 60] + " ".join(draw.choices(words, k=40))
-        for place in range(20)
-    ]
-    began = time.perf_counter()
-    found = longest_copies(texts, path)
-    assert time.perf_counter() - began < 20
-    assert all(len(copy) >= 60 for copy in found)
+    texts = list[str]()
+    for start in range(0, 20_000, 1000):
+        others = " ".join(draw.choices(words, k=40))
+        texts.append(corpus[start : start + 60] + others)
+    assert all(len(copy) >= 60 for copy in longest_copies(texts, path))
+
+
+def measure(subject: TextSubject) -> dict[str, Score]:
+    return {score.name: score for score in memorisation.measure(subject)}
 
 
 def test_a_copier_stands_out_and_a_writer_does_not(training: Path) -> None:
-    held = ["乙丙丁戊己庚辛壬癸子丑寅卯辰巳", "午未申酉戌亥东南西北中左右上下前"] * 5
+    held_out = [
+        "乙丙丁戊己庚辛壬癸子丑寅卯辰巳",
+        "午未申酉戌亥东南西北中左右上下前",
+    ]
     copier = replace(
         unigram({"a": 1.0}),
-        held_out=held,
+        held_out=held_out * 5,
         training=training,
         count=4,
         generate=lambda prompt, **controls: ["床前明月光，疑是地上霜。"],
     )
-    found = {score.name: score for score in memorisation.measure(copier)}
-    assert found["longest_copy"].value == 12 and found["copied_share"].value == 1
-    assert found["longest_copy_held_out"].value <= 1
+    scores = measure(copier)
+    assert scores["longest_copy"].value == 12
+    assert scores["copied_share"].value == 1
+    assert scores["longest_copy_held_out"].value <= 1
     writer = replace(copier, generate=lambda prompt, **controls: ["甲乙丙丁"])
-    assert {score.name: score.value for score in memorisation.measure(writer)}[
-        "copied_share"
-    ] == 0
+    assert measure(writer)["copied_share"].value == 0
 
 
-def test_an_empty_training_text_is_copied_from_by_nobody(tmp_path: Path) -> None:
+def test_nothing_is_copied_from_an_empty_training_text(tmp_path: Path) -> None:
     path = tmp_path / "empty.txt"
     path.touch()
     assert longest_copies(["anything", ""], path) == ["", ""]
