@@ -84,6 +84,7 @@ def open_engine(
     return OpenVinoEngine(
         converted.gguf_of(weights) if bundle else weights.path,
         weights.name,
+        ABILITIES,
         streams=max(streams, MIN_STREAMS),
         cache_gb=cache_gb,
         threads=threads or physical_cores(),

@@ -16,6 +16,7 @@ from typing import Any
 from miaobi.core import gguf
 from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import (
+    Abilities,
     Chunk,
     accepted,
     context_error,
@@ -25,7 +26,6 @@ from miaobi.core.engine import (
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines.openvino import ABILITIES
 from miaobi.engines.openvino.process import Job, PipelineProcess
 from miaobi.engines.text import grammar
 from miaobi.engines.text.detokenizer import (
@@ -67,6 +67,7 @@ class OpenVinoEngine:
     Args:
         path: A GGUF file or an OpenVINO folder.
         name: What people call the model.
+        abilities: What the engine offers.
         streams: Answers that are made together at most.
         cache_gb: Memory for keys and values of all answers together.
         threads: Of the processor.
@@ -75,7 +76,14 @@ class OpenVinoEngine:
     modality = "text"
 
     def __init__(
-        self, path: Path, name: str, *, streams: int, cache_gb: int, threads: int
+        self,
+        path: Path,
+        name: str,
+        abilities: Abilities,
+        *,
+        streams: int,
+        cache_gb: int,
+        threads: int,
     ) -> None:
         self.name = name
         self._path = path
@@ -89,7 +97,7 @@ class OpenVinoEngine:
         self.chat = self._description.chat
         self.chats = self.chat is not None
         self.context_length = self._description.context_length
-        self.abilities = with_tools(ABILITIES, self.chat)
+        self.abilities = with_tools(abilities, self.chat)
         self._opening = threading.Lock()
         self._process = self._start_process()
         self._eos_ids = set(self._process.eos_ids)
