@@ -36,22 +36,22 @@ def tokenizer(chats: bool = False) -> PreTrainedTokenizerFast:
     """A token for each byte; what it reads it writes again exactly."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     model = Tokenizer(
-        BPE({token: place for place, token in enumerate([*SPECIAL, *letters])}, [])
+        BPE({token: number for number, token in enumerate([*SPECIAL, *letters])}, [])
     )
     model.pre_tokenizer, model.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False),
         decoders.ByteLevel(),
     )
     model.add_special_tokens(SPECIAL)
-    made = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=model,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="<|im_end|>" if chats else "</s>",
         clean_up_tokenization_spaces=False,
     )
-    made.chat_template = CHATML if chats else None
-    return made
+    fast.chat_template = CHATML if chats else None
+    return fast
 
 
 def base(
@@ -63,9 +63,13 @@ def base(
 ) -> Base:
     """kind: llama, gpt2 (causal), t5, bart (encoder-decoder)."""
     torch.manual_seed(seed)
-    words = tokenizer(chats)
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": words.eos_token_id}
-    size = len(words)
+    own_tokenizer = tokenizer(chats)
+    ids = {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": own_tokenizer.eos_token_id,
+    }
+    size = len(own_tokenizer)
     net = {
         "llama": lambda: LlamaForCausalLM(
             LlamaConfig(
@@ -124,5 +128,5 @@ def base(
         ),
     }[kind]()
     net.save_pretrained(folder)
-    words.save_pretrained(folder)
+    own_tokenizer.save_pretrained(folder)
     return Base(Weights("transformers", str(folder), folder.name), folder)

@@ -93,29 +93,29 @@ WORDS = [
 def wordpiece(
     marks: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
 ) -> PreTrainedTokenizerFast:
-    """start words end; unknown words are [UNK], Chinese characters stand alone, as in
-    BERT. The last two marks are start and end.
+    """[CLS] words [SEP]; unknown words are [UNK], Chinese characters stand alone, as in
+    BERT. The last two marks begin and end a text.
     """
     vocabulary = {
-        word: place for place, word in enumerate([*marks, *dict.fromkeys(WORDS), ":"])
+        word: number for number, word in enumerate([*marks, *dict.fromkeys(WORDS), ":"])
     }
-    start, end = marks[-2:]
-    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=False)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} {start} $B:1 {end}:1"
+    first, last = marks[-2:]
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} {first} $B:1 {last}:1"
         if len(marks) == 3
-        else f"{start} $A {end} $B:1 {end}:1",
+        else f"{first} $A {last} $B:1 {last}:1",
         special_tokens=[(mark, vocabulary[mark]) for mark in marks[-2:]],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=backend,
         unk_token="[UNK]",
-        pad_token=marks[0] if len(marks) == 4 else end,
-        cls_token=start,
-        sep_token=end,
+        pad_token=marks[0] if len(marks) == 4 else last,
+        cls_token=first,
+        sep_token=last,
     )
 
 
@@ -124,31 +124,31 @@ def plain() -> PreTrainedTokenizerFast:
     causal models often come.
     """
     letters = [chr(code) for code in range(33, 127)]
-    made = Tokenizer(
+    backend = Tokenizer(
         models.WordLevel(
             {
-                word: place
-                for place, word in enumerate(
+                word: number
+                for number, word in enumerate(
                     dict.fromkeys(["<unk>", "</s>", " ", "\n", *WORDS, *letters])
                 )
             },
             unk_token="<unk>",
         )
     )
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s|[^\w\s]"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s|[^\w\s]"), "isolated")
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", eos_token="</s>"
+        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>"
     )
 
 
 def base(folder: Path, kind: str = "bert", seed: int = 0, positions: int = 128) -> Base:
     """kind: bert or llama. Saved as a pretrained model is, without a head."""
     torch.manual_seed(seed)
-    words = wordpiece() if kind == "bert" else plain()
+    own_tokenizer = wordpiece() if kind == "bert" else plain()
     if kind == "bert":
         net: Any = BertModel(
             BertConfig(
-                vocab_size=len(words),
+                vocab_size=len(own_tokenizer),
                 hidden_size=32,
                 num_hidden_layers=2,
                 num_attention_heads=4,
@@ -162,7 +162,7 @@ def base(folder: Path, kind: str = "bert", seed: int = 0, positions: int = 128) 
     else:
         net = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=len(words),
+                vocab_size=len(own_tokenizer),
                 hidden_size=32,
                 intermediate_size=64,
                 num_hidden_layers=2,
@@ -172,17 +172,17 @@ def base(folder: Path, kind: str = "bert", seed: int = 0, positions: int = 128) 
             )
         )
     net.save_pretrained(folder)
-    words.save_pretrained(folder)
+    own_tokenizer.save_pretrained(folder)
     return Base(Weights("transformers", str(folder), folder.name), folder)
 
 
 def examples(
     task: Any, config: Any, records: Sequence[Mapping[str, Any]]
 ) -> list[Example]:
-    found = [task.columns(record, config) for record in records]
+    rows = [task.columns(record, config) for record in records]
     return [
-        Example(columns, f"test:{place}", task.question(columns))
-        for place, columns in enumerate(found)
+        Example(columns, f"test:{number}", task.question(columns))
+        for number, columns in enumerate(rows)
     ]
 
 
@@ -219,24 +219,15 @@ def fit(
     return loss.total.item() / loss.count
 
 
-def judged(
+def metrics_of(
     learner: Learner, task: Any, config: Any, records: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Each figure over these records."""
+    """Return each metric over these records."""
+    features = [learner.encode(task.columns(record, config), 0) for record in records]
     with torch.no_grad():
-        found = learner.evaluate_all(
-            [
-                learner.collate(
-                    [
-                        learner.encode(task.columns(record, config), 0)
-                        for record in records
-                    ]
-                )
-            ]
-        )
-    return {
-        figure.name: float(
-            figure.combine(sum(item.counts[figure.name] for item in found))
-        )
-        for figure in learner.metrics()
-    }
+        evaluations = learner.evaluate_all([learner.collate(features)])
+    values = dict[str, float]()
+    for metric in learner.metrics():
+        counts = sum(item.counts[metric.name] for item in evaluations)
+        values[metric.name] = float(metric.combine(counts))
+    return values

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from miaobi.core.engine import Weights
+from miaobi.data.labelled import Reader
 from miaobi.models.base import Base
-from miaobi.tune.learner import Example
+from miaobi.tune.learner import Example, Task
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
@@ -33,13 +34,13 @@ def class_folders(folder: Path, each: int = 8) -> Path:
 
 def captioned(folder: Path, count: int = 6) -> Path:
     folder.mkdir(parents=True)
-    lines = []
+    rows = []
     for seed in range(count):
         colour = list(COLOURS)[seed % 3]
         picture(colour, seed, 40, 32).save(folder / f"{seed}.png")
-        lines.append({"file_name": f"{seed}.png", "caption": f"a {colour} field"})
+        rows.append({"file_name": f"{seed}.png", "caption": f"a {colour} field"})
     (folder / "metadata.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines)
+        "".join(json.dumps(row) + "\n" for row in rows)
     )
     return folder
 
@@ -49,7 +50,7 @@ def base_of(folder: Path, kind: str = "transformers") -> Base:
 
 
 def examples_of(
-    task: object, reader: object, path: Path, config: object
+    task: Task, reader: Reader, path: Path, config: object
 ) -> list[Example]:
-    found = [task.columns(record, config) for _, record in reader(str(path), "")]  # type: ignore[attr-defined, operator]
-    return [Example(columns, "", task.question(columns)) for columns in found]  # type: ignore[attr-defined]
+    rows = [task.columns(record, config) for _, record in reader(str(path), "")]
+    return [Example(columns, "", task.question(columns)) for columns in rows]

@@ -21,17 +21,17 @@ from transformers import (
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.learner import Evaluation, Features, Learner, Metric
 
-WORDS, LENGTH = 48, 12
+VOCABULARY = 48
+LENGTH = 12
 
 
 class Small(Learner):
     """Takes whole batches; nothing is encoded."""
 
     def logits(self, batch: Batch) -> Tensor:
-        found: Tensor = self.net(
-            input_ids=batch["ids"], attention_mask=batch["mask"]
-        ).logits
-        return found
+        output = self.net(input_ids=batch["ids"], attention_mask=batch["mask"])
+        logits: Tensor = output.logits
+        return logits
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         raise NotImplementedError
@@ -77,7 +77,7 @@ class Classifier(Small):
 def causal() -> Causal:
     torch.manual_seed(0)
     settings = LlamaConfig(
-        vocab_size=WORDS,
+        vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=3,
@@ -92,7 +92,7 @@ def causal() -> Causal:
 def classifier() -> Classifier:
     torch.manual_seed(0)
     settings = BertConfig(
-        vocab_size=WORDS,
+        vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=3,
@@ -122,24 +122,24 @@ class Texts:
         draw = torch.Generator().manual_seed(
             hash((split == "train", index, seed)) % 2**31
         )
-        ids = torch.randint(3, WORDS, (size, LENGTH), generator=draw)
+        ids = torch.randint(3, VOCABULARY, (size, LENGTH), generator=draw)
         return {"ids": ids, "mask": torch.ones_like(ids), "label": ids[:, 0] % 3}
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
         return (self.batch(split, index, size, 1) for index in range(3))
 
     def save(self, folder: Path) -> None:
-        """Nothing to keep."""
+        """Nothing beside the batches."""
 
 
 def answers(learner: Small) -> Tensor:
-    """Logits of a fixed batch, at rest."""
+    """Return the logits of a fixed batch, in evaluation mode."""
     training = learner.training
     learner.eval()
     with torch.no_grad():
-        found = learner.logits(Texts().batch("test", 0, 4, 0))
+        logits = learner.logits(Texts().batch("test", 0, 4, 0))
     learner.train(training)
-    return found
+    return logits
 
 
 def values(net: nn.Module) -> dict[str, Tensor]:

@@ -61,23 +61,22 @@ def model(kind: str = "llama", vocab_size: int = 97) -> PreTrainedModel:
         pad_token_id=0,
         **settings,
     )
-    made: PreTrainedModel = getattr(package, HEADS.get(kind, f"{name}ForCausalLM"))(
+    net: PreTrainedModel = getattr(package, HEADS.get(kind, f"{name}ForCausalLM"))(
         config
     )
-    for (
-        parameter
-    ) in made.parameters():  # gains of one and biases of zero would hide mistakes
+    # Gains of one and biases of zero would hide mistakes.
+    for parameter in net.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return made.eval()
+    return net.eval()
 
 
 def base(folder: Path, kind: str = "llama", template: str | None = None) -> Base:
     """A folder with model and byte-level BPE; its chat template is ChatML unless
     `template` is another, or "" for none.
     """
-    made = tokenizer.train_bpe([TEXT], 320)
-    made.save(folder)
-    model(kind, made.vocab_size).save_pretrained(folder)
+    bpe = tokenizer.train_bpe([TEXT], 320)
+    bpe.save(folder)
+    model(kind, bpe.vocab_size).save_pretrained(folder)
     path = folder / "chat_template.jinja"
     if template is not None:
         path.unlink()

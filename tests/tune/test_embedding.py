@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.engines.small import small_bundle
-from tests.tune.encoders import base, examples, fit, judged, make
+from tests.tune.encoders import base, examples, fit, make, metrics_of
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
@@ -44,7 +44,7 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
 def test_it_learns_on_any_base_and_gives_unit_vectors(origin: Base) -> None:
     learner = make(task, CONFIG, origin, PAIRS)
     fit(learner, task, CONFIG, PAIRS)
-    assert judged(learner, task, CONFIG, PAIRS) == {
+    assert metrics_of(learner, task, CONFIG, PAIRS) == {
         "recall@1": 1.0,
         "recall@10": 1.0,
         "mrr": 1.0,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.engines.small import small_bundle
-from tests.tune.encoders import base, fit, judged, make, wordpiece
+from tests.tune.encoders import base, fit, make, metrics_of, wordpiece
 from torch.nn import functional as F
 
 from miaobi.core.errors import Unsupported
@@ -48,7 +48,7 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
 def test_it_learns_on_any_base_and_answers(origin: Base) -> None:
     learner = make(task, CONFIG, origin, RECORDS)
     fit(learner, task, CONFIG, RECORDS, steps=120, rate=3e-3)
-    assert judged(learner, task, CONFIG, RECORDS) == {"f1": 1.0, "exact": 1.0}
+    assert metrics_of(learner, task, CONFIG, RECORDS) == {"f1": 1.0, "exact": 1.0}
     answer = learner.answer(task.question(task.columns(RECORDS[0], CONFIG)))
     assert (
         answer["answer"] == "Paris"
@@ -283,7 +283,7 @@ def test_the_sentence_encoder_reads_too(tmp_path: Path) -> None:
         "qa_outputs",
     ) and learner.net.qa_outputs.mark.tolist() == pytest.approx([0.1] * 32)
     fit(learner, task, CONFIG, records, steps=150, rate=5e-3)
-    assert judged(learner, task, CONFIG, records) == {"f1": 1.0, "exact": 1.0}
+    assert metrics_of(learner, task, CONFIG, records) == {"f1": 1.0, "exact": 1.0}
 
 
 def test_a_base_without_such_a_head_is_named(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ CONFIG = TrainConfig(
     log_every=1,
     trackers=[],
 )
-KNOWN = Estimate(0.0, 0, 0, 0, 0, 0)
+NO_ESTIMATE = Estimate(0.0, 0, 0, 0, 0, 0)
 
 
 def fresh() -> loop.State:
@@ -47,7 +47,7 @@ def fresh() -> loop.State:
     return loop.start(learner, CONFIG)
 
 
-def gone_on(folder: Path, stop: int = 0) -> loop.State:
+def run_to_end(folder: Path, stop: int = 0) -> loop.State:
     """A run in `folder` from where it is to the end, or until Ctrl-C is pressed in step
     number `stop`.
     """
@@ -63,22 +63,22 @@ def gone_on(folder: Path, stop: int = 0) -> loop.State:
             return dict(super().batch(split, index, size, seed))
 
     run = Run(folder, CONFIG, {}, "finetune", lambda state, outputs: None)
-    run.train(state, Pressed(), KNOWN, quiet=True)
+    run.train(state, Pressed(), NO_ESTIMATE, quiet=True)
     return state
 
 
 def test_ctrl_c_in_any_step(tmp_path: Path) -> None:
-    whole = gone_on(tmp_path / "whole")
+    whole = run_to_end(tmp_path / "whole")
     for stop in range(1, STEPS):
         with pytest.raises(KeyboardInterrupt):
-            gone_on(tmp_path / str(stop), stop)
+            run_to_end(tmp_path / str(stop), stop)
         assert [
             path.name
             for path in checkpoint.list_checkpoints(
                 tmp_path / str(stop) / "checkpoints"
             )
         ][-1] == f"step-{stop:08d}"
-        state = gone_on(tmp_path / str(stop))
+        state = run_to_end(tmp_path / str(stop))
         one, other = values(whole.objective.net), values(state.objective.net)
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert whole.train == state.train
@@ -98,7 +98,7 @@ def lingering(path):
     return slow(path)
 here.checkpoint.write_beside = lingering
 print("ready", flush=True)
-state = here.gone_on(Path({folder!r}))
+state = here.run_to_end(Path({folder!r}))
 save_file(here.values(state.objective.net), {result!r})
 """
 
@@ -131,8 +131,8 @@ def test_power_loss_in_the_middle_of_a_step_or_of_a_checkpoint(tmp_path: Path) -
                 process.kill()
             _, errors = process.communicate(timeout=120)
         assert process.returncode == (0 if after is None else -signal.SIGKILL), errors
-    whole = values(gone_on(tmp_path / "whole").objective.net)
-    found = load_file(result)
-    assert all(torch.equal(whole[name], found[name]) for name in found)
-    assert found.keys() <= whole.keys()
-    assert any("lora_A" in name for name in found)
+    whole = values(run_to_end(tmp_path / "whole").objective.net)
+    resumed = load_file(result)
+    assert all(torch.equal(whole[name], resumed[name]) for name in resumed)
+    assert resumed.keys() <= whole.keys()
+    assert any("lora_A" in name for name in resumed)

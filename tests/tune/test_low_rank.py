@@ -61,22 +61,22 @@ def gradients(net: PeftModel, x: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", DEVIATIONS)
 def test_as_pefts_own(kind: str) -> None:
     net, x = network(**DEVIATIONS[kind]), torch.randn(2, 5, 6, dtype=torch.float64)
-    wanted = gradients(net, x)
+    expected = gradients(net, x)
     low_rank.speed_up(net)
-    found = gradients(net, x)
-    assert found.keys() == wanted.keys()
-    assert sum("lora_" in name for name in found) >= 4
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, msg=name)
+    actual = gradients(net, x)
+    assert actual.keys() == expected.keys()
+    assert sum("lora_" in name for name in actual) >= 4
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, msg=name)
 
 
-def test_the_quick_way_is_taken_only_in_the_plain_state(
+def test_only_the_plain_state_is_sped_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken = list[int]()
+    calls = list[int]()
     apply = low_rank._LowRank.apply
     monkeypatch.setattr(
-        low_rank._LowRank, "apply", lambda *args: taken.append(1) or apply(*args)
+        low_rank._LowRank, "apply", lambda *args: calls.append(1) or apply(*args)
     )
     x = torch.randn(5, 6, dtype=torch.float64)
     for settings, expected in (
@@ -88,19 +88,19 @@ def test_the_quick_way_is_taken_only_in_the_plain_state(
     ):
         net = network(**settings)
         low_rank.speed_up(net)
-        taken.clear()
+        calls.clear()
         net.train()
         net(x)
-        assert len(taken) == expected, settings
+        assert len(calls) == expected, settings
     net = network()
     low_rank.speed_up(net)
     plain = net(x)
     with net.disable_adapter():
-        taken.clear()
+        calls.clear()
         without = net(x)
     net.merge_adapter()
     torch.testing.assert_close(net(x), plain)
-    assert not taken
+    assert not calls
     assert not torch.allclose(without, plain)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from miaobi.nn import chunked
 from miaobi.nn.language import MASKED
+from miaobi.nn.objective import Batch
 from miaobi.tune.text.packing import Layout, Reader, by_sequence, pack
 
 pytestmark = pytest.mark.filterwarnings(
@@ -29,28 +30,50 @@ def sequences(
     is learned.
     """
     draw = np.random.default_rng(seed)
-    found = list[Row]()
+    beginning = np.arange(1, common + 1)
+    rows = list[Row]()
     for length in lengths:
-        ids = np.concatenate([np.arange(1, common + 1), draw.integers(8, 97, length)])
+        own = draw.integers(8, 97, length)
+        ids = np.concatenate([beginning, own])
         learned = np.zeros(len(ids), dtype=bool)
         learned[common + 1 :] = draw.random(length - 1) < 0.66
         learned[-1] = True
-        found.append((ids, learned))
-    return found
+        rows.append((ids, learned))
+    return rows
+
+
+def row(ids: list[int], learned: list[int]) -> Row:
+    return np.array(ids), np.array(learned, dtype=bool)
 
 
 def alone(net: nn.Module, row: Row) -> Tensor:
     """Nats of a sequence's learned tokens, by the model's own logits."""
-    ids, learned = (torch.from_numpy(part) for part in row)
-    device = next(net.parameters()).device
-    logits = net(input_ids=ids[None].to(device)).logits[0, -len(ids) : -1]
-    return F.cross_entropy(logits, ids[1:], reduction="none")[learned[1:]]
+    ids = torch.from_numpy(row[0])
+    learned = torch.from_numpy(row[1])
+    output = net(input_ids=ids[None])
+    logits = output.logits[0, -len(ids) : -1]  # a learned prompt's come first
+    nats = F.cross_entropy(logits, ids[1:], reduction="none")
+    return nats[learned[1:]]
+
+
+def assert_as_alone(net: nn.Module, rows: list[Row], losses: list[Tensor]) -> None:
+    with torch.no_grad():
+        for packed, row in zip(losses, rows, strict=True):
+            torch.testing.assert_close(packed, alone(net, row), rtol=1e-5, atol=1e-5)
+
+
+def gradients_of(net: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in net.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 def test_a_batch_holds_every_token_that_is_needed_once() -> None:
     rows = [
-        (np.array([1, 2, 3, 4, 5]), np.array([0, 0, 0, 1, 0], dtype=bool)),
-        (np.array([1, 2, 9, 8, 7, 6]), np.array([0, 0, 0, 0, 1, 1], dtype=bool)),
+        row([1, 2, 3, 4, 5], [0, 0, 0, 1, 0]),
+        row([1, 2, 9, 8, 7, 6], [0, 0, 0, 0, 1, 1]),
     ]
     batch = {name: value.tolist() for name, value in pack(rows).items()}
     # [1 2] is shared; the second row is longer, so it comes first; neither last learned
@@ -62,10 +85,10 @@ def test_a_batch_holds_every_token_that_is_needed_once() -> None:
     assert batch["order"] == [1, 0]
 
 
-def test_a_shared_beginning_ends_where_something_is_learned() -> None:
+def test_nothing_learned_is_in_a_shared_beginning() -> None:
     rows = [
-        (np.array([1, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 1], dtype=bool)),
-        (np.array([1, 2, 3, 4, 6]), np.array([0, 0, 1, 1, 1], dtype=bool)),
+        row([1, 2, 3, 4, 5], [0, 0, 1, 1, 1]),
+        row([1, 2, 3, 4, 6], [0, 0, 1, 1, 1]),
     ]
     assert pack(rows)["bounds"][0] == 1
     assert pack(rows, share=False)["bounds"][0] == 0
@@ -73,9 +96,9 @@ def test_a_shared_beginning_ends_where_something_is_learned() -> None:
 
 def test_rows_with_nothing_to_learn_do_no_harm() -> None:
     rows = [
-        (np.array([5]), np.array([True])),
-        (np.array([5, 6, 7]), np.zeros(3, dtype=bool)),
-        (np.array([5, 6, 7]), np.ones(3, dtype=bool)),
+        row([5], [1]),
+        row([5, 6, 7], [0, 0, 0]),
+        row([5, 6, 7], [1, 1, 1]),
     ]
     reader = Reader(model())
     batch = pack(rows)
@@ -89,50 +112,53 @@ def test_rows_with_nothing_to_learn_do_no_harm() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("common", [0, 4])
 def test_losses_are_those_of_each_alone(kind: str, common: int) -> None:
-    net, rows = model(kind), sequences(common=common)
-    reader, batch = Reader(net), pack(rows)
-    # Gemma 2 caps its scores and its logits: it is padded, and its logits are made
-    # whole. Cohere scales its logits.
-    assert (reader.packs, reader.returns_logits) == (
-        (False, True) if kind == "gemma2" else (True, False)
-    )
-    assert reader.scale == pytest.approx(
-        {"cohere": 0.0625, "gemma2": 0.0}.get(kind, 1.0)
-    )
-    if not reader.packs:
-        batch = pack(rows, share=False)
-    with torch.no_grad():
-        for found, row in zip(by_sequence(batch, reader.nats(batch)), rows):
-            torch.testing.assert_close(found, alone(net, row), rtol=1e-5, atol=1e-5)
+    net = model(kind)
+    rows = sequences(common=common)
+    reader = Reader(net)
+    # Gemma 2 caps its scores and its logits: it is padded, and its logits are not those
+    # of its head. Cohere scales its logits.
+    caps = kind == "gemma2"
+    assert reader.packs is not caps
+    assert reader.returns_logits is caps
+    scales = {"cohere": 0.0625, "gemma2": 0.0}
+    assert reader.scale == pytest.approx(scales.get(kind, 1.0))
+    batch = pack(rows, share=reader.packs)
+    losses = by_sequence(batch, reader.nats(batch))
+    assert_as_alone(net, rows, losses)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "gpt2"])
 def test_gradients_are_those_of_each_alone(kind: str) -> None:
-    net, rows = model(kind).double(), sequences()
+    net = model(kind).double()
+    rows = sequences()
     reader = Reader(net)
-    (reader.nats(pack(rows, share=reader.packs)) / 7).sum().backward()
-    packed = {
-        name: parameter.grad.clone() for name, parameter in net.named_parameters()
-    }
+    nats = reader.nats(pack(rows, share=reader.packs))
+    (nats / 7).sum().backward()
+    packed = gradients_of(net)
     net.zero_grad()
-    sum((alone(net, row) / 7).sum() for row in rows).backward()
-    for name, parameter in net.named_parameters():
+    for row in rows:
+        (alone(net, row) / 7).sum().backward()
+    assert_same_gradients(packed, gradients_of(net))
+
+
+def assert_same_gradients(
+    actual: dict[str, Tensor], expected: dict[str, Tensor]
+) -> None:
+    assert actual.keys() == expected.keys()
+    for name, gradient in expected.items():
         torch.testing.assert_close(
-            packed[name], parameter.grad, rtol=1e-5, atol=1e-6, msg=name
+            actual[name], gradient, rtol=1e-5, atol=1e-6, msg=name
         )
 
 
 def test_no_sequence_sees_another() -> None:
-    net, rows = model(), sequences()
-    reader = Reader(net)
+    rows = sequences()
+    reader = Reader(model())
     before = by_sequence(pack(rows), reader.nats(pack(rows)))
-    others = [
-        rows[0],
-        *(
-            (np.concatenate([ids[:3], ids[:2:-1]]), learned)
-            for ids, learned in rows[1:]
-        ),
-    ]
+    others = [rows[0]]
+    for ids, learned in rows[1:]:
+        turned = np.concatenate([ids[:3], ids[:2:-1]])
+        others.append((turned, learned))
     after = by_sequence(pack(others), reader.nats(pack(others)))
     torch.testing.assert_close(before[0], after[0])
     assert not torch.allclose(before[3], after[3])
@@ -152,22 +178,22 @@ def test_with_adapters_of_peft() -> None:
             init_lora_weights=False,
         ),
     )
-    reader, batch = Reader(net), pack(rows)
+    reader = Reader(net)
+    batch = pack(rows)
     assert reader.packs
+    needs_gradient = list[bool]()
+
+    def note(module: nn.Module, inputs: object, output: Tensor) -> None:
+        needs_gradient.append(output.requires_grad)
+
     first = net.get_base_model().model.layers[0]
-    met = list[bool]()
-    first.register_forward_hook(
-        lambda module, inputs, output: met.append(output.requires_grad)
-    )
+    first.register_forward_hook(note)
     losses = reader.nats(batch)
     losses.sum().backward()
-    assert met == [False]
-    assert {
-        name for name, parameter in net.named_parameters() if parameter.grad is not None
-    } == {name for name, _ in net.named_parameters() if "lora_" in name}
-    with torch.no_grad():
-        for found, row in zip(by_sequence(batch, losses), rows):
-            torch.testing.assert_close(found, alone(net, row), rtol=1e-5, atol=1e-5)
+    assert needs_gradient == [False]
+    low_rank = {name for name, _ in net.named_parameters() if "lora_" in name}
+    assert gradients_of(net).keys() == low_rank
+    assert_as_alone(net, rows, by_sequence(batch, losses))
 
 
 @pytest.mark.parametrize(
@@ -179,75 +205,73 @@ def test_with_adapters_of_peft() -> None:
     ids=["prompt", "prefix"],
 )
 def test_learned_prompts_come_before_every_sequence(config: object) -> None:
-    net, rows = get_peft_model(model(), config), sequences()
+    net = get_peft_model(model(), config)
     net.eval()
-    reader, batch = Reader(net), pack(rows, share=False)
-    assert reader.returns_logits and not reader.packs
-    with torch.no_grad():
-        for found, row in zip(by_sequence(batch, reader.nats(batch)), rows):
-            torch.testing.assert_close(found, alone(net, row), rtol=1e-5, atol=1e-5)
+    rows = sequences()
+    reader = Reader(net)
+    assert reader.returns_logits
+    assert not reader.packs
+    batch = pack(rows, share=False)
+    assert_as_alone(net, rows, by_sequence(batch, reader.nats(batch)))
 
 
 def test_gradient_checkpoints_change_nothing() -> None:
-    net, rows = model(), sequences()
-    reader, batch = Reader(net), pack(rows)
+    net = model()
+    reader = Reader(net)
+    batch = pack(sequences())
     reader.nats(batch).sum().backward()
-    wanted = {
-        name: parameter.grad.clone() for name, parameter in net.named_parameters()
-    }
+    expected = gradients_of(net)
     net.zero_grad()
     net.train()
     net.activation_checkpointing_enable(
         activation_checkpointing_kwargs={"use_reentrant": False}
     )
     reader.nats(batch).sum().backward()
-    for name, parameter in net.named_parameters():
+    for name, gradient in gradients_of(net).items():
         torch.testing.assert_close(
-            parameter.grad, wanted[name], rtol=1e-5, atol=1e-5, msg=name
+            gradient, expected[name], rtol=1e-5, atol=1e-5, msg=name
         )
 
 
-def test_in_autocast_losses_and_gradients_are_those_of_float32_but_for_rounding() -> (
-    None
-):
-    net, rows = model(), sequences()
-    reader, batch = Reader(net), pack(rows)
-    found = list[dict[str, Tensor]]()
-    for enabled in (False, True):
-        net.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            losses = reader.nats(batch)
-        losses.mean().backward()
-        found.append(
-            {
-                "losses": losses.detach(),
-                **{
-                    name: parameter.grad.clone()
-                    for name, parameter in net.named_parameters()
-                },
-            }
-        )
-    for name, wanted in found[0].items():
-        assert found[1][name].dtype == torch.float32
-        assert (found[1][name] - wanted).norm() < 0.05 * wanted.norm(), name
+def test_autocast_changes_losses_and_gradients_by_rounding_only() -> None:
+    net = model()
+    reader = Reader(net)
+    batch = pack(sequences())
+    expected = losses_and_gradients(reader, batch, autocast=False)
+    actual = losses_and_gradients(reader, batch, autocast=True)
+    for name, value in expected.items():
+        assert actual[name].dtype == torch.float32
+        assert (actual[name] - value).norm() < 0.05 * value.norm(), name
+
+
+def losses_and_gradients(
+    reader: Reader, batch: Batch, autocast: bool
+) -> dict[str, Tensor]:
+    reader.net.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = reader.nats(batch)
+    losses.mean().backward()
+    return {"losses": losses.detach(), **gradients_of(reader.net)}
 
 
 def test_neftune_noise_has_the_size_of_the_paper() -> None:
     """Uniform in ± α/√(L d), L the sequence's own length: standard deviation α/√(3 L d)."""
     net = model()
-    reader, batch = (
-        Reader(net),
-        pack(sequences(lengths=(60, 60, 20, 20), common=0), share=False),
-    )
+    reader = Reader(net)
+    rows = sequences(lengths=(60, 60, 20, 20), common=0)
+    batch = pack(rows, share=False)
     embedded = list[Tensor]()
-    hook = net.model.layers[0].register_forward_pre_hook(
-        lambda module, inputs: embedded.append(inputs[0][0])
-    )
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        embedded.append(inputs[0][0])
+
+    hook = net.model.layers[0].register_forward_pre_hook(note)
     reader.states(batch)
     reader.states(batch, noise=5.0)
     hook.remove()
-    noise, lengths = embedded[1] - embedded[0], batch["bounds"].diff().tolist()
-    for part, length in zip(noise.split(lengths), lengths):
+    plain, noisy = embedded
+    lengths = batch["bounds"].diff().tolist()
+    for part, length in zip((noisy - plain).split(lengths), lengths, strict=True):
         bound = 5.0 / (length * 32) ** 0.5
         assert part.abs().max() <= bound
         assert part.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
@@ -266,30 +290,26 @@ def test_chunked_cross_entropy_is_the_whole_one(
 ) -> None:
     monkeypatch.setattr(chunked, "CHUNK", 5 * 31)
     torch.manual_seed(0)
-    hidden, targets = (
-        torch.randn(23, 7, dtype=torch.float64, requires_grad=True),
-        torch.randint(0, 31, (23,)),
-    )
+    hidden = torch.randn(23, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 31, (23,))
     weight = torch.randn(31, 7, dtype=torch.float64, requires_grad=trained)
-    offset = (
-        torch.randn(31, dtype=torch.float64, requires_grad=trained) if bias else None
-    )
+    offset: Tensor | None = None
+    if bias:
+        offset = torch.randn(31, dtype=torch.float64, requires_grad=trained)
     scale = torch.rand(23)
-    leaves = [
-        part
-        for part in (hidden, weight, offset)
-        if part is not None and part.requires_grad
-    ]
-    found = chunked.cross_entropy(hidden, weight, offset, targets)
-    wanted = F.cross_entropy(
-        F.linear(hidden, weight, offset), targets, reduction="none"
-    )
-    torch.testing.assert_close(found, wanted.float())
-    for ours, theirs in zip(
-        torch.autograd.grad((found * scale).sum(), leaves),
-        torch.autograd.grad((wanted * scale).sum(), leaves),
-    ):
+    leaves = [hidden]
+    if trained:
+        leaves += [weight] if offset is None else [weight, offset]
+
+    logits = F.linear(hidden, weight, offset)
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    actual = chunked.cross_entropy(hidden, weight, offset, targets)
+    torch.testing.assert_close(actual, expected.float())
+    actual_gradients = torch.autograd.grad((actual * scale).sum(), leaves)
+    expected_gradients = torch.autograd.grad((expected * scale).sum(), leaves)
+    for ours, theirs in zip(actual_gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
     nats, best = chunked.scores(hidden, weight, offset, targets)
-    torch.testing.assert_close(nats, wanted.float().detach())
+    torch.testing.assert_close(nats, expected.float().detach())
     assert torch.equal(best, F.linear(hidden, weight, offset).argmax(-1))

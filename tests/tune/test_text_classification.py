@@ -13,7 +13,7 @@ import torch
 from scipy.stats import pearsonr
 from sklearn.metrics import f1_score
 from tests.engines.small import small_bundle
-from tests.tune.encoders import base, examples, fit, judged, make
+from tests.tune.encoders import base, examples, fit, make, metrics_of
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, Unsupported
@@ -60,7 +60,7 @@ def config(**settings: Any) -> task.Config:
 def test_it_learns_on_any_base_and_answers(origin: Base) -> None:
     learner = make(task, config(), origin, SINGLE)
     fit(learner, task, config(), SINGLE)
-    assert judged(learner, task, config(), SINGLE)["accuracy"] == 1.0
+    assert metrics_of(learner, task, config(), SINGLE)["accuracy"] == 1.0
     answer = learner.answer({"text": "the staff was bad"})
     assert answer["label"] == "no" and answer["score"] > 0.5
     assert sum(answer["scores"].values()) == pytest.approx(1, abs=1e-5)
@@ -70,7 +70,7 @@ def test_several_labels(tmp_path: Path) -> None:
     settings = config(problem="multi")
     learner = make(task, settings, base(tmp_path / "b"), MULTI)
     fit(learner, task, settings, MULTI)
-    assert judged(learner, task, settings, MULTI) == pytest.approx(
+    assert metrics_of(learner, task, settings, MULTI) == pytest.approx(
         {"f1": 1, "macro_f1": 1, "exact": 1, "f1/blue": 1, "f1/green": 1, "f1/red": 1}
     )
     assert learner.answer({"text": "red and blue"})["labels"] in (
@@ -84,7 +84,7 @@ def test_numbers(tmp_path: Path) -> None:
     settings = config(problem="regression")
     learner = make(task, settings, base(tmp_path / "b"), NUMBERS)
     fit(learner, task, settings, NUMBERS, steps=150)
-    assert judged(learner, task, settings, NUMBERS)["mae"] < 0.3
+    assert metrics_of(learner, task, settings, NUMBERS)["mae"] < 0.3
     assert learner.answer({"text": "good room"})["value"] == pytest.approx(5, abs=0.6)
 
 
@@ -105,7 +105,7 @@ def test_pairs_are_told_from_their_order(tmp_path: Path) -> None:
             expected.split()
         )
         fit(learner, task, config(), pairs)
-        assert judged(learner, task, config(), pairs)["accuracy"] == 1.0
+        assert metrics_of(learner, task, config(), pairs)["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.engines.small import small_bundle
-from tests.tune.encoders import base, examples, fit, judged, make
+from tests.tune.encoders import base, examples, fit, make, metrics_of
 
 from miaobi.core.errors import BadInput
 from miaobi.data.labelled import tagged
@@ -71,7 +71,7 @@ def spans(record: dict[str, Any]) -> list[tuple[str, str]]:
 def test_it_learns_on_any_base_and_answers_with_places(origin: Base) -> None:
     learner = make(task, config(), origin, RECORDS)
     fit(learner, task, config(), RECORDS, steps=80)
-    figures = judged(learner, task, config(), RECORDS)
+    figures = metrics_of(learner, task, config(), RECORDS)
     assert figures["f1"] == figures["accuracy"] == figures["f1/place"] == 1.0
     assert learner.answer({"text": "Eve lives in Rome ."}) == [
         {"text": "Eve", "start": 0, "end": 3, "label": "person"},
@@ -82,7 +82,7 @@ def test_it_learns_on_any_base_and_answers_with_places(origin: Base) -> None:
 def test_chinese_names_end_anywhere(tmp_path: Path) -> None:
     learner = make(task, config(), base(tmp_path / "b"), CHINESE)
     fit(learner, task, config(), CHINESE)
-    assert judged(learner, task, config(), CHINESE)["f1"] == 1.0
+    assert metrics_of(learner, task, config(), CHINESE)["f1"] == 1.0
 
 
 def test_letters_stand_alone_and_are_saved_so(tmp_path: Path) -> None:

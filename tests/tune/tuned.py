@@ -25,7 +25,7 @@ from miaobi.tune.tasks import tasks
 
 
 class Writer(Learner):
-    """As much of a language model's learner as methods and saving ask for."""
+    """As much of a language model's learner as methods and saving need."""
 
     adapter_kind = "CAUSAL_LM"
     blocks = "model.layers"
@@ -55,7 +55,7 @@ def moved(net: nn.Module, seed: int, size: float) -> None:
 def facts(
     base: Base, task: str, spec: Mapping[str, Any], modality: str, **sections: Any
 ) -> Manifest:
-    known = {
+    base_facts = {
         "name": base.name,
         "location": base.weights.location,
         "format": base.weights.format,
@@ -73,7 +73,7 @@ def facts(
             "train": {},
             **sections,
         },
-        {"base": known, "spec": dict(spec), "fingerprint": "0" * 16},
+        {"base": base_facts, "spec": dict(spec), "fingerprint": "0" * 16},
         parents=(base.name,),
     )
 

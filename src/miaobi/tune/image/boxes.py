@@ -22,16 +22,21 @@ TOLERANCE = 1e-9
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return intersection over union of every pair: [N, 4], [M, 4] -> [N, M]."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    rows = first[:, None]
+    columns = second[None]
+    low = np.maximum(rows[..., :2], columns[..., :2])
+    high = np.minimum(rows[..., 2:], columns[..., 2:])
     both = (high - low).clip(0).prod(-1)
-    union = _areas(first)[:, None] + _areas(second)[None] - both
+    areas = _areas(rows) + _areas(columns)
+    union = areas - both
     overlap: np.ndarray = both / np.maximum(union, SMALLEST_AREA)
     return overlap
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
-    areas: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1)
+    """Return the areas of boxes, [..., 4] -> [...]."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    areas: np.ndarray = sides.clip(0).prod(-1)
     return areas
 
 
@@ -40,22 +45,23 @@ def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
 
     In [-1, 1]: [N, 4] each -> [N] (Rezatofighi et al. 2019, arXiv:1902.09630).
     """
-    low = torch.maximum(first[:, :2], second[:, :2])
-    high = torch.minimum(first[:, 2:], second[:, 2:])
-    both = _product(high - low)
-    areas = _product(first[:, 2:] - first[:, :2]) + _product(
-        second[:, 2:] - second[:, :2]
-    )
+    first_low, first_high = torch.split(first, 2, 1)
+    second_low, second_high = torch.split(second, 2, 1)
+    inner_low = torch.maximum(first_low, second_low)
+    inner_high = torch.minimum(first_high, second_high)
+    outer_low = torch.minimum(first_low, second_low)
+    outer_high = torch.maximum(first_high, second_high)
+    both = _area(inner_low, inner_high)
+    around = _area(outer_low, outer_high)
+    areas = _area(first_low, first_high) + _area(second_low, second_high)
     union = areas - both
-    outer_low = torch.minimum(first[:, :2], second[:, :2])
-    outer_high = torch.maximum(first[:, 2:], second[:, 2:])
-    around = _product(outer_high - outer_low)
     overlap = both / union.clamp(min=SMALLEST_AREA)
     return overlap - (around - union) / around.clamp(min=SMALLEST_AREA)
 
 
-def _product(sides: Tensor) -> Tensor:
-    """Return width times height, 0 for boxes without extent: [N, 2] -> [N]."""
+def _area(low: Tensor, high: Tensor) -> Tensor:
+    """Return width times height, 0 for boxes without extent: [N, 2] each -> [N]."""
+    sides = high - low
     return sides.clamp(min=0).prod(-1)
 
 

@@ -72,8 +72,12 @@ def _ngram_counts(
     """
     of_answer = _ngrams(answer, order)
     of_reference = _ngrams(reference, order)
-    both = of_answer & of_reference
-    return of_answer.total(), of_reference.total(), both.total()
+    of_both = of_answer & of_reference
+    return (
+        of_answer.total(),
+        of_reference.total(),
+        of_both.total(),
+    )
 
 
 def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -90,8 +94,10 @@ def chrf_counts(answer: str, reference: str) -> np.ndarray:
     """
     answer = "".join(answer.split())
     reference = "".join(reference.split())
-    rows = [_ngram_counts(answer, reference, order) for order in CHRF_ORDERS]
-    return np.array(rows, dtype=np.float64).reshape(-1)
+    counts = list[int]()
+    for order in CHRF_ORDERS:
+        counts += _ngram_counts(answer, reference, order)
+    return np.array(counts, dtype=np.float64)
 
 
 def chrf(counts: np.ndarray) -> np.ndarray:
@@ -107,8 +113,10 @@ def chrf(counts: np.ndarray) -> np.ndarray:
     usable_both = np.where(usable, both, 0.0)
     precision = _quotient(usable_both, answer).sum(-1) / orders
     recall = _quotient(usable_both, reference).sum(-1) / orders
-    weighted = (1 + BETA**2) * precision * recall
-    return 100 * _quotient(weighted, BETA**2 * precision + recall)
+    weight = BETA**2
+    numerator = (1 + weight) * precision * recall
+    denominator = weight * precision + recall
+    return 100 * _quotient(numerator, denominator)
 
 
 def bleu_counts(answer: str, reference: str) -> np.ndarray:
@@ -119,13 +127,14 @@ def bleu_counts(answer: str, reference: str) -> np.ndarray:
     """
     answer_words = words(answer)
     reference_words = words(reference)
-    rows = [
-        _ngram_counts(answer_words, reference_words, order) for order in BLEU_ORDERS
-    ]
-    of_answer = [row[0] for row in rows]
-    of_both = [row[2] for row in rows]
+    total = list[int]()
+    both = list[int]()
+    for order in BLEU_ORDERS:
+        of_answer, _, of_both = _ngram_counts(answer_words, reference_words, order)
+        total.append(of_answer)
+        both.append(of_both)
     lengths = [len(answer_words), len(reference_words)]
-    return np.array([*lengths, *of_answer, *of_both], dtype=np.float64)
+    return np.array([*lengths, *total, *both], dtype=np.float64)
 
 
 def bleu(counts: np.ndarray) -> np.ndarray:
@@ -137,8 +146,10 @@ def bleu(counts: np.ndarray) -> np.ndarray:
     missed = (both == 0) & (total > 0)
     smoothed = np.where(missed, 0.5 ** np.cumsum(missed, -1), both)
     precision = _quotient(smoothed, total)
-    usable = (precision > 0).all(-1) & (both[..., 0] > 0)
-    mean = np.exp(np.log(np.where(precision > 0, precision, 1)).mean(-1))
+    positive = precision > 0
+    usable = positive.all(-1) & (both[..., 0] > 0)
+    logarithms = np.log(np.where(positive, precision, 1))
+    mean = np.exp(logarithms.mean(-1))
     ones = np.ones_like(answer_words)
     ratio = np.divide(reference_words, answer_words, out=ones, where=answer_words > 0)
     brevity = np.exp(np.minimum(0, 1 - ratio))
@@ -150,7 +161,9 @@ def rouge_l_counts(answer: str, reference: str) -> np.ndarray:
     answer_words = words(answer.casefold())
     reference_words = words(reference.casefold())
     common = longest_common_subsequence(answer_words, reference_words)
-    f1 = 2 * common / (len(answer_words) + len(reference_words)) if common else 0.0
+    f1 = 0.0
+    if common:
+        f1 = 2 * common / (len(answer_words) + len(reference_words))
     return np.array([f1, 1.0])
 
 

@@ -37,15 +37,19 @@ def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]], share: bool = True) -> B
         row_ids, row_targets = _inputs_and_targets(tokens, learned)
         ids.append(row_ids)
         targets.append(row_targets)
-    order = np.argsort([-len(row) for row in ids], kind="stable")
-    shared = _shared_length(ids, targets) if share and len(rows) > 1 else 0
-    positions = [np.arange(len(row)) for row in ids]
-    parts = [ids[0][:shared], *(ids[row][shared:] for row in order)]
+    lengths = np.array([len(row) for row in ids])
+    order = np.argsort(-lengths, kind="stable")
+    shared = 0
+    if share and len(rows) > 1:
+        shared = _shared_length(ids, targets)
+    own_lengths = lengths[order] - shared
+    bounds = shared + np.cumsum([0, *own_lengths])
+    positions = [np.arange(length) for length in lengths]
     return {
-        "ids": _tensor(np.concatenate(parts)),
+        "ids": _end_to_end(ids, order, shared),
         "positions": _end_to_end(positions, order, shared),
         "targets": _end_to_end(targets, order, shared),
-        "bounds": _tensor(np.cumsum([len(part) for part in parts])),
+        "bounds": _tensor(bounds),
         "order": _tensor(order),
     }
 
@@ -54,9 +58,12 @@ def _inputs_and_targets(
     tokens: np.ndarray, learned: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a row's tokens up to the last that predicts something, and its targets."""
-    last = int(np.flatnonzero(learned)[-1]) if learned.any() else 0
+    last = 0
+    if learned.any():
+        last = int(np.flatnonzero(learned)[-1])
     end = max(last, 1)
-    targets = np.append(np.where(learned[1:], tokens[1:], MASKED), MASKED)
+    targets = np.full(len(tokens), MASKED)
+    targets[:-1] = np.where(learned[1:], tokens[1:], MASKED)
     return tokens[:end], targets[:end]
 
 
@@ -88,16 +95,21 @@ def _unlearned_length(targets: np.ndarray) -> int:
     """Return how many positions come before the first target, the last one excepted."""
     own = len(targets) - 1
     has_target = targets != MASKED
-    return min(own, int(np.argmax(has_target))) if has_target.any() else own
+    if not has_target.any():
+        return own
+    first = int(np.argmax(has_target))
+    return min(own, first)
 
 
 def by_sequence(batch: Batch, values: Tensor) -> list[Tensor]:
     """Return values of learned positions, a tensor for each row that `pack` was given."""
-    learned = batch["targets"] != MASKED
-    own = learned[int(batch["bounds"][0]) :]
-    counts = [int(part.sum()) for part in torch.split(own, lengths_of(batch))]
+    shared = int(batch["bounds"][0])
+    learned = batch["targets"][shared:] != MASKED
+    rows = torch.split(learned, lengths_of(batch))
+    counts = [int(row.sum()) for row in rows]
     parts = torch.split(values, counts)
-    return [parts[row] for row in batch["order"].argsort().tolist()]
+    order = batch["order"].argsort().tolist()
+    return [parts[row] for row in order]
 
 
 def lengths_of(batch: Batch) -> list[int]:
@@ -131,8 +143,9 @@ class Group:
         rows = list[Tensor]()
         start = 0
         for length in self.lengths:
+            last = start + length - 1
             row = start + torch.arange(longest)
-            rows.append(row.clamp(max=start + length - 1))
+            rows.append(row.clamp(max=last))
             start += length
         return torch.cat(rows).to(self.device)
 
@@ -140,10 +153,10 @@ class Group:
     def unpadded_index(self) -> Tensor:
         """The padded position for each of the stream's, [T of the group]."""
         longest = max(self.lengths)
-        rows = [
-            row * longest + torch.arange(length)
-            for row, length in enumerate(self.lengths)
-        ]
+        rows = list[Tensor]()
+        for row, length in enumerate(self.lengths):
+            start = row * longest
+            rows.append(start + torch.arange(length))
         return torch.cat(rows).to(self.device)
 
     @cached_property
@@ -224,7 +237,8 @@ def _groups(bounds: Tensor) -> list[Group]:
     members = list[int]()
     for begin, end in itertools.pairwise(starts):
         length = end - begin
-        if members and length < members[0] - max(SLACK, members[0] // 8):
+        slack = max(SLACK, members[0] // 8) if members else 0
+        if members and length < members[0] - slack:
             groups.append(Group(start, tuple(members), bounds.device))
             start = begin
             members = []
