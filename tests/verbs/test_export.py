@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +18,13 @@ from miaobi.verbs.export import DType, agreement, export
 
 @pytest.fixture
 def poet(tmp_path: Path) -> str:
+    """The name of a small model in the store."""
     return str(Store().add(small_bundle(tmp_path / "bundle"), "poet"))
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
@@ -29,6 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("dtype", ["f16", "f32", "q8_0"])
 def test_a_gguf_is_written_and_compared(poet: str, dtype: DType, here: Path) -> None:
+    """It has the size that was reported, and answers as the native engine does."""
     exported = export("poet", to="gguf", dtype=dtype)
     assert exported.path == Path(f"exports/poet-1.{dtype}.gguf")
     assert exported.path.stat().st_size == exported.bytes
@@ -96,19 +100,28 @@ def test_an_unknown_model_is_named() -> None:
         export("raeder")
 
 
-Token = tuple[str, float, tuple[tuple[str, float], ...]]
-"""(text, log-probability, the most probable tokens with theirs)."""
+def answer(text: str, *logprobs: float, top: str = "") -> Text:
+    """A text whose tokens are its characters.
 
-
-def answer(*tokens: Token) -> Text:
-    logprobs = tuple(TokenLogprob(*token) for token in tokens)
-    text = "".join(token.token for token in logprobs)
-    return Text(text, Facts("m"), logprobs=logprobs)
+    `top` are the most probable tokens at its end, the first as probable as the last
+    token and each next one 0.1 nats less.
+    """
+    tokens = [
+        TokenLogprob(token, logprob)
+        for token, logprob in zip(text, logprobs, strict=True)
+    ]
+    if top:
+        last = tokens[-1]
+        top_logprobs = tuple(
+            (token, last.logprob - 0.1 * rank) for rank, token in enumerate(top)
+        )
+        tokens[-1] = replace(last, top_logprobs=top_logprobs)
+    return Text(text, Facts("m"), logprobs=tuple(tokens))
 
 
 def test_agreement_measures_the_largest_difference() -> None:
-    ours = answer(("a", -0.5, ()), ("b", -1.0, ()))
-    theirs = answer(("a", -0.6, ()), ("b", -1.0, ()))
+    ours = answer("ab", -0.5, -1.0)
+    theirs = answer("ab", -0.6, -1.0)
     assert agreement(ours, theirs, 0.2) == (2, pytest.approx(0.1))
 
 
@@ -116,15 +129,12 @@ def test_agreement_measures_the_largest_difference() -> None:
     ("token", "tie", "tokens"), [("c", 0.2, 1), ("c", 0.05, -1), ("z", 9, -1)]
 )
 def test_agreement_allows_near_ties_only(token: str, tie: float, tokens: int) -> None:
-    """Our two most probable tokens are b and c, 0.1 nats apart."""
-    ours = answer(("a", -0.5, ()), ("b", -1.0, (("b", -1.0), ("c", -1.1))))
-    theirs = answer(("a", -0.5, ()), (token, -1.0, ()))
+    ours = answer("ab", -0.5, -1.0, top="bc")
+    theirs = answer(f"a{token}", -0.5, -1.0)
     assert agreement(ours, theirs, tie)[0] == tokens
 
 
-def test_agreement_ends_at_a_character_of_several_tokens() -> None:
-    ours = answer(
-        ("a", -0.5, ()), ("\ufffd", -0.3, ()), ("\ufffd", -0.1, ()), ("b", -1.0, ())
-    )
-    theirs = answer(("a", -0.5, ()), ("编", -0.1, ()), ("b", -1.0, ()))
+def test_agreement_stops_at_a_character_of_several_tokens() -> None:
+    ours = answer("a\ufffd\ufffdb", -0.5, -0.3, -0.1, -1.0)
+    theirs = answer("a编b", -0.5, -0.1, -1.0)
     assert agreement(ours, theirs, 0.2) == (1, 0.0)

@@ -331,11 +331,11 @@ def test_pictures_as_json(painter: str, capsys: pytest.CaptureFixture[str]) -> N
         paint("--model", painter, "--seed", "7", "--n", "2", "--out", "a", "--json")
         == 0
     )
-    made = json.loads(capsys.readouterr().out)
-    assert made["out"] == "a"
+    painted = json.loads(capsys.readouterr().out)
+    assert painted["out"] == "a"
     assert [
         (one["file"], one["width"], one["height"], one["finish"], one["facts"]["seed"])
-        for one in made["pictures"]
+        for one in painted["pictures"]
     ] == [("a/000.png", 8, 8, "stop", 7), ("a/001.png", 8, 8, "stop", 8)]
 
 

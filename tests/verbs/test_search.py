@@ -243,7 +243,7 @@ def test_tuning_is_searched_by_a_figure_of_the_task_and_never_sees_the_test(
     monkeypatch.setattr(
         Examples,
         "features",
-        lambda self, split, place: seen.add(split) or features(self, split, place),
+        lambda self, split, index: seen.add(split) or features(self, split, index),
     )
     space = {
         "train.learning_rate": {"low": 1e-4, "high": 0.03, "log": True},
@@ -509,7 +509,7 @@ def test_a_trial_that_cannot_be_is_a_failed_one_and_the_search_goes_on(
     assert done.settings == {"model.num_heads": 1}
 
 
-def test_a_recipe_that_fails_ends_the_search(
+def test_a_recipe_that_fails_stops_the_search(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miaobi.verbs.search import trial as search_trial

@@ -28,7 +28,12 @@ from miaobi.verbs.readable import CELL_CHARACTERS, readable
 
 
 def page(report: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Page:
-    """Return the page of a report (finetune/report.py), with the curve of its log."""
+    """Return the page of a run.
+
+    Args:
+        report: what finetune/report.py returns, or the content of report.json
+        log: the records of log.jsonl, for the curve of the loss
+    """
     drawn = _titled(report)
     drawn.add(
         say("1 · Base model and labelled data", "1 · 基础模型与标注数据"),
@@ -59,6 +64,7 @@ def page(report: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Page:
 
 
 def _titled(report: Mapping[str, Any]) -> Page:
+    """Return the page with nothing but its title and what was tuned on what."""
     model = report["model"]
     if not report["finished"]:
         step = report["4 training"]["steps"]
@@ -76,6 +82,7 @@ def _titled(report: Mapping[str, Any]) -> Page:
 
 
 def _base_and_data(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of step 1."""
     data = step["data"]
     train = f"{data['splits']['train']:,}"
     validation = f"{data['splits']['validation']:,}"
@@ -106,6 +113,7 @@ def _base_and_data(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lengths(lengths: Mapping[str, int]) -> str:
+    """Return in words how long the examples are, in tokens."""
     median, p95 = lengths["median"], lengths["p95"]
     longest, cut = lengths["longest"], lengths["cut"]
     limit = lengths["max_length"]
@@ -116,6 +124,7 @@ def _lengths(lengths: Mapping[str, int]) -> str:
 
 
 def _task_and_head(step: Mapping[str, Any]) -> list[Block]:
+    """Return the facts of step 2, and the preview with what is learned in colour."""
     blocks = [
         facts(_dotted({key: step[key] for key in ("task", "head", "spec")})),
         prose(
@@ -172,6 +181,7 @@ def _method(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _derived(rows: Sequence[Mapping[str, Any]]) -> Block:
+    """Return a table of the settings that follow from base and data."""
     return table(
         [say("Setting", "设置"), say("Value", "取值"), say("Why", "原因")],
         [[f"train.{row['key']}", row["value"], row["reason"]] for row in rows],
@@ -179,6 +189,7 @@ def _derived(rows: Sequence[Mapping[str, Any]]) -> Block:
 
 
 def _training(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of step 4."""
     step = report["4 training"]
     max_steps = report["3 how it is changed"]["train"]["max_steps"]
     loss = step["validation_loss"]
@@ -192,6 +203,7 @@ def _training(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _test(report: Mapping[str, Any]) -> list[Block]:
+    """Return scores, differences and answers of base and tuned model."""
     test = report["5 test"]
     if not test["tuned"]:
         sentence = say(
@@ -238,6 +250,7 @@ def _on_training(rows: Sequence[Score]) -> Block:
 
 
 def _answers(rows: Sequence[Mapping[str, Any]]) -> Block:
+    """Return a table of test examples with both answers."""
     columns = [
         say("Question (worst first)", "提问（最差在前）"),
         say("Expected", "期望"),
