@@ -40,29 +40,29 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return machine
 
 
-def found(
+def derived(
     count: int = 600,
-    given: Mapping[str, Any] | None = None,
+    explicit: Mapping[str, Any] | None = None,
     lengths: Lengths = LENGTHS,
     method: str = "lora",
     **tune: Any,
 ) -> dict[str, Derived]:
     config, learner = TuneConfig(method, **tune), causal()
     methods.apply(learner, config)
-    train = dataclasses.replace(TRAIN, **dict(given or {}))
-    derived = derive(
-        {f"train.{key}" for key in given or {}},
+    train = dataclasses.replace(TRAIN, **dict(explicit or {}))
+    items = derive(
+        {f"train.{key}" for key in explicit or {}},
         config,
         train,
         learner,
         Many(count),
         lengths,
     )  # type: ignore[arg-type]
-    return {item.key: item for item in derived}
+    return {item.key: item for item in items}
 
 
 def test_everything_that_is_derived_is_a_setting_with_a_reason() -> None:
-    every = found()
+    every = derived()
     assert set(every) <= {field.name for field in dataclasses.fields(TrainConfig)}
     assert {
         "max_steps",
@@ -79,11 +79,11 @@ def test_everything_that_is_derived_is_a_setting_with_a_reason() -> None:
 
 
 def test_what_was_set_stays_and_the_rest_follows_from_it() -> None:
-    every = found(600, {"batch_size": 2, "max_steps": 77})
+    every = derived(600, {"batch_size": 2, "max_steps": 77})
     assert not {"batch_size", "max_steps"} & set(every)
     assert every["accumulation"].value == 8, "sixteen a step all the same"
     assert every["validate_every"].value == 77 // 5
-    assert found(600, {"accumulation": 4})["batch_size"].value == 4
+    assert derived(600, {"accumulation": 4})["batch_size"].value == 4
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_what_was_set_stays_and_the_rest_follows_from_it() -> None:
 def test_steps_and_batches_follow_the_amount_of_data(
     count: int, whole: int, epochs: int
 ) -> None:
-    every = found(count)
+    every = derived(count)
     batch = every["batch_size"].value * every["accumulation"].value
     assert batch == whole
     assert every["max_steps"].value == max(-(-count * epochs // batch), 10)
 
 
 def test_long_examples_come_in_small_parts() -> None:
-    every = found(lengths=Lengths(900, 1000, 1200, 1200, 0))
+    every = derived(lengths=Lengths(900, 1000, 1200, 1200, 0))
     assert every["batch_size"].value == 4
     assert every["accumulation"].value == 4
     assert "1000" in every["batch_size"].reason
@@ -112,24 +112,24 @@ def test_memory_is_half_used_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     token = 4 * (3 * 32 * 34 + 3 * 48)
     monkeypatch.setattr(defaults, "_free_memory", lambda device: 2 * 3 * 1000 * token)
-    assert found(lengths=Lengths(900, 1000, 1200, 1200, 0))["batch_size"].value == 2
+    assert derived(lengths=Lengths(900, 1000, 1200, 1200, 0))["batch_size"].value == 2
 
 
-def test_a_slow_machine_gets_the_steps_that_fit_and_is_told(
+def test_a_slow_machine_gets_the_steps_that_fit_with_a_reason(
     quick: dict[str, float],
 ) -> None:
     quick["seconds"] = 24.0
-    limited = found(6000)["max_steps"]
+    limited = derived(6000)["max_steps"]
     assert limited.value == int(1800 / (24 * defaults.OVERHEAD)) == 60
     assert "563" in limited.reason, "how many steps it would take otherwise"
-    assert found(6000, {"max_minutes": 60.0})["max_steps"].value == 120
+    assert derived(6000, {"max_minutes": 60.0})["max_steps"].value == 120
     quick["seconds"] = 10_000.0
-    assert found(6000)["max_steps"].value == defaults.MIN_STEPS
+    assert derived(6000)["max_steps"].value == defaults.MIN_STEPS
 
 
 def test_rates_by_method_and_task() -> None:
     rates = {
-        method: found(
+        method: derived(
             method=method, **({"freeze_layers": 1} if method == "frozen" else {})
         )["learning_rate"].value
         for method in METHODS
@@ -140,15 +140,14 @@ def test_rates_by_method_and_task() -> None:
     learner = classifier()
     learner.learning_rate_factor = 0.1
     methods.apply(learner, TuneConfig("lora"))
-    derived = derive(set(), TuneConfig("lora"), TRAIN, learner, Many(600), LENGTHS)  # type: ignore[arg-type]
-    assert next(
-        item.value for item in derived if item.key == "learning_rate"
-    ) == pytest.approx(1e-4)
+    items = derive(set(), TuneConfig("lora"), TRAIN, learner, Many(600), LENGTHS)  # type: ignore[arg-type]
+    values = {item.key: item.value for item in items}
+    assert values["learning_rate"] == pytest.approx(1e-4)
 
 
 def test_adapters_are_not_decayed() -> None:
-    assert found(method="lora")["weight_decay"].value == 0.0
-    assert found(method="full")["weight_decay"].value == 0.01
+    assert derived(method="lora")["weight_decay"].value == 0.0
+    assert derived(method="full")["weight_decay"].value == 0.01
 
 
 def test_measuring_a_step_leaves_everything_as_it_was(

@@ -85,12 +85,12 @@ def test_frozen_weights_are_left_out_of_the_run() -> None:
 def test_a_head_tied_to_the_embeddings_is_frozen_with_them() -> None:
     learner = causal()
     methods.apply(learner, TuneConfig("frozen", freeze_layers=1))
-    found = {
+    moving = {
         name for name, item in learner.net.named_parameters() if item.requires_grad
     }
-    assert "model.embed_tokens.weight" not in found
-    assert {name.split(".")[2] for name in found if "layers" in name} == {"1", "2"}
-    assert "model.norm.weight" in found
+    assert "model.embed_tokens.weight" not in moving
+    assert {name.split(".")[2] for name in moving if "layers" in name} == {"1", "2"}
+    assert "model.norm.weight" in moving
 
 
 def test_more_layers_than_there_are() -> None:
@@ -152,14 +152,14 @@ def test_layers_thaw_the_last_first(tmp_path: Path) -> None:
 def test_each_layer_has_its_pace() -> None:
     learner = classifier()
     methods.apply(learner, TuneConfig("full", layer_decay=0.5))
-    found = {
+    rates = {
         id(item): group["initial_lr"]
         for optimizer in optimizers.optimizers_for(learner.phases()[0], CONFIG)
         for group in optimizer.param_groups
         for item in group["params"]
     }
     paces = {
-        name: found[id(item)] / 1e-2 for name, item in learner.net.named_parameters()
+        name: rates[id(item)] / 1e-2 for name, item in learner.net.named_parameters()
     }
     assert paces["bert.embeddings.word_embeddings.weight"] == pytest.approx(0.5**4)
     assert [
@@ -180,7 +180,7 @@ def test_adapters_have_the_pace_of_their_layer() -> None:
     ] == pytest.approx(0.125)
 
 
-def test_a_plain_module_is_kept_whole(tmp_path: Path) -> None:
+def test_a_plain_module_is_saved_whole(tmp_path: Path) -> None:
     class Plain(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,5 +1,5 @@
 """Every way to tune, on a model that writes and on one that classifies: what it
-promises at the start, what moves, what is kept.
+promises at the start, what moves, what is saved.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from miaobi.train import checkpoint, loop
 from miaobi.train.config import TrainConfig
 from miaobi.tune import methods
 from miaobi.tune.methods import METHODS, TuneConfig
+from miaobi.tune.methods.config import NAMES
 
 CONFIG = TrainConfig(
     max_steps=12, batch_size=4, learning_rate=1e-2, device="cpu", weight_decay=0.0
@@ -40,6 +41,10 @@ PAIRS = [
     for kind in LEARNERS
     if (method, kind) not in NOWHERE
 ]
+
+
+def test_every_name_is_a_method() -> None:
+    assert tuple(METHODS) == NAMES
 
 
 def config_of(method: str, **settings: Any) -> TuneConfig:
@@ -182,14 +187,14 @@ def test_adalora_takes_ranks_away_and_keeps_its_budget() -> None:
     """Twelve ranks a matrix at first, at the end eight on average."""
     learner = tuned("adalora", "causal", lora_rank=8)
     trained(learner)
-    kept = {
+    masks = {
         name: value
         for name, value in learner.callbacks[0].named_buffers()
         if name.startswith("kept")
     }
-    assert len(kept) == 21
-    assert sum(int(value.sum()) for value in kept.values()) == 21 * 8
-    assert all(len(value) == 12 for value in kept.values())
+    assert len(masks) == 21
+    assert sum(int(value.sum()) for value in masks.values()) == 21 * 8
+    assert all(len(value) == 12 for value in masks.values())
     zeros = sum(
         int((value == 0).sum())
         for name, value in values(learner.net).items()
@@ -235,7 +240,7 @@ def test_a_lora_checkpoint_holds_the_lora_only(tmp_path: Path) -> None:
     )
 
 
-def test_targets_choose_layers_and_a_pattern_without_any_is_told() -> None:
+def test_targets_choose_layers_and_a_pattern_without_any_is_refused() -> None:
     learner = tuned("lora", "causal", targets=r"(q|v)_proj")
     assert {
         name.split(".")[-4] for name in values(learner.net) if "lora_A" in name
@@ -300,7 +305,7 @@ def test_a_prompt_before_a_decoder_that_classifies_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("method", "kind"), sorted(NOWHERE))
-def test_what_does_not_go_is_told_with_a_remedy(method: str, kind: str) -> None:
+def test_what_does_not_go_is_refused_with_a_remedy(method: str, kind: str) -> None:
     with pytest.raises(MiaobiError) as caught:
         tuned(method, kind)
     assert "lora" in caught.value.remedy
@@ -331,7 +336,7 @@ def test_bad_settings_are_named(settings: dict[str, object], what: str) -> None:
         TuneConfig(**settings)  # type: ignore[arg-type]
 
 
-def test_an_adapter_is_known_as_one() -> None:
+def test_an_adapter_is_marked_as_one() -> None:
     assert tuned("lora", "causal").adapter
     assert not tuned("full", "causal").adapter
     assert causal().adapter is False

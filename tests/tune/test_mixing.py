@@ -39,9 +39,9 @@ SPEC = {"problem": "single", "labels": ["bad", "good"]}
 HEAD = text_classification.Config()
 
 
-def written(path: Path, words: str, numbers: range, **more: Any) -> Path:
+def written(path: Path, subject: str, numbers: range, **more: Any) -> Path:
     rows = [
-        {"text": f"{words} {at}", "label": "good" if at % 2 else "bad", **more}
+        {"text": f"{subject} {at}", "label": "good" if at % 2 else "bad", **more}
         for at in numbers
     ]
     path.write_text(
@@ -96,8 +96,8 @@ def texts(folder: Path, split: str = "train") -> list[str]:
 
 
 def mix_of(folder: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = manifest(folder)["mix"]
-    return found
+    mix: Mapping[str, Any] = manifest(folder)["mix"]
+    return mix
 
 
 def test_a_share_counts_by_the_training_examples_of_the_data_itself(
@@ -151,7 +151,7 @@ def test_a_larger_share_holds_the_smaller_ones_examples_and_nothing_held_out_mov
         assert not set(texts(large)) & set(texts(large, split))
 
 
-def test_no_more_than_there_is_and_that_is_told(
+def test_no_more_than_there_is_and_that_is_reported(
     sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = sources.mixed(5.0)
@@ -167,7 +167,7 @@ def test_no_more_than_there_is_and_that_is_told(
     assert "需要 320 条" in describe(manifest(folder))["general"]
 
 
-def test_held_out_and_known_examples_are_left_out_and_counted(
+def test_held_out_and_trained_examples_are_left_out_and_counted(
     sources: Sources, tmp_path: Path
 ) -> None:
     held_out, own = (
@@ -191,9 +191,9 @@ def test_held_out_and_known_examples_are_left_out_and_counted(
         strict=False,
     )
     folder = with_mixture(sources.plain, config, text_classification, HEAD, SPEC, False)
-    found = mix_of(folder)["leaky"]
+    facts = mix_of(folder)["leaky"]
     assert {
-        key: found[key]
+        key: facts[key]
         for key in ("read", "held_out", "repeated", "duplicates", "unusable", "added")
     } == {
         "read": 11,
@@ -219,11 +219,11 @@ def test_held_out_and_known_examples_are_left_out_and_counted(
 
 
 def test_questions_about_a_held_out_text_are_left_out(tmp_path: Path) -> None:
-    def rows(asked: str) -> str:
+    def rows(subject: str) -> str:
         return "".join(
             json.dumps(
                 {
-                    "question": f"{asked} {at}?",
+                    "question": f"{subject} {at}?",
                     "context": f"Text {at} is long.",
                     "answer": "long",
                 }
@@ -239,10 +239,10 @@ def test_questions_about_a_held_out_text_are_left_out(tmp_path: Path) -> None:
         Config(path=str(tmp_path / "own.jsonl")), extractive_questions, head, False
     )
     config = Config(mix={"further": Source(str(tmp_path / "further.jsonl"), share=9.0)})
-    found = mix_of(with_mixture(plain, config, extractive_questions, head, {}, False))[
+    mixed = mix_of(with_mixture(plain, config, extractive_questions, head, {}, False))[
         "further"
     ]
-    assert (found["held_out"], found["added"]) == (4, 16)
+    assert (mixed["held_out"], mixed["added"]) == (4, 16)
 
 
 def test_pictures_that_a_person_would_call_held_out_ones_are_left_out(
@@ -368,7 +368,7 @@ def test_old_examples_are_replayed_as_before_and_their_held_out_ones_are_guarded
 
 
 @pytest.mark.parametrize(
-    ("source", "error", "words"),
+    ("source", "error", "message"),
     [
         (Source(), BadInput, "data.mix.further has neither path nor pack"),
         (Source("a", "b", 1.0), BadInput, "data.mix.further has both"),
@@ -380,9 +380,9 @@ def test_old_examples_are_replayed_as_before_and_their_held_out_ones_are_guarded
     ],
 )
 def test_a_source_that_cannot_be_read_is_named(
-    sources: Sources, source: Source, error: type[MiaobiError], words: str
+    sources: Sources, source: Source, error: type[MiaobiError], message: str
 ) -> None:
-    with pytest.raises(error, match=re.escape(words)) as caught:
+    with pytest.raises(error, match=re.escape(message)) as caught:
         with_mixture(
             sources.plain,
             Config(mix={"further": source}),

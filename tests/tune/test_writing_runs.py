@@ -103,7 +103,7 @@ def test_from_data_to_the_store(
 @pytest.mark.parametrize(
     ("rows", "task"), [(PAIRS, "seq2seq"), (PREFERENCES, "preference")]
 )
-def test_the_task_is_told_by_the_data(
+def test_the_task_follows_from_the_data(
     tmp_path: Path, rows: list[dict[str, Any]], task: str
 ) -> None:
     assert guess(str(written(tmp_path / "data.jsonl", rows)), "") == task

@@ -64,7 +64,7 @@ class PromptFormat:
     def _last_turn(
         self, template: ChatTemplate, question: Question, text: str
     ) -> str | None:
-        """Return the answer as the template writes it; None where that cannot be told."""
+        """Return the answer as the template writes it; None where it is not marked off."""
         messages = _messages(question)
         prompt = template.render(messages)
         answer = {"role": "assistant", "content": text}

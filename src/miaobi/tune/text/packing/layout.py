@@ -85,7 +85,8 @@ def _shared_length(ids: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> 
     most = min(map(_unlearned_length, targets))
     prefix = ids[0][:most]
     for row in ids[1:]:
-        differences = np.flatnonzero(row[: len(prefix)] != prefix)
+        beginning = row[: len(prefix)]
+        differences = np.flatnonzero(beginning != prefix)
         if len(differences):
             prefix = prefix[: differences[0]]
     return len(prefix)
@@ -163,8 +164,10 @@ class Group:
     def is_real(self) -> Tensor:
         """Whether a padded position is one of the stream's, [N, 1, L, 1]."""
         positions = torch.arange(max(self.lengths))
-        is_real = positions < torch.tensor(self.lengths)[:, None]
-        return is_real[:, None, :, None].to(self.device)
+        lengths = torch.tensor(self.lengths)
+        is_real = positions < lengths[:, None]
+        is_real = is_real[:, None, :, None]
+        return is_real.to(self.device)
 
     def pad(self, stream: Tensor) -> Tensor:
         """Return [1, H, T, D] as the group's padded sequences, [N, H, L, D]."""
@@ -232,6 +235,7 @@ class Layout:
 def _groups(bounds: Tensor) -> list[Group]:
     """Return the sequences, which are sorted by length, in groups of similar length."""
     starts = bounds.tolist()
+    device = bounds.device
     groups = list[Group]()
     start = starts[0]
     members = list[int]()
@@ -239,9 +243,11 @@ def _groups(bounds: Tensor) -> list[Group]:
         length = end - begin
         slack = max(SLACK, members[0] // 8) if members else 0
         if members and length < members[0] - slack:
-            groups.append(Group(start, tuple(members), bounds.device))
+            group = Group(start, tuple(members), device)
+            groups.append(group)
             start = begin
             members = []
         members.append(length)
-    groups.append(Group(start, tuple(members), bounds.device))
+    group = Group(start, tuple(members), device)
+    groups.append(group)
     return groups
