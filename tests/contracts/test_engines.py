@@ -293,38 +293,31 @@ def test_other_kinds_of_requests_are_refused(case: Case) -> None:
         asyncio.run(scenario())
 
 
-ACTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "temperature": ({"temperature": 0.0}, {"temperature": 3.0}),
-    "top_k": ({"temperature": 3.0}, {"temperature": 3.0, "top_k": 1}),
-    "top_p": ({"temperature": 3.0}, {"temperature": 3.0, "top_p": 0.0001}),
-    "min_p": ({"temperature": 3.0}, {"temperature": 3.0, "min_p": 0.999}),
-    "typical_p": ({"temperature": 3.0}, {"temperature": 3.0, "typical_p": 0.0001}),
-    "repetition_penalty": (
-        {"temperature": 0},
-        {"temperature": 0, "repetition_penalty": 10.0},
-    ),
-    "presence_penalty": (
-        {"temperature": 0},
-        {"temperature": 0, "presence_penalty": 2.0},
-    ),
-    "frequency_penalty": (
-        {"temperature": 0},
-        {"temperature": 0, "frequency_penalty": 2.0},
-    ),
-    "no_repeat_ngram_size": (
-        {"num_beams": 2, "temperature": 0},
-        {"num_beams": 2, "temperature": 0, "no_repeat_ngram_size": 1},
-    ),
-    "num_beams": ({"temperature": 0}, {"temperature": 0, "num_beams": 4}),
+WILD = {"temperature": 3.0}
+GREEDY = {"temperature": 0.0}
+BEAMS = {"temperature": 0.0, "num_beams": 2}
+ACTS: dict[str, tuple[dict[str, Any], Any]] = {
+    "temperature": (GREEDY, 3.0),
+    "top_k": (WILD, 1),
+    "top_p": (WILD, 0.0001),
+    "min_p": (WILD, 0.999),
+    "typical_p": (WILD, 0.0001),
+    "repetition_penalty": (GREEDY, 10.0),
+    "presence_penalty": (GREEDY, 2.0),
+    "frequency_penalty": (GREEDY, 2.0),
+    "no_repeat_ngram_size": (BEAMS, 1),
+    "num_beams": (GREEDY, 4),
 }
+"""Settings, and a value of the control that changes the answer beside them."""
 
 
 @pytest.mark.parametrize("control", ACTS)
 def test_each_claimed_control_acts(case: Case, control: str) -> None:
     need(case, control)
-    without, with_control = ACTS[control]
-    plain = texts(case, max_new_tokens=48, **without)
-    assert plain != texts(case, max_new_tokens=48, **with_control)
+    settings, value = ACTS[control]
+    without = texts(case, max_new_tokens=48, **settings)
+    changed_settings = settings | {control: value}
+    assert without != texts(case, max_new_tokens=48, **changed_settings)
 
 
 @pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])

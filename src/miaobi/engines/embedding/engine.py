@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class EmbeddingEngine:
         self.name = weights.name
         self.abilities = abilities
         self._learner = _learner(weights)
-        self._max_tokens = self._learner.room or MAX_TOKENS
+        self._max_tokens = self._learner.max_tokens or MAX_TOKENS
         self._worker = Worker("embedding")
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
@@ -85,18 +85,16 @@ class EmbeddingEngine:
         features = [
             self._learner.encode({"text": text}, self._max_tokens) for text in texts
         ]
-        vectors = self._learner.vectors(self._learner.collate(features))
-        array: np.ndarray = vectors.numpy()
-        return array
+        return self._learner.vectors(self._learner.collate(features)).numpy()
 
     def close(self) -> None:
         self._worker.close()
 
 
-def _learner(weights: Weights) -> Any:
+def _learner(weights: Weights) -> embedding.Embedder:
     """The task's learner, which tokenises and encodes."""
     if weights.format != "base":
-        return learner_of(open_tuned(weights))
+        return cast(embedding.Embedder, learner_of(open_tuned(weights)))
     learner = embedding.learner(open_base(weights.name), {}, embedding.Config())
     learner.eval()
     return learner
