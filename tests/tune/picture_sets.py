@@ -18,30 +18,35 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
 def picture(colour: str, seed: int, width: int = 32, height: int = 32) -> Image.Image:
     """Mostly of one colour, with noise."""
-    noise = np.random.default_rng(seed).normal(0, 20, (height, width, 3))
-    return Image.fromarray(
-        (np.array(COLOURS[colour]) + noise).clip(0, 255).astype(np.uint8)
-    )
+    generator = np.random.default_rng(seed)
+    noise = generator.normal(0, 20, (height, width, 3))
+    values = np.array(COLOURS[colour]) + noise
+    pixels = values.clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels)
 
 
 def class_folders(folder: Path, each: int = 8) -> Path:
     for colour in COLOURS:
-        (folder / colour).mkdir(parents=True)
+        class_folder = folder / colour
+        class_folder.mkdir(parents=True)
         for seed in range(each):
-            picture(colour, seed).save(folder / colour / f"{seed}.png")
+            image = picture(colour, seed)
+            image.save(class_folder / f"{seed}.png")
     return folder
 
 
 def captioned(folder: Path, count: int = 6) -> Path:
     folder.mkdir(parents=True)
     rows = []
+    colours = list(COLOURS)
     for seed in range(count):
-        colour = list(COLOURS)[seed % 3]
-        picture(colour, seed, 40, 32).save(folder / f"{seed}.png")
-        rows.append({"file_name": f"{seed}.png", "caption": f"a {colour} field"})
-    (folder / "metadata.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows)
-    )
+        colour = colours[seed % 3]
+        name = f"{seed}.png"
+        image = picture(colour, seed, 40, 32)
+        image.save(folder / name)
+        row = {"file_name": name, "caption": f"a {colour} field"}
+        rows.append(json.dumps(row) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(rows))
     return folder
 
 

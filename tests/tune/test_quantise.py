@@ -29,13 +29,19 @@ def test_no_weight_is_further_than_half_a_step(columns: int) -> None:
     linear = nn.Linear(columns, 24)
     weight = linear.weight.detach()
     largest = largest_of_blocks(weight)
-    error = (QuantisedLinear(linear, "int8").weight - weight).abs()
-    assert bool((error <= largest / 254 * 1.001).all())
+
+    eight_bits = QuantisedLinear(linear, "int8")
+    error = (eight_bits.weight - weight).abs()
+    half_step = largest / 254
+    assert bool((error <= half_step * 1.001).all())
+
+    four_bits = QuantisedLinear(linear, "int4")
+    error = (four_bits.weight - weight).abs()
     shares = weight / largest
-    distances = (shares[..., None] - torch.tensor(NF4)).abs()
-    expected = distances.amin(-1) * largest
-    error = (QuantisedLinear(linear, "int4").weight - weight).abs()
-    torch.testing.assert_close(error, expected, rtol=1e-4, atol=1e-6)
+    levels = torch.tensor(NF4)
+    distances = (shares[..., None] - levels).abs()
+    nearest = distances.amin(-1) * largest
+    torch.testing.assert_close(error, nearest, rtol=1e-4, atol=1e-6)
 
 
 def largest_of_blocks(weight: Tensor) -> Tensor:
@@ -60,13 +66,17 @@ def test_levels_come_back_as_they_were() -> None:
 def test_bits_are_few() -> None:
     weight = torch.randn(256, 512)
     codes, scale = pack(weight, "int4")
-    assert codes.nbytes == weight.numel() // 2
-    assert scale.numel() == weight.numel() // BLOCK
+    count = weight.numel()
+    assert codes.nbytes == count // 2
+    assert scale.numel() == count // BLOCK
     codes, _ = pack(weight, "int8")
-    assert codes.nbytes == weight.numel()
-    layer = QuantisedLinear(nn.Linear(512, 256), "int4")
-    assert set(layer.state_dict()) == {"bias"}, "the base is not saved again"
-    assert sum(item.numel() for item in layer.parameters()) == 256
+    assert codes.nbytes == count
+    linear = nn.Linear(512, 256)
+    layer = QuantisedLinear(linear, "int4")
+    saved = layer.state_dict()
+    assert set(saved) == {"bias"}, "the base is not saved again"
+    (bias,) = layer.parameters()
+    assert bias.numel() == 256
 
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
