@@ -21,8 +21,23 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def home() -> Path:
     """Return the folder of models, packs and prepared data: $MIAOBI_HOME, or
     ~/.cache/miaobi.
+
+    Raises BadInput for a URL: the database, prepared data and copies have to be here.
     """
-    return Path(os.environ.get("MIAOBI_HOME") or "~/.cache/miaobi").expanduser()
+    folder = os.environ.get("MIAOBI_HOME") or "~/.cache/miaobi"
+    if "://" in folder:
+        raise BadInput(
+            say(
+                f"MIAOBI_HOME is {folder}, but what lies there (the database, prepared data, copies of models) "
+                "has to be on this machine.",
+                f"MIAOBI_HOME 为 {folder}，但其内容（数据库、准备好的数据、模型副本）必须保存在本机。",
+            ),
+            say(
+                "Give a folder. Models and uploads may be elsewhere: set MIAOBI_STORAGE to a URL.",
+                "请给出文件夹。模型与上传文件可以存于别处：将 MIAOBI_STORAGE 设为 URL。",
+            ),
+        )
+    return Path(folder).expanduser()
 
 
 @contextmanager
