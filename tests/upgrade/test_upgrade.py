@@ -9,9 +9,11 @@ and the test is skipped with the difference, so that nobody takes "close" for "t
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,11 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 from tests.upgrade.api import listing, post_json, wait_for_end
-from tests.upgrade.processes import Server, migration, run_session, versions
+from tests.upgrade.processes import DATABASE, Server, migration, run_session, versions
 from tests.upgrade.relocation import Relocation
+
+from miaobi.serve.copies import list_copies
+from miaobi.serve.database import open_records
 
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.json"))
 KILLED_SECONDS = 60
@@ -306,6 +311,36 @@ def test_the_database_is_brought_up_to_date(restart: Restart) -> None:
     before, after = restart.migrations
     assert before == restart.copy.expected["migration"]
     assert after >= before
+
+
+def test_the_database_is_copied_before_it_is_migrated(
+    version: Path, tmp_path: Path
+) -> None:
+    """A step back, to the keys before 0002, stands for what a later migration meets."""
+    database = make_copy(version, tmp_path / version.name).root / DATABASE
+    with closing(sqlite3.connect(database)) as other_server:
+        other_server.execute("ALTER TABLE keys DROP COLUMN operator")
+        other_server.execute("UPDATE alembic_version SET version_num = '0001'")
+        other_server.commit()
+        before = rows_of(database)
+        open_records(f"sqlite:///{database}").close()
+    (copy,) = list_copies(database)
+    assert copy.revision == "0001"
+    assert rows_of(copy.path) == before
+    after = rows_of(database)
+    changed = {table for table in before if before[table] != after[table]}
+    assert changed == {"alembic_version", "keys"}
+    assert sum(map(len, before.values())) > 50
+
+
+def rows_of(database: Path) -> dict[str, list[Any]]:
+    """The rows of each table."""
+    with closing(sqlite3.connect(database)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type='table'")
+        return {
+            name: connection.execute(f"SELECT * FROM {name}").fetchall()
+            for (name,) in tables.fetchall()
+        }
 
 
 def test_keys_are_what_they_were(session: Session, restart: Restart) -> None:
