@@ -16,8 +16,8 @@ from tests.serve.conftest import Echo
 from tests.serve.test_admission import probed
 
 from miaobi.core.errors import Damaged
-from miaobi.serve.errors import from_exception, without_places
-from miaobi.serve.logs import JsonLines
+from miaobi.serve.errors import from_exception, without_paths
+from miaobi.serve.logs import JsonFormatter
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
 
@@ -137,7 +137,7 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
     for secret in ("secret", "object", "0x", "/etc", "Error"):
         assert secret not in answer.json()["error"]["message"]
     told = next(record for record in caplog.records if record.exc_info)
-    assert "a secret in" in JsonLines().format(told)
+    assert "a secret in" in JsonFormatter().format(told)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +159,12 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
     ],
 )
 def test_places_do_not_leave_the_machine(told: str, kept: str) -> None:
-    assert without_places(told) == kept
+    assert without_paths(told) == kept
     assert from_exception(Damaged(told), "req").message == kept
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> str:
-    return "\n".join(JsonLines().format(record) for record in caplog.records)
+    return "\n".join(JsonFormatter().format(record) for record in caplog.records)
 
 
 def test_logs_are_json_and_hold_no_prompt(

@@ -16,7 +16,7 @@ from miaobi.serve.jobs.work.task import Outcome, Task
 
 
 def run(task: Task) -> Outcome:
-    asked: dict[str, Any] = task.job.asked
+    asked: dict[str, Any] = task.job.request
     do = asked.get("do", "count")
     if do == "raise":
         raise RuntimeError(f"secret {task.folder}")
@@ -49,5 +49,5 @@ def _count(task: Task, steps: int, seconds: float) -> Outcome:
             file.write(f"{step}\n")
         if task.progress(step=step):
             return Outcome("Stopped half way.", {"step": step}, "cancelled")
-        task.tell(f"step {step}", "metrics", {"step": step})
+        task.record_event(f"step {step}", "metrics", {"step": step})
     return Outcome("Counted.", {"counted": steps})

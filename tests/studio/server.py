@@ -88,18 +88,18 @@ class Workshop:
         for step in range(job.result.get("step", 0) + 1, 61):
             self.ending.wait(0.05)
             self.queue.progress(job.id, holder, {"step": step})
-            self.queue.tell(
+            self.queue.record_event(
                 job.id,
                 holder,
                 "metrics",
                 f"Step {step}",
                 {"step": step, "train_loss": 3 - step / 30},
             )
-        self.queue.tell(
+        self.queue.record_event(
             job.id, holder, "message", "AI-generated / 由AI生成: a sample", {}
         )
         made = "trained_model" if job.kind == "training" else "fine_tuned_model"
-        self.queue.end(job.id, holder, "succeeded", "Done.", {made: job.asked[made]})
+        self.queue.end(job.id, holder, "succeeded", "Done.", {made: job.request[made]})
 
 
 def main(keys: list[str]) -> None:

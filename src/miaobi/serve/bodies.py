@@ -24,7 +24,7 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.logs import log
 from miaobi.serve.settings import Settings
 
-KEPT = "/v1/files"
+FILES_PATH = "/v1/files"
 """An upload whose last byte came is kept, whether or not its sender waits to be told."""
 UPLOADS = re.compile(
     r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*",
@@ -54,7 +54,7 @@ class Bodies:
             kind = self._kind(scope)
             incoming = _Incoming(receive, self._largest(scope, kind), self.settings)
             incoming.check(int(_header(scope, b"content-length") or 0))
-            if scope["path"] == KEPT:
+            if scope["path"] == FILES_PATH:
                 await self.app(scope, incoming.receive, send)
                 return
             source: Receive = incoming.receive
@@ -84,7 +84,7 @@ class Bodies:
         the form around them; others are held in memory.
         """
         stored = kind == "multipart/form-data" and (
-            scope["path"] == KEPT or scope["path"].startswith("/studio/")
+            scope["path"] == FILES_PATH or scope["path"].startswith("/studio/")
         )
         return (
             self.settings.limits.upload_bytes + FORM
@@ -191,8 +191,8 @@ def check_depth(body: bytes, deepest: int) -> None:
     if body.count(b"[") + body.count(b"{") <= deepest:
         return
     depth = 0
-    for found in TOKENS.finditer(body):
-        first = found[0][:1]
+    for token in TOKENS.finditer(body):
+        first = token[0][:1]
         depth += (first in b"[{") - (first in b"]}")
         if depth > deepest:
             raise ApiError(

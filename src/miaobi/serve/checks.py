@@ -59,14 +59,14 @@ def _check(url: URL) -> Finding:
         pending = pending_migrations(engine, revision)
     finally:
         engine.dispose()
-    place = str(sqlite_file(engine) or url.render_as_string(hide_password=True))
+    location = str(sqlite_file(engine) or url.render_as_string(hide_password=True))
     if pending:
-        return _pending(engine, place, pending)
+        return _pending(engine, location, pending)
     return _finding(
         "ok",
         say(
-            f"{place}, up to date (revision {revision})",
-            f"{place}，已是最新（版本 {revision}）",
+            f"{location}, up to date (revision {revision})",
+            f"{location}，已是最新（版本 {revision}）",
         ),
     )
 
@@ -85,15 +85,15 @@ def _open_read_only(url: URL) -> Engine:
     )
 
 
-def _pending(engine: Engine, place: str, pending: Sequence[Migration]) -> Finding:
+def _pending(engine: Engine, location: str, pending: Sequence[Migration]) -> Finding:
     listed = ", ".join(map(str, pending))
     database = sqlite_file(engine)
     if database is None:
         return _finding(
             "ok",
             say(
-                f"{place}: the server's next start migrates it: {listed}",
-                f"{place}：服务器下次启动时将执行迁移：{listed}",
+                f"{location}: the server's next start migrates it: {listed}",
+                f"{location}：服务器下次启动时将执行迁移：{listed}",
             ),
             say(
                 f"copy it before: {dump_command(engine)}",
@@ -103,9 +103,9 @@ def _pending(engine: Engine, place: str, pending: Sequence[Migration]) -> Findin
     folder = database.resolve().parent
     size, free = size_of(database), shutil.disk_usage(folder).free
     what = say(
-        f"{place}: the server's next start copies it to {folder} "
+        f"{location}: the server's next start copies it to {folder} "
         f"({size / 1e6:,.1f} MB; {free / 1e6:,.1f} MB free) and migrates it: {listed}",
-        f"{place}：服务器下次启动时先复制到 {folder}"
+        f"{location}：服务器下次启动时先复制到 {folder}"
         f"（{size / 1e6:,.1f} MB；剩余 {free / 1e6:,.1f} MB），再执行迁移：{listed}",
     )
     if size > free:

@@ -97,12 +97,14 @@ def run(settings: Settings, names: Names) -> None:
 def greeting(settings: Settings, port: int, names: list[str]) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"
-    shown = ", ".join(names[:12]) + (f" … ({len(names)})" if len(names) > 12 else "")
-    lines = [
+    listed_names = ", ".join(names[:12]) + (
+        f" … ({len(names)})" if len(names) > 12 else ""
+    )
+    parts = [
         say(f"miaobi 妙笔 serves at {url}/v1", f"miaobi 妙笔 服务地址：{url}/v1"),
         say(
-            f"  models  {shown or 'none yet: miaobi data fetch smollm2'}",
-            f"  模型    {shown or '还没有：miaobi data fetch smollm2'}",
+            f"  models  {listed_names or 'none yet: miaobi data fetch smollm2'}",
+            f"  模型    {listed_names or '还没有：miaobi data fetch smollm2'}",
         ),
         *(
             [say(f"  studio  {url}/studio", f"  工作室  {url}/studio")]
@@ -112,16 +114,18 @@ def greeting(settings: Settings, port: int, names: list[str]) -> str:
         say(f"  docs    {url}/docs", f"  文档    {url}/docs"),
         say("  Ctrl-C stops it.", "  按 Ctrl-C 停止。"),
     ]
-    return "\n".join(lines)
+    return "\n".join(parts)
 
 
 def keys_of(file: Path | None) -> tuple[str, ...]:
     """The keys in the file and in $MIAOBI_API_KEY. Raises NotFound, or BadInput for a
     file without any.
     """
-    given = [os.environ["MIAOBI_API_KEY"]] if os.environ.get("MIAOBI_API_KEY") else []
+    environment_keys = (
+        [os.environ["MIAOBI_API_KEY"]] if os.environ.get("MIAOBI_API_KEY") else []
+    )
     if file is None:
-        return tuple(given)
+        return tuple(environment_keys)
     if not file.is_file():
         raise NotFound(
             say(f"There is no file {file}.", f"找不到文件 {file}。"),
@@ -130,17 +134,17 @@ def keys_of(file: Path | None) -> tuple[str, ...]:
                 "请在其中每行写一个密钥，或去掉 --api-key-file。",
             ),
         )
-    found = [
+    file_keys = [
         line.strip()
         for line in file.read_text(encoding="utf-8").splitlines()
         if line.strip() and not line.startswith("#")
     ]
-    if not found:
+    if not file_keys:
         raise BadInput(
             say(f"{file} holds no key.", f"{file} 中没有密钥。"),
             say("Write one key a line into it.", "请每行写一个密钥。"),
         )
-    return (*given, *found)
+    return (*environment_keys, *file_keys)
 
 
 def demand_key(settings: Settings) -> None:
@@ -152,10 +156,10 @@ def demand_key(settings: Settings) -> None:
 
     records = open_records(settings.database)
     try:
-        made = [row for row in all_keys(records) if row.revoked is None]
+        active_keys = [row for row in all_keys(records) if row.revoked is None]
     finally:
         records.close()
-    if not made:
+    if not active_keys:
         raise BadInput(
             say(
                 f"{settings.host} can be reached from other machines, and no key protects it.",
@@ -168,8 +172,10 @@ def demand_key(settings: Settings) -> None:
         )
 
 
-def _port(given: int | None) -> int:
-    word = str(given) if given is not None else os.environ.get("MIAOBI_PORT") or "8000"
+def _port(option: int | None) -> int:
+    word = (
+        str(option) if option is not None else os.environ.get("MIAOBI_PORT") or "8000"
+    )
     if not word.isdigit() or int(word) > 65_535:
         raise BadInput(
             say(f"The port is {word!r}.", f"端口为 {word!r}。"),
@@ -181,8 +187,8 @@ def _port(given: int | None) -> int:
     return int(word)
 
 
-def _level(given: str) -> str:
-    level = (given or os.environ.get("MIAOBI_LOG_LEVEL") or "info").lower()
+def _level(option: str) -> str:
+    level = (option or os.environ.get("MIAOBI_LOG_LEVEL") or "info").lower()
     if level not in LEVELS:
         raise BadInput(
             say(f"There is no log level {level!r}.", f"没有日志级别 {level!r}。"),

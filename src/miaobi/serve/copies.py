@@ -28,7 +28,7 @@ COPIES = 3
 class DatabaseCopy:
     path: Path
     revision: str
-    made_at: str
+    timestamp: str
     """UTC, "20261130-201512"."""
     number: int
     """Among those of the same second, from 1."""
@@ -43,9 +43,9 @@ def list_copies(database: Path) -> list[DatabaseCopy]:
     for path in database.parent.iterdir():
         match = pattern.fullmatch(path.name)
         if match:
-            revision, made_at, number = match.groups()
-            copies.append(DatabaseCopy(path, revision, made_at, int(number or 1)))
-    return sorted(copies, key=lambda copy: (copy.made_at, copy.number), reverse=True)
+            revision, timestamp, number = match.groups()
+            copies.append(DatabaseCopy(path, revision, timestamp, int(number or 1)))
+    return sorted(copies, key=lambda copy: (copy.timestamp, copy.number), reverse=True)
 
 
 def copy_database(database: Path, revision: str) -> DatabaseCopy:
@@ -79,12 +79,14 @@ def size_of(database: Path) -> int:
 
 def _next_copy(database: Path, revision: str) -> DatabaseCopy:
     """The copy that would be made now."""
-    made_at = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    numbers = [copy.number for copy in list_copies(database) if copy.made_at == made_at]
+    timestamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    numbers = [
+        copy.number for copy in list_copies(database) if copy.timestamp == timestamp
+    ]
     number = max(numbers, default=0) + 1
     suffix = f"-{number}" if number > 1 else ""
-    name = f"{database.name}.{revision}.{made_at}{suffix}.copy"
-    return DatabaseCopy(database.with_name(name), revision, made_at, number)
+    name = f"{database.name}.{revision}.{timestamp}{suffix}.copy"
+    return DatabaseCopy(database.with_name(name), revision, timestamp, number)
 
 
 def _back_up(database: Path, target: Path) -> None:

@@ -59,7 +59,7 @@ STATUS: dict[type[MiaobiError], int] = {
 }
 
 
-PLACE = re.compile(
+LOCAL_DETAIL = re.compile(
     r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。"
     r"]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at "
     r"0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{6,}\b"
@@ -67,11 +67,11 @@ PLACE = re.compile(
 """A path of this machine (its last part is kept), an object's repr, an address in memory."""
 
 
-def without_places(text: str) -> str:
+def without_paths(text: str) -> str:
     """The words of an error that was written for whoever sits at this machine, for
     those who do not.
     """
-    return PLACE.sub(lambda found: found[1] or "…", text)
+    return LOCAL_DETAIL.sub(lambda match: match[1] or "…", text)
 
 
 class ApiError(Exception):
@@ -130,7 +130,7 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
         )  # others may have closed a model or freed the disk by then
         return ApiError(
             status,
-            without_places(f"{error.problem} {error.remedy}".strip()),
+            without_paths(f"{error.problem} {error.remedy}".strip()),
             code=error.code,
             retry_after=again,
         )
@@ -163,10 +163,10 @@ def _detail(request: Request, error: HTTPException) -> str:
     what else there is.
     """
     if (error.status_code, error.detail) == (404, "Not Found"):
-        asked = f"{request.method} {request.url.path[:200]}"
+        resource = f"{request.method} {request.url.path[:200]}"
         return say(
-            f"There is no {asked}; /docs lists what there is.",
-            f"没有 {asked}；/docs 列出了可用的接口。",
+            f"There is no {resource}; /docs lists what there is.",
+            f"没有 {resource}；/docs 列出了可用的接口。",
         )
     return str(error.detail)
 

@@ -22,9 +22,9 @@ BATCH = 500
 """Rows that an export reads at a time."""
 
 
-def add(records: Records, key_id: str, **told: Any) -> Feedback:
+def add(records: Records, key_id: str, **fields: Any) -> Feedback:
     with records.session() as session:
-        row = Feedback(id=new_id("feedback"), key_id=key_id, **told)
+        row = Feedback(id=new_id("feedback"), key_id=key_id, **fields)
         session.add(row)
         return row
 
@@ -34,16 +34,16 @@ def listed(
 ) -> list[Feedback]:
     """Newest first; one more than `limit` where there are more."""
     with records.reading() as session:
-        asked = select(Feedback).where(Feedback.key_id == key_id)
+        query = select(Feedback).where(Feedback.key_id == key_id)
         last = session.get(Feedback, after) if after else None
         if last is not None:
-            asked = asked.where(
+            query = query.where(
                 (Feedback.created < last.created)
                 | ((Feedback.created == last.created) & (Feedback.id < last.id))
             )
         return list(
             session.scalars(
-                asked.order_by(Feedback.created.desc(), Feedback.id.desc()).limit(
+                query.order_by(Feedback.created.desc(), Feedback.id.desc()).limit(
                     limit + 1
                 )
             )
@@ -64,12 +64,12 @@ def remove(records: Records, key_id: str, id: str) -> bool:
 def counts(records: Records, key_id: str) -> dict[str, int]:
     """How much of each kind."""
     with records.reading() as session:
-        asked = (
+        query = (
             select(Feedback.kind, func.count())
             .where(Feedback.key_id == key_id)
             .group_by(Feedback.kind)
         )
-        return {row[0]: row[1] for row in session.execute(asked)}
+        return {row[0]: row[1] for row in session.execute(query)}
 
 
 def export(records: Records, key_id: str, shape: Shape) -> Iterator[str]:

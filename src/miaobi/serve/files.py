@@ -45,7 +45,7 @@ class Files:
     def __init__(self, records: Records, folder: Path, limit: int) -> None:
         """limit: bytes of one file."""
         self.records, self.folder, self.limit = records, folder, limit
-        self.known_disk = folder.exists()
+        self.has_folder = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, id: str) -> Path:
@@ -78,17 +78,17 @@ class Files:
         newest_first: bool = True,
     ) -> list[File]:
         """One more than `limit` where there are more."""
-        asked = select(File).where(
+        query = select(File).where(
             File.key_id == key_id, File.expires.is_(None) | (File.expires > now())
         )
         if purpose is not None:
-            asked = asked.where(File.purpose == purpose)
+            query = query.where(File.purpose == purpose)
         if after is not None:
-            asked = asked.where(File.id < after if newest_first else File.id > after)
+            query = query.where(File.id < after if newest_first else File.id > after)
         with self.records.reading() as session:
             return list(
                 session.scalars(
-                    asked.order_by(File.id.desc() if newest_first else File.id).limit(
+                    query.order_by(File.id.desc() if newest_first else File.id).limit(
                         limit + 1
                     )
                 )
@@ -137,11 +137,11 @@ class Files:
         records without bytes.
         """
         with self.records.reading() as session:
-            known = {file.id: file.expires for file in session.scalars(select(File))}
-        for id, expires in known.items():
+            expiries = {file.id: file.expires for file in session.scalars(select(File))}
+        for id, expires in expiries.items():
             if expires is not None and expires <= now():
                 self._remove(id)
-            elif self.known_disk and not (self.folder / id).exists():
+            elif self.has_folder and not (self.folder / id).exists():
                 log.warning(
                     "the bytes of a file are gone; so is its record now",
                     extra={"file": id},
@@ -149,7 +149,7 @@ class Files:
                 self._remove(id)
         for path in self.folder.iterdir():
             if PART.fullmatch(path.name) or (
-                ID.fullmatch(path.name) and path.name not in known
+                ID.fullmatch(path.name) and path.name not in expiries
             ):
                 self._remove_if_nobodys(path)
 
@@ -184,7 +184,7 @@ class Upload:
     """
 
     def __init__(self, files: Files, id: str) -> None:
-        self.files, self.id, self.size, self.kept = files, id, 0, False
+        self.files, self.id, self.size, self.is_stored = files, id, 0, False
         self.draft = files.folder / f".{id}.part"
         self._sha256 = hashlib.sha256()
         with disk_full():
@@ -238,7 +238,7 @@ class Upload:
         with disk_full():
             os.fsync(self._handle)
             os.rename(self.draft, target)
-            self.kept = True
+            self.is_stored = True
             try:
                 _flush_folder(self.files.folder)
                 file = File(
@@ -266,13 +266,13 @@ class Upload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        if not self.kept:
+        if not self.is_stored:
             self.draft.unlink(missing_ok=True)
         os.close(self._handle)
         return False
 
 
-def shown(file: File) -> dict[str, Any]:
+def to_object(file: File) -> dict[str, Any]:
     """OpenAI's file object."""
     return {
         "id": file.id,

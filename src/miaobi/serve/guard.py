@@ -103,10 +103,10 @@ class Guard:
                 code="headers_too_large",
                 headers={"Connection": "close"},
             )
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         for name, value in raw:
             key = name.decode("latin-1").lower()
-            if key in found and key in (
+            if key in values and key in (
                 "host",
                 "authorization",
                 "origin",
@@ -118,12 +118,12 @@ class Guard:
                     say(f"The header {key} came twice.", f"请求头 {key} 出现了两次。"),
                     code="bad_header",
                 )
-            found[key] = (
-                f"{found[key]}; {value.decode('latin-1')}"
-                if key in found
+            values[key] = (
+                f"{values[key]}; {value.decode('latin-1')}"
+                if key in values
                 else value.decode("latin-1")
             )
-        return found
+        return values
 
     def _host(self, headers: Mapping[str, str]) -> None:
         settings, host = self.services.settings, headers.get("host", "")
@@ -132,14 +132,14 @@ class Guard:
         if not match or (
             settings.local and name not in LOOPBACK and name not in settings.hosts
         ):
-            shown = host[:80].encode("ascii", "replace").decode()
+            quoted = host[:80].encode("ascii", "replace").decode()
             raise ApiError(
                 421 if match else 400,
                 say(
-                    f"Host {shown!r} is not a name of this server. Ask it as "
+                    f"Host {quoted!r} is not a name of this server. Ask it as "
                     "localhost or 127.0.0.1; a name of its own is allowed "
                     "with --allow-host NAME.",
-                    f"Host {shown!r} 不是本服务器的名称。请使用 localhost 或 "
+                    f"Host {quoted!r} 不是本服务器的名称。请使用 localhost 或 "
                     "127.0.0.1；如需其他名称，请用 --allow-host 名称 启动。",
                 ),
                 code="bad_host",
@@ -175,18 +175,18 @@ class Guard:
         """
         if OPEN.fullmatch(scope["path"]):
             return Caller()
-        given = headers.get("authorization")
-        if given is None and STUDIO.fullmatch(scope["path"]):
+        authorization = headers.get("authorization")
+        if authorization is None and STUDIO.fullmatch(scope["path"]):
             return await self.services.keys.caller(
                 self.services.sessions.key(_cookie(headers)) or ""
             )
-        kind, _, secret = (given or "").partition(" ")
+        kind, _, secret = (authorization or "").partition(" ")
         return await self.services.keys.caller(
             secret.strip() if kind.lower() == "bearer" else ""
         )
 
     def _login(self, scope: Scope) -> RedirectResponse | None:
-        """A person at the studio's door is shown where to sign in."""
+        """Send a visitor without a session to the studio's login page."""
         accept = b" ".join(
             value for name, value in scope["headers"] if name == b"accept"
         )
@@ -201,7 +201,7 @@ class Guard:
 
 def _cookie(headers: Mapping[str, str]) -> str:
     try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        values = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:
         return ""
-    return found.value if found else ""
+    return values.value if values else ""

@@ -30,12 +30,12 @@ class Keys:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.records: Records | None = None
-        self._given = {
+        self._configured = {
             (sha := digest(key)): Caller(f"given-{sha[:12]}", f"key {at}")
             for at, key in enumerate(settings.api_keys, 1)
         }
         self._stored: dict[str, Caller] = {}
-        self._any = bool(self._given)
+        self._any = bool(self._configured)
         self._read_at = 0.0
 
     async def caller(self, secret: str) -> Caller:
@@ -48,16 +48,16 @@ class Keys:
             await self.read()
         if not self._any and self.settings.local:
             return Caller()
-        found, asked = None, digest(secret)
+        match, sha256 = None, digest(secret)
         for sha, caller in (
-            *self._given.items(),
+            *self._configured.items(),
             *self._stored.items(),
         ):  # all of them, so that the time taken says nothing
-            if hmac.compare_digest(sha, asked):
-                found = caller
-        if found is None:
+            if hmac.compare_digest(sha, sha256):
+                match = caller
+        if match is None:
             raise _refused(secret)
-        return found
+        return match
 
     async def read(self) -> None:
         """Read the keys of the database. While it cannot be read, those that were known
@@ -81,7 +81,7 @@ class Keys:
             for row in rows
             if row.revoked is None
         }
-        self._any = bool(self._given or rows)
+        self._any = bool(self._configured or rows)
 
 
 def _refused(secret: str) -> ApiError:

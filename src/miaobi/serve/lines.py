@@ -38,7 +38,7 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(line: bytes, number: int) -> dict[str, Any]:
     try:
-        found = json.loads(
+        value = json.loads(
             line.decode("utf-8-sig" if number == 1 else "utf-8"),
             parse_constant=_no_constant,
         )
@@ -50,15 +50,15 @@ def _object(line: bytes, number: int) -> dict[str, Any]:
         raise bad_line(
             number, say(f"it is not JSON: {error}.", f"不是有效的 JSON：{error}。")
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise bad_line(
             number,
             say(
-                f"it is not an object but {type(found).__name__}.",
-                f"不是对象，而是 {type(found).__name__}。",
+                f"it is not an object but {type(value).__name__}.",
+                f"不是对象，而是 {type(value).__name__}。",
             ),
         )
-    return found
+    return value
 
 
 def _no_constant(name: str) -> Any:

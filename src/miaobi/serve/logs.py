@@ -41,14 +41,14 @@ PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """{"time", "level", "logger", "message", "request_id", ...}: what a call gave as
     `extra` becomes keys of the line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         state = current.get() or {}
-        line = {
+        record_fields = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
@@ -56,19 +56,19 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         if "request_id" in state:
-            line["request_id"] = state["request_id"]
-        line |= {
+            record_fields["request_id"] = state["request_id"]
+        record_fields |= {
             name: value for name, value in vars(record).items() if name not in PLAIN
         }
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            record_fields["trace"] = self.formatException(record.exc_info)
+        return json.dumps(record_fields, default=str)
 
 
 def configure(level: str) -> None:
     """Everything to stderr as JSON lines: ours, and uvicorn's own words."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     for name in ("miaobi", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
@@ -96,15 +96,15 @@ class Logged:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = list(message.get("headers", ()))
+                headers = list(message.get("headers", ()))
                 own = {
                     "x-request-id": request_id,
                     "x-content-type-options": "nosniff",
                     **state.get("rates", {}),
                 }
-                names = {name for name, _ in given}
+                names = {name for name, _ in headers}
                 message["headers"] = [
-                    *given,
+                    *headers,
                     *(
                         (name.encode(), value.encode())
                         for name, value in own.items()
@@ -121,10 +121,10 @@ class Logged:
                 raise
             await answer.response()(scope, receive, sending)
         finally:
-            self._tell(scope, state, status or GONE, time.perf_counter() - began)
+            self._log_request(scope, state, status or GONE, time.perf_counter() - began)
             current.reset(token)
 
-    def _tell(
+    def _log_request(
         self, scope: Scope, state: dict[str, Any], status: int, seconds: float
     ) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"

@@ -32,9 +32,9 @@ class _Gauges:
         """Name of the gauge: what it tells, its label ("" for none), its values."""
 
     def collect(self) -> Iterable[Metric]:
-        for name, (told, label, values) in self.now.items():
+        for name, (description, label, values) in self.now.items():
             family = GaugeMetricFamily(
-                f"miaobi_{name}", told, labels=[label] if label else None
+                f"miaobi_{name}", description, labels=[label] if label else None
             )
             for of, value in values.items():
                 family.add_metric([of] if label else [], value)
@@ -70,7 +70,7 @@ class Meters:
         )
         self.refused = Counter(
             "miaobi_refused",
-            "Requests that were told to come back.",
+            "Requests that were description to come back.",
             ["reason"],
             registry=self.registry,
         )
@@ -116,9 +116,9 @@ class Meters:
         if first is None:
             return
         self.first.labels(model).observe(first - arrived)
-        taken = time.perf_counter() - first
-        if used.completion_tokens > 1 and taken > 0:
-            self.rate.labels(model).observe((used.completion_tokens - 1) / taken)
+        seconds = time.perf_counter() - first
+        if used.completion_tokens > 1 and seconds > 0:
+            self.rate.labels(model).observe((used.completion_tokens - 1) / seconds)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         self.requests.labels(route, method, str(status)).inc()

@@ -27,14 +27,14 @@ from miaobi.serve.settings import Settings
 class Names:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._found: dict[str, tuple[int, Weights, bundle.Manifest | None]] = {}
+        self._opened: dict[str, tuple[int, Weights, bundle.Manifest | None]] = {}
         """With the time of the folder in which versions and aliases come and go, by
         which one learns of a promotion; and the manifest of a version, which never
         changes.
         """
 
     @cached_property
-    def _given(self) -> Mapping[str, Weights | None]:
+    def _configured(self) -> Mapping[str, Weights | None]:
         """Names of --model; with weights for aliases. Raises NotFound, BadInput or
         Damaged for a path that leads nowhere.
         """
@@ -50,7 +50,7 @@ class Names:
 
     def fetch(self) -> None:
         """Bring what --model names, and fail now for what cannot be had."""
-        for name in self._given:
+        for name in self._configured:
             if name in packs.catalogue() and not Store().versions(name):
                 packs.path(name)
             self.find(name)
@@ -58,18 +58,21 @@ class Names:
     def find(self, name: str) -> Weights:
         """Raises NotFound with the nearest names."""
         reference, _, version = name.partition("@")
-        given = self._given.get(name)
-        if given is not None:
-            return given
+        weights = self._configured.get(name)
+        if weights is not None:
+            return weights
         if NAME.fullmatch(reference) and (not version or NAME.fullmatch(version)):
             store = Store()
             with contextlib.suppress(OSError):
                 changed = (store.root / reference).stat().st_mtime_ns
-                before = self._found.get(name)
+                before = self._opened.get(name)
                 if (before is None or before[0] != changed) and store.versions(
                     reference
                 ):
-                    before = self._found[name] = (changed, *self._of_store(store, name))
+                    before = self._opened[name] = (
+                        changed,
+                        *self._of_store(store, name),
+                    )
                 if before is not None and before[0] == changed:
                     return before[1]
             if not version and self._served(reference) and self._installed(reference):
@@ -114,24 +117,24 @@ class Names:
         """Whether it is among --model, or everything is served. What was tuned from a
         served model is served too.
         """
-        return not self._given or any(
-            name == given.partition("@")[0] for given in self._given
+        return not self._configured or any(
+            name == configured.partition("@")[0] for configured in self._configured
         )
 
     def _of_pack(self, name: str) -> Weights:
-        if name not in self._found:
+        if name not in self._opened:
             pack = packs.get(name)
-            self._found[name] = (
+            self._opened[name] = (
                 0,
                 Weights("base", str(packs.path(name)), name, modality="embedding")
                 if pack.format == "base"
                 else files.find(name),
                 None,
             )
-        return self._found[name][1]
+        return self._opened[name][1]
 
     def _installed(self, name: str) -> bool:
-        return name in self._found or (name in makers() and packs.installed(name))
+        return name in self._opened or (name in makers() and packs.installed(name))
 
     def _remedy(self, name: str) -> str:
         if name in makers() and self._served(name):
@@ -146,19 +149,19 @@ class Names:
 
     def names(self) -> list[str]:
         """Every name that answers, without versions."""
-        found = {name for name in self._given if self._given[name] is not None} | {
-            name for name in makers() if self._served(name) and packs.installed(name)
-        }
+        served_names = {
+            name for name in self._configured if self._configured[name] is not None
+        } | {name for name in makers() if self._served(name) and packs.installed(name)}
         for name in Store().names():
             with contextlib.suppress(MiaobiError):
                 self.find(name)
-                found.add(name)
-        return sorted(found | {name for name in self._given if "@" in name})
+                served_names.add(name)
+        return sorted(served_names | {name for name in self._configured if "@" in name})
 
     def facts(self, name: str) -> dict[str, Any]:
         """What /v1/models tells of a model. Raises NotFound."""
         weights = self.find(name)
-        found: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "id": name,
             "object": "model",
             "created": 0,
@@ -167,13 +170,13 @@ class Names:
             "version": weights.label,
         }
         if weights.format == "bundle":
-            known = self._found.get(name)
+            opened = self._opened.get(name)
             manifest = (
-                known[2]
-                if known is not None and known[2] is not None
+                opened[2]
+                if opened is not None and opened[2] is not None
                 else bundle.read(weights.path)
             )
-            found |= {
+            facts |= {
                 "family": manifest.family,
                 "parents": list(manifest.parents),
                 "owned_by": "local",
@@ -182,8 +185,8 @@ class Names:
                 else 0,
             }
         elif weights.path.exists():
-            found["created"] = int(weights.path.stat().st_mtime)
-        return found
+            facts["created"] = int(weights.path.stat().st_mtime)
+        return facts
 
 
 def makers() -> list[str]:

@@ -18,11 +18,18 @@ from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.data.progress import bar
 from miaobi.serve.callers import Caller
-from miaobi.serve.jobs.batches import Journal, Line, answer, answers, client_of, read
+from miaobi.serve.jobs.batches import (
+    BatchRequest,
+    Journal,
+    answer,
+    answers,
+    client_of,
+    read,
+)
 from miaobi.serve.jobs.work.batch import application
 from miaobi.serve.settings import Settings
 
-SHOWN = 5
+LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -36,27 +43,27 @@ class Answered:
     seconds: float
 
     def __str__(self) -> str:
-        lines = [
+        sentences = [
             say(
                 f"{self.answered} of {self.total} requests answered in {self.seconds:.1f} s: {self.out}",
                 f"{self.total} 条请求已回答 {self.answered} 条，用时 {self.seconds:.1f} 秒：{self.out}",
             )
         ]
         if self.reused:
-            lines.append(
+            sentences.append(
                 say(
                     f"  {self.reused} of them by an earlier run",
                     f"  其中 {self.reused} 条来自之前的运行",
                 )
             )
         if self.failed:
-            lines.append(
+            sentences.append(
                 say(
-                    f"  {self.failed} failed; their lines say why. The same command asks them again.",
+                    f"  {self.failed} failed; their sentences say why. The same command asks them again.",
                     f"  {self.failed} 条失败，原因见相应行；再次运行同一命令会重试。",
                 )
             )
-        return "\n".join(lines)
+        return "\n".join(sentences)
 
 
 def batch(
@@ -78,16 +85,16 @@ def batch(
             say(f"There is no file {requests}.", f"文件 {requests} 不存在。"),
             say("Check the path.", "请检查路径。"),
         )
-    found, wrong = read(source, model=model)
-    if wrong:
+    batch_requests, unusable = read(source, model=model)
+    if unusable:
         first = "\n  ".join(
             f"{item['line'] or ''}: {item['message']}".removeprefix(": ")
-            for item in wrong[:SHOWN]
+            for item in unusable[:LISTED]
         )
         raise BadInput(
             say(
-                f"{requests}: {len(wrong)} lines cannot be used:\n  {first}",
-                f"{requests}：有 {len(wrong)} 行无法使用：\n  {first}",
+                f"{requests}: {len(unusable)} sentences cannot be used:\n  {first}",
+                f"{requests}：有 {len(unusable)} 行无法使用：\n  {first}",
             ),
             say(
                 "Mend or remove them; nothing was asked yet.",
@@ -101,20 +108,20 @@ def batch(
         )
     began = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
-    place = target.with_name(f".{target.name}.journal")
-    _begin(place, target)
-    with Journal(place) as journal:
+    path = target.with_name(f".{target.name}.journal")
+    _begin(path, target)
+    with Journal(path) as journal:
         journal.forget_failed()
-        ids = [line.id for line in found]
+        ids = [request.id for request in batch_requests]
         reused, _ = journal.counts(ids)
         try:
-            asyncio.run(_answer(found, journal, streams))
+            asyncio.run(_answer(batch_requests, journal, streams))
         except BaseException:
-            kept, _ = journal.counts(ids)
+            answered_count, _ = journal.counts(ids)
             print(
                 say(
-                    f"{kept} of {len(found)} answers are kept; the same command goes on.",
-                    f"已保留 {kept}/{len(found)} 条回答；再次运行同一命令即可继续。",
+                    f"{answered_count} of {len(batch_requests)} answers are answered_count; the same command goes on.",
+                    f"已保留 {answered_count}/{len(batch_requests)} 条回答；再次运行同一命令即可继续。",
                 ),
                 file=sys.stderr,
             )
@@ -122,17 +129,20 @@ def batch(
         with write_beside(target) as draft, draft.open("wb") as file:
             file.writelines(journal.rows(ids))
         answered, failed = journal.counts(ids)
-        place.unlink()
+        path.unlink()
     return Answered(
-        target, len(found), answered, failed, reused, time.monotonic() - began
+        target, len(batch_requests), answered, failed, reused, time.monotonic() - began
     )
 
 
-def _begin(place: Path, target: Path) -> None:
+def _begin(path: Path, target: Path) -> None:
     """A finished run's answers are the beginning of the next one's journal."""
-    if place.exists() or not target.exists():
+    if path.exists() or not target.exists():
         return
-    if max((end for _, _, end in answers(target)), default=0) < target.stat().st_size:
+    if (
+        max((location.end for _, location in answers(target)), default=0)
+        < target.stat().st_size
+    ):
         raise Conflict(
             say(
                 f"{target} exists and does not hold answers of a batch.",
@@ -140,20 +150,20 @@ def _begin(place: Path, target: Path) -> None:
             ),
             say("Choose another --out.", "请用 --out 指定其他文件。"),
         )
-    with write_beside(place) as draft:
+    with write_beside(path) as draft:
         draft.write_bytes(target.read_bytes())
 
 
-async def _answer(requests: list[Line], journal: Journal, streams: int) -> None:
-    ids = [line.id for line in requests]
+async def _answer(requests: list[BatchRequest], journal: Journal, streams: int) -> None:
+    ids = [request.id for request in requests]
     if all(id in journal for id in ids):
         return
     app = application(Settings(streams=streams, queue=streams))
-    with bar() as shown:
+    with bar() as report:
 
         def look() -> bool:
             done, failed = journal.counts(ids)
-            shown(
+            report(
                 say("answering", "正在回答")
                 + (
                     say(f" ({failed} failed)", f"（{failed} 条失败）") if failed else ""

@@ -14,13 +14,13 @@ Metadata = Annotated[
 """A caller's own notes on a job."""
 
 
-def page(found: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
+def page(objects: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
     """The first `limit` of what was found, and whether there was more."""
-    shown = list(found[:limit])
+    listed = list(objects[:limit])
     return {
         "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": len(found) > limit,
+        "data": listed,
+        "first_id": listed[0]["id"] if listed else None,
+        "last_id": listed[-1]["id"] if listed else None,
+        "has_more": len(objects) > limit,
     }

@@ -72,7 +72,7 @@ class Pool:
         self.facts = facts or self._facts
         self._held: dict[str, Held] = {}
         self._clock = itertools.count()
-        self._making_room = asyncio.Lock()
+        self._freeing_memory = asyncio.Lock()
         self._closing = set[asyncio.Task[None]]()
         self._budget = settings.memory_bytes
 
@@ -169,7 +169,7 @@ class Pool:
 
     async def _open(self, held: Held) -> Model:
         try:
-            await self._make_room(held)
+            await self._free_memory(held)
             others = any(
                 not other.opening.done()
                 for other in self._held.values()
@@ -196,8 +196,8 @@ class Pool:
                 self._let_go(other)
         return model
 
-    async def _make_room(self, held: Held) -> None:
-        async with self._making_room:
+    async def _free_memory(self, held: Held) -> None:
+        async with self._freeing_memory:
             self._budget = self._budget or free() // 2
             if held.bytes > self._budget:
                 raise DoesNotFit(
@@ -271,7 +271,7 @@ def free() -> int:
 
 
 def _other(name: str, makes: str, wanted: str) -> Unsupported:
-    places = {
+    slots = {
         "text": "chat.completions.create, completions.create",
         "image": "images.generate, images.edit",
         "embedding": "embeddings.create",
@@ -281,5 +281,5 @@ def _other(name: str, makes: str, wanted: str) -> Unsupported:
             f"The model {name!r} makes {makes}, not {wanted}.",
             f"模型 {name!r} 生成 {makes}，而不是 {wanted}。",
         ),
-        places.get(makes, ""),
+        slots.get(makes, ""),
     )

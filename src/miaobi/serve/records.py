@@ -91,12 +91,12 @@ class Job(Table):
     id: Mapped[str] = mapped_column(primary_key=True)
     key_id: Mapped[str] = mapped_column(index=True)
     kind: Mapped[str]
-    """"fine_tuning", "batch": which module of serve/work/ does it."""
+    """"fine_tuning", "batch": which module of serve/jobs/work/ does it."""
     status: Mapped[str] = mapped_column(default="queued")
-    asked: Mapped[dict[str, Any]]
-    """The request, as it was checked."""
+    request: Mapped[dict[str, Any]] = mapped_column("asked")
+    """Its fields, as they were checked."""
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What came of it; while it runs, how far it is."""
+    """Of the whole job; while it runs, how far it is."""
     error: Mapped[dict[str, Any] | None]
     cancel: Mapped[bool] = mapped_column(default=False)
     attempts: Mapped[int] = mapped_column(default=0)

@@ -97,8 +97,8 @@ class Services:
 
 async def services_of(request: Request) -> Services:
     """Asynchronous, or the framework would ask a thread each time."""
-    found: Services = request.app.state.services
-    return found
+    services: Services = request.app.state.services
+    return services
 
 
 Serving = Annotated[Services, Depends(services_of)]

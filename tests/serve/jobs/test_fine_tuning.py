@@ -27,6 +27,7 @@ from miaobi.serve.guard import inside
 from miaobi.serve.jobs import Lost
 from miaobi.serve.jobs.tuning import SETTINGS, tuned_name
 from miaobi.serve.jobs.work import fine_tuning as work
+from miaobi.serve.jobs.work.making import metrics_at
 from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
@@ -252,7 +253,9 @@ class Tuner:
                     + json.dumps({"step": row["step"], "validation": 2.5})
                     + "\n"
                 )
-        (run / "checkpoints" / "step-00000002").mkdir(exist_ok=True)
+        for step in (1, 2):
+            folder = run / "checkpoints" / f"step-{step:08d}"
+            folder.mkdir(exist_ok=True)
         if self.stops_at:
             raise KeyboardInterrupt
         with (run / "log.jsonl").open("a") as file:
@@ -365,15 +368,44 @@ def test_a_job_that_ends_leaves_a_model_figures_and_a_file_of_results(
         if "train_loss" in event["data"]
     ] == [2.0, 1.0, 0.0]
     assert any("AI-generated / 由AI生成" in event["message"] for event in events)
-    checkpoint = client.get(f"{path}/checkpoints").json()["data"][0]
-    FineTuningJobCheckpoint.model_validate(checkpoint)
-    assert checkpoint["step_number"] == 2
+    checkpoints = client.get(f"{path}/checkpoints").json()["data"]
+    for checkpoint in checkpoints:
+        FineTuningJobCheckpoint.model_validate(checkpoint)
+    assert [item["step_number"] for item in checkpoints] == [2, 1]
     table = client.get(f"/v1/files/{done['result_files'][0]}/content").text.splitlines()
     assert (
         table[0] == "step,train_loss,valid_loss,learning_rate,seen,seconds"
         and table[1].startswith("1,2.0,2.5,0.001,100")
         and len(table) == 4
     )
+
+
+def test_a_checkpoint_has_the_metrics_of_its_own_step(
+    client: TestClient, services: Services, tuner: Tuner
+) -> None:
+    """The run is over before the server looks at it: each checkpoint still gets what
+    the log said up to its step.
+    """
+    id = create(client)["id"]
+    do(services, id)
+    path = f"/v1/fine_tuning/jobs/{id}/checkpoints"
+    checkpoints = client.get(path).json()["data"]
+    assert [item["metrics"] for item in checkpoints] == [
+        {"step": 2, "train_loss": 1.0, "valid_loss": 2.5},
+        {"step": 1, "train_loss": 2.0, "valid_loss": 2.5},
+    ]
+
+
+def test_metrics_between_two_rows_of_the_log() -> None:
+    rows = [
+        {"step": 5, "loss": 3.0},
+        {"step": 5, "validation": 4.0},
+        {"step": 5, "sample": "a"},
+        {"step": 10, "loss": 2.0},
+        {"step": 15, "loss": 1.0},
+    ]
+    assert metrics_at(4, rows) == {}
+    assert metrics_at(12, rows) == {"step": 10, "train_loss": 2.0, "valid_loss": 4.0}
 
 
 def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(
@@ -393,7 +425,7 @@ def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(
     ]
     assert (
         told == [1, 2, 3]
-        and len(services.jobs.events(made["id"], ("checkpoint",))) == 1
+        and len(services.jobs.events(made["id"], ("checkpoint",))) == 2
     )
 
 
@@ -486,7 +518,7 @@ def test_an_estimate(client: TestClient, services: Services, tuner: Tuner) -> No
     made = services.jobs.add(
         "estimate",
         "local",
-        {**services.jobs.find(create(client)["id"], "fine_tuning", "local").asked},
+        {**services.jobs.find(create(client)["id"], "fine_tuning", "local").request},
         "ftestimate-1",
     )
     found = do(services, made.id, work.estimate, "estimate")

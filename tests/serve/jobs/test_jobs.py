@@ -55,7 +55,7 @@ def test_a_life(queue: Queue) -> None:
         and queue.claim("you") is None
     )
     assert queue.progress(id, "me", {"step": 1}) is False
-    queue.tell(id, "me", "metrics", "step 1", {"loss": 2.0})
+    queue.record_event(id, "me", "metrics", "step 1", {"loss": 2.0})
     queue.end(id, "me", "succeeded", "Done.", {"model": "m"})
     job = queue.find(id, "toy", "a")
     assert (
@@ -110,7 +110,7 @@ def test_a_holder_that_went_silent_loses_its_job_and_its_voice(
     for call in (
         lambda: queue.renew(id, "old"),
         lambda: queue.progress(id, "old", {}),
-        lambda: queue.tell(id, "old", "message", "x", {}),
+        lambda: queue.record_event(id, "old", "message", "x", {}),
         lambda: queue.end(id, "old", "succeeded", "x", {}),
     ):
         with pytest.raises(Lost):
@@ -195,7 +195,7 @@ def test_what_a_dead_server_of_this_machine_held_is_free_at_once(queue: Queue) -
     }
     for id in sorted(holders):
         queue.claim(holders[id])
-    queue.free_the_dead()
+    queue.free_abandoned()
     assert queue.claim("next").id == dead and queue.claim("next") is None  # type: ignore[union-attr]
 
 

@@ -344,7 +344,7 @@ def test_an_estimate(client: TestClient, services: Services, here: Any) -> None:
     estimate = services.jobs.add(
         "training_estimate",
         "local",
-        services.jobs.find(job["id"], "training", "local").asked,
+        services.jobs.find(job["id"], "training", "local").request,
         "trainestimate-1",
     )
     services.jobs.cancel(job["id"])

@@ -316,7 +316,7 @@ def kills(
     for id in ids:
         job = look(queue, id)
         assert job.status == "succeeded" and finals(queue, id) == ["Counted."]
-        assert job.result["counted"] == job.asked["steps"]
+        assert job.result["counted"] == job.request["steps"]
         told = [event.data["step"] for event in queue.events(id, ("metrics",))]
         assert told == sorted(
             set(told)

@@ -37,27 +37,27 @@ LONG = 32_000
 """Characters of a prompt, as at OpenAI."""
 
 
-def _no_stream(asked: bool | None) -> bool | None:
-    if asked:
+def _no_stream(stream: bool | None) -> bool | None:
+    if stream:
         raise ValueError(
             say(
                 "pictures are not streamed here. Leave stream out.",
                 "此处不支持流式返回图片，请去掉 stream。",
             )
         )
-    return asked
+    return stream
 
 
-def _file(given: Any) -> Any:
-    if not isinstance(given, Upload):
+def _file(value: Any) -> Any:
+    if not isinstance(value, Upload):
         raise ValueError(say("it must be sent as a file.", "必须以文件形式发送。"))
-    return given
+    return value
 
 
 Sent = Annotated[UploadFile, BeforeValidator(_file)]
 
 
-class Asked(BaseModel):
+class ImageFields(BaseModel):
     """The fields that all three have. Unknown ones are refused by name; those of OpenAI
     that would change nothing here are taken at the value that asks for nothing; `user`
     and `safety_identifier` are taken and not kept.
@@ -92,7 +92,7 @@ class Asked(BaseModel):
     )
 
 
-class Generation(Asked):
+class Generation(ImageFields):
     model_config = ConfigDict(strict=True)
 
     prompt: str = Field(max_length=LONG)
@@ -100,7 +100,7 @@ class Generation(Asked):
     partial_images: Literal[0] | None = None
 
 
-class Variation(Asked):
+class Variation(ImageFields):
     """A multipart form, so numbers come as text."""
 
     image: list[Sent] = Field([], max_length=16)
@@ -112,16 +112,16 @@ class Edit(Variation):
     mask: Sent | None = None
 
 
-def house_request(
+def image_request_of(
     model: Model,
-    asked: Asked,
+    fields: ImageFields,
     prompt: str,
     limits: Limits,
     image: Any = None,
     mask: Any = None,
 ) -> ImageRequest:
     """The request for `model`. Raises BadInput and Unsupported, naming the field."""
-    count = asked.n or 1
+    count = fields.n or 1
     if count > limits.n:
         raise BadInput(
             say(
@@ -131,17 +131,19 @@ def house_request(
             say("Ask several times.", "请分多次请求。"),
         )
     controls: dict[str, Any] = {
-        name: getattr(asked, name) for name in OURS if getattr(asked, name) is not None
+        name: getattr(fields, name)
+        for name in OURS
+        if getattr(fields, name) is not None
     }
-    controls |= {"n": count, **_size(asked.size, count, limits)}
+    controls |= {"n": count, **_size(fields.size, count, limits)}
     controls |= {
         name: pixels
         for name, pixels in (("image", image), ("mask", mask))
         if pixels is not None
     }
-    words = _words(model, prompt, controls)
-    made: ImageRequest = model.request(words, **controls)
-    return made
+    conditioned_prompt = _conditioned_prompt(model, prompt, controls)
+    request: ImageRequest = model.request(conditioned_prompt, **controls)
+    return request
 
 
 def _size(size: str | None, count: int, limits: Limits) -> dict[str, int]:
@@ -162,7 +164,9 @@ def _size(size: str | None, count: int, limits: Limits) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-def _words(model: Model, prompt: str, controls: dict[str, Any]) -> str | None:
+def _conditioned_prompt(
+    model: Model, prompt: str, controls: dict[str, Any]
+) -> str | None:
     """The prompt for a model of words; for a model of classes, `label` is set from it."""
     able = model.engine.abilities.controls
     if "prompt" in able:

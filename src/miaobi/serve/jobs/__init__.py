@@ -1,10 +1,10 @@
 """The durable queue: jobs in the database, held by one process at a time, ended once.
 
-A holder takes a job for LEASE_SECONDS and renews that while it works. One whose holder
-is gone is taken by the next, and goes on from what its folder keeps. Everything a
-holder says is said under its token: once another holds the job, or it was cancelled,
-its words count for nothing. Times are the clocks of the machines that share the
-database; they have to agree within a few seconds.
+A holder takes a job for LEASE_SECONDS and renews the lease while it works. A job whose
+holder is gone is taken by the next, and goes on from what is in its folder. A holder
+changes its job under its token only: once another holds the job, or it was cancelled,
+that raises Lost. Times are the clocks of the machines that share the database; they
+have to agree within a few seconds.
 """
 
 from __future__ import annotations
@@ -31,55 +31,67 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 
 class Lost(Exception):
-    """The job is no longer this holder's: cancelled, paused, or taken by another after
-    the lease ran out.
+    """The job is not this holder's any more: it was cancelled or paused, or another
+    took it after the lease ended.
     """
 
 
 def new_holder() -> str:
-    """A token for one process at one job; it tells where its server runs, so that after
-    a crash the next need not wait for the lease.
+    """Return a token for one process at one job. It names the server's process, so that
+    after a crash of the server the next one need not wait for the lease to end.
     """
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}:{secrets.token_hex(8)}"
+    started = psutil.Process().create_time()
+    return f"{socket.gethostname()}:{os.getpid()}:{started:.2f}:{secrets.token_hex(8)}"
 
 
 def _server_is_gone(holder: str) -> bool:
-    """Whether the server behind a token ran on this machine and does no more."""
-    host, pid, began, _ = holder.rsplit(":", 3)
+    """Whether the server of a token ran on this machine and does not run any more."""
+    host, pid, started, _ = holder.rsplit(":", 3)
     if host != socket.gethostname():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != began
+        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
     except psutil.Error:
         return True
 
 
 class Queue:
+    """The jobs of one database."""
+
     def __init__(self, records: Records) -> None:
         self.records = records
 
-    # For those who ask.
+    # For the routes.
 
     def add(
         self,
         kind: str,
         key_id: str,
-        asked: Mapping[str, Any],
+        request: Mapping[str, Any],
         id: str,
         result: Mapping[str, Any] | None = None,
     ) -> Job:
+        """Add a job of `kind`, for the key `key_id`, which waits from now on.
+
+        Args:
+            kind: the name of its work (jobs/work/).
+            key_id: whose it is.
+            request: its fields, checked.
+            id: of the job, from `new_id`.
+            result: what is known of its result before it runs.
+        """
         with self.records.session() as session:
             job = Job(
                 id=id,
                 kind=kind,
                 key_id=key_id,
-                asked=dict(asked),
+                request=dict(request),
                 status="queued",
                 result=dict(result or {}),
             )
             session.add(job)
             session.flush()
-            _tell(
+            _record_event(
                 session,
                 job,
                 "message",
@@ -104,11 +116,11 @@ class Queue:
         self, kind: str, key_id: str, after: str | None, limit: int
     ) -> list[Job]:
         """Newest first; one more than `limit` where there are more."""
-        asked = select(Job).where(Job.kind == kind, Job.key_id == key_id)
+        query = select(Job).where(Job.kind == kind, Job.key_id == key_id)
         if after is not None:
-            asked = asked.where(Job.id < after)
+            query = query.where(Job.id < after)
         with self.records.reading() as session:
-            return list(session.scalars(asked.order_by(Job.id.desc()).limit(limit + 1)))
+            return list(session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)))
 
     def events(
         self,
@@ -119,69 +131,65 @@ class Queue:
         limit: int = 1000,
         newest_first: bool = False,
     ) -> list[Event]:
-        """Those of a job with numbers above `after` (and below `before`)."""
-        asked = select(Event).where(
+        """Return the events of a job with numbers above `after` and below `before`."""
+        query = select(Event).where(
             Event.job_id == id, Event.kind.in_(kinds), Event.number > after
         )
         if before is not None:
-            asked = asked.where(Event.number < before)
+            query = query.where(Event.number < before)
+        order = Event.number.desc() if newest_first else Event.number.asc()
         with self.records.reading() as session:
-            return list(
-                session.scalars(
-                    asked.order_by(
-                        Event.number.desc() if newest_first else Event.number
-                    ).limit(limit)
-                )
-            )
+            return list(session.scalars(query.order_by(order).limit(limit)))
 
     def number_of(self, id: str, event_id: str) -> int | None:
-        """An event's place among those of its job."""
+        """Return an event's number among those of its job; None if it has no such event."""
         with self.records.reading() as session:
             return session.scalar(
                 select(Event.number).where(Event.job_id == id, Event.id == event_id)
             )
 
     def counts(self) -> dict[str, int]:
-        """Jobs by status."""
+        """Return the number of jobs by status."""
+        query = select(Job.status, func.count()).group_by(Job.status)
         with self.records.reading() as session:
-            return {
-                row[0]: row[1]
-                for row in session.execute(
-                    select(Job.status, func.count()).group_by(Job.status)
-                )
-            }
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def cancel(self, id: str, gently: bool = False) -> Job:
-        """End a job. `gently`: one that runs is only told, and ends itself with what it has."""
+        """End a job. `gently`: a running one ends itself, with the result that it has."""
         with self.records.session() as session:
             job = _locked(session, id)
             if job.status == "running" and gently:
-                job.cancel, job.result = True, {**job.result, "cancelling_at": now()}
-                _tell(session, job, "message", say("Asked to stop.", "已请求停止。"))
+                job.cancel = True
+                job.result = {**job.result, "cancelling_at": now()}
+                _record_event(
+                    session, job, "message", say("Asked to stop.", "已请求停止。")
+                )
             elif job.status not in ENDED:
                 _end(session, job, "cancelled", say("Cancelled.", "已取消。"))
             return job
 
     def pause(self, id: str) -> Job:
-        """Out of its holder's hands until it is resumed."""
+        """Take a job from its holder; it waits until it is resumed."""
         with self.records.session() as session:
             job = _locked(session, id)
             if job.status in ("queued", "running"):
-                job.status, job.holder, job.held_until = "paused", None, None
-                _tell(session, job, "message", say("Paused.", "已暂停。"))
+                job.status = "paused"
+                _release(job)
+                _record_event(session, job, "message", say("Paused.", "已暂停。"))
             return job
 
     def resume(self, id: str) -> Job:
         with self.records.session() as session:
             job = _locked(session, id)
             if job.status == "paused":
-                job.status, job.attempts = "queued", 0
-                _tell(
+                job.status = "queued"
+                job.attempts = 0
+                _record_event(
                     session, job, "message", say("Waiting to go on.", "等待继续执行。")
                 )
             return job
 
-    # For those who work.
+    # For workers.
 
     def claim(self, holder: str, only: tuple[str, ...] = ()) -> Job | None:
         """The job that waited longest, of these kinds or of any, now held by `holder`;
@@ -192,72 +200,53 @@ class Queue:
         )
         if only:
             free &= Job.kind.in_(only)
+        query = (
+            select(Job)
+            .where(free)
+            .order_by(Job.created, Job.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
         with self.records.session() as session:
-            while job := session.scalar(
-                select(Job)
-                .where(free)
-                .order_by(Job.created, Job.id)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            ):
-                if job.attempts >= ATTEMPTS:
-                    _end(
-                        session,
-                        job,
-                        "failed",
-                        say(
-                            f"Its process died {ATTEMPTS} times in a row.",
-                            f"其进程连续 {ATTEMPTS} 次异常退出。",
-                        ),
-                        "crashed",
-                    )
-                    session.flush()
-                    continue
-                again = job.started is not None
-                job.status, job.holder, job.held_until, job.attempts = (
-                    "running",
-                    holder,
-                    now() + LEASE_SECONDS,
-                    job.attempts + 1,
+            while job := session.scalar(query):
+                if job.attempts < ATTEMPTS:
+                    _hold(session, job, holder)
+                    return job
+                message = say(
+                    f"Its process died {ATTEMPTS} times in a row.",
+                    f"其进程连续 {ATTEMPTS} 次异常退出。",
                 )
-                job.started = job.started or now()
-                _tell(
-                    session,
-                    job,
-                    "message",
-                    say("Goes on.", "继续执行。")
-                    if again
-                    else say("Started.", "开始执行。"),
-                )
-                return job
+                _end(session, job, "failed", message, "crashed")
+                session.flush()
         return None
 
-    def free_the_dead(self) -> None:
-        """Let go of what servers on this machine held that run no more. That they ended
-        is not held against the jobs.
+    def free_abandoned(self) -> None:
+        """End the leases of servers on this machine that do not run any more. That they
+        ended does not count as an attempt of their jobs.
         """
+        query = (
+            select(Job).where(Job.status == "running").with_for_update(skip_locked=True)
+        )
         with self.records.session() as session:
-            for job in session.scalars(
-                select(Job)
-                .where(Job.status == "running")
-                .with_for_update(skip_locked=True)
-            ):
+            for job in session.scalars(query):
                 if job.holder and _server_is_gone(job.holder):
-                    job.held_until, job.attempts = 0, max(job.attempts - 1, 0)
+                    job.held_until = 0
+                    job.attempts = max(job.attempts - 1, 0)
 
     def renew(self, id: str, holder: str) -> None:
-        """Raises Lost."""
+        """Renew the lease. Raise Lost."""
         with self.records.session() as session:
             _held(session, id, holder).held_until = now() + LEASE_SECONDS
 
     def progress(self, id: str, holder: str, result: Mapping[str, Any]) -> bool:
-        """Note how far it is; returns whether somebody asked it to stop. Raises Lost."""
+        """Store how far it is; return whether it was asked to stop. Raise Lost."""
         with self.records.session() as session:
             job = _held(session, id, holder)
-            job.result, job.attempts = {**job.result, **result}, 0
+            job.result = {**job.result, **result}
+            job.attempts = 0
             return job.cancel
 
-    def tell(
+    def record_event(
         self,
         id: str,
         holder: str,
@@ -266,9 +255,19 @@ class Queue:
         data: Mapping[str, Any],
         level: str = "info",
     ) -> None:
-        """Add to what happened. Raises Lost."""
+        """Add an event of a job.
+
+        Args:
+            id: of the job.
+            holder: the token under which it is held; raise Lost for any other.
+            kind: "message", "metrics" or "checkpoint".
+            message: for people.
+            data: for programs.
+            level: "info", "warn" or "error".
+        """
         with self.records.session() as session:
-            _tell(session, _held(session, id, holder), kind, message, data, level)
+            job = _held(session, id, holder)
+            _record_event(session, job, kind, message, data, level)
 
     def end(
         self,
@@ -279,18 +278,26 @@ class Queue:
         result: Mapping[str, Any],
         error: Mapping[str, Any] | None = None,
     ) -> None:
-        """The last word of the holder. Raises Lost."""
+        """End a job as its holder.
+
+        Args:
+            id: of the job.
+            holder: the token under which it is held; raise Lost for any other.
+            status: one of ENDED.
+            message: of its last event.
+            result: added to what it has.
+            error: code, message and param of a job that failed.
+        """
         with self.records.session() as session:
             job = _held(session, id, holder)
-            job.result, job.error = (
-                {**job.result, **result},
-                None if error is None else dict(error),
-            )
+            job.result = {**job.result, **result}
+            job.error = None if error is None else dict(error)
             _end(session, job, status, message)
 
     def give_back(self, id: str, holder: str, died: str | None = None) -> None:
-        """To the queue again: because this server goes down, or because its process
-        `died`, which counts. What is lost already stays so.
+        """Put a job back into the queue: because this server stops, or because its
+        process died, of which `died` is the message; that counts as an attempt. A job
+        that is lost already stays as it is.
         """
         with self.records.session() as session:
             try:
@@ -300,16 +307,14 @@ class Queue:
             if died is not None and job.attempts >= ATTEMPTS:
                 _end(session, job, "failed", died, "crashed")
                 return
-            job.status, job.holder, job.held_until = "queued", None, None
-            if died is None:
-                job.attempts = max(job.attempts - 1, 0)
-            _tell(
-                session,
-                job,
-                "message",
-                died or say("Interrupted; it will go on.", "被中断，稍后继续。"),
-                level="info" if died is None else "warn",
-            )
+            job.status = "queued"
+            _release(job)
+            if died is not None:
+                _record_event(session, job, "message", died, level="warn")
+                return
+            job.attempts = max(job.attempts - 1, 0)
+            message = say("Interrupted; it will go on.", "被中断，稍后继续。")
+            _record_event(session, job, "message", message)
 
 
 def _locked(session: Session, id: str) -> Job:
@@ -323,22 +328,36 @@ def _held(session: Session, id: str, holder: str) -> Job:
     return job
 
 
+def _hold(session: Session, job: Job, holder: str) -> None:
+    message = say("Started.", "开始执行。")
+    if job.started is not None:
+        message = say("Goes on.", "继续执行。")
+    job.status = "running"
+    job.holder = holder
+    job.held_until = now() + LEASE_SECONDS
+    job.attempts += 1
+    job.started = job.started or now()
+    _record_event(session, job, "message", message)
+
+
+def _release(job: Job) -> None:
+    job.holder = None
+    job.held_until = None
+
+
 def _end(
     session: Session, job: Job, status: str, message: str, code: str | None = None
 ) -> None:
-    job.status, job.ended, job.holder, job.held_until = status, now(), None, None
+    job.status = status
+    job.ended = now()
+    _release(job)
     if code is not None:
         job.error = {"code": code, "message": message, "param": None}
-    _tell(
-        session,
-        job,
-        "message",
-        message,
-        level="error" if status == "failed" else "info",
-    )
+    level = "error" if status == "failed" else "info"
+    _record_event(session, job, "message", message, level=level)
 
 
-def _tell(
+def _record_event(
     session: Session,
     job: Job,
     kind: str,
@@ -346,19 +365,16 @@ def _tell(
     data: Mapping[str, Any] | None = None,
     level: str = "info",
 ) -> None:
-    last = (
-        session.scalar(select(func.max(Event.number)).where(Event.job_id == job.id))
-        or 0
+    query = select(func.max(Event.number)).where(Event.job_id == job.id)
+    last_number = session.scalar(query) or 0
+    event = Event(
+        id=new_id("ftevent"),
+        job_id=job.id,
+        number=last_number + 1,
+        kind=kind,
+        level=level,
+        message=message,
+        data=dict(data or {}),
     )
-    session.add(
-        Event(
-            id=new_id("ftevent"),
-            job_id=job.id,
-            number=last + 1,
-            kind=kind,
-            level=level,
-            message=message,
-            data=dict(data or {}),
-        )
-    )
+    session.add(event)
     session.flush()

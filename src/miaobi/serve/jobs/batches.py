@@ -1,12 +1,14 @@
 """OpenAI's batch format: a file of requests, each answered by the endpoint it names,
 through the application itself.
 
-    {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "smollm2", "messages": [...]}}      in
-    {"id": "batch_req_...", "custom_id": "a", "response": {"status_code": 200, "request_id": "...", "body": {...}}, "error": null}   out
+A request:  {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+             "body": {"model": "smollm2", "messages": [...]}}
+An answer:  {"id": "batch_req_...", "custom_id": "a", "response": {"status_code": 200,
+             "request_id": "...", "body": {...}}, "error": null}
 
-Answers go to a journal as they come, one whole line each; whoever is killed goes on
-with the lines that are missing there. An answer's id is that of its request's content,
-so an answer is taken for a line only while the line is what it was.
+Answers go to a journal as they come, one whole line each; a process that was killed
+goes on with the requests whose answers are missing there. The id of an answer is a hash
+of its request, so it belongs to that request only while the request stays the same.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,19 +51,21 @@ ENDPOINTS = (
     "/v1/images/generations",
     "/v1/moderations",
 )
-ROW = {"id", "custom_id", "response", "error"}
+ANSWER_KEYS = {"id", "custom_id", "response", "error"}
 NAME = 256
 """Characters of a custom_id."""
 TRIES = 6
 BUSY = (429, 503)
-PATIENCE = 60.0
+MAX_PAUSE = 60.0
 """Seconds between two tries, at most."""
-FLUSH_SECONDS = LOOK_SECONDS = 1.0
+FLUSH_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Line:
+class BatchRequest:
     number: int
+    """Of its line, from 1."""
     custom_id: str
     url: str
     body: Mapping[str, Any]
@@ -74,68 +78,85 @@ class Line:
         return f"batch_req_{hashlib.sha256(content).hexdigest()[:24]}"
 
 
+@dataclass
+class _Requests:
+    """The requests of a file, and the errors of those that cannot be used."""
+
+    usable: list[BatchRequest] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    line_numbers: dict[str, int] = field(default_factory=dict)
+    """By custom_id."""
+
+    def add(self, request: BatchRequest) -> None:
+        custom_id = request.custom_id
+        if custom_id in self.line_numbers:
+            number = self.line_numbers[custom_id]
+            raise _Unusable(
+                "custom_id",
+                say(
+                    f"custom_id {custom_id[:64]!r} stands on line {number} already.",
+                    f"custom_id {custom_id[:64]!r} 已用于第 {number} 行。",
+                ),
+            )
+        self.line_numbers[custom_id] = request.number
+        self.usable.append(request)
+
+    def add_error(
+        self, code: str | None, line: int | None, message: str, param: str | None = None
+    ) -> None:
+        self.errors.append(
+            {"code": code, "line": line, "message": message, "param": param}
+        )
+
+
 def read(
     path: Path, endpoint: str | None = None, model: str | None = None
-) -> tuple[list[Line], list[dict[str, Any]]]:
-    """(the requests, what is wrong with those that cannot be used, each with its line).
-    `endpoint`: the only one allowed. `model`: answers all, whatever they name.
+) -> tuple[list[BatchRequest], list[dict[str, Any]]]:
+    """Read a file of requests.
+
+    Args:
+        path: JSONL.
+        endpoint: the only one allowed; any of ENDPOINTS by default.
+        model: answers all requests, whatever model they name.
+
+    Returns the requests, and an error with its line for each that cannot be used.
     """
-    found, wrong, met = list[Line](), list[dict[str, Any]](), dict[str, int]()
+    requests = _Requests()
     try:
         for number, record in lines.objects(path):
             try:
-                line = _line(number, record, endpoint, model)
-                if line.custom_id in met:
-                    raise _Wrong(
-                        "custom_id",
-                        say(
-                            f"custom_id {line.custom_id[:64]!r} stands on line {met[line.custom_id]} already.",
-                            f"custom_id {line.custom_id[:64]!r} 已用于第 {met[line.custom_id]} 行。",
-                        ),
-                    )
-            except _Wrong as error:
-                wrong.append(
-                    {
-                        "code": "invalid_request",
-                        "line": number,
-                        "message": error.message,
-                        "param": error.param,
-                    }
+                requests.add(_request(number, record, endpoint, model))
+            except _Unusable as error:
+                requests.add_error(
+                    "invalid_request", number, error.message, error.param
                 )
-            else:
-                met[line.custom_id] = number
-                found.append(line)
-    except ApiError as error:  # nothing after a line that is no JSON can be trusted to be where it seems
-        wrong.append(
-            {"code": error.code, "line": None, "message": error.message, "param": None}
-        )
-    if not found and not wrong:
-        wrong.append(
-            {
-                "code": "empty_file",
-                "line": None,
-                "message": say("The file has no request.", "文件中没有请求。"),
-                "param": None,
-            }
-        )
-    return found, wrong
+    except ApiError as error:
+        # A line that is no JSON ends the file: later lines may not begin where they seem to.
+        requests.add_error(error.code, None, error.message)
+    if not requests.usable and not requests.errors:
+        message = say("The file has no request.", "文件中没有请求。")
+        requests.add_error("empty_file", None, message)
+    return requests.usable, requests.errors
 
 
-class _Wrong(Exception):
+class _Unusable(Exception):
+    """A request that cannot be used; `param` is its field."""
+
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
-        self.param, self.message = param, message
+        self.param = param
+        self.message = message
 
 
-def _line(
+def _request(
     number: int, record: Mapping[str, Any], endpoint: str | None, model: str | None
-) -> Line:
+) -> BatchRequest:
     unknown = next(
         (key for key in record if key not in ("custom_id", "method", "url", "body")),
         None,
     )
     if unknown is not None:
-        raise _Wrong(
+        raise _Unusable(
             unknown[:64],
             say(
                 f"There is no field {unknown[:64]!r} in a request of a batch.",
@@ -146,7 +167,7 @@ def _line(
         record.get(key) for key in ("custom_id", "method", "url", "body")
     )
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= NAME:
-        raise _Wrong(
+        raise _Unusable(
             "custom_id",
             say(
                 f"custom_id has to be a text of 1 to {NAME} characters, another on each line.",
@@ -154,7 +175,7 @@ def _line(
             ),
         )
     if method != "POST":
-        raise _Wrong(
+        raise _Unusable(
             "method",
             say(
                 f"method is {method!r:.64}; it can be POST only.",
@@ -163,15 +184,15 @@ def _line(
         )
     allowed = ENDPOINTS if endpoint is None else (endpoint,)
     if url not in allowed:
-        raise _Wrong(
+        raise _Unusable(
             "url",
             say(f"url is {url!r:.64}. ", f"url 为 {url!r:.64}。")
             + nearest(str(url)[:64], allowed),
         )
     if not isinstance(body, dict):
-        raise _Wrong("body", say("body has to be an object.", "body 应为对象。"))
+        raise _Unusable("body", say("body has to be an object.", "body 应为对象。"))
     if body.get("stream"):
-        raise _Wrong(
+        raise _Unusable(
             "body.stream",
             say(
                 "A batch streams nothing; leave stream out.",
@@ -180,10 +201,12 @@ def _line(
         )
     body = {**body, "model": model} if model is not None else body
     if not isinstance(body.get("model"), str):
-        raise _Wrong("body.model", say("body names no model.", "body 未指定 model。"))
+        raise _Unusable(
+            "body.model", say("body names no model.", "body 未指定 model。")
+        )
     if url == "/v1/images/generations":
         if body.get("response_format") == "url":
-            raise _Wrong(
+            raise _Unusable(
                 "body.response_format",
                 say(
                     "A picture of a batch comes as b64_json: a URL would expire before it is read.",
@@ -191,24 +214,34 @@ def _line(
                 ),
             )
         body = {**body, "response_format": "b64_json"}
-    return Line(number, custom_id, str(url), body)
+    return BatchRequest(number, custom_id, str(url), body)
 
 
-def answers(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """(an answer, where its line begins and ends), up to the first line that is none:
-    one that was cut off, as a rule.
+@dataclass(frozen=True)
+class Location:
+    """Of an answer's line in the journal: bytes `start` to `end`."""
+
+    start: int
+    end: int
+    succeeded: bool
+
+
+def answers(path: Path) -> Iterator[tuple[str, Location]]:
+    """Yield the id and the location of each answer, up to the first line that is none:
+    usually one that was cut off.
     """
-    end = 0
+    start = 0
     with path.open("rb") as file:
         for line in file:
             try:
                 row = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 return
-            if not isinstance(row, dict) or not ROW <= row.keys():
+            if not isinstance(row, dict) or not row.keys() >= ANSWER_KEYS:
                 return
-            yield row, end, end + len(line)
-            end += len(line)
+            end = start + len(line)
+            yield row["id"], Location(start, end, has_succeeded(row))
+            start = end
 
 
 class Journal:
@@ -230,59 +263,66 @@ class Journal:
                 ),
                 say("Wait for it, or stop it.", "请等待其完成或先停止它。"),
             ) from None
-        self._places = dict[str, tuple[int, int, bool]]()
-        """id -> (from, to, answered well)."""
+        self._locations = dict[str, Location]()
         self._end = 0
-        for row, start, end in answers(path):
-            self._note(row, start, end)
+        for id, location in answers(path):
+            self._locations[id] = location
+            self._end = location.end
         os.ftruncate(self._handle, self._end)
         self._flushed = time.monotonic()
 
-    def _note(self, row: Mapping[str, Any], start: int, end: int) -> None:
-        self._places[row["id"]] = (start, end, well(row))
-        self._end = end
-
     def __contains__(self, id: str) -> bool:
-        return id in self._places
+        return id in self._locations
 
     def counts(self, ids: Iterable[str]) -> tuple[int, int]:
-        """(answered well, failed) among these."""
-        states = [self._places[id][2] for id in ids if id in self._places]
+        """Return how many of these succeeded, and how many failed."""
+        states = [self._locations[id].succeeded for id in ids if id in self._locations]
         return sum(states), len(states) - sum(states)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """A whole line or none. Raises DoesNotFit on a full disk."""
+        """Write a whole line or none. Raise DoesNotFit on a full disk."""
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        start, rest = self._end, memoryview(line)
+        start = self._end
         with explain_refusal(self.path):
             try:
-                while rest:
-                    rest = rest[
-                        os.pwrite(self._handle, rest, start + len(line) - len(rest)) :
-                    ]
+                self._write(line)
             except OSError:
                 os.ftruncate(self._handle, start)
                 raise
-        self._note(row, start, start + len(line))
+        self._end = start + len(line)
+        self._locations[row["id"]] = Location(start, self._end, has_succeeded(row))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+    def _write(self, line: bytes) -> None:
+        position = self._end
+        rest = memoryview(line)
+        while rest:
+            written = os.pwrite(self._handle, rest, position)
+            position += written
+            rest = rest[written:]
 
     def flush(self) -> None:
         os.fsync(self._handle)
         self._flushed = time.monotonic()
 
     def rows(self, ids: Iterable[str], good: bool | None = None) -> Iterator[bytes]:
-        """The lines of these answers, in this order; `good`: only those answered well,
-        or only the others.
+        """Yield the lines of these answers, in this order; with `good`, only of those
+        that succeeded (True) or failed (False).
         """
         for id in ids:
-            start, end, state = self._places[id]
-            if good is None or state == good:
-                yield os.pread(self._handle, end - start, start)
+            location = self._locations[id]
+            if good is None or location.succeeded == good:
+                length = location.end - location.start
+                yield os.pread(self._handle, length, location.start)
 
     def forget_failed(self) -> None:
-        """So that they are asked again."""
-        self._places = {id: place for id, place in self._places.items() if place[2]}
+        """Forget the answers that failed, so that their requests are sent again."""
+        self._locations = {
+            id: location
+            for id, location in self._locations.items()
+            if location.succeeded
+        }
 
     def __enter__(self) -> Journal:
         return self
@@ -296,7 +336,7 @@ class Journal:
         os.close(self._handle)
 
 
-def well(row: Mapping[str, Any]) -> bool:
+def has_succeeded(row: Mapping[str, Any]) -> bool:
     return (
         row["error"] is None
         and row["response"] is not None
@@ -306,19 +346,25 @@ def well(row: Mapping[str, Any]) -> bool:
 
 async def answer(
     client: httpx.AsyncClient,
-    requests: Sequence[Line],
+    requests: Sequence[BatchRequest],
     journal: Journal,
     streams: int,
     look: Callable[[], bool],
 ) -> None:
-    """Ask for every request that the journal lacks, `streams` at a time. `look` is
-    called every second, and stops the rest by True.
-    """
-    waiting = iter([line for line in requests if line.id not in journal])
+    """Answer every request that the journal lacks.
 
-    async def one_after_another() -> None:
-        for line in waiting:
-            journal.add(await _ask(client, line))
+    Args:
+        client: of the application (`client_of`).
+        requests: of the file.
+        journal: gets the answers.
+        streams: requests that are answered at the same time.
+        look: is called every second, and stops the rest by returning True.
+    """
+    waiting = iter([request for request in requests if request.id not in journal])
+
+    async def answer_in_turn() -> None:
+        for request in waiting:
+            journal.add(await _answer(client, request))
 
     async def watch() -> None:
         while not look():
@@ -328,9 +374,9 @@ async def answer(
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(watch())
-            async with asyncio.TaskGroup() as hands:
+            async with asyncio.TaskGroup() as streams_group:
                 for _ in range(streams):
-                    hands.create_task(one_after_another())
+                    streams_group.create_task(answer_in_turn())
             watching.cancel()
     except BaseExceptionGroup as group_of_errors:
         error = _first(group_of_errors)
@@ -340,20 +386,20 @@ async def answer(
 
 
 def _first(error: BaseException) -> BaseException:
-    """What went wrong, out of the groups that task groups wrap it in."""
+    """Return the first error inside the groups that task groups wrap it in."""
     return (
         _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
     )
 
 
 class _Stopped(Exception):
-    """Somebody asked to stop: what is being answered is dropped."""
+    """`look` returned True: the answers that are being made are dropped."""
 
 
 @asynccontextmanager
 async def client_of(app: FastAPI, caller: Caller) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the application in this process, in the name of `caller`; the
-    application is open as long as the block runs.
+    """Yield a client of the application in this process, in the name of `caller`; the
+    application is open until the block ends.
     """
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(inside(app, caller), raise_app_exceptions=False)
@@ -363,15 +409,14 @@ async def client_of(app: FastAPI, caller: Caller) -> AsyncIterator[httpx.AsyncCl
             yield client
 
 
-async def _ask(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
+async def _answer(client: httpx.AsyncClient, request: BatchRequest) -> dict[str, Any]:
     for attempt in range(TRIES):
-        response = await client.post(line.url, json=line.body)
+        response = await client.post(request.url, json=request.body)
         if response.status_code not in BUSY or attempt == TRIES - 1:
             break
-        after = response.headers.get("retry-after", "")
-        await asyncio.sleep(
-            min(float(after) if after.isdigit() else 2.0**attempt, PATIENCE)
-        )
+        retry_after = response.headers.get("retry-after", "")
+        seconds = float(retry_after) if retry_after.isdigit() else 2.0**attempt
+        await asyncio.sleep(min(seconds, MAX_PAUSE))
     try:
         body = response.json()
     except ValueError:
@@ -385,8 +430,8 @@ async def _ask(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
         }
     request_id = response.headers.get("x-request-id", "")
     return {
-        "id": line.id,
-        "custom_id": line.custom_id,
+        "id": request.id,
+        "custom_id": request.custom_id,
         "response": {
             "status_code": response.status_code,
             "request_id": request_id,
@@ -396,11 +441,11 @@ async def _ask(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
     }
 
 
-def unanswered(line: Line, code: str, message: str) -> dict[str, Any]:
-    """The row of a request that nobody got to."""
+def unanswered(request: BatchRequest, code: str, message: str) -> dict[str, Any]:
+    """Return the row of a request that was not answered."""
     return {
-        "id": line.id,
-        "custom_id": line.custom_id,
+        "id": request.id,
+        "custom_id": request.custom_id,
         "response": None,
         "error": {"code": code, "message": message},
     }

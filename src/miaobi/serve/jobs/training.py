@@ -22,7 +22,7 @@ from miaobi.serve.files import plain_name
 from miaobi.serve.jobs.tuning import (
     ID_LETTERS,
     SETTINGS,
-    Asked,
+    Fields,
     Seed,
     Suffix,
     count,
@@ -87,7 +87,7 @@ class Recipe:
     about: str
 
 
-class Create(Asked):
+class Create(Fields):
     """A training job: a model from nothing."""
 
     recipe: Annotated[str, Field(max_length=64)]
@@ -106,11 +106,11 @@ class Create(Asked):
 @cache
 def recipes() -> dict[str, Recipe]:
     """Those that train from nothing, by name."""
-    found = {}
+    recipes_by_name = {}
     for path in sorted(config.RECIPES.glob("*/*.yaml")):
         values = config.read_yaml(path)
         if "family" in values:
-            found[values["name"]] = Recipe(
+            recipes_by_name[values["name"]] = Recipe(
                 values["name"],
                 path,
                 values["family"],
@@ -118,20 +118,20 @@ def recipes() -> dict[str, Recipe]:
                 values["data"].get("pack") or "",
                 _about(path),
             )
-    return found
+    return recipes_by_name
 
 
 def _about(path: Path) -> str:
     """The first paragraph of the comment at its head."""
-    lines = []
+    sentences = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        if not (words := line.removeprefix("#").strip()) or not line.startswith("#"):
+        if not (text := line.removeprefix("#").strip()) or not line.startswith("#"):
             break
-        lines.append(words)
-    return " ".join(lines)
+        sentences.append(text)
+    return " ".join(sentences)
 
 
-def recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """Raises ApiError 404 with the nearest name."""
     if name not in recipes():
         raise ApiError(

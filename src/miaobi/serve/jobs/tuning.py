@@ -100,7 +100,7 @@ SETTINGS: dict[str, TypeAdapter[Any]] = {
 Auto = Literal["auto"]
 
 
-class Asked(BaseModel):
+class Fields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -117,20 +117,20 @@ def _suffix(value: str | None) -> str | None:
 
 
 def on_the_list(
-    value: dict[str, Any] | None, known: Mapping[str, TypeAdapter[Any]]
+    value: dict[str, Any] | None, allowed: Mapping[str, TypeAdapter[Any]]
 ) -> dict[str, Any] | None:
-    """The settings of a job, each of them one of `known` and of its type. Raises ValueError."""
-    for key, given in (value or {}).items():
-        if key not in known:
+    """The settings of a job, each of them one of `allowed` and of its type. Raises ValueError."""
+    for key, setting in (value or {}).items():
+        if key not in allowed:
             raise ValueError(
                 say(
                     f"{key[:64]!r} is no setting of a job. ",
                     f"{key[:64]!r} 不是任务的设置。",
                 )
-                + nearest(key[:64], known)
+                + nearest(key[:64], allowed)
             )
         try:
-            known[key].validate_python(given)
+            allowed[key].validate_python(setting)
         except ValidationError as error:
             raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
     return value
@@ -140,7 +140,7 @@ Suffix = Annotated[Annotated[str, Field(max_length=64)] | None, AfterValidator(_
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
-class Hyperparameters(Asked):
+class Hyperparameters(Fields):
     n_epochs: Auto | Annotated[int, Field(ge=1, le=100)] = "auto"
     batch_size: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
@@ -150,21 +150,21 @@ class DpoHyperparameters(Hyperparameters):
     beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
 
 
-class Supervised(Asked):
+class Supervised(Fields):
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
 
 
-class Dpo(Asked):
+class Dpo(Fields):
     hyperparameters: DpoHyperparameters = Field(default_factory=DpoHyperparameters)
 
 
-class Method(Asked):
+class Method(Fields):
     type: Literal["supervised", "dpo"]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
 
 
-class Create(Asked):
+class Create(Fields):
     """A fine-tuning job, in OpenAI's fields; `miaobi` holds settings of
     `miaobi finetune` beside them.
     """

@@ -87,7 +87,7 @@ class Supervisor:
 
     async def start(self) -> None:
         if self.settings.workers:
-            await asyncio.to_thread(self._take_stock)
+            await asyncio.to_thread(self._recover)
             self._main = asyncio.create_task(self._take())
 
     async def stop(self) -> None:
@@ -99,9 +99,9 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
-    def _take_stock(self) -> None:
+    def _recover(self) -> None:
         """After a crash: free what died with it, and tidy up after what ended."""
-        self.queue.free_the_dead()
+        self.queue.free_abandoned()
         for folder in (self.settings.folder / "jobs").glob("*"):
             self._tidy(folder.name)
 
@@ -128,8 +128,8 @@ class Supervisor:
     async def _do(self, job: Job, holder: str) -> None:
         died: str | None = None
         try:
-            child = await self._start(job, holder)
-            output = asyncio.create_task(_keep(child, self.folder(job.id) / LOG))
+            child = await self._start_process(job, holder)
+            output = asyncio.create_task(_write_log(child, self.folder(job.id) / LOG))
             try:
                 died = await self._watch(child, job, holder)
             finally:
@@ -172,7 +172,7 @@ class Supervisor:
         """Where a job keeps what it needs to go on."""
         return self.settings.folder / "jobs" / job_id
 
-    async def _start(self, job: Job, holder: str) -> Child:
+    async def _start_process(self, job: Job, holder: str) -> Child:
         folder = self.folder(job.id)
         folder.mkdir(parents=True, exist_ok=True)
         process = await asyncio.create_subprocess_exec(
@@ -228,7 +228,7 @@ class Supervisor:
             try:
                 if (
                     time.monotonic() - renewed > RENEW_SECONDS
-                    or await asyncio.to_thread(self._taken_away, job, holder)
+                    or await asyncio.to_thread(self._is_lost, job, holder)
                 ):
                     await asyncio.to_thread(self.queue.renew, job.id, holder)
                     renewed = time.monotonic()
@@ -247,15 +247,15 @@ class Supervisor:
             extra={"job": job.id, "exit_code": code, "largest_bytes": child.largest},
         )
         return say(
-            f"Its process ended unexpectedly ({_spelled(code)}).",
-            f"其进程意外结束（{_spelled(code)}）。",
+            f"Its process ended unexpectedly ({_exit_text(code)}).",
+            f"其进程意外结束（{_exit_text(code)}）。",
         )
 
-    def _taken_away(self, job: Job, holder: str) -> bool:
+    def _is_lost(self, job: Job, holder: str) -> bool:
         """Cancelled or paused: looked for more often than the lease needs, since a person waits."""
         with self.queue.records.reading() as session:
-            found = session.get(Job, job.id)
-            return found is None or found.holder != holder
+            current = session.get(Job, job.id)
+            return current is None or current.holder != holder
 
     async def _too_large(self, child: Child, job: Job, holder: str) -> None:
         child.send(signal.SIGKILL)
@@ -279,7 +279,7 @@ class Supervisor:
             )
 
 
-async def _keep(child: Child, path: Path) -> None:
+async def _write_log(child: Child, path: Path) -> None:
     """What the process prints, as far as LOG_BYTES; the rest is read and dropped, so
     that it never waits for us.
     """
@@ -292,5 +292,5 @@ async def _keep(child: Child, path: Path) -> None:
                     file.flush()
 
 
-def _spelled(code: int) -> str:
+def _exit_text(code: int) -> str:
     return f"{signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

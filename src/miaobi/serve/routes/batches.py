@@ -51,9 +51,9 @@ class Create(BaseModel):
 
 
 @router.post("")
-def create(asked: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
+def create(fields: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Have the requests of an uploaded file answered."""
-    file = services.files.find(asked.input_file_id, caller.key_id)
+    file = services.files.find(fields.input_file_id, caller.key_id)
     if file.purpose != "batch":
         raise ApiError(
             400,
@@ -63,16 +63,16 @@ def create(asked: Create, services: Serving, caller: CurrentCaller) -> dict[str,
             ),
             param="input_file_id",
         )
-    kept = {
-        **asked.model_dump(exclude={"output_expires_after"}),
+    request = {
+        **fields.model_dump(exclude={"output_expires_after"}),
         "expires_at": now() + WINDOW_SECONDS,
-        "output_seconds": asked.output_expires_after.seconds
-        if asked.output_expires_after
+        "output_seconds": fields.output_expires_after.seconds
+        if fields.output_expires_after
         else OUTPUT_SECONDS,
         "output_file_id": new_id("file"),
         "error_file_id": new_id("file"),
     }
-    return shown(services.jobs.add(KIND, caller.key_id, kept, new_id(KIND)))
+    return to_object(services.jobs.add(KIND, caller.key_id, request, new_id(KIND)))
 
 
 @router.get("")
@@ -84,7 +84,10 @@ def list_batches(
 ) -> dict[str, Any]:
     """The caller's batches, newest first."""
     return page(
-        [shown(job) for job in services.jobs.listed(KIND, caller.key_id, after, limit)],
+        [
+            to_object(job)
+            for job in services.jobs.listed(KIND, caller.key_id, after, limit)
+        ],
         limit,
     )
 
@@ -92,7 +95,7 @@ def list_batches(
 @router.get("/{batch_id}")
 def retrieve(batch_id: str, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """One batch."""
-    return shown(services.jobs.find(batch_id, KIND, caller.key_id))
+    return to_object(services.jobs.find(batch_id, KIND, caller.key_id))
 
 
 @router.post("/{batch_id}/cancel")
@@ -108,12 +111,12 @@ def cancel(batch_id: str, services: Serving, caller: CurrentCaller) -> dict[str,
             ),
             code="already_ended",
         )
-    return shown(services.jobs.cancel(batch_id, gently=True))
+    return to_object(services.jobs.cancel(batch_id, gently=True))
 
 
-def shown(job: Job) -> dict[str, Any]:
+def to_object(job: Job) -> dict[str, Any]:
     """OpenAI's batch object."""
-    asked, result = job.asked, job.result
+    request, result = job.request, job.result
     status = STATUS[job.status]
     if job.status == "running":
         status = (
@@ -142,12 +145,12 @@ def shown(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
         "object": "batch",
-        "endpoint": asked["endpoint"],
-        "input_file_id": asked["input_file_id"],
-        "completion_window": asked["completion_window"],
+        "endpoint": request["endpoint"],
+        "input_file_id": request["input_file_id"],
+        "completion_window": request["completion_window"],
         "status": status,
         "created_at": job.created,
-        "expires_at": asked["expires_at"],
+        "expires_at": request["expires_at"],
         "in_progress_at": result.get("in_progress_at"),
         "finalizing_at": result.get("finalizing_at"),
         "cancelling_at": result.get("cancelling_at"),
@@ -164,5 +167,5 @@ def shown(job: Job) -> dict[str, Any]:
             "failed": result.get("failed", 0),
         },
         "usage": result.get("usage"),
-        "metadata": asked["metadata"],
+        "metadata": request["metadata"],
     }

@@ -23,7 +23,7 @@ from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
 from miaobi.serve.settings import Limits
-from miaobi.serve.text.conversation import asked_of
+from miaobi.serve.text.conversation import request_of
 from miaobi.serve.text.events import Events
 from miaobi.serve.text.exchange import Answer, Exchange, whole
 from miaobi.serve.text.fields import Chat, within
@@ -43,25 +43,25 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/completions", response_model=None, responses=STREAM)
-async def create(asked: Chat, services: Serving, caller: CurrentCaller) -> Response:
+async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Response:
     """Answer a conversation."""
     limits = services.settings.limits
-    kit, controls = kit_of(asked, limits), controls_of(asked, limits)
+    kit, controls = kit_of(fields, limits), controls_of(fields, limits)
 
-    def ask(model: Model, kept: ExitStack) -> Sequence[TextRequest]:
-        return [asked_of(model, asked, kit, controls, limits, kept)]
+    def ask(model: Model, resources: ExitStack) -> Sequence[TextRequest]:
+        return [request_of(model, fields, kit, controls, limits, resources)]
 
-    exchange = Exchange(services, caller, asked.model, ask, "chatcmpl")
-    only_one = asked.parallel_tool_calls is False
-    if asked.stream:
+    exchange = Exchange(services, caller, fields.model, ask, "chatcmpl")
+    only_one = fields.parallel_tool_calls is False
+    if fields.stream:
         return Events(
             exchange,
-            ChatEvents(asked.answers, kit, only_one, asked.top_count is not None),
-            asked.tells_usage,
+            ChatEvents(fields.answers, kit, only_one, fields.top_count is not None),
+            fields.includes_usage,
         )
-    answers = await whole(exchange, asked.answers)
+    answers = await whole(exchange, fields.answers)
     choices = [
-        choice(index, answer, kit, only_one, asked.top_count is not None)
+        choice(index, answer, kit, only_one, fields.top_count is not None)
         for index, answer in enumerate(answers)
     ]
     return JSONResponse(
@@ -75,17 +75,20 @@ async def create(asked: Chat, services: Serving, caller: CurrentCaller) -> Respo
     )
 
 
-def controls_of(asked: Chat, limits: Limits) -> dict[str, Any]:
+def controls_of(fields: Chat, limits: Limits) -> dict[str, Any]:
     """Raises ApiError or BadInput for what cannot be, before any model is opened."""
-    controls, schema = asked.controls(limits), schema_of(asked.response_format, limits)
-    within("messages", len(asked.messages), limits.messages)
-    if asked.most is not None:
-        within("max_tokens", asked.most, limits.max_tokens)
-        controls["max_new_tokens"] = asked.most
-    if asked.top_count is not None:
-        controls["logprobs"] = asked.top_count
+    controls, schema = (
+        fields.controls(limits),
+        schema_of(fields.response_format, limits),
+    )
+    within("messages", len(fields.messages), limits.messages)
+    if fields.most is not None:
+        within("max_tokens", fields.most, limits.max_tokens)
+        controls["max_new_tokens"] = fields.most
+    if fields.top_count is not None:
+        controls["logprobs"] = fields.top_count
     if schema is not None:
-        if asked.tools and asked.tool_choice != "none":
+        if fields.tools and fields.tool_choice != "none":
             raise ApiError(
                 400,
                 say(
@@ -104,8 +107,8 @@ def choice(
     text, calls = answer.text, list[Call]()
     if kit.tools:
         reader = Reader(kit, only_one)
-        (shown, early), (rest, late) = reader.push(text), reader.finish()
-        text, calls = shown + rest, early + late
+        (first, early), (rest, late) = reader.push(text), reader.finish()
+        text, calls = first + rest, early + late
     message: dict[str, Any] = {
         "role": "assistant",
         "content": text if text or not calls else None,
@@ -125,14 +128,14 @@ def reason(finish: str, calls: object) -> str:
     return "tool_calls" if calls and finish == "stop" else finish
 
 
-def logprobs_of(found: Iterable[TokenLogprob]) -> dict[str, Any]:
+def logprobs_of(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
     return {
         "content": [
             {
                 **_entry(item.token, item.logprob),
                 "top_logprobs": [_entry(*top) for top in item.top_logprobs],
             }
-            for item in found
+            for item in logprobs
         ],
         "refusal": None,
     }
@@ -196,8 +199,8 @@ class ChatEvents:
                 chunk.index,
                 {
                     "tool_calls": [
-                        {"index": before + place, **call.body}
-                        for place, call in enumerate(calls)
+                        {"index": before + position, **call.body}
+                        for position, call in enumerate(calls)
                     ]
                 },
             )

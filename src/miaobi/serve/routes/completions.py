@@ -37,26 +37,26 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.post("", response_model=None, responses=STREAM)
 async def create(
-    asked: Completion, services: Serving, caller: CurrentCaller
+    fields: Completion, services: Serving, caller: CurrentCaller
 ) -> Response:
     """Go on with a text, or with several."""
     limits = services.settings.limits
-    prompts, controls = asked.prompts(limits), asked.controls(limits)
+    prompts, controls = fields.prompts(limits), fields.controls(limits)
     controls["max_new_tokens"] = (
-        LENGTH if asked.max_tokens is None else asked.max_tokens
+        LENGTH if fields.max_tokens is None else fields.max_tokens
     )
     within("max_tokens", controls["max_new_tokens"], limits.max_tokens)
-    if asked.logprobs is not None:
-        controls["logprobs"] = asked.logprobs
+    if fields.logprobs is not None:
+        controls["logprobs"] = fields.logprobs
 
-    def ask(model: Model, kept: ExitStack) -> Sequence[TextRequest]:
+    def ask(model: Model, resources: ExitStack) -> Sequence[TextRequest]:
         raw = {"raw": True} if model.chats else {}
         # A model that answers in a form of its own, a label, is asked no length.
         own = {
             name: value
             for name, value in controls.items()
             if name != "max_new_tokens"
-            or asked.max_tokens is not None
+            or fields.max_tokens is not None
             or name in model.engine.abilities.controls
         }
         return [
@@ -64,14 +64,16 @@ async def create(
             for prompt in prompts
         ]
 
-    exchange = Exchange(services, caller, asked.model, ask, "cmpl")
-    echoes = prompts if asked.echo else [""] * len(prompts)
-    if asked.stream:
-        return Events(exchange, TextEvents(asked.answers, echoes), asked.tells_usage)
-    answers = await whole(exchange, asked.answers * len(prompts))
+    exchange = Exchange(services, caller, fields.model, ask, "cmpl")
+    echoes = prompts if fields.echo else [""] * len(prompts)
+    if fields.stream:
+        return Events(
+            exchange, TextEvents(fields.answers, echoes), fields.includes_usage
+        )
+    answers = await whole(exchange, fields.answers * len(prompts))
     choices = [
         choice(
-            index, echoes[index // asked.answers], answer, asked.logprobs is not None
+            index, echoes[index // fields.answers], answer, fields.logprobs is not None
         )
         for index, answer in enumerate(answers)
     ]
@@ -95,19 +97,19 @@ def choice(index: int, echo: str, answer: Answer, logprobs: bool) -> dict[str, A
     }
 
 
-def logprobs_of(found: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
+def logprobs_of(logprobs: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
     """OpenAI's parallel lists; `start` is where in the answer the first token begins."""
     offsets, at = list[int](), start
-    for item in found:
+    for item in logprobs:
         offsets.append(at)
         at += len(item.token)
     return {
-        "tokens": [item.token for item in found],
-        "token_logprobs": [max(item.logprob, -9999.0) for item in found],
+        "tokens": [item.token for item in logprobs],
+        "token_logprobs": [max(item.logprob, -9999.0) for item in logprobs],
         "text_offset": offsets,
         "top_logprobs": [
             {token: max(value, -9999.0) for token, value in item.top_logprobs}
-            for item in found
+            for item in logprobs
         ],
     }
 

@@ -80,7 +80,7 @@ def _slug(text: str) -> str:
 
 
 def _operation(method: str, path: str, operation: Schema, schemas: Schema) -> str:
-    told = escape(operation.get("description") or operation.get("summary") or "")
+    description = escape(operation.get("description") or operation.get("summary") or "")
     rows = [
         _row(
             item["name"],
@@ -106,7 +106,7 @@ def _operation(method: str, path: str, operation: Schema, schemas: Schema) -> st
     )
     return (
         f'<article><h3><b class="{method.lower()}">{method}</b> '
-        f"<code>{escape(path)}</code></h3><p>{told}</p>{table}</article>"
+        f"<code>{escape(path)}</code></h3><p>{description}</p>{table}</article>"
     )
 
 
@@ -123,10 +123,12 @@ def _fields(schema: Schema, schemas: Schema) -> Iterator[str]:
         )
 
 
-def _row(name: str, schema: Schema, required: bool, told: str, schemas: Schema) -> str:
+def _row(
+    name: str, schema: Schema, required: bool, description: str, schemas: Schema
+) -> str:
     need = f" <em>{escape(say('required', '必填'))}</em>" if required else ""
     default = schema.get("default")
-    told = told or _resolved(schema, schemas).get("description", "")
+    description = description or _resolved(schema, schemas).get("description", "")
     after = (
         f"<span>{escape(say('default', '默认'))} <code>{escape(str(default))}</code></span>"
         if default not in (None, "", [], {})
@@ -134,18 +136,18 @@ def _row(name: str, schema: Schema, required: bool, told: str, schemas: Schema) 
     )
     return (
         f'<tr><th scope="row"><code>{escape(name)}</code>{need}</th><td '
-        f'class="type">{escape(_type(schema, schemas))}</td><td>{escape(told)} '
+        f'class="type">{escape(_type(schema, schemas))}</td><td>{escape(description)} '
         f"{after}</td></tr>"
     )
 
 
 def _resolved(schema: Schema, schemas: Schema) -> Schema:
-    found: Schema = (
+    resolved: Schema = (
         schemas.get(schema["$ref"].rsplit("/", 1)[1], {})
         if "$ref" in schema
         else schema
     )
-    return found
+    return resolved
 
 
 def _type(schema: Schema, schemas: Schema) -> str:

@@ -20,12 +20,12 @@ from miaobi.serve.admission import Slot
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
-from miaobi.serve.text.fields import Asked, Name, within
+from miaobi.serve.text.fields import GenerationFields, Name, within
 
 router = APIRouter(prefix="/v1/embeddings", tags=["text"])
 
 
-class Embed(Asked):
+class Embed(GenerationFields):
     """Texts to make vectors of. `dimensions`: only for models whose vectors may be cut
     short; others take their own number.
     """
@@ -39,10 +39,10 @@ class Embed(Asked):
 
 @router.post("")
 async def create(
-    asked: Embed, services: Serving, caller: CurrentCaller
+    fields: Embed, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """The vectors of one text or of several, in their order."""
-    texts = (asked.input,) if isinstance(asked.input, str) else tuple(asked.input)
+    texts = (fields.input,) if isinstance(fields.input, str) else tuple(fields.input)
     within("input", len(texts), services.settings.limits.texts)
     if not texts or not all(texts):
         raise ApiError(
@@ -53,17 +53,17 @@ async def create(
             param="input",
         )
     async with (
-        services.admission.slot(caller, asked.model) as slot,
-        services.pool.lease(asked.model, "embedding") as model,
+        services.admission.slot(caller, fields.model) as slot,
+        services.pool.lease(fields.model, "embedding") as model,
     ):
-        made = await _made(model, texts, slot)
+        vectors = await _embed(model, texts, slot)
         label = {"notice": NOTICE, "model": model.weights.label}
-    if asked.dimensions not in (None, made.shape[1]):
+    if fields.dimensions not in (None, vectors.shape[1]):
         raise Unsupported(
             say(
-                f"dimensions is {asked.dimensions}; {asked.model} gives "
-                f"{made.shape[1]}, and was not trained so that fewer suffice.",
-                f"dimensions 为 {asked.dimensions}；{asked.model} 输出 {made.shape[1]} 维，且未经可截断训练。",
+                f"dimensions is {fields.dimensions}; {fields.model} gives "
+                f"{vectors.shape[1]}, and was not trained so that fewer suffice.",
+                f"dimensions 为 {fields.dimensions}；{fields.model} 输出 {vectors.shape[1]} 维，且未经可截断训练。",
             ),
             say("Leave dimensions out.", "请去掉 dimensions。"),
         )
@@ -71,21 +71,21 @@ async def create(
         {
             "object": "embedding",
             "index": index,
-            "embedding": _encoded(vector, asked.encoding_format),
+            "embedding": _encoded(vector, fields.encoding_format),
         }
-        for index, vector in enumerate(made)
+        for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": slot.prompt_tokens, "total_tokens": slot.prompt_tokens}
     return {
         "object": "list",
-        "model": asked.model,
+        "model": fields.model,
         "data": data,
         "usage": usage,
         "miaobi": label,
     }
 
 
-async def _made(model: Model, texts: tuple[str, ...], slot: Slot) -> np.ndarray:
+async def _embed(model: Model, texts: tuple[str, ...], slot: Slot) -> np.ndarray:
     """float32 [texts, D]."""
     vectors = np.empty((0, 0), np.float32)
     async for chunk in model.engine.generate(model.request(texts)):

@@ -29,7 +29,7 @@ class Message(BaseModel):
     content: Annotated[str, Field(max_length=1_000_000)]
 
 
-class Told(BaseModel):
+class FeedbackFields(BaseModel):
     """A thumb: `chosen` is the answer, `label` whether it was liked. An edit: `chosen`
     is the better wording, `rejected` the model's.
     A vote: `model` gave the chosen answer and `other` the rejected one; with `label`
@@ -45,7 +45,7 @@ class Told(BaseModel):
     label: bool | None = None
 
     @model_validator(mode="after")
-    def whole(self) -> Told:
+    def whole(self) -> FeedbackFields:
         needed = {
             "thumb": ("label",),
             "edit": ("rejected",),
@@ -60,9 +60,13 @@ class Told(BaseModel):
 
 
 @router.post("")
-def create(told: Told, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
+def create(
+    fields: FeedbackFields, services: Serving, caller: CurrentCaller
+) -> dict[str, Any]:
     """Keep what somebody thought of an answer."""
-    return shown(feedback.add(services.records, caller.key_id, **told.model_dump()))
+    return to_object(
+        feedback.add(services.records, caller.key_id, **fields.model_dump())
+    )
 
 
 @router.get("")
@@ -73,12 +77,12 @@ def list_feedback(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """The caller's feedback, newest first, and how much there is of each kind."""
-    found = [
-        shown(row)
+    objects = [
+        to_object(row)
         for row in feedback.listed(services.records, caller.key_id, after, limit)
     ]
     return {
-        **page(found, limit),
+        **page(objects, limit),
         "counts": feedback.counts(services.records, caller.key_id),
     }
 
@@ -92,9 +96,9 @@ def export(
     services: Serving, caller: CurrentCaller, shape: feedback.Shape = "pairs"
 ) -> StreamingResponse:
     """A tuning set: one JSON object a line, as `miaobi finetune --task preference` reads it."""
-    lines = feedback.export(services.records, caller.key_id, shape)
+    rows = feedback.export(services.records, caller.key_id, shape)
     return StreamingResponse(
-        lines,
+        rows,
         media_type="application/jsonl",
         headers={"Content-Disposition": f'attachment; filename="{shape}.jsonl"'},
     )
@@ -117,7 +121,7 @@ def remove(
     return {"id": feedback_id, "object": "feedback.deleted", "deleted": True}
 
 
-def shown(row: Feedback) -> dict[str, Any]:
+def to_object(row: Feedback) -> dict[str, Any]:
     return {
         "id": row.id,
         "object": "feedback",

@@ -15,7 +15,7 @@ from miaobi.core.language import say
 from miaobi.serve import lines
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.files import PAGE, shown
+from miaobi.serve.files import PAGE, to_object
 from miaobi.serve.pages import page
 from miaobi.serve.records import now
 from miaobi.serve.services import Serving
@@ -82,7 +82,7 @@ async def create(
                 lines.check if purpose in LINED else None,
             )
         )
-    return shown(file)
+    return to_object(file)
 
 
 def _expires(fields: dict[str, str], purpose: str) -> int | None:
@@ -131,7 +131,7 @@ def list_files(
     """The caller's files, newest first."""
     return page(
         [
-            shown(file)
+            to_object(file)
             for file in services.files.listed(
                 caller.key_id, purpose, after, limit, order == "desc"
             )
@@ -143,7 +143,7 @@ def list_files(
 @router.get("/{file_id}")
 def retrieve(file_id: str, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """One file's record."""
-    return shown(services.files.find(file_id, caller.key_id))
+    return to_object(services.files.find(file_id, caller.key_id))
 
 
 @router.get("/{file_id}/content", response_class=FileResponse)

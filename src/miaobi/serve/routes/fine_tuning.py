@@ -15,7 +15,7 @@ from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs.tuning import Create, tuned_name
 from miaobi.serve.records import Job, new_id
-from miaobi.serve.routes.life import Life, measured
+from miaobi.serve.routes.jobs import JobRoutes, measure
 from miaobi.serve.services import Services, Serving
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
@@ -24,36 +24,36 @@ KIND, ESTIMATE = "fine_tuning", "estimate"
 
 
 @router.post("/jobs")
-def create(asked: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
+def create(fields: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Tune a model on an uploaded file of examples."""
     id = new_id("ftjob")
-    kept = _checked(asked, services, caller, id)
-    return shown(services.jobs.add(KIND, caller.key_id, kept, id))
+    request = _check(fields, services, caller, id)
+    return to_object(services.jobs.add(KIND, caller.key_id, request, id))
 
 
 @router.post("/estimates")
 async def estimate(
-    asked: Create, services: Serving, caller: CurrentCaller
+    fields: Create, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """What a job would cost here: time, memory and disk, measured on a few of its
     examples. Not in OpenAI's API.
     """
     id = new_id("ftestimate")
-    kept = await anyio.to_thread.run_sync(_checked, asked, services, caller, id)
+    request = await anyio.to_thread.run_sync(_check, fields, services, caller, id)
     return {
         "object": "fine_tuning.estimate",
-        **await measured(services, caller, ESTIMATE, kept, id),
+        **await measure(services, caller, ESTIMATE, request, id),
     }
 
 
-def _checked(
-    asked: Create, services: Services, caller: Caller, id: str
+def _check(
+    fields: Create, services: Services, caller: Caller, id: str
 ) -> dict[str, Any]:
     """The job as it is kept. Raises ApiError or MiaobiError for files and models that
     cannot be used.
     """
     for name in ("training_file", "validation_file"):
-        file_id = getattr(asked, name)
+        file_id = getattr(fields, name)
         if (
             file_id is not None
             and services.files.find(file_id, caller.key_id).purpose != "fine-tune"
@@ -66,40 +66,40 @@ def _checked(
                 ),
                 param=name,
             )
-    weights = services.pool.find(asked.model)
+    weights = services.pool.find(fields.model)
     if weights.modality == "image":
         raise ApiError(
             400,
             say(
-                f"{asked.model} makes pictures; this API tunes models that "
+                f"{fields.model} makes pictures; this API tunes models that "
                 "write or read. Tune it with `miaobi finetune --task "
                 "diffusion`.",
-                f"{asked.model} 是图片模型；此接口只微调文本模型。请用 `miaobi finetune --task diffusion`。",
+                f"{fields.model} 是图片模型；此接口只微调文本模型。请用 `miaobi finetune --task diffusion`。",
             ),
             param="model",
         )
-    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    seed = secrets.randbelow(2**31) if fields.seed is None else fields.seed
     return {
-        "model": asked.model,
-        "training_file": asked.training_file,
-        "validation_file": asked.validation_file,
-        "suffix": asked.suffix,
+        "model": fields.model,
+        "training_file": fields.training_file,
+        "validation_file": fields.validation_file,
+        "suffix": fields.suffix,
         "seed": seed,
-        "kind": asked.kind,
-        "hyperparameters": asked.chosen.model_dump(),
-        "metadata": asked.metadata,
-        "miaobi": asked.miaobi,
-        "fine_tuned_model": tuned_name(asked.model, asked.suffix, id),
+        "kind": fields.kind,
+        "hyperparameters": fields.chosen.model_dump(),
+        "metadata": fields.metadata,
+        "miaobi": fields.miaobi,
+        "fine_tuned_model": tuned_name(fields.model, fields.suffix, id),
         "result_file_id": new_id("file"),
     }
 
 
-def shown(job: Job) -> dict[str, Any]:
+def to_object(job: Job) -> dict[str, Any]:
     """OpenAI's job object."""
-    asked, result = job.asked, job.result
+    request, result = job.request, job.result
     method = {
-        "type": asked["kind"],
-        asked["kind"]: {"hyperparameters": asked["hyperparameters"]},
+        "type": request["kind"],
+        request["kind"]: {"hyperparameters": request["hyperparameters"]},
     }
     return {
         "id": job.id,
@@ -107,32 +107,32 @@ def shown(job: Job) -> dict[str, Any]:
         "created_at": job.created,
         "finished_at": job.ended,
         "status": job.status,
-        "model": asked["model"],
+        "model": request["model"],
         "fine_tuned_model": result.get("fine_tuned_model"),
         "organization_id": "miaobi",
         "error": job.error,
-        "training_file": asked["training_file"],
-        "validation_file": asked["validation_file"],
+        "training_file": request["training_file"],
+        "validation_file": request["validation_file"],
         "result_files": result.get("result_files", []),
         "trained_tokens": result.get("trained_tokens"),
-        "seed": asked["seed"],
-        "suffix": asked["suffix"],
+        "seed": request["seed"],
+        "suffix": request["suffix"],
         "method": method,
         "hyperparameters": {
             key: value
-            for key, value in asked["hyperparameters"].items()
+            for key, value in request["hyperparameters"].items()
             if key != "beta"
         },
         "integrations": [],
-        "metadata": asked["metadata"],
+        "metadata": request["metadata"],
         "estimated_finish": None,
         "miaobi": {
-            "will_be_called": asked["fine_tuned_model"],
+            "will_be_called": request["fine_tuned_model"],
             "step": result.get("step"),
             "metrics": result.get("metrics"),
-            "settings": asked["miaobi"],
+            "settings": request["miaobi"],
         },
     }
 
 
-Life(KIND, "fine_tuned_model", shown).add_to(router)
+JobRoutes(KIND, "fine_tuned_model", to_object).add_to(router)

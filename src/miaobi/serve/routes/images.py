@@ -29,11 +29,11 @@ from miaobi.provenance.publish import publish
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.image.fields import (
-    Asked,
     Edit,
     Generation,
+    ImageFields,
     Variation,
-    house_request,
+    image_request_of,
 )
 from miaobi.serve.image.incoming import Incoming, read
 from miaobi.serve.image.temporary import KINDS
@@ -46,17 +46,17 @@ FORM = "multipart/form-data"
 
 @router.post("/generations")
 async def generations(
-    asked: Generation, request: Request, services: Serving, caller: CurrentCaller
+    fields: Generation, request: Request, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """Pictures of a prompt. For models of classes the prompt is the class's name or
     number; for models of neither it is "*".
     """
-    return await _answer(request, services, caller, asked, asked.prompt)
+    return await _answer(request, services, caller, fields, fields.prompt)
 
 
 @router.post("/edits")
 async def edits(
-    asked: Annotated[Edit, Form(media_type=FORM)],
+    fields: Annotated[Edit, Form(media_type=FORM)],
     request: Request,
     services: Serving,
     caller: CurrentCaller,
@@ -64,10 +64,10 @@ async def edits(
     """A picture made of a picture. Transparent parts of `mask`, or else of `image`, are
     repainted by models that can.
     """
-    image = await _one(asked, services)
+    image = await _one(fields, services)
     mask = None
-    if asked.mask is not None:
-        mask = await _read(asked.mask, "mask", services)
+    if fields.mask is not None:
+        mask = await _read(fields.mask, "mask", services)
         if mask.mask is None:
             raise BadInput(
                 say(
@@ -79,19 +79,19 @@ async def edits(
                     "请把要重绘的部分设为透明，并以 PNG 或 WebP 发送。",
                 ),
             )
-    return await _answer(request, services, caller, asked, asked.prompt, image, mask)
+    return await _answer(request, services, caller, fields, fields.prompt, image, mask)
 
 
 @router.post("/variations")
 async def variations(
-    asked: Annotated[Variation, Form(media_type=FORM)],
+    fields: Annotated[Variation, Form(media_type=FORM)],
     request: Request,
     services: Serving,
     caller: CurrentCaller,
 ) -> dict[str, Any]:
     """Pictures like a picture; `strength` says how unlike."""
     return await _answer(
-        request, services, caller, asked, asked.prompt, await _one(asked, services)
+        request, services, caller, fields, fields.prompt, await _one(fields, services)
     )
 
 
@@ -103,8 +103,8 @@ async def variations(
 )
 async def file(name: str, services: Serving) -> FileResponse:
     """A picture whose URL was answered to somebody. The token in its name stands for the key."""
-    found = await asyncio.to_thread(services.temporary_files.find, name)
-    if found is None:
+    picture = await asyncio.to_thread(services.temporary_files.find, name)
+    if picture is None:
         raise ApiError(
             404,
             say(
@@ -113,7 +113,7 @@ async def file(name: str, services: Serving) -> FileResponse:
             ),
             code="not_found",
         )
-    path, left = found
+    path, left = picture
     kind = KINDS[name.rpartition(".")[2]]
     headers = {
         "Cache-Control": f"private, max-age={int(left)}",
@@ -123,8 +123,8 @@ async def file(name: str, services: Serving) -> FileResponse:
     return FileResponse(path, media_type=kind, headers=headers)
 
 
-async def _one(asked: Variation, services: Services) -> Incoming:
-    files = [*asked.image, *asked.images]
+async def _one(fields: Variation, services: Services) -> Incoming:
+    files = [*fields.image, *fields.images]
     if len(files) != 1:
         raise BadInput(
             say(
@@ -145,26 +145,28 @@ async def _answer(
     request: Request,
     services: Services,
     caller: Caller,
-    asked: Asked,
+    fields: ImageFields,
     prompt: str,
     image: Incoming | None = None,
     mask: Incoming | None = None,
 ) -> dict[str, Any]:
     async with (
-        services.admission.slot(caller, asked.model) as slot,
-        services.pool.lease(asked.model, "image") as model,
+        services.admission.slot(caller, fields.model) as slot,
+        services.pool.lease(fields.model, "image") as model,
     ):
-        wanted = house_request(
+        image_request = image_request_of(
             model,
-            asked,
+            fields,
             prompt,
             services.settings.limits,
             None if image is None else image.pixels,
             _mask(model, image, mask),
         )
-        pictures = await _made(model, wanted, getattr(request.state, "request_id", ""))
+        pictures = await _generate(
+            model, image_request, getattr(request.state, "request_id", "")
+        )
         slot.pictures += len(pictures)
-    kind = asked.output_format or "png"
+    kind = fields.output_format or "png"
     data = [
         await asyncio.to_thread(
             _datum,
@@ -172,7 +174,7 @@ async def _answer(
             request,
             picture,
             kind,
-            asked.response_format or "b64_json",
+            fields.response_format or "b64_json",
         )
         for picture in pictures
     ]
@@ -199,11 +201,13 @@ def _mask(model: Model, image: Incoming | None, mask: Incoming | None) -> Any:
     )
 
 
-async def _made(model: Model, wanted: ImageRequest, request_id: str) -> list[Image]:
-    collected = Collected(wanted)
-    async for chunk in model.engine.generate(wanted):
+async def _generate(
+    model: Model, image_request: ImageRequest, request_id: str
+) -> list[Image]:
+    collected = Collected(image_request)
+    async for chunk in model.engine.generate(image_request):
         collected.add(chunk)
-    pictures = collected.images(model.facts(wanted))
+    pictures = collected.images(model.facts(image_request))
     return [
         replace(
             picture,

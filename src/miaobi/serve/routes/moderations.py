@@ -69,15 +69,15 @@ class PicturePart(Closed):
 
 
 Part = Annotated[TextPart | PicturePart, Field(discriminator="type")]
-Words = Annotated[str, Field(max_length=LONGEST)]
+LongText = Annotated[str, Field(max_length=LONGEST)]
 
 
-def _shape(given: Any) -> str | None:
+def _shape(value: Any) -> str | None:
     """Which of the shapes was meant, so that an error is about that one."""
-    if isinstance(given, str):
+    if isinstance(value, str):
         return "text"
-    if isinstance(given, list):
-        return "texts" if not given or isinstance(given[0], str) else "parts"
+    if isinstance(value, list):
+        return "texts" if not value or isinstance(value[0], str) else "parts"
     return None
 
 
@@ -88,10 +88,10 @@ SHAPES = Discriminator(
 )
 
 
-class Asked(Closed):
+class ModerationFields(Closed):
     input: Annotated[
-        Annotated[Words, Tag("text")]
-        | Annotated[list[Words], Field(min_length=1), Tag("texts")]
+        Annotated[LongText, Tag("text")]
+        | Annotated[list[LongText], Field(min_length=1), Tag("texts")]
         | Annotated[list[Part], Field(min_length=1), Tag("parts")],
         SHAPES,
     ]
@@ -99,7 +99,7 @@ class Asked(Closed):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Moderation:
     """One result: a text, a picture, or several of them together."""
 
     scores: dict[str, float]
@@ -121,18 +121,18 @@ class Judged:
 
 @router.post("")
 async def create(
-    asked: Asked, services: Serving, caller: CurrentCaller
+    fields: ModerationFields, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """A result for each text; for parts (texts and pictures), one for all of them together."""
-    if asked.model not in (None, *NAMES):
+    if fields.model not in (None, *NAMES):
         raise NotFound(
             say(
-                f"There is no moderation model named {str(asked.model)[:80]!r}.",
-                f"没有名为 {str(asked.model)[:80]!r} 的审核模型。",
+                f"There is no moderation model named {str(fields.model)[:80]!r}.",
+                f"没有名为 {str(fields.model)[:80]!r} 的审核模型。",
             ),
-            nearest(str(asked.model), NAMES),
+            nearest(str(fields.model), NAMES),
         )
-    parts = [asked.input] if isinstance(asked.input, str) else asked.input
+    parts = [fields.input] if isinstance(fields.input, str) else fields.input
     texts = [
         part if isinstance(part, str) else part.text
         for part in parts
@@ -153,7 +153,7 @@ async def create(
                 say("Ask several times.", "请分多次请求。"),
             )
     async with services.admission.slot(caller, NAME):
-        verdicts, judges = await _texts(services, texts)
+        verdicts, moderators = await _texts(services, texts)
         pictures = [
             await _picture(url, services.settings.limits.pixels) for url in urls
         ]
@@ -165,7 +165,7 @@ async def create(
     )
     note = (
         {}
-        if not texts or len(judges) > 1
+        if not texts or len(moderators) > 1
         else {
             "note": say(
                 "Texts were judged by rules alone: the store has no "
@@ -180,7 +180,10 @@ async def create(
         "model": NAME,
         "results": [result.body for result in results],
         "miaobi": {
-            "judged_by": [*(judges if texts else ()), *(["opennsfw"] if urls else ())],
+            "judged_by": [
+                *(moderators if texts else ()),
+                *(["opennsfw"] if urls else ()),
+            ],
             **note,
         },
     }
@@ -227,7 +230,7 @@ async def _picture(url: str, most_pixels: int) -> float:
         ) from None
 
 
-def _joined(verdicts: Sequence[Verdict], pictures: Sequence[float]) -> Judged:
+def _joined(verdicts: Sequence[Verdict], pictures: Sequence[float]) -> Moderation:
     """The worst of each category."""
     scores = {
         name: max((verdict.scores[name] for verdict in verdicts), default=0.0)
@@ -239,7 +242,7 @@ def _joined(verdicts: Sequence[Verdict], pictures: Sequence[float]) -> Judged:
         kinds[SEEN].append("image")
         scores[SEEN] = max(scores[SEEN], *pictures)
         flagged |= {SEEN} if max(pictures) >= THRESHOLD else set()
-    return Judged(
+    return Moderation(
         scores,
         frozenset(flagged),
         kinds,

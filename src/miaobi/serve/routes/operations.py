@@ -58,8 +58,8 @@ async def metrics(services: Serving) -> Response:
     ) in (
         admission.running.items()
     ):  # names come from requests: those that lead nowhere are one
-        known = model if model in names else "other"
-        running[known] = running.get(known, 0) + count
+        label = model if model in names else "other"
+        running[label] = running.get(label, 0) + count
     jobs = {
         status: float(count)
         for status, count in (await asyncio.to_thread(services.jobs.counts)).items()

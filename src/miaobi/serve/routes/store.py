@@ -51,19 +51,21 @@ def _version(
 @router.get("")
 def list_versions() -> dict[str, Any]:
     """Every version of every model in the store, oldest first by name."""
-    return {"object": "list", "data": [_version(*found) for found in models.versions()]}
+    return {"object": "list", "data": [_version(*row) for row in models.versions()]}
 
 
 @router.post("/{name}/promote")
-def promote(name: Name, asked: Promotion, caller: CurrentOperator) -> dict[str, Any]:
+def promote(
+    name: Name, promotion: Promotion, caller: CurrentOperator
+) -> dict[str, Any]:
     """Make a version the one that the bare name means. Answers that run go on with the
     version they began with.
     """
-    done = models.promote(f"{name}@{asked.version}")
+    done = models.promote(f"{name}@{promotion.version}")
     return {
         "object": "model.promotion",
         "name": name,
-        "version": asked.version,
+        "version": promotion.version,
         "message": done.message,
     }
 

@@ -13,9 +13,9 @@ from fastapi import APIRouter
 from miaobi.core.language import say
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.jobs.training import Create, recipe, recipes, shape, trained_name
+from miaobi.serve.jobs.training import Create, find_recipe, recipes, shape, trained_name
 from miaobi.serve.records import Job, new_id
-from miaobi.serve.routes.life import Life, measured
+from miaobi.serve.routes.jobs import JobRoutes, measure
 from miaobi.serve.services import Services, Serving
 
 router = APIRouter(prefix="/v1/training", tags=["training"])
@@ -45,34 +45,34 @@ def list_recipes(caller: CurrentCaller) -> dict[str, Any]:
 
 
 @router.post("/jobs")
-def create(asked: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
+def create(fields: Create, services: Serving, caller: CurrentCaller) -> dict[str, Any]:
     """Train a model by a recipe, on its data or on an uploaded file."""
     id = new_id("trainjob")
-    kept = _checked(asked, services, caller, id)
-    return shown(services.jobs.add(KIND, caller.key_id, kept, id))
+    request = _check(fields, services, caller, id)
+    return to_object(services.jobs.add(KIND, caller.key_id, request, id))
 
 
 @router.post("/estimates")
 async def estimate(
-    asked: Create, services: Serving, caller: CurrentCaller
+    fields: Create, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """What a job would cost here: time, memory and disk, measured on a few of its steps."""
     id = new_id("trainestimate")
-    kept = await anyio.to_thread.run_sync(_checked, asked, services, caller, id)
+    request = await anyio.to_thread.run_sync(_check, fields, services, caller, id)
     return {
         "object": "training.estimate",
-        **await measured(services, caller, ESTIMATE, kept, id),
+        **await measure(services, caller, ESTIMATE, request, id),
     }
 
 
-def _checked(
-    asked: Create, services: Services, caller: Caller, id: str
+def _check(
+    fields: Create, services: Services, caller: Caller, id: str
 ) -> dict[str, Any]:
     """The job as it is kept. Raises ApiError for recipes and files that cannot be used."""
-    chosen = recipe(asked.recipe)
+    recipe = find_recipe(fields.recipe)
     ending = None
-    if asked.training_file is not None:
-        file = services.files.find(asked.training_file, caller.key_id)
+    if fields.training_file is not None:
+        file = services.files.find(fields.training_file, caller.key_id)
         if file.purpose not in PURPOSES:
             raise ApiError(
                 400,
@@ -82,53 +82,53 @@ def _checked(
                 ),
                 param="training_file",
             )
-        ending = shape(file.filename, chosen.modality)
-    elif not chosen.pack:
+        ending = shape(file.filename, recipe.modality)
+    elif not recipe.pack:
         raise ApiError(
             400,
             say(
-                f"{chosen.id} has no data of its own; upload some and name it as training_file.",
-                f"{chosen.id} 不自带数据；请上传文件并填入 training_file。",
+                f"{recipe.id} has no data of its own; upload some and name it as training_file.",
+                f"{recipe.id} 不自带数据；请上传文件并填入 training_file。",
             ),
             param="training_file",
         )
     return {
-        "recipe": chosen.id,
-        "training_file": asked.training_file,
+        "recipe": recipe.id,
+        "training_file": fields.training_file,
         "ending": ending,
-        "suffix": asked.suffix,
-        "seed": secrets.randbelow(2**31) if asked.seed is None else asked.seed,
-        "metadata": asked.metadata,
-        "miaobi": asked.miaobi,
-        "trained_model": trained_name(chosen.id, asked.suffix, id),
+        "suffix": fields.suffix,
+        "seed": secrets.randbelow(2**31) if fields.seed is None else fields.seed,
+        "metadata": fields.metadata,
+        "miaobi": fields.miaobi,
+        "trained_model": trained_name(recipe.id, fields.suffix, id),
         "result_file_id": new_id("file"),
     }
 
 
-def shown(job: Job) -> dict[str, Any]:
+def to_object(job: Job) -> dict[str, Any]:
     """The job's object."""
-    asked, result = job.asked, job.result
+    request, result = job.request, job.result
     return {
         "id": job.id,
         "object": "training.job",
         "created_at": job.created,
         "finished_at": job.ended,
         "status": job.status,
-        "recipe": asked["recipe"],
+        "recipe": request["recipe"],
         "trained_model": result.get("trained_model"),
         "error": job.error,
-        "training_file": asked["training_file"],
+        "training_file": request["training_file"],
         "result_files": result.get("result_files", []),
-        "seed": asked["seed"],
-        "suffix": asked["suffix"],
-        "metadata": asked["metadata"],
+        "seed": request["seed"],
+        "suffix": request["suffix"],
+        "metadata": request["metadata"],
         "miaobi": {
-            "will_be_called": asked["trained_model"],
+            "will_be_called": request["trained_model"],
             "step": result.get("step"),
             "metrics": result.get("metrics"),
-            "settings": asked["miaobi"],
+            "settings": request["miaobi"],
         },
     }
 
 
-Life(KIND, "trained_model", shown).add_to(router)
+JobRoutes(KIND, "trained_model", to_object).add_to(router)

@@ -24,21 +24,21 @@ DEFAULT_LENGTH = 4096
 """Tokens of an answer for which nobody set a limit, where the context holds as many."""
 
 
-def asked_of(
+def request_of(
     model: Model,
-    asked: Chat,
+    fields: Chat,
     kit: Kit,
     controls: Mapping[str, Any],
     limits: Limits,
-    kept: ExitStack,
+    resources: ExitStack,
 ) -> TextRequest:
     """The request. A picture for a model that reads pictures lies in a folder that
-    `kept` takes away. Raises Unsupported, BadInput or ApiError.
+    `resources` takes away. Raises Unsupported, BadInput or ApiError.
     """
     offered = model.engine.abilities.controls
     pictures = [
         part.image_url.url
-        for message in asked.messages
+        for message in fields.messages
         if isinstance(message.content, list)
         for part in message.content
         if isinstance(part, ImagePart)
@@ -66,7 +66,7 @@ def asked_of(
         )
     if pictures or ("image" in offered and not model.chats):
         return _about_a_picture(
-            model, asked, pictures, {**controls, **extra}, limits, kept
+            model, fields, pictures, {**controls, **extra}, limits, resources
         )
     if not model.chats:
         raise Unsupported(
@@ -84,7 +84,7 @@ def asked_of(
     }
     return check_offered(
         model.request(
-            [plain(message) for message in asked.messages],
+            [plain(message) for message in fields.messages],
             **{**length, **controls, **extra},
         ),
         model,
@@ -93,11 +93,11 @@ def asked_of(
 
 def _about_a_picture(
     model: Model,
-    asked: Chat,
+    fields: Chat,
     pictures: list[str],
     controls: Mapping[str, Any],
     limits: Limits,
-    kept: ExitStack,
+    resources: ExitStack,
 ) -> TextRequest:
     """For a classifier, a detector, a captioner: the one picture, and the words of the
     last message.
@@ -106,23 +106,25 @@ def _about_a_picture(
         raise ApiError(
             400,
             say(
-                f"{model.name} is asked about one picture; there are {len(pictures)}.",
+                f"{model.name} is fields about one picture; there are {len(pictures)}.",
                 f"{model.name} 需要一张图片，收到 {len(pictures)} 张。",
             ),
             param="messages",
         )
-    content = asked.messages[-1].content
-    words = (
+    content = fields.messages[-1].content
+    text = (
         content
         if isinstance(content, str)
         else "".join(
             part.text for part in content or () if not isinstance(part, ImagePart)
         )
     )
-    place = Path(kept.enter_context(TemporaryDirectory(prefix="miaobi-"))) / "picture"
-    place.write_bytes(_bytes_of(pictures[0], limits))
+    path = (
+        Path(resources.enter_context(TemporaryDirectory(prefix="miaobi-"))) / "picture"
+    )
+    path.write_bytes(_bytes_of(pictures[0], limits))
     return check_offered(
-        model.request(words.strip() or None, image=place, **controls), model
+        model.request(text.strip() or None, image=path, **controls), model
     )
 
 

@@ -79,10 +79,10 @@ class Events(Response):
             except Exception as error:
                 if not begun:
                     raise
-                told = from_exception(
+                answer = from_exception(
                     error, scope.get("state", {}).get("request_id", "-")
                 )
-                last = b"data: " + dumped(told.body) + b"\n\n"
+                last = b"data: " + dumped(answer.body) + b"\n\n"
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _prepare(self) -> None:
@@ -102,11 +102,13 @@ class Events(Response):
         ).encode()
 
     def _body(self, chunks: list[Chunk]) -> bytes:
-        parts, (start, middle, end) = list[str](), self.shape.plain
+        parts = list[str]()
+        before_index, before_text, after_text = self.shape.plain
         for chunk in chunks:
             if self.shape.quick(chunk):
                 parts.append(
-                    f"{self._before}{start}{chunk.index}{middle}{encode_basestring(chunk.text)}{end}]{self._end}"
+                    f"{self._before}{before_index}{chunk.index}{before_text}"
+                    f"{encode_basestring(chunk.text)}{after_text}]{self._end}"
                 )
             else:
                 parts += [self._event(choice) for choice in self.shape.choices(chunk)]
@@ -167,9 +169,9 @@ async def handfuls(
             await news.wait()
             news.clear()
             if waiting:
-                taken = waiting.copy()
+                batch = waiting.copy()
                 waiting.clear()
-                yield taken
+                yield batch
                 if making.done():
                     news.set()
             elif making.done():

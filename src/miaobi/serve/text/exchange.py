@@ -38,7 +38,7 @@ NAMES = {
 @dataclass
 class Exchange:
     """`ask(model, kept)`: the requests for this model, once it is known, all with the
-    same n. May raise what tells the client what is wrong. `kept` is left when the
+    same n. May raise what tells the client what is wrong. `resources` is left when the
     answers are made.
     """
 
@@ -64,8 +64,8 @@ class Exchange:
             self.services.admission.slot(self.caller, self.name) as slot,
             self.services.pool.lease(self.name) as model,
         ):
-            with ExitStack() as kept:
-                requests = self.ask(model, kept)
+            with ExitStack() as resources:
+                requests = self.ask(model, resources)
                 self.model, self.seed = model, requests[0].seed
                 if len(requests) == 1:
                     await self._answer(requests[0], 0, slot, put)

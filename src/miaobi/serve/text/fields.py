@@ -1,5 +1,5 @@
 """What clients may ask of /v1/chat/completions and /v1/completions: OpenAI's fields,
-and the house's controls beside them.
+and miaobi's own controls beside them.
 
 Every field is written down, an unknown one is refused by name, and null means left out.
 So no request brings a chat template, tokenizer options or anything else that would
@@ -25,21 +25,21 @@ Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Closed(BaseModel):
-    """A shape with no room for anything that is not written down."""
+    """A shape that refuses every field that is not written down."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Asked(Closed):
+class GenerationFields(Closed):
     """A whole request. JSON can spell half a character ("\\ud800"), which no model and
     no answer can hold.
     """
 
     @model_validator(mode="before")
     @classmethod
-    def _whole_characters(cls, given: Any) -> Any:
+    def _whole_characters(cls, value: Any) -> Any:
         try:
-            json.dumps(given, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise ValueError(
                 say(
@@ -47,7 +47,7 @@ class Asked(Closed):
                     f"文本中含有不完整的字符：{error.object[error.start]!a}。",
                 )
             ) from None
-        return given
+        return value
 
 
 class StreamOptions(Closed):
@@ -55,7 +55,7 @@ class StreamOptions(Closed):
     include_obfuscation: Literal[False] | None = None
 
 
-class Sampling(Asked):
+class Sampling(GenerationFields):
     """How to draw, for chats and plain texts alike."""
 
     model: Name
@@ -82,24 +82,24 @@ class Sampling(Asked):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=512)
-    """A label of the client's own. Nothing is done with it."""
+    """A label of the client's own. It is not used."""
 
     @property
     def answers(self) -> int:
         return self.n or 1
 
     @property
-    def tells_usage(self) -> bool:
+    def includes_usage(self) -> bool:
         """Whether a stream ends with what was used."""
         return self.stream_options is not None and bool(
             self.stream_options.include_usage
         )
 
     def controls(self, limits: Limits) -> dict[str, Any]:
-        """The house's settings, those that were given. Raises ApiError or BadInput for
-        what is beyond the limits.
+        """Return miaobi's own names of the settings that the request has. Raise ApiError
+        or BadInput for what is beyond the limits.
         """
-        given = {
+        controls = {
             "min_new_tokens": self.min_tokens,
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -126,7 +126,7 @@ class Sampling(Asked):
                 param="stream_options",
             )
         within("n", self.answers, limits.n)
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in controls.items() if value is not None}
 
     def _stops(self, limits: Limits) -> tuple[str, ...]:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -156,12 +156,12 @@ class Completion(Sampling):
     logprobs: int | None = Field(None, ge=0, le=20)
 
     def prompts(self, limits: Limits) -> list[str]:
-        found = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        if not found:
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if not prompts:
             raise ApiError(
                 400, say("prompt is empty.", "prompt 为空。"), param="prompt"
             )
-        within("prompt", len(found) * self.answers, limits.n)
+        within("prompt", len(prompts) * self.answers, limits.n)
         if self.echo and self.logprobs is not None:
             raise BadInput(
                 say(
@@ -170,7 +170,7 @@ class Completion(Sampling):
                 ),
                 say("Leave one of them out.", "请去掉其中一个。"),
             )
-        return found
+        return prompts
 
 
 class TextPart(Closed):
@@ -315,13 +315,13 @@ def plain(message: Message) -> Mapping[str, Any]:
     """A message as templates read it: only what was given, its texts joined, and the
     developer's words as the system's.
     """
-    found = message.model_dump(
+    fields = message.model_dump(
         exclude_none=True, exclude={"refusal", "annotations", "audio", "function_call"}
     )
     content = message.content or ""
-    found["content"] = (
+    fields["content"] = (
         content
         if isinstance(content, str)
         else "".join(part.text for part in content if isinstance(part, TextPart))
     )
-    return {**found, "role": "system"} if message.role == "developer" else found
+    return {**fields, "role": "system"} if message.role == "developer" else fields

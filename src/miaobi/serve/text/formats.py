@@ -17,23 +17,25 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
 
 
 def schema_of(
-    asked: TextFormat | JsonObject | JsonSchema | None, limits: Limits
+    response_format: TextFormat | JsonObject | JsonSchema | None, limits: Limits
 ) -> Mapping[str, Any] | None:
     """The schema to hold to, or None for text as it comes. Raises ApiError 400 for one
     that is too large or nested too deep.
     """
-    if isinstance(asked, JsonObject):
+    if isinstance(response_format, JsonObject):
         return ANY_OBJECT
-    if not isinstance(asked, JsonSchema):
+    if not isinstance(response_format, JsonSchema):
         return None
-    if asked.json_schema.schema_ is None:
+    if response_format.json_schema.schema_ is None:
         raise ApiError(
             400,
             say("json_schema holds no schema.", "json_schema 中没有 schema。"),
             param="response_format.json_schema.schema",
         )
     return checked(
-        asked.json_schema.schema_, "response_format.json_schema.schema", limits
+        response_format.json_schema.schema_,
+        "response_format.json_schema.schema",
+        limits,
     )
 
 

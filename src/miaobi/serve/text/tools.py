@@ -21,7 +21,8 @@ from miaobi.serve.settings import Limits
 from miaobi.serve.text.fields import Chat, NamedTool, Tool, within
 from miaobi.serve.text.formats import checked
 
-START, END = "<tool_call>", "</tool_call>"
+OPENING_TAG = "<tool_call>"
+CLOSING_TAG = "</tool_call>"
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -53,17 +54,19 @@ class Kit:
         return {tool["function"]["name"] for tool in self.tools}
 
 
-def kit_of(asked: Chat, limits: Limits) -> Kit:
+def kit_of(fields: Chat, limits: Limits) -> Kit:
     """Raises ApiError 400 for a choice that names no tool, and for tools that are too
     many or too large.
     """
-    tools = asked.tools or []
+    tools = fields.tools or []
     within("tools", len(tools), limits.tools)
-    for place, tool in enumerate(tools):
+    for position, tool in enumerate(tools):
         checked(
-            tool.function.parameters or {}, f"tools.{place}.function.parameters", limits
+            tool.function.parameters or {},
+            f"tools.{position}.function.parameters",
+            limits,
         )
-    choice = asked.tool_choice
+    choice = fields.tool_choice
     if choice not in (None, "none", "auto") and not tools:
         raise ApiError(
             400,
@@ -75,9 +78,9 @@ def kit_of(asked: Chat, limits: Limits) -> Kit:
         )
     if not tools or choice == "none":
         return Kit()
-    told = tuple(tool.model_dump(exclude_none=True) for tool in tools)
+    definitions = tuple(tool.model_dump(exclude_none=True) for tool in tools)
     if choice == "required":
-        return Kit(told, _demand(tools))
+        return Kit(definitions, _demand(tools))
     if isinstance(choice, NamedTool):
         wanted = [tool for tool in tools if tool.function.name == choice.function.name]
         if not wanted:
@@ -89,8 +92,8 @@ def kit_of(asked: Chat, limits: Limits) -> Kit:
                 ),
                 param="tool_choice",
             )
-        return Kit(told, _demand(wanted))
-    return Kit(told)
+        return Kit(definitions, _demand(wanted))
+    return Kit(definitions)
 
 
 def _demand(tools: Sequence[Tool]) -> Mapping[str, Any]:
@@ -126,27 +129,27 @@ class Reader:
             self._begun, self._bare = True, self._bare or seen[0] in "{["
         if self._bare or not self._begun:
             return "", []
-        return self._taken()
+        return self._take()
 
-    def _taken(self) -> tuple[str, list[Call]]:
+    def _take(self) -> tuple[str, list[Call]]:
         """What is decided. White space is held back, as what stands around a call is no
         part of the answer.
         """
-        shown, calls = "", list[Call]()
+        text, calls = "", list[Call]()
         while True:
-            at = self._held.find(START)
-            end = self._held.find(END, at) if at >= 0 else -1
+            at = self._held.find(OPENING_TAG)
+            end = self._held.find(CLOSING_TAG, at) if at >= 0 else -1
             if end < 0:
-                until = at if at >= 0 else len(self._held) - self._begins(START)
+                until = at if at >= 0 else len(self._held) - self._begins(OPENING_TAG)
                 ready = self._held[:until].rstrip()
                 self._held = self._held[len(ready) :]
-                return shown + ready, calls
+                return text + ready, calls
             whole, inside = (
-                self._held[: end + len(END)],
-                read_calls(self._held[at + len(START) : end]),
+                self._held[: end + len(CLOSING_TAG)],
+                read_calls(self._held[at + len(OPENING_TAG) : end]),
             )
             calls += self._count(inside)
-            shown += self._held[:at].rstrip() if inside else whole
+            text += self._held[:at].rstrip() if inside else whole
             self._held = self._held[len(whole) :]
 
     def _begins(self, tag: str) -> int:
@@ -164,11 +167,11 @@ class Reader:
         """The rest, once the answer has ended."""
         held, self._held = self._held, ""
         if self._bare:
-            found = [call for call in read_calls(held) if call.name in self.kit.names]
-            return ("", self._count(found)) if found else (held, [])
+            calls = [call for call in read_calls(held) if call.name in self.kit.names]
+            return ("", self._count(calls)) if calls else (held, [])
         inside = (
-            read_calls(held.strip().removeprefix(START))
-            if held.strip().startswith(START)
+            read_calls(held.strip().removeprefix(OPENING_TAG))
+            if held.strip().startswith(OPENING_TAG)
             else []
         )
         return (
@@ -176,20 +179,20 @@ class Reader:
         ), self._count(inside)
 
     def _count(self, calls: list[Call]) -> list[Call]:
-        room = 1 - self.called if self.only_one else len(calls)
-        kept = calls[: max(0, room)]
-        self.called += len(kept)
-        return kept
+        limit = 1 - self.called if self.only_one else len(calls)
+        accepted = calls[: max(0, limit)]
+        self.called += len(accepted)
+        return accepted
 
 
 def read_calls(text: str) -> list[Call]:
     """The calls that a piece of JSON stands for; none for anything else."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return []
     calls = list[Call]()
-    for item in found if isinstance(found, list) else [found]:
+    for item in value if isinstance(value, list) else [value]:
         arguments = (
             (item.get("arguments", item.get("parameters", {})))
             if isinstance(item, dict)

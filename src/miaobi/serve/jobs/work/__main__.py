@@ -1,5 +1,5 @@
-"""A job's process. Its order comes as one line on standard input, which ends when the
-server does, and with it this process.
+"""A job's process. Its order is one line on standard input; that ends when the server
+ends, and this process with it.
 """
 
 from __future__ import annotations
@@ -31,36 +31,34 @@ from miaobi.serve.settings import Limits, Settings
 log = logging.getLogger("miaobi.serve.jobs.work")
 
 NICE = 10
-"""People who wait for an answer come before jobs."""
+"""Requests that wait for an answer come before jobs."""
 
 
 def main() -> int:
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell that starts a server in the background has it ignored
+    # A shell that starts a server in the background makes it ignore the signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     server = FileIO(0)
     order = json.loads(server.readline())
     threading.Thread(target=_wait_for_the_end, args=(server,), daemon=True).start()
     os.nice(NICE)
-    settings = Settings(
-        **{
-            **order["settings"],
-            "limits": Limits(**order["settings"]["limits"]),
-            **{
-                name: tuple(order["settings"][name])
-                for name in ("models", "api_keys", "hosts")
-            },
-        }
-    )
+    settings = _settings(order["settings"])
     records = open_records(settings.database)
     queue = Queue(records)
     with records.reading() as session:
         job = session.get(Job, order["job"])
     assert job is not None
     files = Files(records, settings.folder / "files", settings.limits.upload_bytes)
-    # Whoever worked here before and is still dying holds the lock until it is dead.
+    # A process that worked here before and is still ending holds the lock.
     with locked(Path.cwd()):
         return _run(Task(job, order["holder"], queue, files, settings, Path.cwd()))
+
+
+def _settings(fields: Mapping[str, Any]) -> Settings:
+    """Return the server's settings, from JSON, which has lists for tuples."""
+    tuples = {
+        name: tuple(value) for name, value in fields.items() if isinstance(value, list)
+    }
+    return Settings(**{**fields, **tuples, "limits": Limits(**fields["limits"])})
 
 
 def _run(task: Task) -> int:
@@ -72,9 +70,14 @@ def _run(task: Task) -> int:
             raise
         except Exception as error:
             log.exception("the job failed")
-            told = _told(error)
+            error_fields = _error_fields(error)
             task.queue.end(
-                task.job.id, task.holder, "failed", told["message"], {}, told
+                task.job.id,
+                task.holder,
+                "failed",
+                error_fields["message"],
+                {},
+                error_fields,
             )
         else:
             task.queue.end(
@@ -87,9 +90,9 @@ def _run(task: Task) -> int:
     return 0
 
 
-def _told(error: Exception) -> Mapping[str, Any]:
-    """For the one who asked: what was wrong and what to do, without our paths; of what
-    nobody foresaw, only that.
+def _error_fields(error: Exception) -> Mapping[str, Any]:
+    """Return the job's error for its caller: what was wrong and what to do, without
+    paths of this machine; of an unexpected error only that there was one.
     """
     if isinstance(error, ApiError):
         return {
@@ -98,12 +101,12 @@ def _told(error: Exception) -> Mapping[str, Any]:
             "param": error.param,
         }
     if isinstance(error, MiaobiError):
-        words = f"{error.problem} {error.remedy}".strip()
-        for place in (Path.cwd(), home()):
-            words = words.replace(f"{place}/", "").replace(
-                str(place), "the server's folder"
+        message = f"{error.problem} {error.remedy}".strip()
+        for folder in (Path.cwd(), home()):
+            message = message.replace(f"{folder}/", "").replace(
+                str(folder), "the server's folder"
             )
-        return {"code": error.code, "message": words, "param": None}
+        return {"code": error.code, "message": message, "param": None}
     return {
         "code": "internal_error",
         "message": say(
@@ -115,9 +118,10 @@ def _told(error: Exception) -> Mapping[str, Any]:
 
 
 def _wait_for_the_end(server: FileIO) -> None:
-    """However the server ended. Whatever was started from here goes too, which a signal
-    from the system at a parent's death would not bring about: the process leads a group
-    of its own.
+    """End this process and those it started when the server has ended, however that was.
+
+    The process leads a group of its own. A signal from the system at the death of a
+    parent would not reach the others.
     """
     while server.read(1):
         pass

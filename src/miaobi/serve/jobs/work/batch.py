@@ -1,5 +1,5 @@
-"""A batch: every line of a file through the application in this process, in the name of
-the key that sent it.
+"""A batch: each request of a file is answered by the application in this process, in
+the name of the key that sent the file.
 """
 
 from __future__ import annotations
@@ -19,24 +19,37 @@ from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.jobs.batches import Journal, Line, answer, client_of, read, unanswered
+from miaobi.serve.jobs.batches import (
+    BatchRequest,
+    Journal,
+    answer,
+    client_of,
+    read,
+    unanswered,
+)
 from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.serve.records import Key, now
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
 
+ERRORS_LISTED = 100
+
 
 def run(task: Task) -> Outcome:
-    asked = task.job.asked
-    requests, wrong = read(task.files.path(asked["input_file_id"]), asked["endpoint"])
-    if wrong:
+    request = task.job.request
+    path = task.files.path(request["input_file_id"])
+    requests, errors = read(path, request["endpoint"])
+    if errors:
         message = say(
-            f"{len(wrong)} requests cannot be used; the first: {wrong[0]['message']}",
-            f"有 {len(wrong)} 条请求无法使用；第一条：{wrong[0]['message']}",
+            f"{len(errors)} requests cannot be used; the first: {errors[0]['message']}",
+            f"有 {len(errors)} 条请求无法使用；第一条：{errors[0]['message']}",
         )
         return Outcome(
             message,
-            {"errors": wrong[:100], "total": len(requests) + len(wrong)},
+            {
+                "errors": errors[:ERRORS_LISTED],
+                "total": len(requests) + len(errors),
+            },
             "failed",
         )
     task.progress(
@@ -48,31 +61,33 @@ def run(task: Task) -> Outcome:
         return _conclude(task, requests, journal, stopped)
 
 
-async def _answer(task: Task, requests: list[Line], journal: Journal) -> str:
-    """Why it stopped before the last request: "cancelled", "expired", or "" when it did not."""
-    ids = [line.id for line in requests]
-    why = ""
+async def _answer(task: Task, requests: list[BatchRequest], journal: Journal) -> str:
+    """Answer the requests; return why it stopped before the last one: "cancelled",
+    "expired", or "" when it did not.
+    """
+    ids = [item.id for item in requests]
+    reason = ""
 
     def look() -> bool:
-        nonlocal why
+        nonlocal reason
         completed, failed = journal.counts(ids)
         if task.progress(completed=completed, failed=failed):
-            why = "cancelled"
-        elif now() >= task.job.asked["expires_at"]:
-            why = "expired"
-        return bool(why)
+            reason = "cancelled"
+        elif now() >= task.job.request["expires_at"]:
+            reason = "expired"
+        return bool(reason)
 
     if look():
-        return why
+        return reason
     async with client_of(application(task.settings), _caller(task)) as client:
         await answer(client, requests, journal, task.settings.streams, look)
     look()
-    return why if any(id not in journal for id in ids) else ""
+    return reason if any(id not in journal for id in ids) else ""
 
 
 def application(settings: Settings) -> FastAPI:
-    """A server's application without its jobs and rooms; a model is opened when a
-    request first asks for it.
+    """Return a server's application without its jobs and its studio; a model is opened
+    by the first request for it.
     """
     from miaobi.serve.opening import build_pool
 
@@ -83,7 +98,7 @@ def application(settings: Settings) -> FastAPI:
 
 
 def _caller(task: Task) -> Caller:
-    """Whose tokens are counted. Raises ApiError for a key that was revoked since."""
+    """Return the caller whose tokens are counted. Raise ApiError for a revoked key."""
     with task.queue.records.reading() as session:
         key = session.get(Key, task.job.key_id)
     if key is None:
@@ -101,29 +116,18 @@ def _caller(task: Task) -> Caller:
 
 
 def _conclude(
-    task: Task, requests: list[Line], journal: Journal, stopped: str
+    task: Task, requests: list[BatchRequest], journal: Journal, stopped: str
 ) -> Outcome:
-    """Both files, in the order of the requests; under ids that were set aside at the
-    start, so that doing this twice makes them once.
+    """Write both files, in the order of the requests. Their ids are those of the
+    request, so that doing this twice makes each file once.
     """
-    asked = task.job.asked
+    request = task.job.request
     task.progress(finalizing_at=now())
-    done = [line.id for line in requests if line.id in journal]
-    rest = (
-        [line for line in requests if line.id not in journal]
-        if stopped == "expired"
-        else []
-    )
-    expired = say(
-        "The batch's time was over before this request's turn came.",
-        "批处理已超时，未轮到此请求。",
-    )
-    missed = [
-        json.dumps(
-            unanswered(line, "batch_expired", expired), ensure_ascii=False
-        ).encode()
-        + b"\n"
-        for line in rest
+    done = [item.id for item in requests if item.id in journal]
+    expired = [
+        _expired_row(item)
+        for item in requests
+        if stopped == "expired" and item.id not in journal
     ]
     result: dict[str, Any] = {
         "usage": _usage(journal.rows(done, True)),
@@ -131,29 +135,39 @@ def _conclude(
     }
     for name, rows in (
         ("output", journal.rows(done, True)),
-        ("error", [*journal.rows(done, False), *missed]),
+        ("error", [*journal.rows(done, False), *expired]),
     ):
         path = task.folder / f"{name}.jsonl"
         if _write(path, rows):
             task.files.put(
                 path,
-                asked[f"{name}_file_id"],
+                request[f"{name}_file_id"],
                 task.job.key_id,
                 f"{task.job.id}_{name}.jsonl",
                 "batch_output",
-                now() + asked["output_seconds"],
+                now() + request["output_seconds"],
             )
-            result[f"{name}_file_id"] = asked[f"{name}_file_id"]
+            result[f"{name}_file_id"] = request[f"{name}_file_id"]
     completed, failed = journal.counts(done)
+    failed += len(expired)
     message = say(
-        f"{completed} answered, {failed + len(rest)} not, of {len(requests)}.",
-        f"共 {len(requests)} 条：成功 {completed}，失败 {failed + len(rest)}。",
+        f"{completed} answered, {failed} not, of {len(requests)}.",
+        f"共 {len(requests)} 条：成功 {completed}，失败 {failed}。",
     )
     return Outcome(
         message,
-        {**result, "completed": completed, "failed": failed + len(rest)},
+        {**result, "completed": completed, "failed": failed},
         "cancelled" if stopped == "cancelled" else "succeeded",
     )
+
+
+def _expired_row(request: BatchRequest) -> bytes:
+    message = say(
+        "The batch's time was over before this request's turn came.",
+        "批处理已超时，未轮到此请求。",
+    )
+    row = unanswered(request, "batch_expired", message)
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def _write(path: Path, rows: Iterable[bytes]) -> bool:
@@ -165,19 +179,10 @@ def _write(path: Path, rows: Iterable[bytes]) -> bool:
 def _usage(rows: Iterable[bytes]) -> dict[str, Any]:
     total = Counter[str]()
     for row in rows:
-        total.update(
-            {
-                key: value
-                for key, value in (
-                    json.loads(row)["response"]["body"].get("usage") or {}
-                ).items()
-                if isinstance(value, int)
-            }
-        )
-    tokens_in, tokens_out = (
-        total["prompt_tokens"] + total["input_tokens"],
-        total["completion_tokens"] + total["output_tokens"],
-    )
+        usage = json.loads(row)["response"]["body"].get("usage") or {}
+        total.update({key: n for key, n in usage.items() if isinstance(n, int)})
+    tokens_in = total["prompt_tokens"] + total["input_tokens"]
+    tokens_out = total["completion_tokens"] + total["output_tokens"]
     return {
         "input_tokens": tokens_in,
         "output_tokens": tokens_out,

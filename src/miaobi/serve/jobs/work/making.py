@@ -223,7 +223,7 @@ def metrics_at(step: int, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _step_of(name: str) -> int:
-    """"step-00000020" -> 20."""
+    """ "step-00000020" -> 20."""
     return int(name.removeprefix("step-"))
 
 

@@ -1,4 +1,6 @@
-"""What a job's work is given: the job, a folder that outlives its processes, and a voice."""
+"""What a job's work gets: the job, a folder that outlives its processes, and the events
+and the progress that it records.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from miaobi.serve.settings import Settings
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended, in words and figures."""
+    """How it ended: a message for people, a result for programs."""
 
     message: str
     result: Mapping[str, Any]
@@ -37,15 +39,17 @@ class Task:
     settings: Settings
     folder: Path
 
-    def tell(
+    def record_event(
         self,
         message: str,
         kind: str = "message",
         data: Mapping[str, Any] | None = None,
         level: str = "info",
     ) -> None:
-        self.queue.tell(self.job.id, self.holder, kind, message, data or {}, level)
+        self.queue.record_event(
+            self.job.id, self.holder, kind, message, data or {}, level
+        )
 
     def progress(self, **result: Any) -> bool:
-        """Note how far it is. Whether somebody asked it to stop."""
+        """Store how far it is; return whether it was asked to stop."""
         return self.queue.progress(self.job.id, self.holder, result)

@@ -27,20 +27,20 @@ from miaobi.serve.text.events import dumped
 LOOK_SECONDS = 0.5
 ESTIMATE_SECONDS = 300.0
 """The longest that a caller is kept waiting for an estimate."""
-TOLD = ("message", "metrics")
+EVENT_KINDS = ("message", "metrics")
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @dataclass(frozen=True)
-class Life:
+class JobRoutes:
     """The routes under `/jobs` of a kind of job, but for the one that creates it."""
 
     kind: str
     """In the queue, and in the names of the objects: "training" makes training.job.event."""
     model: str
     """The field that names the model the job makes."""
-    shown: Callable[[Job], dict[str, Any]]
+    to_object: Callable[[Job], dict[str, Any]]
     """The job's object."""
 
     def add_to(self, router: APIRouter) -> None:
@@ -65,7 +65,7 @@ class Life:
         """The caller's jobs, newest first."""
         return page(
             [
-                self.shown(job)
+                self.to_object(job)
                 for job in services.jobs.listed(self.kind, caller.key_id, after, limit)
             ],
             limit,
@@ -75,7 +75,7 @@ class Life:
         self, job_id: str, services: Serving, caller: CurrentCaller
     ) -> dict[str, Any]:
         """One job."""
-        return self.shown(services.jobs.find(job_id, self.kind, caller.key_id))
+        return self.to_object(services.jobs.find(job_id, self.kind, caller.key_id))
 
     def cancel(
         self, job_id: str, services: Serving, caller: CurrentCaller
@@ -129,7 +129,7 @@ class Life:
                 say(f"The job is {job.status}.", f"该任务的状态为 {job.status}。"),
                 code="wrong_status",
             )
-        return self.shown(job)
+        return self.to_object(job)
 
     async def events(
         self,
@@ -158,7 +158,7 @@ class Life:
                 None if after is None else services.jobs.number_of(job_id, after) or 0
             )
             return services.jobs.events(
-                job_id, TOLD, before=before, limit=limit + 1, newest_first=True
+                job_id, EVENT_KINDS, before=before, limit=limit + 1, newest_first=True
             )
 
         return page(
@@ -175,7 +175,7 @@ class Life:
                 services.jobs.find, job_id, self.kind, caller.key_id
             )
             for event in await anyio.to_thread.run_sync(
-                services.jobs.events, job_id, TOLD, last
+                services.jobs.events, job_id, EVENT_KINDS, last
             ):
                 last = event.number
                 yield b"data: " + dumped(self._event(event)) + b"\n\n"
@@ -197,10 +197,10 @@ class Life:
         """
         job = services.jobs.find(job_id, self.kind, caller.key_id)
         before = None if after is None else services.jobs.number_of(job_id, after) or 0
-        found = services.jobs.events(
+        events = services.jobs.events(
             job_id, ("checkpoint",), before=before, limit=limit + 1, newest_first=True
         )
-        return page([self._checkpoint(job, event) for event in found], limit)
+        return page([self._checkpoint(job, event) for event in events], limit)
 
     def _event(self, event: Event) -> dict[str, Any]:
         return {
@@ -221,7 +221,7 @@ class Life:
             "created_at": event.created,
             f"{self.kind}_job_id": job.id,
             "step_number": event.data["step"],
-            f"{self.model}_checkpoint": f"{job.asked[self.model]}:step-{event.data['step']}",
+            f"{self.model}_checkpoint": f"{job.request[self.model]}:step-{event.data['step']}",
             "metrics": {
                 "step": metrics.get("step"),
                 "train_loss": metrics.get("train_loss"),
@@ -230,8 +230,8 @@ class Life:
         }
 
 
-async def measured(
-    services: Services, caller: Caller, kind: str, asked: Mapping[str, Any], id: str
+async def measure(
+    services: Services, caller: Caller, kind: str, request: Mapping[str, Any], id: str
 ) -> dict[str, Any]:
     """What a job would cost here, from a short job of its own of the kind `kind`, which
     ends with the caller's patience. Raises ApiError.
@@ -244,7 +244,7 @@ async def measured(
                 "此服务器不运行任务，无法估算。",
             ),
         )
-    await anyio.to_thread.run_sync(services.jobs.add, kind, caller.key_id, asked, id)
+    await anyio.to_thread.run_sync(services.jobs.add, kind, caller.key_id, request, id)
     until = time.monotonic() + ESTIMATE_SECONDS
     try:
         while (
