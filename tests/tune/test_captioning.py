@@ -102,7 +102,7 @@ MADE: dict[str, Callable[[], Any]] = {
 def written(kind: str, folder: Path) -> Path:
     torch.manual_seed(0)
     MADE[kind]().save_pretrained(folder)
-    vocabulary = {word: place for place, word in enumerate(WORDS)}
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
     return folder
 

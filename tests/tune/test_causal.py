@@ -109,16 +109,16 @@ def test_a_base_that_does_not_write(tmp_path: Path) -> None:
         )
 
 
-def test_judging_is_kept_apart_by_example(tmp_path: Path) -> None:
+def test_examples_are_evaluated_separately(tmp_path: Path) -> None:
     learner = writer(tmp_path)
     features = [learner.encode({"prompt": "", "text": text}, 0) for text in TEXTS]
     with torch.no_grad():
         together = learner.evaluate(learner.collate(features))
-        for item, judgement in zip(features, together):
+        for item, evaluation in zip(features, together):
             single = learner.evaluate(learner.collate([item]))[0]
-            assert judgement.loss == pytest.approx(single.loss, rel=1e-5)
+            assert evaluation.loss == pytest.approx(single.loss, rel=1e-5)
             assert (
-                judgement.counts["token_accuracy"].tolist()
+                evaluation.counts["token_accuracy"].tolist()
                 == single.counts["token_accuracy"].tolist()
             )
 
@@ -151,5 +151,5 @@ def test_answers_go_on_from_the_prompt(tmp_path: Path) -> None:
             ids = torch.cat(
                 [ids, learner.net(input_ids=ids).logits[:, -1:].argmax(-1)], 1
             )
-    made = learner.tokenizer.decode(ids[0, -4:], skip_special_tokens=True).strip()
-    assert learner.answer(columns) == made
+    expected = learner.tokenizer.decode(ids[0, -4:], skip_special_tokens=True).strip()
+    assert learner.answer(columns) == expected

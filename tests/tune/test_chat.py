@@ -74,15 +74,15 @@ def test_the_mask_is_that_of_transformers(
     """Both by {% generation %} and, the same template without it, by rendering what
     comes before.
     """
-    wanted = reference(
+    expected = reference(
         base(tmp_path / "a", template=MARKED).folder
     ).apply_chat_template(
         record["messages"], return_assistant_tokens_mask=True, return_dict=True
     )
-    for place, template in enumerate((MARKED, UNMARKED)):
-        ids, learned = assistant(tmp_path / f"b{place}", template).tokens(record)
-        assert ids == wanted["input_ids"]
-        assert learned.astype(int).tolist() == wanted["assistant_masks"]
+    for index, template in enumerate((MARKED, UNMARKED)):
+        ids, learned = assistant(tmp_path / f"b{index}", template).tokens(record)
+        assert ids == expected["input_ids"]
+        assert learned.astype(int).tolist() == expected["assistant_masks"]
 
 
 def test_only_the_assistants_turns_are_learned_with_the_token_that_ends_them(
@@ -109,9 +109,9 @@ def test_what_is_learned_follows_the_prompt_that_is_served(tmp_path: Path) -> No
     """The context of each turn is, token for token, what an engine would ask."""
     learner = assistant(tmp_path)
     ids, learned = learner.tokens(DIALOGUES[1])
-    for place in (1, 3):
+    for index in (1, 3):
         prompt = learner.tokenizer(
-            learner.template.render(DIALOGUES[1]["messages"][:place]),
+            learner.template.render(DIALOGUES[1]["messages"][:index]),
             add_special_tokens=False,
         ).input_ids
         assert ids[: len(prompt)] == prompt
@@ -152,7 +152,7 @@ def test_an_assistant_that_speaks_first_is_read_only() -> None:
     assert [text[start:end] for start, end in turns] == ["a<|im_end|>"]
 
 
-def test_tools_are_shown_and_calls_are_learned(tmp_path: Path) -> None:
+def test_tools_are_read_and_calls_are_learned(tmp_path: Path) -> None:
     record = {
         "tools": TOOLS,
         "messages": [
@@ -286,7 +286,7 @@ def test_a_base_without_a_template(tmp_path: Path) -> None:
     ]
 
 
-def test_the_template_is_kept_with_its_hash(tmp_path: Path) -> None:
+def test_the_template_is_saved_with_its_hash(tmp_path: Path) -> None:
     learner = chat.learner(
         base(tmp_path / "base", template=""), {}, Config(template="chatml")
     )
@@ -295,12 +295,12 @@ def test_the_template_is_kept_with_its_hash(tmp_path: Path) -> None:
         bundle.Manifest(family="chat", modality="text"),
         learner.save,
     )
-    kept = templates.from_folder(folder)
-    assert kept == learner.template
+    saved = templates.from_folder(folder)
+    assert saved == learner.template
     assert (
         bundle.read(folder).hashes["chat_template.jinja"]
         == hashlib.sha256(BUILT_IN["chatml"].encode()).hexdigest()
-        == kept.hash
+        == saved.hash
     )
     assert reference(folder).apply_chat_template(
         said("q", "a")["messages"], tokenize=False
@@ -325,22 +325,22 @@ def test_the_loss_is_that_of_the_labels(tmp_path: Path) -> None:
     learner.net.eval()
     with torch.no_grad():
         loss = learner.loss(learner.collate(features))
-        judged = learner.evaluate(learner.collate(features))
+        evaluations = learner.evaluate(learner.collate(features))
     total = 0.0
-    for item, judgement in zip(features, judged):
+    for item, evaluation in zip(features, evaluations):
         ids, learned = torch.from_numpy(item["ids"]), torch.from_numpy(item["learned"])
         labels = torch.where(learned, ids, -100)
         with torch.no_grad():
-            found = learner.net(input_ids=ids[None], labels=labels[None])
+            output = learner.net(input_ids=ids[None], labels=labels[None])
         count = int(learned.sum())
-        assert judgement.loss == pytest.approx(found.loss.item(), rel=1e-5)
-        hits = int((found.logits[0, :-1].argmax(-1) == labels[1:]).sum())
-        assert judgement.counts["token_accuracy"].tolist() == [hits, count]
-        total += found.loss.item() * count
+        assert evaluation.loss == pytest.approx(output.loss.item(), rel=1e-5)
+        hits = int((output.logits[0, :-1].argmax(-1) == labels[1:]).sum())
+        assert evaluation.counts["token_accuracy"].tolist() == [hits, count]
+        total += output.loss.item() * count
     assert loss.count == sum(int(item["learned"].sum()) for item in features)
     assert loss.total.item() == pytest.approx(total, rel=1e-5)
-    sums = np.stack([judgement.counts["loss"] for judgement in judged]).sum(0)
-    mean, perplexity, _ = (figure.combine(sums) for figure in learner.metrics())
+    sums = np.stack([evaluation.counts["loss"] for evaluation in evaluations]).sum(0)
+    mean, perplexity, _ = (metric.combine(sums) for metric in learner.metrics())
     assert mean == pytest.approx(total / loss.count, rel=1e-5)
     assert perplexity == pytest.approx(np.exp(total / loss.count), rel=1e-5)
 
@@ -355,12 +355,12 @@ def test_too_long_dialogues(tmp_path: Path) -> None:
     ] == [["S", "a", "b", "c", "d"], ["S", "e", "f"]]
     assert all(learner.length(part) <= two for part in parts)
     # Cutting loses the oldest exchanges: what remains are whole answers.
-    kept = learner.preview(learner.encode(long, two))
-    assert [piece.text for piece in kept if piece.learned] == [
+    saved = learner.preview(learner.encode(long, two))
+    assert [piece.text for piece in saved if piece.learned] == [
         "ddddd<|im_end|>",
         "fffff<|im_end|>",
     ]
-    assert kept[0].text.startswith(
+    assert saved[0].text.startswith(
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nccccc"
     )
     assert len(learner.encode(said("a" * 99, "b"), 20)["ids"]) == 20

@@ -1,14 +1,16 @@
-"""Boxes: figures by hand-worked answers, targets by construction, both kinds of detectors learn."""
+"""Boxes: evaluate_batch by hand-worked answers, targets by construction, both kinds of detectors learn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.tune.metric_values import evaluate_batch
 from tests.tune.picture_sets import COLOURS, base_of
 from transformers import (
     DetrConfig,
@@ -44,25 +46,13 @@ def square(number: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
 
 def batch_of(learner: Any, count: int = 6) -> Any:
-    made = [square(number) for number in range(count)]
+    images = [square(number) for number in range(count)]
     return learner.collate(
         [
             learner.encode({**PART, "image": pixels, "objects": objects}, 0)
-            for pixels, objects in made
+            for pixels, objects in images
         ]
     )
-
-
-def figures(learner: Any, batch: Any) -> dict[str, float]:
-    learner.eval()
-    with torch.no_grad():
-        judged = learner.evaluate(batch)
-    return {
-        figure.name: float(
-            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
-        )
-        for figure in learner.metrics()
-    }
 
 
 def trained(learner: Any, batch: Any, steps: int, rate: float) -> None:
@@ -77,11 +67,11 @@ def trained(learner: Any, batch: Any, steps: int, rate: float) -> None:
 
 
 def test_overlaps() -> None:
-    found = boxes.iou(
+    overlaps = boxes.iou(
         np.array([[0, 0, 2, 2], [1, 1, 3, 3.0]]),
         np.array([[1, 0, 3, 2], [5, 5, 6, 6.0]]),
     )
-    np.testing.assert_allclose(found, [[2 / 6, 0], [2 / 6, 0]])
+    np.testing.assert_allclose(overlaps, [[2 / 6, 0], [2 / 6, 0]])
     first, second = (
         torch.tensor([[0, 0, 1, 1.0], [0, 0, 2, 2]]),
         torch.tensor([[2, 0, 3, 1.0], [0, 0, 2, 2]]),
@@ -95,23 +85,27 @@ def test_average_precision_by_hand() -> None:
     """Two boxes; answers in order: right, wrong, right. Precision 1 up to recall 1/2,
     then 2/3: (51 · 1 + 50 · 2/3) / 101.
     """
-    wanted = np.array([[0, 0, 10, 10], [20, 20, 30, 30.0]])
+    true_boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30.0]])
     answers = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [20, 20, 30, 30.0]])
     labels = np.zeros(3, int)
     assert boxes.average_precision(
-        answers, labels, wanted, np.zeros(2, int)
+        answers, labels, true_boxes, np.zeros(2, int)
     ) == pytest.approx((51 + 50 * 2 / 3) / 101)
     # the wrong label finds nothing; a second answer to one box is wrong; an overlap of
     # 0.8 counts at 7 of the 10 thresholds
-    assert boxes.average_precision(answers, labels + 1, wanted, np.zeros(2, int)) == 0
+    assert (
+        boxes.average_precision(answers, labels + 1, true_boxes, np.zeros(2, int)) == 0
+    )
     assert boxes.matched(
-        answers[[0, 0, 2]], labels, wanted, np.zeros(2, int), 0.5
+        answers[[0, 0, 2]], labels, true_boxes, np.zeros(2, int), 0.5
     ).tolist() == [True, False, True]
     assert boxes.average_precision(
-        np.array([[0, 0, 8, 10.0]]), labels[:1], wanted[:1], np.zeros(1, int)
+        np.array([[0, 0, 8, 10.0]]), labels[:1], true_boxes[:1], np.zeros(1, int)
     ) == pytest.approx(0.7)
     assert (
-        boxes.average_precision(np.zeros((0, 4)), labels[:0], wanted, np.zeros(2, int))
+        boxes.average_precision(
+            np.zeros((0, 4)), labels[:0], true_boxes, np.zeros(2, int)
+        )
         == 0
     )
 
@@ -134,17 +128,15 @@ def test_perfect_maps_are_read_back_as_the_boxes() -> None:
     assert (heat.flatten(1).max(1).values == 1).all()
     assert ((heat == 1).flatten(1).sum(1) == 1).all()
     middle = (torch.arange(28) + 0.5) * 4
-    place = torch.stack([middle.expand(28, 28), middle[:, None].expand(28, 28)])
-    sides = torch.cat([place - corners[:, :2], corners[:, 2:] - place], 1)
+    cells = torch.stack([middle.expand(28, 28), middle[:, None].expand(28, 28)])
+    sides = torch.cat([cells - corners[:, :2], corners[:, 2:] - cells], 1)
 
     class Perfect(torch.nn.Module):
         def forward(self, pixel_values: torch.Tensor) -> Any:
-            made = type("Made", (), {})()
-            made.heat, made.sides = torch.logit(heat, 1e-6), sides
-            return made
+            return SimpleNamespace(heat=torch.logit(heat, 1e-6), sides=sides)
 
     learner.net.forward = Perfect().forward
-    assert figures(learner, batch) == pytest.approx(
+    assert evaluate_batch(learner, batch) == pytest.approx(
         {"map": 1.0, "f1": 1.0, "iou": 1.0}, abs=1e-4
     )
     with torch.no_grad():
@@ -193,9 +185,9 @@ def test_the_packaged_base_learns_boxes_and_opens_again(
     torch.manual_seed(0)
     learner = detection.learner(open_base("efficientnet-lite0"), SPEC, Config())
     batch = batch_of(learner)
-    before = figures(learner, batch)
+    before = evaluate_batch(learner, batch)
     trained(learner, batch, 40, 2e-3)
-    after = figures(learner, batch)
+    after = evaluate_batch(learner, batch)
     assert before["map"] < 0.2
     assert after["map"] > 0.6
     assert after["f1"] > 0.9
@@ -293,10 +285,10 @@ def test_transformers_detectors_learn_and_open_again(
 
 
 def test_columns_and_errors() -> None:
-    kept = detection.columns(
+    cut = detection.columns(
         {**PART, "objects": [{"label": "red", "box": [-4, 60, 10, 10]}]}, Config()
     )
-    assert kept["objects"] == [{"label": "red", "box": [0, 60, 6, 4]}]
+    assert cut["objects"] == [{"label": "red", "box": [0, 60, 6, 4]}]
     lists = {"category": ["red", "blue"], "bbox": [[0, 0, 4, 4], [1, 1, 2, 2]]}
     assert [
         item["label"]

@@ -32,12 +32,12 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+    written: dict[str, Path] = {}
 
     def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = pipelines.write(name, tmp_path_factory.mktemp(name) / name)
-        return made[name]
+        if name not in written:
+            written[name] = pipelines.write(name, tmp_path_factory.mktemp(name) / name)
+        return written[name]
 
     return folder
 
@@ -99,11 +99,11 @@ def test_the_loss_is_that_of_the_diffusers_script(
     learner.noising = Diffusion(learner.pipeline.scheduler, gamma)
     batch = batch_of(learner, captioned(tmp_path / "set"))
     torch.manual_seed(3)
-    wanted = script(learner, batch, gamma)
+    expected = script(learner, batch, gamma)
     torch.manual_seed(3)
-    found = learner.loss(batch)
-    assert found.count == 4
-    torch.testing.assert_close(found.total / found.count, wanted, rtol=1e-5, atol=1e-6)
+    loss = learner.loss(batch)
+    assert loss.count == 4
+    torch.testing.assert_close(loss.total / loss.count, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_captions_are_encoded_as_the_pipeline_does(
@@ -132,12 +132,12 @@ def test_the_flow_is_straight(folders: Callable[[str], Path]) -> None:
     """
     learner = painter(folders("sd3"))
     latents, noise = torch.randn(3, 16, 4, 4), torch.randn(3, 16, 4, 4)
-    found = learner.noising.add_noise(latents, noise, torch.tensor([0, 400, 999]))
-    torch.testing.assert_close(found.noisy[0], noise[0])
-    torch.testing.assert_close(noise - found.target, latents)
-    sigma = found.times.view(-1, 1, 1, 1) / 1000
+    noised = learner.noising.add_noise(latents, noise, torch.tensor([0, 400, 999]))
+    torch.testing.assert_close(noised.noisy[0], noise[0])
+    torch.testing.assert_close(noise - noised.target, latents)
+    sigma = noised.times.view(-1, 1, 1, 1) / 1000
     torch.testing.assert_close(
-        found.noisy - sigma * found.target, latents, rtol=1e-4, atol=1e-5
+        noised.noisy - sigma * noised.target, latents, rtol=1e-4, atol=1e-5
     )
 
 
@@ -180,18 +180,18 @@ def test_a_lora_learns_and_opens_in_diffusers(
         noised = learner.noising.add_noise(
             latents, torch.ones_like(latents), torch.tensor([500] * len(latents))
         )
-        wanted = learner.denoiser.predict(
+        expected = learner.denoiser.predict(
             learner.net, noised.noisy, noised.times, batch
         )
         torch.testing.assert_close(
             learner.denoiser.predict(part, noised.noisy, noised.times, batch),
-            wanted,
+            expected,
             rtol=1e-4,
             atol=1e-5,
         )
 
 
-def test_the_whole_network_is_kept_as_a_pipeline(
+def test_the_whole_network_is_saved_as_a_pipeline(
     folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
     learner = painter(folders("sd15"))

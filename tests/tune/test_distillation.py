@@ -10,10 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tests.tune.bases import base
+from tests.tune.metric_values import metric_values
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -54,18 +54,18 @@ def test_the_divergence_is_its_formula(tmp_path: Path, chats: bool) -> None:
     expected = tokens = 0.0
     with torch.no_grad():
         for record in RECORDS:
-            asked, answered = task.parts(record)
-            ids = torch.tensor([asked + answered])
+            read, learned = task.parts(record)
+            ids = torch.tensor([read + learned])
             p, q = (
-                net(input_ids=ids).logits[0, len(asked) - 1 : -1]
+                net(input_ids=ids).logits[0, len(read) - 1 : -1]
                 for net in (large, task.net)
             )
             soft_p, soft_q = (logits.double().div(3).softmax(-1) for logits in (p, q))
             expected += float(0.7 * 9 * (soft_p * (soft_p.log() - soft_q.log())).sum())
             expected += float(
-                0.3 * F.cross_entropy(q, torch.tensor(answered), reduction="sum")
+                0.3 * F.cross_entropy(q, torch.tensor(learned), reduction="sum")
             )
-            tokens += len(answered)
+            tokens += len(learned)
         loss = task.loss(batch_of(task))
     assert loss.count == tokens
     assert float(loss.total) == pytest.approx(expected, rel=1e-4)
@@ -88,16 +88,11 @@ def test_a_student_comes_to_say_what_its_teacher_does(tmp_path: Path) -> None:
         optimizer.step()
     task.eval()
     with torch.no_grad():
-        judged = task.evaluate(
+        evaluations = task.evaluate(
             task.collate([task.encode(record, 64) for record in RECORDS])
         )
-    figures = {
-        figure.name: float(
-            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
-        )
-        for figure in task.metrics()
-    }
-    assert figures["divergence"] < 0.01 and figures["agreement"] > 0.9
+    values = metric_values(task, evaluations)
+    assert values["divergence"] < 0.01 and values["agreement"] > 0.9
     assert not any("_model" in name for name in names) and len(names) == len(
         list(task.net.parameters())
     )
@@ -127,7 +122,7 @@ class Answers:
     """Stands for an opened model: counts what it is asked, and may fall silent."""
 
     def __init__(self, silent_after: int = 10**6) -> None:
-        self.asked, self.silent_after, self.closed, self._lock = (
+        self.questions, self.silent_after, self.closed, self._lock = (
             list[Any](),
             silent_after,
             False,
@@ -137,8 +132,8 @@ class Answers:
     def generate(self, question: Any, **controls: Any) -> list[Any]:
         assert controls == {"temperature": 0, "max_new_tokens": 16, "seed": 0}
         with self._lock:
-            self.asked.append(question)
-            if len(self.asked) > self.silent_after:
+            self.questions.append(question)
+            if len(self.questions) > self.silent_after:
                 raise ConnectionError("the server is gone")
         return [
             SimpleNamespace(
@@ -170,18 +165,18 @@ def test_answers_are_asked_for_once_and_saved(tmp_path: Path) -> None:
         survey(QUESTIONS, config)
     again = Answers()
     # As after a power loss in the middle of a line.
-    kept = teacher.Teacher(config.teacher, None, "", 16).path
-    with kept.open("a", encoding="utf-8") as file:
+    answers = teacher.Teacher(config.teacher, None, "", 16).path
+    with answers.open("a", encoding="utf-8") as file:
         file.write('{"prompt": "question 4", "ans')
     with teacher.opened_by(opener(again)):
         spec = survey([*QUESTIONS, QUESTIONS[0]], config)
     assert spec == {"examples": 7, "answered": 7}
-    assert sorted(again.asked) == ["question 4", "question 5"] and again.closed
-    survey(QUESTIONS, config)  # all is answered: nothing is opened
-    assert len(again.asked) == 2
+    assert sorted(again.questions) == ["question 4", "question 5"] and again.closed
+    survey(QUESTIONS, config)  # all is learned: nothing is opened
+    assert len(again.questions) == 2
     lines = [
         line
-        for line in kept.read_text(encoding="utf-8").splitlines()
+        for line in answers.read_text(encoding="utf-8").splitlines()
         if line.endswith("}")
     ]
     assert sorted(json.loads(line)["prompt"] for line in lines) == [
@@ -193,7 +188,7 @@ def test_answers_are_asked_for_once_and_saved(tmp_path: Path) -> None:
         task = learner(folder, {}, config)
     assert (
         task.completion(QUESTIONS[3].columns) == "about question 3"
-        and len(again.asked) == 2
+        and len(again.questions) == 2
     )
     assert (
         task.completion(
@@ -211,14 +206,16 @@ def test_answers_are_asked_for_once_and_saved(tmp_path: Path) -> None:
 
 def test_many_questions_at_a_time(tmp_path: Path) -> None:
     base(tmp_path / "student")
-    found = Answers()
-    asked = teacher.Teacher(str(tmp_path / "student"), opener(found), "", 16, streams=4)
-    asked.ask([f"q{number}" for number in range(40)])
+    model = Answers()
+    reading = teacher.Teacher(
+        str(tmp_path / "student"), opener(model), "", 16, streams=4
+    )
+    reading.ask([f"q{number}" for number in range(40)])
     read = teacher.Teacher(str(tmp_path / "student"), None, "", 16)
     assert [read[f"q{number}"] for number in range(40)] == [
         f"about q{number}" for number in range(40)
     ]
-    assert len(found.asked) == 40
+    assert len(model.questions) == 40
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -229,10 +226,10 @@ def test_a_student_of_some_layers(tmp_path: Path, kind: str) -> None:
     )
     keep_layers(cut, 3)
     name = "model.layers" if kind == "llama" else "transformer.h"
-    for place, kept in enumerate((0, 2, 4)):
+    for index, original in enumerate((0, 2, 4)):
         for mine, theirs in zip(
-            cut.get_submodule(f"{name}.{place}").parameters(),
-            whole.get_submodule(f"{name}.{kept}").parameters(),
+            cut.get_submodule(f"{name}.{index}").parameters(),
+            whole.get_submodule(f"{name}.{original}").parameters(),
         ):
             assert mine.equal(theirs)
     ids = torch.arange(5, 25)[None]

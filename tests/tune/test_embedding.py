@@ -122,8 +122,8 @@ def test_the_loss_by_hand_with_wrong_partners_and_twins(tmp_path: Path) -> None:
             math.log(sum(map(math.exp, scores)))
             - float(texts[i] @ candidates[i]) / 0.05
         )
-    found = learner.loss(batch)
-    assert found.count == 3 and found.total.item() == pytest.approx(total, rel=1e-4)
+    loss = learner.loss(batch)
+    assert loss.count == 3 and loss.total.item() == pytest.approx(total, rel=1e-4)
 
 
 def test_ranks_are_over_the_whole_set_whatever_the_batches(tmp_path: Path) -> None:

@@ -23,14 +23,14 @@ from miaobi.models.base import Base, open_base
 from miaobi.tune import examples as prepared
 from miaobi.tune.tasks import extractive_questions as task
 
-PEOPLE, PLACES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")
+PEOPLE, CITIES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")
 RECORDS = [
     {
         "question": question,
         "context": f"{who} lives in {where} .",
         "answer": where if question.startswith("where") else who,
     }
-    for who, where in zip(PEOPLE, PLACES)
+    for who, where in zip(PEOPLE, CITIES)
     for question in ("where is the room ?", "who is in the room ?")
 ]
 CONFIG = task.Config(overlap=4, longest_answer=8)
@@ -57,7 +57,7 @@ def test_it_learns_on_any_base_and_answers(origin: Base) -> None:
     )
 
 
-def test_the_base_of_a_causal_model_is_kept(tmp_path: Path) -> None:
+def test_the_base_of_a_causal_model_is_not_replaced(tmp_path: Path) -> None:
     """Transformers names this model's body otherwise: its weights must arrive all the same."""
     origin = base(tmp_path / "l", "llama")
     learner = make(task, CONFIG, origin, RECORDS)
@@ -101,13 +101,13 @@ def test_windows_are_read_together(tmp_path: Path) -> None:
     features = learner.encode(task.columns(far, CONFIG), 24)
     assert len(features["sizes"]) > 3 and max(features["sizes"]) <= 24
     covered = {
-        place
+        index
         for start, end in features["offsets"].tolist()
         if end > 0
-        for place in range(start, end)
+        for index in range(start, end)
     }
     assert covered >= {
-        place for place, letter in enumerate(far["context"]) if letter != " "
+        index for index, letter in enumerate(far["context"]) if letter != " "
     }
     batch = learner.collate(
         [features, learner.encode(task.columns(RECORDS[0], CONFIG), 24)]
@@ -137,7 +137,7 @@ def test_windows_are_read_together(tmp_path: Path) -> None:
 def test_the_best_stretch_is_the_best_of_all(tmp_path: Path) -> None:
     learner = make(task, task.Config(longest_answer=3), base(tmp_path / "b"), RECORDS)
     torch.manual_seed(0)
-    places = torch.stack([torch.arange(6), torch.arange(1, 7)], -1).repeat(2, 1, 1)
+    offsets = torch.stack([torch.arange(6), torch.arange(1, 7)], -1).repeat(2, 1, 1)
     for _ in range(10):
         logits = torch.randn(2, 6, 2)
         options = [
@@ -146,7 +146,7 @@ def test_the_best_stretch_is_the_best_of_all(tmp_path: Path) -> None:
             if s <= e < s + 3
         ]
         best = max(options, key=lambda item: item[0])
-        assert learner._best_span(logits, places)[:2] == best[1:]
+        assert learner._best_span(logits, offsets)[:2] == best[1:]
 
 
 def test_scores_are_squads() -> None:
@@ -177,8 +177,8 @@ def test_shapes_of_squad(tmp_path: Path) -> None:
         ]
     }
     (tmp_path / "a.json").write_text(json.dumps(nested), encoding="utf-8")
-    ((place, record),) = squad.read(str(tmp_path / "a.json"), "")
-    assert place.endswith("a.json#7")
+    ((location, record),) = squad.read(str(tmp_path / "a.json"), "")
+    assert location.endswith("a.json#7")
     expected = {
         "question": "Where?",
         "context": "Ada lives in Rome.",
@@ -229,12 +229,12 @@ def test_records_that_cannot_be_used(record: dict[str, Any], what: str) -> None:
 def test_questions_about_one_text_stay_together(tmp_path: Path) -> None:
     rows = [
         {
-            "question": f"{number} {place}",
+            "question": f"{number} {index}",
             "context": f"text {number} of the cat",
             "answer": "cat",
         }
         for number in range(100)
-        for place in range(2)
+        for index in range(2)
     ]
     (tmp_path / "q.jsonl").write_text(
         "\n".join(map(json.dumps, rows)), encoding="utf-8"
@@ -273,9 +273,9 @@ def test_the_sentence_encoder_reads_too(tmp_path: Path) -> None:
         )
     ).save_pretrained(tmp_path / "use")
     words.save_pretrained(tmp_path / "use")
-    told = "Ada : red . Bob : blue . Eve : green ."
+    context = "Ada : red . Bob : blue . Eve : green ."
     records = [
-        {"question": f"what is {who} ?", "context": told, "answer": colour}
+        {"question": f"what is {who} ?", "context": context, "answer": colour}
         for who, colour in (("Ada", "red"), ("Bob", "blue"), ("Eve", "green"))
     ]
     learner = make(task, CONFIG, Base(origin.weights, tmp_path / "use"), records)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.tune.metric_values import metric_values
 from tests.tune.picture_sets import base_of, class_folders, examples_of, picture
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.clip import CLIPImageProcessorPil
@@ -67,8 +68,8 @@ def trained(
 
 
 def batch_of(learner: Classifier, path: Path) -> Any:
-    found = examples_of(image_classification, pictures, path, Config())
-    return learner.collate([learner.encode(example.columns, 0) for example in found])
+    data = examples_of(image_classification, pictures, path, Config())
+    return learner.collate([learner.encode(example.columns, 0) for example in data])
 
 
 @pytest.mark.parametrize(
@@ -87,13 +88,13 @@ def test_pictures_are_prepared_as_transformers_does(
 ) -> None:
     processor.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    made = picture("red", 0, 70, 50)
+    image = picture("red", 0, 70, 50)
     ready = preparation(base_of(tmp_path), 0, 70, stretch=False)
     ours = ready.normalise(
-        torch.from_numpy(ready.pixels(np.asarray(made)).copy())[None]
+        torch.from_numpy(ready.pixels(np.asarray(image)).copy())[None]
     )
     theirs = torch.as_tensor(
-        np.asarray(processor(made, return_tensors="np").pixel_values)
+        np.asarray(processor(image, return_tensors="np").pixel_values)
     )
     assert ours.shape == theirs.shape
     # theirs may round once more, by a level of 255
@@ -111,20 +112,17 @@ def test_a_transformers_model_learns_and_opens_again(tmp_path: Path) -> None:
     assert len(learner.net.get_submodule(learner.blocks)) == 2
     batch = batch_of(learner, folder)
     trained(learner, batch)
-    judged = learner.evaluate(batch)
-    figures = {
-        figure.name: float(
-            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
-        )
-        for figure in learner.metrics()
-    }
-    assert figures == {"accuracy": 1.0, "macro_f1": 1.0}
+    evaluations = learner.evaluate(batch)
+    values = metric_values(learner, evaluations)
+    assert values == {"accuracy": 1.0, "macro_f1": 1.0}
     learner.net.save_pretrained(tmp_path / "tuned")
     learner.save(tmp_path / "tuned")
     again = image_classification.learner(base_of(tmp_path / "tuned"), SPEC, Config())
     again.eval()
-    assert again.answer({"image": folder / "red" / "3.png"}) == judged[16 + 3].answer
-    assert judged[16 + 3].answer["label"] == "red"
+    assert (
+        again.answer({"image": folder / "red" / "3.png"}) == evaluations[16 + 3].answer
+    )
+    assert evaluations[16 + 3].answer["label"] == "red"
 
 
 def test_the_packaged_base_keeps_its_eyes_and_opens_again(
@@ -173,7 +171,7 @@ def test_the_packaged_base_keeps_its_eyes_and_opens_again(
     assert again.answer({"image": folder / "red" / "1.png"}) == answers[5]
 
 
-def test_summaries_are_only_kept_while_the_base_is_frozen(
+def test_summaries_are_only_stored_while_the_base_is_frozen(
     pack: Callable[[str], Path], tmp_path: Path
 ) -> None:
     pack("efficientnet-lite0")
@@ -228,18 +226,20 @@ def test_macro_f1_is_that_of_its_definition(tmp_path: Path) -> None:
         [0, 0, 1, 1, 1, 0],
         [0, 1, 1, 1, 0, 0],
     )  # the third class occurs nowhere
-    judged = [
+    evaluations = [
         learner._evaluate_image(0.0, 1.0, guess, label)
         for guess, label in zip(guesses, labels, strict=True)
     ]
-    counts = np.sum([item.counts["macro_f1"] for item in judged], 0)
+    counts = np.sum([item.counts["macro_f1"] for item in evaluations], 0)
     assert learner.metrics()[1].combine(counts) == pytest.approx(
         (2 * 2 / (2 * 2 + 1 + 1) + 2 * 2 / (2 * 2 + 1 + 1)) / 2
     )
     assert learner.metrics()[1].combine(np.stack([counts, counts])).shape == (2,)
 
 
-def test_training_pictures_are_changed_and_judged_ones_are_not(tmp_path: Path) -> None:
+def test_training_pictures_are_changed_and_evaluated_ones_are_not(
+    tmp_path: Path,
+) -> None:
     learner = image_classification.learner(
         base_of(vit(tmp_path / "vit")), SPEC, Config(augment=["flip", "cutout"])
     )
@@ -275,18 +275,18 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         image_classification.learner(
             base_of(vit(tmp_path / "vit")), SPEC, Config(image_size=64)
         )
-    found = examples_of(
+    data = examples_of(
         image_classification, pictures, class_folders(tmp_path / "set", 2), Config()
     )
     with pytest.raises(BadInput, match="'red'"):
         image_classification.survey(
-            [example for example in found if example.columns["label"] == "red"],
+            [example for example in data if example.columns["label"] == "red"],
             Config(),
         )
     with pytest.raises(NotFound, match="flip"):
-        image_classification.survey(found, Config(augment=["flipp"]))
+        image_classification.survey(data, Config(augment=["flipp"]))
     with pytest.raises(Unusable, match="does not occur"):
-        image_classification.check(found[0], {"labels": ["violet"]}, Config())
+        image_classification.check(data[0], {"labels": ["violet"]}, Config())
 
 
 def test_the_same_picture_twice_stays_on_one_side(tmp_path: Path) -> None:
@@ -323,11 +323,15 @@ def test_copies_are_dropped_and_only_other_labels_contradict(tmp_path: Path) -> 
         Config(),
         progress=False,
     )
-    found = examples.manifest(prepared)
-    assert (found["read"], found["duplicates"], found["contradictions"]) == (20, 1, 1)
+    manifest = examples.manifest(prepared)
+    assert (manifest["read"], manifest["duplicates"], manifest["contradictions"]) == (
+        20,
+        1,
+        1,
+    )
 
 
-def test_only_so_many_encoded_pictures_are_kept_in_memory(
+def test_only_so_many_encoded_pictures_stay_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = examples.prepare(
@@ -354,13 +358,13 @@ def test_a_picture_saved_again_stays_on_its_side_of_the_split(tmp_path: Path) ->
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
         for number in range(20):
-            made = Image.fromarray(
+            image = Image.fromarray(
                 np.kron(noise.integers(0, 255, (8, 8, 3)), np.ones((8, 8, 1))).astype(
                     np.uint8
                 )
             )
-            made.save(folder / label / f"{number}.png")
-            made.save(folder / label / f"{number}.jpg", quality=85)
+            image.save(folder / label / f"{number}.png")
+            image.save(folder / label / f"{number}.jpg", quality=85)
     prepared = examples.prepare(
         examples.Config(path=str(folder), validation=0.25, test=0.25),
         image_classification,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.tune.bases import base
+from tests.tune.metric_values import metric_values
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
@@ -69,14 +70,21 @@ def likelihood(
     net: Any, task: PreferenceLearner, prompt: str, answer: str
 ) -> tuple[float, int]:
     """(log π(answer | prompt), its tokens), one sequence at a time, from the model's own logits."""
-    asked, said = (
+    question_ids, answer_ids = (
         task.prompt_format.question(prompt),
         task.prompt_format.answer(prompt, answer),
     )
-    logits = net(input_ids=torch.tensor([asked + said])).logits[0].log_softmax(-1)
+    logits = (
+        net(input_ids=torch.tensor([question_ids + answer_ids]))
+        .logits[0]
+        .log_softmax(-1)
+    )
     return float(
-        sum(logits[len(asked) + place - 1, token] for place, token in enumerate(said))
-    ), len(said)
+        sum(
+            logits[len(question_ids) + index - 1, token]
+            for index, token in enumerate(answer_ids)
+        )
+    ), len(answer_ids)
 
 
 def base_net(folder: Path) -> Any:
@@ -135,7 +143,7 @@ def test_orpo_is_its_formula(tmp_path: Path) -> None:
     assert float(task.loss(batch_of(task, PAIRS)).total.detach()) == pytest.approx(
         expected, rel=1e-4
     )
-    assert [figure.name for figure in task.metrics()] == ["preference_accuracy", "loss"]
+    assert [metric.name for metric in task.metrics()] == ["preference_accuracy", "loss"]
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -157,8 +165,8 @@ def test_kto_is_its_formula(tmp_path: Path, paired: bool) -> None:
         float(
             np.mean(
                 [
-                    gain(record["prompt"], records[(place + 1) % 3][first])
-                    for place, record in enumerate(records)
+                    gain(record["prompt"], records[(index + 1) % 3][first])
+                    for index, record in enumerate(records)
                 ]
             )
         ),
@@ -187,17 +195,14 @@ def test_the_base_itself_has_margin_nought(tmp_path: Path) -> None:
     task = tuned(tmp_path, Config(), moved=0.0)
     task.eval()
     with torch.no_grad():
-        judged = task.evaluate(task.collate([task.encode(pair, 64) for pair in PAIRS]))
-    figures = {
-        figure.name: float(
-            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
+        evaluations = task.evaluate(
+            task.collate([task.encode(pair, 64) for pair in PAIRS])
         )
-        for figure in task.metrics()
-    }
-    assert figures["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    values = metric_values(task, evaluations)
+    assert values["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert (
-        figures["margin"] == pytest.approx(0, abs=1e-5)
-        and figures["reward_accuracy"] == 0.5
+        values["margin"] == pytest.approx(0, abs=1e-5)
+        and values["reward_accuracy"] == 0.5
     )
     reference = base_net(tmp_path)
     means = [
@@ -210,7 +215,7 @@ def test_the_base_itself_has_margin_nought(tmp_path: Path) -> None:
         ]
         for pair in PAIRS
     ]
-    assert figures["preference_accuracy"] == pytest.approx(
+    assert values["preference_accuracy"] == pytest.approx(
         np.mean([chosen > rejected for chosen, rejected in means])
     )
 
@@ -221,8 +226,8 @@ def test_the_reference_is_the_base_whatever_the_method(
 ) -> None:
     task = tuned(tmp_path, Config(), method=method)
     reference = base_net(tmp_path)
-    found = batch_of(task, PAIRS)["reference"].tolist()
-    assert found == pytest.approx(
+    sums = batch_of(task, PAIRS)["reference"].tolist()
+    assert sums == pytest.approx(
         [
             likelihood(reference, task, pair["prompt"], pair[name])[0]
             for name in ("chosen", "rejected")
@@ -237,16 +242,16 @@ def test_the_reference_is_the_base_whatever_the_method(
     assert isinstance(task.answer({"prompt": "Say hello."}), str)
 
 
-def test_the_base_is_asked_for_a_row_once(
+def test_the_base_reads_a_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = tuned(tmp_path, Config())
-    asked = list[int]()
+    readings = list[int]()
     whole = task.reference
-    monkeypatch.setattr(task, "reference", lambda: asked.append(1) or whole())
+    monkeypatch.setattr(task, "reference", lambda: readings.append(1) or whole())
     first = batch_of(task, PAIRS)["reference"]
     again = batch_of(task, PAIRS[::-1])["reference"]
-    assert len(asked) == 1
+    assert len(readings) == 1
     assert again.tolist() == first.reshape(2, 3).flip(1).flatten().tolist()
 
 
@@ -271,27 +276,20 @@ def test_preferences_are_learned(
     )
     losses = list[float]()
     for _ in range(60):
-        found = task.loss(batch)
+        output = task.loss(batch)
         optimizer.zero_grad()
-        (found.total / found.count).backward()
+        (output.total / output.count).backward()
         optimizer.step()
-        losses.append(float(found.total.detach()))
+        losses.append(float(output.total.detach()))
     task.eval()
     with torch.no_grad():
-        judged = task.evaluate(
+        evaluations = task.evaluate(
             task.collate([task.encode(record, 64) for record in records])
         )
     assert losses[-1] < 0.9 * losses[0]
-    figures = {
-        figure.name: float(
-            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
-        )
-        for figure in task.metrics()
-    }
-    assert figures[task.metrics()[0].name] == 1.0
-    assert loss == "orpo" or (
-        figures["reward_accuracy"] == 1.0 and figures["margin"] > 0
-    )
+    values = metric_values(task, evaluations)
+    assert values[task.metrics()[0].name] == 1.0
+    assert loss == "orpo" or (values["reward_accuracy"] == 1.0 and values["margin"] > 0)
 
 
 def test_kto_needs_others_to_compare_with(tmp_path: Path) -> None:
@@ -321,17 +319,17 @@ def test_a_pair_keeps_one_question_when_it_is_cut(tmp_path: Path) -> None:
 
 def test_columns_of_pairs_thumbs_and_conversations() -> None:
     turns = [{"role": "user", "content": "hi"}]
-    told = {
+    record = {
         "prompt": turns,
         "chosen": [{"role": "assistant", "content": "hello"}],
         "rejected": [{"role": "assistant", "content": "no"}],
     }
-    assert columns(told, Config()) == {
+    assert columns(record, Config()) == {
         "prompt": turns,
         "chosen": "hello",
         "rejected": "no",
     }
-    assert question(columns(told, Config())) == {"prompt": turns}
+    assert question(columns(record, Config())) == {"prompt": turns}
     assert columns({**THUMBS[0], "label": "down"}, Config(loss="kto"))["label"] is False
     with pytest.raises(Unusable, match="dpo learns from pairs") as caught:
         columns(THUMBS[0], Config())

@@ -1,4 +1,4 @@
-"""Masks: figures by hand, the loss by its definition, both kinds of segmenters learn."""
+"""Masks: evaluate_batch by hand, the loss by its definition, both kinds of segmenters learn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.tune.metric_values import evaluate_batch
 from tests.tune.picture_sets import COLOURS, base_of, examples_of
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -36,15 +37,15 @@ def folder_of(path: Path, count: int = 4) -> Path:
     for number in range(count):
         draw = np.random.default_rng(number)
         pixels, mask = np.full((64, 48, 3), 128, np.uint8), np.zeros((64, 48), np.uint8)
-        for place, label in enumerate(("blue", "red")):
+        for index, label in enumerate(("blue", "red")):
             top, left = (
-                int(draw.integers(32 * place, 32 * place + 8)),
+                int(draw.integers(32 * index, 32 * index + 8)),
                 int(draw.integers(0, 20)),
             )
             (
                 pixels[top : top + 20, left : left + 24],
                 mask[top : top + 20, left : left + 24],
-            ) = COLOURS[label], place + 1
+            ) = COLOURS[label], index + 1
         mask[-1] = IGNORED
         Image.fromarray(pixels).save(path / "images" / f"{number}.jpg", quality=95)
         Image.fromarray(mask).save(path / "masks" / f"{number}.png")
@@ -59,18 +60,6 @@ def batch_of(learner: Any, folder: Path) -> Any:
             for example in examples_of(segmentation, masks, folder, Config())
         ]
     )
-
-
-def figures(learner: Any, batch: Any) -> dict[str, float]:
-    learner.eval()
-    with torch.no_grad():
-        judged = learner.evaluate(batch)
-    return {
-        figure.name: float(
-            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
-        )
-        for figure in learner.metrics()
-    }
 
 
 def trained(learner: Any, batch: Any, steps: int, rate: float) -> None:
@@ -118,20 +107,20 @@ def test_the_loss_is_that_of_segformer_where_all_pictures_weigh_the_same(
     torch.testing.assert_close(ours.total / ours.count, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_figures_by_hand(tmp_path: Path) -> None:
+def test_metrics_by_hand(tmp_path: Path) -> None:
     learner = segmentation.learner(
         base_of(segformer(tmp_path / "base")), SPEC, Config(image_size=64)
     )
     mask, guess = np.array([[0, 0, 1, IGNORED]]), np.array([[0, 1, 1, 2]])
-    judged = learner._evaluate_image(0.0, guess, mask, [8, 2])
+    evaluations = learner._evaluate_image(0.0, guess, mask, [8, 2])
     by_name = {
-        figure.name: float(figure.combine(judged.counts[figure.name]))
-        for figure in learner.metrics()
+        metric.name: float(metric.combine(evaluations.counts[metric.name]))
+        for metric in learner.metrics()
     }
     assert by_name == pytest.approx(
         {"mean_iou": (1 / 2 + 1 / 2) / 2, "pixel_accuracy": 2 / 3}
     )
-    assert judged.answer == {
+    assert evaluations.answer == {
         "size": [2, 8],
         "masks": {"ground": [0, 4, 12], "blue": [4, 8, 4], "red": [12, 4]},
     }
@@ -146,14 +135,14 @@ def test_runs_go_down_the_columns() -> None:
 
 def test_dice_is_nothing_for_the_truth_and_one_for_its_opposite() -> None:
     mask = torch.tensor([[[0, 1], [1, IGNORED]]])
-    known = mask != IGNORED
-    right = F.one_hot(mask.where(known, 0), 3).permute(0, 3, 1, 2) * 100.0
+    has_class = mask != IGNORED
+    right = F.one_hot(mask.where(has_class, 0), 3).permute(0, 3, 1, 2) * 100.0
     wrong = F.one_hot(torch.full_like(mask, 2), 3).permute(0, 3, 1, 2) * 100.0
     torch.testing.assert_close(
-        segmentation._dice(right, mask, known), torch.tensor([0.0])
+        segmentation._dice(right, mask, has_class), torch.tensor([0.0])
     )
     torch.testing.assert_close(
-        segmentation._dice(wrong, mask, known), torch.tensor([1.0])
+        segmentation._dice(wrong, mask, has_class), torch.tensor([1.0])
     )
 
 
@@ -167,7 +156,7 @@ def test_segformer_learns_and_opens_again(tmp_path: Path) -> None:
     assert learner.fresh == ("classifier", "decode_head")
     batch = batch_of(learner, folder)
     trained(learner, batch, 60, 1e-2)
-    assert figures(learner, batch)["mean_iou"] > 0.7
+    assert evaluate_batch(learner, batch)["mean_iou"] > 0.7
     learner.net.save_pretrained(tmp_path / "tuned")
     learner.save(tmp_path / "tuned")
     again = segmentation.learner(base_of(tmp_path / "tuned"), SPEC, Config())
@@ -184,8 +173,8 @@ def test_the_packaged_base_learns_masks(
     pack("efficientnet-lite0")
     torch.manual_seed(0)
     folder = folder_of(tmp_path / "set")
-    found = examples_of(segmentation, masks, folder, Config())
-    spec = segmentation.survey(found, Config(class_weights="balanced"))
+    data = examples_of(segmentation, masks, folder, Config())
+    spec = segmentation.survey(data, Config(class_weights="balanced"))
     assert (
         spec["pixels"]
         == np.bincount(
@@ -204,10 +193,10 @@ def test_the_packaged_base_learns_masks(
         Config(dice=1.0, class_weights="balanced"),
     )
     batch = batch_of(learner, folder)
-    before = figures(learner, batch)["mean_iou"]
+    before = evaluate_batch(learner, batch)["mean_iou"]
     trained(learner, batch, 25, 2e-3)
     assert before < 0.4
-    assert figures(learner, batch)["mean_iou"] > 0.8
+    assert evaluate_batch(learner, batch)["mean_iou"] > 0.8
 
 
 def test_black_and_white_masks_are_an_object_on_its_ground(tmp_path: Path) -> None:
@@ -217,9 +206,9 @@ def test_black_and_white_masks_are_an_object_on_its_ground(tmp_path: Path) -> No
         Image.fromarray(
             ((np.asarray(Image.open(file)) == 1) * 255).astype(np.uint8)
         ).save(file)
-    found = examples_of(segmentation, masks, folder, Config())
-    assert found[0].columns["classes"] == ["background", "object"]
-    assert found[0].columns["present"] == [0, 1]
+    data = examples_of(segmentation, masks, folder, Config())
+    assert data[0].columns["classes"] == ["background", "object"]
+    assert data[0].columns["present"] == [0, 1]
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text to text: the loss against the model's own, only the target learned, figures that
+"""Text to text: the loss against the model's own, only the target learned, values that
 are sums, a task that is learned.
 """
 
@@ -7,10 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tests.tune.bases import base
+from tests.tune.metric_values import metric_values
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
@@ -55,11 +55,11 @@ def test_a_causal_base_learns_the_target_alone(
     loss = task.loss(batch_of(task))
     total, count = 0.0, 0
     for pair in PAIRS:
-        asked = f"Translate: {pair['source']}\n"
+        question = f"Translate: {pair['source']}\n"
         before = (
-            f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+            f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
             if chats
-            else asked
+            else question
         )
         question, answer = (
             task.prompt_format.tokenizer(text, add_special_tokens=False).input_ids
@@ -111,27 +111,22 @@ def test_a_pair_is_learned_and_written_again(tmp_path: Path, kind: str) -> None:
         optimizer.step()
     task.eval()
     with torch.no_grad():
-        judged = task.evaluate(batch)
+        evaluations = task.evaluate(batch)
     task.requires_grad_(False)
-    assert [item.answer for item in judged] == [pair["target"] for pair in PAIRS]
+    assert [item.answer for item in evaluations] == [pair["target"] for pair in PAIRS]
     assert [task.answer({"source": pair["source"]}) for pair in PAIRS] == [
         pair["target"] for pair in PAIRS
     ]
-    figures = {
-        figure.name: float(
-            figure.combine(np.sum([item.counts[figure.name] for item in judged], 0))
-        )
-        for figure in task.metrics()
-    }
-    assert figures["chrf"] == pytest.approx(100) and figures[
-        "rouge_l"
-    ] == pytest.approx(100)
+    values = metric_values(task, evaluations)
+    assert values["chrf"] == pytest.approx(100) and values["rouge_l"] == pytest.approx(
+        100
+    )
     assert (
-        figures["loss"]
+        values["loss"]
         == pytest.approx(
             float(task.loss(batch).total) / task.loss(batch).count, rel=1e-4
         )
-        and figures["loss"] < 0.1
+        and values["loss"] < 0.1
     )
 
 
@@ -166,16 +161,16 @@ def test_long_sources_are_cut_and_the_prompt_stays(tmp_path: Path, kind: str) ->
     assert len(task.encode({"source": "a", "target": "b" * 100}, 48)["target"]) <= 48
 
 
-def test_the_first_figure_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+def test_the_first_metric_is_the_configured_one(tmp_path: Path) -> None:
     folder = base(tmp_path / "t5", "t5")
     assert [
-        figure.name
-        for figure in learner(folder, {}, Config(metric="rouge_l")).metrics()
+        metric.name
+        for metric in learner(folder, {}, Config(metric="rouge_l")).metrics()
     ] == ["rouge_l", "chrf", "bleu", "loss"]
     assert learner(folder, {}, Config(metric="loss")).metrics()[0].better == "lower"
 
 
-def test_columns_are_found_by_name() -> None:
+def test_columns_are_read_by_name() -> None:
     config = Config(source="zh", target="en")
     assert columns({"zh": " 猫 ", "en": "cat", "text": "x"}, config) == {
         "source": "猫",
@@ -201,8 +196,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 def test_the_preview_shows_what_is_learned(tmp_path: Path) -> None:
     task = learner(base(tmp_path / "llama", chats=True), {}, Config())
-    shown = task.preview(task.encode(PAIRS[0], 64))
-    assert [(piece.text, piece.learned) for piece in shown] == [
+    pieces = task.preview(task.encode(PAIRS[0], 64))
+    assert [(piece.text, piece.learned) for piece in pieces] == [
         ("<|im_start|>user\ncat<|im_end|>\n<|im_start|>assistant\n", False),
         ("猫<|im_end|>", True),
     ]

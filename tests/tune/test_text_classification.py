@@ -1,4 +1,4 @@
-"""Text classification: the loss is Transformers' own, figures are sklearn's, and what
+"""Text classification: the loss is Transformers' own, metrics are sklearn's, and what
 cannot teach is refused.
 """
 
@@ -88,7 +88,7 @@ def test_numbers(tmp_path: Path) -> None:
     assert learner.answer({"text": "good room"})["value"] == pytest.approx(5, abs=0.6)
 
 
-def test_pairs_are_told_from_their_order(tmp_path: Path) -> None:
+def test_pairs_differ_by_their_order(tmp_path: Path) -> None:
     pairs = [
         {
             "text": first,
@@ -149,36 +149,38 @@ def test_balanced_weights_make_labels_count_alike(tmp_path: Path) -> None:
     weights = dict(zip(learner.labels, learner.weights.tolist()))
     assert 9 * weights["yes"] == pytest.approx(weights["no"])
     assert 9 * weights["yes"] + weights["no"] == pytest.approx(10)
-    given = make(task, config(class_weights={"no": 3.0}), base(tmp_path / "c"), uneven)
-    ratio = dict(zip(given.labels, given.weights.tolist()))
+    weighted = make(
+        task, config(class_weights={"no": 3.0}), base(tmp_path / "c"), uneven
+    )
+    ratio = dict(zip(weighted.labels, weighted.weights.tolist()))
     assert ratio["no"] / ratio["yes"] == pytest.approx(3.0)
-    batch = given.collate(
-        [given.encode(task.columns(record, config()), 0) for record in uneven]
+    batch = weighted.collate(
+        [weighted.encode(task.columns(record, config()), 0) for record in uneven]
     )
     expected = F.cross_entropy(
-        given.logits(batch), batch["label"], weight=given.weights, reduction="sum"
+        weighted.logits(batch), batch["label"], weight=weighted.weights, reduction="sum"
     )
-    assert given.loss(batch).total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert weighted.loss(batch).total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_figures_are_those_of_the_textbook() -> None:
+def test_metrics_are_those_of_the_textbook() -> None:
     draw = np.random.default_rng(0)
-    wanted, given = draw.integers(0, 3, 200), draw.integers(0, 3, 200)
+    wanted, weighted = draw.integers(0, 3, 200), draw.integers(0, 3, 200)
     table = np.array(
         [
             [
-                ((given == k) & (wanted == k)).sum(),
-                ((given == k) & (wanted != k)).sum(),
-                ((given != k) & (wanted == k)).sum(),
+                ((weighted == k) & (wanted == k)).sum(),
+                ((weighted == k) & (wanted != k)).sum(),
+                ((weighted != k) & (wanted == k)).sum(),
             ]
             for k in range(3)
         ]
     )
     assert metrics.macro_f1(table.reshape(-1).astype(float)) == pytest.approx(
-        f1_score(wanted, given, average="macro")
+        f1_score(wanted, weighted, average="macro")
     )
     assert metrics.f1(table[1].astype(float)) == pytest.approx(
-        f1_score(wanted == 1, given == 1)
+        f1_score(wanted == 1, weighted == 1)
     )
     x, y = draw.normal(size=50), draw.normal(size=50)
     sums = np.array([50, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
@@ -278,7 +280,7 @@ def test_a_long_text_is_cut_and_an_empty_row_is_still_a_row(tmp_path: Path) -> N
 
 def test_groups_are_the_cheapest() -> None:
     assert sorted(
-        place for group in grouped([5, 200, 7, 190, 6]) for place in group
+        index for group in grouped([5, 200, 7, 190, 6]) for index in group
     ) == [0, 1, 2, 3, 4]
     assert grouped([5, 200, 7, 190, 6]) == [[0, 4, 2], [3, 1]]
     assert grouped([8, 8, 8, 8]) == [[0, 1, 2, 3]]

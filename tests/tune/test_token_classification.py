@@ -20,13 +20,13 @@ from miaobi.models.base import Base, open_base
 from miaobi.tune.tasks import token_classification as task
 from miaobi.tune.text.characters import split_chinese
 
-PEOPLE, PLACES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")
+PEOPLE, CITIES = ("Ada", "Bob", "Eve"), ("Paris", "Rome", "Oslo")
 RECORDS = [
     {
         "tokens": [who, "lives", "in", where, "."],
         "tags": ["B-person", "O", "O", "B-place", "O"],
     }
-    for who, where in itertools.product(PEOPLE, PLACES)
+    for who, where in itertools.product(PEOPLE, CITIES)
 ]
 CHINESE = [
     {
@@ -68,11 +68,11 @@ def spans(record: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def test_it_learns_on_any_base_and_answers_with_places(origin: Base) -> None:
+def test_it_learns_on_any_base_and_answers_with_spans(origin: Base) -> None:
     learner = make(task, config(), origin, RECORDS)
     fit(learner, task, config(), RECORDS, steps=80)
-    figures = metrics_of(learner, task, config(), RECORDS)
-    assert figures["f1"] == figures["accuracy"] == figures["f1/place"] == 1.0
+    values = metrics_of(learner, task, config(), RECORDS)
+    assert values["f1"] == values["accuracy"] == values["f1/place"] == 1.0
     assert learner.answer({"text": "Eve lives in Rome ."}) == [
         {"text": "Eve", "start": 0, "end": 3, "label": "person"},
         {"text": "Rome", "start": 13, "end": 17, "label": "place"},
@@ -177,13 +177,13 @@ def test_files_of_conll(tmp_path: Path) -> None:
         "-DOCSTART- O\n\nAda NNP B-person\nlives VBZ O\n\nRome B-place\n",
         encoding="utf-8",
     )
-    found = list(tagged.read(str(tmp_path / "a.conll"), ""))
-    assert [record for _, record in found] == [
+    records = list(tagged.read(str(tmp_path / "a.conll"), ""))
+    assert [record for _, record in records] == [
         {"tokens": ["Ada", "lives"], "tags": ["B-person", "O"]},
         {"tokens": ["Rome"], "tags": ["B-place"]},
     ]
-    assert [place.rpartition(":")[2] for place, _ in found] == ["3", "6"]
-    assert list(tagged.read(str(tmp_path), "")) == found
+    assert [location.rpartition(":")[2] for location, _ in records] == ["3", "6"]
+    assert list(tagged.read(str(tmp_path), "")) == records
     (tmp_path / "b.conll").write_text("Ada\n", encoding="utf-8")
     with pytest.raises(BadInput, match="a word without a tag"):
         list(tagged.read(str(tmp_path / "b.conll"), ""))
@@ -196,7 +196,7 @@ def test_files_of_conll(tmp_path: Path) -> None:
     }
 
 
-def test_the_likeliest_legal_sequence_is_found() -> None:
+def test_viterbi_is_the_likeliest_legal_sequence() -> None:
     draw = np.random.default_rng(0)
     learner_tags = task.tags_of(["a", "b"])
     barred = np.array(
@@ -276,9 +276,9 @@ def test_long_texts_are_cut_between_names_and_read_whole(tmp_path: Path) -> None
     )
     assert all(learner.length(part) <= 16 for part in parts)
     fit(learner, task, config(), parts, steps=80)
-    found = learner.answer({"text": text})
-    assert len(found) == 16 and all(
-        text[item["start"] : item["end"]] == item["text"] for item in found
+    names = learner.answer({"text": text})
+    assert len(names) == 16 and all(
+        text[item["start"] : item["end"]] == item["text"] for item in names
     )
 
 
