@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from miaobi.core.errors import BadInput, NotFound
+from miaobi.data import datasets
+from miaobi.data.image.survey import PictureSurvey
+from miaobi.data.text.survey import TextSurvey
 from miaobi.verbs import data
 
 
@@ -37,6 +44,7 @@ def chats(tmp_path: Path) -> Path:
 
 def test_inspect_counts_and_shows(chats: Path) -> None:
     content = data.inspect(chats)
+    assert isinstance(content, TextSurvey)
     assert content.encodings == {"UTF-8": 1}
     assert content.shapes == {"messages": 2, "alpaca": 1}
     assert (
@@ -130,7 +138,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_inspect_pictures(photos: Path) -> None:
     content = data.inspect(photos)
-    assert isinstance(content, data.PictureInspection)
+    assert isinstance(content, PictureSurvey)
     assert (
         content.layout,
         content.pictures,
@@ -151,7 +159,9 @@ def test_inspect_pictures(photos: Path) -> None:
         assert sentence in printed
     with pytest.raises(BadInput, match=r"phone\.heic|empty\.png|cut\.jpg"):
         data.inspect(photos, strict=True)
-    with pytest.raises(BadInput, match="separator is for text"):
+    with pytest.raises(
+        BadInput, match="separator does not apply to the data set pictures"
+    ):
         data.inspect(photos, separator="\\n")
 
 
@@ -180,3 +190,45 @@ def test_inspect_idx(pack: Callable[[str], Path]) -> None:
         set(content.classes.values()),
     ) == ("idx", 10_000, {"test": 10_000}, {1000})
     assert list(content.classes) == [str(number) for number in range(10)]
+
+
+def test_what_no_data_set_holds(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.bin"
+    path.write_bytes(b"\0\1\2")
+    with pytest.raises(BadInput, match="no data that a data set reads") as caught:
+        data.inspect(path)
+    for name in datasets.names():
+        assert f"{name}: " in str(caught.value.remedy)
+
+
+def test_a_damaged_text_file_says_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.txt"
+    path.write_bytes(b"\0\1\2")
+    with pytest.raises(BadInput, match="not text: it holds zero bytes"):
+        data.inspect(path)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A survey of another package's data."""
+
+    path: Path
+    count: int
+
+
+def test_a_data_set_of_another_package_inspects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("toy_notes")
+    module.holds = lambda path: path.suffix == ".notes"  # type: ignore[attr-defined]
+    module.inspect = lambda path, *, strict: Notes(  # type: ignore[attr-defined]
+        path, len(path.read_text().split())
+    )
+    monkeypatch.setitem(sys.modules, "toy_notes", module)
+    entry = EntryPoint("notes", "toy_notes", datasets.group)
+    monkeypatch.setitem(datasets._entries, "notes", entry)
+    path = tmp_path / "song.notes"
+    path.write_text("c d e")
+    assert data.inspect(path) == Notes(path, 3)
+    with pytest.raises(BadInput, match="text_column does not apply to the data set n"):
+        data.inspect(path, text_column="x")

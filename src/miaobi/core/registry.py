@@ -30,7 +30,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: the plural of the kind; entry points have the group "miaobi.KIND".
-        built_in: name -> "module" or "module:object".
+        built_in: name -> "module" or "module:object"; `special_first` keeps its order.
     """
 
     def __init__(self, kind: str, built_in: Mapping[str, str]) -> None:
@@ -49,20 +49,40 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         return sorted(self._entries)
 
+    def special_first(self) -> list[str]:
+        """Return the names in the order in which things are asked for what they know:
+        those of other packages, which know one thing, then the built-in ones as their
+        table has them, from special to general.
+        """
+        others = [name for name in self.names() if name not in self._built_in]
+        return [*others, *self._built_in]
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
-    def get(self, name: str) -> T:
-        """Return the object registered under `name`. Raise NotFound with the nearest names."""
-        if name not in self._entries:
+    def get(self, name: str, within: str = "") -> T:
+        """Return the object registered under `name`.
+
+        Args:
+            name: is looked up without the part that `within` names.
+            within: what all names in question begin with, such as "image/".
+
+        Raises NotFound with the nearest names.
+        """
+        entries = {
+            full.removeprefix(within): entry
+            for full, entry in self._entries.items()
+            if full.startswith(within)
+        }
+        if name not in entries:
             raise NotFound(
                 say(
                     f"There is no {name!r} among the {self.kind}.",
                     f"{self.kind} 中没有 {name!r}。",
                 ),
-                nearest(name, self._entries),
+                nearest(name, entries),
             )
-        return cast("T", load_entry_point(self._entries[name]))
+        return cast("T", load_entry_point(entries[name]))
 
 
 def load_entry_point(entry: EntryPoint) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from miaobi.core.registry import Registry
 
@@ -16,3 +17,31 @@ datasets: Registry[DatasetModule] = Registry(
         "tokens": "miaobi.data.text.tokens",
     },
 )
+"""The order counts: the first that holds a path inspects it, and `tokens` takes every
+file that may be plain text.
+"""
+
+readers: Registry[Callable[..., Iterator[Any]]] = Registry(
+    "readers",
+    {
+        "text/files": "miaobi.data.text.files:read",
+        "text/pack": "miaobi.data.packs:read",
+        "image/folder": "miaobi.data.image.folders:read",
+        "image/pairs": "miaobi.data.image.folders:pairs",
+        "image/tables": "miaobi.data.image.tables:read",
+        "image/idx": "miaobi.data.image.idx:read",
+        "labelled/texts": "miaobi.data.labelled.texts:texts",
+        "labelled/tagged": "miaobi.data.labelled.tagged:read",
+        "labelled/squad": "miaobi.data.labelled.squad:read",
+        "labelled/images": "miaobi.data.labelled.images:pictures",
+        "labelled/boxes": "miaobi.data.labelled.boxes:boxes",
+        "labelled/masks": "miaobi.data.labelled.masks:masks",
+    },
+)
+"""What opens raw data. The part before the slash says what a reader is called with and
+what it yields; a recipe names the part after it (data.source: idx).
+
+text/       (path or name of a pack) -> Document
+image/      (path, report of a Problem) -> Picture
+labelled/   (path, pack), one of them empty -> (location, record)
+"""

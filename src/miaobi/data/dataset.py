@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from miaobi.data.survey import Survey
+
 Batch = Mapping[str, Tensor]
 """Tensors by name; the first axis of each counts the examples."""
 
@@ -52,8 +54,24 @@ class DatasetModule(Protocol):
 
     Config: type
     """A dataclass: where the data lies and how it is prepared."""
+    CONTENT: tuple[str, str]
+    """What it reads, in English and in Chinese, for an error."""
 
     def prepare(self, config: Any) -> Dataset: ...
+
+    def holds(self, path: Path) -> bool:
+        """Return whether its data lies at `path`, which exists, by content."""
+        ...
+
+    def inspect(self, path: Path, *, strict: bool, **options: Any) -> Survey:
+        """Read what it holds as training would, and return its content and problems.
+
+        Args:
+            path: which it holds.
+            strict: raise BadInput at the first problem.
+            options: those of `miaobi data inspect` that its signature names.
+        """
+        ...
 
 
 @runtime_checkable

@@ -23,13 +23,12 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
-from miaobi.data import packs
+from miaobi.data import packs, readers
 from miaobi.data.encoding import Problem
 from miaobi.data.image import idx
 from miaobi.data.image import sources as picture_sources
 from miaobi.data.image.prepared import Config, prepare
 from miaobi.data.image.record import Picture
-from miaobi.data.image.sources import picture_sources as registry
 
 
 def paint(path: Path, level: int = 0, side: int = 8) -> Path:
@@ -506,7 +505,8 @@ def test_what_a_path_holds(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no folder or file") as caught:
         read(tmp_path / "picture")
     assert "pictures" in caught.value.remedy
-    assert registry.names() == ["folder", "idx", "pairs", "tables"]
+    of_pictures = [name for name in readers.names() if name.startswith("image/")]
+    assert of_pictures == ["image/folder", "image/idx", "image/pairs", "image/tables"]
 
 
 @pytest.mark.parametrize(

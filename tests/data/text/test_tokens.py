@@ -13,7 +13,9 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaobi.core.errors import BadInput, DoesNotFit, NotFound
-from miaobi.data import splitting
+from miaobi.data import readers, splitting
 from miaobi.data.text import packing, tokens
 from miaobi.data.text.tokens import SPLITS, Config, Tokens
 
@@ -415,13 +417,14 @@ def test_another_packages_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miaobi.data.text.documents import Document
-    from miaobi.data.text.sources import sources
 
-    monkeypatch.setattr(
-        sources,
-        "get",
-        lambda name: lambda path: (Document(f"{name} {number}") for number in range(5)),
+    module = ModuleType("their_notes")
+    module.read = lambda path: (  # type: ignore[attr-defined]
+        Document(f"theirs {number}") for number in range(5)
     )
+    monkeypatch.setitem(sys.modules, "their_notes", module)
+    entry = EntryPoint("text/theirs", "their_notes:read", readers.group)
+    monkeypatch.setitem(readers._entries, "text/theirs", entry)
     path = corpus(tmp_path, ["x"])
     data = tokens.prepare(
         Config(path=str(path), source="theirs", validation=0), progress=False

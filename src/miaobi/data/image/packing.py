@@ -20,8 +20,8 @@ from miaobi.core.language import say
 from miaobi.data.cache import locked_folder
 from miaobi.data.image import near_duplicates, sources
 from miaobi.data.image.config import MANIFEST, SPLITS, Config
+from miaobi.data.image.first_pass import FirstPass, Row, Staged, Staging
 from miaobi.data.image.shapes import Size
-from miaobi.data.image.survey import Row, Staged, Staging, Survey
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import (
     DROPPED,
@@ -120,7 +120,7 @@ def _prepare(config: Config, folder: Path, show: Bar) -> None:
     staging_folder = folder / "staging"
     staging_folder.mkdir(parents=True)
     staging = Staging(staging_folder)
-    survey = Survey(config, staging)
+    survey = FirstPass(config, staging)
     try:
         survey.run(sources.pictures(config, survey.report), show_count)
     finally:
@@ -132,7 +132,7 @@ def _prepare(config: Config, folder: Path, show: Bar) -> None:
     shutil.rmtree(staging_folder)
 
 
-def _report_problems(config: Config, survey: Survey) -> None:
+def _report_problems(config: Config, survey: FirstPass) -> None:
     """Print how many problems there were. Raises BadInput where no picture is left."""
     if not survey.rows:
         problems = survey.first_problems
@@ -222,7 +222,7 @@ class _Writer:
     """Writes the files of one preparation."""
 
     def __init__(
-        self, config: Config, survey: Survey, staging: Staging, folder: Path
+        self, config: Config, survey: FirstPass, staging: Staging, folder: Path
     ) -> None:
         rows = survey.rows
         self.config = config

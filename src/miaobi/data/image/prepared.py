@@ -31,7 +31,22 @@ from miaobi.data.image.config import MANIFEST, SPLITS, Config
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Config", "PictureSpec", "Pictures", "of_bundle", "prepare"]
+    from miaobi.data.image.survey import PictureSurvey
+
+__all__ = [
+    "Config",
+    "PictureSpec",
+    "Pictures",
+    "holds",
+    "inspect",
+    "of_bundle",
+    "prepare",
+]
+
+CONTENT = (
+    "pictures: files in a folder, pairs of folders, Parquet, Arrow or IDX",
+    "图片：文件夹中的图片文件、成对的文件夹、Parquet、Arrow 或 IDX",
+)
 
 BATCH_ORDER, AUGMENTATION = 1, 7
 """Separate the random numbers of the batches' order and of augmentations from those of
@@ -70,6 +85,22 @@ def prepare(
 
     augment.check(config.augment)
     return Pictures(prepare_folder(config, cache, progress), tuple(config.augment))
+
+
+def holds(path: Path) -> bool:
+    """Return whether pictures lie at `path`; not where there are more texts than they."""
+    from miaobi.data.image.sources import kind_of
+
+    return kind_of(path) is not None
+
+
+def inspect(
+    path: Path, *, strict: bool = False, text_column: str | None = None
+) -> PictureSurvey:
+    """Return what the pictures at `path` are, and their problems; see image/survey.py."""
+    from miaobi.data.image import survey
+
+    return survey.inspect(path, strict=strict, text_column=text_column)
 
 
 def of_bundle(folder: Path) -> Pictures | None:

@@ -4,14 +4,13 @@ content.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
-from miaobi.core.registry import Registry
-from miaobi.data import packs
+from miaobi.data import packs, readers
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
 from miaobi.data.image import folders, idx, tables
@@ -19,16 +18,6 @@ from miaobi.data.image.config import Config
 from miaobi.data.image.record import Picture
 from miaobi.data.text import files
 
-picture_sources: Registry[Callable[[Path, Report], Iterator[Picture]]] = Registry(
-    "picture_sources",
-    {
-        "folder": "miaobi.data.image.folders:read",
-        "pairs": "miaobi.data.image.folders:pairs",
-        "tables": "miaobi.data.image.tables:read",
-        "idx": "miaobi.data.image.idx:read",
-    },
-)
-"""Readers of pictures by the name of the source, called with a path and a report."""
 TABLES = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
 """How Parquet, Arrow files and Arrow streams begin."""
 
@@ -43,7 +32,8 @@ def pictures(config: Config, report: Report) -> Iterator[Picture]:
         source = packs.pictures(config.pack)
     else:
         path = _path(config)
-        source = picture_sources.get(config.source or _kind(path))(path, report)
+        read = readers.get(config.source or _kind(path), within="image/")
+        source = read(path, report)
     return islice(source, config.max_pictures or None)
 
 
@@ -79,8 +69,8 @@ def identity(config: Config, root: Path) -> str:
 
 
 def kind_of(path: Path) -> str | None:
-    """Return the reader of what lies at `path`: a name in the picture_sources registry,
-    or None where there are no pictures.
+    """Return the reader of what lies at `path`, as a recipe names it; None where there
+    are no pictures.
     """
     if path.is_file():
         return _kind_of_file(path)

@@ -108,6 +108,21 @@ def read(
         )
 
 
+def may_be_text(path: Path) -> bool:
+    """Return whether `path` is a file that is named as text or holds no zero bytes, or
+    a folder with a text file.
+    """
+    if path.is_dir():
+        return bool(_text_files(path))
+    if _suffix(path) in FORMATS:
+        return True
+    try:
+        format_of(path)
+    except (BadInput, Damaged):
+        return False
+    return True
+
+
 def files_in(path: Path) -> list[Path]:
     """Return the file itself, or the text files of a folder and its folders, sorted.
 
@@ -126,14 +141,18 @@ def files_in(path: Path) -> list[Path]:
     return [path]
 
 
-def _files_of_folder(folder: Path) -> list[Path]:
-    files = sorted(
+def _text_files(folder: Path) -> list[Path]:
+    return sorted(
         file
         for file in folder.rglob("*")
         if file.is_file()
         and _suffix(file) in FORMATS
         and not _is_hidden(file.relative_to(folder))
     )
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    files = _text_files(folder)
     if not files:
         raise NotFound(
             say(

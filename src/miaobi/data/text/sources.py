@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.core.registry import Registry
-from miaobi.data import packs
+from miaobi.data import packs, readers
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
 from miaobi.data.text import files
 from miaobi.data.text.config import Config
 from miaobi.data.text.documents import Document
-
-sources: Registry[Callable[[str], Iterator[Document]]] = Registry(
-    "sources",
-    {
-        "files": "miaobi.data.text.files:read",
-        "pack": "miaobi.data.packs:read",
-    },
-)
-"""Readers of documents by the name of the source, called with a path or a pack's name."""
 
 
 def name_of(config: Config) -> str:
@@ -62,23 +52,24 @@ def _check_unset(key: str, value: str | None, source: str) -> None:
 def documents(config: Config, report: Report) -> Iterator[Document]:
     """Yield the documents of a configuration's source, at most max_documents of them."""
     name = name_of(config)
+    source: Iterator[Document]
     if name == "files":
         source = files.read(
             config.path,
             text_column=config.text_column,
-            separator=_unescaped(config.separator),
+            separator=unescaped(config.separator),
             strict=config.strict,
             report=report,
         )
     else:
-        source = sources.get(name)(config.pack or config.path)
+        source = readers.get(name, within="text/")(config.pack or config.path)
     if config.max_documents:
         return _first(source, config.max_documents)
     return source
 
 
-def _unescaped(separator: str | None) -> str | None:
-    """A separator as it is typed, "\\n" for a line end and "\\t" for a tab."""
+def unescaped(separator: str | None) -> str | None:
+    """Return a separator that was typed with "\\n" for a line end and "\\t" for a tab."""
     if separator is None:
         return None
     return separator.replace("\\n", "\n").replace("\\t", "\t")

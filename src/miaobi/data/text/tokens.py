@@ -27,9 +27,15 @@ from miaobi.data.text.config import MANIFEST, SPLITS, Config
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from miaobi.data.text.survey import TextSurvey
     from miaobi.data.text.tokenizer import Tokenizer
 
-__all__ = ["Config", "TokenSpec", "Tokens", "prepare"]
+__all__ = ["Config", "TokenSpec", "Tokens", "holds", "inspect", "prepare"]
+
+CONTENT = (
+    "text: plain, JSONL, JSON, CSV or Parquet, each also gzip, or a folder of these",
+    "文本：纯文本、JSONL、JSON、CSV 或 Parquet（均可为 gzip），或含这些文件的文件夹",
+)
 
 IGNORED = -100
 """Target of a position that has none (PyTorch's ignore_index)."""
@@ -65,6 +71,28 @@ def prepare(
     from miaobi.data.text.packing import prepare_folder
 
     return Tokens(prepare_folder(config, cache, progress), config.context_length)
+
+
+def holds(path: Path) -> bool:
+    """Return whether `path` is a file that may be text, or a folder with text files."""
+    from miaobi.data.text import files
+
+    return files.may_be_text(path)
+
+
+def inspect(
+    path: Path,
+    *,
+    strict: bool = False,
+    text_column: str | None = None,
+    separator: str | None = None,
+) -> TextSurvey:
+    """Return what the text at `path` is, and its problems; see text/survey.py."""
+    from miaobi.data.text import survey
+
+    return survey.inspect(
+        path, strict=strict, text_column=text_column, separator=separator
+    )
 
 
 @dataclass(frozen=True, eq=False)

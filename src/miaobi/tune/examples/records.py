@@ -8,7 +8,7 @@ from typing import Any
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.labelled import readers
+from miaobi.data import readers
 from miaobi.data.progress import Bar
 from miaobi.data.splitting import DROPPED, TEST, VALIDATION
 from miaobi.data.text.shapes import Unusable

@@ -35,7 +35,7 @@ from miaobi.tune.text import overlap
 NAME = "image-captioning"
 SUMMARY = "a sentence for each picture", "为每张图片写一句描述"
 MODALITY = "image"
-READER = "pictures"
+READER = "labelled/images"
 MAKES = "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
 KINDS = {

@@ -33,7 +33,7 @@ from miaobi.tune.text.packing import PackedLearner, by_sequence, layers_of, pack
 NAME = "causal"
 SUMMARY = "go on writing in the manner of these texts", "仿照这些文本续写"
 MODALITY = "text"
-READER = "texts"
+READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"text": "..."}'
 

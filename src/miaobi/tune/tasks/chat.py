@@ -33,7 +33,7 @@ SUMMARY = (
     "像这些对话中的助手那样回答",
 )
 MODALITY = "text"
-READER = "texts"
+READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 EXTRAS = ("name", "tool_call_id")

@@ -49,7 +49,7 @@ SUMMARY = (
     "由文字生成图片（Diffusers 模型）",
 )
 MODALITY = "image"
-READER = "pictures"
+READER = "labelled/images"
 MAKES = "image"
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
 PIPELINE = "model_index.json"

@@ -46,7 +46,7 @@ from miaobi.tune.text.teacher import Opener, Teacher, current_opener
 NAME = "distillation"
 SUMMARY = "learn from a larger model", "向更大的模型学习"
 MODALITY = "text"
-READER = "texts"
+READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"prompt": "..."} / {"prompt": "...", "completion": "..."} / {"text": "..."}'
 TEXT_PROMPT = 8

@@ -55,7 +55,7 @@ SUMMARY = (
     "文本向量：相关的文本彼此接近",
 )
 MODALITY = "text"
-READER = "texts"
+READER = "labelled/texts"
 MAKES = "labels"
 EXAMPLE = (
     '{"text": "How do I get a refund?", "positive": "Refunds are made within 7 '

@@ -54,7 +54,7 @@ from miaobi.tune.text.metrics import mean
 NAME = "extractive-questions"
 SUMMARY = "answers to questions, found in a text", "在文本中找出问题的答案"
 MODALITY = "text"
-READER = "squad"
+READER = "labelled/squad"
 MAKES = "labels"
 EXAMPLE = '{"question": "Where does Ada live?", "context": "Ada lives in Paris.", "answer": "Paris"}'
 WINDOW = 384

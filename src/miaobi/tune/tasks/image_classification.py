@@ -39,7 +39,7 @@ from miaobi.tune.learner import Evaluation, Example, Features, Metric
 NAME = "image-classification"
 SUMMARY = "one label for each picture", "为每张图片给出一个标签"
 MODALITY = "image"
-READER = "pictures"
+READER = "labelled/images"
 MAKES = "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "label": "cat"}'
 NO_LABEL = -100

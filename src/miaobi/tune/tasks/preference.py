@@ -45,7 +45,7 @@ from miaobi.tune.text.prompts import Question, fit, generate, prompt_format_of, 
 NAME = "preference"
 SUMMARY = "answers like those that people preferred", "按人们的偏好回答"
 MODALITY = "text"
-READER = "texts"
+READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 THUMBS = '{"prompt": "...", "completion": "...", "label": true}'

@@ -36,7 +36,7 @@ from miaobi.tune.learner import Evaluation, Example, Features, Metric
 NAME = "image-segmentation"
 SUMMARY = "a class for every pixel", "为每个像素给出类别"
 MODALITY = "image"
-READER = "masks"
+READER = "labelled/masks"
 MAKES = "labels"
 EXAMPLE = "images/a.jpg + masks/a.png (+ classes.txt)"
 AUGMENTATIONS = ("flip", "shift", "rotate", "crop", "colour", "noise")

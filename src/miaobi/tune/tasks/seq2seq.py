@@ -52,7 +52,7 @@ SUMMARY = (
     "由一段文本生成另一段文本：翻译、摘要",
 )
 MODALITY = "text"
-READER = "texts"
+READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"source": "...", "target": "..."}'
 

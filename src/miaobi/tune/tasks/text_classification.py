@@ -56,7 +56,7 @@ SUMMARY = (
     "为每段文本给出一个标签、多个标签或一个数值",
 )
 MODALITY = "text"
-READER = "texts"
+READER = "labelled/texts"
 MAKES = "labels"
 EXAMPLE = '{"text": "...", "label": "positive"}'
 OWN_METRICS = 20

@@ -53,7 +53,7 @@ from miaobi.tune.text.metrics import f1
 NAME = "token-classification"
 SUMMARY = "names in a text and their kinds", "标出文本中的实体及其类别"
 MODALITY = "text"
-READER = "tagged"
+READER = "labelled/tagged"
 MAKES = "labels"
 EXAMPLE = '{"text": "Ada lives in Paris", "entities": [{"start": 0, "end": 3, "label": "person"}]}'
 NO_LIMIT = 1 << 30

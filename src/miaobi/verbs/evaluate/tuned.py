@@ -242,7 +242,7 @@ def held_out(tuned: Tuned, options: Options) -> tuple[list[Example], str]:
 
 
 def _read(tuned: Tuned, data: Path) -> list[Example]:
-    from miaobi.data.labelled import readers
+    from miaobi.data import readers
     from miaobi.data.text.shapes import Unusable
     from miaobi.tune.examples import example_of
     from miaobi.tune.learner import Example

@@ -15,8 +15,7 @@ from miaobi.core.config import Option
 from miaobi.core.errors import BadInput, MiaobiError, nearest
 from miaobi.core.language import say
 from miaobi.core.store import check_name
-from miaobi.data import packs
-from miaobi.data.labelled import readers
+from miaobi.data import packs, readers
 from miaobi.data.text.shapes import Unusable
 from miaobi.train.config import TrainConfig
 from miaobi.tune import examples

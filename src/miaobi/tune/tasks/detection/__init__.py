@@ -29,7 +29,7 @@ __all__ = ["Config", "Detector", "HeatMapDetector", "QueryDetector"]
 NAME = "object-detection"
 SUMMARY = "boxes with labels in each picture", "在每张图片中框出带标签的物体"
 MODALITY = "image"
-READER = "boxes"
+READER = "labelled/boxes"
 MAKES = "labels"
 AUGMENTATIONS = ("flip", "colour", "noise", "cutout")
 """Those that leave boxes where they are, or move them in a known way."""
