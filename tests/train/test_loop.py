@@ -15,7 +15,7 @@ from tests.train.toys import PointGAN, Points, Ragged
 
 from miaobi.core.errors import BadInput, Damaged
 from miaobi.nn.objective import Batch, Loss
-from miaobi.train import checkpoint, loop
+from miaobi.train import checkpoint, estimate, loop
 from miaobi.train.config import TrainConfig
 from miaobi.train.schedules import multiplier
 
@@ -295,3 +295,37 @@ def test_the_estimate_leaves_the_run_as_it_was(tmp_path: Path, optimizer: str) -
     assert same(weights(plain), weights(measured))
     assert expected.parameters == sum(item.numel() for item in weights(plain))
     assert expected.seconds > 0
+
+
+class Counted(PointGAN):
+    """Counts how often `prepare` sees each batch, and refuses a loss of one it never saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Batch] = []
+
+    def prepare(self, batch: Batch) -> Batch:
+        assert "prepared" not in batch
+        assert not torch.is_grad_enabled()
+        self.batches.append(batch)
+        return {**batch, "prepared": torch.ones(())}
+
+    def gap(self, batch: Batch) -> torch.Tensor:
+        assert "prepared" in batch
+        return super().gap(batch)
+
+
+def test_every_batch_is_prepared_once(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, accumulation=3)
+    state = fresh(Counted, config)
+    objective = state.objective
+    assert isinstance(objective, Counted)
+    batches = [Points().batch("train", index, 16, 0) for index in range(3)]
+    loop.train_step(state, batches)  # three phases on each
+    assert list(map(id, objective.batches)) == list(map(id, batches))
+    objective.batches.clear()
+    loop.validate(state, Points())
+    assert len(objective.batches) == len(list(Points().batches("validation", 16)))
+    objective.batches.clear()
+    estimate.seconds_per_step(state, Points())
+    assert len(set(map(id, objective.batches))) == len(objective.batches) > 0

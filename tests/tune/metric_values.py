@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from miaobi.nn.objective import Batch
+from miaobi.nn.objective import Batch, prepared
 from miaobi.tune.learner import Evaluation, Learner
 
 
@@ -26,4 +26,4 @@ def evaluate_batch(learner: Learner, batch: Batch) -> dict[str, float]:
     """Return the value of each metric on a batch, with the learner at rest."""
     learner.eval()
     with torch.no_grad():
-        return metric_values(learner, learner.evaluate(batch))
+        return metric_values(learner, learner.evaluate(prepared(learner, batch)))

@@ -27,6 +27,7 @@ from transformers import (
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.labelled.images import pictures
 from miaobi.data.text.shapes import Unusable
+from miaobi.nn.objective import prepared
 from miaobi.tune.tasks import captioning
 from miaobi.tune.tasks.captioning import Captioner, Config
 
@@ -118,8 +119,9 @@ def test_the_loss_is_that_of_the_model_itself(tmp_path: Path, kind: str) -> None
     learner = opened(kind, tmp_path)
     learner.eval()
     examples = examples_of(captioning, pictures, captioned(tmp_path / "set"), Config())
-    batch = learner.prepare(
-        learner.collate([learner.encode(example.columns, 0) for example in examples])
+    batch = prepared(
+        learner,
+        learner.collate([learner.encode(example.columns, 0) for example in examples]),
     )
     labels = batch["ids"].masked_fill(batch["mask"] == 0, -100)
     with torch.no_grad():
@@ -159,11 +161,11 @@ def test_captions_are_learned_and_said_again(tmp_path: Path, kind: str) -> None:
     learner.train()
     for _ in range(60):
         optimizer.zero_grad()
-        loss = learner.loss(batch)
+        loss = learner.loss(prepared(learner, batch))
         (loss.total / loss.count).backward()
         optimizer.step()
     learner.eval()
-    said = [item.answer for item in learner.evaluate(batch)]
+    said = [item.answer for item in learner.evaluate(prepared(learner, batch))]
     assert said == ["a red field", "a green field", "a blue field"] * 2
     learner.net.save_pretrained(tmp_path / "tuned")
     learner.save(tmp_path / "tuned")

@@ -22,7 +22,9 @@ from transformers import (
 
 from miaobi.core.errors import BadInput
 from miaobi.data.text.shapes import Unusable
+from miaobi.evaluate.tuned import evaluate
 from miaobi.models.base import open_base
+from miaobi.nn.objective import prepared
 from miaobi.tune.image import boxes
 from miaobi.tune.image.input import check_augmentations
 from miaobi.tune.image.nets import LiteConfig, LiteForObjectDetection
@@ -60,7 +62,7 @@ def trained(learner: Any, batch: Any, steps: int, rate: float) -> None:
     learner.train()
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = learner.loss(batch)
+        loss = learner.loss(prepared(learner, batch))
         (loss.total / loss.count).backward()
         torch.nn.utils.clip_grad_norm_(learner.net.parameters(), 1.0)
         optimizer.step()
@@ -123,7 +125,8 @@ def test_perfect_maps_are_read_back_as_the_boxes() -> None:
     exactly, and costs nothing but the bumps' skirts.
     """
     learner = own()
-    batch = learner.prepare(batch_of(learner))
+    examples = batch_of(learner)
+    batch = prepared(learner, examples)
     heat, _, corners = learner.targets(batch, torch.Size((6, 2, 28, 28)))
     assert (heat.flatten(1).max(1).values == 1).all()
     assert ((heat == 1).flatten(1).sum(1) == 1).all()
@@ -136,7 +139,7 @@ def test_perfect_maps_are_read_back_as_the_boxes() -> None:
             return SimpleNamespace(heat=torch.logit(heat, 1e-6), sides=sides)
 
     learner.net.forward = Perfect().forward
-    assert evaluate_batch(learner, batch) == pytest.approx(
+    assert evaluate_batch(learner, examples) == pytest.approx(
         {"map": 1.0, "f1": 1.0, "iou": 1.0}, abs=1e-4
     )
     with torch.no_grad():
@@ -159,7 +162,7 @@ def test_mirrored_pictures_have_mirrored_boxes() -> None:
     batch = batch_of(learner)
     learner.train()
     torch.manual_seed(1)
-    ready = learner.prepare(batch)
+    ready = prepared(learner, batch)
     mirrored = torch.tensor(
         [
             bool((row == plain.flip(2)).all())
@@ -265,11 +268,11 @@ def test_transformers_detectors_learn_and_open_again(
     batch = batch_of(learner)
     learner.eval()
     with torch.no_grad():
-        before = learner.evaluate(batch)
+        before = learner.evaluate(prepared(learner, batch))
     trained(learner, batch, 30, 2e-3)
     learner.eval()
     with torch.no_grad():
-        after = learner.evaluate(batch)
+        after = learner.evaluate(prepared(learner, batch))
     assert sum(item.loss for item in after) < 0.8 * sum(item.loss for item in before)
     learner.net.save_pretrained(tmp_path / "tuned")
     learner.save(tmp_path / "tuned")
@@ -307,3 +310,26 @@ def test_columns_and_errors() -> None:
             detection.columns({**PART, "objects": objects}, Config())
     with pytest.raises(BadInput, match="leave the boxes where they are"):
         check_augmentations(["rotate"], detection.AUGMENTATIONS)
+
+
+def test_evaluation_prepares_every_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = own()
+    sizes = list[int]()
+    prepare = type(learner).prepare
+
+    def counted(self: Any, batch: Any) -> Any:
+        assert "input" not in batch
+        sizes.append(len(batch["pixels"]))
+        return prepare(self, batch)
+
+    monkeypatch.setattr(type(learner), "prepare", counted)
+    pictures = [square(number) for number in range(5)]
+    features = [
+        learner.encode({**PART, "image": pixels, "objects": objects}, 0)
+        for pixels, objects in pictures
+    ]
+    assert len(evaluate(learner, features, batch_size=2)) == 5
+    assert sizes == [2, 2, 1]
+    sizes.clear()
+    learner.answer({"image": pictures[0][0]})
+    assert sizes == [1]

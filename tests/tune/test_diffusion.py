@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.labelled.images import pictures
 from miaobi.data.text.shapes import Unusable
+from miaobi.nn.objective import prepared
 from miaobi.tune import methods
 from miaobi.tune.image.denoisers import Diffusion
 from miaobi.tune.tasks import diffusion
@@ -101,7 +102,7 @@ def test_the_loss_is_that_of_the_diffusers_script(
     torch.manual_seed(3)
     expected = script(learner, batch, gamma)
     torch.manual_seed(3)
-    loss = learner.loss(batch)
+    loss = learner.loss(prepared(learner, batch))
     assert loss.count == 4
     torch.testing.assert_close(loss.total / loss.count, expected, rtol=1e-5, atol=1e-6)
 
@@ -151,8 +152,8 @@ def test_a_lora_learns_and_opens_in_diffusers(
     batch = batch_of(learner, captioned(tmp_path / "set"))
     learner.eval()
     with torch.no_grad():
-        before = learner.evaluate(batch)
-        assert [item.loss for item in learner.evaluate(batch)] == [
+        before = learner.evaluate(prepared(learner, batch))
+        assert [item.loss for item in learner.evaluate(prepared(learner, batch))] == [
             item.loss for item in before
         ]
     optimizer = torch.optim.AdamW(
@@ -161,12 +162,12 @@ def test_a_lora_learns_and_opens_in_diffusers(
     learner.train()
     for _ in range(25):
         optimizer.zero_grad()
-        loss = learner.loss(learner.prepare(batch))
+        loss = learner.loss(prepared(learner, batch))
         (loss.total / loss.count).backward()
         optimizer.step()
     learner.eval()
     with torch.no_grad():
-        after = learner.evaluate(batch)
+        after = learner.evaluate(prepared(learner, batch))
         assert sum(item.loss for item in after) < 0.99 * sum(
             item.loss for item in before
         )
@@ -223,7 +224,7 @@ def test_a_subject_is_learned_beside_its_class(
         learner.train()
         batch = batch_of(learner, set_)
         torch.manual_seed(5)
-        loss = learner.loss(batch)
+        loss = learner.loss(prepared(learner, batch))
         losses[weight] = loss.total.item()
         prior, count = loss.metrics["prior"].item(), loss.count
     assert count == 4
@@ -264,11 +265,11 @@ def test_captions_fall_silent_for_guidance(
     )
     torch.manual_seed(0)
     learner.train()
-    ready = learner.prepare(batch)
+    ready = prepared(learner, batch)
     assert True in silent and False in silent
     assert [bool((row == empty).all()) for row in ready["text"]] == silent
     learner.eval()
-    assert (learner.prepare(batch)["text"] == batch["text"]).all()
+    assert (prepared(learner, batch)["text"] == batch["text"]).all()
 
 
 def test_errors_say_what_to_do(folders: Callable[[str], Path], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.text.shapes import Unusable
+from miaobi.nn.objective import prepared
 from miaobi.tune import methods
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.distillation import (
@@ -39,7 +40,7 @@ RECORDS = [
 
 
 def batch_of(task: Student, records: list[dict[str, Any]] = RECORDS) -> Any:
-    return task.prepare(task.collate([task.encode(record, 64) for record in records]))
+    return prepared(task, task.collate([task.encode(record, 64) for record in records]))
 
 
 @pytest.mark.parametrize("chats", [False, True])
@@ -88,9 +89,7 @@ def test_a_student_comes_to_say_what_its_teacher_does(tmp_path: Path) -> None:
         optimizer.step()
     task.eval()
     with torch.no_grad():
-        evaluations = task.evaluate(
-            task.collate([task.encode(record, 64) for record in RECORDS])
-        )
+        evaluations = task.evaluate(batch_of(task))
     values = metric_values(task, evaluations)
     assert values["divergence"] < 0.01 and values["agreement"] > 0.9
     assert not any("_model" in name for name in names) and len(names) == len(

@@ -22,6 +22,7 @@ from miaobi.data.labelled.images import pictures
 from miaobi.data.text.shapes import Unusable
 from miaobi.models import efficientnet
 from miaobi.models.base import open_base
+from miaobi.nn.objective import prepared
 from miaobi.tune import examples
 from miaobi.tune.image.input import augment_pixels, preparation
 from miaobi.tune.image.learner import balanced_weights
@@ -61,7 +62,7 @@ def trained(
     learner.train()
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = learner.loss(batch)
+        loss = learner.loss(prepared(learner, batch))
         (loss.total / loss.count).backward()
         optimizer.step()
     learner.eval()
@@ -112,7 +113,7 @@ def test_a_transformers_model_learns_and_opens_again(tmp_path: Path) -> None:
     assert len(learner.net.get_submodule(learner.blocks)) == 2
     batch = batch_of(learner, folder)
     trained(learner, batch)
-    evaluations = learner.evaluate(batch)
+    evaluations = learner.evaluate(prepared(learner, batch))
     values = metric_values(learner, evaluations)
     assert values == {"accuracy": 1.0, "macro_f1": 1.0}
     learner.net.save_pretrained(tmp_path / "tuned")
@@ -136,7 +137,7 @@ def test_the_packaged_base_keeps_its_eyes_and_opens_again(
     batch = batch_of(learner, folder)
     assert batch["pixels"].shape == (6, 3, 112, 112)
     with torch.no_grad():
-        seen = learner.net.trunk(learner.prepare(batch)["input"])
+        seen = learner.net.trunk(prepared(learner, batch)["input"])
     np.testing.assert_allclose(
         seen,
         efficientnet.features(
@@ -152,12 +153,12 @@ def test_the_packaged_base_keeps_its_eyes_and_opens_again(
     trained(learner, frozen, rate=3e-2)
     with torch.no_grad():
         torch.testing.assert_close(
-            learner.logits(frozen),
-            learner.net(pixel_values=learner.prepare(frozen)["input"]).logits,
+            learner.logits(prepared(learner, frozen)),
+            learner.net(pixel_values=prepared(learner, frozen)["input"]).logits,
             rtol=1e-3,
             atol=1e-3,
         )
-    answers = [item.answer for item in learner.evaluate(frozen)]
+    answers = [item.answer for item in learner.evaluate(prepared(learner, frozen))]
     assert [answer["label"] for answer in answers] == ["blue"] * 2 + ["green"] * 2 + [
         "red"
     ] * 2
@@ -183,7 +184,7 @@ def test_summaries_are_only_stored_while_the_base_is_frozen(
     batch = batch_of(learner, folder)
     assert "features" in batch
     learner.net.trunk.requires_grad_(True)  # thawed
-    learner.loss(batch).total.backward()
+    learner.loss(prepared(learner, batch)).total.backward()
     assert learner.net.trunk._conv_stem.weight.grad.abs().sum() > 0
     assert "features" not in batch_of(learner, folder)
 
@@ -207,10 +208,10 @@ def test_rare_labels_weigh_more(tmp_path: Path) -> None:
     weighted.net.load_state_dict(plain.net.state_dict())
     plain.eval()
     weighted.eval()
-    batch = batch_of(plain, folder)
+    batch = prepared(plain, batch_of(plain, folder))
     with torch.no_grad():
         each = torch.nn.functional.cross_entropy(
-            plain.logits(plain.prepare(batch)), batch["label"], reduction="none"
+            plain.logits(batch), batch["label"], reduction="none"
         )
         torch.testing.assert_close(
             weighted.loss(batch).total, (each * torch.tensor([2.0, 2.0, 0.5])).sum()
@@ -245,13 +246,13 @@ def test_training_pictures_are_changed_and_evaluated_ones_are_not(
     )
     batch = batch_of(learner, class_folders(tmp_path / "set", each=1))
     learner.eval()
-    plain = learner.prepare(batch)["input"]
+    plain = prepared(learner, batch)["input"]
     torch.testing.assert_close(plain, learner.preparation.normalise(batch["pixels"]))
     learner.train()
     torch.manual_seed(1)
-    changed = learner.prepare(batch)["input"]
+    changed = prepared(learner, batch)["input"]
     torch.manual_seed(1)
-    torch.testing.assert_close(learner.prepare(batch)["input"], changed)
+    torch.testing.assert_close(prepared(learner, batch)["input"], changed)
     assert (changed != plain).any((1, 2, 3)).all()
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.data.text.shapes import Unusable
+from miaobi.nn.objective import prepared
 from miaobi.tune import methods
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.preference import (
@@ -62,7 +63,7 @@ def tuned(
 
 
 def batch_of(task: PreferenceLearner, records: list[dict[str, Any]]) -> Any:
-    return task.prepare(task.collate([task.encode(record, 64) for record in records]))
+    return prepared(task, task.collate([task.encode(record, 64) for record in records]))
 
 
 @torch.no_grad()
@@ -195,9 +196,7 @@ def test_the_base_itself_has_margin_nought(tmp_path: Path) -> None:
     task = tuned(tmp_path, Config(), moved=0.0)
     task.eval()
     with torch.no_grad():
-        evaluations = task.evaluate(
-            task.collate([task.encode(pair, 64) for pair in PAIRS])
-        )
+        evaluations = task.evaluate(batch_of(task, PAIRS))
     values = metric_values(task, evaluations)
     assert values["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert (
@@ -283,9 +282,7 @@ def test_preferences_are_learned(
         losses.append(float(output.total.detach()))
     task.eval()
     with torch.no_grad():
-        evaluations = task.evaluate(
-            task.collate([task.encode(record, 64) for record in records])
-        )
+        evaluations = task.evaluate(batch_of(task, records))
     assert losses[-1] < 0.9 * losses[0]
     values = metric_values(task, evaluations)
     assert values[task.metrics()[0].name] == 1.0

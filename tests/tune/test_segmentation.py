@@ -19,6 +19,7 @@ from miaobi.core.errors import BadInput
 from miaobi.data.labelled.masks import IGNORED, masks
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import open_base
+from miaobi.nn.objective import prepared
 from miaobi.tune.tasks import segmentation
 from miaobi.tune.tasks.segmentation import Config, run_lengths
 
@@ -67,7 +68,7 @@ def trained(learner: Any, batch: Any, steps: int, rate: float) -> None:
     learner.train()
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = learner.loss(batch)
+        loss = learner.loss(prepared(learner, batch))
         (loss.total / loss.count).backward()
         optimizer.step()
 
@@ -98,7 +99,7 @@ def test_the_loss_is_that_of_segformer_where_all_pictures_weigh_the_same(
         base_of(segformer(tmp_path / "base")), SPEC, Config(image_size=64)
     )
     learner.eval()
-    batch = learner.prepare(batch_of(learner, folder_of(tmp_path / "set")))
+    batch = prepared(learner, batch_of(learner, folder_of(tmp_path / "set")))
     with torch.no_grad():
         ours = learner.loss(batch)
         theirs = learner.net(

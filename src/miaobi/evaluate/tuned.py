@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from miaobi.nn.objective import Batch
+from miaobi.nn.objective import Batch, prepared
 from miaobi.tune.examples import Examples
 from miaobi.tune.learner import Evaluation, Features, Learner, Metric
 
@@ -56,8 +56,7 @@ def evaluate(
     def batches() -> Iterator[Batch]:
         for start in range(0, len(features), batch_size):
             end = start + batch_size
-            batch = learner.collate(features[start:end])
-            yield {name: value.to(learner.device) for name, value in batch.items()}
+            yield prepared(learner, learner.collate(features[start:end]))
             progress(min(end / len(features), 1.0))
 
     with evaluation_mode(learner):

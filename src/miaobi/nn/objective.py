@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from miaobi.data.dataset import Batch as Batch
@@ -66,7 +67,7 @@ class Objective(nn.Module, ABC):
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch for the phases; work without gradients (frozen encoders)
-        belongs here. Called once a batch.
+        belongs here. Called once a batch, by `prepared` alone.
         """
         return batch
 
@@ -84,6 +85,23 @@ class Objective(nn.Module, ABC):
     def validate(self, batch: Batch) -> Loss:
         """Return the loss that validation reports and early stopping watches."""
         return self.phases()[0].loss(batch)
+
+
+@torch.no_grad()
+def prepared(objective: Objective, batch: Batch) -> Batch:
+    """Return a batch of the data as the objective's losses take it, on its device.
+
+    Whoever takes a batch from the data calls this, once: training, validation, the
+    estimate, and the evaluation of tuned models.
+    """
+    device = next(objective.parameters()).device
+    return objective.prepare(to_device(batch, device))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 class Family(Protocol):

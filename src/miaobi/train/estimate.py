@@ -19,8 +19,9 @@ from torch import Tensor
 from miaobi.core.errors import DoesNotFit
 from miaobi.core.language import say
 from miaobi.data.dataset import Batch, Dataset
+from miaobi.nn.objective import prepared
 from miaobi.train.config import TrainConfig
-from miaobi.train.loop import State, to_device, training_only
+from miaobi.train.loop import State, training_only
 
 PROBE_ROWS = 2
 """Rows that memory is measured on."""
@@ -229,7 +230,7 @@ def _bytes_saved_for_backward(state: State, dataset: Dataset) -> int:
         sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = _prepared(state, dataset, _probe_rows(state.config))
+    batch = _first_rows(state, dataset, _probe_rows(state.config))
     weights = {item.untyped_storage().data_ptr() for item in objective.parameters()}
     largest = 0
     for phase in objective.phases():
@@ -244,11 +245,9 @@ def _bytes_saved_for_backward(state: State, dataset: Dataset) -> int:
     return largest
 
 
-@torch.no_grad()
-def _prepared(state: State, dataset: Dataset, rows: int) -> Batch:
+def _first_rows(state: State, dataset: Dataset, rows: int) -> Batch:
     """The first rows of the training data as the phases get them."""
-    batch = to_device(dataset.batch("train", 0, rows, 0), state.device)
-    return state.objective.prepare(batch)
+    return prepared(state.objective, dataset.batch("train", 0, rows, 0))
 
 
 def _probe_rows(config: TrainConfig) -> int:
@@ -285,7 +284,7 @@ def _fastest_pass(state: State, dataset: Dataset, rows: int) -> float:
 
 def _time_phases(state: State, dataset: Dataset, rows: int) -> float:
     """Seconds of one forward and backward pass of all phases, each by its share of the steps."""
-    batch = _prepared(state, dataset, rows)
+    batch = _first_rows(state, dataset, rows)
     seconds = 0.0
     for phase in state.objective.phases():
         began = time.perf_counter()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.dataset import Dataset, Located
-from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.objective import Batch, Loss, Objective, Phase, prepared
 from miaobi.train import processes
 from miaobi.train.config import TrainConfig
 from miaobi.train.optimizers import optimizers_for
@@ -109,10 +109,7 @@ def train_step(state: State, batches: Sequence[Batch]) -> None:
     objective, config = state.objective, state.config
     objective.progress = state.step / config.max_steps
     objective.before_step()
-    with torch.no_grad():
-        batches = [
-            objective.prepare(to_device(batch, state.device)) for batch in batches
-        ]
+    batches = [prepared(objective, batch) for batch in batches]
     rate = multiplier(config, state.step)
     for index, phase in enumerate(objective.phases()):
         due = state.step % phase.every == 0 and objective.progress >= phase.begins
@@ -212,12 +209,6 @@ def scale_and_clip(parameters: Sequence[Tensor], scale: float, limit: float) -> 
     return norm.item()
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-
 def _update_average(state: State) -> None:
     """average += (1 - d)(weights - average), d such that a weight's share halves in
     `ema` of the run.
@@ -275,8 +266,7 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
             if batches and index >= batches:
                 break
             if index % processes.world_size() == processes.rank():
-                batch = objective.prepare(to_device(batch, state.device))
-                losses.append(objective.validate(batch))
+                losses.append(objective.validate(prepared(objective, batch)))
     loss = processes.sum_losses(losses)
     return loss.total.item() / max(loss.count, 1)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.models.base import Base
-from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.objective import Batch, Loss, Objective, Phase, prepared
 
 Features = Mapping[str, np.ndarray]
 """One encoded example."""
@@ -185,7 +185,7 @@ class Learner(Objective):
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
-        """Return the summed loss and its count."""
+        """Return the summed loss of a prepared batch, and its count."""
 
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
@@ -193,13 +193,13 @@ class Learner(Objective):
 
     @abstractmethod
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        """Return how well each example of a batch went.
+        """Return how well each example of a prepared batch went.
 
         Called without gradients, with `net` in evaluation mode.
         """
 
     def evaluate_all(self, batches: Iterable[Batch]) -> list[Evaluation]:
-        """Return how well each example of a set went, in order.
+        """Return how well each example of a set of prepared batches went, in order.
 
         For tasks that evaluate an example by all others (embedding ranks them).
         """
@@ -213,9 +213,12 @@ class Learner(Objective):
 
         For people to read, and for the engine that serves the model.
         """
-        batch = self.collate([self.encode(columns, 0)])
         with torch.no_grad():
-            return self.evaluate(batch)[0].answer
+            return self.evaluate(self.batch_of(columns))[0].answer
+
+    def batch_of(self, columns: Mapping[str, Any]) -> Batch:
+        """Return one example, of any length, as a prepared batch."""
+        return prepared(self, self.collate([self.encode(columns, 0)]))
 
     def preview(self, features: Features) -> list[Piece]:
         """Return an encoded example as the model will see it, with what the loss looks

@@ -87,13 +87,8 @@ class PictureLearner(Learner):
         return {"pixels": torch.from_numpy(pixels)}
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch augmented (in training) and normalised, on the model's device.
-
-        A batch that is prepared already stays as it is.
-        """
-        if "input" in batch:
-            return batch
-        ready = {name: value.to(self.device) for name, value in batch.items()}
+        """Return the batch augmented (in training) and normalised."""
+        ready = dict(batch)
         pixels = ready.pop("pixels")
         mask = ready.get("mask")
         if self.training:

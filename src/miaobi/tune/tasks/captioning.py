@@ -168,7 +168,7 @@ class Captioner(PictureLearner):
     def prepare(self, batch: Batch) -> Batch:
         # The mask is of tokens; augmentations would take it for one of pixels.
         others = {name: value for name, value in batch.items() if name != "mask"}
-        return {**super().prepare(others), "mask": batch["mask"].to(self.device)}
+        return {**super().prepare(others), "mask": batch["mask"]}
 
     def nats(self, batch: Batch, smoothing: float = 0.0) -> Tensor:
         """Return -log p of every token after the first, [B, L - 1]; 0 for padding."""
@@ -194,7 +194,6 @@ class Captioner(PictureLearner):
         )
 
     def loss(self, batch: Batch) -> Loss:
-        batch = self.prepare(batch)
         nats = self.nats(batch, self.config.label_smoothing)
         return Loss(nats.sum(), int(batch["mask"][:, 1:].sum()))
 
@@ -208,7 +207,6 @@ class Captioner(PictureLearner):
         ]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        batch = self.prepare(batch)
         totals = self.nats(batch).sum(1).tolist()
         counts = batch["mask"][:, 1:].sum(1).tolist()
         captions = self.write(batch["input"])
@@ -245,8 +243,7 @@ class Captioner(PictureLearner):
         return [text.strip() for text in texts]
 
     def answer(self, columns: Mapping[str, Any]) -> str:
-        batch = self.prepare(self.collate([self.encode(columns, 0)]))
-        return self.write(batch["input"])[0]
+        return self.write(self.batch_of(columns)["input"])[0]
 
     def preview(self, features: Features) -> list[Piece]:
         first, *rest = features["ids"].tolist()

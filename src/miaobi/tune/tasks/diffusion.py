@@ -252,8 +252,8 @@ class DiffusionLearner(Learner):
         return scaled
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch on the device; in training some captions are emptied."""
-        ready = {name: value.to(self.device) for name, value in batch.items()}
+        """Return the batch; in training some captions are emptied."""
+        ready = dict(batch)
         if not (self.training and self.config.caption_dropout):
             return ready
         dropped = torch.rand(len(ready["mean"])) < self.config.caption_dropout
@@ -380,7 +380,6 @@ class DiffusionLearner(Learner):
         ]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        batch = self.prepare(batch)
         latents = self.scaled(batch["mean"])
         generators = [
             torch.Generator("cpu").manual_seed(int(seed)) for seed in batch["seed"]

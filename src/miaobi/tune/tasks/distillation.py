@@ -19,7 +19,6 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -324,8 +323,7 @@ class LogitsStudent(Student):
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch with the teacher's logits [N, V] of learned tokens."""
-        with torch.no_grad():
-            return {**batch, "teacher": self.teacher.logits(batch)}
+        return {**batch, "teacher": self.teacher.logits(batch)}
 
     def compare(self, batch: Batch) -> Comparison:
         """Return how the student differs from the teacher on a prepared batch."""
@@ -379,7 +377,7 @@ class LogitsStudent(Student):
         ]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        comparison = self.compare(self.prepare(batch))
+        comparison = self.compare(batch)
         sequences = zip(
             by_sequence(batch, comparison.divergence.double()),
             by_sequence(batch, comparison.nats.double()),

@@ -303,7 +303,7 @@ class Embedder(Learner):
     def answer(self, columns: Mapping[str, Any]) -> Any:
         """Return the text's unit vector."""
         with torch.no_grad():
-            batch = self.collate([self.encode({"text": columns["text"]}, 0)])
+            batch = self.batch_of({"text": columns["text"]})
             return self.vectors(batch)[0].tolist()
 
     def preview(self, features: Features) -> list[Piece]:

@@ -181,7 +181,6 @@ class Classifier(PictureLearner):
         return logits
 
     def loss(self, batch: Batch) -> Loss:
-        batch = self.prepare(batch)
         labels = batch["label"]
         losses = F.cross_entropy(
             self.logits(batch),
@@ -199,7 +198,6 @@ class Classifier(PictureLearner):
         return [accuracy(), macro_f1()]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        batch = self.prepare(batch)
         logits = self.logits(batch)
         losses = F.cross_entropy(logits, batch["label"], reduction="none")
         probabilities, best = logits.softmax(1).max(1)

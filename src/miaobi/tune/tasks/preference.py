@@ -354,7 +354,7 @@ class PreferenceLearner(PackedLearner):
             return batch
         keys = batch["row"].tolist()
         if any(key not in self._reference_sums for key in keys):
-            with torch.no_grad(), self.reference() as reader:
+            with self.reference() as reader:
                 sums, _ = _likelihoods(reader, batch)
             self._reference_sums.update(zip(keys, sums.tolist()))
         reference = [self._reference_sums[key] for key in keys]
@@ -460,7 +460,7 @@ class PreferenceLearner(PackedLearner):
         return metrics
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        losses, margins, preferred = self.losses(self.prepare(batch))
+        losses, margins, preferred = self.losses(batch)
         names = [metric.name for metric in self.metrics()]
         evaluations = list[Evaluation]()
         for loss, margin, gap in zip(

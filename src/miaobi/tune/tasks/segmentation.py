@@ -238,7 +238,6 @@ class Segmenter(PictureLearner):
         return losses
 
     def loss(self, batch: Batch) -> Loss:
-        batch = self.prepare(batch)
         weights = None if self.weights is None else self.weights.to(self.device)
         losses = self._losses(self.logits(batch), batch["mask"], weights)
         return Loss(losses.sum(), len(losses))
@@ -248,7 +247,6 @@ class Segmenter(PictureLearner):
         return [mean_iou(), Metric("pixel_accuracy", shares, "higher", label)]
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        batch = self.prepare(batch)
         logits = self.logits(batch)
         rows = zip(
             self._losses(logits, batch["mask"], None).tolist(),

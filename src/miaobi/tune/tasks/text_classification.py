@@ -454,7 +454,7 @@ class Classifier(Learner):
     def answer(self, columns: Mapping[str, Any]) -> Any:
         """Return {"label", "score", "scores"}, {"labels", "scores"} or {"value"}."""
         with torch.no_grad():
-            logits = self.logits(self.collate([self.encode(columns, 0)]))[0].float()
+            logits = self.logits(self.batch_of(columns))[0].float()
         if self.problem == "regression":
             return {"value": float(logits) * self.spec["deviation"] + self.spec["mean"]}
         is_multi = self.problem == "multi"

@@ -118,7 +118,7 @@ class Detector(PictureLearner):
         }
 
     def prepare(self, batch: Batch) -> Batch:
-        if self.training and self.mirrors and "input" not in batch:
+        if self.training and self.mirrors:
             batch = _mirror_half(batch)
         return super().prepare(batch)
 
@@ -163,11 +163,9 @@ class Detector(PictureLearner):
         """Return at most MAX_DETECTIONS boxes of each image of a prepared batch."""
 
     def loss(self, batch: Batch) -> Loss:
-        batch = self.prepare(batch)
         return Loss(self.losses(batch).sum(), len(batch["input"]))
 
     def evaluate(self, batch: Batch) -> list[Evaluation]:
-        batch = self.prepare(batch)
         losses = self.losses(batch).tolist()
         detections = self.detect(batch)
         owner = batch["owner"].cpu().numpy()
