@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from miaobi.core.config import (
+    Former,
     build,
     expand_mappings,
     flat,
     nested,
     options,
     plain,
+    present_key,
     read_yaml,
     resolve,
     usage,
@@ -262,3 +264,46 @@ def test_mistakes_inside_a_mapping_are_named(
     with pytest.raises(BadInput, match=re.escape(problem)) as caught:
         resolve(MIXTURE, argv, {"data": {"mix": mix}}, "my.yaml")
     assert remedy in caught.value.remedy
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+@dataclass(frozen=True)
+class Renamed:
+    parts: Annotated[int, Former("halves", double)] = 1
+    other: str = ""
+
+
+RENAMED = options(Renamed, "train.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "argv", "parts"),
+    [
+        ({}, [], 1),
+        ({"train": {"halves": 3}}, [], 6),
+        ({}, ["--train.halves", "3"], 6),
+        ({}, ["--train.halves=3"], 6),
+        ({"train": {"parts": 5}}, ["--train.halves", "3"], 6),
+        ({"train": {"halves": 5}}, ["--train.parts", "3"], 3),
+        ({"train": {"parts": 5, "halves": 2}}, [], 4),
+    ],
+)
+def test_an_earlier_name_is_read_and_not_written(
+    settings: dict[str, Any], argv: list[str], parts: int
+) -> None:
+    values = resolve(RENAMED, [*argv, "--train.other", "x"], settings)
+    assert values == {"train.parts": parts, "train.other": "x"}
+    by_key = {option.key: option for option in RENAMED}
+    assert present_key("train.halves", by_key) == "train.parts"
+    assert present_key("train.other", by_key) == "train.other"
+
+
+def test_mistakes_under_an_earlier_name_are_named() -> None:
+    with pytest.raises(BadInput, match="train.parts is 'many'"):
+        resolve(RENAMED, ["--train.halves", "many"])
+    with pytest.raises(BadInput, match="halves"):
+        resolve(RENAMED, ["--train.halves"])
+    assert "halves" not in usage("miaobi", "", RENAMED)

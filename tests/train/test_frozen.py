@@ -158,7 +158,7 @@ class Poisoned(Points):
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_batch() -> None:
-    config = dataclasses.replace(CONFIG, batch_size=4, accumulation=2, log_every=1000)
+    config = dataclasses.replace(CONFIG, batch_size=4, microbatches=2, log_every=1000)
     state = fresh(config)
     weights = dict[int, list[torch.Tensor]]()
 

@@ -1,12 +1,8 @@
-"""The training loop: phases, accumulation, exact resumes, several processes."""
+"""The training loop: phases, microbatches, exact resumes."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -101,17 +97,17 @@ class Joined(Points):
 
 
 @pytest.mark.parametrize("kind", [PointGAN, Ragged])
-def test_accumulation_equals_one_large_batch(kind: type) -> None:
+def test_microbatches_equal_one_large_batch(kind: type) -> None:
     """Four ragged microbatches give the gradient step of the batch that holds them all."""
     config = dataclasses.replace(CONFIG, max_steps=3, ema=0.0, batch_size=32)
     large = fresh(kind, config)
-    config = dataclasses.replace(config, batch_size=8, accumulation=4)
+    config = dataclasses.replace(config, batch_size=8, microbatches=4)
     small = fresh(kind, config)
     for state, data in ((small, Points()), (large, Joined())):
         state.objective.eval()  # dropout would draw differently
-        size, accumulation = state.config.batch_size, state.config.accumulation
+        size, count = state.config.batch_size, state.config.microbatches
         for step in range(3):
-            indices = range(step * accumulation, (step + 1) * accumulation)
+            indices = range(step * count, (step + 1) * count)
             batches = [data.batch("train", index, size, 0) for index in indices]
             loop.train_step(state, batches)
     for one, other in zip(weights(small), weights(large), strict=True):
@@ -126,7 +122,7 @@ def finish(state: loop.State) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_resume_is_exact_to_the_bit(tmp_path: Path, optimizer: str) -> None:
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, accumulation=2)
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, microbatches=2)
     whole = fresh(config=config)
     half = fresh(config=config)
     torch.manual_seed(5)
@@ -212,72 +208,6 @@ def test_a_metric_that_is_not_finite_is_an_error() -> None:
     state.last = {"generator": Loss(torch.tensor(float("nan")), 1)}
     with pytest.raises(BadInput, match="learning_rate"):
         loop.check_finite(state)
-
-
-SCRIPT = """
-import json, sys
-import torch
-sys.path.insert(0, {root!r})
-from tests.train.toys import PointGAN, Points, Ragged
-from miaobi.train import loop, processes
-from miaobi.train.config import TrainConfig
-
-config = TrainConfig(
-    max_steps=12,
-    batch_size=8,
-    accumulation={accumulation},
-    learning_rate=2e-3,
-    device="cpu",
-    log_every=1,
-)
-with processes.process_group(torch.device("cpu")):
-    for kind in (PointGAN, Ragged):
-        torch.manual_seed(processes.rank())  # only the first process's weights count
-        objective = kind()
-        if kind is PointGAN:
-            objective.noise.p = 0.0
-        state = loop.start(objective, config)
-        values = []
-        loop.run(state, Points(), [(1, lambda state: values.extend(state.train.values()))])
-        for parameter in objective.parameters():
-            values.append(parameter.detach().double().sum().item())
-        if processes.rank() == 0:
-            print(json.dumps([*values, state.seen]))
-"""
-
-
-def run_script(folder: Path, processes: int, accumulation: int) -> list[list[float]]:
-    """Return the metrics of every step, the sums of the weights and the terms seen, of
-    a GAN and of a regression.
-    """
-    script = folder / f"run{processes}.py"
-    root = str(Path(__file__).parents[2])
-    script.write_text(SCRIPT.format(root=root, accumulation=accumulation))
-    launcher = list[str]()
-    if processes > 1:
-        launcher = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={processes}",
-        ]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
-    two = run_script(tmp_path, processes=2, accumulation=1)
-    one = run_script(tmp_path, processes=1, accumulation=2)
-    for first, second in zip(two, one, strict=True):
-        assert first == pytest.approx(second, rel=1e-4, abs=2e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

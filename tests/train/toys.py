@@ -1,5 +1,5 @@
-"""A GAN on two-dimensional points and a ragged regression: the smallest things that
-exercise every part of the loop.
+"""A GAN on two-dimensional points, a ragged regression and a language model of letters:
+the smallest things that exercise every part of the loop.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from miaobi.data.text.tokens import TokenSpec
+from miaobi.families import gpt
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 
 
@@ -101,3 +103,25 @@ class Ragged(Objective):
         counted = batch["z"][:, 0] > 0
         error = self.net(batch["x"]).squeeze(1) - batch["x"].sum(1)
         return Loss(error[counted].square().sum(), int(counted.sum()))
+
+
+class Letters(Points):
+    """Alphabets that begin anywhere, with a different number of letters to learn."""
+
+    LENGTH = 8
+
+    def batch(self, split: str, index: int, size: int, seed: int) -> Batch:
+        number = hash((split == "train", index, seed)) % 2**31
+        generator = torch.Generator().manual_seed(number)
+        first = torch.randint(0, 26, (size, 1), generator=generator)
+        letters = (first + torch.arange(self.LENGTH + 1)) % 26
+        ids, targets = letters[:, :-1], letters[:, 1:].clone()
+        targets[: index % size, -3:] = -100
+        return {"ids": ids.contiguous(), "targets": targets}
+
+
+def letters_gpt(dropout: float) -> Objective:
+    """A language model for Letters."""
+    spec = TokenSpec(26, Letters.LENGTH, 0, 0, 0, "letters")
+    config = gpt.Config(num_layers=2, hidden_size=32, dropout=dropout)
+    return gpt.build(config, spec)

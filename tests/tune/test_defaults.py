@@ -67,7 +67,7 @@ def test_everything_that_is_derived_is_a_setting_with_a_reason() -> None:
     assert {
         "max_steps",
         "batch_size",
-        "accumulation",
+        "microbatches",
         "learning_rate",
         "warmup",
         "patience",
@@ -81,9 +81,9 @@ def test_everything_that_is_derived_is_a_setting_with_a_reason() -> None:
 def test_what_was_set_stays_and_the_rest_follows_from_it() -> None:
     every = derived(600, {"batch_size": 2, "max_steps": 77})
     assert not {"batch_size", "max_steps"} & set(every)
-    assert every["accumulation"].value == 8, "sixteen a step all the same"
+    assert every["microbatches"].value == 8, "sixteen a step all the same"
     assert every["validate_every"].value == 77 // 5
-    assert derived(600, {"accumulation": 4})["batch_size"].value == 4
+    assert derived(600, {"microbatches": 4})["batch_size"].value == 4
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_steps_and_batches_follow_the_amount_of_data(
     count: int, whole: int, epochs: int
 ) -> None:
     every = derived(count)
-    batch = every["batch_size"].value * every["accumulation"].value
+    batch = every["batch_size"].value * every["microbatches"].value
     assert batch == whole
     assert every["max_steps"].value == max(-(-count * epochs // batch), 10)
 
@@ -102,8 +102,22 @@ def test_steps_and_batches_follow_the_amount_of_data(
 def test_long_examples_come_in_small_parts() -> None:
     every = derived(lengths=Lengths(900, 1000, 1200, 1200, 0))
     assert every["batch_size"].value == 4
-    assert every["accumulation"].value == 4
+    assert every["microbatches"].value == 4
     assert "1000" in every["batch_size"].reason
+
+
+@pytest.mark.parametrize(
+    ("processes", "rows", "microbatches"),
+    [(1, 16, 1), (2, 8, 2), (3, 4, 3), (32, 1, 32)],
+)
+def test_processes_share_the_examples_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, processes: int, rows: int, microbatches: int
+) -> None:
+    monkeypatch.setattr(defaults.processes, "world_size", lambda: processes)
+    monkeypatch.setattr(defaults.processes, "broadcast_json", lambda value: value)
+    every = derived(600)
+    assert every["batch_size"].value == rows
+    assert every["microbatches"].value == microbatches
 
 
 def test_memory_is_half_used_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +172,7 @@ def test_measuring_a_step_leaves_everything_as_it_was(
     methods.apply(learner, TuneConfig("lora", lora_dropout=0.1))
     before, random = values(learner), torch.get_rng_state()
     seconds = defaults.seconds_a_step(
-        dataclasses.replace(TRAIN, batch_size=4, accumulation=2), learner, Texts()
+        dataclasses.replace(TRAIN, batch_size=4, microbatches=2), learner, Texts()
     )  # type: ignore[arg-type]
     assert 0 < seconds < 30
     assert all(

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = {
     "train.max_steps": 4,
     "train.batch_size": 4,
-    "train.accumulation": 1,
+    "train.microbatches": 1,
     "train.learning_rate": 0.01,
     "train.trackers": [],
     "train.patience": 0,

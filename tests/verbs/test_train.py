@@ -246,6 +246,23 @@ def test_print_config_is_a_recipe(recipe: Path, tmp_path: Path) -> None:
     assert yaml.safe_load(printed)["train"]["learning_rate"] == 1e-4
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_accumulation_of_a_process_is_printed_as_microbatches_of_all(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    printed = str(
+        train.command(str(recipe), "--print-config", "--train.accumulation", "3")
+    )
+    settings = yaml.safe_load(printed)["train"]
+    assert settings["microbatches"] == 3 * processes
+    assert "accumulation" not in settings
+    content = yaml.safe_load(recipe.read_text())
+    content["train"]["accumulation"] = 2
+    recipe.write_text(yaml.safe_dump(content))
+    assert train.settle(read_yaml(recipe)).train.microbatches == 2 * processes
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

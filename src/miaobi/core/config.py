@@ -6,7 +6,8 @@ all arguments that are left), those after are options; `with_` is --with, for na
 Python reserves. A dataclass spreads into dotted options (`--train.learning_rate`), or
 into plain ones when annotated `Annotated[Config, flat]`; a field
 `mix: dict[str, Source]` spreads once for every name that the file gives
-(`--data.mix.poems.share`). Any other `Annotated` type keeps its limits, which pydantic
+(`--data.mix.poems.share`). A setting annotated `Former(name, convert)` is also read
+under its earlier name. Any other `Annotated` type keeps its limits, which pydantic
 checks. Help comes from the docstrings. Conversion to types is pydantic's; the keys,
 their spelling and the messages about them are ours.
 """
@@ -31,6 +32,19 @@ from miaobi.core.language import say
 
 class flat:
     """Marks a dataclass parameter whose fields become options without a prefix."""
+
+
+@dataclass(frozen=True)
+class Former:
+    """Marks a field that had another name: `Annotated[int, Former("size", double)]`.
+
+    Files and command lines with the earlier name are read; it is never written.
+    """
+
+    name: str
+    """The field's earlier name."""
+    convert: Callable[[Any], Any]
+    """Return the field's value for what stands under the earlier name."""
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -66,6 +80,20 @@ class Option:
     def each(self) -> type | None:
         """The dataclass that every name of a mapping stands for; None for all other settings."""
         return _each(self.type)
+
+    @property
+    def former(self) -> Former | None:
+        """The earlier name of the setting; None where it had none."""
+        metadata = get_args(self.type) if get_origin(self.type) is Annotated else ()
+        return next((item for item in metadata if isinstance(item, Former)), None)
+
+    @property
+    def former_key(self) -> str | None:
+        """The earlier key; None where there was none."""
+        if self.former is None:
+            return None
+        section, dot, _ = self.key.rpartition(".")
+        return f"{section}{dot}{self.former.name}"
 
     @property
     def name(self) -> str:
@@ -324,7 +352,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def flatten(
     settings: Mapping[str, Any], by_key: Mapping[str, Option], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield nested mappings as (dotted key, value).
+    """Yield nested mappings as (dotted key, value), earlier keys as the present ones.
 
     Args:
         settings: nested mappings.
@@ -336,7 +364,32 @@ def flatten(
         if isinstance(value, Mapping) and key not in by_key:
             yield from flatten(value, by_key, f"{key}.")
         else:
-            yield key, value
+            yield present(key, value, by_key)
+
+
+def present(key: str, value: Any, by_key: Mapping[str, Option]) -> tuple[str, Any]:
+    """Return a key and its value, an earlier key as the present one.
+
+    Raises BadInput for a value of the wrong type under an earlier key.
+    """
+    option = _renamed(key, by_key)
+    if option is None or option.former is None:
+        return key, value
+    return option.key, option.former.convert(option.convert(value))
+
+
+def present_key(key: str, by_key: Mapping[str, Option]) -> str:
+    """Return the present key of an earlier one; any other as it is."""
+    option = _renamed(key, by_key)
+    return key if option is None else option.key
+
+
+def _renamed(key: str, by_key: Mapping[str, Option]) -> Option | None:
+    """The option whose earlier key this is; None where there is none."""
+    for option in by_key.values():
+        if option.former_key == key:
+            return option
+    return None
 
 
 def parse_argv(
@@ -344,10 +397,12 @@ def parse_argv(
 ) -> Iterator[tuple[str, Any]]:
     """Yield the command line as (key, text); a bare `--flag` is True.
 
-    Hyphens in names stand for underscores. Keys are not checked. Raises BadInput for an
+    Hyphens in names stand for underscores; earlier keys come as the present ones, with
+    their converted values. Keys are not checked. Raises BadInput for an
     argument too many and for an option without a value.
     """
     positional = [option.key for option in by_key.values() if option.positional]
+    former_keys = {option.former_key for option in by_key.values()}
     rest = deque(argv)
     while rest:
         argument = rest.popleft()
@@ -357,7 +412,9 @@ def parse_argv(
         name, equals, value = argument[2:].partition("=")
         key = name.replace("-", "_")
         option = by_key.get(key)
-        if equals or option is None:
+        if key in former_keys and (equals or rest):
+            yield present(key, value if equals else rest.popleft(), by_key)
+        elif equals or option is None:
             yield key, value
         elif option.type is bool and not _begins_with_bool(rest):
             yield key, True

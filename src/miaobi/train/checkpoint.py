@@ -5,7 +5,11 @@ JSON, written beside then renamed.
     checkpoints/best          -> the same, of the best validation
 
 Frozen weights are left out: they come from the base again. The data's order is a pure
-function of the step, so a resumed run goes on exactly as the unbroken one would have.
+function of the microbatches used so far, and every process gets back its own random
+states, so a resumed run goes on exactly as the unbroken one would have. With another
+number of processes it sees the same batches, each once.
+
+Saving is done by all processes together; the first one writes.
 """
 
 from __future__ import annotations
@@ -24,10 +28,12 @@ from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import Damaged, NotFound
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
+from miaobi.train import processes
 from miaobi.train.loop import State
 
 PLAIN = (
     "step",
+    "batches",
     "seen",
     "best",
     "best_step",
@@ -39,15 +45,19 @@ PLAIN = (
 
 
 def state_dict(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the (tensors, plain values) that determine how the run goes on."""
+    """Return the (tensors, plain values) that determine how the run goes on.
+
+    All processes call it together: each adds its random states.
+    """
     tensors = dict[str, Tensor]()
     for name, value in _trained(state).items():
         tensors[f"objective.{name}"] = value.detach()
     for name, value in state.average.items():
         tensors[f"average.{name}"] = value
-    tensors["random.cpu"] = torch.get_rng_state()
+    tensors["random.cpu"] = processes.gather(torch.get_rng_state())
     if state.device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state(state.device)
+        own = torch.cuda.get_rng_state(state.device)
+        tensors["random.cuda"] = processes.gather(own)
     plain: dict[str, Any] = {name: getattr(state, name) for name in PLAIN}
     plain["optimizers"] = {}
     for key, optimizer in _optimizers(state):
@@ -79,11 +89,32 @@ def load_state_dict(
     for key, optimizer in _optimizers(state):
         values = _under(tensors, f"{key}.") | _under(plain["optimizers"], f"{key}.")
         _load_optimizer(optimizer, values)
+    # Runs of 0.1.0 did not count their batches, but all their steps had as many.
+    counted = {"batches": plain["step"] * state.config.microbatches, **plain}
     for name in PLAIN:
-        setattr(state, name, plain[name])
-    torch.set_rng_state(tensors["random.cpu"].cpu())
+        setattr(state, name, counted[name])
+    _load_random_states(state, tensors)
+
+
+def _load_random_states(state: State, tensors: Mapping[str, Tensor]) -> None:
+    """Give this process its own random states; one that was not there when they were
+    saved begins with new ones.
+    """
+    cpu = _rows(tensors["random.cpu"])
+    rank = processes.rank()
+    if rank >= len(cpu):
+        world_size = processes.world_size()
+        torch.manual_seed(state.config.seed + state.step * world_size + rank)
+        return
+    torch.set_rng_state(cpu[rank].clone())  # torch reads from the storage's beginning
     if "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), state.device)
+        cuda = _rows(tensors["random.cuda"])
+        torch.cuda.set_rng_state(cuda[rank].clone(), state.device)
+
+
+def _rows(states: Tensor) -> Tensor:
+    """Random states as rows, by rank; 0.1.0 kept one only, not as a row."""
+    return states if states.dim() == 2 else states[None]
 
 
 def _load_optimizer(
@@ -148,16 +179,30 @@ def _under(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def save(state: State, folder: Path, keep: int) -> Path:
-    """Write a checkpoint of this step under `folder`; delete all but the newest `keep`."""
+    """Write a checkpoint of this step under `folder`; delete all but the newest `keep`.
+
+    All processes call it together, and return when it is written.
+    """
     path = write(state, folder / f"step-{state.step:08d}")
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    if processes.rank() == 0:
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
     return path
 
 
 def write(state: State, path: Path) -> Path:
-    """Write a checkpoint to the folder `path`, in place of one that is there."""
+    """Write a checkpoint to the folder `path`, in place of one that is there.
+
+    All processes call it together, and return when it is written.
+    """
     tensors, plain = state_dict(state)
+    if processes.rank() == 0:
+        _write_files(tensors, plain, path)
+    processes.wait_for_all()
+    return path
+
+
+def _write_files(tensors: dict[str, Tensor], plain: dict[str, Any], path: Path) -> None:
     with write_beside(path) as draft:
         draft.mkdir()
         save_file(_unshared(tensors), draft / "tensors.safetensors")
@@ -165,7 +210,6 @@ def write(state: State, path: Path) -> Path:
         if path.exists():  # a folder cannot be renamed over a full one
             path.rename(path.with_name(f".{path.name}.old"))
     shutil.rmtree(path.with_name(f".{path.name}.old"), ignore_errors=True)
-    return path
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

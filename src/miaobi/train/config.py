@@ -4,11 +4,25 @@ the run, so that a recipe keeps its shape when `max_steps` changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import os
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+from miaobi.core.config import Former
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+
+
+def launched_processes() -> int:
+    """Return how many processes torchrun has launched for this run; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def of_all_processes(accumulation: int) -> int:
+    """Return the microbatches of a step of a run in which each process takes
+    `accumulation`, as the setting was before it counted those of all processes.
+    """
+    return accumulation * launched_processes()
 
 
 @dataclass(frozen=True)
@@ -16,9 +30,14 @@ class TrainConfig:
     max_steps: int = 1000
     """Optimiser steps in the whole run."""
     batch_size: int = 32
-    """Examples in one microbatch of one process."""
-    accumulation: int = 1
-    """Microbatches a step. The gradient is exactly that of one batch of them all."""
+    """Examples in one microbatch."""
+    microbatches: Annotated[int, Former("accumulation", of_all_processes)] = field(
+        default_factory=launched_processes
+    )
+    """Microbatches of a step, those of all processes together; each process takes its
+    share. One for each process unless set. The gradient is exactly that of one batch of
+    them all.
+    """
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """muon: Muon on the hidden matrices, AdamW on embeddings, heads, gains and biases."""
     learning_rate: float = 1e-3
@@ -80,7 +99,7 @@ class TrainConfig:
     """Refuse to start when the run is expected to take longer."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "accumulation", "log_every"):
+        for name in ("max_steps", "batch_size", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise BadInput(
                     say(
@@ -89,6 +108,7 @@ class TrainConfig:
                     ),
                     say("It must be at least 1.", "至少应为 1。"),
                 )
+        self._check_shares(launched_processes())
         if self.learning_rate <= 0:
             raise BadInput(
                 say(
@@ -105,6 +125,29 @@ class TrainConfig:
                 ),
                 say("Make them add up to at most 1.", "请让两者之和不超过 1。"),
             )
+
+    def _check_shares(self, processes: int) -> None:
+        """Raise BadInput where the processes cannot share the microbatches evenly."""
+        if self.microbatches % processes == 0:
+            return
+        divisors = [
+            count
+            for count in range(1, self.microbatches + 1)
+            if self.microbatches % count == 0
+        ]
+        english = ", ".join(map(str, divisors))
+        chinese = "、".join(map(str, divisors))
+        multiple = -(-self.microbatches // processes) * processes
+        raise BadInput(
+            say(
+                f"train.microbatches is {self.microbatches}, which {processes} processes cannot share evenly.",
+                f"train.microbatches 为 {self.microbatches}，无法由 {processes} 个进程平均分担。",
+            ),
+            say(
+                f"Its divisors are {english}: launch as many processes, or set --train.microbatches {multiple}.",
+                f"它的因数为 {chinese}：请启动相应数量的进程，或设置 --train.microbatches {multiple}。",
+            ),
+        )
 
     @property
     def batches_along_the_way(self) -> int:

@@ -20,6 +20,7 @@ from miaobi.core.errors import DoesNotFit
 from miaobi.core.language import say
 from miaobi.data.dataset import Batch, Dataset
 from miaobi.nn.objective import prepared
+from miaobi.train import processes
 from miaobi.train.config import TrainConfig
 from miaobi.train.loop import State, training_only
 
@@ -134,7 +135,7 @@ def _seconds_left(state: State, step: float, sizes: Estimate) -> float:
     # of weights.
     mostly_frozen = sizes.trained < sizes.parameters / 2
     share = 2 if mostly_frozen else 3
-    return step * steps + batches * step / config.accumulation / share
+    return step * steps + batches * step / config.microbatches / share
 
 
 def check_memory(sizes: Estimate, row_bytes: float, batch_size: int) -> None:
@@ -152,8 +153,8 @@ def check_memory(sizes: Estimate, row_bytes: float, batch_size: int) -> None:
     fitting = int(batch_size - excess / (SAFETY * row_bytes + 1))
     if fitting >= 1:
         remedy = say(
-            f"Take --train.batch_size {fitting} and raise --train.accumulation to keep the batch as it is.",
-            f"请使用 --train.batch_size {fitting}，并调大 --train.accumulation 以保持总批量。",
+            f"Take --train.batch_size {fitting} and raise --train.microbatches to keep the batch as it is.",
+            f"请使用 --train.batch_size {fitting}，并调大 --train.microbatches 以保持总批量。",
         )
     else:
         remedy = say(
@@ -268,7 +269,8 @@ def seconds_per_step(state: State, dataset: Dataset) -> float:
         rows = min(config.batch_size, max(rows, affordable))
         seconds = _fastest_pass(state, dataset, rows)
     microbatch = seconds / rows * config.batch_size
-    return microbatch * config.accumulation + _time_optimizers(state)
+    own = config.microbatches // processes.world_size()
+    return microbatch * own + _time_optimizers(state)
 
 
 def _fastest_pass(state: State, dataset: Dataset, rows: int) -> float:

@@ -46,6 +46,8 @@ class State:
     """Averaged weights by name; empty when train.ema is 0."""
     step: int = 0
     """Steps completed."""
+    batches: int = 0
+    """Microbatches used so far, by all processes: where the data goes on."""
     seen: int = 0
     """Terms of the first phase's loss so far (tokens, pictures)."""
     best: float = float("inf")
@@ -121,6 +123,7 @@ def train_step(state: State, batches: Sequence[Batch]) -> None:
         if index == 0:
             state.seen += loss.count
     state.step += 1
+    state.batches += config.microbatches
     objective.after_step(state.step, config.max_steps)
     if state.average and state.step % EMA_EVERY == 0:
         _update_average(state)
@@ -274,8 +277,8 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
 def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
     """Take steps until max_steps, until a hook sets `state.finished`, or until a signal.
 
-    Ctrl-C or SIGTERM raises Interrupted between two steps, so that what is in `state`
-    is whole.
+    Ctrl-C or SIGTERM raises Interrupted between two steps, in all processes after the
+    same step, so that what is in `state` is whole.
     """
     config = state.config
     state.objective.train()
@@ -295,17 +298,16 @@ def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:
             for interval, hook in hooks:
                 if state.step % interval == 0 or state.step == config.max_steps:
                     hook(state)
-            if stopped.is_set() and state.step < config.max_steps:
+            interrupted = processes.largest(stopped.is_set())
+            if interrupted and state.step < config.max_steps:
                 raise Interrupted
 
 
 def _batch_indices(state: State) -> list[int]:
     """The numbers of this process's microbatches of the coming step."""
-    first = state.step * state.config.accumulation
-    return [
-        (first + micro) * processes.world_size() + processes.rank()
-        for micro in range(state.config.accumulation)
-    ]
+    first = state.batches + processes.rank()
+    end = state.batches + state.config.microbatches
+    return list(range(first, end, processes.world_size()))
 
 
 class Interrupted(KeyboardInterrupt):

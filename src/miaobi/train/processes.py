@@ -2,7 +2,7 @@
 
 Under torchrun each process takes its share of the microbatches. Gradients and counts
 are summed once a step, after the last microbatch, so that N processes give what one
-process with N times the accumulation gives.
+process with the same microbatches gives.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from miaobi.nn.objective import Loss
+from miaobi.train.config import launched_processes
 
 
 def rank() -> int:
@@ -31,10 +32,11 @@ def world_size() -> int:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Within: this process is in the group of its torchrun launch, if there is one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if launched_processes() == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Sums of losses and random states are on the CPU, gradients on the device.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
@@ -80,6 +82,30 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     parts = torch.split(packed, sizes)
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
+
+
+def largest(value: float) -> float:
+    """Return the largest of the processes' values."""
+    if world_size() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return shared.item()
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Return the processes' tensors of one shape as the rows of a tensor, by rank."""
+    if world_size() == 1:
+        return tensor[None]
+    rows = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(rows, tensor)
+    return torch.stack(rows)
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def broadcast_int(value: int) -> int:

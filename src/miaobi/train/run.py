@@ -78,7 +78,7 @@ class Run:
         try:
             loop.run(state, dataset, self._hooks(dataset, trackers, view))
         except KeyboardInterrupt as stop:
-            if isinstance(stop, loop.Interrupted) and first:
+            if isinstance(stop, loop.Interrupted):
                 checkpoint.save(state, self.folder / "checkpoints", self.config.keep)
             view.say(
                 say(
@@ -109,7 +109,6 @@ class Run:
     ) -> list[loop.Hook]:
         """What happens between steps, each with its interval."""
         config = self.config
-        first = processes.rank() == 0
 
         def log(state: State) -> None:
             loop.check_finite(state)
@@ -137,9 +136,9 @@ class Run:
             (config.log_every, log),
             (config.every("validate_every", 10), validate),
         ]
-        if first:
+        if processes.rank() == 0:
             hooks.append((config.every("sample_every", 4), sample))
-            hooks.append((config.every("checkpoint_every", 10), save))
+        hooks.append((config.every("checkpoint_every", 10), save))
         return [*hooks, (1, view)]
 
     def _validate(
@@ -151,12 +150,14 @@ class Run:
         batches = 0 if last else config.batches_along_the_way
         state.validation = loop.validate(state, dataset, batches)
         watched = self.watch(state) if self.watch else state.validation
+        # One value, so that all processes save the best, and stop, together.
+        watched = processes.broadcast_json(watched)
         state.stale += 1
         if watched < state.best:
             state.best = watched
             state.best_step = state.step
             state.stale = 0
-            if processes.rank() == 0 and config.patience:
+            if config.patience:
                 checkpoint.write(state, self.folder / "checkpoints" / "best")
         state.finished = bool(config.patience) and state.stale >= config.patience
         metrics = {"validation": state.validation, "seconds": round(state.seconds, 3)}

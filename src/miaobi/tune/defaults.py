@@ -113,13 +113,15 @@ def derive(
         lengths: of the data.
     """
     derivation = Derivation(explicit_keys, train)
-    rows, parts = _settle_batch(derivation, learner, lengths, data.count("train"))
+    rows, microbatches = _settle_batch(
+        derivation, learner, lengths, data.count("train")
+    )
     size = sum(parameter.numel() for parameter in learner.parameters())
     rate, reason = _rate(tune, size, learner.learning_rate_factor)
     derivation.settle("learning_rate", rate, reason)
     steps = train.max_steps
     if not derivation.is_set("max_steps"):
-        batches = replace(train, batch_size=rows, accumulation=parts)
+        batches = replace(train, batch_size=rows, microbatches=microbatches)
         steps, reason = _steps(tune, batches, learner, data)
         derivation.settle("max_steps", steps, reason)
     _settle_schedule(derivation, tune, steps)
@@ -151,17 +153,20 @@ def _settle_batch(
     """Return (rows of a microbatch, microbatches of a step)."""
     train = derivation.train
     batch_size, batch_reason = whole_batch(count)
-    rows, reason = _microbatch(learner, lengths, batch_size, train.device)
-    if derivation.is_set("accumulation") and not derivation.is_set("batch_size"):
-        rows = max(batch_size // train.accumulation, 1)
+    world_size = processes.world_size()
+    share = max(batch_size // world_size, 1)
+    rows, reason = _microbatch(learner, lengths, share, train.device)
+    if derivation.is_set("microbatches") and not derivation.is_set("batch_size"):
+        rows = max(batch_size // train.microbatches, 1)
         reason = batch_reason
     rows = derivation.settle("batch_size", rows, reason)
-    parts = derivation.settle(
-        "accumulation",
-        max(batch_size // rows, 1),
+    in_each_process = max(batch_size // (rows * world_size), 1)
+    microbatches = derivation.settle(
+        "microbatches",
+        in_each_process * world_size,
         say(f"{batch_reason}, {rows} at a time", f"{batch_reason}，每次 {rows} 条"),
     )
-    return rows, parts
+    return rows, microbatches
 
 
 def _settle_schedule(derivation: Derivation, tune: TuneConfig, steps: int) -> None:
@@ -243,7 +248,14 @@ def whole_batch(count: int) -> tuple[int, str]:
 def _microbatch(
     learner: Learner, lengths: Lengths, batch_size: int, device: str
 ) -> tuple[int, str]:
-    """Return the rows that a microbatch can hold, by tokens and by memory, and why."""
+    """Return the rows that a microbatch can hold, by tokens and by memory, and why.
+
+    Args:
+        learner: the model.
+        lengths: of the data.
+        batch_size: examples of a step, those of this process.
+        device: where it is trained.
+    """
     limit = min(batch_size, MICROBATCH_ROWS)
     reason = say("a step's worth at once", "一次算完一步")
     length = lengths.p95
@@ -352,7 +364,7 @@ def _steps(
 ) -> tuple[int, str]:
     """Return the steps of a run and why: by the amount of data, as far as time allows."""
     count = data.count("train")
-    batch_size = train.batch_size * train.accumulation * processes.world_size()
+    batch_size = train.batch_size * train.microbatches
     epochs = _epochs(count, tune.method)
     steps = max(-(-count * epochs // batch_size), MIN_STEPS)
     reason = say(

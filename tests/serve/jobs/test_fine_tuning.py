@@ -165,10 +165,10 @@ def test_every_setting_on_the_list_is_one_that_the_tuner_knows() -> None:
     from miaobi.tune.tasks import tasks
     from miaobi.verbs.finetune.settings import options_of
 
-    known = {
-        option.key for name in tasks.names() for option in options_of(tasks.get(name))
-    }
-    assert SETTINGS.keys() <= known and not {
+    every = [option for name in tasks.names() for option in options_of(tasks.get(name))]
+    keys = {option.key for option in every}
+    keys |= {option.former_key for option in every if option.former_key}
+    assert SETTINGS.keys() <= keys and not {
         key
         for key in SETTINGS
         if "path" in key or "pack" in key or key in ("name", "base", "train.device")
@@ -355,7 +355,7 @@ def test_a_job_that_ends_leaves_a_model_figures_and_a_file_of_results(
         "train.trackers": [],
         "train.seed": 5,
         "train.batch_size": 4,
-        "train.accumulation": 1,
+        "train.microbatches": 1,
         "train.max_steps": 24,
         "train.learning_rate": 2e-3,
         "tune.lora_rank": 2,

@@ -61,7 +61,8 @@ SETTINGS: dict[str, TypeAdapter[Any]] = {
     "tune.neftune_alpha": number(ge=0, le=100),
     "train.max_steps": count(ge=1, le=1_000_000),
     "train.batch_size": count(ge=1, le=1024),
-    "train.accumulation": count(ge=1, le=1024),
+    "train.microbatches": count(ge=1, le=1024),
+    "train.accumulation": count(ge=1, le=1024),  # its earlier name
     "train.learning_rate": number(gt=0, le=1),
     "train.weight_decay": number(ge=0, le=10),
     "train.warmup": number(ge=0, le=1),

@@ -36,7 +36,8 @@ class Job:
     """
     batch: int
     """Examples of one of those steps."""
-    accumulation: int
+    microbatches: int
+    """Of one of those steps."""
     minutes: float | None
     """Time limit of a trial; it gets fewer steps where they would take longer."""
     whole: int | None
@@ -57,14 +58,22 @@ class Job:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         content["space"] = tuple(_dimension(item) for item in content["space"])
         content["rules"] = Rules(**content["rules"])
+        if "accumulation" in content:  # a search runs in one process: it is the same
+            content["microbatches"] = content.pop("accumulation")
         return cls(**content)
 
     def steps_for(self, steps: int, chosen: Mapping[str, Any]) -> int:
         """Return `steps` of the recipe's batch as steps of the chosen batch."""
-        own_batch_size = self.batch // self.accumulation
+        own_batch_size = self.batch // self.microbatches
         batch_size = int(chosen.get("train.batch_size", own_batch_size))
-        accumulation = int(chosen.get("train.accumulation", self.accumulation))
-        return max(round(steps * self.batch / (batch_size * accumulation)), 1)
+        microbatches = self._microbatches(chosen)
+        return max(round(steps * self.batch / (batch_size * microbatches)), 1)
+
+    def _microbatches(self, chosen: Mapping[str, Any]) -> int:
+        """The microbatches of a step with the chosen values."""
+        # Trials of searches that began under 0.1.0 choose it by its earlier name.
+        earlier = chosen.get("train.accumulation", self.microbatches)
+        return int(chosen.get("train.microbatches", earlier))
 
     def recipe_with(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Return the recipe with chosen values, without what the chosen family lacks."""
@@ -72,8 +81,7 @@ class Job:
         for key, value in chosen.items():
             set_key(tree, key, value)
         if "train.batch_size" in chosen:
-            accumulation = chosen.get("train.accumulation", self.accumulation)
-            set_key(tree, "train.accumulation", accumulation)
+            set_key(tree, "train.microbatches", self._microbatches(chosen))
         if "family" in chosen and tree.get("model"):
             options = config.options(families.get(chosen["family"]).Config)
             keys = {option.key for option in options}

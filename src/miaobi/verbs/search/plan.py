@@ -72,7 +72,7 @@ def plan(
     if resolved.kind == "finetune":
         # What was derived from the data must be the same in all trials.
         set_key(tree, "train.batch_size", train.batch_size)
-        set_key(tree, "train.accumulation", train.accumulation)
+        set_key(tree, "train.microbatches", train.microbatches)
     metric_name = options.metric or _default_metric(trial)
     metric = metric_named(metric_name, trial.metrics)
     fixed = _fixed_values(resolved, trial)
@@ -88,8 +88,8 @@ def plan(
         recipe=config.plain(tree),
         metric=metric_name,
         steps=steps,
-        batch=train.batch_size * train.accumulation,
-        accumulation=train.accumulation,
+        batch=train.batch_size * train.microbatches,
+        microbatches=train.microbatches,
         minutes=options.minutes,
         whole=recipe_steps,
         space=tuple(space),

@@ -107,7 +107,7 @@ def _entries(
         if is_section and isinstance(value, Mapping):
             yield from _entries(value, options, f"{key}.")
         else:
-            yield key, value
+            yield config.present_key(key, options), value
 
 
 def _dimension(

@@ -125,7 +125,7 @@ def _settings(task: Task) -> dict[str, Any]:
         settings["head.beta"] = hyperparameters["beta"]
     if hyperparameters["batch_size"] != AUTO:
         settings["train.batch_size"] = hyperparameters["batch_size"]
-        settings["train.accumulation"] = 1
+        settings["train.microbatches"] = 1
     if hyperparameters["n_epochs"] != AUTO:
         settings["train.max_steps"] = _max_steps(task, overrides)
     return {**settings, **overrides}
