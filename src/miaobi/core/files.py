@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import uuid
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from miaobi.core import machine
 from miaobi.core.errors import BadInput, DoesNotFit
 from miaobi.core.language import say
 
@@ -99,8 +99,7 @@ def _flush(path: Path) -> None:
     files = path.rglob("*") if path.is_dir() else [path]
     for file in files:
         if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            machine.flush(file)
 
 
 @contextmanager
@@ -109,10 +108,9 @@ def locked(path: Path) -> Iterator[None]:
 
     The path is a folder, or a file, which is made where it is missing.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    handle = os.open(path, flags, 0o666)
+    handle = machine.open_to_lock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        machine.lock(handle)
         yield
     finally:
         os.close(handle)

@@ -11,7 +11,6 @@ second, perplexity within half a percent.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from miaobi.core import gguf
+from miaobi.core import gguf, machine
 from miaobi.models.requantise import to_q8
 
 ROUNDED = {"Q4_1", "Q4_K"}
@@ -38,7 +37,7 @@ def convert(source: Path, folder: Path) -> None:
         if gguf.read(source).types & ROUNDED:
             to_q8(source, copy)
         else:
-            copy.symlink_to(source.resolve())
+            machine.link_or_copy(source, copy)
         model = _read(copy)
         rewrite(model)
         folder.mkdir()
@@ -145,5 +144,5 @@ def values(node: Any) -> np.ndarray[Any, Any] | None:
 
 
 if __name__ == "__main__":
-    os.nice(5)  # a server may be answering requests meanwhile
+    machine.lower_priority(5)  # a server may be answering requests meanwhile
     convert(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -12,7 +12,6 @@ kills the server leaves at most bytes without a record, which `sweep` removes.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import logging
 import os
@@ -25,6 +24,7 @@ from typing import Any, Literal
 
 from sqlalchemy import delete, select
 
+from miaobi.core import machine
 from miaobi.core.files import FULL
 from miaobi.core.language import say
 from miaobi.serve.database import Records
@@ -164,11 +164,11 @@ class Files:
 
     def _remove_if_nobodys(self, path: Path) -> None:
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = machine.open_file(path, os.O_RDONLY)
         except OSError:
             return
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            machine.lock(handle, wait=False)
             with self.records.reading() as session:  # it may have been kept since
                 if session.get(File, path.name) is None:
                     path.unlink(missing_ok=True)
@@ -192,8 +192,8 @@ class Upload:
 
     def _locked(self) -> int:
         while True:
-            handle = os.open(self.draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle = machine.open_file(self.draft, os.O_RDWR | os.O_CREAT, 0o600)
+            machine.lock(handle)
             try:
                 if (
                     os.stat(self.draft).st_ino == os.fstat(handle).st_ino
@@ -240,7 +240,7 @@ class Upload:
             os.rename(self.draft, target)
             self.is_stored = True
             try:
-                _flush_folder(self.files.folder)
+                machine.flush_folder(self.files.folder)
                 file = File(
                     id=self.id,
                     key_id=key_id,
@@ -321,11 +321,3 @@ def disk_full() -> Iterator[None]:
             ),
             code="disk_full",
         ) from None
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

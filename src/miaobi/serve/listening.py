@@ -22,6 +22,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from miaobi.core import machine
 from miaobi.core.errors import BadInput, Conflict
 from miaobi.core.language import say
 from miaobi.serve.app import create_app
@@ -114,7 +115,7 @@ class Listener(uvicorn.Server):
             return
         before = {
             number: signal.signal(number, self.handle_exit)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in machine.STOP_SIGNALS
         }
         try:
             yield

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from miaobi.core import machine
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.dataset import Dataset, Located
@@ -400,8 +401,7 @@ def stop_signals() -> Iterator[threading.Event]:
         stopped.set()
 
     handlers = {
-        number: signal.signal(number, handle)
-        for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, handle) for number in machine.STOP_SIGNALS
     }
     try:
         yield stopped

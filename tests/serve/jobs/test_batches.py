@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_whole_lines(
         "response": {"status_code": 200},
         "error": None,
     }
-    write = batches.os.pwrite
+    write = batches.machine.write_at
 
     def full(handle: int, data: Any, at: int) -> int:
         write(handle, bytes(data)[:5], at)
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_whole_lines(
     with Journal(tmp_path / "j") as journal:
         journal.add(row)
         with monkeypatch.context() as patch, pytest.raises(DoesNotFit):
-            patch.setattr(batches.os, "pwrite", full)
+            patch.setattr(batches.machine, "write_at", full)
             journal.add({**row, "id": "r2"})
         journal.add({**row, "id": "r3"})
     assert [item["id"] for item in rows(tmp_path / "j")] == ["r1", "r3"]

@@ -14,7 +14,6 @@ of its request, so it belongs to that request only while the request stays the s
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
@@ -36,6 +35,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from miaobi.core import machine
 from miaobi.core.errors import Conflict, nearest
 from miaobi.core.files import explain_refusal
 from miaobi.core.language import say
@@ -251,9 +251,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._handle = machine.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            machine.lock(self._handle, wait=False)
         except BlockingIOError:
             os.close(self._handle)
             raise Conflict(
@@ -298,7 +298,7 @@ class Journal:
         position = self._end
         rest = memoryview(line)
         while rest:
-            written = os.pwrite(self._handle, rest, position)
+            written = machine.write_at(self._handle, rest, position)
             position += written
             rest = rest[written:]
 
@@ -314,7 +314,7 @@ class Journal:
             location = self._locations[id]
             if good is None or location.succeeded == good:
                 length = location.end - location.start
-                yield os.pread(self._handle, length, location.start)
+                yield machine.read_at(self._handle, length, location.start)
 
     def forget_failed(self) -> None:
         """Forget the answers that failed, so that their requests are sent again."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from miaobi.core import machine
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.serve.jobs import ENDED, LEASE_SECONDS, Lost, Queue, new_holder
@@ -61,20 +62,25 @@ class Child:
         self.largest = max(self.largest, held)
         return held
 
-    def send(self, number: int) -> None:
-        """To the whole group: what it started goes with it."""
+    def interrupt(self) -> None:
+        """Send Ctrl-C to the whole group: what it started goes with it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
+            machine.interrupt_group(self.process.pid)
+
+    def kill(self) -> None:
+        """End the whole group at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            machine.kill_group(self.process.pid)
 
     async def stop(self) -> None:
         """Ask, wait, insist."""
-        self.send(signal.SIGINT)
+        self.interrupt()
         try:
             await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
         except TimeoutError:
             pass
         finally:
-            self.send(signal.SIGKILL)
+            self.kill()
             await self.process.wait()
 
 
@@ -135,7 +141,7 @@ class Supervisor:
             finally:
                 if child.process.returncode is None:
                     await asyncio.shield(asyncio.create_task(child.stop()))
-                child.send(signal.SIGKILL)  # what it left behind
+                child.kill()  # what it left behind
                 await asyncio.wait([output], timeout=1)
         except Exception:
             log.exception("a job's process could not be run", extra={"job": job.id})
@@ -180,7 +186,7 @@ class Supervisor:
             "-m",
             "miaobi.serve.jobs.work",
             cwd=folder,
-            start_new_session=True,
+            **machine.own_group(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -258,7 +264,7 @@ class Supervisor:
             return current is None or current.holder != holder
 
     async def _too_large(self, child: Child, job: Job, holder: str) -> None:
-        child.send(signal.SIGKILL)
+        child.kill()
         await child.process.wait()
         message = say(
             f"It needed more than the {child.most_bytes / 1e9:.2f} GB of "

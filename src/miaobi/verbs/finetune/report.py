@@ -6,12 +6,12 @@ the run. It measures nothing and writes nothing; finetune/page.py draws what it 
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from miaobi.core import machine
 from miaobi.core.config import plain
 from miaobi.core.language import say
 from miaobi.evaluate import tuned
@@ -69,7 +69,6 @@ class RunFacts:
     @classmethod
     def of(cls, work: Work, state: State, folder: Path, model: str = "") -> RunFacts:
         trainable, parameters = parameter_counts(work.learner)
-        peak_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return cls(
             folder=folder,
             model=model,
@@ -92,7 +91,7 @@ class RunFacts:
             best_step=state.best_step,
             validation_loss=state.validation,
             seconds=state.seconds,
-            memory_gb=peak_kilobytes / 1e6,
+            memory_gb=machine.peak_memory() / 1024e6,
         )
 
 

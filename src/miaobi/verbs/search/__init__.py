@@ -17,17 +17,16 @@ from __future__ import annotations
 import gc
 import math
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaobi.core import config
+from miaobi.core import config, machine
 from miaobi.core.errors import BadInput, MiaobiError, MissingPart
 from miaobi.core.language import say
 from miaobi.verbs.search.options import OWN, Options
@@ -276,7 +275,7 @@ def _other_workers(folder: Path, count: int, threads: int) -> Iterator[None]:
                 stdout=subprocess.DEVNULL,
                 stderr=stack.enter_context(log.open("wb")),
                 env=environment,
-                start_new_session=True,
+                **machine.own_group(),
             )
             for log in logs
         ]
@@ -284,7 +283,8 @@ def _other_workers(folder: Path, count: int, threads: int) -> Iterator[None]:
             yield
         except BaseException:
             for process in processes:
-                process.send_signal(signal.SIGINT)
+                with suppress(ProcessLookupError):
+                    machine.interrupt_group(process.pid)
             raise
         finally:
             for number, (process, log) in enumerate(

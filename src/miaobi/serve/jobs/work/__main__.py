@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from miaobi.core import machine
 from miaobi.core.errors import MiaobiError
 from miaobi.core.files import home, locked
 from miaobi.core.language import say
@@ -36,11 +35,11 @@ NICE = 10
 
 def main() -> int:
     # A shell that starts a server in the background makes it ignore the signal.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    machine.raise_on_interrupt()
     server = FileIO(0)
     order = json.loads(server.readline())
     threading.Thread(target=_wait_for_the_end, args=(server,), daemon=True).start()
-    os.nice(NICE)
+    machine.lower_priority(NICE)
     settings = _settings(order["settings"])
     records = open_records(settings.database)
     queue = Queue(records)
@@ -125,7 +124,7 @@ def _wait_for_the_end(server: FileIO) -> None:
     """
     while server.read(1):
         pass
-    os.killpg(0, signal.SIGKILL)
+    machine.kill_own_group()
 
 
 if __name__ == "__main__":
