@@ -25,9 +25,9 @@ FORMAT = 1
 MANIFEST = "miaobi.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
-    """What miaobi.json says."""
+    """What miaobi.json says. Two readings of a file are two manifests."""
 
     family: str
     modality: str

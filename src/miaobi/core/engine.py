@@ -7,11 +7,12 @@ line see only this.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
+from miaobi.core.bundle import Manifest
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import EmbeddingRequest, Request, TextRequest, recorded
@@ -62,6 +63,9 @@ class Weights:
     """For bundles: the family that wrote it."""
     modality: str = "text"
     """What the model makes: "text", "image"."""
+
+    manifest: Manifest | None = field(default=None, compare=False, repr=False)
+    """For bundles: what miaobi.json says, read when the bundle was found."""
 
     @property
     def path(self) -> Path:

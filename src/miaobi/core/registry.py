@@ -30,7 +30,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: the plural of the kind; entry points have the group "miaobi.KIND".
-        built_in: name -> "module" or "module:object"; `special_first` keeps its order.
+        built_in: name -> "module" or "module:object"; `built_in` keeps its order.
     """
 
     def __init__(self, kind: str, built_in: Mapping[str, str]) -> None:
@@ -49,13 +49,13 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         return sorted(self._entries)
 
-    def special_first(self) -> list[str]:
-        """Return the names in the order in which things are asked for what they know:
-        those of other packages, which know one thing, then the built-in ones as their
-        table has them, from special to general.
-        """
-        others = [name for name in self.names() if name not in self._built_in]
-        return [*others, *self._built_in]
+    def built_in(self) -> list[str]:
+        """Return the names of this package, in the order of their table."""
+        return list(self._built_in)
+
+    def added(self) -> list[str]:
+        """Return the names of other packages, sorted."""
+        return [name for name in self.names() if name not in self._built_in]
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

@@ -22,7 +22,7 @@ from miaobi.models.weights import find
 
 
 def load(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Weights,
     engine: str = "auto",
     streams: int = 1,
     needs: Collection[str] = (),
@@ -33,7 +33,7 @@ def load(
     Args:
         name: A name in the store ("poet", "poet@2", "poet@production"), a starter pack,
             the path of a GGUF file or a model folder, the URL of an OpenAI-compatible
-            server, or a hub id ("org/name").
+            server, a hub id ("org/name"), or weights that were found already.
         engine: The name of an engine (`miaobi doctor` lists them), or auto for what
             reads these weights and was measured to be quickest.
         streams: How many answers will be made at the same time.
@@ -44,7 +44,7 @@ def load(
     Raises NotFound with the nearest names, Unsupported, MissingPart, or Damaged for
     files that are not whole.
     """
-    weights = find(os.fspath(name))
+    weights = name if isinstance(name, Weights) else find(os.fspath(name))
     engine_name = engine
     if engine == "auto":
         engine_name = auto.choose(weights, streams, needs, options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,14 @@ def open_tuned(weights: Weights) -> Tuned:
                 "请给出由 `miaobi finetune` 得到的模型；`miaobi models list` 可列出。",
             ),
         )
-    return Tuned(weights, bundle.read(weights.path))
+    assert weights.manifest is not None, "weights of a bundle come from models/weights"
+    return _opened(weights, weights.manifest)
+
+
+@lru_cache(maxsize=32)
+def _opened(weights: Weights, manifest: bundle.Manifest) -> Tuned:
+    """The one Tuned of a reading of a bundle, so that its base too is opened once."""
+    return Tuned(weights, manifest)
 
 
 def open_adapter(name: str, base: Base) -> Tuned:

@@ -14,23 +14,22 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from miaobi.core import bundle
 from miaobi.core.engine import Weights
 from miaobi.core.errors import MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.store import NAME, Store, check_name
 from miaobi.data import packs
 from miaobi.models import weights as files
+from miaobi.models.resolvers import added_names, resolver_of
 from miaobi.serve.settings import Settings
 
 
 class Names:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._opened: dict[str, tuple[int, Weights, bundle.Manifest | None]] = {}
+        self._opened: dict[str, tuple[int, Weights]] = {}
         """With the time of the folder in which versions and aliases come and go, by
-        which one learns of a promotion; and the manifest of a version, which never
-        changes.
+        which one learns of a promotion.
         """
 
     @cached_property
@@ -71,12 +70,15 @@ class Names:
                 ):
                     before = self._opened[name] = (
                         changed,
-                        *self._of_store(store, name),
+                        self._of_store(store, name),
                     )
                 if before is not None and before[0] == changed:
                     return before[1]
             if not version and self._served(reference) and self._installed(reference):
                 return self._of_pack(reference)
+        added = self._of_another_package(name)
+        if added is not None:
+            return added
         raise NotFound(
             say(
                 f"There is no model named {name[:200]!r}.",
@@ -85,15 +87,19 @@ class Names:
             self._remedy(name),
         )
 
-    def _of_store(self, store: Store, name: str) -> tuple[Weights, bundle.Manifest]:
+    def _of_another_package(self, name: str) -> Weights | None:
+        """The weights of a name such as "support/shop", where another package knows it."""
+        resolver = resolver_of(name)
+        if resolver is None or not self._served(name):
+            return None
+        return resolver.resolve(name)
+
+    def _of_store(self, store: Store, name: str) -> Weights:
         version = store.resolve(name)
-        manifest = bundle.read(version.path)
-        if not (
-            self._served(version.name)
-            or any(
-                self._served(parent.partition("@")[0]) for parent in manifest.parents
-            )
-        ):
+        weights = files.of_bundle(version.path, version.name, str(version.number))
+        parents = weights.manifest.parents if weights.manifest else ()
+        names = [version.name, *(parent.partition("@")[0] for parent in parents)]
+        if not any(map(self._served, names)):
             raise NotFound(
                 say(
                     f"This server does not serve {name!r}.",
@@ -104,14 +110,7 @@ class Names:
                     f"请以 --model {version.name} 启动。",
                 ),
             )
-        return Weights(
-            "bundle",
-            str(version.path),
-            version.name,
-            str(version.number),
-            manifest.family,
-            manifest.modality,
-        ), manifest
+        return weights
 
     def _served(self, name: str) -> bool:
         """Whether it is among --model, or everything is served. What was tuned from a
@@ -129,7 +128,6 @@ class Names:
                 Weights("base", str(packs.path(name)), name, modality="embedding")
                 if pack.format == "base"
                 else files.find(name),
-                None,
             )
         return self._opened[name][1]
 
@@ -152,6 +150,7 @@ class Names:
         served_names = {
             name for name in self._configured if self._configured[name] is not None
         } | {name for name in makers() if self._served(name) and packs.installed(name)}
+        served_names |= set(filter(self._served, added_names()))
         for name in Store().names():
             with contextlib.suppress(MiaobiError):
                 self.find(name)
@@ -169,13 +168,8 @@ class Names:
             "modality": weights.modality,
             "version": weights.label,
         }
-        if weights.format == "bundle":
-            opened = self._opened.get(name)
-            manifest = (
-                opened[2]
-                if opened is not None and opened[2] is not None
-                else bundle.read(weights.path)
-            )
+        manifest = weights.manifest
+        if manifest is not None:
             facts |= {
                 "family": manifest.family,
                 "parents": list(manifest.parents),

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from miaobi.core import bundle
 from miaobi.core.artifacts import Text
 from miaobi.core.errors import BadInput, Conflict, Damaged, MissingPart, Unsupported
 from miaobi.core.files import write_beside
@@ -287,8 +286,6 @@ def _to_folder(weights: Weights, adapter: Tuned | None, target: Path) -> Exporte
                 f"请在此使用，或直接复制该文件夹：{weights.path}",
             ),
         )
-    if weights.format == "bundle":
-        bundle.read(weights.path)  # checks that it is whole
     if target.exists():
         shutil.rmtree(target)
     with write_beside(target) as draft:

@@ -206,7 +206,7 @@ def image(
             f"miaobi generate {weights.modality} --model {name}",
         )
     with load(
-        name, engine=engine, streams=request.n, needs=changed(request), **options
+        weights, engine=engine, streams=request.n, needs=changed(request), **options
     ) as opened:
         full = opened.request(request, seed=request.seed)
         began = time.perf_counter()

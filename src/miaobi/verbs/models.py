@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from miaobi.core import bundle
 from miaobi.core.language import say
 from miaobi.core.store import Store, Version, check_name
+from miaobi.models.resolvers import added_names
+from miaobi.models.weights import find
 
 if TYPE_CHECKING:
     from miaobi.models.tuned import Tuned
@@ -86,8 +88,23 @@ class Done:
 
 
 def list_models() -> Listing:
-    """List every version of every model."""
-    return Listing(tuple(row for _, _, row in versions()))
+    """List every version of every model, and the models of other packages."""
+    rows = [row for _, _, row in versions()]
+    rows += map(_added_row, added_names())
+    return Listing(tuple(rows))
+
+
+def _added_row(name: str) -> dict[str, Any]:
+    """The row of a model that another package names: not in the store, so of no size."""
+    weights = find(name)
+    return {
+        "model": name,
+        "family": weights.family or weights.format,
+        "modality": weights.modality,
+        "created": "",
+        "megabytes": 0.0,
+        "alias": "",
+    }
 
 
 def versions() -> Iterator[tuple[Version, bundle.Manifest, dict[str, Any]]]:
@@ -197,7 +214,6 @@ def merge(
     """
     from miaobi.models import merging
     from miaobi.models.tuned import open_tuned
-    from miaobi.models.weights import find
 
     check_name(name)
     adapters = [open_tuned(find(model)) for model in models]

@@ -31,6 +31,7 @@ from miaobi.data.image.config import MANIFEST, SPLITS, Config
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from miaobi.core.bundle import Manifest
     from miaobi.data.image.survey import PictureSurvey
 
 __all__ = [
@@ -103,13 +104,13 @@ def inspect(
     return survey.inspect(path, strict=strict, text_column=text_column)
 
 
-def of_bundle(folder: Path) -> Pictures | None:
+def of_bundle(manifest: Manifest | None) -> Pictures | None:
     """Return the prepared pictures that a bundle's model was trained on, where they are
-    still here.
+    still here; None for a model that is no bundle.
     """
-    from miaobi.core import bundle
-
-    prepared = Path(str(bundle.read(folder).data.get("folder", "")))
+    if manifest is None:
+        return None
+    prepared = Path(str(manifest.data.get("folder", "")))
     return Pictures(prepared) if (prepared / MANIFEST).exists() else None
 
 

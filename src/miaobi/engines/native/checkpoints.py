@@ -85,8 +85,7 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
         return _load_tuned(opening.open_tuned(weights), device, dtype)
     folder = weights.path
     if weights.format == "bundle":
-        family = bundle.read(folder).family
-        module = families.get(family).load(folder)
+        module = families.get(weights.family).load(folder)
     else:
         module = load_transformers(folder, dtype)
     return _checkpoint(

@@ -23,7 +23,8 @@ from miaobi.core.errors import BadInput, MissingPart, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import recorded
 from miaobi.models.pipelines import folder as diffusers_folder
-from miaobi.models.weights import PIPELINE, part, read_json
+from miaobi.models.resolvers.hub import part
+from miaobi.models.weights import PIPELINE, read_json
 
 Task = Literal["text", "image", "mask"]
 AUTO: dict[Task, Any] = {

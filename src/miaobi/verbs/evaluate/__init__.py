@@ -26,6 +26,7 @@ from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
 from miaobi.evaluate.score import Score
 
 if TYPE_CHECKING:
+    from miaobi.core.engine import Weights
     from miaobi.evaluate.page import Page
 
 EVALUATORS = {
@@ -94,11 +95,12 @@ def evaluate(
                 say(f"{name} is {value}.", f"{name} 为 {value}。"),
                 say("Use 1 or more.", "请给出不小于 1 的值。"),
             )
-    kind = _kind_of(names)
+    weights = _find(names)
+    kind = _kind_of(names, weights)
     options = Options(
         data, samples, limit, engine, extractor or "", seed, allow_leakage
     )
-    reports = _reports(kind, names, options)
+    reports = _reports(kind, names, weights, options)
     default = "-vs-".join(name.replace("/", "_") for name in names)
     folder = out or Path("runs") / "evaluate" / default
     result = Evaluation(
@@ -118,14 +120,8 @@ def evaluate(
     return result
 
 
-def _kind_of(names: list[str]) -> str:
-    """Return the kind of these models, a key of EVALUATORS.
-
-    Raises:
-        BadInput: they are the same model, or of different kinds
-        Unsupported: models of this kind cannot be evaluated
-    """
-    from miaobi.models.tuned import FAMILY
+def _find(names: list[str]) -> list[Weights]:
+    """Return the weights of these models. Raises BadInput where they are the same."""
     from miaobi.models.weights import find
 
     weights = [find(name) for name in names]
@@ -140,6 +136,18 @@ def _kind_of(names: list[str]) -> str:
                 "请用 --against 给出另一个模型或版本。",
             ),
         )
+    return weights
+
+
+def _kind_of(names: list[str], weights: list[Weights]) -> str:
+    """Return the kind of these models, a key of EVALUATORS.
+
+    Raises:
+        BadInput: they are of different kinds
+        Unsupported: models of this kind cannot be evaluated
+    """
+    from miaobi.models.tuned import FAMILY
+
     if any(item.family == FAMILY for item in weights):
         return FAMILY
     kinds = [item.modality for item in weights]
@@ -165,18 +173,17 @@ def _kind_of(names: list[str]) -> str:
     return kinds[0]
 
 
-def _reports(kind: str, names: list[str], options: Options) -> list[ModelReport]:
+def _reports(
+    kind: str, names: list[str], weights: list[Weights], options: Options
+) -> list[ModelReport]:
     """Evaluate one model after another, the later ones by the first one's held-out data."""
-    from miaobi.models.weights import find
-
     evaluator = import_module(EVALUATORS[kind])
     reports = list[ModelReport]()
-    for name in names:
-        weights = find(name)
+    for name, item in zip(names, weights, strict=True):
         reference = reports[0].reference if reports else None
-        with _progress(str(weights.name)) as progress:
+        with _progress(item.name) as progress:
             reports.append(
-                evaluator.evaluate_model(name, weights, options, reference, progress)
+                evaluator.evaluate_model(name, item, options, reference, progress)
             )
     return reports
 

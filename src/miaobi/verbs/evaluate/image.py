@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from miaobi.core import bundle
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.data.image.config import SPLITS
@@ -75,7 +74,7 @@ def evaluate_model(
     from miaobi.train.tracking import read_log
 
     began = time.monotonic()
-    with load(name, engine=options.engine) as opened:
+    with load(weights, engine=options.engine) as opened:
         engine = opened.engine
         if not isinstance(engine, PicturesEngine):
             raise Unsupported(
@@ -154,8 +153,9 @@ def _subject(
     spec = net.spec
     if reference is not None:
         _check_same_size(reference, name, spec)
-    own = of_bundle(weights.path)
-    model_settings = bundle.read(weights.path).recipe.get("model") or {}
+    own = of_bundle(weights.manifest)
+    recipe = weights.manifest.recipe if weights.manifest else {}
+    model_settings = recipe.get("model") or {}
     return ImageSubject(
         name=name,
         spec=spec,
@@ -306,7 +306,7 @@ def painter(net: Paints) -> Paint:
 
 
 def _description(spec: PictureSpec, weights: Weights) -> str:
-    own = of_bundle(weights.path)
+    own = of_bundle(weights.manifest)
     kind = say("grey", "灰度") if spec.channels == 1 else say("colour", "彩色")
     if own and own.meta["config"]["binarise"] != "no":
         # A decoder generates the probability of white, so its pictures differ from the

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miaobi.core import bundle
 from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
@@ -64,7 +63,7 @@ def evaluate_model(
     engine = options.engine
     if engine == "auto":
         engine = _scoring_engine(weights)
-    with load(name, engine=engine) as opened:
+    with load(weights, engine=engine) as opened:
         own = _own_data(weights)
         documents = _held_out(own, options) if reference is None else reference
         subject = _subject(opened, weights, own, documents, options)
@@ -174,9 +173,9 @@ def _own_data(weights: Weights) -> Tokens | None:
     from miaobi.data.text.config import MANIFEST
     from miaobi.data.text.tokens import Tokens
 
-    if weights.format != "bundle":
+    manifest = weights.manifest
+    if manifest is None:
         return None
-    manifest = bundle.read(weights.path)
     folder = Path(str(manifest.data.get("folder", "")))
     if manifest.modality != "text" or not (folder / MANIFEST).exists():
         return None

@@ -108,7 +108,7 @@ def open_lab(
                 "可训练一个：miaobi train recipes/image/digits_vae.yaml。",
             ),
         )
-    with load(model) as opened:
+    with load(weights) as opened:
         lab = Lab(opened, experiment, seed, out, animated)
         if not supports(lab.net, experiment):
             raise _unsupported(lab)
@@ -234,7 +234,7 @@ class Lab:
     @cached_property
     def own(self) -> prepared.Pictures | None:
         """The prepared data that the model was trained on, where it is still here."""
-        return prepared.of_bundle(self.model.weights.path)
+        return prepared.of_bundle(self.model.weights.manifest)
 
     def pictures(self, path: Path | None, count: int) -> PictureSet:
         """Return at most `count` pictures of a file or folder, or held-out ones.

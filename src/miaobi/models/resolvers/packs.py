@@ -1,0 +1,48 @@
+"""The starter packs that are models: smollm2, qwen2.5-0.5b."""
+
+from __future__ import annotations
+
+from miaobi.core.engine import Weights
+from miaobi.core.errors import Unsupported, nearest
+from miaobi.core.language import say
+from miaobi.data import packs
+from miaobi.models.weights import of_path
+
+
+def resolve(name: str) -> Weights | None:
+    """Return a packaged model, of the catalogue's format or its file's.
+
+    Raises Unsupported for one that makes nothing by itself.
+    """
+    if name not in names():
+        return None
+    kind = packs.get(name).format
+    if kind == "base":
+        raise Unsupported(
+            say(
+                f"{name} is a base to tune; by itself it makes nothing.",
+                f"{name} 是用于微调的基础模型，本身不能生成内容。",
+            ),
+            f"miaobi finetune --base {name} --task text-classification --data mine.csv --name mine",
+        )
+    if kind == "part":
+        models = [
+            other
+            for other in names()
+            if packs.get(other).format not in ("part", "base")
+        ]
+        raise Unsupported(
+            say(
+                f"{name} evaluates pictures and generates nothing.",
+                f"{name} 只用于评判图片，不能生成内容。",
+            ),
+            nearest("", models),
+        )
+    path = packs.path(name)
+    if kind:
+        return Weights(kind, str(path), name, modality="image")
+    return of_path(path, name)
+
+
+def names() -> list[str]:
+    return [name for name, pack in packs.catalogue().items() if pack.kind == "model"]
