@@ -32,8 +32,10 @@ from typing import Any
 import yaml
 
 from miaobi.data import packs
+from miaobi.data.image import loaders as image_loaders
 from miaobi.data.image.files import read_picture
 from miaobi.data.labelled.loaders.safety import wishes_for_harm
+from miaobi.data.text import loaders as text_loaders
 from miaobi.engines.load import load
 from miaobi.engines.moderation.texts import (
     CLASSIFIED,
@@ -118,10 +120,10 @@ def ordinary(
     """Texts that are taken to be harmless, twice `count` of each kind: to set the
     thresholds by, and to measure on.
     """
-    reviews = [item.text for item in packs.read("chinese-reviews")]
+    reviews = [item.text for item in text_loaders.read("chinese-reviews")]
     dialogues = [
         item.messages[-1].content
-        for item in packs.read("chatterbot-corpus")
+        for item in text_loaders.read("chatterbot-corpus")
         if item.messages
     ]
     table = {}
@@ -193,7 +195,7 @@ def pictures(count: int) -> dict[str, str]:
     table = {}
     for name in ("emoji", "fashion", "digits"):
         some = random.Random(0).sample(
-            [item.content for item in packs.pictures(name)], count
+            [item.content for item in image_loaders.read(name)], count
         )
         table[name] = shown(
             sum(

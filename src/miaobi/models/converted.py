@@ -30,12 +30,12 @@ LAYOUTS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
 def fits(weights: Weights) -> bool:
     """Return whether the bundle's model has a GGUF layout."""
-    if weights.modality != "text":
-        return False
+    config: Mapping[str, Any] = {}
+    path = weights.path / "config.json"
     if weights.family == FAMILY:
         config = _writing_config(open_tuned(weights))
-    else:
-        config = read_json(weights.path / "config.json")
+    elif path.exists():  # which only families in Transformers' layout write
+        config = read_json(path)
     return any(kind in LAYOUTS for kind in config.get("architectures") or ())
 
 

@@ -107,7 +107,7 @@ class Tuned:
     @property
     def writes(self) -> bool:
         """Whether it is a causal language model that is prompted as its base was."""
-        if self.weights.modality != "text" or self.task_name not in LANGUAGE:
+        if self.task_name not in LANGUAGE:
             return False
         if self.adapter:
             return self.adapter.get("task_type") == "CAUSAL_LM"

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from miaobi.core.errors import BadInput, NotFound
-from miaobi.data import packs
 from miaobi.data.image import augment
+from miaobi.data.image import loaders as image_loaders
 from miaobi.data.image import packing as picture_packing
 from miaobi.data.image.prepared import Config, Pictures, prepare
 from miaobi.data.image.shapes import buckets
@@ -630,7 +630,7 @@ def test_digits(pack: Callable[[str], Path]) -> None:
 
 def test_emoji(pack: Callable[[str], Path]) -> None:
     pack("emoji")
-    emoji = list(packs.pictures("emoji"))
+    emoji = list(image_loaders.read("emoji"))
     assert len(emoji) == 3786, "every picture has its names"
     assert all(picture.meta["zh"] and picture.meta["en"] for picture in emoji)
     assert any(

@@ -23,12 +23,14 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from miaobi.core.errors import BadInput, Damaged, NotFound
-from miaobi.data import packs, readers
+from miaobi.data import readers
 from miaobi.data.encoding import Problem
 from miaobi.data.image import idx
+from miaobi.data.image import loaders as image_loaders
 from miaobi.data.image import sources as picture_sources
 from miaobi.data.image.prepared import Config, prepare
 from miaobi.data.image.record import Picture
+from miaobi.data.text import loaders as text_loaders
 
 
 def paint(path: Path, level: int = 0, side: int = 8) -> Path:
@@ -526,9 +528,11 @@ def test_sources_that_contradict(
 
 def test_packs_of_another_kind() -> None:
     with pytest.raises(
-        BadInput, match="chinese-poetry is text, not pictures"
+        BadInput, match="chinese-poetry holds data of the modality text, not image"
     ) as caught:
-        packs.pictures("chinese-poetry")
+        image_loaders.read("chinese-poetry")
     assert "digits" in caught.value.remedy
-    with pytest.raises(BadInput, match="digits is pictures, not text"):
-        packs.read("digits")
+    with pytest.raises(
+        BadInput, match="digits holds data of the modality image, not text"
+    ):
+        text_loaders.read("digits")

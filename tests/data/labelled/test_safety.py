@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from miaobi.data import packs
 from miaobi.data.labelled.loaders.safety import (
     HARMLESS,
     SCORED,
     text_safety,
     wishes_for_harm,
 )
+from miaobi.data.text import loaders as text_loaders
 
 
 def small(folder: Path) -> Path:
@@ -96,7 +96,7 @@ def test_scores_become_labels(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_pack_really_fetched(pack: Callable[[str], Path]) -> None:
     folder = pack("text-safety")
-    documents = list(packs.read("text-safety"))
+    documents = list(text_loaders.read("text-safety"))
     assert len(documents) == 6514
     assert Counter(label for item in documents for label in item.meta["label"]) == {
         "harassment": 808,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from miaobi.data import packs
 from miaobi.data.image import idx
 from miaobi.data.image.record import Picture
 
@@ -110,3 +111,9 @@ LOADERS: dict[str, Callable[[Path], Iterator[Picture]]] = {
     "openmoji_pairs": openmoji_pairs,
 }
 """By the name that an entry of the catalogue gives its loader."""
+
+
+def read(name: str) -> Iterator[Picture]:
+    """Return the pictures of an image pack, downloaded when it is not here yet."""
+    pack = packs.of_modality(name, "image")
+    return LOADERS[pack.loader](packs.path(name))

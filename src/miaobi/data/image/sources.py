@@ -13,7 +13,7 @@ from miaobi.core.language import say
 from miaobi.data import packs, readers
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
-from miaobi.data.image import folders, idx, tables
+from miaobi.data.image import folders, idx, loaders, tables
 from miaobi.data.image.config import Config
 from miaobi.data.image.record import Picture
 from miaobi.data.text import files
@@ -29,7 +29,7 @@ def pictures(config: Config, report: Report) -> Iterator[Picture]:
     """
     source: Iterator[Picture]
     if config.pack:
-        source = packs.pictures(config.pack)
+        source = loaders.read(config.pack)
     else:
         path = _path(config)
         read = readers.get(config.source or _kind(path), within="image/")

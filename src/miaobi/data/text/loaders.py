@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from miaobi.data import packs
 from miaobi.data.labelled.loaders import marked, pairs, safety
 from miaobi.data.text.documents import Document, Message
 
@@ -117,3 +118,9 @@ LOADERS: dict[str, Callable[[Path], Iterator[Document]]] = {
     "text_safety": safety.text_safety,
 }
 """By the name that an entry of the catalogue gives its loader."""
+
+
+def read(name: str) -> Iterator[Document]:
+    """Return the documents of a text pack, downloaded when it is not here yet."""
+    pack = packs.of_modality(name, "text")
+    return LOADERS[pack.loader](packs.path(name))

@@ -2,8 +2,8 @@
 are, and how much it copies.
 
 Every score has its sample size and a 95 % interval; what cannot be measured is listed
-with the reason. This module runs the evaluation and writes the page; `text`, `image` and
-`tuned` know the models.
+with the reason. This module runs the evaluation and writes the page; the registered
+evaluators know the models.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from miaobi.core.config import plain
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_text
 from miaobi.core.language import say
+from miaobi.core.registry import Registry
 from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
 from miaobi.evaluate.score import Score
 
@@ -29,12 +29,46 @@ if TYPE_CHECKING:
     from miaobi.core.engine import Weights
     from miaobi.evaluate.page import Page
 
-EVALUATORS = {
-    "text": "miaobi.verbs.evaluate.text",
-    "image": "miaobi.verbs.evaluate.image",
-    "tuned": "miaobi.verbs.evaluate.tuned",
-}
-"""The module for each kind of model."""
+
+class Evaluator(Protocol):
+    """A module that evaluates one kind of model: opens it, finds its data, measures."""
+
+    LEAD: tuple[str, str]
+    """What an evaluation says, in English and in Chinese; the page begins with it."""
+
+    def evaluates(self, models: Sequence[Weights]) -> bool:
+        """Return whether all of these can be evaluated, by the same held-out data."""
+        ...
+
+    def evaluate_model(
+        self,
+        name: str,
+        weights: Weights,
+        options: Options,
+        reference: Any,
+        progress: Progress,
+    ) -> ModelReport:
+        """Open, evaluate and close one model.
+
+        Args:
+            name: as the user wrote it
+            weights: of the model
+            options: how to evaluate
+            reference: `ModelReport.reference` of the first model; None for the first
+            progress: called with (what is measured, the share that is done)
+        """
+        ...
+
+
+evaluators: Registry[Evaluator] = Registry(
+    "evaluators",
+    {
+        "tuned": "miaobi.verbs.evaluate.tuned",
+        "text": "miaobi.verbs.evaluate.text",
+        "image": "miaobi.verbs.evaluate.image",
+    },
+)
+"""The first that evaluates the models is taken, those of other packages before these."""
 TABLE_WIDTH = 110
 
 
@@ -96,11 +130,11 @@ def evaluate(
                 say("Use 1 or more.", "请给出不小于 1 的值。"),
             )
     weights = _find(names)
-    kind = _kind_of(names, weights)
+    evaluator = _evaluator_of(names, weights)
     options = Options(
         data, samples, limit, engine, extractor or "", seed, allow_leakage
     )
-    reports = _reports(kind, names, weights, options)
+    reports = _reports(evaluator, names, weights, options)
     default = "-vs-".join(name.replace("/", "_") for name in names)
     folder = out or Path("runs") / "evaluate" / default
     result = Evaluation(
@@ -116,7 +150,7 @@ def evaluate(
     )
     content = json.dumps(plain(result), ensure_ascii=False, indent=1)
     write_text(folder / "report.json", content)
-    page(result, reports, kind).write(result.page)
+    page(result, reports, say(*evaluator.LEAD)).write(result.page)
     return result
 
 
@@ -139,45 +173,42 @@ def _find(names: list[str]) -> list[Weights]:
     return weights
 
 
-def _kind_of(names: list[str], weights: list[Weights]) -> str:
-    """Return the kind of these models, a key of EVALUATORS.
+def _evaluator_of(names: list[str], weights: list[Weights]) -> Evaluator:
+    """Return what evaluates these models.
 
     Raises:
         BadInput: they are of different kinds
         Unsupported: models of this kind cannot be evaluated
     """
-    from miaobi.models.tuned import FAMILY
-
-    if any(item.family == FAMILY for item in weights):
-        return FAMILY
-    kinds = [item.modality for item in weights]
-    if len(set(kinds)) > 1:
+    for name in [*evaluators.added(), *evaluators.built_in()]:
+        evaluator = evaluators.get(name)
+        if evaluator.evaluates(weights):
+            return evaluator
+    makes = [item.modality for item in weights]
+    if len(set(makes)) > 1:
         raise BadInput(
             say(
-                f"{names[0]} makes {kinds[0]}, {names[1]} makes {kinds[1]}.",
-                f"{names[0]} 生成 {kinds[0]}，{names[1]} 生成 {kinds[1]}。",
+                f"{names[0]} makes {makes[0]}, {names[1]} makes {makes[1]}.",
+                f"{names[0]} 生成 {makes[0]}，{names[1]} 生成 {makes[1]}。",
             ),
             say(
                 "Use a model of the same kind with --against.",
                 "请用 --against 给出同类的模型。",
             ),
         )
-    if kinds[0] not in EVALUATORS:
-        raise Unsupported(
-            say(
-                f"{names[0]} makes {kinds[0]}, which cannot be evaluated yet.",
-                f"{names[0]} 生成 {kinds[0]}，暂时无法评估。",
-            ),
-            ", ".join(EVALUATORS),
-        )
-    return kinds[0]
+    raise Unsupported(
+        say(
+            f"{names[0]} makes {makes[0]}, which cannot be evaluated yet.",
+            f"{names[0]} 生成 {makes[0]}，暂时无法评估。",
+        ),
+        ", ".join(evaluators.names()),
+    )
 
 
 def _reports(
-    kind: str, names: list[str], weights: list[Weights], options: Options
+    evaluator: Evaluator, names: list[str], weights: list[Weights], options: Options
 ) -> list[ModelReport]:
     """Evaluate one model after another, the later ones by the first one's held-out data."""
-    evaluator = import_module(EVALUATORS[kind])
     reports = list[ModelReport]()
     for name, item in zip(names, weights, strict=True):
         reference = reports[0].reference if reports else None
@@ -213,13 +244,13 @@ def _progress(model: str) -> Iterator[Progress]:
         yield show
 
 
-def page(result: Evaluation, reports: Sequence[ModelReport], kind: str) -> Page:
-    """Return the evaluation as one HTML page."""
+def page(result: Evaluation, reports: Sequence[ModelReport], lead: str) -> Page:
+    """Return the evaluation as one HTML page that begins with `lead`."""
     from miaobi.evaluate.page import Page, facts, loss_chart, prose, score_table, steps
 
     models = [item.model for item in result.judged]
     title = say("Evaluation of ", "评估：") + say(" and ", " 与 ").join(models)
-    drawn = Page(title, _lead(kind))
+    drawn = Page(title, lead)
     drawn.add(
         say("Scores", "得分"),
         score_table({item.model: item.scores for item in result.judged}),
@@ -239,26 +270,6 @@ def page(result: Evaluation, reports: Sequence[ModelReport], kind: str) -> Page:
     next_steps = _next_steps(models[0], reports[0].next_step)
     drawn.add(say("What to do next", "下一步"), steps(*next_steps))
     return drawn
-
-
-def _lead(kind: str) -> str:
-    return {
-        "text": say(
-            "How well it predicts, how varied it writes, how much it copies; "
-            "every score with its sample size and interval.",
-            "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。",
-        ),
-        "tuned": say(
-            "How it does at what it was tuned for; every score with its sample size and interval.",
-            "在其微调任务上的表现；每个数字都附样本量与置信区间。",
-        ),
-        "image": say(
-            "How close its pictures come to real ones, how varied they "
-            "are, how much they copy; every score with its sample size "
-            "and interval.",
-            "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。",
-        ),
-    }[kind]
 
 
 def _method(result: Evaluation, reports: Sequence[ModelReport]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ and choose what the page shows.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,14 @@ SECONDS_FOR_SET_NUMBER = 3600.0
 """For samples whose number was set."""
 
 
+LEAD = (
+    "How close its pictures come to real ones, how varied they "
+    "are, how much they copy; every score with its sample size "
+    "and interval.",
+    "图片的逼真程度、多样性与复制程度；每个数字都附样本量与置信区间。",
+)
+
+
 @dataclass(frozen=True)
 class Reference:
     """What the second model is evaluated by: the first one's pictures."""
@@ -53,6 +62,10 @@ class Reference:
     training: ImageSet | None
 
 
+def evaluates(models: Sequence[Weights]) -> bool:
+    return all(weights.modality == "image" for weights in models)
+
+
 def evaluate_model(
     name: str,
     weights: Weights,
@@ -60,15 +73,7 @@ def evaluate_model(
     reference: Reference | None,
     progress: Progress,
 ) -> ModelReport:
-    """Open, evaluate and close one model.
-
-    Args:
-        name: as the user wrote it
-        weights: of the model
-        options: how to evaluate
-        reference: what another model was evaluated by
-        progress: called with (what is measured, the share that is done)
-    """
+    """Open, evaluate and close one model; see Evaluator."""
     from miaobi.engines.families.engine import PicturesEngine
     from miaobi.engines.load import load
     from miaobi.train.tracking import read_log

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,17 @@ QUOTES = 12
 """Samples on the page."""
 
 
+LEAD = (
+    "How well it predicts, how varied it writes, how much it copies; "
+    "every score with its sample size and interval.",
+    "预测能力、多样性与复制程度；每个数字都附样本量与置信区间。",
+)
+
+
+def evaluates(models: Sequence[Weights]) -> bool:
+    return all(weights.modality == "text" for weights in models)
+
+
 def evaluate_model(
     name: str,
     weights: Weights,
@@ -39,15 +50,7 @@ def evaluate_model(
     reference: list[str] | None,
     progress: Progress,
 ) -> ModelReport:
-    """Open, evaluate and close one model.
-
-    Args:
-        name: as the user wrote it
-        weights: of the model
-        options: how to evaluate
-        reference: held-out text that another model was evaluated by
-        progress: called with (what is measured, the share that is done)
-    """
+    """Open, evaluate and close one model; see Evaluator."""
     from miaobi.engines.load import load
     from miaobi.train.tracking import read_log
 

@@ -15,6 +15,7 @@ from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
 from miaobi.evaluate.page import Block
+from miaobi.models.tuned import FAMILY
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
@@ -30,6 +31,12 @@ MAX_RECORDS = 1_000_000
 """Read from a file of test examples."""
 
 
+LEAD = (
+    "How it does at what it was tuned for; every score with its sample size and interval.",
+    "在其微调任务上的表现；每个数字都附样本量与置信区间。",
+)
+
+
 @dataclass(frozen=True)
 class Reference:
     """What the second model is evaluated by, and how the first one did."""
@@ -42,6 +49,11 @@ class Reference:
     evaluations: list[Evaluation]
 
 
+def evaluates(models: Sequence[Weights]) -> bool:
+    """Return whether one of them was tuned: a plain base is evaluated beside it."""
+    return any(weights.family == FAMILY for weights in models)
+
+
 def evaluate_model(
     name: str,
     weights: Weights,
@@ -49,19 +61,11 @@ def evaluate_model(
     reference: Reference | None,
     progress: Progress,
 ) -> ModelReport:
-    """Open, evaluate and close one model.
-
-    Args:
-        name: as the user wrote it
-        weights: of the model
-        options: how to evaluate
-        reference: the first model's; None for the first, which must be a tuned one
-        progress: called with (what is measured, the share that is done)
-    """
+    """Open, evaluate and close one model; see Evaluator."""
     from miaobi.engines.load import load
     from miaobi.evaluate import tuned as evaluation
     from miaobi.evaluate.compare import differences, scores
-    from miaobi.models.tuned import FAMILY, open_tuned
+    from miaobi.models.tuned import open_tuned
     from miaobi.train.tracking import read_log
     from miaobi.tune.text import teacher
 
@@ -173,7 +177,7 @@ def _worst_examples(
 
 
 def _next_step(first: Tuned, label: str) -> tuple[str, str]:
-    if first.manifest.modality != "text":
+    if not first.writes:
         return "", ""
     sentence = say(
         "Export it to llama.cpp, LM Studio or Ollama:",
