@@ -246,7 +246,7 @@ class Counted(PointGAN):
 
 
 def test_every_batch_is_prepared_once(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, accumulation=3)
+    config = dataclasses.replace(CONFIG, microbatches=3)
     state = fresh(Counted, config)
     objective = state.objective
     assert isinstance(objective, Counted)
