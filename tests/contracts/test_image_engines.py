@@ -136,7 +136,7 @@ def pixels_of(chunk: Chunk) -> np.ndarray:
 
 def test_auto_chooses_it(case: Case) -> None:
     assert case.model.engine_name == case.name
-    assert case.engine.modality == "image"
+    assert case.engine.takes is ImageRequest
     assert isinstance(case.engine, Engine)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miaobi.core.engine import Abilities, check_supported
+from miaobi.core.engine import Abilities, accepted
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.requests import ImageRequest, TextRequest, recorded
 
@@ -56,9 +56,12 @@ def test_pictures_are_recorded_by_their_hash(tmp_path: Path) -> None:
 
 def test_refusals_do_not_print_pixels() -> None:
     request = ImageRequest(image=PIXELS)
-    with pytest.raises(Unsupported, match=r"image \(asked for 'sha256:[0-9a-f]{16}'\)"):
-        check_supported(request, Abilities(frozenset({"prompt"})), "toy")
-    check_supported(request, Abilities(frozenset({"image"})), "toy")
+    with pytest.raises(
+        Unsupported, match=r"image \(asked for 'sha256:[0-9a-f]{16}'\)"
+    ) as caught:
+        accepted(request, ImageRequest, Abilities(frozenset({"prompt"})), "toy")
+    assert caught.value.field == "image"
+    accepted(request, ImageRequest, Abilities(frozenset({"image"})), "toy")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.verbs import toy_pictures
 
 import miaobi
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
-from miaobi.core.requests import TextRequest
+from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines import engines
 from miaobi.engines.model import Model
 from miaobi.models import weights
@@ -34,7 +34,7 @@ def points(tmp_path: Path) -> Iterator[Model]:
 
 
 def test_auto_picks_the_engine(points: Model) -> None:
-    assert (points.engine_name, points.engine.modality) == ("pictures", "image")
+    assert (points.engine_name, points.engine.takes) == ("pictures", ImageRequest)
     assert points.engine.spec.classes == CLASSES
     assert isinstance(points.engine.net, Points)
 

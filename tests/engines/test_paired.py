@@ -21,7 +21,7 @@ from miaobi.engines.paired import GRACE_SECONDS, Paired
 class NamedEngine:
     """Answers with its own name, as soon as its gate is open."""
 
-    modality = "text"
+    takes = TextRequest
     chats = True
     context_length = 64
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from miaobi.core.artifacts import Facts, Image, TokenLogprob
-from miaobi.core.engine import Abilities, Chunk, Weights
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted
 from miaobi.core.errors import NotFound
 from miaobi.core.requests import ImageRequest, Request, TextRequest
 from miaobi.engines.model import Model
@@ -30,7 +30,7 @@ class Echo:
     who is being answered and who left early.
     """
 
-    modality, chats, context_length = "text", True, 4096
+    takes, chats, context_length = TextRequest, True, 4096
     abilities = Abilities(CONTROLS)
 
     def __init__(self, pause: float = 0.0) -> None:
@@ -40,7 +40,7 @@ class Echo:
         """So many words, then an error that nobody foresaw."""
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        assert isinstance(request, TextRequest)
+        request = accepted(request, TextRequest, self.abilities, "echo")
         said = (
             request.prompt
             if request.messages is None
@@ -84,11 +84,11 @@ class Echo:
 class Grey:
     """Paints one grey, the seed's."""
 
-    modality = "image"
+    takes = ImageRequest
     abilities = Abilities(frozenset(ImageRequest.__dataclass_fields__))
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
-        assert isinstance(request, ImageRequest)
+        request = accepted(request, ImageRequest, self.abilities, "grey")
         for index in range(request.n):
             pixels = np.full(
                 (request.height or 16, request.width or 16, 3),
@@ -114,7 +114,7 @@ def toy_pool(settings: Settings, **engines: object) -> Pool:
         if name not in engines:
             raise NotFound(f"There is no model named {name!r}.")
         return Weights(
-            "bundle", f"/nowhere/{name}", name, modality=engines[name].modality
+            "bundle", f"/nowhere/{name}", name, modality=engines[name].takes.makes
         )  # type: ignore[attr-defined]
 
     return Pool(

@@ -28,7 +28,7 @@ def open_engine(weights: Any, streams: int = 1) -> Slow:
 
 
 class Slow:
-    modality, chats, context_length, abilities = "text", True, 4096, ABILITIES
+    takes, chats, context_length, abilities = TextRequest, True, 4096, ABILITIES
 
     async def generate(self, request: Any) -> AsyncIterator[Chunk]:
         await asyncio.sleep(0.05)

@@ -4,10 +4,10 @@ of files: `provenance.publish` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,8 +42,27 @@ class TokenLogprob:
     top_logprobs: tuple[tuple[str, float], ...] = ()
 
 
+class Artifact:
+    """What a model makes. Each kind is a frozen dataclass with these two fields.
+
+    A kind that comes in pieces (a chunk's `piece`) joins them itself.
+    """
+
+    facts: Facts
+    finish: FinishReason
+
+    def labelled(self, facts: Facts, finish: FinishReason) -> Self:
+        """Return the same content with these facts and this end."""
+        return cast(Self, replace(cast(Any, self), facts=facts, finish=finish))
+
+    @classmethod
+    def join(cls, pieces: Sequence[Self]) -> Self:
+        """Return one artifact of its pieces, in their order."""
+        raise NotImplementedError(f"{cls.__name__} comes whole, not in pieces")
+
+
 @dataclass(frozen=True)
-class Text:
+class Text(Artifact):
     text: str
     facts: Facts
     finish: FinishReason = "stop"
@@ -54,7 +73,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Artifact):
     """pixels: uint8 [H, W, C], C = 1 for grey and 3 for colour."""
 
     pixels: np.ndarray
@@ -63,30 +82,30 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Audio:
+class Audio(Artifact):
     """samples: float32 [channels, samples] in [-1, 1]; rate in Hz."""
 
     samples: np.ndarray
     rate: int
     facts: Facts
+    finish: FinishReason = "stop"
 
 
 @dataclass(frozen=True)
-class Video:
+class Video(Artifact):
     """frames: uint8 [T, H, W, C] at `fps` frames a second."""
 
     frames: np.ndarray
     fps: float
     facts: Facts
+    finish: FinishReason = "stop"
     audio: Audio | None = None
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(Artifact):
     """vectors: float32 [texts, D], each of length one."""
 
     vectors: np.ndarray
     facts: Facts
-
-
-Artifact = Text | Image | Audio | Video | Embedding
+    finish: FinishReason = "stop"

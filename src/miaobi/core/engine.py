@@ -15,7 +15,7 @@ from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.bundle import Manifest
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.core.requests import EmbeddingRequest, Request, TextRequest, recorded
+from miaobi.core.requests import Request, recorded
 
 RequestKind = TypeVar("RequestKind", bound=Request)
 
@@ -38,6 +38,10 @@ class Chunk:
     """A whole picture, sound or video, for engines that make those; it comes with
     `finish`. Of its facts the caller keeps the parameters (what only the engine knows,
     such as the class that was drawn) and supplies the rest.
+    """
+    piece: Artifact | None = None
+    """The next part of an artifact that comes in pieces, such as sound; the pieces of
+    one index are joined by their class.
     """
     progress: float | None = None
     """The share of this index that is done, in [0, 1), for answers of many steps."""
@@ -98,11 +102,12 @@ class Engine(Protocol):
     `process_id`.
     """
 
-    modality: str
-    """What it makes, and with that the kind of request it takes: "text" (TextRequest),
-    "image" (ImageRequest).
-    """
     abilities: Abilities
+
+    @property
+    def takes(self) -> type[Request]:
+        """The kind of request that it answers."""
+        ...
 
     def generate(self, request: Request) -> AsyncIterator[Chunk]: ...
 
@@ -115,7 +120,7 @@ class EngineModule(Protocol):
     FORMATS: Collection[str]
     """The formats of weights that it reads."""
     TAKES: type[Request]
-    """The kind of request that its engines answer."""
+    """The kind of request that its engines answer (`Engine.takes`)."""
     ABILITIES: Abilities
 
     def installed(self) -> str | None:
@@ -132,7 +137,7 @@ class EngineModule(Protocol):
 
 
 class TextEngine(Engine, Protocol):
-    """An engine of modality "text"."""
+    """An engine that takes a TextRequest."""
 
     context_length: int
     """Tokens of prompt and answer together."""
@@ -195,46 +200,29 @@ def no_chat_error(name: str) -> Unsupported:
 
 
 def accepted(
-    request: Request, kind: type[RequestKind], abilities: Abilities, engine: str
+    request: Request, takes: type[RequestKind], abilities: Abilities, engine: str
 ) -> RequestKind:
     """Return the request if the engine can serve it. Settings are never ignored.
 
     Args:
         request: any kind of request.
-        kind: the kind that the engine takes.
+        takes: the kind that the engine takes.
         abilities: the engine's.
         engine: its name, for errors.
 
-    Raises Unsupported.
+    Raises Unsupported; where it is for a field, the error names it.
     """
-    if not isinstance(request, kind):
-        if issubclass(kind, TextRequest):
-            raise Unsupported(
-                say(
-                    f"The {engine} engine writes text only.",
-                    f"{engine} 引擎只能生成文本。",
-                )
-            )
-        if issubclass(kind, EmbeddingRequest):
-            raise Unsupported(
-                say(
-                    f"The {engine} engine makes vectors of texts only.",
-                    f"{engine} 引擎只能生成文本向量。",
-                )
-            )
+    if not isinstance(request, takes):
         raise Unsupported(
             say(
-                f"The {engine} engine makes pictures only.",
-                f"{engine} 引擎只能生成图片。",
+                f"The {engine} engine takes {takes.__name__}, not {type(request).__name__}.",
+                f"{engine} 引擎接受 {takes.__name__}，不接受 {type(request).__name__}。",
             ),
-            "miaobi generate image",
+            say(
+                f"It makes {takes.makes}; choose a model that makes {request.makes}.",
+                f"它生成 {takes.makes}；请选用生成 {request.makes} 的模型。",
+            ),
         )
-    check_supported(request, abilities, engine)
-    return request
-
-
-def check_supported(request: Request, abilities: Abilities, engine: str) -> None:
-    """Raise Unsupported for a request that sets what `engine` does not support."""
     for name, value in request.changed().items():
         if name not in abilities.controls:
             raise Unsupported(
@@ -243,7 +231,9 @@ def check_supported(request: Request, abilities: Abilities, engine: str) -> None
                     f"{engine} 引擎不支持 {name}（收到 {recorded(value)!r}）。",
                 ),
                 say(
-                    "Leave it out, or choose another engine with --engine.",
-                    "请去掉它，或用 --engine 换一个引擎。",
+                    "Leave it out, or open the model with another engine.",
+                    "请去掉它，或换一个引擎打开模型。",
                 ),
+                field=name,
             )
+    return request

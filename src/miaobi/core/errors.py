@@ -13,16 +13,20 @@ class MiaobiError(Exception):
     """Base of every error that a user can cause or correct.
 
     `code` is the machine-readable name (also in `--json` output and HTTP answers);
-    `exit_code` follows sysexits.h where one fits.
+    `exit_code` follows sysexits.h where one fits; `field` is the name of the setting
+    that is to blame, where it is a single one.
     """
 
     code = "error"
     exit_code = 1
 
-    def __init__(self, problem: str, remedy: str = "") -> None:
+    def __init__(
+        self, problem: str, remedy: str = "", *, field: str | None = None
+    ) -> None:
         super().__init__(problem)
         self.problem = problem
         self.remedy = remedy
+        self.field = field
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem

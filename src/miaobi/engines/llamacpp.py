@@ -114,7 +114,7 @@ def open_engine(
 class LlamaCppEngine:
     """llama.cpp's server in this process. Args as those of `open_engine`."""
 
-    modality = "text"
+    takes = TextRequest
 
     def __init__(
         self,

@@ -19,13 +19,7 @@ from miaobi.core.artifacts import Facts, TokenLogprob
 from miaobi.core.engine import Chunk, Engine, Scorer, TextEngine, Weights
 from miaobi.core.errors import BadInput, Unsupported, nearest
 from miaobi.core.language import say
-from miaobi.core.requests import (
-    EmbeddingRequest,
-    ImageRequest,
-    Request,
-    TextRequest,
-    recorded,
-)
+from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.collected import Collected
 from miaobi.models.weights import bos_token_of
 
@@ -33,13 +27,6 @@ Result = TypeVar("Result")
 
 Ask = str | Sequence[Mapping[str, Any]] | Sequence[str] | Request | None
 """What a model is asked with: a prompt, a conversation, texts, or a whole request."""
-
-KINDS: dict[str, type[Request]] = {
-    "text": TextRequest,
-    "image": ImageRequest,
-    "embedding": EmbeddingRequest,
-}
-"""Which request an engine of a modality takes."""
 
 
 class Model:
@@ -66,7 +53,8 @@ class Model:
     @property
     def chats(self) -> bool:
         """Whether it answers messages, and does not only continue texts."""
-        return self.engine.modality == "text" and self._text_engine.chats
+        writes = issubclass(self.engine.takes, TextRequest)
+        return writes and self._text_engine.chats
 
     @property
     def context_length(self) -> int:
@@ -78,23 +66,21 @@ class Model:
 
     @property
     def _text_engine(self) -> TextEngine:
-        if self.engine.modality != "text":
+        makes = self.engine.takes.makes
+        if not issubclass(self.engine.takes, TextRequest):
             raise Unsupported(
                 say(
-                    f"{self.name} does not write text (it makes: {self.engine.modality}).",
-                    f"{self.name} 不能生成文本（它生成：{self.engine.modality}）。",
+                    f"{self.name} does not write text (it makes: {makes}).",
+                    f"{self.name} 不能生成文本（它生成：{makes}）。",
                 ),
-                f"miaobi generate {self.engine.modality} --model {self.name}",
+                f"miaobi generate {makes} --model {self.name}",
             )
         return cast(TextEngine, self.engine)
 
     def request(self, ask: Ask = None, *, raw: bool = False, **controls: Any) -> Any:
         """Return the request for a prompt, a conversation, or a request as it stands.
 
-        A model that writes gets a plain prompt as a user's message where it chats, and
-        as the beginning of a document where it was trained here; with `raw` it
-        continues the prompt as it stands. For an image model the ask is the prompt, and
-        may be left out.
+        What becomes of an ask is for the kind of request to say (`Request.of`).
 
         Args:
             ask: What to answer.
@@ -103,72 +89,16 @@ class Model:
 
         Raises BadInput for an unknown control, with the nearest right name.
         """
-        kind = KINDS[self.engine.modality]
+        kind = self.engine.takes
         _check_controls(kind, controls)
-        if isinstance(ask, kind):
-            request = replace(ask, **controls)
-        elif kind is TextRequest:
-            request = self._text_request(ask, raw, controls)
-        elif kind is EmbeddingRequest:
-            request = self._embedding_request(ask, raw, controls)
-        else:
-            request = self._image_request(ask, raw, controls)
+        request = (
+            replace(ask, **controls)
+            if isinstance(ask, kind)
+            else kind.of(ask, self, raw=raw, **controls)
+        )
         if request.seed is None:
             request = replace(request, seed=secrets.randbelow(2**31))
         return request
-
-    def _text_request(
-        self, ask: Ask, raw: bool, controls: dict[str, Any]
-    ) -> TextRequest:
-        if isinstance(ask, Request):
-            raise self._wrong_ask(ask)
-        if "stop" in controls:
-            stop = controls["stop"]
-            controls["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
-        if ask is None:
-            return TextRequest(**controls)
-        if not isinstance(ask, str):
-            return TextRequest(messages=cast(Any, tuple(ask)), **controls)
-        if raw:
-            return TextRequest(prompt=ask, **controls)
-        if self.chats:
-            message = {"role": "user", "content": ask}
-            return TextRequest(messages=(message,), **controls)
-        begins_document = ask.startswith(self.bos_token)
-        prompt = ask if begins_document else self.bos_token + ask
-        return TextRequest(prompt=prompt, **controls)
-
-    def _image_request(
-        self, ask: Ask, raw: bool, controls: dict[str, Any]
-    ) -> ImageRequest:
-        if raw or not isinstance(ask, str | None):
-            raise self._wrong_ask(ask)
-        if ask:
-            controls = {"prompt": ask} | controls
-        return ImageRequest(**controls)
-
-    def _embedding_request(
-        self, ask: Ask, raw: bool, controls: dict[str, Any]
-    ) -> EmbeddingRequest:
-        if raw or ask is None or isinstance(ask, Request):
-            raise self._wrong_ask(ask)
-        texts = (ask,) if isinstance(ask, str) else tuple(str(text) for text in ask)
-        return EmbeddingRequest(texts=texts, **controls)
-
-    def _wrong_ask(self, ask: Ask) -> Unsupported:
-        modality = self.engine.modality
-        kind = type(ask).__name__
-        request = KINDS[modality].__name__
-        return Unsupported(
-            say(
-                f"{self.name} makes {modality}; it cannot be asked with {kind} or raw.",
-                f"{self.name} 生成 {modality}，不能用 {kind} 或 raw 提问。",
-            ),
-            say(
-                f"Ask with a prompt or a {request}.",
-                f"请用提示或 {request} 提问。",
-            ),
-        )
 
     def generate(
         self, ask: Ask = None, *, raw: bool = False, **controls: Any
@@ -226,16 +156,13 @@ class Model:
 
         Of the request's images, facts hold only the SHA-256.
         """
-        parameters = {name: recorded(value) for name, value in changed(request).items()}
-        if isinstance(request, ImageRequest) and request.prompt:
-            parameters = {"prompt": request.prompt} | parameters
         return Facts(
             model=self.name,
             version=self.weights.version,
             engine=self.engine_name,
             request_id=uuid.uuid4().hex,
             seed=request.seed,
-            parameters=parameters,
+            parameters=request.parameters(),
         )
 
     def score(self, text: str) -> list[TokenLogprob]:
@@ -271,14 +198,6 @@ class Model:
         self.close()
 
 
-def changed(request: Request) -> dict[str, Any]:
-    """Return the controls that differ from their defaults, without prompt and seed."""
-    controls = request.changed()
-    for name in ("prompt", "messages", "seed"):
-        controls.pop(name, None)
-    return controls
-
-
 def _check_controls(kind: type[Request], controls: Mapping[str, Any]) -> None:
     names = {item.name for item in fields(kind)}
     for name in controls:
@@ -289,6 +208,7 @@ def _check_controls(kind: type[Request], controls: Mapping[str, Any]) -> None:
                     f"没有名为 {name!r} 的参数。",
                 ),
                 nearest(name, names),
+                field=name,
             )
 
 

@@ -17,7 +17,7 @@ from typing import cast
 
 from miaobi.core.engine import Abilities, Chunk, TextEngine
 from miaobi.core.errors import Unsupported
-from miaobi.core.requests import Request
+from miaobi.core.requests import Request, TextRequest
 
 log = logging.getLogger("miaobi.engines")
 
@@ -37,7 +37,7 @@ class Paired:
         throughput_abilities: What that engine will be able to do.
     """
 
-    modality = "text"
+    takes = TextRequest
 
     def __init__(
         self,

@@ -118,7 +118,7 @@ def open_engine(
 class RemoteEngine:
     """A model of a server. Args as those of `open_engine`."""
 
-    modality = "text"
+    takes = TextRequest
     chats = True
 
     def __init__(

@@ -59,6 +59,14 @@ STATUS: dict[type[MiaobiError], int] = {
 }
 
 
+CLIENT_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "json_schema": "response_format",
+    "width": "size",
+    "height": "size",
+}
+"""What clients call our fields, where they call them otherwise."""
 LOCAL_DETAIL = re.compile(
     r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。"
     r"]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at "
@@ -128,10 +136,16 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
         again = (
             30 if isinstance(error, DoesNotFit) else None
         )  # others may have closed a model or freed the disk by then
+        message = without_paths(f"{error.problem} {error.remedy}".strip())
+        param = error.field
+        if param in CLIENT_NAMES:
+            message = re.sub(rf"\b{param}\b", CLIENT_NAMES[param], message)
+            param = CLIENT_NAMES[param]
         return ApiError(
             status,
-            without_paths(f"{error.problem} {error.remedy}".strip()),
+            message,
             code=error.code,
+            param=param,
             retry_after=again,
         )
     log.error("unexpected error", exc_info=error, extra={"request_id": request_id})

@@ -21,6 +21,7 @@ from typing import Any
 from miaobi.core.engine import Weights
 from miaobi.core.errors import DoesNotFit, Unsupported
 from miaobi.core.language import say
+from miaobi.core.requests import Request, TextRequest, requests
 from miaobi.engines.model import Model
 from miaobi.serve.settings import Settings
 
@@ -94,21 +95,26 @@ class Pool:
         }
 
     @asynccontextmanager
-    async def lease(self, name: str, modality: str = "text") -> AsyncIterator[Model]:
-        """The opened model of that name, which stays open until the block is left.
+    async def lease(
+        self, name: str, takes: type[Request] = TextRequest
+    ) -> AsyncIterator[Model]:
+        """Yield the opened model of that name, which stays open until the block is left.
+
+        Args:
+            name: a served name
+            takes: the kind of request that it is to answer
+
         Raises NotFound, Unsupported, DoesNotFit.
         """
         weights = self.find(name)
-        if (
-            weights.modality in ("text", "image", "embedding")
-            and weights.modality != modality
-        ):
-            raise _other(name, weights.modality, modality)
+        kinds = [requests.get(kind).makes for kind in requests.names()]
+        if weights.modality in kinds and weights.modality != takes.makes:
+            raise _other(name, weights.modality, takes.makes)
         held = await self._entered(name, weights)
         try:
             model = held.opening.result()
-            if model.engine.modality != modality:
-                raise _other(name, model.engine.modality, modality)
+            if not issubclass(model.engine.takes, takes):
+                raise _other(name, model.engine.takes.makes, takes.makes)
             yield model
         finally:
             self._leave(held)

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from miaobi.core.artifacts import Facts, FinishReason, Image, Text
 from miaobi.core.config import flat
@@ -18,7 +18,7 @@ from miaobi.core.requests import ImageRequest, TextRequest
 from miaobi.engines.auto import why
 from miaobi.engines.collected import Collected
 from miaobi.engines.load import load
-from miaobi.engines.model import Model, changed
+from miaobi.engines.model import Model
 from miaobi.models.weights import find
 from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import publish
@@ -79,11 +79,11 @@ def text(
         model,
         engine=engine,
         streams=max(request.n, request.num_beams),
-        needs=changed(request),
+        needs=request.controls(),
         **options,
     ) as opened:
         prompt = request.prompt if request.messages is None else request.messages
-        full = opened.request(prompt, raw=raw, seed=request.seed, **changed(request))
+        full = opened.request(prompt, raw=raw, seed=request.seed, **request.controls())
         began = time.perf_counter()
         texts, tokens = _write(opened, full, live)
         seconds = time.perf_counter() - began
@@ -206,7 +206,7 @@ def image(
             f"miaobi generate {weights.modality} --model {name}",
         )
     with load(
-        weights, engine=engine, streams=request.n, needs=changed(request), **options
+        weights, engine=engine, streams=request.n, needs=request.controls(), **options
     ) as opened:
         full = opened.request(request, seed=request.seed)
         began = time.perf_counter()
@@ -262,7 +262,7 @@ def _paint(model: Model, request: ImageRequest) -> list[Image]:
                 progress[chunk.index] = share
                 show(model.name, sum(progress.values()), request.n)
     except KeyboardInterrupt:
-        pictures = collected.images(model.facts(request))
+        pictures = cast(list[Image], collected.artifacts(model.facts(request)))
         if not pictures:
             raise
         print(
@@ -273,7 +273,7 @@ def _paint(model: Model, request: ImageRequest) -> list[Image]:
             file=sys.stderr,
         )
         return pictures
-    return collected.images(model.facts(request))
+    return cast(list[Image], collected.artifacts(model.facts(request)))
 
 
 def _publish(pictures: list[Image], out: Path) -> Painted:

@@ -81,7 +81,7 @@ def test_pixels_are_those_of_the_pipeline_itself(
         **({"num_frames": 1} if name == "cogvideox" else {}),
     )
     with opened(checkpoint(name)) as model:
-        assert (model.engine_name, model.engine.modality) == ("diffusers", "image")
+        assert (model.engine_name, model.engine.takes) == ("diffusers", ImageRequest)
         picture = model.generate("a fox", seed=7, **controls)[0]
         assert picture.pixels.shape == (height, width, 3)
         assert (picture.pixels == expected).all()

@@ -202,7 +202,7 @@ def test_no_text_makes_the_rules_hang(piece: str) -> None:
 class Classifier:
     """Gives every text the same answer, but for one that holds "wicked"."""
 
-    modality = "text"
+    takes = TextRequest
     chats = False
     context_length = 4096
     abilities = Abilities(frozenset({"prompt", "seed"}))

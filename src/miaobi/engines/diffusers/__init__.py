@@ -58,7 +58,7 @@ def installed() -> str | None:
 def reads(weights: Weights) -> bool:
     if weights.format == "diffusers":
         return True
-    return weights.family == FAMILY and weights.modality == "image"
+    return weights.family == FAMILY and weights.modality == TAKES.makes
 
 
 def open_engine(

@@ -87,7 +87,7 @@ class Call:
 class DiffusersEngine:
     """Loaded pipelines, and a check of what they make."""
 
-    modality = "image"
+    takes = ImageRequest
 
     def __init__(
         self, name: str, pipelines: Pipelines, checker: Checker | None

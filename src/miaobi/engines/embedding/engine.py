@@ -33,7 +33,7 @@ MAX_TOKENS = 8192
 class EmbeddingEngine:
     """An encoder of texts on the CPU."""
 
-    modality = "embedding"
+    takes = EmbeddingRequest
 
     def __init__(self, weights: Weights, abilities: Abilities) -> None:
         self.name = weights.name

@@ -33,7 +33,7 @@ def installed() -> str | None:
 
 
 def reads(weights: Weights) -> bool:
-    return weights.modality == "image" and weights.family != FAMILY
+    return weights.modality == TAKES.makes and weights.family != FAMILY
 
 
 def open_engine(

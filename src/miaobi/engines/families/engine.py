@@ -69,7 +69,7 @@ class PicturesEngine:
         varies: Whether it makes variations of an image.
     """
 
-    modality = "image"
+    takes = ImageRequest
 
     def __init__(self, weights: Weights, device: str) -> None:
         self.weights = weights

@@ -53,7 +53,7 @@ def installed() -> str | None:
 def reads(weights: Weights) -> bool:
     if weights.family == FAMILY:
         return open_tuned(weights).writes
-    if weights.modality != "text":
+    if weights.modality != TAKES.makes:
         return False
     return weights.format != "gguf" or gguf_fits(weights.path)
 

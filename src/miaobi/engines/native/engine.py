@@ -187,7 +187,7 @@ class Worker(threading.Thread):
 class NativeEngine:
     """A checkpoint in this process; its worker starts with the first request."""
 
-    modality = "text"
+    takes = TextRequest
 
     def __init__(self, checkpoint: Checkpoint, abilities: Abilities) -> None:
         self.checkpoint = checkpoint

@@ -73,7 +73,7 @@ class OpenVinoEngine:
         threads: Of the processor.
     """
 
-    modality = "text"
+    takes = TextRequest
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from miaobi.core.artifacts import Facts, Image
 from miaobi.core.engine import Abilities, Chunk
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
-from miaobi.core.requests import Request
+from miaobi.core.requests import ImageRequest, Request
 from miaobi.engines.packaged import Network, accepted_with_image
 
 STYLES = tuple(str(number) for number in range(26))
@@ -44,7 +44,7 @@ STYLE_SIDE = 256
 class StyleTransfer:
     """The networks of one pack; each is opened when it is first needed."""
 
-    modality = "image"
+    takes = ImageRequest
 
     def __init__(
         self, folder: Path, name: str, abilities: Abilities, threads: int | None = None

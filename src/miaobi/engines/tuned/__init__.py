@@ -22,6 +22,8 @@ FORMATS = ("bundle",)
 TAKES = TextRequest
 ABILITIES = Abilities(frozenset({"seed", "prompt", "image"}))
 """Answers do not depend on the seed: the likeliest is given."""
+MAKES = (TextRequest.makes, "labels")
+"""What the tuned models that it reads make."""
 
 
 def installed() -> str | None:
@@ -31,7 +33,7 @@ def installed() -> str | None:
 
 
 def reads(weights: Weights) -> bool:
-    if weights.family != FAMILY or weights.modality == "image":
+    if weights.family != FAMILY or weights.modality not in MAKES:
         return False
     return not open_tuned(weights).writes
 

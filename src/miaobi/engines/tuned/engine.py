@@ -11,10 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from miaobi.core.engine import Abilities, Chunk, accepted
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.core.requests import Request, TextRequest
+from miaobi.core.requests import ImageRequest, Request, TextRequest
 from miaobi.engines.text.tokenizer import Tokenizer
 from miaobi.engines.worker import Send, Worker
 from miaobi.models.tuned import Tuned
@@ -27,12 +29,12 @@ UNLIMITED = 1_000_000
 class TunedEngine:
     """A tuned model that is asked in its task's own form."""
 
-    modality = "text"
+    takes = TextRequest
     chats = False
 
     def __init__(self, tuned: Tuned) -> None:
         self.tuned = tuned
-        self.takes_images = task_of(tuned).MODALITY == "image"
+        self.takes_images = task_of(tuned).MODALITY == ImageRequest.makes
         controls = {"seed", "prompt"}
         if self.takes_images:
             controls.add("image")
@@ -133,11 +135,14 @@ def _json_object(prompt: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _image_columns(image: Path) -> Mapping[str, Any]:
-    """The columns that every task about images reads.
+def _image_columns(image: Path | np.ndarray) -> Mapping[str, Any]:
+    """The columns that every task about images reads, of a file or of pixels.
 
     Raises BadInput for what is no image.
     """
+    if not isinstance(image, Path):
+        height, width = image.shape[:2]
+        return {"image": image, "width": width, "height": height}
     from miaobi.data.labelled.images import picture_check
 
     with picture_check() as check:

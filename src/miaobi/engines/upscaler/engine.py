@@ -19,7 +19,7 @@ from miaobi.core.artifacts import Facts, Image
 from miaobi.core.engine import Abilities, Chunk
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.core.requests import Request
+from miaobi.core.requests import ImageRequest, Request
 from miaobi.engines.packaged import Network, accepted_with_image
 from miaobi.engines.upscaler import layers_model
 
@@ -39,7 +39,7 @@ class Upscaler:
     `folder` holds x2, x3, x4 and x8, each a TensorFlow.js model.
     """
 
-    modality = "image"
+    takes = ImageRequest
 
     def __init__(
         self, folder: Path, name: str, abilities: Abilities, threads: int | None = None

@@ -8,7 +8,6 @@ fields.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -48,8 +47,8 @@ async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Resp
     limits = services.settings.limits
     kit, controls = kit_of(fields, limits), controls_of(fields, limits)
 
-    def ask(model: Model, resources: ExitStack) -> Sequence[TextRequest]:
-        return [request_of(model, fields, kit, controls, limits, resources)]
+    def ask(model: Model) -> Sequence[TextRequest]:
+        return [request_of(model, fields, kit, controls, limits)]
 
     exchange = Exchange(services, caller, fields.model, ask, "chatcmpl")
     only_one = fields.parallel_tool_calls is False

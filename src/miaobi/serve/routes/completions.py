@@ -5,7 +5,6 @@ was trained here begins a document with them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -18,7 +17,7 @@ from miaobi.engines.model import Model
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.services import Serving
 from miaobi.serve.text.events import Events
-from miaobi.serve.text.exchange import Answer, Exchange, check_offered, whole
+from miaobi.serve.text.exchange import Answer, Exchange, whole
 from miaobi.serve.text.fields import Completion, within
 
 router = APIRouter(prefix="/v1/completions", tags=["text"])
@@ -49,7 +48,7 @@ async def create(
     if fields.logprobs is not None:
         controls["logprobs"] = fields.logprobs
 
-    def ask(model: Model, resources: ExitStack) -> Sequence[TextRequest]:
+    def ask(model: Model) -> Sequence[TextRequest]:
         raw = {"raw": True} if model.chats else {}
         # A model that answers in a form of its own, a label, is asked no length.
         own = {
@@ -59,10 +58,7 @@ async def create(
             or fields.max_tokens is not None
             or name in model.engine.abilities.controls
         }
-        return [
-            check_offered(model.request(prompt, **raw, **own), model)
-            for prompt in prompts
-        ]
+        return [model.request(prompt, **raw, **own) for prompt in prompts]
 
     exchange = Exchange(services, caller, fields.model, ask, "cmpl")
     echoes = prompts if fields.echo else [""] * len(prompts)

@@ -14,6 +14,7 @@ from pydantic import Field
 from miaobi.core.artifacts import Embedding
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
+from miaobi.core.requests import EmbeddingRequest
 from miaobi.engines.model import Model
 from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Slot
@@ -54,7 +55,7 @@ async def create(
         )
     async with (
         services.admission.slot(caller, fields.model) as slot,
-        services.pool.lease(fields.model, "embedding") as model,
+        services.pool.lease(fields.model, EmbeddingRequest) as model,
     ):
         vectors = await _embed(model, texts, slot)
         label = {"notice": NOTICE, "model": model.weights.label}
@@ -66,6 +67,7 @@ async def create(
                 f"dimensions 为 {fields.dimensions}；{fields.model} 输出 {vectors.shape[1]} 维，且未经可截断训练。",
             ),
             say("Leave dimensions out.", "请去掉 dimensions。"),
+            field="dimensions",
         )
     data = [
         {

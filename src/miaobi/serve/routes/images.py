@@ -12,7 +12,7 @@ import base64
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Form, Request, UploadFile
 from fastapi.responses import FileResponse
@@ -152,7 +152,7 @@ async def _answer(
 ) -> dict[str, Any]:
     async with (
         services.admission.slot(caller, fields.model) as slot,
-        services.pool.lease(fields.model, "image") as model,
+        services.pool.lease(fields.model, ImageRequest) as model,
     ):
         image_request = image_request_of(
             model,
@@ -207,7 +207,7 @@ async def _generate(
     collected = Collected(image_request)
     async for chunk in model.engine.generate(image_request):
         collected.add(chunk)
-    pictures = collected.images(model.facts(image_request))
+    pictures = cast(list[Image], collected.artifacts(model.facts(image_request)))
     return [
         replace(
             picture,

@@ -5,10 +5,9 @@ long it may answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
@@ -16,7 +15,6 @@ from miaobi.core.requests import TextRequest
 from miaobi.engines.model import Model
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
-from miaobi.serve.text.exchange import check_offered
 from miaobi.serve.text.fields import Chat, ImagePart, plain
 from miaobi.serve.text.tools import Kit
 
@@ -30,11 +28,8 @@ def request_of(
     kit: Kit,
     controls: Mapping[str, Any],
     limits: Limits,
-    resources: ExitStack,
 ) -> TextRequest:
-    """The request. A picture for a model that reads pictures lies in a folder that
-    `resources` takes away. Raises Unsupported, BadInput or ApiError.
-    """
+    """Return the request. Raises Unsupported, BadInput or ApiError."""
     offered = model.engine.abilities.controls
     pictures = [
         part.image_url.url
@@ -54,6 +49,7 @@ def request_of(
                 "Leave tools out, or choose a model that uses them.",
                 "请去掉 tools，或选用支持工具的模型。",
             ),
+            field="tools",
         )
     if kit.tools:
         extra["tools"] = kit.tools
@@ -63,11 +59,10 @@ def request_of(
         raise Unsupported(
             say(f"{model.name} reads no pictures.", f"{model.name} 不能读取图片。"),
             say("Send text only.", "请只发送文本。"),
+            field="messages",
         )
     if pictures or ("image" in offered and not model.chats):
-        return _about_a_picture(
-            model, fields, pictures, {**controls, **extra}, limits, resources
-        )
+        return _about_a_picture(model, fields, pictures, {**controls, **extra}, limits)
     if not model.chats:
         raise Unsupported(
             say(
@@ -82,13 +77,11 @@ def request_of(
     length = {
         "max_new_tokens": min(DEFAULT_LENGTH, limits.max_tokens, model.context_length)
     }
-    return check_offered(
-        model.request(
-            [plain(message) for message in fields.messages],
-            **{**length, **controls, **extra},
-        ),
-        model,
+    request: TextRequest = model.request(
+        [plain(message) for message in fields.messages],
+        **{**length, **controls, **extra},
     )
+    return request
 
 
 def _about_a_picture(
@@ -97,7 +90,6 @@ def _about_a_picture(
     pictures: list[str],
     controls: Mapping[str, Any],
     limits: Limits,
-    resources: ExitStack,
 ) -> TextRequest:
     """For a classifier, a detector, a captioner: the one picture, and the words of the
     last message.
@@ -119,19 +111,13 @@ def _about_a_picture(
             part.text for part in content or () if not isinstance(part, ImagePart)
         )
     )
-    path = (
-        Path(resources.enter_context(TemporaryDirectory(prefix="miaobi-"))) / "picture"
-    )
-    path.write_bytes(_bytes_of(pictures[0], limits))
-    return check_offered(
-        model.request(text.strip() or None, image=path, **controls), model
-    )
+    pixels = _pixels_of(pictures[0], limits)
+    request: TextRequest = model.request(text.strip() or None, image=pixels, **controls)
+    return request
 
 
-def _bytes_of(url: str, limits: Limits) -> bytes:
-    """A data: URL's picture, looked through. Raises ApiError 400 or BadInput."""
+def _pixels_of(url: str, limits: Limits) -> np.ndarray:
+    """Return a data: URL's picture, uint8 [H, W, 3]. Raises ApiError 400 or BadInput."""
     from miaobi.serve.image.incoming import of_data_url, read
 
-    raw = of_data_url(url, "messages")
-    read(raw, "image_url", limits.pixels)
-    return raw
+    return read(of_data_url(url, "messages"), "image_url", limits.pixels).pixels

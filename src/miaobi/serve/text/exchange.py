@@ -10,42 +10,33 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import Chunk
-from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.model import Model
 from miaobi.provenance.label import NOTICE
 from miaobi.serve.admission import Slot
 from miaobi.serve.callers import Caller
-from miaobi.serve.errors import ApiError
 from miaobi.serve.records import now
 from miaobi.serve.services import Services
 
 Put = Callable[[Chunk], None]
-NAMES = {
-    "max_new_tokens": "max_tokens",
-    "min_new_tokens": "min_tokens",
-    "json_schema": "response_format",
-}
-"""What clients call our controls, where they call them otherwise."""
 
 
 @dataclass
 class Exchange:
-    """`ask(model, kept)`: the requests for this model, once it is known, all with the
-    same n. May raise what tells the client what is wrong. `resources` is left when the
-    answers are made.
+    """`ask(model)`: the requests for this model, once it is known, all with the same n.
+    May raise what tells the client what is wrong.
     """
 
     services: Services
     caller: Caller
     name: str
-    ask: Callable[[Model, ExitStack], Sequence[TextRequest]]
+    ask: Callable[[Model], Sequence[TextRequest]]
     prefix: str
     """Of the answer's id: "chatcmpl"."""
     id: str = ""
@@ -64,13 +55,12 @@ class Exchange:
             self.services.admission.slot(self.caller, self.name) as slot,
             self.services.pool.lease(self.name) as model,
         ):
-            with ExitStack() as resources:
-                requests = self.ask(model, resources)
-                self.model, self.seed = model, requests[0].seed
-                if len(requests) == 1:
-                    await self._answer(requests[0], 0, slot, put)
-                else:
-                    await self._answers(requests, slot, put)
+            requests = self.ask(model)
+            self.model, self.seed = model, requests[0].seed
+            if len(requests) == 1:
+                await self._answer(requests[0], 0, slot, put)
+            else:
+                await self._answers(requests, slot, put)
 
     async def _answers(
         self, requests: Sequence[TextRequest], slot: Slot, put: Put
@@ -133,25 +123,6 @@ class Exchange:
             "engine": self.model.engine_name,
             "seed": self.seed,
         }
-
-
-def check_offered(request: TextRequest, model: Model) -> TextRequest:
-    """The request, if the model honours all that it sets. Raises ApiError 400 with the
-    client's own name for what it does not.
-    """
-    for name in request.changed():
-        if name not in model.engine.abilities.controls:
-            theirs = NAMES.get(name, name)
-            raise ApiError(
-                400,
-                say(
-                    f"{model.name} does not offer {theirs} here. Leave it out.",
-                    f"{model.name} 在此不支持 {theirs}，请去掉它。",
-                ),
-                code="unsupported",
-                param=theirs,
-            )
-    return request
 
 
 @dataclass

@@ -1,0 +1,29 @@
+"""Requests for vectors of texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from miaobi.core.artifacts import Embedding
+from miaobi.core.requests.base import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingRequest(Request):
+    """Return a vector for each of `texts`."""
+
+    makes: ClassVar[str] = "embedding"
+    answer = Embedding
+    asks = frozenset({"texts"})
+
+    texts: tuple[str, ...]
+    """What to make vectors of."""
+
+    @classmethod
+    def of(cls, ask: Any, model: Any, *, raw: bool = False, **controls: Any) -> Self:
+        """Return the request for one text, or for several."""
+        if raw or ask is None or isinstance(ask, Request):
+            raise cls.wrong_ask(ask, model.name)
+        texts = (ask,) if isinstance(ask, str) else tuple(str(text) for text in ask)
+        return cls(texts=texts, **controls)
