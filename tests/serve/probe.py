@@ -63,11 +63,11 @@ async def _words(
         services.admission.slot(caller, asked.get("model", "echo")) as slot,
         services.pool.lease(asked.get("model", "echo")) as model,
     ):
-        slot.prompt_tokens += asked.get("prompt_tokens", 3)
+        slot.add("prompt_tokens", asked.get("prompt_tokens", 3))
         async for chunk in model.engine.generate(
             model.request(asked["say"], max_new_tokens=10_000)
         ):
-            slot.completion_tokens += chunk.tokens
+            slot.add("completion_tokens", chunk.tokens)
             yield chunk.text
 
 

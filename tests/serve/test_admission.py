@@ -25,7 +25,7 @@ from miaobi.serve.database import open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
-from miaobi.serve.usage import Ledger, Used, of_key, today
+from miaobi.serve.usage import Ledger, of_key, today
 
 __all__ = ["database", "postgres"]
 ME = Caller()
@@ -211,6 +211,10 @@ def test_budgets_survive_a_restart_and_usage_is_told() -> None:
     ] == [("echo", 2, 6, 6)]
 
 
+def tokens(read: int, written: int) -> dict[str, float]:
+    return {"prompt_tokens": read, "completion_tokens": written}
+
+
 async def test_several_servers_share_one_account_on_either_database(
     database: str,
 ) -> None:
@@ -222,8 +226,8 @@ async def test_several_servers_share_one_account_on_either_database(
         assert await ledger.tokens_today("key-1") == 0
     for at in range(3):
         for ledger in ledgers:
-            ledger.add("key-1", "echo", Used(1, 10, 5, 0))
-            ledger.add("key-2", f"model-{at}", Used(1, 1, 1, 1))
+            ledger.add("key-1", "echo", tokens(10, 5))
+            ledger.add("key-2", f"model-{at}", {**tokens(1, 1), "beeps": 0.5})
         await asyncio.gather(*(ledger.write() for ledger in ledgers))
     for ledger in ledgers:
         await ledger.write()
@@ -238,11 +242,11 @@ async def test_several_servers_share_one_account_on_either_database(
             "pictures": 0,
         }
     ]
-    assert [row["model"] for row in of_key(records[0], "key-2", 1)] == [
-        "model-0",
-        "model-1",
-        "model-2",
-    ] and of_key(records[0], "key-3", 1) == []
+    others = of_key(records[0], "key-2", 1)
+    assert [row["model"] for row in others] == ["model-0", "model-1", "model-2"]
+    # A unit that nothing but its route has heard of.
+    assert [row["beeps"] for row in others] == [1, 1, 1]
+    assert of_key(records[0], "key-3", 1) == []
     for opened in records:
         opened.close()
 
@@ -254,7 +258,7 @@ async def test_usage_that_could_not_be_written_is_kept(
     await services.open()
     ledger = services.admission.ledger
     try:
-        ledger.add("key-1", "echo", admissions.Used(1, 2, 3, 0))
+        ledger.add("key-1", "echo", tokens(2, 3))
         with monkeypatch.context() as patch:
             patch.setattr(
                 type(ledger),
@@ -264,7 +268,7 @@ async def test_usage_that_could_not_be_written_is_kept(
             with pytest.raises(OSError, match="disk full"):
                 await ledger.write()
         assert await ledger.tokens_today("key-1") == 5
-        ledger.add("key-1", "echo", admissions.Used(1, 1, 1, 0))
+        ledger.add("key-1", "echo", tokens(1, 1))
         await ledger.write()
         await ledger.write()
         assert await ledger.tokens_today("key-1") == 7

@@ -15,7 +15,7 @@ from tests.serve.databases import database, postgres
 
 from miaobi.core.errors import BadInput
 from miaobi.serve.database import open_records
-from miaobi.serve.records import Key, Table, new_id
+from miaobi.serve.records import Key, Table, Usage, new_id
 
 __all__ = ["database", "postgres"]
 
@@ -44,6 +44,33 @@ def test_keys_of_older_servers_keep_their_rights(database: str) -> None:
         assert {key.name: key.operator for key in session.scalars(select(Key))} == {
             "old": True,
             "new": False,
+        }
+    records.close()
+
+
+def test_usage_of_older_servers_becomes_amounts(database: str) -> None:
+    records = open_records(database, "0002")
+    rows = [
+        {"key": "key-1", "day": "2026-11-30", "amounts": (7, 210, 90, 0)},
+        {"key": "key-2", "day": "2026-12-01", "amounts": (2, 0, 0, 5)},
+    ]
+    with records.engine.begin() as connection:
+        for row in rows:
+            key, day, amounts = row.values()
+            connection.execute(
+                text("INSERT INTO usage VALUES (:key, 'm', :day, :r, :p, :c, :i)"),
+                {"key": key, "day": day, **dict(zip("rpci", amounts))},
+            )
+    records.close()
+    records = open_records(database)
+    with records.reading() as session:
+        query = select(Usage.key_id, Usage.model, Usage.day, Usage.unit, Usage.amount)
+        assert set(map(tuple, session.execute(query))) == {
+            ("key-1", "m", "2026-11-30", "requests", 7),
+            ("key-1", "m", "2026-11-30", "prompt_tokens", 210),
+            ("key-1", "m", "2026-11-30", "completion_tokens", 90),
+            ("key-2", "m", "2026-12-01", "requests", 2),
+            ("key-2", "m", "2026-12-01", "pictures", 5),
         }
     records.close()
 

@@ -316,20 +316,20 @@ def test_the_database_is_brought_up_to_date(restart: Restart) -> None:
 def test_the_database_is_copied_before_it_is_migrated(
     version: Path, tmp_path: Path
 ) -> None:
-    """A step back, to the keys before 0002, stands for what a later migration meets."""
-    database = make_copy(version, tmp_path / version.name).root / DATABASE
+    """0003 makes amounts of the usage; other tables stay as they are."""
+    root = make_copy(version, tmp_path / version.name).root
+    database, revision = root / DATABASE, migration(root)
     with closing(sqlite3.connect(database)) as other_server:
-        other_server.execute("ALTER TABLE keys DROP COLUMN operator")
-        other_server.execute("UPDATE alembic_version SET version_num = '0001'")
-        other_server.commit()
+        other_server.execute("SELECT name FROM sqlite_master").close()
         before = rows_of(database)
         open_records(f"sqlite:///{database}").close()
     (copy,) = list_copies(database)
-    assert copy.revision == "0001"
+    assert copy.revision == revision == "0002"
     assert rows_of(copy.path) == before
     after = rows_of(database)
-    changed = {table for table in before if before[table] != after[table]}
-    assert changed == {"alembic_version", "keys"}
+    changed = {table for table in before if before[table] != after.get(table)}
+    assert changed == {"alembic_version", "usage"}
+    assert after.keys() - before.keys() == {"amounts"}
     assert sum(map(len, before.values())) > 50
 
 

@@ -23,7 +23,8 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.logs import current
 from miaobi.serve.meters import Meters
 from miaobi.serve.settings import Settings
-from miaobi.serve.usage import Ledger, Used, seconds_to_midnight
+from miaobi.serve.units import STREAMED, report
+from miaobi.serve.usage import Ledger, seconds_to_midnight
 
 WINDOW = 60.0
 """Seconds of a key's sliding window of requests."""
@@ -32,36 +33,27 @@ DRAINING = 10
 
 
 class Slot:
-    """An active slot. What the request uses of the model is added up here and recorded
-    when the slot is freed.
+    """An active slot. What the request uses of the model is added up here, in units
+    (units.py), and recorded when the slot is freed.
     """
 
-    __slots__ = (
-        "_completion_tokens",
-        "arrived",
-        "first_token",
-        "pictures",
-        "prompt_tokens",
-    )
+    __slots__ = ("amounts", "arrived", "first_times")
 
     def __init__(self, arrived: float) -> None:
         self.arrived = arrived
         """When the request came, by time.perf_counter."""
-        self.first_token: float | None = None
-        """When its first token was there, by the same clock."""
-        self.prompt_tokens = 0
-        self.pictures = 0
-        self._completion_tokens = 0
+        self.amounts = dict[str, float]()
+        """By unit."""
+        self.first_times = dict[str, float]()
+        """When the first of each unit was added, by the same clock."""
 
-    @property
-    def completion_tokens(self) -> int:
-        return self._completion_tokens
-
-    @completion_tokens.setter
-    def completion_tokens(self, count: int) -> None:
-        if self.first_token is None and count:
-            self.first_token = time.perf_counter()
-        self._completion_tokens = count
+    def add(self, unit: str, amount: float) -> None:
+        if not amount:
+            return
+        if unit not in self.amounts:
+            self.amounts[unit] = 0
+            self.first_times[unit] = time.perf_counter()
+        self.amounts[unit] += amount
 
 
 @dataclass
@@ -202,19 +194,14 @@ class Admission:
             del self._queues[model]
 
     def _record(self, caller: Caller, model: str, slot: Slot) -> None:
-        used = Used(1, slot.prompt_tokens, slot.completion_tokens, slot.pictures)
-        if slot.prompt_tokens or slot.completion_tokens or slot.pictures:
+        if slot.amounts:
             # so the model exists, and its name may be a label
-            self.ledger.add(caller.key_id, model, used)
-            self.meters.answered(model, slot.arrived, slot.first_token, used)
+            self.ledger.add(caller.key_id, model, slot.amounts)
+            first = slot.first_times.get(STREAMED)
+            self.meters.answered(model, slot.arrived, first, slot.amounts)
         state = current.get()
         if state is not None:
-            state["used"] = {
-                "model": model[:200],
-                "prompt_tokens": used.prompt_tokens,
-                "completion_tokens": used.completion_tokens,
-                "pictures": used.pictures,
-            }
+            state["used"] = {"model": model[:200], **report(slot.amounts)}
 
     def _refusal(
         self, reason: str, wait: float = DRAINING, caller: Caller | None = None

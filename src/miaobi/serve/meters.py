@@ -18,7 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from miaobi.serve.usage import Used
+from miaobi.serve.units import REPORTED, STREAMED, report
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -88,37 +88,45 @@ class Meters:
             buckets=RATES,
             registry=self.registry,
         )
-        self.prompt_tokens = Counter(
-            "miaobi_prompt_tokens",
-            "Tokens that were read.",
-            ["model"],
-            registry=self.registry,
-        )
-        self.completion_tokens = Counter(
-            "miaobi_completion_tokens",
-            "Tokens that were written.",
-            ["model"],
-            registry=self.registry,
-        )
-        self.pictures = Counter(
-            "miaobi_pictures",
-            "Pictures that were made.",
-            ["model"],
-            registry=self.registry,
-        )
+        self._units = dict[str, Counter]()
+        for unit in REPORTED:
+            self._counter(unit)
+
+    def _counter(self, unit: str) -> Counter:
+        """The counter of a unit, made when it is first counted."""
+        if unit not in self._units:
+            self._units[unit] = Counter(
+                f"miaobi_{unit}",
+                REPORTED.get(unit, f"Usage in {unit}."),
+                ["model"],
+                registry=self.registry,
+            )
+        return self._units[unit]
 
     def answered(
-        self, model: str, arrived: float, first: float | None, used: Used
+        self,
+        model: str,
+        arrived: float,
+        first: float | None,
+        amounts: Mapping[str, float],
     ) -> None:
-        self.prompt_tokens.labels(model).inc(used.prompt_tokens)
-        self.completion_tokens.labels(model).inc(used.completion_tokens)
-        self.pictures.labels(model).inc(used.pictures)
+        """Count one answer.
+
+        Args:
+            model: that answered.
+            arrived: when the request came, by time.perf_counter.
+            first: when the first piece of the streamed unit was there; None without any.
+            amounts: what it used, by unit.
+        """
+        for unit, amount in report(amounts).items():
+            self._counter(unit).labels(model).inc(amount)
         if first is None:
             return
         self.first.labels(model).observe(first - arrived)
         seconds = time.perf_counter() - first
-        if used.completion_tokens > 1 and seconds > 0:
-            self.rate.labels(model).observe((used.completion_tokens - 1) / seconds)
+        pieces = amounts[STREAMED]
+        if pieces > 1 and seconds > 0:
+            self.rate.labels(model).observe((pieces - 1) / seconds)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         self.requests.labels(route, method, str(status)).inc()

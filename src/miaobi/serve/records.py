@@ -12,7 +12,7 @@ import secrets
 import time
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -21,6 +21,7 @@ class Table(DeclarativeBase):
         dict[str, Any]: JSON,
         list[Any]: JSON,
         int: BigInteger,
+        float: Double,
         str: String(255),
     }
 
@@ -51,16 +52,14 @@ class Key(Table):
 
 
 class Usage(Table):
-    """What one key used of one model on one day (UTC): one row, added to."""
+    """How much of one unit a key used of one model on one day (UTC): added to."""
 
-    __tablename__ = "usage"
+    __tablename__ = "amounts"
     key_id: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[str] = mapped_column(primary_key=True)
-    requests: Mapped[int] = mapped_column(default=0)
-    prompt_tokens: Mapped[int] = mapped_column(default=0)
-    completion_tokens: Mapped[int] = mapped_column(default=0)
-    pictures: Mapped[int] = mapped_column(default=0)
+    unit: Mapped[str] = mapped_column(primary_key=True)
+    amount: Mapped[float]
 
 
 class File(Table):

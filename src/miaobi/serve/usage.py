@@ -1,4 +1,5 @@
-"""What each key used of each model on each day (UTC), for its budget and for whoever pays.
+"""What each key used of each model on each day (UTC), in units (units.py): for its
+budget, and for whoever pays.
 
 Counted in memory and written every few seconds in one transaction, and when the server
 stops; a server that is killed loses what it counted since the last writing, SECONDS at
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from miaobi.serve.database import Records
 from miaobi.serve.records import Usage
+from miaobi.serve.units import REQUESTS, TOKENS, report
 
 log = logging.getLogger("miaobi.serve")
 
@@ -25,22 +28,17 @@ SECONDS = 5.0
 """Between two writings."""
 
 
-class Used(NamedTuple):
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    pictures: int = 0
+class Entry(NamedTuple):
+    """Whose amount it is, of what."""
 
-    def plus(self, other: Used) -> Used:
-        return Used(*map(sum, zip(self, other)))
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
+    key_id: str
+    model: str
+    day: str
+    unit: str
 
 
-Row = tuple[str, str, str]
-"""Key, model, day."""
+KeyDay = tuple[str, str]
+"""A key and a day."""
 
 
 def today() -> str:
@@ -60,30 +58,33 @@ class Ledger:
 
     def __init__(self) -> None:
         self.records: Records | None = None
-        self._pending: dict[Row, Used] = {}
-        self._written: dict[tuple[str, str], int] = {}
-        """Tokens of (key, day) as the database has them: for keys with a budget that asked."""
+        self._pending: dict[Entry, float] = {}
+        self._written: dict[KeyDay, int] = {}
+        """Tokens as the database has them: for keys with a budget that asked."""
         self._writing = asyncio.Lock()
 
-    def add(self, key_id: str, model: str, used: Used) -> None:
-        row = (key_id, model, today())
-        self._pending[row] = self._pending.get(row, Used()).plus(used)
+    def add(self, key_id: str, model: str, amounts: Mapping[str, float]) -> None:
+        """Add what one request used, by unit."""
+        day = today()
+        for unit, amount in {REQUESTS: 1, **amounts}.items():
+            entry = Entry(key_id, model, day, unit)
+            self._pending[entry] = self._pending.get(entry, 0) + amount
 
     async def tokens_today(self, key_id: str) -> int:
         """Used by this key since midnight (UTC), what is not written yet included."""
-        at = (key_id, today())
-        if at not in self._written and self.records is not None:
-            async with (
-                self._writing
-            ):  # a writing that runs now moves tokens from pending to written
-                if at not in self._written:
-                    self._written[at] = await asyncio.to_thread(self._sum, at)
+        key_day = (key_id, today())
+        if key_day not in self._written and self.records is not None:
+            # A writing that runs now moves tokens from pending to written.
+            async with self._writing:
+                if key_day not in self._written:
+                    tokens = await asyncio.to_thread(self._sum, key_day)
+                    self._written[key_day] = tokens
         pending = sum(
-            used.tokens
-            for (key, _, day), used in self._pending.items()
-            if (key, day) == at
+            amount
+            for entry, amount in self._pending.items()
+            if (entry.key_id, entry.day) == key_day and entry.unit in TOKENS
         )
-        return self._written.get(at, 0) + pending
+        return self._written.get(key_day, 0) + int(pending)
 
     async def write(self) -> None:
         """Add what was counted to the database. What cannot be written stays, and is
@@ -93,14 +94,12 @@ class Ledger:
             if self.records is None or not (self._pending or self._written):
                 return
             batch = dict(self._pending)
-            watched = [at for at in self._written if at[1] == today()]
+            watched = [key_day for key_day in self._written if key_day[1] == today()]
             written = await asyncio.to_thread(self._write, self.records, batch, watched)
-            for row, used in batch.items():
-                self._pending[row] = Used(
-                    *(now - then for now, then in zip(self._pending[row], used))
-                )
-                if not any(self._pending[row]):
-                    del self._pending[row]
+            for entry, amount in batch.items():
+                self._pending[entry] -= amount
+                if not self._pending[entry]:
+                    del self._pending[entry]
             self._written = written
 
     async def keep_writing(self) -> None:
@@ -111,62 +110,55 @@ class Ledger:
             except Exception:
                 log.exception("usage could not be written; it is kept and tried again")
 
-    def _sum(self, at: tuple[str, str]) -> int:
+    def _sum(self, key_day: KeyDay) -> int:
         assert self.records is not None
         with self.records.reading() as session:
-            return _tokens(session, at)
+            return _tokens(session, key_day)
 
     @staticmethod
     def _write(
-        records: Records, batch: dict[Row, Used], watched: list[tuple[str, str]]
-    ) -> dict[tuple[str, str], int]:
-        """Add the batch; return what (key, day) have come to, what other servers wrote included."""
+        records: Records, batch: Mapping[Entry, float], watched: list[KeyDay]
+    ) -> dict[KeyDay, int]:
+        """Add the batch; return what the watched have come to, with what other servers wrote."""
+        on_postgresql = records.engine.dialect.name == "postgresql"
+        insert = postgresql.insert if on_postgresql else sqlite.insert
         with records.session() as session:
-            insert = (
-                postgresql.insert
-                if records.engine.dialect.name == "postgresql"
-                else sqlite.insert
-            )
-            for (key, model, day), used in sorted(batch.items()):
-                fresh = insert(Usage).values(
-                    key_id=key, model=model, day=day, **used._asdict()
-                )
-                added = {
-                    name: getattr(Usage, name) + getattr(fresh.excluded, name)
-                    for name in Used._fields
-                }
+            for entry, amount in sorted(batch.items()):
+                row = insert(Usage).values(**entry._asdict(), amount=amount)
+                added = {"amount": Usage.amount + row.excluded.amount}
                 session.execute(
-                    fresh.on_conflict_do_update(
-                        index_elements=["key_id", "model", "day"], set_=added
-                    )
+                    row.on_conflict_do_update(index_elements=Entry._fields, set_=added)
                 )
-            return {at: _tokens(session, at) for at in watched}
+            return {key_day: _tokens(session, key_day) for key_day in watched}
 
 
-def _tokens(session: Session, at: tuple[str, str]) -> int:
-    total = select(
-        func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)
-    ).where(Usage.key_id == at[0], Usage.day == at[1])
+def _tokens(session: Session, key_day: KeyDay) -> int:
+    key_id, day = key_day
+    total = select(func.coalesce(func.sum(Usage.amount), 0)).where(
+        Usage.key_id == key_id, Usage.day == day, Usage.unit.in_(TOKENS)
+    )
     return int(session.scalar(total) or 0)
 
 
-def of_key(records: Records, key_id: str, days: int) -> list[dict[str, str | int]]:
-    """The rows of the last days, newest first."""
+def of_key(records: Records, key_id: str, days: int) -> list[dict[str, str | float]]:
+    """Return what a key used in the last days: a row for each day and model, newest first."""
     since = (datetime.now(UTC) - timedelta(days=days - 1)).strftime("%Y-%m-%d")
+    query = (
+        select(Usage)
+        .where(Usage.key_id == key_id, Usage.day >= since)
+        .order_by(Usage.day.desc(), Usage.model, Usage.unit)
+    )
+    amounts = dict[tuple[str, str], dict[str, float]]()
     with records.reading() as session:
-        rows = session.scalars(
-            select(Usage)
-            .where(Usage.key_id == key_id, Usage.day >= since)
-            .order_by(Usage.day.desc(), Usage.model)
-        )
-        return [
-            {
-                "day": row.day,
-                "model": row.model,
-                "requests": row.requests,
-                "prompt_tokens": row.prompt_tokens,
-                "completion_tokens": row.completion_tokens,
-                "pictures": row.pictures,
-            }
-            for row in rows
-        ]
+        for row in session.scalars(query):
+            by_unit = amounts.setdefault((row.day, row.model), {})
+            by_unit[row.unit] = _number(row.amount)
+    return [
+        {"day": day, "model": model, REQUESTS: 0, **report(by_unit)}
+        for (day, model), by_unit in amounts.items()
+    ]
+
+
+def _number(amount: float) -> float:
+    """Return whole amounts as integers: they come from the database as floats."""
+    return int(amount) if amount.is_integer() else amount

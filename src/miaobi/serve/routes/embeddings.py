@@ -77,7 +77,8 @@ async def create(
         }
         for index, vector in enumerate(vectors)
     ]
-    usage = {"prompt_tokens": slot.prompt_tokens, "total_tokens": slot.prompt_tokens}
+    tokens = int(slot.amounts.get("prompt_tokens", 0))
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {
         "object": "list",
         "model": fields.model,
@@ -91,7 +92,7 @@ async def _embed(model: Model, texts: tuple[str, ...], slot: Slot) -> np.ndarray
     """float32 [texts, D]."""
     vectors = np.empty((0, 0), np.float32)
     async for chunk in model.engine.generate(model.request(texts)):
-        slot.prompt_tokens += chunk.prompt_tokens
+        slot.add("prompt_tokens", chunk.prompt_tokens)
         if isinstance(chunk.artifact, Embedding):
             vectors = chunk.artifact.vectors
     return vectors

@@ -165,7 +165,7 @@ async def _answer(
         pictures = await _generate(
             model, image_request, getattr(request.state, "request_id", "")
         )
-        slot.pictures += len(pictures)
+        slot.add("pictures", len(pictures))
     kind = fields.output_format or "png"
     data = [
         await asyncio.to_thread(

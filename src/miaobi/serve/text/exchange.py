@@ -84,10 +84,10 @@ class Exchange:
         async with aclosing(cast(Any, self.model.engine.generate(request))) as chunks:
             async for chunk in chunks:
                 if chunk.prompt_tokens:
-                    slot.prompt_tokens += chunk.prompt_tokens
+                    slot.add("prompt_tokens", chunk.prompt_tokens)
                     self.prompt_tokens += chunk.prompt_tokens
                 if chunk.tokens:
-                    slot.completion_tokens += chunk.tokens
+                    slot.add("completion_tokens", chunk.tokens)
                     self.completion_tokens += chunk.tokens
                 if chunk.text or chunk.finish or chunk.logprobs:
                     put(replace(chunk, index=chunk.index + first) if first else chunk)
