@@ -19,6 +19,7 @@ from miaobi.serve.database import explain_connection, make_engine
 from miaobi.serve.schema import (
     Migration,
     dump_command,
+    histories,
     pending_migrations,
     revision_of,
     sqlite_file,
@@ -55,18 +56,21 @@ def _check(url: URL) -> Finding:
         )
     try:
         with engine.connect() as connection:
-            revision = revision_of(connection)
-        pending = pending_migrations(engine, revision)
+            revisions = [(one, revision_of(connection, one)) for one in histories()]
+        pending = list[Migration]()
+        for history, revision in revisions:
+            pending += pending_migrations(engine, history, revision)
     finally:
         engine.dispose()
     location = str(sqlite_file(engine) or url.render_as_string(hide_password=True))
     if pending:
         return _pending(engine, location, pending)
+    listed = ", ".join(history.label(str(revision)) for history, revision in revisions)
     return _finding(
         "ok",
         say(
-            f"{location}, up to date (revision {revision})",
-            f"{location}，已是最新（版本 {revision}）",
+            f"{location}, up to date (revision {listed})",
+            f"{location}，已是最新（版本 {listed}）",
         ),
     )
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import secrets
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+MIGRATIONS = Path(__file__).with_name("migrations") / "versions"
+
 
 class Table(DeclarativeBase):
+    """What every table derives from, those of other packages too (tables.py)."""
+
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         dict[str, Any]: JSON,
         list[Any]: JSON,

@@ -1,14 +1,15 @@
-"""The schema of the server's database: its revisions, which are pending, and how it is
-brought up to date.
+"""The schema of the server's database: the revisions of each package's tables, which of
+them are pending, and how all are brought up to date.
 
 An SQLite file is copied before it is changed (copies.py), in the transaction that
 changes it, so that nothing is written between the two. Knows no tables: those are in
-records.py, and their history in migrations/.
+the modules that tables.py registers, each with the folder of its history.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,67 +23,126 @@ from miaobi import __version__
 from miaobi.core.errors import Damaged
 from miaobi.core.language import say
 from miaobi.serve.copies import copy_database, list_copies
+from miaobi.serve.tables import OWN, tables
 
 log = logging.getLogger("miaobi.serve")
 
-MIGRATIONS = Path(__file__).with_name("migrations")
+ENVIRONMENT = Path(__file__).with_name("migrations")
+"""Holds env.py, which Alembic runs for every history."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The revisions of one package's tables."""
+
+    package: str
+    """Its name among the tables."""
+    folder: Path
+    """Of the versions."""
+
+    @property
+    def version_table(self) -> str:
+        """The table that says which revision a database has."""
+        if self.package == OWN:
+            return "alembic_version"
+        return f"alembic_version_{self.package}"
+
+    @property
+    def scripts(self) -> ScriptDirectory:
+        return ScriptDirectory(str(ENVIRONMENT), version_locations=[str(self.folder)])
+
+    def label(self, text: str) -> str:
+        """Return `text` with the package's name in front, unless it is the server."""
+        return text if self.package == OWN else f"{self.package} {text}"
 
 
 @dataclass(frozen=True)
 class Migration:
-    """A step of the schema to `revision`."""
+    """A step of one history to `revision`."""
 
+    history: History
     revision: str
     summary: str
 
     def __str__(self) -> str:
-        return f"{self.revision} ({self.summary})"
+        return self.history.label(f"{self.revision} ({self.summary})")
+
+
+def histories() -> list[History]:
+    """Return the history of every registered package, the server's own first."""
+    others = [name for name in tables.names() if name != OWN]
+    return [History(name, tables.get(name).MIGRATIONS) for name in (OWN, *others)]
 
 
 def newest_revision() -> str:
     """Return the revision that this version of miaobi reads and writes."""
-    revision = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    revision = histories()[0].scripts.get_current_head()
     assert revision is not None
     return revision
 
 
-def revision_of(connection: Connection) -> str | None:
-    """Return the revision of a database; None if it was never brought to one."""
-    return MigrationContext.configure(connection).get_current_revision()
+def revision_of(connection: Connection, history: History) -> str | None:
+    """Return a database's revision; None if it was never brought to one."""
+    opts = {"version_table": history.version_table}
+    return MigrationContext.configure(connection, opts=opts).get_current_revision()
 
 
 def pending_migrations(
-    engine: Engine, revision: str | None, target: str = "head"
+    engine: Engine, history: History, revision: str | None, target: str = "head"
 ) -> list[Migration]:
     """Return the migrations to `target` after `revision`, which the database of
-    `engine` has. Raise Damaged for a revision that this version does not know.
+    `engine` has. Raise Damaged for a revision that the installed package does not know.
     """
-    scripts = ScriptDirectory(str(MIGRATIONS))
+    scripts = history.scripts
     revisions = [script.revision for script in scripts.walk_revisions()]
     if revision is not None and revision not in revisions:
-        raise _newer_schema(engine, revision, revisions)
+        if history.package == OWN:
+            raise _newer_schema(engine, revision, revisions)
+        raise _newer_package(history, revision, revisions)
     pending = list[Migration]()
     for script in scripts.walk_revisions(head=target):
         if script.revision == revision:
             break
         summary = (script.doc or "").partition("\n")[0].rstrip(".")
-        pending.append(Migration(script.revision, summary))
+        pending.append(Migration(history, script.revision, summary))
     return pending[::-1]
 
 
 def upgrade(connection: Connection, target: str = "head") -> None:
-    """Bring a database to `target`, in one transaction that this begins and the
-    caller commits. Raise Damaged for a newer schema, DoesNotFit if it cannot be copied.
+    """Bring a database up to date, in one transaction that this begins and the caller
+    commits.
+
+    Args:
+        connection: to the database.
+        target: the server's own revision; an older one leaves out other packages' tables.
+
+    Raise Damaged for a newer schema, DoesNotFit if it cannot be copied.
     """
     connection.begin()
-    current = revision_of(connection)
-    pending = pending_migrations(connection.engine, current, target)
-    if pending and inspect(connection).get_table_names():
-        _make_safe(connection.engine, current or "none", pending[-1].revision)
+    pending = list[Migration]()
+    for history in histories() if target == "head" else histories()[:1]:
+        revision = revision_of(connection, history)
+        pending += pending_migrations(connection.engine, history, revision, target)
+    if not pending:
+        return
+    if inspect(connection).get_table_names():
+        _make_safe(connection, pending)
+    for history in dict.fromkeys(migration.history for migration in pending):
+        command.upgrade(_config(connection, history), target)
+
+
+def _config(connection: Connection, history: History) -> Config:
+    """What Alembic and env.py need to know."""
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    for name, value in (
+        ("script_location", str(ENVIRONMENT)),
+        ("version_locations", str(history.folder)),
+        ("path_separator", "newline"),
+    ):
+        config.set_main_option(name, value.replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, target)
+    config.attributes["version_table"] = history.version_table
+    return config
 
 
 def sqlite_file(engine: Engine) -> Path | None:
@@ -100,23 +160,25 @@ def dump_command(engine: Engine) -> str:
     return f"pg_dump --format=custom --file=miaobi.dump '{url}'"
 
 
-def _make_safe(engine: Engine, current: str, target: str) -> None:
+def _make_safe(connection: Connection, pending: Sequence[Migration]) -> None:
     """Copy the database, or log that its copy is the operator's to make."""
-    database = sqlite_file(engine)
+    current = revision_of(connection, histories()[0]) or "none"
+    listed = ", ".join(map(str, pending))
+    database = sqlite_file(connection.engine)
     if database is None:
         log.warning(
-            "the database goes from revision %s to %s; miaobi copies no PostgreSQL "
+            "the database is migrated from revision %s: %s; miaobi copies no PostgreSQL "
             "database: the way back is a dump from before this start (%s)",
             current,
-            target,
-            dump_command(engine),
+            listed,
+            dump_command(connection.engine),
         )
         return
     copy = copy_database(database, current)
     log.info(
-        "the database goes from revision %s to %s; it was copied to %s before",
+        "the database is migrated from revision %s: %s; it was copied to %s before",
         current,
-        target,
+        listed,
         copy.path,
     )
 
@@ -148,4 +210,19 @@ def _newer_schema(engine: Engine, revision: str, revisions: list[str]) -> Damage
             f"数据库结构的版本为 {revision}；miaobi {__version__} 只支持到 {newest}。",
         ),
         remedy,
+    )
+
+
+def _newer_package(history: History, revision: str, revisions: list[str]) -> Damaged:
+    name, newest = history.package, revisions[0]
+    return Damaged(
+        say(
+            f"The database has revision {revision} of the tables of {name}; "
+            f"the installed package knows revisions up to {newest}.",
+            f"数据库中 {name} 的表为版本 {revision}；已安装的软件包只支持到 {newest}。",
+        ),
+        say(
+            "Install the version of the package that wrote it, or a newer one.",
+            "请安装写入它的软件包版本或更新的版本。",
+        ),
     )
