@@ -220,7 +220,7 @@ def transformers(model: str, dtype: str) -> Server:
 
 
 def vllm(model: str, streams: int, dtype: str, environment: Path) -> Server:
-    """The same weights as floats, with its prefix cache, which is on unless told otherwise."""
+    """The same weights as floats, with its prefix cache, which is on by default."""
     from miaobi.models.base import open_base
 
     port, folder = free_port(), open_base(model).folder

@@ -3,10 +3,10 @@ minute at ten times its capacity.
 
     python bench/serve_load.py [--model smollm2] [--seconds 60] [--json figures.json]
 
-Three servers, one after the other. "idle": one place, a long queue, and 1,000 streams
+Three servers, one after the other. "idle": one slot, a long queue, and 1,000 streams
 that wait in it; what each costs in memory. "overload": once the cache of prefixes is as
-full as it may be, (places + queue) x 10 clients that ask again as soon as they are
-answered or told to come back; every answer must be 200 or 429, memory flat, and the
+full as it may be, (slots + queue) x 10 clients that send again as soon as they are
+answered or refused; every answer must be 200 or 429, memory flat, and the
 speed right after it what it was before. "ready": seconds from the start of the process
 to /ready, five times.
 """

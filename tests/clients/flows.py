@@ -53,7 +53,8 @@ def answers(client: openai.OpenAI) -> None:
     )
     said = answer.choices[0].message.content
     held("chat", said and answer.usage and answer.usage.prompt_tokens > 10)
-    text, usage = "", None
+    text = ""
+    usage = None
     for piece in client.chat.completions.create(
         model=MODEL,
         messages=MESSAGES,
@@ -103,7 +104,7 @@ def answers(client: openai.OpenAI) -> None:
 
 
 def batches(client: openai.OpenAI) -> None:
-    lines = [
+    rows = [
         json.dumps(
             {
                 "custom_id": name,
@@ -120,7 +121,7 @@ def batches(client: openai.OpenAI) -> None:
         for name in "ab"
     ]
     file = client.files.create(
-        file=("asked.jsonl", io.BytesIO("\n".join(lines).encode())), purpose="batch"
+        file=("asked.jsonl", io.BytesIO("\n".join(rows).encode())), purpose="batch"
     )
     batch = client.batches.create(
         input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"

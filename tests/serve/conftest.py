@@ -30,12 +30,17 @@ class Echo:
     who is being answered and who left early.
     """
 
-    takes, chats, context_length = TextRequest, True, 4096
+    takes = TextRequest
+    chats = True
+    context_length = 4096
     abilities = Abilities(CONTROLS)
 
     def __init__(self, pause: float = 0.0) -> None:
-        self.pause, self.running, self.left_early, self.closed = pause, 0, 0, False
-        self.asked: list[TextRequest] = []
+        self.pause = pause
+        self.running = 0
+        self.left_early = 0
+        self.closed = False
+        self.requests: list[TextRequest] = []
         self.breaks_after: int | None = None
         """So many words, then an error that nobody foresaw."""
 
@@ -46,14 +51,14 @@ class Echo:
             if request.messages is None
             else str(request.messages[-1]["content"])
         )
-        words = (said or "").split(" ")
-        self.asked.append(request)
+        pieces = (said or "").split(" ")
+        self.requests.append(request)
         self.running += 1
         done = False
         try:
-            yield Chunk(prompt_tokens=len(words))
+            yield Chunk(prompt_tokens=len(pieces))
             for index in range(request.n):
-                for at, word in enumerate(words[: request.max_new_tokens]):
+                for at, word in enumerate(pieces[: request.max_new_tokens]):
                     await asyncio.sleep(self.pause)
                     if at == self.breaks_after:
                         raise RuntimeError(f"toy broke at {self!r}")
@@ -70,7 +75,7 @@ class Echo:
                     yield Chunk(index, token, logprobs, 1)
                 yield Chunk(
                     index,
-                    finish="length" if len(words) > request.max_new_tokens else "stop",
+                    finish="length" if len(pieces) > request.max_new_tokens else "stop",
                 )
             done = True
         finally:

@@ -19,12 +19,14 @@ INSTALL = "apt-get install postgresql"
 
 def _programs() -> Path | None:
     """The folder of PostgreSQL's programs: Debian keeps them off the PATH."""
-    found = sorted(
+    installed = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"),
         key=lambda path: int(path.parts[4]),
     )
     on_path = shutil.which("pg_ctl")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
+    return (
+        installed[-1].parent if installed else Path(on_path).parent if on_path else None
+    )
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +47,9 @@ def postgres() -> Iterator[str]:
     if user:
         shutil.chown(folder, user)
 
-    def run(*words: str) -> None:
+    def run(*argv: str) -> None:
         subprocess.run(
-            words,
+            argv,
             user=user,
             cwd=folder,
             check=True,

@@ -20,15 +20,16 @@ router = APIRouter()
 async def form(request: Request) -> dict[str, Any]:
     if request.url.query == "count":
         return {"bytes": sum([len(part) async for part in request.stream()])}
-    async with request.form() as found:
+    async with request.form() as form_fields:
         return {
-            name: getattr(value, "filename", value) for name, value in found.items()
+            name: getattr(value, "filename", value)
+            for name, value in form_fields.items()
         }
 
 
 @router.post("/probe/body")
-async def body(asked: dict[str, Any]) -> dict[str, Any]:
-    return asked
+async def body(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields
 
 
 @router.get("/probe/fails")
@@ -38,34 +39,34 @@ def fails() -> None:
 
 @router.post("/probe/say")
 async def says(
-    asked: dict[str, Any],
+    fields: dict[str, Any],
     services: Annotated[Services, Depends(services_of)],
     caller: Annotated[Caller, Depends(caller_of)],
 ) -> dict[str, Any]:
-    return {"text": "".join([word async for word in _words(asked, services, caller)])}
+    return {"text": "".join([word async for word in _pieces(fields, services, caller)])}
 
 
 @router.post("/probe/stream")
 async def streams(
-    asked: dict[str, Any],
+    fields: dict[str, Any],
     services: Annotated[Services, Depends(services_of)],
     caller: Annotated[Caller, Depends(caller_of)],
 ) -> StreamingResponse:
     return StreamingResponse(
-        _words(asked, services, caller), media_type="text/event-stream"
+        _pieces(fields, services, caller), media_type="text/event-stream"
     )
 
 
-async def _words(
-    asked: dict[str, Any], services: Services, caller: Caller
+async def _pieces(
+    fields: dict[str, Any], services: Services, caller: Caller
 ) -> AsyncIterator[str]:
     async with (
-        services.admission.slot(caller, asked.get("model", "echo")) as slot,
-        services.pool.lease(asked.get("model", "echo")) as model,
+        services.admission.slot(caller, fields.get("model", "echo")) as slot,
+        services.pool.lease(fields.get("model", "echo")) as model,
     ):
-        slot.add("prompt_tokens", asked.get("prompt_tokens", 3))
+        slot.add("prompt_tokens", fields.get("prompt_tokens", 3))
         async for chunk in model.engine.generate(
-            model.request(asked["say"], max_new_tokens=10_000)
+            model.request(fields["say"], max_new_tokens=10_000)
         ):
             slot.add("completion_tokens", chunk.tokens)
             yield chunk.text

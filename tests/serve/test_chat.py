@@ -102,7 +102,7 @@ def test_a_stream_in_openais_shape(client: openai.OpenAI) -> None:
     ] == "AI-generated / 由AI生成"
 
 
-def test_lines_of_a_stream(url: str) -> None:
+def test_events_of_a_stream(url: str) -> None:
     answer = httpx.post(
         f"{url}/v1/chat/completions", json=said("hi there", stream=True)
     )
@@ -110,14 +110,14 @@ def test_lines_of_a_stream(url: str) -> None:
         answer.headers["content-type"].startswith("text/event-stream")
         and answer.headers["x-request-id"]
     )
-    lines = answer.text.split("\n\n")
-    assert lines[-2:] == ["data: [DONE]", ""]
+    events = answer.text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
     assert all(
-        json.loads(line.removeprefix("data: "))["choices"] for line in lines[:-2]
+        json.loads(event.removeprefix("data: "))["choices"] for event in events[:-2]
     )
 
 
-def test_characters_that_some_clients_take_for_line_ends(url: str) -> None:
+def test_characters_that_some_clients_take_for_newlines(url: str) -> None:
     """U+0085, U+2028 and U+2029 leave escaped, so that whoever reads an event as a line
     reads it whole.
     """
@@ -162,7 +162,7 @@ def test_settings_reach_the_model_under_the_houses_names(
     app: FastAPI, echo: Echo
 ) -> None:
     with TestClient(app) as client:
-        asked = said(
+        fields = said(
             "x",
             temperature=0.5,
             top_p=0,
@@ -182,8 +182,8 @@ def test_settings_reach_the_model_under_the_houses_names(
             response_format={"type": "json_object"},
             user="me",
         )
-        assert client.post("/v1/chat/completions", json=asked).status_code == 200
-    request = echo.asked[-1]
+        assert client.post("/v1/chat/completions", json=fields).status_code == 200
+    request = echo.requests[-1]
     assert (
         request.temperature,
         request.top_p,
@@ -220,7 +220,7 @@ def test_null_means_left_out(app: FastAPI, echo: Echo) -> None:
             client.post("/v1/chat/completions", json=said("x", **empty)).status_code
             == 200
         )
-    assert set(echo.asked[-1].changed()) == {"messages", "max_new_tokens", "seed"}
+    assert set(echo.requests[-1].changed()) == {"messages", "max_new_tokens", "seed"}
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_half_a_character_is_refused(
     assert (
         answer.status_code == 400
         and "half a character" in answer.json()["error"]["message"]
-        and not echo.asked
+        and not echo.requests
     )
 
 
@@ -338,7 +338,7 @@ def test_pictures_are_never_fetched(app: FastAPI, echo: Echo, address: str) -> N
                 ],
             },
         )
-    assert answer.status_code == 400 and not echo.asked
+    assert answer.status_code == 400 and not echo.requests
 
 
 def test_a_picture_as_data_reaches_a_model_that_reads_pictures(
@@ -369,7 +369,7 @@ def test_a_picture_as_data_reaches_a_model_that_reads_pictures(
             },
         )
     assert answer.status_code == 200, answer.text
-    pixels = np.asarray(echo.asked[-1].image)
+    pixels = np.asarray(echo.requests[-1].image)
     assert pixels.shape == (4, 4, 3)
     assert (pixels == (255, 0, 0)).all()
 
@@ -407,14 +407,15 @@ def test_logprobs(client: openai.OpenAI, echo: Echo) -> None:
     answer = client.chat.completions.create(
         **said("a b"), logprobs=True, top_logprobs=1
     )
-    found = answer.choices[0].logprobs
+    logprobs = answer.choices[0].logprobs
     assert (
-        found
-        and found.content
-        and [item.token for item in found.content] == ["a", " b"]
+        logprobs
+        and logprobs.content
+        and [item.token for item in logprobs.content] == ["a", " b"]
     )
     assert (
-        found.content[0].bytes == [97] and found.content[0].top_logprobs[0].token == "z"
+        logprobs.content[0].bytes == [97]
+        and logprobs.content[0].top_logprobs[0].token == "z"
     )
     pieces = [
         piece

@@ -27,14 +27,16 @@ from miaobi.serve.settings import Settings
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings a command leads to, without listening."""
-    found = list[Settings]()
-    monkeypatch.setattr(command, "run", lambda settings, names: found.append(settings))
+    settings_list = list[Settings]()
+    monkeypatch.setattr(
+        command, "run", lambda settings, names: settings_list.append(settings)
+    )
     for name in ("HOST", "PORT", "API_KEY", "LOG_LEVEL", "DATABASE_URL"):
         monkeypatch.delenv(f"MIAOBI_{name}", raising=False)
-    return found
+    return settings_list
 
 
-def test_defaults_environment_and_words(
+def test_defaults_environment_and_options(
     started: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert main(["serve"]) == 0
@@ -70,14 +72,23 @@ def test_defaults_environment_and_words(
         )
         == 0
     )
-    found = started[-1]
-    assert (found.host, found.port, found.log_level, found.studio) == (
+    settings_list = started[-1]
+    assert (
+        settings_list.host,
+        settings_list.port,
+        settings_list.log_level,
+        settings_list.studio,
+    ) == (
         "localhost",
         9002,
         "warning",
         False,
     )
-    assert (found.api_keys, found.memory_bytes, found.hosts) == (
+    assert (
+        settings_list.api_keys,
+        settings_list.memory_bytes,
+        settings_list.hosts,
+    ) == (
         ("from-environment", "first-key", "second-key"),
         1_500_000_000,
         ("a.example",),
@@ -96,7 +107,7 @@ def test_a_server_that_others_can_reach_demands_a_key(
 
 
 @pytest.mark.parametrize(
-    ("words", "named", "code"),
+    ("argv", "named", "code"),
     [
         (["--port", "70000"], "70000", BadInput),
         (["--streams", "0"], "--streams", BadInput),
@@ -106,14 +117,14 @@ def test_a_server_that_others_can_reach_demands_a_key(
         (["--model", "x=/nowhere"], "/nowhere", NotFound),
     ],
 )
-def test_mistakes_are_told_before_anything_listens(
-    words: list[str],
+def test_mistakes_are_reported_before_anything_listens(
+    argv: list[str],
     named: str,
     code: Any,
     started: list[Settings],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["serve", *words]) == code.exit_code
+    assert main(["serve", *argv]) == code.exit_code
     assert named in capsys.readouterr().err and not started
 
 
@@ -157,7 +168,7 @@ def test_a_server_that_is_ready_has_not_imported_what_trains() -> None:
     )
 
 
-def test_from_start_to_end(
+def test_a_whole_process(
     tmp_path: Path, smollm2: Path, pack: Callable[[str], Path]
 ) -> None:
     """A process of its own: it greets with its address, is ready, answers with a real
@@ -193,10 +204,10 @@ def test_from_start_to_end(
             60,
         )
         said = (tmp_path / "log").read_text()
-        found = re.search(r"http://127\.0\.0\.1:\d+", said)
-        assert found, said
+        settings_list = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert settings_list, said
         assert "smollm2" in said
-        with httpx.Client(base_url=found[0], timeout=120) as client:
+        with httpx.Client(base_url=settings_list[0], timeout=120) as client:
             wait_until(lambda: _status(client) == 200, 60)
             answer = client.post(
                 "/v1/chat/completions",

@@ -62,7 +62,7 @@ def test_several_prompts_with_several_answers_each(client: openai.OpenAI) -> Non
     )
 
 
-def test_an_answer_has_sixteen_tokens_unless_told_otherwise(
+def test_an_answer_has_sixteen_tokens_by_default(
     client: openai.OpenAI, echo: Echo
 ) -> None:
     answer = client.completions.create(
@@ -72,7 +72,7 @@ def test_an_answer_has_sixteen_tokens_unless_told_otherwise(
         len(answer.choices[0].text.split()) == 16
         and answer.choices[0].finish_reason == "length"
     )
-    assert echo.asked[-1].messages is None, (
+    assert echo.requests[-1].messages is None, (
         "a text to go on with is not asked as a message"
     )
 
@@ -94,17 +94,21 @@ def test_echo(client: openai.OpenAI) -> None:
 
 
 def test_logprobs(client: openai.OpenAI) -> None:
-    found = (
+    logprobs = (
         client.completions.create(model="echo", prompt="ab c", logprobs=1)
         .choices[0]
         .logprobs
     )
-    assert found and (found.tokens, found.token_logprobs, found.text_offset) == (
+    assert logprobs and (
+        logprobs.tokens,
+        logprobs.token_logprobs,
+        logprobs.text_offset,
+    ) == (
         ["ab", " c"],
         [-0.5, -0.5],
         [0, 2],
     )
-    assert found.top_logprobs == [{"z": -1.0}, {"z": -1.0}]
+    assert logprobs.top_logprobs == [{"z": -1.0}, {"z": -1.0}]
     pieces = [
         piece.choices[0].logprobs
         for piece in client.completions.create(

@@ -65,11 +65,11 @@ def process(
         started.communicate()
 
 
-def said(lines: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in lines.splitlines()]
+def said(output: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output.splitlines()]
 
 
-def test_a_running_answer_ends_whole() -> None:
+def test_a_running_answer_is_completed() -> None:
     with process(0.05, streams=1, drain_seconds=60) as (server, address):
         with httpx.stream(
             "POST",
@@ -107,7 +107,7 @@ def test_a_running_answer_ends_whole() -> None:
 
 
 @pytest.mark.parametrize("second", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_the_deadline_or_a_second_signal_ends_what_does_not(second: bool) -> None:
+def test_the_deadline_or_a_second_signal_stops_the_others(second: bool) -> None:
     with process(0.2, streams=1, drain_seconds=60 if second else 0.2) as (
         server,
         address,
@@ -152,11 +152,11 @@ def test_headers_that_do_not_come_are_not_waited_for(
                 assert connection.recv(100) == b""
 
 
-def test_a_port_that_is_taken_and_an_address_that_is_none() -> None:
+def test_a_port_in_use_and_an_address_that_is_none() -> None:
     with (
-        listening.bind(Settings(port=0)) as taken,
+        listening.bind(Settings(port=0)) as bound,
         pytest.raises(Conflict, match="cannot be listened on"),
     ):
-        listening.bind(Settings(port=taken.getsockname()[1]))
+        listening.bind(Settings(port=bound.getsockname()[1]))
     with pytest.raises((BadInput, Conflict)):
         listening.bind(Settings(host="203.0.113.7", port=0))

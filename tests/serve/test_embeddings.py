@@ -98,9 +98,9 @@ def test_the_packaged_encoder(client: openai.OpenAI) -> None:
         ({"input": [1, 2]}, "input"),
         ({"input": ["a"] * 2049}, "input"),
     ):
-        asked: Any = {"model": "use-multilingual", "input": "x", **wrong}
+        fields: Any = {"model": "use-multilingual", "input": "x", **wrong}
         with pytest.raises(openai.BadRequestError, match=named):
-            client.embeddings.create(**asked)
+            client.embeddings.create(**fields)
     with pytest.raises(openai.BadRequestError, match="embedding, not text"):
         client.chat.completions.create(
             model="use-multilingual", messages=[{"role": "user", "content": "x"}]

@@ -15,12 +15,12 @@ from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
 
-ASKED = [{"role": "user", "content": "Where is my parcel?"}]
-TALK = [{"role": "system", "content": "Be brief."}, *ASKED]
+QUESTION = [{"role": "user", "content": "Where is my parcel?"}]
+TALK = [{"role": "system", "content": "Be brief."}, *QUESTION]
 THUMB = {
     "kind": "thumb",
     "model": "echo",
-    "messages": ASKED,
+    "messages": QUESTION,
     "chosen": "On its way.",
     "label": True,
 }
@@ -35,7 +35,7 @@ VOTE = {
     "kind": "vote",
     "model": "echo",
     "other": "slow",
-    "messages": ASKED,
+    "messages": QUESTION,
     "chosen": "On its way.",
     "rejected": "Wait.",
     "label": True,
@@ -43,10 +43,10 @@ VOTE = {
 ALIKE: dict[str, Any] = {**VOTE, "label": None}
 
 
-def test_feedback_is_kept_counted_exported_and_forgotten(app: FastAPI) -> None:
+def test_feedback_is_stored_counted_exported_and_deleted(app: FastAPI) -> None:
     with TestClient(app) as client:
-        for told in (THUMB, {**THUMB, "label": False}, EDIT, VOTE, ALIKE):
-            assert client.post("/v1/feedback", json=told).status_code == 200
+        for fields in (THUMB, {**THUMB, "label": False}, EDIT, VOTE, ALIKE):
+            assert client.post("/v1/feedback", json=fields).status_code == 200
         listed = client.get("/v1/feedback", params={"limit": 3}).json()
         assert (
             listed["counts"] == {"thumb": 2, "edit": 1, "vote": 2}
@@ -86,7 +86,7 @@ def test_feedback_is_kept_counted_exported_and_forgotten(app: FastAPI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "named"),
+    ("fields", "named"),
     [
         ({**THUMB, "label": None}, "label"),
         ({**EDIT, "rejected": None}, "rejected"),
@@ -98,10 +98,10 @@ def test_feedback_is_kept_counted_exported_and_forgotten(app: FastAPI) -> None:
     ],
 )
 def test_half_feedback_is_refused_by_name(
-    app: FastAPI, told: dict[str, Any], named: str
+    app: FastAPI, fields: dict[str, Any], named: str
 ) -> None:
     with TestClient(app) as client:
-        answer = client.post("/v1/feedback", json=told)
+        answer = client.post("/v1/feedback", json=fields)
     assert answer.status_code == 400 and named in answer.json()["error"]["message"]
 
 
@@ -113,10 +113,10 @@ def test_a_key_sees_its_own_only() -> None:
         )
     ) as client:
         one, two = ({"authorization": f"Bearer {key}"} for key in settings.api_keys)
-        kept = client.post("/v1/feedback", json=VOTE, headers=one).json()["id"]
+        vote_id = client.post("/v1/feedback", json=VOTE, headers=one).json()["id"]
         assert (
             client.get("/v1/feedback", headers=two).json()["data"] == []
             and client.get("/v1/feedback/export", headers=two).text == ""
         )
-        assert client.delete(f"/v1/feedback/{kept}", headers=two).status_code == 404
+        assert client.delete(f"/v1/feedback/{vote_id}", headers=two).status_code == 404
         assert client.get("/v1/feedback", headers=one).json()["counts"] == {"vote": 1}

@@ -23,14 +23,14 @@ from miaobi.serve.guard import inside
 from miaobi.serve.records import File, new_id, now
 from miaobi.serve.services import Services
 
-LINES = (
+JSONL = (
     b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
     * 3
 )
 
 
 def send(
-    client: TestClient, data: bytes = LINES, name: str = "chats.jsonl", **fields: str
+    client: TestClient, data: bytes = JSONL, name: str = "chats.jsonl", **fields: str
 ) -> Any:
     return client.post(
         "/v1/files",
@@ -46,41 +46,41 @@ def left(services: Services) -> list[str]:
 def test_a_file_is_uploaded_listed_read_and_removed(
     client: TestClient, services: Services
 ) -> None:
-    made = send(client).json()
+    uploaded = send(client).json()
     assert (
-        made["object"] == "file"
-        and made["bytes"] == len(LINES)
-        and made["filename"] == "chats.jsonl"
-        and made["status"] == "processed"
+        uploaded["object"] == "file"
+        and uploaded["bytes"] == len(JSONL)
+        and uploaded["filename"] == "chats.jsonl"
+        and uploaded["status"] == "processed"
     )
     other = send(client, b"anything\0", "note.bin", purpose="user_data").json()
     assert [item["id"] for item in client.get("/v1/files").json()["data"]] == [
         other["id"],
-        made["id"],
+        uploaded["id"],
     ]
     assert [
         item["id"]
         for item in client.get("/v1/files", params={"purpose": "fine-tune"}).json()[
             "data"
         ]
-    ] == [made["id"]]
-    assert client.get(f"/v1/files/{made['id']}").json() == made
-    answer = client.get(f"/v1/files/{made['id']}/content")
+    ] == [uploaded["id"]]
+    assert client.get(f"/v1/files/{uploaded['id']}").json() == uploaded
+    answer = client.get(f"/v1/files/{uploaded['id']}/content")
     assert (
-        answer.content == LINES
+        answer.content == JSONL
         and "attachment" in answer.headers["content-disposition"]
         and answer.headers["x-content-type-options"] == "nosniff"
     )
     assert (
-        services.files.find(made["id"], "local").sha256
-        == hashlib.sha256(LINES).hexdigest()
+        services.files.find(uploaded["id"], "local").sha256
+        == hashlib.sha256(JSONL).hexdigest()
     )
-    assert client.delete(f"/v1/files/{made['id']}").json() == {
-        "id": made["id"],
+    assert client.delete(f"/v1/files/{uploaded['id']}").json() == {
+        "id": uploaded["id"],
         "object": "file",
         "deleted": True,
     }
-    assert client.get(f"/v1/files/{made['id']}").status_code == 404 and left(
+    assert client.get(f"/v1/files/{uploaded['id']}").status_code == 404 and left(
         services
     ) == [other["id"]]
 
@@ -104,7 +104,7 @@ def test_pages(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "phrase"),
     [
         (b"", "empty"),
         (b"\n\n", "no line"),
@@ -116,16 +116,16 @@ def test_pages(client: TestClient) -> None:
         (b'{"a": ' * 100_000 + b"\n", "Line 1"),
     ],
 )
-def test_lines_that_are_not_json_are_named(
-    client: TestClient, services: Services, data: bytes, words: str
+def test_bad_json_is_named_by_its_position(
+    client: TestClient, services: Services, data: bytes, phrase: str
 ) -> None:
     answer = send(client, data)
-    assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+    assert answer.status_code == 400 and phrase in answer.json()["error"]["message"]
     assert left(services) == [] and client.get("/v1/files").json()["data"] == []
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "phrase"),
     [
         ({"purpose": "fine-tun"}, "Did you mean fine-tune?"),
         ({"purpos": "batch"}, "Did you mean purpose?"),
@@ -141,12 +141,12 @@ def test_lines_that_are_not_json_are_named(
     ],
 )
 def test_fields_that_cannot_be_used_are_named(
-    client: TestClient, services: Services, fields: dict[str, str], words: str
+    client: TestClient, services: Services, fields: dict[str, str], phrase: str
 ) -> None:
     answer = send(client, **fields)
     assert (
         answer.status_code == 400
-        and words in answer.json()["error"]["message"]
+        and phrase in answer.json()["error"]["message"]
         and left(services) == []
     )
 
@@ -174,13 +174,13 @@ def test_a_body_that_is_cut_short_or_no_form_leaves_nothing(
 
 
 def test_names_are_labels_only(client: TestClient) -> None:
-    made = send(client, name="../../etc/pass\r\nSet-Cookie: a=b.jsonl").json()
+    uploaded = send(client, name="../../etc/pass\r\nSet-Cookie: a=b.jsonl").json()
     assert (
-        "/" not in made["filename"]
-        and "\n" not in made["filename"]
-        and "\r" not in made["filename"]
+        "/" not in uploaded["filename"]
+        and "\n" not in uploaded["filename"]
+        and "\r" not in uploaded["filename"]
     )
-    assert "set-cookie" not in client.get(f"/v1/files/{made['id']}/content").headers
+    assert "set-cookie" not in client.get(f"/v1/files/{uploaded['id']}/content").headers
     assert (
         plain_name("C:\\a\\b.txt") == "b.txt"
         and plain_name("../..") == ".."
@@ -214,30 +214,30 @@ def test_a_link_in_the_folder_is_not_followed(
     client: TestClient, services: Services, tmp_path: Path
 ) -> None:
     (tmp_path / "secret").write_text("secret")
-    made = send(client).json()["id"]
-    place = services.settings.folder / "files" / made
-    place.unlink()
-    place.symlink_to(tmp_path / "secret")
-    answer = client.get(f"/v1/files/{made}/content")
+    uploaded = send(client).json()["id"]
+    path = services.settings.folder / "files" / uploaded
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    answer = client.get(f"/v1/files/{uploaded}/content")
     assert answer.status_code == 404 and "secret" not in answer.text
 
 
-def test_files_belong_to_the_key_that_made_them(app: FastAPI) -> None:
+def test_files_belong_to_their_key(app: FastAPI) -> None:
     with (
         TestClient(app),
         TestClient(inside(app, Caller("key-a"))) as one,
         TestClient(inside(app, Caller("key-b"))) as two,
     ):
-        made = send(one).json()["id"]
-        assert one.get(f"/v1/files/{made}").status_code == 200
+        uploaded = send(one).json()["id"]
+        assert one.get(f"/v1/files/{uploaded}").status_code == 200
         assert two.get("/v1/files").json()["data"] == []
         for answer in (
-            two.get(f"/v1/files/{made}"),
-            two.get(f"/v1/files/{made}/content"),
-            two.delete(f"/v1/files/{made}"),
+            two.get(f"/v1/files/{uploaded}"),
+            two.get(f"/v1/files/{uploaded}/content"),
+            two.delete(f"/v1/files/{uploaded}"),
         ):
             assert answer.status_code == 404
-        assert one.get(f"/v1/files/{made}").status_code == 200
+        assert one.get(f"/v1/files/{uploaded}").status_code == 200
 
 
 @pytest.fixture
@@ -267,18 +267,20 @@ def test_too_large_a_file_is_refused_where_the_limit_is_passed(files: Files) -> 
 
 
 def test_what_expired_is_gone(files: Files) -> None:
-    gone, kept = keep(files, expires=now()), keep(files, expires=now() + 1000)
+    gone = keep(files, expires=now())
+    stored = keep(files, expires=now() + 1000)
     with pytest.raises(ApiError):
         files.find(gone.id, "a")
-    assert [item.id for item in files.listed("a")] == [kept.id]
+    assert [item.id for item in files.listed("a")] == [stored.id]
     files.sweep()
-    assert [path.name for path in files.folder.iterdir()] == [kept.id]
+    assert [path.name for path in files.folder.iterdir()] == [stored.id]
 
 
 def test_a_sweep_removes_what_killed_servers_left_and_nothing_else(
     files: Files,
 ) -> None:
-    kept, lost = keep(files), keep(files)
+    stored = keep(files)
+    lost = keep(files)
     (files.folder / lost.id).unlink()
     (files.folder / new_id("file")).write_bytes(b"bytes without a record")
     (files.folder / f".{new_id('file')}.part").write_bytes(
@@ -290,24 +292,24 @@ def test_a_sweep_removes_what_killed_servers_left_and_nothing_else(
         files.sweep()
         arrived = upload.keep("a", "name", "user_data")
     assert sorted(path.name for path in files.folder.iterdir()) == sorted(
-        ["README", kept.id, arrived.id]
+        ["README", stored.id, arrived.id]
     )
-    assert {item.id for item in files.listed("a")} == {kept.id, arrived.id}
+    assert {item.id for item in files.listed("a")} == {stored.id, arrived.id}
 
 
 def test_a_disk_that_is_not_mounted_costs_no_record(
     records: Records, tmp_path: Path
 ) -> None:
     (tmp_path / "files").mkdir()
-    kept = keep(Files(records, tmp_path / "files", 1000))
+    stored = keep(Files(records, tmp_path / "files", 1000))
     (tmp_path / "files").rename(tmp_path / "away")
     files = Files(records, tmp_path / "files", 1000)
     files.sweep()
-    assert files.find(kept.id, "a")
+    assert files.find(stored.id, "a")
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
-def test_a_full_disk_is_told_and_forgotten(
+def test_a_full_disk_leaves_no_file(
     files: Files, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def full(*_: object) -> None:

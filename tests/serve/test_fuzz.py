@@ -29,14 +29,12 @@ def served(
 ) -> Iterator[tuple[httpx.Client, Services, Echo]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIAOBI_HOME", str(tmp_path_factory.mktemp("served")))
-        chosen, echo = (
-            Settings(
-                studio=False,
-                workers=0,
-                limits=Limits(upload_bytes=3000, body_bytes=60_000, body_seconds=1),
-            ),
-            Echo(),
+        chosen = Settings(
+            studio=False,
+            workers=0,
+            limits=Limits(upload_bytes=3000, body_bytes=60_000, body_seconds=1),
         )
+        echo = Echo()
         services = Services(
             chosen, toy_pool(chosen, echo=echo, grey=Grey()), Admission(chosen)
         )
@@ -56,7 +54,7 @@ def examples(quick: int) -> Callable[[Any], Any]:
     )
 
 
-WORDS = st.sampled_from(
+TEXTS = st.sampled_from(
     [
         b"--x",
         b"--x--",
@@ -85,7 +83,7 @@ WORDS = st.sampled_from(
         b"RIFF\x00\x00\x00\x00WEBP",
     ]
 )
-FORMS = st.lists(WORDS | st.binary(max_size=20), max_size=14).map(b"".join)
+FORMS = st.lists(TEXTS | st.binary(max_size=20), max_size=14).map(b"".join)
 TYPES = st.sampled_from(
     [
         "multipart/form-data; boundary=x",
@@ -141,7 +139,7 @@ def test_forms_for_long(served: tuple[httpx.Client, Services, Echo]) -> None:
     )()
 
 
-LINES = st.sampled_from(
+JSONL = st.sampled_from(
     [
         b"GET /health HTTP/1.1",
         b"POST /v1/files HTTP/1.1",
@@ -170,7 +168,7 @@ LINES = st.sampled_from(
         b"X: " + b"y" * 3000,
     ]
 )
-REQUESTS = st.lists(LINES | st.binary(max_size=12), min_size=1, max_size=12).map(
+REQUESTS = st.lists(JSONL | st.binary(max_size=12), min_size=1, max_size=12).map(
     b"\r\n".join
 )
 

@@ -47,7 +47,7 @@ def every_path(app: FastAPI) -> list[tuple[str, str]]:
     """Method and path of each route, with something in the place of its parameters;
     below mounts too.
     """
-    found = {
+    endpoints = {
         ("GET", "/openapi.json"),
         *(
             ("GET", f"/{name}{below}")
@@ -60,9 +60,9 @@ def every_path(app: FastAPI) -> list[tuple[str, str]]:
             path = "/".join(
                 "x" if part.startswith("{") else part for part in route.path.split("/")
             )
-            found |= {(method, path) for method in route.methods or ()}
-    assert len(found) > 10
-    return sorted(found)
+            endpoints |= {(method, path) for method in route.methods or ()}
+    assert len(endpoints) > 10
+    return sorted(endpoints)
 
 
 def test_every_route_demands_a_key(locked: TestClient) -> None:
@@ -342,22 +342,22 @@ def test_keys_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "FRESH", 0.0)
     with TestClient(create_app(serving())) as client:
         assert client.get("/v1/usage").json()["key"] == "local"
-        made = keyring.create("team-a", requests_per_minute=60, tokens_per_day=200_000)
+        new = keyring.create("team-a", requests_per_minute=60, tokens_per_day=200_000)
         assert client.get("/v1/usage").status_code == 401
         usage = client.get(
-            "/v1/usage", headers={"authorization": f"Bearer {made.key}"}
+            "/v1/usage", headers={"authorization": f"Bearer {new.key}"}
         ).json()
         assert usage["key"] == "team-a" and usage["limits"] == {
             "requests_per_minute": 60,
             "tokens_per_day": 200_000,
         }
-        assert made.key not in str(keyring.list_keys()) and made.key not in repr(
+        assert new.key not in str(keyring.list_keys()) and new.key not in repr(
             keyring.list_keys()
         )
         keyring.revoke("team-a")
         assert (
             client.get(
-                "/v1/usage", headers={"authorization": f"Bearer {made.key}"}
+                "/v1/usage", headers={"authorization": f"Bearer {new.key}"}
             ).status_code
             == 401
         )
@@ -376,7 +376,8 @@ def test_what_everybody_gets_is_changed_by_operators_only(
         )
         Store().add(tmp_path / f"made-{number}", "poet")
     with TestClient(create_app(serving())) as client:
-        team, boss = keyring.create("team"), keyring.create("boss", operator=True)
+        team = keyring.create("team")
+        boss = keyring.create("boss", operator=True)
         assert [key.operator for key in keyring.list_keys().keys] == [True, False]
         for path, body in (("promote", {"version": 1}), ("rollback", {})):
             answer = client.post(
@@ -405,18 +406,16 @@ def test_what_everybody_gets_is_changed_by_operators_only(
     assert Store().resolve("poet").number == 1
 
 
-def test_keys_are_random_and_kept_as_hashes_only() -> None:
-    made = [keyring.create(f"team-{at}") for at in range(5)]
-    assert len({key.key for key in made}) == 5 and all(
-        len(key.key) >= 40 for key in made
-    )
+def test_keys_are_random_and_stored_as_hashes_only() -> None:
+    new = [keyring.create(f"team-{at}") for at in range(5)]
+    assert len({key.key for key in new}) == 5 and all(len(key.key) >= 40 for key in new)
     with keyring._opened("") as records:
         stored = keyring.all_keys(records)
         assert {row.sha256 for row in stored} == {
-            keyring.digest(key.key) for key in made
+            keyring.digest(key.key) for key in new
         }
     for path in Settings().folder.iterdir():
-        assert not any(key.key.encode() in path.read_bytes() for key in made)
+        assert not any(key.key.encode() in path.read_bytes() for key in new)
 
 
 @pytest.mark.parametrize(

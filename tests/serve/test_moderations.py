@@ -35,9 +35,9 @@ def served(**engines: Any) -> Services:
 def client() -> Iterator[OpenAI]:
     with (
         live(create_app(served())) as url,
-        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as made,
+        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as opened,
     ):
-        yield made
+        yield opened
 
 
 def data_url(side: int = 8) -> str:
@@ -186,7 +186,7 @@ def test_no_address_is_fetched_and_no_picture_trusted(client: OpenAI, url: str) 
         ({"input": ["a", {"type": "text", "text": "b"}]}, 400, "input"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_by_name(
+def test_bad_input_is_refused_by_name(
     body: dict[str, Any], status: int, said: str
 ) -> None:
     with live(create_app(served())) as url:

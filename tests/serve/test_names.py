@@ -18,10 +18,10 @@ from miaobi.serve.names import Names
 from miaobi.serve.settings import Settings
 
 
-def add(name: str, place: Path, **more: Any) -> None:
+def add(name: str, path: Path, **more: Any) -> None:
     """A model without weights, one version more of it."""
     folder = bundle.write(
-        place / f"{name}{len(Store().versions(name))}",
+        path / f"{name}{len(Store().versions(name))}",
         Manifest(**{"family": "gpt", "modality": "text", **more}),
         lambda draft: (draft / "config.json").write_text("{}") and None,
     )
@@ -111,7 +111,7 @@ def test_an_alias_leads_to_a_path_that_no_request_can_name(tmp_path: Path) -> No
         Names(Settings(models=("mine=/nowhere/at/all",))).fetch()
 
 
-def test_a_pack_that_is_not_here_is_told_how_to_be_fetched() -> None:
+def test_a_missing_pack_names_the_command_that_fetches_it() -> None:
     with pytest.raises(NotFound) as caught:
         Names(Settings()).find("smollm2")
     assert "miaobi data fetch smollm2" in caught.value.remedy
@@ -119,12 +119,12 @@ def test_a_pack_that_is_not_here_is_told_how_to_be_fetched() -> None:
 
 def test_facts(tmp_path: Path) -> None:
     add("poet", tmp_path, parents=("smollm2",))
-    found = Names(Settings()).facts("poet")
+    facts = Names(Settings()).facts("poet")
     assert (
-        found["id"],
-        found["object"],
-        found["owned_by"],
-        found["modality"],
-        found["parents"],
+        facts["id"],
+        facts["object"],
+        facts["owned_by"],
+        facts["modality"],
+        facts["parents"],
     ) == ("poet", "model", "local", "text", ["smollm2"])
-    assert found["created"] > 1_700_000_000 and str(tmp_path) not in json.dumps(found)
+    assert facts["created"] > 1_700_000_000 and str(tmp_path) not in json.dumps(facts)

@@ -34,28 +34,28 @@ def toy_app() -> FastAPI:
     )
 
 
-def asked() -> list[Any]:
+def cases() -> list[Any]:
     """Every operation well; badly too, where there is anything to be wrong about."""
-    found = list[Any]()
+    params = list[Any]()
     for path, methods in sorted(toy_app().openapi()["paths"].items()):
         for method, operation in methods.items():
             takes = "requestBody" in operation or any(
                 item["in"] == "query" for item in operation.get("parameters", ())
             )
             for mode in MODES if takes else MODES[:1]:
-                found.append(
+                params.append(
                     pytest.param(
                         method.upper(), path, mode, id=f"{method}{path}-{mode.value}"
                     )
                 )
-    return found
+    return params
 
 
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
-ASKED = asked()
+CASES = cases()
 
 
-def test_every_operation_tells_of_its_errors_and_has_an_id_of_its_own() -> None:
+def test_every_operation_lists_its_errors_and_has_an_id_of_its_own() -> None:
     described = toy_app().openapi()
     operations = [
         operation
@@ -93,7 +93,7 @@ def test_the_page_names_every_path_and_loads_nothing() -> None:
 def test_the_page_escapes_what_it_shows() -> None:
     from miaobi.serve.routes.docs import page
 
-    shown = page(
+    html = page(
         {
             "paths": {
                 "/<x>": {
@@ -108,7 +108,7 @@ def test_the_page_escapes_what_it_shows() -> None:
             }
         }
     )
-    assert not re.search(r"<script|<i>|<u>|<x>", shown)
+    assert not re.search(r"<script|<i>|<u>|<x>", html)
 
 
 REFUSED = {
@@ -196,7 +196,7 @@ def check(
     ask()
 
 
-@pytest.mark.parametrize(("method", "path", "mode"), ASKED)
+@pytest.mark.parametrize(("method", "path", "mode"), CASES)
 def test_schemathesis_finds_nothing(
     served: Any, method: str, path: str, mode: GenerationMode
 ) -> None:
@@ -205,7 +205,7 @@ def test_schemathesis_finds_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("method", "path", "mode"), ASKED)
+@pytest.mark.parametrize(("method", "path", "mode"), CASES)
 def test_schemathesis_finds_nothing_in_a_long_search(
     served: Any, method: str, path: str, mode: GenerationMode
 ) -> None:

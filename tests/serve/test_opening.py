@@ -31,10 +31,10 @@ def test_a_trained_model_and_an_adapter_of_it_answer_by_name(
     (tmp_path / "home" / "converted").unlink()  # what is made of toys stays here
     base = Store().add(small_bundle(tmp_path / "poet", chat=True), "poet")
     Store().add(tuned(tmp_path / "bard", base.path, 1, 0.3), "bard")
-    asked = {"prompt": "春江潮水", "max_tokens": 12, "temperature": 0}
+    fields = {"prompt": "春江潮水", "max_tokens": 12, "temperature": 0}
     with TestClient(create_app(services)) as client:
         poet, bard = (
-            client.post("/v1/completions", json={"model": name, **asked}).json()
+            client.post("/v1/completions", json={"model": name, **fields}).json()
             for name in ("poet", "bard")
         )
         assert (
@@ -61,8 +61,8 @@ def test_a_trained_model_and_an_adapter_of_it_answer_by_name(
             len(chat["choices"][0]["logprobs"]["content"]) <= 5
             and chat["choices"][0]["message"]["content"]
         )
-        shown = client.get("/v1/models/bard").json()
-        assert shown["owned_by"] == "local" and {
+        model_object = client.get("/v1/models/bard").json()
+        assert model_object["owned_by"] == "local" and {
             item["id"] for item in client.get("/v1/models").json()["data"]
         } >= {"poet", "bard"}
         for name in ("poet", "bard"):
@@ -70,7 +70,7 @@ def test_a_trained_model_and_an_adapter_of_it_answer_by_name(
                 "/v1/completions",
                 json={
                     "model": name,
-                    **asked,
+                    **fields,
                     "prompt": ["春江", "江畔"],
                     "n": 2,
                     "temperature": 1,
@@ -114,7 +114,7 @@ def test_a_call_that_is_demanded_of_a_real_model(tmp_path: Path) -> None:
             },
         },
     }
-    asked = {
+    fields = {
         "model": "caller",
         "messages": [{"role": "user", "content": "春江"}],
         "tools": [tool, {"type": "function", "function": {"name": "sun"}}],
@@ -122,34 +122,37 @@ def test_a_call_that_is_demanded_of_a_real_model(tmp_path: Path) -> None:
     }
     with TestClient(create_app(services)) as client:
         for seed in range(3):
-            found = client.post(
+            choice = client.post(
                 "/v1/chat/completions",
                 json={
-                    **asked,
+                    **fields,
                     "tool_choice": {"type": "function", "function": {"name": "moon"}},
                     "seed": seed,
                 },
             ).json()["choices"][0]
-            call = found["message"]["tool_calls"][0]["function"]
+            call = choice["message"]["tool_calls"][0]["function"]
             assert (
                 call["name"] == "moon"
                 and json.loads(call["arguments"])["phase"] in ("full", "new")
-                and found["finish_reason"] == "tool_calls"
+                and choice["finish_reason"] == "tool_calls"
             )
         either = client.post(
-            "/v1/chat/completions", json={**asked, "tool_choice": "required", "seed": 1}
+            "/v1/chat/completions",
+            json={**fields, "tool_choice": "required", "seed": 1},
         ).json()["choices"][0]
         assert either["message"]["tool_calls"][0]["function"]["name"] in ("moon", "sun")
         free = client.post(
-            "/v1/chat/completions", json={**asked, "max_tokens": 8}
+            "/v1/chat/completions", json={**fields, "max_tokens": 8}
         ).json()
-        told = client.post(
+        without = client.post(
             "/v1/chat/completions",
-            json={**asked, "max_tokens": 8, "tool_choice": "none"},
+            json={**fields, "max_tokens": 8, "tool_choice": "none"},
         ).json()
-        assert free["usage"]["prompt_tokens"] == told["usage"]["prompt_tokens"] + len(
-            "[moon][sun]"
-        ), "the template told the model of them, a character a token"
+        assert free["usage"]["prompt_tokens"] == without["usage"][
+            "prompt_tokens"
+        ] + len("[moon][sun]"), (
+            "the template told the model of them, a character a token"
+        )
 
 
 def test_a_tuned_classifier_answers_with_its_label(tmp_path: Path) -> None:
@@ -207,8 +210,6 @@ def test_a_tuned_classifier_answers_with_its_label(tmp_path: Path) -> None:
 def test_estimates_follow_the_files(
     tmp_path: Path, pack: Callable[[str], Path], smollm2: Path
 ) -> None:
-    small, large = (
-        estimate(find(str(small_bundle(tmp_path / "poet")))),
-        estimate(find(str(smollm2))),
-    )
+    small = estimate(find(str(small_bundle(tmp_path / "poet"))))
+    large = estimate(find(str(smollm2)))
     assert (256 << 20) < small < large < 1 << 30

@@ -125,7 +125,7 @@ def test_every_answer_has_an_id_of_its_own(both: tuple[Services, TestClient]) ->
     }
 
 
-def test_what_nobody_foresaw_is_logged_and_not_told(
+def test_an_unexpected_error_is_logged_and_not_shown(
     both: tuple[Services, TestClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, client = both
@@ -136,12 +136,12 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
     assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
     for secret in ("secret", "object", "0x", "/etc", "Error"):
         assert secret not in answer.json()["error"]["message"]
-    told = next(record for record in caplog.records if record.exc_info)
-    assert "a secret in" in JsonFormatter().format(told)
+    record = next(record for record in caplog.records if record.exc_info)
+    assert "a secret in" in JsonFormatter().format(record)
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("message", "expected"),
     [
         (
             "/home/ann/.cache/miaobi/models/poet/3/model.gguf is cut short",
@@ -158,12 +158,12 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
         ("and/or", "and/or"),
     ],
 )
-def test_places_do_not_leave_the_machine(told: str, kept: str) -> None:
-    assert without_paths(told) == kept
-    assert from_exception(Damaged(told), "req").message == kept
+def test_paths_do_not_leave_the_machine(message: str, expected: str) -> None:
+    assert without_paths(message) == expected
+    assert from_exception(Damaged(message), "req").message == expected
 
 
-def lines(caplog: pytest.LogCaptureFixture) -> str:
+def logged(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(JsonFormatter().format(record) for record in caplog.records)
 
 
@@ -174,9 +174,9 @@ def test_logs_are_json_and_hold_no_prompt(
     with caplog.at_level(logging.DEBUG, "miaobi"):
         answer = client.post("/probe/say", json={"say": "my secret"})
         client.get('/nothing%0d%0a{"level": "forged"}?token=hidden')
-    text = lines(caplog)
-    told = [json.loads(line) for line in text.splitlines()]
-    first = next(line for line in told if line.get("path") == "/probe/say")
+    text = logged(caplog)
+    rows = [json.loads(line) for line in text.splitlines()]
+    first = next(line for line in rows if line.get("path") == "/probe/say")
     assert (
         first["request_id"] == answer.headers["x-request-id"]
         and first["status"] == 200
@@ -190,11 +190,11 @@ def test_logs_are_json_and_hold_no_prompt(
     assert (
         "secret" not in text
         and "hidden" not in text
-        and not any(line.get("level") == "forged" for line in told)
+        and not any(line.get("level") == "forged" for line in rows)
     )
 
 
-def test_prompts_are_logged_when_that_is_asked_for(
+def test_prompts_are_logged_with_log_prompts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _, app = probed(
@@ -202,7 +202,7 @@ def test_prompts_are_logged_when_that_is_asked_for(
     )
     with TestClient(app) as client, caplog.at_level(logging.INFO, "miaobi"):
         client.post("/probe/say", json={"say": "no secret"})
-    assert "no secret" in lines(caplog)
+    assert "no secret" in logged(caplog)
 
 
 @pytest.mark.parametrize(

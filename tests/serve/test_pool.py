@@ -30,10 +30,11 @@ class Shop:
     """
 
     def __init__(self, memory: int = 100, **sizes: int) -> None:
-        self.sizes, self.versions = sizes, dict.fromkeys(sizes, "1")
+        self.sizes = sizes
+        self.versions = dict.fromkeys(sizes, "1")
         self.opened: list[str] = []
         self.engines: dict[str, Any] = {}
-        self.doors: dict[str, threading.Event] = {}
+        self.gates: dict[str, threading.Event] = {}
         self.broken: set[str] = set()
         self.pool = Pool(
             Settings(memory_bytes=memory * GIGABYTE),
@@ -57,8 +58,8 @@ class Shop:
 
     def open(self, weights: Weights) -> Model:
         self.opened.append(weights.label)
-        if weights.label in self.doors:
-            assert self.doors[weights.label].wait(20)
+        if weights.label in self.gates:
+            assert self.gates[weights.label].wait(20)
         if weights.name in self.broken:
             raise BadInput("its file is cut short")
         self.engines[weights.label] = Grey() if weights.name == "grey" else Echo()
@@ -98,13 +99,13 @@ def test_one_opening_for_all_who_ask() -> None:
 
 def test_different_models_do_not_wait_for_each_other() -> None:
     shop = Shop(slow=1, quick=1)
-    shop.doors["slow@1"] = threading.Event()
+    shop.gates["slow@1"] = threading.Event()
 
     async def scenario() -> None:
         waiting = asyncio.create_task(use(shop, "slow"))
         await until(lambda: "slow@1" in shop.opened)
         assert await use(shop, "quick") == "quick@1" and not waiting.done()
-        shop.doors["slow@1"].set()
+        shop.gates["slow@1"].set()
         assert await waiting == "slow@1"
 
     asyncio.run(scenario())
@@ -112,43 +113,39 @@ def test_different_models_do_not_wait_for_each_other() -> None:
 
 def test_whoever_goes_away_while_it_opens_leaves_the_opening_to_the_others() -> None:
     shop = Shop(a=1)
-    shop.doors["a@1"] = threading.Event()
+    shop.gates["a@1"] = threading.Event()
 
     async def scenario() -> None:
-        first, second = (
-            asyncio.create_task(use(shop, "a")),
-            asyncio.create_task(use(shop, "a")),
-        )
+        first = asyncio.create_task(use(shop, "a"))
+        second = asyncio.create_task(use(shop, "a"))
         await until(lambda: shop.opened)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        shop.doors["a@1"].set()
+        shop.gates["a@1"].set()
         assert await second == "a@1"
 
     asyncio.run(scenario())
     assert shop.opened == ["a@1"]
 
 
-def test_a_failed_opening_is_told_to_all_who_waited_and_tried_again_by_the_next() -> (
-    None
-):
+def test_a_failed_opening_fails_all_that_wait_and_the_next_tries_again() -> None:
     shop = Shop(a=1)
     shop.broken.add("a")
 
     async def scenario() -> None:
-        found = await asyncio.gather(
+        results = await asyncio.gather(
             *(use(shop, "a") for _ in range(3)), return_exceptions=True
         )
-        assert all(isinstance(error, BadInput) for error in found) and shop.opened == [
-            "a@1"
-        ]
+        assert all(
+            isinstance(error, BadInput) for error in results
+        ) and shop.opened == ["a@1"]
         shop.broken.clear()
         assert await use(shop, "a") == "a@1" and len(shop.opened) == 2
 
     asyncio.run(scenario())
 
 
-def test_memory_goes_to_who_was_asked_last() -> None:
+def test_the_least_recently_used_model_is_closed() -> None:
     shop = Shop(memory=70, a=40, b=40, c=40)
 
     async def scenario() -> None:
@@ -175,9 +172,7 @@ def test_a_model_in_use_is_never_closed() -> None:
     asyncio.run(scenario())
 
 
-def test_a_promoted_version_answers_the_next_while_the_old_one_ends_its_answer() -> (
-    None
-):
+def test_a_promoted_version_answers_the_next_while_the_old_one_completes() -> None:
     shop = Shop(a=10)
 
     async def scenario() -> None:
@@ -199,7 +194,7 @@ def test_a_promoted_version_answers_the_next_while_the_old_one_ends_its_answer()
     asyncio.run(scenario())
 
 
-def test_without_room_for_both_the_old_version_answers_until_it_is_idle() -> None:
+def test_without_memory_for_both_the_old_version_answers_until_it_is_idle() -> None:
     shop = Shop(memory=100, a=80)
 
     async def scenario() -> None:
@@ -224,7 +219,7 @@ def test_a_model_of_another_kind_is_refused_before_it_is_opened() -> None:
     assert not shop.opened
 
 
-def test_models_named_at_the_start_are_opened_and_a_broken_one_stops_no_other() -> None:
+def test_configured_models_are_opened_and_a_broken_one_stops_no_other() -> None:
     shop = Shop(a=1, b=1)
     shop.broken.add("a")
     asyncio.run(shop.pool.warm(["a", "b"]))

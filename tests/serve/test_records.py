@@ -75,16 +75,17 @@ def test_usage_of_older_servers_becomes_amounts(database: str) -> None:
     records.close()
 
 
-def test_servers_that_start_together_bring_it_up_to_date_once(database: str) -> None:
-    opened, failed = [], []
+def test_servers_opened_together_bring_it_up_to_date_once(database: str) -> None:
+    opened = []
+    failed = []
 
-    def start() -> None:
+    def open_one() -> None:
         try:
             opened.append(open_records(database))
         except Exception as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=start) for _ in range(4)]
+    threads = [threading.Thread(target=open_one) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -148,12 +149,12 @@ def test_what_is_accepted_is_on_disk(tmp_path: Path) -> None:
     "url",
     ["nonsense", "sqlite://", "mysql://x/y", "postgresql://nobody@127.0.0.1:1/none"],
 )
-def test_a_url_that_leads_nowhere_is_told(url: str) -> None:
+def test_a_url_that_leads_nowhere_is_refused(url: str) -> None:
     with pytest.raises(BadInput):
         open_records(url)
 
 
-def test_ids_sort_as_they_were_made() -> None:
+def test_ids_sort_by_time() -> None:
     ids = [new_id("file") for _ in range(3)]
     assert len(set(ids)) == 3 and all(len(item) == len("file-") + 28 for item in ids)
     assert [item[:17] for item in ids] == sorted(item[:17] for item in ids)

@@ -77,9 +77,11 @@ def test_a_database_is_copied_before_it_is_migrated(file: Path) -> None:
     file.chmod(0o600)
     open_records(f"sqlite:///{file}").close()
     (copy,) = list_copies(file)
-    assert copy.revision == revision_in(copy.path) == "0001"
+    assert copy.revision == "0001"
+    assert revision_in(copy.path) == "0001"
     assert revision_in(file) == newest_revision()
-    assert key_names(copy.path) == key_names(file) == ["first"]
+    assert key_names(copy.path) == ["first"]
+    assert key_names(file) == ["first"]
     assert stat.S_IMODE(copy.path.stat().st_mode) == 0o600
     assert not [path for path in file.parent.iterdir() if ".part" in path.name]
 
@@ -116,10 +118,10 @@ def test_copies_are_never_overwritten_and_the_last_ones_stay(
     monkeypatch.setattr(
         copies.time, "gmtime", lambda: (2026, 11, 30, 20, 15, 12, 0, 0, 0)
     )
-    made = [copy_database(file, "0001") for _ in range(COPIES + 9)]
-    assert len({copy.path for copy in made}) == COPIES + 9
-    assert list_copies(file) == made[: -COPIES - 1 : -1]
-    assert made[0].path.name == "records.sqlite.0001.20261130-201512.copy"
+    new_copies = [copy_database(file, "0001") for _ in range(COPIES + 9)]
+    assert len({copy.path for copy in new_copies}) == COPIES + 9
+    assert list_copies(file) == new_copies[: -COPIES - 1 : -1]
+    assert new_copies[0].path.name == "records.sqlite.0001.20261130-201512.copy"
 
 
 def test_without_space_for_the_copy_nothing_changes(
@@ -145,10 +147,11 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(
         patch.setattr("alembic.runtime.migration.HeadMaintainer.update_to_step", fail)
         with pytest.raises(RuntimeError):
             open_records(f"sqlite:///{file}")
-    assert revision_in(file) == "0001" and key_names(file) == ["first"]
+    assert revision_in(file) == "0001"
+    assert key_names(file) == ["first"]
 
 
-def test_a_dump_of_postgresql_is_asked_of_the_operator(
+def test_a_dump_of_postgresql_is_up_to_the_operator(
     postgres: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import psycopg
@@ -246,10 +249,12 @@ def test_doctor_says_what_is_wrong(
     with monkeypatch.context() as patch:
         patch.setattr("miaobi.serve.checks.shutil.disk_usage", lambda path: usage)
         finding = check_database()
-    assert finding.state == "problem" and "free some space" in finding.mend
+    assert finding.state == "problem"
+    assert "free some space" in finding.mend
     stamp(file, "9999")
     finding = check_database()
-    assert finding.state == "problem" and "9999" in finding.what
+    assert finding.state == "problem"
+    assert "9999" in finding.what
     file.write_bytes(b"no database" * 100)
     assert check_database().state == "problem"
     monkeypatch.setenv("MIAOBI_DATABASE_URL", f"sqlite:///{tmp_path / 'none.sqlite'}")
@@ -258,7 +263,8 @@ def test_doctor_says_what_is_wrong(
     url = "postgresql://nobody:secret@127.0.0.1:1/none"
     monkeypatch.setenv("MIAOBI_DATABASE_URL", url)
     finding = check_database()
-    assert finding.state == "problem" and "secret" not in str(finding)
+    assert finding.state == "problem"
+    assert "secret" not in str(finding)
 
 
 # Locks.
@@ -271,10 +277,10 @@ def test_a_locked_database_is_worth_another_try(
     assert answered.status_code == 200, answered.text
     (file,) = tmp_path.rglob("records.sqlite")
     services = client.app.state.services  # type: ignore[attr-defined]
-    services.records.engine.dispose()
     monkeypatch.setattr(database, "WAIT_SECONDS", 0.01)
-    impatient = database.open_records(f"sqlite:///{file}")
-    services.records.engine, engine = impatient.engine, services.records.engine
+    impatient = open_records(f"sqlite:///{file}")
+    engine = services.records.engine
+    services.records.engine = impatient.engine
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = client.post("/v1/feedback", json=thumb())

@@ -36,34 +36,87 @@ TESTS = Path(__file__).parents[1]
 ROWS = {
     "keys on every route": "serve/test_guard.py::test_every_route_demands_a_key",
     "limits": "serve/test_security.py::test_caps",
-    "limits of bodies": "serve/test_bodies.py::test_bodies_are_counted_whatever_their_length_is_said_to_be",
-    "rates and budgets": "serve/test_admission.py::test_budgets_survive_a_restart_and_usage_is_told",
-    "a bounded queue": "serve/test_admission.py::test_ten_times_the_capacity_is_told_to_come_back_and_nothing_stays_behind",
-    "drain": "serve/test_draining.py::test_a_running_answer_ends_whole",
-    "a client that goes away": "serve/test_admission.py::test_a_client_that_leaves_frees_its_slot_at_once",
-    "ids are made here, resolved and contained": "serve/test_files.py::test_a_link_in_the_folder_is_not_followed",
-    "nothing is fetched": "serve/test_security.py::test_no_address_is_ever_asked",
-    "safetensors and GGUF only": "serve/test_security.py::test_a_poisoned_checkpoint_does_not_run",
-    "chat templates in a sandbox": "models/test_chat.py::test_a_hostile_template_gets_nowhere",
-    "errors show no places": "serve/test_security.py::test_errors_tell_nothing_of_the_machine",
-    "forms are refused": "serve/test_bodies.py::test_types_that_a_form_can_send_are_refused",
-    "crafted Host (vLLM 2026-48746)": "serve/test_guard.py::test_malformed_and_foreign_hosts_reach_nothing",
-    "SSRF (vLLM 2025-6242, 2026-25960; LLaMA-Factory 2025-61784)": "serve/test_security.py::test_no_address_is_ever_asked",
-    "decoder error leaked addresses (vLLM 2026-22778)": "serve/test_images.py::test_hostile_pictures_are_refused",
-    "header floods (vLLM 2025-48956)": "serve/test_guard.py::test_floods_of_headers_are_refused",
+    "limits of bodies": (
+        "serve/test_bodies.py"
+        "::test_bodies_are_counted_whatever_their_length_is_said_to_be"
+    ),
+    "rates and budgets": (
+        "serve/test_admission.py::test_budgets_survive_a_restart_and_usage_is_reported"
+    ),
+    "a bounded queue": (
+        "serve/test_admission.py"
+        "::test_ten_times_the_capacity_is_refused_and_nothing_stays_behind"
+    ),
+    "drain": "serve/test_draining.py::test_a_running_answer_is_completed",
+    "a client that goes away": (
+        "serve/test_admission.py::test_a_client_that_leaves_frees_its_slot_at_once"
+    ),
+    "ids are made here, resolved and contained": (
+        "serve/test_files.py::test_a_link_in_the_folder_is_not_followed"
+    ),
+    "nothing is fetched": "serve/test_security.py::test_no_address_is_ever_fetched",
+    "safetensors and GGUF only": (
+        "serve/test_security.py::test_a_poisoned_checkpoint_does_not_run"
+    ),
+    "chat templates in a sandbox": (
+        "models/test_chat.py::test_a_hostile_template_gets_nowhere"
+    ),
+    "errors show no paths": (
+        "serve/test_security.py::test_errors_show_nothing_of_the_machine"
+    ),
+    "forms are refused": (
+        "serve/test_bodies.py::test_types_that_a_form_can_send_are_refused"
+    ),
+    "crafted Host (vLLM 2026-48746)": (
+        "serve/test_guard.py::test_malformed_and_foreign_hosts_reach_nothing"
+    ),
+    "SSRF (vLLM 2025-6242, 2026-25960; LLaMA-Factory 2025-61784)": (
+        "serve/test_security.py::test_no_address_is_ever_fetched"
+    ),
+    "decoder error leaked addresses (vLLM 2026-22778)": (
+        "serve/test_images.py::test_hostile_pictures_are_refused"
+    ),
+    "header floods (vLLM 2025-48956)": (
+        "serve/test_guard.py::test_floods_of_headers_are_refused"
+    ),
     "unbounded n (vLLM 2026-5497, 2026-34756)": "serve/test_security.py::test_caps",
-    "request-supplied templates (vLLM 2025-61620, 2025-62426)": "serve/test_security.py::test_no_request_brings_a_template_or_an_option_of_the_tokenizer",
-    "grammar nesting (xgrammar 2026-25048)": "serve/test_security.py::test_grammars_are_capped",
-    "pickle in the sources": "surface/test_layers.py::test_nothing_dangerous_or_unfinished",
-    "pickle in checkpoints (torch 2025-32434, transformers 2026-1839)": "serve/test_security.py::test_a_poisoned_checkpoint_does_not_run",
-    "remote code by a config (vLLM 2025-66448, transformers 2026-5241)": "engines/test_load.py::test_a_transformers_folder_is_told_by_its_config",
-    "Jinja in a model (SGLang 2026-5760, llama-cpp-python 2024-34359)": "serve/test_security.py::test_a_model_whose_template_attacks_answers_an_error",
-    "GGUF headers that lie (Ollama 2026-7482)": "core/test_gguf.py::test_lying_headers_cost_nothing",
-    "paths in names (Ollama 2024-37032)": "serve/test_security.py::test_names_that_are_paths_lead_nowhere",
-    "page components that read files (Gradio 2024-1561, 2024-4325)": "studio/test_door.py::test_only_what_the_page_needs_of_gradio_is_reachable",
-    "CRLF into config (ComfyUI 2026-22777)": "serve/test_security.py::test_line_ends_begin_no_header_and_no_line",
-    "unauthenticated jobs (Ray 2023-48022)": "serve/test_guard.py::test_every_route_demands_a_key",
-    "tokens that stand for others (RAGFlow 2025-69286)": "serve/test_security.py::test_no_token_stands_for_another",
+    "request-supplied templates (vLLM 2025-61620, 2025-62426)": (
+        "serve/test_security.py"
+        "::test_no_request_brings_a_template_or_an_option_of_the_tokenizer"
+    ),
+    "grammar nesting (xgrammar 2026-25048)": (
+        "serve/test_security.py::test_grammars_are_capped"
+    ),
+    "pickle in the sources": (
+        "surface/test_layers.py::test_nothing_dangerous_or_unfinished"
+    ),
+    "pickle in checkpoints (torch 2025-32434, transformers 2026-1839)": (
+        "serve/test_security.py::test_a_poisoned_checkpoint_does_not_run"
+    ),
+    "remote code by a config (vLLM 2025-66448, transformers 2026-5241)": (
+        "engines/test_load.py::test_a_transformers_folder_is_recognised_by_its_config"
+    ),
+    "Jinja in a model (SGLang 2026-5760, llama-cpp-python 2024-34359)": (
+        "serve/test_security.py::test_a_model_whose_template_attacks_answers_an_error"
+    ),
+    "GGUF headers that lie (Ollama 2026-7482)": (
+        "core/test_gguf.py::test_a_false_header_costs_no_more_than_its_size"
+    ),
+    "paths in names (Ollama 2024-37032)": (
+        "serve/test_security.py::test_names_that_are_paths_lead_nowhere"
+    ),
+    "page components that read files (Gradio 2024-1561, 2024-4325)": (
+        "studio/test_door.py::test_only_what_the_page_needs_of_gradio_is_reachable"
+    ),
+    "CRLF into config (ComfyUI 2026-22777)": (
+        "serve/test_security.py::test_newlines_begin_no_header_and_no_row"
+    ),
+    "unauthenticated jobs (Ray 2023-48022)": (
+        "serve/test_guard.py::test_every_route_demands_a_key"
+    ),
+    "tokens that stand for others (RAGFlow 2025-69286)": (
+        "serve/test_security.py::test_no_token_stands_for_another"
+    ),
 }
 
 
@@ -107,7 +160,8 @@ class Canary:
 
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port, self.came = self.socket.getsockname()[1], 0
+        self.port = self.socket.getsockname()[1]
+        self.came = 0
         Thread(target=self._count, daemon=True).start()
 
     def _count(self) -> None:
@@ -121,9 +175,9 @@ class Canary:
 
 @pytest.fixture
 def canary() -> Iterator[Canary]:
-    made = Canary()
-    yield made
-    made.socket.close()
+    new = Canary()
+    yield new
+    new.socket.close()
 
 
 def addresses(port: int) -> list[str]:
@@ -166,11 +220,11 @@ def addresses(port: int) -> list[str]:
     ]
 
 
-def test_no_address_is_ever_asked(client: httpx.Client, canary: Canary) -> None:
+def test_no_address_is_ever_fetched(client: httpx.Client, canary: Canary) -> None:
     """Fetching does not exist here: every address is refused, and nobody is called."""
     for at, url in enumerate(addresses(canary.port)):
         part = {"type": "image_url", "image_url": {"url": url}}
-        asked = [
+        requests = [
             (
                 "/v1/chat/completions",
                 {
@@ -193,7 +247,7 @@ def test_no_address_is_ever_asked(client: httpx.Client, canary: Canary) -> None:
             ),
             ("/v1/fine_tuning/jobs", {"model": url, "training_file": url}),
         ]
-        for path, body in asked if at % 10 == 0 else asked[:2]:
+        for path, body in requests if at % 10 == 0 else requests[:2]:
             answer = client.post(path, json=body)
             assert answer.status_code in (400, 404, 415), (path, url, answer.text)
         for path in (
@@ -207,7 +261,7 @@ def test_no_address_is_ever_asked(client: httpx.Client, canary: Canary) -> None:
     assert canary.came == 0
 
 
-PLACES = re.compile(
+LOCAL_DETAILS = re.compile(
     r"/home|/root|/tmp|/usr|/work|/nowhere|\.py\b|0x[0-9a-f]{4}|object "
     r"at|Traceback|site-packages|<class|<function|sqlite|sqlalchemy|pydantic",
     re.IGNORECASE,
@@ -234,7 +288,7 @@ NONSENSE: list[Any] = [
 ]
 
 
-def test_errors_tell_nothing_of_the_machine(client: httpx.Client, address: str) -> None:
+def test_errors_show_nothing_of_the_machine(client: httpx.Client, address: str) -> None:
     """Every operation, with nonsense in the place of its body and in its fields: an
     answer in OpenAI's shape that names no place.
     """
@@ -276,7 +330,9 @@ def test_errors_tell_nothing_of_the_machine(client: httpx.Client, address: str) 
                     set(error) == {"message", "type", "param", "code"}
                     and answer.headers["x-request-id"]
                 )
-                assert not PLACES.search(error["message"].replace(repr(body), "")), (
+                assert not LOCAL_DETAILS.search(
+                    error["message"].replace(repr(body), "")
+                ), (
                     path,
                     body,
                     error,
@@ -394,15 +450,19 @@ def test_grammars_are_capped(client: httpx.Client, schema: dict[str, Any]) -> No
         levels = 0
         inner = schema
         while inner["type"] == "array":
-            inner, levels = inner["items"], levels + 1
+            inner = inner["items"]
+            levels = levels + 1
         body = (
             b'{"type":"array","items":' * levels + b'{"type":"string"}' + b"}" * levels
         )
     else:
         body = json.dumps(schema).encode()
     for content in (
-        b'{"model":"echo","messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":%s}}}',
-        b'{"model":"echo","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"a","parameters":%s}}],"tool_choice":"required"}',
+        b'{"model":"echo","messages":[{"role":"user","content":"x"}],'
+        b'"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":%s}}}',
+        b'{"model":"echo","messages":[{"role":"user","content":"x"}],'
+        b'"tools":[{"type":"function","function":{"name":"a","parameters":%s}}],'
+        b'"tool_choice":"required"}',
     ):
         answer = client.post(
             "/v1/chat/completions",
@@ -457,9 +517,9 @@ def test_a_poisoned_checkpoint_does_not_run(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
         (folder / name).write_bytes(poison)
-        for place in (folder, folder / name):
+        for target in (folder, folder / name):
             with pytest.raises(MiaobiError):
-                miaobi.load(place)
+                miaobi.load(target)
     for at, more in enumerate(
         [
             {"auto_map": {"AutoModelForCausalLM": "evil.Model"}},
@@ -507,7 +567,7 @@ def test_a_model_whose_template_attacks_answers_an_error(
     ) as client:
         for stream in (False, True):
             answer = client.post("/v1/chat/completions", json=said(stream=stream))
-            assert answer.status_code == 400 and not PLACES.search(
+            assert answer.status_code == 400 and not LOCAL_DETAILS.search(
                 answer.json()["error"]["message"]
             ), answer.text
     assert not (tmp_path / "ran").exists()
@@ -574,10 +634,10 @@ def test_names_that_are_paths_lead_nowhere(tmp_path: Path) -> None:
                 ), (path, name, answer.text)
 
 
-def test_line_ends_begin_no_header_and_no_line(client: httpx.Client) -> None:
+def test_newlines_begin_no_header_and_no_row(client: httpx.Client) -> None:
     """CR and LF in what people name come back as no header, no event and no line of a table."""
     evil = 'a\r\nSet-Cookie: x=1\r\n\r\n<script>\u2028"; filename=b'
-    line = (
+    row = (
         json.dumps(
             {
                 "custom_id": evil,
@@ -597,18 +657,18 @@ def test_line_ends_begin_no_header_and_no_line(client: httpx.Client) -> None:
         )
         + quoted.encode()
         + b'"\r\nContent-Type: application/jsonl\r\n\r\n'
-        + line
+        + row
         + b"\r\n--x--\r\n"
     )
-    made = client.post(
+    new = client.post(
         "/v1/files",
         content=form,
         headers={"content-type": "multipart/form-data; boundary=x"},
     )
-    if made.status_code == 200:
+    if new.status_code == 200:
         for answer in (
-            made,
-            client.get(f"/v1/files/{made.json()['id']}/content"),
+            new,
+            client.get(f"/v1/files/{new.json()['id']}/content"),
             client.get("/v1/files"),
         ):
             assert answer.status_code == 200 and "set-cookie" not in answer.headers
@@ -616,7 +676,7 @@ def test_line_ends_begin_no_header_and_no_line(client: httpx.Client) -> None:
                 r"[\r\n]", answer.headers.get("content-disposition", "")
             )
     else:
-        assert made.status_code == 400
+        assert new.status_code == 400
     with client.stream(
         "POST",
         "/v1/chat/completions",

@@ -17,11 +17,11 @@ from miaobi.serve.settings import Settings
 
 
 def test_a_request_is_a_span_with_its_model_and_tokens_and_without_its_text() -> None:
-    kept = InMemorySpanExporter()
+    exporter = InMemorySpanExporter()
     settings = Settings(hosts=("testserver",), studio=False)
     services = Services(settings, toy_pool(settings, echo=Echo()), Admission(settings))
     app = with_probe(
-        create_app(services, telemetry.traced_by(SimpleSpanProcessor(kept)))
+        create_app(services, telemetry.traced_by(SimpleSpanProcessor(exporter)))
     )
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -34,22 +34,22 @@ def test_a_request_is_a_span_with_its_model_and_tokens_and_without_its_text() ->
         client.get("/probe/fails")
         client.get("/health")
         client.get("/v1/models", headers={"host": "evil", "traceparent": "nonsense"})
-        spans = kept.get_finished_spans()
+        spans = exporter.get_finished_spans()
     assert [span.name for span in spans] == [
         "POST /probe/say",
         "POST /probe/stream",
         "GET /probe/fails",
         "GET",
     ]
-    told = dict(spans[1].attributes or {})
+    attributes = dict(spans[1].attributes or {})
     assert (
-        told["miaobi.request_id"] == answer.headers["x-request-id"]
-        and told["http.response.status_code"] == 200
+        attributes["miaobi.request_id"] == answer.headers["x-request-id"]
+        and attributes["http.response.status_code"] == 200
     )
     assert (
-        told["gen_ai.request.model"],
-        told["gen_ai.usage.input_tokens"],
-        told["gen_ai.usage.output_tokens"],
+        attributes["gen_ai.request.model"],
+        attributes["gen_ai.usage.input_tokens"],
+        attributes["gen_ai.usage.output_tokens"],
     ) == ("echo", 3, 2)
     assert (
         spans[1].parent is not None
@@ -60,14 +60,14 @@ def test_a_request_is_a_span_with_its_model_and_tokens_and_without_its_text() ->
     )
 
 
-def test_nothing_is_traced_unless_somebody_asked(
+def test_nothing_is_traced_by_default(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     assert telemetry.open_telemetry() is None
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    made = telemetry.open_telemetry()
-    assert made is not None
-    made.close()
+    opened = telemetry.open_telemetry()
+    assert opened is not None
+    opened.close()
     monkeypatch.setattr(telemetry, "find_spec", lambda name: None)
     assert telemetry.open_telemetry() is None and "miaobi[telemetry]" in caplog.text

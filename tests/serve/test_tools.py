@@ -44,7 +44,7 @@ def client(app: FastAPI) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def asked(text: str, **more: Any) -> dict[str, Any]:
+def fields_of(text: str, **more: Any) -> dict[str, Any]:
     return {
         "model": "echo",
         "messages": [{"role": "user", "content": text}],
@@ -54,7 +54,7 @@ def asked(text: str, **more: Any) -> dict[str, Any]:
 
 
 def test_a_call_in_openais_shape(client: openai.OpenAI, echo: Echo) -> None:
-    answer = client.chat.completions.create(**asked(CALL)).choices[0]
+    answer = client.chat.completions.create(**fields_of(CALL)).choices[0]
     assert answer.finish_reason == "tool_calls" and answer.message.content is None
     (call,) = answer.message.tool_calls or []
     assert (
@@ -62,14 +62,14 @@ def test_a_call_in_openais_shape(client: openai.OpenAI, echo: Echo) -> None:
         and call.function.name == "weather"
         and json.loads(call.function.arguments) == {"city": "Wien"}
     )
-    assert echo.asked[-1].tools == (WEATHER, CLOCK), "the template is told of them"
+    assert echo.requests[-1].tools == (WEATHER, CLOCK), "the template gets them"
 
 
-def test_a_call_is_streamed_after_the_words_before_it(client: openai.OpenAI) -> None:
+def test_a_call_is_streamed_after_the_text_before_it(client: openai.OpenAI) -> None:
     pieces = [
         piece.choices[0]
         for piece in client.chat.completions.create(
-            **asked(f"Let me see. {CALL}"), stream=True
+            **fields_of(f"Let me see. {CALL}"), stream=True
         )
     ]
     assert "".join(piece.delta.content or "" for piece in pieces) == "Let me see."
@@ -81,7 +81,7 @@ def test_a_call_is_streamed_after_the_words_before_it(client: openai.OpenAI) -> 
 
 
 def test_the_whole_turn_goes_back_and_forth(client: openai.OpenAI) -> None:
-    first = client.chat.completions.create(**asked(CALL)).choices[0].message
+    first = client.chat.completions.create(**fields_of(CALL)).choices[0].message
     messages: Any = [
         {"role": "user", "content": "weather?"},
         first,
@@ -99,12 +99,12 @@ def test_none_leaves_the_tools_out_and_the_text_as_it_is(
     client: openai.OpenAI, echo: Echo
 ) -> None:
     assert (
-        client.chat.completions.create(**asked(CALL), tool_choice="none")
+        client.chat.completions.create(**fields_of(CALL), tool_choice="none")
         .choices[0]
         .message.content
         == CALL
     )
-    assert not echo.asked[-1].tools
+    assert not echo.requests[-1].tools
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_demanded_call_is_held_to_a_schema(
     client: openai.OpenAI, echo: Echo, choice: Any, schema: set[str]
 ) -> None:
     for stream in (False, True):
-        body = asked(
+        body = fields_of(
             '{"name": "weather", "arguments": {"city": "Bonn"}}', tool_choice=choice
         )
         if stream:
@@ -143,13 +143,15 @@ def test_a_demanded_call_is_held_to_a_schema(
                 .message.tool_calls
                 or ()
             ]  # type: ignore[union-attr]
-        assert names == ["weather"] and set(echo.asked[-1].json_schema or ()) == schema
+        assert (
+            names == ["weather"] and set(echo.requests[-1].json_schema or ()) == schema
+        )
 
 
 def test_one_call_at_a_time(client: openai.OpenAI) -> None:
     for only_one in (True, False):
         answer = client.chat.completions.create(
-            **asked(CALL + CALL), parallel_tool_calls=not only_one
+            **fields_of(CALL + CALL), parallel_tool_calls=not only_one
         )
         assert len(answer.choices[0].message.tool_calls or ()) == (1 if only_one else 2)
 
@@ -157,24 +159,31 @@ def test_one_call_at_a_time(client: openai.OpenAI) -> None:
 def test_what_cannot_be(client: openai.OpenAI, echo: Echo) -> None:
     with pytest.raises(openai.BadRequestError, match="'sing'"):
         client.chat.completions.create(
-            **asked("x"), tool_choice={"type": "function", "function": {"name": "sing"}}
+            **fields_of("x"),
+            tool_choice={"type": "function", "function": {"name": "sing"}},
         )
     with pytest.raises(openai.BadRequestError, match="tools"):
         client.chat.completions.create(
-            **asked("x"), response_format={"type": "json_object"}
+            **fields_of("x"), response_format={"type": "json_object"}
         )
     echo.abilities = Abilities(echo.abilities.controls - {"tools"})
     with pytest.raises(openai.BadRequestError, match="not trained to use tools"):
-        client.chat.completions.create(**asked("x"))
+        client.chat.completions.create(**fields_of("x"))
 
 
 def read(text: str, cuts: list[int], kit: Kit = KIT) -> tuple[str, list[str]]:
-    reader, shown, names, at = Reader(kit), "", list[str](), 0
+    """The text outside of calls and the names of the calls, of a text in pieces."""
+    reader = Reader(kit)
+    outside = ""
+    names = list[str]()
+    position = 0
     for cut in [*sorted(cut % (len(text) + 1) for cut in cuts), len(text)]:
-        more, calls = reader.push(text[at:cut])
-        shown, names, at = shown + more, names + [call.name for call in calls], cut
+        piece, calls = reader.push(text[position:cut])
+        outside += piece
+        names += [call.name for call in calls]
+        position = cut
     rest, calls = reader.finish()
-    return shown + rest, names + [call.name for call in calls]
+    return outside + rest, names + [call.name for call in calls]
 
 
 @given(
@@ -212,7 +221,7 @@ def test_the_pieces_make_no_difference_and_no_word_is_lost(
 
 
 @pytest.mark.parametrize(
-    ("text", "shown", "names"),
+    ("text", "outside", "names"),
     [
         ('{"name": "weather", "parameters": {"city": "Ulm"}}', "", ["weather"]),
         (
@@ -232,11 +241,11 @@ def test_the_pieces_make_no_difference_and_no_word_is_lost(
         ("a < b", "a < b", []),
     ],
 )
-def test_forms(text: str, shown: str, names: list[str]) -> None:
-    assert read(text, []) == (shown, names)
+def test_forms(text: str, outside: str, names: list[str]) -> None:
+    assert read(text, []) == (outside, names)
 
 
-def test_templates_are_told_of_tools_and_see_arguments_as_objects() -> None:
+def test_templates_get_tools_and_see_arguments_as_objects() -> None:
     template = ChatTemplate(
         "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
         "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] "

@@ -28,7 +28,10 @@ def open_engine(weights: Any, streams: int = 1) -> Slow:
 
 
 class Slow:
-    takes, chats, context_length, abilities = TextRequest, True, 4096, ABILITIES
+    takes = TextRequest
+    chats = True
+    context_length = 4096
+    abilities = ABILITIES
 
     async def generate(self, request: Any) -> AsyncIterator[Chunk]:
         await asyncio.sleep(0.05)

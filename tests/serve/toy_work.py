@@ -16,8 +16,8 @@ from miaobi.serve.jobs.work.task import Outcome, Task
 
 
 def run(task: Task) -> Outcome:
-    asked: dict[str, Any] = task.job.request
-    do = asked.get("do", "count")
+    request: dict[str, Any] = task.job.request
+    do = request.get("do", "count")
     if do == "raise":
         raise RuntimeError(f"secret {task.folder}")
     if do == "refuse":
@@ -35,7 +35,7 @@ def run(task: Task) -> Outcome:
     if do == "chatter":
         for _ in range(300):
             print("x" * 65536)
-    return _count(task, asked.get("steps", 3), asked.get("seconds", 0.05))
+    return _count(task, request.get("steps", 3), request.get("seconds", 0.05))
 
 
 def _count(task: Task, steps: int, seconds: float) -> Outcome:

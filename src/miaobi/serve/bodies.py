@@ -5,9 +5,8 @@ JSON is read whole before any parser sees it, so that it can be refused for its 
 multipart flows on to the routes that take it. Every other type is refused: a form on
 another site's page can send those (CSRF), and no route reads them.
 
-Once the body is in, somebody has to listen for the client to leave: this layer does,
-and then cancels the route, be it streaming, still writing or still waiting for its
-place.
+Once the body is read, this layer listens for the client to leave. Then it cancels the
+route, be it streaming, still computing or still waiting for its slot.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from miaobi.serve.logs import log
 from miaobi.serve.settings import Settings
 
 FILES_PATH = "/v1/files"
-"""An upload whose last byte came is kept, whether or not its sender waits to be told."""
+"""An upload whose last byte came is stored, also where its sender does not wait."""
 UPLOADS = re.compile(
     r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*",
     re.DOTALL,
@@ -44,7 +43,8 @@ class Left(Exception):
 
 class Bodies:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app, self.settings = app, settings
+        self.app = app
+        self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not has_body(scope):
@@ -139,8 +139,11 @@ class _Incoming:
     """
 
     def __init__(self, receive: Receive, largest: int, settings: Settings) -> None:
-        self._receive, self._largest, self._limits = receive, largest, settings.limits
-        self._waited, self._came = 0.0, 0
+        self._receive = receive
+        self._largest = largest
+        self._limits = settings.limits
+        self._waited = 0.0
+        self._came = 0
 
     def check(self, size: int) -> None:
         if size > self._largest:
@@ -154,10 +157,8 @@ class _Incoming:
             )
 
     async def receive(self) -> Message:
-        allowed, began = (
-            self._limits.body_seconds + self._came / self._limits.body_rate,
-            time.monotonic(),
-        )
+        allowed = self._limits.body_seconds + self._came / self._limits.body_rate
+        began = time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, allowed - self._waited)):
                 message = await self._receive()
@@ -219,7 +220,10 @@ async def while_there(
     end and the answer's, cancel it.
     """
     gone = asyncio.Event()
-    work, listener, whole, done = asyncio.current_task(), None, False, False
+    work = asyncio.current_task()
+    listener = None
+    whole = False
+    done = False
 
     async def reading() -> Message:
         nonlocal listener, whole

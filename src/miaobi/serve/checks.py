@@ -79,7 +79,7 @@ def _open_read_only(url: URL) -> Engine:
     assert url.database is not None
     file = Path(url.database).resolve()
     log = file.with_name(f"{file.name}-wal")
-    # Without a log nobody has it open, and SQLite need not make its own files beside it.
+    # Without a log it is open nowhere, and SQLite need not make its own files beside it.
     mode = "mode=ro" if log.exists() else "immutable=1"
     uri = f"file:{quote(str(file))}?{mode}"
     return create_engine(
@@ -105,7 +105,8 @@ def _pending(engine: Engine, location: str, pending: Sequence[Migration]) -> Fin
             ),
         )
     folder = database.resolve().parent
-    size, free = size_of(database), shutil.disk_usage(folder).free
+    size = size_of(database)
+    free = shutil.disk_usage(folder).free
     what = say(
         f"{location}: the server's next start copies it to {folder} "
         f"({size / 1e6:,.1f} MB; {free / 1e6:,.1f} MB free) and migrates it: {listed}",

@@ -38,18 +38,26 @@ def serve(
     """Serve models over HTTP, in OpenAI's shapes, until Ctrl-C or SIGTERM.
 
     Args:
-        model: serve this one, opened at the start; may be given several times, also as ALIAS=PATH; without it, every model in the store and every fetched pack, each opened when first asked for
-        host: address to listen on, by default MIAOBI_HOST or 127.0.0.1; any other demands a key
+        model: serve this one, opened at the start; may be given several times, also as
+            ALIAS=PATH; without it, every model in the store and every fetched pack,
+            each opened by the first request for it
+        host: address to listen on, by default MIAOBI_HOST or 127.0.0.1; any other
+            needs a key
         port: by default MIAOBI_PORT or 8000; 0 for a free one
-        api_key_file: file with one key a line, beside MIAOBI_API_KEY and those of `miaobi keys create`
-        allow_host: a name this server is called by beside its address, as behind a proxy; may be given several times
+        api_key_file: file with one key a line, beside MIAOBI_API_KEY and those of
+            `miaobi keys create`
+        allow_host: another name of this server beside its address, as behind a proxy;
+            may be given several times
         memory_gb: memory for opened models together, 0 for half of what is free
         streams: answers of one model made at the same time
-        queue: requests that may wait for their turn; the next is told to come back
-        workers: jobs (fine-tuning, batches) that run at the same time, each in its own process; 0 for none here
-        drain_seconds: how long running answers may take to end when the server is stopped
+        queue: requests that may wait for a slot; the next one is refused with
+            Retry-After
+        workers: jobs (fine-tuning, batches) that run at the same time, each in its own
+            process; 0 for none here
+        drain_seconds: how long running answers may take to end when the server is
+            stopped
         no_studio: without the page at /studio
-        log_prompts: write what is asked into the log
+        log_prompts: write prompts into the log
         log_level: debug, info, warning or error, by default MIAOBI_LOG_LEVEL or info
     """
     from miaobi.serve.names import Names
@@ -77,15 +85,14 @@ def serve(
 
 
 def run(settings: Settings, names: Names) -> None:
-    """Listen until told to stop."""
+    """Listen until Ctrl-C or SIGTERM."""
     from miaobi.serve import listening, logs
     from miaobi.serve.admission import Admission
     from miaobi.serve.opening import build_pool
     from miaobi.serve.services import Services
 
-    os.environ.setdefault(
-        "TRANSFORMERS_VERBOSITY", "error"
-    )  # its advice about packages is none of the log's
+    # Its advice about packages does not belong in the log.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     at = listening.bind(settings)
     logs.configure(settings.log_level)
     print(greeting(settings, at.getsockname()[1], names.names()), flush=True)
@@ -148,7 +155,7 @@ def keys_of(file: Path | None) -> tuple[str, ...]:
 
 
 def demand_key(settings: Settings) -> None:
-    """Raise BadInput for a server that others can reach and that nobody needs a key for."""
+    """Raise BadInput for a server that others can reach without a key."""
     if settings.local or settings.api_keys:
         return
     from miaobi.serve.database import open_records

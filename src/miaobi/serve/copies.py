@@ -54,7 +54,8 @@ def copy_database(database: Path, revision: str) -> DatabaseCopy:
     Overwrites no copy; deletes all but the newest COPIES. Raise DoesNotFit where the
     disk has no space for it; `database` is only read.
     """
-    size, free = size_of(database), shutil.disk_usage(database.parent).free
+    size = size_of(database)
+    free = shutil.disk_usage(database.parent).free
     if size > free:
         raise _no_space(database, size, free)
     planned = _next_copy(database, revision)

@@ -58,7 +58,7 @@ class Records:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that only reads, and so waits for nobody."""
+        """A transaction that only reads, and never waits for a lock."""
         with (
             explain_refusal(),
             Session(self._reading, expire_on_commit=False) as session,

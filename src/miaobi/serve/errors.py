@@ -76,8 +76,8 @@ LOCAL_DETAIL = re.compile(
 
 
 def without_paths(text: str) -> str:
-    """The words of an error that was written for whoever sits at this machine, for
-    those who do not.
+    """Return an error's text, which was written for users of this machine, as others
+    may read it.
     """
     return LOCAL_DETAIL.sub(lambda match: match[1] or "…", text)
 
@@ -96,13 +96,11 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param, self.retry_after = (
-            status,
-            message,
-            code,
-            param,
-            retry_after,
-        )
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
         self.headers = headers or {}
 
     @property
@@ -124,8 +122,8 @@ class ApiError(Exception):
 
 
 def from_exception(error: BaseException, request_id: str) -> ApiError:
-    """The answer to any exception. What nobody foresaw is logged with its trace, and
-    told without it.
+    """Return the answer to any exception. An unexpected one is logged with its trace;
+    its answer names the log only.
     """
     if isinstance(error, ApiError):
         return error
@@ -133,9 +131,8 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
         status = next(
             (number for kind, number in STATUS.items() if isinstance(error, kind)), 500
         )
-        again = (
-            30 if isinstance(error, DoesNotFit) else None
-        )  # others may have closed a model or freed the disk by then
+        # By then others may have closed a model, freed the disk or released the lock.
+        again = 30 if isinstance(error, DoesNotFit) else None
         message = without_paths(f"{error.problem} {error.remedy}".strip())
         param = error.field
         if param in CLIENT_NAMES:

@@ -1,5 +1,5 @@
-"""What people thought of answers: thumbs, edits and blind votes, each its key's own,
-and the tuning set they make together.
+"""Opinions of answers: thumbs, edits and blind votes, each belonging to a key, and the
+tuning set that they make together.
 
 A line of the export is what `miaobi finetune --task preference` reads: pairs of a
 chosen and a rejected answer (edits and votes; for DPO and ORPO), or single answers with
@@ -32,7 +32,7 @@ def add(records: Records, key_id: str, **fields: Any) -> Feedback:
 def listed(
     records: Records, key_id: str, after: str | None, limit: int
 ) -> list[Feedback]:
-    """Newest first; one more than `limit` where there are more."""
+    """Return the key's feedback, newest first; one more than `limit` if there is more."""
     with records.reading() as session:
         query = select(Feedback).where(Feedback.key_id == key_id)
         last = session.get(Feedback, after) if after else None
@@ -41,17 +41,12 @@ def listed(
                 (Feedback.created < last.created)
                 | ((Feedback.created == last.created) & (Feedback.id < last.id))
             )
-        return list(
-            session.scalars(
-                query.order_by(Feedback.created.desc(), Feedback.id.desc()).limit(
-                    limit + 1
-                )
-            )
-        )
+        newest_first = query.order_by(Feedback.created.desc(), Feedback.id.desc())
+        return list(session.scalars(newest_first.limit(limit + 1)))
 
 
 def remove(records: Records, key_id: str, id: str) -> bool:
-    """Whether it was there, and this key's."""
+    """Delete it; return whether it was there and belonged to the key."""
     with records.session() as session:
         gone = session.execute(
             delete(Feedback)
@@ -62,7 +57,7 @@ def remove(records: Records, key_id: str, id: str) -> bool:
 
 
 def counts(records: Records, key_id: str) -> dict[str, int]:
-    """How much of each kind."""
+    """Return the number of rows of each kind."""
     with records.reading() as session:
         query = (
             select(Feedback.kind, func.count())
@@ -73,26 +68,26 @@ def counts(records: Records, key_id: str) -> dict[str, int]:
 
 
 def export(records: Records, key_id: str, shape: Shape) -> Iterator[str]:
-    """Lines of JSON in the order they were given."""
-    kinds, last = ("thumb",) if shape == "thumbs" else ("edit", "vote"), (0, "")
+    """Yield lines of JSON, in the order in which the feedback came."""
+    kinds = ("thumb",) if shape == "thumbs" else ("edit", "vote")
+    last = (0, "")
     while True:
         with records.reading() as session:
             later = (Feedback.created > last[0]) | (
                 (Feedback.created == last[0]) & (Feedback.id > last[1])
             )
-            rows = list(
-                session.scalars(
-                    select(Feedback)
-                    .where(
-                        Feedback.key_id == key_id,
-                        Feedback.kind.in_(kinds),
-                        Feedback.label.is_not(None) | (Feedback.kind == "edit"),
-                        later,
-                    )
-                    .order_by(Feedback.created, Feedback.id)
-                    .limit(BATCH)
+            query = (
+                select(Feedback)
+                .where(
+                    Feedback.key_id == key_id,
+                    Feedback.kind.in_(kinds),
+                    Feedback.label.is_not(None) | (Feedback.kind == "edit"),
+                    later,
                 )
+                .order_by(Feedback.created, Feedback.id)
+                .limit(BATCH)
             )
+            rows = list(session.scalars(query))
         if not rows:
             return
         last = (rows[-1].created, rows[-1].id)
@@ -102,17 +97,15 @@ def export(records: Records, key_id: str, shape: Shape) -> Iterator[str]:
 
 def _example(row: Feedback, shape: Shape) -> dict[str, Any]:
     prompt = _prompt(row.messages)
-    return (
-        {"prompt": prompt, "completion": row.chosen, "label": row.label}
-        if shape == "thumbs"
-        else {"prompt": prompt, "chosen": row.chosen, "rejected": row.rejected}
-    )
+    if shape == "thumbs":
+        return {"prompt": prompt, "completion": row.chosen, "label": row.label}
+    return {"prompt": prompt, "chosen": row.chosen, "rejected": row.rejected}
 
 
 def _prompt(messages: Sequence[Mapping[str, Any]]) -> Any:
-    """A lone question as a text, which models without a chat template can learn from too."""
-    return (
-        messages[0]["content"]
-        if len(messages) == 1 and messages[0]["role"] == "user"
-        else list(messages)
-    )
+    """Return a single question as a text, from which models without a chat template can
+    learn too; a longer conversation as its messages.
+    """
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return list(messages)

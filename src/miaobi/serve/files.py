@@ -2,7 +2,7 @@
 record for each.
 
     server/files/file-019a...          the bytes, never run and never unpickled
-    server/files/.file-019a....part    arriving; locked by whoever writes it
+    server/files/.file-019a....part    arriving; locked while it is written
 
 A file is there when both bytes and record are. Bytes come first (written beside,
 flushed, renamed), then the record; when a file goes, the record goes first. So whatever
@@ -44,7 +44,9 @@ Check = Callable[[Path], None]
 class Files:
     def __init__(self, records: Records, folder: Path, limit: int) -> None:
         """limit: bytes of one file."""
-        self.records, self.folder, self.limit = records, folder, limit
+        self.records = records
+        self.folder = folder
+        self.limit = limit
         self.has_folder = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -104,8 +106,8 @@ class Files:
         (self.folder / id).unlink(missing_ok=True)
 
     def upload(self, id: str | None = None) -> Upload:
-        """`with files.upload() as upload:` write to it, then keep it; what was not kept
-        by the end of the block is gone.
+        """Return a file to write to: `with files.upload() as upload:`. It is deleted at
+        the end of the block unless `upload.keep` was called.
         """
         return Upload(self, id or new_id("file"))
 
@@ -151,7 +153,7 @@ class Files:
             if PART.fullmatch(path.name) or (
                 ID.fullmatch(path.name) and path.name not in expiries
             ):
-                self._remove_if_nobodys(path)
+                self._remove_orphan(path)
 
     async def keep_sweeping(self) -> None:
         """For as long as the server runs."""
@@ -162,7 +164,7 @@ class Files:
             except Exception:
                 log.exception("the files could not be swept")
 
-    def _remove_if_nobodys(self, path: Path) -> None:
+    def _remove_orphan(self, path: Path) -> None:
         try:
             handle = machine.open_file(path, os.O_RDONLY)
         except OSError:
@@ -179,12 +181,15 @@ class Files:
 
 
 class Upload:
-    """A file that is arriving. The lock on it tells `sweep` that somebody is at it,
-    until its record stands.
+    """A file that is arriving. Until it has a record, the lock on it keeps `sweep` from
+    deleting it.
     """
 
     def __init__(self, files: Files, id: str) -> None:
-        self.files, self.id, self.size, self.is_stored = files, id, 0, False
+        self.files = files
+        self.id = id
+        self.size = 0
+        self.is_stored = False
         self.draft = files.folder / f".{id}.part"
         self._sha256 = hashlib.sha256()
         with disk_full():
@@ -205,7 +210,7 @@ class Upload:
             os.close(handle)
 
     def write(self, data: bytes) -> None:
-        """Raises ApiError 413 beyond the limit, 507 when the disk is full."""
+        """Append to the file. Raise ApiError 413 beyond the limit, 507 on a full disk."""
         self.size += len(data)
         if self.size > self.files.limit:
             raise ApiError(

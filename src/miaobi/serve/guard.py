@@ -1,14 +1,15 @@
-"""Who may ask at all: the layer that every request passes before any route sees it,
-mounted applications included.
+"""The layer that every request passes before any route sees it, mounted applications
+included: it decides who may send requests at all.
 
-Decides on the path as the server read it from the request line, never on Host or any
-other header (a crafted Host skipped authentication elsewhere). What it refuses was not
-routed, not parsed and not queued.
+It decides on the path of the request line, never on Host or any other header (a crafted
+Host skipped authentication elsewhere). A request that it refuses was not routed, not
+parsed and not queued.
 
-- Headers: their number and size. Host: one, well formed, and on a server of this machine alone one of its own names, so that a
-  page whose name was rebound to 127.0.0.1 reaches nothing.
-- Pages of other sites: whatever could change something and says it comes from elsewhere (Origin, Sec-Fetch-Site) is refused; no
-  answer carries CORS headers.
+- Headers: their number and size.
+- Host: one, well formed. On a server of this machine alone, one of its own names, so
+  that a page whose name was rebound to 127.0.0.1 reaches nothing.
+- Pages of other sites: a request that could change something and comes from elsewhere
+  (Origin, Sec-Fetch-Site) is refused; no answer carries CORS headers.
 - Keys: on every path but those in OPEN.
 """
 
@@ -61,7 +62,8 @@ def inside(app: ASGIApp, caller: Caller) -> ASGIApp:
 
 class Guard:
     def __init__(self, app: ASGIApp, services: Services) -> None:
-        self.app, self.services = app, services
+        self.app = app
+        self.services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -85,7 +87,8 @@ class Guard:
 
     def _headers(self, scope: Scope) -> dict[str, str]:
         """By name. Host, Authorization, Origin and Content-Length may come once only."""
-        limits, raw = self.services.settings.limits, scope["headers"]
+        limits = self.services.settings.limits
+        raw = scope["headers"]
         size = (
             sum(len(name) + len(value) + 4 for name, value in raw)
             + len(scope.get("raw_path") or b"")
@@ -126,7 +129,8 @@ class Guard:
         return values
 
     def _host(self, headers: Mapping[str, str]) -> None:
-        settings, host = self.services.settings, headers.get("host", "")
+        settings = self.services.settings
+        host = headers.get("host", "")
         match = HOST.fullmatch(host)
         name = match[1].lower().rstrip(".") if match else ""
         if not match or (

@@ -1,8 +1,8 @@
 """`miaobi keys`: make, list and revoke the keys in the server's database. A running
 server knows within a second.
 
-A key is "mb-" and 256 random bits. It is shown once; what is kept is its SHA-256, which
-suffices for secrets nobody can guess.
+A key is "mb-" and 256 random bits. It is shown once; its SHA-256 is stored, which
+suffices for secrets that cannot be guessed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class NewKey:
 
 @dataclass(frozen=True)
 class KeyFacts:
-    """What may be told of a key."""
+    """A key without its secret."""
 
     id: str
     name: str
@@ -115,7 +115,7 @@ def create(
     operator: bool = False,
     database_url: str = "",
 ) -> NewKey:
-    """Make a key. From then on the server answers nobody without one.
+    """Make a key. From then on the server answers no request without one.
 
     Args:
         name: Whose it is: letters, digits, dots, hyphens.

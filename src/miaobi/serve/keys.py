@@ -25,35 +25,36 @@ no longer.
 
 
 class Keys:
-    """`records` is set once the database is open; until then only the given keys are known."""
+    """The keys of the settings and of the database. `records` is set once the database is
+    open; until then only the keys of the settings count.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.records: Records | None = None
         self._configured = {
-            (sha := digest(key)): Caller(f"given-{sha[:12]}", f"key {at}")
-            for at, key in enumerate(settings.api_keys, 1)
+            digest(key): Caller(f"given-{digest(key)[:12]}", f"key {number}")
+            for number, key in enumerate(settings.api_keys, 1)
         }
         self._stored: dict[str, Caller] = {}
         self._any = bool(self._configured)
         self._read_at = 0.0
 
     async def caller(self, secret: str) -> Caller:
-        """Whose key `secret` is. Where no key was ever made, and on this machine alone,
-        whoever asks. Raises ApiError 401.
+        """Return whose key `secret` is. Raise ApiError 401.
 
-        A database whose keys were all revoked is no open door.
+        Without any key, a server of this machine alone answers everyone. A database
+        whose keys were all revoked is not without keys.
         """
         if self.records is not None and time.monotonic() - self._read_at > FRESH:
             await self.read()
         if not self._any and self.settings.local:
             return Caller()
-        match, sha256 = None, digest(secret)
-        for sha, caller in (
-            *self._configured.items(),
-            *self._stored.items(),
-        ):  # all of them, so that the time taken says nothing
-            if hmac.compare_digest(sha, sha256):
+        sha256 = digest(secret)
+        match: Caller | None = None
+        # All keys are compared, so that the time it takes says nothing.
+        for key_sha256, caller in (*self._configured.items(), *self._stored.items()):
+            if hmac.compare_digest(key_sha256, sha256):
                 match = caller
         if match is None:
             raise _refused(secret)

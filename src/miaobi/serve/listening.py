@@ -1,7 +1,7 @@
 """The process that listens: uvicorn, with a deadline for headers and an end that waits
 for those who are being answered.
 
-SIGTERM or Ctrl-C: /ready says no, new requests are told to come back (503), answers
+SIGTERM or Ctrl-C: /ready says no, new requests are refused (503), answers
 that run may end until `drain_seconds`; then connections close, the services with them,
 and the exit code is 0. A second signal does not wait.
 """
@@ -160,7 +160,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def listen(services: Services, at: socket.socket) -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT."""
     limits = services.settings.limits
     options: dict[str, Any] = {
         "http": Patient,

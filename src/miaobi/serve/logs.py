@@ -2,7 +2,7 @@
 no prompt's text unless that was asked for.
 
 The outermost layer. It gives every request its id (`request.state.request_id`, header
-x-request-id), answers what nobody foresaw, and counts. A line is JSON with everything
+x-request-id), answers unexpected errors, and counts. A line is JSON with everything
 beyond ASCII escaped, so that nothing a client sends can begin a line of its own.
 """
 
@@ -30,7 +30,7 @@ caller, what it used.
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PROBES = frozenset({"/health", "/ready", "/metrics"})
-"""Asked every few seconds by machines: logged only with log_level debug."""
+"""Requested every few seconds by monitoring: logged only with log_level debug."""
 GONE = 499
 """In log and metrics: the client left before it was answered (nginx's number)."""
 PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -71,14 +71,13 @@ def configure(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     for name in ("miaobi", "uvicorn"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
+        logger.handlers = [handler]
+        logger.propagate = False
         logger.setLevel(level.upper())
 
 
 class Logged:
-    """The layer around everything: id, log line, counts, and an answer to errors that
-    nobody foresaw.
-    """
+    """The outermost layer: id, log line, counts, and an answer to unexpected errors."""
 
     def __init__(self, app: ASGIApp, meters: Meters) -> None:
         self.app = app
@@ -90,7 +89,9 @@ class Logged:
             return
         state = scope.setdefault("state", {})
         request_id = state["request_id"] = f"req_{secrets.token_hex(12)}"
-        began, status, token = time.perf_counter(), 0, current.set(state)
+        began = time.perf_counter()
+        status = 0
+        token = current.set(state)
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -117,7 +118,9 @@ class Logged:
             await self.app(scope, receive, sending)
         except Exception as error:
             answer = from_exception(error, request_id)
-            if status:  # half an answer is out: end the connection, so that nobody takes it for a whole one
+            if status:
+                # Half an answer was sent: the connection ends, so that no client takes
+                # it for a whole one.
                 raise
             await answer.response()(scope, receive, sending)
         finally:

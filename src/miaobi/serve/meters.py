@@ -25,11 +25,11 @@ RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class _Gauges:
-    """Values that are asked for at the moment they are read."""
+    """Values of the moment at which they are read."""
 
     def __init__(self) -> None:
         self.now: Mapping[str, tuple[str, str, Mapping[str, float]]] = {}
-        """Name of the gauge: what it tells, its label ("" for none), its values."""
+        """Name of the gauge: its description, its label ("" for none), its values."""
 
     def collect(self) -> Iterable[Metric]:
         for name, (description, label, values) in self.now.items():
@@ -43,7 +43,8 @@ class _Gauges:
 
 class Meters:
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter began is of no use, and doubles the page
+        # The time at which a counter began is of no use, and doubles the page.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -70,7 +71,7 @@ class Meters:
         )
         self.refused = Counter(
             "miaobi_refused",
-            "Requests that were description to come back.",
+            "Requests that were told to come back.",
             ["reason"],
             registry=self.registry,
         )

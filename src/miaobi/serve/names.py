@@ -1,4 +1,4 @@
-"""What this server answers for: a name from outside to weights here.
+"""The names of the models of this server, and the weights they stand for.
 
 A name is one in the store ("poet", "poet@2", "poet@production"), a starter pack that
 was fetched, or an alias given with --model ALIAS=PATH. It is never a path, a URL or a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -24,38 +24,46 @@ from miaobi.models.resolvers import added_names, resolver_of
 from miaobi.serve.settings import Settings
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a name was found to be."""
+
+    changed: int
+    """The time (ns) at which the versions and aliases of the model changed, 0 for a
+    pack. After a promotion the entry is out of date.
+    """
+    weights: Weights
+
+
 class Names:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._opened: dict[str, tuple[int, Weights]] = {}
-        """With the time of the folder in which versions and aliases come and go, by
-        which one learns of a promotion.
-        """
+        self._cached: dict[str, Entry] = {}
 
     @cached_property
     def _configured(self) -> Mapping[str, Weights | None]:
         """Names of --model; with weights for aliases. Raises NotFound, BadInput or
         Damaged for a path that leads nowhere.
         """
-        pairs = [item.partition("=") for item in self.settings.models]
-        return {
-            check_name(name) if equals else name: replace(
-                files.find(path), name=name, version=""
-            )
-            if equals
-            else None
-            for name, equals, path in pairs
-        }
+        configured = dict[str, Weights | None]()
+        for item in self.settings.models:
+            name, equals, path = item.partition("=")
+            if equals:
+                weights = files.find(path)
+                configured[check_name(name)] = replace(weights, name=name, version="")
+            else:
+                configured[name] = None
+        return configured
 
     def fetch(self) -> None:
-        """Bring what --model names, and fail now for what cannot be had."""
+        """Fetch the packs among --model, and raise now for a name that leads nowhere."""
         for name in self._configured:
             if name in packs.catalogue() and not Store().versions(name):
                 packs.path(name)
             self.find(name)
 
     def find(self, name: str) -> Weights:
-        """Raises NotFound with the nearest names."""
+        """Return the weights of a name. Raise NotFound with the nearest names."""
         reference, _, version = name.partition("@")
         weights = self._configured.get(name)
         if weights is not None:
@@ -64,16 +72,13 @@ class Names:
             store = Store()
             with contextlib.suppress(OSError):
                 changed = (store.root / reference).stat().st_mtime_ns
-                before = self._opened.get(name)
-                if (before is None or before[0] != changed) and store.versions(
-                    reference
-                ):
-                    before = self._opened[name] = (
-                        changed,
-                        self._of_store(store, name),
-                    )
-                if before is not None and before[0] == changed:
-                    return before[1]
+                entry = self._cached.get(name)
+                is_current = entry is not None and entry.changed == changed
+                if not is_current and store.versions(reference):
+                    entry = Entry(changed, self._of_store(store, name))
+                    self._cached[name] = entry
+                if entry is not None and entry.changed == changed:
+                    return entry.weights
             if not version and self._served(reference) and self._installed(reference):
                 return self._of_pack(reference)
         added = self._of_another_package(name)
@@ -121,18 +126,17 @@ class Names:
         )
 
     def _of_pack(self, name: str) -> Weights:
-        if name not in self._opened:
-            pack = packs.get(name)
-            self._opened[name] = (
-                0,
-                Weights("base", str(packs.path(name)), name, modality="embedding")
-                if pack.format == "base"
-                else files.find(name),
-            )
-        return self._opened[name][1]
+        if name not in self._cached:
+            if packs.get(name).format == "base":
+                path = str(packs.path(name))
+                weights = Weights("base", path, name, modality="embedding")
+            else:
+                weights = files.find(name)
+            self._cached[name] = Entry(0, weights)
+        return self._cached[name].weights
 
     def _installed(self, name: str) -> bool:
-        return name in self._opened or (name in makers() and packs.installed(name))
+        return name in self._cached or (name in makers() and packs.installed(name))
 
     def _remedy(self, name: str) -> str:
         if name in makers() and self._served(name):
@@ -158,7 +162,7 @@ class Names:
         return sorted(served_names | {name for name in self._configured if "@" in name})
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What /v1/models tells of a model. Raises NotFound."""
+        """Return the object of a model in /v1/models. Raise NotFound."""
         weights = self.find(name)
         facts: dict[str, Any] = {
             "id": name,

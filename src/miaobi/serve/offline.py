@@ -1,5 +1,5 @@
-"""`miaobi batch`: a file of requests answered here and now, without a server, by the
-same code that answers them over HTTP.
+"""`miaobi batch`: a file of requests is answered without a server, by the same code
+that answers them over HTTP.
 
 results.jsonl            one answer for each request, in their order, when all are there
 .results.jsonl.journal   answers so far; the next run goes on from it
@@ -39,7 +39,7 @@ class Answered:
     answered: int
     failed: int
     reused: int
-    """Of the answered, those that an earlier run left."""
+    """Of the answered, those of an earlier run."""
     seconds: float
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Answered:
         if self.failed:
             sentences.append(
                 say(
-                    f"  {self.failed} failed; their sentences say why. The same command asks them again.",
+                    f"  {self.failed} failed; their lines say why. The same command asks them again.",
                     f"  {self.failed} 条失败，原因见相应行；再次运行同一命令会重试。",
                 )
             )
@@ -79,7 +79,8 @@ def batch(
         model: Answers all requests, whatever model they name.
         streams: Requests in flight at the same time.
     """
-    source, target = Path(requests), Path(out)
+    source = Path(requests)
+    target = Path(out)
     if not source.is_file():
         raise NotFound(
             say(f"There is no file {requests}.", f"文件 {requests} 不存在。"),
@@ -93,7 +94,7 @@ def batch(
         )
         raise BadInput(
             say(
-                f"{requests}: {len(unusable)} sentences cannot be used:\n  {first}",
+                f"{requests}: {len(unusable)} lines cannot be used:\n  {first}",
                 f"{requests}：有 {len(unusable)} 行无法使用：\n  {first}",
             ),
             say(
@@ -120,7 +121,7 @@ def batch(
             answered_count, _ = journal.counts(ids)
             print(
                 say(
-                    f"{answered_count} of {len(batch_requests)} answers are answered_count; the same command goes on.",
+                    f"{answered_count} of {len(batch_requests)} answers are kept; the same command goes on.",
                     f"已保留 {answered_count}/{len(batch_requests)} 条回答；再次运行同一命令即可继续。",
                 ),
                 file=sys.stderr,
@@ -136,7 +137,7 @@ def batch(
 
 
 def _begin(path: Path, target: Path) -> None:
-    """A finished run's answers are the beginning of the next one's journal."""
+    """Begin the journal with the answers of a finished run."""
     if path.exists() or not target.exists():
         return
     if (

@@ -15,7 +15,7 @@ Metadata = Annotated[
 
 
 def page(objects: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """The first `limit` of what was found, and whether there was more."""
+    """Return OpenAI's list of the first `limit` objects, and whether there are more."""
     listed = list(objects[:limit])
     return {
         "object": "list",

@@ -1,11 +1,11 @@
-"""The models of a server: opened when first asked for, shared by all who ask, closed
-when memory is wanted.
+"""The models of a server: opened by the first request, shared by all requests, closed
+when their memory is needed.
 
-One opening a model at a time, and models do not wait for each other. Memory is
-estimated before a model is opened; to make room, models that nobody uses are closed,
-the least recently used first, and one in use never is. A name is looked up anew for
-every request, so a version that was promoted answers the next one, while those that run
-end with the model they began with.
+A model is opened once at a time, and models do not wait for each other. Memory is
+estimated before a model is opened; to free memory, idle models are closed, the least
+recently used first, and a model in use never is. A name is looked up for every request:
+a version that was promoted answers the next request, while running ones end with the
+model they began with.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Held:
     opening: asyncio.Task[Model] = field(init=False)
     users: int = 0
     used: int = 0
-    """When it was last asked for, as a number that grows."""
+    """When it was used last, as a number that grows."""
     replaced: bool = False
-    """Its name means another version by now: it goes when the last of its users does."""
+    """Its name means another version by now: it is closed after its last user."""
 
     @property
     def idle(self) -> bool:
@@ -62,14 +62,21 @@ class Pool:
         estimate: Callable[[Weights], int] = lambda weights: 0,
         facts: Callable[[str], dict[str, Any]] | None = None,
     ) -> None:
-        """`facts`: what /v1/models tells of a name, where there is more to tell than the name."""
-        self.settings, self.find, self.names, self._open_model, self._estimate = (
-            settings,
-            find,
-            names,
-            open_model,
-            estimate,
-        )
+        """A pool without open models.
+
+        Args:
+            settings: of the server.
+            find: the weights of a name.
+            names: of all models that are served.
+            open_model: opens weights.
+            estimate: the bytes that weights will take; 0 for unknown.
+            facts: the object of a name in /v1/models; by default little more than the name.
+        """
+        self.settings = settings
+        self.find = find
+        self.names = names
+        self._open_model = open_model
+        self._estimate = estimate
         self.facts = facts or self._facts
         self._held: dict[str, Held] = {}
         self._clock = itertools.count()
@@ -120,8 +127,8 @@ class Pool:
             self._leave(held)
 
     async def _entered(self, name: str, weights: Weights) -> Held:
-        """The model, open, with one user more. Where there is no room beside the
-        version in use, that one answers on.
+        """Return the open model, with one user more. Where there is no memory for it
+        beside the version in use, return that one.
         """
         held = self._held.get(weights.label)
         if held is None:
@@ -153,8 +160,8 @@ class Pool:
         self._let_go(held)
 
     async def warm(self, names: Sequence[str]) -> None:
-        """Open these, one after the other. A model that cannot be opened is told in the
-        log; the next request tries again.
+        """Open these, one after the other. A model that cannot be opened is logged; the
+        next request tries again.
         """
         for name in names:
             try:
@@ -168,9 +175,10 @@ class Pool:
         held = Held(weights, self._estimate(weights), used=next(self._clock))
         self._held[weights.label] = held
         held.opening = asyncio.ensure_future(self._open(held))
+        # Marks the error as seen: requests that wait for the model raise it.
         held.opening.add_done_callback(
             lambda task: task.cancelled() or task.exception()
-        )  # told to whoever asked, if anybody still waits
+        )
         return held
 
     async def _open(self, held: Held) -> Model:
@@ -239,7 +247,7 @@ class Pool:
                 await self._close(min(idle, key=lambda other: other.used))
 
     def _let_go(self, held: Held) -> None:
-        """Close a replaced version that nobody uses any more."""
+        """Close a replaced version that is idle."""
         if held.replaced and held.idle and self._held.get(held.weights.label) is held:
             task = asyncio.ensure_future(self._close(held))
             self._closing.add(task)
@@ -260,7 +268,7 @@ class Pool:
 
 
 def resident(number: int | None = None) -> int:
-    """Bytes of memory that a process holds, this one unless told; 0 for one that is gone."""
+    """Return the bytes of memory that a process holds, by default this one; 0 if it ended."""
     import psutil
 
     try:

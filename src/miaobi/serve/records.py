@@ -3,7 +3,7 @@ SQLite, or PostgreSQL by URL.
 
 Times are UTC seconds since 1970, as OpenAI's objects have them. Ids are made here
 (`new_id`), never by a client. The schema's history lies in migrations/, and
-`open_records` (serve/database.py) brings a database up to date before it hands it out.
+`open_records` (serve/database.py) brings a database up to date before it returns it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one server is told at its start. Everything else lies in the store and in the database."""
+"""The settings of one server. Everything else is in the store and in the database."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where the server keeps its files and, unless told otherwise, its database."""
+        """Where the server keeps its files and, by default, its database."""
         return home() / "server"
 
     @property

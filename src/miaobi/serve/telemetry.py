@@ -33,7 +33,7 @@ class Telemetry:
 
 def open_telemetry() -> Telemetry | None:
     """By the environment's own variables (OTEL_EXPORTER_OTLP_*, OTEL_SERVICE_NAME);
-    None where nobody asked for it.
+    None where it is not configured.
     """
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return None
@@ -67,7 +67,8 @@ class Traced:
     """The layer that makes the spans; within the log's, so that both tell the same request id."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
-        self.app, self.tracer = app, telemetry.tracer
+        self.app = app
+        self.tracer = telemetry.tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PROBES:

@@ -32,7 +32,8 @@ class Arriving:
     """The parser's other end. `fields` as text, the part "file" to `upload`."""
 
     def __init__(self, upload: Upload, allowed_fields: Collection[str]) -> None:
-        self.upload, self.allowed_fields = upload, allowed_fields
+        self.upload = upload
+        self.allowed_fields = allowed_fields
         self.fields = dict[str, str]()
         self.filename: str | None = None
         self.whole = False

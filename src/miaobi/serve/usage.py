@@ -1,5 +1,5 @@
 """What each key used of each model on each day (UTC), in units (units.py): for its
-budget, and for whoever pays.
+budget and its bill.
 
 Counted in memory and written every few seconds in one transaction, and when the server
 stops; a server that is killed loses what it counted since the last writing, SECONDS at
@@ -60,7 +60,7 @@ class Ledger:
         self.records: Records | None = None
         self._pending: dict[Entry, float] = {}
         self._written: dict[KeyDay, int] = {}
-        """Tokens as the database has them: for keys with a budget that asked."""
+        """Tokens as the database has them, for keys with a budget that sent requests."""
         self._writing = asyncio.Lock()
 
     def add(self, key_id: str, model: str, amounts: Mapping[str, float]) -> None:

@@ -1,9 +1,12 @@
 """/studio: the way in to the page. Light: Gradio is imported in a thread when the first
 visitor comes, who reads "one moment".
 
-    /studio/          to the page in the visitor's language (?language=, then a cookie, then Accept-Language, then $MIAOBI_LANG)
-    /studio/login     asks for a key where the server has keys; a random token in a cookie stands for it from then on
-    /studio/en/...    the page, and of Gradio's own routes only those that the page needs: not its proxy, programs' API or editors
+    /studio/          to the page in the visitor's language (?language=, then a cookie,
+                      then Accept-Language, then $MIAOBI_LANG)
+    /studio/login     asks for a key where the server has keys; a random token in a
+                      cookie stands for it from then on
+    /studio/en/...    the page, and of Gradio's own routes only those that the page
+                      needs: not its proxy, programs' API or editors
 
 Every answer carries a content policy that lets the browser fetch from this server only.
 """
@@ -37,8 +40,9 @@ from miaobi.studio.inside import Inside
 LANGUAGE, SIGNED_IN = "miaobi_language", "miaobi_signed_in"
 LANGUAGES = ("en", "zh")
 NEEDED = re.compile(
-    r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset"
-    r"|heartbeat/\w+|file=(?!\w+:/).+)"
+    r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+"
+    r"|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress"
+    r"|cancel|reset|heartbeat/\w+|file=(?!\w+:/).+)"
 )
 """Gradio's paths that the page asks for. What is given to file= is a file's path, never
 another server's address.

@@ -7,25 +7,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
-from itertools import pairwise
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """Cells are HTML already (`text`, `sign`). The caption is for those who hear the page."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in headers)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td data-name="{escape(name)}">{cell}</td>'
-            for name, cell in zip(headers, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    """Cells are HTML already (`text`, `sign`). The caption is for screen readers."""
+    label = escape(caption)
+    names = [escape(name) for name in headers]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "".join(_table_row(names, row) for row in rows)
     return (
-        f'<div class="sheet" role="region" aria-label="{escape(caption)}" '
-        f'tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="sheet" role="region" aria-label="{label}" tabindex="0">'
+        f"<table><caption>{label}</caption>"
+        f"<thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _table_row(names: Sequence[str], row: Sequence[str]) -> str:
+    cells = "".join(
+        f'<td data-name="{name}">{cell}</td>'
+        for name, cell in zip(names, row, strict=True)
+    )
+    return f"<tr>{cells}</tr>"
 
 
 def text(value: object) -> str:
@@ -63,11 +66,12 @@ def size(count: float) -> str:
 def lineage(name: str, parents: Mapping[str, Sequence[str]]) -> str:
     """Where a model came from, oldest first: smollm2 → helper@1 → helper@2."""
     chain = [name]
-    while len(found := parents.get(chain[0], ())) == 1 and found[0] not in chain:
-        chain.insert(0, found[0])
-    if len(found) > 1:
-        chain.insert(0, " + ".join(found))
-    drawn = [text(chain[0])] + [
-        f'<i aria-hidden="true">→</i> {text(item)}' for _, item in pairwise(chain)
-    ]
-    return f'<span class="lineage">{" ".join(drawn)}</span>'
+    ancestors = parents.get(name, ())
+    while len(ancestors) == 1 and ancestors[0] not in chain:
+        chain.insert(0, ancestors[0])
+        ancestors = parents.get(chain[0], ())
+    if len(ancestors) > 1:
+        chain.insert(0, " + ".join(ancestors))
+    arrow = ' <i aria-hidden="true">→</i> '
+    path = arrow.join(text(item) for item in chain)
+    return f'<span class="lineage">{path}</span>'

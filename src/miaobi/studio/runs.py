@@ -94,9 +94,10 @@ class Runs:
         )
         problem = (known.get("error") or {}).get("message")
         told = f'<p role="alert" class="problem">{text(problem)}</p>' if problem else ""
+        picture = await self._picture(events, visitor)
         view = (
-            "<div "
-            f'class="run">{head}{told}{curves(self.desk, events)}{await self._picture(events, visitor)}{messages(self.desk, events)}</div>'
+            f'<div class="run">{head}{told}{curves(self.desk, events)}'
+            f"{picture}{messages(self.desk, events)}</div>"
         )
         return view, gr.Timer(active=known["status"] not in (*OVER, "paused"))
 

@@ -48,7 +48,7 @@ def request(
     }
 
 
-def lines(*requests: Any) -> bytes:
+def jsonl(*requests: Any) -> bytes:
     return b"".join(
         (item if isinstance(item, bytes) else json.dumps(item).encode()) + b"\n"
         for item in requests
@@ -56,7 +56,7 @@ def lines(*requests: Any) -> bytes:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(row) for row in path.read_text().splitlines()]
 
 
 def said(row: dict[str, Any]) -> str:
@@ -72,9 +72,9 @@ class Counted(Echo):
         self.deadly = True
 
     async def generate(self, request: Any) -> Any:
-        words = str(request.messages[-1]["content"])
-        self.heard.append(words)
-        if words == "DIE" and self.deadly:
+        argv = str(request.messages[-1]["content"])
+        self.heard.append(argv)
+        if argv == "DIE" and self.deadly:
             raise KeyboardInterrupt
         async for chunk in super().generate(request):
             yield chunk
@@ -100,7 +100,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 
 @pytest.mark.parametrize(
-    ("record", "words"),
+    ("record", "phrase"),
     [
         ({**request("a"), "custom_id": 3}, "custom_id"),
         ({**request("a"), "custom_id": ""}, "custom_id"),
@@ -120,21 +120,21 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Counted:
         ),
     ],
 )
-def test_requests_that_cannot_be_used_are_named_with_their_line(
-    tmp_path: Path, record: dict[str, Any], words: str
+def test_requests_that_cannot_be_used_are_named_with_their_number(
+    tmp_path: Path, record: dict[str, Any], phrase: str
 ) -> None:
-    (tmp_path / "in.jsonl").write_bytes(lines(request("first"), record))
-    found, wrong = read(tmp_path / "in.jsonl")
+    (tmp_path / "in.jsonl").write_bytes(jsonl(request("first"), record))
+    usable, wrong = read(tmp_path / "in.jsonl")
     assert (
-        [line.custom_id for line in found] == ["first"]
+        [row.custom_id for row in usable] == ["first"]
         and wrong[0]["line"] == 2
-        and words in wrong[0]["message"]
+        and phrase in wrong[0]["message"]
     )
 
 
-def test_names_are_given_once_and_endpoints_are_not_mixed(tmp_path: Path) -> None:
+def test_names_are_unique_and_endpoints_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(
-        lines(request("a"), b"", request("a"), request("b", url="/v1/completions"))
+        jsonl(request("a"), b"", request("a"), request("b", url="/v1/completions"))
     )
     _, wrong = read(tmp_path / "in.jsonl", "/v1/chat/completions")
     assert [(item["line"], item["param"]) for item in wrong] == [
@@ -143,7 +143,7 @@ def test_names_are_given_once_and_endpoints_are_not_mixed(tmp_path: Path) -> Non
     ] and "line 1" in wrong[0]["message"]
 
 
-def test_a_journal_that_was_cut_off_goes_on_from_the_last_whole_line(
+def test_a_journal_that_was_cut_off_goes_on_from_the_last_whole_answer(
     tmp_path: Path,
 ) -> None:
     row = {
@@ -161,14 +161,14 @@ def test_a_journal_that_was_cut_off_goes_on_from_the_last_whole_line(
     with Journal(tmp_path / "j") as journal:
         assert "r1" in journal and "r2" not in journal
         journal.add({**row, "id": "r3"})
-        assert [json.loads(line)["id"] for line in journal.rows(["r3", "r1"])] == [
+        assert [json.loads(row)["id"] for row in journal.rows(["r3", "r1"])] == [
             "r3",
             "r1",
         ]
     assert [item["id"] for item in rows(tmp_path / "j")] == ["r1", "r3"]
 
 
-def test_a_full_disk_leaves_whole_lines(
+def test_a_full_disk_leaves_whole_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {
@@ -199,7 +199,7 @@ def test_answers_come_in_the_order_of_the_requests(
     tmp_path: Path, engine: Counted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes(
-        lines(
+        jsonl(
             *(request(str(number), f"say {number}") for number in range(30)),
             request("none", model="nobody"),
         )
@@ -218,19 +218,24 @@ def test_answers_come_in_the_order_of_the_requests(
         )
         == 0
     )
-    told = json.loads(capsys.readouterr().out)
-    assert (told["total"], told["answered"], told["failed"], told["reused"]) == (
+    report = json.loads(capsys.readouterr().out)
+    assert (
+        report["total"],
+        report["answered"],
+        report["failed"],
+        report["reused"],
+    ) == (
         31,
         30,
         1,
         0,
     )
-    found = rows(tmp_path / "out.jsonl")
-    assert [row["custom_id"] for row in found] == [*map(str, range(30)), "none"] and [
-        said(row) for row in found[:30]
+    answers = rows(tmp_path / "out.jsonl")
+    assert [row["custom_id"] for row in answers] == [*map(str, range(30)), "none"] and [
+        said(row) for row in answers[:30]
     ] == [f"say {number}" for number in range(30)]
-    assert found[30]["response"]["status_code"] == 404 and all(
-        row["response"]["request_id"] for row in found
+    assert answers[30]["response"]["status_code"] == 404 and all(
+        row["response"]["request_id"] for row in answers
     )
     assert sorted(path.name for path in tmp_path.glob("*")) == [
         "home",
@@ -243,13 +248,13 @@ def test_a_run_that_was_stopped_goes_on_and_asks_only_what_is_missing(
     tmp_path: Path, engine: Counted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes(
-        lines(
+        jsonl(
             *(request(str(number), f"say {number}") for number in range(5)),
             request("x", "DIE"),
             request("y", "last"),
         )
     )
-    words = [
+    argv = [
         "batch",
         str(tmp_path / "in.jsonl"),
         "--out",
@@ -258,12 +263,13 @@ def test_a_run_that_was_stopped_goes_on_and_asks_only_what_is_missing(
         "1",
     ]
     assert (
-        cli.main(words) == 130
+        cli.main(argv) == 130
         and not (tmp_path / "out.jsonl").exists()
         and "5 of 7" in capsys.readouterr().err
     )
-    engine.deadly, engine.heard = False, []
-    assert cli.main(words) == 0 and engine.heard == ["DIE", "last"]
+    engine.deadly = False
+    engine.heard = []
+    assert cli.main(argv) == 0 and engine.heard == ["DIE", "last"]
     assert [said(row) for row in rows(tmp_path / "out.jsonl")] == [
         *(f"say {number}" for number in range(5)),
         "DIE",
@@ -271,17 +277,18 @@ def test_a_run_that_was_stopped_goes_on_and_asks_only_what_is_missing(
     ]
 
 
-def test_what_is_answered_is_not_asked_again_and_what_changed_or_failed_is(
+def test_only_new_changed_and_failed_requests_are_sent_again(
     tmp_path: Path, engine: Counted, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source = tmp_path / "in.jsonl"
+    out = tmp_path / "out.jsonl"
     source.write_bytes(
-        lines(request("a", "one"), request("b", "two"), request("c", model="nobody"))
+        jsonl(request("a", "one"), request("b", "two"), request("c", model="nobody"))
     )
     assert cli.main(["batch", str(source), "--out", str(out)]) == 0
     engine.heard = []
     source.write_bytes(
-        lines(
+        jsonl(
             request("d", "new"),
             request("b", "two!"),
             request("a", "one"),
@@ -299,21 +306,21 @@ def test_what_is_answered_is_not_asked_again_and_what_changed_or_failed_is(
 
 
 @pytest.mark.parametrize(
-    ("data", "out", "words"),
+    ("data", "out", "phrase"),
     [
-        (lines(request("a"), request("a")), "out.jsonl", "2: custom_id 'a'"),
+        (jsonl(request("a"), request("a")), "out.jsonl", "2: custom_id 'a'"),
         (b"nonsense\n", "out.jsonl", "Line 1"),
         (b"", "out.jsonl", "no request"),
-        (lines(request("a")), "in.jsonl", "does not hold answers"),
+        (jsonl(request("a")), "in.jsonl", "does not hold answers"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_asked(
+def test_mistakes_are_reported_before_any_request(
     tmp_path: Path,
     engine: Counted,
     capsys: pytest.CaptureFixture[str],
     data: bytes,
     out: str,
-    words: str,
+    phrase: str,
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes(data)
     assert (
@@ -321,7 +328,7 @@ def test_mistakes_are_told_before_anything_is_asked(
         > 0
     )
     assert (
-        words in capsys.readouterr().err
+        phrase in capsys.readouterr().err
         and not engine.heard
         and (tmp_path / "in.jsonl").read_bytes() == data
     )
@@ -340,13 +347,13 @@ def upload(client: TestClient, data: bytes, purpose: str = "batch") -> str:
 
 
 def create(client: TestClient, data: bytes, **fields: Any) -> dict[str, Any]:
-    asked = {
+    body = {
         "input_file_id": upload(client, data),
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
         **fields,
     }
-    answer = client.post("/v1/batches", json=asked)
+    answer = client.post("/v1/batches", json=body)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -368,29 +375,29 @@ def do(
 
 def content(client: TestClient, id: str) -> list[dict[str, Any]]:
     return [
-        json.loads(line)
-        for line in client.get(f"/v1/files/{id}/content").text.splitlines()
+        json.loads(row)
+        for row in client.get(f"/v1/files/{id}/content").text.splitlines()
     ]
 
 
 def test_a_batch_over_http(
     client: TestClient, services: Services, engine: Counted
 ) -> None:
-    made = create(
+    batch = create(
         client,
-        lines(
+        jsonl(
             request("a", "one two"), request("b", model="nobody"), request("c", "three")
         ),
         metadata={"for": "me"},
     )
     assert (
-        made["object"] == "batch"
-        and made["status"] == "validating"
-        and made["metadata"] == {"for": "me"}
-        and made["output_file_id"] is None
+        batch["object"] == "batch"
+        and batch["status"] == "validating"
+        and batch["metadata"] == {"for": "me"}
+        and batch["output_file_id"] is None
     )
-    do(services, made["id"])
-    done = client.get(f"/v1/batches/{made['id']}").json()
+    do(services, batch["id"])
+    done = client.get(f"/v1/batches/{batch['id']}").json()
     assert (
         done["status"] == "completed"
         and done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
@@ -415,17 +422,17 @@ def test_a_batch_over_http(
         == "batch_output"
     )
     assert [item["id"] for item in client.get("/v1/batches").json()["data"]] == [
-        made["id"]
+        batch["id"]
     ]
-    assert client.post(f"/v1/batches/{made['id']}/cancel").status_code == 409
+    assert client.post(f"/v1/batches/{batch['id']}/cancel").status_code == 409
 
 
 def test_a_file_with_bad_requests_fails_as_a_whole(
     client: TestClient, services: Services, engine: Counted
 ) -> None:
-    made = create(client, lines(request("a"), request("a"), {"custom_id": "b"}))
-    do(services, made["id"])
-    done = client.get(f"/v1/batches/{made['id']}").json()
+    batch = create(client, jsonl(request("a"), request("a"), {"custom_id": "b"}))
+    do(services, batch["id"])
+    done = client.get(f"/v1/batches/{batch['id']}").json()
     assert (
         done["status"] == "failed"
         and done["failed_at"]
@@ -440,14 +447,14 @@ def test_a_worker_that_was_killed_at_its_last_step_makes_the_files_once(
     engine: Counted,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = create(client, lines(request("a"), request("b")))
+    batch = create(client, jsonl(request("a"), request("b")))
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(
             services.jobs, "end", lambda *_: (_ for _ in ()).throw(MemoryError())
         )
-        do(services, made["id"])
-    services.jobs.give_back(made["id"], "me")
-    do(services, made["id"])
+        do(services, batch["id"])
+    services.jobs.give_back(batch["id"], "me")
+    do(services, batch["id"])
     assert (
         len(engine.heard) == 2
         and len(
@@ -460,23 +467,23 @@ def test_a_worker_that_was_killed_at_its_last_step_makes_the_files_once(
 def test_what_was_answered_before_the_cancelling_can_be_read(
     client: TestClient, services: Services, engine: Counted
 ) -> None:
-    made = create(client, lines(request("a"), request("b")))
+    batch = create(client, jsonl(request("a"), request("b")))
 
     def cancel() -> None:
         assert (
-            client.post(f"/v1/batches/{made['id']}/cancel").json()["status"]
+            client.post(f"/v1/batches/{batch['id']}/cancel").json()["status"]
             == "cancelling"
         )
 
-    do(services, made["id"], cancel)
-    done = client.get(f"/v1/batches/{made['id']}").json()
+    do(services, batch["id"], cancel)
+    done = client.get(f"/v1/batches/{batch['id']}").json()
     assert (
         done["status"] == "cancelled"
         and done["cancelled_at"]
         and done["cancelling_at"]
         and done["request_counts"]["completed"] == 0
     )
-    other = create(client, lines(request("a")))
+    other = create(client, jsonl(request("a")))
     assert (
         client.post(f"/v1/batches/{other['id']}/cancel").json()["status"] == "cancelled"
     )
@@ -488,11 +495,11 @@ def test_time_that_is_over(
     engine: Counted,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = create(client, lines(request("a"), request("b")))
+    batch = create(client, jsonl(request("a"), request("b")))
     with monkeypatch.context() as patch:
         patch.setattr(work, "now", lambda: now() + 100_000)
-        do(services, made["id"])
-    done = client.get(f"/v1/batches/{made['id']}").json()
+        do(services, batch["id"])
+    done = client.get(f"/v1/batches/{batch['id']}").json()
     assert (
         done["status"] == "expired"
         and done["expired_at"]
@@ -506,16 +513,16 @@ def test_time_that_is_over(
 def test_a_revoked_key_gets_no_more_answers(
     client: TestClient, services: Services, engine: Counted
 ) -> None:
-    made = create(client, lines(request("a")))
+    batch = create(client, jsonl(request("a")))
     with services.records.session() as session:
         session.add(Key(id="local", name="local", sha256="0", revoked=now()))
     with pytest.raises(Exception, match="revoked"):
-        do(services, made["id"])
+        do(services, batch["id"])
     assert not engine.heard
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "phrase"),
     [
         ({"endpoint": "/v1/responses"}, "endpoint"),
         ({"completion_window": "1h"}, "completion_window"),
@@ -526,24 +533,24 @@ def test_a_revoked_key_gets_no_more_answers(
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "seconds"),
     ],
 )
-def test_what_cannot_be_asked_is_named(
-    client: TestClient, fields: dict[str, Any], words: str
+def test_bad_fields_are_named(
+    client: TestClient, fields: dict[str, Any], phrase: str
 ) -> None:
-    asked = {
-        "input_file_id": upload(client, lines(request("a"))),
+    body = {
+        "input_file_id": upload(client, jsonl(request("a"))),
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
         **fields,
     }
-    answer = client.post("/v1/batches", json=asked)
-    assert answer.status_code in (400, 404) and words in answer.text
+    answer = client.post("/v1/batches", json=body)
+    assert answer.status_code in (400, 404) and phrase in answer.text
 
 
-def test_only_files_for_batches_are_taken(client: TestClient) -> None:
+def test_only_files_for_batches_are_accepted(client: TestClient) -> None:
     answer = client.post(
         "/v1/batches",
         json={
-            "input_file_id": upload(client, lines(request("a")), "fine-tune"),
+            "input_file_id": upload(client, jsonl(request("a")), "fine-tune"),
             "endpoint": "/v1/completions",
             "completion_window": "24h",
         },

@@ -31,43 +31,42 @@ def client(app: FastAPI) -> Iterator[OpenAI]:
 
 def test_files(client: OpenAI) -> None:
     data = json.dumps(CHAT).encode() + b"\n"
-    made = client.files.create(
+    new = client.files.create(
         file=("chats.jsonl", io.BytesIO(data)),
         purpose="fine-tune",
         expires_after={"anchor": "created_at", "seconds": 3600},
     )
     assert (
-        made.expires_at == made.created_at + 3600
-        and client.files.retrieve(made.id) == made
+        new.expires_at == new.created_at + 3600 and client.files.retrieve(new.id) == new
     )
-    assert client.files.content(made.id).read() == data and [
+    assert client.files.content(new.id).read() == data and [
         item.id for item in client.files.list(limit=1)
-    ] == [made.id]
-    assert client.files.delete(made.id).deleted
+    ] == [new.id]
+    assert client.files.delete(new.id).deleted
     with pytest.raises(openai.NotFoundError, match="There is no file"):
-        client.files.retrieve(made.id)
+        client.files.retrieve(new.id)
 
 
 def test_batches(client: OpenAI) -> None:
-    line = {
+    row = {
         "custom_id": "a",
         "method": "POST",
         "url": "/v1/chat/completions",
         "body": {"model": "echo", "messages": CHAT["messages"][:1]},
     }
-    file = client.files.create(file=json.dumps(line).encode(), purpose="batch")
-    made = client.batches.create(
+    file = client.files.create(file=json.dumps(row).encode(), purpose="batch")
+    new = client.batches.create(
         input_file_id=file.id,
         endpoint="/v1/chat/completions",
         completion_window="24h",
         metadata={"for": "me"},
     )
     assert (
-        made.status == "validating"
-        and client.batches.retrieve(made.id).id == made.id
-        and [item.id for item in client.batches.list()] == [made.id]
+        new.status == "validating"
+        and client.batches.retrieve(new.id).id == new.id
+        and [item.id for item in client.batches.list()] == [new.id]
     )
-    done = client.batches.cancel(made.id)
+    done = client.batches.cancel(new.id)
     assert (
         done.status == "cancelled"
         and done.cancelled_at

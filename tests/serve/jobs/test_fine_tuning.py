@@ -67,7 +67,7 @@ def create(client: TestClient, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_life_over_http(client: TestClient) -> None:
-    made = create(
+    new_job = create(
         client,
         suffix="support",
         seed=3,
@@ -77,17 +77,17 @@ def test_a_life_over_http(client: TestClient) -> None:
             "supervised": {"hyperparameters": {"n_epochs": 2}},
         },
     )
-    FineTuningJob.model_validate(made)
+    FineTuningJob.model_validate(new_job)
     assert (
-        made["status"] == "queued"
-        and made["seed"] == 3
-        and made["hyperparameters"]["n_epochs"] == 2
-        and made["fine_tuned_model"] is None
+        new_job["status"] == "queued"
+        and new_job["seed"] == 3
+        and new_job["hyperparameters"]["n_epochs"] == 2
+        and new_job["fine_tuned_model"] is None
     )
-    path = f"/v1/fine_tuning/jobs/{made['id']}"
-    assert client.get(path).json() == made and [
+    path = f"/v1/fine_tuning/jobs/{new_job['id']}"
+    assert client.get(path).json() == new_job and [
         item["id"] for item in client.get("/v1/fine_tuning/jobs").json()["data"]
-    ] == [made["id"]]
+    ] == [new_job["id"]]
     assert (
         client.post(f"{path}/pause").json()["status"] == "paused"
         and client.post(f"{path}/resume").json()["status"] == "queued"
@@ -101,8 +101,8 @@ def test_a_life_over_http(client: TestClient) -> None:
         == client.post(f"{path}/pause").status_code
         == 409
     )
-    found = client.get(f"{path}/events").json()
-    assert [event["message"] for event in found["data"]] == [
+    events_page = client.get(f"{path}/events").json()
+    assert [event["message"] for event in events_page["data"]] == [
         "Cancelled.",
         "Waiting to go on.",
         "Paused.",
@@ -114,19 +114,19 @@ def test_a_life_over_http(client: TestClient) -> None:
         and client.get(f"{path}/events", params={"after": first["last_id"]}).json()[
             "data"
         ]
-        == found["data"][3:]
+        == events_page["data"][3:]
     )
-    FineTuningJobEvent.model_validate(found["data"][0])
+    FineTuningJobEvent.model_validate(events_page["data"][0])
     streamed = client.get(f"{path}/events", params={"stream": "true"}).text.split(
         "\n\n"
     )
-    assert [json.loads(line[6:])["message"] for line in streamed[:4]] == [
-        event["message"] for event in reversed(found["data"])
+    assert [json.loads(row[6:])["message"] for row in streamed[:4]] == [
+        event["message"] for event in reversed(events_page["data"])
     ] and streamed[4] == "data: [DONE]"
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "phrase"),
     [
         ({"model": "nobody"}, "nobody"),
         ({"model": "/etc/passwd"}, "passwd"),
@@ -148,15 +148,15 @@ def test_a_life_over_http(client: TestClient) -> None:
         ({"metadata": {"a": "x" * 600}}, "metadata"),
     ],
 )
-def test_what_cannot_be_asked_is_named(
-    client: TestClient, fields: dict[str, Any], words: str
+def test_bad_fields_are_named(
+    client: TestClient, fields: dict[str, Any], phrase: str
 ) -> None:
     answer = client.post(
         "/v1/fine_tuning/jobs",
         json={"model": "echo", "training_file": upload(client), **fields},
     )
     assert (
-        answer.status_code in (400, 404) and words in answer.json()["error"]["message"]
+        answer.status_code in (400, 404) and phrase in answer.json()["error"]["message"]
     )
     assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
 
@@ -183,13 +183,13 @@ def test_files_for_other_purposes_are_not_tuned_on(client: TestClient) -> None:
     assert answer.status_code == 400 and "purpose" in answer.json()["error"]["message"]
 
 
-def test_jobs_belong_to_the_key_that_made_them(app: FastAPI) -> None:
+def test_jobs_belong_to_their_key(app: FastAPI) -> None:
     with (
         TestClient(app),
         TestClient(inside(app, Caller("key-a"))) as one,
         TestClient(inside(app, Caller("key-b"))) as two,
     ):
-        made = create(one)["id"]
+        new_job = create(one)["id"]
         assert two.get("/v1/fine_tuning/jobs").json()["data"] == []
         for call, path in (
             (two.get, ""),
@@ -199,8 +199,8 @@ def test_jobs_belong_to_the_key_that_made_them(app: FastAPI) -> None:
             (two.get, "/events"),
             (two.get, "/checkpoints"),
         ):
-            assert call(f"/v1/fine_tuning/jobs/{made}{path}").status_code == 404
-        assert one.get(f"/v1/fine_tuning/jobs/{made}").json()["status"] == "queued"
+            assert call(f"/v1/fine_tuning/jobs/{new_job}{path}").status_code == 404
+        assert one.get(f"/v1/fine_tuning/jobs/{new_job}").json()["status"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,8 @@ class Tuner:
     """
 
     def __init__(self) -> None:
-        self.stops_at, self.calls = 0, list[dict[str, Any]]()
+        self.stops_at = 0
+        self.calls = list[dict[str, Any]]()
 
     def _go(self, run: Path, name: str) -> None:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -288,8 +289,8 @@ class Tuner:
         (run / "log.jsonl").unlink()
         self._go(run, self.name)
 
-    def command(self, *words: str) -> Plan:
-        self.calls.append({"words": words})
+    def command(self, *argv: str) -> Plan:
+        self.calls.append({"words": argv})
         from miaobi.train.estimate import Estimate
 
         return Plan(
@@ -326,10 +327,10 @@ def do(
     return outcome
 
 
-def test_a_job_that_ends_leaves_a_model_figures_and_a_file_of_results(
+def test_a_job_that_ends_leaves_a_model_metrics_and_a_file_of_results(
     client: TestClient, services: Services, tuner: Tuner
 ) -> None:
-    made = create(
+    new_job = create(
         client,
         suffix="x",
         seed=5,
@@ -340,12 +341,12 @@ def test_a_job_that_ends_leaves_a_model_figures_and_a_file_of_results(
         },
         miaobi={"tune.lora_rank": 2},
     )
-    do(services, made["id"])
-    path = f"/v1/fine_tuning/jobs/{made['id']}"
+    do(services, new_job["id"])
+    path = f"/v1/fine_tuning/jobs/{new_job['id']}"
     done = client.get(path).json()
     assert (
         done["status"] == "succeeded"
-        and done["fine_tuned_model"] == made["miaobi"]["will_be_called"]
+        and done["fine_tuned_model"] == new_job["miaobi"]["will_be_called"]
         and Store().resolve(done["fine_tuned_model"])
     )
     assert done["trained_tokens"] == 300 and done["miaobi"]["metrics"] == {
@@ -408,24 +409,25 @@ def test_metrics_between_two_rows_of_the_log() -> None:
     assert metrics_at(12, rows) == {"step": 10, "train_loss": 2.0, "valid_loss": 4.0}
 
 
-def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(
+def test_one_that_was_stopped_goes_on_and_records_nothing_twice(
     client: TestClient, services: Services, tuner: Tuner
 ) -> None:
-    made, tuner.stops_at = create(client), 2
+    new_job = create(client)
+    tuner.stops_at = 2
     with pytest.raises(KeyboardInterrupt):
-        do(services, made["id"])
-    services.jobs.give_back(made["id"], "me", died="killed")
+        do(services, new_job["id"])
+    services.jobs.give_back(new_job["id"], "me", died="killed")
     tuner.stops_at = 0
-    do(services, made["id"])
+    do(services, new_job["id"])
     assert tuner.calls[-1] == {"resumed": "x-1"}
-    told = [
+    steps = [
         event.data["step"]
-        for event in services.jobs.events(made["id"], ("metrics",))
+        for event in services.jobs.events(new_job["id"], ("metrics",))
         if "train_loss" in event.data
     ]
     assert (
-        told == [1, 2, 3]
-        and len(services.jobs.events(made["id"], ("checkpoint",))) == 2
+        steps == [1, 2, 3]
+        and len(services.jobs.events(new_job["id"], ("checkpoint",))) == 2
     )
 
 
@@ -435,15 +437,15 @@ def test_one_that_was_killed_after_its_last_step_makes_no_second_model(
     tuner: Tuner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = create(client)
+    new_job = create(client)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(
             services.jobs, "end", lambda *_: (_ for _ in ()).throw(MemoryError())
         )
-        do(services, made["id"])
-    services.jobs.give_back(made["id"], "me", died="killed")
-    do(services, made["id"])
-    done = client.get(f"/v1/fine_tuning/jobs/{made['id']}").json()
+        do(services, new_job["id"])
+    services.jobs.give_back(new_job["id"], "me", died="killed")
+    do(services, new_job["id"])
+    done = client.get(f"/v1/fine_tuning/jobs/{new_job['id']}").json()
     assert (
         len(tuner.calls) == 1 and len(Store().versions(done["fine_tuned_model"])) == 1
     )
@@ -463,18 +465,18 @@ def test_one_that_was_cancelled_at_the_last_moment_leaves_no_model(
     tuner: Tuner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = create(client)
+    new_job = create(client)
     go = tuner._go
     monkeypatch.setattr(
         tuner,
         "_go",
-        lambda run, name: (go(run, name), services.jobs.cancel(made["id"])),
+        lambda run, name: (go(run, name), services.jobs.cancel(new_job["id"])),
     )
     with pytest.raises(Lost):
-        do(services, made["id"])
+        do(services, new_job["id"])
     assert (
         Store().names() == []
-        and client.get(f"/v1/fine_tuning/jobs/{made['id']}").json()["status"]
+        and client.get(f"/v1/fine_tuning/jobs/{new_job['id']}").json()["status"]
         == "cancelled"
     )
 
@@ -482,22 +484,22 @@ def test_one_that_was_cancelled_at_the_last_moment_leaves_no_model(
 def test_preferences_in_openais_shape(
     client: TestClient, services: Services, tuner: Tuner
 ) -> None:
-    line = {
+    row = {
         "input": {"messages": [{"role": "user", "content": "Hi"}]},
         "preferred_output": [{"role": "assistant", "content": "Hello!"}],
         "non_preferred_output": [{"role": "assistant", "content": "No."}],
     }
-    file = upload(client, json.dumps(line).encode() + b"\n")
-    made = create(
+    file = upload(client, json.dumps(row).encode() + b"\n")
+    new_job = create(
         client,
         training_file=file,
         method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}},
     )
-    do(services, made["id"])
+    do(services, new_job["id"])
     assert json.loads(tuner.calls[0]["data"]) == {
-        "prompt": line["input"]["messages"],
-        "chosen": line["preferred_output"],
-        "rejected": line["non_preferred_output"],
+        "prompt": row["input"]["messages"],
+        "chosen": row["preferred_output"],
+        "rejected": row["non_preferred_output"],
     }
     assert (
         tuner.calls[0]["settings"].items()
@@ -508,24 +510,24 @@ def test_preferences_in_openais_shape(
 def test_a_training_file_that_was_removed_fails_the_job(
     client: TestClient, services: Services, tuner: Tuner
 ) -> None:
-    made = create(client)
-    client.delete(f"/v1/files/{made['training_file']}")
+    new_job = create(client)
+    client.delete(f"/v1/files/{new_job['training_file']}")
     with pytest.raises(Exception, match="no file"):
-        do(services, made["id"])
+        do(services, new_job["id"])
 
 
 def test_an_estimate(client: TestClient, services: Services, tuner: Tuner) -> None:
-    made = services.jobs.add(
+    new_job = services.jobs.add(
         "estimate",
         "local",
         {**services.jobs.find(create(client)["id"], "fine_tuning", "local").request},
         "ftestimate-1",
     )
-    found = do(services, made.id, work.estimate, "estimate")
+    outcome = do(services, new_job.id, work.estimate, "estimate")
     assert (
-        found.result["seconds"] == 12.0
-        and "12 s" in found.result["message"]
-        and found.result["memory_bytes"] == 10**9
+        outcome.result["seconds"] == 12.0
+        and "12 s" in outcome.result["message"]
+        and outcome.result["memory_bytes"] == 10**9
     )
     answer = client.post(
         "/v1/fine_tuning/estimates",
@@ -559,18 +561,16 @@ def test_a_real_model_is_tuned_in_a_process_of_its_own_and_answers_under_its_nam
             "report.memorisation": False,
         }
         file = upload(client)
-        known = client.post(
+        keys = client.post(
             "/v1/fine_tuning/estimates",
             json={"model": "smollm2", "training_file": file, "miaobi": settled},
         )
-        assert known.status_code == 200 and known.json()["memory_bytes"] > 1e8, (
-            known.text
-        )
-        made = create(
+        assert keys.status_code == 200 and keys.json()["memory_bytes"] > 1e8, keys.text
+        new_job = create(
             client, model="smollm2", training_file=file, suffix="test", miaobi=settled
         )
         until = time.monotonic() + 800
-        while (job := client.get(f"/v1/fine_tuning/jobs/{made['id']}").json())[
+        while (job := client.get(f"/v1/fine_tuning/jobs/{new_job['id']}").json())[
             "status"
         ] in ("queued", "running") and time.monotonic() < until:
             time.sleep(1)
@@ -591,17 +591,17 @@ def test_a_real_model_is_tuned_in_a_process_of_its_own_and_answers_under_its_nam
         )
 
 
-def test_bad_data_is_told_by_its_line(
+def test_bad_data_is_reported_by_its_position(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the tuner refuses, the job's error repeats, without the server's paths
     (test_worker.py).
     """
-    made = create(client)
+    new_job = create(client)
 
     def refuse(**_: Any) -> None:
         raise BadInput("line 3 has no answer.", "Mend it.")
 
     monkeypatch.setattr(work.finetune, "finetune", refuse)
     with pytest.raises(BadInput):
-        do(services, made["id"])
+        do(services, new_job["id"])

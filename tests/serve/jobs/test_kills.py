@@ -103,7 +103,7 @@ def served() -> Iterator[Server]:
 
 
 def uploads(
-    server: Server, stop: threading.Event, kept: dict[str, str], chance: random.Random
+    server: Server, stop: threading.Event, stored: dict[str, str], chance: random.Random
 ) -> None:
     """One after another; `kept`: what the server said it has, with its sha256."""
     while not stop.is_set():
@@ -115,14 +115,15 @@ def uploads(
                 data={"purpose": "user_data"},
                 timeout=10,
             )
-            kept[answer.json()["id"]] = hashlib.sha256(data).hexdigest()
+            stored[answer.json()["id"]] = hashlib.sha256(data).hexdigest()
 
 
 def kill_uploads(rounds: int, chance: random.Random) -> None:
-    kept, stop = dict[str, str](), threading.Event()
+    stored = dict[str, str]()
+    stop = threading.Event()
     with served() as server:
         thread = threading.Thread(
-            target=uploads, args=(server, stop, kept, random.Random(1))
+            target=uploads, args=(server, stop, stored, random.Random(1))
         )
         thread.start()
         try:
@@ -140,7 +141,7 @@ def kill_uploads(rounds: int, chance: random.Random) -> None:
             for item in httpx.get(f"{server.address}/v1/files").json()["data"]
         }
         assert (
-            kept.keys() <= there.keys()
+            stored.keys() <= there.keys()
         )  # what was answered is there; what was cut off between record and answer may be too
         folder = home() / "server" / "files"
         assert sorted(path.name for path in folder.iterdir()) == sorted(there)
@@ -148,7 +149,7 @@ def kill_uploads(rounds: int, chance: random.Random) -> None:
             data = (folder / id).read_bytes()
             assert (
                 len(data) == item["bytes"]
-                and kept.get(id, hashlib.sha256(data).hexdigest())
+                and stored.get(id, hashlib.sha256(data).hexdigest())
                 == hashlib.sha256(data).hexdigest()
             )
 
@@ -178,7 +179,7 @@ def kill_batches(count: int, rounds: int, chance: random.Random) -> None:
             files={"file": ("in.jsonl", requests(count))},
             data={"purpose": "batch"},
         ).json()["id"]
-        made = httpx.post(
+        batch_id = httpx.post(
             f"{server.address}/v1/batches",
             json={
                 "input_file_id": file,
@@ -192,7 +193,7 @@ def kill_batches(count: int, rounds: int, chance: random.Random) -> None:
 
         def look() -> dict[str, Any]:
             return dict(
-                httpx.get(f"{server.address}/v1/batches/{made}", timeout=30).json()
+                httpx.get(f"{server.address}/v1/batches/{batch_id}", timeout=30).json()
             )
 
         wait_until(lambda: look()["status"] in ("completed", "failed"), 120)
@@ -249,7 +250,7 @@ class Trainings:
             files={"file": ("lines.txt", lines.encode())},
             data={"purpose": "user_data"},
         ).json()["id"]
-        self.asked = {
+        self.fields = {
             "recipe": "my-corpus",
             "training_file": file,
             "seed": 3,
@@ -271,7 +272,7 @@ class Trainings:
     def start(self) -> str:
         return str(
             httpx.post(
-                f"{self.server.address}/v1/training/jobs", json=self.asked, timeout=30
+                f"{self.server.address}/v1/training/jobs", json=self.fields, timeout=30
             ).json()["id"]
         )
 
@@ -283,7 +284,7 @@ class Trainings:
     def runs(self, id: str) -> bool:
         return self.look(id)["status"] in ("queued", "running")
 
-    def made(self, id: str) -> bytes:
+    def model_of(self, id: str) -> bytes:
         """The weights it ended with; what it told on the way came once and in order,
         and nothing is left of its work.
         """
@@ -297,17 +298,17 @@ class Trainings:
             f"{self.server.address}/v1/training/jobs/{id}/events",
             params={"limit": 1000},
         ).json()["data"]
-        told = [
+        steps = [
             event["data"]["step"]
             for event in reversed(events)
             if "train_loss" in event["data"]
         ]
         assert (
-            told
-            == list(range(5, self.asked["miaobi"]["train.max_steps"] + 1, 5))[
-                -len(told) :
+            steps
+            == list(range(5, self.fields["miaobi"]["train.max_steps"] + 1, 5))[
+                -len(steps) :
             ]
-            and len(told) > 50
+            and len(steps) > 50
         )
         wait_until(
             lambda: (
@@ -325,14 +326,15 @@ def kill_training(steps: int, rounds: int, chance: random.Random) -> None:
     with served() as server:
         jobs = Trainings(server, steps)
         ids = [jobs.start()]
-        whole, kills = jobs.made(ids[0]), 0
+        whole = jobs.model_of(ids[0])
+        kills = 0
         while kills < rounds:
             ids.append(jobs.start())
             while kills < rounds and jobs.runs(ids[-1]):
                 time.sleep(chance.uniform(3, 9))
                 kill_one(server, chance)
                 kills += 1
-            assert jobs.made(ids[-1]) == whole
+            assert jobs.model_of(ids[-1]) == whole
         files = httpx.get(f"{server.address}/v1/files").json()["data"]
         assert sorted(item["purpose"] for item in files) == ["fine-tune-results"] * len(
             ids
@@ -346,7 +348,7 @@ def kill_offline(
     tmp_path: Path, count: int, rounds: int, chance: random.Random
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes(requests(count))
-    words = [
+    argv = [
         sys.executable,
         "-m",
         "miaobi.cli",
@@ -364,8 +366,9 @@ def kill_offline(
         return journal.stat().st_size if journal.exists() else 0
 
     for _ in range(rounds):
-        run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        until, before = time.monotonic() + chance.uniform(1, 10), size()
+        run = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + chance.uniform(1, 10)
+        before = size()
         while size() == before and run.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(
@@ -373,14 +376,14 @@ def kill_offline(
         )  # at some moment before or after it got anywhere
         run.kill()
         run.wait()
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
-    told = json.loads(done.stdout)
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
+    report = json.loads(done.stdout)
     rows = [
         json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()
     ]
     assert [row["custom_id"] for row in rows] == [
         str(number) for number in range(count)
-    ] and told["answered"] == count
+    ] and report["answered"] == count
     assert not journal.exists()
 
 

@@ -24,7 +24,7 @@ from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.callers import Caller
 from miaobi.serve.guard import inside
-from miaobi.serve.jobs.training import LISTED, recipes, trained_name
+from miaobi.serve.jobs.training import SETTINGS, recipes, trained_name
 from miaobi.serve.jobs.work import training as work
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
@@ -73,8 +73,8 @@ def create(client: TestClient, **fields: Any) -> dict[str, Any]:
 
 
 def pictures() -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for number in range(48):
             picture = io.BytesIO()
             Image.new(
@@ -86,34 +86,34 @@ def pictures() -> bytes:
                 f"mine/{'red' if number % 2 else 'blue'}/{number}.png",
                 picture.getvalue(),
             )
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def test_recipes_are_listed_with_their_data(client: TestClient) -> None:
-    found = {
+    by_id = {
         item["id"]: item for item in client.get("/v1/training/recipes").json()["data"]
     }
     assert (
-        found["poet"]["data"] == "chinese-poetry"
-        and found["poet"]["modality"] == "text"
-        and found["poet"]["description"].startswith("A poet:")
+        by_id["poet"]["data"] == "chinese-poetry"
+        and by_id["poet"]["modality"] == "text"
+        and by_id["poet"]["description"].startswith("A poet:")
     )
     assert (
-        found["my-pictures"]["data"] is None
-        and found["my-pictures"]["modality"] == "image"
-        and "review-sentiment" not in found
+        by_id["my-pictures"]["data"] is None
+        and by_id["my-pictures"]["modality"] == "image"
+        and "review-sentiment" not in by_id
     )
 
 
 def test_every_setting_on_the_list_is_a_recipes_and_none_is_a_path() -> None:
-    known: dict[str, Option] = {
-        option.key: option
-        for name in families.names()
-        for option in recipe_options(families.get(name))
-    }
-    assert LISTED.keys() <= known.keys() and not {
+    every: list[Option] = []
+    for name in families.names():
+        every += recipe_options(families.get(name))
+    keys = {option.key for option in every}
+    keys |= {option.former_key for option in every if option.former_key}
+    assert SETTINGS.keys() <= keys and not {
         key
-        for key in LISTED
+        for key in SETTINGS
         if "path" in key
         or "pack" in key
         or key in ("name", "train.device", "train.trackers")
@@ -121,7 +121,7 @@ def test_every_setting_on_the_list_is_a_recipes_and_none_is_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "phrase"),
     [
         ({"recipe": "poett"}, "poet"),
         ({"recipe": "../../etc/passwd"}, "passwd"),
@@ -135,18 +135,18 @@ def test_every_setting_on_the_list_is_a_recipes_and_none_is_a_path() -> None:
         ({"recipe": "poet", "model": "x"}, "model"),
     ],
 )
-def test_what_cannot_be_asked_is_named(
-    client: TestClient, fields: dict[str, Any], words: str
+def test_bad_fields_are_named(
+    client: TestClient, fields: dict[str, Any], phrase: str
 ) -> None:
     answer = client.post("/v1/training/jobs", json={"recipe": "my-corpus", **fields})
     assert (
-        answer.status_code in (400, 404) and words in answer.json()["error"]["message"]
+        answer.status_code in (400, 404) and phrase in answer.json()["error"]["message"]
     )
     assert client.get("/v1/training/jobs").json()["data"] == []
 
 
 @pytest.mark.parametrize(
-    ("recipe", "name", "purpose", "words"),
+    ("recipe", "name", "purpose", "phrase"),
     [
         ("my-corpus", "x.pkl", "user_data", "ends in .txt"),
         ("my-corpus", "x.zip", "user_data", "ends in .txt"),
@@ -155,7 +155,7 @@ def test_what_cannot_be_asked_is_named(
     ],
 )
 def test_files_that_cannot_be_trained_on(
-    client: TestClient, recipe: str, name: str, purpose: str, words: str
+    client: TestClient, recipe: str, name: str, purpose: str, phrase: str
 ) -> None:
     data = (
         b'{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": {}}\n'
@@ -164,16 +164,16 @@ def test_files_that_cannot_be_trained_on(
         "/v1/training/jobs",
         json={"recipe": recipe, "training_file": upload(client, name, data, purpose)},
     )
-    assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+    assert answer.status_code == 400 and phrase in answer.json()["error"]["message"]
 
 
-def test_jobs_belong_to_the_key_that_made_them_and_to_their_kind(app: FastAPI) -> None:
+def test_jobs_belong_to_their_key_and_to_their_kind(app: FastAPI) -> None:
     with (
         TestClient(app),
         TestClient(inside(app, Caller("key-a"))) as one,
         TestClient(inside(app, Caller("key-b"))) as two,
     ):
-        made = create(one, training_file=upload(one))["id"]
+        new_job = create(one, training_file=upload(one))["id"]
         assert two.get("/v1/training/jobs").json()["data"] == []
         for call, path in (
             (two.get, ""),
@@ -183,10 +183,10 @@ def test_jobs_belong_to_the_key_that_made_them_and_to_their_kind(app: FastAPI) -
             (two.get, "/events"),
             (two.get, "/checkpoints"),
         ):
-            assert call(f"/v1/training/jobs/{made}{path}").status_code == 404
+            assert call(f"/v1/training/jobs/{new_job}{path}").status_code == 404
         assert (
-            one.get(f"/v1/fine_tuning/jobs/{made}").status_code == 404
-            and one.get(f"/v1/training/jobs/{made}").json()["status"] == "queued"
+            one.get(f"/v1/fine_tuning/jobs/{new_job}").status_code == 404
+            and one.get(f"/v1/training/jobs/{new_job}").json()["status"] == "queued"
         )
         assert (
             two.post(
@@ -217,11 +217,13 @@ def here(
 ) -> Any:
     """Jobs done in this process, in their folder as in one of their own."""
 
-    def done(made: dict[str, Any], what: Any = work.run, kind: str = "training") -> Any:
-        folder = services.settings.folder / "jobs" / made["id"]
+    def done(
+        new_job: dict[str, Any], what: Any = work.run, kind: str = "training"
+    ) -> Any:
+        folder = services.settings.folder / "jobs" / new_job["id"]
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(folder)
-        return do(services, made["id"], what, kind)
+        return do(services, new_job["id"], what, kind)
 
     return done
 
@@ -229,7 +231,7 @@ def here(
 def test_a_text_model_is_trained_on_an_uploaded_file(
     client: TestClient, here: Any
 ) -> None:
-    made = create(
+    new_job = create(
         client,
         training_file=upload(client),
         suffix="mine",
@@ -237,12 +239,12 @@ def test_a_text_model_is_trained_on_an_uploaded_file(
         miaobi=SMALL,
         metadata={"for": "me"},
     )
-    here(made)
-    path = f"/v1/training/jobs/{made['id']}"
+    here(new_job)
+    path = f"/v1/training/jobs/{new_job['id']}"
     done = client.get(path).json()
     assert (
         done["status"] == "succeeded"
-        and done["trained_model"] == made["miaobi"]["will_be_called"]
+        and done["trained_model"] == new_job["miaobi"]["will_be_called"]
         and done["trained_model"].startswith("my-corpus-mine-")
     )
     events = client.get(f"{path}/events", params={"limit": 100}).json()["data"]
@@ -276,14 +278,14 @@ def test_pictures_come_as_an_archive_and_their_samples_are_files(
         "data.image_size": 16,
         "sample.pictures": 4,
     }
-    made = create(
+    new_job = create(
         client,
         recipe="my-pictures",
         training_file=upload(client, "photos.zip", pictures()),
         miaobi={**settled, "model.conditional": True},
     )
-    here(made)
-    done = client.get(f"/v1/training/jobs/{made['id']}").json()
+    here(new_job)
+    done = client.get(f"/v1/training/jobs/{new_job['id']}").json()
     assert done["status"] == "succeeded", done["error"]
     assert (
         bundle.read(Store().resolve(done["trained_model"]).path).recipe["model"][
@@ -292,7 +294,7 @@ def test_pictures_come_as_an_archive_and_their_samples_are_files(
         is True
     )
     events = client.get(
-        f"/v1/training/jobs/{made['id']}/events", params={"limit": 100}
+        f"/v1/training/jobs/{new_job['id']}/events", params={"limit": 100}
     ).json()["data"]
     sheets = [event["data"] for event in events if "file" in event["data"]]
     assert {sheet["step"] for sheet in sheets} == {1, 2}
@@ -307,36 +309,38 @@ def test_pictures_come_as_an_archive_and_their_samples_are_files(
     }
 
 
-def test_one_that_was_stopped_goes_on_and_tells_nothing_twice(
+def test_one_that_was_stopped_goes_on_and_records_nothing_twice(
     client: TestClient, services: Services, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from miaobi.train import checkpoint
 
-    made = create(client, training_file=upload(client), miaobi=SMALL)
+    new_job = create(client, training_file=upload(client), miaobi=SMALL)
     write = checkpoint.write
 
-    def write_and_die(*given: Any, **named: Any) -> Any:
-        write(*given, **named)
+    def write_and_die(*args: Any, **named: Any) -> Any:
+        write(*args, **named)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "write", write_and_die)
-        here(made)
-    services.jobs.give_back(made["id"], "me", died="killed")
-    here(made)
-    told = [
+        here(new_job)
+    services.jobs.give_back(new_job["id"], "me", died="killed")
+    here(new_job)
+    steps = [
         event.data["step"]
-        for event in services.jobs.events(made["id"], ("metrics",))
+        for event in services.jobs.events(new_job["id"], ("metrics",))
         if "train_loss" in event.data
     ]
     assert (
-        told == [2, 4, 6]
+        steps == [2, 4, 6]
         and len(
-            list((services.settings.folder / "jobs" / made["id"] / "runs").glob("*"))
+            list((services.settings.folder / "jobs" / new_job["id"] / "runs").glob("*"))
         )
         == 1
     )
-    assert client.get(f"/v1/training/jobs/{made['id']}").json()["status"] == "succeeded"
+    assert (
+        client.get(f"/v1/training/jobs/{new_job['id']}").json()["status"] == "succeeded"
+    )
 
 
 def test_an_estimate(client: TestClient, services: Services, here: Any) -> None:
@@ -348,9 +352,10 @@ def test_an_estimate(client: TestClient, services: Services, here: Any) -> None:
         "trainestimate-1",
     )
     services.jobs.cancel(job["id"])
-    found = here({"id": estimate.id}, work.estimate, "training_estimate")
+    outcome = here({"id": estimate.id}, work.estimate, "training_estimate")
     assert (
-        found.result["memory_bytes"] > 0 and found.result["settings"]["max_steps"] == 6
+        outcome.result["memory_bytes"] > 0
+        and outcome.result["settings"]["max_steps"] == 6
     )
     answer = client.post("/v1/training/estimates", json={"recipe": "poet"})
     assert (
@@ -362,9 +367,9 @@ def test_an_estimate(client: TestClient, services: Services, here: Any) -> None:
 def test_a_setting_that_the_family_lacks_fails_the_job_without_a_path(
     client: TestClient, here: Any
 ) -> None:
-    made = create(client, training_file=upload(client), miaobi={"model.width": 8})
+    new_job = create(client, training_file=upload(client), miaobi={"model.width": 8})
     with pytest.raises(Exception, match="model.width") as caught:
-        here(made)
+        here(new_job)
     assert "/" not in json.dumps(str(caught.value))
 
 
@@ -377,12 +382,14 @@ def test_one_in_a_process_of_its_own_is_paused_goes_on_and_answers() -> None:
         create_app(Services(settings, build_pool(settings), Admission(settings)))
     ) as client:
         file = upload(client)
-        known = client.post(
+        options = client.post(
             "/v1/training/estimates",
             json={"recipe": "my-corpus", "training_file": file, "miaobi": SMALL},
         )
-        assert known.status_code == 200 and known.json()["memory_bytes"] > 0, known.text
-        made = create(
+        assert options.status_code == 200 and options.json()["memory_bytes"] > 0, (
+            options.text
+        )
+        new_job = create(
             client,
             training_file=file,
             miaobi={
@@ -396,7 +403,7 @@ def test_one_in_a_process_of_its_own_is_paused_goes_on_and_answers() -> None:
                 "train.validate_every": 100,
             },
         )
-        path = f"/v1/training/jobs/{made['id']}"
+        path = f"/v1/training/jobs/{new_job['id']}"
         wait_until(lambda: client.get(f"{path}/checkpoints").json()["data"], 100)
         for move, status in (("pause", "paused"), ("resume", "queued")):
             answer = client.post(f"{path}/{move}")

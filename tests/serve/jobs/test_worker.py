@@ -69,8 +69,8 @@ async def supervised(settings: Settings, queue: Queue) -> AsyncIterator[Supervis
         await supervisor.stop()
 
 
-def add(queue: Queue, **asked: Any) -> str:
-    return queue.add("toy", "a", asked, new_id("job")).id
+def add(queue: Queue, **request: Any) -> str:
+    return queue.add("toy", "a", request, new_id("job")).id
 
 
 def look(queue: Queue, id: str) -> Job:
@@ -132,7 +132,7 @@ def test_jobs_are_done_and_only_their_logs_stay(
 
 
 @pytest.mark.parametrize(
-    ("do", "code", "words"),
+    ("do", "code", "phrase"),
     [
         ("raise", "internal_error", "Something went wrong"),
         ("refuse", "bad_input", "training.jsonl:3 has no answer. Mend line 3."),
@@ -140,7 +140,7 @@ def test_jobs_are_done_and_only_their_logs_stay(
     ],
 )
 def test_what_fails_says_why_and_no_path(
-    settings: Settings, queue: Queue, do: str, code: str, words: str
+    settings: Settings, queue: Queue, do: str, code: str, phrase: str
 ) -> None:
     id = add(queue, do=do)
     job = during(
@@ -151,7 +151,7 @@ def test_what_fails_says_why_and_no_path(
     assert (
         job.status == "failed"
         and job.error["code"] == code
-        and words in job.error["message"]
+        and phrase in job.error["message"]
     )
     assert (
         str(settings.folder) not in job.error["message"]
@@ -185,7 +185,8 @@ def test_a_log_has_an_end(settings: Settings, queue: Queue) -> None:
 def test_cancelled_and_paused_ones_stop_at_once(
     settings: Settings, queue: Queue
 ) -> None:
-    gone, paused = add(queue, steps=10_000), add(queue, steps=10_000)
+    gone = add(queue, steps=10_000)
+    paused = add(queue, steps=10_000)
 
     async def act(supervisor: Supervisor) -> None:
         await until(
@@ -283,8 +284,8 @@ def test_a_server_that_is_killed_takes_all_with_it(
     id = add(queue, do="fork", steps=10_000)
     with server(settings):
         asyncio.run(until(lambda: look(queue, id).result.get("step")))
-        found = look(queue, id).result
-    assert _is_gone(found["pid"]) and _is_gone(found["child"])
+        progress = look(queue, id).result
+    assert _is_gone(progress["pid"]) and _is_gone(progress["child"])
 
 
 def kills(
@@ -317,13 +318,13 @@ def kills(
         job = look(queue, id)
         assert job.status == "succeeded" and finals(queue, id) == ["Counted."]
         assert job.result["counted"] == job.request["steps"]
-        told = [event.data["step"] for event in queue.events(id, ("metrics",))]
-        assert told == sorted(
-            set(told)
+        steps = [event.data["step"] for event in queue.events(id, ("metrics",))]
+        assert steps == sorted(
+            set(steps)
         )  # a step may be done and not told, never told twice
 
 
-def test_killing_servers_and_workers_loses_nothing_and_ends_nothing_twice(
+def test_killing_servers_and_workers_loses_nothing_and_repeats_nothing(
     settings: Settings, queue: Queue
 ) -> None:
     kills(settings, queue, jobs=2, rounds=3, chance=random.Random(5))

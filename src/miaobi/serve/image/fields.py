@@ -1,8 +1,8 @@
-"""What /v1/images is asked, in OpenAI's fields and ours, and the house's request for it.
+"""The fields of /v1/images, OpenAI's and ours, and the `ImageRequest` that they become.
 
-Words and classes: a model of words takes `prompt` as words; a model of classes takes it
-    as the class's name or number ("7"); a model of neither is sent "" or "*", since
-    OpenAI's clients demand a prompt. "" and "*" leave the class to chance.
+A model of texts takes `prompt` as a text; a model of classes takes it as the class's
+name or number ("7"); for a model of neither it is "" or "*", since OpenAI's clients
+demand a prompt. "" and "*" draw the class at random.
 """
 
 from __future__ import annotations

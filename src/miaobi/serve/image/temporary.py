@@ -29,7 +29,9 @@ class TemporaryFiles:
     def __init__(
         self, folder: Path, seconds: int, clock: Callable[[], float] = time.time
     ) -> None:
-        self.folder, self.seconds, self.clock = folder, seconds, clock
+        self.folder = folder
+        self.seconds = seconds
+        self.clock = clock
         self._swept = -SWEEP
 
     def put(self, picture: Image, kind: str) -> str:

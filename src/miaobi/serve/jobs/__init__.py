@@ -100,7 +100,7 @@ class Queue:
         return job
 
     def find(self, id: str, kind: str, key_id: str) -> Job:
-        """Raises ApiError 404, also for jobs of other keys."""
+        """Return a job of the key. Raise ApiError 404, also for jobs of other keys."""
         with self.records.reading() as session:
             job = session.get(Job, id)
         if job is None or job.kind != kind or job.key_id != key_id:

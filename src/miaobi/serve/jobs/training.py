@@ -1,8 +1,8 @@
-"""What a training job may ask for: one of the recipes that come with miaobi, data of
-the caller's own, and settings on a list.
+"""The fields of a training job: one of miaobi's own recipes, data of the caller's own,
+and those settings that a job may change.
 
-What is trained is told by the recipe's name alone; nothing here is a path, and what is
-not on the list does not reach the trainer.
+The recipe's name alone decides what is trained. No field is a path, and a setting that
+is not in SETTINGS does not reach the trainer.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from miaobi.core.errors import nearest
 from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import plain_name
+from miaobi.serve.jobs import tuning
 from miaobi.serve.jobs.tuning import (
     ID_LETTERS,
-    SETTINGS,
     Fields,
     Seed,
     Suffix,
+    check_settings,
     count,
     number,
-    on_the_list,
 )
 from miaobi.serve.pages import Metadata
 
-SHAPES = {
+SUFFIXES = {
     "text": (
         ".txt",
         ".jsonl",
@@ -45,12 +45,12 @@ SHAPES = {
     ),
     "image": (".zip", ".parquet"),
 }
-"""Endings of files that can be trained on, by what the model will make."""
+"""Of files that can be trained on, by the modality of the recipe."""
 NAME_LETTERS = 20
 """Of the recipe's name, in the model's."""
 
-LISTED: dict[str, TypeAdapter[Any]] = {
-    **{key: kind for key, kind in SETTINGS.items() if key.startswith("train.")},
+SETTINGS: dict[str, TypeAdapter[Any]] = {
+    **{key: kind for key, kind in tuning.SETTINGS.items() if key.startswith("train.")},
     "train.ema": number(ge=0, lt=1),
     "train.matrix_learning_rate": number(gt=0, le=1),
     "train.momentum": number(ge=0, lt=1),
@@ -71,9 +71,7 @@ LISTED: dict[str, TypeAdapter[Any]] = {
     "sample.max_new_tokens": count(ge=1, le=4096),
     "sample.pictures": count(ge=1, le=256),
 }
-"""Keys of a recipe that a job may set, with their types. Which of them a family has,
-the family says.
-"""
+"""Keys of a recipe that a job may set, with their types. No family has all of them."""
 
 
 @dataclass(frozen=True)
@@ -95,44 +93,47 @@ class Create(Fields):
     suffix: Suffix = None
     seed: Seed | None = None
     metadata: Metadata | None = None
-    miaobi: Annotated[dict[str, Any], Field(max_length=len(LISTED))] | None = None
+    miaobi: Annotated[dict[str, Any], Field(max_length=len(SETTINGS))] | None = None
 
     @field_validator("miaobi")
     @classmethod
     def _settings(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        return on_the_list(value, LISTED)
+        return check_settings(value, SETTINGS)
 
 
 @cache
 def recipes() -> dict[str, Recipe]:
-    """Those that train from nothing, by name."""
-    recipes_by_name = {}
+    """Return the recipes that train from nothing, by name."""
+    by_name = dict[str, Recipe]()
     for path in sorted(config.RECIPES.glob("*/*.yaml")):
         values = config.read_yaml(path)
-        if "family" in values:
-            recipes_by_name[values["name"]] = Recipe(
-                values["name"],
-                path,
-                values["family"],
-                path.parent.name,
-                values["data"].get("pack") or "",
-                _about(path),
-            )
-    return recipes_by_name
+        if "family" not in values:
+            continue
+        name = values["name"]
+        by_name[name] = Recipe(
+            id=name,
+            path=path,
+            family=values["family"],
+            modality=path.parent.name,
+            pack=values["data"].get("pack") or "",
+            about=_about(path),
+        )
+    return by_name
 
 
 def _about(path: Path) -> str:
-    """The first paragraph of the comment at its head."""
-    sentences = []
+    """Return the first paragraph of the comment at the recipe's head."""
+    paragraph = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        if not (text := line.removeprefix("#").strip()) or not line.startswith("#"):
+        text = line.removeprefix("#").strip()
+        if not line.startswith("#") or not text:
             break
-        sentences.append(text)
-    return " ".join(sentences)
+        paragraph.append(text)
+    return " ".join(paragraph)
 
 
 def find_recipe(name: str) -> Recipe:
-    """Raises ApiError 404 with the nearest name."""
+    """Return a recipe. Raise ApiError 404 with the nearest names."""
     if name not in recipes():
         raise ApiError(
             404,
@@ -144,26 +145,26 @@ def find_recipe(name: str) -> Recipe:
     return recipes()[name]
 
 
-def shape(filename: str, modality: str) -> str:
-    """The ending that tells how to read an uploaded file. Raises ApiError 400."""
-    fitting = [end for end in SHAPES[modality] if filename.lower().endswith(end)]
-    if not fitting:
+def data_suffix(filename: str, modality: str) -> str:
+    """Return the suffix by which an uploaded file is read. Raise ApiError 400."""
+    name = filename.lower()
+    suffixes = [suffix for suffix in SUFFIXES[modality] if name.endswith(suffix)]
+    if not suffixes:
         raise ApiError(
             400,
             say(
                 f"{plain_name(filename)!r} cannot be trained on; upload a file "
-                f"that ends in {', '.join(SHAPES[modality])}.",
-                f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(SHAPES[modality])} 结尾的文件。",
+                f"that ends in {', '.join(SUFFIXES[modality])}.",
+                f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(SUFFIXES[modality])} 结尾的文件。",
             ),
             param="training_file",
         )
-    return max(fitting, key=len)
+    return max(suffixes, key=len)
 
 
 def trained_name(name: str, suffix: str | None, job_id: str) -> str:
-    """What the model will answer to: one name a job, so that a job that is run again
+    """Return the name of the model. A job has one name, so that a job that is run again
     after a crash makes no second model.
     """
-    return "-".join(
-        part for part in (name[:NAME_LETTERS], suffix, job_id[-ID_LETTERS:]) if part
-    )
+    parts = (name[:NAME_LETTERS], suffix, job_id[-ID_LETTERS:])
+    return "-".join(part for part in parts if part)

@@ -1,8 +1,8 @@
-"""What a fine-tuning job may ask for, checked before it is accepted: OpenAI's fields,
-and of our own settings those on a list.
+"""The fields of a fine-tuning job, checked before it is accepted: OpenAI's, and those of
+our own settings that a job may set.
 
-Nothing here is a path or a name of anything but a served model; what is not on the list
-does not reach the tuner.
+No field is a path, or a name of anything but a served model. A setting that is not in
+SETTINGS does not reach the tuner.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from miaobi.core.language import say
 from miaobi.serve.pages import Metadata
 
 SUFFIX = re.compile(r"[a-z0-9][a-z0-9._-]{0,29}")
-BASE_LETTERS, ID_LETTERS = 20, 8
-"""Of a tuned model's name, which has 64 at most."""
+BASE_LETTERS = 20
+ID_LETTERS = 8
+"""Of the base's name and of the job's id, in a tuned model's name of at most 64."""
 
 
 def number(**bounds: Any) -> TypeAdapter[Any]:
+    """Return the type of a finite number within `bounds` (ge, gt, le, lt)."""
     return TypeAdapter(
         Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
     )
 
 
 def count(**bounds: Any) -> TypeAdapter[Any]:
+    """Return the type of a whole number within `bounds` (ge, gt, le, lt)."""
     return TypeAdapter(Annotated[int, Field(strict=True, **bounds)])
 
 
@@ -102,6 +105,8 @@ Auto = Literal["auto"]
 
 
 class Fields(BaseModel):
+    """Refuses every field that is not written down."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -117,10 +122,10 @@ def _suffix(value: str | None) -> str | None:
     return value or None
 
 
-def on_the_list(
+def check_settings(
     value: dict[str, Any] | None, allowed: Mapping[str, TypeAdapter[Any]]
 ) -> dict[str, Any] | None:
-    """The settings of a job, each of them one of `allowed` and of its type. Raises ValueError."""
+    """Return `value`, if each setting is one of `allowed` and of its type. Raise ValueError."""
     for key, setting in (value or {}).items():
         if key not in allowed:
             raise ValueError(
@@ -184,21 +189,18 @@ class Create(Fields):
     @field_validator("miaobi")
     @classmethod
     def _settings(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        return on_the_list(value, SETTINGS)
+        return check_settings(value, SETTINGS)
 
     @property
-    def chosen(self) -> Hyperparameters:
-        """Of the method, or the older field of the job."""
-        part = (
-            None
-            if self.method is None
-            else self.method.dpo
-            if self.method.type == "dpo"
-            else self.method.supervised
-        )
-        return (
-            part.hyperparameters if part else self.hyperparameters or Hyperparameters()
-        )
+    def effective_hyperparameters(self) -> Hyperparameters:
+        """Those of the method, or the older field of the job."""
+        part: Supervised | Dpo | None = None
+        if self.method is not None:
+            is_dpo = self.method.type == "dpo"
+            part = self.method.dpo if is_dpo else self.method.supervised
+        if part is not None:
+            return part.hyperparameters
+        return self.hyperparameters or Hyperparameters()
 
     @property
     def kind(self) -> str:
@@ -206,8 +208,9 @@ class Create(Fields):
 
 
 def tuned_name(model: str, suffix: str | None, job_id: str) -> str:
-    """What the tuned model will answer to: one name a job, so that a job that is run
+    """Return the name of the tuned model. A job has one name, so that a job that is run
     again after a crash makes no second model.
     """
     base = model.partition("@")[0].partition("-ft-")[0][:BASE_LETTERS]
-    return "-".join(part for part in (base, "ft", suffix, job_id[-ID_LETTERS:]) if part)
+    parts = (base, "ft", suffix, job_id[-ID_LETTERS:])
+    return "-".join(part for part in parts if part)

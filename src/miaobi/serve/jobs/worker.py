@@ -1,10 +1,10 @@
-"""The supervisor: takes jobs from the queue and has each done by a process of its own
-(serve/work), which it watches.
+"""The supervisor: takes jobs from the queue and runs each in a process of its own
+(serve/jobs/work), which it watches.
 
-A job's process may hold so much memory; it stops with its server, however that ends;
-what it prints goes to a log of bounded size. When it dies without a word the job goes
-back to the queue, to go on from what its folder keeps, until it died too often. The
-server stays up.
+A job's process may hold a limited amount of memory; it stops with its server, however
+that ends; its output goes to a log of bounded size. When it dies without a result, the
+job goes back to the queue, to go on from what is in its folder, until it died too often.
+The server is not affected.
 """
 
 from __future__ import annotations
@@ -37,43 +37,47 @@ LOOK_SECONDS = 0.5
 """Between looks at the queue and at a job's memory."""
 RENEW_SECONDS = LEASE_SECONDS / 4
 STOP_SECONDS = 20.0
-"""For a process that is asked to stop, to write its checkpoint."""
+"""That a process has to write its checkpoint and stop."""
 QUICK = ("estimate", "training_estimate")
-"""Kinds of work for which somebody waits: one of them may run beside the others."""
-LOG, LOG_BYTES = "log.txt", 1 << 20
+"""Kinds of work for which a request waits: one of them may run beside the others."""
+LOG = "log.txt"
+LOG_BYTES = 1 << 20
 HIDDEN = ("MIAOBI_API_KEY", "MIAOBI_DATABASE_URL")
+MEMORY_SHARE = 0.9
+"""Of the free memory, for a job's process where the settings name no limit."""
 
 
 @dataclass
 class Child:
+    """A job's process."""
+
     process: asyncio.subprocess.Process
     most_bytes: int
     largest: int = 0
 
     def memory(self) -> int:
-        """Bytes held by the process and those it started."""
+        """Return the bytes held by the process and those it started."""
         try:
-            first = psutil.Process(self.process.pid)
-            held = sum(
-                resident(item.pid) for item in [first, *first.children(recursive=True)]
-            )
+            parent = psutil.Process(self.process.pid)
+            family = [parent, *parent.children(recursive=True)]
+            held = sum(resident(member.pid) for member in family)
         except psutil.Error:
             return 0
         self.largest = max(self.largest, held)
         return held
 
     def interrupt(self) -> None:
-        """Send Ctrl-C to the whole group: what it started goes with it."""
+        """Interrupt the process and those it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             machine.interrupt_group(self.process.pid)
 
     def kill(self) -> None:
-        """End the whole group at once."""
+        """Kill the process and those it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             machine.kill_group(self.process.pid)
 
     async def stop(self) -> None:
-        """Ask, wait, insist."""
+        """Interrupt it, wait STOP_SECONDS, then kill it."""
         self.interrupt()
         try:
             await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
@@ -85,8 +89,11 @@ class Child:
 
 
 class Supervisor:
+    """Runs at most `settings.workers` jobs at the same time."""
+
     def __init__(self, settings: Settings, queue: Queue) -> None:
-        self.settings, self.queue = settings, queue
+        self.settings = settings
+        self.queue = queue
         self._jobs = set[asyncio.Task[None]]()
         self._main: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -97,7 +104,7 @@ class Supervisor:
             self._main = asyncio.create_task(self._take())
 
     async def stop(self) -> None:
-        """Every process is asked to stop, and its job given back."""
+        """Interrupt every process, and put its job back into the queue."""
         self._stopping.set()
         if self._main:
             await self._main
@@ -106,13 +113,13 @@ class Supervisor:
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
     def _recover(self) -> None:
-        """After a crash: free what died with it, and tidy up after what ended."""
+        """After a crash: free the jobs that ran, and delete the files of those that ended."""
         self.queue.free_abandoned()
         for folder in (self.settings.folder / "jobs").glob("*"):
             self._tidy(folder.name)
 
     async def _take(self) -> None:
-        """Jobs, as long as there are hands."""
+        """Take jobs while there are free workers."""
         while not self._stopping.is_set():
             try:
                 while len(self._jobs) <= self.settings.workers:
@@ -141,7 +148,7 @@ class Supervisor:
             finally:
                 if child.process.returncode is None:
                     await asyncio.shield(asyncio.create_task(child.stop()))
-                child.kill()  # what it left behind
+                child.kill()  # processes that it left behind
                 await asyncio.wait([output], timeout=1)
         except Exception:
             log.exception("a job's process could not be run", extra={"job": job.id})
@@ -164,7 +171,7 @@ class Supervisor:
             log.exception("a job could not be given back", extra={"job": job_id})
 
     def _tidy(self, job_id: str) -> None:
-        """Of a job that ended only the log stays."""
+        """Delete the files of a job that ended, but for its log."""
         with self.queue.records.reading() as session:
             job = session.get(Job, job_id)
         if job is None or job.status in ENDED:
@@ -175,7 +182,7 @@ class Supervisor:
                     item.unlink(missing_ok=True)
 
     def folder(self, job_id: str) -> Path:
-        """Where a job keeps what it needs to go on."""
+        """Return the folder with what a job needs to go on."""
         return self.settings.folder / "jobs" / job_id
 
     async def _start_process(self, job: Job, holder: str) -> Child:
@@ -190,40 +197,27 @@ class Supervisor:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={
-                "OMP_WAIT_POLICY": "PASSIVE",  # it runs beside the models that answer
-                **{
-                    name: value
-                    for name, value in os.environ.items()
-                    if name not in HIDDEN
-                },
-                "MIAOBI_HOME": str(home().absolute()),
-            },
+            env=_environment(),
         )
         assert process.stdin is not None
-        settings = asdict(
-            replace(self.settings, api_keys=(), database_url=self.settings.database)
+        settings = replace(
+            self.settings, api_keys=(), database_url=self.settings.database
         )
-        with contextlib.suppress(
-            ConnectionError
-        ):  # one that died already is told as such by _watch
-            process.stdin.write(
-                json.dumps(
-                    {"job": job.id, "holder": holder, "settings": settings}
-                ).encode()
-                + b"\n"
-            )
-            await (
-                process.stdin.drain()
-            )  # stays open: its end tells the process that the server is gone
-        return Child(
-            process,
-            self.settings.job_memory_bytes
-            or int(0.9 * psutil.virtual_memory().available),
-        )
+        order = {"job": job.id, "holder": holder, "settings": asdict(settings)}
+        # `_watch` reports a process that died already. The pipe stays open: its end
+        # tells the process that the server has ended.
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            await process.stdin.drain()
+        most_bytes = self.settings.job_memory_bytes
+        if not most_bytes:
+            most_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available)
+        return Child(process, most_bytes)
 
     async def _watch(self, child: Child, job: Job, holder: str) -> str | None:
-        """Until the process ends; why it died, which counts where it died without a word."""
+        """Watch until the process ends; return a message for the case that it did not end
+        its job.
+        """
         renewed = time.monotonic()
         while child.process.returncode is None:
             with contextlib.suppress(TimeoutError):
@@ -232,10 +226,8 @@ class Supervisor:
                 await self._too_large(child, job, holder)
                 return None
             try:
-                if (
-                    time.monotonic() - renewed > RENEW_SECONDS
-                    or await asyncio.to_thread(self._is_lost, job, holder)
-                ):
+                is_due = time.monotonic() - renewed > RENEW_SECONDS
+                if is_due or await asyncio.to_thread(self._is_lost, job, holder):
                     await asyncio.to_thread(self.queue.renew, job.id, holder)
                     renewed = time.monotonic()
             except Lost:
@@ -258,7 +250,9 @@ class Supervisor:
         )
 
     def _is_lost(self, job: Job, holder: str) -> bool:
-        """Cancelled or paused: looked for more often than the lease needs, since a person waits."""
+        """Whether the job was cancelled or paused. Checked more often than the lease needs,
+        since a person waits.
+        """
         with self.queue.records.reading() as session:
             current = session.get(Job, job.id)
             return current is None or current.holder != holder
@@ -286,8 +280,8 @@ class Supervisor:
 
 
 async def _write_log(child: Child, path: Path) -> None:
-    """What the process prints, as far as LOG_BYTES; the rest is read and dropped, so
-    that it never waits for us.
+    """Write the process's output to `path`, up to LOG_BYTES. The rest is read and
+    dropped, so that the process never waits.
     """
     assert child.process.stdout is not None
     with path.open("ab") as file:
@@ -298,5 +292,14 @@ async def _write_log(child: Child, path: Path) -> None:
                     file.flush()
 
 
+def _environment() -> dict[str, str]:
+    """Return the environment of a job's process."""
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",  # it runs beside the models that answer
+        **{name: value for name, value in os.environ.items() if name not in HIDDEN},
+        "MIAOBI_HOME": str(home().absolute()),
+    }
+
+
 def _exit_text(code: int) -> str:
-    return f"{signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -116,7 +116,8 @@ def cancel(batch_id: str, services: Serving, caller: CurrentCaller) -> dict[str,
 
 def to_object(job: Job) -> dict[str, Any]:
     """OpenAI's batch object."""
-    request, result = job.request, job.result
+    request = job.request
+    result = job.result
     status = STATUS[job.status]
     if job.status == "running":
         status = (

@@ -45,7 +45,8 @@ STREAM: dict[int | str, dict[str, Any]] = {
 async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Response:
     """Answer a conversation."""
     limits = services.settings.limits
-    kit, controls = kit_of(fields, limits), controls_of(fields, limits)
+    kit = kit_of(fields, limits)
+    controls = controls_of(fields, limits)
 
     def ask(model: Model) -> Sequence[TextRequest]:
         return [request_of(model, fields, kit, controls, limits)]
@@ -75,11 +76,9 @@ async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Resp
 
 
 def controls_of(fields: Chat, limits: Limits) -> dict[str, Any]:
-    """Raises ApiError or BadInput for what cannot be, before any model is opened."""
-    controls, schema = (
-        fields.controls(limits),
-        schema_of(fields.response_format, limits),
-    )
+    """Return the settings of a request, under miaobi's names. Raise ApiError or BadInput."""
+    controls = fields.controls(limits)
+    schema = schema_of(fields.response_format, limits)
     within("messages", len(fields.messages), limits.messages)
     if fields.most is not None:
         within("max_tokens", fields.most, limits.max_tokens)
@@ -103,11 +102,14 @@ def controls_of(fields: Chat, limits: Limits) -> dict[str, Any]:
 def choice(
     index: int, answer: Answer, kit: Kit, only_one: bool, logprobs: bool
 ) -> dict[str, Any]:
-    text, calls = answer.text, list[Call]()
+    text = answer.text
+    calls = list[Call]()
     if kit.tools:
         reader = Reader(kit, only_one)
-        (first, early), (rest, late) = reader.push(text), reader.finish()
-        text, calls = first + rest, early + late
+        first, early = reader.push(text)
+        rest, late = reader.finish()
+        text = first + rest
+        calls = early + late
     message: dict[str, Any] = {
         "role": "assistant",
         "content": text if text or not calls else None,
@@ -159,7 +161,8 @@ class ChatEvents:
     )
 
     def __init__(self, count: int, kit: Kit, only_one: bool, logprobs: bool) -> None:
-        self.count, self.logprobs = count, logprobs
+        self.count = count
+        self.logprobs = logprobs
         self.readers = (
             [Reader(kit, only_one) for _ in range(count)] if kit.tools else []
         )
@@ -190,7 +193,8 @@ class ChatEvents:
         text, calls = reader.push(chunk.text)
         if chunk.finish:
             rest, late = reader.finish()
-            text, calls = text + rest, calls + late
+            text = text + rest
+            calls = calls + late
         if text or logprobs:
             yield self._choice(chunk.index, {"content": text}, logprobs)
         if calls:

@@ -22,7 +22,7 @@ from miaobi.serve.text.fields import Completion, within
 
 router = APIRouter(prefix="/v1/completions", tags=["text"])
 LENGTH = 16
-"""Tokens of an answer unless told otherwise: OpenAI's number."""
+"""Tokens of an answer by default: OpenAI's number."""
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The texts, or their pieces with stream: true.",
@@ -40,7 +40,8 @@ async def create(
 ) -> Response:
     """Go on with a text, or with several."""
     limits = services.settings.limits
-    prompts, controls = fields.prompts(limits), fields.controls(limits)
+    prompts = fields.prompts(limits)
+    controls = fields.controls(limits)
     controls["max_new_tokens"] = (
         LENGTH if fields.max_tokens is None else fields.max_tokens
     )
@@ -95,7 +96,8 @@ def choice(index: int, echo: str, answer: Answer, logprobs: bool) -> dict[str, A
 
 def logprobs_of(logprobs: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
     """OpenAI's parallel lists; `start` is where in the answer the first token begins."""
-    offsets, at = list[int](), start
+    offsets = list[int]()
+    at = start
     for item in logprobs:
         offsets.append(at)
         at += len(item.token)

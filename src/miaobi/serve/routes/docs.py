@@ -4,7 +4,7 @@ script: /openapi.json, laid out to be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -47,11 +47,7 @@ def page(described: Schema) -> str:
         for group in groups
     )
     sections = "".join(
-        (
-            "<section "
-            f'id="{escape(_slug(group))}"><h2>{escape(group)}</h2>{"".join(_operation(*one, schemas) for one in entries)}</section>'
-        )
-        for group, entries in groups.items()
+        _section(group, entries, schemas) for group, entries in groups.items()
     )
     title = say("The API of this server", "本服务器的接口")
     intro = say(
@@ -79,6 +75,16 @@ def _slug(text: str) -> str:
     return text.replace(" ", "-")
 
 
+def _section(
+    group: str, entries: Sequence[tuple[str, str, Schema]], schemas: Schema
+) -> str:
+    operations = "".join(_operation(*entry, schemas) for entry in entries)
+    return (
+        f'<section id="{escape(_slug(group))}"><h2>{escape(group)}</h2>'
+        f"{operations}</section>"
+    )
+
+
 def _operation(method: str, path: str, operation: Schema, schemas: Schema) -> str:
     description = escape(operation.get("description") or operation.get("summary") or "")
     rows = [
@@ -96,14 +102,13 @@ def _operation(method: str, path: str, operation: Schema, schemas: Schema) -> st
             f'<tr class="kind"><th colspan="3" scope="rowgroup">{escape(kind)}</th></tr>',
             *_fields(content.get("schema", {}), schemas),
         ]
-    table = (
-        (
-            "<div "
-            f'class="wide"><table><caption>{escape(say("What it takes", "参数"))}</caption>{"".join(rows)}</table></div>'
+    table = ""
+    if rows:
+        caption = escape(say("What it takes", "参数"))
+        table = (
+            f'<div class="wide"><table><caption>{caption}</caption>'
+            f"{''.join(rows)}</table></div>"
         )
-        if rows
-        else ""
-    )
     return (
         f'<article><h3><b class="{method.lower()}">{method}</b> '
         f"<code>{escape(path)}</code></h3><p>{description}</p>{table}</article>"
@@ -172,10 +177,8 @@ def _type(schema: Schema, schemas: Schema) -> str:
     kind = str(schema.get("type", say("anything", "任意")))
     if kind == "array":
         return say("list of ", "列表：") + _type(schema.get("items", {}), schemas)
-    low, high = (
-        schema.get("minimum", schema.get("exclusiveMinimum")),
-        schema.get("maximum", schema.get("exclusiveMaximum")),
-    )
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
     if low is not None and high is not None and high < 2**53:
         return say(f"{kind}, {low:g} to {high:g}", f"{kind}，{low:g} 至 {high:g}")
     return kind

@@ -63,7 +63,7 @@ class FeedbackFields(BaseModel):
 def create(
     fields: FeedbackFields, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
-    """Keep what somebody thought of an answer."""
+    """Store an opinion of an answer."""
     return to_object(
         feedback.add(services.records, caller.key_id, **fields.model_dump())
     )

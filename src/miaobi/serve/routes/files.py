@@ -86,11 +86,9 @@ async def create(
 
 
 def _expires(fields: dict[str, str], purpose: str) -> int | None:
-    """Files of batches go after thirty days unless told otherwise, as OpenAI's do."""
-    anchor, seconds = (
-        fields.get("expires_after[anchor]"),
-        fields.get("expires_after[seconds]"),
-    )
+    """Files of batches expire after thirty days by default, as OpenAI's do."""
+    anchor = fields.get("expires_after[anchor]")
+    seconds = fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return now() + BATCH_SECONDS if purpose == "batch" else None
     if anchor != "created_at":

@@ -20,7 +20,8 @@ from miaobi.serve.services import Services, Serving
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
 
-KIND, ESTIMATE = "fine_tuning", "estimate"
+KIND = "fine_tuning"
+ESTIMATE = "estimate"
 
 
 @router.post("/jobs")
@@ -49,7 +50,7 @@ async def estimate(
 def _check(
     fields: Create, services: Services, caller: Caller, id: str
 ) -> dict[str, Any]:
-    """The job as it is kept. Raises ApiError or MiaobiError for files and models that
+    """Return the request of the job. Raise ApiError or MiaobiError for files and models that
     cannot be used.
     """
     for name in ("training_file", "validation_file"):
@@ -86,7 +87,7 @@ def _check(
         "suffix": fields.suffix,
         "seed": seed,
         "kind": fields.kind,
-        "hyperparameters": fields.chosen.model_dump(),
+        "hyperparameters": fields.effective_hyperparameters.model_dump(),
         "metadata": fields.metadata,
         "miaobi": fields.miaobi,
         "fine_tuned_model": tuned_name(fields.model, fields.suffix, id),
@@ -96,7 +97,8 @@ def _check(
 
 def to_object(job: Job) -> dict[str, Any]:
     """OpenAI's job object."""
-    request, result = job.request, job.result
+    request = job.request
+    result = job.result
     method = {
         "type": request["kind"],
         request["kind"]: {"hyperparameters": request["hyperparameters"]},

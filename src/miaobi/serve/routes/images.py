@@ -102,7 +102,7 @@ async def variations(
     responses={404: {"description": "No such picture, or no longer."}},
 )
 async def file(name: str, services: Serving) -> FileResponse:
-    """A picture whose URL was answered to somebody. The token in its name stands for the key."""
+    """A picture whose URL was an answer. The token in its name stands for the key."""
     picture = await asyncio.to_thread(services.temporary_files.find, name)
     if picture is None:
         raise ApiError(

@@ -1,5 +1,5 @@
-"""What can be asked about every job that makes a model, however it makes it: list,
-look, pause, go on, cancel, events, checkpoints.
+"""The routes of every kind of job that makes a model: list, retrieve, pause, resume,
+cancel, events, checkpoints.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from miaobi.serve.text.events import dumped
 
 LOOK_SECONDS = 0.5
 ESTIMATE_SECONDS = 300.0
-"""The longest that a caller is kept waiting for an estimate."""
+"""The longest that a request waits for an estimate."""
 EVENT_KINDS = ("message", "metrics")
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -81,7 +81,7 @@ class JobRoutes:
         self, job_id: str, services: Serving, caller: CurrentCaller
     ) -> dict[str, Any]:
         """End a job without a model."""
-        return self._moved(
+        return self._move(
             services,
             caller,
             job_id,
@@ -93,7 +93,7 @@ class JobRoutes:
         self, job_id: str, services: Serving, caller: CurrentCaller
     ) -> dict[str, Any]:
         """Stop a job at a checkpoint, to go on later."""
-        return self._moved(
+        return self._move(
             services,
             caller,
             job_id,
@@ -105,7 +105,7 @@ class JobRoutes:
         self, job_id: str, services: Serving, caller: CurrentCaller
     ) -> dict[str, Any]:
         """Go on with a paused job."""
-        return self._moved(
+        return self._move(
             services,
             caller,
             job_id,
@@ -113,7 +113,7 @@ class JobRoutes:
             ("paused", "queued", "running"),
         )
 
-    def _moved(
+    def _move(
         self,
         services: Services,
         caller: Caller,
@@ -140,8 +140,8 @@ class JobRoutes:
         limit: Limit = 20,
         stream: bool = False,
     ) -> Any:
-        """What happened, newest first; with `stream`, everything from the beginning as
-        it happens, until the job ends.
+        """The events of a job, newest first; with `stream`, from the first one on as they
+        come, until the job ends.
         """
         await anyio.to_thread.run_sync(
             services.jobs.find, job_id, self.kind, caller.key_id
@@ -233,8 +233,8 @@ class JobRoutes:
 async def measure(
     services: Services, caller: Caller, kind: str, request: Mapping[str, Any], id: str
 ) -> dict[str, Any]:
-    """What a job would cost here, from a short job of its own of the kind `kind`, which
-    ends with the caller's patience. Raises ApiError.
+    """Return what a job would cost here, measured by a short job of the kind `kind`,
+    which is cancelled when the caller leaves. Raise ApiError.
     """
     if not services.settings.workers:
         raise ApiError(

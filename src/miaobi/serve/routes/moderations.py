@@ -1,8 +1,8 @@
 """/v1/moderations: what is wrong with texts and pictures, in OpenAI's categories.
 
-Texts are told by rules and, where `miaobi finetune recipes/tune/text_safety.yaml` left
-a classifier in the store, by that; pictures by the packaged open_nsfw, which knows of
-nakedness in photographs only. The answer says what judged it. Error rates:
+Texts are rated by rules and, where `miaobi finetune recipes/tune/text_safety.yaml` put
+a classifier into the store, by that; pictures by the packaged open_nsfw, which detects
+nakedness in photographs only. The answer says which of them decided. Error rates:
 docs/guides/moderation.md.
 """
 

@@ -1,4 +1,4 @@
-"""For whoever keeps the server running: /health, /ready, /metrics, and each key's /v1/usage."""
+"""For operators: /health, /ready, /metrics; and each key's /v1/usage."""
 
 from __future__ import annotations
 
@@ -47,10 +47,8 @@ async def ready(services: Serving) -> dict[str, str]:
 @router.get("/metrics", response_class=Response)
 async def metrics(services: Serving) -> Response:
     """Everything counted here, in Prometheus' text format."""
-    admission, names = (
-        services.admission,
-        set(await asyncio.to_thread(services.pool.names)),
-    )
+    admission = services.admission
+    names = set(await asyncio.to_thread(services.pool.names))
     running: dict[str, float] = {}
     for (
         model,

@@ -13,14 +13,21 @@ from fastapi import APIRouter
 from miaobi.core.language import say
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.jobs.training import Create, find_recipe, recipes, shape, trained_name
+from miaobi.serve.jobs.training import (
+    Create,
+    data_suffix,
+    find_recipe,
+    recipes,
+    trained_name,
+)
 from miaobi.serve.records import Job, new_id
 from miaobi.serve.routes.jobs import JobRoutes, measure
 from miaobi.serve.services import Services, Serving
 
 router = APIRouter(prefix="/v1/training", tags=["training"])
 
-KIND, ESTIMATE = "training", "training_estimate"
+KIND = "training"
+ESTIMATE = "training_estimate"
 PURPOSES = ("user_data", "fine-tune")
 """Of files that may be trained on."""
 
@@ -68,7 +75,7 @@ async def estimate(
 def _check(
     fields: Create, services: Services, caller: Caller, id: str
 ) -> dict[str, Any]:
-    """The job as it is kept. Raises ApiError for recipes and files that cannot be used."""
+    """Return the request of the job. Raise ApiError for recipes and files that cannot be used."""
     recipe = find_recipe(fields.recipe)
     ending = None
     if fields.training_file is not None:
@@ -82,7 +89,7 @@ def _check(
                 ),
                 param="training_file",
             )
-        ending = shape(file.filename, recipe.modality)
+        ending = data_suffix(file.filename, recipe.modality)
     elif not recipe.pack:
         raise ApiError(
             400,
@@ -107,7 +114,8 @@ def _check(
 
 def to_object(job: Job) -> dict[str, Any]:
     """The job's object."""
-    request, result = job.request, job.result
+    request = job.request
+    result = job.result
     return {
         "id": job.id,
         "object": "training.job",

@@ -1,5 +1,5 @@
-"""A conversation as a request to one model: what it can read, what it is told of, how
-long it may answer.
+"""A conversation as a request to one model: its pictures, its tools, the length of the
+answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from miaobi.serve.text.fields import Chat, ImagePart, plain
 from miaobi.serve.text.tools import Kit
 
 DEFAULT_LENGTH = 4096
-"""Tokens of an answer for which nobody set a limit, where the context holds as many."""
+"""Tokens of an answer without max_tokens, where the context holds as many."""
 
 
 def request_of(
@@ -29,7 +29,15 @@ def request_of(
     controls: Mapping[str, Any],
     limits: Limits,
 ) -> TextRequest:
-    """Return the request. Raises Unsupported, BadInput or ApiError."""
+    """Return the request for `model`. Raise Unsupported, BadInput or ApiError.
+
+    Args:
+        model: the opened model.
+        fields: of the HTTP request.
+        kit: its tools.
+        controls: its settings, under miaobi's names.
+        limits: of this server.
+    """
     offered = model.engine.abilities.controls
     pictures = [
         part.image_url.url
@@ -91,14 +99,14 @@ def _about_a_picture(
     controls: Mapping[str, Any],
     limits: Limits,
 ) -> TextRequest:
-    """For a classifier, a detector, a captioner: the one picture, and the words of the
-    last message.
+    """Return the request for a classifier, a detector or a captioner: the one picture,
+    and the text of the last message.
     """
     if len(pictures) != 1:
         raise ApiError(
             400,
             say(
-                f"{model.name} is fields about one picture; there are {len(pictures)}.",
+                f"{model.name} is asked about one picture; there are {len(pictures)}.",
                 f"{model.name} 需要一张图片，收到 {len(pictures)} 张。",
             ),
             param="messages",

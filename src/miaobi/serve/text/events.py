@@ -51,7 +51,9 @@ class Shape(Protocol):
 class Events(Response):
     def __init__(self, exchange: Exchange, shape: Shape, usage: bool) -> None:
         super().__init__()
-        self.exchange, self.shape, self.usage = exchange, shape, usage
+        self.exchange = exchange
+        self.shape = shape
+        self.usage = usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -67,7 +69,8 @@ class Events(Response):
                                 "headers": list(HEADERS),
                             }
                         )
-                    first, begun = b"" if begun else self._first(), True
+                    first = b"" if begun else self._first()
+                    begun = True
                     await send(
                         {
                             "type": "http.response.body",
@@ -156,7 +159,8 @@ async def handfuls(
     """What `work(put)` puts, as lists of all that came since the last. Raises what it
     raises; leaving early cancels it.
     """
-    waiting, news = list[Chunk](), asyncio.Event()
+    waiting = list[Chunk]()
+    news = asyncio.Event()
 
     def put(chunk: Chunk) -> None:
         waiting.append(chunk)

@@ -1,7 +1,7 @@
 """One request to a model that writes, from its slot in the queue to its last token.
 
-`run(put)` holds a slot and the model while the answers are made, hands every chunk to
-`put`, and counts. Several prompts are asked at the same time; the answers of prompt p
+`run(put)` holds a slot and the model while the answers are made, passes every chunk to
+`put`, and counts. Several prompts run at the same time; the answers of prompt p
 are numbered p n to p n + n - 1.
 """
 
@@ -29,8 +29,10 @@ Put = Callable[[Chunk], None]
 
 @dataclass
 class Exchange:
-    """`ask(model)`: the requests for this model, once it is known, all with the same n.
-    May raise what tells the client what is wrong.
+    """One HTTP request on its way to a model and back.
+
+    `ask(model)` returns the requests for the opened model, all with the same n, and
+    raises what is wrong with them.
     """
 
     services: Services
@@ -56,7 +58,8 @@ class Exchange:
             self.services.pool.lease(self.name) as model,
         ):
             requests = self.ask(model)
-            self.model, self.seed = model, requests[0].seed
+            self.model = model
+            self.seed = requests[0].seed
             if len(requests) == 1:
                 await self._answer(requests[0], 0, slot, put)
             else:
@@ -136,10 +139,8 @@ class Answer:
 
 async def whole(exchange: Exchange, count: int) -> list[Answer]:
     """All answers, when the last of them has ended."""
-    texts, answers = (
-        [list[str]() for _ in range(count)],
-        [Answer() for _ in range(count)],
-    )
+    texts = [list[str]() for _ in range(count)]
+    answers = [Answer() for _ in range(count)]
 
     def put(chunk: Chunk) -> None:
         texts[chunk.index].append(chunk.text)

@@ -54,7 +54,8 @@ def checked(schema: Mapping[str, Any], name: str, limits: Limits) -> Mapping[str
 
 def depth_of(value: Any) -> int:
     """How deep a value is nested, found without recursion."""
-    depth, level = 0, [value]
+    depth = 0
+    level = [value]
     while level:
         depth += 1
         level = [

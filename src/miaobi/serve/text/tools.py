@@ -1,4 +1,4 @@
-"""Calls of tools: what a model is told of them, and how its wish is read out of its text.
+"""Calls of tools: which tools a model gets, and how its calls are read out of its text.
 
 Models write a call as <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes,
 Qwen, SmolLM2; several in a row, or a list inside), or as a bare JSON object with
@@ -44,7 +44,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Kit:
-    """The tools of one request. `schema`: what the answer is held to when a call is demanded."""
+    """The tools of one request. `schema`: of the answer, when a call is demanded."""
 
     tools: tuple[Mapping[str, Any], ...] = ()
     schema: Mapping[str, Any] | None = None
@@ -55,8 +55,8 @@ class Kit:
 
 
 def kit_of(fields: Chat, limits: Limits) -> Kit:
-    """Raises ApiError 400 for a choice that names no tool, and for tools that are too
-    many or too large.
+    """Return the tools of a request. Raise ApiError 400 for a choice that names no tool,
+    and for tools that are too many or too large.
     """
     tools = fields.tools or []
     within("tools", len(tools), limits.tools)
@@ -112,30 +112,34 @@ def _demand(tools: Sequence[Tool]) -> Mapping[str, Any]:
 
 
 class Reader:
-    """One answer on its way: `push` and `finish` give the text that may be shown and
-    the calls that are complete.
+    """Reads one answer as it comes: `push` and `finish` return the text outside of calls
+    and the calls that are complete.
     """
 
     def __init__(self, kit: Kit, only_one: bool = False) -> None:
-        self.kit, self.only_one, self.called = kit, only_one, 0
+        self.kit = kit
+        self.only_one = only_one
+        self.called = 0
         self._held = ""
         self._bare = kit.schema is not None
-        """Whether the whole answer may be one JSON object; told by its first character."""
+        """Whether the whole answer may be one JSON object; its first character decides."""
         self._begun = False
 
     def push(self, text: str) -> tuple[str, list[Call]]:
         self._held += text
         if not self._begun and (seen := self._held.lstrip()):
-            self._begun, self._bare = True, self._bare or seen[0] in "{["
+            self._begun = True
+            self._bare = self._bare or seen[0] in "{["
         if self._bare or not self._begun:
             return "", []
         return self._take()
 
     def _take(self) -> tuple[str, list[Call]]:
-        """What is decided. White space is held back, as what stands around a call is no
-        part of the answer.
+        """Return what is decided. White space is held back: around a call it is no part of
+        the answer.
         """
-        text, calls = "", list[Call]()
+        text = ""
+        calls = list[Call]()
         while True:
             at = self._held.find(OPENING_TAG)
             end = self._held.find(CLOSING_TAG, at) if at >= 0 else -1
@@ -144,10 +148,8 @@ class Reader:
                 ready = self._held[:until].rstrip()
                 self._held = self._held[len(ready) :]
                 return text + ready, calls
-            whole, inside = (
-                self._held[: end + len(CLOSING_TAG)],
-                read_calls(self._held[at + len(OPENING_TAG) : end]),
-            )
+            whole = self._held[: end + len(CLOSING_TAG)]
+            inside = read_calls(self._held[at + len(OPENING_TAG) : end])
             calls += self._count(inside)
             text += self._held[:at].rstrip() if inside else whole
             self._held = self._held[len(whole) :]
@@ -165,7 +167,8 @@ class Reader:
 
     def finish(self) -> tuple[str, list[Call]]:
         """The rest, once the answer has ended."""
-        held, self._held = self._held, ""
+        held = self._held
+        self._held = ""
         if self._bare:
             calls = [call for call in read_calls(held) if call.name in self.kit.names]
             return ("", self._count(calls)) if calls else (held, [])
