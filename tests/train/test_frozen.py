@@ -15,7 +15,7 @@ from torch import nn
 from miaobi.core.errors import BadInput, Damaged
 from miaobi.data.dataset import Located
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
-from miaobi.train import checkpoint, estimate, loop, optimizers
+from miaobi.train import checkpoint, estimate, loop, optimizers, timing
 from miaobi.train.config import TrainConfig
 
 CONFIG = TrainConfig(
@@ -136,7 +136,7 @@ def test_a_slow_step_is_timed_on_a_part_of_its_batch(
             rows.append(len(batch["x"]))
             return super().loss(batch)
 
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: 2.0 * sum(rows))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: 2.0 * sum(rows))
     state = loop.start(Slow(), dataclasses.replace(CONFIG, batch_size=64, max_steps=1))
     expected = estimate.estimate(state, Points(), tmp_path)
     assert sum(rows) <= 8

@@ -11,7 +11,7 @@ from tests.train.toys import PointGAN, Points, Ragged
 
 from miaobi.core.errors import BadInput, Damaged
 from miaobi.nn.objective import Batch, Loss
-from miaobi.train import checkpoint, estimate, loop
+from miaobi.train import checkpoint, loop, timing
 from miaobi.train.config import TrainConfig
 from miaobi.train.schedules import multiplier
 
@@ -257,5 +257,5 @@ def test_every_batch_is_prepared_once(tmp_path: Path) -> None:
     loop.validate(state, Points())
     assert len(objective.batches) == len(list(Points().batches("validation", 16)))
     objective.batches.clear()
-    estimate.seconds_per_step(state, Points())
+    timing.time_step(state, Points(), [1])
     assert len(set(map(id, objective.batches))) == len(objective.batches) > 0

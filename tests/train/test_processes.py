@@ -96,8 +96,9 @@ def test_the_number_of_processes_changes_nothing(
 ) -> None:
     one = result_of(runs / f"{kind}-one")
     other = result_of(runs / f"{kind}-{processes}")
-    assert Counter(one.indices) == Counter(range(4 * STEPS)), "each batch once"
-    assert Counter(other.indices) == Counter(one.indices)
+    each_once = Counter(range(4 * STEPS))
+    assert Counter(one.indices) == each_once
+    assert Counter(other.indices) == each_once
     assert other.seen == one.seen
     assert len(other.losses) == STEPS
     for losses, expected in zip(other.losses, one.losses, strict=True):

@@ -41,6 +41,8 @@ PLAIN = (
     "validation",
     "finished",
     "seconds",
+    "threads",
+    "pace",
 )
 
 
@@ -89,11 +91,19 @@ def load_state_dict(
     for key, optimizer in _optimizers(state):
         values = _under(tensors, f"{key}.") | _under(plain["optimizers"], f"{key}.")
         _load_optimizer(optimizer, values)
-    # Runs of 0.1.0 did not count their batches, but all their steps had as many.
-    counted = {"batches": plain["step"] * state.config.microbatches, **plain}
+    values_by_name = {**_added_later(plain, state), **plain}
     for name in PLAIN:
-        setattr(state, name, counted[name])
+        setattr(state, name, values_by_name[name])
+    state.threads = [(step, count) for step, count in state.threads]
     _load_random_states(state, tensors)
+
+
+def _added_later(plain: Mapping[str, Any], state: State) -> dict[str, Any]:
+    """What checkpoints of 0.1.0 lack: all their steps had as many microbatches, and the
+    number of threads never changed.
+    """
+    batches = plain["step"] * state.config.microbatches
+    return {"batches": batches, "threads": [], "pace": 0.0}
 
 
 def _load_random_states(state: State, tensors: Mapping[str, Tensor]) -> None:

@@ -70,6 +70,11 @@ class TrainConfig:
     """bfloat16 runs the forward pass in autocast: only for hardware that has it."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
+    threads: int = 0
+    """Threads on a CPU. 0 takes all or one, whichever is quicker, and looks again when
+    the run slows down; a number fixes it, and with it the last bits of the result.
+    OMP_NUM_THREADS is the most.
+    """
     seed: int = 0
     validate_every: int = 0
     """Steps between validations; 0 for ten in the run."""
@@ -108,6 +113,14 @@ class TrainConfig:
                     ),
                     say("It must be at least 1.", "至少应为 1。"),
                 )
+        if self.threads < 0:
+            raise BadInput(
+                say(
+                    f"train.threads is {self.threads}.",
+                    f"train.threads 为 {self.threads}。",
+                ),
+                say("It must be a number of threads, or 0.", "应为线程数，或 0。"),
+            )
         self._check_shares(launched_processes())
         if self.learning_rate <= 0:
             raise BadInput(

@@ -6,10 +6,7 @@ Nothing of the run is touched: weights, buffers and random state are as before.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -18,17 +15,15 @@ from torch import Tensor
 
 from miaobi.core.errors import DoesNotFit
 from miaobi.core.language import say
-from miaobi.data.dataset import Batch, Dataset
-from miaobi.nn.objective import prepared
-from miaobi.train import processes
-from miaobi.train.config import TrainConfig
+from miaobi.core.load import Load
+from miaobi.core.machine import BUSY_PERCENT
+from miaobi.data.dataset import Dataset
+from miaobi.train import processes, threads, timing
 from miaobi.train.loop import State, training_only
+from miaobi.train.timing import StepTime
 
-PROBE_ROWS = 2
-"""Rows that memory is measured on."""
-TIMED_STEPS = 2
-TIMING_SECONDS = 4.0
-"""A slower step is timed on a part of its batch, or once."""
+SHORT_SECONDS = 10.0
+"""Of a run that is too short for it to matter what else the machine does."""
 FLOAT_BYTES = 4
 SAFETY = 1.5
 """On the memory that autograd needs: measured peaks lie above what it keeps."""
@@ -47,6 +42,14 @@ class Estimate:
     free_disk: int
     trained: int = 0
     """Parameters that move; the others are frozen."""
+    threads: int = field(default_factory=torch.get_num_threads)
+    """With which the run is quickest here."""
+    most_threads: int = field(default_factory=torch.get_num_threads)
+    """That the run may have."""
+    others_percent: float = 0.0
+    """What other programs use of the machine; 0 where it is not busy."""
+    seconds_alone: float | None = None
+    """What the run would take at most if they did not run, where that is known."""
 
     def __str__(self) -> str:
         size = f"{self.parameters / 1e6:.2f} M"
@@ -57,9 +60,34 @@ class Estimate:
         memory = f"{self.memory / 1e9:.1f} GB"
         free = f"{self.free_memory / 1e9:.1f} GB"
         disk = f"{self.disk / 1e6:.0f} MB"
-        return say(
+        needs = say(
             f"{size} parameters{some}. Expected: {duration}, {memory} of memory ({free} free), {disk} of disk.",
             f"{size} 个参数{some}。预计需要 {duration}，内存 {memory}（可用 {free}），磁盘 {disk}。",
+        )
+        return needs + self._describe_threads() + self._describe_machine()
+
+    def _describe_threads(self) -> str:
+        if self.threads == self.most_threads:
+            return ""
+        return say(
+            f" {self.threads} of {self.most_threads} threads are used: that is quicker here.",
+            f"使用 {self.most_threads} 个线程中的 {self.threads} 个：此处更快。",
+        )
+
+    def _describe_machine(self) -> str:
+        """Whether the machine is busy, and what the run would take alone."""
+        if not self.others_percent:
+            return ""
+        busy = say(
+            f" This machine is busy: other programs use {self.others_percent:.0f} % of it",
+            f"本机繁忙：其他程序占用 {self.others_percent:.0f}%",
+        )
+        if self.seconds_alone is None:
+            return say(f"{busy}.", f"{busy}。")
+        alone = format_duration(self.seconds_alone)
+        return say(
+            f"{busy}; alone, the run would take at most {alone}.",
+            f"{busy}；若单独运行，最多需要 {alone}。",
         )
 
 
@@ -86,14 +114,40 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
 
     Raises DoesNotFit before the first step when memory will not suffice.
     """
-    with preserved(state):
-        row_bytes = _bytes_saved_for_backward(state, dataset) / _probe_rows(
+    load = Load()
+    most_threads = threads.most(state.config)
+    counts = threads.choices(state, most_threads)
+    with timing.preserved(state):
+        row_bytes = _bytes_saved_for_backward(state, dataset) / timing.probe_rows(
             state.config
         )
         sizes = _sizes(state, row_bytes, run)
         check_memory(sizes, row_bytes, state.config.batch_size)
-        step = seconds_per_step(state, dataset)
-    return replace(sizes, seconds=_seconds_left(state, step, sizes))
+        step = timing.time_step(state, dataset, counts)
+    expected = replace(
+        sizes,
+        seconds=_seconds_left(state, step.seconds, sizes),
+        threads=step.threads,
+        most_threads=most_threads,
+    )
+    return _beside_others(expected, state, step, load)
+
+
+def _beside_others(
+    expected: Estimate, state: State, step: StepTime, load: Load
+) -> Estimate:
+    """The estimate with what else the machine does, where the run is long."""
+    processes_here = processes.world_size()  # they would count as others
+    if expected.seconds < SHORT_SECONDS or processes_here > 1:
+        return expected
+    others_percent = load.percent()
+    if others_percent < BUSY_PERCENT:
+        return expected
+    alone = None
+    if step.threads == 1:
+        seconds = min(step.seconds, step.processor_seconds)
+        alone = _seconds_left(state, seconds, expected)
+    return replace(expected, others_percent=others_percent, seconds_alone=alone)
 
 
 def _sizes(state: State, row_bytes: float, run: Path) -> Estimate:
@@ -200,27 +254,6 @@ def check_limits(estimate: Estimate, max_minutes: float | None, max_steps: int) 
         )
 
 
-@contextmanager
-def preserved(state: State) -> Iterator[None]:
-    """Within: anything may be tried; afterwards weights, buffers, gradients and random
-    state are as before. Frozen weights are not copied: nothing moves them.
-    """
-    objective = state.objective
-    saved = set(objective.state_dict())
-    trained = [item for item in objective.parameters() if item.requires_grad]
-    buffers = [item for name, item in objective.named_buffers() if name in saved]
-    tensors = [*trained, *buffers]
-    copies = [tensor.detach().clone() for tensor in tensors]
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        with torch.no_grad():
-            for tensor, before in zip(tensors, copies):
-                tensor.copy_(before)
-        objective.zero_grad(set_to_none=True)
-
-
 def _bytes_saved_for_backward(state: State, dataset: Dataset) -> int:
     """Bytes that autograd keeps for a batch of a few rows, in the phase that keeps most."""
     objective = state.objective
@@ -231,7 +264,8 @@ def _bytes_saved_for_backward(state: State, dataset: Dataset) -> int:
         sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = _first_rows(state, dataset, _probe_rows(state.config))
+    rows = timing.probe_rows(state.config)
+    batch = timing.first_rows(state, dataset, rows)
     weights = {item.untyped_storage().data_ptr() for item in objective.parameters()}
     largest = 0
     for phase in objective.phases():
@@ -244,79 +278,6 @@ def _bytes_saved_for_backward(state: State, dataset: Dataset) -> int:
         activations = (size for key, size in sizes.items() if key not in weights)
         largest = max(largest, sum(activations))
     return largest
-
-
-def _first_rows(state: State, dataset: Dataset, rows: int) -> Batch:
-    """The first rows of the training data as the phases get them."""
-    return prepared(state.objective, dataset.batch("train", 0, rows, 0))
-
-
-def _probe_rows(config: TrainConfig) -> int:
-    return min(PROBE_ROWS, config.batch_size)
-
-
-def seconds_per_step(state: State, dataset: Dataset) -> float:
-    """Seconds of every phase, forward and backward, and of the optimisers' step.
-
-    A few rows warm up. The batch is timed whole where that is quick, otherwise as much
-    of it as fits into TIMING_SECONDS.
-    """
-    config = state.config
-    rows = _probe_rows(config)
-    seconds = _time_phases(state, dataset, rows)
-    if seconds < TIMING_SECONDS:
-        affordable = int(rows * TIMING_SECONDS / seconds)
-        rows = min(config.batch_size, max(rows, affordable))
-        seconds = _fastest_pass(state, dataset, rows)
-    microbatch = seconds / rows * config.batch_size
-    own = config.microbatches // processes.world_size()
-    return microbatch * own + _time_optimizers(state)
-
-
-def _fastest_pass(state: State, dataset: Dataset, rows: int) -> float:
-    """Seconds of the fastest of TIMED_STEPS passes; one where that takes long."""
-    began = time.perf_counter()
-    best = float("inf")
-    for _ in range(TIMED_STEPS):
-        best = min(best, _time_phases(state, dataset, rows))
-        if time.perf_counter() - began > TIMING_SECONDS / 2:
-            break
-    return best
-
-
-def _time_phases(state: State, dataset: Dataset, rows: int) -> float:
-    """Seconds of one forward and backward pass of all phases, each by its share of the steps."""
-    batch = _first_rows(state, dataset, rows)
-    seconds = 0.0
-    for phase in state.objective.phases():
-        began = time.perf_counter()
-        with training_only(state.objective, phase.module):
-            torch.autograd.backward(phase.loss(batch).total)
-        if state.device.type == "cuda":
-            torch.cuda.synchronize(state.device)
-        share = (1 - phase.begins) / phase.every
-        seconds += (time.perf_counter() - began) * share
-    return seconds
-
-
-def _time_optimizers(state: State) -> float:
-    """Seconds of one step of all optimisers; 0 for a resumed run, whose state must stay."""
-    optimizers = {
-        id(optimizer): optimizer
-        for of_phase in state.optimizers.values()
-        for optimizer in of_phase
-    }.values()
-    if any(optimizer.state for optimizer in optimizers):
-        return 0.0
-    best = float("inf")
-    for _ in range(1 + TIMED_STEPS):
-        began = time.perf_counter()
-        for optimizer in optimizers:
-            optimizer.step()
-        best = min(best, time.perf_counter() - began)
-    for optimizer in optimizers:
-        optimizer.state.clear()
-    return best
 
 
 def _free_memory(state: State) -> int:

@@ -62,6 +62,10 @@ class State:
     """Set to end the run after this step (early stopping)."""
     seconds: float = 0.0
     """Spent in steps so far, over all resumes."""
+    threads: list[tuple[int, int]] = field(default_factory=list)
+    """Numbers of threads computed with, each as (the step from which on, number)."""
+    pace: float = 0.0
+    """Seconds of a step since the last choice of threads, at its quickest; 0 if unknown."""
 
     @property
     def train(self) -> dict[str, float]:

@@ -28,6 +28,7 @@ from miaobi.train.config import TrainConfig
 from miaobi.train.estimate import Estimate
 from miaobi.train.loop import State
 from miaobi.train.schedules import multiplier
+from miaobi.train.threads import Threads
 from miaobi.train.tracking import Log, Tracker, open_trackers
 from miaobi.train.view import View
 
@@ -58,6 +59,8 @@ class Run:
     ) -> float:
         """Train to the end, or until Ctrl-C, which leaves a checkpoint.
 
+        The number of threads stays as the run had it at last; see `threads.restored`.
+
         Args:
             state: new, or restored from a checkpoint.
             dataset: what it is trained on.
@@ -74,9 +77,16 @@ class Run:
             view.say(
                 say(f"Going on from step {state.step}.", f"从第 {state.step} 步继续。")
             )
+        adapt_threads = Threads(
+            state, dataset, estimate.threads, estimate.most_threads, view.say
+        )
+        hooks: list[loop.Hook] = [
+            (1, adapt_threads),
+            *self._hooks(dataset, trackers, view),
+        ]
         began = time.monotonic()
         try:
-            loop.run(state, dataset, self._hooks(dataset, trackers, view))
+            loop.run(state, dataset, hooks)
         except KeyboardInterrupt as stop:
             if isinstance(stop, loop.Interrupted):
                 checkpoint.save(state, self.folder / "checkpoints", self.config.keep)

@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from miaobi.core.language import say
-from miaobi.train import estimate, loop, processes
+from miaobi.train import loop, processes, threads, timing
 from miaobi.train.config import TrainConfig
 from miaobi.tune.examples import Examples, Lengths
 from miaobi.tune.learner import Learner
@@ -397,8 +397,9 @@ def seconds_a_step(train: TrainConfig, learner: Learner, data: Examples) -> floa
     Weights, gradients and random state stay as they were.
     """
     state = loop.start(learner, train)
-    with estimate.preserved(state):
-        return estimate.seconds_per_step(state, data)
+    counts = threads.choices(state, threads.most(train))
+    with timing.preserved(state):
+        return timing.time_step(state, data, counts).seconds
 
 
 def _precision(device: str) -> tuple[str, str]:

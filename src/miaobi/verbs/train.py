@@ -426,14 +426,15 @@ def _run(
     need_torch()
     import torch
 
-    from miaobi.train import estimate, loop, processes
+    from miaobi.train import estimate, loop, processes, threads
     from miaobi.train import run as runs_of
 
     family = settings.family
     config_of_loop = settings.train
     torch.manual_seed(config_of_loop.seed)
     torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
-    with processes.process_group(processes.pick_device(config_of_loop.device)):
+    device = processes.pick_device(config_of_loop.device)
+    with processes.process_group(device), threads.restored():
         dataset = datasets.get(family.DATA).prepare(settings.data)
         model = family.build(settings.model, dataset.spec)
         state = loop.start(model, config_of_loop)

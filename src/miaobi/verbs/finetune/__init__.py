@@ -372,14 +372,15 @@ def _run(
     """
     import torch
 
-    from miaobi.train import estimate, loop, processes
+    from miaobi.train import estimate, loop, processes, threads
     from miaobi.train import run as runs_of
     from miaobi.verbs.finetune import outcome
     from miaobi.verbs.finetune.work import Work
 
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)  # denormals make a CPU's products many times slower
-    with processes.process_group(processes.pick_device(settings.train.device)):
+    device = processes.pick_device(settings.train.device)
+    with processes.process_group(device), threads.restored():
         quiet = quiet or processes.rank() > 0
         work = Work.open(settings, before, replay, quiet)
         settings = work.settings
@@ -397,6 +398,7 @@ def _run(
         if before is not None and processes.rank() == 0:
             content = {"model": str(before), "replay": replay}
             write_text(run_folder / "before.json", json.dumps(content))
+        torch.set_num_threads(expected.threads)
         base_outcome = outcome.base_outcome(work, run_folder)
         runs_of.restore_newest(state, run_folder)
         run = runs_of.Run(

@@ -20,7 +20,7 @@ from miaobi.data import datasets
 from miaobi.data.dataset import Dataset
 from miaobi.evaluate import tuned
 from miaobi.evaluate.compare import score
-from miaobi.train import estimate, loop
+from miaobi.train import estimate, loop, threads
 from miaobi.train import run as runs_of
 from miaobi.train.estimate import Estimate
 from miaobi.train.loop import State
@@ -227,12 +227,13 @@ def run_trial(job: Job, trial: Trial, runs: Path) -> float:
         watch if metric else None,
         report,
     )
-    try:
-        run.train(state, opened.data, opened.estimate, quiet=True)
-    finally:
-        trial.facts |= {"steps": state.step, "seconds": round(state.seconds, 2)}
-    run.conclude(state, opened.data)
-    value, facts = _measured(opened, metric)
+    with threads.restored():
+        try:
+            run.train(state, opened.data, opened.estimate, quiet=True)
+        finally:
+            trial.facts |= {"steps": state.step, "seconds": round(state.seconds, 2)}
+        run.conclude(state, opened.data)
+        value, facts = _measured(opened, metric)
     trial.facts |= facts
     # The best settings are trained anew, at full length.
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
