@@ -56,10 +56,10 @@ VERBS = {
         "通过多次短训练为配方寻找更好的设置",
     ),
     "generate text": Verb(
-        "miaobi.verbs.generate:text", "write with a model", "用模型写作"
+        "miaobi.verbs.generate:text", "write text with a model", "用模型生成文本"
     ),
     "generate image": Verb(
-        "miaobi.verbs.generate:image", "paint with a model", "用模型绘图"
+        "miaobi.verbs.generate:image", "make pictures with a model", "用模型生成图片"
     ),
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
     "evaluate": Verb(

@@ -95,7 +95,7 @@ def test_truncation_draws_nearer(points: Model) -> None:
 @pytest.mark.parametrize(
     ("controls", "error", "message"),
     [
-        ({"width": 16}, Unsupported, "width is 16; points paints 12 x 8"),
+        ({"width": 16}, Unsupported, "width is 16; points makes 12 x 8"),
         ({"height": 16}, Unsupported, "height is 16"),
         ({"ask": "a crow"}, Unsupported, "prompt"),
         ({"num_inference_steps": 3}, Unsupported, "num_inference_steps"),

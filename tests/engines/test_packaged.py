@@ -415,7 +415,7 @@ def test_pictures_at_the_same_time(
     [
         ({}, BadInput, "there is no image"),
         ({"style": "3"}, BadInput, "there is no image"),
-        ({"image": np.zeros((40, 40, 3), np.uint8)}, BadInput, "no style"),
+        ({"image": np.zeros((40, 40, 3), np.uint8)}, BadInput, "style is missing"),
         (
             {"image": np.zeros((40, 40, 3), np.uint8), "style": "26"},
             NotFound,
@@ -429,7 +429,7 @@ def test_pictures_at_the_same_time(
         (
             {"image": np.zeros((31, 400, 3), np.uint8), "style": "3"},
             BadInput,
-            "400×31 pixels: too few.*\n.*32×32",
+            "400×31 pixels, which is too small.*\n.*32×32",
         ),
         ({"image": np.zeros((1, 1, 3), np.uint8), "style": "3"}, BadInput, "1 × 1"),
         (

@@ -234,7 +234,7 @@ BAD = [
     (said("q", "a", "q2"), "the dialogue ends with the user"),
     ({"messages": []}, "empty"),
     (said("q", " "), "turn 2, the assistant's, is empty"),
-    ({"messages": [{"role": "assistant", "content": "a"}]}, "nobody asks"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, "no message asks"),
     ({"text": "a story"}, "no turns"),
     ({"messages": [{"role": "boss", "content": "q"}]}, "role 'boss'"),
     ({"messages": ["q"]}, "role None"),

@@ -183,8 +183,8 @@ def base_resolution(
     if spec.buckets:
         raise BadInput(
             say(
-                "This family paints one size, and the pictures were prepared in several shapes (data.buckets).",
-                "此模型族只画一种尺寸，而图片按多种宽高比准备（data.buckets）。",
+                "This family makes one size, and the pictures were prepared in several shapes (data.buckets).",
+                "此模型族只生成一种尺寸，而图片按多种宽高比准备（data.buckets）。",
             ),
             say("Leave data.buckets out.", "请去掉 data.buckets。"),
         )

@@ -234,7 +234,7 @@ def _check_size(
     if kind == "JPEG" and length > LONGEST_EXIF:
         raise Unsupported(
             say(
-                f"The facts take {length:,} bytes; a JPEG has room for {LONGEST_EXIF:,}.",
+                f"The facts take {length:,} bytes; a JPEG holds at most {LONGEST_EXIF:,}.",
                 f"生成信息有 {length:,} 字节；JPEG 最多容纳 {LONGEST_EXIF:,} 字节。",
             ),
             remedy,

@@ -17,7 +17,7 @@ class Problem(BaseModel):
     message: str = Field(description="What was wrong, and what to do.")
     type: str
     param: str | None = Field(description="The field it is about.")
-    code: str | None = Field(description="For programs to tell errors apart.")
+    code: str | None = Field(description="For programs to distinguish errors.")
 
 
 class Refusal(BaseModel):

@@ -149,7 +149,7 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
     return ApiError(
         500,
         say(
-            f"Something went wrong here; the log tells more under request {request_id}.",
+            f"Something went wrong here; see the log under request {request_id}.",
             f"服务器内部出错；详情见日志中的请求 {request_id}。",
         ),
         code="internal_error",

@@ -321,7 +321,7 @@ def disk_full() -> Iterator[None]:
             507,
             say(
                 "The server's disk is full; nothing of this file was kept. "
-                "Delete files (DELETE /v1/files/ID) or tell the operator.",
+                "Delete files (DELETE /v1/files/ID) or ask the operator.",
                 "服务器磁盘已满，此文件未保存。请删除旧文件（DELETE /v1/files/ID）或联系管理员。",
             ),
             code="disk_full",

@@ -198,7 +198,7 @@ def _newer_schema(engine: Engine, revision: str, revisions: list[str]) -> Damage
         ]
         if readable:
             remedy += say(
-                f"; or put the copy from before in its place: {readable[0].path}.",
+                f"; or restore the copy made before the upgrade: {readable[0].path}.",
                 f"；或换回升级前的副本：{readable[0].path}。",
             )
         else:

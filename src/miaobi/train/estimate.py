@@ -217,7 +217,7 @@ def check_memory(sizes: Estimate, row_bytes: float, batch_size: int) -> None:
         )
     raise DoesNotFit(
         say(
-            f"This run needs about {sizes.memory / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB can be had.",
+            f"This run needs about {sizes.memory / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB are available.",
             f"训练约需 {sizes.memory / 1e9:.1f} GB 内存，可用 {available / 1e9:.1f} GB。",
         ),
         remedy,

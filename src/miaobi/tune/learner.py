@@ -263,7 +263,7 @@ class Task(Protocol):
     MODALITY: str
     """Of the question: "text" or "image"."""
     MAKES: str
-    """What a tuned model makes: "text" (it writes), "image" (it paints) or "labels"
+    """What a tuned model makes: "text" (it writes), "image" (it makes pictures) or "labels"
     (labels, boxes, vectors: the `tuned` engine).
     """
     READER: str

@@ -618,7 +618,7 @@ def test_inpainting_networks_only_inpaint(
             == PHOTO.shape
         )
         for controls in ({}, {"image": PHOTO}):
-            with pytest.raises(Unsupported, match="cannot paint from"):
+            with pytest.raises(Unsupported, match="cannot make pictures from"):
                 model.generate("a fox", **controls)
 
 

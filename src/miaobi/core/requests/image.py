@@ -14,7 +14,7 @@ from miaobi.core.requests.base import Request, between, one_of, same_fields
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest(Request):
-    """Paint `prompt` or a picture of class `label`, or make something of the picture `image`.
+    """Make a picture of `prompt` or of class `label`, or change the picture `image`.
 
     Pictures are files, or in Python also their pixels, uint8 [H, W, C]. A field left at
     None is the model's own choice.
@@ -25,7 +25,7 @@ class ImageRequest(Request):
     asks = frozenset({"prompt"})
 
     prompt: str | None = None
-    """What to paint, in words."""
+    """What the picture shows, in words."""
     negative_prompt: str | None = None
     """What to avoid, in words."""
     label: str | None = None
@@ -45,9 +45,9 @@ class ImageRequest(Request):
     mask: Path | None = None
     """Where to repaint `image`: white is repainted, black is kept. Of the same size as `image`."""
     strength: float | None = between(0, 1, None)
-    """How far to leave `image` behind: 0 keeps it, 1 paints anew."""
+    """How far to leave `image` behind: 0 keeps it, 1 ignores it."""
     style: Path | None = None
-    """A picture in whose style `image` is painted, or the number of a built-in style (0 to 25)."""
+    """A picture whose style `image` gets, or the number of a built-in style (0 to 25)."""
     upscale: int | None = one_of(2, 3, 4, 8)
     """Enlarge `image` this many times."""
     control_image: Path | None = None

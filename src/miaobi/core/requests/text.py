@@ -94,7 +94,7 @@ class TextRequest(Request):
     them. A call comes as text.
     """
     image: Path | None = None
-    """A picture to describe: its class, its boxes, a caption. Stands in place of `prompt`
+    """A picture to describe: its class, its boxes, a caption. Replaces `prompt`
     where there is no question. A file, or in Python also its pixels, uint8 [H, W, C].
     """
     adapter: str | None = None

@@ -252,7 +252,7 @@ class DiffusersEngine:
             kind = type(self.pipelines.own).__name__
             raise Unsupported(
                 say(
-                    f"{self.name} ({kind}) cannot paint from {source}.",
+                    f"{self.name} ({kind}) cannot make pictures from {source}.",
                     f"{self.name}（{kind}）不能由 {source} 生成图片。",
                 ),
                 say("Choose another model for it.", "请为此选用其他模型。"),
@@ -295,7 +295,7 @@ class DiffusersEngine:
                 upper = (side // step + 1) * step
                 raise BadInput(
                     say(
-                        f"{name} is {side}; {self.name} paints multiples of {step}.",
+                        f"{name} is {side}; {self.name} makes multiples of {step}.",
                         f"{name} 为 {side}；{self.name} 只能生成 {step} 的倍数。",
                     ),
                     say(f"Take {lower} or {upper}.", f"请用 {lower} 或 {upper}。"),

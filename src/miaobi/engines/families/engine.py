@@ -114,7 +114,7 @@ class PicturesEngine:
             if value not in (None, own):
                 raise Unsupported(
                     say(
-                        f"{name} is {value}; {self.weights.name} paints "
+                        f"{name} is {value}; {self.weights.name} makes "
                         f"{self.spec.width} x {self.spec.height} pixels and no "
                         "other size.",
                         f"{name} 为 {value}；{self.weights.name} 只能生成 "

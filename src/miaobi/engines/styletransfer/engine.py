@@ -146,9 +146,7 @@ def _style(style: Path | np.ndarray | None) -> int | np.ndarray:
         f"请给出一张图片（--style starry.jpg），或内置风格的编号：{names}。",
     )
     if style is None:
-        raise BadInput(
-            say("There is no style to paint in.", "没有给出要画成的风格。"), remedy
-        )
+        raise BadInput(say("style is missing.", "缺少 style。"), remedy)
     if isinstance(style, np.ndarray):
         return read_picture(style)
     if str(style) in STYLES:
@@ -169,8 +167,8 @@ def _check_size(pixels: np.ndarray) -> None:
     if min(height, width) < SMALLEST:
         raise BadInput(
             say(
-                f"The image has {width}×{height} pixels: too few to paint.",
-                f"图片只有 {width}×{height} 像素，太小，无法绘制。",
+                f"The image has {width}×{height} pixels, which is too small.",
+                f"图片只有 {width}×{height} 像素，太小。",
             ),
             say(
                 f"Give one of at least {SMALLEST}×{SMALLEST}.",

@@ -94,7 +94,7 @@ class ImageSubject(Subject):
     When two models are compared, the first one's training images serve both.
     """
     count: int = 1000
-    """How many samples to paint."""
+    """How many samples to make."""
     patience: float = 180.0
     """Seconds after which no further batch of samples, bounds or reconstructions is
     computed.

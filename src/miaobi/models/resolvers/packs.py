@@ -34,7 +34,7 @@ def resolve(name: str) -> Weights | None:
         raise Unsupported(
             say(
                 f"{name} evaluates pictures and generates nothing.",
-                f"{name} 只用于评判图片，不能生成内容。",
+                f"{name} 只用于评估图片，不能生成内容。",
             ),
             nearest("", models),
         )

@@ -184,8 +184,8 @@ def _conditioned_prompt(
     if controls.setdefault("label", prompt) != prompt:
         raise BadInput(
             say(
-                f"prompt is {prompt[:80]!r} and label {controls['label']!r}; {model.name} paints one class.",
-                f"prompt 为 {prompt[:80]!r}，而 label 为 {controls['label']!r}；{model.name} 只能画一个类别。",
+                f"prompt is {prompt[:80]!r} and label {controls['label']!r}; {model.name} takes one class.",
+                f"prompt 为 {prompt[:80]!r}，而 label 为 {controls['label']!r}；{model.name} 只接受一个类别。",
             ),
             say("Leave one of them out.", "请去掉其中一个。"),
         )

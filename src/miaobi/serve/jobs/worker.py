@@ -153,7 +153,7 @@ class Supervisor:
         except Exception:
             log.exception("a job's process could not be run", extra={"job": job.id})
             died = say(
-                "Its process could not be started or watched; the server's log tells why.",
+                "Its process could not be started or watched; see the server's log.",
                 "无法启动或监视其进程；详见服务器日志。",
             )
         finally:

@@ -105,7 +105,7 @@ class Moderation:
     scores: dict[str, float]
     flagged: frozenset[str]
     kinds: dict[str, list[str]]
-    """By category, the kinds of input that it was judged of."""
+    """By category, the kinds of input that were classified for it."""
     ruled: list[str]
 
     @property
@@ -147,7 +147,7 @@ async def create(
         if count > limit:
             raise BadInput(
                 say(
-                    f"input holds {count} {name}; at most {limit} are judged at a time.",
+                    f"input holds {count} {name}; at most {limit} are classified at a time.",
                     f"input 包含 {count} 项 {name}，一次最多 {limit} 项。",
                 ),
                 say("Ask several times.", "请分多次请求。"),
@@ -168,7 +168,7 @@ async def create(
         if not texts or len(moderators) > 1
         else {
             "note": say(
-                "Texts were judged by rules alone: the store has no "
+                "Texts were classified by rules alone: the store has no "
                 "classifier. `miaobi finetune recipes/tune/text_safety.yaml` "
                 "makes one.",
                 "文本仅按规则判断：模型库中没有分类器。可用 `miaobi finetune recipes/tune/text_safety.yaml` 训练一个。",
@@ -222,7 +222,7 @@ async def _picture(url: str, most_pixels: int) -> float:
         raise ApiError(
             503,
             say(
-                "Pictures cannot be judged here: the pack opennsfw is missing. "
+                "Pictures cannot be classified here: the pack opennsfw is missing. "
                 "`miaobi data fetch opennsfw` on the server brings it.",
                 "此处无法判断图片：缺少资源包 opennsfw。请在服务器上运行 `miaobi data fetch opennsfw`。",
             ),

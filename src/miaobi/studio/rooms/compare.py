@@ -24,7 +24,7 @@ def build(desk: Desk) -> None:
     gr.Markdown(
         say(
             "## Which answers better?\nTwo models, in an order that chance "
-            "decides. Their names are told when you have voted.",
+            "decides. Their names are shown when you have voted.",
             "## 哪个回答更好？\n两个模型的左右顺序随机。投票之后揭晓名称。",
         ),
         elem_classes="lead",

@@ -31,7 +31,7 @@ def build(desk: Desk) -> None:
         with gr.Column(scale=1, min_width=300, elem_classes="side"):
             model = gr.Dropdown([], label=say("Model", "模型"), elem_id="picture-model")
             prompt = gr.Textbox(
-                label=say("What to paint", "画什么"),
+                label=say("What to make", "画什么"),
                 lines=2,
                 max_lines=6,
                 elem_id="picture-prompt",
@@ -42,7 +42,7 @@ def build(desk: Desk) -> None:
             )
             with gr.Row(elem_classes="ask"):
                 paint = gr.Button(
-                    say("Paint", "开始绘制"),
+                    say("Generate", "开始生成"),
                     variant="primary",
                     elem_id="paint",
                     scale=2,
@@ -58,7 +58,7 @@ def build(desk: Desk) -> None:
             with gr.Accordion(say("Start from a picture", "从图片开始"), open=False):
                 source = gr.ImageEditor(
                     label=say(
-                        "A picture; draw over what shall be painted anew",
+                        "A picture; draw over what shall be repainted",
                         "放入一张图片；涂抹要重画的部分",
                     ),
                     type="pil",
@@ -112,7 +112,7 @@ def build(desk: Desk) -> None:
             with gr.Accordion(say("This session", "本次会话"), open=False):
                 earlier = gr.Gallery(
                     label=say(
-                        "Painted in this session, AI-generated",
+                        "Made in this session, AI-generated",
                         "本次会话的图片（由AI生成）",
                     ),
                     show_label=False,

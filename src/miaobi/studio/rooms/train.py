@@ -93,9 +93,9 @@ class Train:
 
     def named(self, recipe: dict[str, Any]) -> str:
         kind = (
-            self.desk.say("writes", "写作")
+            self.desk.say("writes", "文本")
             if recipe["modality"] == "text"
-            else self.desk.say("paints", "绘画")
+            else self.desk.say("makes pictures", "图片")
         )
         return (
             f"{recipe['id']} · {kind} · {recipe['family']} · "

@@ -239,7 +239,7 @@ def _check_prompts(learner: Learner, config: TuneConfig) -> None:
         raise _no_prompt(
             config,
             say(
-                "with learned tokens a decoder cannot tell where a padded text ends",
+                "with learned tokens a decoder cannot find the end of a padded text",
                 "加入可学习词元后，解码器无法判断填充文本的结尾",
             ),
         )

@@ -89,7 +89,7 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
                 f"Every picture has the caption {next(iter(captions))!r}.",
                 f"所有图片的描述都是 {next(iter(captions))!r}。",
             ),
-            say("Give captions that tell pictures apart.", "请提供能区分图片的描述。"),
+            say("Give captions that distinguish pictures.", "请提供能区分图片的描述。"),
         )
     check_augmentations(config.augment)
     return {"captions": len(captions), "side": side_of(examples)}

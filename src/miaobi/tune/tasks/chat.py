@@ -170,7 +170,8 @@ def _check_dialogue(messages: Sequence[Mapping[str, Any]]) -> None:
         )
     if not any(role in ("user", "tool") for role in roles):
         raise Unusable(
-            say("nobody asks the assistant anything.", "没有人向助手提问。"), EXAMPLE
+            say("no message asks the assistant anything.", "没有向助手提问的消息。"),
+            EXAMPLE,
         )
     for number, message in enumerate(messages, start=1):
         is_empty = not message["content"].strip() and not message.get("tool_calls")

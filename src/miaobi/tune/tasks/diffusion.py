@@ -74,9 +74,9 @@ class Config:
     is. Empty for no such term.
     """
     class_path: str = ""
-    """A folder with pictures of the class; empty to have the base paint them."""
+    """A folder with pictures of the class; empty to have the base make them."""
     class_pictures: int = 20
-    """So many are painted."""
+    """How many the base makes."""
     prior_weight: float = 1.0
     """Weight λ of the class."""
     min_snr_gamma: float = 0.0
@@ -328,7 +328,7 @@ class DiffusionLearner(Learner):
                     f"head.class_path {folder} 中没有图片。",
                 ),
                 say(
-                    "Leave it out to have the base paint them.",
+                    "Leave it out to have the base make them.",
                     "去掉它则由基础模型生成。",
                 ),
             )
@@ -337,7 +337,7 @@ class DiffusionLearner(Learner):
 
     @torch.no_grad()
     def _paint_class(self) -> Path:
-        """Return a folder of images of the class, painted by the base once."""
+        """Return a folder of images of the class, made by the base once."""
         config = self.config
         key = f"{self.base.identity} {config.class_prompt} {config.class_pictures} {self.side}"
         digest = hashlib.sha256(key.encode()).hexdigest()
@@ -359,7 +359,7 @@ class DiffusionLearner(Learner):
                 )
                 output.images[0].save(draft / f"{number:04}.png")
                 show_progress(
-                    say("Painting the class", "生成类别图片"),
+                    say("Making pictures of the class", "生成类别图片"),
                     number + 1,
                     config.class_pictures,
                 )
@@ -436,13 +436,13 @@ class DiffusionLearner(Learner):
 
 
 def _check_side(side: int, multiple: int, name: str) -> None:
-    """Raise BadInput for a size that the pipeline cannot paint."""
+    """Raise BadInput for a size that the pipeline cannot make."""
     if side % multiple == 0:
         return
     nearest = max(side // multiple, 1) * multiple
     raise BadInput(
         say(
-            f"head.image_size is {side}; {name} paints multiples of {multiple}.",
+            f"head.image_size is {side}; {name} makes multiples of {multiple}.",
             f"head.image_size 为 {side}；{name} 只能生成 {multiple} 的倍数。",
         ),
         say(f"Take {nearest}.", f"请用 {nearest}。"),

@@ -72,7 +72,7 @@ class Config:
     loss: Literal["dpo", "orpo", "kto"] = "dpo"
     """dpo and orpo for pairs; kto for single answers with a thumb up or down (and for pairs)."""
     beta: float = 0.1
-    """How dear departing from the base is (dpo, kto); how much the preference weighs
+    """The price of departing from the base (dpo, kto); how much the preference weighs
     beside the chosen answer's likelihood (orpo).
     """
     label_smoothing: float = 0.0

@@ -109,7 +109,7 @@ def _error_fields(error: Exception) -> Mapping[str, Any]:
     return {
         "code": "internal_error",
         "message": say(
-            "Something went wrong in its process; the job's log on the server tells more.",
+            "Something went wrong in its process; see the job's log on the server.",
             "其进程内部出错；详见服务器上的任务日志。",
         ),
         "param": None,
