@@ -68,9 +68,9 @@ class Package:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
     monkeypatch.syspath_prepend(tmp_path)
-    made = Package(tmp_path, monkeypatch)
-    made.install()
-    yield made
+    notes = Package(tmp_path, monkeypatch)
+    notes.install()
+    yield notes
     sys.modules.pop("notes_tables", None)
 
 

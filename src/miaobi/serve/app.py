@@ -23,6 +23,7 @@ from miaobi.serve.description import ERRORS, describe
 from miaobi.serve.guard import Guard
 from miaobi.serve.logs import Logged
 from miaobi.serve.mounts import pages
+from miaobi.serve.periodic import Runner
 from miaobi.serve.routes import routes
 from miaobi.serve.services import Services
 from miaobi.serve.telemetry import Telemetry, Traced, open_telemetry
@@ -45,9 +46,12 @@ def create_app(services: Services, telemetry: Telemetry | None = None) -> FastAP
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.open()
+        runner = Runner(services)
         try:
+            runner.start()
             yield
         finally:
+            await runner.stop()
             for page in mounted:
                 await page.close()
             await services.close()

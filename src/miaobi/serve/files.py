@@ -11,7 +11,6 @@ kills the server leaves at most bytes without a record, which `sweep` removes.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import os
@@ -36,7 +35,6 @@ log = logging.getLogger("miaobi.serve")
 ID = re.compile(r"file-[0-9a-f]{28}")
 PART = re.compile(r"\.(file-[0-9a-f]{28})\.part")
 PAGE = 10_000
-SWEEP_SECONDS = 600
 Check = Callable[[Path], None]
 """Raises ApiError for bytes that cannot be what they are said to be."""
 
@@ -154,15 +152,6 @@ class Files:
                 ID.fullmatch(path.name) and path.name not in expiries
             ):
                 self._remove_orphan(path)
-
-    async def keep_sweeping(self) -> None:
-        """For as long as the server runs."""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await asyncio.to_thread(self.sweep)
-            except Exception:
-                log.exception("the files could not be swept")
 
     def _remove_orphan(self, path: Path) -> None:
         try:

@@ -39,8 +39,6 @@ class Services:
     """These from `open` to `close`."""
     ready: bool = False
     """Everything that was to be opened at the start is."""
-    _writing: asyncio.Task[None] = field(init=False)
-    _sweeping: asyncio.Task[None] = field(init=False)
     _warming: asyncio.Task[None] = field(init=False)
 
     @cached_property
@@ -62,14 +60,12 @@ class Services:
         self.records = await asyncio.to_thread(open_records, self.settings.database)
         self.keys.records = self.admission.ledger.records = self.records
         await self.keys.read()
-        self._writing = asyncio.create_task(self.admission.ledger.keep_writing())
         self.files = Files(
             self.records,
             self.settings.folder / "files",
             self.settings.limits.upload_bytes,
         )
         await asyncio.to_thread(self.files.sweep)
-        self._sweeping = asyncio.create_task(self.files.keep_sweeping())
         self.jobs = Queue(self.records)
         self.supervisor = Supervisor(self.settings, self.jobs)
         await self.supervisor.start()
@@ -87,10 +83,8 @@ class Services:
     async def close(self) -> None:
         """After the last answer."""
         self._warming.cancel()
-        self._sweeping.cancel()
         await self.supervisor.stop()
         await self.pool.close()
-        self._writing.cancel()
         await self.admission.ledger.write()
         self.records.close()
 

@@ -1,15 +1,13 @@
 """What each key used of each model on each day (UTC), in units (units.py): for its
 budget and its bill.
 
-Counted in memory and written every few seconds in one transaction, and when the server
-stops; a server that is killed loses what it counted since the last writing, SECONDS at
-most. Several servers may share one database: rows are added to, never replaced.
+Counted in memory and written every few seconds (periodic/usage.py) in one transaction,
+and when the server stops; a server that is killed loses what it counted since. Several servers may share one database: rows are added to, never replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -21,11 +19,6 @@ from sqlalchemy.orm import Session
 from miaobi.serve.database import Records
 from miaobi.serve.records import Usage
 from miaobi.serve.units import REQUESTS, TOKENS, report
-
-log = logging.getLogger("miaobi.serve")
-
-SECONDS = 5.0
-"""Between two writings."""
 
 
 class Entry(NamedTuple):
@@ -101,14 +94,6 @@ class Ledger:
                 if not self._pending[entry]:
                     del self._pending[entry]
             self._written = written
-
-    async def keep_writing(self) -> None:
-        while True:
-            await asyncio.sleep(SECONDS)
-            try:
-                await self.write()
-            except Exception:
-                log.exception("usage could not be written; it is kept and tried again")
 
     def _sum(self, key_day: KeyDay) -> int:
         assert self.records is not None

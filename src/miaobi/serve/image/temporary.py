@@ -21,8 +21,6 @@ from miaobi.provenance.publish import publish
 KINDS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """Endings, which are OpenAI's names of output formats, and their media types."""
 NAME = re.compile(r"([0-9a-f]{32})\.(png|jpeg|webp)")
-SWEEP = 60.0
-"""Seconds between two looks for what has expired."""
 
 
 class TemporaryFiles:
@@ -32,11 +30,9 @@ class TemporaryFiles:
         self.folder = folder
         self.seconds = seconds
         self.clock = clock
-        self._swept = -SWEEP
 
     def put(self, picture: Image, kind: str) -> str:
         """Publish a picture, labelled; the name under which `find` has it for `seconds`."""
-        self.sweep()
         name = f"{secrets.token_hex(16)}.{kind}"
         publish(picture, self._path(name))
         return name
@@ -54,11 +50,8 @@ class TemporaryFiles:
         return (self._path(name), left) if left > 0 else None
 
     def sweep(self) -> None:
-        """Remove what has expired, at most once a minute."""
+        """Remove what has expired."""
         now = self.clock()
-        if now - self._swept < SWEEP:
-            return
-        self._swept = now
         for path in self.folder.glob("*.*"):
             try:
                 if path.stat().st_mtime + self.seconds <= now:
