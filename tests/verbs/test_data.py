@@ -198,7 +198,7 @@ def test_what_no_data_set_holds(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no data that a data set reads") as caught:
         data.inspect(path)
     for name in datasets.names():
-        assert f"{name}: " in str(caught.value.remedy)
+        assert f"({name})" in str(caught.value.remedy)
 
 
 def test_a_damaged_text_file_says_what_is_wrong(tmp_path: Path) -> None:

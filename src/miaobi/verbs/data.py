@@ -145,7 +145,7 @@ def _holder(path: Path) -> tuple[str, DatasetModule]:
         if module.holds(path):
             return name, module
     contents = "\n".join(
-        f"  {name}: {say(*module.CONTENT)}" for name, module in modules.items()
+        f"  {say(*module.CONTENT)} ({name})" for name, module in modules.items()
     )
     raise BadInput(
         say(

@@ -72,7 +72,7 @@ class Pack:
     tuned. Neither of the two generates anything by itself.
     """
     modality: str = "text"
-    """Of data: "text" or "image"."""
+    """Of data, and of what a model with a format of its own makes: "text", "image"."""
     more: tuple[Package, ...] = ()
     """Packages that belong to it beside the first; `content` covers the files of all."""
 

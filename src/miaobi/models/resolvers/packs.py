@@ -16,8 +16,8 @@ def resolve(name: str) -> Weights | None:
     """
     if name not in names():
         return None
-    kind = packs.get(name).format
-    if kind == "base":
+    pack = packs.get(name)
+    if pack.format == "base":
         raise Unsupported(
             say(
                 f"{name} is a base to tune; by itself it makes nothing.",
@@ -25,7 +25,7 @@ def resolve(name: str) -> Weights | None:
             ),
             f"miaobi finetune --base {name} --task text-classification --data mine.csv --name mine",
         )
-    if kind == "part":
+    if pack.format == "part":
         models = [
             other
             for other in names()
@@ -39,8 +39,8 @@ def resolve(name: str) -> Weights | None:
             nearest("", models),
         )
     path = packs.path(name)
-    if kind:
-        return Weights(kind, str(path), name, modality="image")
+    if pack.format:
+        return Weights(pack.format, str(path), name, modality=pack.modality)
     return of_path(path, name)
 
 
