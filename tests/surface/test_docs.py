@@ -4,6 +4,7 @@ up to date, files that are named exist.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from tests.surface.test_layers import LAYERS
 
 from miaobi import cli
 from miaobi.core.config import options, read_yaml, resolve
@@ -48,54 +50,53 @@ def commands(page: Path) -> list[str]:
 def test_commands_are_known(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for command in commands(page):
-        words = shlex.split(command)[1:]
-        if words[0] == "train":
+        argv = shlex.split(command)[1:]
+        if argv[0] == "train":
             from miaobi.verbs import train
 
-            recipe = next((word for word in words[1:] if word.endswith(".yaml")), None)
+            recipe = next(
+                (argument for argument in argv[1:] if argument.endswith(".yaml")), None
+            )
             assert (
-                str(train.command(*words[1:], "--print-config"))
+                str(train.command(*argv[1:], "--print-config"))
                 if recipe
-                else "--resume" in words
+                else "--resume" in argv
             )
             continue
-        if words[0] == "finetune":
+        if argv[0] == "finetune":
             from miaobi.verbs import finetune
 
-            recipe = any(word.endswith(".yaml") for word in words)
-            told = (
-                [] if recipe or "--task" in words else ["--task", "chat"]
+            recipe = any(argument.endswith(".yaml") for argument in argv)
+            task = (
+                [] if recipe or "--task" in argv else ["--task", "chat"]
             )  # else it would look into the data
             assert (
-                recipe
-                or "--base" in words
-                or "--resume" in words
-                or "--continue" in words
+                recipe or "--base" in argv or "--resume" in argv or "--continue" in argv
             )
             assert (
-                "--resume" in words
-                or "--continue" in words
-                or str(finetune.command(*words[1:], *told, "--print-config"))
+                "--resume" in argv
+                or "--continue" in argv
+                or str(finetune.command(*argv[1:], *task, "--print-config"))
             )
             continue
-        if words[0] == "search":
+        if argv[0] == "search":
             from miaobi.verbs import search
             from miaobi.verbs.search import plan as search_plan
             from miaobi.verbs.train import split_argv
 
             mine, theirs = split_argv(
-                tuple(words[1:]), {option.key: option for option in search.OWN}
+                tuple(argv[1:]), {option.key: option for option in search.OWN}
             )
             values = resolve(search.OWN, mine)
             assert values["resume"] or search_plan.resolve_recipe(
                 read_yaml(Path(values["recipe"])), theirs, values["recipe"]
             )
             continue
-        name, rest = cli.find(words)
+        name, rest = cli.find(argv)
         opts = options(EntryPoint(name, cli.VERBS[name].function, "").load())
-        assert len(resolve(opts, [word for word in rest if word != "--json"])) == len(
-            opts
-        )
+        assert len(
+            resolve(opts, [argument for argument in rest if argument != "--json"])
+        ) == len(opts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -132,3 +133,128 @@ def test_the_reference_is_up_to_date() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+ARCHITECTURE = [
+    ROOT / "docs" / "architecture.md",
+    ROOT / "docs" / "architecture.zh-CN.md",
+]
+SOURCE = ROOT / "src" / "miaobi"
+architecture = pytest.mark.parametrize(
+    "page", ARCHITECTURE, ids=lambda page: str(page.name)
+)
+
+
+def blocks_of(page: Path) -> list[str]:
+    """The ```text blocks: the tree of packages first, then the ways."""
+    return re.findall(r"```text\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def tree_of(page: Path) -> list[Path]:
+    """The folders of the tree of packages, below src/miaobi; names that stand beside
+    each other on one line have the same parent.
+    """
+    folders = list[Path]()
+    package = Path()
+    for line in blocks_of(page)[0].splitlines():
+        names = re.match(r"\s*((?:[a-z_]+/\s*)+)", line)
+        if names is None:
+            continue
+        if not line.startswith(" "):
+            package = Path(names[1].split()[0])
+            folders.append(package)
+        else:
+            folders += [package / name for name in names[1].split()]
+    return folders
+
+
+def names_in(file: Path) -> set[str]:
+    """Functions, classes and tables that a file defines, methods included."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def registries() -> dict[str, str]:
+    """Kind of every registry -> the file of its table, below src/miaobi."""
+    kinds = dict[str, str]()
+    for file in SOURCE.rglob("*.py"):
+        for kind in re.findall(
+            r"= Registry\(\s*\"(\w+)\"", file.read_text(encoding="utf-8")
+        ):
+            kinds[kind] = str(file.relative_to(SOURCE))
+    return kinds
+
+
+@architecture
+def test_the_tree_has_every_package(page: Path) -> None:
+    packages = {
+        path.parent.relative_to(SOURCE) for path in SOURCE.glob("*/__init__.py")
+    }
+    tree = tree_of(page)
+    assert packages - set(tree) == set()
+    assert [str(folder) for folder in tree if not (SOURCE / folder).is_dir()] == []
+
+
+@architecture
+def test_the_tree_is_in_the_order_of_the_layers(page: Path) -> None:
+    packages = [str(folder) for folder in tree_of(page) if folder.parent == Path()]
+    assert packages[:-1] == [layer for layer in LAYERS if layer in packages]
+    assert packages[-1] == "recipes"
+
+
+@architecture
+def test_the_ways_pass_what_exists(page: Path) -> None:
+    steps = 0
+    for line in "".join(blocks_of(page)[1:]).splitlines():
+        path, names, _ = re.split(r"\s{2,}", line, maxsplit=2)
+        defined = names_in(SOURCE / path)
+        for name in names.split(", "):
+            assert name in defined, f"{page.name}: {path} has no {name}"
+            steps += 1
+    assert steps > 30
+
+
+@architecture
+def test_contracts_are_in_their_files(page: Path) -> None:
+    rows = re.findall(
+        r"^\| ([^|]*`[A-Za-z]+`[^|]*) \| `(\S+\.py)` \|",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) > 12
+    for names, path in rows:
+        defined = names_in(SOURCE / path)
+        for name in re.findall(r"`(\w+)`", names):
+            assert name in defined, f"{page.name}: {path} has no {name}"
+
+
+@architecture
+def test_every_registry_is_named_with_its_table(page: Path) -> None:
+    named = dict(
+        re.findall(r"`miaobi\.(\w+)`[,，、]\s*`(\S+\.py)`", page.read_text("utf-8"))
+    )
+    assert named == registries(), f"{page.name}: its table `Adding things`"
+
+
+@architecture
+def test_paths_of_the_architecture_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w./-]+\.(?:py|md|yaml))`", text)
+    assert len(paths) > 20
+    for path in paths:
+        assert (SOURCE / path).exists() or (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_tree_of_the_readme_has_every_package(name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
+    tree = page.partition("\nsrc/miaobi/\n")[2].partition("```")[0]
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert set(re.findall(r"^  ([a-z_]+)/", tree, re.MULTILINE)) == packages | {
+        "recipes"
+    }
