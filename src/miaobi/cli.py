@@ -56,10 +56,14 @@ VERBS = {
         "通过多次短训练为配方寻找更好的设置",
     ),
     "generate text": Verb(
-        "miaobi.verbs.generate:text", "write text with a model", "用模型生成文本"
+        "miaobi.verbs.generate.text:text",
+        "write text with a model",
+        "用模型生成文本",
     ),
     "generate image": Verb(
-        "miaobi.verbs.generate:image", "make pictures with a model", "用模型生成图片"
+        "miaobi.verbs.generate.image:image",
+        "make pictures with a model",
+        "用模型生成图片",
     ),
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
     "evaluate": Verb(
@@ -160,12 +164,28 @@ RAW = {"train", "finetune", "search"}
 """Verbs whose options depend on the recipe: they get the arguments as they are."""
 
 
+def all_verbs() -> dict[str, Verb]:
+    """Return VERBS, and a verb for every other registered request."""
+    from miaobi.core.requests import requests
+
+    verbs = dict(VERBS)
+    for name in requests.names():
+        verb = Verb(
+            f"miaobi.verbs.generate.other:{name}",
+            f"make {name} with a model",
+            f"用模型生成 {name}",
+        )
+        verbs.setdefault(f"generate {name}", verb)
+    return verbs
+
+
 def overview() -> str:
     """Return the list of verbs."""
-    width = max(map(len, VERBS))
+    verbs = all_verbs()
+    width = max(map(len, verbs))
     rows = [
         f"  {name:<{width}}  {say(verb.english, verb.chinese)}"
-        for name, verb in VERBS.items()
+        for name, verb in verbs.items()
     ]
     return "\n".join(
         [
@@ -188,12 +208,13 @@ def find(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Return the verb at the start of `argv` and the arguments after it. Raises NotFound
     with the nearest verbs.
     """
+    group = argv[0]
+    verbs = all_verbs() if group == "generate" else VERBS
     for count in (2, 1):
         name = " ".join(argv[:count])
-        if len(argv) >= count and name in VERBS:
+        if len(argv) >= count and name in verbs:
             return name, argv[count:]
-    group = argv[0]
-    inner = [name.split()[1] for name in VERBS if name.startswith(f"{group} ")]
+    inner = [name.split()[1] for name in verbs if name.startswith(f"{group} ")]
     if inner:
         raise NotFound(
             say(f"miaobi {group} does what?", f"miaobi {group} 要做什么？"),
@@ -212,7 +233,7 @@ def call(name: str, argv: Sequence[str]) -> Any:
     from miaobi.core.config import build, options, resolve, usage
     from miaobi.core.registry import load_entry_point
 
-    verb = VERBS[name]
+    verb = all_verbs()[name]
     function = load_entry_point(EntryPoint(name, verb.function, "miaobi.verbs"))
     if name in RAW:
         return function(*argv)
@@ -230,7 +251,7 @@ def missing(name: str, error: ModuleNotFoundError) -> Exception:
     package = (error.name or "miaobi").partition(".")[0]
     if package == "miaobi" or isinstance(error, MiaobiError):
         return error
-    extra = "serve" if VERBS[name].function.startswith("miaobi.serve.") else "all"
+    extra = "serve" if all_verbs()[name].function.startswith("miaobi.serve.") else "all"
     return MissingPart(
         say(
             f"miaobi {name} needs the package {package}, which is not installed.",

@@ -90,7 +90,8 @@ def main(text: str) -> None:
     lose_posix()
     from miaobi.core.requests import TextRequest
     from miaobi.core.store import Store
-    from miaobi.verbs import generate, train
+    from miaobi.verbs import train
+    from miaobi.verbs.generate import text as generate
 
     trained = train.train(
         {

@@ -9,6 +9,7 @@ import base64
 import errno
 import io
 import os
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -22,8 +23,9 @@ import pytest
 import torch
 from openai import OpenAI
 from PIL import Image as Pillow
+from starlette.formparsers import MultiPartParser
 from tests.engines import families as toys
-from tests.serve.conftest import Grey, toy_pool
+from tests.serve.conftest import Echo, Grey, toy_pool
 from tests.serve.live import live
 from tests.verbs import toy_pictures
 
@@ -562,10 +564,11 @@ def wait_for(true: Any, seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("form", ["url", "b64_json"])
 def test_a_full_disk_is_reported_and_recovers(
-    served: Services, client: OpenAI, monkeypatch: pytest.MonkeyPatch, form: Any
+    served: Services, client: OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Only a picture behind a URL lies on the disk."""
+
     def full(*paths: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -573,15 +576,61 @@ def test_a_full_disk_is_reported_and_recovers(
         patch.setattr("miaobi.core.files._flush", full)
         said = refused(
             lambda: client.images.generate(
-                model="grey", prompt="*", response_format=form
+                model="grey", prompt="*", response_format="url"
             ),
             503,
+        )
+        inside = client.images.generate(
+            model="grey", prompt="*", response_format="b64_json"
         )
     assert "disk is full" in said and "/" not in said.partition("(")[0]
     assert not served.temporary_files.folder.exists() or not list(
         served.temporary_files.folder.iterdir()
     ), "nothing half-written"
-    assert client.images.generate(model="grey", prompt="*", response_format=form).data
+    assert decoded(inside.data[0]).shape == (16, 16, 3)
+    assert client.images.generate(model="grey", prompt="*", response_format="url").data
+
+
+def test_no_picture_touches_a_temporary_file(
+    engines: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not one that is larger than what Starlette keeps in memory by itself."""
+
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise AssertionError("a temporary file was asked for")
+
+    settings = Settings(limits=Limits(pixels=1 << 20, body_bytes=8 << 20))
+    echo = Echo()
+    echo.chats = False
+    pool = toy_pool(settings, echo=echo, **engines)
+    services = Services(settings, pool, Admission(settings))
+    large = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
+    content = png(large)
+    monkeypatch.setattr(MultiPartParser, "spool_max_size", 1 << 20)  # its default
+    assert len(content) > MultiPartParser.spool_max_size
+    data_url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    question = [{"type": "image_url", "image_url": {"url": data_url}}]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir(mode=0o500)
+    with live(create_app(services)) as url, monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        for name in ("mkstemp", "mkdtemp", "TemporaryFile", "NamedTemporaryFile"):
+            patch.setattr(tempfile, name, refuse)
+        with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            for kind in ("png", "jpeg", "webp"):
+                made = client.images.generate(
+                    model="grey", prompt="*", extra_body={"output_format": kind}
+                )
+                assert decoded(made.data[0]).shape == (16, 16, 3)
+            client.images.edit(model="seen", image=content, prompt="*")
+            client.images.create_variation(model="seen", image=content)
+            client.chat.completions.create(
+                model="echo",
+                messages=[{"role": "user", "content": question}],  # type: ignore[misc,list-item]
+            )
+    assert (np.asarray(engines["seen"].request.image) == large).all()
+    assert (np.asarray(echo.requests[-1].image) == large).all()
+    assert not list(temporary.iterdir())
 
 
 def test_what_is_not_there(client: OpenAI) -> None:

@@ -1,17 +1,18 @@
-"""Pictures as files that say where they came from.
+"""The writer of pictures: files that say where they came from.
 
 Each file carries its facts as JSON (PNG: iTXt "miaobi"; JPEG and WebP: EXIF
 UserComment; GIF: comment) and an XMP packet with IPTC's digital source type
-"trainedAlgorithmicMedia" (PNG, JPEG, WebP). Every file is read back before it takes its
-name: writers are known to drop metadata without a word.
+"trainedAlgorithmicMedia" (PNG, JPEG, WebP). Every file is read back before it leaves:
+encoders are known to drop metadata without a word.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags
@@ -19,21 +20,22 @@ from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
 from miaobi import __version__
-from miaobi.core.artifacts import Image, Video
+from miaobi.core.artifacts import Image
 from miaobi.core.errors import Damaged, Unsupported
-from miaobi.core.files import locked, write_beside, write_text
 from miaobi.core.language import say
-from miaobi.provenance.label import SOURCE_TYPE, label, xmp
+from miaobi.provenance.label import SOURCE_TYPE, xmp
+from miaobi.provenance.label import record as record
 from miaobi.provenance.sheet import sheet
 
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".gif": "GIF",
+ARTIFACT = Image
+ENDINGS = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
 }
-MOVING = ("WEBP", "GIF")
+NUMBERED = True
 LARGEST = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383, "GIF": 65_535}
 """Pixels a side that a format, or its usual library, can hold."""
 LONGEST_EXIF = 65_000
@@ -46,99 +48,17 @@ SECONDS_A_PICTURE = 0.5
 """How long each picture of an animation is shown."""
 
 
-def write(pictures: Sequence[Image] | Video, path: Path) -> Path:
-    """Write one picture as it is; several as one sheet, as an animation (.gif), or
-    numbered in a folder; a video as an animation.
+def encode(pictures: Sequence[Image], ending: str) -> bytes:
+    """Return the file of one picture as it is; of several as one sheet, or as an
+    animation (.gif).
 
-    Raises Unsupported for an ending without a writer, or a picture too large for the format.
+    Raises Unsupported for a picture that is too large for the format.
     """
-    if isinstance(pictures, Video):
-        _save(
-            path,
-            format_of(path),
-            list(pictures.frames),
-            label(pictures.facts),
-            seconds=1 / pictures.fps,
-        )
-        return path
-    if is_folder(path):
-        write_each(pictures, path)
-        return path
-    kind = format_of(path)
     pixels = [picture.pixels for picture in pictures]
     facts = merged([record(picture) for picture in pictures])
-    if kind == "GIF":
-        _save(path, kind, pixels, facts, seconds=SECONDS_A_PICTURE)
-    elif len(pixels) == 1:
-        _save(path, kind, pixels, facts)
-    else:
-        _save(path, kind, [sheet(pixels)], facts)
-    return path
-
-
-def write_each(pictures: Sequence[Image], folder: Path) -> list[Path]:
-    """Write 000.png, 001.png, ... and a line of index.jsonl for each.
-
-    Numbers go on after those that are in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):  # no number is used twice
-        first = _next_number(folder)
-        paths = [
-            write([picture], folder / f"{number:03d}.png")
-            for number, picture in enumerate(pictures, first)
-        ]
-        index = folder / "index.jsonl"
-        rows = index.read_text(encoding="utf-8").splitlines() if index.exists() else []
-        for path, picture in zip(paths, pictures, strict=True):
-            row = {"file": path.name, **record(picture)}
-            rows.append(json.dumps(row, ensure_ascii=False))
-        write_text(index, "\n".join(rows) + "\n")
-    return paths
-
-
-def _next_number(folder: Path) -> int:
-    """One more than the highest number that names a file of the folder."""
-    stems = [file.stem for file in folder.iterdir()]
-    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
-    return max(numbers, default=-1) + 1
-
-
-def is_folder(path: Path) -> bool:
-    """Whether pictures for this path go into a folder: one that is there, or a name
-    without an ending.
-    """
-    return path.is_dir() or not path.suffix
-
-
-def format_of(path: Path, moving: bool = False) -> str:
-    """Pillow's name of the format that the ending stands for.
-
-    Args:
-        path: only its ending counts.
-        moving: the file is an animation.
-
-    Raises Unsupported for any other ending.
-    """
-    kind = FORMATS.get(path.suffix.lower(), "")
-    if kind and (kind in MOVING or not moving):
-        return kind
-    endings = [end for end, name in FORMATS.items() if name in MOVING or not moving]
-    what, thing = ("An animation", "动画") if moving else ("A picture", "图片")
-    raise Unsupported(
-        say(
-            f"{what} cannot be written as {path.suffix or 'a file without an ending'} ({path}).",
-            f"{thing}不能写成 {path.suffix or '没有扩展名的文件'}（{path}）。",
-        ),
-        say(f"Choose one of {', '.join(endings)}.", f"请选用 {'、'.join(endings)}。"),
-    )
-
-
-def record(picture: Image) -> dict[str, Any]:
-    """A picture's label as JSON, with why it ended where that is not "stop"."""
-    if picture.finish == "stop":
-        return label(picture.facts)
-    return {**label(picture.facts), "finish": picture.finish}
+    if len(pixels) > 1 and ending != ".gif":
+        pixels = [sheet(pixels)]
+    return encode_frames(pixels, ending, facts, SECONDS_A_PICTURE)
 
 
 def merged(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -155,9 +75,9 @@ def merged(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**shared, "pictures": own} if any(own) else shared
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(file: Path | IO[bytes]) -> dict[str, Any]:
     """The record that a picture file carries; empty where there is none."""
-    with Pillow.open(path) as picture:
+    with Pillow.open(file) as picture:
         return _read_record(picture)
 
 
@@ -181,25 +101,19 @@ def _record_text(picture: Pillow.Image) -> str | bytes:
     return text
 
 
-def _save(
-    path: Path,
-    kind: str,
-    frames: list[np.ndarray],
-    facts: dict[str, Any],
-    seconds: float = 0,
-) -> None:
-    """Encode, read back, and only then take the name.
+def encode_frames(
+    frames: Sequence[np.ndarray], ending: str, facts: dict[str, Any], seconds: float
+) -> bytes:
+    """Return a picture, or an animation, with its facts inside; it was read back.
 
     Args:
-        path: the file's name in the end.
-        kind: Pillow's name of the format.
         frames: uint8 [H, W, C] each; more than one make an animation.
+        ending: one of ENDINGS; .gif or .webp for an animation.
         facts: the record to write into the file.
-        seconds: how long each frame is shown.
+        seconds: how long each frame of an animation is shown.
     """
-    if len(frames) > 1:
-        format_of(path, moving=True)
-    _check_size(path, kind, frames[0], facts)
+    kind = ENDINGS[ending].removeprefix("image/").upper()
+    _check_size(kind, frames[0], facts)
     settings = _settings(kind, facts)
     if len(frames) > 1:
         settings |= {
@@ -208,19 +122,15 @@ def _save(
             "duration": round(1000 * seconds),
             "loop": 0,
         }
-    with write_beside(path) as draft:
-        _pillow(frames[0]).save(draft, kind, **settings)
-        _check(draft, path, frames, facts)
+    file = io.BytesIO()
+    _pillow(frames[0]).save(file, kind, **settings)
+    _check(file, frames, facts)
+    return file.getvalue()
 
 
-def _check_size(
-    path: Path, kind: str, pixels: np.ndarray, facts: dict[str, Any]
-) -> None:
+def _check_size(kind: str, pixels: np.ndarray, facts: dict[str, Any]) -> None:
     """Raise Unsupported for pictures or facts that are too large for the format."""
-    remedy = say(
-        f"Write {path.with_suffix('.png').name} instead.",
-        f"请改写为 {path.with_suffix('.png').name}。",
-    )
+    remedy = say("Write a .png instead.", "请改写为 .png。")
     height, width = pixels.shape[:2]
     if max(height, width) > LARGEST[kind]:
         raise Unsupported(
@@ -268,13 +178,13 @@ def _exif(facts: dict[str, Any]) -> Pillow.Exif:
 
 
 def _check(
-    draft: Path, path: Path, frames: list[np.ndarray], facts: dict[str, Any]
+    file: io.BytesIO, frames: Sequence[np.ndarray], facts: dict[str, Any]
 ) -> None:
-    """Raise Damaged unless the file on disk holds the picture's size, its facts, its
-    source type and (PNG) its very pixels.
+    """Raise Damaged unless the file holds the picture's size, its facts, its source type
+    and (PNG) its very pixels.
     """
     height, width = frames[0].shape[:2]
-    with Pillow.open(draft) as picture:
+    with Pillow.open(file) as picture:
         whole = (
             picture.size == (width, height)
             and _read_record(picture) == json.loads(json.dumps(facts))
@@ -286,8 +196,8 @@ def _check(
     if not whole:
         raise Damaged(
             say(
-                f"{path} was written, but reads back without its facts or with other pixels.",
-                f"{path} 写出后读回的内容不一致。",
+                "The picture was encoded, but reads back without its facts or with other pixels.",
+                "图片编码后读回的内容不一致。",
             ),
             say("Try another ending, such as .png.", "请换一种扩展名，例如 .png。"),
         )

@@ -9,7 +9,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from miaobi import __version__
-from miaobi.core.artifacts import Facts
+from miaobi.core.artifacts import Artifact, Facts
 from miaobi.core.requests import recorded
 
 NOTICE = "AI-generated / 由AI生成"
@@ -33,6 +33,13 @@ def label(facts: Facts) -> dict[str, Any]:
         name: recorded(value) for name, value in values["parameters"].items()
     }
     return {"notice": NOTICE, "digitalSourceType": SOURCE_TYPE, **values}
+
+
+def record(artifact: Artifact) -> dict[str, Any]:
+    """An artifact's label, with why it ended where that is not "stop"."""
+    if artifact.finish == "stop":
+        return label(artifact.facts)
+    return {**label(artifact.facts), "finish": artifact.finish}
 
 
 def xmp() -> str:

@@ -1,17 +1,20 @@
-"""Everything that was generated is written by `publish`, labelled.
+"""Everything that was generated is written by `publish`, labelled, and encoded by `encode`.
 
-Texts: .txt, .md, .json, .jsonl (text.py). Pictures: .png, .jpg, .webp, .gif (image.py).
+The writer of an artifact's class decides what its files are and what several become.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from miaobi.core.artifacts import Artifact, Image, Text, Video
+from miaobi.core import storage
+from miaobi.core.artifacts import Artifact
 from miaobi.core.errors import Unsupported
+from miaobi.core.files import locked, write_text
 from miaobi.core.language import say
-from miaobi.provenance import text
+from miaobi.provenance import Writer, writers
 
 
 def publish(artifact: Artifact | Sequence[Artifact], path: Path) -> Path:
@@ -24,20 +27,95 @@ def publish(artifact: Artifact | Sequence[Artifact], path: Path) -> Path:
 
     Raises Unsupported for an ending or a kind of artifact that has no writer.
     """
-    artifacts = list(artifact) if isinstance(artifact, Sequence) else [artifact]
-    pictures = [item for item in artifacts if isinstance(item, Image)]
-    if isinstance(artifact, Video) or (pictures and len(pictures) == len(artifacts)):
-        from miaobi.provenance import image  # needs Pillow, which texts do without
+    artifacts = [artifact] if isinstance(artifact, Artifact) else list(artifact)
+    if is_folder(path, type(artifacts[0])):
+        publish_each(artifacts, path)
+    else:
+        storage.write(path, encode(artifacts, path.suffix))
+    return path
 
-        return image.write(artifact if isinstance(artifact, Video) else pictures, path)
-    others = [item for item in artifacts if not isinstance(item, Text)]
-    if others:
-        kind = type(others[0]).__name__
+
+def encode(artifacts: Sequence[Artifact], ending: str) -> bytes:
+    """Return the labelled file of one artifact, or of several. Raises Unsupported."""
+    writer = _writer_of(artifacts)
+    ending = ending.lower()
+    if ending not in writer.ENDINGS:
+        raise _unknown_ending(writer, ending)
+    return writer.encode(artifacts, ending)
+
+
+def check_ending(path: Path, kind: type[Artifact]) -> None:
+    """Raise Unsupported for a path to which no artifact of this class can be written."""
+    writer = writers.get(kind.__name__)
+    if not is_folder(path, kind) and path.suffix.lower() not in writer.ENDINGS:
+        raise _unknown_ending(writer, path.suffix)
+
+
+def is_folder(path: Path, kind: type[Artifact]) -> bool:
+    """Return whether artifacts for this path become numbered files of a folder: one that
+    is there, or a name without an ending.
+    """
+    if kind.__name__ not in writers or not writers.get(kind.__name__).NUMBERED:
+        return False
+    return path.is_dir() or not path.suffix
+
+
+def publish_each(artifacts: Sequence[Artifact], folder: Path) -> list[Path]:
+    """Write 000.png, 001.png, ... and a line of index.jsonl for each.
+
+    Numbers go on after those that are in the folder.
+    """
+    writer = _writer_of(artifacts)
+    ending = next(iter(writer.ENDINGS))
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):  # no number is used twice
+        first = _next_number(folder)
+        paths = list[Path]()
+        index = folder / "index.jsonl"
+        rows = index.read_text(encoding="utf-8").splitlines() if index.exists() else []
+        for number, artifact in enumerate(artifacts, first):
+            path = folder / f"{number:03d}{ending}"
+            storage.write(path, writer.encode([artifact], ending))
+            row = {"file": path.name, **writer.record(artifact)}
+            rows.append(json.dumps(row, ensure_ascii=False))
+            paths.append(path)
+        write_text(index, "\n".join(rows) + "\n")
+    return paths
+
+
+def _next_number(folder: Path) -> int:
+    """One more than the highest number that names a file of the folder."""
+    stems = [file.stem for file in folder.iterdir()]
+    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
+    return max(numbers, default=-1) + 1
+
+
+def _writer_of(artifacts: Sequence[Artifact]) -> Writer:
+    """Return the writer of these artifacts. Raises Unsupported for several kinds."""
+    kinds = sorted({type(artifact).__name__ for artifact in artifacts})
+    if len(kinds) > 1 or kinds[0] not in writers:
         raise Unsupported(
             say(
-                f"There is no writer for {kind} here; texts, or pictures, or one animation can be written.",
-                f"此处无法写出 {kind}；可写出文本、图片或一段动画。",
+                f"There is no writer for {' and '.join(kinds)} here.",
+                f"此处无法写出 {'、'.join(kinds)}。",
             ),
-            say("Publish each kind by itself.", "请按种类分别写出。"),
+            say(
+                f"Publish each kind by itself: {', '.join(writers.names())}.",
+                f"请按种类分别写出：{'、'.join(writers.names())}。",
+            ),
         )
-    return text.write([item for item in artifacts if isinstance(item, Text)], path)
+    return writers.get(kinds[0])
+
+
+def _unknown_ending(writer: Writer, ending: str) -> Unsupported:
+    kind = writer.ARTIFACT.__name__
+    return Unsupported(
+        say(
+            f"{kind} cannot be written as {ending or 'a file without an ending'}.",
+            f"{kind} 不能写成 {ending or '没有扩展名的文件'}。",
+        ),
+        say(
+            f"Choose one of {', '.join(writer.ENDINGS)}.",
+            f"请选用 {'、'.join(writer.ENDINGS)}。",
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Texts as files that say where they came from.
+"""The writer of texts: files that say where they came from.
 
 .txt ends with a notice that people see, .md has the facts as front matter, .json and
 .jsonl hold everything.
@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from miaobi.core.artifacts import Text
-from miaobi.core.errors import Unsupported
-from miaobi.core.files import write_text
-from miaobi.core.language import say
 from miaobi.provenance.label import NOTICE, facts_of
 
+ARTIFACT = Text
+ENDINGS = {
+    ".txt": "text/plain",
+    ".md": "text/markdown",
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+}
+NUMBERED = False
 
-def write(texts: Sequence[Text], path: Path) -> Path:
-    """Write texts to one file. Raise Unsupported for an ending without a writer."""
-    writer = WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise Unsupported(
-            say(
-                f"Text cannot be written as {path.suffix or 'a file without an ending'} ({path}).",
-                f"文本不能写成 {path.suffix or '没有扩展名的文件'}（{path}）。",
-            ),
-            say(
-                f"Choose one of {', '.join(WRITERS)}.", f"请选用 {'、'.join(WRITERS)}。"
-            ),
-        )
-    write_text(path, writer(texts))
-    return path
+
+def encode(texts: Sequence[Text], ending: str) -> bytes:
+    """Return the file of one text or of several."""
+    return FORMATS[ending](texts).encode()
 
 
 def record(text: Text) -> dict[str, Any]:
@@ -74,7 +67,7 @@ def _jsonl(texts: Sequence[Text]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-WRITERS: dict[str, Callable[[Sequence[Text]], str]] = {
+FORMATS: dict[str, Callable[[Sequence[Text]], str]] = {
     ".txt": _txt,
     ".md": _md,
     ".json": _json,

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.formparsers import MultiPartParser
 from starlette.middleware import Middleware
 
 from miaobi import __version__
@@ -68,6 +69,8 @@ def create_app(services: Services, telemetry: Telemetry | None = None) -> FastAP
         responses=ERRORS,
     )
     app.state.services = services
+    # A form is held in memory, as any other body; /v1/files has a parser of its own.
+    MultiPartParser.spool_max_size = services.settings.limits.body_bytes
     errors.install(app)
     describe(app)
     for name in routes.names():

@@ -63,10 +63,10 @@ CLIENT_NAMES = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
     "json_schema": "response_format",
-    "width": "size",
-    "height": "size",
 }
 """What clients call our fields, where they call them otherwise."""
+PARTS = {"width": "size", "height": "size"}
+"""Our fields that are parts of a client's."""
 LOCAL_DETAIL = re.compile(
     r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。"
     r"]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at "
@@ -138,6 +138,8 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
         if param in CLIENT_NAMES:
             message = re.sub(rf"\b{param}\b", CLIENT_NAMES[param], message)
             param = CLIENT_NAMES[param]
+        if param in PARTS:
+            param = PARTS[param]
         return ApiError(
             status,
             message,

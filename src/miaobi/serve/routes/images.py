@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Form, Request, UploadFile
@@ -19,13 +17,12 @@ from fastapi.responses import FileResponse
 
 from miaobi.core.artifacts import Image
 from miaobi.core.errors import BadInput
-from miaobi.core.files import explain_refusal
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest
 from miaobi.engines.collected import Collected
 from miaobi.engines.model import Model
 from miaobi.provenance.label import NOTICE
-from miaobi.provenance.publish import publish
+from miaobi.provenance.publish import encode
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.image.fields import (
@@ -235,13 +232,5 @@ def _datum(
             ),
             "miaobi": facts,
         }
-    name = f"picture.{kind}"
-    with (
-        explain_refusal(Path(tempfile.gettempdir(), name)),
-        tempfile.TemporaryDirectory(prefix="miaobi-") as folder,
-    ):
-        written = publish(picture, Path(folder, name))
-        return {
-            "b64_json": base64.b64encode(written.read_bytes()).decode("ascii"),
-            "miaobi": facts,
-        }
+    content = encode([picture], f".{kind}")
+    return {"b64_json": base64.b64encode(content).decode("ascii"), "miaobi": facts}

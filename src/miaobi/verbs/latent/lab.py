@@ -28,8 +28,7 @@ from miaobi.engines.model import Model
 from miaobi.models.weights import find
 from miaobi.nn.image import Encodes, HasLatents, from_planes, to_pixels
 from miaobi.nn.latents import Projection, activity, effect, encoded, project
-from miaobi.provenance.image import format_of, is_folder
-from miaobi.provenance.publish import publish
+from miaobi.provenance.publish import check_ending, is_folder, publish
 from miaobi.provenance.sheet import animation, sheet
 from miaobi.verbs.latent.experiment import EXPERIMENTS, Experiment
 
@@ -117,12 +116,13 @@ def open_lab(
 
 
 def _check_out(out: Path, experiment: str, animated: bool) -> None:
-    if is_folder(out):
+    if is_folder(out, Image):
         raise BadInput(
             say(f"--out {out} names no picture file.", f"--out {out} 不是图片文件。"),
             say("End it in .png, .jpg or .webp.", "请以 .png、.jpg 或 .webp 结尾。"),
         )
-    if format_of(out) == "GIF" and not animated:
+    check_ending(out, Image)
+    if out.suffix.lower() == ".gif" and not animated:
         raise Unsupported(
             say(
                 f"latent {experiment} makes a sheet, not an animation ({out}).",
