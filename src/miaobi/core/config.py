@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
+from miaobi.core.recipes import packaged
 
 
 class flat:
@@ -45,10 +46,6 @@ class Former:
     """The field's earlier name."""
     convert: Callable[[Any], Any]
     """Return the field's value for what stands under the earlier name."""
-
-
-RECIPES = Path(__file__).parents[1] / "recipes"
-"""The recipes that come with miaobi."""
 
 
 @dataclass(frozen=True)
@@ -339,13 +336,11 @@ def _not_yaml(where: str, problem: str) -> BadInput:
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Return a recipe's settings. Raises as `read_yaml` does.
 
-    A path recipes/... that is not there means one of the recipes that come with miaobi.
+    A path NAME/x.yaml that is not there means a recipe that comes in a package.
     """
     path = Path(path)
-    if path.parts[:1] == (RECIPES.name,) and not path.exists():
-        packaged = RECIPES.joinpath(*path.parts[1:])
-        if packaged.is_file():
-            return read_yaml(packaged)
+    if not path.exists():
+        path = packaged(path) or path
     return read_yaml(path)
 
 

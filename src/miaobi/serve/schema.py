@@ -70,8 +70,8 @@ class Migration:
 
 def histories() -> list[History]:
     """Return the history of every registered package, the server's own first."""
-    others = [name for name in tables.names() if name != OWN]
-    return [History(name, tables.get(name).MIGRATIONS) for name in (OWN, *others)]
+    names = (OWN, *tables.added())
+    return [History(name, tables.get(name).MIGRATIONS) for name in names]
 
 
 def newest_revision() -> str:

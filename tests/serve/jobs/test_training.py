@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from tests.serve.live import wait_until
 
 from miaobi.core import bundle
 from miaobi.core.config import Option
+from miaobi.core.recipes import RecipeFolder
+from miaobi.core.recipes import recipes as packaged
 from miaobi.core.store import NAME, Store
 from miaobi.families import families
 from miaobi.serve.admission import Admission
@@ -423,3 +427,31 @@ def test_one_in_a_process_of_its_own_is_paused_goes_on_and_answers() -> None:
             json={"model": job["trained_model"], "prompt": "the red ", "max_tokens": 8},
         )
         assert said.status_code == 200 and said.json()["choices"][0]["text"]
+
+
+def test_recipes_of_other_packages_are_offered(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "# Tones.\nname: tones\nfamily: beeps\ndata: {pack: beeps}\n"
+    (tmp_path / "tones.yaml").write_text(own)
+    (tmp_path / "poet.yaml").write_text("name: poet\nfamily: beeps\n")
+    (tmp_path / "tuned.yaml").write_text("base: smollm2\n")
+    folder = RecipeFolder(tmp_path, "beep", (".notes",))
+    monkeypatch.setattr(f"{__name__}.beep", folder, raising=False)
+    entry = EntryPoint("beep", f"{__name__}:beep", packaged.group)
+    monkeypatch.setitem(packaged._entries, "beep", entry)
+    recipes.cache_clear()
+    try:
+        listed = client.get("/v1/training/recipes").json()["data"]
+        by_id = {one["id"]: one for one in listed}
+        assert by_id["tones"]["modality"] == "beep"
+        assert by_id["tones"]["description"] == "Tones."
+        assert by_id["poet"]["family"] == "gpt"
+        assert [one["id"] for one in listed][-1] == "tones"
+        file = upload(client, "a.txt")
+        answer = client.post(
+            "/v1/training/jobs", json={"recipe": "tones", "training_file": file}
+        )
+        assert "ends in .notes" in answer.json()["error"]["message"]
+    finally:
+        recipes.cache_clear()

@@ -43,14 +43,8 @@ from miaobi.serve import lines
 from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.guard import inside
+from miaobi.serve.routes import batch_paths
 
-ENDPOINTS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/images/generations",
-    "/v1/moderations",
-)
 ANSWER_KEYS = {"id", "custom_id", "response", "error"}
 NAME = 256
 """Characters of a custom_id."""
@@ -116,16 +110,17 @@ def read(
 
     Args:
         path: JSONL.
-        endpoint: the only one allowed; any of ENDPOINTS by default.
+        endpoint: the only one allowed; by default any that may stand in a batch.
         model: answers all requests, whatever model they name.
 
     Returns the requests, and an error with its line for each that cannot be used.
     """
     requests = _Requests()
+    allowed = batch_paths() if endpoint is None else [endpoint]
     try:
         for number, record in lines.objects(path):
             try:
-                requests.add(_request(number, record, endpoint, model))
+                requests.add(_request(number, record, allowed, model))
             except _Unusable as error:
                 requests.add_error(
                     "invalid_request", number, error.message, error.param
@@ -149,7 +144,7 @@ class _Unusable(Exception):
 
 
 def _request(
-    number: int, record: Mapping[str, Any], endpoint: str | None, model: str | None
+    number: int, record: Mapping[str, Any], allowed: Sequence[str], model: str | None
 ) -> BatchRequest:
     unknown = next(
         (key for key in record if key not in ("custom_id", "method", "url", "body")),
@@ -182,7 +177,6 @@ def _request(
                 f"method 为 {method!r:.64}；只能是 POST。",
             ),
         )
-    allowed = ENDPOINTS if endpoint is None else (endpoint,)
     if url not in allowed:
         raise _Unusable(
             "url",
@@ -204,16 +198,14 @@ def _request(
         raise _Unusable(
             "body.model", say("body names no model.", "body 未指定 model。")
         )
-    if url == "/v1/images/generations":
-        if body.get("response_format") == "url":
-            raise _Unusable(
-                "body.response_format",
-                say(
-                    "A picture of a batch comes as b64_json: a URL would expire before it is read.",
-                    "批处理的图片只能以 b64_json 返回：URL 在读取前会失效。",
-                ),
-            )
-        body = {**body, "response_format": "b64_json"}
+    if body.get("response_format") == "url":
+        raise _Unusable(
+            "body.response_format",
+            say(
+                "A batch answers no URL, which would expire before it is read. Ask for b64_json.",
+                "批处理不返回 URL：它在读取前会失效。请使用 b64_json。",
+            ),
+        )
     return BatchRequest(number, custom_id, str(url), body)
 
 

@@ -1,5 +1,5 @@
-"""The fields of a training job: one of miaobi's own recipes, data of the caller's own,
-and those settings that a job may change.
+"""The fields of a training job: a recipe that comes in a package, data of the caller's
+own, and those settings that a job may change.
 
 The recipe's name alone decides what is trained. No field is a path, and a setting that
 is not in SETTINGS does not reach the trainer.
@@ -7,6 +7,7 @@ is not in SETTINGS does not reach the trainer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydantic import Field, TypeAdapter, field_validator
 from miaobi.core import config
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
+from miaobi.core.recipes import RecipeFolder
+from miaobi.core.recipes import recipes as packaged
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import plain_name
 from miaobi.serve.jobs import tuning
@@ -31,21 +34,6 @@ from miaobi.serve.jobs.tuning import (
 )
 from miaobi.serve.pages import Metadata
 
-SUFFIXES = {
-    "text": (
-        ".txt",
-        ".jsonl",
-        ".json",
-        ".csv",
-        ".parquet",
-        ".txt.gz",
-        ".jsonl.gz",
-        ".json.gz",
-        ".csv.gz",
-    ),
-    "image": (".zip", ".parquet"),
-}
-"""Of files that can be trained on, by the modality of the recipe."""
 NAME_LETTERS = 20
 """Of the recipe's name, in the model's."""
 
@@ -79,7 +67,7 @@ class Recipe:
     id: str
     path: Path
     family: str
-    modality: str
+    folder: RecipeFolder
     pack: str
     """The data it is written for; empty where the caller has to bring some."""
     about: str
@@ -103,21 +91,25 @@ class Create(Fields):
 
 @cache
 def recipes() -> dict[str, Recipe]:
-    """Return the recipes that train from nothing, by name."""
+    """Return the recipes of all packages that train from nothing, by name."""
     by_name = dict[str, Recipe]()
-    for path in sorted(config.RECIPES.glob("*/*.yaml")):
-        values = config.read_yaml(path)
-        if "family" not in values:
-            continue
-        name = values["name"]
-        by_name[name] = Recipe(
-            id=name,
-            path=path,
-            family=values["family"],
-            modality=path.parent.name,
-            pack=values["data"].get("pack") or "",
-            about=_about(path),
-        )
+    for folder_name in (*packaged.built_in(), *packaged.added()):
+        folder = packaged.get(folder_name)
+        for path in folder.files():
+            values = config.read_yaml(path)
+            if "family" not in values:
+                continue
+            name = values.get("name") or path.stem
+            if name in by_name:  # no other package replaces a built-in one
+                continue
+            by_name[name] = Recipe(
+                id=name,
+                path=path,
+                family=values["family"],
+                folder=folder,
+                pack=values.get("data", {}).get("pack") or "",
+                about=_about(path),
+            )
     return by_name
 
 
@@ -145,17 +137,17 @@ def find_recipe(name: str) -> Recipe:
     return recipes()[name]
 
 
-def data_suffix(filename: str, modality: str) -> str:
+def data_suffix(filename: str, allowed: Sequence[str]) -> str:
     """Return the suffix by which an uploaded file is read. Raise ApiError 400."""
     name = filename.lower()
-    suffixes = [suffix for suffix in SUFFIXES[modality] if name.endswith(suffix)]
+    suffixes = [suffix for suffix in allowed if name.endswith(suffix)]
     if not suffixes:
         raise ApiError(
             400,
             say(
                 f"{plain_name(filename)!r} cannot be trained on; upload a file "
-                f"that ends in {', '.join(SUFFIXES[modality])}.",
-                f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(SUFFIXES[modality])} 结尾的文件。",
+                f"that ends in {', '.join(allowed)}.",
+                f"无法用 {plain_name(filename)!r} 训练；请上传以 {'、'.join(allowed)} 结尾的文件。",
             ),
             param="training_file",
         )

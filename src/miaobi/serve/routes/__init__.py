@@ -1,4 +1,7 @@
-"""Groups of HTTP endpoints, one module each: it offers `router`, a fastapi.APIRouter."""
+"""Groups of HTTP endpoints, one module each: it offers `router`, a fastapi.APIRouter.
+
+A module whose paths may stand in a batch names them: BATCH = ("/v1/embeddings",).
+"""
 
 from __future__ import annotations
 
@@ -34,3 +37,9 @@ routes: Registry[RouteModule] = Registry(
         "training": "miaobi.serve.routes.training",
     },
 )
+
+
+def batch_paths() -> list[str]:
+    """Return the paths that a request of a batch may name."""
+    modules = [routes.get(name) for name in routes.names()]
+    return [path for module in modules for path in getattr(module, "BATCH", ())]

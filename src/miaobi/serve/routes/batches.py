@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from miaobi.core.language import say
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.pages import Metadata, page
 from miaobi.serve.records import Job, new_id, now
+from miaobi.serve.routes import batch_paths
 from miaobi.serve.services import Serving
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
@@ -35,16 +37,32 @@ class ExpiresAfter(BaseModel):
     seconds: Annotated[int, Field(ge=3600, le=OUTPUT_SECONDS)]
 
 
+def _check_endpoint(path: str) -> str:
+    paths = batch_paths()
+    if path not in paths:
+        *others, last = map(repr, paths)
+        raise PydanticCustomError(
+            "literal_error",
+            "Input should be {expected}",
+            {"expected": f"{', '.join(others)} or {last}"},
+        )
+    return path
+
+
+def _list_endpoints(schema: dict[str, Any]) -> None:
+    schema["enum"] = batch_paths()
+
+
+Endpoint = Annotated[
+    str, AfterValidator(_check_endpoint), Field(json_schema_extra=_list_endpoints)
+]
+"""A path that requests of a batch may name: which those are, the routes say."""
+
+
 class Create(BaseModel):
     model_config = ConfigDict(extra="forbid")
     input_file_id: str
-    endpoint: Literal[
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/images/generations",
-        "/v1/moderations",
-    ]
+    endpoint: Endpoint
     completion_window: Literal["24h"]
     metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None

@@ -30,6 +30,7 @@ from miaobi.serve.text.formats import schema_of
 from miaobi.serve.text.tools import Call, Kit, Reader, kit_of
 
 router = APIRouter(prefix="/v1/chat", tags=["text"])
+BATCH = ("/v1/chat/completions",)
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer, or its pieces with stream: true.",

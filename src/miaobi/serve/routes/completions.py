@@ -21,6 +21,7 @@ from miaobi.serve.text.exchange import Answer, Exchange, whole
 from miaobi.serve.text.fields import Completion, within
 
 router = APIRouter(prefix="/v1/completions", tags=["text"])
+BATCH = ("/v1/completions",)
 LENGTH = 16
 """Tokens of an answer by default: OpenAI's number."""
 STREAM: dict[int | str, dict[str, Any]] = {

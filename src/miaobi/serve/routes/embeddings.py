@@ -24,6 +24,7 @@ from miaobi.serve.services import Serving
 from miaobi.serve.text.fields import GenerationFields, Name, within
 
 router = APIRouter(prefix="/v1/embeddings", tags=["text"])
+BATCH = ("/v1/embeddings",)
 
 
 class Embed(GenerationFields):

@@ -38,6 +38,7 @@ from miaobi.serve.records import now
 from miaobi.serve.services import Services, Serving
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
+BATCH = ("/v1/images/generations",)
 FORM = "multipart/form-data"
 
 

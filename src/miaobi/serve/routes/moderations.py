@@ -36,6 +36,7 @@ from miaobi.serve.services import Services, Serving
 from miaobi.serve.text.fields import Closed
 
 router = APIRouter(prefix="/v1/moderations", tags=["moderations"])
+BATCH = ("/v1/moderations",)
 NAME = "miaobi-moderation"
 NAMES = (
     NAME,

@@ -42,7 +42,7 @@ def list_recipes(caller: CurrentCaller) -> dict[str, Any]:
                 "id": one.id,
                 "object": "training.recipe",
                 "family": one.family,
-                "modality": one.modality,
+                "modality": one.folder.modality,
                 "data": one.pack or None,
                 "description": one.about,
             }
@@ -89,7 +89,7 @@ def _check(
                 ),
                 param="training_file",
             )
-        ending = data_suffix(file.filename, recipe.modality)
+        ending = data_suffix(file.filename, recipe.folder.suffixes)
     elif not recipe.pack:
         raise ApiError(
             400,
