@@ -25,26 +25,24 @@ SCHEMA = {
     "additionalProperties": False,
 }
 
+ENDED = ("completed", "succeeded", "failed", "cancelled", "expired")
 
-def held(step: str, found: object) -> None:
-    assert found, step
+
+def held(step: str, value: object) -> None:
+    assert value, step
     print(json.dumps({"step": step}), flush=True)
 
 
 def ended(read: Callable[[], Any]) -> Any:
-    while (found := read()).status not in (
-        "completed",
-        "succeeded",
-        "failed",
-        "cancelled",
-        "expired",
-    ):
+    while True:
+        job = read()
+        if job.status in ENDED:
+            return job
         time.sleep(0.5)
-    return found
 
 
 def answers(client: openai.OpenAI) -> None:
-    held("models", MODEL in [found.id for found in client.models.list()])
+    held("models", MODEL in [model.id for model in client.models.list()])
     # A prompt that llama.cpp has in its cache is computed in other pieces, and may
     # round to another greedy text: so it is there for both.
     client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=1)
