@@ -209,7 +209,7 @@ def test_shapes_of_squad(tmp_path: Path) -> None:
         ({"question": "q", "context": "c", "answers": []}, "no answer"),
         (
             {"question": "q", "context": "c", "answer": "d"},
-            "does not stand in the context",
+            "is not in the context",
         ),
         (
             {

@@ -134,7 +134,7 @@ def test_a_killed_run_resumes_to_the_very_same_bits(
     )
     _, errors = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, errors
-    assert "Going on from step" in errors
+    assert "Resuming from step" in errors
     one, other = (
         load_file(next(tmp_path.glob(f"{name}/*/bundle/model.safetensors")))
         for name in ("whole", "broken")

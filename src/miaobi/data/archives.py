@@ -56,7 +56,7 @@ def unpack_package(archive: Path, patterns: tuple[str, ...], folder: Path) -> No
             if leads_outside(name):
                 raise Damaged(
                     say(
-                        f"{archive.name} holds a file that leads out of its folder: {name!r}.",
+                        f"{archive.name} holds a file that points outside its folder: {name!r}.",
                         f"{archive.name} 含有指向文件夹之外的文件：{name!r}。",
                     ),
                     say(
@@ -193,7 +193,7 @@ def _is_wanted(archive: Path, entry: zipfile.ZipInfo) -> bool:
         raise _unusable(
             archive,
             say(
-                f"the name {entry.filename[:100]!r} leads out of it.",
+                f"the name {entry.filename[:100]!r} points outside it.",
                 f"名称 {entry.filename[:100]!r} 指向压缩包之外。",
             ),
         )

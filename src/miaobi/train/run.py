@@ -75,7 +75,7 @@ class Run:
         view.say(f"{self.folder}\n{estimate}")
         if state.step:
             view.say(
-                say(f"Going on from step {state.step}.", f"从第 {state.step} 步继续。")
+                say(f"Resuming from step {state.step}.", f"从第 {state.step} 步继续。")
             )
         adapt_threads = Threads(
             state, dataset, estimate.threads, estimate.most_threads, view.say
@@ -92,7 +92,7 @@ class Run:
                 checkpoint.save(state, self.folder / "checkpoints", self.config.keep)
             view.say(
                 say(
-                    f"Stopped at step {state.step}. Go on with: miaobi {self.verb} --resume {self.folder}",
+                    f"Stopped at step {state.step}. Resume with: miaobi {self.verb} --resume {self.folder}",
                     f"已在第 {state.step} 步停止。继续：miaobi {self.verb} --resume {self.folder}",
                 )
             )

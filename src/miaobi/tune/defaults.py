@@ -174,7 +174,7 @@ def _settle_schedule(derivation: Derivation, tune: TuneConfig, steps: int) -> No
         "warmup",
         0.1 if steps <= SHORT_RUN else 0.06,
         say(
-            "a fresh optimiser must not shake a trained model",
+            "early steps of a fresh optimiser would damage the trained weights",
             "避免刚启动的优化器扰动已训练好的模型",
         ),
     )
@@ -183,7 +183,7 @@ def _settle_schedule(derivation: Derivation, tune: TuneConfig, steps: int) -> No
         "betas",
         (0.9, 0.999),
         say(
-            "the long memory suits short, noisy runs",
+            "longer averaging of gradients suits short, noisy runs",
             "较长的动量记忆适合步数少、噪声大的训练",
         ),
     )
@@ -191,14 +191,14 @@ def _settle_schedule(derivation: Derivation, tune: TuneConfig, steps: int) -> No
         derivation.settle(
             "weight_decay",
             0.01,
-            say("light: the weights are good already", "较轻：权重已经很好"),
+            say("small: the weights are good already", "较轻：权重已经很好"),
         )
     else:
         derivation.settle(
             "weight_decay",
             0.0,
             say(
-                "an adapter is small and pulled to zero, which is the base, by nothing",
+                "an adapter is small and needs no decay towards zero, which is the base",
                 "适配器很小，无需再向零（即基础模型）收缩",
             ),
         )

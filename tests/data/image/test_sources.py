@@ -123,7 +123,7 @@ def test_captions_and_their_faults(tmp_path: Path, kind: str) -> None:
     table = f"{tmp_path}/metadata.{kind}:"
     assert problems == [
         f"{table}{first + 3}: './a.png' is described twice, first in line {first}.",
-        f"{table}{first + 4}: '../x.png' leads out of the folder.",
+        f"{table}{first + 4}: '../x.png' points outside the folder.",
         f"{table}{first + 5}: there is no file_name.",
         f"{table}{first + 2}: it describes 'c.png', which is not there.",
         f"{tmp_path}/lonely.png: no metadata describes it; it is used without a caption.",

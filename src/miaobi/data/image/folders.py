@@ -174,7 +174,7 @@ def _row(folder: Path, table: Path, line: int, record: Any) -> _Row:
     path = base / name.strip().replace("\\", "/")
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise Unusable(
-            say(f"{name!r} leads out of the folder.", f"{name!r} 指向文件夹之外。"),
+            say(f"{name!r} points outside the folder.", f"{name!r} 指向文件夹之外。"),
             say(
                 "Name files relative to the metadata.", "请使用相对于元数据文件的路径。"
             ),

@@ -128,7 +128,7 @@ def image_request_of(
                 f"n is {count}; this server makes at most {limits.n} at a time.",
                 f"n 为 {count}；此服务器一次最多生成 {limits.n} 张。",
             ),
-            say("Ask several times.", "请分多次请求。"),
+            say("Send several requests.", "请分多次请求。"),
         )
     controls: dict[str, Any] = {
         name: getattr(fields, name)

@@ -88,7 +88,7 @@ class _Requests:
             raise _Unusable(
                 "custom_id",
                 say(
-                    f"custom_id {custom_id[:64]!r} stands on line {number} already.",
+                    f"custom_id {custom_id[:64]!r} is on line {number} already.",
                     f"custom_id {custom_id[:64]!r} 已用于第 {number} 行。",
                 ),
             )

@@ -151,7 +151,7 @@ async def create(
                     f"input holds {count} {name}; at most {limit} are classified at a time.",
                     f"input 包含 {count} 项 {name}，一次最多 {limit} 项。",
                 ),
-                say("Ask several times.", "请分多次请求。"),
+                say("Send several requests.", "请分多次请求。"),
             )
     async with services.admission.slot(caller, NAME):
         verdicts, moderators = await _texts(services, texts)

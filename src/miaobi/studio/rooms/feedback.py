@@ -26,7 +26,7 @@ def build(desk: Desk) -> None:
             "set of pairs or of thumbs they tune the next model, in the room "
             "“Tune” or anywhere.",
             "## 反馈\n来自“对话”与“比较”的点赞、修改和投票。"
-            "导出为成对偏好或单条评分，即可在“调优”房间或别处用来训练下一个模"
+            "导出为成对偏好或单条评分，即可在“调优”页或别处用来训练下一个模"
             "型。",
         ),
         elem_classes="lead",

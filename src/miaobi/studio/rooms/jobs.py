@@ -37,7 +37,7 @@ def build(desk: Desk) -> None:
     listing = gr.HTML(padding=False, elem_id="jobs")
     with gr.Row(elem_classes="bar"):
         chosen = gr.Dropdown([], label=say("Job", "任务"), scale=3, elem_id="job")
-        fresh = gr.Button(say("Look again", "刷新"), scale=1)
+        fresh = gr.Button(say("Refresh", "刷新"), scale=1)
         cancel = gr.Button(say("Cancel", "取消任务"), scale=1, elem_id="cancel-job")
     events = gr.HTML(padding=False, elem_id="job-events")
 
@@ -93,7 +93,7 @@ def _listing(desk: Desk, jobs: list[dict[str, Any]]) -> str:
         return notice(
             say(
                 "No jobs yet. Start one in the rooms “Train” and “Tune”, or send a batch to /v1/batches.",
-                "还没有任务。可在“训练”或“调优”房间开始一个，或向 /v1/batches 提交批处理。",
+                "还没有任务。可在“训练”或“调优”页开始一个，或向 /v1/batches 提交批处理。",
             )
         )
     rows = [

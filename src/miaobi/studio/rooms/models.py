@@ -110,7 +110,7 @@ def _listing(desk: Desk, made: list[dict[str, Any]], served: list[str]) -> str:
         else notice(
             say(
                 "Nothing was made here yet. Tune a model in the room “Tune”.",
-                "这里还没有制作过模型。请到“调优”房间调优一个模型。",
+                "这里还没有制作过模型。请到“调优”页调优一个模型。",
             )
         )
     )

@@ -31,7 +31,7 @@ def build(desk: Desk) -> None:
         with gr.Column(scale=1, min_width=300, elem_classes="side"):
             model = gr.Dropdown([], label=say("Model", "模型"), elem_id="picture-model")
             prompt = gr.Textbox(
-                label=say("What to make", "画什么"),
+                label=say("What to make", "图片内容"),
                 lines=2,
                 max_lines=6,
                 elem_id="picture-prompt",
@@ -59,7 +59,7 @@ def build(desk: Desk) -> None:
                 source = gr.ImageEditor(
                     label=say(
                         "A picture; draw over what shall be repainted",
-                        "放入一张图片；涂抹要重画的部分",
+                        "放入一张图片；涂抹要重绘的部分",
                     ),
                     type="pil",
                     image_mode="RGBA",

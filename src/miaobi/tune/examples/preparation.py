@@ -158,7 +158,7 @@ def _leak_error(leaks: Sequence[tuple[str, str]]) -> BadInput:
         ),
         say(
             "Take them out of one side, or go on all the same with "
-            "--data.allow_leakage true: the test will then flatter the model.",
+            "--data.allow_leakage true: the test scores will then be too good.",
             "请从一侧去掉它们；或用 --data.allow_leakage true 继续，但测试结果会偏高。",
         ),
     )

@@ -145,7 +145,7 @@ def _position_of(context: str, text: str, start: int | None) -> int:
     where = "" if start is None else say(f" at {start}", f"（位置 {start}）")
     raise Unusable(
         say(
-            f"the answer {text!r:.60} does not stand in the context{where}.",
+            f"the answer {text!r:.60} is not in the context{where}.",
             f"答案 {text!r:.60} 不在 context 中{where}。",
         ),
         say(

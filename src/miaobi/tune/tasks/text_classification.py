@@ -236,7 +236,7 @@ def _check_labels_differ(counts: Mapping[str, int], examples: int) -> None:
         return
     raise BadInput(
         say(
-            "No label distinguishes one example from another: each stands at all of them, or at none.",
+            "No label distinguishes one example from another: each is on all of them, or on none.",
             "标签无法区分样本：每个标签要么全部出现，要么从不出现。",
         ),
         say(

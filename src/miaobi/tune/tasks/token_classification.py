@@ -174,7 +174,7 @@ def _spans_of(entities: Any, text: str) -> list[Span]:
                     f"实体范围为 {span.start} 至 {span.end}，而文本只有 {len(text)} 个字符。",
                 ),
                 say(
-                    "start counts from 0, end stands behind the last character.",
+                    "start counts from 0, end is one past the last character.",
                     "start 从 0 起算，end 为最后一个字符之后的位置。",
                 ),
             )

@@ -214,7 +214,7 @@ def _advice(before: Outcome, after: Outcome, run: RunFacts) -> list[Advice]:
     """Return what to try next."""
     if not run.model:
         resume = f"miaobi finetune --resume {run.folder}"
-        return [(say("Go on with this run:", "继续这次训练："), resume)]
+        return [(say("Resume this run:", "继续这次训练："), resume)]
     name = run.model.partition("@")[0]
     return [
         *_advice_on_training(before, after, run),
