@@ -197,6 +197,8 @@ def _is_wanted(archive: Path, entry: zipfile.ZipInfo) -> bool:
                 f"名称 {entry.filename[:100]!r} 指向压缩包之外。",
             ),
         )
+    if not entry.filename:
+        return False
     path = PurePosixPath(entry.filename)
     is_link = stat.S_ISLNK(entry.external_attr >> 16)
     if entry.is_dir() or is_link or is_hidden(path):
