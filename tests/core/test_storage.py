@@ -228,21 +228,19 @@ def test_nothing_to_fetch_is_a_missing_file(folder: Location) -> None:
 
 def test_a_lock_is_held_by_one(folder: Location) -> None:
     storage.write(folder / "here", b"")
-    inside = list[int]()
-    most = list[int]()
+    order = list[str]()
 
-    def work() -> None:
+    def wait_and_enter() -> None:
         with storage.locked(folder / ".lock"):
-            inside.append(1)
-            most.append(len(inside))
-            inside.pop()
+            order.append("second")
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1, 1]
+    with storage.locked(folder / ".lock"):
+        waiting = threading.Thread(target=wait_and_enter)
+        waiting.start()
+        waiting.join(2 * storage.POLL_SECONDS)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
 
 
 def test_a_lock_left_behind_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import uuid
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
 
-from miaobi.core import bundle
+from miaobi.core import bundle, storage
 from miaobi.core.errors import BadInput, Conflict, Damaged, DoesNotFit, NotFound
 from miaobi.core.files import write_beside, write_text
+from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store
 
 
@@ -23,9 +25,14 @@ def make(folder: Path, **changes: object) -> Path:
     return bundle.write(folder, bundle.Manifest("gpt", "text", **changes), save)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
+@pytest.fixture(params=["plain", "memory"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+    if request.param == "plain":
+        return Store(tmp_path / "models")
+    return Store(storage.location(f"memory://{uuid.uuid4().hex}/models"))
 
 
 def test_versions_aliases_and_rollback(store: Store, tmp_path: Path) -> None:
@@ -110,7 +117,8 @@ def _add(root: str, source: str) -> None:
     Store(Path(root)).add(Path(source), "poet")
 
 
-def test_two_writers_never_share_a_number(store: Store, tmp_path: Path) -> None:
+def test_two_writers_never_share_a_number(tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
     source = make(tmp_path / "source")
     workers = [
         multiprocessing.get_context("spawn").Process(
@@ -124,3 +132,55 @@ def test_two_writers_never_share_a_number(store: Store, tmp_path: Path) -> None:
         worker.join()
     assert [version.number for version in store.versions("poet")] == [1, 2, 3]
     assert all(bundle.read(version.path) for version in store.versions("poet"))
+
+
+def test_an_upload_under_way_has_its_number_and_is_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(Url(f"memory://{uuid.uuid4().hex}/models"))
+    source = make(tmp_path / "source")
+    copy_tree = storage.copy_tree
+
+    def with_another(source: Path, target: Location) -> None:
+        monkeypatch.setattr(storage, "copy_tree", copy_tree)
+        assert store.versions("poet") == []
+        assert str(store.add(source, "poet")) == "poet@2"
+        copy_tree(source, target)
+
+    monkeypatch.setattr(storage, "copy_tree", with_another)
+    assert str(store.add(source, "poet")) == "poet@1"
+    assert [version.number for version in store.versions("poet")] == [1, 2]
+
+
+def test_a_version_elsewhere_is_fetched_whole_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MIAOBI_STORAGE", f"memory://{uuid.uuid4().hex}/shared")
+    source = make(tmp_path / "source")
+    version = Store().add(source, "poet")
+    assert bundle.read(version.location).family == "gpt"
+    assert storage.size(version.location) == storage.size(source)
+    assert not (tmp_path / "home" / "fetched").exists()
+    path = version.path
+    assert bundle.read(path) == bundle.read(source)
+    assert path.is_relative_to(tmp_path / "home" / "fetched")
+    assert Store().resolve("poet@1").path == path
+
+
+def test_the_state_of_a_name_changes_with_its_versions_and_aliases(
+    store: Store, tmp_path: Path
+) -> None:
+    source = make(tmp_path / "source")
+    assert store.state("poet") is None
+    states = list[object]()
+    for change in (
+        lambda: store.add(source, "poet"),
+        lambda: store.add(source, "poet"),
+        lambda: store.promote("poet@1"),
+        lambda: store.remove("poet@2"),
+    ):
+        change()
+        assert store.state("poet") == store.state("poet")
+        assert store.state("poet") not in states
+        states.append(store.state("poet"))

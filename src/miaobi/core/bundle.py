@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from miaobi.core import storage
 from miaobi.core.errors import Damaged, NotFound
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
+from miaobi.core.storage import Location
 from miaobi.core.version import __version__
 
 FORMAT = 1
@@ -78,13 +80,16 @@ def write(folder: Path, manifest: Manifest, save: Callable[[Path], None]) -> Pat
     return folder
 
 
-def read(folder: Path) -> Manifest:
-    """Return the manifest of a bundle, after checking its files.
+def read(folder: Location) -> Manifest:
+    """Return the manifest of a bundle, after checking its files; those at a URL are
+    checked when they are fetched.
 
     Raises NotFound, or Damaged for a newer format, altered or cut-off files.
     """
     path = folder / MANIFEST
-    if not path.exists():
+    try:
+        content = storage.read(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFound(
             say(
                 f"{folder} is not a miaobi bundle: it has no {MANIFEST}.",
@@ -94,9 +99,9 @@ def read(folder: Path) -> Manifest:
                 "Name a folder that `miaobi train` wrote, or a model in `miaobi models list`.",
                 "请给出 `miaobi train` 生成的文件夹，或 `miaobi models list` 中的模型。",
             ),
-        )
+        ) from None
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(content)
     except ValueError as error:
         raise Damaged(
             say(
@@ -121,11 +126,16 @@ def read(folder: Path) -> Manifest:
     }
     values["parents"] = tuple(raw.get("parents", ()))
     manifest = Manifest(**values)
+    if isinstance(folder, Path):
+        _check_files(folder, manifest)
+    return manifest
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.hashes.items():
         check_hash(folder / name, expected)
     for weights in folder.glob("*.safetensors"):
         check_safetensors(weights)
-    return manifest
 
 
 def check_hash(path: Path, expected: str) -> None:

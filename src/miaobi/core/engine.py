@@ -16,6 +16,7 @@ from miaobi.core.bundle import Manifest
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, recorded
+from miaobi.core.storage import local
 
 RequestKind = TypeVar("RequestKind", bound=Request)
 
@@ -59,7 +60,7 @@ class Weights:
     packaged model ("esrgan").
     """
     location: str
-    """A path, or the base URL of an OpenAI-compatible server."""
+    """A path or URL of files, or the base URL of an OpenAI-compatible server."""
     name: str
     """The model's name for people."""
     version: str = ""
@@ -73,7 +74,8 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        return Path(self.location)
+        """On this machine; what lies at a URL is fetched once."""
+        return Path(self.location) if self.format == "url" else local(self.location)
 
     @property
     def label(self) -> str:

@@ -202,7 +202,9 @@ def delete(where: Location) -> None:
     """Delete a file or a tree, if it is there; a tree stops counting as there first."""
     if isinstance(where, Path):
         if where.is_dir():
-            shutil.rmtree(where, ignore_errors=True)
+            trash = where.with_name(f".{where.name}.removed")
+            where.rename(trash)
+            shutil.rmtree(trash)
         else:
             where.unlink(missing_ok=True)
         return
@@ -272,6 +274,14 @@ def age(file: Location) -> float:
     if isinstance(written, datetime):
         written = written.timestamp()
     return time.time() - written if isinstance(written, int | float) else 0.0
+
+
+def size(folder: Location) -> int:
+    """Return the bytes of all files under a folder."""
+    if isinstance(folder, Path):
+        return sum(state(file)[0] for file in files(folder))
+    marked = _marked(folder)
+    return sum((marked or _sizes_under(folder)).values())
 
 
 def copy_tree(source: Path, target: Location) -> None:

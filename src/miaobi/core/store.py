@@ -1,5 +1,5 @@
-"""The store: every model by name and version under $MIAOBI_HOME/models, with aliases
-that move atomically.
+"""The store: every model by name and version under $MIAOBI_HOME/models (or
+$MIAOBI_STORAGE/models, which may be a URL), with aliases that move atomically.
 
     models/poet/1/            a bundle (see core/bundle.py), never altered once written
     models/poet/2/
@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from miaobi.core import bundle
+from miaobi.core import bundle, storage
 from miaobi.core.errors import BadInput, Conflict, NotFound, nearest
-from miaobi.core.files import home, locked, write_beside, write_text
 from miaobi.core.language import say
+from miaobi.core.storage import Location
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -34,7 +34,12 @@ class Version:
 
     name: str
     number: int
-    path: Path
+    location: Location
+
+    @property
+    def path(self) -> Path:
+        """The bundle's folder on this machine; from a URL it is fetched once."""
+        return storage.local(self.location)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.number}"
@@ -43,28 +48,39 @@ class Version:
 class Store:
     """The models under `root`."""
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.root = root or home() / "models"
+    def __init__(self, root: Location | None = None) -> None:
+        self.root = root or storage.root() / "models"
 
     def names(self) -> list[str]:
-        folders = [item for item in self.root.glob("*") if item.is_dir()]
-        return sorted(item.name for item in folders if self.versions(item.name))
+        return [name for name in storage.names(self.root) if self.versions(name)]
 
     def versions(self, name: str) -> list[Version]:
         """Return the versions of a model, oldest first; none for an unknown name."""
-        entries = [item.name for item in (self.root / name).glob("*")]
+        entries = storage.names(self.root / name)
         numbers = sorted(int(entry) for entry in entries if entry.isdigit())
-        return [self._version(name, number) for number in numbers]
+        versions = [self._version(name, number) for number in numbers]
+        return [item for item in versions if storage.is_complete(item.location)]
+
+    def state(self, name: str) -> Any:
+        """Return what changes with the versions and aliases of a name; None for an
+        unknown one.
+        """
+        folder = self.root / name
+        if isinstance(folder, Path):
+            return folder.stat().st_mtime_ns if folder.exists() else None
+        versions = [version.number for version in self.versions(name)]
+        return (versions, self.production(name)) if versions else None
 
     def _version(self, name: str, number: int) -> Version:
         return Version(name, number, self.root / name / str(number))
 
     def production(self, name: str) -> list[int]:
         """Return the numbers that were promoted, in order; the last is in force."""
-        path = self.root / name / "aliases.json"
-        if not path.exists():
+        try:
+            content = storage.read(self.root / name / "aliases.json")
+        except FileNotFoundError:
             return []
-        return list(json.loads(path.read_text(encoding="utf-8"))["production"])
+        return list(json.loads(content)["production"])
 
     def resolve(self, reference: str) -> Version:
         """Return the version that "poet", "poet@2", "poet@latest" or "poet@production"
@@ -111,12 +127,15 @@ class Store:
         bundle.read(source)
         with self._locked(name):
             numbers = [version.number for version in self.versions(name)]
-            version = self._version(
-                name, max(self._last_removed(name), 0, *numbers) + 1
-            )
-            with write_beside(version.path) as draft:
-                shutil.copytree(source, draft)
-            return version
+            number = max(self._last_removed(name), 0, *numbers) + 1
+            version = self._version(name, number)
+            if isinstance(version.location, Path):
+                storage.copy_tree(source, version.location)
+                return version
+            # An upload takes long: others may write meanwhile, under later numbers.
+            self._write_last(name, number)
+        storage.copy_tree(source, version.location)
+        return version
 
     def promote(self, reference: str) -> Version:
         """Put a version into production."""
@@ -170,14 +189,9 @@ class Store:
                     ),
                 )
             for version in versions:
-                # Renamed first: a version is there whole or not at all, even while its
-                # files are being deleted.
-                trash = version.path.with_name(f".{version.number}.removed")
-                version.path.rename(trash)
-                shutil.rmtree(trash)
+                storage.delete(version.location)
             numbers = {version.number for version in versions}
-            last = max(self._last_removed(name), *numbers)
-            (self.root / name / ".last").write_text(str(last))
+            self._write_last(name, max(self._last_removed(name), *numbers))
             self._write_production(
                 name, [number for number in history if number not in numbers]
             )
@@ -188,20 +202,29 @@ class Store:
         path = self.root / name / "aliases.json"
         distinct = [number for number, _ in groupby(history)]
         if distinct:
-            write_text(path, json.dumps({"production": distinct}))
+            storage.write(path, json.dumps({"production": distinct}).encode())
         else:
-            path.unlink(missing_ok=True)
+            storage.delete(path)
 
     def _last_removed(self, name: str) -> int:
-        """The highest number ever removed: numbers are never used twice."""
-        path = self.root / name / ".last"
-        return int(path.read_text()) if path.exists() else 0
+        """The highest number ever removed (at a URL: ever taken): numbers are never
+        used twice.
+        """
+        try:
+            return int(storage.read(self.root / name / ".last"))
+        except FileNotFoundError:
+            return 0
+
+    def _write_last(self, name: str, number: int) -> None:
+        storage.write(self.root / name / ".last", str(number).encode())
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """One writer at a time per name, across processes."""
-        (self.root / name).mkdir(parents=True, exist_ok=True)
-        with locked(self.root / name / ".lock"):
+        folder = self.root / name
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        with storage.locked(folder / ".lock"):
             yield
 
 

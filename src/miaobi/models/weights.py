@@ -13,6 +13,7 @@ from miaobi.core import bundle, gguf
 from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported, nearest
 from miaobi.core.language import say
+from miaobi.core.storage import Location
 from miaobi.models.resolvers import (
     Resolver,
     listed_names,
@@ -102,7 +103,7 @@ def of_path(path: Path, name: str = "") -> Weights:
     )
 
 
-def of_bundle(path: Path, name: str, version: str = "") -> Weights:
+def of_bundle(path: Location, name: str, version: str = "") -> Weights:
     """Return the weights of a folder written here, with its manifest, read once here."""
     manifest = bundle.read(path)
     return Weights(

@@ -8,10 +8,12 @@ hub id: those stand on the command line only.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from miaobi.core.engine import Weights
@@ -23,14 +25,17 @@ from miaobi.models import weights as files
 from miaobi.models.resolvers import added_names, resolver_of
 from miaobi.serve.settings import Settings
 
+STATE_SECONDS = 5.0
+"""How long the answer of a store at a URL is taken for its state."""
+
 
 @dataclass(frozen=True)
 class Entry:
     """What a name was found to be."""
 
-    changed: int
-    """The time (ns) at which the versions and aliases of the model changed, 0 for a
-    pack. After a promotion the entry is out of date.
+    state: Any
+    """What `Store.state` said of the model, 0 for a pack. After a promotion the entry is
+    out of date.
     """
     weights: Weights
 
@@ -39,6 +44,8 @@ class Names:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._cached: dict[str, Entry] = {}
+        self._states = dict[str, tuple[float, Any]]()
+        """Of models in a store at a URL: when it was asked, and its answer."""
 
     @cached_property
     def _configured(self) -> Mapping[str, Weights | None]:
@@ -71,13 +78,13 @@ class Names:
         if NAME.fullmatch(reference) and (not version or NAME.fullmatch(version)):
             store = Store()
             with contextlib.suppress(OSError):
-                changed = (store.root / reference).stat().st_mtime_ns
+                state = self._state(store, reference)
                 entry = self._cached.get(name)
-                is_current = entry is not None and entry.changed == changed
+                is_current = entry is not None and entry.state == state
                 if not is_current and store.versions(reference):
-                    entry = Entry(changed, self._of_store(store, name))
+                    entry = Entry(state, self._of_store(store, name))
                     self._cached[name] = entry
-                if entry is not None and entry.changed == changed:
+                if entry is not None and entry.state == state:
                     return entry.weights
             if not version and self._served(reference) and self._installed(reference):
                 return self._of_pack(reference)
@@ -99,9 +106,22 @@ class Names:
             return None
         return resolver.resolve(name)
 
+    def _state(self, store: Store, name: str) -> Any:
+        """What changes with a model's versions and aliases; None for an unknown name.
+
+        A store at a URL is asked at most every STATE_SECONDS.
+        """
+        if isinstance(store.root, Path):
+            return store.state(name)
+        asked_at, state = self._states.get(name, (-STATE_SECONDS, None))
+        if time.monotonic() - asked_at >= STATE_SECONDS:
+            state = store.state(name)
+            self._states[name] = (time.monotonic(), state)
+        return state
+
     def _of_store(self, store: Store, name: str) -> Weights:
         version = store.resolve(name)
-        weights = files.of_bundle(version.path, version.name, str(version.number))
+        weights = files.of_bundle(version.location, version.name, str(version.number))
         parents = weights.manifest.parents if weights.manifest else ()
         names = [version.name, *(parent.partition("@")[0] for parent in parents)]
         if not any(map(self._served, names)):

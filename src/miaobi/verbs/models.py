@@ -8,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from miaobi.core import bundle
+from miaobi.core import bundle, storage
 from miaobi.core.language import say
+from miaobi.core.storage import Location
 from miaobi.core.store import Store, Version, check_name
 from miaobi.models.resolvers import added_names
 from miaobi.models.weights import find
@@ -46,7 +47,7 @@ class Card:
     """One model: its manifest and its folder."""
 
     model: str
-    path: Path
+    path: Location
     production: bool
     manifest: bundle.Manifest
 
@@ -112,13 +113,11 @@ def versions() -> Iterator[tuple[Version, bundle.Manifest, dict[str, Any]]]:
     store = Store()
     for name in store.names():
         for version in store.versions(name):
-            manifest = bundle.read(version.path)
+            manifest = bundle.read(version.location)
             yield version, manifest, _row(store, version, manifest)
 
 
 def _row(store: Store, version: Version, manifest: bundle.Manifest) -> dict[str, Any]:
-    files = [file for file in version.path.rglob("*") if file.is_file()]
-    size = sum(file.stat().st_size for file in files)
     aliases = list[str]()
     if _is_production(store, version):
         aliases.append("production")
@@ -129,7 +128,7 @@ def _row(store: Store, version: Version, manifest: bundle.Manifest) -> dict[str,
         "family": manifest.family,
         "modality": manifest.modality,
         "created": manifest.created,
-        "megabytes": size / 1e6,
+        "megabytes": storage.size(version.location) / 1e6,
         "alias": " ".join(aliases),
     }
 
@@ -148,9 +147,9 @@ def show(model: str) -> Card:
     version = store.resolve(model)
     return Card(
         str(version),
-        version.path,
+        version.location,
         _is_production(store, version),
-        bundle.read(version.path),
+        bundle.read(version.location),
     )
 
 

@@ -178,7 +178,7 @@ def _earlier_poet(runs: Path, settings: Settings) -> tuple[Version, Path] | None
     """
     version = Store().resolve(f"{POET}@latest")
     run = newest_run(runs, settings)
-    trained_with = plain(bundle.read(version.path).recipe)
+    trained_with = plain(bundle.read(version.location).recipe)
     if run is None or trained_with != plain(settings.values):
         return None
     return version, run
@@ -241,7 +241,7 @@ def page(
     )
     from miaobi.train.tracking import read_log
 
-    manifest = bundle.read(version.path)
+    manifest = bundle.read(version.location)
     loss = f"{manifest.metrics['validation_loss']:.3f}"
     drawn = Page(
         say("Miaobi quickstart", "妙笔快速开始"),

@@ -26,6 +26,7 @@ from miaobi.core.errors import BadInput, MissingPart, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.machine import settle_waiting
+from miaobi.core.storage import Url
 from miaobi.core.store import Store, check_name
 from miaobi.data import datasets
 from miaobi.families import families
@@ -506,7 +507,9 @@ def _finish(
     if processes.rank() == 0:
         _write_bundle(settings, state, dataset, run)
         version = Store().add(folder, settings.name)
-        model, folder = str(version), version.path
+        model = str(version)
+        if not isinstance(version.location, Url):
+            folder = version.location
     assert state.validation is not None
     return Trained(
         model,

@@ -13,7 +13,7 @@ def resolve(name: str) -> Weights | None:
     if not NAME.fullmatch(reference) or not store.versions(reference):
         return None
     version = store.resolve(name)
-    return of_bundle(version.path, version.name, str(version.number))
+    return of_bundle(version.location, version.name, str(version.number))
 
 
 def names() -> list[str]:

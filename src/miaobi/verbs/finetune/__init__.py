@@ -24,6 +24,7 @@ from miaobi.core.config import Option
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_text
 from miaobi.core.language import say
+from miaobi.core.storage import Url
 from miaobi.core.store import Store, Version
 from miaobi.verbs.train import (
     Plan,
@@ -304,7 +305,7 @@ def again(
     from miaobi.verbs.finetune.settings import expand_short_options, settle
 
     version = Store().resolve(model)
-    manifest = bundle.read(version.path)
+    manifest = bundle.read(version.location)
     if manifest.family != FAMILY:
         raise BadInput(
             say(
@@ -458,7 +459,7 @@ def _finish(
     _write_report(work, state, run, base_outcome, outcome, str(version))
     return Tuned(
         str(version),
-        version.path,
+        run / "bundle" if isinstance(version.location, Url) else version.location,
         run,
         run / "report.html",
         state.step,

@@ -57,7 +57,7 @@ class Work:
         head = settings.head
         base = open_base(settings.base)
         own_folder = examples.prepare(settings.data, task, head, not quiet)
-        old = bundle.read(before.path) if before else None
+        old = bundle.read(before.location) if before else None
         if old is not None:
             _check_same_base(old, base, str(before))
             old_folder = Path(str(old.data["folder"]))

@@ -78,7 +78,7 @@ def _is_tuned(model: str) -> bool:
     store = Store()
     if not store.versions(model.partition("@")[0]):
         return False
-    return bundle.read(store.resolve(model).path).family == FAMILY
+    return bundle.read(store.resolve(model).location).family == FAMILY
 
 
 def _examples(task: Task, field: str) -> Path:

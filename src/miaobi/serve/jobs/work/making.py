@@ -246,7 +246,7 @@ def _conclude(task: Task, field: str, name: str) -> Outcome:
         {
             field: name,
             "result_files": [file_id],
-            "metrics": dict(bundle.read(version.path).metrics),
+            "metrics": dict(bundle.read(version.location).metrics),
             "trained_tokens": max(tokens, default=None),
         },
     )
