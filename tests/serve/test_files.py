@@ -6,19 +6,23 @@ import errno
 import hashlib
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from miaobi.core import storage
+from miaobi.core.storage import Url
 from miaobi.serve import files as files_of
 from miaobi.serve.callers import Caller
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.errors import ApiError
-from miaobi.serve.files import Files, plain_name
+from miaobi.serve.files import ABANDONED_SECONDS, Files, plain_name
 from miaobi.serve.guard import inside
 from miaobi.serve.records import File, new_id, now
 from miaobi.serve.services import Services
@@ -306,6 +310,76 @@ def test_a_disk_that_is_not_mounted_costs_no_record(
     files = Files(records, tmp_path / "files", 1000)
     files.sweep()
     assert files.find(stored.id, "a")
+
+
+# Elsewhere: the bytes at a URL, the records and what is arriving here.
+
+
+@pytest.fixture
+def elsewhere(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Files:
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+    where = Url(f"memory://{uuid.uuid4().hex}/server/files")
+    return Files(records, tmp_path / "arriving", 1000, where)
+
+
+def test_bytes_elsewhere_are_kept_read_and_deleted(elsewhere: Files) -> None:
+    file = keep(elsewhere, b"some bytes")
+    assert list(elsewhere.folder.iterdir()) == []
+    assert storage.names(elsewhere.where) == [file.id]
+    assert elsewhere.path(file.id).read_bytes() == b"some bytes"
+    elsewhere.delete(file.id, "a")
+    assert storage.names(elsewhere.where) == []
+    with pytest.raises(ApiError):
+        elsewhere.path(file.id)
+
+
+def test_another_server_reads_what_lies_elsewhere(
+    elsewhere: Files, records: Records, tmp_path: Path
+) -> None:
+    file = keep(elsewhere, b"some bytes")
+    other = Files(records, tmp_path / "other", 1000, elsewhere.where)
+    assert other.path(file.id).read_bytes() == b"some bytes"
+    assert other.find(file.id, "a").bytes == 10
+
+
+def test_what_was_made_elsewhere_is_made_once(elsewhere: Files, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"results")
+    id = new_id("file")
+    for _ in range(2):
+        elsewhere.put(source, id, "a", "results.csv", "fine-tune-results")
+    assert elsewhere.path(id).read_bytes() == b"results"
+    assert [file.id for file in elsewhere.listed("a")] == [id]
+
+
+def test_a_sweep_elsewhere_spares_what_another_server_may_still_record(
+    elsewhere: Files, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, lost = keep(elsewhere), keep(elsewhere)
+    storage.delete(elsewhere.where / lost.id)
+    unrecorded = new_id("file")
+    storage.write(elsewhere.where / unrecorded, b"its record is about to come")
+    files = Files(records, elsewhere.folder, 1000, elsewhere.where)
+    files.sweep()
+    assert storage.names(files.where) == sorted([kept.id, unrecorded])
+    assert [item.id for item in files.listed("a")] == [kept.id]
+    monkeypatch.setattr(storage, "age", lambda file: ABANDONED_SECONDS + 1)
+    files.sweep()
+    assert storage.names(files.where) == [kept.id]
+
+
+def test_nothing_stays_elsewhere_without_a_record(
+    elsewhere: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        elsewhere.records, "session", Mock(side_effect=ApiError(500, ""))
+    )
+    with pytest.raises(ApiError):
+        keep(elsewhere)
+    assert storage.names(elsewhere.where) == []
+    assert list(elsewhere.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])

@@ -158,3 +158,10 @@ def test_ids_sort_by_time() -> None:
     ids = [new_id("file") for _ in range(3)]
     assert len(set(ids)) == 3 and all(len(item) == len("file-") + 28 for item in ids)
     assert [item[:17] for item in ids] == sorted(item[:17] for item in ids)
+
+
+def test_an_sqlite_file_elsewhere_is_refused_by_its_setting() -> None:
+    with pytest.raises(BadInput, match="on this machine") as refused:
+        open_records("sqlite:///s3://bucket/records.sqlite")
+    assert "MIAOBI_DATABASE_URL" in refused.value.remedy
+    assert not Path("s3:").exists()

@@ -101,6 +101,11 @@ def root() -> Location:
     return location(text) if text else disk.home()
 
 
+def absolute(where: Location) -> Location:
+    """Return a location that means the same in every working folder."""
+    return where.absolute() if isinstance(where, Path) else where
+
+
 def exists(where: Location) -> bool:
     """Return whether there is a file or folder."""
     if isinstance(where, Path):

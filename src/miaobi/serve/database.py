@@ -151,6 +151,17 @@ def make_engine(url: str | URL) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True)
+    if "://" in (parsed.database or ""):
+        raise BadInput(
+            say(
+                f"The database is {url}, but an SQLite file has to be on this machine.",
+                f"数据库为 {url}，但 SQLite 文件必须保存在本机。",
+            ),
+            say(
+                "Set MIAOBI_DATABASE_URL to a file here, or to postgresql://user@host/miaobi for several servers.",
+                "请将 MIAOBI_DATABASE_URL 设为本机文件；多台服务器请用 postgresql://user@host/miaobi。",
+            ),
+        )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": WAIT_SECONDS})

@@ -4,6 +4,9 @@ record for each.
     server/files/file-019a...          the bytes, never run and never unpickled
     server/files/.file-019a....part    arriving; locked while it is written
 
+The folder is under $MIAOBI_HOME, or under $MIAOBI_STORAGE, which may be a URL: then files
+arrive here and are copied there.
+
 A file is there when both bytes and record are. Bytes come first (written beside,
 flushed, renamed), then the record; when a file goes, the record goes first. So whatever
 kills the server leaves at most bytes without a record, which `sweep` removes.
@@ -16,42 +19,68 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from sqlalchemy import delete, select
 
-from miaobi.core import machine
+from miaobi.core import machine, storage
 from miaobi.core.files import FULL
 from miaobi.core.language import say
+from miaobi.core.storage import Location, Url
 from miaobi.serve.database import Records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.records import File, new_id, now
+from miaobi.serve.settings import Settings
 
 log = logging.getLogger("miaobi.serve")
 
 ID = re.compile(r"file-[0-9a-f]{28}")
 PART = re.compile(r"\.(file-[0-9a-f]{28})\.part")
 PAGE = 10_000
+ABANDONED_SECONDS = 86_400
+"""After so long, bytes at a URL without a record belong to nobody."""
 Check = Callable[[Path], None]
 """Raises ApiError for bytes that cannot be what they are said to be."""
 
 
 class Files:
-    def __init__(self, records: Records, folder: Path, limit: int) -> None:
-        """limit: bytes of one file."""
+    def __init__(
+        self, records: Records, folder: Path, limit: int, where: Location | None = None
+    ) -> None:
+        """Args:
+        records: the database.
+        folder: where files arrive.
+        limit: bytes of one file.
+        where: where their bytes are kept, a URL; by default that folder.
+        """
         self.records = records
         self.folder = folder
         self.limit = limit
-        self.has_folder = folder.exists()
+        self.where = where or folder
+        self.has_folder = storage.exists(self.where)
         folder.mkdir(parents=True, exist_ok=True)
 
+    @classmethod
+    def of(cls, records: Records, settings: Settings) -> Files:
+        """Return the files of a server."""
+        where = settings.files
+        folder = where if isinstance(where, Path) else settings.folder / "files"
+        return cls(records, folder, settings.limits.upload_bytes, where)
+
     def path(self, id: str) -> Path:
-        """Where the bytes lie. Raises ApiError 404 for anything but a plain file of ours."""
-        path = self.folder / id
-        if not ID.fullmatch(id) or path.is_symlink() or not path.is_file():
+        """Return a file with the bytes on this machine. Raise ApiError 404 for anything
+        but a plain file of ours.
+        """
+        if not ID.fullmatch(id):
+            raise missing(id)
+        try:
+            path = storage.local(self.where / id)
+        except FileNotFoundError:
+            raise missing(id) from None
+        if path.is_symlink() or not path.is_file():
             raise missing(id)
         return path
 
@@ -101,7 +130,7 @@ class Files:
     def _remove(self, id: str) -> None:
         with self.records.session() as session:
             session.execute(delete(File).where(File.id == id))
-        (self.folder / id).unlink(missing_ok=True)
+        storage.delete(self.where / id)
 
     def upload(self, id: str | None = None) -> Upload:
         """Return a file to write to: `with files.upload() as upload:`. It is deleted at
@@ -124,9 +153,8 @@ class Files:
         with self.records.reading() as session:
             if session.get(File, id) is not None:
                 return
-        (self.folder / id).unlink(
-            missing_ok=True
-        )  # bytes of an attempt that was killed before its record
+        # Bytes of an attempt that was killed before its record.
+        storage.delete(self.where / id)
         with self.upload(id) as upload, source.open("rb") as handle:
             while piece := handle.read(1 << 20):
                 upload.write(piece)
@@ -138,10 +166,11 @@ class Files:
         """
         with self.records.reading() as session:
             expiries = {file.id: file.expires for file in session.scalars(select(File))}
+        present = set(storage.names(self.where))
         for id, expires in expiries.items():
             if expires is not None and expires <= now():
                 self._remove(id)
-            elif self.has_folder and not (self.folder / id).exists():
+            elif self.has_folder and id not in present:
                 log.warning(
                     "the bytes of a file are gone; so is its record now",
                     extra={"file": id},
@@ -152,6 +181,15 @@ class Files:
                 ID.fullmatch(path.name) and path.name not in expiries
             ):
                 self._remove_orphan(path)
+        if isinstance(self.where, Url):
+            for id in present - expiries.keys():
+                self._remove_abandoned(self.where / id)
+
+    def _remove_abandoned(self, file: Url) -> None:
+        """Delete bytes at a URL whose record another server will no longer write."""
+        with suppress(FileNotFoundError):  # another server was quicker
+            if ID.fullmatch(file.name) and storage.age(file) > ABANDONED_SECONDS:
+                storage.delete(file)
 
     def _remove_orphan(self, path: Path) -> None:
         try:
@@ -228,11 +266,14 @@ class Upload:
         """Flush, look it through, put it in its place, record it."""
         if check is not None:
             check(self.draft)
-        target = self.files.folder / self.id
+        target = self.files.where / self.id
         with disk_full():
             os.fsync(self._handle)
-            os.rename(self.draft, target)
-            self.is_stored = True
+            if isinstance(target, Path):
+                os.rename(self.draft, target)
+                self.is_stored = True
+            else:
+                storage.put(self.draft, target)
             try:
                 machine.flush_folder(self.files.folder)
                 file = File(
@@ -247,7 +288,7 @@ class Upload:
                 with self.files.records.session() as session:
                     session.add(file)
             except BaseException:
-                target.unlink(missing_ok=True)
+                storage.delete(target)
                 raise
         return file
 

@@ -60,11 +60,7 @@ class Services:
         self.records = await asyncio.to_thread(open_records, self.settings.database)
         self.keys.records = self.admission.ledger.records = self.records
         await self.keys.read()
-        self.files = Files(
-            self.records,
-            self.settings.folder / "files",
-            self.settings.limits.upload_bytes,
-        )
+        self.files = Files.of(self.records, self.settings)
         await asyncio.to_thread(self.files.sweep)
         self.jobs = Queue(self.records)
         self.supervisor = Supervisor(self.settings, self.jobs)

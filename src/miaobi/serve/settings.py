@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from miaobi.core import storage
 from miaobi.core.files import home
+from miaobi.core.storage import Location
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Settings:
     def folder(self) -> Path:
         """Where the server keeps its files and, by default, its database."""
         return home() / "server"
+
+    @property
+    def files(self) -> Location:
+        """Where uploads and outputs lie: among the server's files, or at a URL."""
+        return storage.root() / "server" / "files"
 
     @property
     def database(self) -> str:

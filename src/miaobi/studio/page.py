@@ -129,7 +129,7 @@ def build(
         show_error=False,
         max_file_size=UPLOAD,
         allowed_paths=[],
-        blocked_paths=[str(services.settings.folder / "files")],
+        blocked_paths=[str(services.settings.files)],
         enable_monitoring=False,
         mcp_server=False,
         theme=theme(FONTS, MONO),

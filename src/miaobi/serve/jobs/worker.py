@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from miaobi.core import machine
+from miaobi.core import machine, storage
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.serve.jobs import ENDED, LEASE_SECONDS, Lost, Queue, new_holder
@@ -298,6 +298,7 @@ def _environment() -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",  # it runs beside the models that answer
         **{name: value for name, value in os.environ.items() if name not in HIDDEN},
         "MIAOBI_HOME": str(home().absolute()),
+        "MIAOBI_STORAGE": str(storage.absolute(storage.root())),
     }
 
 

@@ -46,7 +46,7 @@ def main() -> int:
     with records.reading() as session:
         job = session.get(Job, order["job"])
     assert job is not None
-    files = Files(records, settings.folder / "files", settings.limits.upload_bytes)
+    files = Files.of(records, settings)
     # A process that worked here before and is still ending holds the lock.
     with locked(Path.cwd()):
         return _run(Task(job, order["holder"], queue, files, settings, Path.cwd()))
