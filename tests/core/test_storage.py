@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from miaobi.core import storage
-from miaobi.core.errors import BadInput, Damaged, MissingPart
+from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound
 from miaobi.core.storage import Location, Url
 
 
@@ -222,7 +222,7 @@ def test_a_pattern_takes_what_fits() -> None:
 
 def test_nothing_to_fetch_is_a_missing_file(folder: Location) -> None:
     if isinstance(folder, Url):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(NotFound, match="nothing at"):
             storage.local(folder)
 
 

@@ -29,7 +29,14 @@ from typing import IO, Any, TypeAlias
 from urllib.parse import unquote
 
 from miaobi.core import files as disk
-from miaobi.core.errors import BadInput, Conflict, Damaged, MiaobiError, MissingPart
+from miaobi.core.errors import (
+    BadInput,
+    Conflict,
+    Damaged,
+    MiaobiError,
+    MissingPart,
+    NotFound,
+)
 from miaobi.core.language import say
 
 MARKER = "complete.json"
@@ -42,7 +49,7 @@ LOCK_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Url:
     """A file or folder elsewhere, with as much of `Path` as readers need."""
 
@@ -57,6 +64,10 @@ class Url:
     @property
     def _path(self) -> PurePosixPath:
         return PurePosixPath(self.text.partition("://")[2])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self._path.parts
 
     @property
     def name(self) -> str:
@@ -242,7 +253,7 @@ def files(where: Location) -> list[Location]:
     sorted; none where nothing is there.
     """
     if isinstance(where, Path):
-        return sorted(file for file in where.rglob("*") if file.is_file())
+        return [*sorted(file for file in where.rglob("*") if file.is_file())]
     return [file for file, _ in _listed(where)]
 
 
@@ -253,6 +264,11 @@ def folder_of(where: Url) -> Url:
     while WILDCARDS & set(where.text):
         where = where.parent
     return where
+
+
+def base(where: Location) -> Location:
+    """Return the folder whose files `files` lists."""
+    return folder_of(where) if isinstance(where, Url) else where
 
 
 def state(file: Location) -> list[Any]:
@@ -329,7 +345,7 @@ def local(where: str | Location) -> Path:
     $MIAOBI_HOME/fetched; processes that want the same wait for the first. Of a pattern
     the files that fit are copied, under the names they have there.
 
-    Raise FileNotFoundError.
+    Raise NotFound.
     """
     where = location(where)
     if isinstance(where, Path):
@@ -341,7 +357,10 @@ def local(where: str | Location) -> Path:
     else:
         listed = _listed(where)
         if not listed:
-            raise FileNotFoundError(str(where))
+            raise NotFound(
+                say(f"There is nothing at {where}.", f"{where} 处没有内容。"),
+                say("Check the address.", "请检查地址。"),
+            )
         is_file = listed[0][0] == where
         base = folder_of(where)
         infos = {str(file.relative_to(base)): info for file, info in listed}
@@ -413,9 +432,11 @@ def _listed(where: Url) -> list[tuple[Url, Mapping[str, Any]]]:
     for name, info in infos.items():
         inner = name.strip("/").removeprefix(path.strip("/")).strip("/")
         file = base / inner if inner else base
-        if base == where or _fits(file.text, where.text):
+        is_meant = base == where or _fits(file.text, where.text)
+        if is_meant and file.name != MARKER:
             rows.append((file, info))
-    return sorted(rows, key=lambda row: row[0])
+    # As paths are sorted: folder by folder.
+    return sorted(rows, key=lambda row: row[0].parts)
 
 
 def _fits(name: str, pattern: str) -> bool:

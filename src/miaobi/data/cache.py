@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from miaobi.core import storage
 from miaobi.core.errors import NotFound
 from miaobi.core.files import locked, write_text
 from miaobi.core.language import say
+from miaobi.core.storage import Location
 
 
 @contextmanager
@@ -23,13 +26,13 @@ def locked_folder(root: Path, fingerprint: str) -> Iterator[Path]:
         yield root / fingerprint
 
 
-def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
+def content_hash(path: Location, files: Sequence[Location], root: Path) -> str:
     """Return the SHA-256 over names and contents of files.
 
     Files whose size and time have not changed since the last time are not read again.
 
     Args:
-        path: the folder of the files, or the only one
+        path: the folder of the files, a pattern at a URL, or the only file
         files: the files in it
         root: the folder where digests are remembered, in hashes.json
     """
@@ -38,27 +41,27 @@ def content_hash(path: Path, files: Sequence[Path], root: Path) -> str:
     if memory.exists():
         remembered = json.loads(memory.read_text(encoding="utf-8"))
     whole = hashlib.sha256()
+    folder = storage.base(path)
     current = dict[str, list[Any]]()
     for file in files:
-        key = str(file.absolute())
+        key = str(storage.absolute(file))
         entry = _entry(file, remembered.get(key))
         current[key] = entry
-        name = file.relative_to(path) if path.is_dir() else file.suffix
+        name = file.suffix if file == path else storage.relative(file, folder)
         whole.update(f"{name} {entry[-1]}\n".encode())
     if any(remembered.get(key) != entry for key, entry in current.items()):
         write_text(memory, json.dumps({**remembered, **current}))
     return whole.hexdigest()
 
 
-def _entry(file: Path, remembered: list[Any] | None) -> list[Any]:
+def _entry(file: Location, remembered: list[Any] | None) -> list[Any]:
     """[size, time, digest] of a file, the remembered one where it is unchanged."""
-    stat = file.stat()
-    state = [stat.st_size, stat.st_mtime_ns]
+    state = storage.state(file)
     if remembered is not None and remembered[:2] == state:
         return remembered
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return [*state, digest]
+    with storage.open_read(file) as handle:
+        digest = hashlib.file_digest(cast("BufferedReader", handle), "sha256")
+    return [*state, digest.hexdigest()]
 
 
 def manifest(folder: Path, name: str) -> dict[str, Any]:

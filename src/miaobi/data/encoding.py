@@ -11,11 +11,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, cast
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
+from miaobi.core.storage import Location
 
 SAMPLE = 1 << 18
 """Bytes in which the first ones outside ASCII are looked for at once."""
@@ -35,7 +36,7 @@ ENCODINGS = ("utf-8", "gb18030")
 class Problem:
     """Something in a file that could not be used, and what to do about it."""
 
-    path: Path
+    path: Location
     line: int
     """From 1; the row for Parquet; 0 when the whole file is meant."""
     what: str
@@ -60,13 +61,13 @@ def raise_problem(problem: Problem) -> None:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Location) -> Iterator[IO[bytes]]:
     """Open the bytes of a file, unpacked if its content (not its name) is gzip.
 
     Raises NotFound, Damaged.
     """
     try:
-        with path.open("rb") as raw:
+        with storage.open_read(path) as raw:
             is_gzip = raw.read(len(GZIP)) == GZIP
             raw.seek(0)
             if is_gzip:
@@ -117,7 +118,7 @@ def detect(file: IO[bytes]) -> str:
 
 
 def numbered_lines(
-    path: Path, report: Report = raise_problem, limit: int = -1
+    path: Location, report: Report = raise_problem, limit: int = -1
 ) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes
     "\\n".
@@ -152,14 +153,14 @@ def numbered_lines(
             report(_mixed(path, number, rest, encoding))
 
 
-def encoding_of(path: Path) -> str:
+def encoding_of(path: Location) -> str:
     """Return the encoding of a file."""
     with open_bytes(path) as file:
         return detect(file)
 
 
 def _utf16_lines(
-    path: Path, file: IO[bytes], encoding: str, limit: int
+    path: Location, file: IO[bytes], encoding: str, limit: int
 ) -> Iterator[tuple[int, str]]:
     """Lines of UTF-16 or UTF-32, where a fault leaves no way to find the next line:
     always an error.
@@ -225,7 +226,7 @@ def _is_chinese_utf8(raw: bytes) -> bool:
     return sum("\u3000" <= char <= "\u9fff" for char in text) >= 2
 
 
-def _mixed(path: Path, number: int, raw: bytes, encoding: str) -> Problem:
+def _mixed(path: Location, number: int, raw: bytes, encoding: str) -> Problem:
     others = [name for name in ENCODINGS if name != encoding and _decodes(raw, name)]
     if others:
         other = others[0]

@@ -27,6 +27,7 @@ from typing import Any, Literal
 from sqlalchemy import delete, select
 
 from miaobi.core import machine, storage
+from miaobi.core.errors import NotFound
 from miaobi.core.files import FULL
 from miaobi.core.language import say
 from miaobi.core.storage import Location, Url
@@ -78,7 +79,7 @@ class Files:
             raise missing(id)
         try:
             path = storage.local(self.where / id)
-        except FileNotFoundError:
+        except NotFound:
             raise missing(id) from None
         if path.is_symlink() or not path.is_file():
             raise missing(id)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.data.cache import locked_folder
@@ -194,7 +195,7 @@ def check_source(name: str, source: Source, needed: bool = False) -> None:
             ),
         )
     is_read = bool(source.path) and (needed or source.share > 0)
-    if is_read and not Path(source.path).expanduser().exists():
+    if is_read and not storage.exists(storage.location(source.path)):
         raise NotFound(
             say(
                 f"{key}.path is {source.path!r}, which is not there.",

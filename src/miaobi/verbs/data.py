@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.data import datasets, packs
@@ -89,7 +90,7 @@ def fetch(name: str) -> Fetched:
 
 
 def inspect(
-    path: Path,
+    path: str | Path,
     *,
     strict: bool = False,
     text_column: str | None = None,
@@ -104,7 +105,7 @@ def inspect(
         text_column: the column or key that holds the text, or the caption
         separator: what separates the documents of a plain text file, such as \\n\\n
     """
-    path = path.expanduser()
+    path = storage.local(path)
     _check_exists(path)
     name, module = _holder(path)
     options = {"text_column": text_column, "separator": separator}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.data import packs, readers
@@ -112,7 +113,7 @@ def _kind(path: Path) -> str:
 
 
 def _path(config: Config) -> Path:
-    path = Path(config.path).expanduser()
+    path = storage.local(config.path)
     if not path.exists():
         siblings = list[str]()
         if path.parent.is_dir():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
 from miaobi.data.image.folders import files_in, visible
@@ -56,7 +57,7 @@ def boxes(path: str, pack: str) -> Iterator[tuple[str, Record]]:
             say(f"The pack with boxes is {SCENES}.", f"带标注框的资源包是 {SCENES}。"),
         )
     else:
-        yield from _of_path(Path(path).expanduser(), path)
+        yield from _of_path(storage.local(path), path)
 
 
 def _of_path(path: Path, name: str) -> Iterator[tuple[str, Record]]:

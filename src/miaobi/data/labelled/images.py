@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_text
 from miaobi.core.language import say
@@ -53,7 +54,7 @@ def pictures(path: str, pack: str) -> Iterator[tuple[str, Record]]:
     """Yield pictures with "label" and their columns of text. Raises NotFound, BadInput."""
     with picture_check() as check:
         if Path(path).suffix.lower() in LISTS:
-            yield from list_records(Path(path).expanduser(), check)
+            yield from list_records(storage.local(path), check)
             return
         config = Config(path=path, pack=pack)
         for picture in sources.pictures(config, _report):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.data.image.folders import files_in
@@ -46,7 +47,7 @@ def masks(path: str, pack: str) -> Iterator[tuple[str, Record]]:
             say(f"The pack with masks is {SCENES}.", f"带掩码的资源包是 {SCENES}。"),
         )
     else:
-        yield from _folder(Path(path).expanduser(), path)
+        yield from _folder(storage.local(path), path)
 
 
 def _scenes() -> Iterator[tuple[str, Record]]:

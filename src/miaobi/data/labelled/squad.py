@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.labelled import texts
@@ -16,7 +17,7 @@ from miaobi.data.labelled import texts
 
 def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (location, {"question", "context", "answers"}). Raises BadInput."""
-    file = Path(path).expanduser()
+    file = storage.local(path)
     articles = None
     if path and file.suffix == ".json" and file.is_file():
         articles = _articles(file)

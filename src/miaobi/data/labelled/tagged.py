@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.encoding import numbered_lines
@@ -23,7 +24,7 @@ def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (location, {"tokens", "tags"}) of CoNLL files, by their endings; other
     records as they are. Raises BadInput.
     """
-    files = [] if pack else _files(Path(path).expanduser(), path)
+    files = [] if pack else _files(storage.local(path), path)
     if not files:
         yield from texts.texts(path, pack)
         return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from miaobi.core import storage
 from miaobi.data.text import loaders
 from miaobi.data.text.documents import Document
 from miaobi.data.text.files import files_in, records
@@ -20,7 +20,7 @@ def texts(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, document in enumerate(loaders.read(pack), 1):
             yield f"{pack}:{number}", _record(document)
         return
-    for file in files_in(Path(path).expanduser()):
+    for file in files_in(storage.location(path)):
         for line, record in records(file):
             yield f"{file}:{line}", record
 

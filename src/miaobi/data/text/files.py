@@ -15,13 +15,15 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, overload
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput, Damaged, NotFound, nearest
 from miaobi.core.language import say
+from miaobi.core.storage import Location, Url
 from miaobi.data.encoding import (
     MARKS,
     Problem,
@@ -60,7 +62,7 @@ CUT_MARGIN = 16
 
 
 def read(
-    path: Path | str,
+    path: str | Location,
     *,
     text_column: str | None = None,
     separator: str | None = None,
@@ -81,7 +83,7 @@ def read(
 
     Raises NotFound, BadInput with file and line, Damaged for a cut-off gzip or Parquet file.
     """
-    path = Path(path).expanduser()
+    path = storage.location(path)
     problems = list[Problem]()
 
     def keep_first(problem: Problem) -> None:
@@ -108,11 +110,11 @@ def read(
         )
 
 
-def may_be_text(path: Path) -> bool:
+def may_be_text(path: Location) -> bool:
     """Return whether `path` is a file that is named as text or holds no zero bytes, or
     a folder with a text file.
     """
-    if path.is_dir():
+    if storage.is_folder(path):
         return bool(_text_files(path))
     if _suffix(path) in FORMATS:
         return True
@@ -123,17 +125,24 @@ def may_be_text(path: Path) -> bool:
     return True
 
 
-def files_in(path: Path) -> list[Path]:
-    """Return the file itself, or the text files of a folder and its folders, sorted.
+@overload
+def files_in(path: Path) -> list[Path]: ...
+
+
+@overload
+def files_in(path: Location) -> list[Location]: ...
+
+
+def files_in(path: Location) -> Sequence[Location]:
+    """Return the file itself, the text files of a folder and its folders, or those of
+    them that a pattern at a URL (*.jsonl) fits, sorted.
 
     Raises NotFound with the nearest names.
     """
-    if path.is_dir():
+    if _holds_files(path):
         return _files_of_folder(path)
-    if not path.exists():
-        siblings = list[str]()
-        if path.parent.is_dir():
-            siblings = [item.name for item in path.parent.iterdir()]
+    if not storage.exists(path):
+        siblings = storage.names(path.parent)
         raise NotFound(
             say(f"There is no file {path}.", f"文件 {path} 不存在。"),
             nearest(path.name, siblings) or say("Check the path.", "请检查路径。"),
@@ -141,17 +150,20 @@ def files_in(path: Path) -> list[Path]:
     return [path]
 
 
-def _text_files(folder: Path) -> list[Path]:
-    return sorted(
+def _holds_files(path: Location) -> bool:
+    is_pattern = isinstance(path, Url) and storage.folder_of(path) != path
+    return is_pattern or storage.is_folder(path)
+
+
+def _text_files(folder: Location) -> list[Location]:
+    return [
         file
-        for file in folder.rglob("*")
-        if file.is_file()
-        and _suffix(file) in FORMATS
-        and not _is_hidden(file.relative_to(folder))
-    )
+        for file in storage.files(folder)
+        if _suffix(file) in FORMATS and not _is_hidden(file, folder)
+    ]
 
 
-def _files_of_folder(folder: Path) -> list[Path]:
+def _files_of_folder(folder: Location) -> list[Location]:
     files = _text_files(folder)
     if not files:
         raise NotFound(
@@ -167,12 +179,13 @@ def _files_of_folder(folder: Path) -> list[Path]:
     return files
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_hidden(file: Location, folder: Location) -> bool:
+    name = storage.relative(file, storage.base(folder))
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def read_file(
-    path: Path,
+    path: Location,
     *,
     text_column: str | None = None,
     separator: str | None = None,
@@ -194,7 +207,7 @@ def read_file(
             yield document
 
 
-def _check_no_column(path: Path, text_column: str | None) -> None:
+def _check_no_column(path: Location, text_column: str | None) -> None:
     if text_column is not None:
         raise BadInput(
             say(
@@ -205,7 +218,9 @@ def _check_no_column(path: Path, text_column: str | None) -> None:
         )
 
 
-def records(path: Path, report: Report = raise_problem) -> Iterator[tuple[int, Any]]:
+def records(
+    path: Location, report: Report = raise_problem
+) -> Iterator[tuple[int, Any]]:
     """Yield (line, or row for Parquet; record as written) of a file that is not plain
     text.
     """
@@ -224,7 +239,7 @@ def records(path: Path, report: Report = raise_problem) -> Iterator[tuple[int, A
     yield from READERS[kind](path, report)
 
 
-def format_of(path: Path) -> str:
+def format_of(path: Location) -> str:
     """Return "text", "jsonl", "json", "csv" or "parquet".
 
     Raises NotFound, BadInput for what is no text; Damaged for a gzip file cut short at
@@ -263,7 +278,7 @@ def _format(suffix: str, head: bytes) -> str:
     return kind
 
 
-def _suffix(path: Path) -> str:
+def _suffix(path: Location) -> str:
     """The ending that names the format, before .gz."""
     if path.suffix.lower() == ".gz":
         path = path.with_suffix("")
@@ -287,7 +302,7 @@ class _Text(NamedTuple):
     continues: bool = False
 
 
-def _plain(path: Path, separator: str | None, report: Report) -> Iterator[Document]:
+def _plain(path: Location, separator: str | None, report: Report) -> Iterator[Document]:
     """A text file as one document, in parts cut at line ends, or as the documents
     between separators.
     """
@@ -297,7 +312,7 @@ def _plain(path: Path, separator: str | None, report: Report) -> Iterator[Docume
         yield Document(text, meta=meta, continues=continues)
 
 
-def _parts(path: Path, report: Report) -> Iterator[_Text]:
+def _parts(path: Location, report: Report) -> Iterator[_Text]:
     """A whole file: every part but the last holds at least PART characters."""
     lines, size, first = list[str](), 0, 1
     is_first_part = True
@@ -315,7 +330,7 @@ def _parts(path: Path, report: Report) -> Iterator[_Text]:
         yield _Text(first, text)
 
 
-def _split(path: Path, separator: str, report: Report) -> Iterator[_Text]:
+def _split(path: Location, separator: str, report: Report) -> Iterator[_Text]:
     """The non-empty texts between separators, without the line ends around them."""
     text, first = "", 1
     for number, line in numbered_lines(path, report):
@@ -333,7 +348,7 @@ def _split(path: Path, separator: str, report: Report) -> Iterator[_Text]:
         yield _Text(first, text.strip("\n"))
 
 
-def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
+def json_lines(path: Location, report: Report) -> Iterator[tuple[int, Any]]:
     """Yield (line, value) of a file with a JSON value a line."""
     for number, line in numbered_lines(path, report):
         if not line.strip():
@@ -344,7 +359,7 @@ def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
             report(_broken(path, number, line, error))
 
 
-def _broken(path: Path, number: int, text: str, error: Exception) -> Problem:
+def _broken(path: Location, number: int, text: str, error: Exception) -> Problem:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
     excerpt = text.strip()[:EXCERPT]
     return Problem(
@@ -361,7 +376,7 @@ def _broken(path: Path, number: int, text: str, error: Exception) -> Problem:
     )
 
 
-def _json(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
+def _json(path: Location, report: Report) -> Iterator[tuple[int, Any]]:
     """The items of a JSON array, one at a time; or of the only list in an object
     ({"data": [...]}); or the object itself.
     """
@@ -406,7 +421,7 @@ class _Array:
     A broken item ends the reading: nothing shows where the next one starts.
     """
 
-    def __init__(self, path: Path, report: Report) -> None:
+    def __init__(self, path: Location, report: Report) -> None:
         self.path = path
         self.report = report
         self.decoder = json.JSONDecoder()
@@ -489,7 +504,7 @@ class _Array:
         )
 
 
-def csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(path: Location, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, row by column) of rows under a header line.
 
     The delimiter is comma, semicolon or tab, whichever the header has most of.
@@ -525,7 +540,7 @@ def csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]
             report(_uneven(path, line, row, len(names)))
 
 
-def _broken_csv(path: Path, line: int, error: csv.Error) -> Problem:
+def _broken_csv(path: Location, line: int, error: csv.Error) -> Problem:
     return Problem(
         path,
         line,
@@ -537,7 +552,7 @@ def _broken_csv(path: Path, line: int, error: csv.Error) -> Problem:
     )
 
 
-def _uneven(path: Path, line: int, row: list[str], columns: int) -> Problem:
+def _uneven(path: Location, line: int, row: list[str], columns: int) -> Problem:
     excerpt = ",".join(row)[:EXCERPT]
     return Problem(
         path,
@@ -550,7 +565,7 @@ def _uneven(path: Path, line: int, row: list[str], columns: int) -> Problem:
     )
 
 
-def _parquet(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(path: Location, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -587,7 +602,7 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
         yield unpacked
 
 
-READERS: dict[str, Callable[[Path, Report], Iterator[tuple[int, Any]]]] = {
+READERS: dict[str, Callable[[Location, Report], Iterator[tuple[int, Any]]]] = {
     "jsonl": json_lines,
     "json": _json,
     "csv": csv_rows,

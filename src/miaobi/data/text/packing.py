@@ -29,6 +29,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput
 from miaobi.core.files import explain_refusal, home, write_beside, write_text
 from miaobi.core.language import say
@@ -111,7 +112,7 @@ def tokenizer_path(name: str) -> Path | None:
         return None
     if name in packs.catalogue():
         return packs.path(name)
-    path = Path(name).expanduser()
+    path = storage.local(name)
     return path / "tokenizer.json" if path.is_dir() else path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from miaobi.core import storage
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data import packs, readers
@@ -93,5 +94,5 @@ def identity(config: Config, root: Path) -> str:
     source = name_of(config)
     if source == "pack":
         return packs.get(config.pack).identity
-    path = Path(config.path).expanduser()
+    path = storage.location(config.path)
     return f"{source}:{content_hash(path, files.files_in(path), root)}"
