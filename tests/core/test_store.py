@@ -163,7 +163,7 @@ def test_a_version_elsewhere_is_fetched_whole_when_it_is_used(
     assert storage.size(version.location) == storage.size(source)
     assert not (tmp_path / "home" / "fetched").exists()
     path = version.path
-    assert bundle.read(path) == bundle.read(source)
+    assert bundle.read(path).hashes == bundle.read(source).hashes
     assert path.is_relative_to(tmp_path / "home" / "fetched")
     assert Store().resolve("poet@1").path == path
 

@@ -81,8 +81,8 @@ def write(folder: Path, manifest: Manifest, save: Callable[[Path], None]) -> Pat
 
 
 def read(folder: Location) -> Manifest:
-    """Return the manifest of a bundle, after checking its files; those at a URL are
-    checked when they are fetched.
+    """Return the manifest of a bundle, after checking its files; of those at a URL
+    the sizes are checked when they are fetched.
 
     Raises NotFound, or Damaged for a newer format, altered or cut-off files.
     """

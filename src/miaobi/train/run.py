@@ -19,11 +19,13 @@ from typing import Any
 
 import yaml
 
+from miaobi.core import storage
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.files import explain_refusal, write_text
 from miaobi.core.language import say
+from miaobi.core.storage import Location, Url
 from miaobi.data.dataset import Dataset
-from miaobi.train import checkpoint, loop, processes
+from miaobi.train import checkpoint, elsewhere, loop, processes
 from miaobi.train.config import TrainConfig
 from miaobi.train.estimate import Estimate
 from miaobi.train.loop import State
@@ -72,7 +74,8 @@ class Run:
         first = processes.rank() == 0
         trackers = self._open_trackers(state) if first else []
         view = View(state, quiet)
-        view.say(f"{self.folder}\n{estimate}")
+        where = elsewhere.origin(self.folder)
+        view.say(f"{where}\n{estimate}")
         if state.step:
             view.say(
                 say(f"Resuming from step {state.step}.", f"从第 {state.step} 步继续。")
@@ -90,10 +93,11 @@ class Run:
         except KeyboardInterrupt as stop:
             if isinstance(stop, loop.Interrupted):
                 checkpoint.save(state, self.folder / "checkpoints", self.config.keep)
+                self._push()
             view.say(
                 say(
-                    f"Stopped at step {state.step}. Resume with: miaobi {self.verb} --resume {self.folder}",
-                    f"已在第 {state.step} 步停止。继续：miaobi {self.verb} --resume {self.folder}",
+                    f"Stopped at step {state.step}. Resume with: miaobi {self.verb} --resume {where}",
+                    f"已在第 {state.step} 步停止。继续：miaobi {self.verb} --resume {where}",
                 )
             )
             raise
@@ -109,10 +113,17 @@ class Run:
             self.folder / "config.yaml",
             yaml.safe_dump(dict(self.values), allow_unicode=True, sort_keys=False),
         )
-        return [
+        trackers = [
             Log(self.folder, state.step),
             *open_trackers(self.config.trackers, self.folder, self.values),
         ]
+        self._push()
+        return trackers
+
+    def _push(self) -> None:
+        """Copy the run to where it lies, if that is elsewhere."""
+        if processes.rank() == 0:
+            elsewhere.push(self.folder)
 
     def _hooks(
         self, dataset: Dataset, trackers: Sequence[Tracker], view: View
@@ -137,6 +148,7 @@ class Run:
 
         def save(state: State) -> None:
             checkpoint.save(state, self.folder / "checkpoints", config.keep)
+            self._push()
 
         def sample(state: State) -> None:
             with loop.averaged(state):
@@ -169,6 +181,7 @@ class Run:
             state.stale = 0
             if config.patience:
                 checkpoint.write(state, self.folder / "checkpoints" / "best")
+                self._push()
         state.finished = bool(config.patience) and state.stale >= config.patience
         metrics = {"validation": state.validation, "seconds": round(state.seconds, 3)}
         if self.watch:
@@ -190,28 +203,34 @@ class Run:
             state.validation = loop.validate(state, dataset)
 
 
-def new_folder(runs: Path, name: str) -> Path:
+def new_folder(runs: Location, name: str) -> Path:
     """Make a folder for a new run, named by the present second; no other run can take it.
+    For runs at a URL it is the folder in which the run works here.
 
     Returns the same path in all processes. Raises BadInput where one may not write,
     DoesNotFit on a full disk.
     """
     second = int(time.time())
     if processes.rank() == 0:
-        with explain_refusal(runs):
-            runs.mkdir(parents=True, exist_ok=True)
+        folder = elsewhere.folder_of_runs(runs)
+        with explain_refusal(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             # Another run of this name may have begun in this second.
-            while not _make(_folder_of(runs, name, second)):
+            while not _make(runs, _name_of(name, second)):
                 second += 1
-    return _folder_of(runs, name, processes.broadcast_int(second))
+    second = processes.broadcast_int(second)
+    return elsewhere.folder_of_runs(runs) / _name_of(name, second)
 
 
-def _folder_of(runs: Path, name: str, second: int) -> Path:
-    return runs / f"{name}-{datetime.fromtimestamp(second):%Y%m%d-%H%M%S}"
+def _name_of(name: str, second: int) -> str:
+    return f"{name}-{datetime.fromtimestamp(second):%Y%m%d-%H%M%S}"
 
 
-def _make(folder: Path) -> bool:
-    """Make a folder; return False where it is there already."""
+def _make(runs: Location, name: str) -> bool:
+    """Make the folder of a run; return False where it is there already."""
+    folder = runs / name
+    if isinstance(folder, Url):
+        return elsewhere.claim(folder) is not None
     try:
         folder.mkdir()
     except FileExistsError:
@@ -226,21 +245,23 @@ def restore_newest(state: State, folder: Path) -> None:
         checkpoint.restore(state, checkpoints[-1])
 
 
-def find_run(name: str, runs: Path) -> Path:
-    """Return a run's folder by its path, its name, or the start of its name (the newest
-    that fits). Raises NotFound with the nearest names.
+def find_run(name: str, runs: Location) -> Path:
+    """Return a run's folder by its path or URL, its name, or the start of its name (the
+    newest that fits). One at a URL is brought here. Raises NotFound with the nearest
+    names.
     """
-    if (Path(name) / "config.yaml").exists():
-        return Path(name)
-    folders = [path.parent for path in runs.glob("*/config.yaml")]
-    folders.sort(key=lambda folder: folder.stat().st_mtime)
-    matches = [folder for folder in folders if folder.name.startswith(name)]
+    run = storage.location(name)
+    if storage.exists(run / "config.yaml"):
+        return elsewhere.pull(run) if isinstance(run, Url) else Path(name)
+    names = elsewhere.names(runs)
+    matches = [run_name for run_name in names if run_name.startswith(name)]
     if not matches:
         raise NotFound(
             say(
                 f"There is no run {name!r} under {runs}.",
                 f"{runs} 下没有名为 {name!r} 的训练记录。",
             ),
-            nearest(name, [folder.name for folder in folders]),
+            nearest(name, names),
         )
-    return matches[-1]
+    run = runs / matches[-1]
+    return elsewhere.pull(run) if isinstance(run, Url) else run

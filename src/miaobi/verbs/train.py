@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaobi.core import bundle, config
+from miaobi.core import bundle, config, storage
 from miaobi.core.config import Option
 from miaobi.core.errors import BadInput, MissingPart, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.machine import settle_waiting
-from miaobi.core.storage import Url
+from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store, check_name
 from miaobi.data import datasets
 from miaobi.families import families
@@ -245,7 +245,7 @@ def command(*argv: str) -> Trained | Plan | Printed | str | None:
     if "--help" in argv or "-h" in argv:
         return _usage(options, own)
     values = config.resolve(options, own)
-    runs = Path(values["runs"])
+    runs = storage.location(values["runs"])
     if values["resume"]:
         return resume(values["resume"], runs=runs, argv=keys)
     if not values["recipe"]:
@@ -306,7 +306,7 @@ def train(
     *,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    runs: str | Path = "runs",
+    runs: str | Location = "runs",
     quiet: bool = False,
 ) -> Trained:
     """Train from Python.
@@ -321,7 +321,7 @@ def train(
     overrides = dict(settings or {})
     if name:
         overrides["name"] = name
-    trained = _run(_settled(recipe, overrides), Path(runs), quiet=quiet)
+    trained = _run(_settled(recipe, overrides), storage.location(runs), quiet=quiet)
     assert isinstance(trained, Trained)
     return trained
 
@@ -330,13 +330,15 @@ def plan(
     recipe: str | Path | Mapping[str, Any],
     *,
     settings: Mapping[str, Any] | None = None,
-    runs: str | Path = "runs",
+    runs: str | Location = "runs",
 ) -> Plan:
     """Return what `train` with the same arguments would cost.
 
     The data is prepared, the model is built, a few steps are timed.
     """
-    planned = _run(_settled(recipe, settings or {}), Path(runs), dry_run=True)
+    planned = _run(
+        _settled(recipe, settings or {}), storage.location(runs), dry_run=True
+    )
     assert isinstance(planned, Plan)
     return planned
 
@@ -368,7 +370,7 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
 def resume(
     run: str | Path,
     *,
-    runs: Path = Path("runs"),
+    runs: Location = Path("runs"),
     argv: Sequence[str] = (),
     quiet: bool = False,
 ) -> Trained:
@@ -410,7 +412,7 @@ def need_torch() -> None:
 
 def _run(
     settings: Settings,
-    runs: Path,
+    runs: Location,
     folder: Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
@@ -427,7 +429,7 @@ def _run(
     need_torch()
     import torch
 
-    from miaobi.train import estimate, loop, processes, threads
+    from miaobi.train import elsewhere, estimate, loop, processes, threads
     from miaobi.train import run as runs_of
 
     family = settings.family
@@ -443,7 +445,9 @@ def _run(
         torch.manual_seed(config_of_loop.seed + processes.rank())
         if folder:
             runs_of.restore_newest(state, folder)
-        expected = estimate.estimate(state, dataset, folder or runs)
+        expected = estimate.estimate(
+            state, dataset, folder or elsewhere.folder_of_runs(runs)
+        )
         estimate.check_limits(
             expected, config_of_loop.max_minutes, config_of_loop.max_steps
         )
@@ -458,7 +462,10 @@ def _run(
         run = runs_of.Run(run_folder, config_of_loop, settings.values, "train", sample)
         seconds = run.train(state, dataset, expected, quiet or processes.rank() > 0)
         run.conclude(state, dataset)
-        return _finish(settings, state, dataset, run_folder, expected, seconds)
+        trained = _finish(settings, state, dataset, run_folder, expected, seconds)
+        if processes.rank() == 0:
+            elsewhere.push(run_folder)
+        return trained
 
 
 def show_samples(

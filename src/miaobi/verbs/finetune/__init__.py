@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaobi.core import bundle, config
+from miaobi.core import bundle, config, storage
 from miaobi.core.config import Option
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_text
 from miaobi.core.language import say
-from miaobi.core.storage import Url
+from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store, Version
 from miaobi.verbs.train import (
     Plan,
@@ -146,7 +146,7 @@ def command(*argv: str) -> Tuned | Plan | Printed | str | None:
     if "--help" in argv or "-h" in argv:
         return _usage(own, keys)
     values = config.resolve(OWN, own)
-    runs = Path(values["runs"])
+    runs = storage.location(values["runs"])
     if values["resume"]:
         return resume(values["resume"], runs=runs, argv=keys)
     if values["continue"]:
@@ -200,7 +200,7 @@ def finetune(
     method: str | None = None,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    runs: str | Path = "runs",
+    runs: str | Location = "runs",
     quiet: bool = False,
 ) -> Tuned:
     """Fine-tune from Python.
@@ -230,7 +230,7 @@ def finetune(
         if value is not None:
             argv += [f"--{key}", str(value)]
     argv += config.as_argv(settings or {})
-    tuned = _run(settle(tree, argv, origin), Path(runs), quiet=quiet)
+    tuned = _run(settle(tree, argv, origin), storage.location(runs), quiet=quiet)
     assert isinstance(tuned, Tuned)
     return tuned
 
@@ -238,7 +238,7 @@ def finetune(
 def resume(
     run: str | Path,
     *,
-    runs: Path = Path("runs"),
+    runs: Location = Path("runs"),
     argv: Sequence[str] = (),
     quiet: bool = False,
 ) -> Tuned:
@@ -284,7 +284,7 @@ def again(
     *,
     argv: Sequence[str],
     replay: float = 1.0,
-    runs: Path = Path("runs"),
+    runs: Location = Path("runs"),
     promote: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
@@ -351,7 +351,7 @@ def _recipe_without_data(manifest: bundle.Manifest) -> dict[str, Any]:
 
 def _run(
     settings: Settings,
-    runs: Path,
+    runs: Location,
     folder: Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
@@ -373,7 +373,7 @@ def _run(
     """
     import torch
 
-    from miaobi.train import estimate, loop, processes, threads
+    from miaobi.train import elsewhere, estimate, loop, processes, threads
     from miaobi.train import run as runs_of
     from miaobi.verbs.finetune import outcome
     from miaobi.verbs.finetune.work import Work
@@ -387,7 +387,9 @@ def _run(
         settings = work.settings
         state = loop.start(work.learner, settings.train)
         torch.manual_seed(settings.train.seed + processes.rank())
-        expected = estimate.estimate(state, work.data, folder or runs)
+        expected = estimate.estimate(
+            state, work.data, folder or elsewhere.folder_of_runs(runs)
+        )
         estimate.check_limits(
             expected, settings.train.max_minutes, settings.train.max_steps
         )
@@ -414,6 +416,7 @@ def _run(
             seconds = run.train(state, work.data, expected, quiet)
         except KeyboardInterrupt:
             _write_report(work, state, run_folder, base_outcome, outcome.Outcome())
+            elsewhere.push(run_folder)
             raise
         run.conclude(state, work.data)
         if processes.rank() > 0:
@@ -427,7 +430,9 @@ def _run(
                 (),
                 makes=settings.task.MAKES,
             )
-        return _finish(work, state, run_folder, base_outcome, seconds, promote)
+        tuned = _finish(work, state, run_folder, base_outcome, seconds, promote)
+        elsewhere.push(run_folder)
+        return tuned
 
 
 def _finish(
