@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from miaobi import cli
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.storage import Location, Url
@@ -115,3 +116,11 @@ def test_inspect_reads_elsewhere(elsewhere: Url, tmp_path: Path) -> None:
     assert "cat" in str(inspect(str(elsewhere / "pictures")))
     with pytest.raises(NotFound, match="nothing at"):
         inspect(str(elsewhere / "nowhere"))
+
+
+def test_the_command_takes_urls(
+    elsewhere: Url, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_texts(elsewhere)
+    assert cli.main(["data", "inspect", str(elsewhere), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 31

@@ -144,7 +144,7 @@ def test_half_a_checkpoint_is_never_chosen(runs: Url, home: Path) -> None:
     ]
 
 
-def test_what_is_newer_here_is_kept(runs: Url) -> None:
+def test_a_newer_checkpoint_here_is_used(runs: Url) -> None:
     run = new_folder(runs, "quick")
     (run / "config.yaml").write_text("{}")
     make_checkpoint(run, "step-00000002", 2)

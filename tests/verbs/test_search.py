@@ -19,6 +19,7 @@ from miaobi.core.errors import BadInput, Conflict, MiaobiError, NotFound
 from miaobi.core.store import Store
 from miaobi.verbs import finetune, train
 from miaobi.verbs.search import Searched, resume, search
+from miaobi.verbs.search.job import new_folder
 
 VERSES = [
     "床前明月光，疑是地上霜。举头望明月，低头思故乡。",
@@ -593,3 +594,8 @@ def test_names_that_exist_already_or_are_unknown(recipe: Path) -> None:
 
 def test_the_section_does_not_disturb_training(recipe: Path) -> None:
     assert train.settle(read_yaml(recipe)).train.max_steps == 40
+
+
+def test_a_search_elsewhere_is_refused_by_its_option() -> None:
+    with pytest.raises(BadInput, match="--runs is s3://bucket/runs"):
+        new_folder("mine", "s3://bucket/runs")

@@ -113,8 +113,8 @@ class Names:
         """
         if isinstance(store.root, Path):
             return store.state(name)
-        asked_at, state = self._states.get(name, (-STATE_SECONDS, None))
-        if time.monotonic() - asked_at >= STATE_SECONDS:
+        checked_at, state = self._states.get(name, (-STATE_SECONDS, None))
+        if time.monotonic() - checked_at >= STATE_SECONDS:
             state = store.state(name)
             self._states[name] = (time.monotonic(), state)
         return state

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.serve.jobs.test_fine_tuning import do
 from tests.serve.live import wait_until
 
-from miaobi.core import bundle
+from miaobi.core import bundle, storage
 from miaobi.core.config import Option
 from miaobi.core.recipes import RecipeFolder
 from miaobi.core.recipes import recipes as packaged
@@ -455,3 +455,36 @@ def test_recipes_of_other_packages_are_offered(
         assert "ends in .notes" in answer.json()["error"]["message"]
     finally:
         recipes.cache_clear()
+
+
+@pytest.mark.timeout(240)
+def test_uploads_and_models_may_lie_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of the job reads the upload there, and puts its model and files there."""
+    from miaobi.serve.opening import build_pool
+
+    # To fsspec, `local` is a file system as any other.
+    monkeypatch.setenv("MIAOBI_STORAGE", f"local://{tmp_path}/shared")
+    settings = Settings(hosts=("testserver",), studio=False, streams=2)
+    services = Services(settings, build_pool(settings), Admission(settings))
+    with TestClient(create_app(services)) as client:
+        job = create(client, training_file=upload(client), miaobi=SMALL)
+        path = f"/v1/training/jobs/{job['id']}"
+        wait_until(
+            lambda: client.get(path).json()["status"] not in ("queued", "running"), 200
+        )
+        job = client.get(path).json()
+        assert job["status"] == "succeeded", job["error"]
+        [results] = job["result_files"]
+        content = client.get(f"/v1/files/{results}/content")
+        assert content.text.startswith("step,train_loss")
+        completion = client.post(
+            "/v1/completions",
+            json={"model": job["trained_model"], "prompt": "the ", "max_tokens": 4},
+        )
+        assert completion.status_code == 200, completion.text
+    shared = tmp_path / "shared"
+    assert (shared / "models" / job["trained_model"] / "1" / storage.MARKER).exists()
+    assert (shared / "server" / "files" / results).exists()
+    assert not (tmp_path / "home" / "models").exists()

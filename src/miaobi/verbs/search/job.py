@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from miaobi.core import config
-from miaobi.core.errors import Conflict, NotFound, nearest
+from miaobi.core import config, storage
+from miaobi.core.errors import BadInput, Conflict, NotFound, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.families import families
@@ -100,9 +100,19 @@ def new_folder(name: str, runs: str) -> Path:
     """Return the folder of a search that begins now; it is not created.
 
     Raises:
+        BadInput: runs is a URL
         Conflict: there is a search of this name
     """
-    folder = Path(runs) / f"search-{name}"
+    where = storage.location(runs)
+    if isinstance(where, storage.Url):
+        raise BadInput(
+            say(
+                f"--runs is {runs}, but a search keeps a database, which has to be on this machine.",
+                f"--runs 为 {runs}，但搜索使用的数据库必须保存在本机。",
+            ),
+            say("Give a folder.", "请给出文件夹。"),
+        )
+    folder = where / f"search-{name}"
     if folder.exists():
         raise Conflict(
             say(
