@@ -172,7 +172,8 @@ def _row(folder: Path, table: Path, line: int, record: Any) -> _Row:
         )
     base = PurePosixPath(table.parent.relative_to(folder).as_posix())
     path = base / name.strip().replace("\\", "/")
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    has_drive = any(":" in part for part in path.parts[:1])
+    if path.is_absolute() or ".." in path.parts or has_drive:
         raise Unusable(
             say(f"{name!r} points outside the folder.", f"{name!r} 指向文件夹之外。"),
             say(
