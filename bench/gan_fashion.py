@@ -113,8 +113,7 @@ def settled(seed: int = 0, steps: int = 1000) -> Settings:
     recipe = read_yaml(RECIPE)
     return settle(
         {**recipe, "train": {**recipe["train"], "max_steps": steps, "seed": seed}},
-        (),
-        str(RECIPE),
+        origin=str(RECIPE),
     )
 
 

@@ -23,7 +23,7 @@ STEPS = 12
 
 
 def timed(recipe: Path) -> dict[str, float]:
-    settings = settle(read_yaml(recipe), (), str(recipe))
+    settings = settle(read_yaml(recipe), origin=str(recipe))
     data = datasets.get(settings.family.DATA).prepare(settings.data)
     torch.manual_seed(0)
     state = loop.start(settings.family.build(settings.model, data.spec), settings.train)

@@ -176,8 +176,7 @@ def of_ours(
     def started(steps: int) -> loop.State:
         settings = settle(
             {**recipe, "train": {**recipe["train"], "max_steps": steps, "seed": seed}},
-            (),
-            str(RECIPE),
+            origin=str(RECIPE),
         )
         return loop.start(
             settings.family.build(settings.model, data.spec), settings.train
@@ -215,7 +214,7 @@ def main() -> None:
     arguments = parser.parse_args()
     peer()
     torch.set_flush_denormal(True)
-    settings = settle(read_yaml(RECIPE), (), str(RECIPE))
+    settings = settle(read_yaml(RECIPE), origin=str(RECIPE))
     data = pictures.prepare(settings.data)
     train, held, test = (
         (torch.from_numpy(data.pixels(split).copy()) > 127).float()

@@ -9,8 +9,11 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from miaobi import cli
-from miaobi.core.config import options, usage
+from miaobi.core.config import Option, further, options, usage
 from miaobi.families import families
+from miaobi.tune.tasks import tasks
+from miaobi.verbs.finetune.settings import SHORT_OPTIONS, options_of
+from miaobi.verbs.train import recipe_options
 
 PAGE = Path(__file__).with_name("commands.md")
 
@@ -21,64 +24,53 @@ def page() -> str:
         "",
         "Written by `make docs` from the code; do not edit.",
         "",
-        "```",
-        cli.overview(),
-        "```",
+        *block(cli.overview()),
     ]
     for name, verb in cli.VERBS.items():
-        if name in cli.RAW:
-            continue
         function = EntryPoint(name, verb.function, "").load()
+        own = options(function)
         parts += [
             "",
             f"## miaobi {name}",
             "",
-            "```",
-            usage(f"miaobi {name}", verb.english, options(function)),
-            "```",
+            *block(usage(f"miaobi {name}", verb.english, own)),
         ]
-    from miaobi.verbs.train import recipe_options
-
-    parts += [
-        "",
-        "## miaobi train",
-        "",
-        "`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR]`, and every key of the recipe:",
-    ]
-    for family in families.names():
-        parts += [
-            "",
-            f"### family {family}",
-            "",
-            "```",
-            usage("", "", recipe_options(families.get(family))).strip(),
-            "```",
-        ]
-    return "\n".join([*parts, *_finetune(), *_search()]) + "\n"
+        if name == "train":
+            parts += _families()
+        elif name == "finetune":
+            parts += _tasks()
+        elif note := further(function, ()).note:
+            parts += ["", note]
+    return "\n".join(parts) + "\n"
 
 
-def _finetune() -> list[str]:
-    from miaobi.tune.tasks import tasks
-    from miaobi.verbs.finetune import OWN
-    from miaobi.verbs.finetune.settings import options_of
+def block(text: str) -> list[str]:
+    return ["```", text, "```"]
 
-    common = [
-        option
-        for option in options_of(tasks.get("chat"))
-        if not option.key.startswith("head.")
-    ]
+
+def listed(opts: list[Option]) -> list[str]:
+    """A block with these options; nothing where there are none."""
+    text = usage("", "", opts).strip().removeprefix("[--option value ...]").strip("\n")
+    return ["", *block(text)] if text else []
+
+
+def _families() -> list[str]:
     parts = [
         "",
-        "## miaobi finetune",
-        "",
-        "```",
-        usage(
-            "miaobi finetune",
-            "Tune a pretrained model on labelled examples.",
-            [*OWN, *common],
-        ),
-        "```",
+        "Every key of the recipe is an option too; which there are depends on its family.",
     ]
+    for name in families.names():
+        parts += ["", f"### family {name}"]
+        parts += listed(recipe_options(families.get(name)))
+    return parts
+
+
+def _tasks() -> list[str]:
+    parts = [
+        "",
+        "Every key of the recipe is an option too; its head depends on the task.",
+    ]
+    parts += listed([*SHORT_OPTIONS, *options_of(None)])
     for name in tasks.names():
         task = tasks.get(name)
         parts += [
@@ -87,30 +79,8 @@ def _finetune() -> list[str]:
             "",
             f"{task.SUMMARY[0].capitalize()}. A record: `{task.EXAMPLE}`",
         ]
-        head = usage("", "", options(task.Config, "head.")).strip()
-        parts += (
-            ["", "```", head.removeprefix("[--option value ...]").strip(), "```"]
-            if head
-            else []
-        )
+        parts += listed(options(task.Config, "head."))
     return parts
-
-
-def _search() -> list[str]:
-    from miaobi.verbs.search import OWN
-
-    return [
-        "",
-        "## miaobi search",
-        "",
-        "```",
-        usage(
-            "miaobi search",
-            "Search for better settings of a recipe, whose keys may be given too.",
-            OWN,
-        ),
-        "```",
-    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from miaobi import __version__
@@ -160,8 +160,7 @@ VERBS = {
     ),
 }
 
-RAW = {"train", "finetune", "search"}
-"""Verbs whose options depend on the recipe: they get the arguments as they are."""
+HELP = ("--help", "-h")
 
 
 def all_verbs() -> dict[str, Verb]:
@@ -230,18 +229,31 @@ def call(name: str, argv: Sequence[str]) -> Any:
     """Run a verb with its arguments and return its result; print the help for --help."""
     from importlib.metadata import EntryPoint
 
-    from miaobi.core.config import build, options, resolve, usage
+    from miaobi.core.config import arguments
     from miaobi.core.registry import load_entry_point
 
     verb = all_verbs()[name]
     function = load_entry_point(EntryPoint(name, verb.function, "miaobi.verbs"))
-    if name in RAW:
-        return function(*argv)
-    opts = options(function)
-    if "--help" in argv or "-h" in argv:
-        print(usage(f"miaobi {name}", say(verb.english, verb.chinese), opts))
+    rest = [item for item in argv if item not in HELP]
+    if len(rest) < len(argv):
+        print(usage(name, function, rest))
         return None
-    return function(**build(function, resolve(opts, argv)))
+    return function(**arguments(function, argv))
+
+
+def usage(name: str, function: Callable[..., Any], argv: Sequence[str] = ()) -> str:
+    """Return the help of a verb; where its options depend on a recipe or a task, of the
+    one that `argv` names.
+    """
+    from miaobi.core import config
+
+    verb = all_verbs()[name]
+    return config.usage(
+        f"miaobi {name}",
+        say(verb.english, verb.chinese),
+        config.options(function),
+        config.further(function, argv),
+    )
 
 
 def missing(name: str, error: ModuleNotFoundError) -> Exception:
@@ -288,7 +300,7 @@ def show_error(error: MiaobiError, as_json: bool) -> None:
 
 def run(argv: Sequence[str], as_json: bool) -> None:
     """Carry out a command line without --json."""
-    if not argv or argv[0] in ("--help", "-h", "help"):
+    if not argv or argv[0] in (*HELP, "help"):
         print(overview())
         return
     if argv[0] == "--version":

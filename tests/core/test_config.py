@@ -17,6 +17,7 @@ from miaobi.core.config import (
     flat,
     nested,
     options,
+    parse,
     plain,
     present_key,
     read_yaml,
@@ -69,13 +70,12 @@ def test_signature_becomes_options() -> None:
         "other",
     ]
     text = usage("miaobi do", "Do it.", OPTIONS)
-    assert "--train.learning-rate  (float = 0.001)" in text
-    assert "cosine | linear" in text
+    assert "--train.learning-rate FLOAT\n        Peak rate. (default 0.001)" in text
+    assert "--train.schedule cosine|linear" in text
 
 
 def test_layers_and_types() -> None:
-    values = resolve(
-        OPTIONS,
+    argv = parse(
         [
             "here",
             "--train.learning_rate",
@@ -89,8 +89,11 @@ def test_layers_and_types() -> None:
             "--limit",
             "7",
         ],
-        {"train": {"schedule": "linear", "learning_rate": "3e-4"}},
+        OPTIONS,
     )
+    assert argv["train.learning_rate"] == 1e-4
+    tree = {"train": {"schedule": "linear", "learning_rate": "3e-4"}}
+    values = resolve(OPTIONS, tree, argv)
     arguments = build(target, values)
     assert arguments["folder"] == Path("here")
     assert arguments["train"] == Inner(1e-4, "linear", (0.5, 0.6), ("a", "b"))
@@ -114,14 +117,14 @@ def test_layers_and_types() -> None:
 )
 def test_mistakes(argv: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message.replace("|", r"\|")):
-        resolve(OPTIONS, argv)
+        resolve(OPTIONS, overrides=parse(argv, OPTIONS))
 
 
 def test_a_file_with_an_unknown_key_is_named() -> None:
     with pytest.raises(
         BadInput, match=r"my\.yaml: there is no setting 'train.lerning_rate'"
     ) as caught:
-        resolve(OPTIONS, ["here"], {"train": {"lerning_rate": 1}}, "my.yaml")
+        resolve(OPTIONS, {"train": {"lerning_rate": 1}}, {}, "my.yaml")
     assert "train.learning_rate" in caught.value.remedy
 
 
@@ -156,7 +159,7 @@ def test_argv_and_yaml_agree(rate: float, name: str, schedule: str) -> None:
         "train": {"learning_rate": rate, "schedule": schedule},
         "name": name,
     }
-    assert resolve(OPTIONS, argv) == resolve(OPTIONS, [], tree)
+    assert resolve(OPTIONS, {}, parse(argv, OPTIONS)) == resolve(OPTIONS, tree)
 
 
 def test_names_that_python_reserves() -> None:
@@ -173,7 +176,10 @@ def test_names_that_python_reserves() -> None:
         ("with", "What to add."),
         ("without", "What to leave out."),
     ]
-    assert build(add, resolve(opts, ["--with", "7"])) == {"with_": "7", "without": ""}
+    assert build(add, resolve(opts, {}, parse(["--with", "7"], opts))) == {
+        "with_": "7",
+        "without": "",
+    }
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,7 @@ MIXTURE = options(Mixture, "data.")
 
 def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -> None:
     tree = {"data": {"mix": {"poems": {"path": "p.jsonl", "share": "0.1"}, "通用": {}}}}
-    values = resolve(MIXTURE, ["--data.mix.poems.share", "0.5"], tree)
+    values = resolve(MIXTURE, tree, {"data.mix.poems.share": 0.5})
     assert [option.key for option in expand_mappings(MIXTURE, tree)] == [
         "data.name",
         "data.mix.poems.path",
@@ -206,11 +212,11 @@ def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -
         "name": "x",
         "mix": {"poems": Share("p.jsonl", 0.5), "通用": Share()},
     }
-    assert resolve(MIXTURE, [], nested(values)) == values
+    assert resolve(MIXTURE, nested(values)) == values
     assert build(Mixture, resolve(MIXTURE), "data.") == {"name": "x", "mix": {}}
     text = usage("do", "", MIXTURE)
-    assert re.search(r"--data\.mix\.NAME\.path  \(str.*\n +Where it lies\.\n", text)
-    assert "--data.mix.NAME.share  (float)" in text
+    assert "--data.mix.NAME.path TEXT\n        Where it lies.\n" in text
+    assert "--data.mix.NAME.share FLOAT\n        (default 0.0; at least 0)" in text
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,7 @@ def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -
         (
             {"poems": {"share": -1}},
             [],
-            "my.yaml: data.mix.poems.share is -1. Input should be greater than or equal to 0",
+            "my.yaml: data.mix.poems.share is -1.",
             "float",
         ),
         ({"poems": {"share": "much"}}, [], "data.mix.poems.share is 'much'", "float"),
@@ -262,7 +268,9 @@ def test_mistakes_inside_a_mapping_are_named(
     mix: Any, argv: list[str], problem: str, remedy: str
 ) -> None:
     with pytest.raises(BadInput, match=re.escape(problem)) as caught:
-        resolve(MIXTURE, argv, {"data": {"mix": mix}}, "my.yaml")
+        given = {"data": {"mix": mix}}
+        opts = [*MIXTURE, *expand_mappings(MIXTURE, given, "my.yaml")]
+        resolve(MIXTURE, given, parse(argv, opts), "my.yaml")
     assert remedy in caught.value.remedy
 
 
@@ -294,7 +302,8 @@ RENAMED = options(Renamed, "train.")
 def test_an_earlier_name_is_read_and_not_written(
     settings: dict[str, Any], argv: list[str], parts: int
 ) -> None:
-    values = resolve(RENAMED, [*argv, "--train.other", "x"], settings)
+    overrides = parse([*argv, "--train.other", "x"], RENAMED)
+    values = resolve(RENAMED, settings, overrides)
     assert values == {"train.parts": parts, "train.other": "x"}
     by_key = {option.key: option for option in RENAMED}
     assert present_key("train.halves", by_key) == "train.parts"
@@ -302,8 +311,10 @@ def test_an_earlier_name_is_read_and_not_written(
 
 
 def test_mistakes_under_an_earlier_name_are_named() -> None:
+    with pytest.raises(BadInput, match="--train.halves is 'many'"):
+        parse(["--train.halves", "many"], RENAMED)
     with pytest.raises(BadInput, match="train.parts is 'many'"):
-        resolve(RENAMED, ["--train.halves", "many"])
+        resolve(RENAMED, {"train": {"halves": "many"}})
     with pytest.raises(BadInput, match="halves"):
-        resolve(RENAMED, ["--train.halves"])
+        parse(["--train.halves"], RENAMED)
     assert "halves" not in usage("miaobi", "", RENAMED)

@@ -14,9 +14,10 @@ from tests.tune.small import Texts, causal, classifier, values
 
 from miaobi.train.config import TrainConfig
 from miaobi.tune import defaults, methods
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.defaults import Derived, derive
 from miaobi.tune.examples import Lengths
-from miaobi.tune.methods import METHODS, TuneConfig
+from miaobi.tune.methods import METHODS
 
 TRAIN = TrainConfig(device="cpu")
 LENGTHS = Lengths(10, 12, 12, 12, 0)

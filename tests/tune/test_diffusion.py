@@ -22,6 +22,7 @@ from miaobi.data.labelled.images import pictures
 from miaobi.data.text.shapes import Unusable
 from miaobi.nn.objective import prepared
 from miaobi.tune import methods
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.image.denoisers import Diffusion
 from miaobi.tune.tasks import diffusion
 from miaobi.tune.tasks.diffusion import Config, DiffusionLearner
@@ -148,7 +149,7 @@ def test_a_lora_learns_and_opens_in_diffusers(
 ) -> None:
     learner = painter(folders(name))
     torch.manual_seed(0)
-    methods.apply(learner, methods.TuneConfig(method="lora", lora_rank=4, lora_alpha=8))
+    methods.apply(learner, TuneConfig(method="lora", lora_rank=4, lora_alpha=8))
     batch = batch_of(learner, captioned(tmp_path / "set"))
     learner.eval()
     with torch.no_grad():

@@ -17,10 +17,12 @@ from tests.tune.metric_values import metric_values
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from miaobi.core import config
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.text.shapes import Unusable
 from miaobi.nn.objective import prepared
 from miaobi.tune import methods
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.distillation import (
     Config,
@@ -255,7 +257,7 @@ def test_layers_do_not_go_with_an_adapter(tmp_path: Path) -> None:
             {},
             Config(teacher=str(tmp_path / "student"), layers=2),
         )
-        methods.apply(task, methods.TuneConfig(method=method))
+        methods.apply(task, TuneConfig(method=method))
         if method == "full":
             assert task.phases()[0].module is task.net
         else:
@@ -287,4 +289,4 @@ def test_columns_and_settings() -> None:
     with pytest.raises(BadInput, match="There is no teacher"):
         survey(QUESTIONS, Config())
     with pytest.raises(BadInput, match=r"head\.temperature is 0"):
-        Config(temperature=0)
+        config.make(Config, {"head.temperature": 0}, "head.")

@@ -15,6 +15,7 @@ from tests.engines.small import small_bundle
 from tests.tune.encoders import base, examples, fit, make, metrics_of
 from torch.nn import functional as F
 
+from miaobi.core import config
 from miaobi.core.errors import BadInput
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base, open_base
@@ -188,4 +189,4 @@ def test_names_people_use_and_data_that_cannot_teach() -> None:
             CONFIG,
         )
     with pytest.raises(BadInput, match="temperature is 0"):
-        task.Config(temperature=0)
+        config.make(task.Config, {"head.temperature": 0}, "head.")

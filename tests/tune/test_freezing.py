@@ -12,7 +12,8 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.train import checkpoint, loop, optimizers
 from miaobi.train.config import TrainConfig
 from miaobi.tune import methods
-from miaobi.tune.methods import TuneConfig, freezing
+from miaobi.tune.config import TuneConfig
+from miaobi.tune.methods import freezing
 
 CONFIG = TrainConfig(
     max_steps=10, batch_size=4, learning_rate=1e-2, device="cpu", weight_decay=0.1

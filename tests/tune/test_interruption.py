@@ -21,7 +21,7 @@ from miaobi.train.config import TrainConfig
 from miaobi.train.estimate import Estimate
 from miaobi.train.run import Run, restore_newest
 from miaobi.tune import methods
-from miaobi.tune.methods import TuneConfig
+from miaobi.tune.config import TuneConfig
 
 STEPS = 6
 CONFIG = TrainConfig(

@@ -5,7 +5,7 @@ promises at the start, what moves, what is saved.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,12 +21,13 @@ from tests.tune.small import (
     values,
 )
 
+from miaobi.core import config
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.train import checkpoint, loop
 from miaobi.train.config import TrainConfig
 from miaobi.tune import methods
-from miaobi.tune.methods import METHODS, TuneConfig
-from miaobi.tune.methods.config import NAMES
+from miaobi.tune.config import MethodName, TuneConfig
+from miaobi.tune.methods import METHODS
 
 CONFIG = TrainConfig(
     max_steps=12, batch_size=4, learning_rate=1e-2, device="cpu", weight_decay=0.0
@@ -44,7 +45,7 @@ PAIRS = [
 
 
 def test_every_name_is_a_method() -> None:
-    assert tuple(METHODS) == NAMES
+    assert tuple(METHODS) == get_args(MethodName)
 
 
 def config_of(method: str, **settings: Any) -> TuneConfig:
@@ -333,7 +334,7 @@ def test_answers_come_without_those_of_learned_tokens() -> None:
 )
 def test_bad_settings_are_named(settings: dict[str, object], what: str) -> None:
     with pytest.raises(BadInput, match=what):
-        TuneConfig(**settings)  # type: ignore[arg-type]
+        config.make(TuneConfig, settings)
 
 
 def test_an_adapter_is_marked_as_one() -> None:

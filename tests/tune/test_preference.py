@@ -15,10 +15,12 @@ from tests.tune.bases import base
 from tests.tune.metric_values import metric_values
 from torch.nn import functional as F
 
+from miaobi.core import config
 from miaobi.core.errors import BadInput
 from miaobi.data.text.shapes import Unusable
 from miaobi.nn.objective import prepared
 from miaobi.tune import methods
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.preference import (
     Config,
@@ -53,7 +55,7 @@ def tuned(
 ) -> PreferenceLearner:
     """A learner whose trained weights have moved away from the base."""
     task = learner(base(folder / "base", chats=chats), spec, config)
-    methods.apply(task, methods.TuneConfig(method=method))
+    methods.apply(task, TuneConfig(method=method))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in task.net.parameters():
@@ -351,7 +353,7 @@ def test_thumbs_of_one_kind_and_settings_of_another_loss_are_refused() -> None:
     with pytest.raises(BadInput, match="belong to kto, not to dpo"):
         Config(desirable_weight=2.0)
     with pytest.raises(BadInput, match="beta is 0"):
-        Config(beta=0)
+        config.make(Config, {"head.beta": 0}, "head.")
 
 
 def test_the_copy_of_the_base_is_not_saved(tmp_path: Path) -> None:

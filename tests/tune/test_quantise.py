@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from miaobi.train import checkpoint, loop
 from miaobi.train.config import TrainConfig
 from miaobi.tune import methods
-from miaobi.tune.methods import TuneConfig
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.methods.quantise import BLOCK, NF4, Bits, QuantisedLinear, pack
 
 CONFIG = TrainConfig(max_steps=8, batch_size=4, learning_rate=1e-2, device="cpu")

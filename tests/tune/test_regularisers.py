@@ -13,7 +13,7 @@ from torch import Tensor
 
 from miaobi.core.errors import Unsupported
 from miaobi.tune import methods
-from miaobi.tune.methods import TuneConfig
+from miaobi.tune.config import TuneConfig
 
 
 def test_noise_is_uniform_and_as_strong_as_the_paper_says() -> None:

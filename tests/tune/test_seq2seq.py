@@ -13,6 +13,7 @@ from tests.tune.bases import base
 from tests.tune.metric_values import metric_values
 from torch.nn import functional as F
 
+from miaobi.core import config
 from miaobi.core.errors import BadInput
 from miaobi.data.text.shapes import Unusable
 from miaobi.tune.tasks import seq2seq
@@ -191,7 +192,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(BadInput, match="the source would not be in it"):
         Config(prompt="Translate this")
     with pytest.raises(BadInput, match="label_smoothing is 1.5"):
-        Config(label_smoothing=1.5)
+        config.make(Config, {"head.label_smoothing": 1.5}, "head.")
 
 
 def test_the_preview_shows_what_is_learned(tmp_path: Path) -> None:

@@ -114,5 +114,5 @@ def test_the_task_follows_from_the_data(
 )
 def test_recipes_resolve(name: str) -> None:
     path = ROOT / "recipes" / "tune" / f"{name}.yaml"
-    settings = settle(config.read_yaml(path), [], str(path))
+    settings = settle(config.read_yaml(path), origin=str(path))
     assert settings.base == "smollm2" and settings.data.pack

@@ -19,8 +19,8 @@ from miaobi.core.bundle import Manifest
 from miaobi.models.base import Base, open_base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune import methods
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Example, Learner
-from miaobi.tune.methods import TuneConfig
 from miaobi.tune.tasks import tasks
 
 

@@ -25,7 +25,7 @@ from miaobi.core.store import Store
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Lengths
 from miaobi.tune.learner import Evaluation, Example, Metric
-from miaobi.verbs.finetune import Tuned, again, command, finetune
+from miaobi.verbs.finetune import Tuned, again, finetune, plan
 from miaobi.verbs.finetune.outcome import Outcome
 from miaobi.verbs.finetune.page import page
 from miaobi.verbs.finetune.report import RunFacts, report
@@ -216,7 +216,7 @@ def test_an_interrupted_run_leaves_a_report_and_goes_on_to_the_same_end(
     assert "miaobi finetune --resume" in content["what next"][0]["command"]
     assert "has not ended yet" in (run / "report.html").read_text(encoding="utf-8")
     assert "halted" not in Store().names()
-    resumed = command("--resume", str(run))
+    resumed = cli.call("finetune", ["--resume", str(run)])
     assert resumed.step == whole.step
     files = [
         next(done.bundle.glob("adapter_model.safetensors")).read_bytes()
@@ -232,7 +232,7 @@ def test_tuning_again_replays_the_old_and_is_compared_with_what_it_came_from(
     new = written(tmp_path / "new.jsonl", range(100, 130))
     done = again(
         "opinion",
-        argv=["--data", str(new), "--train.max_steps", "6"],
+        settings={"data": new, "train.max_steps": 6},
         runs=tmp_path / "runs",
         promote=True,
         quiet=True,
@@ -302,18 +302,15 @@ def test_other_sources_are_mixed_in_and_reported(
     assert "Mixed in from general" in (done.run / "report.html").read_text(
         encoding="utf-8"
     )
-    assert command("--resume", str(done.run)).step == done.step
+    assert cli.call("finetune", ["--resume", str(done.run)]).step == done.step
     new = written(tmp_path / "new.jsonl", range(200, 230))
     further = again(
         "mixed@1",
-        argv=[
-            "--data",
-            str(new),
-            "--train.max_steps",
-            "2",
-            "--data.mix.general.share",
-            "0.25",
-        ],
+        settings={
+            "data": new,
+            "train.max_steps": 2,
+            "data.mix.general.share": 0.25,
+        },
         quiet=True,
     )
     assert isinstance(further, Tuned)
@@ -510,7 +507,7 @@ def test_another_base_under_the_same_path_is_not_tuned_on(
     with pytest.raises(BadInput, match="other weights"):
         again(
             "opinion",
-            argv=["--data", str(written(tmp_path / "new.jsonl", range(100, 120)))],
+            settings={"data": written(tmp_path / "new.jsonl", range(100, 120))},
             runs=tmp_path / "runs",
             quiet=True,
         )
@@ -535,9 +532,27 @@ def test_the_task_is_recognised_from_the_records(
     ids=lambda path: path.name,
 )
 def test_every_recipe_resolves(path: Path) -> None:
-    settings = settle(read_yaml(path), (), str(path))
+    settings = settle(read_yaml(path), origin=str(path))
     assert settings.values["task"] == settings.task.NAME
     assert settings.base
+
+
+def test_python_parses_no_command_line(
+    base: Path, opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from miaobi.core import config
+    from miaobi.core.config import command_line
+
+    def parse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a typed setting was parsed")
+
+    monkeypatch.setattr(command_line, "parse", parse)
+    monkeypatch.setattr(config, "parse", parse)
+    settings = {"train.max_steps": 2, "train.learning_rate": 1e-4}
+    planned = plan(base=str(base), data=opinions, settings=settings, quiet=True)
+    assert planned.settings["train"]["learning_rate"] == 1e-4
+    with pytest.raises(BadInput, match="learning_rate is 0"):
+        plan(base=str(base), data=opinions, settings={"train.learning_rate": 0})
 
 
 def test_recipes_know_their_keys(tmp_path: Path) -> None:
@@ -556,7 +571,7 @@ def test_recipes_know_their_keys(tmp_path: Path) -> None:
         settle({"task": "text-clasification", "base": "x"})
     settings = settle(
         {"task": "text-classification", "base": "b", "train": {"max_steps": 7}},
-        ["--data", "chinese-reviews", "--method=full"],
+        {"data": "chinese-reviews", "method": "full"},
     )
     assert (settings.data.pack, settings.tune.method, settings.train.max_steps) == (
         "chinese-reviews",

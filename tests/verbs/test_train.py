@@ -7,16 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from safetensors.torch import load_file
 
-from miaobi.core import bundle
-from miaobi.core.config import read_recipe, read_yaml
+from miaobi import cli
+from miaobi.core import bundle, config
+from miaobi.core.config import command_line, read_recipe, read_yaml
 from miaobi.core.errors import BadInput, DoesNotFit, MiaobiError, NotFound
 from miaobi.core.store import Store
 from miaobi.verbs import train
+
+
+def command(*argv: str) -> Any:
+    """Return the result of `miaobi train` with these arguments."""
+    return cli.call("train", argv)
+
 
 ROOT = Path(__file__).parents[2]
 VERSES = [
@@ -210,12 +218,12 @@ def test_dry_run_and_refusals(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = tmp_path / "none"
-    plan = train.command(str(recipe), "--dry-run", "--runs", str(runs))
+    plan = command(str(recipe), "--dry-run", "--runs", str(runs))
     assert "Expected" in str(plan)
     assert plan.estimate.parameters > 0
     assert not runs.exists()
     with pytest.raises(DoesNotFit, match="max_minutes") as caught:
-        train.command(
+        command(
             str(recipe),
             "--train.max_steps",
             "100000000",
@@ -229,20 +237,34 @@ def test_dry_run_and_refusals(
 
     monkeypatch.setattr(estimate, "_free_memory", lambda state: 1000)
     with pytest.raises(DoesNotFit, match="GB of memory"):
-        train.command(str(recipe), "--train.batch_size", "4096", "--runs", str(runs))
+        command(str(recipe), "--train.batch_size", "4096", "--runs", str(runs))
     monkeypatch.undo()
     monkeypatch.setattr(estimate, "_free_disk", lambda folder: 10)
     with pytest.raises(DoesNotFit, match="disk"):
-        train.command(str(recipe), "--runs", str(runs))
+        command(str(recipe), "--runs", str(runs))
+
+
+def test_python_parses_no_command_line(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a typed setting was parsed")
+
+    monkeypatch.setattr(command_line, "parse", parse)
+    monkeypatch.setattr(config, "parse", parse)
+    plan = train.plan(recipe, settings={"train.max_steps": 3}, runs=tmp_path)
+    assert plan.settings["train"]["max_steps"] == 3
+    with pytest.raises(BadInput, match=r"train\.max_steps is 0"):
+        train.plan(recipe, settings={"train.max_steps": 0}, runs=tmp_path)
 
 
 def test_print_config_is_a_recipe(recipe: Path, tmp_path: Path) -> None:
     printed = str(
-        train.command(str(recipe), "--print-config", "--train.learning_rate", "1e-4")
+        command(str(recipe), "--print-config", "--train.learning_rate", "1e-4")
     )
     again = tmp_path / "again.yaml"
     again.write_text(printed, encoding="utf-8")
-    assert str(train.command(str(again), "--print-config")) == printed
+    assert str(command(str(again), "--print-config")) == printed
     assert yaml.safe_load(printed)["train"]["learning_rate"] == 1e-4
 
 
@@ -251,9 +273,7 @@ def test_accumulation_of_a_process_is_printed_as_microbatches_of_all(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    printed = str(
-        train.command(str(recipe), "--print-config", "--train.accumulation", "3")
-    )
+    printed = str(command(str(recipe), "--print-config", "--train.accumulation", "3"))
     settings = yaml.safe_load(printed)["train"]
     assert settings["microbatches"] == 3 * processes
     assert "accumulation" not in settings
@@ -277,7 +297,7 @@ def test_accumulation_of_a_process_is_printed_as_microbatches_of_all(
 )
 def test_mistakes(recipe: Path, argv: list[str], message: str) -> None:
     with pytest.raises(MiaobiError) as caught:
-        train.command(str(recipe), *argv)
+        command(str(recipe), *argv)
     assert message in str(caught.value)
 
 
@@ -285,13 +305,13 @@ def test_mistakes_in_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("family: gpt\ntrian: {max_steps: 2}\n")
     with pytest.raises(BadInput, match="'trian'") as caught:
-        train.command(str(path))
+        command(str(path))
     assert "train" in caught.value.remedy
     path.write_text("model: {}\n")
     with pytest.raises(BadInput, match="which family"):
-        train.command(str(path))
+        command(str(path))
     with pytest.raises(NotFound, match="no run 'ghost'"):
-        train.command("--resume", "ghost", "--runs", str(tmp_path))
+        command("--resume", "ghost", "--runs", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +324,7 @@ def test_mistakes_in_the_recipe(tmp_path: Path) -> None:
     ids=lambda path: path.name,
 )
 def test_every_recipe_resolves(path: Path) -> None:
-    settings = train.settle(read_yaml(path), (), str(path))
+    settings = train.settle(read_yaml(path), origin=str(path))
     assert settings.values["family"] == settings.family.NAME
 
 

@@ -24,18 +24,18 @@ Shapes: x [B, C, H, W] in [-1, 1]; z [B, D]; class vectors [B, D]; w [B, S].
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.families.config import GANConfig as Config
 from miaobi.nn import augment
 from miaobi.nn import folder as folders
-from miaobi.nn.adversarial import Adversary, Game
+from miaobi.nn.adversarial import Adversary
 from miaobi.nn.convolution import (
     SLOPE,
     Decoder,
@@ -57,42 +57,6 @@ CLASS_SCALE = 0.2
 """Standard deviation of class vectors at first. As large as z, they would be all that
 the generator learns to use.
 """
-
-
-@dataclass(frozen=True)
-class Config:
-    generator: Literal["plain", "style"] = "plain"
-    """style: a mapping network modulates every layer: more even quality, mixing and
-    truncation, slower.
-    """
-    conditional: bool = False
-    """Condition generator and critic on the class."""
-    latent_size: int = 64
-    """Length of z."""
-    width: int = 32
-    """Channels at the largest size; doubled at every halving, up to four times."""
-    patch: int = 2
-    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
-    times quicker.
-    """
-    style_size: int = 128
-    """Length of w, for the style-based generator."""
-    mixing: float = 0.5
-    """Share of pictures in training whose style changes at some level."""
-    loss: Game = "relativistic"
-    """relativistic: the modern game, stable with its penalties. non_saturating: the classic one."""
-    gamma: float = 0.1
-    """Weight of the gradient penalties: larger is steadier and blurrier, 0 for none."""
-    penalty_every: int = 4
-    """Steps between penalties, which are that much stronger."""
-    spread: float = 1.0
-    """Weight of the loss that pictures of a class differ as much as real ones do; 0
-    leaves that to the critic.
-    """
-    augment: list[str] = field(default_factory=list)
-    """Augmentations before the critic: colour, translation, cutout. Essential below
-    about 10,000 pictures.
-    """
 
 
 class Plain(nn.Module):

@@ -16,7 +16,6 @@ untrained model predicts every token alike. The heads of the first layer start b
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,75 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.core.errors import BadInput
-from miaobi.core.language import say
 from miaobi.data.text.tokens import TokenSpec
+from miaobi.families.config import GPTConfig as Config
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import sample_texts as sample
 
 __all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "save"]
 
 NAME, MODALITY, DATA = "gpt", "text", "tokens"
-
-
-@dataclass(frozen=True)
-class Config:
-    num_layers: int = 4
-    """Blocks."""
-    hidden_size: int = 256
-    """Width of the residual stream."""
-    num_heads: int = 0
-    """Attention heads; 0 for one per 32 of width up to 256, one per 64 above."""
-    num_kv_heads: int = 0
-    """Heads of keys and values, shared by groups of queries; 0 for as many as num_heads."""
-    intermediate_size: int = 0
-    """Width inside the feed-forward layer; 0 for 8/3 of hidden_size, rounded up to a
-    multiple of 32.
-    """
-    dropout: float = 0.0
-    """On what each block adds. Worth 0.1 to 0.3 when the data is seen many times."""
-    tie_embeddings: bool = False
-    """One matrix for input and output: fewer parameters, slower to learn."""
-    rope_theta: float = 10000.0
-    """Base of the rotary wavelengths."""
-    norm_eps: float = 1e-5
-
-    @property
-    def heads(self) -> int:
-        head_width = 32 if self.hidden_size <= 256 else 64
-        return self.num_heads or max(1, self.hidden_size // head_width)
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_kv_heads or self.heads
-
-    @property
-    def inner(self) -> int:
-        return self.intermediate_size or -(-self.hidden_size * 8 // 3 // 32) * 32
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.heads):
-            raise BadInput(
-                say(
-                    f"model.hidden_size {self.hidden_size} does not divide into {self.heads} heads of even width.",
-                    f"model.hidden_size {self.hidden_size} 不能分成 {self.heads} 个宽度为偶数的头。",
-                ),
-                say(
-                    "Choose num_heads so that hidden_size / num_heads is even.",
-                    "请选择 num_heads，使 hidden_size / num_heads 为偶数。",
-                ),
-            )
-        if self.heads % self.kv_heads:
-            raise BadInput(
-                say(
-                    f"model.num_heads {self.heads} is no multiple of num_kv_heads {self.kv_heads}.",
-                    f"model.num_heads {self.heads} 不是 num_kv_heads {self.kv_heads} 的倍数。",
-                ),
-                say(
-                    "Choose num_kv_heads that divides num_heads.",
-                    "请选择能整除 num_heads 的 num_kv_heads。",
-                ),
-            )
 
 
 class Attention(nn.Module):

@@ -11,7 +11,7 @@ remembers: a token costs the same, however long the text is.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from miaobi.data.text.tokens import TokenSpec
+from miaobi.families.config import LSTMConfig as Config
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import sample_texts as sample
 
@@ -27,18 +28,6 @@ __all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "sav
 NAME, MODALITY, DATA = "lstm", "text", "tokens"
 State = tuple[Tensor, Tensor]
 """(h, c), each [layers, B, H]."""
-
-
-@dataclass(frozen=True)
-class Config:
-    hidden_size: int = 256
-    """Width of the state of each layer."""
-    num_layers: int = 2
-    """Stacked LSTMs."""
-    embedding_size: int = 128
-    """Width of the embedding that input and output share."""
-    dropout: float = 0.1
-    """On the embedding, between layers, and before the output."""
 
 
 class LSTM(nn.Module):

@@ -13,7 +13,6 @@ Shapes: source s [B, C_s, H, W] -> x [B, C, H, W], both in [-1, 1].
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from torch.nn import functional as F
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.families.config import Pix2PixConfig as Config
 from miaobi.nn import folder as folders
-from miaobi.nn.adversarial import Adversary, Game, PatchCritic, summed
+from miaobi.nn.adversarial import Adversary, PatchCritic, summed
 from miaobi.nn.convolution import (
     SLOPE,
     Residual,
@@ -39,28 +39,6 @@ from miaobi.nn.image import to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 
 NAME, MODALITY, DATA = "pix2pix", "image", "pictures"
-
-
-@dataclass(frozen=True)
-class Config:
-    width: int = 32
-    """Channels at the largest size; doubled at every halving, up to four times."""
-    patch: int = 2
-    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
-    times quicker.
-    """
-    l1: float = 100.0
-    """Weight of the distance to the partner, against the adversary's 1; 0 for the
-    adversary alone.
-    """
-    loss: Game = "relativistic"
-    """relativistic or non_saturating, the classic one."""
-    gamma: float = 0.1
-    """Weight of the critic's gradient penalties; 0 for none."""
-    critic_width: int = 32
-    """Channels of the critic's first layer."""
-    dropout: float = 0.0
-    """At the smallest size."""
 
 
 class UNet(nn.Module):

@@ -16,15 +16,15 @@ Shapes: x [B, C, H, W] in [-1, 1]; z, μ, log σ² [B, D].
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.families.config import VAEConfig as Config
 from miaobi.nn import folder as folders
 from miaobi.nn.convolution import Decoder, Encoder, base_resolution
 from miaobi.nn.image import labels_for, need_classes, to_pixels
@@ -33,34 +33,6 @@ from miaobi.nn.objective import Batch, Loss, Objective, Phase
 NAME, MODALITY, DATA = "vae", "image", "pictures"
 HALF_STEP = 1 / 255
 """Half the distance between two of the 256 values of a pixel, in [-1, 1]."""
-
-
-@dataclass(frozen=True)
-class Config:
-    latent_size: int = 32
-    """Length of z."""
-    width: int = 32
-    """Channels at the largest size; doubled at every halving, up to four times."""
-    patch: int = 2
-    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
-    times quicker.
-    """
-    likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
-    """bernoulli: a pixel is black or white. gaussian: one of 256 values, of a normal
-    distribution with one learned width.
-    """
-    beta: float = 1.0
-    """Weight of the KL term: above 1 for a tidier latent space, below 1 for sharper
-    reconstructions.
-    """
-    kl_warmup: float = 0.1
-    """Share of the run over which the KL term's weight rises from 0."""
-    free_bits: float = 0.0
-    """Nats of each latent dimension that cost nothing: 0.05 to 0.25 keeps all in use."""
-    conditional: bool = False
-    """Condition encoder and decoder on the class."""
-    dropout: float = 0.0
-    """On the features before and after z; for small data."""
 
 
 class VAE(nn.Module):

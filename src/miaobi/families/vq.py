@@ -18,10 +18,9 @@ Shapes: x [B, C, H, W] in [-1, 1]; codes [B, D, h, w]; tokens int64 [B, h, w].
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -30,6 +29,7 @@ from torch.nn import functional as F
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.families.config import VQConfig as Config
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, PatchCritic
 from miaobi.nn.convolution import Decoder, Encoder, base_resolution
@@ -37,47 +37,6 @@ from miaobi.nn.image import to_pixels
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 
 NAME, MODALITY, DATA = "vq", "image", "pictures"
-
-
-@dataclass(frozen=True)
-class Config:
-    quantiser: Literal["fsq", "vq"] = "fsq"
-    """fsq: finite scalars, nothing to tune. vq: a learned codebook."""
-    levels: list[int] = field(default_factory=lambda: [8, 6, 5])
-    """fsq: levels of each channel; their product is the number of tokens: [8,6,5] gives
-    240, [8,5,5,5] 1,000, [7,5,5,5,5] 4,375.
-    """
-    codebook_size: int = 256
-    """vq: tokens."""
-    code_size: int = 8
-    """vq: length of a token's vector."""
-    commitment: float = 0.25
-    """vq: weight of the distance between latents and their vectors."""
-    width: int = 32
-    """Channels at the largest size; doubled at every halving, up to four times."""
-    patch: int = 2
-    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
-    times quicker.
-    """
-    adversary: float = 0.1
-    """Weight of the adversary's loss; 0 for none."""
-    adversary_begins: float = 0.6
-    """Share of the run after which the adversary joins."""
-    gamma: float = 0.1
-    """The adversary's gradient penalty."""
-
-    def __post_init__(self) -> None:
-        if any(level < 2 for level in self.levels) or not self.levels:
-            raise BadInput(
-                say(
-                    f"model.levels is {self.levels}.",
-                    f"model.levels 为 {self.levels}。",
-                ),
-                say(
-                    "Give at least one, each 2 or more, such as [8,6,5].",
-                    "请至少给出一个，且每个不小于 2，例如 [8,6,5]。",
-                ),
-            )
 
 
 class FiniteScalars(nn.Module):

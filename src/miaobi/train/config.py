@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from miaobi.core.config import Former
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
@@ -27,42 +29,44 @@ def of_all_processes(accumulation: int) -> int:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    max_steps: int = 1000
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1000
     """Optimiser steps in the whole run."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] = 32
     """Examples in one microbatch."""
-    microbatches: Annotated[int, Former("accumulation", of_all_processes)] = field(
-        default_factory=launched_processes
-    )
+    microbatches: Annotated[
+        int, Field(ge=1, le=1_000_000), Former("accumulation", of_all_processes)
+    ] = field(default_factory=launched_processes)
     """Microbatches of a step, those of all processes together; each process takes its
     share. One for each process unless set. The gradient is exactly that of one batch of
     them all.
     """
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """muon: Muon on the hidden matrices, AdamW on embeddings, heads, gains and biases."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak rate (of AdamW or SGD)."""
-    matrix_learning_rate: float = 0.02
+    matrix_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
     """Peak rate of Muon on the matrices."""
-    momentum: float = 0.95
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Momentum of SGD and Muon."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[
+        Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]
+    ] = (0.9, 0.95)
     """Of AdamW."""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only: gains, biases and embeddings are not decayed."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """The rate after warm-up; wsd holds it, then falls linearly over the last `decay`
     of the run.
     """
-    warmup: float = 0.03
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     """Fraction of the run over which the rate rises linearly."""
-    decay: float = 0.4
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.4
     """For wsd: the fraction of the run over which the rate falls."""
-    final_learning_rate: float = 0.0
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The rate at the end, as a fraction of the peak."""
-    clip: float = 1.0
+    clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 for no limit."""
-    ema: float = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Half-life of the averaged weights, as a fraction of the run (0.03 to 0.08 does
     well); 0 for none.
     """
@@ -70,15 +74,15 @@ class TrainConfig:
     """bfloat16 runs the forward pass in autocast: only for hardware that has it."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
-    threads: int = 0
+    threads: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Threads on a CPU. 0 takes all or one, whichever is quicker, and looks again when
     the run slows down; a number fixes it, and with it the last bits of the result.
     OMP_NUM_THREADS is the most.
     """
-    seed: int = 0
-    validate_every: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    validate_every: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Steps between validations; 0 for ten in the run."""
-    validation_batches: int = 0
+    validation_batches: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Batches a validation looks at while training; 0 for a fifth of the steps between
     two. The last one sees the whole set.
     """
@@ -86,50 +90,25 @@ class TrainConfig:
     """What validations are compared by, for the best and for stopping early: loss, or a
     metric of the task (accuracy, f1).
     """
-    patience: int = 0
+    patience: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Stop after this many validations without a better one; 0 to go to the end."""
-    checkpoint_every: int = 0
+    checkpoint_every: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Steps between checkpoints; 0 for ten in the run."""
-    keep: int = 2
+    keep: Annotated[int, Field(ge=1)] = 2
     """Checkpoints to keep, beside the best."""
-    sample_every: int = 0
+    sample_every: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Steps between samples; 0 for four in the run."""
-    log_every: int = 10
+    log_every: Annotated[int, Field(ge=1, le=1_000_000_000)] = 10
     """Steps between lines in the log."""
     trackers: list[str] | None = None
     """tensorboard (the default where installed), wandb, or a name another package
     registered; [] for none.
     """
-    max_minutes: float | None = None
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Refuse to start when the run is expected to take longer."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "microbatches", "log_every"):
-            if getattr(self, name) < 1:
-                raise BadInput(
-                    say(
-                        f"train.{name} is {getattr(self, name)}.",
-                        f"train.{name} 为 {getattr(self, name)}。",
-                    ),
-                    say("It must be at least 1.", "至少应为 1。"),
-                )
-        if self.threads < 0:
-            raise BadInput(
-                say(
-                    f"train.threads is {self.threads}.",
-                    f"train.threads 为 {self.threads}。",
-                ),
-                say("It must be a number of threads, or 0.", "应为线程数，或 0。"),
-            )
         self._check_shares(launched_processes())
-        if self.learning_rate <= 0:
-            raise BadInput(
-                say(
-                    f"train.learning_rate is {self.learning_rate}.",
-                    f"train.learning_rate 为 {self.learning_rate}。",
-                ),
-                say("It must be above 0.", "必须大于 0。"),
-            )
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise BadInput(
                 say(

@@ -22,9 +22,9 @@ import torch
 from miaobi.core.language import say
 from miaobi.train import loop, processes, threads, timing
 from miaobi.train.config import TrainConfig
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.examples import Examples, Lengths
 from miaobi.tune.learner import Learner
-from miaobi.tune.methods import TuneConfig
 
 MINUTES = 30.0
 """What a run takes at most on a CPU unless max_minutes says otherwise."""

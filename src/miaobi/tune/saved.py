@@ -7,6 +7,7 @@ from typing import Any
 from miaobi.models.base import Base
 from miaobi.models.tuned import Tuned
 from miaobi.tune import methods
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
 from miaobi.tune.tasks import tasks
 
@@ -32,7 +33,7 @@ def learner_of(tuned: Tuned) -> Learner:
     base = Base(tuned.weights, tuned.folder) if whole else tuned.base
     learner: Learner = task.learner(base, spec, head_of(tuned))
     if not whole:
-        config = methods.TuneConfig(**tuned.manifest.recipe.get("tune", {}))
+        config = TuneConfig(**tuned.manifest.recipe.get("tune", {}))
         methods.restore(learner, config, tuned.folder)
     learner.eval()
     return learner

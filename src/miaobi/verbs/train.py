@@ -18,10 +18,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from miaobi.core import bundle, config, storage
-from miaobi.core.config import Option
+from miaobi.core.config import Further, FurtherOptions, Option
 from miaobi.core.errors import BadInput, MissingPart, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 SECTIONS = {"family", "name", "data", "model", "train", "sample"}
 """Of a recipe for training."""
+FAMILY = Option("family", str | None, None, "A name in the families registry.")
+RUNS = "runs"
+"""The folder of the runs, unless another is named."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,9 @@ class SampleConfig:
 
     prompts: list[str] | None = None
     """Beginnings to continue; none means from nothing."""
-    max_new_tokens: int = 64
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Length of each."""
-    pictures: int = 48
+    pictures: Annotated[int, Field(ge=0, le=10_000)] = 48
     """How many pictures to generate, for families of pictures."""
 
 
@@ -144,23 +149,26 @@ def recipe_options(family: Any) -> list[Option]:
 
 
 def settle(
-    recipe: Mapping[str, Any], argv: Sequence[str] = (), origin: str = ""
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    origin: str = "",
 ) -> Settings:
-    """Resolve a recipe and the command line over it.
+    """Resolve a recipe and typed settings over it.
 
     Args:
         recipe: nested mappings, as in a recipe file
-        argv: settings over it, such as ["--train.max_steps", "200"]
+        overrides: by dotted key, such as {"train.max_steps": 200}
         origin: the file that the recipe comes from, for names and errors
     """
     from miaobi.train.config import TrainConfig
 
-    family = _family(recipe, argv, origin)
+    overrides = overrides or {}
+    family = _family(recipe, overrides, origin)
     data_config = datasets.get(family.DATA).Config
     # The section `search` is for `miaobi search`.
     recipe = {key: value for key, value in recipe.items() if key != "search"}
     _check_sections(recipe, origin)
-    values = config.resolve(recipe_options(family), argv, recipe, origin)
+    values = config.resolve(recipe_options(family), recipe, overrides, origin)
     stem = Path(origin or family.NAME).stem.replace("_", "-").lower()
     name = check_name(values["name"] or stem)
     return Settings(
@@ -186,9 +194,11 @@ def _check_sections(recipe: Mapping[str, Any], origin: str) -> None:
             )
 
 
-def _family(recipe: Mapping[str, Any], argv: Sequence[str], origin: str) -> Any:
+def _family(
+    recipe: Mapping[str, Any], overrides: Mapping[str, Any], origin: str
+) -> Any:
     """Return the family, which decides which other keys there are."""
-    name = config.peek(argv, "family") or recipe.get("family")
+    name = overrides.get("family") or recipe.get("family")
     if not name:
         raise BadInput(
             say(
@@ -203,61 +213,86 @@ def _family(recipe: Mapping[str, Any], argv: Sequence[str], origin: str) -> Any:
     return families.get(name)
 
 
-def _own_options() -> list[Option]:
-    """Return the options of the command that are no keys of a recipe."""
-    return [
-        Option(
-            "recipe",
-            str | None,
-            None,
-            say("A recipe file, see recipes/.", "配方文件，见 recipes/。"),
-            positional=True,
-        ),
-        Option(
-            "resume",
-            str | None,
-            None,
-            say(
-                "Continue a run: its folder, or the beginning of its name.",
-                "继续一次训练：写文件夹，或其名称的开头。",
-            ),
-        ),
-        Option(
-            "dry_run",
-            bool,
-            False,
-            say("Estimate the cost and stop.", "只给出预计开销，不训练。"),
-        ),
-        Option(
-            "print_config",
-            bool,
-            False,
-            say("Print the resolved settings and stop.", "打印最终设置后退出。"),
-        ),
-        Option("runs", str, "runs", say("Folder of the runs.", "训练记录的文件夹。")),
-    ]
+def further_options(argv: Sequence[str]) -> FurtherOptions:
+    """Return every key of the recipe that the command line names."""
+    known = config.parse(argv, [*config.options(command), FAMILY], others=True)
+    tree, origin = _named_recipe(known)
+    if not tree and not known.get("family"):
+        return recipe_keys({}, {"family": "gpt"}, "")
+    return recipe_keys(tree, known, origin)
 
 
-def command(*argv: str) -> Trained | Plan | Printed | str | None:
-    """`miaobi train RECIPE [--resume RUN] [--dry-run] [--print-config] [--runs DIR] [--key value ...]`."""
-    options = _own_options()
-    own, keys = split_argv(argv, {option.key: option for option in options})
-    if "--help" in argv or "-h" in argv:
-        return _usage(options, own)
-    values = config.resolve(options, own)
-    runs = storage.location(values["runs"])
-    if values["resume"]:
-        return resume(values["resume"], runs=runs, argv=keys)
-    if not values["recipe"]:
+def recipe_keys(
+    recipe: Mapping[str, Any], known: Mapping[str, Any], origin: str
+) -> FurtherOptions:
+    """Return every key of a recipe.
+
+    Args:
+        recipe: nested mappings
+        known: what the command line sets of the keys that decide which others there are
+        origin: the recipe's file, for errors
+    """
+    family = _family(recipe, known, origin)
+    note = say(
+        f"Keys of a recipe for the family {family.NAME}; another family's: "
+        "miaobi train RECIPE --help.",
+        f"以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。",
+    )
+    return FurtherOptions(note, recipe_options(family))
+
+
+def _named_recipe(known: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the recipe that a command line names, or continues, and its file; nothing
+    where it names none.
+    """
+    if known.get("resume"):
+        path = (
+            _find_run(known["resume"], storage.location(known.get("runs", RUNS)))
+            / "config.yaml"
+        )
+        return config.read_yaml(path), str(path)
+    if known.get("recipe"):
+        return config.read_recipe(known["recipe"]), known["recipe"]
+    return {}, ""
+
+
+def _find_run(name: str, runs: Location) -> Path:
+    need_torch()
+    from miaobi.train.run import find_run
+
+    return find_run(name, runs)
+
+
+def command(
+    recipe: str | None = None,
+    *,
+    resume_: str | None = None,
+    dry_run: bool = False,
+    print_config: bool = False,
+    runs: str = RUNS,
+    settings: Annotated[Mapping[str, Any], Further(further_options)],
+) -> Trained | Plan | Printed | None:
+    """Train a model from a recipe, whose keys are options too.
+
+    Args:
+        recipe: A recipe file, see recipes/.
+        resume_: Continue a run: its folder, or the beginning of its name.
+        dry_run: Estimate the cost and stop.
+        print_config: Print the resolved settings and stop.
+        runs: Folder of the runs.
+        settings: Keys of the recipe.
+    """
+    if resume_:
+        return resume(resume_, runs=storage.location(runs), settings=settings)
+    if not recipe:
         raise BadInput(
             say("Which recipe?", "用哪个配方？"),
             "miaobi train recipes/text/poet_gpt.yaml",
         )
-    path = Path(values["recipe"])
-    settings = settle(config.read_recipe(path), keys, str(path))
-    if values["print_config"]:
-        return Printed(settings.values)
-    result = _run(settings, runs, dry_run=values["dry_run"])
+    settled = settle(config.read_recipe(recipe), settings, recipe)
+    if print_config:
+        return Printed(settled.values)
+    result = _run(settled, storage.location(runs), dry_run=dry_run)
     return result if is_first_process() else None
 
 
@@ -266,47 +301,12 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def split_argv(
-    argv: Sequence[str], own: Mapping[str, Option]
-) -> tuple[list[str], list[str]]:
-    """Return (words of the command's own options, words of the recipe's keys)."""
-    rest = [word for word in argv if word not in ("--help", "-h")]
-    own_argv = list[str]()
-    recipe_argv = list[str]()
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            own_argv.append(word)
-            continue
-        key = word[2:].partition("=")[0].replace("-", "_")
-        side = own_argv if key in own else recipe_argv
-        side.append(word)
-        is_flag = key in own and own[key].type is bool
-        takes_value = "=" not in word and not is_flag
-        if takes_value and rest and not rest[0].startswith("--"):
-            side.append(rest.pop(0))
-    return own_argv, recipe_argv
-
-
-def _usage(options: list[Option], own: list[str]) -> str:
-    recipe = next((word for word in own if not word.startswith("--")), None)
-    family = families.get("gpt")
-    if recipe is not None:
-        family = _family(config.read_recipe(recipe), (), recipe)
-    about = say(
-        "Train a model from a recipe. Keys of a recipe for the family "
-        f"{family.NAME}; another family's: miaobi train RECIPE --help.",
-        f"按配方训练模型。以下为模型族 {family.NAME} 的设置；其他族：miaobi train 配方 --help。",
-    )
-    return config.usage("miaobi train", about, [*options, *recipe_options(family)])
-
-
 def train(
     recipe: str | Path | Mapping[str, Any],
     *,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    runs: str | Location = "runs",
+    runs: str | Location = RUNS,
     quiet: bool = False,
 ) -> Trained:
     """Train from Python.
@@ -330,7 +330,7 @@ def plan(
     recipe: str | Path | Mapping[str, Any],
     *,
     settings: Mapping[str, Any] | None = None,
-    runs: str | Location = "runs",
+    runs: str | Location = RUNS,
 ) -> Plan:
     """Return what `train` with the same arguments would cost.
 
@@ -352,26 +352,14 @@ def _settled(
         tree, origin = dict(recipe), ""
     else:
         tree, origin = config.read_recipe(recipe), str(recipe)
-    for key, value in overrides.items():
-        set_key(tree, key, value)
-    return settle(tree, (), origin)
-
-
-def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of a recipe; the mappings on the way are copied."""
-    *sections, leaf = key.split(".")
-    branch = tree
-    for section in sections:
-        branch[section] = dict(branch.get(section) or {})
-        branch = branch[section]
-    branch[leaf] = value
+    return settle(tree, overrides, origin)
 
 
 def resume(
     run: str | Path,
     *,
-    runs: Location = Path("runs"),
-    argv: Sequence[str] = (),
+    runs: Location = Path(RUNS),
+    settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Trained:
     """Continue a run that was stopped, exactly as if it had not been.
@@ -379,16 +367,13 @@ def resume(
     Args:
         run: the run's folder, its name, or the beginning of its name (the newest that fits)
         runs: folder of the runs
-        argv: settings to change, such as ["--train.max_steps", "2000"]
+        settings: dotted keys to change, such as {"train.max_steps": 2000}
         quiet: no progress
     """
-    need_torch()
-    from miaobi.train.run import find_run
-
-    folder = find_run(str(run), runs)
+    folder = _find_run(str(run), runs)
     path = folder / "config.yaml"
-    settings = settle(config.read_yaml(path), argv, str(path))
-    trained = _run(settings, folder.parent, folder=folder, quiet=quiet)
+    settled = settle(config.read_yaml(path), settings, str(path))
+    trained = _run(settled, folder.parent, folder=folder, quiet=quiet)
     assert isinstance(trained, Trained)
     return trained
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from miaobi.serve.callers import Caller
 from miaobi.serve.files import Files
 from miaobi.serve.guard import inside
 from miaobi.serve.jobs import Lost
-from miaobi.serve.jobs.tuning import SETTINGS, tuned_name
+from miaobi.serve.jobs.tuning import TASKS, allowed_settings, tuned_name
 from miaobi.serve.jobs.work import fine_tuning as work
 from miaobi.serve.jobs.work.making import metrics_at
 from miaobi.serve.jobs.work.task import Outcome, Task
@@ -165,14 +166,61 @@ def test_every_setting_on_the_list_is_one_that_the_tuner_knows() -> None:
     from miaobi.tune.tasks import tasks
     from miaobi.verbs.finetune.settings import options_of
 
-    every = [option for name in tasks.names() for option in options_of(tasks.get(name))]
-    keys = {option.key for option in every}
-    keys |= {option.former_key for option in every if option.former_key}
-    assert SETTINGS.keys() <= keys and not {
+    every = [option for name in TASKS for option in options_of(tasks.get(name))]
+    by_key = {option.key: option for option in every}
+    by_key |= {option.former_key: option for option in every if option.former_key}
+    allowed = allowed_settings()
+    assert allowed.keys() <= by_key.keys()
+    assert not {
         key
-        for key in SETTINGS
+        for key in allowed
         if "path" in key or "pack" in key or key in ("name", "base", "train.device")
     }
+    for option in every:  # one key has the same bounds in every task
+        if option.key in allowed and option.key != "task":
+            same = replace(allowed[option.key], help=option.help)
+            assert option.schema() == same.schema(), option.key
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "bound"),
+    [
+        ("train.max_steps", 0, "at least 1"),
+        ("train.learning_rate", 0, "above 0"),
+        ("train.warmup", 1.01, "at most 1"),
+        ("tune.lora_rank", 0, "at least 1"),
+        ("tune.lora_dropout", 1, "below 1"),
+        ("data.validation", 1.0, "below 1"),
+        ("head.beta", 0.0, "above 0"),
+        ("report.answers", -1, "at least 0"),
+        ("train.accumulation", 0, "at least 1"),
+        ("train.max_steps", True, "int"),
+        ("data.strict", 1, "bool"),
+        ("tune.method", "lorra", "Did you mean lora"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_named_with_its_bound(
+    client: TestClient, key: str, value: Any, bound: str
+) -> None:
+    fields = {"model": "echo", "training_file": upload(client), "miaobi": {key: value}}
+    answer = client.post("/v1/fine_tuning/jobs", json=fields)
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 400
+    assert key in message or key == "train.accumulation"
+    assert str(value) in message
+    assert bound in message
+
+
+def test_the_description_has_the_bounds_of_the_configs(app: FastAPI) -> None:
+    schemas = app.openapi()["components"]["schemas"]
+    creates = [item for name, item in schemas.items() if name.endswith("Create")]
+    tuning = next(item for item in creates if "model" in item["properties"])
+    settings = tuning["properties"]["miaobi"]["anyOf"][0]["properties"]
+    assert settings["train.max_steps"]["minimum"] == 1
+    assert settings["train.learning_rate"]["exclusiveMinimum"] == 0
+    assert settings["data.validation"]["exclusiveMaximum"] == 1
+    assert settings["data.too_long"]["enum"] == ["truncate", "split", "drop"]
+    assert settings["train.max_steps"]["description"]
 
 
 def test_files_for_other_purposes_are_not_tuned_on(client: TestClient) -> None:
@@ -289,8 +337,10 @@ class Tuner:
         (run / "log.jsonl").unlink()
         self._go(run, self.name)
 
-    def command(self, *argv: str) -> Plan:
-        self.calls.append({"words": argv})
+    def plan(
+        self, *, base: str, data: Path, settings: dict[str, Any], runs: Path
+    ) -> Plan:
+        self.calls.append({"planned": settings})
         from miaobi.train.estimate import Estimate
 
         return Plan(

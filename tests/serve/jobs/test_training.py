@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.callers import Caller
 from miaobi.serve.guard import inside
-from miaobi.serve.jobs.training import SETTINGS, recipes, trained_name
+from miaobi.serve.jobs.training import allowed_settings, recipes, trained_name
 from miaobi.serve.jobs.work import training as work
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
@@ -113,15 +114,21 @@ def test_every_setting_on_the_list_is_a_recipes_and_none_is_a_path() -> None:
     every: list[Option] = []
     for name in families.names():
         every += recipe_options(families.get(name))
-    keys = {option.key for option in every}
-    keys |= {option.former_key for option in every if option.former_key}
-    assert SETTINGS.keys() <= keys and not {
+    by_key = {option.key: option for option in every}
+    by_key |= {option.former_key: option for option in every if option.former_key}
+    allowed = allowed_settings()
+    assert allowed.keys() <= by_key.keys()
+    assert not {
         key
-        for key in SETTINGS
+        for key in allowed
         if "path" in key
         or "pack" in key
         or key in ("name", "train.device", "train.trackers")
     }
+    for option in every:  # one key has the same bounds in every family
+        if option.key in allowed and option.key != "data.tokenizer":
+            same = replace(allowed[option.key], help=option.help)
+            assert option.schema() == same.schema(), option.key
 
 
 @pytest.mark.parametrize(

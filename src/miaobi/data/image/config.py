@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "pictures.json"
@@ -26,7 +28,7 @@ class Config:
     """The reader, where the content does not show it: folder, pairs, tables or idx, or one
     that another package brings.
     """
-    image_size: int = 0
+    image_size: Annotated[int, Field(ge=0, le=8192)] = 0
     """Pixels of a side. 0 leaves pictures as they are when they are all alike; drawings
     (SVG) then have 64.
     """
@@ -44,17 +46,17 @@ class Config:
     """The column with the captions; by default text, caption, or the first one of the source."""
     classes: list[str] = field(default_factory=list)
     """Train on these classes only, in this order; empty for all."""
-    validation: float = 0.05
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the pictures that is held out to validate on, where the source
     has no such split.
     """
-    test: float = 0.05
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share that is held out to test on, where the source has no test split."""
     near_duplicates: Literal["group", "drop", "keep"] = "group"
     """Pictures that look the same: group keeps them on one side of the split and drops
     exact copies, drop keeps one of each, keep looks for none.
     """
-    buckets: int = 0
+    buckets: Annotated[int, Field(ge=0)] = 0
     """So many aspect ratios of about image_size² pixels, each batch from one of them; 0
     for squares only.
     """
@@ -62,7 +64,7 @@ class Config:
     """Changes drawn anew for every training picture: flip, shift, rotate, crop, colour,
     cutout, noise.
     """
-    max_pictures: int = 0
+    max_pictures: Annotated[int, Field(ge=0)] = 0
     """Read only so many pictures; 0 reads all."""
     strict: bool = False
     """Stop at the first problem. Otherwise unusable pictures are left out, counted and reported."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "tokens.json"
@@ -30,17 +33,17 @@ class Config:
     """char, bpe (trained on this text), or a pretrained one: a folder with
     tokenizer.json, a GGUF file, a model pack.
     """
-    vocab_size: int = 8192
+    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)] = 8192
     """Tokens of a bpe trained here."""
-    min_frequency: int = 2
+    min_frequency: Annotated[int, Field(ge=0)] = 2
     """Characters seen less often are spelled in bytes by a char tokenizer."""
-    context_length: int = 256
+    context_length: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Tokens of one training window, and of the model's context."""
-    validation: float = 0.05
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the text that is held out to validate on."""
-    test: float = 0.0
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share that is held out to test on."""
-    max_documents: int = 0
+    max_documents: Annotated[int, Field(ge=0)] = 0
     """Read only so many documents; 0 reads all."""
     strict: bool = True
     """Stop at the first broken line. Otherwise leave such lines out, count and report them."""

@@ -19,6 +19,7 @@ from miaobi.core.requests import EmbeddingRequest, Request
 from miaobi.engines.worker import Send, Worker
 from miaobi.models.base import open_base
 from miaobi.models.tuned import open_tuned
+from miaobi.tune.heads import EmbeddingHead
 from miaobi.tune.saved import learner_of
 from miaobi.tune.tasks import embedding
 from miaobi.tune.text.heads import ids_of
@@ -95,6 +96,6 @@ def _learner(weights: Weights) -> embedding.Embedder:
     """The task's learner, which tokenises and encodes."""
     if weights.format != "base":
         return cast(embedding.Embedder, learner_of(open_tuned(weights)))
-    learner = embedding.learner(open_base(weights.name), {}, embedding.Config())
+    learner = embedding.learner(open_base(weights.name), {}, EmbeddingHead())
     learner.eval()
     return learner

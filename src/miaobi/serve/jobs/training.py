@@ -2,64 +2,89 @@
 own, and those settings that a job may change.
 
 The recipe's name alone decides what is trained. No field is a path, and a setting that
-is not in SETTINGS does not reach the trainer.
+is not in NAMES does not reach the trainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, field_validator
+from pydantic import Field, field_validator
 
 from miaobi.core import config
+from miaobi.core.config import Option
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
 from miaobi.core.recipes import RecipeFolder
 from miaobi.core.recipes import recipes as packaged
+from miaobi.data.image.config import Config as PictureConfig
+from miaobi.data.text.config import Config as TextConfig
+from miaobi.families.config import CONFIGS
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import plain_name
-from miaobi.serve.jobs import tuning
 from miaobi.serve.jobs.tuning import (
     ID_LETTERS,
+    TRAIN_NAMES,
     Fields,
     Seed,
     Suffix,
     check_settings,
-    count,
-    number,
+    describe_settings,
+    select,
 )
 from miaobi.serve.pages import Metadata
+from miaobi.train.config import TrainConfig
+from miaobi.verbs.train import SampleConfig
 
 NAME_LETTERS = 20
 """Of the recipe's name, in the model's."""
 
-SETTINGS: dict[str, TypeAdapter[Any]] = {
-    **{key: kind for key, kind in tuning.SETTINGS.items() if key.startswith("train.")},
-    "train.ema": number(ge=0, lt=1),
-    "train.matrix_learning_rate": number(gt=0, le=1),
-    "train.momentum": number(ge=0, lt=1),
-    "model.num_layers": count(ge=1, le=256),
-    "model.hidden_size": count(ge=8, le=16384),
-    "model.width": count(ge=4, le=1024),
-    "model.latent_size": count(ge=1, le=4096),
-    "model.dropout": number(ge=0, lt=1),
-    "model.gamma": number(gt=0, le=1000),
-    "model.conditional": TypeAdapter(Annotated[bool, Field(strict=True)]),
-    "data.context_length": count(ge=8, le=1 << 16),
-    "data.tokenizer": TypeAdapter(Literal["char", "bpe"]),
-    "data.vocab_size": count(ge=256, le=1 << 18),
-    "data.image_size": count(ge=8, le=1024),
-    "data.validation": number(ge=0, lt=1),
-    "data.max_documents": count(ge=0, le=1 << 31),
-    "data.max_pictures": count(ge=0, le=1 << 31),
-    "sample.max_new_tokens": count(ge=1, le=4096),
-    "sample.pictures": count(ge=1, le=256),
-}
-"""Keys of a recipe that a job may set, with their types. No family has all of them."""
+NAMES = (
+    *TRAIN_NAMES,
+    "train.ema",
+    "train.matrix_learning_rate",
+    "train.momentum",
+    "model.num_layers",
+    "model.hidden_size",
+    "model.width",
+    "model.latent_size",
+    "model.dropout",
+    "model.gamma",
+    "model.conditional",
+    "data.context_length",
+    "data.tokenizer",
+    "data.vocab_size",
+    "data.image_size",
+    "data.validation",
+    "data.max_documents",
+    "data.max_pictures",
+    "sample.max_new_tokens",
+    "sample.pictures",
+)
+"""Keys of a recipe that a job may set. Which of them a family has, the family says."""
+TOKENIZERS = Literal["char", "bpe"]
+"""Those that a job may name: any other is a path."""
+
+
+@cache
+def allowed_settings() -> dict[str, Option]:
+    """Return the settings that a job may set; types and bounds are the configs' own."""
+    settings = [
+        *config.options(TrainConfig, "train."),
+        *config.options(SampleConfig, "sample."),
+        *config.options(TextConfig, "data."),
+        *config.options(PictureConfig, "data."),
+    ]
+    for family in CONFIGS:
+        settings += config.options(family, "model.")
+    selected = select(settings, NAMES)
+    tokenizer = selected["data.tokenizer"]
+    selected["data.tokenizer"] = replace(tokenizer, type=TOKENIZERS)
+    return selected
 
 
 @dataclass(frozen=True)
@@ -81,12 +106,13 @@ class Create(Fields):
     suffix: Suffix = None
     seed: Seed | None = None
     metadata: Metadata | None = None
-    miaobi: Annotated[dict[str, Any], Field(max_length=len(SETTINGS))] | None = None
+    miaobi: Annotated[dict[str, Any] | None, describe_settings(allowed_settings)] = None
 
     @field_validator("miaobi")
     @classmethod
     def _settings(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        return check_settings(value, SETTINGS)
+        check_settings(value or {}, allowed_settings())
+        return value
 
 
 @cache

@@ -2,28 +2,26 @@
 our own settings that a job may set.
 
 No field is a path, or a name of anything but a served model. A setting that is not in
-SETTINGS does not reach the tuner.
+NAMES does not reach the tuner.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from miaobi.core.errors import nearest
+from miaobi.core import config
+from miaobi.core.config import Option
+from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.serve.pages import Metadata
+from miaobi.train.config import TrainConfig
+from miaobi.tune import heads
+from miaobi.tune.config import DataConfig, ReportConfig, TuneConfig
 
 SUFFIX = re.compile(r"[a-z0-9][a-z0-9._-]{0,29}")
 BASE_LETTERS = 20
@@ -31,75 +29,84 @@ ID_LETTERS = 8
 """Of the base's name and of the job's id, in a tuned model's name of at most 64."""
 
 
-def number(**bounds: Any) -> TypeAdapter[Any]:
-    """Return the type of a finite number within `bounds` (ge, gt, le, lt)."""
-    return TypeAdapter(
-        Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
-    )
-
-
-def count(**bounds: Any) -> TypeAdapter[Any]:
-    """Return the type of a whole number within `bounds` (ge, gt, le, lt)."""
-    return TypeAdapter(Annotated[int, Field(strict=True, **bounds)])
-
-
-SETTINGS: dict[str, TypeAdapter[Any]] = {
-    "task": TypeAdapter(
-        Literal[
-            "chat",
-            "causal",
-            "preference",
-            "seq2seq",
-            "text-classification",
-            "token-classification",
-            "extractive-questions",
-            "embedding",
-        ]
-    ),
-    "tune.method": TypeAdapter(Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]),
-    "tune.lora_rank": count(ge=1, le=512),
-    "tune.lora_alpha": number(gt=0, le=4096),
-    "tune.lora_dropout": number(ge=0, lt=1),
-    "tune.gradient_checkpointing": TypeAdapter(Annotated[bool, Field(strict=True)]),
-    "tune.neftune_alpha": number(ge=0, le=100),
-    "train.max_steps": count(ge=1, le=1_000_000),
-    "train.batch_size": count(ge=1, le=1024),
-    "train.microbatches": count(ge=1, le=1024),
-    "train.accumulation": count(ge=1, le=1024),  # its earlier name
-    "train.learning_rate": number(gt=0, le=1),
-    "train.weight_decay": number(ge=0, le=10),
-    "train.warmup": number(ge=0, le=1),
-    "train.clip": number(ge=0, le=1000),
-    "train.patience": count(ge=0, le=1000),
-    "train.max_minutes": number(gt=0, le=100_000),
-    **{
-        f"train.{name}": count(ge=0, le=1_000_000)
-        for name in (
-            "validate_every",
-            "validation_batches",
-            "checkpoint_every",
-            "sample_every",
-        )
-    },
-    "train.log_every": count(ge=1, le=1_000_000),
-    "data.max_length": count(ge=0, le=1 << 20),
-    "data.max_examples": count(ge=0, le=1 << 31),
-    "data.validation": number(ge=0, lt=1),
-    "data.test": number(ge=0, lt=1),
-    "data.too_long": TypeAdapter(Literal["truncate", "split", "drop"]),
-    "data.strict": TypeAdapter(Annotated[bool, Field(strict=True)]),
-    "head.loss": TypeAdapter(Literal["dpo", "orpo", "kto"]),
-    "head.beta": number(gt=0, le=100),
-    "head.template": TypeAdapter(Literal["", "chatml", "plain"]),
-    "head.max_new_tokens": count(ge=1, le=4096),
-    "report.limit": count(ge=1, le=100_000),
-    "report.answers": count(ge=0, le=100),
-    **{
-        f"report.{name}": TypeAdapter(Annotated[bool, Field(strict=True)])
-        for name in ("forgetting", "memorisation")
-    },
+TASKS: Mapping[str, type] = {
+    "chat": heads.ChatHead,
+    "causal": heads.CausalHead,
+    "preference": heads.PreferenceHead,
+    "seq2seq": heads.Seq2SeqHead,
+    "text-classification": heads.TextClassificationHead,
+    "token-classification": heads.TokenClassificationHead,
+    "extractive-questions": heads.ExtractiveQuestionsHead,
+    "embedding": heads.EmbeddingHead,
 }
-"""Keys of `miaobi finetune` that a job may set, with their types."""
+"""The tasks that a job may name, with what can be set of each."""
+TRAIN_NAMES = (
+    "train.max_steps",
+    "train.batch_size",
+    "train.microbatches",
+    "train.learning_rate",
+    "train.weight_decay",
+    "train.warmup",
+    "train.clip",
+    "train.patience",
+    "train.max_minutes",
+    "train.validate_every",
+    "train.validation_batches",
+    "train.checkpoint_every",
+    "train.sample_every",
+    "train.log_every",
+)
+NAMES = (
+    "task",
+    "tune.method",
+    "tune.lora_rank",
+    "tune.lora_alpha",
+    "tune.lora_dropout",
+    "tune.gradient_checkpointing",
+    "tune.neftune_alpha",
+    *TRAIN_NAMES,
+    "data.max_length",
+    "data.max_examples",
+    "data.validation",
+    "data.test",
+    "data.too_long",
+    "data.strict",
+    "head.loss",
+    "head.beta",
+    "head.template",
+    "head.max_new_tokens",
+    "report.limit",
+    "report.answers",
+    "report.forgetting",
+    "report.memorisation",
+)
+"""Keys of `miaobi finetune` that a job may set."""
+
+
+@cache
+def allowed_settings() -> dict[str, Option]:
+    """Return the settings that a job may set; types and bounds are the configs' own."""
+    settings = [
+        Option("task", Literal[*TASKS], None, "What the model learns to do."),
+        *config.options(TuneConfig, "tune."),
+        *config.options(TrainConfig, "train."),
+        *config.options(DataConfig, "data."),
+        *config.options(ReportConfig, "report."),
+    ]
+    for head in TASKS.values():
+        settings += config.options(head, "head.")
+    return select(settings, NAMES)
+
+
+def select(settings: Iterable[Option], names: Iterable[str]) -> dict[str, Option]:
+    """Return the settings of these names by key, and under their earlier keys."""
+    by_key = {option.key: option for option in settings}
+    selected = {name: by_key[name] for name in names}
+    for option in list(selected.values()):
+        if option.former_key is not None:
+            selected[option.former_key] = option
+    return selected
+
 
 Auto = Literal["auto"]
 
@@ -122,11 +129,11 @@ def _suffix(value: str | None) -> str | None:
     return value or None
 
 
-def check_settings(
-    value: dict[str, Any] | None, allowed: Mapping[str, TypeAdapter[Any]]
-) -> dict[str, Any] | None:
-    """Return `value`, if each setting is one of `allowed` and of its type. Raise ValueError."""
-    for key, setting in (value or {}).items():
+def check_settings(settings: Mapping[str, Any], allowed: Mapping[str, Option]) -> None:
+    """Raise ValueError for a setting of a job that is not one of `allowed`, or whose
+    value is none that it takes.
+    """
+    for key, value in settings.items():
         if key not in allowed:
             raise ValueError(
                 say(
@@ -136,10 +143,29 @@ def check_settings(
                 + nearest(key[:64], allowed)
             )
         try:
-            allowed[key].validate_python(setting)
-        except ValidationError as error:
-            raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
-    return value
+            allowed[key].convert(value, strict=True)
+        except BadInput as error:
+            raise ValueError(f"{error.problem} {error.remedy}") from None
+
+
+def describe_settings(allowed: Callable[[], Mapping[str, Option]]) -> Any:
+    """Return what the description of the API says of a job's settings: their types,
+    bounds and defaults, as `miaobi VERB --help` has them.
+    """
+
+    def add_properties(schema: dict[str, Any]) -> None:
+        schema["anyOf"] = [
+            {
+                "type": "object",
+                "properties": {
+                    key: option.schema() for key, option in allowed().items()
+                },
+                "additionalProperties": False,
+            },
+            {"type": "null"},
+        ]
+
+    return Field(json_schema_extra=add_properties)
 
 
 Suffix = Annotated[Annotated[str, Field(max_length=64)] | None, AfterValidator(_suffix)]
@@ -184,12 +210,13 @@ class Create(Fields):
     method: Method | None = None
     metadata: Metadata | None = None
     integrations: Annotated[list[Any], Field(max_length=0)] | None = None
-    miaobi: Annotated[dict[str, Any], Field(max_length=len(SETTINGS))] | None = None
+    miaobi: Annotated[dict[str, Any] | None, describe_settings(allowed_settings)] = None
 
     @field_validator("miaobi")
     @classmethod
     def _settings(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        return check_settings(value, SETTINGS)
+        check_settings(value or {}, allowed_settings())
+        return value
 
     @property
     def effective_hyperparameters(self) -> Hyperparameters:

@@ -11,7 +11,6 @@ stand on two sides of a split; nor do those that the task keeps together (`group
 questions about one text), and pictures that a person would call the same
 (data/image/near_duplicates.py).
 
-    config       where examples come from and how they are divided
     records      records of any format as examples
     identity     which examples are the same, or nearly
     folder       a prepared folder on disk
@@ -19,7 +18,8 @@ questions about one text), and pictures that a person would call the same
     dataset      a prepared folder as batches for the training loop
 """
 
-from miaobi.tune.examples.config import PROBLEMS_LISTED, Config, Source
+from miaobi.tune.config import DataConfig as Config
+from miaobi.tune.config import Source
 from miaobi.tune.examples.dataset import Examples, Lengths, measure
 from miaobi.tune.examples.folder import MANIFEST, SPLITS, manifest, read_split, write
 from miaobi.tune.examples.identity import (
@@ -30,7 +30,7 @@ from miaobi.tune.examples.identity import (
     shared_questions,
 )
 from miaobi.tune.examples.preparation import prepare
-from miaobi.tune.examples.records import example_of
+from miaobi.tune.examples.records import PROBLEMS_LISTED, example_of
 
 __all__ = [
     "MANIFEST",

@@ -14,7 +14,7 @@ import numpy as np
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.nn.objective import Batch
-from miaobi.tune.examples.config import Config
+from miaobi.tune.config import DataConfig as Config
 from miaobi.tune.examples.folder import SPLITS, manifest, read_split
 from miaobi.tune.learner import Example, Features, Learner, Task
 

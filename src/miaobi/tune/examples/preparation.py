@@ -26,7 +26,7 @@ from miaobi.data.splitting import (
     check_shares,
     joined_groups,
 )
-from miaobi.tune.examples.config import Config
+from miaobi.tune.config import DataConfig as Config
 from miaobi.tune.examples.folder import SPLITS, write
 from miaobi.tune.examples.identity import (
     LEAKS_LISTED,

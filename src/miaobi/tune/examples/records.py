@@ -12,11 +12,14 @@ from miaobi.data import readers
 from miaobi.data.progress import Bar
 from miaobi.data.splitting import DROPPED, TEST, VALIDATION
 from miaobi.data.text.shapes import Unusable
-from miaobi.tune.examples.config import PROBLEMS_LISTED, Config
+from miaobi.tune.config import DataConfig as Config
 from miaobi.tune.learner import Example, Task
 
 PROGRESS_EVERY = 1000
 """Examples between two updates of the progress."""
+
+PROBLEMS_LISTED = 10
+"""Unusable records that are listed in full; all are counted."""
 
 
 @dataclass

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
 from miaobi.tune.methods import (
     adapters,
@@ -30,10 +31,9 @@ from miaobi.tune.methods import (
     quantise,
     regularisers,
 )
-from miaobi.tune.methods.config import TuneConfig
 from miaobi.tune.methods.method import Method
 
-__all__ = ["METHODS", "Method", "TuneConfig", "apply", "restore", "save"]
+__all__ = ["METHODS", "Method", "apply", "restore", "save"]
 
 
 def _peft(english: str, chinese: str) -> Method:
@@ -72,7 +72,7 @@ METHODS = {
         bottleneck.load,
     ),
 }
-"""By the names of `config.NAMES`."""
+"""By the names that `tune.method` takes."""
 
 
 def apply(learner: Learner, config: TuneConfig) -> None:

@@ -13,9 +13,9 @@ from torch import nn
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.models.merging import quiet_peft
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
 from miaobi.tune.methods.allocation import Allocation
-from miaobi.tune.methods.config import TuneConfig
 from miaobi.tune.methods.freezing import is_fresh
 
 PROMPTS = ("prompt", "prefix", "p-tuning")

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import Damaged, Unsupported
 from miaobi.core.language import say
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
-from miaobi.tune.methods.config import TuneConfig
 from miaobi.tune.methods.freezing import is_fresh
 
 SETTINGS = "adapter_config.json"

@@ -14,8 +14,8 @@ from torch import nn
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Callback, Learner
-from miaobi.tune.methods.config import TuneConfig
 from miaobi.tune.methods.regularisers import input_embedding
 
 WEIGHTS = "model.safetensors"

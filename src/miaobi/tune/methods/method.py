@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
-from miaobi.tune.methods.config import TuneConfig
 
 
 class Method(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
+from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
-from miaobi.tune.methods.config import TuneConfig
 
 
 def apply(learner: Learner, config: TuneConfig) -> None:

@@ -10,7 +10,6 @@ them is the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import CaptioningHead as Config
 from miaobi.tune.image.input import check_augmentations, preparation
 from miaobi.tune.image.learner import PictureLearner, side_of
 from miaobi.tune.image.metrics import shares
@@ -43,18 +43,6 @@ KINDS = {
     "blip": "BlipForConditionalGeneration",
     "git": "GitForCausalLM",
 }
-
-
-@dataclass(frozen=True)
-class Config:
-    augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture; not those that make a caption
-    wrong (a flip turns left to right).
-    """
-    label_smoothing: float = 0.0
-    """Share of certainty that is spread over all tokens."""
-    max_new_tokens: int = 32
-    """Longest caption when it is evaluated."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

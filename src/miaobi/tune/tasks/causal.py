@@ -13,7 +13,6 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable, to_document
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import CausalHead as Config
 from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.text.heads import padding_of
 from miaobi.tune.text.packing import PackedLearner, by_sequence, layers_of, pack
@@ -36,12 +36,6 @@ MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"text": "..."}'
-
-
-@dataclass(frozen=True)
-class Config:
-    max_new_tokens: int = 64
-    """Tokens of an answer that is shown beside the base's, at most."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable, shape_of, to_document
 from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
+from miaobi.tune.heads import ChatHead as Config
 from miaobi.tune.learner import Example, Features
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.turns import BUILT_IN, assistant_turns
@@ -37,16 +37,6 @@ READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 EXTRAS = ("name", "tool_call_id")
-
-
-@dataclass(frozen=True)
-class Config:
-    template: Literal["", "chatml", "plain"] = ""
-    """How a dialogue is written: "" as the base's own chat template does; chatml (also
-    with tools); plain words, for bases that know no special tokens.
-    """
-    max_new_tokens: int = 64
-    """Tokens of an answer that is shown beside the base's, at most."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.models.quiet import quiet_diffusers
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import DiffusionHead as Config
 from miaobi.tune.image.denoisers import (
     Denoiser,
     StableDiffusionXL,
@@ -59,55 +59,6 @@ LORA_SETTINGS = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
 """What Diffusers reads of a LoRA's settings."""
 CAPTIONS = 4096
 """How many encoded captions stay in memory."""
-
-
-@dataclass(frozen=True)
-class Config:
-    image_size: int = 0
-    """Pixels of a side; 0 for the pipeline's own. Pictures are cut to squares."""
-    instance_prompt: str = ""
-    """DreamBooth: the caption of every picture, with a rare word for the subject: "a
-    photo of sks dog".
-    """
-    class_prompt: str = ""
-    """DreamBooth: the same without the word, "a photo of a dog": what is to stay as it
-    is. Empty for no such term.
-    """
-    class_path: str = ""
-    """A folder with pictures of the class; empty to have the base make them."""
-    class_pictures: int = 20
-    """How many the base makes."""
-    prior_weight: float = 1.0
-    """Weight λ of the class."""
-    min_snr_gamma: float = 0.0
-    """Weight of little noise is capped at this signal-to-noise ratio, 5 as a rule; 0
-    for equal weights.
-    """
-    caption_dropout: float = 0.0
-    """Share of captions left empty in training, which keeps guidance sound in long runs."""
-
-    def __post_init__(self) -> None:
-        has_class = self.class_path or self.class_prompt
-        has_prompts = self.class_prompt and self.instance_prompt
-        if has_class and not has_prompts:
-            raise BadInput(
-                say(
-                    "A class needs head.class_prompt and head.instance_prompt.",
-                    "类别项需要 head.class_prompt 与 head.instance_prompt。",
-                ),
-                say(
-                    'Such as "a photo of a dog" and "a photo of sks dog".',
-                    '例如 "a photo of a dog" 与 "a photo of sks dog"。',
-                ),
-            )
-        if not 0 <= self.caption_dropout < 1:
-            raise BadInput(
-                say(
-                    f"head.caption_dropout is {self.caption_dropout}.",
-                    f"head.caption_dropout 为 {self.caption_dropout}。",
-                ),
-                say("Give a share in [0, 1).", "请给出 [0, 1) 之间的比例。"),
-            )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

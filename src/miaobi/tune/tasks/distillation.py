@@ -14,9 +14,8 @@ spaced (Sanh et al. 2019, arXiv:1910.01108).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from miaobi.models.base import Base, open_base
 from miaobi.models.weights import find
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Phase
+from miaobi.tune.heads import DistillationHead as Config
 from miaobi.tune.learner import Evaluation, Example, Features, Metric
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.metrics import mean
@@ -50,50 +50,6 @@ MAKES = "text"
 EXAMPLE = '{"prompt": "..."} / {"prompt": "...", "completion": "..."} / {"text": "..."}'
 TEXT_PROMPT = 8
 """Tokens of a text without a prompt that are given when it is to be continued."""
-
-
-@dataclass(frozen=True)
-class Config:
-    teacher: str = ""
-    """A starter pack, a model in the store, a path, a hub id; for answers also the URL
-    of a server.
-    """
-    teacher_model: str = ""
-    """The teacher's name on a server that offers several."""
-    loss: Literal["logits", "answers"] = "logits"
-    """logits: imitate every probability of a local teacher with the same vocabulary.
-    answers: learn what a teacher writes.
-    """
-    temperature: float = 2.0
-    """For logits: softens both models, so that unlikely tokens count too."""
-    alpha: float = 0.9
-    """For logits: the weight of the teacher's probabilities; the rest goes to the text itself."""
-    layers: int = 0
-    """Make the student out of the base by keeping so many of its layers (with --method
-    full); 0 keeps all.
-    """
-    max_new_tokens: int = 128
-    """Longest answer, of the teacher and of those that are shown."""
-    streams: int = 4
-    """Questions that the teacher is asked at the same time."""
-
-    def __post_init__(self) -> None:
-        self._require(self.temperature > 0, "temperature", self.temperature)
-        self._require(0 <= self.alpha <= 1, "alpha", self.alpha)
-        self._require(self.layers >= 0, "layers", self.layers)
-        self._require(self.streams > 0, "streams", self.streams)
-
-    def _require(self, condition: bool, name: str, value: float) -> None:
-        """Raise BadInput for a setting that is out of its range."""
-        if condition:
-            return
-        raise BadInput(
-            say(f"head.{name} is {value}.", f"head.{name} 为 {value}。"),
-            say(
-                "temperature is above 0, alpha within [0, 1], layers at least 0, streams at least 1.",
-                "temperature 应大于 0，alpha 在 [0, 1] 之间，layers 不小于 0，streams 至少为 1。",
-            ),
-        )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

@@ -15,9 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import EmbeddingHead as Config
 from miaobi.tune.learner import (
     Evaluation,
     Example,
@@ -66,26 +66,6 @@ POSITIVE_COLUMNS = ("positive", "answer", "text_pair")
 NEGATIVE_COLUMNS = ("negative", "negatives")
 RANK_BATCH = 256
 """Texts that rank all partners at a time."""
-
-
-@dataclass(frozen=True)
-class Config:
-    temperature: float = 0.05
-    """Of the softmax over cosines."""
-    pooling: Literal["auto", "mean", "first", "last", "pooler"] = "auto"
-    """How tokens become a vector; auto: the base's own pooling for use-multilingual,
-    the last token for causal models, the mean for others.
-    """
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise BadInput(
-                say(
-                    f"head.temperature is {self.temperature}.",
-                    f"head.temperature 为 {self.temperature}。",
-                ),
-                say("It must be above 0.", "必须大于 0。"),
-            )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

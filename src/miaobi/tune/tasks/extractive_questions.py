@@ -18,7 +18,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import ExtractiveQuestionsHead as Config
 from miaobi.tune.learner import (
     Evaluation,
     Example,
@@ -61,18 +61,6 @@ WINDOW = 384
 """Tokens of a window, where the model holds as many."""
 IMPOSSIBLE = -1e9
 """A logit that no softmax gives a share."""
-
-
-@dataclass(frozen=True)
-class Config:
-    overlap: int = 64
-    """Tokens that two windows of a text share."""
-    longest_answer: int = 64
-    """Tokens that an answer may have."""
-    dropout: float | None = None
-    """Share of what the head sees that is left out while training; the base's own
-    setting if not given (tune.dropout is the base's).
-    """
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

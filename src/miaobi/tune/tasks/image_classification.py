@@ -10,8 +10,7 @@ are computed once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import ImageClassificationHead as Config
 from miaobi.tune.image.input import check_augmentations, preparation
 from miaobi.tune.image.learner import (
     PictureLearner,
@@ -44,24 +44,6 @@ MAKES = "labels"
 EXAMPLE = '{"image": "photos/a.jpg", "label": "cat"}'
 NO_LABEL = -100
 """Of an image whose label is not known."""
-
-
-@dataclass(frozen=True)
-class Config:
-    image_size: int = 0
-    """Pixels of a side; 0 for the base's own (for efficientnet-lite0: 112 for pictures
-    of at most 64 pixels, else 224).
-    """
-    augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture: flip, shift, rotate, crop, colour,
-    cutout, noise.
-    """
-    label_smoothing: float = 0.0
-    """Share of certainty that is spread over all labels."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced: rare labels weigh more, so that all weigh the same together."""
-    dropout: float = 0.0
-    """Before the head of efficientnet-lite0; other bases keep their own."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

@@ -22,9 +22,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +35,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import PreferenceHead as Config
 from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.tasks.causal import writing_model
 from miaobi.tune.text.metrics import mean
@@ -65,57 +65,6 @@ LIKED = {
     "👍": True,
     "👎": False,
 }
-
-
-@dataclass(frozen=True)
-class Config:
-    loss: Literal["dpo", "orpo", "kto"] = "dpo"
-    """dpo and orpo for pairs; kto for single answers with a thumb up or down (and for pairs)."""
-    beta: float = 0.1
-    """The price of departing from the base (dpo, kto); how much the preference weighs
-    beside the chosen answer's likelihood (orpo).
-    """
-    label_smoothing: float = 0.0
-    """For dpo: the share of pairs that may be labelled the wrong way round, in [0, 0.5)."""
-    desirable_weight: float = 1.0
-    """For kto: λ_D. Keep λ_D × thumbs up within 1 to 4/3 of λ_U × thumbs down."""
-    undesirable_weight: float = 1.0
-    """For kto: λ_U."""
-    max_new_tokens: int = 64
-    """Tokens of an answer that is shown beside the base's, at most."""
-
-    def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise _out_of_range("beta", self.beta)
-        if not 0 <= self.label_smoothing < 0.5:
-            raise _out_of_range("label_smoothing", self.label_smoothing)
-        if self.label_smoothing and self.loss != "dpo":
-            raise BadInput(
-                say(
-                    f"head.label_smoothing belongs to dpo, not to {self.loss}.",
-                    f"head.label_smoothing 只用于 dpo，不用于 {self.loss}。",
-                ),
-                say("Leave it out.", "请去掉它。"),
-            )
-        is_weighted = self.desirable_weight != 1.0 or self.undesirable_weight != 1.0
-        if is_weighted and self.loss != "kto":
-            raise BadInput(
-                say(
-                    f"head.desirable_weight and undesirable_weight belong to kto, not to {self.loss}.",
-                    f"head.desirable_weight 与 undesirable_weight 只用于 kto，不用于 {self.loss}。",
-                ),
-                say("Leave them out.", "请去掉它们。"),
-            )
-
-
-def _out_of_range(name: str, value: float) -> BadInput:
-    return BadInput(
-        say(f"head.{name} is {value}.", f"head.{name} 为 {value}。"),
-        say(
-            "beta is above 0, label_smoothing within [0, 0.5).",
-            "beta 应大于 0，label_smoothing 应在 [0, 0.5) 之间。",
-        ),
-    )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

@@ -11,9 +11,8 @@ the model's size; metrics are of the masks at that size, answers at the image's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from miaobi.data.labelled.masks import IGNORED, read_mask
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import SegmentationHead as Config
 from miaobi.tune.image.input import check_augmentations, open_rgb, preparation
 from miaobi.tune.image.learner import PictureLearner, balanced_weights, net_for, side_of
 from miaobi.tune.image.metrics import mean_iou, shares
@@ -41,24 +41,6 @@ MAKES = "labels"
 EXAMPLE = "images/a.jpg + masks/a.png (+ classes.txt)"
 AUGMENTATIONS = ("flip", "shift", "rotate", "crop", "colour", "noise")
 """Those that a mask can follow."""
-
-
-@dataclass(frozen=True)
-class Config:
-    image_size: int = 0
-    """Pixels of a side; 0 for the base's own, at most 512 (for efficientnet-lite0: 112
-    for pictures of at most 64 pixels, else 224).
-    """
-    augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture, its mask moving along: flip,
-    shift, rotate, crop, colour, noise.
-    """
-    dice: float = 0.0
-    """Weight λ of the Dice loss."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced: classes with few pixels weigh more."""
-    dropout: float = 0.0
-    """Of whole feature maps, before the head of efficientnet-lite0; other bases keep their own."""
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import Seq2SeqHead as Config
 from miaobi.tune.learner import (
     Evaluation,
     Example,
@@ -55,45 +54,6 @@ MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "text"
 EXAMPLE = '{"source": "...", "target": "..."}'
-
-
-@dataclass(frozen=True)
-class Config:
-    source: str = "source"
-    """The column to read from: source, zh, text, ..."""
-    target: str = "target"
-    """The column to write: target, en, summary, ..."""
-    prompt: str = "{source}"
-    """How the base is asked; {source} stands for the source."""
-    label_smoothing: float = 0.0
-    """Share of certainty that is spread over all tokens, in [0, 1)."""
-    metric: Literal["chrf", "bleu", "rouge_l", "loss"] = "chrf"
-    """What models are compared by: chrf or bleu for translation, rouge_l for summaries."""
-    max_new_tokens: int = 64
-    """Longest answer when it is evaluated."""
-    num_beams: int = 1
-    """1 for greedy search; more beams search for the likeliest answer."""
-
-    def __post_init__(self) -> None:
-        if "{source}" not in self.prompt:
-            raise BadInput(
-                say(
-                    f"head.prompt is {self.prompt!r}: the source would not be in it.",
-                    f"head.prompt 为 {self.prompt!r}，其中没有原文。",
-                ),
-                say(
-                    'Put {source} where it belongs: "Translate into English: {source}".',
-                    '请在其中写上 {source}，例如 "翻译成英文：{source}"。',
-                ),
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise BadInput(
-                say(
-                    f"head.label_smoothing is {self.label_smoothing}.",
-                    f"head.label_smoothing 为 {self.label_smoothing}。",
-                ),
-                say("Give a share in [0, 1).", "请给出 [0, 1) 之间的比例。"),
-            )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

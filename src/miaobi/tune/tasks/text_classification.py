@@ -15,9 +15,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import TextClassificationHead as Config
 from miaobi.tune.learner import (
     Evaluation,
     Example,
@@ -63,57 +63,6 @@ OWN_METRICS = 20
 """Labels that have metrics of their own, the most frequent."""
 NO_LABEL = -100
 """Of a text whose label is not known."""
-
-
-@dataclass(frozen=True)
-class Config:
-    problem: Literal["single", "multi", "regression"] = "single"
-    """One label for a text; a list of any number of labels; or a number."""
-    class_weights: str | dict[str, float] = ""
-    """balanced (a label counts the more, the rarer it is), or {label: weight}; scaled
-    so that the loss keeps its size.
-    """
-    label_smoothing: float = 0.0
-    """Share of certainty that is spread over all labels."""
-    dropout: float | None = None
-    """Share of what the head sees that is left out while training; the base's own
-    setting if not given (tune.dropout is the base's).
-    """
-    threshold: float = 0.5
-    """For multi: probability from which a label is given."""
-
-    def __post_init__(self) -> None:
-        weights = self.class_weights
-        if isinstance(weights, str) and weights not in ("", "balanced"):
-            raise BadInput(
-                say(
-                    f"head.class_weights is {weights!r}.",
-                    f"head.class_weights 为 {weights!r}。",
-                ),
-                say(
-                    "Give balanced, or a weight for each label: {positive: 1, negative: 3}.",
-                    "请写 balanced，或为每个标签给出权重：{positive: 1, negative: 3}。",
-                ),
-            )
-        if weights and self.problem == "regression":
-            raise BadInput(
-                say(
-                    "head.class_weights does not go with head.problem regression.",
-                    "head.class_weights 不能与 head.problem regression 同用。",
-                ),
-                say("Leave it out.", "请去掉它。"),
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise BadInput(
-                say(
-                    f"head.label_smoothing is {self.label_smoothing}.",
-                    f"head.label_smoothing 为 {self.label_smoothing}。",
-                ),
-                say(
-                    "Give a share from 0 to below 1.",
-                    "请给出 0 到 1 之间（不含 1）的比例。",
-                ),
-            )
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import TokenClassificationHead as Config
 from miaobi.tune.learner import (
     Evaluation,
     Example,
@@ -68,20 +68,6 @@ class Span(NamedTuple):
     start: int
     end: int
     label: str
-
-
-@dataclass(frozen=True)
-class Config:
-    characters: bool = True
-    """Give every Chinese character a token of its own, so that a name can begin and end
-    anywhere.
-    """
-    label_smoothing: float = 0.0
-    """Share of certainty that is spread over all tags."""
-    dropout: float | None = None
-    """Share of what the head sees that is left out while training; the base's own
-    setting if not given (tune.dropout is the base's).
-    """
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:

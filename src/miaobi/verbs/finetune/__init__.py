@@ -17,22 +17,18 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from miaobi.core import bundle, config, storage
-from miaobi.core.config import Option
+from miaobi.core.config import Further, FurtherOptions
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store, Version
-from miaobi.verbs.train import (
-    Plan,
-    Printed,
-    is_first_process,
-    need_torch,
-    split_argv,
-)
+from miaobi.verbs.train import RUNS, Plan, Printed, is_first_process, need_torch
 
 if TYPE_CHECKING:
     from miaobi.evaluate.compare import Difference
@@ -41,47 +37,6 @@ if TYPE_CHECKING:
     from miaobi.verbs.finetune.settings import Settings
     from miaobi.verbs.finetune.work import Work
 
-OWN = [
-    Option(
-        "recipe",
-        str | None,
-        None,
-        "A recipe file, see recipes/tune/; without one, --base and --data.",
-        positional=True,
-    ),
-    Option(
-        "resume",
-        str | None,
-        None,
-        "Continue a run that was stopped: its folder, or the beginning of its name.",
-    ),
-    Option(
-        "continue",
-        str | None,
-        None,
-        "Tune a tuned model again, on --data: a new version, with some of the old data replayed.",
-    ),
-    Option(
-        "replay",
-        float,
-        1.0,
-        "With --continue: old examples for each new one, as far as there are.",
-    ),
-    Option(
-        "promote",
-        bool,
-        False,
-        "Put the new version into production if it is not worse than the model it was tuned from.",
-    ),
-    Option(
-        "dry_run",
-        bool,
-        False,
-        "Show the data as the model will see it, estimate the cost, and stop.",
-    ),
-    Option("print_config", bool, False, "Print the resolved settings and stop."),
-    Option("runs", str, "runs", "Folder of the runs."),
-]
 DERIVED_KEYS = ("max_steps", "validate_every", "checkpoint_every", "sample_every")
 """Of the train section: derived anew when a tuned model is tuned again."""
 
@@ -140,56 +95,140 @@ class Tuned:
         return f"miaobi generate text --model {name} --prompt ..."
 
 
-def command(*argv: str) -> Tuned | Plan | Printed | str | None:
-    """`miaobi finetune [RECIPE] [--base M --data FILE] [--resume RUN] [--continue MODEL] [--key value ...]`."""
-    own, keys = split_argv(argv, {option.key: option for option in OWN})
-    if "--help" in argv or "-h" in argv:
-        return _usage(own, keys)
-    values = config.resolve(OWN, own)
-    runs = storage.location(values["runs"])
-    if values["resume"]:
-        return resume(values["resume"], runs=runs, argv=keys)
-    if values["continue"]:
+def further_options(argv: Sequence[str]) -> FurtherOptions:
+    """Return the short options, and every key of the recipe that the command line names."""
+    from miaobi.verbs.finetune.settings import SHORT_OPTIONS, options_of
+
+    decisive = [*config.options(command), *SHORT_OPTIONS, *options_of(None)]
+    known = config.parse(argv, decisive, others=True)
+    tree, origin = _named_recipe(known)
+    return recipe_keys(tree, known, origin, argv)
+
+
+def recipe_keys(
+    recipe: Mapping[str, Any],
+    known: Mapping[str, Any],
+    origin: str,
+    argv: Sequence[str],
+) -> FurtherOptions:
+    """Return the short options, and every key of a recipe.
+
+    Args:
+        recipe: nested mappings
+        known: what the command line sets of the keys that all tasks have
+        origin: the recipe's file, for errors
+        argv: the command line
+    """
+    from miaobi.tune.tasks import tasks
+    from miaobi.verbs.finetune.settings import (
+        SHORT_OPTIONS,
+        expand_short_options,
+        options_of,
+        task_of,
+    )
+
+    # Only the keys of its head depend on the task, which may have to be recognised.
+    needs_head = any(argument.startswith("--head.") for argument in argv)
+    if needs_head or known.get("task") or recipe.get("task"):
+        task = task_of(recipe, expand_short_options(known))
+    else:
+        task = tasks.get("chat")
+    note = say(
+        f"Keys of a recipe for the task {task.NAME}; another task's: "
+        f"miaobi finetune --task NAME --help. Tasks: {', '.join(tasks.names())}.",
+        f"以下为任务 {task.NAME} 的设置；其他任务：miaobi finetune --task 名称 --help。"
+        f"任务：{'、'.join(tasks.names())}。",
+    )
+    options = options_of(task)
+    sources = config.expand_mappings(options, recipe, origin)
+    return FurtherOptions(note, [*SHORT_OPTIONS, *options, *sources])
+
+
+def _named_recipe(known: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the recipe that a command line names, or goes on with, and its file;
+    nothing where it names none.
+    """
+    if known.get("resume"):
+        path = (
+            _find_run(known["resume"], storage.location(known.get("runs", RUNS)))
+            / "config.yaml"
+        )
+        return config.read_yaml(path), str(path)
+    if known.get("continue"):
+        return _recipe_without_data(_tuned_model(known["continue"])[1]), ""
+    if known.get("recipe"):
+        return config.read_recipe(known["recipe"]), known["recipe"]
+    return {}, ""
+
+
+def _find_run(name: str, runs: Location) -> Path:
+    need_torch()
+    from miaobi.train.run import find_run
+
+    return find_run(name, runs)
+
+
+def command(
+    recipe: str | None = None,
+    *,
+    resume_: str | None = None,
+    continue_: str | None = None,
+    replay: Annotated[float, Field(ge=0)] = 1.0,
+    promote: bool = False,
+    dry_run: bool = False,
+    print_config: bool = False,
+    runs: str = RUNS,
+    settings: Annotated[Mapping[str, Any], Further(further_options)],
+) -> Tuned | Plan | Printed | None:
+    """Fine-tune a pretrained model; the keys of a recipe are options too.
+
+    Args:
+        recipe: A recipe file, see recipes/tune/; without one, --base and --data.
+        resume_: Continue a run that was stopped: its folder, or the beginning of its name.
+        continue_: Tune a tuned model again, on --data: a new version, with some of the old data replayed.
+        replay: With --continue: old examples for each new one, as far as there are.
+        promote: Put the new version into production if it is not worse than the model it was tuned from.
+        dry_run: Show the data as the model will see it, estimate the cost, and stop.
+        print_config: Print the resolved settings and stop.
+        runs: Folder of the runs.
+        settings: Keys of the recipe.
+    """
+    if resume_:
+        return resume(resume_, runs=storage.location(runs), settings=settings)
+    if continue_:
         result = again(
-            values["continue"],
-            argv=keys,
-            replay=values["replay"],
-            runs=runs,
-            promote=values["promote"],
-            dry_run=values["dry_run"],
+            continue_,
+            settings=settings,
+            replay=replay,
+            runs=storage.location(runs),
+            promote=promote,
+            dry_run=dry_run,
         )
         return result if is_first_process() else None
-    if not values["recipe"] and config.peek(keys, "base") is None:
+    if not recipe and "base" not in settings:
         raise BadInput(
             say("Which model is to be tuned?", "要微调哪个模型？"),
             "miaobi finetune --base smollm2 --data chats.jsonl --method lora --name helpdesk",
         )
-    need_torch()
-    from miaobi.verbs.finetune.settings import settle
-
-    recipe = config.read_recipe(values["recipe"]) if values["recipe"] else {}
-    settings = settle(recipe, keys, values["recipe"] or "")
-    if values["print_config"]:
-        return Printed(config.nested(settings.values))
-    result = _run(settings, runs, dry_run=values["dry_run"], promote=values["promote"])
+    settled = _settled(recipe, settings)
+    if print_config:
+        return Printed(config.nested(settled.values))
+    result = _run(settled, storage.location(runs), dry_run=dry_run, promote=promote)
     return result if is_first_process() else None
 
 
-def _usage(own: Sequence[str], keys: Sequence[str]) -> str:
-    from miaobi.tune.tasks import tasks
-    from miaobi.verbs.finetune.settings import options_of
+def _settled(
+    recipe: str | Path | Mapping[str, Any] | None, overrides: Mapping[str, Any]
+) -> Settings:
+    """Return a recipe, where there is one, with typed settings over it, resolved."""
+    need_torch()
+    from miaobi.verbs.finetune.settings import settle
 
-    recipe = next((word for word in own if not word.startswith("--")), None)
-    tree = config.read_recipe(recipe) if recipe else {}
-    task = tasks.get(config.peek(keys, "task") or tree.get("task") or "chat")
-    about = say(
-        "Fine-tune a pretrained model. Keys of a recipe for the task "
-        f"{task.NAME}; another task's: miaobi finetune --task NAME --help. "
-        f"Tasks: {', '.join(tasks.names())}. Short for --data.path, --data.pack and --tune.method: --data, --method.",
-        f"微调预训练模型。以下为任务 {task.NAME} 的设置；其他任务：miaobi finetune --task 名称 --help。"
-        f"任务：{'、'.join(tasks.names())}。--data 与 --method 是 --data.path、--data.pack 与 --tune.method 的简写。",
-    )
-    return config.usage("miaobi finetune", about, [*OWN, *options_of(task)])
+    if recipe is None:
+        return settle({}, overrides)
+    if isinstance(recipe, Mapping):
+        return settle(recipe, overrides)
+    return settle(config.read_recipe(recipe), overrides, str(recipe))
 
 
 def finetune(
@@ -200,7 +239,7 @@ def finetune(
     method: str | None = None,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    runs: str | Location = "runs",
+    runs: str | Location = RUNS,
     quiet: bool = False,
 ) -> Tuned:
     """Fine-tune from Python.
@@ -215,31 +254,50 @@ def finetune(
         runs: folder of the runs
         quiet: no progress, no preview
     """
-    need_torch()
-    from miaobi.verbs.finetune.settings import settle
-
-    if recipe is None:
-        tree, origin = dict[str, Any](), ""
-    elif isinstance(recipe, Mapping):
-        tree, origin = dict(recipe), ""
-    else:
-        tree, origin = config.read_recipe(recipe), str(recipe)
-    argv = list[str]()
-    short_options = {"base": base, "data": data, "method": method, "name": name}
-    for key, value in short_options.items():
-        if value is not None:
-            argv += [f"--{key}", str(value)]
-    argv += config.as_argv(settings or {})
-    tuned = _run(settle(tree, argv, origin), storage.location(runs), quiet=quiet)
+    named = _named(base, data, method, name)
+    settled = _settled(recipe, {**named, **(settings or {})})
+    tuned = _run(settled, storage.location(runs), quiet=quiet)
     assert isinstance(tuned, Tuned)
     return tuned
+
+
+def plan(
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    *,
+    base: str | None = None,
+    data: str | Path | None = None,
+    method: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    runs: str | Location = RUNS,
+    quiet: bool = False,
+) -> Plan:
+    """Return what `finetune` with the same arguments would cost.
+
+    The data is read, the model is opened, a few rows are timed.
+    """
+    named = _named(base, data, method)
+    settled = _settled(recipe, {**named, **(settings or {})})
+    planned = _run(settled, storage.location(runs), dry_run=True, quiet=quiet)
+    assert isinstance(planned, Plan)
+    return planned
+
+
+def _named(
+    base: str | None,
+    data: str | Path | None,
+    method: str | None,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Return the settings that are parameters of their own, those that are set."""
+    named = {"base": base, "data": data, "method": method, "name": name}
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def resume(
     run: str | Path,
     *,
-    runs: Location = Path("runs"),
-    argv: Sequence[str] = (),
+    runs: Location = Path(RUNS),
+    settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Tuned:
     """Continue a run that was stopped, exactly as if it had not been.
@@ -247,19 +305,17 @@ def resume(
     Args:
         run: the run's folder, its name, or the beginning of its name (the newest that fits)
         runs: folder of the runs
-        argv: settings to change, such as ["--train.max_steps", "2000"]
+        settings: dotted keys to change, such as {"train.max_steps": 2000}
         quiet: no progress, no preview
     """
-    need_torch()
-    from miaobi.train.run import find_run
+    folder = _find_run(str(run), runs)
     from miaobi.verbs.finetune.settings import settle
 
-    folder = find_run(str(run), runs)
     path = folder / "config.yaml"
-    settings = settle(config.read_yaml(path), argv, str(path))
+    settled = settle(config.read_yaml(path), settings, str(path))
     before, replay = _read_before(folder)
     tuned = _run(
-        settings,
+        settled,
         folder.parent,
         folder=folder,
         quiet=quiet,
@@ -282,9 +338,9 @@ def _read_before(folder: Path) -> tuple[Version | None, float]:
 def again(
     model: str,
     *,
-    argv: Sequence[str],
+    settings: Mapping[str, Any],
     replay: float = 1.0,
-    runs: Location = Path("runs"),
+    runs: Location = Path(RUNS),
     promote: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
@@ -293,16 +349,36 @@ def again(
 
     Args:
         model: a tuned model in the store
-        argv: the new data (["--data", "new.jsonl"]) and settings over those of the last time
+        settings: the new data ({"data": "new.jsonl"}) and dotted keys over those of the last time
         replay: old training examples for each new one, so that what was learned is not lost
         runs: folder of the runs
         promote: put the new version into production if it is not worse
         dry_run: stop after the estimate
         quiet: no progress, no preview
     """
+    version, manifest = _tuned_model(model)
+    from miaobi.verbs.finetune.settings import settle
+
+    if not {"data", "data.path", "data.pack"} & settings.keys():
+        raise BadInput(
+            say("Which new data?", "新数据在哪里？"),
+            f"miaobi finetune --continue {model} --data new.jsonl",
+        )
+    return _run(
+        settle(_recipe_without_data(manifest), settings),
+        runs,
+        before=version,
+        replay=replay,
+        promote=promote,
+        dry_run=dry_run,
+        quiet=quiet,
+    )
+
+
+def _tuned_model(model: str) -> tuple[Version, bundle.Manifest]:
+    """Return a model of the store that is tuned again. Raises BadInput for any other."""
     need_torch()
     from miaobi.models.tuned import FAMILY
-    from miaobi.verbs.finetune.settings import expand_short_options, settle
 
     version = Store().resolve(model)
     manifest = bundle.read(version.location)
@@ -314,22 +390,7 @@ def again(
             ),
             f"miaobi finetune --base {version} --data ...",
         )
-    argv = expand_short_options(argv)
-    data_keys = ("data.path", "data.pack")
-    if all(config.peek(argv, key) is None for key in data_keys):
-        raise BadInput(
-            say("Which new data?", "新数据在哪里？"),
-            f"miaobi finetune --continue {model} --data new.jsonl",
-        )
-    return _run(
-        settle(_recipe_without_data(manifest), argv),
-        runs,
-        before=version,
-        replay=replay,
-        promote=promote,
-        dry_run=dry_run,
-        quiet=quiet,
-    )
+    return version, manifest
 
 
 def _recipe_without_data(manifest: bundle.Manifest) -> dict[str, Any]:

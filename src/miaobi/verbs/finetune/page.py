@@ -23,7 +23,7 @@ from miaobi.evaluate.page import (
 from miaobi.evaluate.score import Score
 from miaobi.train.estimate import format_duration
 from miaobi.tune import mixing
-from miaobi.tune.methods import TuneConfig
+from miaobi.tune.config import TuneConfig
 from miaobi.verbs.readable import CELL_CHARACTERS, readable
 
 

@@ -4,7 +4,7 @@ follows from base and data for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,7 @@ from miaobi.core.store import check_name
 from miaobi.data import packs, readers
 from miaobi.data.text.shapes import Unusable
 from miaobi.train.config import TrainConfig
-from miaobi.tune import examples
-from miaobi.tune.methods import TuneConfig
+from miaobi.tune.config import DataConfig, ReportConfig, TuneConfig
 from miaobi.tune.tasks import tasks
 
 SECTIONS = {"name", "task", "base", "data", "head", "tune", "train", "report"}
@@ -44,25 +43,11 @@ PROBED_RECORDS = 5
 
 
 @dataclass(frozen=True)
-class ReportConfig:
-    """Step 5: how base and tuned model are compared."""
-
-    limit: int = 500
-    """Test examples at most."""
-    answers: int = 6
-    """Test examples whose answers are shown side by side, the worst first."""
-    forgetting: bool = True
-    """For models that write: compare how likely a general text is before and after."""
-    memorisation: bool = True
-    """Compare the metrics on training examples with those on the test."""
-
-
-@dataclass(frozen=True)
 class Settings:
     name: str
     base: str
     task: Any
-    data: examples.Config
+    data: DataConfig
     head: Any
     tune: TuneConfig
     train: TrainConfig
@@ -87,14 +72,14 @@ class Settings:
         return replace(self, data=data, values=values)
 
 
-def options_of(task: Any) -> list[Option]:
-    """Return every key of a recipe for `task`."""
+def options_of(task: Any | None) -> list[Option]:
+    """Return every key of a recipe for `task`; for None those that all tasks have."""
     return [
         Option("name", str | None, None, "Name of the tuned model in the store."),
         Option(
             "task",
             str,
-            task.NAME,
+            task.NAME if task else "",
             "A name in the tasks registry; recognised from the data when left out.",
         ),
         Option(
@@ -103,67 +88,74 @@ def options_of(task: Any) -> list[Option]:
             MISSING,
             "The model to tune: a starter pack, a model in the store, a path, a hub id.",
         ),
-        *config.options(examples.Config, "data."),
-        *config.options(task.Config, "head."),
+        *config.options(DataConfig, "data."),
+        *(config.options(task.Config, "head.") if task else []),
         *config.options(TuneConfig, "tune."),
         *config.options(TrainConfig, "train."),
         *config.options(ReportConfig, "report."),
     ]
 
 
-def expand_short_options(argv: Sequence[str]) -> list[str]:
-    """Return the command line with its short options written out.
+SHORT_OPTIONS = [
+    Option(
+        "data",
+        str | None,
+        None,
+        "Short for --data.path, and for --data.pack where it is a starter pack.",
+    ),
+    Option("method", str | None, None, "Short for --tune.method."),
+]
+"""Options beside the keys of a recipe."""
 
-    --data X is --data.path X, or --data.pack X where X is a starter pack; --method X is
-    --tune.method X.
+
+def expand_short_options(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by key with the short ones under the keys that they stand for.
+
+    data is data.path, or data.pack where it is a starter pack; method is tune.method.
     """
-    parts = list[str]()
-    for word in argv:
-        if word.startswith("--"):
-            parts += word.split("=", 1)
+    expanded = dict[str, Any]()
+    for key, value in overrides.items():
+        if key == "data":
+            is_pack = str(value) in packs.catalogue()
+            expanded["data.pack" if is_pack else "data.path"] = str(value)
+        elif key == "method":
+            expanded["tune.method"] = value
         else:
-            parts.append(word)
-    expanded = list[str]()
-    for number, part in enumerate(parts):
-        value = parts[number + 1] if number + 1 < len(parts) else None
-        if part == "--data" and value is not None:
-            is_pack = value in packs.catalogue()
-            expanded.append("--data.pack" if is_pack else "--data.path")
-        elif part == "--method":
-            expanded.append("--tune.method")
-        else:
-            expanded.append(part)
+            expanded[key] = value
     return expanded
 
 
 def settle(
-    recipe: Mapping[str, Any], argv: Sequence[str] = (), origin: str = ""
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    origin: str = "",
 ) -> Settings:
-    """Resolve a recipe and the command line over it.
+    """Resolve a recipe and typed settings over it.
 
     Args:
         recipe: nested mappings, as in a recipe file
-        argv: the command line, short options included
+        overrides: by dotted key, short options included
         origin: the file that the recipe comes from, for names and errors
     """
-    argv = expand_short_options(argv)
+    overrides = expand_short_options(overrides or {})
     # The section `search` is for `miaobi search`.
     recipe = {key: value for key, value in recipe.items() if key != "search"}
     _check_sections(recipe, origin)
-    task = _task(recipe, argv)
+    task = task_of(recipe, overrides)
     options = options_of(task)
-    values = {**config.resolve(options, argv, recipe, origin), "task": task.NAME}
+    values = config.resolve(options, recipe, overrides, origin)
+    values["task"] = task.NAME
     values["name"] = _name(values, task.NAME, origin)
     by_key = {
         option.key: option for option in config.expand_mappings(options, recipe, origin)
     }
     explicit = {key for key, _ in config.flatten(recipe, by_key)}
-    explicit |= {key for key, _ in config.parse_argv(argv, by_key)}
+    explicit |= {key for key, _ in config.flatten(overrides, by_key)}
     return Settings(
         name=values["name"],
         base=values["base"],
         task=task,
-        data=examples.Config(**config.build(examples.Config, values, "data.")),
+        data=DataConfig(**config.build(DataConfig, values, "data.")),
         head=task.Config(**config.build(task.Config, values, "head.")),
         tune=TuneConfig(**config.build(TuneConfig, values, "tune.")),
         train=TrainConfig(**config.build(TrainConfig, values, "train.")),
@@ -185,13 +177,18 @@ def _check_sections(recipe: Mapping[str, Any], origin: str) -> None:
             )
 
 
-def _task(recipe: Mapping[str, Any], argv: Sequence[str]) -> Any:
-    """Return the task that is named, or else the one that the data is written for."""
-    name = config.peek(argv, "task") or recipe.get("task")
+def task_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """Return the task that is named, or else the one that the data is written for.
+
+    Args:
+        recipe: nested mappings, as in a recipe file
+        overrides: by dotted key, short options expanded
+    """
+    name = overrides.get("task") or recipe.get("task")
     if not name:
         data = recipe.get("data") or {}
-        path = config.peek(argv, "data.path") or data.get("path") or ""
-        pack = config.peek(argv, "data.pack") or data.get("pack") or ""
+        path = overrides.get("data.path") or data.get("path") or ""
+        pack = overrides.get("data.pack") or data.get("pack") or ""
         name = guess(path, pack)
     return tasks.get(name)
 

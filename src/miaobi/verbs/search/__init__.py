@@ -24,14 +24,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from miaobi.core import config, machine
+from miaobi.core.config import Further, FurtherOptions, flat
 from miaobi.core.errors import BadInput, MiaobiError, MissingPart
 from miaobi.core.language import say
-from miaobi.verbs.search.options import OWN, Options
+from miaobi.verbs import train
+from miaobi.verbs.search.options import Options
 from miaobi.verbs.search.result import Planned, Searched
-from miaobi.verbs.train import need_torch, split_argv
+from miaobi.verbs.train import need_torch
 
 if TYPE_CHECKING:
     from miaobi.train.search import Search
@@ -43,33 +45,57 @@ INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended."""
 
 
-def command(*argv: str) -> Searched | Planned | str:
-    """`miaobi search RECIPE [--trials N --metric M --minutes T --workers N] [--resume SEARCH] [--key value ...]`."""
-    own, keys = split_argv(argv, {option.key: option for option in OWN})
-    if "--help" in argv or "-h" in argv:
-        about = say(
-            "Search for better settings of a recipe. Keys of the recipe may be "
-            "set too, as for `miaobi train` and `miaobi finetune`.",
-            "为配方搜索更好的设置。也可给出配方中的设置，用法同 miaobi train 与 miaobi finetune。",
+def further_options(argv: Sequence[str]) -> FurtherOptions:
+    """Return every key of the recipe that the command line names."""
+    known = config.parse(argv, [*config.options(command), train.FAMILY], others=True)
+    if known.get("resume"):
+        return FurtherOptions("", [])
+    if not known.get("recipe"):
+        note = say(
+            "Keys of the recipe may be set too, as for `miaobi train` and `miaobi finetune`.",
+            "也可给出配方中的设置，用法同 miaobi train 与 miaobi finetune。",
         )
-        return config.usage("miaobi search", about, OWN)
-    values = config.resolve(OWN, own)
-    options = Options(**config.build(Options, values))
-    if values["resume"]:
+        return FurtherOptions(note, [])
+    recipe, origin = config.read_recipe(known["recipe"]), known["recipe"]
+    if recipe.get("family") or known.get("family"):
+        return train.recipe_keys(recipe, known, origin)
+    from miaobi.verbs import finetune
+    from miaobi.verbs.finetune.settings import SHORT_OPTIONS, options_of
+
+    decisive = [*config.options(command), *SHORT_OPTIONS, *options_of(None)]
+    known = config.parse(argv, decisive, others=True)
+    return finetune.recipe_keys(recipe, known, origin, argv)
+
+
+def command(
+    recipe: str | None = None,
+    *,
+    resume_: str | None = None,
+    options: Annotated[Options, flat],
+    settings: Annotated[Mapping[str, Any], Further(further_options)],
+) -> Searched | Planned:
+    """Search for better settings of a recipe, whose keys are options too.
+
+    Args:
+        recipe: A recipe for `miaobi train` or `miaobi finetune`; its section `search` names what may vary.
+        resume_: Continue a search, or join it from another process: its folder, or the beginning of its name.
+        options: How to search.
+        settings: Keys of the recipe.
+    """
+    if resume_:
         return resume(
-            values["resume"],
+            resume_,
             trials=options.trials,
             patience=options.patience,
             workers=options.workers,
             runs=options.runs,
         )
-    recipe = values["recipe"]
     if not recipe:
         raise BadInput(
             say("Which recipe?", "用哪个配方？"),
             "miaobi search recipes/text/poet_gpt.yaml --trials 6 --metric validation",
         )
-    return _search(config.read_recipe(recipe), keys, options, recipe)
+    return _search(config.read_recipe(recipe), settings, options, recipe)
 
 
 def search(
@@ -111,18 +137,21 @@ def search(
         tree, origin = config.read_recipe(recipe), str(recipe)
     if space is not None:
         tree["search"] = dict(space)
-    options = Options(
-        trials=trials,
-        metric=metric,
-        minutes=minutes,
-        workers=workers,
-        patience=patience,
-        prune=prune,
-        search_seed=seed,
-        name=name,
-        runs=str(runs),
+    options = config.make(
+        Options,
+        {
+            "trials": trials,
+            "metric": metric,
+            "minutes": minutes,
+            "workers": workers,
+            "patience": patience,
+            "prune": prune,
+            "search_seed": seed,
+            "name": name,
+            "runs": str(runs),
+        },
     )
-    result = _search(tree, config.as_argv(settings or {}), options, origin, quiet)
+    result = _search(tree, settings or {}, options, origin, quiet)
     assert isinstance(result, Searched)
     return result
 
@@ -149,17 +178,20 @@ def resume(
     need_parts()
     from miaobi.verbs.search.job import Job, find_folder
 
+    options = config.make(
+        Options, {"trials": trials, "patience": patience, "workers": workers}
+    )
     folder = find_folder(str(search), Path(runs))
     job = Job.read(folder)
     rules = job.rules
-    if trials is not None:
-        rules = replace(rules, trials=trials)
-    if patience is not None:
-        rules = replace(rules, patience=patience)
+    if options.trials is not None:
+        rules = replace(rules, trials=options.trials)
+    if options.patience is not None:
+        rules = replace(rules, patience=options.patience)
     if rules != job.rules:
         job = replace(job, rules=rules)
         job.write(folder)
-    return _work(job, folder, workers, quiet)
+    return _work(job, folder, options.workers, quiet)
 
 
 def need_parts() -> None:
@@ -177,18 +209,18 @@ def need_parts() -> None:
 
 def _search(
     recipe: Mapping[str, Any],
-    argv: Sequence[str],
+    overrides: Mapping[str, Any],
     options: Options,
     origin: str,
     quiet: bool = False,
 ) -> Searched | Planned:
     """Plan a search and run it; a dry run stops after the plan."""
     need_parts()
-    _check(options)
+    _check_alone()
     from miaobi.verbs.search.job import new_folder
     from miaobi.verbs.search.plan import plan
 
-    job = plan(recipe, argv, options, origin)
+    job = plan(recipe, overrides, options, origin)
     planned = Planned(
         job.name,
         job.metric,
@@ -207,7 +239,8 @@ def _search(
     return _work(job, folder, options.workers, quiet)
 
 
-def _check(options: Options) -> None:
+def _check_alone() -> None:
+    """Raise BadInput under torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput(
             say(
@@ -217,13 +250,6 @@ def _check(options: Options) -> None:
                 "Start it alone, with --workers N.", "请直接启动，并使用 --workers N。"
             ),
         )
-    counts = {"workers": options.workers, "trials": options.trials}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise BadInput(
-                say(f"--{name} is {count}.", f"--{name} 为 {count}。"),
-                say("Use 1 or more.", "至少为 1。"),
-            )
 
 
 def _work(job: Job, folder: Path, workers: int, quiet: bool) -> Searched:

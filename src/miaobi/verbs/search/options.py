@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from miaobi.core import config
-from miaobi.core.config import Option
+from pydantic import Field
 
 TRIALS = 20
 """Of a search that sets no number."""
@@ -17,19 +17,19 @@ LEAST_PATIENCE = 6
 
 @dataclass(frozen=True)
 class Options:
-    trials: int | None = None
+    trials: Annotated[int, Field(ge=1)] | None = None
     """Number of trials; 20 by default."""
     metric: str | None = None
     """How trials are compared on the validation data: validation (the loss), or a metric of the task, such as f1."""
-    minutes: float | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
     """Time limit of a trial. Without it a trial gets --train.max_steps, or a quarter of the recipe's steps."""
-    workers: int = 1
+    workers: Annotated[int, Field(ge=1)] = 1
     """Processes that run trials side by side; they share the processor's cores."""
-    patience: int | None = None
+    patience: Annotated[int, Field(ge=1)] | None = None
     """End after so many trials without an improvement; half of the trials by default, at least 6."""
     prune: bool = True
     """Stop trials whose validations are worse than the median's."""
-    search_seed: int = 0
+    search_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the settings that are drawn."""
     name: str | None = None
     """Name of the search: its folder is RUNS/search-NAME."""
@@ -46,22 +46,3 @@ class Options:
     def patience_trials(self) -> int:
         half_rounded_up = -(-self.trial_count // 2)
         return self.patience or max(LEAST_PATIENCE, half_rounded_up)
-
-
-OWN = [
-    Option(
-        "recipe",
-        str | None,
-        None,
-        "A recipe for `miaobi train` or `miaobi finetune`; its section `search` names what may vary.",
-        positional=True,
-    ),
-    Option(
-        "resume",
-        str | None,
-        None,
-        "Continue a search, or join it from another process: its folder, or the beginning of its name.",
-    ),
-    *config.options(Options),
-]
-"""Every option of the command, as --help lists them."""

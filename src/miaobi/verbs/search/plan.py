@@ -1,4 +1,4 @@
-"""From a recipe and a command line to a search: what may vary, how trials are compared,
+"""From a recipe and settings over it to a search: what may vary, how trials are compared,
 how long a trial is.
 """
 
@@ -26,7 +26,7 @@ from miaobi.verbs.search.trial import OpenTrial, metric_named, open_trial
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe with the command line over it."""
+    """A recipe with typed settings over it."""
 
     kind: str
     """"train" or "finetune"."""
@@ -34,12 +34,15 @@ class ResolvedRecipe:
     """Every setting by its key."""
     values: Mapping[str, Any]
     """By key."""
-    argv_keys: frozenset[str]
-    """Keys that the command line sets."""
+    overridden: frozenset[str]
+    """Keys of the settings over the recipe."""
 
 
 def plan(
-    recipe: Mapping[str, Any], argv: Sequence[str], options: Options, origin: str
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    options: Options,
+    origin: str,
 ) -> Job:
     """Resolve a recipe into a search.
 
@@ -47,7 +50,7 @@ def plan(
 
     Args:
         recipe: as read from a file, with its section `search`
-        argv: keys of the recipe on the command line
+        overrides: typed settings over it, by dotted key
         options: of the command
         origin: the recipe's file, for names and errors
 
@@ -57,15 +60,15 @@ def plan(
     """
     section = recipe.get("search") or {}
     tree = {key: value for key, value in recipe.items() if key != "search"}
-    resolved = resolve_recipe(tree, argv, origin)
+    resolved = resolve_recipe(tree, overrides, origin)
     recipe_steps = (tree.get("train") or {}).get("max_steps")
-    for key in resolved.argv_keys - {"train.max_steps"}:
+    for key in resolved.overridden - {"train.max_steps"}:
         set_key(tree, key, resolved.values[key])
     name = _name(options, resolved, origin)
     if not options.dry_run:
         new_folder(name, options.runs)
     trial_steps = None
-    if "train.max_steps" in resolved.argv_keys:
+    if "train.max_steps" in resolved.overridden:
         trial_steps = resolved.values["train.max_steps"]
     trial = open_trial(resolved.kind, tree, trial_steps, None, Path(options.runs))
     train = trial.state.config
@@ -158,29 +161,29 @@ def _check_sources(space: Sequence[Dimension], tree: Mapping[str, Any]) -> None:
 
 
 def resolve_recipe(
-    recipe: Mapping[str, Any], argv: Sequence[str], origin: str
+    recipe: Mapping[str, Any], overrides: Mapping[str, Any], origin: str
 ) -> ResolvedRecipe:
-    """Resolve a recipe of either kind and the command line over it."""
-    if recipe.get("family") or config.peek(argv, "family") is not None:
-        return _resolve_training(recipe, argv, origin)
-    return _resolve_tuning(recipe, argv, origin)
+    """Resolve a recipe of either kind and typed settings over it."""
+    if recipe.get("family") or overrides.get("family"):
+        return _resolve_training(recipe, overrides, origin)
+    return _resolve_tuning(recipe, overrides, origin)
 
 
 def _resolve_training(
-    recipe: Mapping[str, Any], argv: Sequence[str], origin: str
+    recipe: Mapping[str, Any], overrides: Mapping[str, Any], origin: str
 ) -> ResolvedRecipe:
     from miaobi.verbs.train import recipe_options, settle
 
-    family = settle(recipe, argv, origin).family
-    options = {option.key: option for option in recipe_options(family)}
-    tree = {key: value for key, value in recipe.items() if key != "search"}
-    values = config.resolve(list(options.values()), argv, tree, origin)
-    argv_keys = {key for key, _ in config.parse_argv(argv, options)}
-    return ResolvedRecipe("train", options, values, frozenset(argv_keys))
+    settings = settle(recipe, overrides, origin)
+    options = {option.key: option for option in recipe_options(settings.family)}
+    values = dict(config.flatten(settings.values, options))
+    values["name"] = overrides.get("name") or recipe.get("name")
+    overridden = {key for key, _ in config.flatten(overrides, options)}
+    return ResolvedRecipe("train", options, values, frozenset(overridden))
 
 
 def _resolve_tuning(
-    recipe: Mapping[str, Any], argv: Sequence[str], origin: str
+    recipe: Mapping[str, Any], overrides: Mapping[str, Any], origin: str
 ) -> ResolvedRecipe:
     from miaobi.verbs.finetune.settings import (
         expand_short_options,
@@ -188,15 +191,16 @@ def _resolve_tuning(
         settle,
     )
 
-    settings = settle(recipe, argv, origin)
+    settings = settle(recipe, overrides, origin)
     options = {
         option.key: option
         for option in config.expand_mappings(options_of(settings.task), recipe, origin)
     }
-    argv = expand_short_options(argv)
-    argv_keys = {key for key, _ in config.parse_argv(argv, options)}
+    overridden = {
+        key for key, _ in config.flatten(expand_short_options(overrides), options)
+    }
     return ResolvedRecipe(
-        "finetune", options, dict(settings.values), frozenset(argv_keys)
+        "finetune", options, dict(settings.values), frozenset(overridden)
     )
 
 

@@ -19,7 +19,6 @@ from miaobi.core.config import Option
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.train.search import Dimension, Space
-from miaobi.verbs import train
 
 LORA = ("lora", "rslora", "dora", "adalora")
 """Methods that have a rank."""
@@ -382,4 +381,4 @@ def _never(key: str, condition: str, allowed: Sequence[Any]) -> BadInput:
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of a recipe in place, as YAML can hold it."""
-    train.set_key(tree, key, config.plain(value))
+    config.set_key(tree, key, config.plain(value))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from miaobi.core import bundle, config
+from miaobi.core import bundle
 from miaobi.core.language import say
 from miaobi.core.store import Store
 from miaobi.data.splitting import check_shares
@@ -19,6 +19,7 @@ from miaobi.serve.jobs.work.making import estimate_outcome, make_model
 from miaobi.serve.jobs.work.task import Outcome, Task
 from miaobi.tune.defaults import whole_batch
 from miaobi.verbs import finetune
+from miaobi.verbs.train import Plan
 
 AUTO = "auto"
 """A hyperparameter that miaobi chooses."""
@@ -55,20 +56,27 @@ def _tune(task: Task, name: str, runs: Path) -> None:
         return
     finetune.again(
         model,
-        argv=["--data", str(data), "--name", name, *config.as_argv(settings)],
+        settings={"data": data, "name": name, **settings},
         runs=runs,
         quiet=True,
     )
 
 
-def _plan(task: Task, settings: Mapping[str, Any]) -> Any:
+def _plan(task: Task, settings: Mapping[str, Any]) -> Plan:
     data = _examples(task, "training_file")
-    argv = ["--data", str(data), *config.as_argv(settings)]
     model = task.job.request["model"]
     runs = task.folder / "runs"
-    if _is_tuned(model):
-        return finetune.again(model, argv=argv, runs=runs, dry_run=True, quiet=True)
-    return finetune.command("--base", model, *argv, "--runs", str(runs), "--dry-run")
+    if not _is_tuned(model):
+        return finetune.plan(base=model, data=data, settings=settings, runs=runs)
+    plan = finetune.again(
+        model,
+        settings={"data": data, **settings},
+        runs=runs,
+        dry_run=True,
+        quiet=True,
+    )
+    assert isinstance(plan, Plan)
+    return plan
 
 
 def _is_tuned(model: str) -> bool:

@@ -15,11 +15,12 @@ from miaobi.core.language import say
 from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.text.shapes import unseen
 from miaobi.models.base import Base
+from miaobi.tune.heads import DetectionHead as Config
 from miaobi.tune.image.input import check_augmentations
 from miaobi.tune.image.learner import label_counts, net_for, side_of
 from miaobi.tune.image.nets import LiteForObjectDetection
 from miaobi.tune.learner import Example
-from miaobi.tune.tasks.detection.detector import Config, Detector
+from miaobi.tune.tasks.detection.detector import Detector
 from miaobi.tune.tasks.detection.heat_maps import HeatMapDetector
 from miaobi.tune.tasks.detection.query import QueryDetector
 from miaobi.tune.tasks.detection.records import EXAMPLE, objects_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
+from miaobi.tune.heads import DetectionHead as Config
 from miaobi.tune.image import boxes
 from miaobi.tune.image.input import open_rgb, preparation
 from miaobi.tune.image.learner import PictureLearner
@@ -21,18 +22,6 @@ from miaobi.tune.learner import Evaluation, Features, Metric
 
 MAX_DETECTIONS = 100
 """Answers for an image, as COCO counts them."""
-
-
-@dataclass(frozen=True)
-class Config:
-    image_size: int = 0
-    """Pixels of a side; 0 for the base's own, at most 512 (for efficientnet-lite0: 112
-    for pictures of at most 64 pixels, else 224).
-    """
-    augment: list[str] = field(default_factory=list)
-    """Changes drawn anew for every training picture: flip, colour, noise, cutout."""
-    threshold: float = 0.3
-    """Answers below this score are not given, and not counted by F1."""
 
 
 @dataclass(frozen=True)

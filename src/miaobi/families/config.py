@@ -1,0 +1,205 @@
+"""What can be set of each family: its section `model` of a recipe. Imports no PyTorch,
+so that a server can check a request, and the help is shown at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    num_layers: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Blocks."""
+    hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Width of the residual stream."""
+    num_heads: Annotated[int, Field(ge=0)] = 0
+    """Attention heads; 0 for one per 32 of width up to 256, one per 64 above."""
+    num_kv_heads: Annotated[int, Field(ge=0)] = 0
+    """Heads of keys and values, shared by groups of queries; 0 for as many as num_heads."""
+    intermediate_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Width inside the feed-forward layer; 0 for 8/3 of hidden_size, rounded up to a
+    multiple of 32.
+    """
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On what each block adds. Worth 0.1 to 0.3 when the data is seen many times."""
+    tie_embeddings: bool = False
+    """One matrix for input and output: fewer parameters, slower to learn."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    """Base of the rotary wavelengths."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+
+    @property
+    def heads(self) -> int:
+        head_width = 32 if self.hidden_size <= 256 else 64
+        return self.num_heads or max(1, self.hidden_size // head_width)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.heads
+
+    @property
+    def inner(self) -> int:
+        return self.intermediate_size or -(-self.hidden_size * 8 // 3 // 32) * 32
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.heads):
+            raise BadInput(
+                say(
+                    f"model.hidden_size {self.hidden_size} does not divide into {self.heads} heads of even width.",
+                    f"model.hidden_size {self.hidden_size} 不能分成 {self.heads} 个宽度为偶数的头。",
+                ),
+                say(
+                    "Choose num_heads so that hidden_size / num_heads is even.",
+                    "请选择 num_heads，使 hidden_size / num_heads 为偶数。",
+                ),
+            )
+        if self.heads % self.kv_heads:
+            raise BadInput(
+                say(
+                    f"model.num_heads {self.heads} is no multiple of num_kv_heads {self.kv_heads}.",
+                    f"model.num_heads {self.heads} 不是 num_kv_heads {self.kv_heads} 的倍数。",
+                ),
+                say(
+                    "Choose num_kv_heads that divides num_heads.",
+                    "请选择能整除 num_heads 的 num_kv_heads。",
+                ),
+            )
+
+
+@dataclass(frozen=True)
+class LSTMConfig:
+    hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Width of the state of each layer."""
+    num_layers: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Stacked LSTMs."""
+    embedding_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    """Width of the embedding that input and output share."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """On the embedding, between layers, and before the output."""
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    latent_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Length of z."""
+    width: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: Annotated[int, Field(ge=1)] = 2
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
+    times quicker.
+    """
+    likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
+    """bernoulli: a pixel is black or white. gaussian: one of 256 values, of a normal
+    distribution with one learned width.
+    """
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the KL term: above 1 for a tidier latent space, below 1 for sharper
+    reconstructions.
+    """
+    kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the run over which the KL term's weight rises from 0."""
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
+    """Nats of each latent dimension that cost nothing: 0.05 to 0.25 keeps all in use."""
+    conditional: bool = False
+    """Condition encoder and decoder on the class."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the features before and after z; for small data."""
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    quantiser: Literal["fsq", "vq"] = "fsq"
+    """fsq: finite scalars, nothing to tune. vq: a learned codebook."""
+    levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = field(
+        default_factory=lambda: [8, 6, 5]
+    )
+    """fsq: levels of each channel; their product is the number of tokens: [8,6,5] gives
+    240, [8,5,5,5] 1,000, [7,5,5,5,5] 4,375.
+    """
+    codebook_size: Annotated[int, Field(ge=2)] = 256
+    """vq: tokens."""
+    code_size: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+    """vq: length of a token's vector."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """vq: weight of the distance between latents and their vectors."""
+    width: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: Annotated[int, Field(ge=1)] = 2
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
+    times quicker.
+    """
+    adversary: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the adversary's loss; 0 for none."""
+    adversary_begins: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Share of the run after which the adversary joins."""
+    gamma: Annotated[float, Field(ge=0)] = 0.1
+    """The adversary's gradient penalty."""
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    generator: Literal["plain", "style"] = "plain"
+    """style: a mapping network modulates every layer: more even quality, mixing and
+    truncation, slower.
+    """
+    conditional: bool = False
+    """Condition generator and critic on the class."""
+    latent_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Length of z."""
+    width: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: Annotated[int, Field(ge=1)] = 2
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
+    times quicker.
+    """
+    style_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    """Length of w, for the style-based generator."""
+    mixing: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of pictures in training whose style changes at some level."""
+    loss: Literal["relativistic", "non_saturating"] = "relativistic"
+    """relativistic: the modern game, stable with its penalties. non_saturating: the classic one."""
+    gamma: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the gradient penalties: larger is steadier and blurrier, 0 for none."""
+    penalty_every: Annotated[int, Field(ge=1)] = 4
+    """Steps between penalties, which are that much stronger."""
+    spread: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss that pictures of a class differ as much as real ones do; 0
+    leaves that to the critic.
+    """
+    augment: list[str] = field(default_factory=list)
+    """Augmentations before the critic: colour, translation, cutout. Essential below
+    about 10,000 pictures.
+    """
+
+
+@dataclass(frozen=True)
+class Pix2PixConfig:
+    width: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: Annotated[int, Field(ge=1)] = 2
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
+    times quicker.
+    """
+    l1: Annotated[float, Field(ge=0)] = 100.0
+    """Weight of the distance to the partner, against the adversary's 1; 0 for the
+    adversary alone.
+    """
+    loss: Literal["relativistic", "non_saturating"] = "relativistic"
+    """relativistic or non_saturating, the classic one."""
+    gamma: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the critic's gradient penalties; 0 for none."""
+    critic_width: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Channels of the critic's first layer."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """At the smallest size."""
+
+
+CONFIGS = (GPTConfig, LSTMConfig, VAEConfig, VQConfig, GANConfig, Pix2PixConfig)
+"""Those of all built-in families."""
