@@ -51,7 +51,8 @@ def _settings(task: Task) -> dict[str, Any]:
     request = task.job.request
     settings: dict[str, Any] = {"train.trackers": [], "train.seed": request["seed"]}
     if request["training_file"] is not None:
-        settings["data.pack"] = ""
+        if find_recipe(request["recipe"]).pack:
+            settings["data.pack"] = ""
         settings["data.path"] = str(_data(task))
     return {**settings, **(request["miaobi"] or {})}
 
