@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,9 +13,16 @@ from pydantic import Field
 
 from miaobi.core.config import (
     Former,
+    Further,
+    FurtherOptions,
+    Option,
+    arguments,
     build,
+    checked,
     expand_mappings,
     flat,
+    further,
+    make,
     nested,
     options,
     parse,
@@ -238,7 +246,7 @@ def test_a_mapping_of_dataclasses_spreads_over_the_names_that_the_file_gives() -
         (
             {"poems": {}},
             ["--data.mix.poems.share", "-0.1"],
-            "data.mix.poems.share is '-0.1'",
+            "--data.mix.poems.share is -0.1.",
             "float",
         ),
         (
@@ -318,3 +326,125 @@ def test_mistakes_under_an_earlier_name_are_named() -> None:
     with pytest.raises(BadInput, match="halves"):
         parse(["--train.halves"], RENAMED)
     assert "halves" not in usage("miaobi", "", RENAMED)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    steps: Annotated[int, Field(ge=1)] = 10
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    levels: list[Annotated[int, Field(ge=2)]] = field(default_factory=list)
+    channels: Literal[0, 1, 3] = 0
+    """Colours."""
+
+
+BOUNDED = options(Bounded, "train.")
+
+
+@pytest.mark.parametrize(
+    ("key", "inside", "outside", "bound"),
+    [
+        ("train.steps", 1, 0, "int, at least 1"),
+        ("train.rate", 1, 0, "float, above 0, at most 1"),
+        ("train.rate", 1e-9, 1.01, "float, above 0, at most 1"),
+        ("train.rate", 0.5, float("nan"), "float, above 0, at most 1"),
+        ("train.share", 0, 1, "float, at least 0, below 1"),
+        ("train.share", None, float("inf"), "float, at least 0, below 1"),
+        ("train.levels", [2, 3], [2, 1], "list of int, at least 2"),
+        ("train.channels", 3, 2, "0 | 1 | 3"),
+    ],
+)
+def test_bounds_hold_wherever_a_value_comes_from(
+    key: str, inside: Any, outside: Any, bound: str
+) -> None:
+    name = key.removeprefix("train.")
+    assert resolve(BOUNDED, {"train": {name: inside}})[key] == inside
+    assert resolve(BOUNDED, overrides={key: inside})[key] == inside
+    assert make(Bounded, {key: inside}, "train.")
+    named = re.escape(f"{key} is {outside!r}")
+    for call in (
+        lambda: resolve(BOUNDED, overrides={key: outside}),
+        lambda: make(Bounded, {key: outside}, "train."),
+    ):
+        with pytest.raises(BadInput, match=f"^{named}") as caught:
+            call()
+        assert f"It takes {bound}." in caught.value.remedy
+    with pytest.raises(BadInput, match=rf"^my\.yaml: {named}"):
+        resolve(BOUNDED, {"train": {name: outside}}, origin="my.yaml")
+    if isinstance(outside, list):
+        argv = [item for value in outside for item in (f"--{key}", str(value))]
+    else:
+        argv = [f"--{key}", str(outside)]
+    with pytest.raises(BadInput, match=f"^--{re.escape(key)} is "):
+        parse(argv, BOUNDED)
+
+
+def test_a_choice_that_is_a_number_is_read_from_the_command_line() -> None:
+    assert parse(["--train.channels", "3"], BOUNDED) == {"train.channels": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "strict"), [("3", False), (True, False), (3.0, False), ("3", True)]
+)
+def test_json_is_taken_as_it_is(value: Any, strict: bool) -> None:
+    option = BOUNDED[0]
+    if strict:
+        with pytest.raises(BadInput, match="train.steps is '3'"):
+            option.convert(value, strict=True)
+    else:
+        assert option.convert(value) == int(value)
+
+
+def test_a_remedy_has_the_default_and_the_near_choice() -> None:
+    with pytest.raises(BadInput) as caught:
+        resolve(options(Inner), {"schedule": "cosin"})
+    assert "Did you mean cosine?" in caught.value.remedy
+    assert "It takes cosine | linear." in caught.value.remedy
+    assert "The default is cosine." in caught.value.remedy
+
+
+def test_a_section_of_the_overrides_takes_the_place_of_the_files() -> None:
+    tree = {"train": {"rate": 0.1, "steps": 5}}
+    values = resolve(BOUNDED, tree, {"train": {"steps": 7}})
+    assert (values["train.steps"], values["train.rate"]) == (7, 0.5)
+
+
+def test_a_first_look_leaves_out_what_it_does_not_know() -> None:
+    argv = ["--tune.rank", "4", "--train.steps", "7", "--flag", "--x=1", "too many"]
+    assert parse(argv, BOUNDED, others=True) == {"train.steps": 7}
+    with pytest.raises(BadInput, match="no setting 'tune.rank'"):
+        parse(argv, BOUNDED)
+
+
+def further_options(argv: Sequence[str]) -> FurtherOptions:
+    kind = parse(argv, [Option("kind", str, "")], others=True).get("kind", "")
+    return FurtherOptions("Those of a kind.", options(Bounded, f"{kind}."))
+
+
+def command(
+    *, kind: str = "", settings: Annotated[Mapping[str, Any], Further(further_options)]
+) -> Mapping[str, Any]:
+    """Do."""
+    return settings
+
+
+def test_a_command_gets_the_settings_that_depend_on_the_command_line() -> None:
+    given = arguments(command, ["--kind", "a", "--a.steps", "3"])
+    assert given == {"kind": "a", "settings": {"a.steps": 3}}
+    assert arguments(command, []) == {"kind": "", "settings": {}}
+    with pytest.raises(BadInput, match="no setting 'b.steps'"):
+        arguments(command, ["--kind", "a", "--b.steps", "3"])
+    assert "Those of a kind." in usage(
+        "do", "", options(command), further(command, ["--kind", "a"])
+    )
+
+
+def test_a_checked_function_checks_its_arguments() -> None:
+    @checked
+    def count(n: Annotated[int, Field(ge=1)] = 1, *, path: Path = Path()) -> list[Any]:
+        return [n, path]
+
+    assert count() == [1, Path()]
+    assert count(2, path="a") == [2, Path("a")]  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="^n is 0"):
+        count(n=0)

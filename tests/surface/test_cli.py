@@ -6,11 +6,13 @@ import inspect
 import json
 import sys
 from importlib.metadata import EntryPoint
+from typing import Any, get_args, get_origin
 
 import pytest
 
 from miaobi import cli
-from miaobi.core.config import options
+from miaobi.core.config import further, options
+from miaobi.core.config.types import bounds, choices, without_none
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -27,9 +29,61 @@ def test_every_verb_has_help_that_names_every_option(
     assert inspect.getdoc(function)
     code, out, _ = run(capsys, *name.split(), "--help")
     assert code == 0
-    for option in options(function):
-        assert (option.key.upper() if option.positional else option.name) in out
-        assert option.help, f"{name}: --{option.key} has no help"
+    further_options = further(function, ()).options
+    text = " ".join(out.split())
+    for option in [*options(function), *further_options]:
+        if option.each is not None:
+            continue
+        key = option.key.upper() if option.positional else option.name
+        assert f"  {key}" in out
+        assert option.help or option in further_options, f"{name}: no help of {key}"
+        assert str(bounds(option.type)) in text
+        for choice in choices(option.type):
+            assert str(choice) in text
+        if isinstance(option.default, int | float) and option.default is not False:
+            assert f"default {str(option.default).replace('True', 'true')}" in text
+
+
+NUMBERS_WITHOUT_BOUNDS = {
+    "generate image --lora-scale",
+    "latent arithmetic --strengths",
+    "models merge --weights",
+}
+"""Numbers that may be any."""
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_number_has_bounds(name: str) -> None:
+    function = EntryPoint(name, cli.VERBS[name].function, "").load()
+    unbounded = {
+        f"{name} {option.name}"
+        for option in [*options(function), *further(function, ()).options]
+        if _is_number(option.type) and not str(bounds(option.type))
+    }
+    assert unbounded <= NUMBERS_WITHOUT_BOUNDS
+
+
+def _is_number(hint: Any) -> bool:
+    inner = without_none(hint)
+    if get_origin(inner) in (list, tuple):
+        inner = without_none(get_args(inner)[0])
+    return inner in (int, float)
+
+
+def test_help_in_chinese_shows_defaults_and_bounds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from miaobi.core.language import language
+
+    monkeypatch.setenv("MIAOBI_LANG", "zh")
+    language.cache_clear()
+    try:
+        code, out, _ = run(capsys, "train", "--help")
+    finally:
+        language.cache_clear()
+    assert code == 0
+    assert "（默认 1000；至少 1" in "".join(out.split("\n        "))
+    assert "以下为模型族 gpt 的设置" in out
 
 
 def test_surface() -> None:

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
+from miaobi.core.config import checked
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 
@@ -15,22 +18,22 @@ if TYPE_CHECKING:
     from miaobi.serve.names import Names
     from miaobi.serve.settings import Settings
 
-Number = TypeVar("Number", int, float)
 LEVELS = ("debug", "info", "warning", "error")
 
 
+@checked
 def serve(
     *,
     model: tuple[str, ...] = (),
     host: str = "",
-    port: int | None = None,
+    port: Annotated[int, Field(ge=0, le=65_535)] | None = None,
     api_key_file: Path | None = None,
     allow_host: tuple[str, ...] = (),
-    memory_gb: float = 0,
-    streams: int = 16,
-    queue: int = 64,
-    workers: int = 1,
-    drain_seconds: float = 30,
+    memory_gb: Annotated[float, Field(ge=0)] = 0,
+    streams: Annotated[int, Field(ge=1)] = 16,
+    queue: Annotated[int, Field(ge=0)] = 64,
+    workers: Annotated[int, Field(ge=0)] = 1,
+    drain_seconds: Annotated[float, Field(ge=0)] = 30,
     no_studio: bool = False,
     log_prompts: bool = False,
     log_level: str = "",
@@ -70,10 +73,10 @@ def serve(
         api_keys=keys_of(api_key_file),
         hosts=allow_host,
         memory_bytes=int(memory_gb * 1e9),
-        streams=_above("streams", streams, 1),
-        queue=_above("queue", queue, 0),
-        workers=_above("workers", workers, 0),
-        drain_seconds=_above("drain-seconds", drain_seconds, 0),
+        streams=streams,
+        queue=queue,
+        workers=workers,
+        drain_seconds=drain_seconds,
         studio=not no_studio,
         log_prompts=log_prompts,
         log_level=_level(log_level),
@@ -202,12 +205,3 @@ def _level(option: str) -> str:
             ", ".join(LEVELS),
         )
     return level
-
-
-def _above(name: str, value: Number, least: int) -> Number:
-    if value < least:
-        raise BadInput(
-            say(f"--{name} is {value}.", f"--{name} 为 {value}。"),
-            say(f"It is {least} or more.", f"应不小于 {least}。"),
-        )
-    return value

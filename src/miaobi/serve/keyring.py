@@ -14,9 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from sqlalchemy import select
 
+from miaobi.core.config import checked
 from miaobi.core.errors import BadInput, Conflict, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.serve.database import Records, open_records
@@ -107,11 +110,12 @@ def _opened(database_url: str) -> Iterator[Records]:
         records.close()
 
 
+@checked
 def create(
     name: str,
     *,
-    requests_per_minute: int | None = None,
-    tokens_per_day: int | None = None,
+    requests_per_minute: Annotated[int, Field(ge=1, lt=2**53)] | None = None,
+    tokens_per_day: Annotated[int, Field(ge=1, lt=2**53)] | None = None,
     operator: bool = False,
     database_url: str = "",
 ) -> NewKey:
@@ -135,15 +139,6 @@ def create(
                 "最多 64 个字母、数字、点、连字符或下划线，以字母或数字开头。",
             ),
         )
-    for what, value in (
-        ("requests-per-minute", requests_per_minute),
-        ("tokens-per-day", tokens_per_day),
-    ):
-        if value is not None and not 1 <= value < 2**53:
-            raise BadInput(
-                say(f"--{what} is {value}.", f"--{what} 为 {value}。"),
-                say("Give a number of at least 1.", "请给出不小于 1 的数。"),
-            )
     secret = f"mb-{secrets.token_urlsafe(32)}"
     with _opened(database_url) as records, records.session() as session:
         if session.scalar(select(Key).where(Key.name == name)):

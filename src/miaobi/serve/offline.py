@@ -12,7 +12,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from miaobi.core.config import checked
 from miaobi.core.errors import BadInput, Conflict, NotFound
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
@@ -66,8 +70,13 @@ class Answered:
         return "\n".join(sentences)
 
 
+@checked
 def batch(
-    requests: str, *, out: str, model: str | None = None, streams: int = 16
+    requests: str,
+    *,
+    out: str,
+    model: str | None = None,
+    streams: Annotated[int, Field(ge=1)] = 16,
 ) -> Answered:
     """Answer a file of requests in OpenAI's batch format, without a server. A run that
     was stopped goes on where it was.
@@ -101,11 +110,6 @@ def batch(
                 "Mend or remove them; nothing was asked yet.",
                 "请修正或删除这些行；尚未发出任何请求。",
             ),
-        )
-    if streams < 1:
-        raise BadInput(
-            say(f"--streams is {streams}.", f"--streams 为 {streams}。"),
-            say("It must be at least 1.", "至少应为 1。"),
         )
     began = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)

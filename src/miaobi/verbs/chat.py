@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from miaobi.core.artifacts import Text
 from miaobi.core.config import flat
@@ -20,17 +20,23 @@ from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import publish
 
 
+def _control(name: str, default: float) -> Any:
+    """A field with the bounds that it has in requests."""
+    of_requests = {item.name: item.metadata for item in fields(TextRequest)}
+    return field(default=default, metadata=of_requests[name])
+
+
 @dataclass(frozen=True)
 class Controls:
     """The sampling controls of a conversation."""
 
-    max_new_tokens: int = 512
+    max_new_tokens: int = _control("max_new_tokens", 512)
     """Longest answer, in tokens."""
-    temperature: float = 0.3
+    temperature: float = _control("temperature", 0.3)
     """Below 1 safer, above 1 wilder, 0 always the most probable token."""
-    top_p: float = 0.95
+    top_p: float = _control("top_p", 0.95)
     """Sample from the most probable tokens that together have this probability."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = _control("repetition_penalty", 1.0)
     """Above 1 makes tokens that already occurred less probable."""
 
 

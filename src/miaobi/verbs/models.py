@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from miaobi.core import bundle, storage
+from miaobi.core.config import checked
 from miaobi.core.language import say
 from miaobi.core.storage import Location
 from miaobi.core.store import Store, Version, check_name
@@ -191,14 +194,15 @@ def remove(model: str) -> Done:
     return Done(removed, message)
 
 
+@checked
 def merge(
     models: tuple[str, ...],
     *,
     name: str,
     weights: tuple[float, ...] = (),
     method: Literal["linear", "svd", "ties"] = "linear",
-    density: float = 0.5,
-    rank: int = 0,
+    density: Annotated[float, Field(gt=0, le=1)] = 0.5,
+    rank: Annotated[int, Field(ge=0)] = 0,
 ) -> Done:
     """Merge several adapters that were tuned from the same base into one.
 

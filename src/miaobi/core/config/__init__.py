@@ -35,6 +35,7 @@ from miaobi.core.config.options import (
 )
 from miaobi.core.config.values import (
     build,
+    checked,
     flatten,
     make,
     nested,
@@ -51,6 +52,7 @@ __all__ = [
     "Option",
     "arguments",
     "build",
+    "checked",
     "expand_mappings",
     "flat",
     "flatten",

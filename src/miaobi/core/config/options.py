@@ -174,7 +174,8 @@ class Option:
             name = origin
         elif origin:
             name = f"{origin}: {self.key}"
-        problem = say(f"{name} is {value!r}.", f"{name} 的值为 {value!r}。")
+        shown = _shown(value) if origin.startswith("--") else repr(value)
+        problem = say(f"{name} is {shown}.", f"{name} 的值为 {shown}。")
         if reason:
             problem += say(f" {reason}.", f"{reason}。")
         return BadInput(problem, self._remedy(value))
@@ -203,6 +204,17 @@ class Option:
         from pydantic import ConfigDict, TypeAdapter
 
         return TypeAdapter(self.type, config=ConfigDict(allow_inf_nan=False))
+
+
+def _shown(value: Any) -> str:
+    """A value of the command line: numbers as they are, other text in quotes."""
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    try:
+        float(value)
+    except ValueError:
+        return repr(value)
+    return str(value)
 
 
 def options(target: Target, prefix: str = "") -> list[Option]:

@@ -5,10 +5,11 @@ arguments that they make.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from miaobi.core.config.options import (
     Option,
@@ -24,6 +25,7 @@ from miaobi.core.config.options import (
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -191,6 +193,24 @@ def make(target: type[T], settings: Mapping[str, Any], prefix: str = "") -> T:
     """Return a dataclass of typed settings by key, checked. Raises as `resolve` does."""
     values = resolve(options(target, prefix), overrides=settings)
     return target(**build(target, values, prefix))
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a command whose arguments are checked for Python callers as well: types
+    and bounds are those of its signature.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        for option in options(function):
+            if option.key in bound.arguments:
+                value = bound.arguments[option.key]
+                bound.arguments[option.key] = option.convert(value)
+        return function(*bound.args, **bound.kwargs)
+
+    return call
 
 
 def _build_mapping(

@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from miaobi.core.config import plain
+from pydantic import Field
+
+from miaobi.core.config import checked, plain
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_text
 from miaobi.core.language import say
@@ -91,18 +93,19 @@ class Evaluation:
         return "\n".join([*_table(self), *missing, *changes, "", str(self.page)])
 
 
+@checked
 def evaluate(
     model: str,
     *,
     against: str | None = None,
     data: Path | None = None,
-    samples: int | None = None,
-    limit: int | None = None,
+    samples: Annotated[int, Field(ge=1)] | None = None,
+    limit: Annotated[int, Field(ge=1)] | None = None,
     out: Path | None = None,
     engine: str = "auto",
     extractor: str | None = None,
     allow_leakage: bool = False,
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
 ) -> Evaluation:
     """Evaluate a model and write report.json and index.html.
 
@@ -123,12 +126,6 @@ def evaluate(
         seed: Decides which documents, prompts and samples; the same seed gives the same report.
     """
     names = [model, *([against] if against else [])]
-    for name, value in (("samples", samples), ("limit", limit)):
-        if value is not None and value < 1:
-            raise BadInput(
-                say(f"{name} is {value}.", f"{name} 为 {value}。"),
-                say("Use 1 or more.", "请给出不小于 1 的值。"),
-            )
     weights = _find(names)
     evaluator = _evaluator_of(names, weights)
     options = Options(

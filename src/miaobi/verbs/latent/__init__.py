@@ -5,8 +5,11 @@ or animation.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field
+
+from miaobi.core.config import checked
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.verbs.latent.experiment import Experiment
@@ -25,13 +28,14 @@ NAME_CHARACTERS = 16
 """Longest name in a sheet's margin."""
 
 
+@checked
 def reconstruct(
     *,
     model: str,
     images: Path | None = None,
     label: str | None = None,
-    n: int = 8,
-    seed: int = 0,
+    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 8,
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     out: Path | None = None,
 ) -> Experiment:
     """Encode pictures and decode them again: the difference is what the latent space does not hold.
@@ -50,7 +54,6 @@ def reconstruct(
     from miaobi.provenance.sheet import sheet
     from miaobi.verbs.latent.lab import open_lab, sheet_pixels
 
-    _check("n", n, 1, MAX_PICTURES)
     with open_lab(model, "reconstruct", label, seed, out) as lab:
         pictures = lab.pictures(images, n)
         classes = lab.labels_of(pictures)
@@ -74,15 +77,16 @@ def reconstruct(
         )
 
 
+@checked
 def interpolate(
     *,
     model: str,
     start: str = "1",
     end: str = "2",
     path: Literal["spherical", "linear"] = "spherical",
-    frames: int = 16,
+    frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 16,
     label: str | None = None,
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     out: Path | None = None,
 ) -> Experiment:
     """Interpolate between two pictures, or between the pictures of two seeds.
@@ -106,7 +110,6 @@ def interpolate(
     from miaobi.provenance.sheet import animation, sheet
     from miaobi.verbs.latent.lab import open_lab, sheet_pixels, there_and_back
 
-    _check("frames", frames, 2, MAX_FRAMES)
     with open_lab(model, "interpolate", label, seed, out, animated=True) as lab:
         lab.refuse_label()
         a, classes = lab.end_point(start)
@@ -139,17 +142,20 @@ def interpolate(
         )
 
 
+@checked
 def arithmetic(
     *,
     model: str,
     with_: str,
     without: str,
     images: Path | None = None,
-    n: int = 6,
-    strengths: tuple[float, ...] = (0, 0.5, 1, 1.5, 2),
-    examples: int = 200,
+    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 6,
+    strengths: Annotated[
+        tuple[float, ...], Field(min_length=1, max_length=MAX_PICTURES)
+    ] = (0, 0.5, 1, 1.5, 2),
+    examples: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] = 200,
     label: str | None = None,
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     out: Path | None = None,
 ) -> Experiment:
     """Add the difference of two groups of examples to pictures: smile = with - without
@@ -175,9 +181,6 @@ def arithmetic(
     from miaobi.nn.latents import decoded, encoded
     from miaobi.verbs.latent.lab import open_lab
 
-    _check("n", n, 1, MAX_PICTURES)
-    _check("examples", examples, 1, MAX_EXAMPLES)
-    _check("strengths", len(strengths), 1, MAX_PICTURES)
     with open_lab(model, "arithmetic", label, seed, out, animated=True) as lab:
         groups = [lab.examples(name, examples) for name in (with_, without)]
         means = [
@@ -221,16 +224,17 @@ def arithmetic(
         )
 
 
+@checked
 def traverse(
     *,
     model: str,
-    dims: tuple[int, ...] = (),
-    rows: int = 8,
-    steps: int = 7,
-    span: float = 3.0,
+    dims: tuple[Annotated[int, Field(ge=0)], ...] = (),
+    rows: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 8,
+    steps: Annotated[int, Field(ge=2, le=MAX_PICTURES)] = 7,
+    span: Annotated[float, Field(gt=0, le=MAX_PICTURES)] = 3.0,
     image: Path | None = None,
     label: str | None = None,
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     out: Path | None = None,
 ) -> Experiment:
     """Change single latent dimensions: each row changes one and leaves the others.
@@ -256,9 +260,6 @@ def traverse(
     from miaobi.nn.latents import decoded
     from miaobi.verbs.latent.lab import open_lab
 
-    _check("rows", rows, 1, MAX_PICTURES)
-    _check("steps", steps, 2, MAX_PICTURES)
-    _check("span", span, 1e-6, MAX_PICTURES)
     with open_lab(model, "traverse", label, seed, out, animated=True) as lab:
         lab.refuse_label()
         point, classes = lab.start_point(image)
@@ -292,15 +293,16 @@ def traverse(
         )
 
 
+@checked
 def project(
     *,
     model: str,
     images: Path,
     label: str | None = None,
-    n: int = 6,
-    starts: int = 8,
-    steps: int = 300,
-    seed: int = 0,
+    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 6,
+    starts: Annotated[int, Field(ge=1, le=MAX_STARTS)] = 8,
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 300,
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     out: Path | None = None,
 ) -> Experiment:
     """Search the latent space for pictures: the nearest ones that the model can generate
@@ -320,9 +322,6 @@ def project(
     from miaobi.provenance.sheet import sheet
     from miaobi.verbs.latent.lab import open_lab, sheet_pixels
 
-    _check("n", n, 1, MAX_PICTURES)
-    _check("starts", starts, 1, MAX_STARTS)
-    _check("steps", steps, 1, MAX_STEPS)
     with open_lab(model, "project", label, seed, out) as lab:
         lab.refuse_label()
         pictures = lab.read(images, n)
@@ -360,13 +359,17 @@ def project(
         )
 
 
+@checked
 def truncate(
     *,
     model: str,
-    n: int = 6,
-    values: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1),
+    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 6,
+    values: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...],
+        Field(min_length=1, max_length=MAX_PICTURES),
+    ] = (0, 0.25, 0.5, 0.75, 1),
     label: str | None = None,
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     out: Path | None = None,
 ) -> Experiment:
     """Generate the same seeds with different truncation ψ, from the average picture to
@@ -385,10 +388,6 @@ def truncate(
 
     from miaobi.verbs.latent.lab import open_lab
 
-    _check("n", n, 1, MAX_PICTURES)
-    _check("values", len(values), 1, MAX_PICTURES)
-    for value in values:
-        _check("values", value, 0, 1)
     with open_lab(model, "truncate", label, seed, out, animated=True) as lab:
         lab.refuse_label()
         seeds = range(seed, seed + n)
