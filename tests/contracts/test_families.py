@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from miaobi.core.artifacts import Text
 from miaobi.core.config import options
+from miaobi.core.requests import requests
+from miaobi.data import datasets
 from miaobi.data.text.tokens import TokenSpec
 from miaobi.families import families
 from miaobi.nn.objective import Loss, Objective
@@ -23,10 +26,21 @@ SPEC = TokenSpec(
 TEXT = [name for name in families.names() if families.get(name).DATA == "tokens"]
 
 
+class Numbers:
+    """A tokenizer whose texts are the ids themselves."""
+
+    def encode(self, texts: list[str]) -> list[int]:
+        return [int(word) for text in texts for word in text.split()]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(f" {number}" for number in ids)
+
+
 class Counting:
     """Sequences that count upwards from anywhere: learnable exactly."""
 
     spec, fingerprint, folder = SPEC, "counting", Path()
+    tokenizer = Numbers()
 
     def batch(
         self, split: str, index: int, size: int, seed: int
@@ -43,15 +57,29 @@ class Counting:
         """Nothing to keep."""
 
 
+SUITES = {
+    "tokens": "tests/contracts/test_families.py",
+    "pictures": "tests/contracts/test_image_families.py",
+}
+"""Which suite runs over the families of a data set."""
+
+
 @pytest.mark.parametrize("name", families.names())
 def test_declares_itself(name: str) -> None:
     family = families.get(name)
     assert family.NAME == name
-    assert family.MODALITY in ("text", "image", "audio", "video")
+    assert family.DATA in datasets
+    makes = {requests.get(kind).makes for kind in requests.names()}
+    assert family.MODALITY in makes, "no request asks for what it makes"
+    if family.DATA not in SUITES:
+        pytest.fail(
+            f"The family {name} learns from {family.DATA}, which no suite has a toy of: "
+            "write one beside tests/contracts/test_families.py and name it in SUITES."
+        )
     assert family.__doc__
     undocumented = [
         option.key
-        for option in options(family.Config)
+        for option in [*options(family.Config), *options(family.Sample)]
         if not option.help and option.key not in ("norm_eps",)
     ]
     assert not undocumented
@@ -83,6 +111,18 @@ def test_learns_saves_and_loads(name: str, tmp_path: Path) -> None:
         output = loaded(ids)
     loaded_logits = getattr(output, "logits", output)  # of Transformers, or of our own
     torch.testing.assert_close(loaded_logits, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_samples_are_texts(name: str) -> None:
+    family = families.get(name)
+    torch.manual_seed(0)
+    objective = family.build(family.Config(), SPEC).eval()
+    config = family.Sample(prompts=["3", "14"], max_new_tokens=4)
+    samples = family.sample(objective, Counting(), config)
+    assert [type(sample) for sample in samples] == [Text, Text]
+    assert [str(sample)[:2] for sample in samples] == ["3 ", "14"]
+    assert all(len(str(sample).split()) <= 5 for sample in samples)
 
 
 @pytest.mark.parametrize("name", TEXT)

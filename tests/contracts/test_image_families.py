@@ -5,23 +5,30 @@ pickle, loads back the same, keeps its promises.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from miaobi.core.artifacts import Image
 from miaobi.core.errors import BadInput, MiaobiError
+from miaobi.core.requests import ImageRequest
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families import families
 from miaobi.nn.image import (
+    CONDITIONS,
+    Conditions,
     Encodes,
     HasBound,
     HasLatents,
     Paints,
     from_pixels,
+    offered,
     to_pixels,
 )
 from miaobi.nn.objective import Objective
@@ -112,9 +119,11 @@ def test_learns_saves_and_loads(
         model.eval()
         return model.paint(
             4,
-            label=batch["label"] if "label" in model.controls else None,
-            source=source(model, batch),
-            generator=torch.Generator().manual_seed(7),
+            Conditions(
+                label=batch["label"] if "label" in model.controls else None,
+                source=source(model, batch),
+            ),
+            torch.Generator().manual_seed(7),
         )
 
     own = next(
@@ -122,6 +131,29 @@ def test_learns_saves_and_loads(
     )
     with torch.no_grad():
         torch.testing.assert_close(painted(net), painted(own))
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_samples_are_one_sheet(name: str, variant: dict[str, Any]) -> None:
+    family = families.get(name)
+    objective = initial_state(name, variant).objective.eval()
+    (sample,) = family.sample(objective, Halves(), family.Sample(pictures=16))
+    assert isinstance(sample, Image)
+    assert sample.pixels.dtype == np.uint8
+    assert sample.pixels.shape[1] > 8 * 16
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_declares_what_requests_it_can_answer(
+    name: str, variant: dict[str, Any]
+) -> None:
+    objective = initial_state(name, variant).objective
+    net = next(module for module in objective.modules() if isinstance(module, Paints))
+    assert net.controls <= CONDITIONS.keys()
+    assert objective.controls == offered(net)
+    assert offered(net) <= {item.name for item in fields(ImageRequest)}
+    if variant.get("conditional"):
+        assert "label" in offered(net)
 
 
 def source(net: Any, batch: dict[str, Tensor]) -> Tensor | None:
@@ -148,9 +180,8 @@ def test_implements_its_protocols(name: str, variant: dict[str, Any]) -> None:
         first, again = (
             net.paint(
                 4,
-                label=label,
-                source=source(net, batch),
-                generator=torch.Generator().manual_seed(1),
+                Conditions(label=label, source=source(net, batch)),
+                torch.Generator().manual_seed(1),
             )
             for _ in range(2)
         )
@@ -175,9 +206,11 @@ def test_implements_its_protocols(name: str, variant: dict[str, Any]) -> None:
             spreads = [
                 net.paint(
                     4,
-                    label=None if label is None else torch.zeros_like(label),
-                    truncation=psi,
-                    generator=torch.Generator().manual_seed(4),
+                    Conditions(
+                        label=None if label is None else torch.zeros_like(label),
+                        truncation=psi,
+                    ),
+                    torch.Generator().manual_seed(4),
                 )
                 .std(0)
                 .mean()

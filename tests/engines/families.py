@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families import families
+from miaobi.nn.image import UNCONDITIONAL, Conditions
 
 CLASSES = ("crane", "crow", "swan")
 
@@ -51,13 +53,12 @@ class Points(nn.Module):
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        return self.decode(truncation * self.draw(count, generator), label)
+        return self.decode(
+            conditions.truncation * self.draw(count, generator), conditions.label
+        )
 
 
 class Negative(nn.Module):
@@ -68,18 +69,41 @@ class Negative(nn.Module):
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        source = conditions.source
         assert source is not None and source.shape == (count, 1, 8, 8)
         return torch.cat([-source, source, source], 1)
 
 
+class Captioned(nn.Module):
+    """Paints what it is told: the caption's length, the guidance and the steps as greys."""
+
+    spec = PictureSpec(1, 1, 3)
+    controls = frozenset({"prompt", "guidance_scale", "num_inference_steps"})
+
+    def paint(
+        self,
+        count: int,
+        conditions: Conditions = UNCONDITIONAL,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        assert conditions.prompt is not None
+        assert count == len(conditions.prompt)
+        greys = [
+            [len(caption), conditions.guidance_scale or 0, conditions.steps or 0]
+            for caption in conditions.prompt
+        ]
+        return torch.tensor(greys).view(count, 1, 1, 3) / 127.5 - 1
+
+
 def register(patch: pytest.MonkeyPatch) -> None:
-    for name, net in (("points", Points), ("negative", Negative)):
+    for name, net in (
+        ("points", Points),
+        ("negative", Negative),
+        ("captioned", Captioned),
+    ):
         module = ModuleType(f"toy_{name}")
         module.load = lambda folder, net=net: net()  # type: ignore[attr-defined]
         patch.setitem(sys.modules, module.__name__, module)
@@ -88,9 +112,14 @@ def register(patch: pytest.MonkeyPatch) -> None:
         )
 
 
-def written(folder: Path, family: str, fit: str | None = None) -> Path:
+def written(
+    folder: Path,
+    family: str,
+    fit: str | None = None,
+    controls: Sequence[str] | None = None,
+) -> Path:
     def save(draft: Path) -> None:
         if fit:
             (draft / "preprocessor_config.json").write_text(json.dumps({"fit": fit}))
 
-    return bundle.write(folder, Manifest(family, "image"), save)
+    return bundle.write(folder, Manifest(family, "image", controls=controls), save)

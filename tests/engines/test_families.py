@@ -4,7 +4,7 @@ batches, on families small enough to see through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,36 @@ def test_images_carry_what_makes_them_again(points: Model) -> None:
         assert facts.seed == 5 + index
         assert facts.request_id == images[0].facts.request_id
         assert facts.parameters["label"] in CLASSES, "the class that was drawn"
+
+
+def test_words_guidance_and_steps_reach_the_model(tmp_path: Path) -> None:
+    with miaobi.load(written(tmp_path / "captioned", "captioned")) as model:
+        images = model.generate(
+            "a fox", n=2, seed=1, guidance_scale=7.0, num_inference_steps=20
+        )
+        assert [image.pixels.ravel().tolist() for image in images] == [[5, 7, 20]] * 2
+        assert images[0].facts.parameters["prompt"] == "a fox"
+        with pytest.raises(Unsupported, match="does not offer label") as caught:
+            model.generate("a fox", label="crow")
+        assert caught.value.field == "label"
+
+
+@pytest.mark.parametrize(
+    ("controls", "offered", "missing"),
+    [
+        (None, {"label", "image", "prompt", "strength"}, set()),
+        (("label", "truncation"), {"label", "truncation"}, {"image", "prompt"}),
+        ((), {"n", "seed", "width"}, {"label", "truncation", "guidance_scale"}),
+    ],
+)
+def test_a_bundle_says_what_its_model_offers(
+    tmp_path: Path, controls: Sequence[str] | None, offered: set[str], missing: set[str]
+) -> None:
+    """A bundle of 0.1 does not say: anything that a family can may be tried."""
+    folder = written(tmp_path / "points", "points", controls=controls)
+    fields = engines.get("pictures").ABILITIES.of(weights.find(str(folder)))
+    assert offered <= fields
+    assert not missing & fields
 
 
 def test_image_i_of_seed_s_is_the_image_of_seed_s_plus_i(points: Model) -> None:

@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal, Normal
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.evaluate.image.extractors import Extractor, Progress
 from miaobi.evaluate.image.subject import ImageSet, ImageSubject
-from miaobi.nn.image import to_pixels
+from miaobi.nn.image import UNCONDITIONAL, Conditions, to_pixels
 
 SPEC = PictureSpec(1, 8, 8, ("dark", "light"))
 
@@ -40,13 +40,10 @@ class Factors:
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        x = self.decode(self.draw(count, generator), label)
+        x = self.decode(self.draw(count, generator), conditions.label)
         return x + self.sigma * torch.randn(x.shape, generator=generator)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from miaobi.core.artifacts import Facts, Text
 from miaobi.core.errors import MissingPart, NotFound
 from miaobi.train import tracking
 
@@ -25,12 +26,12 @@ def test_tensorboard_writes_what_tensorboard_reads(tmp_path: Path) -> None:
 
     (board,) = tracking.open_trackers(None, tmp_path, {"name": "x"})
     board.log_metrics(1, {"loss": 2.5})
-    board.log_texts(1, {"sample": "春"})
+    board.log_samples(1, [Text("春", Facts("x"))])
     board.close()
     reader = EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     assert [event.value for event in reader.Scalars("loss")] == [2.5]
-    assert "sample/text_summary" in reader.Tags()["tensors"]
+    assert "sample/0/text_summary" in reader.Tags()["tensors"]
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +43,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run.mkdir()
     (board,) = tracking.open_trackers(["wandb"], run, {"train": {"max_steps": 3}})
     board.log_metrics(1, {"loss": 2.5})
-    board.log_texts(1, {"sample": "春"})
+    board.log_samples(1, [Text("春", Facts("x"))])
     board.close()
     # Its service writes the file after the run has ended; then the service ends.
     wandb.teardown()

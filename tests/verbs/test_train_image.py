@@ -138,3 +138,14 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(MiaobiError, match=message):
         train.train(recipe, settings=settings, runs=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()
+
+
+def test_recipes_with_the_sample_settings_of_every_family_still_run() -> None:
+    """Runs of 0.1 saved prompts, max_new_tokens and pictures whatever the family."""
+    sample = {"prompts": ["春"], "max_new_tokens": 8, "pictures": 4}
+    image = train.settle({"family": "gan", "sample": sample})
+    assert image.values["sample"] == {"pictures": 4}
+    text = train.settle({"family": "gpt", "sample": sample})
+    assert text.values["sample"] == {"prompts": ["春"], "max_new_tokens": 8}
+    with pytest.raises(BadInput, match="pictres"):
+        train.settle({"family": "gan", "sample": {"pictres": 4}})

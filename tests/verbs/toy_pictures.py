@@ -18,6 +18,7 @@ from miaobi.core import bundle
 from miaobi.data.image import prepared as pictures
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families import families
+from miaobi.nn.image import UNCONDITIONAL, Conditions
 
 SIDE, LATENT = 8, 4
 WEIGHT = (
@@ -47,13 +48,12 @@ class Paints(nn.Module):
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        return self.picture(truncation * self.points(count, generator), label)
+        return self.picture(
+            conditions.truncation * self.points(count, generator), conditions.label
+        )
 
 
 class Draws(Paints):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,10 @@ class Manifest:
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fingerprint, source and folder of the prepared data."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    controls: Sequence[str] | None = None
+    """Fields of a request that the model supports, of those that depend on the model;
+    None where that is not known.
+    """
     parents: tuple[str, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every file that decides what the model gets: tokenizer, chat template,

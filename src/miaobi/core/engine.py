@@ -93,6 +93,15 @@ class Abilities:
     """
     score: bool = False
     """Whether it is a Scorer."""
+    by_model: frozenset[str] = frozenset()
+    """Those of `controls` that a model may lack; its bundle says which it has."""
+
+    def of(self, weights: Weights) -> frozenset[str]:
+        """Return the controls with these weights, as far as they say before opening."""
+        manifest = weights.manifest
+        if manifest is None or manifest.controls is None:
+            return self.controls
+        return self.controls - (self.by_model - set(manifest.controls))
 
 
 @runtime_checkable

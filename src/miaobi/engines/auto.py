@@ -112,7 +112,7 @@ def choose(
         elif module.reads(weights):
             rank = Rank(
                 set(options) <= options_of(module),
-                set(needs) <= module.ABILITIES.controls,
+                set(needs) <= module.ABILITIES.of(weights),
                 not (name in MERGED and converted.pending(weights)),
                 _speed(name, weights, streams),
                 name,

@@ -19,7 +19,7 @@ from miaobi.core.artifacts import Facts, TokenLogprob
 from miaobi.core.engine import Chunk, Engine, Scorer, TextEngine, Weights
 from miaobi.core.errors import BadInput, Unsupported, nearest
 from miaobi.core.language import say
-from miaobi.core.requests import Request, TextRequest
+from miaobi.core.requests import Request, TextRequest, command_for
 from miaobi.engines.collected import Collected
 from miaobi.models.weights import bos_token_of
 
@@ -73,7 +73,7 @@ class Model:
                     f"{self.name} does not write text (it makes: {makes}).",
                     f"{self.name} 不能生成文本（它生成：{makes}）。",
                 ),
-                f"miaobi generate {makes} --model {self.name}",
+                command_for(makes, self.name),
             )
         return cast(TextEngine, self.engine)
 

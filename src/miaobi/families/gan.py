@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from miaobi.core.artifacts import Artifact
+from miaobi.data.dataset import Dataset
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families.config import GANConfig as Config
 from miaobi.nn import augment
@@ -46,8 +47,16 @@ from miaobi.nn.convolution import (
     conv,
     upsample2x,
 )
-from miaobi.nn.image import labels_for, need_classes, to_pixels
+from miaobi.nn.image import (
+    UNCONDITIONAL,
+    Conditions,
+    labels_for,
+    need_classes,
+    offered,
+    sheet_of,
+)
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.sample import PictureSample as Sample
 from miaobi.nn.sliced import sliced_wasserstein
 
 NAME, MODALITY, DATA = "gan", "image", "pictures"
@@ -353,16 +362,13 @@ class Generator(nn.Module):
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         z = self.draw(count, generator)
-        label = labels_for(self, count, label, generator, self.device)
+        label = labels_for(self, count, conditions.label, generator, self.device)
         class_BD = self._class_vectors(label)
-        return self.net.truncated(z, class_BD, truncation)
+        return self.net.truncated(z, class_BD, conditions.truncation)
 
 
 class Duel(Objective):
@@ -377,6 +383,7 @@ class Duel(Objective):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.generator = Generator(config, spec)
+        self.controls = offered(self.generator)
         self.adversary = Adversary(
             Critic(config, spec),
             config.loss,
@@ -466,8 +473,8 @@ def load(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def sample(objective: Duel, dataset: Any, config: Any) -> Tensor:
-    """Return generated pictures, uint8 [rows, columns, H, W, C].
+def sample(objective: Duel, dataset: Dataset, config: Sample) -> list[Artifact]:
+    """Return generated pictures.
 
     A conditional model has a column for each class.
     """
@@ -481,8 +488,7 @@ def sample(objective: Duel, dataset: Any, config: Any) -> Tensor:
         label = torch.arange(columns).repeat(rows).to(net.device)
     pictures = net.paint(
         rows * columns,
-        label=label,
-        generator=torch.Generator(net.device).manual_seed(0),
+        Conditions(label=label),
+        torch.Generator(net.device).manual_seed(0),
     )
-    pixels = to_pixels(pictures)
-    return pixels.view(rows, columns, *pixels.shape[1:])
+    return sheet_of(torch.split(pictures, columns))

@@ -27,8 +27,19 @@ from miaobi.data.text.tokens import TokenSpec
 from miaobi.families.config import GPTConfig as Config
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import sample_texts as sample
+from miaobi.nn.sample import TextSample as Sample
 
-__all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "save"]
+__all__ = [
+    "DATA",
+    "MODALITY",
+    "NAME",
+    "Config",
+    "Sample",
+    "build",
+    "load",
+    "sample",
+    "save",
+]
 
 NAME, MODALITY, DATA = "gpt", "text", "tokens"
 

@@ -22,8 +22,19 @@ from miaobi.data.text.tokens import TokenSpec
 from miaobi.families.config import LSTMConfig as Config
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import sample_texts as sample
+from miaobi.nn.sample import TextSample as Sample
 
-__all__ = ["DATA", "MODALITY", "NAME", "Config", "build", "load", "sample", "save"]
+__all__ = [
+    "DATA",
+    "MODALITY",
+    "NAME",
+    "Config",
+    "Sample",
+    "build",
+    "load",
+    "sample",
+    "save",
+]
 
 NAME, MODALITY, DATA = "lstm", "text", "tokens"
 State = tuple[Tensor, Tensor]

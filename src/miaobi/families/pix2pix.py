@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from miaobi.core.artifacts import Artifact
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+from miaobi.data.dataset import Dataset
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families.config import Pix2PixConfig as Config
 from miaobi.nn import folder as folders
@@ -35,8 +36,9 @@ from miaobi.nn.convolution import (
     conv,
     upsample2x,
 )
-from miaobi.nn.image import to_pixels
+from miaobi.nn.image import UNCONDITIONAL, Conditions, offered, sheet_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.sample import PictureSample as Sample
 
 NAME, MODALITY, DATA = "pix2pix", "image", "pictures"
 
@@ -88,13 +90,10 @@ class UNet(nn.Module):
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        if source is None:
+        if conditions.source is None:
             raise BadInput(
                 say(
                     "This model turns one picture into another and was given none.",
@@ -102,7 +101,7 @@ class UNet(nn.Module):
                 ),
                 say("Give one with --image.", "请用 --image 给出图片。"),
             )
-        pictures: Tensor = self(source)
+        pictures: Tensor = self(conditions.source)
         return pictures
 
 
@@ -115,6 +114,7 @@ class Translation(Objective):
         super().__init__()
         self.config = config
         self.net = UNet(config, spec)
+        self.controls = offered(self.net)
         self.adversary = Adversary(
             PatchCritic(spec.channels + spec.source_channels, config.critic_width),
             config.loss,
@@ -171,11 +171,8 @@ def load(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
-    """Return held-out sources, their translations, and their partners, in turn.
-
-    uint8 [rows, columns, H, W, C].
-    """
+def sample(objective: Translation, dataset: Dataset, config: Sample) -> list[Artifact]:
+    """Return held-out sources, their translations, and their partners, in turn."""
     net = objective.net
     columns = 8
     device = net.stem.weight.device
@@ -186,7 +183,7 @@ def sample(objective: Translation, dataset: Any, config: Any) -> Tensor:
     for source, partner in zip(sources, partners, strict=True):
         if len(source) == len(sources[0]):
             rows += [with_channels_of(partner, source), net(source), partner]
-    return torch.stack([to_pixels(row) for row in rows])
+    return sheet_of(rows)
 
 
 def with_channels_of(x: Tensor, source: Tensor) -> Tensor:

@@ -17,18 +17,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from miaobi.core.artifacts import Artifact
+from miaobi.data.dataset import Dataset
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families.config import VAEConfig as Config
 from miaobi.nn import folder as folders
 from miaobi.nn.convolution import Decoder, Encoder, base_resolution
-from miaobi.nn.image import labels_for, need_classes, to_pixels
+from miaobi.nn.image import (
+    UNCONDITIONAL,
+    Conditions,
+    labels_for,
+    need_classes,
+    offered,
+    sheet_of,
+)
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.sample import PictureSample as Sample
 
 NAME, MODALITY, DATA = "vae", "image", "pictures"
 HALF_STEP = 1 / 255
@@ -118,15 +127,12 @@ class VAE(nn.Module):
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         latent = self.draw(count, generator)
-        label = labels_for(self, count, label, generator, latent.device)
-        return self.decode(truncation * latent, label)
+        label = labels_for(self, count, conditions.label, generator, latent.device)
+        return self.decode(conditions.truncation * latent, label)
 
     def bound(
         self,
@@ -181,6 +187,7 @@ class Variational(Objective):
     def __init__(self, net: VAE) -> None:
         super().__init__()
         self.net = net
+        self.controls = offered(self.net)
 
     def phases(self) -> list[Phase]:
         return [Phase("model", self.net, self.loss)]
@@ -231,8 +238,8 @@ def load(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def sample(objective: Variational, dataset: Any, config: Any) -> Tensor:
-    """Return rows of pictures, uint8 [rows, columns, H, W, C].
+def sample(objective: Variational, dataset: Dataset, config: Sample) -> list[Artifact]:
+    """Return rows of pictures.
 
     Held-out pictures, their reconstructions, and new pictures.
     """
@@ -245,4 +252,4 @@ def sample(objective: Variational, dataset: Any, config: Any) -> Tensor:
     generator = torch.Generator(device).manual_seed(0)
     new = net.paint(max(config.pictures, 1), generator=generator)
     rows += [row for row in torch.split(new, len(x)) if len(row) == len(x)]
-    return torch.stack([to_pixels(row) for row in rows])
+    return sheet_of(rows)

@@ -20,21 +20,23 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from miaobi.core.artifacts import Artifact
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+from miaobi.data.dataset import Dataset
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families.config import VQConfig as Config
 from miaobi.nn import folder as folders
 from miaobi.nn.adversarial import Adversary, PatchCritic
 from miaobi.nn.convolution import Decoder, Encoder, base_resolution
-from miaobi.nn.image import to_pixels
+from miaobi.nn.image import UNCONDITIONAL, Conditions, offered, sheet_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.sample import PictureSample as Sample
 
 NAME, MODALITY, DATA = "vq", "image", "pictures"
 
@@ -210,13 +212,10 @@ class Tokenizer(nn.Module):
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        if source is None:
+        if conditions.source is None:
             raise BadInput(
                 say(
                     "This model restores a picture from its tokens; it has none of its own.",
@@ -224,7 +223,7 @@ class Tokenizer(nn.Module):
                 ),
                 say("Give one with --image.", "请用 --image 给出图片。"),
             )
-        return self.restore(source)
+        return self.restore(conditions.source)
 
 
 def detail_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -264,6 +263,7 @@ class Compression(Objective):
     def __init__(self, config: Config, spec: PictureSpec) -> None:
         super().__init__()
         self.net = Tokenizer(config, spec)
+        self.controls = offered(self.net)
         self.adversary: Adversary | None = None
         if config.adversary:
             self.adversary = Adversary(PatchCritic(spec.channels), gamma=config.gamma)
@@ -312,8 +312,8 @@ def load(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def sample(objective: Compression, dataset: Any, config: Any) -> Tensor:
-    """Return held-out pictures above their restorations, uint8 [rows, columns, H, W, C]."""
+def sample(objective: Compression, dataset: Dataset, config: Sample) -> list[Artifact]:
+    """Return held-out pictures above their restorations."""
     net = objective.net
     columns = 8
     batch = dataset.batch("validation", 0, max(config.pictures, columns), 0)
@@ -322,4 +322,4 @@ def sample(objective: Compression, dataset: Any, config: Any) -> Tensor:
     for part in parts:
         if len(part) == len(parts[0]):
             rows += [part, net.restore(part)]
-    return torch.stack([to_pixels(row) for row in rows])
+    return sheet_of(rows)

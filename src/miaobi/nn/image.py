@@ -8,14 +8,53 @@ Pixels are float32 in [-1, 1], [B, C, H, W]. Labels are int64 [B], numbers of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from miaobi.core.artifacts import Artifact, Facts, Image
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
+from miaobi.data.dataset import Batch
 from miaobi.data.image.prepared import PictureSpec
+from miaobi.provenance.sheet import sheet
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What pictures are to be of; what is None is left to the model.
+
+    Shapes: label [count]; source [count, C_source, H, W] in [-1, 1].
+    """
+
+    label: Tensor | None = None
+    """Classes; drawn at random when None and there are classes."""
+    source: Tensor | None = None
+    """Pictures to start from, for models that translate or restore one."""
+    prompt: Sequence[str] | None = None
+    """A caption for each picture."""
+    guidance_scale: float | None = None
+    """How closely to follow the conditions."""
+    steps: int | None = None
+    """Steps of denoising."""
+    truncation: float = 1.0
+    """ψ in (0, 1], towards the average."""
+
+
+UNCONDITIONAL = Conditions()
+
+CONDITIONS = {
+    "label": "label",
+    "image": "source",
+    "prompt": "prompt",
+    "guidance_scale": "guidance_scale",
+    "num_inference_steps": "steps",
+    "truncation": "truncation",
+}
+"""Fields of an ImageRequest, and the conditions that they set."""
 
 
 @runtime_checkable
@@ -24,24 +63,19 @@ class Paints(Protocol):
 
     spec: PictureSpec
     controls: frozenset[str]
-    """Fields of ImageRequest that it supports: "label", "image", "truncation"."""
+    """Those of CONDITIONS that it supports."""
 
     def paint(
         self,
         count: int,
-        *,
-        label: Tensor | None = None,
-        source: Tensor | None = None,
-        truncation: float = 1.0,
+        conditions: Conditions = UNCONDITIONAL,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return pictures [count, C, H, W].
 
         Args:
             count: how many.
-            label: [count]; drawn at random when None and there are classes.
-            source: [count, C_source, H, W], for models that translate a picture.
-            truncation: ψ in (0, 1], towards the average.
+            conditions: those that it supports.
             generator: for all random draws.
         """
         ...
@@ -89,6 +123,22 @@ class HasBound(Protocol):
         ...
 
 
+def offered(net: Paints) -> frozenset[str]:
+    """Return the fields of an ImageRequest that a model supports beyond size and seed.
+
+    One that encodes as well as decodes makes variations of an image.
+    """
+    if varies(net):
+        return net.controls | {"image", "strength"}
+    return net.controls
+
+
+def varies(net: Paints) -> bool:
+    """Return whether a model makes variations of an image."""
+    has_latents = isinstance(net, HasLatents) and isinstance(net, Encodes)
+    return has_latents and "image" not in net.controls
+
+
 def labels_for(
     net: Paints,
     count: int,
@@ -111,6 +161,14 @@ def labels_for(
     return torch.randint(classes, (count,), generator=generator, device=device)
 
 
+def captions_of(batch: Batch) -> list[str]:
+    """Return the captions of a batch; empty texts where the data has none."""
+    if "caption" not in batch:
+        return [""] * len(batch["pixels"])
+    rows = batch["caption"].cpu().numpy()
+    return [row.tobytes().rstrip(b"\0").decode() for row in rows]
+
+
 def need_classes(spec: PictureSpec) -> None:
     """Raise BadInput for a conditional model of pictures without classes."""
     if not spec.classes:
@@ -124,6 +182,14 @@ def need_classes(spec: PictureSpec) -> None:
                 "请把每一类放进各自的文件夹，或去掉 model.conditional。",
             ),
         )
+
+
+def sheet_of(pictures: Sequence[Tensor]) -> list[Artifact]:
+    """Return rows of pictures, each [columns, C, H, W], on one sheet: the `sample` of a
+    family.
+    """
+    pixels = to_pixels(torch.cat(list(pictures)))
+    return [Image(sheet(pixels.numpy(), columns=len(pictures[0])), Facts(""))]
 
 
 def to_pixels(pictures: Tensor) -> Tensor:

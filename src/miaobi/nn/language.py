@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from miaobi.core.artifacts import Artifact, Facts, Text
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
+from miaobi.nn.sample import TextSample
 
 MASKED = -100
 
@@ -44,11 +46,13 @@ class LanguageModel(Objective):
         return Loss(total, int((targets != MASKED).sum()))
 
 
-def sample_texts(objective: LanguageModel, dataset: Any, config: Any) -> list[str]:
+def sample_texts(
+    objective: LanguageModel, dataset: Any, config: TextSample
+) -> list[Artifact]:
     """Return each of config.prompts with its continuation: the `sample` of a family."""
     tokenizer = dataset.tokenizer
     spec = dataset.spec
-    texts = list[str]()
+    texts = list[Artifact]()
     for prompt in config.prompts or [""]:
         ids = [spec.bos_id]
         if prompt:
@@ -60,7 +64,7 @@ def sample_texts(objective: LanguageModel, dataset: Any, config: Any) -> list[st
             spec.context_length,
             spec.eos_id,
         )
-        texts.append(prompt + tokenizer.decode(answer))
+        texts.append(Text(prompt + tokenizer.decode(answer), Facts("")))
     return texts
 
 

@@ -9,7 +9,7 @@ family.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from miaobi.core.artifacts import Artifact
 from miaobi.data.dataset import Batch as Batch
+from miaobi.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Objective(nn.Module, ABC):
     progress = 0.0
     """The share of the run that is done; the loop sets it before every step, for warm-ups
     inside a loss.
+    """
+    controls: frozenset[str] | None = None
+    """Fields of a request that the trained model supports, of those that depend on the
+    model; recorded in its bundle. None where none does.
     """
     adapter = False
     """Whether a saved model is an adapter only, for a base that is stored elsewhere."""
@@ -110,14 +116,28 @@ class Family(Protocol):
     NAME: str
     """As in the families registry."""
     MODALITY: str
-    """Of what it makes: "text" or "image"."""
+    """Of what it makes, as its requests say (`Request.makes`)."""
     DATA: str
     """A name in the datasets registry."""
     Config: type
     """A dataclass: the `model` section of a recipe."""
+    Sample: type
+    """A dataclass: the `sample` section of a recipe."""
 
     def build(self, config: Any, spec: Any) -> Objective:
         """Return an untrained model for data of this spec (the dataset's `spec`)."""
+        ...
+
+    def sample(
+        self, objective: Any, dataset: Dataset, config: Any
+    ) -> Sequence[Artifact]:
+        """Return what the model makes at this point of its training.
+
+        Args:
+            objective: what `build` returned.
+            dataset: the data it learns from, for held-out examples.
+            config: a `Sample`.
+        """
         ...
 
     def save(self, objective: Objective, folder: Path) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from miaobi.core.artifacts import Artifact, Image, Text
 from miaobi.core.errors import MissingPart
 from miaobi.core.language import say
 from miaobi.core.registry import Registry
@@ -24,10 +25,8 @@ class Tracker(Protocol):
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def log_texts(self, step: int, values: Mapping[str, str]) -> None: ...
-
-    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """values: uint8 [H, W, 3] each."""
+    def log_samples(self, step: int, samples: Sequence[Artifact]) -> None:
+        """Log those that it can show; all of them lie in the run's samples/."""
         ...
 
     def close(self) -> None: ...
@@ -56,13 +55,31 @@ class Log:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
 
-    log_texts = log_metrics
-
-    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Images are not logged: they lie in the run's samples/."""
+    def log_samples(self, step: int, samples: Sequence[Artifact]) -> None:
+        if texts := texts_of(samples):
+            self.log_metrics(step, texts)
 
     def close(self) -> None:
         """Every line is on disk already."""
+
+
+def texts_of(samples: Sequence[Artifact]) -> dict[str, str]:
+    """Return the texts among the samples, by the names that trackers give them."""
+    return {
+        f"sample/{number}": sample.text
+        for number, sample in enumerate(samples)
+        if isinstance(sample, Text)
+    }
+
+
+def images_of(samples: Sequence[Artifact]) -> dict[str, np.ndarray]:
+    """Return the pixels of the images among the samples, uint8 [H, W, C], by name; a
+    single one is called "samples".
+    """
+    images = [sample.pixels for sample in samples if isinstance(sample, Image)]
+    if len(images) == 1:
+        return {"samples": images[0]}
+    return {f"samples/{number}": pixels for number, pixels in enumerate(images)}
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -95,13 +112,11 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def log_texts(self, step: int, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            self.writer.add_text(name, value, step)
-
-    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        for name, value in values.items():
-            self.writer.add_image(name, value, step, dataformats="HWC")
+    def log_samples(self, step: int, samples: Sequence[Artifact]) -> None:
+        for name, text in texts_of(samples).items():
+            self.writer.add_text(name, text, step)
+        for name, pixels in images_of(samples).items():
+            self.writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()
@@ -133,19 +148,15 @@ class WandB:
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
-    def log_texts(self, step: int, values: Mapping[str, str]) -> None:
+    def log_samples(self, step: int, samples: Sequence[Artifact]) -> None:
         import wandb
 
-        pages = {
-            name: wandb.Html(f"<pre>{value}</pre>") for name, value in values.items()
-        }
-        self.run.log(pages, step=step)
-
-    def log_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        import wandb
-
-        images = {name: wandb.Image(value) for name, value in values.items()}
-        self.run.log(images, step=step)
+        shown = dict[str, Any]()
+        for name, text in texts_of(samples).items():
+            shown[name] = wandb.Html(f"<pre>{text}</pre>")
+        for name, pixels in images_of(samples).items():
+            shown[name] = wandb.Image(pixels)
+        self.run.log(shown, step=step)
 
     def close(self) -> None:
         self.run.finish()

@@ -16,18 +16,16 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
 
 from miaobi.core import bundle, config, storage
 from miaobi.core.config import Further, FurtherOptions, Option
 from miaobi.core.errors import BadInput, MissingPart, nearest
-from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.machine import settle_waiting
+from miaobi.core.requests import command_for
 from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store, check_name
 from miaobi.data import datasets
@@ -44,18 +42,8 @@ SECTIONS = {"family", "name", "data", "model", "train", "sample"}
 FAMILY = Option("family", str | None, None, "A name in the families registry.")
 RUNS = "runs"
 """The folder of the runs, unless another is named."""
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """What to try the model on while it learns."""
-
-    prompts: list[str] | None = None
-    """Beginnings to continue; none means from nothing."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Length of each."""
-    pictures: Annotated[int, Field(ge=0, le=10_000)] = 48
-    """How many pictures to generate, for families of pictures."""
+SAMPLES = ("prompts", "max_new_tokens", "pictures")
+"""Keys of the section `sample` that once were those of every family."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +64,7 @@ class Trained:
         from miaobi.train.estimate import format_duration
 
         name = self.model.split("@")[0]
-        generate = f"miaobi generate {self.modality} --model {name}"
-        if self.modality == "text":
-            generate += " --prompt ..."
+        generate = command_for(self.modality, name)
         size = f"{self.parameters / 1e6:.2f} M"
         time = format_duration(self.seconds)
         loss = f"{self.validation_loss:.4f}"
@@ -129,7 +115,7 @@ class Settings:
     data: Any
     model: Any
     train: Any
-    sample: SampleConfig
+    sample: Any
     values: Mapping[str, Any]
     """The same, nested and plain, as saved with the run."""
 
@@ -144,7 +130,7 @@ def recipe_options(family: Any) -> list[Option]:
         *config.options(datasets.get(family.DATA).Config, "data."),
         *config.options(family.Config, "model."),
         *config.options(TrainConfig, "train."),
-        *config.options(SampleConfig, "sample."),
+        *config.options(family.Sample, "sample."),
     ]
 
 
@@ -167,6 +153,7 @@ def settle(
     data_config = datasets.get(family.DATA).Config
     # The section `search` is for `miaobi search`.
     recipe = {key: value for key, value in recipe.items() if key != "search"}
+    recipe = _without_other_samples(recipe, family)
     _check_sections(recipe, origin)
     values = config.resolve(recipe_options(family), recipe, overrides, origin)
     stem = Path(origin or family.NAME).stem.replace("_", "-").lower()
@@ -177,9 +164,21 @@ def settle(
         data=data_config(**config.build(data_config, values, "data.")),
         model=family.Config(**config.build(family.Config, values, "model.")),
         train=TrainConfig(**config.build(TrainConfig, values, "train.")),
-        sample=SampleConfig(**config.build(SampleConfig, values, "sample.")),
+        sample=family.Sample(**config.build(family.Sample, values, "sample.")),
         values=config.nested({**values, "name": name}),
     )
+
+
+def _without_other_samples(recipe: Mapping[str, Any], family: Any) -> dict[str, Any]:
+    """Return a recipe without the sample settings of other kinds of families, which
+    those of 0.1, and every run that it saved, could hold.
+    """
+    section = recipe.get("sample")
+    if not isinstance(section, Mapping):
+        return dict(recipe)
+    own = {item.name for item in fields(family.Sample)}
+    kept = {key: section[key] for key in section if key in own or key not in SAMPLES}
+    return {**recipe, "sample": kept}
 
 
 def _check_sections(recipe: Mapping[str, Any], origin: str) -> None:
@@ -416,6 +415,7 @@ def _run(
 
     from miaobi.train import elsewhere, estimate, loop, processes, threads
     from miaobi.train import run as runs_of
+    from miaobi.train.samples import record_samples
 
     family = settings.family
     config_of_loop = settings.train
@@ -442,7 +442,7 @@ def _run(
 
         def sample(state: State, trackers: Sequence[Tracker]) -> None:
             samples = family.sample(state.objective, dataset, settings.sample)
-            show_samples(samples, settings.name, state.step, run_folder, trackers)
+            record_samples(samples, settings.name, state.step, run_folder, trackers)
 
         run = runs_of.Run(run_folder, config_of_loop, settings.values, "train", sample)
         seconds = run.train(state, dataset, expected, quiet or processes.rank() > 0)
@@ -451,36 +451,6 @@ def _run(
         if processes.rank() == 0:
             elsewhere.push(run_folder)
         return trained
-
-
-def show_samples(
-    samples: Any, model: str, step: int, run: Path, trackers: Sequence[Tracker]
-) -> None:
-    """Write what a family's `sample` returned to the run's folder and the trackers.
-
-    Args:
-        samples: a list of texts, or pictures uint8 [rows, columns, H, W, C]
-        model: name of the model that generated them
-        step: steps completed
-        run: folder of the run
-        trackers: those of the run
-    """
-    path = run / "samples" / f"step-{step:08d}"
-    if isinstance(samples, list):
-        named = {f"sample/{number}": text for number, text in enumerate(samples)}
-        for tracker in trackers:
-            tracker.log_texts(step, named)
-        write_text(path.with_suffix(".txt"), "\n\n".join(samples) + "\n")
-        return
-    from miaobi.core.artifacts import Facts, Image
-    from miaobi.provenance.publish import publish
-    from miaobi.provenance.sheet import sheet
-
-    grid = sheet(samples.flatten(0, 1).numpy(), columns=samples.shape[1])
-    for tracker in trackers:
-        tracker.log_images(step, {"samples": grid})
-    facts = Facts(model, parameters={"step": step})
-    publish(Image(grid, facts), path.with_suffix(".png"))
 
 
 def _finish(
@@ -522,6 +492,7 @@ def _write_bundle(
 
     assert state.validation is not None
     data = settings.values["data"]
+    controls = state.objective.controls
     manifest = bundle.Manifest(
         settings.family.NAME,
         settings.family.MODALITY,
@@ -531,6 +502,7 @@ def _write_bundle(
             "folder": str(dataset.folder),
             "source": data.get("pack") or data.get("path") or "",
         },
+        controls=None if controls is None else sorted(controls),
         metrics={
             "validation_loss": state.validation,
             "seconds": round(state.seconds, 1),

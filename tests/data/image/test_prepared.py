@@ -25,6 +25,7 @@ from miaobi.data.image import loaders as image_loaders
 from miaobi.data.image import packing as picture_packing
 from miaobi.data.image.prepared import Config, Pictures, prepare
 from miaobi.data.image.shapes import buckets
+from miaobi.nn.image import captions_of, from_planes
 
 
 def photo(seed: int, width: int = 24, height: int = 24) -> Image.Image:
@@ -408,6 +409,12 @@ def test_captions_by_column(tmp_path: Path) -> None:
     ]
     data = prepared(tmp_path, validation=0, test=0, caption_column="zh")
     assert data.captions("train")[2] == "第2张"
+    pictures = from_planes(torch.from_numpy(data.pixels("train").copy()))
+    for batch in (data.batch("train", 0, 2, 5), next(data.batches("train", 3))):
+        assert batch["caption"].dtype == torch.uint8
+        distances = torch.cdist(batch["pixels"].flatten(1), pictures.flatten(1))
+        numbers = distances.argmin(1).tolist()
+        assert captions_of(batch) == [f"第{number}张" for number in numbers]
     assert data.records("train")[2]["text"] == "number 2"
     with pytest.raises(BadInput, match="no column 'en'"):
         prepared(tmp_path, caption_column="en", strict=True)

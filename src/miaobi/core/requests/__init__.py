@@ -25,3 +25,14 @@ requests: Registry[type[Request]] = Registry(
         "embedding": "miaobi.core.requests.embedding:EmbeddingRequest",
     },
 )
+
+
+def command_for(makes: str, model: str) -> str:
+    """Return the command that generates with a model of this modality.
+
+    Labels are answered as text.
+    """
+    kinds = {requests.get(name).makes: name for name in requests.names()}
+    name = kinds.get(makes, "text")
+    command = f"miaobi generate {name} --model {model}"
+    return f"{command} {requests.get(name).example}".strip()

@@ -38,6 +38,8 @@ class Request:
     """The modality of its answers: "text", "image", "embedding"."""
     answer: ClassVar[type[Artifact]]
     """The class of its answers."""
+    example: ClassVar[str] = ""
+    """The options that its command cannot do without, as help shows them."""
     asks: ClassVar[frozenset[str]] = frozenset()
     """Fields that say what to answer, not how."""
     n: int = between(1, 128, 1)

@@ -15,6 +15,7 @@ class EmbeddingRequest(Request):
 
     makes: ClassVar[str] = "embedding"
     answer = Embedding
+    example = "--texts ..."
     asks = frozenset({"texts"})
 
     texts: tuple[str, ...]

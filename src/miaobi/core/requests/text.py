@@ -45,6 +45,7 @@ class TextRequest(Request):
 
     makes: ClassVar[str] = "text"
     answer = Text
+    example = "--prompt ..."
     asks = frozenset({"prompt", "messages"})
 
     prompt: str | None = None

@@ -170,7 +170,8 @@ class Pictures:
 
         {"pixels": float32 [size, C, H, W] in [-1, 1], "label": int64 [size]}, and for
         pairs "source", float32 [size, C_source, H, W] in [-1, 1]. Labels are 0 where
-        there are no classes.
+        there are no classes. Where there are captions, "caption" is their UTF-8, uint8
+        [size, bytes of the longest], padded with 0 (`nn.image.captions_of`).
 
         An epoch is a permutation drawn from (seed, epoch). With buckets a batch comes
         from one of them, and each epoch leaves out the few pictures that do not fill a
@@ -310,7 +311,30 @@ class Pictures:
         if self.spec.source_channels:
             sources = self._mapped(f"{split}.{bucket}.source")[rows]
             batch["source"] = _floats(sources)
+        captions = self._encoded_captions(split)
+        if captions:
+            texts = [captions[row] for row in rows + before]
+            batch["caption"] = torch.from_numpy(_padded(texts))
         return batch
+
+    def _encoded_captions(self, split: str) -> list[bytes]:
+        """The captions of a split in UTF-8; none at all where no picture has one."""
+        if split not in self._captions:
+            captions = [caption.encode() for caption in self.captions(split)]
+            self._captions[split] = captions if any(captions) else []
+        return self._captions[split]
+
+    @cached_property
+    def _captions(self) -> dict[str, list[bytes]]:
+        return {}
+
+
+def _padded(texts: list[bytes]) -> np.ndarray:
+    """uint8 [B, bytes of the longest], padded with 0."""
+    padded = np.zeros((len(texts), max(map(len, texts))), np.uint8)
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+    return padded
 
 
 def _rows_of_one_size(count: int, index: int, size: int, seed: int) -> np.ndarray:

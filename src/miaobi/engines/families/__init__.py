@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 
 FORMATS = ("bundle",)
 TAKES = ImageRequest
-ABILITIES = Abilities(
-    frozenset(
-        {"n", "seed", "label", "image", "strength", "truncation", "width", "height"}
-    )
+BY_MODEL = frozenset(
+    {
+        "label",
+        "image",
+        "strength",
+        "truncation",
+        "prompt",
+        "guidance_scale",
+        "num_inference_steps",
+    }
 )
-"""What image models offer among them; an opened one refuses what it cannot do."""
+ABILITIES = Abilities(
+    frozenset({"n", "seed", "width", "height"}) | BY_MODEL, by_model=BY_MODEL
+)
+"""What image models offer among them; a bundle says what its own does."""
 
 
 def installed() -> str | None:

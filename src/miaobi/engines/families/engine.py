@@ -35,16 +35,25 @@ from miaobi.data.image.shapes import Fit, fitted, padded, with_channels
 from miaobi.engines.worker import Send, Worker
 from miaobi.families import families
 from miaobi.nn.image import (
+    Conditions,
     Encodes,
     HasLatents,
     Paints,
     from_planes,
     labels_for,
+    offered,
     to_pixels,
+    varies,
 )
 
 BATCH = 64
 """Images decoded together at most."""
+
+ALWAYS = frozenset({"n", "seed", "width", "height"})
+"""Fields that every model of a family supports."""
+
+DRAWN_ALONE = {"truncation", "prompt", "guidance_scale", "num_inference_steps"}
+"""Conditions that a latent point does not hold: such an image is painted by itself."""
 
 STRENGTH = 0.3
 """How unlike the source a variation is, unless the request says."""
@@ -77,12 +86,8 @@ class PicturesEngine:
         net = families.get(weights.family).load(weights.path)
         self.net = cast(Paints, net.eval().to(self.device))
         self.spec = self.net.spec
-        has_latents = isinstance(self.net, HasLatents) and isinstance(self.net, Encodes)
-        self.varies = has_latents and "image" not in self.net.controls
-        controls = {"n", "seed", "width", "height"} | self.net.controls
-        if self.varies:
-            controls |= {"image", "strength"}
-        self.abilities = Abilities(frozenset(controls))
+        self.varies = varies(self.net)
+        self.abilities = Abilities(offered(self.net) | ALWAYS)
         self.fit = _fit(weights.path)
         self._worker = Worker("pictures")
 
@@ -214,7 +219,8 @@ class PicturesEngine:
         source: Source | None,
         send: Send,
     ) -> None:
-        decodes = isinstance(self.net, HasLatents) and request.truncation is None
+        plain = not DRAWN_ALONE & request.changed().keys()
+        decodes = isinstance(self.net, HasLatents) and plain
         batched = decodes and (source is None or self.varies)
         batch_size = BATCH if batched else 1
         for first in range(0, request.n, batch_size):
@@ -253,14 +259,15 @@ class PicturesEngine:
         """An image [1, C, H, W], and its class."""
         generator = self._generator(seed)
         labels = self._labels(number, [generator])
-        images = self.net.paint(
-            1,
+        conditions = Conditions(
             label=labels,
             source=source.pixels if source else None,
+            prompt=[request.prompt] if request.prompt else None,
+            guidance_scale=request.guidance_scale,
+            steps=request.num_inference_steps,
             truncation=request.truncation or 1.0,
-            generator=generator,
         )
-        return images, labels
+        return self.net.paint(1, conditions, generator), labels
 
     def _variations(
         self, source: Source, points: Tensor, labels: Tensor | None, strength: float

@@ -24,6 +24,7 @@ from miaobi.core.recipes import recipes as packaged
 from miaobi.data.image.config import Config as PictureConfig
 from miaobi.data.text.config import Config as TextConfig
 from miaobi.families.config import CONFIGS
+from miaobi.nn.sample import PictureSample, TextSample
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import plain_name
 from miaobi.serve.jobs.tuning import (
@@ -38,7 +39,6 @@ from miaobi.serve.jobs.tuning import (
 )
 from miaobi.serve.pages import Metadata
 from miaobi.train.config import TrainConfig
-from miaobi.verbs.train import SampleConfig
 
 NAME_LETTERS = 20
 """Of the recipe's name, in the model's."""
@@ -75,7 +75,8 @@ def allowed_settings() -> dict[str, Option]:
     """Return the settings that a job may set; types and bounds are the configs' own."""
     settings = [
         *config.options(TrainConfig, "train."),
-        *config.options(SampleConfig, "sample."),
+        *config.options(TextSample, "sample."),
+        *config.options(PictureSample, "sample."),
         *config.options(TextConfig, "data."),
         *config.options(PictureConfig, "data."),
     ]

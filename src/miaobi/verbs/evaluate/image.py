@@ -29,7 +29,7 @@ from miaobi.evaluate.image.extractors import DEFAULT, open_extractor
 from miaobi.evaluate.image.subject import ImageSet, ImageSubject, Paint, labels_of
 from miaobi.evaluate.page import Block
 from miaobi.evaluate.subject import RECONSTRUCTION
-from miaobi.nn.image import Paints, from_pixels, to_pixels
+from miaobi.nn.image import Conditions, Paints, from_pixels, to_pixels
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
@@ -304,7 +304,7 @@ def painter(net: Paints) -> Paint:
             source = from_pixels(torch.tensor(pixels))
         generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode():
-            pictures = net.paint(count, label=label, source=source, generator=generator)
+            pictures = net.paint(count, Conditions(label, source), generator)
         return to_pixels(pictures).numpy()
 
     return paint

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from miaobi.core.artifacts import Artifact, Facts, Text
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.data.progress import bar
 from miaobi.evaluate import tuned
 from miaobi.train.loop import State
+from miaobi.train.samples import record_samples
 from miaobi.train.tracking import Tracker
 from miaobi.tune.learner import Evaluation, Metric
 from miaobi.verbs.finetune.work import Work
@@ -126,16 +128,13 @@ def sampler(work: Work, run: Path) -> Callable[[State, Sequence[Tracker]], None]
         examples = work.data.examples("validation")[:SAMPLED_EXAMPLES]
         if not examples or work.settings.task.MAKES != "text":
             return
-        texts = list[str]()
+        texts = list[Artifact]()
         with tuned.evaluation_mode(work.learner):
             for example in examples:
                 answer = work.learner.answer(example.parts)
-                texts.append(f"{readable(example.parts)}\n→ {readable(answer)}")
-        named = {f"sample/{number}": text for number, text in enumerate(texts)}
-        for tracker in trackers:
-            tracker.log_texts(state.step, named)
-        path = run / "samples" / f"step-{state.step:08d}.txt"
-        write_text(path, "\n\n".join(texts) + "\n")
+                dialogue = f"{readable(example.parts)}\n→ {readable(answer)}"
+                texts.append(Text(dialogue, Facts("")))
+        record_samples(texts, work.settings.name, state.step, run, trackers)
 
     return sample
 

@@ -12,7 +12,7 @@ from miaobi.core.artifacts import Facts, FinishReason, Image
 from miaobi.core.config import flat
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.core.requests import ImageRequest
+from miaobi.core.requests import ImageRequest, command_for
 from miaobi.engines.load import load
 from miaobi.engines.model import Model
 from miaobi.models.weights import find
@@ -96,7 +96,7 @@ def image(
                 f"{weights.name} does not generate images (it makes: {weights.modality}).",
                 f"{weights.name} 不能绘图（它生成：{weights.modality}）。",
             ),
-            f"miaobi generate {weights.modality} --model {name}",
+            command_for(weights.modality, name),
         )
     with load(
         weights, engine=engine, streams=request.n, needs=request.controls(), **options

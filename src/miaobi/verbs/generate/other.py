@@ -18,7 +18,7 @@ from miaobi.core.artifacts import Facts, FinishReason
 from miaobi.core.config import flat
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.core.requests import Request, requests
+from miaobi.core.requests import Request, command_for, requests
 from miaobi.engines.load import load
 from miaobi.provenance.publish import check_ending
 from miaobi.verbs.generate.making import collect, new_path, origin, write
@@ -100,7 +100,7 @@ def generate(
                     f"{opened.name} makes {takes.makes}, not {kind.makes}.",
                     f"{opened.name} 生成 {takes.makes}，而不是 {kind.makes}。",
                 ),
-                f"miaobi generate {takes.makes} --model {model}",
+                command_for(takes.makes, model),
             )
         full = opened.request(request, seed=request.seed)
         began = time.perf_counter()

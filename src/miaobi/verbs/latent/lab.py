@@ -26,7 +26,7 @@ from miaobi.data.progress import bar
 from miaobi.engines.load import load
 from miaobi.engines.model import Model
 from miaobi.models.weights import find
-from miaobi.nn.image import Encodes, HasLatents, from_planes, to_pixels
+from miaobi.nn.image import Conditions, Encodes, HasLatents, from_planes, to_pixels
 from miaobi.nn.latents import Projection, activity, effect, encoded, project
 from miaobi.provenance.publish import check_ending, is_folder, publish
 from miaobi.provenance.sheet import animation, sheet
@@ -397,7 +397,7 @@ class Lab:
                 len(self.spec.classes), (1,), generator=generator, device=self.device
             )
         picture: Tensor = self.net.paint(
-            1, label=self.labels(1, own), truncation=truncation, generator=generator
+            1, Conditions(self.labels(1, own), truncation=truncation), generator
         )
         return picture
 
