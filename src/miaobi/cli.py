@@ -242,18 +242,20 @@ def call(name: str, argv: Sequence[str]) -> Any:
 
 
 def usage(name: str, function: Callable[..., Any], argv: Sequence[str] = ()) -> str:
-    """Return the help of a verb; where its options depend on a recipe or a task, of the
-    one that `argv` names.
+    """Return the help of a verb; where its options depend on a recipe, a task or a
+    model, of the one that `argv` names.
     """
     from miaobi.core import config
 
     verb = all_verbs()[name]
-    return config.usage(
+    page = config.usage(
         f"miaobi {name}",
         say(verb.english, verb.chinese),
         config.options(function),
         config.further(function, argv),
     )
+    note = config.note(function, argv)
+    return f"{page}\n\n{note}" if note else page
 
 
 def missing(name: str, error: ModuleNotFoundError) -> Exception:

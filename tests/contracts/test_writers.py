@@ -191,9 +191,7 @@ def test_a_folder_is_numbered_or_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", writers.names())
-def test_other_endings_are_refused_before_anything_is_made(
-    name: str, tmp_path: Path
-) -> None:
+def test_other_endings_are_refused_and_leave_nothing(name: str, tmp_path: Path) -> None:
     kind = writers.get(name).ARTIFACT
     for path in (tmp_path / "a.nothing", tmp_path / "a.v1"):
         with pytest.raises(Unsupported, match=path.suffix) as caught:

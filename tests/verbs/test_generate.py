@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.engines.families import register, written
 from tests.engines.small import small_bundle
 from tests.verbs import toy_pictures
 from tests.verbs.toy_pictures import toy_bundle
@@ -367,7 +368,7 @@ def test_ctrl_c_keeps_the_pictures_that_are_done(
         (["--out", "a.bmp"], ".bmp"),
         (["--out", "a.jsonl"], ".jsonl"),
         (["--width", "9999"], "8 x 8"),
-        (["--num-inference-steps", "0"], "num_inference_steps is 0"),
+        (["--num-inference-steps", "0"], "num-inference-steps is 0"),
         (["--n", "0"], "n is 0"),
         (["--prompt", "a fox"], "does not offer prompt"),
         (["--image", "none.png"], "none.png"),
@@ -436,3 +437,36 @@ def test_packaged_style_and_enlargement(
     assert "cannot be used together" in capsys.readouterr().err
     assert paint("--style", "nostyle", "--image", "photo.png") != 0
     assert "nostyle" in capsys.readouterr().err
+
+
+def test_help_says_what_a_model_offers_without_opening_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(monkeypatch)
+    model = str(written(tmp_path / "points", "points", controls=["label"]))
+    monkeypatch.setattr("miaobi.engines.load.open_engine", None)
+    assert cli.main(["generate", "image", "--model", model, "--help"]) == 0
+    *_, offered = capsys.readouterr().out.splitlines()
+    assert (
+        "points (pictures) offers: --height, --label, --n, --seed, --width" in offered
+    )
+
+
+def test_any_other_request_gets_a_verb_of_its_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fields are the options, the writer decides the endings, and a model that makes
+    something else is refused with the command for it.
+    """
+    register(monkeypatch)
+    points = str(written(tmp_path / "points", "points"))
+    assert cli.main(["generate", "embedding", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "--texts TEXT" in page and "What to make vectors of." in page
+    command = ["generate", "embedding", "--texts", "a fox", "--model", points]
+    assert cli.main([*command, "--out", str(tmp_path / "a.png")]) == 69
+    assert ".json, .jsonl" in capsys.readouterr().err
+    assert cli.main(command) == 69
+    said = capsys.readouterr().err
+    assert "makes image, not embedding" in said
+    assert f"miaobi generate image --model {points}" in said

@@ -151,12 +151,12 @@ class WandB:
     def log_samples(self, step: int, samples: Sequence[Artifact]) -> None:
         import wandb
 
-        shown = dict[str, Any]()
+        pages = dict[str, Any]()
         for name, text in texts_of(samples).items():
-            shown[name] = wandb.Html(f"<pre>{text}</pre>")
+            pages[name] = wandb.Html(f"<pre>{text}</pre>")
         for name, pixels in images_of(samples).items():
-            shown[name] = wandb.Image(pixels)
-        self.run.log(shown, step=step)
+            pages[name] = wandb.Image(pixels)
+        self.run.log(pages, step=step)
 
     def close(self) -> None:
         self.run.finish()

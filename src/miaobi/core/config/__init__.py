@@ -22,12 +22,13 @@ and the messages about them are ours.
     command_line  text to typed settings, in one place; the help
 """
 
-from miaobi.core.config.command_line import arguments, further, parse, usage
+from miaobi.core.config.command_line import arguments, further, note, parse, usage
 from miaobi.core.config.files import read_recipe, read_yaml
 from miaobi.core.config.options import (
     Former,
     Further,
     FurtherOptions,
+    Noted,
     Option,
     expand_mappings,
     flat,
@@ -49,6 +50,7 @@ __all__ = [
     "Former",
     "Further",
     "FurtherOptions",
+    "Noted",
     "Option",
     "arguments",
     "build",
@@ -59,6 +61,7 @@ __all__ = [
     "further",
     "make",
     "nested",
+    "note",
     "options",
     "parse",
     "plain",

@@ -15,6 +15,7 @@ from miaobi.core.config.options import (
     Option,
     Target,
     further_of,
+    noted_of,
     options,
 )
 from miaobi.core.config.types import bounds, describe, metavar
@@ -59,6 +60,17 @@ def further(function: Target, argv: Sequence[str]) -> FurtherOptions:
         if mark is not None:
             return mark.options(argv)
     return FurtherOptions("", [])
+
+
+def note(function: Target, argv: Sequence[str]) -> str:
+    """Return what the help says of the values on this command line; "" for nothing."""
+    by_key = {option.key: option for option in options(function)}
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        mark = noted_of(hint)
+        if mark is not None:
+            value = parse(argv, [by_key[name]], others=True).get(name)
+            return mark.note(value) if value else ""
+    return ""
 
 
 def parse(

@@ -77,6 +77,14 @@ class Further:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Marks a parameter of whose value the help has more to say, where it is set."""
+
+    note: Callable[[str], str]
+    """Returns what to say of this value."""
+
+
+@dataclass(frozen=True)
 class Option:
     """One setting: its key as in YAML ("train.max_steps"), its type, and whether it is
     positional on the command line.
@@ -246,6 +254,14 @@ def further_of(hint: Any) -> Further | None:
     if get_origin(hint) is not Annotated:
         return None
     marks = [item for item in get_args(hint) if isinstance(item, Further)]
+    return marks[0] if marks else None
+
+
+def noted_of(hint: Any) -> Noted | None:
+    """Return the mark of a parameter that the help has a note on; None for others."""
+    if get_origin(hint) is not Annotated:
+        return None
+    marks = [item for item in get_args(hint) if isinstance(item, Noted)]
     return marks[0] if marks else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from miaobi.core.artifacts import Facts, FinishReason, Image
-from miaobi.core.config import flat
+from miaobi.core.config import Noted, flat
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, command_for
@@ -17,7 +17,7 @@ from miaobi.engines.load import load
 from miaobi.engines.model import Model
 from miaobi.models.weights import find
 from miaobi.provenance.publish import check_ending
-from miaobi.verbs.generate.making import collect, new_path, origin, write
+from miaobi.verbs.generate.making import collect, new_path, offers, origin, write
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Painted:
 
 def image(
     *,
-    model: str | None = None,
+    model: Annotated[str | None, Noted(offers)] = None,
     request: Annotated[ImageRequest, flat],
     out: Path | None = None,
     engine: str = "auto",

@@ -9,8 +9,10 @@ from pathlib import Path
 from miaobi.core.artifacts import Artifact
 from miaobi.core.language import say
 from miaobi.core.requests import Request
+from miaobi.engines import auto, engines
 from miaobi.engines.collected import Collected
 from miaobi.engines.model import Model
+from miaobi.models.weights import find
 from miaobi.provenance import writers
 from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import is_folder, publish, publish_each
@@ -22,6 +24,18 @@ MAX_NAMES = 10_000
 def origin(model: Model, seed: int | None) -> str:
     """Return the notice, and what made the answers."""
     return f"{NOTICE} · {model.weights.label} · {model.engine_name} · seed {seed}"
+
+
+def offers(name: str) -> str:
+    """Return what can be set with a model, known without opening it."""
+    weights = find(name)
+    engine = auto.choose(weights)
+    controls = sorted(engines.get(engine).ABILITIES.of(weights))
+    listed = ", ".join(f"--{control.replace('_', '-')}" for control in controls)
+    return say(
+        f"{weights.label} ({engine}) offers: {listed}",
+        f"{weights.label}（{engine}）支持：{listed}",
+    )
 
 
 def collect(model: Model, request: Request) -> Sequence[Artifact]:

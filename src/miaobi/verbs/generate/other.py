@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from miaobi.core.artifacts import Facts, FinishReason
-from miaobi.core.config import flat
+from miaobi.core.config import Noted, flat
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, command_for, requests
 from miaobi.engines.load import load
 from miaobi.provenance.publish import check_ending
-from miaobi.verbs.generate.making import collect, new_path, origin, write
+from miaobi.verbs.generate.making import collect, new_path, offers, origin, write
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedFiles:
     """Generated artifacts and their files."""
 
     out: Path
@@ -46,22 +46,22 @@ class Made:
         return files[0] if len(files) == 1 else f"{files[0]} … {Path(files[-1]).name}"
 
 
-def __getattr__(name: str) -> Callable[..., Made]:
+def __getattr__(name: str) -> Callable[..., GeneratedFiles]:
     if name not in requests:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return verb_of(requests.get(name))
 
 
-def verb_of(kind: type[Request]) -> Callable[..., Made]:
+def verb_of(kind: type[Request]) -> Callable[..., GeneratedFiles]:
     """Return the function whose options are the fields of this kind of request."""
 
     def verb(
         *,
-        model: str,
+        model: Annotated[str, Noted(offers)],
         request: Any,
         out: Path | None = None,
         engine: str = "auto",
-    ) -> Made:
+    ) -> GeneratedFiles:
         """Generate with a model.
 
         Args:
@@ -78,7 +78,7 @@ def verb_of(kind: type[Request]) -> Callable[..., Made]:
 
 def generate(
     kind: type[Request], model: str, request: Request, out: Path | None, engine: str
-) -> Made:
+) -> GeneratedFiles:
     """Answer a request and write the answers.
 
     Args:
@@ -119,4 +119,4 @@ def generate(
         Answer(file, artifact.finish, artifact.facts)
         for file, artifact in zip(write(artifacts, path), artifacts, strict=True)
     ]
-    return Made(path, tuple(answers))
+    return GeneratedFiles(path, tuple(answers))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from miaobi.core.artifacts import Text
-from miaobi.core.config import flat
+from miaobi.core.config import Noted, flat
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
@@ -19,7 +19,7 @@ from miaobi.engines.load import load
 from miaobi.engines.model import Model
 from miaobi.provenance.publish import publish
 from miaobi.provenance.text import ENDINGS
-from miaobi.verbs.generate.making import origin
+from miaobi.verbs.generate.making import offers, origin
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Generated:
 
 def text(
     *,
-    model: str,
+    model: Annotated[str, Noted(offers)],
     request: Annotated[TextRequest, flat],
     out: Path | None = None,
     raw: bool = False,
