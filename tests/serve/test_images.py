@@ -450,7 +450,7 @@ def test_files_are_capped(client: OpenAI) -> None:
         ({"size": "8x"}, "size"),
         ({"size": "65x64"}, "pixels"),
         ({"size": "64x32", "n": 3}, "fewer"),
-        ({"size": "4x4"}, "size is 4, outside 8"),
+        ({"size": "4x4"}, "width is 4, outside 8"),
         ({"stream": True}, "stream"),
         ({"partial_images": 2}, "partial_images"),
         ({"quality": "hd"}, "quality"),
