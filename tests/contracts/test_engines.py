@@ -24,7 +24,12 @@ from tests.engines.small import CONTEXT, small_bundle, small_gguf, small_tokeniz
 from miaobi.core.artifacts import Facts
 from miaobi.core.engine import Chunk, Engine, Weights
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
-from miaobi.core.requests import ImageRequest, TextRequest
+from miaobi.core.requests import (
+    EmbeddingRequest,
+    ImageRequest,
+    TextRequest,
+    requests,
+)
 from miaobi.engines import engines
 from miaobi.engines.collected import Collected
 from miaobi.engines.load import open_engine
@@ -92,6 +97,28 @@ def open_case(name: str, folder: Path) -> AbstractContextManager[Engine]:
             "that opens the small model with it to CASES in tests/contracts/test_engines.py."
         )
     return CASES[name](folder)
+
+
+SUITES = {
+    TextRequest: "tests/contracts/test_engines.py, or tests/engines/test_tuned.py",
+    ImageRequest: "tests/contracts/test_image_engines.py",
+    EmbeddingRequest: "tests/serve/test_embeddings.py",
+}
+"""Which suite runs over the engines that take a kind of request."""
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_declares_itself(name: str) -> None:
+    module = engines.get(name)
+    assert module.TAKES in [requests.get(kind) for kind in requests.names()]
+    if module.TAKES not in SUITES:
+        pytest.fail(
+            f"The engine {name} takes {module.TAKES.__name__}, for which there is no "
+            "suite: write one beside tests/contracts/test_engines.py and name it in SUITES."
+        )
+    fields = set(module.TAKES.__dataclass_fields__)
+    assert module.ABILITIES.controls <= fields, "a control is a field of the request"
+    assert module.ABILITIES.by_model <= module.ABILITIES.controls
 
 
 @pytest.fixture(scope="module", params=TEXT_ENGINES)
@@ -280,8 +307,9 @@ def test_every_control_it_does_not_offer_is_refused(case: Case) -> None:
         "json_schema": {"type": "object"},
     }
     for name in set(settings) - case.engine.abilities.controls:
-        with pytest.raises(Unsupported, match=name):
+        with pytest.raises(Unsupported, match=name) as caught:
             texts(case, **{name: settings[name]})
+        assert caught.value.field == name
 
 
 def test_other_kinds_of_requests_are_refused(case: Case) -> None:
