@@ -75,7 +75,7 @@ def test_a_run_elsewhere_goes_on_after_its_machine_is_lost(
         "step-00000004",
     ]
     shutil.rmtree(home)
-    again = train.resume(str(runs / name), argv=["--train.max_steps", "6"], quiet=True)
+    again = train.resume(str(runs / name), settings={"train.max_steps": 6}, quiet=True)
     assert again.step == 6
     assert again.run.is_relative_to(home)
     tensors = load_file(again.run / "checkpoints" / LAST)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.train.toys import PointGAN, Points
 
+from miaobi.core import config
 from miaobi.core.errors import BadInput
 from miaobi.data.dataset import Dataset
 from miaobi.train import checkpoint, estimate, loop, threads, timing
@@ -189,7 +190,7 @@ def test_omp_num_threads_is_the_most(
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert threads.most(dataclasses.replace(CONFIG, threads=8)) == 8
     with pytest.raises(BadInput, match="train.threads is -1"):
-        TrainConfig(threads=-1)
+        config.make(TrainConfig, {"train.threads": -1}, "train.")
 
 
 def test_a_resumed_run_begins_with_the_last(machine: Machine, tmp_path: Path) -> None:
