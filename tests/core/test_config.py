@@ -276,9 +276,9 @@ def test_mistakes_inside_a_mapping_are_named(
     mix: Any, argv: list[str], problem: str, remedy: str
 ) -> None:
     with pytest.raises(BadInput, match=re.escape(problem)) as caught:
-        given = {"data": {"mix": mix}}
-        opts = [*MIXTURE, *expand_mappings(MIXTURE, given, "my.yaml")]
-        resolve(MIXTURE, given, parse(argv, opts), "my.yaml")
+        tree = {"data": {"mix": mix}}
+        opts = [*MIXTURE, *expand_mappings(MIXTURE, tree, "my.yaml")]
+        resolve(MIXTURE, tree, parse(argv, opts), "my.yaml")
     assert remedy in caught.value.remedy
 
 
@@ -429,8 +429,8 @@ def command(
 
 
 def test_a_command_gets_the_settings_that_depend_on_the_command_line() -> None:
-    given = arguments(command, ["--kind", "a", "--a.steps", "3"])
-    assert given == {"kind": "a", "settings": {"a.steps": 3}}
+    keywords = arguments(command, ["--kind", "a", "--a.steps", "3"])
+    assert keywords == {"kind": "a", "settings": {"a.steps": 3}}
     assert arguments(command, []) == {"kind": "", "settings": {}}
     with pytest.raises(BadInput, match="no setting 'b.steps'"):
         arguments(command, ["--kind", "a", "--b.steps", "3"])

@@ -599,3 +599,27 @@ def test_the_section_does_not_disturb_training(recipe: Path) -> None:
 def test_a_search_elsewhere_is_refused_by_its_option() -> None:
     with pytest.raises(BadInput, match="--runs is s3://bucket/runs"):
         new_folder("mine", "s3://bucket/runs")
+
+
+def test_python_parses_no_command_line(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from miaobi.core import config
+    from miaobi.core.config import command_line
+    from miaobi.verbs.search.options import Options
+    from miaobi.verbs.search.plan import plan
+
+    def parse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a typed setting was parsed")
+
+    monkeypatch.setattr(command_line, "parse", parse)
+    monkeypatch.setattr(config, "parse", parse)
+    options = Options(runs=str(tmp_path))
+    overrides = {"train.max_steps": 4, "train.learning_rate": 2e-3}
+    job = plan(read_yaml(recipe), overrides, options, str(recipe))
+    assert job.steps == 4
+    assert job.recipe["train"]["learning_rate"] == 2e-3
+    with pytest.raises(BadInput, match=r"train\.learning_rate is 0"):
+        plan(read_yaml(recipe), {"train.learning_rate": 0}, options, str(recipe))
+    with pytest.raises(BadInput, match="workers is 0"):
+        search(recipe, workers=0)

@@ -214,24 +214,24 @@ def _family(
 
 def further_options(argv: Sequence[str]) -> FurtherOptions:
     """Return every key of the recipe that the command line names."""
-    known = config.parse(argv, [*config.options(command), FAMILY], others=True)
-    tree, origin = _named_recipe(known)
-    if not tree and not known.get("family"):
+    decisive = config.parse(argv, [*config.options(command), FAMILY], others=True)
+    tree, origin = _named_recipe(decisive)
+    if not tree and not decisive.get("family"):
         return recipe_keys({}, {"family": "gpt"}, "")
-    return recipe_keys(tree, known, origin)
+    return recipe_keys(tree, decisive, origin)
 
 
 def recipe_keys(
-    recipe: Mapping[str, Any], known: Mapping[str, Any], origin: str
+    recipe: Mapping[str, Any], decisive: Mapping[str, Any], origin: str
 ) -> FurtherOptions:
     """Return every key of a recipe.
 
     Args:
         recipe: nested mappings
-        known: what the command line sets of the keys that decide which others there are
+        decisive: what the command line sets of the keys that decide which others there are
         origin: the recipe's file, for errors
     """
-    family = _family(recipe, known, origin)
+    family = _family(recipe, decisive, origin)
     note = say(
         f"Keys of a recipe for the family {family.NAME}; another family's: "
         "miaobi train RECIPE --help.",
@@ -240,18 +240,18 @@ def recipe_keys(
     return FurtherOptions(note, recipe_options(family))
 
 
-def _named_recipe(known: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _named_recipe(decisive: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the recipe that a command line names, or continues, and its file; nothing
     where it names none.
     """
-    if known.get("resume"):
+    if decisive.get("resume"):
         path = (
-            _find_run(known["resume"], storage.location(known.get("runs", RUNS)))
+            _find_run(decisive["resume"], storage.location(decisive.get("runs", RUNS)))
             / "config.yaml"
         )
         return config.read_yaml(path), str(path)
-    if known.get("recipe"):
-        return config.read_recipe(known["recipe"]), known["recipe"]
+    if decisive.get("recipe"):
+        return config.read_recipe(decisive["recipe"]), decisive["recipe"]
     return {}, ""
 
 

@@ -91,7 +91,7 @@ def parse(
     for option in opts:
         if option.each is None:
             by_key.setdefault(option.key, option)
-    given = dict[str, Any]()
+    texts = dict[str, Any]()
     written = dict[str, str]()
     for argument in _arguments(argv, by_key, others):
         key, value = argument.key, argument.value
@@ -101,12 +101,12 @@ def parse(
         option = find_option(name, by_key, opts)
         is_json = isinstance(value, str) and value[:1] == "["
         if option.repeated and not is_json:
-            given.setdefault(key, []).append(value)
+            texts.setdefault(key, []).append(value)
         else:
-            given[key] = value
+            texts[key] = value
         written[key] = argument.written
     values = dict[str, Any]()
-    for key, value in given.items():
+    for key, value in texts.items():
         name, value = present(key, value, by_key, written[key])
         values[name] = by_key[name].convert(value, written[key])
     return values

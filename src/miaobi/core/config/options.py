@@ -182,8 +182,8 @@ class Option:
             name = origin
         elif origin:
             name = f"{origin}: {self.key}"
-        shown = _shown(value) if origin.startswith("--") else repr(value)
-        problem = say(f"{name} is {shown}.", f"{name} 的值为 {shown}。")
+        written = _as_written(value) if origin.startswith("--") else repr(value)
+        problem = say(f"{name} is {written}.", f"{name} 的值为 {written}。")
         if reason:
             problem += say(f" {reason}.", f"{reason}。")
         return BadInput(problem, self._remedy(value))
@@ -214,10 +214,10 @@ class Option:
         return TypeAdapter(self.type, config=ConfigDict(allow_inf_nan=False))
 
 
-def _shown(value: Any) -> str:
+def _as_written(value: Any) -> str:
     """A value of the command line: numbers as they are, other text in quotes."""
     if isinstance(value, list):
-        return " ".join(map(_shown, value))
+        return " ".join(map(_as_written, value))
     try:
         float(value)
     except ValueError:

@@ -18,6 +18,8 @@ METAVARS = {
     bool: "true|false",
 }
 """How a type is written in the help."""
+CONSTRAINTS = (("at_least", "ge"), ("above", "gt"), ("at_most", "le"), ("below", "lt"))
+"""Bounds by their names in annotated_types, which pydantic understands."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Bounds:
             say("below", "小于"): self.below,
         }
         listed = [
-            f"{words} {_number(bound)}"
-            for words, bound in parts.items()
+            f"{phrase} {_number(bound)}"
+            for phrase, bound in parts.items()
             if bound is not None
         ]
         return say(", ", "，").join(listed)
@@ -52,17 +54,13 @@ def _number(value: float) -> str:
 
 def bounds(hint: Any) -> Bounds:
     """Return the bounds of a number, or of each number of a list."""
-    found = dict[str, float]()
+    limits = dict[str, float]()
     for item in _constraints(hint):
-        for name, attribute in _ATTRIBUTES:
+        for name, attribute in CONSTRAINTS:
             value = getattr(item, attribute, None)
             if value is not None:
-                found[name] = value
-    return Bounds(**found)
-
-
-_ATTRIBUTES = (("at_least", "ge"), ("above", "gt"), ("at_most", "le"), ("below", "lt"))
-"""The names of annotated_types, which pydantic understands."""
+                limits[name] = value
+    return Bounds(**limits)
 
 
 def _constraints(hint: Any) -> Iterator[Any]:

@@ -99,15 +99,15 @@ def further_options(argv: Sequence[str]) -> FurtherOptions:
     """Return the short options, and every key of the recipe that the command line names."""
     from miaobi.verbs.finetune.settings import SHORT_OPTIONS, options_of
 
-    decisive = [*config.options(command), *SHORT_OPTIONS, *options_of(None)]
-    known = config.parse(argv, decisive, others=True)
-    tree, origin = _named_recipe(known)
-    return recipe_keys(tree, known, origin, argv)
+    deciding_options = [*config.options(command), *SHORT_OPTIONS, *options_of(None)]
+    decisive = config.parse(argv, deciding_options, others=True)
+    tree, origin = _named_recipe(decisive)
+    return recipe_keys(tree, decisive, origin, argv)
 
 
 def recipe_keys(
     recipe: Mapping[str, Any],
-    known: Mapping[str, Any],
+    decisive: Mapping[str, Any],
     origin: str,
     argv: Sequence[str],
 ) -> FurtherOptions:
@@ -115,7 +115,7 @@ def recipe_keys(
 
     Args:
         recipe: nested mappings
-        known: what the command line sets of the keys that all tasks have
+        decisive: what the command line sets of the keys that all tasks have
         origin: the recipe's file, for errors
         argv: the command line
     """
@@ -129,8 +129,8 @@ def recipe_keys(
 
     # Only the keys of its head depend on the task, which may have to be recognised.
     needs_head = any(argument.startswith("--head.") for argument in argv)
-    if needs_head or known.get("task") or recipe.get("task"):
-        task = task_of(recipe, expand_short_options(known))
+    if needs_head or decisive.get("task") or recipe.get("task"):
+        task = task_of(recipe, expand_short_options(decisive))
     else:
         task = tasks.get("chat")
     note = say(
@@ -144,20 +144,20 @@ def recipe_keys(
     return FurtherOptions(note, [*SHORT_OPTIONS, *options, *sources])
 
 
-def _named_recipe(known: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _named_recipe(decisive: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the recipe that a command line names, or goes on with, and its file;
     nothing where it names none.
     """
-    if known.get("resume"):
+    if decisive.get("resume"):
         path = (
-            _find_run(known["resume"], storage.location(known.get("runs", RUNS)))
+            _find_run(decisive["resume"], storage.location(decisive.get("runs", RUNS)))
             / "config.yaml"
         )
         return config.read_yaml(path), str(path)
-    if known.get("continue"):
-        return _recipe_without_data(_tuned_model(known["continue"])[1]), ""
-    if known.get("recipe"):
-        return config.read_recipe(known["recipe"]), known["recipe"]
+    if decisive.get("continue"):
+        return _recipe_without_data(_tuned_model(decisive["continue"])[1]), ""
+    if decisive.get("recipe"):
+        return config.read_recipe(decisive["recipe"]), decisive["recipe"]
     return {}, ""
 
 

@@ -47,24 +47,24 @@ INTERRUPTED = 130
 
 def further_options(argv: Sequence[str]) -> FurtherOptions:
     """Return every key of the recipe that the command line names."""
-    known = config.parse(argv, [*config.options(command), train.FAMILY], others=True)
-    if known.get("resume"):
+    decisive = config.parse(argv, [*config.options(command), train.FAMILY], others=True)
+    if decisive.get("resume"):
         return FurtherOptions("", [])
-    if not known.get("recipe"):
+    if not decisive.get("recipe"):
         note = say(
             "Keys of the recipe may be set too, as for `miaobi train` and `miaobi finetune`.",
             "也可给出配方中的设置，用法同 miaobi train 与 miaobi finetune。",
         )
         return FurtherOptions(note, [])
-    recipe, origin = config.read_recipe(known["recipe"]), known["recipe"]
-    if recipe.get("family") or known.get("family"):
-        return train.recipe_keys(recipe, known, origin)
+    recipe, origin = config.read_recipe(decisive["recipe"]), decisive["recipe"]
+    if recipe.get("family") or decisive.get("family"):
+        return train.recipe_keys(recipe, decisive, origin)
     from miaobi.verbs import finetune
     from miaobi.verbs.finetune.settings import SHORT_OPTIONS, options_of
 
-    decisive = [*config.options(command), *SHORT_OPTIONS, *options_of(None)]
-    known = config.parse(argv, decisive, others=True)
-    return finetune.recipe_keys(recipe, known, origin, argv)
+    deciding_options = [*config.options(command), *SHORT_OPTIONS, *options_of(None)]
+    decisive = config.parse(argv, deciding_options, others=True)
+    return finetune.recipe_keys(recipe, decisive, origin, argv)
 
 
 def command(
