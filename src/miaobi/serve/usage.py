@@ -2,7 +2,8 @@
 budget and its bill.
 
 Counted in memory and written every few seconds (periodic/usage.py) in one transaction,
-and when the server stops; a server that is killed loses what it counted since. Several servers may share one database: rows are added to, never replaced.
+and when the server stops; a server that is killed loses what it counted since. Several
+servers may share one database: rows are added to, never replaced.
 """
 
 from __future__ import annotations
