@@ -281,8 +281,8 @@ def test_a_run_is_estimated_started_stopped_and_goes_on(
     page.locator("#tune-resume").click()
     view.get_by_text("done", exact=True).wait_for()
     view.get_by_text("a sample").wait_for()
-    drawn = len(curve.get_attribute("points").split())
-    assert drawn == 60 and serious(page) == []
+    until(lambda: len(curve.get_attribute("points").split()) == 60)
+    assert serious(page) == []
     enter(page, "Jobs")
     row = page.get_by_role("row").filter(has_text="tune echo")
     row.get_by_text("support").wait_for()
@@ -312,10 +312,9 @@ def test_a_model_is_trained_from_nothing_on_ones_own_data(
     view = page.locator("#train-view")
     view.get_by_text("done", exact=True).wait_for()
     view.get_by_text("my-corpus-rain-").wait_for()
-    assert (
-        len(view.locator("svg polyline").get_attribute("points").split()) == 60
-        and serious(page) == []
-    )
+    line = view.locator("svg polyline")
+    until(lambda: len(line.get_attribute("points").split()) == 60)
+    assert serious(page) == []
     job = site.get("/v1/training/jobs").json()["data"][0]
     assert job["miaobi"]["settings"] == {"train.max_steps": 60} and job["training_file"]
     enter(page, "Jobs")
