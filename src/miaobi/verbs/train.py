@@ -246,7 +246,9 @@ def _named_recipe(decisive: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """
     if decisive.get("resume"):
         path = (
-            _find_run(decisive["resume"], storage.location(decisive.get("runs", RUNS)))
+            find_run_folder(
+                decisive["resume"], storage.location(decisive.get("runs", RUNS))
+            )
             / "config.yaml"
         )
         return config.read_yaml(path), str(path)
@@ -255,7 +257,10 @@ def _named_recipe(decisive: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def _find_run(name: str, runs: Location) -> Path:
+def find_run_folder(name: str, runs: Location) -> Path:
+    """Return the folder of the run of this name. Raises MissingPart without PyTorch, and
+    NotFound.
+    """
     need_torch()
     from miaobi.train.run import find_run
 
@@ -369,7 +374,7 @@ def resume(
         settings: dotted keys to change, such as {"train.max_steps": 2000}
         quiet: no progress
     """
-    folder = _find_run(str(run), runs)
+    folder = find_run_folder(str(run), runs)
     path = folder / "config.yaml"
     settled = settle(config.read_yaml(path), settings, str(path))
     trained = _run(settled, folder.parent, folder=folder, quiet=quiet)

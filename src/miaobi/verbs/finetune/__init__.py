@@ -28,7 +28,14 @@ from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store, Version
-from miaobi.verbs.train import RUNS, Plan, Printed, is_first_process, need_torch
+from miaobi.verbs.train import (
+    RUNS,
+    Plan,
+    Printed,
+    find_run_folder,
+    is_first_process,
+    need_torch,
+)
 
 if TYPE_CHECKING:
     from miaobi.evaluate.compare import Difference
@@ -150,7 +157,9 @@ def _named_recipe(decisive: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """
     if decisive.get("resume"):
         path = (
-            _find_run(decisive["resume"], storage.location(decisive.get("runs", RUNS)))
+            find_run_folder(
+                decisive["resume"], storage.location(decisive.get("runs", RUNS))
+            )
             / "config.yaml"
         )
         return config.read_yaml(path), str(path)
@@ -159,13 +168,6 @@ def _named_recipe(decisive: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if decisive.get("recipe"):
         return config.read_recipe(decisive["recipe"]), decisive["recipe"]
     return {}, ""
-
-
-def _find_run(name: str, runs: Location) -> Path:
-    need_torch()
-    from miaobi.train.run import find_run
-
-    return find_run(name, runs)
 
 
 def command(
@@ -308,7 +310,7 @@ def resume(
         settings: dotted keys to change, such as {"train.max_steps": 2000}
         quiet: no progress, no preview
     """
-    folder = _find_run(str(run), runs)
+    folder = find_run_folder(str(run), runs)
     from miaobi.verbs.finetune.settings import settle
 
     path = folder / "config.yaml"
