@@ -168,8 +168,10 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-LEFT = ("AbortError", "errored out")
-"""What Gradio's own stream says when a page is left while it opens."""
+LEFT = ("AbortError", "errored out", "Unexpected error 404: Not Found")
+"""What Gradio's own stream says when a page is left while it opens: it was aborted, or
+its session is gone already (404 from gradio.routes, `sse_stream`).
+"""
 
 
 @pytest.fixture
