@@ -254,8 +254,9 @@ def averaged(state: State) -> Iterator[None]:
 
 
 @torch.no_grad()
-def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
-    """Return the mean validation loss, with the averaged weights where there are any.
+def validate(state: State, dataset: Dataset, batches: int = 0) -> float | None:
+    """Return the mean validation loss, with the averaged weights where there are any;
+    None where there is nothing to validate on.
 
     Randomness inside the loss (noise, times) is drawn from a fixed seed, so that
     validations can be compared, and the run's own random state is left as it was.
@@ -276,7 +277,12 @@ def validate(state: State, dataset: Dataset, batches: int = 0) -> float:
             if index % processes.world_size() == processes.rank():
                 losses.append(objective.validate(prepared(objective, batch)))
     loss = processes.sum_losses(losses)
-    return loss.total.item() / max(loss.count, 1)
+    return loss.total.item() / loss.count if loss.count else None
+
+
+def has_validation(dataset: Dataset) -> bool:
+    """Return whether the data set holds any validation example."""
+    return next(iter(dataset.batches("validation", 1)), None) is not None
 
 
 def run(state: State, dataset: Dataset, hooks: Sequence[Hook]) -> None:

@@ -73,9 +73,12 @@ class Run:
         """
         first = processes.rank() == 0
         trackers = self._open_trackers(state) if first else []
-        view = View(state, quiet)
+        validates = loop.has_validation(dataset)
+        view = View(state, quiet, validates)
         where = elsewhere.origin(self.folder)
         view.say(f"{where}\n{estimate}")
+        if not validates:
+            view.say(_describe_no_validation())
         if state.step:
             view.say(
                 say(f"Resuming from step {state.step}.", f"从第 {state.step} 步继续。")
@@ -171,6 +174,8 @@ class Run:
         last = state.step == config.max_steps
         batches = 0 if last else config.batches_along_the_way
         state.validation = loop.validate(state, dataset, batches)
+        if state.validation is None:
+            return
         watched = self.watch(state) if self.watch else state.validation
         # One value, so that all processes save the best, and stop, together.
         watched = processes.broadcast_json(watched)
@@ -193,14 +198,26 @@ class Run:
 
     def conclude(self, state: State, dataset: Dataset) -> None:
         """Restore the best weights, where early stopping wrote them, and compute the
-        validation loss over the whole set.
+        validation loss over the whole set. Without validation the last weights stay.
         """
+        if not loop.has_validation(dataset):
+            state.validation = None
+            return
         best = self.folder / "checkpoints" / "best"
         if best.exists() and state.best_step < state.step:
             checkpoint.restore(state, best)
         if state.step < self.config.max_steps:
             # Ended early: no validation has seen the whole set.
             state.validation = loop.validate(state, dataset)
+
+
+def _describe_no_validation() -> str:
+    return say(
+        "No validation: no example is held out for it. "
+        "The run goes to its end and keeps the last weights; "
+        "whether it learns more than its examples is not measured.",
+        "无验证：没有留出验证样本。训练会跑完全程并保留最后的权重；是否只是记住了样本则无从衡量。",
+    )
 
 
 def new_folder(runs: Location, name: str) -> Path:

@@ -18,8 +18,11 @@ LINES_A_RUN = 10
 class View:
     """A hook that shows progress; quick enough to be called after every step."""
 
-    def __init__(self, state: State, quiet: bool = False) -> None:
+    def __init__(
+        self, state: State, quiet: bool = False, validates: bool = True
+    ) -> None:
         self.quiet = quiet
+        self.validates = validates
         self.steps_a_line = max(state.config.max_steps // LINES_A_RUN, 1)
         self.first_step = state.step
         self.first_seen = state.seen
@@ -82,6 +85,8 @@ class View:
         ]
         if state.validation is not None:
             parts.append(f"{say('validation', '验证')} {state.validation:.3f}")
+        if not self.validates:
+            parts.append(say("no validation", "无验证"))
         speed = (state.seen - self.first_seen) / max(now - self.began, 1e-9)
         parts.append(f"{speed:,.0f} {state.objective.unit}/s")
         return "  ".join(parts)

@@ -125,7 +125,7 @@ def derive(
         steps, reason = _steps(tune, batches, learner, data)
         derivation.settle("max_steps", steps, reason)
     _settle_schedule(derivation, tune, steps)
-    _settle_validation(derivation, steps)
+    _settle_validation(derivation, steps, bool(data.count("validation")))
     precision, reason = _precision(train.device)
     derivation.settle("precision", precision, reason)
     return _agreed(derivation.derived)
@@ -204,7 +204,9 @@ def _settle_schedule(derivation: Derivation, tune: TuneConfig, steps: int) -> No
         )
 
 
-def _settle_validation(derivation: Derivation, steps: int) -> None:
+def _settle_validation(
+    derivation: Derivation, steps: int, has_validation: bool
+) -> None:
     validations = 10 if steps >= 100 else 5
     every = derivation.settle(
         "validate_every",
@@ -214,14 +216,19 @@ def _settle_validation(derivation: Derivation, steps: int) -> None:
             "长训练验证十次，短训练验证五次",
         ),
     )
-    derivation.settle(
-        "patience",
-        PATIENCE,
-        say(
+    if has_validation:
+        patience = PATIENCE
+        reason = say(
             f"ends when {PATIENCE * every} steps brought nothing better",
             f"{PATIENCE * every} 步没有改善就结束",
-        ),
-    )
+        )
+    else:
+        patience = 0
+        reason = say(
+            "no validation: to the end, and the last weights are kept",
+            "无验证：跑完全程，保留最后的权重",
+        )
+    derivation.settle("patience", patience, reason)
     derivation.settle(
         "log_every",
         min(max(steps // 50, 1), 10),

@@ -55,7 +55,8 @@ class Trained:
     bundle: Path
     run: Path
     step: int
-    validation_loss: float
+    validation_loss: float | None
+    """None where no example was held out for validation."""
     seconds: float
     parameters: int
     modality: str = "text"
@@ -67,15 +68,22 @@ class Trained:
         generate = command_for(self.modality, name)
         size = f"{self.parameters / 1e6:.2f} M"
         time = format_duration(self.seconds)
-        loss = f"{self.validation_loss:.4f}"
+        validation = describe_validation(self.validation_loss)
         return say(
-            f"{self.model}: {size} parameters, {self.step} steps in {time}, validation loss {loss}.\n"
+            f"{self.model}: {size} parameters, {self.step} steps in {time}, {validation}.\n"
             f"  run: {self.run}\n"
             f"  next: {generate}   miaobi evaluate {self.model}",
-            f"{self.model}：{size} 参数，{self.step} 步，用时 {time}，验证损失 {loss}。\n"
+            f"{self.model}：{size} 参数，{self.step} 步，用时 {time}，{validation}。\n"
             f"  训练记录：{self.run}\n"
             f"  接下来：{generate}   miaobi evaluate {self.model}",
         )
+
+
+def describe_validation(loss: float | None) -> str:
+    """Return the validation loss of a finished run for people."""
+    if loss is None:
+        return say("no validation (the last weights)", "无验证（最后的权重）")
+    return say(f"validation loss {loss:.4f}", f"验证损失 {loss:.4f}")
 
 
 @dataclass(frozen=True)
@@ -477,7 +485,6 @@ def _finish(
         model = str(version)
         if not isinstance(version.location, Url):
             folder = version.location
-    assert state.validation is not None
     return Trained(
         model,
         folder,
@@ -490,12 +497,18 @@ def _finish(
     )
 
 
+def validation_metrics(state: State) -> dict[str, float]:
+    """Return the validation loss as a manifest has it; nothing without validation."""
+    if state.validation is None:
+        return {}
+    return {"validation_loss": state.validation}
+
+
 def _write_bundle(
     settings: Settings, state: State, dataset: Dataset, run: Path
 ) -> None:
     from miaobi.train import loop
 
-    assert state.validation is not None
     data = settings.values["data"]
     controls = state.objective.controls
     manifest = bundle.Manifest(
@@ -509,7 +522,7 @@ def _write_bundle(
         },
         controls=None if controls is None else sorted(controls),
         metrics={
-            "validation_loss": state.validation,
+            **validation_metrics(state),
             "seconds": round(state.seconds, 1),
             "steps": state.step,
         },

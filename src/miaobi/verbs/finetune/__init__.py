@@ -32,9 +32,11 @@ from miaobi.verbs.train import (
     RUNS,
     Plan,
     Printed,
+    describe_validation,
     find_run_folder,
     is_first_process,
     need_torch,
+    validation_metrics,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Tuned:
     report: Path
     step: int
     seconds: float
+    validation_loss: float | None
+    """None where no example was held out for validation."""
     differences: tuple[Difference, ...]
     """Tuned against base on the test, one for each metric."""
     promoted: bool = False
@@ -70,10 +74,11 @@ class Tuned:
         from miaobi.train.estimate import format_duration
 
         time = format_duration(self.seconds)
+        validation = describe_validation(self.validation_loss)
         lines = [
             say(
-                f"{self.model}: {self.step} steps in {time}",
-                f"{self.model}：{self.step} 步，用时 {time}",
+                f"{self.model}: {self.step} steps in {time}, {validation}",
+                f"{self.model}：{self.step} 步，用时 {time}，{validation}",
             ),
             *(f"  {item}" for item in self.differences),
             say(f"  report: {self.report}", f"  报告：{self.report}"),
@@ -490,6 +495,7 @@ def _run(
                 run_folder / "report.html",
                 state.step,
                 seconds,
+                state.validation,
                 (),
                 makes=settings.task.MAKES,
             )
@@ -532,6 +538,7 @@ def _finish(
         run / "report.html",
         state.step,
         seconds,
+        state.validation,
         tuple(changes),
         promoted,
         settings.task.MAKES,
@@ -546,7 +553,6 @@ def _write_bundle(
     from miaobi.models.tuned import FAMILY
     from miaobi.tune import methods
 
-    assert state.validation is not None
     settings = work.settings
     metrics = {
         f"test_{score.name}": score.value
@@ -560,7 +566,7 @@ def _write_bundle(
         parents=(str(work.before or work.base.name),),
         metrics={
             **metrics,
-            "validation_loss": state.validation,
+            **validation_metrics(state),
             "seconds": round(seconds, 1),
             "steps": state.step,
         },

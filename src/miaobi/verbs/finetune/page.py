@@ -193,10 +193,13 @@ def _training(report: Mapping[str, Any]) -> dict[str, Any]:
     step = report["4 training"]
     max_steps = report["3 how it is changed"]["train"]["max_steps"]
     loss = step["validation_loss"]
+    missing = say("no validation", "无验证") if report["finished"] else "–"
     return {
         say("Steps", "步数"): f"{step['steps']} / {max_steps}",
-        say("Best at step", "最佳步"): step["best_step"],
-        say("Validation loss", "验证损失"): "–" if loss is None else f"{loss:.4f}",
+        say("Best at step", "最佳步"): step["best_step"] or "–",
+        say("Validation loss", "验证损失"): (
+            missing if loss is None else f"{loss:.4f}"
+        ),
         say("Time in steps", "训练用时"): format_duration(step["seconds"]),
         say("Peak memory", "内存峰值"): f"{step['memory_gb']} GB",
     }

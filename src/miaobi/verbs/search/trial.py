@@ -82,6 +82,17 @@ def open_trial(
         if kind == "finetune"
         else _open_training(tree, folder)
     )
+    if not loop.has_validation(trial.data):
+        raise BadInput(
+            say(
+                "The data has no validation examples, by which trials are compared.",
+                "数据中没有验证样本，无法比较各次试验。",
+            ),
+            say(
+                "Give more examples, or a larger --data.validation.",
+                "请提供更多样本，或调大 --data.validation。",
+            ),
+        )
     if minutes is not None:
         _shorten(trial, minutes)
     return trial
