@@ -5,11 +5,13 @@ and put to work.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from miaobi.core.version import __version__
 
+TYPE_CHECKING = False  # type checkers take it as true; importing typing takes longest
 if TYPE_CHECKING:
+    from typing import Any
+
     from miaobi.engines.load import load
 
 # Only names that no folder of the package has: `miaobi.train` is the training layer,

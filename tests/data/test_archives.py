@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import stat
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -10,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaobi.core.errors import BadInput
-from miaobi.data.archives import unpack_pictures
+from miaobi.core.errors import BadInput, Damaged
+from miaobi.data.archives import unpack_package, unpack_pictures
 
 
 def packed(path: Path, *entries: tuple[str, bytes]) -> Path:
@@ -90,6 +93,72 @@ def test_what_is_refused_leaves_nothing(
 def test_links_are_not_followed(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no pictures"):
         unpack_pictures(linked(tmp_path / "a.zip"), tmp_path / "out", 10_000)
+
+
+TELLING = (0, 12, 14, 255)
+"""Values that a byte is damaged to: of lengths and positions, the smallest and the
+largest; of methods, bzip2 and LZMA.
+"""
+
+
+def test_each_byte_damaged_is_refused_or_read_whole(tmp_path: Path) -> None:
+    """Every place of the directory and of the entries, so that no fault of a reader
+    waits for luck: a directory that points before the file's start among them.
+    """
+    archive = packed(tmp_path / "a.zip", ("1.png", b"one" * 40))
+    content = archive.read_bytes()
+    refused = 0
+    for at in range(len(content)):
+        for value in TELLING:
+            archive.write_bytes(content[:at] + bytes([value]) + content[at + 1 :])
+            try:
+                unpack_pictures(archive, tmp_path / "out", 10_000)
+            except BadInput:
+                refused += 1
+                assert [item.name for item in tmp_path.iterdir()] == ["a.zip"]
+            else:
+                assert set(names(tmp_path)) - {"a.zip"}
+                shutil.rmtree(tmp_path / "out")
+    assert refused > len(content)
+
+
+def test_a_directory_that_points_before_the_start_is_refused(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.zip", ("1.png", b"one"))
+    content = bytearray(archive.read_bytes())
+    content[-6:-2] = (len(content) + 7).to_bytes(4, "little")
+    archive.write_bytes(content)
+    with pytest.raises(BadInput, match="points before its start"):
+        unpack_pictures(archive, tmp_path / "out", 10_000)
+
+
+def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.zip", ("长" * 90 + ".png", b"1"))
+    with pytest.raises(BadInput, match="too long"):
+        unpack_pictures(archive, tmp_path / "out", 10_000)
+
+
+@pytest.mark.parametrize("ending", ["whl", "tgz"])
+def test_each_byte_of_a_package_damaged(tmp_path: Path, ending: str) -> None:
+    """A package that the client brought without a checksum of ours, as apt does."""
+    archive = tmp_path / f"a.{ending}"
+    if ending == "whl":
+        packed(archive, ("a.txt", b"one" * 40))
+    else:
+        with tarfile.open(archive, "w:gz") as ball:
+            info = tarfile.TarInfo("a.txt")
+            info.size = 120
+            ball.addfile(info, io.BytesIO(b"one" * 40))
+    content = archive.read_bytes()
+    refused = 0
+    for at in range(len(content)):
+        for value in TELLING:
+            archive.write_bytes(content[:at] + bytes([value]) + content[at + 1 :])
+            try:
+                unpack_package(archive, ("*",), tmp_path / "out")
+            except Damaged:
+                refused += 1
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert refused > len(content)
 
 
 @given(cut=st.integers(0, 400), at=st.integers(0, 400), byte=st.integers(0, 255))

@@ -9,11 +9,14 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +101,96 @@ def test_a_second_fetch_does_nothing(
     monkeypatch.setattr(fetching, "fetch", lambda pack: pytest.fail("fetched again"))
     monkeypatch.setattr(storage, "content_of", lambda folder: pytest.fail("read again"))
     packs.path("small")
+
+
+def test_a_folder_that_is_cleared_while_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip's temporary folders come and go beside its download: one vanishes between its
+    name and its content, a file between its name and its size.
+    """
+    (tmp_path / "pip-unpack/inner").mkdir(parents=True)
+    (tmp_path / "pip-unpack/inner/part").write_bytes(b"12345")
+    (tmp_path / "log").write_bytes(b"123")
+    (tmp_path / "gone").write_bytes(b"1")
+    scan, stat = os.scandir, os.lstat
+
+    def clear_then_scan(folder: str) -> object:
+        if Path(folder).name == "pip-unpack":
+            monkeypatch.setattr(os, "scandir", scan)
+            shutil.rmtree(folder)
+        return scan(folder)
+
+    def remove_then_stat(path: str) -> os.stat_result:
+        if Path(path).name == "gone":
+            os.unlink(path)
+        return stat(path)
+
+    monkeypatch.setattr(os, "lstat", remove_then_stat)
+    assert fetching._size_of(tmp_path) == 8
+    monkeypatch.setattr(os, "lstat", stat)
+    monkeypatch.setattr(os, "scandir", clear_then_scan)
+    assert fetching._size_of(tmp_path) == 3
+
+
+def test_a_client_that_clears_its_own_folder(
+    small: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pip does all along, and looked at without a pause."""
+    client = (
+        "import os, shutil, sys\n"
+        "for number in range(400):\n"
+        "    os.makedirs(f'pip-{number}/a/b')\n"
+        "    open(f'pip-{number}/a/b/part', 'w').close()\n"
+        "    shutil.rmtree(f'pip-{number}')\n"
+        "shutil.copy(sys.argv[1], '.')\n"
+    )
+    wheel = tmp_path / "small-1.0-py3-none-any.whl"
+    command = [sys.executable, "-c", client, str(wheel)]
+    monkeypatch.setattr(fetching, "_command", lambda package, folder: command)
+    monkeypatch.setattr(fetching, "POLL", 0)
+    assert (packs.path("small") / "small/poem.txt").read_bytes() == POEM
+
+
+def test_who_fetches_what_another_is_fetching_waits_for_it(
+    small: Pack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    begun = tmp_path / "begun"
+    wheel = tmp_path / "small-1.0-py3-none-any.whl"
+    script = f"echo x >> {begun}; sleep 0.3; cp {wheel} ."
+    monkeypatch.setattr(
+        fetching, "_command", lambda package, folder: ["sh", "-c", script]
+    )
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(packs.path, "small")
+        while not begun.exists():
+            time.sleep(0.01)
+        others = [threads.submit(packs.path, "small") for _ in range(2)]
+        folders = {item.result() for item in (first, *others)}
+    assert folders == {packs.folder_of(small)}
+    assert begun.read_text() == "x\n", "the client ran once"
+    assert packs.installed("small")
+    assert capfd.readouterr().err.count("waiting for it") == 2
+
+
+def test_one_who_waits_takes_over_where_the_other_failed(
+    small: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    wheel = tmp_path / "small-1.0-py3-none-any.whl"
+    script = f"test -e {begun} && exec cp {wheel} .; echo > {begun}; sleep 0.3; exit 1"
+    monkeypatch.setattr(
+        fetching, "_command", lambda package, folder: ["sh", "-c", script]
+    )
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(packs.path, "small")
+        while not begun.exists():
+            time.sleep(0.01)
+        assert packs.path("small") == packs.folder_of(small)
+    assert isinstance(first.exception(), packs.Unreachable)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,13 +103,20 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Within: no other process is inside `locked` of the same path.
 
-    The path is a folder, or a file, which is made where it is missing.
+    Args:
+        path: a folder, or a file, which is made where it is missing
+        on_wait: called once when another process is inside, before waiting for it
     """
     handle = machine.open_to_lock(path)
     try:
+        if on_wait is not None:
+            try:
+                machine.lock(handle, wait=False)
+            except BlockingIOError:
+                on_wait()
         machine.lock(handle)
         yield
     finally:

