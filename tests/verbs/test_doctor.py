@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from miaobi import cli
+from miaobi.core import machine
 from miaobi.verbs import doctor
 
 
@@ -65,3 +69,31 @@ def test_a_full_disk_and_little_memory_are_problems(
     assert doctor._disk().state == doctor._memory().state == "problem"
     assert not doctor.Report((doctor._disk(),)).healthy
     assert "MIAOBI_HOME" in doctor._disk().mend
+
+
+def test_a_busy_machine_is_noticed_and_no_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The program that computed between the two looks is named first."""
+    looks = iter([{(1, "init"): 5.0, (7, "ffmpeg"): 9.0}, {(1, "init"): 5.0, (7, "ffmpeg"): 9.4}])  # fmt: skip
+    monkeypatch.setattr(doctor, "_processor_seconds", lambda: next(looks))
+    monkeypatch.setattr(machine, "busy_percent", lambda: 85.0)
+    finding = doctor._load()
+    assert finding.state == "notice"
+    assert "85 % of the cores" in finding.what
+    assert finding.what.endswith("most by ffmpeg (7), init (1)")
+    assert "takes longer" in finding.mend
+    assert doctor.Report((finding,)).healthy
+    assert str(finding).startswith("! load")
+
+
+def test_an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "busy_percent", lambda: 2.0)
+    assert doctor._load().state == "ok"
+
+
+def test_all_other_processes_are_seen() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as other:
+        assert other.pid in {pid for pid, _ in doctor._processor_seconds()}
+        assert os.getpid() not in {pid for pid, _ in doctor._processor_seconds()}
+        other.communicate(b"\n")

@@ -138,7 +138,9 @@ def test_without_data_it_says_what_cannot_be_measured(tmp_path: Path) -> None:
     assert "--data" in str(evaluation)
 
 
-def test_held_out_text_of_ones_own(tmp_path: Path) -> None:
+def test_held_out_text_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = small_bundle(tmp_path / "m")
     data = tmp_path / "held.jsonl"
     data.write_text(
@@ -153,6 +155,8 @@ def test_held_out_text_of_ones_own(tmp_path: Path) -> None:
     assert evaluation.scores[0].name == "perplexity" and evaluation.scores[0].n == 9
     assert [item.metric for item in evaluation.judged[0].missing] == ["memorisation"]
     assert "Not measurable" in str(evaluation)
+    progress = capsys.readouterr().err.splitlines()
+    assert "m: likelihood  100%" in progress, "shown where there is no terminal too"
 
 
 def test_a_model_is_not_set_beside_itself(poet: str) -> None:

@@ -62,6 +62,15 @@ def _allowed_cores() -> int:
     return os.cpu_count() or 1
 
 
+def busy_percent() -> float:
+    """Return how much of all cores is in use, in percent, over SAMPLE_SECONDS that this
+    process spends waiting.
+    """
+    import psutil
+
+    return psutil.cpu_percent(interval=SAMPLE_SECONDS)
+
+
 @cache
 def settle_waiting() -> None:
     """Let OpenMP's threads sleep while they wait, if this machine is busy.
@@ -72,12 +81,10 @@ def settle_waiting() -> None:
     a machine that has nothing else to do, and half as quick beside another such process
     (bench/README.md). OMP_WAIT_POLICY, where it is set, is left as it is.
     """
-    import psutil
-
     if (
         "torch" not in sys.modules
         and "OMP_WAIT_POLICY" not in os.environ
-        and psutil.cpu_percent(interval=SAMPLE_SECONDS) > BUSY_PERCENT
+        and busy_percent() > BUSY_PERCENT
     ):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 

@@ -17,17 +17,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from miaobi.core import machine
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.core.registry import Registry
 from miaobi.core.store import Store
 from miaobi.engines import engines
 
-State = Literal["ok", "missing", "problem"]
-MARKS: dict[State, str] = {"ok": "✓", "missing": "·", "problem": "✗"}
+State = Literal["ok", "missing", "notice", "problem"]
+MARKS: dict[State, str] = {"ok": "✓", "missing": "·", "notice": "!", "problem": "✗"}
 # What the quickstart needs, with a margin.
 MIN_MEMORY = 3e9
 MIN_DISK = 5e9
+BUSIEST = 3
+"""Programs that are named when the machine is busy."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def doctor() -> Report:
             *_engines(),
             _npm(),
             _apt(),
+            _load(),
             _memory(),
             _disk(),
             _models(),
@@ -184,6 +188,48 @@ def _client(name: str, purpose: str, mend: str) -> Finding:
         f"not installed; it is for {purpose}", f"未找到；安装后可用：{purpose}"
     )
     return Finding(name, "missing", missing, mend)
+
+
+def _load() -> Finding:
+    """Say whether other programs use the cores, and which use most of them."""
+    before = _processor_seconds()
+    percent = machine.busy_percent()
+    name = say("load", "负载")
+    if percent <= machine.BUSY_PERCENT:
+        what = say(
+            f"idle: {percent:.0f} % of the cores in use",
+            f"空闲：已用 {percent:.0f} %",
+        )
+        return Finding(name, "ok", what)
+    used = {
+        process: seconds - before[process]
+        for process, seconds in _processor_seconds().items()
+        if process in before
+    }
+    busiest = sorted(used, key=lambda process: used[process], reverse=True)[:BUSIEST]
+    programs = ", ".join(f"{program} ({pid})" for pid, program in busiest)
+    what = say(
+        f"busy: {percent:.0f} % of the cores are in use by other programs, most by {programs}",
+        f"繁忙：其他程序占用 {percent:.0f} % 的处理器，主要是 {programs}",
+    )
+    mend = say(
+        "let them finish or stop them: until then everything takes longer than the recipes say",
+        "请等待它们结束或停止它们：在此之前，一切都会比配方所述更慢",
+    )
+    return Finding(name, "notice", what, mend)
+
+
+def _processor_seconds() -> dict[tuple[int, str], float]:
+    """Return (process id, program) -> seconds of processor time, of all other processes."""
+    import psutil
+
+    seconds = dict[tuple[int, str], float]()
+    for process in psutil.process_iter(["name", "cpu_times"]):
+        times = process.info["cpu_times"]
+        if times is not None and process.pid != os.getpid():
+            key = (process.pid, process.info["name"])
+            seconds[key] = times.user + times.system
+    return seconds
 
 
 def _memory() -> Finding:

@@ -24,6 +24,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.registry import Registry
+from miaobi.data.progress import PlainLines
 from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
 from miaobi.evaluate.score import Score
 
@@ -218,7 +219,13 @@ def _reports(
 
 @contextmanager
 def _progress(model: str) -> Iterator[Progress]:
-    """Show bars on stderr with the time left; nothing where there is no terminal."""
+    """Show bars on stderr with the time left; without a terminal, a line at the end of
+    each metric, and now and then within one.
+    """
+    if not sys.stderr.isatty():
+        print_line = PlainLines(each_end=True)
+        yield lambda name, share: print_line(f"{model}: {name}", share, 1.0)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -228,7 +235,6 @@ def _progress(model: str) -> Iterator[Progress]:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
     )
     tasks: dict[str, Any] = {}
     with bars:
