@@ -2,7 +2,7 @@
 
 A conversation belongs to a key and is a tree of turns: a turn is what was said to the
 model and what it answered, and turns with the same parent are branches. The items of a
-turn have the shape that /v1/responses gives them (text/items.py).
+turn have the shape that /v1/responses gives them (responses/items.py).
 
 Knows nothing of HTTP or models. Every call names the key whose conversations it is
 about: others' are as if they were not. All of them block; call them in a thread. What
@@ -351,7 +351,7 @@ class Conversations:
     def _since(self) -> int:
         return now() - self.days * DAY if self.days else 0
 
-    def _living(self, key_id: str) -> Select[tuple[Conversation]]:
+    def _living(self, key_id: str) -> Select[Conversation]:
         return select(Conversation).where(
             Conversation.key_id == key_id, Conversation.updated >= self._since()
         )
