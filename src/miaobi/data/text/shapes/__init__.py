@@ -17,6 +17,7 @@ from miaobi.data.text.shapes.layouts import (
 )
 from miaobi.data.text.shapes.preferences import Pair, Thumb, pair, thumb
 from miaobi.data.text.shapes.record import Record, Unusable, unseen
+from miaobi.data.text.shapes.turns import messages_of
 
 __all__ = [
     "CONVERSATIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "Thumb",
     "Unusable",
     "conversation",
+    "messages_of",
     "pair",
     "shape_of",
     "thumb",
