@@ -24,7 +24,8 @@ from typing import IO
 from miaobi.core.errors import BadInput, Damaged
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
-from miaobi.data.image.folders import METADATA, is_hidden, is_picture, visible
+from miaobi.data.image.listing import is_hidden, is_picture, visible
+from miaobi.data.image.metadata import METADATA
 
 BLOCK = 1 << 20
 ENCRYPTED = 1

@@ -48,7 +48,7 @@ def content_hash(path: Location, files: Sequence[Location], root: Path) -> str:
         entry = _entry(file, remembered.get(key))
         current[key] = entry
         name = file.suffix if file == path else storage.relative(file, folder)
-        whole.update(f"{name} {entry[-1]}\n".encode())
+        whole.update(f"{name} {entry[-1]}\n".encode("utf-8", "surrogateescape"))
     if any(remembered.get(key) != entry for key, entry in current.items()):
         write_text(memory, json.dumps({**remembered, **current}))
     return whole.hexdigest()

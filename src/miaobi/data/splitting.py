@@ -107,9 +107,10 @@ def assign_groups(
     source_splits: np.ndarray,
     validation: float,
     test: float,
+    classes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the split of each item, uint8 [items], where the items of a group stay
-    together.
+    together, and the last one of a class stays in training.
 
     A share that the source's own splits serve already is not drawn again. Items for
     training whose group has one in the source's test or validation split are DROPPED:
@@ -121,6 +122,7 @@ def assign_groups(
         source_splits: the split that the source names for each, DROPPED for none
         validation: its share of the items
         test: its share of the items
+        classes: the class of each, int64 [items]; None where there are none
     """
     splits = np.where(source_splits == DROPPED, TRAIN, source_splits).astype(np.uint8)
     held_out = np.isin(source_splits, (VALIDATION, TEST))
@@ -132,6 +134,7 @@ def assign_groups(
     }
     free = np.flatnonzero(splits == TRAIN)
     numbers, sizes = _shuffled_groups(digests[free], groups[free])
+    left = _Left(None if classes is None else classes[free])
     at = 0
     for split, share in wanted.items():
         goal = max(1, round(len(free) * share))
@@ -141,11 +144,33 @@ def assign_groups(
         largest = max(1, goal // 4)
         missing = goal
         while at < len(numbers) - 1 and missing > 0:  # one group is left to train on
-            if sizes[at] <= largest:
-                splits[free[groups[free] == numbers[at]]] = split
+            members = np.flatnonzero(groups[free] == numbers[at])
+            if sizes[at] <= largest and left.take(members):
+                splits[free[members]] = split
                 missing -= int(sizes[at])
             at += 1
     return splits
+
+
+class _Left:
+    """How many items of each class are left to train on."""
+
+    def __init__(self, classes: np.ndarray | None) -> None:
+        self.classes = classes
+        self.counts = np.bincount(classes) if classes is not None else None
+
+    def take(self, members: np.ndarray) -> bool:
+        """Take items out of training and return True; False where they are the last of
+        a class.
+        """
+        if self.classes is None or self.counts is None:
+            return True
+        taken = np.bincount(self.classes[members], minlength=len(self.counts))
+        remaining = self.counts - taken
+        if (remaining[taken > 0] == 0).any():
+            return False
+        self.counts = remaining
+        return True
 
 
 def _shuffled_groups(

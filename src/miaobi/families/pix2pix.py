@@ -41,6 +41,7 @@ from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.sample import PictureSample as Sample
 
 NAME, MODALITY, DATA = "pix2pix", "image", "pictures"
+DATA_SETTINGS = {"pairs": True}
 
 
 class UNet(nn.Module):
@@ -154,8 +155,10 @@ def build(config: Config, spec: PictureSpec) -> Translation:
                 "pix2pix 需要成对的图片，而这些图片没有配对。",
             ),
             say(
-                "Put them in two folders, source/ and target/, under equal names, or take the pack openmoji-pairs.",
-                "请按相同文件名放进 source/ 与 target/ 两个文件夹，或使用资源包 openmoji-pairs。",
+                "Put them in two folders, source/ and target/, under equal names; or side by side on one picture, "
+                "with --data.source side-by-side; or take the pack openmoji-pairs.",
+                "请按相同文件名放进 source/ 与 target/ 两个文件夹；或左右拼接在一张图片上，并加 "
+                "--data.source side-by-side；或使用资源包 openmoji-pairs。",
             ),
         )
     return Translation(config, spec)

@@ -118,7 +118,9 @@ class Family(Protocol):
     MODALITY: str
     """Of what it makes, as its requests say (`Request.makes`)."""
     DATA: str
-    """A name in the datasets registry."""
+    """A name in the datasets registry. Where a module also has DATA_SETTINGS, a mapping,
+    these are the defaults of the recipe's `data` section.
+    """
     Config: type
     """A dataclass: the `model` section of a recipe."""
     Sample: type

@@ -502,13 +502,21 @@ def test_what_a_path_holds(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / "words" / name).write_text("x")
     paint(tmp_path / "words" / "figure.png")
-    assert picture_sources.kind_of(tmp_path / "words") is None
+    assert picture_sources.kind_of(tmp_path / "words") == "folder"
+    assert not picture_sources.holds(tmp_path / "words")
+    assert picture_sources.holds(tmp_path / "pictures")
     assert picture_sources.kind_of(tmp_path / "words" / "a.txt") is None
     with pytest.raises(NotFound, match="no folder or file") as caught:
         read(tmp_path / "picture")
     assert "pictures" in caught.value.remedy
     of_pictures = [name for name in readers.names() if name.startswith("image/")]
-    assert of_pictures == ["image/folder", "image/idx", "image/pairs", "image/tables"]
+    assert of_pictures == [
+        "image/folder",
+        "image/idx",
+        "image/pairs",
+        "image/side-by-side",
+        "image/tables",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,21 @@ class Config:
     """Where the pictures come from, and how they are prepared."""
 
     path: str = ""
-    """A folder of pictures (with metadata.jsonl or metadata.csv, with class folders, or
-    with source/ and target/ for pairs), Parquet, IDX, or a Hugging Face data set on
-    disk.
+    """A folder of pictures (with metadata.jsonl or metadata.csv, with texts beside them,
+    with class folders, or with source/ and target/ for pairs), Parquet, IDX, or a
+    Hugging Face data set on disk.
     """
     pack: str = ""
     """A starter pack instead of a path: digits, fashion, emoji, openmoji-pairs;
     `miaobi data list` shows all.
     """
     source: str = ""
-    """The reader, where the content does not show it: folder, pairs, tables or idx, or one
-    that another package brings.
+    """The reader, where the content does not show it: folder, pairs, side-by-side, tables
+    or idx, or one that another package brings.
+    """
+    pairs: bool = False
+    """Whether two folders are pairs even where others stand beside them, and pictures
+    twice as wide as high are two side by side; families that need pairs set it.
     """
     image_size: Annotated[int, Field(ge=0, le=8192)] = 0
     """Pixels of a side. 0 leaves pictures as they are when they are all alike; drawings

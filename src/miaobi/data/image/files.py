@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +30,7 @@ ENDINGS = frozenset(
         ".apng",
         ".jpg",
         ".jpeg",
+        ".jpe",
         ".jfif",
         ".webp",
         ".gif",
@@ -67,6 +68,10 @@ SVG_SIDE = 64
 """Pixels of the longer side at which a drawing (SVG) is drawn where no size is named."""
 TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 LARGEST_16_BIT = 65535
+WHITES = (255, 1023, 4095, 16383, LARGEST_16_BIT)
+"""The value of white in integers of 8, 10, 12, 14 and 16 bits."""
+SIXTEEN_BITS, THIRTY_TWO_BITS, FLOATS = "16-bit", "32-bit", "float"
+"""Kinds of deep pictures: those whose values do not say themselves what is white."""
 
 
 def read_picture(
@@ -107,6 +112,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
+class Range(NamedTuple):
+    """The values from black to white."""
+
+    low: float
+    high: float
+
+
 class Opened(NamedTuple):
     pixels: Image.Image
     """Mode L or RGB."""
@@ -114,15 +126,25 @@ class Opened(NamedTuple):
     """Format and mode of what was opened, such as "JPEG CMYK"."""
     note: str
     """What a user should know of how it was read, or ""."""
+    depth: str = ""
+    """One of the kinds of deep pictures, or ""."""
+    values: Range = Range(0, 255)
+    """Its smallest and its largest value, for a deep picture."""
 
 
-def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
+def open_picture(
+    content: Path | bytes | np.ndarray,
+    side: int = 0,
+    ranges: Mapping[str, Range] | None = None,
+) -> Opened:
     """Decode a picture. Raises Unusable.
 
     Args:
         content: a file, its bytes, or pixels
         side: pixels of the longer side at which an SVG is drawn, and half of what a
             JPEG is decoded to at least; 0 for SVG_SIDE, and for all there are
+        ranges: black and white of deep pictures by their kind, as a whole set shows
+            them (`range_of_set`); by default what type and largest value of this one suggest
     """
     picture, kind = _undecoded(content, side)
     _check_size(*picture.size)
@@ -131,7 +153,10 @@ def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
         if side and picture.format == "JPEG":
             picture.draft(None, (2 * side, 2 * side))
         picture.load()
-        pixels = _eight_bits(_upright(picture))
+        picture = _upright(picture)
+        depth = _depth(picture.mode)
+        values = _values(picture) if depth else Range(0, 255)
+        pixels = _eight_bits(picture, values, (ranges or {}).get(depth))
     except Unusable:
         raise
     # On damaged files Pillow's decoders raise nearly anything.
@@ -149,7 +174,7 @@ def open_picture(content: Path | bytes | np.ndarray, side: int = 0) -> Opened:
             f"{frames} frames or pages: only the first is used.",
             f"共 {frames} 帧（页）：只使用第一帧。",
         )
-    return Opened(pixels, kind, note)
+    return Opened(pixels, kind, note, depth, values)
 
 
 def _undecoded(
@@ -282,30 +307,18 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """The picture in mode L or RGB, transparent parts on white."""
-    import numpy as np
-    from PIL import Image
-
-    if picture.mode in ("L", "RGB"):
-        return picture
-    if picture.mode == "1":
-        return picture.convert("L")
-    if picture.mode[0] in "IF":
-        return Image.fromarray(_scaled(np.asarray(picture)))
-    if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+def _depth(mode: str) -> str:
+    """The kind of a deep picture by its mode in Pillow, or ""."""
+    if mode.startswith("I;16"):
+        return SIXTEEN_BITS
+    return {"I": THIRTY_TWO_BITS, "F": FLOATS}.get(mode, "")
 
 
-def _scaled(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits, or floats, as uint8: by the range that their
-    type and their largest value suggest.
-    """
+def _values(picture: Image.Image) -> Range:
+    """The smallest and the largest value. Raises Unusable for what are no numbers."""
     import numpy as np
 
+    values = np.asarray(picture)
     if not np.isfinite(values).all():
         raise Unusable(
             say(
@@ -314,24 +327,75 @@ def _scaled(values: np.ndarray) -> np.ndarray:
             ),
             say("Export it again with finite values.", "请重新导出为有限值。"),
         )
-    low, high = float(values.min()), float(values.max())
-    is_float = values.dtype.kind == "f"
-    values = values.astype(np.float64)
+    return Range(float(values.min()), float(values.max()))
+
+
+def _eight_bits(
+    picture: Image.Image, values: Range, limits: Range | None
+) -> Image.Image:
+    """The picture in mode L or RGB, transparent parts on white.
+
+    Args:
+        picture: in any mode
+        values: of a deep picture
+        limits: its black and white, where they are known
+    """
+    from PIL import Image
+
+    if picture.mode in ("L", "RGB"):
+        return picture
+    if picture.mode == "1":
+        return picture.convert("L")
+    if _depth(picture.mode):
+        limits = limits or _suggested(values, picture.mode == "F")
+        return Image.fromarray(_scaled(picture, limits))
+    if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _scaled(picture: Image.Image, limits: Range) -> np.ndarray:
+    """The values of a deep picture as uint8 [H, W], from black to white."""
+    import numpy as np
+
+    values = np.asarray(picture).astype(np.float64)
+    share = (values - limits.low) / (limits.high - limits.low or 1)
+    return np.round(share.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _suggested(values: Range, is_float: bool) -> Range:
+    """Black and white of a single deep picture, by its type and its largest value."""
+    low, high = values
     if low < 0 or high > LARGEST_16_BIT:
-        values = values - low
-        white = high - low
-    else:
-        white = _white(high, is_float)
-    return np.round(values * (255 / (white or 1))).astype(np.uint8)
-
-
-def _white(high: float, is_float: bool) -> float:
-    """The value of white where the largest one is `high`."""
+        return values
     if is_float and high <= 1:
-        return 1.0
+        return Range(0, 1)
     if is_float and high <= 255:
-        return 255.0
-    return float(LARGEST_16_BIT)
+        return Range(0, 255)
+    return Range(0, LARGEST_16_BIT)
+
+
+def range_of_set(depth: str, values: Range) -> Range:
+    """Return black and white of a set of deep pictures.
+
+    Args:
+        depth: their kind
+        values: the smallest and the largest value in the whole set
+
+    Where nothing is below zero, white is the largest value of as many bits as the set
+    needs (8, 10, 12, 14 or 16), or 1 for floats up to 1; floats from -1 to 1 keep that
+    range. Anything else reaches from the smallest to the largest value.
+    """
+    low, high = values
+    if depth == FLOATS and -1 <= low < 0 and high <= 1:
+        return Range(-1, 1)
+    if low < 0 or high > LARGEST_16_BIT:
+        return values
+    if depth == FLOATS and high <= 1:
+        return Range(0, 1)
+    return Range(0, next(white for white in WHITES if high <= white))
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

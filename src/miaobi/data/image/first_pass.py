@@ -24,12 +24,14 @@ from miaobi.core.language import say
 from miaobi.data.encoding import Problem, raise_problem
 from miaobi.data.image import near_duplicates
 from miaobi.data.image.config import Config
-from miaobi.data.image.files import open_picture, quiet
+from miaobi.data.image.files import Opened, Range, open_picture, quiet, range_of_set
+from miaobi.data.image.listing import readable
 from miaobi.data.image.record import Picture
 from miaobi.data.image.shapes import (
     Shape,
     Size,
     buckets,
+    cropped_share,
     fitted,
     nearest_bucket,
     with_channels,
@@ -60,6 +62,10 @@ class Decoded:
     """Hash and thumbnail, for pairs of both."""
     label: str | None = None
     caption: str = ""
+    cropped: float = 0.0
+    """The share of its area that is cut off."""
+    deep: list[Opened] = field(default_factory=list)
+    """Of a picture that waits for the range of the whole set: what was opened."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Staged:
 class Row:
     """What is held of a picture that could be used."""
 
+    number: int
+    """Its position in the source."""
     name: str
     pixels: Staged
     source: Staged | None
@@ -149,6 +157,14 @@ class FirstPass:
         self.classes: tuple[str, ...] = ()
         self.problems = 0
         self.first_problems = list[str]()
+        self.values = dict[str, Range]()
+        """Smallest and largest value of deep pictures, by their kind."""
+        self.ranges = dict[str, Range]()
+        """Their black and white."""
+        self.cropped = list[float]()
+        """The share of each picture's area that is cut off."""
+        self.blank = Counter[str]()
+        """Pictures of one colour: "black" or "white"."""
 
     def report(self, problem: Problem) -> None:
         """Count a problem; raise it where the configuration is strict."""
@@ -156,20 +172,51 @@ class FirstPass:
             raise_problem(problem)
         self.problems += 1
         if len(self.first_problems) < NAMED:
-            self.first_problems.append(str(problem))
+            self.first_problems.append(readable(str(problem)))
 
     def run(self, pictures: Iterable[Picture], show: Callable[[int], None]) -> None:
         """Survey all pictures; `show` is called with the number of usable ones."""
-        pictures = iter(pictures)
+        numbered = enumerate(pictures)
+        deep = list[tuple[int, Picture]]()
         with ThreadPoolExecutor(THREADS) as pool, quiet():
-            while chunk := list(islice(pictures, AT_ONCE)):
-                for decoded in pool.map(self.decode, chunk):
-                    for problem in decoded.problems:
-                        self.report(problem)
-                    if decoded.pixels is not None:
-                        self._keep(decoded, decoded.pixels)
+            while chunk := list(islice(numbered, AT_ONCE)):
+                deep += self._run_chunk(pool, chunk)
                 show(len(self.rows))
+            self.ranges = {
+                depth: range_of_set(depth, values)
+                for depth, values in self.values.items()
+            }
+            for first in range(0, len(deep), AT_ONCE):
+                self._run_chunk(pool, deep[first : first + AT_ONCE])
+                show(len(self.rows))
+        self.rows.sort(key=lambda row: row.number)
         self._settle_classes()
+
+    def _run_chunk(
+        self, pool: ThreadPoolExecutor, chunk: list[tuple[int, Picture]]
+    ) -> list[tuple[int, Picture]]:
+        """Keep what can be used of numbered pictures; return those whose range depends
+        on the whole set, which is not known yet.
+        """
+        waiting = list[tuple[int, Picture]]()
+        pictures = [picture for _, picture in chunk]
+        for (number, picture), decoded in zip(
+            chunk, pool.map(self.decode, pictures), strict=True
+        ):
+            for problem in decoded.problems:
+                self.report(problem)
+            if decoded.pixels is not None:
+                self._keep(number, decoded, decoded.pixels)
+            elif decoded.deep:
+                waiting.append((number, picture))
+                for opened in decoded.deep:
+                    self._widen(opened)
+        return waiting
+
+    def _widen(self, opened: Opened) -> None:
+        low, high = self.values.get(opened.depth, opened.values)
+        values = opened.values
+        self.values[opened.depth] = Range(min(low, values.low), max(high, values.high))
 
     def decode(self, picture: Picture) -> Decoded:
         """Decode, fit and hash a picture. Called in threads: changes nothing here."""
@@ -185,15 +232,21 @@ class FirstPass:
         config, picture = self.config, decoded.picture
         decoded.label = class_of(picture)
         decoded.caption = caption_of(picture, config.caption_column)
-        opened = open_picture(picture.content, config.image_size)
-        height, width = self._target(opened.pixels.height, opened.pixels.width)
+        opened = self._open(picture.content, decoded)
+        source = None
         if picture.source is not None:
-            source = open_picture(picture.source, config.image_size)
+            source = self._open(picture.source, decoded)
             check_pair(source.pixels.size, opened.pixels.size)
+        if decoded.deep:
+            return
+        height, width = self._target(opened.pixels.height, opened.pixels.width)
+        if source is not None:
             decoded.source = fitted(source.pixels, height, width, config.fit)
         decoded.pixels = fitted(opened.pixels, height, width, config.fit)
         decoded.size = opened.pixels.size
         decoded.kind = opened.kind
+        if config.fit == "crop":
+            decoded.cropped = cropped_share(opened.pixels, *self._shape(height, width))
         for pixels in (decoded.pixels, decoded.source):
             if pixels is not None:
                 decoded.signatures.append(near_duplicates.signature(pixels))
@@ -201,6 +254,21 @@ class FirstPass:
             remedy = say("Give single pictures.", "请给出单张图片。")
             problem = Problem(picture.path, picture.line, opened.note, remedy)
             decoded.problems.append(problem)
+
+    def _open(self, content: Path | bytes | np.ndarray, decoded: Decoded) -> Opened:
+        """Open a picture; a deep one whose range is not known yet joins `decoded.deep`."""
+        opened = open_picture(content, self.config.image_size, self.ranges)
+        if opened.depth and opened.depth not in self.ranges:
+            decoded.deep.append(opened)
+        return opened
+
+    def _shape(self, height: int, width: int) -> Size:
+        """The shape that a picture is cut to: its own; without a size, as an inspection
+        has none, a square.
+        """
+        if self.staging is None and not self.config.image_size:
+            return 1, 1
+        return height, width
 
     def _target(self, height: int, width: int) -> Size:
         """The size to which a picture of this size is fitted."""
@@ -211,7 +279,7 @@ class FirstPass:
             return side, side
         return nearest_bucket(height, width, buckets(side, self.config.buckets))
 
-    def _keep(self, decoded: Decoded, pixels: np.ndarray) -> None:
+    def _keep(self, number: int, decoded: Decoded, pixels: np.ndarray) -> None:
         self._check_size(decoded, pixels)
         content = pixels.tobytes()
         staged_source = None
@@ -223,7 +291,10 @@ class FirstPass:
         self.kinds[decoded.kind] += 1
         self.classes = self.classes or decoded.picture.classes
         hashes, thumbs = zip(*decoded.signatures, strict=True)
+        self.cropped.append(decoded.cropped)
+        self._count_blank(pixels)
         row = Row(
+            number=number,
             name=decoded.picture.name,
             pixels=self._stage(pixels),
             source=staged_source,
@@ -236,6 +307,11 @@ class FirstPass:
             split=decoded.picture.split,
         )
         self.rows.append(row)
+
+    def _count_blank(self, pixels: np.ndarray) -> None:
+        low, high = int(pixels.min()), int(pixels.max())
+        if low == high and low in (0, 255):
+            self.blank["white" if low else "black"] += 1
 
     def _check_size(self, decoded: Decoded, pixels: np.ndarray) -> None:
         """Raise BadInput for a picture of another size than the first, where all must

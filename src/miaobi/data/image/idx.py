@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from miaobi.core.errors import Damaged
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report, open_bytes, raise_problem
-from miaobi.data.image.folders import visible
+from miaobi.data.image.listing import visible
 from miaobi.data.image.record import Picture
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from miaobi.data.cache import locked_folder
 from miaobi.data.image import near_duplicates, sources
 from miaobi.data.image.config import MANIFEST, SPLITS, Config
 from miaobi.data.image.first_pass import FirstPass, Row, Staged, Staging
+from miaobi.data.image.listing import readable
+from miaobi.data.image.overview import pixel_remarks
 from miaobi.data.image.shapes import Size
 from miaobi.data.progress import Bar, bar
 from miaobi.data.splitting import (
@@ -36,7 +37,7 @@ BLOCK = 4096
 """Pictures copied at once."""
 BINARISATION = 2008
 """Seed of static binarisation."""
-NOT_IN_FINGERPRINT = {"path", "pack", "source", "augment"}
+NOT_IN_FINGERPRINT = {"path", "pack", "source", "pairs", "augment"}
 """Settings that do not change the prepared files, or count by their content."""
 BOUNDS = (("image_size", 4, 4096), ("buckets", 2, 64))
 """Settings with their smallest and largest value beside 0."""
@@ -125,15 +126,15 @@ def _prepare(config: Config, folder: Path, show: Bar) -> None:
         survey.run(sources.pictures(config, survey.report), show_count)
     finally:
         staging.close()
-    _report_problems(config, survey)
+    _check_any(config, survey)
     show(say("Looking for near-duplicates", "查找近似重复的图片"), 0, 0)
     splits, counts = plan(survey.rows, config)
     _Writer(config, survey, staging, folder).write(splits, counts)
     shutil.rmtree(staging_folder)
 
 
-def _report_problems(config: Config, survey: FirstPass) -> None:
-    """Print how many problems there were. Raises BadInput where no picture is left."""
+def _check_any(config: Config, survey: FirstPass) -> None:
+    """Raise BadInput where no picture is left."""
     if not survey.rows:
         problems = survey.first_problems
         first = problems[0] if problems else say("there are no pictures.", "没有图片。")
@@ -148,21 +149,11 @@ def _report_problems(config: Config, survey: FirstPass) -> None:
                 "`miaobi data inspect` 会列出所有问题。",
             ),
         )
-    if survey.problems:
-        print(
-            say(
-                f"{survey.problems:,} problems in the pictures; `miaobi data "
-                f"inspect` names each. The first: {survey.first_problems[0]}",
-                f"图片中有 {survey.problems:,} 处问题，`miaobi data inspect` "
-                f"会逐一列出。第一处：{survey.first_problems[0]}",
-            ),
-            file=sys.stderr,
-        )
 
 
 def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:
     """Return the split of each row, uint8 [N], DROPPED for none; and the counts
-    duplicates, near_duplicates and left_out_of_train.
+    duplicates, near_duplicates, distinct and left_out_of_train.
     """
     digests = np.array([row.digest for row in rows], dtype=np.uint64)
     source_splits = np.array([_number(row.split) for row in rows], dtype=np.uint8)
@@ -172,6 +163,7 @@ def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:
         chosen = groups[_first_of_each(digests, source_splits)]
         groups[chosen] = chosen[_groups_of([rows[number] for number in chosen])]
     alike = int((groups[chosen] != chosen).sum())
+    duplicates = len(rows) - len(np.unique(digests))
     if config.near_duplicates == "drop":
         chosen = chosen[_first_of_each(groups[chosen], source_splits[chosen])]
     splits = np.full(len(rows), DROPPED, dtype=np.uint8)
@@ -181,12 +173,23 @@ def plan(rows: list[Row], config: Config) -> tuple[np.ndarray, dict[str, int]]:
         source_splits[chosen],
         config.validation,
         config.test,
+        _class_numbers([rows[number] for number in chosen]),
     )
     return splits, {
-        "duplicates": len(rows) - len(np.unique(digests)),
+        "duplicates": duplicates,
         "near_duplicates": alike,
+        "distinct": len(rows) - duplicates - alike,
         "left_out_of_train": int((splits[chosen] == DROPPED).sum()),
     }
+
+
+def _class_numbers(rows: list[Row]) -> np.ndarray | None:
+    """A number for the class of each row, int64 [N]; None where there are no classes."""
+    if any(row.label is None for row in rows):
+        return None
+    labels = [str(row.label) for row in rows]
+    _, numbers = np.unique(labels, return_inverse=True)
+    return numbers
 
 
 def _number(split: str) -> int:
@@ -268,13 +271,21 @@ class _Writer:
             "height": height,
             "width": width,
             "classes": self.survey.classes,
+            "pictures": len(self.survey.rows),
             "splits": written,
             **counts,
             "problems": {
                 "count": self.survey.problems,
                 "first": self.survey.first_problems,
             },
-            "config": asdict(self.config),
+            "remarks": [
+                *sources.remarks(self.config),
+                *pixel_remarks(self.survey, self.config.fit),
+            ],
+            "config": {
+                **asdict(self.config),
+                "path": readable(self.config.path),
+            },
         }
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         (self.folder / MANIFEST).write_text(text, encoding="utf-8")

@@ -15,6 +15,8 @@ configuration; later runs only map them:
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -79,20 +81,27 @@ def prepare(
     Args:
         config: the source of the pictures and what they are brought to
         cache: where prepared data is kept; $MIAOBI_HOME/prepared by default
-        progress: show a bar on stderr
+        progress: show a bar on stderr, and then in a line what was prepared
     """
-    from miaobi.data.image import augment
+    from miaobi.data.image import augment, overview
     from miaobi.data.image.packing import prepare_folder
 
     augment.check(config.augment)
-    return Pictures(prepare_folder(config, cache, progress), tuple(config.augment))
+    folder = prepare_folder(config, cache, progress)
+    pictures = Pictures(folder, tuple(config.augment))
+    if progress and os.environ.get("RANK", "0") == "0":
+        for text in overview.summary(config.path or config.pack, pictures.meta):
+            print(text, file=sys.stderr)
+    return pictures
 
 
 def holds(path: Path) -> bool:
-    """Return whether pictures lie at `path`; not where there are more texts than they."""
-    from miaobi.data.image.sources import kind_of
+    """Return whether pictures lie at `path`; not where there are more texts than they,
+    apart from those that describe them.
+    """
+    from miaobi.data.image import sources
 
-    return kind_of(path) is not None
+    return sources.holds(path)
 
 
 def inspect(
@@ -128,8 +137,8 @@ class Pictures:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """The manifest of the preparation: splits, classes, duplicates,
-        near_duplicates, left_out_of_train, problems, config.
+        """The manifest of the preparation: splits, classes, pictures, duplicates,
+        near_duplicates, distinct, left_out_of_train, problems, remarks, config.
         """
         return manifest(self.folder, MANIFEST)
 

@@ -67,6 +67,13 @@ def _cropped(picture: Image.Image, height: int, width: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS, box)
 
 
+def cropped_share(picture: Image.Image, height: int, width: int) -> float:
+    """Return the share of a picture's area that `crop` cuts off to reach this shape."""
+    given = picture.width / picture.height
+    wanted = width / height
+    return 1 - min(given, wanted) / max(given, wanted)
+
+
 def _on_white(picture: Image.Image, height: int, width: int) -> Image.Image:
     from PIL import Image
 

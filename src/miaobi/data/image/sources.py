@@ -14,13 +14,18 @@ from miaobi.core.language import say
 from miaobi.data import packs, readers
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
-from miaobi.data.image import folders, idx, loaders, tables
+from miaobi.data.image import folders, idx, loaders, metadata, pairs, tables
 from miaobi.data.image.config import Config
+from miaobi.data.image.listing import by_ending, is_picture, listing, visible
 from miaobi.data.image.record import Picture
 from miaobi.data.text import files
 
 TABLES = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
 """How Parquet, Arrow files and Arrow streams begin."""
+READING = {"folder": 2, "pairs": 2}
+"""Counts the changes in how a source is read, so that none is taken from what an
+earlier version prepared.
+"""
 
 
 def pictures(config: Config, report: Report) -> Iterator[Picture]:
@@ -33,7 +38,7 @@ def pictures(config: Config, report: Report) -> Iterator[Picture]:
         source = loaders.read(config.pack)
     else:
         path = _path(config)
-        read = readers.get(config.source or _kind(path), within="image/")
+        read = readers.get(reader_of(config, path), within="image/")
         source = read(path, report)
     return islice(source, config.max_pictures or None)
 
@@ -59,48 +64,24 @@ def identity(config: Config, root: Path) -> str:
             )
         return packs.get(config.pack).identity
     path = _path(config)
-    kind = config.source or _kind(path)
+    kind = reader_of(config, path)
     if path.is_dir():
-        digest = content_hash(path, folders.visible(path), root)
+        digest = content_hash(path, visible(path), root)
     elif kind == "idx":
         digest = content_hash(path.parent, idx.beside(path), root)
     else:
         digest = content_hash(path.parent, [path], root)
-    return f"{kind}:{digest}"
+    return f"{kind}{READING.get(kind, '')}:{digest}"
 
 
-def kind_of(path: Path) -> str | None:
-    """Return the reader of what lies at `path`, as a recipe names it; None where there
-    are no pictures.
+def reader_of(config: Config, path: Path) -> str:
+    """Return the reader that a configuration names, or what lies at `path` asks for.
+
+    Raises BadInput where there are no pictures.
     """
-    if path.is_file():
-        return _kind_of_file(path)
-    visible = folders.visible(path)
-    pictures = sum(map(folders.is_picture, visible))
-    if pictures:
-        texts = sum(map(_is_text, visible))
-        if texts > pictures:
-            return None
-        return "pairs" if folders.are_pairs(path) else "folder"
-    table_files = tables.files_in(path)
-    if table_files and _has_pictures(table_files[0]):
-        return "tables"
-    return "idx" if idx.files_in(path) else None
-
-
-def _kind_of_file(path: Path) -> str | None:
-    if idx.is_file(path):
-        return "idx"
-    return "tables" if _has_pictures(path) else None
-
-
-def _is_text(file: Path) -> bool:
-    """Whether a file beside pictures is text to learn from, and no metadata."""
-    return file.suffix.lower() in files.FORMATS and file.name not in folders.METADATA
-
-
-def _kind(path: Path) -> str:
-    kind = kind_of(path)
+    if config.source:
+        return config.source
+    kind = kind_of(path, pairs_wanted=config.pairs)
     if kind is None:
         raise BadInput(
             say(f"{path} holds no pictures.", f"{path} 中没有图片。"),
@@ -110,6 +91,88 @@ def _kind(path: Path) -> str:
             ),
         )
     return kind
+
+
+def holds(path: Path) -> bool:
+    """Return whether pictures lie at `path`; not where there are more texts than they,
+    apart from those that describe them.
+    """
+    kind = kind_of(path)
+    if kind not in ("folder", "pairs"):
+        return kind is not None
+    content = listing(path)
+    by_key = metadata.pictures_by_key(content)
+    described = metadata.descriptions(content, by_key).files
+    texts = [file for file in content.files if _is_text(file) and file not in described]
+    return len(texts) <= len(by_key) or bool(described)
+
+
+def kind_of(path: Path, pairs_wanted: bool = False) -> str | None:
+    """Return the reader of what lies at `path`, as a recipe names it; None where there
+    are no pictures.
+
+    Args:
+        path: a file or folder
+        pairs_wanted: the model needs pairs: they need not stand alone, and may be side
+            by side
+    """
+    if path.is_file():
+        return _kind_of_file(path)
+    if listing(path).pictures:
+        if pairs.are_pairs(path, pairs_wanted):
+            return "pairs"
+        if pairs_wanted and pairs.are_side_by_side(path):
+            return "side-by-side"
+        return "folder"
+    table_files = tables.files_in(path)
+    if table_files and _has_pictures(table_files[0]):
+        return "tables"
+    return "idx" if idx.files_in(path) else None
+
+
+def remarks(config: Config) -> list[str]:
+    """Return what a user should know of how the source of a configuration is read,
+    beyond its problems: its layout, and what is passed over.
+    """
+    if config.pack:
+        return []
+    path = _path(config)
+    kind = reader_of(config, path)
+    if not path.is_dir() or kind not in ("folder", "pairs", "side-by-side"):
+        return []
+    content = listing(path)
+    notes = list[str]()
+    used = set[Path]()
+    if kind == "pairs":
+        notes = pairs.remarks(path)
+    elif kind == "folder":
+        notes = folders.remarks(content)
+        by_key = metadata.pictures_by_key(content)
+        used = metadata.descriptions(content, by_key).files
+    others = [
+        file for file in content.files if not is_picture(file) and file not in used
+    ]
+    endings = by_ending(others).most_common()
+    if endings:
+        counts = ", ".join(
+            f"{ending or say('no ending', '无扩展名')} ({count:,})"
+            for ending, count in endings
+        )
+        notes.append(say(f"passed over: {counts}", f"略过的文件：{counts}"))
+    if content.empty:
+        names = ", ".join(str(folder.relative_to(path)) for folder in content.empty)
+        notes.append(say(f"empty folders: {names}", f"空文件夹：{names}"))
+    return notes
+
+
+def _kind_of_file(path: Path) -> str | None:
+    if idx.is_file(path):
+        return "idx"
+    return "tables" if _has_pictures(path) else None
+
+
+def _is_text(file: Path) -> bool:
+    return file.suffix.lower() in files.FORMATS
 
 
 def _path(config: Config) -> Path:

@@ -10,8 +10,9 @@ from pathlib import Path
 from miaobi.core.language import say
 from miaobi.data.image.config import Config
 from miaobi.data.image.first_pass import FirstPass
+from miaobi.data.image.overview import few, pixel_remarks
 from miaobi.data.image.packing import plan
-from miaobi.data.image.sources import kind_of, pictures
+from miaobi.data.image.sources import kind_of, pictures, remarks
 from miaobi.data.progress import bar
 from miaobi.data.survey import EXAMPLES, counted, problem_lines, table
 
@@ -43,6 +44,10 @@ class PictureSurvey:
     """Exact copies, the first of each not counted."""
     near_duplicates: int
     """Pictures that look like an earlier one: they go to the same split."""
+    distinct: int
+    """Pictures that are neither."""
+    remarks: tuple[str, ...]
+    """How the layout and the pixels are read, and what is passed over."""
     problems: int
     first_problems: tuple[str, ...]
     examples: tuple[str, ...]
@@ -66,6 +71,12 @@ class PictureSurvey:
         lines = [
             *table(self.path, rows),
             *problem_lines(self.problems, self.first_problems),
+        ]
+        warning = few(self.distinct)
+        notes = [*self.remarks, *([warning] if warning else [])]
+        lines += [
+            say(f"  note           {note}", f"  注意           {note}")
+            for note in notes
         ]
         for number, caption in enumerate(self.examples, 1):
             lines.append(
@@ -106,7 +117,7 @@ def _survey(
     path: Path, layout: str, config: Config, first_pass: FirstPass
 ) -> PictureSurvey:
     rows = first_pass.rows
-    duplicates = {"duplicates": 0, "near_duplicates": 0}
+    duplicates = {"duplicates": 0, "near_duplicates": 0, "distinct": 0}
     if rows:
         _, duplicates = plan(rows, config)
     labels = Counter(row.label for row in rows)
@@ -126,7 +137,27 @@ def _survey(
         captions=len(captions),
         duplicates=duplicates["duplicates"],
         near_duplicates=duplicates["near_duplicates"],
+        distinct=duplicates["distinct"],
+        remarks=(
+            *remarks(config),
+            *pixel_remarks(first_pass, config.fit),
+            *_side_by_side(first_pass, layout),
+        ),
         problems=first_pass.problems,
         first_problems=tuple(first_pass.first_problems),
         examples=tuple(captions[:EXAMPLES]),
     )
+
+
+def _side_by_side(first_pass: FirstPass, layout: str) -> list[str]:
+    """What to do where every picture of several is twice as wide as it is high."""
+    is_double = all(width == 2 * height for width, height in first_pass.sizes)
+    if layout != "folder" or len(first_pass.rows) < 2 or not is_double:
+        return []
+    return [
+        say(
+            "Every picture is twice as wide as high. If each is a pair side by side, "
+            "train with --data.source side-by-side.",
+            "每张图片的宽都是高的两倍。若每张是左右拼接的一对，训练时请加 --data.source side-by-side。",
+        )
+    ]

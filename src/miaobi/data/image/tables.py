@@ -18,7 +18,8 @@ from typing import Any
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report
-from miaobi.data.image.folders import SPLITS, visible
+from miaobi.data.image.layout import SPLITS
+from miaobi.data.image.listing import visible
 from miaobi.data.image.record import Picture
 
 SOURCES = ("source", "input", "conditioning_image", "input_image", "original_image")

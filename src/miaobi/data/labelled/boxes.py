@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
-from miaobi.data.image.folders import files_in, visible
+from miaobi.data.image.listing import files_in, visible
 from miaobi.data.labelled.images import (
     LISTS,
     Record,

@@ -17,7 +17,7 @@ import numpy as np
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
-from miaobi.data.image.folders import files_in
+from miaobi.data.image.listing import files_in
 from miaobi.data.labelled.images import Record, no_pictures, picture_check
 from miaobi.data.labelled.scenes import CLASSES, SCENES, scenes
 from miaobi.data.text.shapes import Unusable

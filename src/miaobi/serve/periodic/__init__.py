@@ -36,7 +36,6 @@ class Periodic(Protocol):
 periodic: Registry[Periodic] = Registry(
     "periodic",
     {
-        "conversations": "miaobi.serve.periodic.conversations",
         "files": "miaobi.serve.periodic.files",
         "temporary_files": "miaobi.serve.periodic.temporary_files",
         "usage": "miaobi.serve.periodic.usage",

@@ -25,7 +25,7 @@ from torch import Tensor
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
-from miaobi.data.image.folders import files_in
+from miaobi.data.image.listing import files_in
 from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.progress import bar
 from miaobi.data.text.shapes import Unusable

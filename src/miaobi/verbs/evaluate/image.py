@@ -247,6 +247,7 @@ def _read(data: Path, spec: PictureSpec) -> ImageSet:
             image_size=spec.height,
             channels=3 if spec.channels == 3 else 1,
             near_duplicates="keep",
+            pairs=bool(spec.source_channels),
         )
     )
     _check_same_kind(data, pictures.spec, spec)

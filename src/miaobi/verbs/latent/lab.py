@@ -21,7 +21,7 @@ from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, recorded
 from miaobi.data.image import prepared
 from miaobi.data.image.files import ENDINGS, read_picture
-from miaobi.data.image.folders import visible
+from miaobi.data.image.listing import visible
 from miaobi.data.progress import bar
 from miaobi.engines.load import load
 from miaobi.engines.model import Model
