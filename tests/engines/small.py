@@ -85,5 +85,6 @@ def small_bundle(folder: Path, family: str = "gpt", chat: bool = False) -> Path:
     return bundle.write(folder, Manifest(family, "text"), save)
 
 
-def small_gguf(folder: Path) -> Path:
-    return to_gguf(small_bundle(folder / "for-gguf"), folder / "small.gguf", "f16")
+def small_gguf(folder: Path, chat: bool = False) -> Path:
+    bundle = small_bundle(folder / "for-gguf", chat=chat)
+    return to_gguf(bundle, folder / "small.gguf", "f16")

@@ -58,7 +58,7 @@ def test_parts_of_text_are_joined_and_html_left_alone() -> None:
                 ],
             }
         ]
-    ) == ('<s>a<春{"role": "user", "content": "a<春"}')
+    ).text == ('<s>a<春{"role": "user", "content": "a<春"}')
 
 
 def test_folder_and_gguf(tmp_path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from miaobi.core import gguf
 from miaobi.data.text.tokenizer import CHAT_TEMPLATE
 from miaobi.models.chat import ChatTemplate, from_gguf
+from miaobi.models.control_tokens import Prompt
 
 CONVERSATIONS = [
     [{"role": "user", "content": "Name three colours."}],
@@ -53,14 +54,15 @@ def test_as_transformers(
         bos_token=template.bos_token,
         eos_token=template.eos_token,
     )
-    assert template.render(messages, add_generation_prompt=prompted) == theirs[0]
+    rendered = template.render(messages, add_generation_prompt=prompted)
+    assert rendered == Prompt(theirs[0])
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_as_llamacpp(
     ours: ChatTemplate, smollm2: Path, messages: list[dict[str, str]]
 ) -> None:
-    assert apply(llamacpp(smollm2), messages) == ours.render(messages)
+    assert apply(llamacpp(smollm2), messages) == ours.render(messages).text
 
 
 def llamacpp(path: Path, cache: dict[Path, Any] = {}) -> Any:  # noqa: B006 - one server for the module
@@ -92,9 +94,10 @@ def apply(server: Any, messages: list[dict[str, str]]) -> str:
 def test_as_openvino(
     ours: ChatTemplate, openvino_tokenizer: Any, messages: list[dict[str, str]]
 ) -> None:
-    assert openvino_tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True
-    ) == ours.render(messages)
+    assert (
+        openvino_tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        == ours.render(messages).text
+    )
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,6 @@ def test_templates_get_tools_and_see_arguments_as_objects() -> None:
         template.render(
             [{"role": "assistant", "content": None, "tool_calls": [call]}],
             tools=[WEATHER],
-        )
+        ).text
         == "[weather]Wien"
     )

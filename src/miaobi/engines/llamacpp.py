@@ -11,8 +11,10 @@ What differs here: presence and frequency penalties also count the prompt's toke
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -77,6 +79,9 @@ MIN_SLOTS = 4
 HOLD_SECONDS = 0.025
 """Pieces of an answer that come sooner after one another go to the reader together."""
 
+_without_proxies = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks this process's own server, which no proxy of the machine reaches."""
+
 SAMPLERS = ["penalties", "top_k", "temperature", "typ_p", "top_p", "min_p"]
 """In their order. top_k before temperature keeps the same tokens, and spares the rest of
 the vocabulary all that follows.
@@ -138,6 +143,7 @@ class LlamaCppEngine:
             self.context_length,
             min(self.context_length * self.slots, SLOT_TOKENS * streams, affordable),
         )
+        self._api_key = secrets.token_hex(16)
         params = self._params(path, cache_tokens, threads or physical_cores())
         self._server = _start_server(params, path, header.architecture)
         self._threads = ThreadPoolExecutor(
@@ -165,22 +171,41 @@ class LlamaCppEngine:
         params.fit_params = False
         # The server also listens on a port of the loopback interface; nobody else may
         # use it.
-        params.api_keys = [secrets.token_hex(16)]
+        params.api_keys = [self._api_key]
         return params
 
-    def _prompt(self, request: TextRequest) -> str:
+    def _prompt(self, request: TextRequest) -> str | list[int]:
+        """Return the prompt for the server: a text, or token ids where it has parts.
+
+        The server puts BOS before a text; a template that wrote it too would double it.
+        """
         if request.messages is None:
             return request.prompt or ""
         if self.chat is None:
             raise no_chat_error(self.name)
-        text = self.chat.render(request.messages, tools=request.tools or None)
-        # llama.cpp puts BOS before every prompt; a template that wrote it too would
-        # double it.
+        prompt = self.chat.render(request.messages, tools=request.tools or None)
         if self._adds_bos and self.chat.bos_token:
-            return text.removeprefix(self.chat.bos_token)
-        return text
+            prompt = prompt.without_first(self.chat.bos_token)
+        if not prompt.cuts:
+            return prompt.text
+        return [*self.encode("", special=True), *prompt.encode(self.encode)]
 
-    def _body(self, request: TextRequest, first: int, count: int) -> dict[str, Any]:
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Return token ids, read by the server; `special` adds BOS where the model has it."""
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/tokenize",
+            json.dumps(
+                {"content": text, "add_special": special, "parse_special": True}
+            ).encode(),
+            {"Authorization": f"Bearer {self._api_key}"},
+        )
+        with _without_proxies.open(request) as answer:
+            ids: list[int] = json.load(answer)["tokens"]
+            return ids
+
+    def _body(
+        self, request: TextRequest, prompt: str | list[int], first: int, count: int
+    ) -> dict[str, Any]:
         """The server's parameters for answers `first` to `first + count - 1`; answer i
         draws from seed + i.
         """
@@ -189,7 +214,7 @@ class LlamaCppEngine:
             for token, value in request.logit_bias.items()
         ]
         body: dict[str, Any] = {
-            "prompt": self._prompt(request),
+            "prompt": prompt,
             "stream": True,
             "return_progress": True,
             "n_predict": request.max_new_tokens,
@@ -228,9 +253,10 @@ class LlamaCppEngine:
         def send(item: list[Chunk] | BaseException) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
 
+        prompt = await loop.run_in_executor(self._threads, self._prompt, request)
         try:
             for group in groups:
-                body = self._body(request, group.first, group.count)
+                body = self._body(request, prompt, group.first, group.count)
                 self._threads.submit(group.run, self._server, body, send)
             unfinished = request.n
             while unfinished:

@@ -20,12 +20,19 @@ from typing import Any
 
 from miaobi.core.errors import BadInput, Damaged
 from miaobi.core.language import say
+from miaobi.models.control_tokens import (
+    ControlTokens,
+    Marks,
+    Prompt,
+    tokens_of_folder,
+    tokens_of_gguf,
+)
 from miaobi.models.weights import read_json
 
-SPOKEN, SILENT = "\ufdd0", "\ufdd1"
-"""Noncharacters of Unicode, which no text holds: before and after what the assistant says,
-in a rendering with `marked`.
-"""
+NO_CONTROL_TOKENS = ControlTokens()
+
+TURN_OPENING, TURN_CLOSING = "_miaobi_turn_opening", "_miaobi_turn_closing"
+"""Variables of a template that write the marks around what the assistant says."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class ChatTemplate:
     source: str
     bos_token: str = ""
     eos_token: str = ""
+    control_tokens: ControlTokens = NO_CONTROL_TOKENS
+    """Of the vocabulary: what people's texts must not spell."""
 
     @property
     def hash(self) -> str:
@@ -51,14 +60,7 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Any:
-        return self._program(marked=False)
-
-    @cached_property
-    def _marking(self) -> Any:
-        return self._program(marked=True)
-
-    def _program(self, marked: bool) -> Any:
-        """Return the compiled template. Raises Damaged."""
+        """The compiled template. Raises Damaged."""
         from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -66,7 +68,7 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[loopcontrols, _generation(marked)],
+            extensions=[loopcontrols, _generation()],
         )
         environment.filters["tojson"] = _to_json
         environment.globals |= {
@@ -93,29 +95,30 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        marked: bool = False,
-    ) -> str:
+    ) -> Prompt:
         """Return the conversation as the model saw conversations in training.
 
+        Control tokens in messages and tools are text; only the template writes its own.
         Raises BadInput for what the template refuses.
 
         Args:
             messages: {"role": ..., "content": ...}, in order.
             add_generation_prompt: whether an answer of the assistant begins at the end.
             tools: JSON schemas of functions that the model may call.
-            marked: put what the template wraps in {% generation %} between SPOKEN and
-                SILENT (a template may have none).
         """
         check_messages(messages)
-        program = self._marking if marked else self._compiled
+        plain = [_plain(message) for message in messages]
+        marks = Marks.unused_in([plain, tools, self.source])
+        program = self._compiled
         try:
-            text: str = program.render(
-                messages=[_plain(message) for message in messages],
-                tools=tools,
+            rendered: str = program.render(
+                messages=self.control_tokens.cut(plain, marks.cut),
+                tools=self.control_tokens.cut(tools, marks.cut),
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
+                **{TURN_OPENING: marks.turn_opening, TURN_CLOSING: marks.turn_closing},
             )
         except BadInput:
             raise
@@ -130,7 +133,7 @@ class ChatTemplate:
                     "请检查消息的角色与内容，或使用原始提示（--raw）。",
                 ),
             ) from None
-        return text
+        return marks.prompt(rendered, self.control_tokens)
 
 
 def _template_errors() -> tuple[type[Exception], ...]:
@@ -147,11 +150,8 @@ def _template_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _generation(marked: bool) -> Any:
-    """Return Transformers' tag {% generation %}, around what the assistant says.
-
-    marked: whether it puts SPOKEN and SILENT around its contents.
-    """
+def _generation() -> Any:
+    """Return Transformers' tag {% generation %}, around what the assistant says."""
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
@@ -162,11 +162,9 @@ def _generation(marked: bool) -> Any:
         def parse(self, parser: Parser) -> nodes.Node:
             number = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            if marked:
-                first = nodes.Output([nodes.TemplateData(SPOKEN)])
-                last = nodes.Output([nodes.TemplateData(SILENT)])
-                body = [first, *body, last]
-            return nodes.Scope(body).set_lineno(number)
+            first = nodes.Output([nodes.Name(TURN_OPENING, "load")])
+            last = nodes.Output([nodes.Name(TURN_CLOSING, "load")])
+            return nodes.Scope([first, *body, last]).set_lineno(number)
 
     return Generation
 
@@ -273,7 +271,10 @@ def from_folder(folder: Path) -> ChatTemplate | None:
     if not source:
         return None
     return ChatTemplate(
-        source, _token(config.get("bos_token")), _token(config.get("eos_token"))
+        source,
+        _token(config.get("bos_token")),
+        _token(config.get("eos_token")),
+        tokens_of_folder(folder),
     )
 
 
@@ -290,7 +291,7 @@ def from_gguf(metadata: Mapping[str, Any]) -> ChatTemplate | None:
             return ""
         return str(tokens[token_id])
 
-    return ChatTemplate(source, named("bos"), named("eos"))
+    return ChatTemplate(source, named("bos"), named("eos"), tokens_of_gguf(metadata))
 
 
 def _token(value: Any) -> str:

@@ -221,8 +221,8 @@ class NativeEngine:
             template = self._adapter(request.adapter).chat
         if template is None:
             raise no_chat_error(request.adapter or self.checkpoint.name)
-        text = template.render(request.messages, tools=request.tools or None)
-        return tokenizer.encode(text, special=False)
+        prompt = template.render(request.messages, tools=request.tools or None)
+        return prompt.encode(lambda text: tokenizer.encode(text, special=False))
 
     def _adapter(self, name: str) -> Adapter:
         if name not in self.checkpoint.adapters:

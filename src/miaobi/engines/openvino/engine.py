@@ -38,6 +38,7 @@ from miaobi.engines.text.detokenizer import (
 from miaobi.engines.text.streaming import TextStream
 from miaobi.engines.text.tokenizer import Tokenizer
 from miaobi.models import chat, converted
+from miaobi.models.control_tokens import Prompt
 from miaobi.models.weights import read_json
 
 log = logging.getLogger("miaobi.engines")
@@ -139,9 +140,9 @@ class OpenVinoEngine:
     def process_id(self) -> int:
         return self._process.id
 
-    def _text(self, request: TextRequest) -> str:
+    def _prompt(self, request: TextRequest) -> Prompt:
         if request.messages is None:
-            return request.prompt or ""
+            return Prompt(request.prompt or "")
         if self.chat is None:
             raise no_chat_error(self.name)
         return self.chat.render(request.messages, tools=request.tools or None)
@@ -238,13 +239,13 @@ class OpenVinoEngine:
         self, request: TextRequest, inbox: asyncio.Queue[tuple[int, str, Any]]
     ) -> list[Job]:
         """A job an answer, or in beam search one for all; events go to `inbox`."""
-        text = self._text(request)
+        prompt = self._prompt(request)
         special = request.messages is None
         loop = asyncio.get_running_loop()
 
         def job(index: int) -> Job:
             return Job(
-                text,
+                prompt,
                 special,
                 self._config(request, index),
                 lambda event, value: inbox.put_nowait((index, event, value)),

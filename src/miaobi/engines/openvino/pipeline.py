@@ -1,8 +1,8 @@
 """OpenVINO's pipeline in a process of its own: what runs there.
 
 Started by process.py as `python -m`. Lines of JSON go both ways.
-In: what the pipeline is opened with; then {"add": number, "text": ..., "special": ...,
-"config": {...}} and {"cancel": number}. The end of the input ends the process.
+In: what the pipeline is opened with; then {"add": number, "text": ..., "cuts": [...],
+"special": ..., "config": {...}} and {"cancel": number}. The end of the input ends the process.
 Out: {"eos_ids": [...]} or {"error": ...}; then, after each step, one list of
 [number, event, value] for every request that has news.
 """
@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any
+
+from miaobi.models.control_tokens import Prompt
 
 PROPERTIES = {"KV_CACHE_PRECISION": "f16"}
 """Of the device. Keys and values in eight bits, as they are otherwise, are a tenth
@@ -84,6 +86,9 @@ class Pipeline:
             self._news = []
 
     def _take(self, command: Mapping[str, Any]) -> None:
+        import numpy
+        import openvino
+
         if "cancel" in command:
             handle = self._handles.pop(command["cancel"], None)
             if handle is not None:
@@ -91,36 +96,38 @@ class Pipeline:
             return
         number = command["add"]
         try:
-            tokens = self._encode(command["text"], command["special"])
-            length = tokens.shape[1]
+            ids = self._encode(command["text"], command["cuts"], command["special"])
+            length = len(ids)
             context_left = self._context_length - length
             if context_left < 1:
                 self._news.append((number, "too long", length))
                 return
             self._news.append((number, "prompt", length))
             config = self._config(command["config"], context_left)
+            tokens = openvino.Tensor(numpy.array([ids], dtype=numpy.int64))
             self._handles[number] = self._pipeline.add_request(number, tokens, config)
         except Exception as error:
             self._news.append((number, "error", str(error)))
 
-    def _encode(self, text: str, special: bool) -> Any:
-        """Token ids as a tensor [1, T].
+    def _encode(self, text: str, cuts: list[int], special: bool) -> list[int]:
+        """Return token ids.
 
         An empty prompt, which the pipeline does not take, becomes the BOS token, or EOS
         where there is none.
         """
-        import numpy
-        import openvino
 
-        ids = self._tokenizer.encode(
-            text, add_special_tokens=special, max_length=NO_LIMIT
-        ).input_ids
-        if ids.shape[1]:
+        def encode(part: str) -> list[int]:
+            encoded = self._tokenizer.encode(
+                part, add_special_tokens=special, max_length=NO_LIMIT
+            )
+            ids: list[int] = encoded.input_ids.data[0].tolist()
             return ids
-        token = self._tokenizer.get_bos_token_id()
-        if token < 0:
-            token = self._defaults.eos_token_id
-        return openvino.Tensor(numpy.array([[token]], dtype=numpy.int64))
+
+        ids = Prompt(text, tuple(cuts)).encode(encode)
+        if ids:
+            return ids
+        token: int = self._tokenizer.get_bos_token_id()
+        return [self._defaults.eos_token_id if token < 0 else token]
 
     def _config(self, settings: Mapping[str, Any], context_left: int) -> Any:
         config = self._genai.GenerationConfig()

@@ -19,6 +19,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from miaobi.models.control_tokens import Prompt
+
 CLOSE_SECONDS = 10
 """How long a process that was asked to end may take over its last step."""
 
@@ -35,7 +37,7 @@ class Job:
     "NONE" | "STOP" | "LENGTH", score], ...]), ("end", None), ("error", text).
     """
 
-    text: str
+    prompt: Prompt
     special: bool
     """Whether the tokenizer adds its own first token."""
     config: Mapping[str, Any]
@@ -128,7 +130,8 @@ class PipelineProcess:
         self._outbox.put(
             {
                 "add": job.number,
-                "text": job.text,
+                "text": job.prompt.text,
+                "cuts": job.prompt.cuts,
                 "special": job.special,
                 "config": job.config,
             }

@@ -22,6 +22,7 @@ from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable, shape_of, to_document
 from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
+from miaobi.models.control_tokens import ControlTokens, Token
 from miaobi.tune.heads import ChatHead as Config
 from miaobi.tune.learner import Example, Features
 from miaobi.tune.tasks.causal import TextLearner, writing_model
@@ -242,8 +243,12 @@ def template_of(base: Base, name: str = "") -> ChatTemplate:
             ),
             say("Use --head.template plain.", "请使用 --head.template plain。"),
         )
+    added = base.tokenizer.added_tokens_decoder.values()
     return ChatTemplate(
-        BUILT_IN[name], base.tokenizer.bos_token or "", base.tokenizer.eos_token or ""
+        BUILT_IN[name],
+        base.tokenizer.bos_token or "",
+        base.tokenizer.eos_token or "",
+        ControlTokens.among({token.content: token.special for token in added}),
     )
 
 
@@ -264,26 +269,38 @@ class Assistant(TextLearner):
         Raises BadInput for what the template refuses.
         """
         tools = columns.get("tools")
-        text, turns = assistant_turns(self.template, columns["messages"], tools)
+        dialogue, turns = assistant_turns(self.template, columns["messages"], tools)
         if tools and not self._renders_tools:
-            self._check_tools(text, columns["messages"])
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True
-        )
-        offsets = np.array(encoded.offset_mapping, dtype=np.int64).reshape(-1, 2)
-        starts, ends = offsets.T
-        learned = np.zeros(len(offsets), dtype=bool)
+            self._check_tools(dialogue.text, columns["messages"])
+        tokens = dialogue.encode_with_offsets(self._tokens)
+        ids, starts, ends = np.array(tokens, dtype=np.int64).reshape(-1, 3).T
+        learned = np.zeros(len(tokens), dtype=bool)
         for start, end in turns:
             # Offsets may leave white space out, so a turn is the whole range between
             # its first and its last token.
             touched = np.flatnonzero((ends > start) & (starts < end) & (ends > starts))
             if len(touched):
                 learned[touched[0] : touched[-1] + 1] = True
-        return list(encoded.input_ids), learned
+        return ids.tolist(), learned
+
+    def _tokens(self, text: str) -> list[Token]:
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        return [
+            (token, *offsets)
+            for token, offsets in zip(
+                encoded.input_ids, encoded.offset_mapping, strict=True
+            )
+        ]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _check_tools(self, text: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Raise Unsupported where the template leaves the tools out."""
-        if text == self.template.render(messages, add_generation_prompt=False):
+        without = self.template.render(messages, add_generation_prompt=False)
+        if text == without.text:
             raise Unsupported(
                 say(
                     "The base's chat template does not show the model its tools.",
@@ -333,9 +350,8 @@ class Assistant(TextLearner):
         """
         if columns["messages"][-1]["role"] == "assistant":
             columns = question(columns)
-        text = self.template.render(columns["messages"], tools=columns.get("tools"))
-        prompt = self.tokenizer(text, add_special_tokens=False).input_ids
-        return self.write(prompt, self.eos_ids)
+        prompt = self.template.render(columns["messages"], tools=columns.get("tools"))
+        return self.write(prompt.encode(self._encode), self.eos_ids)
 
     @property
     def eos_ids(self) -> list[int]:
@@ -344,10 +360,9 @@ class Assistant(TextLearner):
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "b"},
         ]
-        text, turns = assistant_turns(self.template, probe)
+        dialogue, turns = assistant_turns(self.template, probe)
         start, end = turns[0]
-        turn = self.tokenizer(text[start:end], add_special_tokens=False).input_ids
-        last = turn[-1]
+        last = dialogue[start:end].encode(self._encode)[-1]
         ids = set[int]()
         special = self.tokenizer.all_special_ids
         if last in special or last in self.tokenizer.added_tokens_decoder:

@@ -17,6 +17,7 @@ import torch
 
 from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
+from miaobi.models.control_tokens import Prompt
 from miaobi.tune.learner import Side, padded
 from miaobi.tune.text.heads import padding_of
 from miaobi.tune.text.turns import assistant_turns
@@ -40,8 +41,7 @@ class PromptFormat:
     def question(self, question: Question) -> list[int]:
         """Return the question's tokens, up to where the answer begins."""
         if self.template is not None:
-            prompt = self.template.render(_messages(question))
-            return list(self.tokenizer(prompt, add_special_tokens=False).input_ids)
+            return self.template.render(_messages(question)).encode(self._encode)
         ids = list(self.tokenizer(_text(question)).input_ids)
         if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
             return ids[:-1]
@@ -55,21 +55,24 @@ class PromptFormat:
         if self.template is not None:
             turn = self._last_turn(self.template, question, text)
             if turn is not None:
-                return list(self.tokenizer(turn, add_special_tokens=False).input_ids)
-        ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+                return turn.encode(self._encode)
+        ids = self._encode(text)
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
         return ids
 
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     def _last_turn(
         self, template: ChatTemplate, question: Question, text: str
-    ) -> str | None:
+    ) -> Prompt | None:
         """Return the answer as the template writes it; None where it is not marked off."""
         messages = _messages(question)
-        prompt = template.render(messages)
+        prompt = template.render(messages).text
         answer = {"role": "assistant", "content": text}
         dialogue, turns = assistant_turns(template, [*messages, answer])
-        if not turns or not dialogue.startswith(prompt):
+        if not turns or not dialogue.text.startswith(prompt):
             return None
         _, end = turns[-1]
         return dialogue[len(prompt) : end]

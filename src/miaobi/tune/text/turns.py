@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from miaobi.models.chat import SILENT, SPOKEN, ChatTemplate
+from miaobi.models.chat import ChatTemplate
+from miaobi.models.control_tokens import Prompt, Span
 
 Message = Mapping[str, Any]
-Span = tuple[int, int]
-"""[start, end) in characters."""
 
 MARKS = re.compile(r"{%[-+]?\s*generation\b")
 
@@ -66,7 +65,7 @@ def assistant_turns(
     template: ChatTemplate,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None = None,
-) -> tuple[str, list[Span]]:
+) -> tuple[Prompt, list[Span]]:
     """Return the rendered dialogue and its assistant's turns in order.
 
     A turn with nothing before it (the assistant speaks first) answers no prompt and is
@@ -79,25 +78,23 @@ def assistant_turns(
         messages: the dialogue.
         tools: functions that the assistant may call.
     """
+    dialogue = template.render(messages, add_generation_prompt=False, tools=tools)
     if MARKS.search(template.source):
-        marked = template.render(
-            messages, add_generation_prompt=False, tools=tools, marked=True
-        )
-        return _marked_turns(marked)
-    text = template.render(messages, add_generation_prompt=False, tools=tools)
+        return dialogue, list(dialogue.turns)
+    text = dialogue.text
     spans = list[Span]()
     for first, end in _runs_of_assistant(messages):
         if not first:
             continue
-        prompt = template.render(messages[:first], tools=tools)
+        prompt = template.render(messages[:first], tools=tools).text
         so_far = text
         if end < len(messages):
             so_far = template.render(
                 messages[:end], add_generation_prompt=False, tools=tools
-            )
+            ).text
         if text.startswith(prompt) and text.startswith(so_far):
             spans.append((len(prompt), _end_of_turn(so_far, messages[end - 1])))
-    return text, spans
+    return dialogue, spans
 
 
 def _runs_of_assistant(messages: Sequence[Message]) -> Iterator[Span]:
@@ -120,18 +117,3 @@ def _end_of_turn(text: str, message: Message) -> int:
     if content and stripped.endswith(content):
         return len(text)
     return len(stripped)
-
-
-def _marked_turns(text: str) -> tuple[str, list[Span]]:
-    """Return the dialogue without the marks, and the turns that stood between them."""
-    parts = list[str]()
-    spans = list[Span]()
-    length = 0
-    for part in re.split(f"({SPOKEN}[^{SILENT}]*{SILENT})", text):
-        is_turn = part.startswith(SPOKEN)
-        plain = part.strip(SPOKEN + SILENT) if is_turn else part
-        if is_turn:
-            spans.append((length, length + len(plain)))
-        parts.append(plain)
-        length += len(plain)
-    return "".join(parts), spans
