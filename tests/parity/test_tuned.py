@@ -18,7 +18,8 @@ from miaobi.models import converted
 from miaobi.models.base import open_base
 from miaobi.models.weights import find
 from miaobi.tune.learner import Example
-from miaobi.verbs.export import TOLERANCE, agreement, export
+from miaobi.verbs.export import export
+from miaobi.verbs.export.parity import TOLERANCE, agreement
 
 pytest.importorskip("xllamacpp")
 pytest.importorskip("openvino_genai")

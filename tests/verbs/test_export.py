@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import _ctypes
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from tests.engines.small import small_bundle
+import torch
+from tests.engines.small import small_bundle, small_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
+import miaobi
+from miaobi.core import gguf
 from miaobi.core.artifacts import Facts, Text, TokenLogprob
-from miaobi.core.errors import Conflict, Damaged, MissingPart, NotFound, Unsupported
+from miaobi.core.errors import Conflict, Damaged, NotFound, Unsupported
 from miaobi.core.store import Store
-from miaobi.verbs import export as verb
-from miaobi.verbs.export import DType, agreement, export
+from miaobi.models.convert import quantise
+from miaobi.models.convert.quantise import Dtype
+from miaobi.verbs.export import export
+from miaobi.verbs.export.parity import agreement
+
+LOSS: dict[Dtype, float] = {
+    "f32": 1e-4,
+    "f16": 1e-3,
+    "q8_0": 0.01,
+    "q5_k_m": 0.05,
+    "q4_k_m": 0.1,
+}
+"""Share by which a number format may change the perplexity."""
 
 
 @pytest.fixture
@@ -30,8 +48,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-@pytest.mark.parametrize("dtype", ["f16", "f32", "q8_0"])
-def test_a_gguf_is_written_and_compared(poet: str, dtype: DType, here: Path) -> None:
+@pytest.mark.parametrize("dtype", ["f16", "f32", "q8_0", "q5_k_m", "q4_k_m"])
+def test_a_gguf_is_written_and_compared(poet: str, dtype: Dtype, here: Path) -> None:
     """It has the size that was reported, and answers as the native engine does."""
     exported = export("poet", to="gguf", dtype=dtype)
     assert exported.path == Path(f"exports/poet-1.{dtype}.gguf")
@@ -40,7 +58,12 @@ def test_a_gguf_is_written_and_compared(poet: str, dtype: DType, here: Path) -> 
     assert parity is not None
     assert parity.tokens > 20
     assert parity.largest <= parity.tolerance
+    assert exported.perplexity is not None
+    assert exported.perplexity.tokens > 1000
+    ratio = exported.perplexity.exported / exported.perplexity.original
+    assert ratio == pytest.approx(1, abs=LOSS[dtype])
     text = str(exported)
+    assert "perplexity" in text
     assert "miaobi generate text --model exports/poet-1" in text
     assert "MB" in text
 
@@ -73,16 +96,13 @@ def test_a_file_that_answers_otherwise_is_removed(
     )
     with pytest.raises(Damaged, match="does not answer"):
         export(poet, to="gguf")
-    assert not Path("exports/poet-1.f16.gguf").exists()
+    assert not list(Path("exports").iterdir())
 
 
 def test_without_llamacpp_it_says_that_nothing_was_compared(
     poet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(*arguments: object) -> None:
-        raise MissingPart("not installed")
-
-    monkeypatch.setattr(verb, "compare", missing)
+    monkeypatch.setattr("miaobi.engines.llamacpp.installed", lambda: "pip install")
     assert "not compared" in str(export(poet))
 
 
@@ -138,3 +158,89 @@ def test_agreement_stops_at_a_character_of_several_tokens() -> None:
     ours = answer("a\ufffd\ufffdb", -0.5, -0.3, -0.1, -1.0)
     theirs = answer("a编b", -0.5, -0.1, -1.0)
     assert agreement(ours, theirs, 0.2) == (1, 0.0)
+
+
+@pytest.fixture
+def padded(tmp_path: Path) -> Path:
+    """A base whose embeddings have many rows that no token belongs to, all likely."""
+    folder = tmp_path / "padded"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4 * small_tokenizer().vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    small_tokenizer().save(folder)
+    return folder
+
+
+def test_embeddings_with_more_rows_than_tokens(padded: Path) -> None:
+    exported = export(str(padded))
+    metadata = gguf.read(exported.path).metadata
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert len(tokens) == 4 * small_tokenizer().vocab_size
+    assert exported.parity is not None
+    with miaobi.load(exported.path, engine="llamacpp") as model:
+        assert isinstance(model.generate("The ", raw=True, max_new_tokens=8)[0], Text)
+
+
+def test_a_failed_export_leaves_no_file_and_keeps_the_old_one(
+    padded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("miaobi.verbs.export.gguf.measure", fail)
+    with pytest.raises(IndexError):
+        export(str(padded))
+    assert not list(Path("exports").iterdir())
+    Path("old.gguf").write_text("old")
+    with pytest.raises(IndexError):
+        export(str(padded), out=Path("old.gguf"), overwrite=True)
+    assert Path("old.gguf").read_text() == "old"
+
+
+def shrink_tokens(folder: Path) -> None:
+    """Leave the embeddings fewer rows than the tokenizer has tokens."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "vocab_size": 40}))
+
+
+def shrink_table(folder: Path) -> None:
+    """Give config.json another vocab_size than the embeddings have."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "vocab_size": config["vocab_size"] - 1}))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(shrink_tokens, "token number"), (shrink_table, "rows, and config.json")],
+)
+@pytest.mark.parametrize("to", ["gguf", "transformers"])
+def test_a_tokenizer_that_does_not_fit_is_found_at_the_start(
+    padded: Path,
+    change: Callable[[Path], None],
+    reason: str,
+    to: Literal["gguf", "transformers"],
+) -> None:
+    change(padded)
+    with pytest.raises(Damaged, match=reason):
+        export(str(padded), to=to)
+    assert not Path("exports").exists()
+
+
+def test_k_quants_without_the_function_are_refused_with_the_remedy(
+    poet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise, "library", lambda: Path(_ctypes.__file__))
+    quantise.ggml_quantize.cache_clear()
+    with pytest.raises(Unsupported, match="llama-quantize"):
+        export(poet, dtype="q4_k_m")
+    quantise.ggml_quantize.cache_clear()
+    assert not Path("exports").exists()

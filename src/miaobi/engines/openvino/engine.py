@@ -355,6 +355,8 @@ class Description:
         """One token as text, for reports; U+FFFD stands for a part of a character."""
         if self.table is None:
             return str(token)
+        if token >= len(self.table):  # a row of the embeddings without a token
+            return ""
         return self.table[token].decode("utf-8", errors="replace")
 
 

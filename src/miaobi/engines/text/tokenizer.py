@@ -55,9 +55,15 @@ class Tokenizer:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def spell(self, token: int) -> str:
-        """One token as text, for reports; U+FFFD stands for a part of a character."""
-        if self.table is not None and self.table[token]:
-            return self.table[token].decode("utf-8", errors="replace")
+        """One token as text, for reports; U+FFFD stands for a part of a character.
+
+        Embeddings may have more rows than the vocabulary has tokens; such a row is "".
+        """
+        piece = b""
+        if self.table is not None and token < len(self.table):
+            piece = self.table[token]
+        if piece:
+            return piece.decode("utf-8", errors="replace")
         return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
 

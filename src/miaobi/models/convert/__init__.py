@@ -8,23 +8,31 @@ BPE tokenizer.
 from __future__ import annotations
 
 import json
+import re
 import struct
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import Damaged, NotFound, Unsupported
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
-from miaobi.models.convert.tokenizer import Vocabulary, read_vocabulary
+from miaobi.models.convert import quantise
+from miaobi.models.convert.quantise import Dtype
+from miaobi.models.convert.tokenizer import (
+    Vocabulary,
+    check_tokens,
+    read_vocabulary,
+)
+from miaobi.models.weights import read_json
 
 if TYPE_CHECKING:
     import numpy as np
     from gguf import GGUFWriter
 
-Dtype = Literal["f32", "f16", "q8_0"]
 LAYOUTS = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
 SUPPORTED = {
     "hidden_act": "silu",
@@ -33,8 +41,8 @@ SUPPORTED = {
     "use_sliding_window": False,
 }
 """The only values of these settings, and their defaults."""
-BLOCK = 32
-"""Weights that share one scale in q8_0."""
+TABLES = re.compile(r"(^|\.)(embed_tokens|word_embeddings|wte|shared|lm_head)\.weight$")
+"""Names of matrices with a row for each token."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +66,89 @@ class Shape:
 def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
     """Write the GGUF file of a model, whole or not at all, and return its path.
 
-    Raises Unsupported for what has no GGUF layout that both engines read, Damaged for an
-    incomplete folder.
+    Raises what `check` raises.
 
     Args:
         folder: of the model.
         target: the file to write.
         dtype: of the matrices; vectors are f32. q8_0 is 32 weights as int8 with one
-            float16 scale.
+            float16 scale; q5_k_m and q4_k_m are mixes (quantise.py).
+    """
+    source = check(folder, dtype)
+    layout = source.shape.layout
+    with write_beside(target) as draft, closing(_writer(draft, layout)) as writer:
+        _describe(writer, folder.name, source.shape, dtype)
+        _add_vocabulary(writer, source.vocabulary)
+        _write_tensors(writer, source, dtype)
+    return target
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder, read but for the bytes of its weights."""
+
+    shape: Shape
+    vocabulary: Vocabulary
+    tensors: Sequence[StoredTensor]
+
+
+def check(
+    folder: Path, dtype: Dtype = "f16", tokenizer_folder: Path | None = None
+) -> Source:
+    """Return what is in a model's folder, after checking that it can be a GGUF.
+
+    Raises Unsupported for what has no GGUF layout that both engines read, or where ggml
+    is needed and absent; Damaged for an incomplete folder, and for a tokenizer that does
+    not fit the embeddings.
+
+    Args:
+        folder: of the model.
+        dtype: of the file to be.
+        tokenizer_folder: where another tokenizer is than the folder's own.
     """
     shape = read_shape(folder)
-    _check_dtype(shape, dtype)
-    vocabulary = read_vocabulary(folder, shape.vocabulary)
-    with write_beside(target) as draft, closing(_writer(draft, shape.layout)) as writer:
-        _describe(writer, folder.name, shape, dtype)
-        _add_vocabulary(writer, vocabulary)
-        _write_tensors(writer, folder, shape, dtype)
-    return target
+    rows = {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.hidden,
+        "heads x head_dim": shape.heads * shape.head_width,
+    }
+    quantise.check_rows(dtype, rows)
+    check_vocabulary(folder, tokenizer_folder)
+    vocabulary = read_vocabulary(tokenizer_folder or folder, shape.vocabulary)
+    return Source(shape, vocabulary, _tensors(folder, shape))
+
+
+def check_vocabulary(folder: Path, tokenizer_folder: Path | None = None) -> None:
+    """Raise Damaged where tokenizer, config.json and embeddings do not fit each other.
+
+    Embeddings may have more rows than there are tokens, but never fewer.
+
+    Args:
+        folder: of a Transformers model.
+        tokenizer_folder: where another tokenizer is than the folder's own.
+    """
+    size = read_json(folder / "config.json").get("vocab_size")
+    if size is None:
+        return
+    path = (tokenizer_folder or folder) / "tokenizer.json"
+    if path.exists():
+        check_tokens(path, size)
+    for key, (sizes, file) in _stored(folder).items():
+        if TABLES.search(key) and sizes[0] != size:
+            raise _other_vocabulary(file, key, sizes[0], size)
+
+
+def _other_vocabulary(file: Path, key: str, rows: int, size: int) -> Damaged:
+    return Damaged(
+        say(
+            f"{file}: {key} has {rows} rows, and config.json a vocab_size of {size}.",
+            f"{file}：{key} 有 {rows} 行，而 config.json 中的 vocab_size 为 {size}。",
+        ),
+        say(
+            "Put back the config.json and the tokenizer that these weights were saved with.",
+            "请放回与这些权重一同保存的 config.json 与分词器。",
+        ),
+    )
 
 
 def read_shape(folder: Path) -> Shape:
@@ -139,24 +213,6 @@ def _odd_setting(path: Path, key: str, value: Any) -> Unsupported:
     )
 
 
-def _check_dtype(shape: Shape, dtype: Dtype) -> None:
-    """Raise Unsupported where q8_0 cannot pack the rows."""
-    sizes = {
-        "hidden_size": shape.width,
-        "intermediate_size": shape.hidden,
-        "heads x head_dim": shape.heads * shape.head_width,
-    }
-    odd = [f"{name} {size}" for name, size in sizes.items() if size % BLOCK]
-    if dtype == "q8_0" and odd:
-        raise Unsupported(
-            say(
-                f"q8_0 packs rows in blocks of {BLOCK}, and {', '.join(odd)} does not divide by {BLOCK}.",
-                f"q8_0 以 {BLOCK} 个权重为一块，而 {'、'.join(odd)} 不能被 {BLOCK} 整除。",
-            ),
-            say("Export with --dtype f16.", "请用 --dtype f16 导出。"),
-        )
-
-
 def _describe(writer: GGUFWriter, name: str, shape: Shape, dtype: Dtype) -> None:
     """Write the metadata of the architecture."""
     import gguf
@@ -165,6 +221,8 @@ def _describe(writer: GGUFWriter, name: str, shape: Shape, dtype: Dtype) -> None
         "f32": gguf.LlamaFileType.ALL_F32,
         "f16": gguf.LlamaFileType.MOSTLY_F16,
         "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+        "q5_k_m": gguf.LlamaFileType.MOSTLY_Q5_K_M,
+        "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
     }
     writer.add_name(name)
     writer.add_file_type(file_types[dtype])
@@ -229,33 +287,29 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_chat_template(vocabulary.chat_template)
 
 
-def _write_tensors(
-    writer: GGUFWriter, folder: Path, shape: Shape, dtype: Dtype
-) -> None:
+def _write_tensors(writer: GGUFWriter, source: Source, dtype: Dtype) -> None:
     """Write all tensors, with one matrix in memory at a time: first sizes, then bytes."""
     import gguf
     import numpy as np
 
-    kinds = {
-        "f32": gguf.GGMLQuantizationType.F32,
-        "f16": gguf.GGMLQuantizationType.F16,
-        "q8_0": gguf.GGMLQuantizationType.Q8_0,
-    }
-    tensors = _tensors(folder, shape)
-    for tensor in tensors:
-        kind = kinds[dtype if tensor.is_matrix else "f32"]
-        stored = gguf.quant_shape_to_byte_shape(tensor.sizes, kind)
+    shape = source.shape
+    kinds = [
+        quantise.format_of(tensor.name, tensor.sizes, dtype, shape.layers, shape.tied)
+        for tensor in source.tensors
+    ]
+    for tensor, kind in zip(source.tensors, kinds, strict=True):
+        number = gguf.GGMLQuantizationType[kind]
+        stored = gguf.quant_shape_to_byte_shape(tensor.sizes, number)
         size = int(np.prod(stored))
         writer.add_tensor_info(
-            tensor.name, stored, np.dtype(np.uint8), size, raw_dtype=kind
+            tensor.name, stored, np.dtype(np.uint8), size, raw_dtype=number
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in tensors:
-        kind = kinds[dtype if tensor.is_matrix else "f32"]
+    for tensor, kind in zip(source.tensors, kinds, strict=True):
         weight = _rotary_order(_read(tensor), tensor.key, shape)
-        writer.write_tensor_data(gguf.quantize(weight, kind))
+        writer.write_tensor_data(quantise.pack(weight, kind))
 
 
 @dataclass(frozen=True)
@@ -269,10 +323,6 @@ class StoredTensor:
     """A .safetensors."""
     key: str
     """In that file."""
-
-    @property
-    def is_matrix(self) -> bool:
-        return len(self.sizes) > 1
 
 
 def _tensors(folder: Path, shape: Shape) -> list[StoredTensor]:

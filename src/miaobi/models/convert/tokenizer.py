@@ -36,6 +36,8 @@ class Vocabulary:
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     """Return the tokenizer of `folder`, padded with unused tokens to the model's `size`.
 
+    All its tokens have numbers below that (`check_tokens`).
+
     Raises Unsupported for a tokenizer whose text GGUF engines would split differently.
     """
     path = folder / "tokenizer.json"
@@ -59,17 +61,6 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     for item in spec.get("added_tokens", []):
         kind = CONTROL if item["special"] else USER_DEFINED
         tokens[item["id"]] = (item["content"], kind)
-    if max(tokens) >= size:
-        raise Damaged(
-            say(
-                f"{path} has token number {max(tokens)}, beyond the model's {size}.",
-                f"{path} 含有编号 {max(tokens)} 的词元，超出模型的 {size} 个。",
-            ),
-            say(
-                "Put back the tokenizer that the model was trained with.",
-                "请放回训练时所用的分词器。",
-            ),
-        )
     rows = [tokens.get(index, (f"[PAD{index}]", UNUSED)) for index in range(size)]
     ids = {token: index for index, (token, _) in enumerate(rows)}
 
@@ -95,6 +86,28 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         add_bos=bool(settings.get("add_bos_token", False)),
         chat_template=chat_template,
     )
+
+
+def check_tokens(path: Path, size: int) -> None:
+    """Raise Damaged where a tokenizer.json has tokens that a model of `size` lacks."""
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = spec["model"].get("vocab", {})
+    if isinstance(vocabulary, list):  # a Unigram's, by number
+        vocabulary = {str(number): number for number in range(len(vocabulary))}
+    numbers = [*vocabulary.values()]
+    numbers += [item["id"] for item in spec.get("added_tokens", ())]
+    largest = max(numbers, default=0)
+    if largest >= size:
+        raise Damaged(
+            say(
+                f"{path} has token number {largest}, beyond the model's {size}.",
+                f"{path} 含有编号 {largest} 的词元，超出模型的 {size} 个。",
+            ),
+            say(
+                "Put back the tokenizer that the model was trained with.",
+                "请放回训练时所用的分词器。",
+            ),
+        )
 
 
 def _pre_tokenizer_name(path: Path, spec: dict[str, Any], merges: list[str]) -> str:
