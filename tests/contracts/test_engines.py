@@ -471,6 +471,6 @@ def test_closed_engines_leave_no_thread(name: str, tmp_path: Path) -> None:
 def test_collected_marks_what_was_cut_off() -> None:
     collected = Collected(TextRequest(prompt="", n=2))
     collected.add(Chunk(1, "x", finish="length"))
-    answers = collected.texts(Facts("small"))
+    answers = collected.artifacts(Facts("small"))
     assert [answer.finish for answer in answers] == ["cancelled", "length"]
     assert [answer.text for answer in answers] == ["", "x"]

@@ -245,6 +245,6 @@ async def _gathered(model: Model, requests: list[Any]) -> list[str]:
         collected = Collected(request)
         async for chunk in model.engine.generate(request):
             collected.add(chunk)
-        return collected.texts(model.facts(request))[0].text
+        return collected.artifacts(model.facts(request))[0].text
 
     return list(await asyncio.gather(*map(one, requests)))

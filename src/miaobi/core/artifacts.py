@@ -42,10 +42,23 @@ class TokenLogprob:
     top_logprobs: tuple[tuple[str, float], ...] = ()
 
 
+@dataclass
+class Parts:
+    """What has come of one answer so far."""
+
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    pieces: list[Artifact] = field(default_factory=list)
+    whole: Artifact | None = None
+    finish: FinishReason = "cancelled"
+    """Until the answer has ended."""
+
+
 class Artifact:
     """What a model makes. Each kind is a frozen dataclass with these two fields.
 
-    A kind that comes in pieces (a chunk's `piece`) joins them itself.
+    A kind says how it comes of an answer's parts (`of_parts`, `join`) and how people
+    look at it in the log of a run (`as_text`, `as_pixels`).
     """
 
     facts: Facts
@@ -60,6 +73,33 @@ class Artifact:
         """Return one artifact of its pieces, in their order."""
         raise NotImplementedError(f"{cls.__name__} comes whole, not in pieces")
 
+    @classmethod
+    def of_parts(cls, parts: Parts, facts: Facts, index: int) -> Self | None:
+        """Return answer number `index`, from 0, of a request; None where none has come.
+
+        Its facts are those of the request with what only the engine knew, and the seed
+        with which n=1 makes it again.
+        """
+        artifact = parts.whole
+        if artifact is None and parts.pieces:
+            artifact = cls.join(cast(Sequence[Self], parts.pieces))
+        if artifact is None:
+            return None
+        own_facts = replace(
+            facts,
+            seed=(facts.seed or 0) + index,
+            parameters={**facts.parameters, **artifact.facts.parameters},
+        )
+        return cast(Self, artifact.labelled(own_facts, parts.finish))
+
+    def as_text(self) -> str | None:
+        """Return it as a text to read; None for a kind that is not read."""
+        return None
+
+    def as_pixels(self) -> np.ndarray | None:
+        """Return it as a picture to look at, uint8 [H, W, C]; None for other kinds."""
+        return None
+
 
 @dataclass(frozen=True)
 class Text(Artifact):
@@ -71,6 +111,14 @@ class Text(Artifact):
     def __str__(self) -> str:
         return self.text
 
+    @classmethod
+    def of_parts(cls, parts: Parts, facts: Facts, index: int) -> Self:
+        """Return the text so far; the n texts of a request share its seed."""
+        return cls("".join(parts.texts), facts, parts.finish, tuple(parts.logprobs))
+
+    def as_text(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Image(Artifact):
@@ -79,6 +127,9 @@ class Image(Artifact):
     pixels: np.ndarray
     facts: Facts
     finish: FinishReason = "stop"
+
+    def as_pixels(self) -> np.ndarray:
+        return self.pixels
 
 
 @dataclass(frozen=True)

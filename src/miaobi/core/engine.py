@@ -147,8 +147,9 @@ class EngineModule(Protocol):
     ) -> Engine: ...
 
 
-class TextEngine(Engine, Protocol):
-    """An engine that takes a TextRequest."""
+@runtime_checkable
+class HasContext(Protocol):
+    """An engine whose prompt and answer share a context of tokens."""
 
     context_length: int
     """Tokens of prompt and answer together."""
@@ -156,6 +157,10 @@ class TextEngine(Engine, Protocol):
     """Whether it takes `messages`. Such a model gets a plain prompt as a user's message,
     unless the caller wants it raw.
     """
+
+
+class TextEngine(Engine, HasContext, Protocol):
+    """An engine that takes a TextRequest."""
 
 
 class SupportsTools(Protocol):

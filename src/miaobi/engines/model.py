@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from miaobi.core.artifacts import Facts, TokenLogprob
-from miaobi.core.engine import Chunk, Engine, Scorer, TextEngine, Weights
+from miaobi.core.engine import Chunk, Engine, HasContext, Scorer, Weights
 from miaobi.core.errors import BadInput, Unsupported, nearest
 from miaobi.core.language import say
-from miaobi.core.requests import Request, TextRequest, command_for
+from miaobi.core.requests import Request, command_for
 from miaobi.engines.collected import Collected
 from miaobi.models.weights import bos_token_of
 
@@ -53,21 +53,16 @@ class Model:
     @property
     def chats(self) -> bool:
         """Whether it answers messages, and does not only continue texts."""
-        writes = issubclass(self.engine.takes, TextRequest)
-        return writes and self._text_engine.chats
+        return isinstance(self.engine, HasContext) and self.engine.chats
 
     @property
     def context_length(self) -> int:
         """Tokens that prompt and answer may have together.
 
-        Raises Unsupported for models that do not write.
+        Raises Unsupported for models without a context.
         """
-        return self._text_engine.context_length
-
-    @property
-    def _text_engine(self) -> TextEngine:
-        makes = self.engine.takes.makes
-        if not issubclass(self.engine.takes, TextRequest):
+        if not isinstance(self.engine, HasContext):
+            makes = self.engine.takes.makes
             raise Unsupported(
                 say(
                     f"{self.name} does not write text (it makes: {makes}).",
@@ -75,7 +70,7 @@ class Model:
                 ),
                 command_for(makes, self.name),
             )
-        return cast(TextEngine, self.engine)
+        return self.engine.context_length
 
     def request(self, ask: Ask = None, *, raw: bool = False, **controls: Any) -> Any:
         """Return the request for a prompt, a conversation, or a request as it stands.

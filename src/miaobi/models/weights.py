@@ -14,6 +14,7 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.storage import Location
+from miaobi.models.formats import format_of
 from miaobi.models.resolvers import (
     Resolver,
     listed_names,
@@ -78,15 +79,9 @@ def of_path(path: Path, name: str = "") -> Weights:
     name = name or path.stem
     if path.is_file():
         return _of_file(path, name)
-    if (path / bundle.MANIFEST).exists():
-        return of_bundle(path, name)
-    if (path / PIPELINE).exists():
-        return Weights("diffusers", str(path), name, modality="image")
-    if (path / "openvino_model.xml").exists():
-        return Weights("openvino", str(path), name)
-    if (path / "config.json").exists():
-        refuse_foreign_code(read_json(path / "config.json"), name)
-        return Weights("transformers", str(path), name)
+    weights_of = format_of(path)
+    if weights_of is not None:
+        return weights_of(path, name)
     inside = sorted(path.glob("*.gguf"))
     if len(inside) == 1:
         return of_path(inside[0], name)

@@ -21,6 +21,7 @@ from miaobi.core.errors import MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.store import NAME, Store, check_name
 from miaobi.data import packs
+from miaobi.engines.auto import modality_of
 from miaobi.models import weights as files
 from miaobi.models.resolvers import added_names, resolver_of
 from miaobi.serve.settings import Settings
@@ -149,7 +150,7 @@ class Names:
         if name not in self._cached:
             if packs.get(name).format == "base":
                 path = str(packs.path(name))
-                weights = Weights("base", path, name, modality="embedding")
+                weights = Weights("base", path, name, modality=modality_of("base"))
             else:
                 weights = files.find(name)
             self._cached[name] = Entry(0, weights)

@@ -80,14 +80,8 @@ def estimate(weights: Weights) -> int:
     engines compute with, and room to work in.
     """
     stored = _stored(weights.path)
-    if (
-        weights.family == FAMILY
-        and weights.modality != "image"
-        and (tuned := open_tuned(weights)).adapter
-    ):
+    if weights.family == FAMILY and (tuned := open_tuned(weights)).adapter:
         stored += _stored(tuned.base.folder)
-    if weights.modality == "image":
-        return 2 * stored + (256 << 20)
     # The second engine of a pair holds the weights again, with eight bits each, and a
     # cache.
     return (3 * stored if weights.format == "gguf" else 2 * stored) + (256 << 20)

@@ -285,15 +285,12 @@ def free() -> int:
 
 
 def _other(name: str, makes: str, wanted: str) -> Unsupported:
-    slots = {
-        "text": "chat.completions.create, completions.create",
-        "image": "images.generate, images.edit",
-        "embedding": "embeddings.create",
-    }
+    kinds = [requests.get(kind) for kind in requests.names()]
+    methods = {kind.makes: kind.client_methods for kind in kinds}
     return Unsupported(
         say(
             f"The model {name!r} makes {makes}, not {wanted}.",
             f"模型 {name!r} 生成 {makes}，而不是 {wanted}。",
         ),
-        slots.get(makes, ""),
+        methods.get(makes, ""),
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from miaobi.core.artifacts import Artifact, Image, Text
+from miaobi.core.artifacts import Artifact
 from miaobi.core.errors import MissingPart
 from miaobi.core.language import say
 from miaobi.core.registry import Registry
@@ -65,10 +65,11 @@ class Log:
 
 def texts_of(samples: Sequence[Artifact]) -> dict[str, str]:
     """Return the texts among the samples, by the names that trackers give them."""
+    texts = [sample.as_text() for sample in samples]
     return {
-        f"sample/{number}": sample.text
-        for number, sample in enumerate(samples)
-        if isinstance(sample, Text)
+        f"sample/{number}": text
+        for number, text in enumerate(texts)
+        if text is not None
     }
 
 
@@ -76,7 +77,8 @@ def images_of(samples: Sequence[Artifact]) -> dict[str, np.ndarray]:
     """Return the pixels of the images among the samples, uint8 [H, W, C], by name; a
     single one is called "samples".
     """
-    images = [sample.pixels for sample in samples if isinstance(sample, Image)]
+    forms = [sample.as_pixels() for sample in samples]
+    images = [pixels for pixels in forms if pixels is not None]
     if len(images) == 1:
         return {"samples": images[0]}
     return {f"samples/{number}": pixels for number, pixels in enumerate(images)}

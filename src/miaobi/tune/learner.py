@@ -99,6 +99,8 @@ class Learner(Objective):
     """
 
     unit = "examples"
+    writes = False
+    """Whether its answers are texts that it writes, worth reading while it learns."""
     fresh: Sequence[str] = ()
     """Names of modules inside `net` whose weights are new: always trained, and saved
     whole beside an adapter.
@@ -266,6 +268,8 @@ class Task(Protocol):
     """What a tuned model makes: "text" (it writes), "image" (it makes pictures) or "labels"
     (labels, boxes, vectors: the `tuned` engine).
     """
+    ASK: str
+    """The options of `miaobi generate` that a question to a tuned model needs."""
     READER: str
     """What opens its data: a name in the readers registry."""
     EXAMPLE: str

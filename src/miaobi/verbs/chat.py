@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 from miaobi.core.artifacts import Text
 from miaobi.core.config import flat
@@ -76,7 +76,7 @@ class Conversation:
         except KeyboardInterrupt:
             print(say(" [stopped]", " [已停止]"), end="")
         print()
-        answer = collected.texts(self.model.facts(request))[0]
+        answer = cast(Text, collected.artifacts(self.model.facts(request))[0])
         transcript = f"> {prompt}\n\n{answer.text.strip()}"
         self.answers.append(replace(answer, text=transcript))
         self.history = [*messages, {"role": "assistant", "content": answer.text}]

@@ -131,7 +131,7 @@ def test_a_life_over_http(client: TestClient) -> None:
     [
         ({"model": "nobody"}, "nobody"),
         ({"model": "/etc/passwd"}, "passwd"),
-        ({"model": "grey"}, "pictures"),
+        ({"model": "grey"}, "makes image"),
         ({"training_file": "file-none"}, "file-none"),
         ({"validation_file": "file-none"}, "file-none"),
         ({"suffix": "../x"}, "suffix"),

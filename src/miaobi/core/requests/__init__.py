@@ -27,12 +27,17 @@ requests: Registry[type[Request]] = Registry(
 )
 
 
-def command_for(makes: str, model: str) -> str:
-    """Return the command that generates with a model of this modality.
+def request_for(makes: str) -> str:
+    """Return the name of the request that a model of this modality answers.
 
     Labels are answered as text.
     """
     kinds = {requests.get(name).makes: name for name in requests.names()}
-    name = kinds.get(makes, "text")
+    return kinds.get(makes, "text")
+
+
+def command_for(makes: str, model: str) -> str:
+    """Return the command that generates with a model of this modality."""
+    name = request_for(makes)
     command = f"miaobi generate {name} --model {model}"
     return f"{command} {requests.get(name).example}".strip()

@@ -40,6 +40,8 @@ class Request:
     """The class of its answers."""
     example: ClassVar[str] = ""
     """The options that its command cannot do without, as help shows them."""
+    client_methods: ClassVar[str] = ""
+    """The methods of OpenAI's Python client that make such a request."""
     asks: ClassVar[frozenset[str]] = frozenset()
     """Fields that say what to answer, not how."""
     n: int = between(1, 128, 1)

@@ -14,6 +14,7 @@ class EmbeddingRequest(Request):
     """Return a vector for each of `texts`."""
 
     makes: ClassVar[str] = "embedding"
+    client_methods = "embeddings.create"
     answer = Embedding
     example = "--texts ..."
     asks = frozenset({"texts"})

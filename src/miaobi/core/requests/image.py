@@ -21,6 +21,7 @@ class ImageRequest(Request):
     """
 
     makes: ClassVar[str] = "image"
+    client_methods = "images.generate, images.edit"
     answer = Image
     asks = frozenset({"prompt"})
 

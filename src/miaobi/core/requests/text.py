@@ -44,6 +44,7 @@ class TextRequest(Request):
     """
 
     makes: ClassVar[str] = "text"
+    client_methods = "chat.completions.create, completions.create"
     answer = Text
     example = "--prompt ..."
     asks = frozenset({"prompt", "messages"})

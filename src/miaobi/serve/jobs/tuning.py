@@ -18,6 +18,7 @@ from miaobi.core import config
 from miaobi.core.config import Option
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
+from miaobi.core.requests import EmbeddingRequest, TextRequest
 from miaobi.serve.pages import Metadata
 from miaobi.train.config import TrainConfig
 from miaobi.tune import heads
@@ -40,6 +41,8 @@ TASKS: Mapping[str, type] = {
     "embedding": heads.EmbeddingHead,
 }
 """The tasks that a job may name, with what can be set of each."""
+BASES_MAKE = (TextRequest.makes, EmbeddingRequest.makes, "labels")
+"""What the models make that these tasks tune: they write or read texts."""
 TRAIN_NAMES = (
     "train.max_steps",
     "train.batch_size",

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from miaobi.core.language import say
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
-from miaobi.serve.jobs.tuning import Create, tuned_name
+from miaobi.serve.jobs.tuning import BASES_MAKE, Create, tuned_name
 from miaobi.serve.records import Job, new_id
 from miaobi.serve.routes.jobs import JobRoutes, measure
 from miaobi.serve.services import Services, Serving
@@ -68,14 +68,14 @@ def _check(
                 param=name,
             )
     weights = services.pool.find(fields.model)
-    if weights.modality == "image":
+    if weights.modality not in BASES_MAKE:
         raise ApiError(
             400,
             say(
-                f"{fields.model} makes pictures; this API tunes models that "
-                "write or read. Tune it with `miaobi finetune --task "
-                "diffusion`.",
-                f"{fields.model} 是图片模型；此接口只微调文本模型。请用 `miaobi finetune --task diffusion`。",
+                f"{fields.model} makes {weights.modality}; this API tunes models that "
+                f"write or read. Tune it with `miaobi finetune --base {fields.model}`.",
+                f"{fields.model} 生成 {weights.modality}；此接口只微调文本模型。"
+                f"请用 `miaobi finetune --base {fields.model}`。",
             ),
             param="model",
         )

@@ -37,6 +37,7 @@ SUMMARY = "a sentence for each picture", "为每张图片写一句描述"
 MODALITY = "image"
 READER = "labelled/images"
 MAKES = "labels"
+ASK = "--image photo.png"
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
 KINDS = {
     "vision-encoder-decoder": "VisionEncoderDecoderModel",

@@ -35,6 +35,7 @@ SUMMARY = "go on writing in the manner of these texts", "仿照这些文本续�
 MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "text"
+ASK = "--prompt ..."
 EXAMPLE = '{"text": "..."}'
 
 
@@ -104,6 +105,7 @@ class TextLearner(PackedLearner):
     """
 
     unit = "tokens"
+    writes = True
     neftune_alpha: float | None = 0.0
 
     def __init__(self, net: nn.Module, tokenizer: Any, max_new_tokens: int) -> None:

@@ -36,6 +36,7 @@ SUMMARY = (
 MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "text"
+ASK = "--prompt ..."
 EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 EXTRAS = ("name", "tool_call_id")
 

@@ -51,6 +51,7 @@ SUMMARY = (
 MODALITY = "image"
 READER = "labelled/images"
 MAKES = "image"
+ASK = "--prompt ..."
 EXAMPLE = '{"image": "photos/a.jpg", "caption": "a red fox in the snow"}'
 PIPELINE = "model_index.json"
 EVALUATION_TIMES = 4

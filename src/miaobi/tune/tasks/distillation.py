@@ -47,6 +47,7 @@ SUMMARY = "learn from a larger model", "向更大的模型学习"
 MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "text"
+ASK = "--prompt ..."
 EXAMPLE = '{"prompt": "..."} / {"prompt": "...", "completion": "..."} / {"text": "..."}'
 TEXT_PROMPT = 8
 """Tokens of a text without a prompt that are given when it is to be continued."""

@@ -57,6 +57,7 @@ SUMMARY = (
 MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "labels"
+ASK = "--prompt ..."
 EXAMPLE = (
     '{"text": "How do I get a refund?", "positive": "Refunds are made within 7 '
     'days.", "negative": "We ship on weekdays."}'

@@ -56,6 +56,7 @@ SUMMARY = "answers to questions, found in a text", "在文本中找出问题的�
 MODALITY = "text"
 READER = "labelled/squad"
 MAKES = "labels"
+ASK = "--prompt ..."
 EXAMPLE = '{"question": "Where does Ada live?", "context": "Ada lives in Paris.", "answer": "Paris"}'
 WINDOW = 384
 """Tokens of a window, where the model holds as many."""

@@ -41,6 +41,7 @@ SUMMARY = "one label for each picture", "为每张图片给出一个标签"
 MODALITY = "image"
 READER = "labelled/images"
 MAKES = "labels"
+ASK = "--image photo.png"
 EXAMPLE = '{"image": "photos/a.jpg", "label": "cat"}'
 NO_LABEL = -100
 """Of an image whose label is not known."""

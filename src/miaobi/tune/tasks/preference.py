@@ -47,6 +47,7 @@ SUMMARY = "answers like those that people preferred", "按人们的偏好回答"
 MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "text"
+ASK = "--prompt ..."
 EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 THUMBS = '{"prompt": "...", "completion": "...", "label": true}'
 ROUNDING = 1e-5
@@ -197,6 +198,8 @@ class PreferenceLearner(PackedLearner):
     after it. Keys: `has_rejected` [B]; `liked` [B]; `row` [rows], a digest; and
     `reference` [rows], log π_ref, which `prepare` adds.
     """
+
+    writes = True
 
     def __init__(
         self, net: nn.Module, base: Base, config: Config, has_thumbs: bool

@@ -38,6 +38,7 @@ SUMMARY = "a class for every pixel", "为每个像素给出类别"
 MODALITY = "image"
 READER = "labelled/masks"
 MAKES = "labels"
+ASK = "--image photo.png"
 EXAMPLE = "images/a.jpg + masks/a.png (+ classes.txt)"
 AUGMENTATIONS = ("flip", "shift", "rotate", "crop", "colour", "noise")
 """Those that a mask can follow."""

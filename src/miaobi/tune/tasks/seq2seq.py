@@ -53,6 +53,7 @@ SUMMARY = (
 MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "text"
+ASK = "--prompt ..."
 EXAMPLE = '{"source": "...", "target": "..."}'
 
 
@@ -113,6 +114,7 @@ class Writer(Learner):
     """
 
     unit = "tokens"
+    writes = True
 
     def __init__(
         self, net: nn.Module, prompt_format: PromptFormat, config: Config

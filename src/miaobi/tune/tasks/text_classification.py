@@ -58,6 +58,7 @@ SUMMARY = (
 MODALITY = "text"
 READER = "labelled/texts"
 MAKES = "labels"
+ASK = "--prompt ..."
 EXAMPLE = '{"text": "...", "label": "positive"}'
 OWN_METRICS = 20
 """Labels that have metrics of their own, the most frequent."""

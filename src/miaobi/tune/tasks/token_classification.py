@@ -55,6 +55,7 @@ SUMMARY = "names in a text and their kinds", "标出文本中的实体及其类�
 MODALITY = "text"
 READER = "labelled/tagged"
 MAKES = "labels"
+ASK = "--prompt ..."
 EXAMPLE = '{"text": "Ada lives in Paris", "entities": [{"start": 0, "end": 3, "label": "person"}]}'
 NO_LIMIT = 1 << 30
 IMPOSSIBLE = -1e9

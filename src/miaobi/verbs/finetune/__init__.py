@@ -26,6 +26,7 @@ from miaobi.core.config import Further, FurtherOptions
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_text
 from miaobi.core.language import say
+from miaobi.core.requests import request_for
 from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store, Version
 from miaobi.verbs.train import (
@@ -69,6 +70,8 @@ class Tuned:
     makes: str = "text"
     modality: str = "text"
     """Of its input."""
+    ask: str = "--prompt ..."
+    """The options of `miaobi generate` that a question needs (`Task.ASK`)."""
 
     def __str__(self) -> str:
         from miaobi.train.estimate import format_duration
@@ -100,11 +103,8 @@ class Tuned:
 
     def _generate_command(self) -> str:
         name = self.model.split("@")[0]
-        if self.makes == "image":
-            return f"miaobi generate image --model {name} --prompt ..."
-        if self.modality == "image":
-            return f"miaobi generate text --model {name} --image photo.png"
-        return f"miaobi generate text --model {name} --prompt ..."
+        kind = request_for(self.makes)
+        return f"miaobi generate {kind} --model {name} {self.ask}"
 
 
 def further_options(argv: Sequence[str]) -> FurtherOptions:
@@ -543,6 +543,7 @@ def _finish(
         promoted,
         settings.task.MAKES,
         settings.task.MODALITY,
+        settings.task.ASK,
     )
 
 

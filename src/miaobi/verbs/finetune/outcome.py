@@ -103,7 +103,7 @@ def _answers(work: Work, evaluations: Sequence[Evaluation]) -> dict[int, Any]:
         return {}
     if evaluations[0].answer is not None:
         return {position: item.answer for position, item in enumerate(evaluations)}
-    if work.settings.task.MAKES != "text":
+    if not work.learner.writes:
         return {}
     count = min(work.settings.report.answers, len(evaluations))
     examples = work.data.examples("test")[:count]
@@ -126,7 +126,7 @@ def sampler(work: Work, run: Path) -> Callable[[State, Sequence[Tracker]], None]
 
     def sample(state: State, trackers: Sequence[Tracker]) -> None:
         examples = work.data.examples("validation")[:SAMPLED_EXAMPLES]
-        if not examples or work.settings.task.MAKES != "text":
+        if not examples or not work.learner.writes:
             return
         texts = list[Artifact]()
         with tuned.evaluation_mode(work.learner):

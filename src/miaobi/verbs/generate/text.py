@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from miaobi.core.artifacts import Text
 from miaobi.core.config import Noted, flat
@@ -101,7 +101,7 @@ def _write(model: Model, request: TextRequest, live: bool) -> tuple[list[Text], 
             print(chunk.text, end="", flush=True)
     if live:
         print()
-    return collected.texts(model.facts(request)), tokens
+    return cast(list[Text], collected.artifacts(model.facts(request))), tokens
 
 
 def _text_summary(

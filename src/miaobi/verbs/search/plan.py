@@ -79,7 +79,8 @@ def plan(
     metric_name = options.metric or _default_metric(trial)
     metric = metric_named(metric_name, trial.metrics)
     fixed = _fixed_values(resolved, trial)
-    space = _space(section, resolved, fixed, tree, metric_name)
+    unit = trial.state.objective.unit
+    space = _space(section, resolved, fixed, tree, metric_name, unit)
     _check_sources(space, tree)
     steps = trial_steps or _trial_steps(train.max_steps, options)
     seconds = trial.estimate.seconds * steps / train.max_steps
@@ -210,12 +211,13 @@ def _space(
     fixed: Mapping[str, Any],
     tree: Mapping[str, Any],
     metric: str,
+    unit: str,
 ) -> list[Dimension]:
     """Return what the `search` section names, or what suits the recipe's kind."""
     if not section:
         space = _default_space(resolved, fixed, tree, metric)
     elif resolved.kind == "train" and section.get("family"):
-        space = _space_of_families(section, resolved, metric)
+        space = _space_of_families(section, resolved, metric, unit)
     else:
         space = search_space.read(section, resolved.options, resolved.kind, metric)
     return search_space.checked(space, fixed)
@@ -239,19 +241,23 @@ def _default_space(
 
 
 def _space_of_families(
-    section: Mapping[str, Any], resolved: ResolvedRecipe, metric: str
+    section: Mapping[str, Any], resolved: ResolvedRecipe, metric: str, unit: str
 ) -> list[Dimension]:
-    """Return a space over several families, each with its own settings."""
+    """Return a space over several families, each with its own settings.
+
+    `unit`: what the loss of the recipe's family is a mean over.
+    """
     names = section["family"]
-    if any(families.get(name).MODALITY != "text" for name in names):
+    kinds = {families.get(name).DATA for name in names}
+    if unit != "tokens" or len(kinds) > 1:
         raise BadInput(
             say(
                 f"search: the losses of {', '.join(names)} cannot be compared.",
                 f"search：{'、'.join(names)} 的损失无法比较。",
             ),
             say(
-                "Only families of text have one kind of loss.",
-                "只有文本类模型族的损失是同一种。",
+                "Only families that predict the tokens of one kind of data have one kind of loss.",
+                "只有在同类数据上预测词元的模型族，其损失才是同一种。",
             ),
         )
     options = dict(resolved.options)

@@ -139,8 +139,8 @@ class Follower:
                 self._record_row(row)
             for path in checkpoints:
                 self._record_checkpoint(_step_of(path.name), rows)
-            for path in sorted(run.glob("samples/step-*.png")):
-                self._record_picture(path)
+            for path in sorted(run.glob("samples/step-*")):
+                self._record_samples(path)
 
     def _is_new(self, step: int, what: str) -> bool:
         """Whether it is not recorded yet; from now on it counts as recorded."""
@@ -186,19 +186,21 @@ class Follower:
         )
         self.task.progress(step=step)
 
-    def _record_picture(self, path: Path) -> None:
-        """Store a sheet of samples as a file. Its id comes from the job and the step,
-        so that a restart makes no second one.
+    def _record_samples(self, path: Path) -> None:
+        """Store the samples of a step as a file, except texts: these stand in the log.
+
+        The file's id comes from the job and the step, so that a restart makes no second
+        one.
         """
         step = _step_of(path.stem)
-        if not self._is_new(step, "picture"):
+        if (step, "sample") in self.recorded or not self._is_new(step, "picture"):
             return
         job = self.task.job
         digest = hashlib.sha256(f"{job.id} {step}".encode()).hexdigest()
         file_id = f"file-{digest[:28]}"
         self.task.files.put(path, file_id, job.key_id, path.name, "training-samples")
         self.task.record_event(
-            f"{NOTICE}: " + say(f"pictures of step {step}", f"第 {step} 步的图片"),
+            f"{NOTICE}: " + say(f"samples of step {step}", f"第 {step} 步的样本"),
             "message",
             {"step": step, "what": "picture", "file": file_id},
         )

@@ -32,6 +32,7 @@ SUMMARY = "boxes with labels in each picture", "在每张图片中框出带标�
 MODALITY = "image"
 READER = "labelled/boxes"
 MAKES = "labels"
+ASK = "--image photo.png"
 AUGMENTATIONS = ("flip", "colour", "noise", "cutout")
 """Those that leave boxes where they are, or move them in a known way."""
 
