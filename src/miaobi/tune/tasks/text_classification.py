@@ -62,6 +62,8 @@ ASK = "--prompt ..."
 EXAMPLE = '{"text": "...", "label": "positive"}'
 OWN_METRICS = 20
 """Labels that have metrics of their own, the most frequent."""
+UNLABELLED = (None, "", "-")
+"""What stands for no label; "-" where the annotators of SNLI and OCNLI disagreed."""
 NO_LABEL = -100
 """Of a text whose label is not known."""
 
@@ -79,7 +81,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 def _label(label: Any, config: Config) -> Any:
     if config.problem == "multi" and isinstance(label, list | tuple):
         return sorted({str(item) for item in label})
-    if label in (None, "") or (isinstance(label, float) and math.isnan(label)):
+    if label in UNLABELLED or (isinstance(label, float) and math.isnan(label)):
         raise Unusable(say("no label.", "缺少 label。"), EXAMPLE)
     if config.problem == "multi":
         raise Unusable(

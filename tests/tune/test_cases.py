@@ -1,0 +1,318 @@
+"""Small files in the shapes of public bug reports (tests/cases/text), and what is right.
+
+Each is read, prepared and encoded as `miaobi finetune` does it, with tiny bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tune.talkers import base
+
+from miaobi.core.errors import BadInput
+from miaobi.models.base import Base
+from miaobi.tune import examples
+from miaobi.tune.config import DataConfig
+from miaobi.tune.learner import Example, Learner
+from miaobi.tune.tasks import tasks
+from miaobi.tune.text.turns import BUILT_IN
+from miaobi.verbs import data
+
+CASES = Path(__file__).parents[1] / "cases/text"
+SIMPLE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""SmolLM2's: it writes no tools, no calls and no thoughts."""
+THINKING = SIMPLE.replace(
+    "{{ message['content'] }}",
+    "{% if message.reasoning_content %}<think>\n{{ message.reasoning_content }}\n"
+    "</think>\n\n{% endif %}{{ message['content'] }}",
+)
+"""Writes thoughts as Qwen3 does."""
+ALTERNATING = (
+    "{% for message in messages %}"
+    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{% endfor %}" + SIMPLE
+)
+TEMPLATES = {"simple": SIMPLE, "thinking": THINKING, "alternating": ALTERNATING}
+CALL = '<tool_call>\n{"name": "stock_of", "arguments": {"item": "kettle"}}\n</tool_call><|im_end|>'
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Base]:
+    made = {"chatml": base(tmp_path_factory.mktemp("chatml"))}
+    made["chatml"].folder.joinpath("chat_template.jinja").write_text(
+        BUILT_IN["chatml"], encoding="utf-8"
+    )
+    for name, template in TEMPLATES.items():
+        made[name] = base(tmp_path_factory.mktemp(name), template=template)
+    return made
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A file as a base is taught it."""
+
+    rows: Sequence[Example]
+    """In the order of the file."""
+    learner: Learner
+    facts: Mapping[str, Any]
+    fit: examples.Fit
+
+    def learned(self, number: int = 0) -> list[str]:
+        """The texts that the loss looks at in an example."""
+        pieces = self.preview(number)
+        return [text for text, is_learned in pieces if is_learned]
+
+    def preview(self, number: int = 0) -> list[tuple[str, bool]]:
+        features = self.learner.encode(self.rows[number].columns, 0)
+        return [tuple(piece) for piece in self.learner.preview(features)]
+
+
+def taught(
+    folder: Path,
+    tuned: Base,
+    name: str,
+    task_name: str = "chat",
+    strict: bool = True,
+    **head: Any,
+) -> Taught:
+    task = tasks.get(task_name)
+    config = DataConfig(str(CASES / name), validation=0.0, test=0.0, strict=strict)
+    settings = task.Config(**head)
+    prepared = examples.prepare(config, task, settings, False, folder)
+    rows = examples.read_split(prepared, "train", task)
+    learner = task.learner(tuned, task.survey(rows, settings), settings)
+    fit = examples.fit(prepared, task, learner, strict)
+    return Taught(
+        sorted(rows, key=lambda row: int(row.location.rpartition(":")[2])),
+        learner,
+        examples.manifest(prepared),
+        fit,
+    )
+
+
+def refused(folder: Path, tuned: Base, name: str, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(BadInput) as caught:
+        taught(folder, tuned, name, *args, **kwargs)
+    return str(caught.value)
+
+
+def test_both_turns_of_one_speaker_stay(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    read = taught(tmp_path, bases["chatml"], "01_consecutive.jsonl")
+    assert len(read.rows) == 12
+    assert read.learned() == [
+        "A kettle can be mended.<|im_end|>",
+        "Which part is broken?<|im_end|>",
+        "Then order handle 0.<|im_end|>",
+    ]
+    whole = "".join(text for text, _ in read.preview())
+    assert "I have a kettle." in whole and "can it be mended?" in whole
+    problem = refused(tmp_path, bases["alternating"], "01_consecutive.jsonl")
+    assert "01_consecutive.jsonl:" in problem and "must alternate" in problem
+
+
+LEARNED: dict[str, list[str]] = {
+    "02_system_middle.jsonl": ["The kettle is in store 0.", "0 COINS"],
+    "14_alpaca_history.jsonl": ["In hall 0.", "Guard 0."],
+    "15_alpaca_null.jsonl": ["It is number 0."],
+    "16_messages_system.jsonl": ["Hall0"],
+    "17_parts.jsonl": ["In hall 0."],
+    "18c_assistant_first.jsonl": ["On shelf 0."],
+    "22_u2028.jsonl": ["In hall\u20290.\u000b\f done"],
+    "43_query_response.jsonl": ["In hall 0."],
+    "43c_dolly.jsonl": ["In hall 0."],
+    "43d_input_output.jsonl": ["In hall 0."],
+    "43e_prompt_response.jsonl": ["In hall 0."],
+    "43g_alpaca_output_list.jsonl": ["In hall 0."],
+    "05_weight0.jsonl": ["The kettle was made in town 0."],
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_dialogues_are_read_whole_and_the_assistant_is_learned(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    read = taught(tmp_path, bases["simple"], name)
+    assert len(read.rows) == 12
+    assert read.learned() == [f"{text}<|im_end|>" for text in LEARNED[name]]
+    assert data.inspect(CASES / name).problems == 0  # type: ignore[attr-defined]
+
+
+def test_emoji_and_scripts_from_right_to_left(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    read = taught(tmp_path, bases["simple"], "35_emoji_rtl.jsonl")
+    [question, answer] = read.rows[0].columns["messages"]
+    assert question["content"].startswith("👩‍👩‍👧‍👦 kettle مرحبا")
+    assert read.learned() == [answer["content"] + "<|im_end|>"]
+    assert len(read.rows) == 12
+
+
+def test_the_system_beside_the_turns_is_the_systems_turn(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    read = taught(tmp_path, bases["simple"], "16_messages_system.jsonl")
+    first = read.rows[0].columns["messages"][0]
+    assert first["role"] == "system"
+    assert first["content"].startswith("You are the keeper")
+
+
+def test_earlier_turns_are_in_the_conversation(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    read = taught(tmp_path, bases["simple"], "14_alpaca_history.jsonl")
+    contents = [turn["content"] for turn in read.rows[0].columns["messages"]]
+    assert contents == [
+        "Where is the kettle?",
+        "In hall 0.",
+        "And who has the key?",
+        "Guard 0.",
+    ]
+
+
+CALLS = (
+    "03_function_call.jsonl",
+    "03b_function_as_told.jsonl",
+    "04_tool_calls.jsonl",
+    "04d_legacy_function_call.jsonl",
+    "41_tool_calls_no_tools.jsonl",
+)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_are_learned_as_the_template_writes_them(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    read = taught(tmp_path, bases["chatml"], name)
+    said = "Let me look.\n" if "legacy" in name else ""
+    assert read.learned() == [said + CALL, "There are 0 left.<|im_end|>"]
+    whole = "".join(text for text, _ in read.preview())
+    assert ("how many are left" in whole) == ("no_tools" not in name)
+    assert not read.facts["unused"]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_that_a_template_does_not_write_are_refused(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    problem = refused(tmp_path, bases["simple"], name)
+    assert f"{name}:" in problem
+    assert "calls stock_of, and the base's chat template does not write" in problem
+    assert "--head.template chatml" in problem
+    left = taught(tmp_path, bases["simple"], name, strict=False)
+    assert len(left.fit.left_out) == len(left.fit.problems) == 12
+
+
+def test_a_call_without_arguments(tmp_path: Path, bases: Mapping[str, Base]) -> None:
+    read = taught(tmp_path, bases["chatml"], "04b_tool_calls_noargs.jsonl")
+    assert '{"name": "is_open", "arguments": {}}' in read.learned()[0]
+    assert read.rows[0].columns["messages"][2]["content"] == ""
+
+
+def test_a_turn_of_weight_0_is_read(tmp_path: Path, bases: Mapping[str, Base]) -> None:
+    read = taught(tmp_path, bases["chatml"], "05_weight0.jsonl")
+    assert "WRONG ANSWER 0<|im_end|>" in "".join(text for text, _ in read.preview())
+    assert "WRONG" not in "".join(read.learned())
+
+
+def test_reasoning_is_written_or_named(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    name = "06_reasoning_content.jsonl"
+    read = taught(tmp_path, bases["thinking"], name)
+    assert read.learned() == [
+        "<think>\n0 and 1 make 1.\n</think>\n\nIt is 1.<|im_end|>"
+    ]
+    assert read.fit.unwritten == {}
+    read = taught(tmp_path, bases["simple"], name)
+    assert read.learned() == ["It is 1.<|im_end|>"]
+    assert read.fit.unwritten == {"messages[].reasoning_content": 12}
+
+
+PAIRS: dict[str, Any] = {
+    "07_dpo_lists.jsonl": [{"role": "user", "content": "Where is the kettle?"}],
+    "08c_dpo_prompt_human.jsonl": [{"role": "user", "content": "Where is the kettle?"}],
+    "10_dpo_alpaca.jsonl": [{"role": "user", "content": "Where is the kettle?"}],
+    "39_openai_dpo.jsonl": [{"role": "user", "content": "Where is the kettle?"}],
+    "08_dpo_multiturn.jsonl": [
+        {"role": "user", "content": "Where is the kettle?"},
+        {"role": "assistant", "content": "In hall 0."},
+        {"role": "user", "content": "And who has the key?"},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_preferences_are_split_at_their_common_beginning(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    read = taught(tmp_path, bases["simple"], name, "preference")
+    first = read.rows[0].columns
+    assert first["prompt"] == PAIRS[name]
+    assert first["rejected"] in ("No idea.", "Nobody.")
+    assert first["chosen"] != first["rejected"]
+    assert not read.facts["unused"]
+    assert read.learned()[0] == first["chosen"] + "<|im_end|>"
+    assert f"{name}:1: " in refused(tmp_path, bases["simple"], name, "chat")
+
+
+THUMBS = ("11_kto_messages_label.jsonl", "12_kto_words.jsonl", "12b_kto_numbers.jsonl")
+
+
+@pytest.mark.parametrize("name", THUMBS)
+def test_thumbs_are_never_taught_as_good_answers(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    read = taught(tmp_path, bases["simple"], name, "preference", loss="kto")
+    labels = [row.columns["label"] for row in read.rows]
+    assert labels[:4] == [False, True, False, True]
+    problem = refused(tmp_path, bases["simple"], name, "chat")
+    assert f"{name}:1: label is" in problem
+    assert "--task preference --head.loss kto" in problem
+
+
+@pytest.mark.parametrize("name", ["17b_parts_image.jsonl", "17c_image_tag.jsonl"])
+def test_pictures_are_refused_by_line(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    problem = refused(tmp_path, bases["simple"], name)
+    assert f"{name}:1: " in problem and "cannot read" in problem
+
+
+def test_an_empty_turn_is_named_and_can_be_left_out(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    problem = refused(tmp_path, bases["simple"], "18_empty_turn.jsonl")
+    assert "18_empty_turn.jsonl:" in problem
+    assert "turn 2, the assistant's, is empty" in problem
+
+
+@pytest.mark.parametrize(
+    "name", ["24_lists.jsonl", "24c_nulls.jsonl", "24f_splits.json"]
+)
+def test_what_is_no_record_is_an_error_by_line(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    assert f"{name}:" in refused(tmp_path, bases["simple"], name)
+    if name == "24c_nulls.jsonl":
+        read = taught(tmp_path, bases["simple"], name, strict=False)
+        assert (len(read.rows), read.facts["problems"]["count"]) == (12, 3)
+
+
+def test_what_is_not_used_is_named(tmp_path: Path, bases: Mapping[str, Base]) -> None:
+    read = taught(tmp_path, bases["simple"], "43c_dolly.jsonl")
+    assert read.facts["unused"] == {"category": 12}
+    question = read.rows[0].columns["messages"][0]["content"]
+    assert question == "Where is the kettle?\n\nThe kettle is in hall 0."
+    read = taught(tmp_path, bases["simple"], "43g_alpaca_output_list.jsonl")
+    assert read.facts["unused"] == {"output[1:]": 12}
