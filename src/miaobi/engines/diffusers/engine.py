@@ -27,6 +27,7 @@ from miaobi.core.errors import BadInput, DoesNotFit, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, Request
 from miaobi.data.image.files import read_picture
+from miaobi.data.image.masks import outside_kept, read_mask
 from miaobi.engines.diffusers import schedulers
 from miaobi.engines.moderation.images import Checker
 from miaobi.engines.worker import Send, Worker
@@ -77,6 +78,10 @@ class Call:
     arguments: Mapping[str, Any]
     size: Size | None
     """What its images are cut to."""
+    original: np.ndarray | None = None
+    """What stays outside a mask, uint8 [H, W, 3]."""
+    mask: np.ndarray | None = None
+    """White where the picture is repainted, uint8 [H, W, 3]."""
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -212,7 +217,11 @@ class DiffusersEngine:
         if call.size is None:
             return pixels
         height, width = call.size
-        return [image[:height, :width] for image in pixels]
+        pixels = [image[:height, :width] for image in pixels]
+        if call.original is None or call.mask is None:
+            return pixels
+        # Encoding and decoding change every pixel a little, masked or not.
+        return [outside_kept(image, call.original, call.mask) for image in pixels]
 
     def call(self, request: ImageRequest) -> Call:
         """Return the pipeline for a request and what to call it with.
@@ -220,7 +229,11 @@ class DiffusersEngine:
         Raises BadInput or Unsupported, naming the field.
         """
         pipeline = self._pipeline(request)
-        images, size = self._images(pipeline, request)
+        pixels = {
+            name: READERS.get(name, _read)(source, name)
+            for name, source in self._sources(request).items()
+        }
+        images, size = self._images(pipeline, request, pixels)
         if size is None:
             arguments = self._arguments(pipeline, request)
         else:
@@ -234,7 +247,13 @@ class DiffusersEngine:
             step = multiple(pipeline)
             arguments["height"] = _rounded_up(size.height, step)
             arguments["width"] = _rounded_up(size.width, step)
-        return Call(pipeline, arguments | images, size)
+        return Call(
+            pipeline,
+            arguments | images,
+            size,
+            pixels.get("image"),
+            pixels.get("mask"),
+        )
 
     def _pipeline(self, request: ImageRequest) -> Any:
         """The pipeline for the request's task. Raises Unsupported."""
@@ -301,19 +320,21 @@ class DiffusersEngine:
                     say(f"Take {lower} or {upper}.", f"请用 {lower} 或 {upper}。"),
                 )
 
+    def _sources(self, request: ImageRequest) -> dict[str, Path | np.ndarray]:
+        """The request's images that are there, by their fields."""
+        sources = {name: getattr(request, name) for name in IMAGE_FIELDS}
+        return {name: value for name, value in sources.items() if value is not None}
+
     def _images(
-        self, pipeline: Any, request: ImageRequest
+        self,
+        pipeline: Any,
+        request: ImageRequest,
+        pixels: Mapping[str, np.ndarray],
     ) -> tuple[dict[str, Any], Size | None]:
         """The request's images as the pipeline's arguments, and their common size.
 
         Each is filled up to the multiples that the pipeline works in.
         """
-        sources = {name: getattr(request, name) for name in IMAGE_FIELDS}
-        pixels = {
-            name: _read(source, name)
-            for name, source in sources.items()
-            if source is not None
-        }
         if not pixels:
             return {}, None
         size = _common_size(pixels)
@@ -418,6 +439,15 @@ def _check_strength(strength: float, steps: int) -> None:
 def _read(image: Path | np.ndarray, name: str) -> np.ndarray:
     """A file is called by its path in errors, pixels by the field they came in."""
     return read_picture(image, "" if isinstance(image, Path) else name)
+
+
+def _read_mask(mask: Path | np.ndarray, name: str) -> np.ndarray:
+    """As `_read`, of the part that is to be repainted."""
+    return read_mask(mask, "" if isinstance(mask, Path) else name)
+
+
+READERS = {"mask": _read_mask}
+"""What reads a field whose images are no ordinary ones."""
 
 
 def _common_size(pixels: Mapping[str, np.ndarray]) -> Size:

@@ -115,8 +115,13 @@ def _check_readable(request: ImageRequest) -> None:
     A style may also be a name that the model knows.
     """
     from miaobi.data.image.files import read_picture
+    from miaobi.data.image.masks import mask_remark, read_mask
 
-    paths = [request.image, request.mask, request.control_image]
+    if request.mask is not None:
+        remark = mask_remark(read_mask(request.mask))
+        if remark:
+            print(remark, file=sys.stderr)
+    paths = [request.image, request.control_image]
     if request.style and request.style.exists():
         paths.append(request.style)
     for path in paths:
