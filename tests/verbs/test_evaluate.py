@@ -88,6 +88,14 @@ def test_everything_is_measured_and_written(poet: str) -> None:
     assert "Perplexity" in str(evaluation) and str(evaluation.page) in str(evaluation)
 
 
+def test_a_second_evaluation_leaves_the_report_of_the_first(poet: str) -> None:
+    first = evaluate("poet", samples=1, limit=2)
+    content = first.page.read_bytes()
+    second = evaluate("poet", samples=1, limit=3)
+    assert second.page == Path("runs/evaluate/poet-2/index.html")
+    assert first.page.read_bytes() == content
+
+
 def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large(
     data: tokens.Tokens, tmp_path: Path
 ) -> None:

@@ -37,6 +37,10 @@ class Manifest:
     """The resolved configuration of the run that trained it."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fingerprint, source and folder of the prepared data."""
+    resumed: Sequence[Mapping[str, Any]] = ()
+    """Settings of the recipe that changed while it was trained, since it was resumed
+    with others: {"step": from which on, "changed": {key: [before, after]}}.
+    """
     metrics: Mapping[str, float] = field(default_factory=dict)
     controls: Sequence[str] | None = None
     """Fields of a request that the model supports, of those that depend on the model;

@@ -35,6 +35,8 @@ def serve(
     workers: Annotated[int, Field(ge=0)] = 1,
     drain_seconds: Annotated[float, Field(ge=0)] = 30,
     no_studio: bool = False,
+    no_conversations: bool = False,
+    conversation_days: Annotated[int, Field(ge=0)] = 30,
     log_prompts: bool = False,
     log_level: str = "",
 ) -> None:
@@ -60,6 +62,9 @@ def serve(
         drain_seconds: how long running answers may take to end when the server is
             stopped
         no_studio: without the page at /studio
+        no_conversations: store none, whatever a request says
+        conversation_days: a stored conversation is deleted so long after its last turn;
+            0 for never
         log_prompts: write prompts into the log
         log_level: debug, info, warning or error, by default MIAOBI_LOG_LEVEL or info
     """
@@ -78,6 +83,8 @@ def serve(
         workers=workers,
         drain_seconds=drain_seconds,
         studio=not no_studio,
+        keep_conversations=not no_conversations,
+        conversation_days=conversation_days,
         log_prompts=log_prompts,
         log_level=_level(log_level),
     )

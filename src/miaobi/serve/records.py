@@ -1,4 +1,5 @@
-"""The tables behind the server: keys, usage, files, jobs with their events, feedback.
+"""The tables behind the server: keys, usage, files and uploads, jobs with their events,
+feedback, conversations.
 SQLite, or PostgreSQL by URL.
 
 Times are UTC seconds since 1970, as OpenAI's objects have them. Ids are made here
@@ -31,11 +32,12 @@ class Table(DeclarativeBase):
     }
 
 
-def new_id(prefix: str) -> str:
-    """ "file-019a...", "ftjob-...": the prefix, the time in ms (so that ids sort as
+def new_id(prefix: str, separator: str = "-") -> str:
+    """ "file-019a...", "resp_019a...": the prefix, the time in ms (so that ids sort as
     they were made) and 64 random bits. No secret.
     """
-    return f"{prefix}-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{prefix}{separator}{milliseconds:012x}{secrets.token_hex(8)}"
 
 
 def now() -> int:
@@ -144,4 +146,75 @@ class Feedback(Table):
     chosen: Mapped[str | None] = mapped_column(Text)
     rejected: Mapped[str | None] = mapped_column(Text)
     label: Mapped[bool | None]
+    created: Mapped[int] = mapped_column(default=now)
+
+
+class Upload(Table):
+    """A file that arrives in parts. `status`: pending, completed, cancelled, expired.
+
+    Its parts are rows of `files` with the purpose `uploads.PART` and the upload's id as
+    their name.
+    """
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(index=True)
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int]
+    """Of the whole file, as its client announced them."""
+    status: Mapped[str] = mapped_column(default="pending")
+    file_id: Mapped[str | None]
+    """Of the whole file, once it is completed."""
+    file_seconds: Mapped[int | None]
+    """After how long that file expires."""
+    created: Mapped[int] = mapped_column(default=now)
+    expires: Mapped[int]
+
+
+class Conversation(Table):
+    """What a person or a program and a model said to each other; belongs to a key.
+
+    Written and read by serve/conversations.py alone.
+    """
+
+    __tablename__ = "conversations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str]
+    origin: Mapped[str]
+    """Which part of miaobi it was held in: "responses", "studio", ..."""
+    title: Mapped[str] = mapped_column(Text)
+    folded_title: Mapped[str] = mapped_column(Text)
+    """For searching: without the difference between capital and small letters."""
+    notes: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Of the part that it was held in."""
+    created: Mapped[int] = mapped_column(default=now)
+    updated: Mapped[int] = mapped_column(default=now, index=True)
+    """The time of its last turn, from which its retention counts."""
+    __table_args__ = (Index("conversations_by_key", "key_id", "updated"),)
+
+
+class Turn(Table):
+    """What was said to the model, and what it answered. Turns with the same parent are
+    branches: an answer made again, a question worded anew.
+    """
+
+    __tablename__ = "turns"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    conversation_id: Mapped[str] = mapped_column(
+        ForeignKey("conversations.id", ondelete="CASCADE"), index=True
+    )
+    number: Mapped[int]
+    """In the order in which turns were stored, from 1."""
+    parent_id: Mapped[str | None]
+    """The turn before; None for the first."""
+    model: Mapped[str | None]
+    """None where a person answered, or nobody has yet."""
+    input: Mapped[list[Any]]
+    """Items in the shape of /v1/responses: messages, calls of tools, their results."""
+    output: Mapped[list[Any]]
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """How it was answered: settings, status, usage, label."""
+    folded_text: Mapped[str] = mapped_column(Text)
+    """All texts, for searching."""
     created: Mapped[int] = mapped_column(default=now)

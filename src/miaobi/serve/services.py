@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from miaobi.serve.admission import Admission
+from miaobi.serve.conversations import Conversations
 from miaobi.serve.database import Records, open_records
 from miaobi.serve.files import Files
 from miaobi.serve.image.temporary import TemporaryFiles
@@ -34,6 +35,7 @@ class Services:
     """
     records: Records = field(init=False)
     files: Files = field(init=False)
+    conversations: Conversations = field(init=False)
     jobs: Queue = field(init=False)
     supervisor: Supervisor = field(init=False)
     """These from `open` to `close`."""
@@ -62,6 +64,12 @@ class Services:
         await self.keys.read()
         self.files = Files.of(self.records, self.settings)
         await asyncio.to_thread(self.files.sweep)
+        self.conversations = Conversations(
+            self.records,
+            self.settings.keep_conversations,
+            self.settings.conversation_days,
+        )
+        await asyncio.to_thread(self.conversations.sweep)
         self.jobs = Queue(self.records)
         self.supervisor = Supervisor(self.settings, self.jobs)
         await self.supervisor.start()

@@ -70,6 +70,10 @@ class Settings:
     """What one job's process may hold before it is stopped; 0 for nine tenths of what
     is free as it starts.
     """
+    keep_conversations: bool = True
+    """Whether conversations may be stored; a request may always choose not to."""
+    conversation_days: int = 30
+    """Without a new turn, after which a conversation is deleted; 0 for never."""
     log_prompts: bool = False
     log_level: str = "info"
     studio: bool = True

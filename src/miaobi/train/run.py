@@ -19,13 +19,13 @@ from typing import Any
 
 import yaml
 
-from miaobi.core import storage
+from miaobi.core import config, storage
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.files import explain_refusal, write_text
 from miaobi.core.language import say
 from miaobi.core.storage import Location, Url
 from miaobi.data.dataset import Dataset
-from miaobi.train import checkpoint, elsewhere, loop, processes
+from miaobi.train import checkpoint, elsewhere, loop, processes, resuming
 from miaobi.train.config import TrainConfig
 from miaobi.train.estimate import Estimate
 from miaobi.train.loop import State
@@ -111,9 +111,14 @@ class Run:
         return time.monotonic() - began
 
     def _open_trackers(self, state: State) -> list[Tracker]:
-        """Write config.yaml; open the log and the trackers."""
+        """Write config.yaml, and what of it changed; open the log and the trackers."""
+        path = self.folder / "config.yaml"
+        if path.exists():
+            before = dict(config.flatten(config.read_yaml(path), {}))
+            after = dict(config.flatten(self.values, {}))
+            resuming.note_changes(self.folder, state.step, before, after)
         write_text(
-            self.folder / "config.yaml",
+            path,
             yaml.safe_dump(dict(self.values), allow_unicode=True, sort_keys=False),
         )
         trackers = [
@@ -260,6 +265,9 @@ def restore_newest(state: State, folder: Path) -> None:
     checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
     if checkpoints:
         checkpoint.restore(state, checkpoints[-1])
+        # More patience than it ended with lets it go on.
+        patience = state.config.patience
+        state.finished = bool(patience) and state.stale >= patience
 
 
 def find_run(name: str, runs: Location) -> Path:

@@ -40,6 +40,8 @@ class Example:
     """The columns that make up the question, without the answer. Duplicates and leaks
     are recognised by them.
     """
+    unused: frozenset[str] = frozenset()
+    """Keys of the record that the columns were not made of."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,13 @@ class Learner(Objective):
     def length(self, columns: Mapping[str, Any]) -> int:
         """Return the tokens of an example before any cutting; 0 for pictures."""
 
+    def unwritten(self, columns: Mapping[str, Any]) -> frozenset[str]:
+        """Return the keys of an example that the base has no way to read.
+
+        Raises Unusable or BadInput for an example that it cannot learn.
+        """
+        return frozenset()
+
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> Batch:
         """Return encoded examples as one batch."""
@@ -280,9 +289,9 @@ class Task(Protocol):
     def columns(self, record: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
         """Return a record as people write it in the task's terms.
 
-        {"text": ..., "label": ...}; extra keys are left out. Raises Unusable
-        (data/text/shapes.py), with what is wrong and the remedy, also for a missing
-        answer.
+        {"text": ..., "label": ...}; keys that it does not read are named as unused.
+        Raises Unusable (data/text/shapes), with what is wrong and the remedy, also for
+        a missing answer.
         """
         ...
 

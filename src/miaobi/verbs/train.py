@@ -127,6 +127,11 @@ class Settings:
     values: Mapping[str, Any]
     """The same, nested and plain, as saved with the run."""
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The same by dotted key."""
+        return dict(config.flatten(self.values, {}))
+
 
 def recipe_options(family: Any) -> list[Option]:
     """Return every key of a recipe for `family`."""
@@ -397,10 +402,21 @@ def resume(
     """
     folder = find_run_folder(str(run), runs)
     path = folder / "config.yaml"
-    settled = settle(config.read_yaml(path), settings, str(path))
+    recipe = config.read_yaml(path)
+    settled = settle(recipe, settings, str(path))
+    check_resumed(folder, "train", settle(recipe, None, str(path)).flat, settled.flat)
     trained = _run(settled, folder.parent, folder=folder, quiet=quiet)
     assert isinstance(trained, Trained)
     return trained
+
+
+def check_resumed(
+    folder: Path, verb: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Raise BadInput for settings with which a run cannot go on (train/resuming.py)."""
+    from miaobi.train import resuming
+
+    resuming.check_settings(folder, verb, before, after)
 
 
 def need_torch() -> None:
@@ -439,7 +455,7 @@ def _run(
     need_torch()
     import torch
 
-    from miaobi.train import elsewhere, estimate, loop, processes, threads
+    from miaobi.train import elsewhere, estimate, loop, processes, resuming, threads
     from miaobi.train import run as runs_of
     from miaobi.train.samples import record_samples
 
@@ -450,11 +466,13 @@ def _run(
     device = processes.pick_device(config_of_loop.device)
     with processes.process_group(device), threads.restored():
         dataset = datasets.get(family.DATA).prepare(settings.data)
+        origin = {"data": dataset.fingerprint}
         model = family.build(settings.model, dataset.spec)
         state = loop.start(model, config_of_loop)
         # Each process has its own dropout.
         torch.manual_seed(config_of_loop.seed + processes.rank())
         if folder:
+            resuming.check_origin(folder, "train", origin, settings.flat)
             runs_of.restore_newest(state, folder)
         expected = estimate.estimate(
             state, dataset, folder or elsewhere.folder_of_runs(runs)
@@ -465,6 +483,8 @@ def _run(
         if dry_run:
             return Plan(settings.values, expected)
         run_folder = folder or runs_of.new_folder(runs, settings.name)
+        if processes.rank() == 0:
+            resuming.note_origin(run_folder, origin)
 
         def sample(state: State, trackers: Sequence[Tracker]) -> None:
             samples = family.sample(state.objective, dataset, settings.sample)
@@ -520,7 +540,7 @@ def validation_metrics(state: State) -> dict[str, float]:
 def _write_bundle(
     settings: Settings, state: State, dataset: Dataset, run: Path
 ) -> None:
-    from miaobi.train import loop
+    from miaobi.train import loop, resuming
 
     data = settings.values["data"]
     controls = state.objective.controls
@@ -533,6 +553,7 @@ def _write_bundle(
             "folder": str(dataset.folder),
             "source": data.get("pack") or data.get("path") or "",
         },
+        resumed=resuming.noted_changes(run),
         controls=None if controls is None else sorted(controls),
         metrics={
             **validation_metrics(state),

@@ -1,5 +1,6 @@
 """The `squad` reader: SQuAD's nested JSON ({"data": [{"paragraphs": [{"context",
-"qas"}]}]}), beside everything the `texts` reader opens.
+"qas"}]}]}), CMRC 2018's ([{"context_text", "qas"}]), beside everything the `texts`
+reader opens.
 """
 
 from __future__ import annotations
@@ -44,8 +45,27 @@ def _articles(file: Path) -> list[Any] | None:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, ValueError):
         return None
+    if isinstance(content, list) and all(map(_is_of_cmrc, content)):
+        return [{"paragraphs": [_paragraph(item) for item in content]}]
     articles = content.get("data") if isinstance(content, dict) else None
     return articles if isinstance(articles, list) else None
+
+
+def _is_of_cmrc(item: Any) -> bool:
+    return isinstance(item, dict) and {"context_text", "qas"} <= item.keys()
+
+
+def _paragraph(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A text of CMRC 2018 with its questions, as SQuAD would name them."""
+    questions = [
+        {
+            "id": question.get("query_id", ""),
+            "question": question.get("query_text"),
+            "answers": question.get("answers", []),
+        }
+        for question in item["qas"]
+    ]
+    return {"context": item["context_text"], "qas": questions}
 
 
 def _questions(

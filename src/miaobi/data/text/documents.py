@@ -44,6 +44,12 @@ class Document:
     """The next document yielded is the next part of this one: how a file larger than
     memory passes through.
     """
+    only: str = ""
+    """The task of fine-tuning that alone may learn this: answers that people judged, or
+    turns that are only to be read. Empty for what any model may learn.
+    """
+    unused: frozenset[str] = frozenset()
+    """Keys of the record that nothing was made of."""
 
     def pieces(self) -> list[str]:
         """Return the training text in order; pieces of class Special are special tokens."""

@@ -33,7 +33,7 @@ from miaobi.data.encoding import (
     raise_problem,
 )
 from miaobi.data.text.documents import Document
-from miaobi.data.text.shapes import Unusable, to_document
+from miaobi.data.text.shapes import CONVERSATIONS, Unusable, to_document
 
 PART = 1 << 20
 """Characters of a plain text file's parts, at least."""
@@ -51,7 +51,6 @@ FORMATS = {
     ".md": "text",
 }
 DELIMITERS = ",;\t"
-CONVERSATIONS = {"messages", "conversations", "conversation"}
 EXCERPT = 60
 """Characters of a broken record in its problem."""
 PARQUET_ROWS = 1024
@@ -68,6 +67,7 @@ def read(
     separator: str | None = None,
     strict: bool = True,
     report: Report = raise_problem,
+    judged: bool = False,
 ) -> Iterator[Document]:
     """Yield the documents of a file, or of every text file in a folder, in the order of
     their names.
@@ -80,6 +80,8 @@ def read(
         strict: raise at the first problem. Otherwise the rest is read and each problem
             goes to `report`
         report: called with each Problem when not strict
+        judged: yield also what only fine-tuning may learn (a rejected answer, a turn of
+            weight 0), which is a problem otherwise
 
     Raises NotFound, BadInput with file and line, Damaged for a cut-off gzip or Parquet file.
     """
@@ -98,6 +100,7 @@ def read(
             text_column=text_column,
             separator=separator,
             report=raise_problem if strict else keep_first,
+            judged=judged,
         ):
             is_empty = False
             yield document
@@ -190,6 +193,7 @@ def read_file(
     text_column: str | None = None,
     separator: str | None = None,
     report: Report = raise_problem,
+    judged: bool = False,
 ) -> Iterator[Document]:
     """Yield the documents of one file; the arguments are those of `read`."""
     if format_of(path) == "text":
@@ -200,11 +204,33 @@ def read_file(
         meta = {"file": str(path), "line": line}
         try:
             document = to_document(record, text_column, meta)
+            if not judged:
+                _check_not_judged(document)
         except Unusable as error:
             report(Problem(path, line, error.what, error.remedy))
             continue
         if document.training_text().strip():
             yield document
+
+
+def _check_not_judged(document: Document) -> None:
+    """Raise Unusable for answers that must not all be learned as good ones."""
+    if document.only == "preference":
+        raise Unusable(
+            say(
+                "answers that people judged: a bad one must not be learned as a good one.",
+                "这是带评价的回答：差的回答不能当作好的来学。",
+            ),
+            "miaobi finetune --task preference",
+        )
+    if document.only:
+        raise Unusable(
+            say(
+                "a turn of weight 0 is not to be learned, and training from scratch learns every turn.",
+                "有权重为 0 的轮次不应学习，而从头训练会学习每一轮。",
+            ),
+            f"miaobi finetune --task {document.only}",
+        )
 
 
 def _check_no_column(path: Location, text_column: str | None) -> None:
@@ -405,7 +431,7 @@ def _records(value: Any) -> list[Any]:
     """{"version": 1, "data": [{...}, ...]} holds many records; a conversation, whose
     turns are a list too, is one.
     """
-    if not isinstance(value, dict) or CONVERSATIONS & value.keys():
+    if not isinstance(value, dict) or value.keys() & set(CONVERSATIONS):
         return [value]
     lists = [item for item in value.values() if _is_list_of_objects(item)]
     return lists[0] if len(lists) == 1 else [value]
@@ -576,7 +602,7 @@ def _parquet(path: Location, report: Report) -> Iterator[tuple[int, dict[str, An
             for batch in table.iter_batches(batch_size=PARQUET_ROWS):
                 for record in batch.to_pylist():
                     row += 1
-                    yield row, record
+                    yield row, {key: _whole(value) for key, value in record.items()}
         except (pyarrow.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]
             raise Damaged(
@@ -586,6 +612,17 @@ def _parquet(path: Location, report: Report) -> Iterator[tuple[int, dict[str, An
                 ),
                 say("Copy or export it again.", "请重新复制或导出。"),
             ) from None
+
+
+def _whole(value: Any) -> Any:
+    """A value without the nulls by which Parquet gives all objects of a column the same
+    keys: nobody wrote them.
+    """
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items() if item is not None}
+    return value
 
 
 @contextmanager

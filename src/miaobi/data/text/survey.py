@@ -6,7 +6,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from miaobi.core.language import say
@@ -28,6 +28,7 @@ TOKENS_PER_WIDE = 0.87
 TOKENS_PER_OTHER = 0.25
 """Tokens for a character, in a vocabulary of 8,192 on Tang poems and on Shakespeare."""
 EXAMPLE_CHARACTERS = 200
+UNUSED_LISTED = 20
 PERCENTILES = {"min": 0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1}
 
 
@@ -40,7 +41,7 @@ class TextSurvey:
     encodings: Mapping[str, int]
     """Files by encoding."""
     shapes: Mapping[str, int]
-    """Documents by shape: plain, text, prompt, alpaca, sharegpt, messages."""
+    """Documents by shape: plain, or a layout of data/text/shapes/layouts.py."""
     documents: int
     characters: int
     duplicates: int
@@ -51,6 +52,8 @@ class TextSurvey:
     problems: int
     first_problems: tuple[str, ...]
     examples: tuple[str, ...]
+    unused: Mapping[str, int] = field(default_factory=dict)
+    """Records by a key of theirs that nothing is made of."""
 
     def __str__(self) -> str:
         lengths = "  ".join(f"{name} {value:,}" for name, value in self.lengths.items())
@@ -69,6 +72,9 @@ class TextSurvey:
             ),
             say("problems", "问题"): f"{self.problems:,}",
         }
+        if self.unused:
+            listed = counted(self.unused, UNUSED_LISTED)
+            rows[say("unused keys", "未用的键")] = listed
         lines = [
             *table(self.path, rows),
             *problem_lines(self.problems, self.first_problems),
@@ -96,6 +102,7 @@ def inspect(
         separator=unescaped(separator),
         strict=strict,
         report=counts.add_problem,
+        judged=True,
     )
     text = ""
     for document in documents:
@@ -104,6 +111,7 @@ def inspect(
             text += document.training_text()
         if not document.continues:
             counts.end_document(text, document.meta["shape"])
+            counts.unused.update(document.unused)
             text = ""
     return counts.survey(path)
 
@@ -124,6 +132,7 @@ class _Counts:
         self.problems = 0
         self.first_problems = list[str]()
         self.examples = list[str]()
+        self.unused = Counter[str]()
         self._keys = set[int]()
         """Of the documents so far, by which copies are recognised."""
         self._length = 0
@@ -184,6 +193,7 @@ class _Counts:
             problems=self.problems,
             first_problems=tuple(self.first_problems),
             examples=tuple(self.examples),
+            unused=dict(self.unused.most_common()),
         )
 
 

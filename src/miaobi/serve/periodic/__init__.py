@@ -36,6 +36,7 @@ class Periodic(Protocol):
 periodic: Registry[Periodic] = Registry(
     "periodic",
     {
+        "conversations": "miaobi.serve.periodic.conversations",
         "files": "miaobi.serve.periodic.files",
         "temporary_files": "miaobi.serve.periodic.temporary_files",
         "usage": "miaobi.serve.periodic.usage",

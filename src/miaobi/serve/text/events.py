@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from miaobi.core.engine import Chunk
-from miaobi.serve.errors import from_exception
+from miaobi.serve.errors import ApiError, from_exception
 from miaobi.serve.text.exchange import Exchange
 
 HEADERS = (
@@ -48,20 +48,42 @@ class Shape(Protocol):
         ...
 
 
-class Events(Response):
-    def __init__(self, exchange: Exchange, shape: Shape, usage: bool) -> None:
+class EventStream(Response):
+    """What all dialects have in common: one answer, sent while it is made."""
+
+    def __init__(self, exchange: Exchange) -> None:
         super().__init__()
         self.exchange = exchange
-        self.shape = shape
-        self.usage = usage
+
+    def begin(self) -> bytes:
+        """The events before the first piece; the model is opened by now."""
+        raise NotImplementedError
+
+    def pieces(self, chunks: list[Chunk]) -> bytes:
+        """The events of what came since the last time."""
+        raise NotImplementedError
+
+    async def end(self) -> bytes:
+        """The events after the last piece."""
+        raise NotImplementedError
+
+    def failed(self, error: ApiError) -> bytes:
+        """The events of an error after the first piece."""
+        raise NotImplementedError
+
+    def refused(self, error: ApiError) -> ApiError:
+        """An error before the first event, as it is answered."""
+        return error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        request_id = scope.get("state", {}).get("request_id", "-")
         async with aclosing(handfuls(self.exchange.run)) as coming:
             try:
                 async for chunks in coming:
+                    first = b""
                     if not begun:
-                        self._prepare()
+                        first = self.begin()
                         await send(
                             {
                                 "type": "http.response.start",
@@ -69,24 +91,41 @@ class Events(Response):
                                 "headers": list(HEADERS),
                             }
                         )
-                    first = b"" if begun else self._first()
                     begun = True
                     await send(
                         {
                             "type": "http.response.body",
-                            "body": first + self._body(chunks),
+                            "body": first + self.pieces(chunks),
                             "more_body": True,
                         }
                     )
-                last = self._last()
+                last = await self.end()
             except Exception as error:
+                answer = from_exception(error, request_id)
                 if not begun:
-                    raise
-                answer = from_exception(
-                    error, scope.get("state", {}).get("request_id", "-")
-                )
-                last = b"data: " + dumped(answer.body) + b"\n\n"
+                    raise self.refused(answer) from None
+                last = self.failed(answer)
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+class Events(EventStream):
+    """Choices in OpenAI's shape."""
+
+    def __init__(self, exchange: Exchange, shape: Shape, usage: bool) -> None:
+        super().__init__(exchange)
+        self.shape = shape
+        self.usage = usage
+
+    def begin(self) -> bytes:
+        """The first events carry the label."""
+        self._prepare()
+        label = f',"miaobi":{dumped(self.exchange.label).decode()}'
+        return "".join(
+            self._event(choice, label) for choice in self.shape.begin()
+        ).encode()
+
+    def failed(self, error: ApiError) -> bytes:
+        return b"data: " + dumped(error.body) + b"\n\n"
 
     def _prepare(self) -> None:
         """The parts that all events of this answer share."""
@@ -97,14 +136,7 @@ class Events(Response):
     def _event(self, choice: dict[str, Any], label: str = "") -> str:
         return f"{self._before}{dumped(choice).decode()}]{label}{self._end}"
 
-    def _first(self) -> bytes:
-        """The first events carry the label."""
-        label = f',"miaobi":{dumped(self.exchange.label).decode()}'
-        return "".join(
-            self._event(choice, label) for choice in self.shape.begin()
-        ).encode()
-
-    def _body(self, chunks: list[Chunk]) -> bytes:
+    def pieces(self, chunks: list[Chunk]) -> bytes:
         parts = list[str]()
         before_index, before_text, after_text = self.shape.plain
         for chunk in chunks:
@@ -117,7 +149,7 @@ class Events(Response):
                 parts += [self._event(choice) for choice in self.shape.choices(chunk)]
         return unbroken("".join(parts)).encode("utf-8", "replace")
 
-    def _last(self) -> bytes:
+    async def end(self) -> bytes:
         done = b"data: [DONE]\n\n"
         if not self.usage:
             return done

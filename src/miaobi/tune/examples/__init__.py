@@ -14,6 +14,7 @@ questions about one text), and pictures that a person would call the same
     records      records of any format as examples
     identity     which examples are the same, or nearly
     folder       a prepared folder on disk
+    fitting      what of a prepared folder the base can be taught
     preparation  from the configuration to a prepared folder
     dataset      a prepared folder as batches for the training loop
 """
@@ -21,6 +22,7 @@ questions about one text), and pictures that a person would call the same
 from miaobi.tune.config import DataConfig as Config
 from miaobi.tune.config import Source
 from miaobi.tune.examples.dataset import Examples, Lengths, measure
+from miaobi.tune.examples.fitting import Fit, fit
 from miaobi.tune.examples.folder import MANIFEST, SPLITS, manifest, read_split, write
 from miaobi.tune.examples.identity import (
     content,
@@ -38,11 +40,13 @@ __all__ = [
     "SPLITS",
     "Config",
     "Examples",
+    "Fit",
     "Lengths",
     "Source",
     "content",
     "describe_leaks",
     "example_of",
+    "fit",
     "manifest",
     "measure",
     "near_duplicate_groups",

@@ -70,7 +70,7 @@ class Examples:
     """As in Config."""
     left_out: frozenset[str] = frozenset()
     """Locations of held-out examples that do not fit the training data (a label of which
-    there is only one example).
+    there is only one example), and of those that the base cannot learn.
     """
     cache: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False)
 
@@ -87,10 +87,12 @@ class Examples:
     def _splits(self) -> dict[str, list[Example]]:
         splits = dict[str, list[Example]]()
         for split in SPLITS:
-            examples = self._fitted(read_split(self.folder, split, self.task))
-            splits[split] = [
-                example for example in examples if example.location not in self.left_out
+            remaining = [
+                example
+                for example in read_split(self.folder, split, self.task)
+                if example.location not in self.left_out
             ]
+            splits[split] = list(self._fitted(remaining))
         return splits
 
     def _fitted(self, examples: Sequence[Example]) -> Iterator[Example]:
@@ -171,7 +173,12 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def measure(
-    folder: Path, task: Task, learner: Learner, config: Config, limit: int
+    folder: Path,
+    task: Task,
+    learner: Learner,
+    config: Config,
+    limit: int,
+    left_out: frozenset[str] = frozenset(),
 ) -> Lengths:
     """Return how long the training examples are, and what max_length follows from that.
 
@@ -185,6 +192,7 @@ def measure(
         learner: measures them.
         config: may name a max_length.
         limit: tokens that the base can hold, 0 for no end.
+        left_out: locations of examples that are not learned.
     """
     limit = limit or sys.maxsize
     if config.max_length > limit:
@@ -196,10 +204,24 @@ def measure(
             say(f"Give at most {limit}.", f"请不要超过 {limit}。"),
         )
     examples = read_split(folder, "train", task)
-    lengths = np.array([learner.length(example.columns) for example in examples])
+    own_count = len(examples) - _mixed_in(folder)
+    counted = [
+        (learner.length(example.columns), number < own_count)
+        for number, example in enumerate(examples)
+        if example.location not in left_out
+    ]
+    if not counted:
+        raise BadInput(
+            say(
+                "The base can learn none of the training examples.",
+                "基础模型无法学习任何训练样本。",
+            ),
+            say("See `miaobi data inspect`.", "请查看 miaobi data inspect 的结果。"),
+        )
+    lengths = np.array([length for length, _ in counted])
     max_length = config.max_length
     if not max_length:
-        own = lengths[: len(lengths) - _mixed_in(folder)]
+        own = [length for length, is_own in counted if is_own]
         enough = -(-int(np.quantile(own, 0.99)) // 8) * 8
         max_length = max(min(enough, DEFAULT_MAX_LENGTH, limit), 8)
     median, p95 = np.quantile(lengths, [0.5, 0.95])

@@ -89,6 +89,8 @@ def _fingerprint(config: Config, task: Task, head: Any, records: Records) -> str
         key: value for key, value in asdict(config).items() if key not in LATER_SETTINGS
     }
     header = [FORMAT, task.NAME, asdict(head), settings]
+    if records.unused:
+        header.append(records.unused)
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for example, split in zip(records.examples, records.source_splits, strict=True):
         digest.update(f"{split}{canonical_json(example.columns)}".encode())
@@ -128,6 +130,7 @@ def _write(folder: Path, config: Config, task: Task, records: Records) -> None:
         "contradictions": int(is_unique.sum() - len(unique_questions)),
         "leaks": len(leaks),
         "problems": {"count": records.problem_count, "first": records.problems},
+        "unused": dict(records.unused.most_common()),
         "config": asdict(replace(config, mix={})),
     }
     write(folder, _in_fair_order(examples, questions, splits), facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from miaobi.core.language import say
 from miaobi.data import readers
 from miaobi.data.progress import Bar
 from miaobi.data.splitting import DROPPED, TEST, VALIDATION
-from miaobi.data.text.shapes import Unusable
+from miaobi.data.text.shapes import Record, Unusable
 from miaobi.tune.config import DataConfig as Config
 from miaobi.tune.learner import Example, Task
 
@@ -33,6 +34,8 @@ class Records:
     """Records that were left out as unusable."""
     problems: list[str] = field(default_factory=list)
     """The first of them, with location and reason."""
+    unused: Counter[str] = field(default_factory=Counter)
+    """Records by a key of theirs that the task made nothing of."""
 
 
 def read(config: Config, task: Task, head: Any, progress: Bar) -> Records:
@@ -85,6 +88,7 @@ def _read_source(
             _add_problem(records, location, error, config.strict)
             continue
         records.examples.append(example)
+        records.unused.update(example.unused)
         records.source_splits.append(split)
         count = len(records.examples)
         if count % PROGRESS_EVERY == 0:
@@ -125,11 +129,13 @@ def example_of(
         task: knows its columns.
         head: the task's own Config.
     """
-    columns = dict(task.columns(_rename(record, names), head))
-    return Example(columns, str(location), task.question(columns))
+    tracked = Record.of(_rename(Record.of(record), names))
+    columns = dict(task.columns(tracked, head))
+    unused = frozenset(tracked.unused())
+    return Example(columns, str(location), task.question(columns), unused)
 
 
-def _rename(record: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+def _rename(record: Record, names: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the record with people's own column names turned into the task's.
 
     Raises Unusable for a column that is not there.
@@ -143,6 +149,8 @@ def _rename(record: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str,
                 ),
                 say("Mend data.columns.", "请修正 data.columns。"),
             )
+    if not names:
+        return record
     own_names = set(names.values())
     renamed = {key: value for key, value in record.items() if key not in own_names}
     for name, own_name in names.items():

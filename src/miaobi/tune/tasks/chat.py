@@ -9,7 +9,6 @@ assistant speaks).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import chain, takewhile
 from pathlib import Path
@@ -19,14 +18,14 @@ import numpy as np
 
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable, shape_of, to_document
+from miaobi.data.text.shapes import Record, Unusable, conversation, shape_of
 from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
 from miaobi.models.control_tokens import ControlTokens, Token
 from miaobi.tune.heads import ChatHead as Config
 from miaobi.tune.learner import Example, Features
 from miaobi.tune.tasks.causal import TextLearner, writing_model
-from miaobi.tune.text.turns import BUILT_IN, assistant_turns
+from miaobi.tune.text.turns import BUILT_IN, assistant_turns, unwritten
 
 NAME = "chat"
 SUMMARY = (
@@ -38,87 +37,11 @@ READER = "labelled/texts"
 MAKES = "text"
 ASK = "--prompt ..."
 EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-EXTRAS = ("name", "tool_call_id")
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     """Return {"messages": [...], "tools": [...]}; tools only where there are any."""
-    if isinstance(record.get("messages"), list):
-        messages = [_message(turn) for turn in record["messages"]]
-    else:
-        messages = _messages_of_other_shapes(record)
-    _check_dialogue(messages)
-    if not record.get("tools"):
-        return {"messages": messages}
-    return {"messages": messages, "tools": _tools(record["tools"])}
-
-
-def _message(turn: Any) -> dict[str, Any]:
-    """Return a message in OpenAI's form.
-
-    The arguments of tool calls become objects, which is what templates write.
-    """
-    calls = turn.get("tool_calls") if isinstance(turn, Mapping) else None
-    plain = {**turn, "content": turn.get("content") or ""} if calls else turn
-    parsed = to_document({"messages": [plain]}, None, {}).messages[0]
-    message: dict[str, Any] = {"role": parsed.role, "content": parsed.content}
-    for key in EXTRAS:
-        if turn.get(key) is not None:
-            message[key] = turn[key]
-    if calls:
-        message["tool_calls"] = [_call(call) for call in calls]
-    return message
-
-
-def _call(call: Any) -> dict[str, Any]:
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise Unusable(
-            say(
-                f"a tool call names no function: {call!r:.60}",
-                f"工具调用没有函数名：{call!r:.60}",
-            ),
-            '{"type": "function", "function": {"name": "...", "arguments": {}}}',
-        )
-    arguments = function.get("arguments", {})
-    try:
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments)
-    except ValueError:
-        raise Unusable(
-            say(
-                f"the arguments of {function['name']} are not JSON: {arguments!r:.60}",
-                f"{function['name']} 的参数不是 JSON：{arguments!r:.60}",
-            ),
-            '{"type": "function", "function": {"name": "...", "arguments": {}}}',
-        ) from None
-    identity = {"id": call["id"]} if "id" in call else {}
-    return {
-        **identity,
-        "type": "function",
-        "function": {"name": function["name"], "arguments": arguments},
-    }
-
-
-def _tools(value: Any) -> list[Any]:
-    """Return the tools of a list, or of the JSON of one (columns of a table hold text)."""
-    try:
-        tools = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        tools = None
-    if isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools):
-        return tools
-    raise Unusable(
-        say(
-            f"tools is {value!r:.60}, not a list of functions.",
-            f"tools 为 {value!r:.60}，不是函数列表。",
-        ),
-        '"tools": [{"type": "function", "function": {"name": "...", "parameters": {}}}]',
-    )
-
-
-def _messages_of_other_shapes(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages of ShareGPT, Alpaca, and prompt with completion."""
+    record = Record.of(record)
     if shape_of(record) == "text":
         raise Unusable(
             say("a plain text has no turns.", "纯文本没有对话轮次。"),
@@ -127,13 +50,9 @@ def _messages_of_other_shapes(record: Mapping[str, Any]) -> list[dict[str, Any]]
                 f"应为 {EXAMPLE}，或使用 --task causal。",
             ),
         )
-    document = to_document(record, None, {})
-    if document.messages:
-        return [message._asdict() for message in document.messages]
-    return [
-        {"role": "user", "content": document.prompt},
-        {"role": "assistant", "content": document.text},
-    ]
+    messages, tools = conversation(record)
+    _check_dialogue(messages)
+    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
 
 def _check_dialogue(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -167,7 +86,8 @@ def _check_dialogue(messages: Sequence[Mapping[str, Any]]) -> None:
         )
     for number, message in enumerate(messages, start=1):
         is_empty = not message["content"].strip() and not message.get("tool_calls")
-        if message["role"] == "assistant" and is_empty:
+        is_learned = message["role"] == "assistant" and "weight" not in message
+        if is_learned and is_empty:
             raise Unusable(
                 say(
                     f"turn {number}, the assistant's, is empty.",
@@ -313,6 +233,9 @@ class Assistant(TextLearner):
                 ),
             )
         self._renders_tools = True
+
+    def unwritten(self, columns: Mapping[str, Any]) -> frozenset[str]:
+        return unwritten(self.template, columns["messages"], columns.get("tools"))
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         """Encode a dialogue; too long a one loses its oldest exchanges.

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable
+from miaobi.data.text.shapes import Record, Unusable, pair, thumb
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import PreferenceHead as Config
@@ -40,7 +40,7 @@ from miaobi.tune.learner import Evaluation, Example, Features, Metric, Piece
 from miaobi.tune.tasks.causal import writing_model
 from miaobi.tune.text.metrics import mean
 from miaobi.tune.text.packing import PackedLearner, Reader, by_sequence, layers_of, pack
-from miaobi.tune.text.prompts import Question, fit, generate, prompt_format_of, row
+from miaobi.tune.text.prompts import fit, generate, prompt_format_of, row
 
 NAME = "preference"
 SUMMARY = "answers like those that people preferred", "按人们的偏好回答"
@@ -54,18 +54,6 @@ ROUNDING = 1e-5
 """Margins below it are rounding: a row is not always read in the same batch."""
 ANSWERS = ("chosen", "rejected", "completion")
 """Columns that hold answers."""
-LIKED = {
-    True: True,
-    False: False,
-    "true": True,
-    "false": False,
-    "1": True,
-    "0": False,
-    "up": True,
-    "down": False,
-    "👍": True,
-    "👎": False,
-}
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
@@ -73,17 +61,16 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
     A prompt is a text or messages, an answer a text.
     """
-    prompt = _prompt(record)
-    if "chosen" in record and "rejected" in record:
-        chosen = _answer(record, "chosen")
-        rejected = _answer(record, "rejected")
-        if chosen == rejected:
-            raise Unusable(
-                say("chosen and rejected are the same.", "chosen 与 rejected 相同。"),
-                say("Leave the record out.", "请去掉这条记录。"),
-            )
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    if "completion" not in record or record.get("label") is None:
+    record = Record.of(record)
+    compared = pair(record)
+    if compared is not None:
+        return {
+            "prompt": compared.question,
+            "chosen": compared.chosen,
+            "rejected": compared.rejected,
+        }
+    judged = thumb(record)
+    if judged is None:
         raise Unusable(
             say(
                 f"neither a pair nor a thumb; the columns are: {', '.join(map(str, record))}.",
@@ -91,7 +78,6 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
             ),
             f"{EXAMPLE} / {THUMBS}",
         )
-    liked = _liked(record["label"])
     if config.loss != "kto":
         raise Unusable(
             say(
@@ -100,50 +86,11 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
             ),
             "--head.loss kto",
         )
-    completion = _answer(record, "completion")
-    return {"prompt": prompt, "completion": completion, "label": liked}
-
-
-def _liked(label: Any) -> bool:
-    liked = LIKED.get(label.lower() if isinstance(label, str) else label)
-    if liked is None:
-        raise Unusable(
-            say(f"label is {label!r}.", f"label 为 {label!r}。"),
-            say("Write true or false.", "请写 true 或 false。"),
-        )
-    return liked
-
-
-def _prompt(record: Mapping[str, Any]) -> Question:
-    prompt = record.get("prompt")
-    if isinstance(prompt, list) and prompt and all(map(_is_message, prompt)):
-        return [
-            {"role": str(turn.get("role")), "content": turn["content"]}
-            for turn in prompt
-        ]
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise Unusable(say("no prompt.", "缺少 prompt。"), EXAMPLE)
-    return prompt.strip()
-
-
-def _is_message(turn: Any) -> bool:
-    return isinstance(turn, Mapping) and isinstance(turn.get("content"), str)
-
-
-def _answer(record: Mapping[str, Any], name: str) -> str:
-    """Return a text, or the last of the messages that TRL writes there."""
-    value = record[name]
-    if isinstance(value, list) and value and isinstance(value[-1], Mapping):
-        value = value[-1].get("content")
-    if not isinstance(value, str) or not value.strip():
-        raise Unusable(
-            say(
-                f"{name} is {value!r:.40}, not a text.",
-                f"{name} 为 {value!r:.40}，不是文本。",
-            ),
-            EXAMPLE,
-        )
-    return value.strip()
+    return {
+        "prompt": judged.question,
+        "completion": judged.answer,
+        "label": judged.liked,
+    }
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -254,6 +201,9 @@ class PreferenceLearner(PackedLearner):
             for name in ANSWERS
             if name in columns
         ]
+
+    def unwritten(self, columns: Mapping[str, Any]) -> frozenset[str]:
+        return self.prompt_format.unwritten(columns["prompt"])
 
     def length(self, columns: Mapping[str, Any]) -> int:
         question = self.prompt_format.question(columns["prompt"])

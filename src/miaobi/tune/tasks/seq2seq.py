@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable
+from miaobi.data.text.shapes import Record, Unusable
 from miaobi.models.base import Base
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
@@ -58,9 +58,26 @@ EXAMPLE = '{"source": "...", "target": "..."}'
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
+    record = Record.of(record)
+    if isinstance(record.peek("translation"), Mapping):
+        return _translation(record.inside("translation"), config)
     return {
         "source": _text(record, config.source, "source"),
         "target": _text(record, config.target, "target"),
+    }
+
+
+def _translation(texts: Record, config: Config) -> Mapping[str, Any]:
+    """Return the texts of {"translation": {"en": "...", "zh": "..."}}.
+
+    The languages are head.source and head.target, or else the first and the second.
+    """
+    source, target = config.source, config.target
+    if len(texts) == 2 and not {source, target} & set(texts):
+        source, target = texts
+    return {
+        "source": _text(texts, source, "source"),
+        "target": _text(texts, target, "target"),
     }
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable, unseen
+from miaobi.data.text.shapes import Record, Unusable, messages_of, unseen
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import TextClassificationHead as Config
@@ -60,6 +60,9 @@ READER = "labelled/texts"
 MAKES = "labels"
 ASK = "--prompt ..."
 EXAMPLE = '{"text": "...", "label": "positive"}'
+TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise")
+"""Also CLUE's and GLUE's names of it."""
+PAIR_COLUMNS = ("text_pair", "sentence2", "hypothesis")
 OWN_METRICS = 20
 """Labels that have metrics of their own, the most frequent."""
 UNLABELLED = (None, "", "-")
@@ -69,13 +72,37 @@ NO_LABEL = -100
 
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
-    if not str(record.get("text") or "").strip():
+    record = Record.of(record)
+    text = _text(record)
+    if not text.strip():
         raise Unusable(say("no text.", "缺少 text。"), EXAMPLE)
-    columns = {"text": str(record["text"])}
-    pair = record.get("text_pair")
-    if pair not in (None, ""):
-        columns["text_pair"] = str(pair)
+    columns = {"text": text}
+    pair = record.first(PAIR_COLUMNS)
+    if pair:
+        columns["text_pair"] = str(record[pair])
     return {**columns, "label": _label(record.get("label"), config)}
+
+
+def _text(record: Record) -> str:
+    """Return the text to be classified; "" for none.
+
+    It may be the only turn of a conversation, as ms-swift writes it.
+    """
+    column = record.first(TEXT_COLUMNS)
+    if column:
+        return str(record[column])
+    if not record.holds("messages"):
+        return ""
+    messages = messages_of(record.items_of("messages"))
+    if [message["role"] for message in messages] != ["user"]:
+        raise Unusable(
+            say(
+                "messages hold a conversation, not one text of the user's.",
+                "messages 是一段对话，而不是用户的一段文本。",
+            ),
+            EXAMPLE,
+        )
+    return str(messages[0]["content"])
 
 
 def _label(label: Any, config: Config) -> Any:

@@ -79,8 +79,33 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
         text = str(record.get("text") or "")
         if not text.strip():
             raise Unusable(say("no text.", "缺少 text。"), EXAMPLE)
-        spans = _spans_of(record.get("entities"), text)
+        entities = record.get("entities")
+        if entities is None and isinstance(record.get("label"), Mapping):
+            entities = _entities_by_kind(record["label"], text)
+        spans = _spans_of(entities, text)
     return {"text": text, "entities": [span._asdict() for span in spans]}
+
+
+def _entities_by_kind(kinds: Mapping[str, Any], text: str) -> list[dict[str, Any]]:
+    """Return CLUENER's {kind: {name: [[first, last], ...]}} as entities.
+
+    Its ends are those of the last character. Raises Unusable where the text holds
+    something else there.
+    """
+    entities = list[dict[str, Any]]()
+    for kind, names in kinds.items():
+        for name, places in (names or {}).items():
+            for first, last in places or ():
+                if text[first : last + 1] != name:
+                    raise Unusable(
+                        say(
+                            f"the {kind} {name!r} is not at {first} to {last}.",
+                            f"{kind} {name!r} 不在位置 {first} 至 {last}。",
+                        ),
+                        '"label": {"name": {"...": [[0, 2]]}}',
+                    )
+                entities.append({"start": first, "end": last + 1, "label": kind})
+    return entities
 
 
 def _join(tokens: Sequence[Any], tags: Any) -> tuple[str, list[Span]]:

@@ -20,7 +20,7 @@ from miaobi.models.chat import ChatTemplate
 from miaobi.models.control_tokens import Prompt
 from miaobi.tune.learner import Side, padded
 from miaobi.tune.text.heads import padding_of
-from miaobi.tune.text.turns import assistant_turns
+from miaobi.tune.text.turns import assistant_turns, unwritten
 
 Question = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a conversation that waits for its answer."""
@@ -46,6 +46,19 @@ class PromptFormat:
         if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
             return ids[:-1]
         return ids
+
+    def unwritten(self, question: Question) -> frozenset[str]:
+        """Return the keys of a question's messages that it is written without.
+
+        Raises Unusable for calls that are not written, BadInput for what the template
+        refuses.
+        """
+        if isinstance(question, str):
+            return frozenset()
+        if self.template is not None:
+            return unwritten(self.template, question)
+        keys = set().union(*question) - {"role", "content"}
+        return frozenset(f"messages[].{key}" for key in keys)
 
     def answer(self, question: Question, text: str) -> list[int]:
         """Return the answer's tokens with the one that ends it.

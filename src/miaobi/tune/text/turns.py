@@ -9,15 +9,20 @@ ends a turn is not part of it: generation stops at that token.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+from miaobi.core.errors import BadInput
+from miaobi.core.language import say
+from miaobi.data.text.shapes import Unusable
 from miaobi.models.chat import ChatTemplate
 from miaobi.models.control_tokens import Prompt, Span
 
 Message = Mapping[str, Any]
 
+OPTIONAL_KEYS = ("reasoning_content", "name")
+"""Keys of messages that templates may write or not."""
 MARKS = re.compile(r"{%[-+]?\s*generation\b")
 
 CHATML = """\
@@ -68,10 +73,10 @@ def assistant_turns(
 ) -> tuple[Prompt, list[Span]]:
     """Return the rendered dialogue and its assistant's turns in order.
 
-    A turn with nothing before it (the assistant speaks first) answers no prompt and is
-    left out, as are earlier turns that the template writes differently once others
-    follow (Qwen3 takes their thoughts out). Raises BadInput for what the template
-    refuses.
+    Left out are turns of weight 0; a turn with nothing before it (the assistant speaks
+    first), which answers no prompt; and earlier turns that the template writes
+    differently once others follow (Qwen3 takes their thoughts out). Raises BadInput for
+    what the template refuses.
 
     Args:
         template: of the base, or one of `BUILT_IN`.
@@ -80,31 +85,110 @@ def assistant_turns(
     """
     dialogue = template.render(messages, add_generation_prompt=False, tools=tools)
     if MARKS.search(template.source):
-        return dialogue, list(dialogue.turns)
+        return dialogue, _weighted(dialogue.turns, messages)
     text = dialogue.text
     spans = list[Span]()
-    for first, end in _runs_of_assistant(messages):
-        if not first:
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or not index or "weight" in message:
             continue
-        prompt = template.render(messages[:first], tools=tools).text
+        prompt = template.render(messages[:index], tools=tools).text
         so_far = text
-        if end < len(messages):
+        if index + 1 < len(messages):
             so_far = template.render(
-                messages[:end], add_generation_prompt=False, tools=tools
+                messages[: index + 1], add_generation_prompt=False, tools=tools
             ).text
         if text.startswith(prompt) and text.startswith(so_far):
-            spans.append((len(prompt), _end_of_turn(so_far, messages[end - 1])))
+            spans.append((len(prompt), _end_of_turn(so_far, message)))
     return dialogue, spans
 
 
-def _runs_of_assistant(messages: Sequence[Message]) -> Iterator[Span]:
-    """Return where the assistant's messages begin and end, those in a row as one."""
-    first = 0
-    for role, group in groupby(messages, key=lambda message: message["role"]):
-        end = first + len(list(group))
-        if role == "assistant":
-            yield first, end
-        first = end
+def _weighted(spans: Sequence[Span], messages: Sequence[Message]) -> list[Span]:
+    """Return the marked turns without those that are only read (weight 0).
+
+    Raises BadInput where the marks do not show which those are.
+    """
+    spoken = [message for message in messages if message["role"] == "assistant"]
+    if not any("weight" in message for message in spoken):
+        return list(spans)
+    if len(spans) != len(spoken):
+        raise BadInput(
+            say(
+                f"the chat template marks {len(spans)} of the assistant's {len(spoken)} turns, and weights need all.",
+                f"对话模板标出助手 {len(spoken)} 轮中的 {len(spans)} 轮，权重需要全部标出。",
+            ),
+            "--head.template chatml",
+        )
+    return [
+        span
+        for span, message in zip(spans, spoken, strict=True)
+        if "weight" not in message
+    ]
+
+
+def unwritten(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> frozenset[str]:
+    """Return the keys of messages that a template does not write.
+
+    Raises Unusable for a call that it does not write: its turn would teach silence.
+    Raises BadInput for what it refuses.
+
+    Args:
+        template: of the base, or one of `BUILT_IN`.
+        messages: the dialogue.
+        tools: functions that the assistant may call.
+    """
+    template.render(messages, add_generation_prompt=False, tools=tools)
+    for index, message in enumerate(messages):
+        if message.get("tool_calls"):
+            _check_calls_are_written(template, messages[: index + 1], tools)
+    return frozenset(
+        f"messages[].{key}"
+        for key in OPTIONAL_KEYS
+        if any(key in message for message in messages) and not _writes(template, key)
+    )
+
+
+def _check_calls_are_written(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Raise Unusable where the calls of the last message make no difference."""
+    *before, last = messages
+    silent = {key: value for key, value in last.items() if key != "tool_calls"}
+    with_calls, without = (
+        template.render([*before, turn], add_generation_prompt=False, tools=tools).text
+        for turn in (last, silent)
+    )
+    if with_calls != without:
+        return
+    name = last["tool_calls"][0]["function"]["name"]
+    raise Unusable(
+        say(
+            f"turn {len(messages)} calls {name}, and the base's chat template does not write calls.",
+            f"第 {len(messages)} 轮调用 {name}，而基础模型的对话模板不写工具调用。",
+        ),
+        say(
+            "Use --head.template chatml, or another base.",
+            "请使用 --head.template chatml，或换一个基础模型。",
+        ),
+    )
+
+
+@lru_cache
+def _writes(template: ChatTemplate, key: str) -> bool:
+    """Return whether a template writes a key of messages that not all have."""
+    asked: dict[str, Any] = {"role": "user", "content": "a"}
+    said: dict[str, Any] = {"role": "assistant", "content": "b"}
+    probes = ([asked, said], [{**asked, key: "c"}, {**said, key: "c"}])
+    without, with_key = (
+        template.render(messages, add_generation_prompt=False).text
+        for messages in probes
+    )
+    return with_key != without
 
 
 def _end_of_turn(text: str, message: Message) -> int:

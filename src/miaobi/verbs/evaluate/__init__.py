@@ -119,7 +119,7 @@ def evaluate(
             allow) to generate.
         limit: At most so many held-out documents (200), or held-out and as many
             training pictures (10000).
-        out: Folder for the report; runs/evaluate/NAME by default.
+        out: Folder for the report; runs/evaluate/NAME by default, and NAME-2, NAME-3 after it.
         engine: auto takes one that gives log-probabilities of texts, where there is one.
         extractor: For pictures, what features are measured with: efficientnet-lite0
             (the default), or an ONNX file of one's own.
@@ -134,7 +134,7 @@ def evaluate(
     )
     reports = _reports(evaluator, names, weights, options)
     default = "-vs-".join(name.replace("/", "_") for name in names)
-    folder = out or Path("runs") / "evaluate" / default
+    folder = out or _free_folder(Path("runs") / "evaluate", default)
     result = Evaluation(
         tuple(report.results for report in reports),
         {
@@ -150,6 +150,16 @@ def evaluate(
     write_text(folder / "report.json", content)
     page(result, reports, say(*evaluator.LEAD)).write(result.page)
     return result
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """Return a folder of this name, numbered where there is one: a report stays."""
+    folder = parent / name
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
 
 
 def _find(names: list[str]) -> list[Weights]:

@@ -33,6 +33,7 @@ from miaobi.verbs.train import (
     RUNS,
     Plan,
     Printed,
+    check_resumed,
     describe_validation,
     find_run_folder,
     is_first_process,
@@ -319,7 +320,10 @@ def resume(
     from miaobi.verbs.finetune.settings import settle
 
     path = folder / "config.yaml"
-    settled = settle(config.read_yaml(path), settings, str(path))
+    recipe = config.read_yaml(path)
+    settled = settle(recipe, settings, str(path))
+    unchanged = settle(recipe, None, str(path))
+    check_resumed(folder, "finetune", unchanged.values, settled.values)
     before, replay = _read_before(folder)
     tuned = _run(
         settled,
@@ -441,7 +445,7 @@ def _run(
     """
     import torch
 
-    from miaobi.train import elsewhere, estimate, loop, processes, threads
+    from miaobi.train import elsewhere, estimate, loop, processes, resuming, threads
     from miaobi.train import run as runs_of
     from miaobi.verbs.finetune import outcome
     from miaobi.verbs.finetune.work import Work
@@ -453,6 +457,9 @@ def _run(
         quiet = quiet or processes.rank() > 0
         work = Work.open(settings, before, replay, quiet)
         settings = work.settings
+        origin = {"data": work.data.fingerprint, "base": work.base.identity}
+        if folder:
+            resuming.check_origin(folder, "finetune", origin, settings.values)
         state = loop.start(work.learner, settings.train)
         torch.manual_seed(settings.train.seed + processes.rank())
         expected = estimate.estimate(
@@ -466,6 +473,8 @@ def _run(
         if dry_run:
             return Plan(config.nested(settings.values), expected)
         run_folder = folder or runs_of.new_folder(runs, settings.name)
+        if processes.rank() == 0:
+            resuming.note_origin(run_folder, origin)
         if before is not None and processes.rank() == 0:
             content = {"model": str(before), "replay": replay}
             write_text(run_folder / "before.json", json.dumps(content))
@@ -552,6 +561,7 @@ def _write_bundle(
 ) -> None:
     from miaobi.evaluate.compare import scores
     from miaobi.models.tuned import FAMILY
+    from miaobi.train import resuming
     from miaobi.tune import methods
 
     settings = work.settings
@@ -564,6 +574,7 @@ def _write_bundle(
         settings.task.MAKES,
         recipe=config.nested(settings.values),
         data=work.facts(),
+        resumed=resuming.noted_changes(run),
         parents=(str(work.before or work.base.name),),
         metrics={
             **metrics,
@@ -590,11 +601,27 @@ def _write_report(
     after: Outcome,
     model: str = "",
 ) -> None:
-    """Write report.json and report.html; `model` is empty while the run has not ended."""
+    """Write report.json and report.html; `model` is empty while the run has not ended.
+
+    The report of a version that the run made before it was resumed is kept beside it.
+    """
     from miaobi.train.tracking import read_log
     from miaobi.verbs.finetune.page import page
     from miaobi.verbs.finetune.report import RunFacts, report
 
     content = report(before, after, RunFacts.of(work, state, run, model))
+    _keep_report(run)
     write_text(run / "report.json", json.dumps(content, ensure_ascii=False, indent=1))
     page(content, read_log(run)).write(run / "report.html")
+
+
+def _keep_report(run: Path) -> None:
+    """Rename the report of a version in the store to report-NAME@N."""
+    path = run / "report.json"
+    if not path.exists():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not content["finished"]:
+        return
+    for suffix in (".html", ".json"):
+        (run / f"report{suffix}").rename(run / f"report-{content['model']}{suffix}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from miaobi.core.config import plain
 from miaobi.core.language import say
+from miaobi.data.survey import counted
 from miaobi.evaluate.compare import Difference
 from miaobi.evaluate.page import (
     Block,
@@ -103,6 +104,8 @@ def _base_and_data(step: Mapping[str, Any]) -> dict[str, Any]:
         ),
         say("Questions with several answers", "答案不一的提问"): data["contradictions"],
     }
+    if data.get("unused"):
+        rows[say("Keys not used", "未用的键")] = counted(data["unused"])
     if data.get("replayed"):
         rows[say("Replayed from before", "重放的旧样本")] = f"{data['replayed']:,}"
     for name, summary in mixing.describe(data).items():

@@ -14,17 +14,19 @@ from miaobi.core.config import plain
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.store import Version
+from miaobi.data.survey import counted
 from miaobi.data.text.shapes import Unusable
 from miaobi.engines.load import load
 from miaobi.models.base import Base, open_base
 from miaobi.tune import defaults, examples, methods, mixing
 from miaobi.tune.defaults import Derived
-from miaobi.tune.examples import Examples, Lengths
+from miaobi.tune.examples import Examples, Fit, Lengths
 from miaobi.tune.learner import Learner
 from miaobi.tune.text import teacher
 from miaobi.verbs.finetune.settings import Settings
 
 PREVIEWED_EXAMPLES = 3
+UNUSED_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Work:
     """Settings that were left open, with their values and why."""
     before: Version | None
     """The tuned model that is tuned again."""
+    fit: Fit
+    """What of the examples the base can be taught."""
 
     @classmethod
     def open(
@@ -75,8 +79,10 @@ class Work:
         left_out = _unseen(settings, spec, folder)
         with teacher.opened_by(load):
             learner = task.learner(base, spec, head)
+        fit = examples.fit(folder, task, learner, settings.data.strict)
+        left_out |= fit.left_out
         lengths = examples.measure(
-            folder, task, learner, settings.data, context_of(base)
+            folder, task, learner, settings.data, context_of(base), left_out
         )
         settings = settings.with_length(lengths.max_length)
         if before is not None:
@@ -95,7 +101,7 @@ class Work:
             lengths,
         )
         settings = settings.derived({item.key: item.value for item in reasons})
-        return cls(settings, base, spec, learner, data, lengths, reasons, before)
+        return cls(settings, base, spec, learner, data, lengths, reasons, before, fit)
 
     def facts(self) -> dict[str, Any]:
         """Return what the bundle records of base and data."""
@@ -123,8 +129,37 @@ class Work:
             rows.append((example.location, texts))
         return rows
 
+    def notes_on_records(self) -> list[str]:
+        """Return what became of the records' keys, and of those that were left out."""
+        notes = list[str]()
+        unused = self.data.spec.get("unused", {})
+        if unused:
+            keys = counted(unused, UNUSED_LISTED)
+            notes.append(say(f"keys not used: {keys}", f"未用的键：{keys}"))
+        if self.fit.unwritten:
+            keys = counted(self.fit.unwritten, UNUSED_LISTED)
+            notes.append(
+                say(
+                    f"keys that the base has no way to read: {keys}",
+                    f"基础模型无法读取的键：{keys}",
+                )
+            )
+        problems = self.data.spec["problems"]
+        count = problems["count"] + len(self.fit.problems)
+        if count:
+            first = [*problems["first"], *self.fit.problems][0]
+            notes.append(
+                say(
+                    f"records left out: {count:,} ({first})",
+                    f"略去的记录：{count:,} 条（{first}）",
+                )
+            )
+        return notes
+
     def show_preview(self) -> None:
-        """Print the preview, what was mixed in and what was derived to stderr."""
+        """Print the preview, what was mixed in, what of the records was not used and
+        what was derived to stderr.
+        """
         from rich.console import Console
         from rich.text import Text
 
@@ -144,6 +179,7 @@ class Work:
             f"data.mix.{name}: {summary}"
             for name, summary in mixing.describe(self.data.spec).items()
         ]
+        notes += self.notes_on_records()
         for item in self.reasons:
             notes.append(f"train.{item.key} = {plain(item.value)}  ({item.reason})")
         for note in notes:
