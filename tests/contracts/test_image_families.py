@@ -32,6 +32,7 @@ from miaobi.nn.image import (
     to_pixels,
 )
 from miaobi.nn.objective import Objective
+from miaobi.provenance.sheet import INK, LETTERS
 from miaobi.train import checkpoint, loop
 from miaobi.train.config import TrainConfig
 
@@ -141,6 +142,8 @@ def test_samples_are_one_sheet(name: str, variant: dict[str, Any]) -> None:
     assert isinstance(sample, Image)
     assert sample.pixels.dtype == np.uint8
     assert sample.pixels.shape[1] > 8 * 16
+    beside_pictures = sample.pixels[:, : 3 * LETTERS]
+    assert (beside_pictures == INK).all(2).any(), "rows have titles"
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)

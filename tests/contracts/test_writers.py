@@ -181,7 +181,13 @@ def test_a_folder_is_numbered_or_refused(name: str, tmp_path: Path) -> None:
     publish(several[0], folder)
     usual = next(iter(writers.get(name).ENDINGS))
     files = [f"{number:03d}{usual}" for number in range(3)]
-    assert sorted(file.name for file in folder.iterdir()) == [*files, "index.jsonl"]
+    sheets = [file.name for file in folder.glob("sheet-*")]
+    assert sheets in ([], [f"sheet-000-001{usual}"])
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *files,
+        "index.jsonl",
+        *sheets,
+    ]
     rows = from_lines((folder / "index.jsonl").read_bytes())
     assert [row["file"] for row in rows] == files
     assert [row["seed"] for row in rows] == [7, 8, 7]

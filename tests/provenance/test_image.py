@@ -114,7 +114,10 @@ def test_a_folder_is_numbered_and_never_overwritten(tmp_path: Path) -> None:
     publish(painted(30), folder)
     numbered = ["000.png", "001.png", "002.png"]
     names = sorted(item.name for item in folder.iterdir())
-    assert names == [*numbered, "index.jsonl"]
+    assert names == [*numbered, "index.jsonl", "sheet-000-001.png"]
+    assert read_record(folder / "sheet-000-001.png")["model"] == "画家"
+    with Pillow.open(folder / "sheet-000-001.png") as shown:
+        assert min(shown.size) > 100
     lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["file"] for row in rows] == numbered
@@ -129,7 +132,8 @@ def test_two_writers_share_a_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         for _ in range(4):
             threads.submit(publish, pictures, folder)
-    assert len(list(folder.glob("*.png"))) == 16
+    assert len(list(folder.glob("0*.png"))) == 16
+    assert len(list(folder.glob("sheet-*.png"))) == 4
     assert len((folder / "index.jsonl").read_text().splitlines()) == 16
 
 

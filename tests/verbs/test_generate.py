@@ -268,7 +268,11 @@ def test_a_folder_gets_numbered_pictures_and_their_facts(
         "AI-generated / 由AI生成 · painter · pictures · seed 1 · 16 × 8×8"
         in printed.err
     )
-    assert here() == [*(f"out/{at:03d}.png" for at in range(16)), "out/index.jsonl"]
+    assert here() == [
+        *(f"out/{at:03d}.png" for at in range(16)),
+        "out/index.jsonl",
+        "out/sheet-000-015.png",
+    ]
     rows = [
         json.loads(line)
         for line in Path("out/index.jsonl").read_text(encoding="utf-8").splitlines()
@@ -355,7 +359,12 @@ def test_ctrl_c_keeps_the_pictures_that_are_done(
     limit = 2
     assert paint("--model", painter, "--n", "5", "--out", "out") == 0
     assert "2 of 5 are done" in capsys.readouterr().err
-    assert here() == ["out/000.png", "out/001.png", "out/index.jsonl"]
+    assert here() == [
+        "out/000.png",
+        "out/001.png",
+        "out/index.jsonl",
+        "out/sheet-000-001.png",
+    ]
     limit = 0
     assert paint("--model", painter, "--n", "5", "--out", "none") == 130
     assert not Path("none").exists()

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miaobi.core.artifacts import Artifact
+from miaobi.core.language import say
 from miaobi.data.dataset import Dataset
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families.config import GANConfig as Config
@@ -491,4 +492,5 @@ def sample(objective: Duel, dataset: Dataset, config: Sample) -> list[Artifact]:
         Conditions(label=label),
         torch.Generator(net.device).manual_seed(0),
     )
-    return sheet_of(torch.split(pictures, columns))
+    classes = dataset.spec.classes[:columns] if net.config.conditional else ()
+    return sheet_of(torch.split(pictures, columns), [say("new", "新图")], classes)

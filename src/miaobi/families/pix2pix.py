@@ -186,7 +186,8 @@ def sample(objective: Translation, dataset: Dataset, config: Sample) -> list[Art
     for source, partner in zip(sources, partners, strict=True):
         if len(source) == len(sources[0]):
             rows += [with_channels_of(partner, source), net(source), partner]
-    return sheet_of(rows)
+    titles = [say("source", "源图"), say("made", "生成"), say("true", "真实")]
+    return sheet_of(rows, titles * (len(rows) // 3))
 
 
 def with_channels_of(x: Tensor, source: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miaobi.core.artifacts import Artifact
+from miaobi.core.language import say
 from miaobi.data.dataset import Dataset
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.families.config import VAEConfig as Config
@@ -252,4 +253,5 @@ def sample(objective: Variational, dataset: Dataset, config: Sample) -> list[Art
     generator = torch.Generator(device).manual_seed(0)
     new = net.paint(max(config.pictures, 1), generator=generator)
     rows += [row for row in torch.split(new, len(x)) if len(row) == len(x)]
-    return sheet_of(rows)
+    titles = [say("held out", "留出"), say("restored", "重建"), say("new", "新图")]
+    return sheet_of(rows, titles[: len(rows)])

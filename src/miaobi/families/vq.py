@@ -322,4 +322,5 @@ def sample(objective: Compression, dataset: Dataset, config: Sample) -> list[Art
     for part in parts:
         if len(part) == len(parts[0]):
             rows += [part, net.restore(part)]
-    return sheet_of(rows)
+    titles = [say("held out", "留出"), say("restored", "重建")]
+    return sheet_of(rows, titles * (len(rows) // 2))

@@ -184,12 +184,29 @@ def need_classes(spec: PictureSpec) -> None:
         )
 
 
-def sheet_of(pictures: Sequence[Tensor]) -> list[Artifact]:
-    """Return rows of pictures, each [columns, C, H, W], on one sheet: the `sample` of a
-    family.
+def sheet_of(
+    rows: Sequence[Tensor], titles: Sequence[str], columns: Sequence[str] = ()
+) -> list[Artifact]:
+    """Return rows of pictures on one sheet: the `sample` of a family.
+
+    Args:
+        rows: each [columns, C, H, W]
+        titles: what each row shows, to its left; those below the last have none
+        columns: what each column shows, such as the classes, or nothing
     """
-    pixels = to_pixels(torch.cat(list(pictures)))
-    return [Image(sheet(pixels.numpy(), columns=len(pictures[0])), Facts(""))]
+    pixels = to_pixels(torch.cat(list(rows))).numpy()
+    beside = [*titles, *[""] * (len(rows) - len(titles))]
+    return [
+        Image(
+            sheet(
+                pixels,
+                columns=len(rows[0]),
+                rows_labels=beside,
+                columns_labels=columns or None,
+            ),
+            Facts(""),
+        )
+    ]
 
 
 def to_pixels(pictures: Tensor) -> Tensor:

@@ -61,6 +61,15 @@ def encode(pictures: Sequence[Image], ending: str) -> bytes:
     return encode_frames(pixels, ending, facts, SECONDS_A_PICTURE)
 
 
+def encode_sheet(
+    pictures: Sequence[Image], captions: Sequence[str], ending: str
+) -> bytes:
+    """Return the file of one sheet that shows several pictures over their captions."""
+    pixels = sheet([picture.pixels for picture in pictures], captions=captions)
+    facts = merged([record(picture) for picture in pictures])
+    return encode_frames([pixels], ending, facts, SECONDS_A_PICTURE)
+
+
 def merged(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Several records as one: what they share, and under "pictures" what differs."""
     shared = {

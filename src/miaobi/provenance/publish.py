@@ -61,7 +61,8 @@ def is_folder(path: Path, kind: type[Artifact]) -> bool:
 
 
 def publish_each(artifacts: Sequence[Artifact], folder: Path) -> list[Path]:
-    """Write 000.png, 001.png, ... and a line of index.jsonl for each.
+    """Write 000.png, 001.png, ... and a line of index.jsonl for each; beside several
+    pictures a sheet of them, sheet-000-015.png.
 
     Numbers go on after those that are in the folder.
     """
@@ -80,6 +81,12 @@ def publish_each(artifacts: Sequence[Artifact], folder: Path) -> list[Path]:
             rows.append(json.dumps(row, ensure_ascii=False))
             paths.append(path)
         write_text(index, "\n".join(rows) + "\n")
+        # Only what can be seen at a glance has sheets.
+        encode_sheet = getattr(writer, "encode_sheet", None)
+        if encode_sheet and len(artifacts) > 1:
+            numbers = [path.stem for path in paths]
+            name = f"sheet-{numbers[0]}-{numbers[-1]}{ending}"
+            storage.write(folder / name, encode_sheet(artifacts, numbers, ending))
     return paths
 
 

