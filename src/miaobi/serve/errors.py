@@ -184,19 +184,22 @@ def _detail(request: Request, error: HTTPException) -> str:
     return str(error.detail)
 
 
+def answer_of(request: Request, error: Exception) -> ApiError:
+    """Return the answer to any error of a request, the framework's own included."""
+    if isinstance(error, RequestValidationError):
+        return _from_validation(error)
+    if isinstance(error, HTTPException):
+        return ApiError(
+            error.status_code, _detail(request, error), headers=error.headers
+        )
+    return from_exception(error, getattr(request.state, "request_id", "-"))
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` in this shape."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, RequestValidationError):
-            return _from_validation(error).response()
-        if isinstance(error, HTTPException):
-            return ApiError(
-                error.status_code, _detail(request, error), headers=error.headers
-            ).response()
-        return from_exception(
-            error, getattr(request.state, "request_id", "-")
-        ).response()
+        return answer_of(request, error).response()
 
     for kind in (
         ApiError,

@@ -112,6 +112,7 @@ class Guard:
             if key in values and key in (
                 "host",
                 "authorization",
+                "x-api-key",
                 "origin",
                 "content-length",
                 "content-type",
@@ -174,8 +175,9 @@ class Guard:
             )
 
     async def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
-        """By the key in Authorization; in the studio, where a browser asks, also by the
-        session that its cookie names.
+        """By the key in Authorization, or in X-Api-Key, where Anthropic's clients write
+        it; in the studio, where a browser asks, also by the session that its cookie
+        names.
         """
         if OPEN.fullmatch(scope["path"]):
             return Caller()
@@ -184,6 +186,8 @@ class Guard:
             return await self.services.keys.caller(
                 self.services.sessions.key(_cookie(headers)) or ""
             )
+        if authorization is None and "x-api-key" in headers:
+            authorization = f"Bearer {headers['x-api-key']}"
         kind, _, secret = (authorization or "").partition(" ")
         return await self.services.keys.caller(
             secret.strip() if kind.lower() == "bearer" else ""

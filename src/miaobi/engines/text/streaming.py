@@ -6,6 +6,7 @@ Knows nothing of models.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from miaobi.engines.text.detokenizer import Detokenizer
 
@@ -15,21 +16,26 @@ class StopText:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = stops
-        self.stopped = False
+        self.stopped_by: str | None = None
+        """The stop string that has come."""
         self._held = ""
 
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
+
     def push(self, text: str) -> str:
-        """Return the text that is safe to show; set `stopped` at a stop string."""
+        """Return the text that is safe to show; set `stopped_by` at a stop string."""
         if self.stopped:
             return ""
         if not self.stops:
             return text
         self._held += text
-        positions = [self._held.find(stop) for stop in self.stops]
-        hits = [position for position in positions if position >= 0]
+        positions = [(self._held.find(stop), stop) for stop in self.stops]
+        hits = [hit for hit in positions if hit[0] >= 0]
         if hits:
-            self.stopped = True
-            return self._release(min(hits))
+            position, self.stopped_by = min(hits, key=itemgetter(0))
+            return self._release(position)
         held_back = max(self._overlap(stop) for stop in self.stops)
         return self._release(len(self._held) - held_back)
 

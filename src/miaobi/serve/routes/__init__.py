@@ -25,6 +25,7 @@ routes: Registry[RouteModule] = Registry(
         "moderations": "miaobi.serve.routes.moderations",
         "chat": "miaobi.serve.routes.chat",
         "completions": "miaobi.serve.routes.completions",
+        "messages": "miaobi.serve.routes.messages",
         "responses": "miaobi.serve.routes.responses",
         "embeddings": "miaobi.serve.routes.embeddings",
         "operations": "miaobi.serve.routes.operations",

@@ -47,6 +47,8 @@ class Exchange:
     seed: int | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    is_whole: bool = False
+    """Set by whoever takes the chunks, once it wants no more of them."""
 
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
@@ -94,6 +96,8 @@ class Exchange:
                     self.completion_tokens += chunk.tokens
                 if chunk.text or chunk.finish or chunk.logprobs:
                     put(replace(chunk, index=chunk.index + first) if first else chunk)
+                if self.is_whole:
+                    return
 
     @property
     def usage(self) -> dict[str, int]:
