@@ -23,10 +23,10 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.logs import log
 from miaobi.serve.settings import Settings
 
-FILES_PATH = "/v1/files"
+STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
 """An upload whose last byte came is stored, also where its sender does not wait."""
 UPLOADS = re.compile(
-    r"/v1/files|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*",
+    r"/v1/files|/v1/uploads/[^/]+/parts|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*",
     re.DOTALL,
 )
 """Where multipart forms belong."""
@@ -54,7 +54,7 @@ class Bodies:
             kind = self._kind(scope)
             incoming = _Incoming(receive, self._largest(scope, kind), self.settings)
             incoming.check(int(_header(scope, b"content-length") or 0))
-            if scope["path"] == FILES_PATH:
+            if kind != "application/json" and STREAMED.fullmatch(scope["path"]):
                 await self.app(scope, incoming.receive, send)
                 return
             source: Receive = incoming.receive
@@ -84,7 +84,8 @@ class Bodies:
         the form around them; others are held in memory.
         """
         stored = kind == "multipart/form-data" and (
-            scope["path"] == FILES_PATH or scope["path"].startswith("/studio/")
+            STREAMED.fullmatch(scope["path"]) is not None
+            or scope["path"].startswith("/studio/")
         )
         return (
             self.settings.limits.upload_bytes + FORM

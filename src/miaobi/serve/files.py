@@ -41,6 +41,8 @@ log = logging.getLogger("miaobi.serve")
 ID = re.compile(r"file-[0-9a-f]{28}")
 PART = re.compile(r"\.(file-[0-9a-f]{28})\.part")
 PAGE = 10_000
+PART_PURPOSE = "upload-part"
+"""The purpose of a part of a file (parts.py). Nobody else sees those."""
 ABANDONED_SECONDS = 86_400
 """After so long, bytes at a URL without a record belong to nobody."""
 Check = Callable[[Path], None]
@@ -85,7 +87,7 @@ class Files:
             raise missing(id)
         return path
 
-    def find(self, id: str, key_id: str) -> File:
+    def find(self, id: str, key_id: str, is_part: bool = False) -> File:
         """The record, for the key that made it. Raises ApiError 404: others' files are
         as if they were not.
         """
@@ -94,6 +96,7 @@ class Files:
         if (
             file is None
             or file.key_id != key_id
+            or (file.purpose == PART_PURPOSE) != is_part
             or (file.expires is not None and file.expires <= now())
         ):
             raise missing(id)
@@ -109,7 +112,9 @@ class Files:
     ) -> list[File]:
         """One more than `limit` where there are more."""
         query = select(File).where(
-            File.key_id == key_id, File.expires.is_(None) | (File.expires > now())
+            File.key_id == key_id,
+            File.purpose != PART_PURPOSE,
+            File.expires.is_(None) | (File.expires > now()),
         )
         if purpose is not None:
             query = query.where(File.purpose == purpose)
@@ -126,9 +131,10 @@ class Files:
 
     def delete(self, id: str, key_id: str) -> None:
         self.find(id, key_id)
-        self._remove(id)
+        self.remove(id)
 
-    def _remove(self, id: str) -> None:
+    def remove(self, id: str) -> None:
+        """Remove a file, whoever made it."""
         with self.records.session() as session:
             session.execute(delete(File).where(File.id == id))
         storage.delete(self.where / id)
@@ -170,13 +176,13 @@ class Files:
         present = set(storage.names(self.where))
         for id, expires in expiries.items():
             if expires is not None and expires <= now():
-                self._remove(id)
+                self.remove(id)
             elif self.has_folder and id not in present:
                 log.warning(
                     "the bytes of a file are gone; so is its record now",
                     extra={"file": id},
                 )
-                self._remove(id)
+                self.remove(id)
         for path in self.folder.iterdir():
             if PART.fullmatch(path.name) or (
                 ID.fullmatch(path.name) and path.name not in expiries

@@ -32,12 +32,10 @@ STATE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Entry:
-    """What a name was found to be."""
+    """What a name in the store was found to be."""
 
     state: Any
-    """What `Store.state` said of the model, 0 for a pack. After a promotion the entry is
-    out of date.
-    """
+    """What `Store.state` said of the model. After a promotion the entry is out of date."""
     weights: Weights
 
 
@@ -45,6 +43,7 @@ class Names:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._cached: dict[str, Entry] = {}
+        self._packs = dict[str, Weights]()
         self._states = dict[str, tuple[float, Any]]()
         """Of models in a store at a URL: when it was asked, and its answer."""
 
@@ -147,17 +146,17 @@ class Names:
         )
 
     def _of_pack(self, name: str) -> Weights:
-        if name not in self._cached:
+        if name not in self._packs:
             if packs.get(name).format == "base":
                 path = str(packs.path(name))
                 weights = Weights("base", path, name, modality=modality_of("base"))
             else:
                 weights = files.find(name)
-            self._cached[name] = Entry(0, weights)
-        return self._cached[name].weights
+            self._packs[name] = weights
+        return self._packs[name]
 
     def _installed(self, name: str) -> bool:
-        return name in self._cached or (name in makers() and packs.installed(name))
+        return name in self._packs or (name in makers() and packs.installed(name))
 
     def _remedy(self, name: str) -> str:
         if name in makers() and self._served(name):

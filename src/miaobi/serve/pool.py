@@ -253,6 +253,15 @@ class Pool:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    def retire(self, name: str) -> None:
+        """Close a model whose name ("poet", or "poet@2") means nothing any more, after
+        its last user.
+        """
+        for held in list(self._held.values()):
+            if name in (held.weights.name, held.weights.label):
+                held.replaced = True
+                self._let_go(held)
+
     async def _close(self, held: Held) -> None:
         del self._held[held.weights.label]
         await asyncio.to_thread(held.opening.result().close)

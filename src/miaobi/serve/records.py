@@ -149,10 +149,10 @@ class Feedback(Table):
     created: Mapped[int] = mapped_column(default=now)
 
 
-class Upload(Table):
+class UploadInParts(Table):
     """A file that arrives in parts. `status`: pending, completed, cancelled, expired.
 
-    Its parts are rows of `files` with the purpose `uploads.PART` and the upload's id as
+    Its parts are rows of `files` with the purpose `files.PART_PURPOSE` and the upload's id as
     their name.
     """
 

@@ -19,6 +19,7 @@ from miaobi.serve.image.temporary import TemporaryFiles
 from miaobi.serve.jobs import Queue
 from miaobi.serve.jobs.worker import Supervisor
 from miaobi.serve.keys import Keys
+from miaobi.serve.parts import Uploads
 from miaobi.serve.pool import Pool
 from miaobi.serve.sessions import Sessions
 from miaobi.serve.settings import Settings
@@ -35,6 +36,7 @@ class Services:
     """
     records: Records = field(init=False)
     files: Files = field(init=False)
+    uploads: Uploads = field(init=False)
     conversations: Conversations = field(init=False)
     jobs: Queue = field(init=False)
     supervisor: Supervisor = field(init=False)
@@ -64,6 +66,7 @@ class Services:
         await self.keys.read()
         self.files = Files.of(self.records, self.settings)
         await asyncio.to_thread(self.files.sweep)
+        self.uploads = Uploads(self.files)
         self.conversations = Conversations(
             self.records,
             self.settings.keep_conversations,

@@ -29,10 +29,13 @@ HEADER_BYTES = 4096
 
 
 class Arriving:
-    """The parser's other end. `fields` as text, the part "file" to `upload`."""
+    """The parser's other end. `fields` as text, the part of the file to `upload`."""
 
-    def __init__(self, upload: Upload, allowed_fields: Collection[str]) -> None:
+    def __init__(
+        self, upload: Upload, allowed_fields: Collection[str], file_field: str
+    ) -> None:
         self.upload = upload
+        self.file_field = file_field
         self.allowed_fields = allowed_fields
         self.fields = dict[str, str]()
         self.filename: str | None = None
@@ -60,14 +63,14 @@ class Arriving:
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        if self._name == "file":
+        if self._name == self.file_field:
             if self.filename is not None:
                 raise _bad(
                     say(
-                        "One file at a time: there are two parts named file.",
-                        "一次只能上传一个文件：有两个名为 file 的部分。",
+                        f"One file at a time: there are two parts named {self._name}.",
+                        f"一次只能上传一个文件：有两个名为 {self._name} 的部分。",
                     ),
-                    "file",
+                    self._name,
                 )
             self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
         elif self._name not in self.allowed_fields:
@@ -76,7 +79,7 @@ class Arriving:
                     f"There is no field {self._name[:64]!r} here. ",
                     f"没有字段 {self._name[:64]!r}。",
                 )
-                + nearest(self._name[:64], ["file", *self.allowed_fields]),
+                + nearest(self._name[:64], [self.file_field, *self.allowed_fields]),
                 self._name[:64],
             )
         elif self._name in self.fields or len(self.fields) >= FIELDS:
@@ -86,7 +89,7 @@ class Arriving:
             )
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == "file":
+        if self._name == self.file_field:
             self.upload.write(data[start:end])
             return
         self._text += data[start:end]
@@ -100,7 +103,7 @@ class Arriving:
             )
 
     def on_part_end(self) -> None:
-        if self._name != "file":
+        if self._name != self.file_field:
             try:
                 self.fields[self._name] = self._text.decode("utf-8")
             except UnicodeDecodeError:
@@ -129,10 +132,13 @@ class Arriving:
 
 
 async def receive(
-    request: Request, upload: Upload, allowed_fields: Collection[str]
+    request: Request,
+    upload: Upload,
+    allowed_fields: Collection[str],
+    file_field: str = "file",
 ) -> Arriving:
-    """Read the request's body: the part "file" to `upload`, the fields in `allowed_fields` as
-    text. Raises ApiError, or ClientDisconnect.
+    """Read the request's body: the part `file_field` to `upload`, the fields in
+    `allowed_fields` as text. Raises ApiError, or ClientDisconnect.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
@@ -140,11 +146,13 @@ async def receive(
         raise ApiError(
             415,
             say(
-                "A file comes as multipart/form-data with the fields file and purpose.",
-                "文件应以 multipart/form-data 上传，字段为 file 与 purpose。",
+                "A file comes as multipart/form-data, in the fields: "
+                f"{', '.join([file_field, *allowed_fields])}.",
+                "文件应以 multipart/form-data 上传，字段为："
+                f"{'、'.join([file_field, *allowed_fields])}。",
             ),
         )
-    arriving = Arriving(upload, allowed_fields)
+    arriving = Arriving(upload, allowed_fields, file_field)
     parser = MultipartParser(
         boundary, arriving.callbacks, max_header_count=8, max_header_size=HEADER_BYTES
     )
@@ -154,7 +162,9 @@ async def receive(
     if not arriving.whole:
         raise _bad(say("The upload was cut short.", "上传内容不完整。"), None)
     if arriving.filename is None or not upload.size:
-        raise _bad(say("The file is missing or empty.", "缺少文件或文件为空。"), "file")
+        raise _bad(
+            say("The file is missing or empty.", "缺少文件或文件为空。"), file_field
+        )
     return arriving
 
 

@@ -42,7 +42,9 @@ CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
 def chat_of(fields: MessageFields) -> Chat:
-    """Return the request for a chat. Raise ApiError 400 for an answer begun by the client."""
+    """Return the request for a chat. Raise ApiError 400 for an answer begun by the
+    client, and where nobody says anything.
+    """
     if fields.messages[-1].role == "assistant":
         raise ApiError(
             400,
@@ -58,6 +60,12 @@ def chat_of(fields: MessageFields) -> Chat:
         messages.append({"role": "system", "content": _joined(fields.system)})
     for turn in fields.messages:
         messages += _messages(turn)
+    if not messages:
+        raise ApiError(
+            400,
+            say("messages say nothing.", "messages 中没有内容。"),
+            param="messages",
+        )
     body = {name: getattr(fields, name) for name in SAME}
     body["messages"] = messages
     if fields.output_config is not None and fields.output_config.format is not None:

@@ -11,3 +11,4 @@ seconds = 600.0
 
 async def run(services: Services) -> None:
     await asyncio.to_thread(services.files.sweep)
+    await asyncio.to_thread(services.uploads.sweep)

@@ -34,6 +34,7 @@ routes: Registry[RouteModule] = Registry(
         "store": "miaobi.serve.routes.store",
         "feedback": "miaobi.serve.routes.feedback",
         "files": "miaobi.serve.routes.files",
+        "uploads": "miaobi.serve.routes.uploads",
         "batches": "miaobi.serve.routes.batches",
         "fine_tuning": "miaobi.serve.routes.fine_tuning",
         "training": "miaobi.serve.routes.training",

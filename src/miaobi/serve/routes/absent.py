@@ -1,5 +1,5 @@
-"""Endpoints of OpenAI's that this server knows by name and cannot do yet: 501, so that
-a program can tell that from a typing error.
+"""Endpoints of other servers that this one knows by name and cannot do yet: 501, so
+that a program can tell that from a typing error.
 """
 
 from __future__ import annotations
@@ -41,3 +41,28 @@ for path in ("/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/conte
         operation_id="get_"
         + path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
     )(_absent)
+
+
+RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")
+"""Jina's and vLLM's paths, and Cohere's."""
+
+
+def _no_rerank() -> None:
+    raise ApiError(
+        501,
+        say(
+            "This server has no model that ranks texts for a query yet. Near ones are "
+            "found with /v1/embeddings.",
+            "此服务器尚无重排序模型。可用 /v1/embeddings 查找相近的文本。",
+        ),
+        code="not_implemented",
+    )
+
+
+for path in RERANK:
+    router.post(
+        path,
+        status_code=501,
+        summary="Not here yet",
+        operation_id=path.strip("/").replace("/", "_"),
+    )(_no_rerank)

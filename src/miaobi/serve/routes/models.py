@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter
 
+from miaobi.core.language import say
+from miaobi.serve.callers import CurrentOperator
+from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
+from miaobi.verbs import models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -24,3 +29,27 @@ def list_models(services: Serving) -> dict[str, Any]:
 def retrieve(name: str, services: Serving) -> dict[str, Any]:
     """One model: "poet", or one of its versions, "poet@2"."""
     return services.pool.facts(name)
+
+
+@router.delete("/{name}")
+async def delete(
+    name: str, services: Serving, caller: CurrentOperator
+) -> dict[str, Any]:
+    """Remove a model that was made here: one of its versions ("poet@2"), or all of them.
+    Answers that run go on to their end.
+    """
+    weights = await to_thread.run_sync(services.pool.find, name)
+    if not weights.version:
+        raise ApiError(
+            400,
+            say(
+                f"{name[:200]} was not made here, so it cannot be deleted here: only "
+                "models in the store can (GET /v1/store/models).",
+                f"{name[:200]} 不是在此服务器上训练的，无法在此删除：只能删除模型库中的模型（GET /v1/store/models）。",
+            ),
+            code="not_in_store",
+            param="model",
+        )
+    await to_thread.run_sync(models.remove, name)
+    services.pool.retire(name)
+    return {"id": name, "object": "model", "deleted": True}
