@@ -26,6 +26,7 @@ from tests.upgrade.api import listing, post_json, wait_for_end
 from tests.upgrade.processes import DATABASE, Server, migration, run_session, versions
 from tests.upgrade.relocation import Relocation
 
+from miaobi.serve.conversations import Conversations
 from miaobi.serve.copies import list_copies
 from miaobi.serve.database import open_records
 
@@ -323,7 +324,7 @@ def test_the_database_is_brought_up_to_date(restart: Restart) -> None:
 def test_the_database_is_copied_before_it_is_migrated(
     version: Path, tmp_path: Path
 ) -> None:
-    """0003 makes amounts of the usage; other tables stay as they are."""
+    """0003 makes amounts of the usage, 0004 adds tables; others stay as they are."""
     root = make_copy(version, tmp_path / version.name).root
     database, revision = root / DATABASE, migration(root)
     with closing(sqlite3.connect(database)) as other_server:
@@ -336,8 +337,24 @@ def test_the_database_is_copied_before_it_is_migrated(
     after = rows_of(database)
     changed = {table for table in before if before[table] != after.get(table)}
     assert changed == {"alembic_version", "usage"}
-    assert after.keys() - before.keys() == {"amounts"}
+    assert after.keys() - before.keys() == {
+        "amounts",
+        "conversations",
+        "turns",
+        "uploads",
+    }
     assert sum(map(len, before.values())) > 50
+
+
+def test_an_old_database_keeps_conversations(version: Path, tmp_path: Path) -> None:
+    root = make_copy(version, tmp_path / version.name).root
+    records = open_records(f"sqlite:///{root / DATABASE}")
+    conversations = Conversations(records)
+    assert conversations.listed("local") == []
+    first = conversations.add("local", [])
+    conversations.add("local", [], parent_id=first.id)
+    assert len(conversations.turns("local", first.conversation_id)) == 2
+    records.close()
 
 
 def rows_of(database: Path) -> dict[str, list[Any]]:
