@@ -99,6 +99,12 @@ def test_the_python_client(url: str) -> None:
     assert len(run(sys.executable, str(HERE / "flows.py"), url)) == 10
 
 
+def test_the_clients_of_conversations(url: str) -> None:
+    for name, package in (("anthropic", "anthropic"), ("agents", "openai-agents")):
+        pytest.importorskip(name, reason=f"pip install {package}")
+    assert len(run(sys.executable, str(HERE / "flows_responses.py"), url)) == 10
+
+
 def test_the_javascript_client(url: str, javascript: Path) -> None:
     assert len(run("node", "flows.mjs", url, cwd=javascript)) == 9
 
