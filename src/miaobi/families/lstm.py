@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from miaobi.data.text.tokens import TokenSpec
 from miaobi.families.config import LSTMConfig as Config
+from miaobi.nn.graphs import Graph, language_graph
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import sample_texts as sample
 from miaobi.nn.sample import TextSample as Sample
@@ -71,6 +72,10 @@ class LSTM(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         logits, _ = self.step(ids)
         return logits
+
+    def graphs(self) -> list[Graph]:
+        """Return the logits of every token of a text."""
+        return [language_graph(self.forward, self.spec.vocab_size)]
 
 
 def build(config: Config, spec: TokenSpec) -> LanguageModel:

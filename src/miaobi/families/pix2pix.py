@@ -36,6 +36,7 @@ from miaobi.nn.convolution import (
     conv,
     upsample2x,
 )
+from miaobi.nn.graphs import EXAMPLES, Graph
 from miaobi.nn.image import UNCONDITIONAL, Conditions, offered, sheet_of
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.sample import PictureSample as Sample
@@ -87,6 +88,13 @@ class UNet(nn.Module):
         change: Tensor = self.laid_out(F.leaky_relu(x, SLOPE))
         pictures: Tensor = self.through(source) + change
         return pictures
+
+    def graphs(self) -> list[Graph]:
+        """Return the translator."""
+        spec = self.spec
+        shape = (EXAMPLES, spec.source_channels, spec.height, spec.width)
+        source = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 1
+        return [Graph("translator", self.forward, {"source": source}, "pixels")]
 
     def paint(
         self,

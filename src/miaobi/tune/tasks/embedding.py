@@ -27,6 +27,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable
 from miaobi.models.base import Base
+from miaobi.nn.graphs import Graph
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import EmbeddingHead as Config
 from miaobi.tune.learner import (
@@ -38,6 +39,7 @@ from miaobi.tune.learner import (
     Piece,
     padded,
 )
+from miaobi.tune.text.graphs import text_graph
 from miaobi.tune.text.heads import (
     blocks_of,
     context_length,
@@ -200,6 +202,13 @@ class Embedder(Learner):
     def vectors(self, batch: Batch) -> Tensor:
         """Return unit vectors [rows, D]."""
         return F.normalize(in_groups(self._pool, batch).float(), dim=-1)
+
+    def graphs(self) -> Sequence[Graph]:
+        """Return the encoder: ids and mask to unit vectors [B, D]."""
+        return [text_graph("encoder", self._vectors, self.net, "vectors")]
+
+    def _vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return F.normalize(self._pool({"ids": ids, "mask": mask}).float(), dim=-1)
 
     def _pool(self, rows: Batch) -> Tensor:
         """Return one vector for each row, [rows, D]."""

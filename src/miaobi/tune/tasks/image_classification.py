@@ -22,6 +22,7 @@ from miaobi.core.language import say
 from miaobi.data.labelled.images import picture_columns, picture_of
 from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
+from miaobi.nn.graphs import EXAMPLES, Graph
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import ImageClassificationHead as Config
 from miaobi.tune.image.input import check_augmentations, preparation
@@ -162,6 +163,16 @@ class Classifier(PictureLearner):
         else:
             logits = self.net(pixel_values=batch["input"]).logits
         return logits
+
+    def graphs(self) -> Sequence[Graph]:
+        """Return the classifier: pixels in [0, 255] to logits [B, labels]."""
+        generator = torch.Generator().manual_seed(0)
+        side = self.preparation.height, self.preparation.width
+        pixels = 255 * torch.rand((EXAMPLES, 3, *side), generator=generator)
+        return [Graph("classifier", self._logits, {"pixels": pixels}, "logits")]
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        return self.logits({"input": self.preparation.normalise(pixels)})
 
     def loss(self, batch: Batch) -> Loss:
         labels = batch["label"]

@@ -27,6 +27,7 @@ from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.data.text.shapes import Record, Unusable, messages_of, unseen
 from miaobi.models.base import Base
+from miaobi.nn.graphs import Graph
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import TextClassificationHead as Config
 from miaobi.tune.learner import (
@@ -38,6 +39,7 @@ from miaobi.tune.learner import (
     Piece,
     padded,
 )
+from miaobi.tune.text.graphs import text_graph
 from miaobi.tune.text.heads import (
     blocks_of,
     context_length,
@@ -335,6 +337,14 @@ class Classifier(Learner):
             batch,
         )
         return logits[:, 0] if self.problem == "regression" else logits
+
+    def graphs(self) -> Sequence[Graph]:
+        """Return the classifier: ids and mask to logits [B, labels]."""
+        return [text_graph("classifier", self._logits, self.net, "logits")]
+
+    def _logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        logits: Tensor = self.net(input_ids=ids, attention_mask=mask).logits
+        return logits
 
     def _losses(self, logits: Tensor, label: Tensor, smoothing: float) -> Tensor:
         """Return the loss of each example, [B]."""

@@ -26,6 +26,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable, unseen
 from miaobi.models.base import Base
+from miaobi.nn.graphs import Graph
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import TokenClassificationHead as Config
@@ -39,6 +40,7 @@ from miaobi.tune.learner import (
     padded,
 )
 from miaobi.tune.text.characters import code_points, is_cjk, split_chinese, text_of
+from miaobi.tune.text.graphs import text_graph
 from miaobi.tune.text.heads import (
     blocks_of,
     context_length,
@@ -345,6 +347,14 @@ class Tagger(Learner):
             batch,
             by_token=True,
         ).float()
+
+    def graphs(self) -> Sequence[Graph]:
+        """Return the tagger: ids and mask to logits [B, T, tags]."""
+        return [text_graph("tagger", self._logits, self.net, "logits")]
+
+    def _logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        logits: Tensor = self.net(input_ids=ids, attention_mask=mask).logits
+        return logits.float()
 
     def _loss(self, batch: Batch, smoothing: float) -> Loss:
         total = F.cross_entropy(

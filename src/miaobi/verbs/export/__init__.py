@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def export(
     model: str,
     *,
-    to: Literal["gguf", "transformers"] = "gguf",
+    to: Literal["gguf", "transformers", "onnx"] = "gguf",
     dtype: Dtype = "f16",
     merge: bool = False,
     text: Path | None = None,
@@ -30,7 +30,8 @@ def export(
     Args:
         model: A name in the store ("poet", "poet@2"), or the folder of a model.
         to: gguf for llama.cpp, LM Studio, Ollama and OpenVINO GenAI; transformers for
-            Transformers and vLLM.
+            Transformers and vLLM; onnx for onnxruntime, TensorFlow, browsers and phones
+            (picture families, lstm, tuned classifiers and encoders).
         dtype: Number format of the matrices in a GGUF: f16, f32, q8_0 (half the size of
             f16), q5_k_m or q4_k_m (a third or less; llama.cpp's mixes). OpenVINO itself
             reads f16 and q8_0.
@@ -64,6 +65,10 @@ def export(
                 "请用 --out 给出其他位置，或使用 --overwrite。",
             ),
         )
+    if to == "onnx":
+        from miaobi.verbs.export.onnx import to_onnx
+
+        return to_onnx(weights, target)
     adapter = _adapter(weights, merge, to)
     if to == "gguf":
         from miaobi.verbs.export.gguf import to_gguf
@@ -100,6 +105,8 @@ def _default_name(weights: Weights, to: str, dtype: str) -> str:
     name = weights.name
     if weights.version:
         name += f"-{weights.version}"
+    if to == "onnx":
+        return f"{name}.onnx"
     return name if to == "transformers" else f"{name}.{dtype}.gguf"
 
 
