@@ -1,5 +1,5 @@
-"""From bytes to numbered lines of text: gzip, byte-order marks, UTF-8, UTF-16 and
-GB18030, one line in memory at a time.
+"""From bytes to numbered lines of text: gzip, byte-order marks, UTF-8 and every other
+encoding that can be told or is named, one line in memory at a time.
 """
 
 from __future__ import annotations
@@ -7,16 +7,19 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, cast
 
 from miaobi.core import storage
-from miaobi.core.errors import BadInput, Damaged, NotFound
+from miaobi.core.errors import BadInput, Damaged, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.storage import Location
+from miaobi.data.plausibility import CANDIDATES, WIDE, Reading, excerpt, readings
 
 SAMPLE = 1 << 18
 """Bytes in which the first ones outside ASCII are looked for at once."""
@@ -28,8 +31,20 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """Byte-order marks with their encodings, the longest first."""
+FITS_LISTED = 5
+"""Readings that are shown where none can be chosen."""
 GZIP = b"\x1f\x8b"
-ENCODINGS = ("utf-8", "gb18030")
+UTF8_CHARACTERS = {
+    "gb18030": 2,
+    "big5hkscs": 2,
+    "cp932": 2,
+    "euc_jis_2004": 2,
+    "cp949": 2,
+}
+"""Characters outside ASCII from which a line that reads as UTF-8 is UTF-8, in a file of
+another encoding: those of two bytes accept most of UTF-8 as other characters, and by
+chance two pass in fewer than one short line in ten thousand.
+"""
 
 
 @dataclass(frozen=True)
@@ -93,32 +108,109 @@ def open_bytes(path: Location) -> Iterator[IO[bytes]]:
         ) from None
 
 
-def detect(file: IO[bytes]) -> str:
-    """Return the encoding of a file, by its mark or its first lines with non-ASCII
-    bytes. Leaves the file at the start of its text.
+def detect(path: Location, file: IO[bytes], named: str = "") -> Reading:
+    """Return the encoding of a file: as named, or by its mark, or by its first lines with
+    non-ASCII bytes. Leaves the file at the start of its text.
 
-    Raises nothing: a file with no sign of another encoding counts as UTF-8 and is
-    checked line by line as it is read.
+    A file with no sign of another encoding counts as UTF-8 and is checked line by line
+    as it is read.
+
+    Args:
+        path: for messages
+        file: at its start
+        named: the encoding that a person named; empty to judge
+
+    Raises BadInput for a name that is no encoding, and where several readings are as
+    plausible.
     """
     head = file.read(4)
     for mark, encoding in MARKS:
         if head.startswith(mark):
             file.seek(len(mark) if encoding == "utf-8" else 0)
-            return encoding
+            return Reading(encoding, 1.0)
     file.seek(0)
-    while sample := file.read(SAMPLE):
-        if not sample.isascii():
-            sample += file.readline(SAMPLE)
-            break
+    if named:
+        return Reading(checked_name(named), 1.0)
+    sample = file.read(SAMPLE)
+    if b"\0" in sample:
+        file.seek(0)
+        return _wide(sample)
+    while sample.isascii() and (more := file.read(SAMPLE)):
+        sample = more
+    if not sample.isascii():
+        sample += file.readline(SAMPLE)
     file.seek(0)
-    wide = [line for line in sample.split(b"\n") if not line.isascii()]
-    others = [line for line in wide if not _decodes(line, "utf-8")]
-    chinese = sum(_decodes(line, "gb18030") for line in others)
-    return "gb18030" if chinese * 2 > len(wide) else "utf-8"
+    lines = [line for line in sample.split(b"\n") if not line.isascii()]
+    others = [line for line in lines if not _decodes(line, "utf-8")]
+    if len(others) * 2 <= len(lines):
+        return Reading("utf-8", 1.0)
+    plausible = readings(b"\n".join(others))
+    if plausible and plausible[0].confidence:
+        return plausible[0]
+    raise _undecided(path, plausible)
+
+
+def _wide(sample: bytes) -> Reading:
+    """The encoding of a file with zero bytes: UTF-16 without a mark, or none."""
+    plausible = readings(sample[: len(sample) & ~1])
+    if plausible and plausible[0].confidence and plausible[0].encoding in WIDE:
+        return plausible[0]
+    return Reading("utf-8", 1.0)
+
+
+def checked_name(encoding: str) -> str:
+    """Return Python's name of an encoding. Raises BadInput for what is none."""
+    try:
+        info = codecs.lookup(encoding)
+    except LookupError:
+        info = None
+    if info is not None and info._is_text_encoding:
+        return info.name
+    raise BadInput(
+        say(
+            f"data.encoding is {encoding!r}, which is no encoding.",
+            f"data.encoding 为 {encoding!r}，没有这种编码。",
+        ),
+        nearest(encoding, ("utf-8", "utf-16", *CANDIDATES)),
+        field="data.encoding",
+    )
+
+
+def _undecided(path: Location, plausible: list[Reading]) -> BadInput:
+    fits = "\n".join(
+        f"  --data.encoding {item.encoding}  {item.excerpt!r}"
+        for item in plausible[:FITS_LISTED]
+    )
+    return BadInput(
+        say(
+            f"{path} is not UTF-8, and which encoding it is in cannot be told from so little text.",
+            f"{path} 不是 UTF-8，而文字太少，无法判断是哪种编码。",
+        ),
+        say(
+            f"Save it as UTF-8, or name the encoding that reads rightly:\n{fits}",
+            f"请另存为 UTF-8，或指明能读对的编码：\n{fits}",
+        ),
+        field="data.encoding",
+    )
+
+
+@cache
+def _print_guess(path: Location, reading: Reading) -> None:
+    """Say once how a file is read."""
+    text = say(
+        f"{path} is not UTF-8; it is read as {reading.name} (confidence {reading.confidence:.1%}): "
+        f"{reading.excerpt!r}. If that is wrong, name the encoding with --data.encoding.",
+        f"{path} 不是 UTF-8，按 {reading.name} 读取（置信度 {reading.confidence:.1%}）："
+        f"{reading.excerpt!r}。如有误，请用 --data.encoding 指明编码。",
+    )
+    print(text, file=sys.stderr)
 
 
 def numbered_lines(
-    path: Location, report: Report = raise_problem, limit: int = -1
+    path: Location,
+    report: Report = raise_problem,
+    limit: int = -1,
+    encoding: str = "",
 ) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes
     "\\n".
@@ -129,9 +221,15 @@ def numbered_lines(
             which is left out
         limit: lines longer than that many bytes come in pieces under one number; -1
             for no limit
+        encoding: of the file, where a person named it; empty to judge
+
+    Raises NotFound, Damaged; BadInput where the encoding cannot be told.
     """
     with open_bytes(path) as file:
-        encoding = detect(file)
+        reading = detect(path, file, encoding)
+        encoding = reading.encoding
+        if reading.confidence < 1:
+            _print_guess(path, reading)
         if encoding.startswith(("utf-16", "utf-32")):
             yield from _utf16_lines(path, file, encoding, limit)
             return
@@ -153,10 +251,10 @@ def numbered_lines(
             report(_mixed(path, number, rest, encoding))
 
 
-def encoding_of(path: Location) -> str:
-    """Return the encoding of a file."""
+def encoding_of(path: Location, named: str = "") -> Reading:
+    """Return the encoding of a file; see `detect`."""
     with open_bytes(path) as file:
-        return detect(file)
+        return detect(path, file, named)
 
 
 def _utf16_lines(
@@ -201,15 +299,10 @@ def _decodes(raw: bytes, encoding: str) -> bool:
 
 
 def _decode(raw: bytes, encoding: str) -> str | None:
-    """The line in the file's encoding, or None when it is in another.
-
-    GB18030 accepts most UTF-8 bytes as other characters, so there a line that reads as
-    UTF-8 with two or more Chinese characters counts as UTF-8: by chance that happens to
-    fewer than one short line in ten thousand.
-    """
+    """The line in the file's encoding, or None when it is in another."""
     if raw.isascii():
         return raw.decode("ascii")
-    if encoding == "gb18030" and _is_chinese_utf8(raw):
+    if encoding != "utf-8" and _is_utf8(raw, UTF8_CHARACTERS.get(encoding, 1)):
         return None
     try:
         return raw.decode(encoding)
@@ -217,28 +310,35 @@ def _decode(raw: bytes, encoding: str) -> str | None:
         return None
 
 
-def _is_chinese_utf8(raw: bytes) -> bool:
-    """Whether a line is UTF-8 with two or more Chinese characters."""
+def _is_utf8(raw: bytes, least: int) -> bool:
+    """Whether a line is UTF-8 with at least so many characters outside ASCII; in files
+    of two-byte characters only those of East Asia count.
+    """
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return sum("\u3000" <= char <= "\u9fff" for char in text) >= 2
+    if least == 1:
+        return True
+    return sum("\u3000" <= char <= "\ud7a3" for char in text) >= least
 
 
 def _mixed(path: Location, number: int, raw: bytes, encoding: str) -> Problem:
-    others = [name for name in ENCODINGS if name != encoding and _decodes(raw, name)]
-    if others:
-        other = others[0]
-        excerpt = raw[:40].decode(other, "replace").rstrip()
+    if encoding != "utf-8" and _decodes(raw, "utf-8"):
+        plausible = [Reading("utf-8", 1.0, excerpt(raw.decode("utf-8")))]
+    else:
+        plausible = readings(raw)
+    file_encoding = Reading(encoding, 1.0).name
+    if plausible:
+        other = plausible[0]
         what = say(
-            f"mixed encodings: this line is {other.upper()} ({excerpt!r}), the file is {encoding.upper()}.",
-            f"编码混杂：此行为 {other.upper()}（{excerpt!r}），文件为 {encoding.upper()}。",
+            f"mixed encodings: this line is {other.name} ({other.excerpt!r}), the file is {file_encoding}.",
+            f"编码混杂：此行为 {other.name}（{other.excerpt!r}），文件为 {file_encoding}。",
         )
     else:
         what = say(
-            f"neither UTF-8 nor GB18030: {raw[:24]!r}.",
-            f"既不是 UTF-8 也不是 GB18030：{raw[:24]!r}。",
+            f"not {file_encoding}, and no other encoding fits: {raw[:24]!r}.",
+            f"不是 {file_encoding}，也不符合其他编码：{raw[:24]!r}。",
         )
     return Problem(
         path,

@@ -56,6 +56,10 @@ class DataConfig:
     """
     pack: str = ""
     """A starter pack instead of a path."""
+    encoding: str = ""
+    """Of files that are not UTF-8, such as cp1252 or big5; by default it is told from the
+    text, or asked for where that is too little.
+    """
     columns: dict[str, str] = field(default_factory=dict)
     """Your names for the task's columns: {text: review, label: stars}."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -95,6 +95,7 @@ def inspect(
     strict: bool = False,
     text_column: str | None = None,
     separator: str | None = None,
+    encoding: str | None = None,
 ) -> Survey:
     """Read text or pictures as training would, and report their content and problems.
 
@@ -104,11 +105,16 @@ def inspect(
         strict: stop with an error at the first problem
         text_column: the column or key that holds the text, or the caption
         separator: what separates the documents of a plain text file, such as \\n\\n
+        encoding: of text that is not UTF-8, such as cp1252 or big5, where it cannot be told
     """
     path = storage.local(path)
     _check_exists(path)
     name, module = _holder(path)
-    options = {"text_column": text_column, "separator": separator}
+    options = {
+        "text_column": text_column,
+        "separator": separator,
+        "encoding": encoding,
+    }
     applied = {key: value for key, value in options.items() if value is not None}
     for option in applied:
         if option not in signature(module.inspect).parameters:

@@ -158,7 +158,7 @@ def test_encodings(tmp_path: Path, encoding: str, named: str, ends: str) -> None
         "x.txt",
         ("ascii first\n" * 3 + POEM).replace("\n", ends).encode(encoding),
     )
-    assert encoding_of(path) == named
+    assert encoding_of(path).encoding == named
     assert texts(path) == ["ascii first\n" * 3 + POEM]
 
 
@@ -342,7 +342,7 @@ def test_a_broken_line_is_named_and_the_rest_read(tmp_path: Path) -> None:
             b"caf\xe9 \xff\n",
             {},
             BadInput,
-            "x.txt:1: neither UTF-8 nor GB18030",
+            "which encoding it is in cannot be told",
         ),
         ("x.docx", b"PK\x03\x04\0\0", {}, BadInput, "not text"),
         ("x.txt", "\ufeffab".encode("utf-16")[:-1], {}, BadInput, "not valid UTF-16"),

@@ -18,6 +18,7 @@ from miaobi.core import storage
 from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.language import say
 from miaobi.data.image.listing import files_in, visible
+from miaobi.data.labelled import STRICT, ReadOptions
 from miaobi.data.labelled.images import (
     LISTS,
     Record,
@@ -41,7 +42,9 @@ class Annotated(NamedTuple):
     record: dict[str, Any]
 
 
-def boxes(path: str, pack: str) -> Iterator[tuple[str, Record]]:
+def boxes(
+    path: str, pack: str, options: ReadOptions = STRICT
+) -> Iterator[tuple[str, Record]]:
     """Yield pictures with "objects". Raises NotFound, BadInput, Damaged."""
     if pack == SCENES:
         with picture_check() as check:

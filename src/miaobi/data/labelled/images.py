@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,12 @@ from miaobi.core import storage
 from miaobi.core.errors import BadInput
 from miaobi.core.files import home, write_text
 from miaobi.core.language import say
-from miaobi.data.encoding import Problem, raise_problem
+from miaobi.data.encoding import Problem
 from miaobi.data.image import sources
 from miaobi.data.image.config import Config
 from miaobi.data.image.files import open_picture, quiet
 from miaobi.data.image.record import Picture
+from miaobi.data.labelled import STRICT, ReadOptions
 from miaobi.data.text.files import records
 from miaobi.data.text.shapes import Unusable
 
@@ -50,14 +52,16 @@ ORIENTATION = 0x0112
 """The EXIF tag; from 5 on width and height are exchanged."""
 
 
-def pictures(path: str, pack: str) -> Iterator[tuple[str, Record]]:
+def pictures(
+    path: str, pack: str, options: ReadOptions = STRICT
+) -> Iterator[tuple[str, Record]]:
     """Yield pictures with "label" and their columns of text. Raises NotFound, BadInput."""
     with picture_check() as check:
         if Path(path).suffix.lower() in LISTS:
-            yield from list_records(storage.local(path), check)
+            yield from list_records(storage.local(path), check, options)
             return
         config = Config(path=path, pack=pack)
-        for picture in sources.pictures(config, _report):
+        for picture in sources.pictures(config, partial(_report, options)):
             record = {**picture.meta, **_label(picture), **check(picture.content)}
             yield _location(picture, pack), record
 
@@ -69,12 +73,12 @@ def _location(picture: Picture, pack: str) -> str:
     return str(picture.path)
 
 
-def _report(problem: Problem) -> None:
-    """Raise for what cannot be read. A picture without a caption (line 0 of a picture
+def _report(options: ReadOptions, problem: Problem) -> None:
+    """Report what cannot be read. A picture without a caption (line 0 of a picture
     file) comes all the same: its task may not need one.
     """
     if problem.line or problem.path.suffix in (".parquet", ".arrow"):
-        raise_problem(problem)
+        options.report(problem)
 
 
 def _label(picture: Picture) -> dict[str, str]:
@@ -86,11 +90,13 @@ def _label(picture: Picture) -> dict[str, str]:
     return {"label": str(label)}
 
 
-def list_records(path: Path, check: PictureCheck) -> Iterator[tuple[str, Record]]:
+def list_records(
+    path: Path, check: PictureCheck, options: ReadOptions = STRICT
+) -> Iterator[tuple[str, Record]]:
     """Yield records whose column "image" (or "file_name", "path") names a file,
     relative to the list.
     """
-    for line, record in records(path):
+    for line, record in records(path, options.report, options.encoding):
         name = _file_name(record)
         if isinstance(name, str):
             columns = {**record, **check(path.parent / name)}

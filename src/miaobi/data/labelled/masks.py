@@ -18,6 +18,7 @@ from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.data.image.listing import files_in
+from miaobi.data.labelled import STRICT, ReadOptions
 from miaobi.data.labelled.images import Record, no_pictures, picture_check
 from miaobi.data.labelled.scenes import CLASSES, SCENES, scenes
 from miaobi.data.text.shapes import Unusable
@@ -33,7 +34,9 @@ BINARY = ["background", "object"]
 FORMATS = ("PNG", "BMP", "GIF", "TIFF")
 
 
-def masks(path: str, pack: str) -> Iterator[tuple[str, Record]]:
+def masks(
+    path: str, pack: str, options: ReadOptions = STRICT
+) -> Iterator[tuple[str, Record]]:
     """Yield pictures with "mask" (a file), "classes" (names by number) and "binary"
     (whether white stands for 1).
 

@@ -11,44 +11,61 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core import storage
-from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.labelled import texts
+from miaobi.data.encoding import Problem, numbered_lines
+from miaobi.data.labelled import STRICT, ReadOptions, texts
 
 
-def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (location, {"question", "context", "answers"}). Raises BadInput."""
+def read(
+    path: str, pack: str, options: ReadOptions = STRICT
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (location, {"question", "context", "answers"}). Reports an article that is
+    not SQuAD's, and leaves it out.
+    """
     file = storage.local(path)
     articles = None
     if path and file.suffix == ".json" and file.is_file():
-        articles = _articles(file)
+        articles = _articles(file, options)
     if articles is None:
-        yield from texts.texts(path, pack)
+        yield from texts.texts(path, pack, options)
         return
-    try:
-        yield from _questions(file, articles)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
-            say(
-                f"{file} is not SQuAD's JSON: {error!r}.",
-                f"{file} 不是 SQuAD 格式的 JSON：{error!r}。",
-            ),
-            '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "1", '
-            '"question": "...", "answers": [{"text": "...", "answer_start": '
-            "0}]}]}]}]}",
-        ) from None
+    for article in articles:
+        try:
+            questions = list(_questions(file, article))
+        except (KeyError, TypeError, AttributeError) as error:
+            options.report(_no_article(file, error))
+            continue
+        yield from questions
 
 
-def _articles(file: Path) -> list[Any] | None:
+def _no_article(file: Path, error: Exception) -> Problem:
+    return Problem(
+        file,
+        0,
+        say(
+            f"not SQuAD's JSON: {error!r}.",
+            f"不是 SQuAD 格式的 JSON：{error!r}。",
+        ),
+        '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "1", '
+        '"question": "...", "answers": [{"text": "...", "answer_start": '
+        "0}]}]}]}]}",
+    )
+
+
+def _articles(file: Path, options: ReadOptions) -> list[Any] | None:
     """The articles of a SQuAD file; None for any other."""
+    lines = numbered_lines(file, options.report, encoding=options.encoding)
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, ValueError):
+        content = json.loads("".join(line for _, line in lines))
+    except (ValueError, RecursionError):
         return None
     if isinstance(content, list) and all(map(_is_of_cmrc, content)):
         return [{"paragraphs": [_paragraph(item) for item in content]}]
     articles = content.get("data") if isinstance(content, dict) else None
-    return articles if isinstance(articles, list) else None
+    is_squad = isinstance(articles, list) and any(
+        isinstance(article, dict) and "paragraphs" in article for article in articles
+    )
+    return articles if is_squad else None
 
 
 def _is_of_cmrc(item: Any) -> bool:
@@ -68,15 +85,12 @@ def _paragraph(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"context": item["context_text"], "qas": questions}
 
 
-def _questions(
-    file: Path, articles: list[Any]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for article in articles:
-        for paragraph in article["paragraphs"]:
-            for item in paragraph["qas"]:
-                record = {
-                    "question": item["question"],
-                    "context": paragraph["context"],
-                    "answers": item.get("answers", []),
-                }
-                yield f"{file}#{item.get('id', '')}", record
+def _questions(file: Path, article: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for paragraph in article["paragraphs"]:
+        for item in paragraph["qas"]:
+            record = {
+                "question": item["question"],
+                "context": paragraph["context"],
+                "answers": item.get("answers", []),
+            }
+            yield f"{file}#{item.get('id', '')}", record

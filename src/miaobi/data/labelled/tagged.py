@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core import storage
-from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.encoding import numbered_lines
-from miaobi.data.labelled import texts
+from miaobi.data.encoding import Problem, numbered_lines
+from miaobi.data.labelled import STRICT, ReadOptions, texts
 
 ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".bmes", ".txt")
 COMMENTS = ("-DOCSTART-", "# ")
 
 
-def read(path: str, pack: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read(
+    path: str, pack: str, options: ReadOptions = STRICT
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (location, {"tokens", "tags"}) of CoNLL files, by their endings; other
-    records as they are. Raises BadInput.
+    records as they are. Reports a word without a tag, and leaves its sentence out.
     """
     files = [] if pack else _files(storage.local(path), path)
     if not files:
-        yield from texts.texts(path, pack)
+        yield from texts.texts(path, pack, options)
         return
     for file in files:
-        yield from _sentences(file)
+        yield from _sentences(file, options)
 
 
 def _files(path: Path, name: str) -> list[Path]:
@@ -39,29 +40,36 @@ def _files(path: Path, name: str) -> list[Path]:
     return [path] if path.suffix in ENDINGS else []
 
 
-def _sentences(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _sentences(
+    file: Path, options: ReadOptions
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     tokens, tags, first = list[str](), list[str](), 1
-    for number, line in numbered_lines(file):
+    is_whole = True
+    for number, line in numbered_lines(file, options.report, encoding=options.encoding):
         columns = line.split()
-        if columns and not line.startswith(COMMENTS):
-            if len(columns) < 2:
-                raise _without_tag(file, number, line)
+        if not columns or line.startswith(COMMENTS):
+            if tokens and is_whole:
+                yield f"{file}:{first}", {"tokens": tokens, "tags": tags}
+            tokens, tags, is_whole = [], [], True
+        elif len(columns) < 2:
+            options.report(_without_tag(file, number, line))
+            is_whole = False
+        else:
             if not tokens:
                 first = number
             tokens.append(columns[0])
             tags.append(columns[-1])
-        elif tokens:
-            yield f"{file}:{first}", {"tokens": tokens, "tags": tags}
-            tokens, tags = [], []
-    if tokens:
+    if tokens and is_whole:
         yield f"{file}:{first}", {"tokens": tokens, "tags": tags}
 
 
-def _without_tag(file: Path, number: int, line: str) -> BadInput:
-    return BadInput(
+def _without_tag(file: Path, number: int, line: str) -> Problem:
+    return Problem(
+        file,
+        number,
         say(
-            f"{file}:{number}: a word without a tag: {line.strip()!r}.",
-            f"{file}:{number}：词没有标签：{line.strip()!r}。",
+            f"a word without a tag: {line.strip()!r}.",
+            f"词没有标签：{line.strip()!r}。",
         ),
         say(
             "A line is a word and its tag, with a blank or a tab between.",

@@ -29,6 +29,10 @@ class Config:
     """What divides the documents of a plain text file, such as \\\\n\\\\n.
     Without it a file is one document.
     """
+    encoding: str = ""
+    """Of files that are not UTF-8, such as cp1252 or big5; by default it is told from the
+    text, or asked for where that is too little.
+    """
     tokenizer: str = "char"
     """char, bpe (trained on this text), or a pretrained one: a folder with
     tokenizer.json, a GGUF file, a model pack.

@@ -25,9 +25,9 @@ from miaobi.core.errors import BadInput, Damaged, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.storage import Location, Url
 from miaobi.data.encoding import (
-    MARKS,
     Problem,
     Report,
+    detect,
     numbered_lines,
     open_bytes,
     raise_problem,
@@ -68,6 +68,7 @@ def read(
     strict: bool = True,
     report: Report = raise_problem,
     judged: bool = False,
+    encoding: str = "",
 ) -> Iterator[Document]:
     """Yield the documents of a file, or of every text file in a folder, in the order of
     their names.
@@ -82,6 +83,7 @@ def read(
         report: called with each Problem when not strict
         judged: yield also what only fine-tuning may learn (a rejected answer, a turn of
             weight 0), which is a problem otherwise
+        encoding: of the files, where they are not UTF-8 and it cannot be told
 
     Raises NotFound, BadInput with file and line, Damaged for a cut-off gzip or Parquet file.
     """
@@ -101,6 +103,7 @@ def read(
             separator=separator,
             report=raise_problem if strict else keep_first,
             judged=judged,
+            encoding=encoding,
         ):
             is_empty = False
             yield document
@@ -194,13 +197,14 @@ def read_file(
     separator: str | None = None,
     report: Report = raise_problem,
     judged: bool = False,
+    encoding: str = "",
 ) -> Iterator[Document]:
     """Yield the documents of one file; the arguments are those of `read`."""
-    if format_of(path) == "text":
+    if format_of(path, encoding) == "text":
         _check_no_column(path, text_column)
-        yield from _plain(path, separator, report)
+        yield from _plain(path, separator, report, encoding)
         return
-    for line, record in records(path, report):
+    for line, record in records(path, report, encoding):
         meta = {"file": str(path), "line": line}
         try:
             document = to_document(record, text_column, meta)
@@ -245,12 +249,12 @@ def _check_no_column(path: Location, text_column: str | None) -> None:
 
 
 def records(
-    path: Location, report: Report = raise_problem
+    path: Location, report: Report = raise_problem, encoding: str = ""
 ) -> Iterator[tuple[int, Any]]:
     """Yield (line, or row for Parquet; record as written) of a file that is not plain
-    text.
+    text. The arguments are those of `numbered_lines`.
     """
-    kind = format_of(path)
+    kind = format_of(path, encoding)
     if kind == "text":
         raise BadInput(
             say(
@@ -262,21 +266,26 @@ def records(
                 "请提供 JSONL、JSON、CSV 或 Parquet。",
             ),
         )
-    yield from READERS[kind](path, report)
+    yield from READERS[kind](path, report, encoding)
 
 
-def format_of(path: Location) -> str:
+def format_of(path: Location, encoding: str = "") -> str:
     """Return "text", "jsonl", "json", "csv" or "parquet".
+
+    Args:
+        path: the file
+        encoding: of the file, where a person named it; empty to judge
 
     Raises NotFound, BadInput for what is no text; Damaged for a gzip file cut short at
     its start.
     """
     with open_bytes(path) as file:
+        if file.read(4) == b"PAR1":
+            return "parquet"
+        file.seek(0)
+        name = detect(path, file, encoding).encoding
         head = file.read(READ)
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    has_mark = any(head.startswith(mark) for mark, _ in MARKS)
-    if b"\0" in head and not has_mark:
+    if b"\0" in head and not name.startswith(("utf-16", "utf-32")):
         raise BadInput(
             say(
                 f"{path} is not text: it holds zero bytes.",
@@ -287,19 +296,20 @@ def format_of(path: Location) -> str:
                 "请先导出为纯文本、JSONL、CSV 或 Parquet。",
             ),
         )
-    return _format(_suffix(path), head.lstrip(b"\xef\xbb\xbf \t\r\n"))
+    text = head.decode(name, "replace")
+    return _format(_suffix(path), text.lstrip("\ufeff \t\r\n"))
 
 
-def _format(suffix: str, head: bytes) -> str:
+def _format(suffix: str, head: str) -> str:
     """The format by the name's ending, corrected by how the content begins."""
     kind = FORMATS.get(suffix, "text")
-    first_line = head.split(b"\n", 1)[0]
-    if head.startswith(b"{") and (kind == "json" or suffix not in FORMATS):
+    first_line = head.split("\n", 1)[0]
+    if head.startswith("{") and (kind == "json" or suffix not in FORMATS):
         # JSON lines under the wrong name, as many tools write them.
         is_line = _is_json(first_line)
-        if is_line and (kind != "json" or b"\n{" in head):
+        if is_line and (kind != "json" or "\n{" in head):
             return "jsonl"
-    if kind == "jsonl" and head.startswith(b"[") and not _is_json(first_line):
+    if kind == "jsonl" and head.startswith("[") and not _is_json(first_line):
         return "json"
     return kind
 
@@ -311,9 +321,9 @@ def _suffix(path: Location) -> str:
     return path.suffix.lower()
 
 
-def _is_json(raw: bytes) -> bool:
+def _is_json(text: str) -> bool:
     try:
-        json.loads(raw)
+        json.loads(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -328,21 +338,27 @@ class _Text(NamedTuple):
     continues: bool = False
 
 
-def _plain(path: Location, separator: str | None, report: Report) -> Iterator[Document]:
+def _plain(
+    path: Location, separator: str | None, report: Report, encoding: str
+) -> Iterator[Document]:
     """A text file as one document, in parts cut at line ends, or as the documents
     between separators.
     """
-    texts = _split(path, separator, report) if separator else _parts(path, report)
+    texts = (
+        _split(path, separator, report, encoding)
+        if separator
+        else _parts(path, report, encoding)
+    )
     for line, text, continues in texts:
         meta = {"file": str(path), "line": line, "shape": "plain"}
         yield Document(text, meta=meta, continues=continues)
 
 
-def _parts(path: Location, report: Report) -> Iterator[_Text]:
+def _parts(path: Location, report: Report, encoding: str) -> Iterator[_Text]:
     """A whole file: every part but the last holds at least PART characters."""
     lines, size, first = list[str](), 0, 1
     is_first_part = True
-    for number, line in numbered_lines(path, report, limit=PART):
+    for number, line in numbered_lines(path, report, PART, encoding):
         if size >= PART:
             yield _Text(first, "".join(lines), continues=True)
             lines, size = [], 0
@@ -356,10 +372,12 @@ def _parts(path: Location, report: Report) -> Iterator[_Text]:
         yield _Text(first, text)
 
 
-def _split(path: Location, separator: str, report: Report) -> Iterator[_Text]:
+def _split(
+    path: Location, separator: str, report: Report, encoding: str
+) -> Iterator[_Text]:
     """The non-empty texts between separators, without the line ends around them."""
     text, first = "", 1
-    for number, line in numbered_lines(path, report):
+    for number, line in numbered_lines(path, report, encoding=encoding):
         if not text or text.isspace():
             first = number
         searched = max(0, len(text) - len(separator) + 1)
@@ -374,9 +392,11 @@ def _split(path: Location, separator: str, report: Report) -> Iterator[_Text]:
         yield _Text(first, text.strip("\n"))
 
 
-def json_lines(path: Location, report: Report) -> Iterator[tuple[int, Any]]:
+def json_lines(
+    path: Location, report: Report, encoding: str = ""
+) -> Iterator[tuple[int, Any]]:
     """Yield (line, value) of a file with a JSON value a line."""
-    for number, line in numbered_lines(path, report):
+    for number, line in numbered_lines(path, report, encoding=encoding):
         if not line.strip():
             continue
         try:
@@ -402,11 +422,13 @@ def _broken(path: Location, number: int, text: str, error: Exception) -> Problem
     )
 
 
-def _json(path: Location, report: Report) -> Iterator[tuple[int, Any]]:
+def _json(
+    path: Location, report: Report, encoding: str = ""
+) -> Iterator[tuple[int, Any]]:
     """The items of a JSON array, one at a time; or of the only list in an object
     ({"data": [...]}); or the object itself.
     """
-    pieces = numbered_lines(path, report, limit=READ)
+    pieces = numbered_lines(path, report, READ, encoding)
     not_blank = ((number, piece) for number, piece in pieces if piece.strip())
     number, head = next(not_blank, (0, ""))
     if head.lstrip().startswith("["):
@@ -530,7 +552,9 @@ class _Array:
         )
 
 
-def csv_rows(path: Location, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(
+    path: Location, report: Report, encoding: str = ""
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, row by column) of rows under a header line.
 
     The delimiter is comma, semicolon or tab, whichever the header has most of.
@@ -540,7 +564,7 @@ def csv_rows(path: Location, report: Report) -> Iterator[tuple[int, dict[str, st
 
     def lines() -> Iterator[str]:
         nonlocal at
-        for at, line in numbered_lines(path, report):  # noqa: B007 - the line number of what csv reports
+        for at, line in numbered_lines(path, report, encoding=encoding):  # noqa: B007 - the line number of what csv reports
             yield line
 
     source = lines()
@@ -591,7 +615,9 @@ def _uneven(path: Location, line: int, row: list[str], columns: int) -> Problem:
     )
 
 
-def _parquet(path: Location, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(
+    path: Location, report: Report, encoding: str = ""
+) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -639,7 +665,7 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
         yield unpacked
 
 
-READERS: dict[str, Callable[[Location, Report], Iterator[tuple[int, Any]]]] = {
+READERS: dict[str, Callable[[Location, Report, str], Iterator[tuple[int, Any]]]] = {
     "jsonl": json_lines,
     "json": _json,
     "csv": csv_rows,

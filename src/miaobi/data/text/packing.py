@@ -95,6 +95,8 @@ def fingerprint(config: Config, root: Path) -> str:
         for key, value in asdict(config).items()
         if key not in NOT_IN_FINGERPRINT
     }
+    if not config.encoding:
+        del settings["encoding"]  # data prepared before there was this setting is found
     path = tokenizer_path(config.tokenizer)
     vocabulary = config.tokenizer
     if path is not None:

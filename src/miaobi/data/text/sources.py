@@ -36,6 +36,7 @@ def name_of(config: Config) -> str:
     if source != "files":
         _check_unset("text_column", config.text_column, source)
         _check_unset("separator", config.separator, source)
+        _check_unset("encoding", config.encoding or None, source)
     return source
 
 
@@ -61,6 +62,7 @@ def documents(config: Config, report: Report) -> Iterator[Document]:
             separator=unescaped(config.separator),
             strict=config.strict,
             report=report,
+            encoding=config.encoding,
         )
     else:
         source = readers.get(name, within="text/")(config.pack or config.path)

@@ -91,6 +91,7 @@ def inspect(
     strict: bool = False,
     text_column: str | None = None,
     separator: str | None = None,
+    encoding: str = "",
 ) -> TextSurvey:
     """Read the text at `path` as training would; the arguments are those of `files.read`,
     with the separator as it is typed.
@@ -103,6 +104,7 @@ def inspect(
         strict=strict,
         report=counts.add_problem,
         judged=True,
+        encoding=encoding,
     )
     text = ""
     for document in documents:
@@ -113,13 +115,13 @@ def inspect(
             counts.end_document(text, document.meta["shape"])
             counts.unused.update(document.unused)
             text = ""
-    return counts.survey(path)
+    return counts.survey(path, encoding)
 
 
-def _encoding(file: Path) -> str:
-    if files.format_of(file) == "parquet":
+def _encoding(file: Path, named: str) -> str:
+    if files.format_of(file, named) == "parquet":
         return "Parquet"
-    return encoding_of(file).upper()
+    return encoding_of(file, named).name
 
 
 class _Counts:
@@ -173,7 +175,7 @@ class _Counts:
         self.lengths.append(self._length)
         self._length = 0
 
-    def survey(self, path: Path) -> TextSurvey:
+    def survey(self, path: Path, encoding: str) -> TextSurvey:
         """Return what was counted of the files at `path`."""
         paths = files.files_in(path)
         # Each document ends in a token of its own.
@@ -182,7 +184,7 @@ class _Counts:
         return TextSurvey(
             path=path,
             files=len(paths),
-            encodings=Counter(map(_encoding, paths)),
+            encodings=Counter(_encoding(file, encoding) for file in paths),
             shapes=self.shapes,
             documents=len(self.lengths),
             characters=sum(self.lengths),

@@ -44,6 +44,7 @@ FORMAT = 3
 LATER_SETTINGS = {
     "path",
     "pack",
+    "encoding",
     "validation_path",
     "test_path",
     "max_length",

@@ -10,6 +10,8 @@ from typing import Any
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data import readers
+from miaobi.data.encoding import Problem
+from miaobi.data.labelled import ReadOptions
 from miaobi.data.progress import Bar
 from miaobi.data.splitting import DROPPED, TEST, VALIDATION
 from miaobi.data.text.shapes import Record, Unusable
@@ -36,6 +38,12 @@ class Records:
     """The first of them, with location and reason."""
     unused: Counter[str] = field(default_factory=Counter)
     """Records by a key of theirs that the task made nothing of."""
+
+    def add_problem(self, problem: str) -> None:
+        """Count a record that was left out, and keep its reason."""
+        self.problem_count += 1
+        if len(self.problems) < PROBLEMS_LISTED:
+            self.problems.append(problem)
 
 
 def read(config: Config, task: Task, head: Any, progress: Bar) -> Records:
@@ -80,8 +88,15 @@ def _read_source(
     progress: Bar,
 ) -> None:
     """Add the examples of one source to the records."""
+
+    def report(problem: Problem) -> None:
+        if config.strict:
+            raise problem.error()
+        records.add_problem(str(problem))
+
     reader = readers.get(task.READER)
-    for location, record in reader(path, pack):
+    options = ReadOptions(encoding=config.encoding, report=report)
+    for location, record in reader(path, pack, options):
         try:
             example = example_of(location, record, config.columns, task, head)
         except Unusable as error:
@@ -108,9 +123,7 @@ def _add_problem(
                 f"{error.remedy} 也可用 --data.strict false 略过这类记录。",
             ),
         )
-    records.problem_count += 1
-    if len(records.problems) < PROBLEMS_LISTED:
-        records.problems.append(problem)
+    records.add_problem(problem)
 
 
 def example_of(

@@ -16,6 +16,8 @@ from miaobi.core.errors import BadInput, MiaobiError, nearest
 from miaobi.core.language import say
 from miaobi.core.store import check_name
 from miaobi.data import packs, readers
+from miaobi.data.encoding import Problem
+from miaobi.data.labelled import ReadOptions
 from miaobi.data.text.shapes import Unusable
 from miaobi.train.config import TrainConfig
 from miaobi.tune.config import DataConfig, ReportConfig, TuneConfig
@@ -189,7 +191,8 @@ def task_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
         data = recipe.get("data") or {}
         path = overrides.get("data.path") or data.get("path") or ""
         pack = overrides.get("data.pack") or data.get("pack") or ""
-        name = guess(path, pack)
+        encoding = overrides.get("data.encoding") or data.get("encoding") or ""
+        name = guess(path, pack, encoding)
     return tasks.get(name)
 
 
@@ -202,15 +205,21 @@ def _name(values: Mapping[str, Any], task: str, origin: str) -> str:
     return check_name(stem.replace("_", "-").lower())
 
 
-def guess(path: str, pack: str) -> str:
+def guess(path: str, pack: str, encoding: str = "") -> str:
     """Return the task that the first records of a file or pack are written for.
+
+    Args:
+        path: a file or folder, or ""
+        pack: a pack, or ""
+        encoding: of the file, where a person named it
 
     Raises:
         BadInput: they fit no task; the remedy lists the tasks
     """
     packs.check_one(path, pack, "my.jsonl", "chinese-reviews")
+    options = ReadOptions(encoding=encoding, report=_ignore)
     for name in TASK_ORDER:
-        if name in tasks and all(_fits(tasks.get(name), path, pack)):
+        if name in tasks and all(_fits(tasks.get(name), path, pack, options)):
             return name
     rows = [f"  {name}: {tasks.get(name).EXAMPLE}" for name in tasks.names()]
     listed = "\n".join(rows)
@@ -226,14 +235,19 @@ def guess(path: str, pack: str) -> str:
     )
 
 
-def _fits(task: Any, path: str, pack: str) -> Iterator[bool]:
+def _ignore(problem: Problem) -> None:
+    """Pass over what cannot be read: whoever reads it in full says so."""
+
+
+def _fits(task: Any, path: str, pack: str, options: ReadOptions) -> Iterator[bool]:
     """Yield whether the task can use each of the first records.
 
     Yields False once where there is no record, or where they cannot be read.
     """
     empty = True
     try:
-        for _, record in islice(readers.get(task.READER)(path, pack), PROBED_RECORDS):
+        records = readers.get(task.READER)(path, pack, options)
+        for _, record in islice(records, PROBED_RECORDS):
             empty = False
             try:
                 task.columns(record, task.Config())
