@@ -78,7 +78,7 @@ class Run:
         where = elsewhere.origin(self.folder)
         view.say(f"{where}\n{estimate}")
         if not validates:
-            view.say(_describe_no_validation())
+            view.say(describe_no_validation())
         if state.step:
             view.say(
                 say(f"Resuming from step {state.step}.", f"从第 {state.step} 步继续。")
@@ -216,7 +216,8 @@ class Run:
             state.validation = loop.validate(state, dataset)
 
 
-def _describe_no_validation() -> str:
+def describe_no_validation() -> str:
+    """Return what a run without validation examples does, for people."""
     return say(
         "No validation: no example is held out for it. "
         "The run goes to its end and keeps the last weights; "

@@ -77,7 +77,10 @@ class DataConfig:
     what the base can hold.
     """
     too_long: Literal["truncate", "split", "drop"] = "truncate"
-    """What becomes of longer ones."""
+    """What becomes of longer ones. truncate: the beginning of what is read goes (of a
+    dialogue first its oldest exchanges), the answer stays; texts without a prompt lose
+    their end. split: several examples of one, where the task can. drop: left out.
+    """
     allow_leakage: bool = False
     """Go on although questions of test_path stand in the training data."""
     strict: bool = True

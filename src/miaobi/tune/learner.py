@@ -125,6 +125,9 @@ class Learner(Objective):
     come without them.
     """
 
+    may_teach_nothing = False
+    """Whether the loss may look at nothing of an encoded example; then `learned` counts."""
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
@@ -189,6 +192,16 @@ class Learner(Objective):
         Raises Unusable or BadInput for an example that it cannot learn.
         """
         return frozenset()
+
+    def learned(self, features: Features) -> int:
+        """Return at how many tokens, or labels, of an encoded example the loss looks."""
+        return 1
+
+    def loses_answer(self, columns: Mapping[str, Any], max_length: int) -> bool:
+        """Return whether cutting a longer example to `max_length` takes the end of what is
+        learned, not only the beginning of what is read.
+        """
+        return True
 
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> Batch:

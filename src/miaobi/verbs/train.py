@@ -92,9 +92,17 @@ class Plan:
 
     settings: Mapping[str, Any]
     estimate: Estimate
+    notes: Sequence[str] = ()
+    """What to know of the data before the run."""
 
     def __str__(self) -> str:
-        return f"{_yaml(self.settings)}\n{self.estimate}"
+        """The settings, and at the end what matters: the cost first, then the notes."""
+        start = say(
+            "To start it: the same command without --dry-run.",
+            "开始训练：同一条命令，去掉 --dry-run。",
+        )
+        lines = [str(self.estimate), *self.notes, start]
+        return "\n".join([_yaml(self.settings), *lines])
 
 
 @dataclass(frozen=True)
@@ -481,7 +489,10 @@ def _run(
             expected, config_of_loop.max_minutes, config_of_loop.max_steps
         )
         if dry_run:
-            return Plan(settings.values, expected)
+            notes = []
+            if not loop.has_validation(dataset):
+                notes.append(runs_of.describe_no_validation())
+            return Plan(settings.values, expected, notes)
         run_folder = folder or runs_of.new_folder(runs, settings.name)
         if processes.rank() == 0:
             resuming.note_origin(run_folder, origin)

@@ -36,6 +36,15 @@ class Lengths:
     max_length: int
     cut: int
     """Examples longer than max_length."""
+    ends_cut: int = 0
+    """Those of them that lose the end of what is learned, where such are truncated."""
+    limit: int = sys.maxsize
+    """Tokens that the base can hold."""
+
+    @property
+    def needed(self) -> int:
+        """The max_length that keeps most examples whole."""
+        return min(self.longest, self.limit)
 
 
 class FeatureCache:
@@ -73,6 +82,8 @@ class Examples:
     there is only one example), and of those that the base cannot learn.
     """
     cache: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False)
+    taught_nothing: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    """By split: examples that were dropped, since the loss would look at nothing of them."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,13 +98,29 @@ class Examples:
     def _splits(self) -> dict[str, list[Example]]:
         splits = dict[str, list[Example]]()
         for split in SPLITS:
-            remaining = [
+            fitting = [
                 example
                 for example in read_split(self.folder, split, self.task)
                 if example.location not in self.left_out
             ]
-            splits[split] = list(self._fitted(remaining))
+            examples = list(self._fitted(fitting))
+            splits[split] = self._teaching(split, examples)
+            self.taught_nothing[split] = len(examples) - len(splits[split])
         return splits
+
+    def _teaching(self, split: str, examples: list[Example]) -> list[Example]:
+        """Return the examples of which the loss looks at anything, encoded in memory as
+        far as there is space.
+        """
+        if not self.learner.may_teach_nothing:
+            return examples
+        teaching = list[Example]()
+        for example in examples:
+            features = self.learner.encode(example.columns, self.max_length)
+            if self.learner.learned(features):
+                self.cache.add(split, len(teaching), features)
+                teaching.append(example)
+        return teaching
 
     def _fitted(self, examples: Sequence[Example]) -> Iterator[Example]:
         """Return the examples with those that are too long split or dropped."""
@@ -206,7 +233,7 @@ def measure(
     examples = read_split(folder, "train", task)
     own_count = len(examples) - _mixed_in(folder)
     counted = [
-        (learner.length(example.columns), number < own_count)
+        (learner.length(example.columns), number < own_count, example)
         for number, example in enumerate(examples)
         if example.location not in left_out
     ]
@@ -218,19 +245,27 @@ def measure(
             ),
             say("See `miaobi data inspect`.", "请查看 miaobi data inspect 的结果。"),
         )
-    lengths = np.array([length for length, _ in counted])
+    lengths = np.array([length for length, _, _ in counted])
     max_length = config.max_length
     if not max_length:
-        own = [length for length, is_own in counted if is_own]
+        own = [length for length, is_own, _ in counted if is_own]
         enough = -(-int(np.quantile(own, 0.99)) // 8) * 8
         max_length = max(min(enough, DEFAULT_MAX_LENGTH, limit), 8)
+    is_cut = lengths > max_length
+    ends_cut = sum(
+        learner.loses_answer(example.columns, max_length)
+        for length, _, example in counted
+        if length > max_length and config.too_long == "truncate"
+    )
     median, p95 = np.quantile(lengths, [0.5, 0.95])
     return Lengths(
         median=int(median),
         p95=int(p95),
         longest=int(lengths.max()),
         max_length=max_length if lengths.any() else 0,
-        cut=int((lengths > max_length).sum()),
+        cut=int(is_cut.sum()) if lengths.any() else 0,
+        ends_cut=ends_cut,
+        limit=limit,
     )
 
 

@@ -106,6 +106,7 @@ class TextLearner(PackedLearner):
 
     unit = "tokens"
     writes = True
+    may_teach_nothing = True
     neftune_alpha: float | None = 0.0
 
     def __init__(self, net: nn.Module, tokenizer: Any, max_new_tokens: int) -> None:
@@ -122,13 +123,49 @@ class TextLearner(PackedLearner):
         ids, _ = self.tokens(columns)
         return len(ids)
 
+    def shortened(
+        self, columns: Mapping[str, Any], max_length: int
+    ) -> Mapping[str, Any]:
+        """Return an example with less to read, as far as that can be said in columns."""
+        return columns
+
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        ids, learned = self.tokens(columns)
+        """Encode an example; too long a one loses the beginning of what it reads.
+
+        What is learned stays whole, unless it is too long by itself.
+        """
+        if max_length:
+            columns = self.shortened(columns, max_length)
+        tokens, learned = self.tokens(columns)
+        ids = np.array(tokens, dtype=np.int64)
         length = max_length or len(ids)
+        start, removable = self._removable(ids, learned)
+        excess = max(len(ids) - length, 0)
+        # Where the answer has to lose its end too, what is read keeps half the length.
+        too_long = excess > removable
+        removed = max(removable - length // 2, 0) if too_long else excess
         return {
-            "ids": np.array(ids[:length], dtype=np.int64),
-            "learned": learned[:length],
+            "ids": np.delete(ids, slice(start, start + removed))[:length],
+            "learned": np.delete(learned, slice(start, start + removed))[:length],
         }
+
+    def _removable(self, ids: np.ndarray, learned: np.ndarray) -> tuple[int, int]:
+        """Return (the first, the number) of the tokens that an example may lose.
+
+        They stand behind the token that begins a text, and before the last one that is
+        read ahead of what is learned.
+        """
+        start = int(len(ids) > 0 and ids[0] == self.tokenizer.bos_token_id)
+        read = int(learned.argmax()) if learned.any() else 0
+        return start, max(read - start - 1, 0)
+
+    def loses_answer(self, columns: Mapping[str, Any], max_length: int) -> bool:
+        ids, learned = self.tokens(self.shortened(columns, max_length))
+        _, removable = self._removable(np.array(ids), learned)
+        return len(ids) - removable > max_length
+
+    def learned(self, features: Features) -> int:
+        return int(features["learned"].sum())
 
     def collate(self, features: Sequence[Features]) -> Batch:
         rows = [(item["ids"], item["learned"]) for item in features]

@@ -23,7 +23,7 @@ from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
 from miaobi.models.control_tokens import ControlTokens, Token
 from miaobi.tune.heads import ChatHead as Config
-from miaobi.tune.learner import Example, Features
+from miaobi.tune.learner import Example
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.turns import BUILT_IN, assistant_turns, unwritten
 
@@ -237,17 +237,47 @@ class Assistant(TextLearner):
     def unwritten(self, columns: Mapping[str, Any]) -> frozenset[str]:
         return unwritten(self.template, columns["messages"], columns.get("tools"))
 
-    def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        """Encode a dialogue; too long a one loses its oldest exchanges.
+    def shortened(
+        self, columns: Mapping[str, Any], max_length: int
+    ) -> Mapping[str, Any]:
+        """Return a dialogue without its oldest exchanges, as many as are too much.
 
-        Only what is still too long is cut at its end.
+        In the last one the longest message that is read loses its beginning: the
+        user's or a tool's, then the system's.
         """
-        while max_length and self.length(columns) > max_length:
+        while self.length(columns) > max_length:
             messages = _without_oldest(columns["messages"])
             if messages is None:
                 break
             columns = {**columns, "messages": messages}
-        return super().encode(columns, max_length)
+        for roles in (("user", "tool"), ("system",)):
+            columns = self._with_shorter_messages(columns, roles, max_length)
+        return columns
+
+    def _with_shorter_messages(
+        self, columns: Mapping[str, Any], roles: Sequence[str], max_length: int
+    ) -> Mapping[str, Any]:
+        messages = list(columns["messages"])
+        while (excess := self.length(columns) - max_length) > 0:
+            sizes = {
+                number: len(self._starts(message["content"]))
+                for number, message in enumerate(messages)
+                if message["role"] in roles
+            }
+            longest = max(sizes, key=sizes.__getitem__, default=None)
+            if longest is None or sizes[longest] < 2:
+                break
+            message = messages[longest]
+            starts = self._starts(message["content"])
+            # A token may be a part of a character: at least one character goes.
+            first = max(starts[min(excess, len(starts) - 1)], 1)
+            messages[longest] = {**message, "content": message["content"][first:]}
+            columns = {**columns, "messages": messages}
+        return columns
+
+    def _starts(self, content: str) -> list[int]:
+        """Return where the tokens of a message begin, in characters."""
+        return [start for _, start, _ in self._tokens(content)]
 
     def split(
         self, columns: Mapping[str, Any], max_length: int

@@ -29,16 +29,14 @@ from miaobi.models.weights import find
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Phase
 from miaobi.tune.heads import DistillationHead as Config
-from miaobi.tune.learner import Evaluation, Example, Features, Metric
+from miaobi.tune.learner import Evaluation, Example, Metric
 from miaobi.tune.tasks.causal import TextLearner, writing_model
 from miaobi.tune.text.metrics import mean
 from miaobi.tune.text.packing import Reader, by_sequence, layers_of
 from miaobi.tune.text.prompts import (
     PromptFormat,
-    fit,
     generate,
     prompt_format_of,
-    row,
 )
 from miaobi.tune.text.teacher import Opener, Teacher, current_opener
 
@@ -225,11 +223,6 @@ class Student(TextLearner):
         read, learned = self.parts(columns)
         ids = read + learned
         return ids, np.arange(len(ids)) >= len(read)
-
-    def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        read, learned = self.parts(columns)
-        ids, is_learned = row(*fit(read, learned, max_length))
-        return {"ids": ids, "learned": is_learned}
 
     def answer(self, columns: Mapping[str, Any]) -> str:
         if columns.get("prompt"):

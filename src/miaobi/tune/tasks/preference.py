@@ -209,6 +209,9 @@ class PreferenceLearner(PackedLearner):
         question = self.prompt_format.question(columns["prompt"])
         return len(question) + max(map(len, self._answers(columns)))
 
+    def loses_answer(self, columns: Mapping[str, Any], max_length: int) -> bool:
+        return max(map(len, self._answers(columns))) >= max_length
+
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         question = self.prompt_format.question(columns["prompt"])
         answers = self._answers(columns)

@@ -251,6 +251,10 @@ def _padded_texts(features: Sequence[Features]) -> dict[str, Tensor]:
 class Causal(PackedLearner, Writer):
     """A causal language model that answers a prompt."""
 
+    def loses_answer(self, columns: Mapping[str, Any], max_length: int) -> bool:
+        target = self.target_ids(columns["source"], columns["target"])
+        return len(target) >= max_length
+
     def source_ids(self, source: str) -> list[int]:
         return self.prompt_format.question(self.prompt(source))
 
@@ -265,7 +269,7 @@ class Causal(PackedLearner, Writer):
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
         target_ids = self.target_ids(columns["source"], columns["target"])
         if max_length:
-            max_tokens = max(max_length - len(target_ids), max_length // 2)
+            max_tokens = max(max_length - len(target_ids), 1)
             source_ids = self.cut_source_ids(columns["source"], max_tokens)
         else:
             source_ids = self.source_ids(columns["source"])
@@ -298,6 +302,10 @@ class EncoderDecoder(Writer):
         if eos_id is not None and ids[-1] != eos_id:
             ids.append(eos_id)
         return ids
+
+    def loses_answer(self, columns: Mapping[str, Any], max_length: int) -> bool:
+        target = self.target_ids(columns["source"], columns["target"])
+        return len(target) > max_length
 
     def length(self, columns: Mapping[str, Any]) -> int:
         source = self.source_ids(columns["source"])

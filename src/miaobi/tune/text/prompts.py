@@ -122,8 +122,9 @@ def fit(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return question and answer within `max_length` tokens together, int64.
 
-    The answer keeps its beginning and at least half of the length; the question keeps
-    its end, which stands beside the answer.
+    The question loses its beginning and keeps its end, which stands beside the answer,
+    at least one token. The answer stays whole; only one that is too long by itself
+    loses its end, and leaves half of the length to the question.
 
     Args:
         question: its tokens.
@@ -131,7 +132,8 @@ def fit(
         max_length: of both together; 0 leaves them as they are.
     """
     if max_length:
-        answer = answer[: max(max_length // 2, max_length - len(question))]
+        if len(answer) > max_length - min(len(question), 1):
+            answer = answer[: max(max_length // 2, max_length - len(question))]
         question = question[max(0, len(question) + len(answer) - max_length) :]
     return np.array(question, dtype=np.int64), np.array(answer, dtype=np.int64)
 

@@ -471,7 +471,7 @@ def _run(
         if not quiet:
             work.show_preview()
         if dry_run:
-            return Plan(config.nested(settings.values), expected)
+            return Plan(config.nested(settings.values), expected, work.notes())
         run_folder = folder or runs_of.new_folder(runs, settings.name)
         if processes.rank() == 0:
             resuming.note_origin(run_folder, origin)

@@ -260,7 +260,7 @@ def _advice_on_data(run: RunFacts) -> list[Advice]:
             f"{cut} examples were longer than data.max_length.",
             f"有 {cut} 条样本超过 data.max_length。",
         )
-        advice.append((sentence, f"--data.max_length {run.lengths.longest}"))
+        advice.append((sentence, f"--data.max_length {run.lengths.needed}"))
     contradictions = run.data.get("contradictions")
     if contradictions:
         sentence = say(

@@ -18,6 +18,7 @@ from miaobi.data.survey import counted
 from miaobi.data.text.shapes import Unusable
 from miaobi.engines.load import load
 from miaobi.models.base import Base, open_base
+from miaobi.train.run import describe_no_validation
 from miaobi.tune import defaults, examples, methods, mixing
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Examples, Fit, Lengths
@@ -92,6 +93,8 @@ class Work:
         data = Examples(
             folder, task, learner, lengths.max_length, settings.data.too_long, left_out
         )
+        if not data.count("train"):
+            raise _nothing_to_learn(settings, lengths)
         reasons = defaults.derive(
             settings.explicit_keys,
             settings.tune,
@@ -176,14 +179,129 @@ class Work:
                 line.append(text, "bold green" if learned else "dim")
             console.print(line, soft_wrap=True)
         notes = [
+            *self.notes_on_lengths(),
+            *self._details(),
+        ]
+        for note in notes:
+            console.print(note, style="dim", soft_wrap=True)
+
+    def notes(self) -> list[str]:
+        """Return what to know of the data before the run."""
+        notes = self.notes_on_lengths()
+        if not self.data.count("validation"):
+            notes.append(describe_no_validation())
+        return notes
+
+    def notes_on_lengths(self) -> list[str]:
+        """Return how many examples are too long, or teach nothing."""
+        notes = [self._describe_lengths(), self._describe_taught_nothing()]
+        return [note for note in notes if note]
+
+    def _describe_lengths(self) -> str:
+        """Return how many examples are too long, and what becomes of them."""
+        lengths = self.lengths
+        if not lengths.cut:
+            return ""
+        count = self.data.spec["splits"]["train"]
+        what = say(
+            f"{lengths.cut} of {count} training examples have more than "
+            f"{lengths.max_length} tokens (the longest {lengths.longest})",
+            f"{count} 条训练样本中有 {lengths.cut} 条超过 {lengths.max_length} 个词元"
+            f"（最长 {lengths.longest}）",
+        )
+        becomes = self._describe_too_long()
+        return say(f"{what}: {becomes}.", f"{what}：{becomes}。") + _describe_limit(
+            lengths
+        )
+
+    def _describe_too_long(self) -> str:
+        lengths = self.lengths
+        if self.settings.data.too_long == "drop":
+            return say("they are left out", "略去")
+        if self.settings.data.too_long == "split":
+            count = self.data.count("train")
+            return say(
+                f"they are split, which makes {count} examples",
+                f"拆分，共得到 {count} 条",
+            )
+        parts = list[str]()
+        whole = lengths.cut - lengths.ends_cut
+        if whole:
+            parts.append(
+                say(
+                    f"{whole} lose the beginning of their prompt and keep their answer",
+                    f"{whole} 条截去提示的开头，回答完整保留",
+                )
+            )
+        if lengths.ends_cut:
+            parts.append(
+                say(
+                    f"{lengths.ends_cut} lose their end",
+                    f"{lengths.ends_cut} 条截去末尾",
+                )
+            )
+        return say(", ", "，").join(parts)
+
+    def _describe_taught_nothing(self) -> str:
+        counts = self.data.taught_nothing
+        if not sum(counts.values()):
+            return ""
+        by_split = ", ".join(
+            f"{name} {count}" for name, count in counts.items() if count
+        )
+        return say(
+            f"Left out, since nothing of them would be learned: {by_split}.",
+            f"以下样本没有可学习的内容，已略去：{by_split}。",
+        )
+
+    def _details(self) -> list[str]:
+        """Return what was mixed in, and what was derived and why."""
+        notes = [
             f"data.mix.{name}: {summary}"
             for name, summary in mixing.describe(self.data.spec).items()
         ]
         notes += self.notes_on_records()
         for item in self.reasons:
             notes.append(f"train.{item.key} = {plain(item.value)}  ({item.reason})")
-        for note in notes:
-            console.print(note, style="dim", soft_wrap=True)
+        return notes
+
+
+def _describe_limit(lengths: Lengths) -> str:
+    """Return which max_length would keep more of the examples whole."""
+    if lengths.max_length == lengths.limit:
+        return say(" That is all the base can hold.", "基础模型最多容纳这么多。")
+    if lengths.needed == lengths.longest:
+        return say(
+            f" --data.max_length {lengths.longest} keeps them whole.",
+            f"--data.max_length {lengths.longest} 可完整保留。",
+        )
+    return say(
+        f" --data.max_length {lengths.limit} is all the base can hold.",
+        f"基础模型最多容纳 --data.max_length {lengths.limit}。",
+    )
+
+
+def _nothing_to_learn(settings: Settings, lengths: Lengths) -> BadInput:
+    """Return the error for data of which nothing is left to train on."""
+    source = settings.data.pack or settings.data.path
+    if settings.data.too_long == "drop" and lengths.cut:
+        return BadInput(
+            say(
+                f"{source}: all training examples have more than {lengths.max_length} tokens.",
+                f"{source}：所有训练样本都超过 {lengths.max_length} 个词元。",
+            ),
+            f"--data.max_length {lengths.needed}",
+        )
+    return BadInput(
+        say(
+            f"{source}: nothing of the training examples would be learned.",
+            f"{source}：训练样本中没有可学习的内容。",
+        ),
+        say(
+            "Look at how the base's chat template writes the assistant's turns, or give another with --head.template.",
+            "请查看基础模型的对话模板如何书写助手的发言，或用 --head.template 换一个模板。",
+        ),
+    )
 
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
