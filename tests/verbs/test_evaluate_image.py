@@ -33,6 +33,7 @@ QUALITY = {
     "coverage",
     "picture_diversity",
 }
+CLASSES = {"class_accuracy"}
 COPYING = {
     "nearest_features",
     "closer_features",
@@ -158,7 +159,7 @@ def test_an_autoencoder_has_every_score(stored: Callable[..., str]) -> None:
     stored("vae", conditional=True, likelihood="bernoulli")
     evaluation = evaluate("painter", samples=60)
     assert (
-        names(evaluation) == QUALITY | COPYING | BOUNDS | REBUILT
+        names(evaluation) == QUALITY | CLASSES | COPYING | BOUNDS | REBUILT
         and not evaluation.judged[0].missing
     )
     assert (
@@ -195,7 +196,7 @@ def test_a_gan_has_no_bound_and_says_so(
 ) -> None:
     stored("gan", generator="style", conditional=True)
     evaluation = evaluate("painter", samples=40, extractor=extractor)
-    assert names(evaluation) == QUALITY | COPYING and {
+    assert names(evaluation) == QUALITY | CLASSES | COPYING and {
         item.metric for item in evaluation.judged[0].missing
     } == {"picture_likelihood", "reconstruction"}
     assert len(page_images(evaluation.page)) == 3 and "does not bound" in str(
@@ -266,7 +267,7 @@ def test_pictures_of_ones_own(
     evaluation = evaluate("painter", samples=40, extractor=extractor, data=own)
     assert (
         evaluation.judged[0].documents == 40
-        and names(evaluation) == QUALITY | COPYING | BOUNDS | REBUILT
+        and names(evaluation) == QUALITY | CLASSES | COPYING | BOUNDS | REBUILT
     )
     plain = evaluate(
         "painter",
@@ -274,7 +275,7 @@ def test_pictures_of_ones_own(
         extractor=extractor,
         data=drawn(tmp_path / "plain", 40, 6, ()),
     )
-    assert names(plain) == QUALITY | COPYING
+    assert names(plain) == QUALITY | CLASSES | COPYING
     assert all("have no classes" in item.why for item in plain.judged[0].missing)
 
 

@@ -18,6 +18,7 @@ metrics: Registry[Metric] = Registry(
         "frechet": "miaobi.evaluate.image.frechet",
         "kernel_distance": "miaobi.evaluate.image.kernel_distance",
         "coverage": "miaobi.evaluate.image.coverage",
+        "class_accuracy": "miaobi.evaluate.image.class_accuracy",
         "picture_diversity": "miaobi.evaluate.image.diversity",
         "picture_memorisation": "miaobi.evaluate.image.memorisation",
         "picture_likelihood": "miaobi.evaluate.image.likelihood",

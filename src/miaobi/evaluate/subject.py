@@ -26,6 +26,8 @@ REFERENCE = "reference"
 """Training or held-out images to compare samples with."""
 BOUND = "bound"
 """A bound on the likelihood of given images."""
+CLASSES = "classes"
+"""Classes that samples are asked for, and training images of each."""
 RECONSTRUCTION = "rebuilding"
 """Encoding and decoding, or translating, given images."""
 

@@ -74,14 +74,19 @@ class PictureSpec:
 
 
 def prepare(
-    config: Config, *, cache: Path | None = None, progress: bool = True
+    config: Config,
+    *,
+    cache: Path | None = None,
+    progress: bool = True,
+    summary: bool = True,
 ) -> Pictures:
     """Return the prepared pictures of this configuration, made now or by an earlier run.
 
     Args:
         config: the source of the pictures and what they are brought to
         cache: where prepared data is kept; $MIAOBI_HOME/prepared by default
-        progress: show a bar on stderr, and then in a line what was prepared
+        progress: show a bar on stderr
+        summary: with progress, say there in a line what was prepared
     """
     from miaobi.data.image import augment, overview
     from miaobi.data.image.packing import prepare_folder
@@ -89,7 +94,7 @@ def prepare(
     augment.check(config.augment)
     folder = prepare_folder(config, cache, progress)
     pictures = Pictures(folder, tuple(config.augment))
-    if progress and os.environ.get("RANK", "0") == "0":
+    if progress and summary and os.environ.get("RANK", "0") == "0":
         for text in overview.summary(config.path or config.pack, pictures.meta):
             print(text, file=sys.stderr)
     return pictures

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from miaobi.core.language import say
 from miaobi.evaluate.image.subject import ImageSubject
-from miaobi.evaluate.score import Score, half_interval, halves, share_interval
+from miaobi.evaluate.score import (
+    Score,
+    half_interval,
+    halves,
+    random_generator,
+    share_interval,
+)
 from miaobi.evaluate.subject import REFERENCE, SAMPLES
 
 MODALITY = "image"
@@ -67,7 +73,7 @@ def measure(subject: ImageSubject) -> list[Score]:
         count,
         subject.seed,
     )
-    held_out = _held_out_values(subject, real)
+    held_out = _held_out_details(subject, real, fake)
     detail = say(
         f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} "
         f"features, {count:,} samples and as many of {subject.reference}; "
@@ -97,29 +103,40 @@ def measure(subject: ImageSubject) -> list[Score]:
                 high,
                 n=count,
                 better="higher",
-                detail=_held_out_detail(held_out, name) + detail,
+                detail=held_out.get(name, "") + detail,
                 label=labels[name],
             )
         )
     return scores
 
 
-def _held_out_values(subject: ImageSubject, real: np.ndarray) -> Mapping[str, float]:
-    """Return what held-out images reach; empty where there are none."""
+def _held_out_details(
+    subject: ImageSubject, real: np.ndarray, fake: np.ndarray
+) -> Mapping[str, str]:
+    """Return what held-out images reach, in words by the name of the score; where they
+    are fewer than the samples, with what as few samples reach. Empty where there are
+    none.
+    """
     baseline = subject.baseline_features
     if baseline is None:
         return {}
     size = min(len(real), len(baseline))
-    return prdc(real[:size], baseline[:size])
-
-
-def _held_out_detail(values: Mapping[str, float], name: str) -> str:
-    if not values:
-        return ""
-    return say(
-        f"held-out pictures: {values[name]:.3f}; ",
-        f"留出图片：{values[name]:.3f}；",
-    )
+    values = prdc(real[:size], baseline[:size])
+    texts = {
+        name: say(
+            f"{size:,} held-out pictures: {value:.3f}",
+            f"{size:,} 张留出图片：{value:.3f}",
+        )
+        for name, value in values.items()
+    }
+    if size < len(real):
+        order = random_generator([subject.seed, 4]).permutation(len(fake))
+        as_few = prdc(real[:size], fake[order[:size]])
+        for name, value in as_few.items():
+            texts[name] += say(
+                f", as many samples: {value:.3f}", f"，等量样本：{value:.3f}"
+            )
+    return {name: text + say("; ", "；") for name, text in texts.items()}
 
 
 def clip_share_interval(

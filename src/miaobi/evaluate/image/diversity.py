@@ -24,8 +24,11 @@ def measure(subject: ImageSubject) -> list[Score]:
     baseline = subject.baseline_features
     natural = ""
     if baseline is not None:
-        mean = pairwise(baseline[: len(features)]).value
-        natural = say(f"held-out pictures: {mean:.2f}; ", f"留出图片：{mean:.2f}；")
+        mean, low, high = pairwise(baseline[: len(features)])
+        natural = say(
+            f"held-out pictures: {mean:.2f} ({low:.2f} to {high:.2f}); ",
+            f"留出图片：{mean:.2f}（{low:.2f} 至 {high:.2f}）；",
+        )
     return [
         Score(
             "picture_diversity",

@@ -45,19 +45,7 @@ def measure(subject: ImageSubject) -> list[Score]:
     reference = Gaussian.of(subject.reference_features)
     value, limit, of_halves = extrapolate(reference, features, subject.seed)
     low, high = half_interval(value, of_halves, len(features))
-    natural = ""
-    natural_limit = ""
-    if subject.baseline_features is not None:
-        baseline = subject.baseline_features[: len(features)]
-        held_out = extrapolate(reference, baseline, subject.seed)
-        natural = say(
-            f"{len(baseline):,} held-out pictures: {held_out.value:.2f}; ",
-            f"{len(baseline):,} 张留出图片：{held_out.value:.2f}；",
-        )
-        natural_limit = say(
-            f"held-out pictures: {held_out.limit:.2f}; ",
-            f"留出图片：{held_out.limit:.2f}；",
-        )
+    natural, natural_limit = _held_out(subject, reference)
     return [
         Score(
             "frechet",
@@ -90,6 +78,35 @@ def measure(subject: ImageSubject) -> list[Score]:
             label=say("Fréchet distance, extrapolated", "弗雷歇距离（外推）"),
         ),
     ]
+
+
+def _held_out(subject: ImageSubject, reference: Gaussian) -> tuple[str, str]:
+    """What held-out images reach, measured from as many as there are samples, and
+    extrapolated; where they are fewer, samples are measured from as few beside them.
+    """
+    baseline = subject.baseline_features
+    if baseline is None:
+        return "", ""
+    features = subject.sample_features
+    count = min(len(baseline), len(features))
+    held_out = extrapolate(reference, baseline[:count], subject.seed)
+    low, high = half_interval(held_out.value, held_out.of_halves, count)
+    natural = say(
+        f"{count:,} held-out pictures: {held_out.value:.2f}",
+        f"{count:,} 张留出图片：{held_out.value:.2f}",
+    )
+    if count < len(features):
+        as_few = features[subject.sample_rows(count)]
+        natural += say(
+            f", as many samples: {reference.distance(as_few):.2f}",
+            f"，等量样本：{reference.distance(as_few):.2f}",
+        )
+    shift = held_out.limit - held_out.value
+    natural_limit = say(
+        f"held-out pictures: {held_out.limit:.2f} ({low + shift:.2f} to {high + shift:.2f})",
+        f"留出图片：{held_out.limit:.2f}（{low + shift:.2f} 至 {high + shift:.2f}）",
+    )
+    return natural + say("; ", "；"), natural_limit + say("; ", "；")
 
 
 def extrapolate(reference: Gaussian, features: np.ndarray, seed: int) -> Extrapolation:

@@ -30,11 +30,11 @@ def measure(subject: ImageSubject) -> list[Score]:
     low, high = blocks.interval(subject.seed)
     natural = ""
     if subject.baseline_features is not None:
-        held_out = kernel_distance(
-            subject.baseline_features, subject.reference_features
-        )
+        held_out = Blocks(subject.baseline_features, subject.reference_features)
+        least, most = held_out.interval(subject.seed)
         natural = say(
-            f"held-out pictures: {held_out:.2g}; ", f"留出图片：{held_out:.2g}；"
+            f"held-out pictures: {held_out.value():.2g} ({least:.2g} to {most:.2g}); ",
+            f"留出图片：{held_out.value():.2g}（{least:.2g} 至 {most:.2g}）；",
         )
     return [
         Score(

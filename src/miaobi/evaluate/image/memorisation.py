@@ -5,6 +5,9 @@ have nearest training images too: the share of samples that lie nearer than 5 % 
 held-out images do should be about 5 % (1 %). Held-out images never take part in
 training, so whatever makes the share larger is memory (Meehan et al. 2020,
 arXiv:2004.05675, compare likewise).
+
+Training images count mirrored left to right too: in pixels always, in features where
+the model was trained on mirrored ones.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miaobi.core.language import say
-from miaobi.evaluate.image.subject import ImageSubject
+from miaobi.evaluate.image.subject import ImageSubject, mirrored
 from miaobi.evaluate.score import (
     RESAMPLES,
     Estimate,
@@ -58,23 +61,35 @@ class Neighbours:
         nearest: np.ndarray = self.distances[:, 0]
         return nearest
 
+    def with_others(self, others: Neighbours) -> Neighbours:
+        """Return the nearest of both, as many as here."""
+        rows = np.concatenate([self.rows, others.rows], axis=1)
+        distances = np.concatenate([self.distances, others.distances], axis=1)
+        order = np.argsort(distances, axis=1, kind="stable")[:, : self.rows.shape[1]]
+        return Neighbours(
+            np.take_along_axis(rows, order, axis=1),
+            np.take_along_axis(distances, order, axis=1),
+        )
+
 
 def measure(subject: ImageSubject) -> list[Score]:
     in_features = neighbours_in_features(subject)
-    held_out_in_features = nearest(
-        subject.held_out_features[:MAX_HELD_OUT], subject.training_features
+    held_out_in_features = _nearest_in_features(
+        subject, subject.held_out_features[:MAX_HELD_OUT]
     )
     features_detail = say(
-        f"in {subject.extractor.name} features, among {len(subject.training_features):,} training pictures",
-        f"在 {subject.extractor.name} 特征中，对照 {len(subject.training_features):,} 张训练图片",
+        f"in {subject.extractor.name} features, among {len(subject.training_features):,} training pictures"
+        + (", mirrored ones too" if subject.flipped else ""),
+        f"在 {subject.extractor.name} 特征中，对照 {len(subject.training_features):,} 张训练图片"
+        + ("及其镜像" if subject.flipped else ""),
     )
     in_pixels = neighbours_in_pixels(subject, subject.samples.pixels)
     held_out_in_pixels = neighbours_in_pixels(
         subject, subject.held_out_subset.pixels[:MAX_HELD_OUT]
     )
     pixels_detail = say(
-        f"root mean square of 0 to 255, among {len(subject.training or ()):,} training pictures",
-        f"0–255 的均方根，对照 {len(subject.training or ()):,} 张训练图片",
+        f"root mean square of 0 to 255, among {len(subject.training or ()):,} training pictures, mirrored ones too",
+        f"0–255 的均方根，对照 {len(subject.training or ()):,} 张训练图片及其镜像",
     )
     features = Space("features", say("feature space", "特征空间"), features_detail)
     pixels = Space("pixels", say("pixels", "像素"), pixels_detail)
@@ -98,17 +113,29 @@ class Space:
 
 def neighbours_in_features(subject: ImageSubject) -> Neighbours:
     """Return those of each sample among `subject.training_subset`."""
-    return nearest(subject.sample_features, subject.training_features)
+    return _nearest_in_features(subject, subject.sample_features)
+
+
+def _nearest_in_features(subject: ImageSubject, features: np.ndarray) -> Neighbours:
+    """Those of features [N, D], among mirrored training images where there were some."""
+    neighbours = nearest(features, subject.training_features)
+    if not subject.flipped:
+        return neighbours
+    others = nearest(features, subject.mirrored_training_features)
+    return neighbours.with_others(others)
 
 
 def neighbours_in_pixels(subject: ImageSubject, pixels: np.ndarray) -> Neighbours:
-    """Return those of images uint8 [N, H, W, C] among all training images.
+    """Return those of images uint8 [N, H, W, C] among all training images, as they are
+    and mirrored.
 
     The distance is the root mean square of 0 to 255.
     """
     assert subject.training is not None
     points = flat(pixels)
-    neighbours = nearest(points, flat(subject.training.pixels))
+    neighbours = nearest(points, flat(subject.training.pixels)).with_others(
+        nearest(points, flat(mirrored(subject.training).pixels))
+    )
     return Neighbours(neighbours.rows, neighbours.distances / np.sqrt(points.shape[1]))
 
 
@@ -245,7 +272,9 @@ def share_closer(
 def _exact_copies(subject: ImageSubject) -> Score:
     assert subject.training is not None
     samples = [image.tobytes() for image in subject.samples.pixels]
-    copied = set(samples) & {image.tobytes() for image in subject.training.pixels}
+    known = {image.tobytes() for image in subject.training.pixels}
+    known |= {image.tobytes() for image in mirrored(subject.training).pixels}
+    copied = set(samples) & known
     share = sum(sample in copied for sample in samples) / len(samples)
     return Score(
         "exact_copies",
@@ -253,8 +282,9 @@ def _exact_copies(subject: ImageSubject) -> Score:
         n=len(samples),
         better="lower",
         detail=say(
-            "samples that are a training picture in every pixel; Wilson's interval",
-            "与某张训练图片逐像素相同的样本占比；Wilson 区间",
+            "samples that are a training picture in every pixel, as it is or mirrored; "
+            "Wilson's interval",
+            "与某张训练图片或其镜像逐像素相同的样本占比；Wilson 区间",
         ),
         label=say("Exact copies", "完全相同的副本"),
     )

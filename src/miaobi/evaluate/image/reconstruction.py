@@ -45,16 +45,22 @@ def measure(subject: ImageSubject) -> list[Score]:
     detail = say(
         f"held-out pictures, {how}; resampled", f"留出图片，{how}；按图片重采样"
     )
-    return [
+    error = [
         Score(
             "mse",
             *mean_interval(errors.tolist(), subject.seed),
             n=len(errors),
             better="lower",
             detail=say("mean squared, values in [0, 1]; ", "均方误差，取值 [0, 1]；")
-            + detail,
+            + detail
+            + _left_out(subject),
             label=say("Reconstruction error", "重建误差"),
-        ),
+        )
+    ]
+    if subject.binarised:
+        return error
+    return [
+        *error,
         Score(
             "psnr",
             *mean_interval(psnr.tolist(), subject.seed),
@@ -73,6 +79,16 @@ def measure(subject: ImageSubject) -> list[Score]:
             label=say("Structural similarity", "结构相似度"),
         ),
     ]
+
+
+def _left_out(subject: ImageSubject) -> str:
+    """Why there is neither PSNR nor similarity, for data that was made black or white."""
+    if not subject.binarised:
+        return ""
+    return say(
+        "; no PSNR and similarity: shades are compared with black and white",
+        "；不计峰值信噪比与结构相似度：比较的是灰度与黑白",
+    )
 
 
 def squared_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ from miaobi.evaluate.image.extractors import Extractor
 from miaobi.evaluate.score import random_generator
 from miaobi.evaluate.subject import (
     BOUND,
+    CLASSES,
     HELD_OUT,
     RECONSTRUCTION,
     REFERENCE,
@@ -59,6 +60,11 @@ class ImageSet:
             None if self.sources is None else self.sources[rows],
         )
 
+    @property
+    def classes(self) -> int:
+        """How many classes there are images of."""
+        return 0 if self.labels is None else len(np.unique(self.labels))
+
     def subset(self, count: int, seed: int) -> ImageSet:
         """Return at most `count` of the images, in an order drawn from `seed`."""
         order = random_generator(seed).permutation(len(self))
@@ -93,6 +99,10 @@ class ImageSubject(Subject):
 
     When two models are compared, the first one's training images serve both.
     """
+    binarised: bool = False
+    """Whether the data was made black or white, while samples are shades."""
+    flipped: bool = False
+    """Whether training images were mirrored at random."""
     count: int = 1000
     """How many samples to make."""
     patience: float = 180.0
@@ -110,6 +120,11 @@ class ImageSubject(Subject):
     @property
     def _controls(self) -> frozenset[str]:
         return self.net.controls if self.net else frozenset()
+
+    @property
+    def _has_classes(self) -> bool:
+        is_asked = "label" in self._controls and not self.takes_image
+        return is_asked and self.training is not None and bool(self.training.classes)
 
     @property
     def _encodes(self) -> bool:
@@ -164,6 +179,13 @@ class ImageSubject(Subject):
         """Features of the samples, float32 [N, D]."""
         return self.extractor.features(self.samples.pixels, self.progress)
 
+    def sample_rows(self, count: int) -> np.ndarray:
+        """Return `count` rows of the samples drawn at random, int64 [count], to compare
+        with as few held-out images.
+        """
+        order = random_generator([self.seed, 4]).permutation(len(self.samples))
+        return order[:count]
+
     @cached_property
     def training_subset(self) -> ImageSet:
         """The training images that go to the extractor."""
@@ -180,6 +202,11 @@ class ImageSubject(Subject):
     def training_features(self) -> np.ndarray:
         """Features of `training_subset`, float32 [N, D]."""
         return self._cached_features(self.training_subset)
+
+    @cached_property
+    def mirrored_training_features(self) -> np.ndarray:
+        """Features of `training_subset`, mirrored left to right, float32 [N, D]."""
+        return self._cached_features(mirrored(self.training_subset))
 
     @cached_property
     def held_out_features(self) -> np.ndarray:
@@ -272,6 +299,12 @@ class ImageSubject(Subject):
     def _lacks_samples(self, needs: frozenset[str]) -> str:
         if SAMPLES not in needs:
             return ""
+        if self.binarised:
+            return say(
+                "The data was made black or white (data.binarise) and samples are shades: "
+                "what sets them apart would be that alone.",
+                "数据已二值化（data.binarise），而样本是灰度：测得的差异只会是这一点。",
+            )
         if self.takes_image and not self.held_out:
             return say(
                 "This model makes a picture from another one; give some with --data FOLDER.",
@@ -290,6 +323,11 @@ class ImageSubject(Subject):
                 "This model does not bound how likely a picture is.",
                 "此模型不提供图片概率的界。",
             )
+        if CLASSES in needs and not self._has_classes:
+            return say(
+                "This model is not asked for a class, or has no training pictures of them.",
+                "此模型不按类别生成，或没有各类的训练图片。",
+            )
         reconstructs = self._encodes or self.spec.source_channels
         if RECONSTRUCTION in needs and not reconstructs:
             return say("This model does not encode pictures.", "此模型不能编码图片。")
@@ -304,6 +342,12 @@ class ImageSubject(Subject):
                 "留出图片没有类别，而此模型需要类别。",
             )
         return ""
+
+
+def mirrored(images: ImageSet) -> ImageSet:
+    """Return the images mirrored left to right."""
+    pixels = np.ascontiguousarray(images.pixels[:, :, ::-1])
+    return replace(images, pixels=pixels)
 
 
 def labels_of(images: ImageSet) -> Tensor | None:

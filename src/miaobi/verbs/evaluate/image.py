@@ -161,6 +161,7 @@ def _subject(
     own = of_bundle(weights.manifest)
     recipe = weights.manifest.recipe if weights.manifest else {}
     model_settings = recipe.get("model") or {}
+    data_settings = recipe.get("data") or {}
     return ImageSubject(
         name=name,
         spec=spec,
@@ -171,6 +172,8 @@ def _subject(
         training=_image_set(own, "train") if own else None,
         held_out=_held_out(own, spec, options, reference),
         compared=reference.training if reference else None,
+        binarised=data_settings.get("binarise", "no") != "no",
+        flipped="flip" in (data_settings.get("augment") or ()),
         count=options.samples or SAMPLES,
         seed=options.seed,
         limit=options.limit or LIMIT,
@@ -248,7 +251,8 @@ def _read(data: Path, spec: PictureSpec) -> ImageSet:
             channels=3 if spec.channels == 3 else 1,
             near_duplicates="keep",
             pairs=bool(spec.source_channels),
-        )
+        ),
+        summary=False,
     )
     _check_same_kind(data, pictures.spec, spec)
     parts = [_image_set(pictures, split) for split in SPLITS if pictures.count(split)]
@@ -315,11 +319,10 @@ def _description(spec: PictureSpec, weights: Weights) -> str:
     own = of_bundle(weights.manifest)
     kind = say("grey", "灰度") if spec.channels == 1 else say("colour", "彩色")
     if own and own.meta["config"]["binarise"] != "no":
-        # A decoder generates the probability of white, so its pictures differ from the
-        # data at a glance, whatever they show.
+        # A decoder generates the probability of white.
         kind += say(
-            "; the data is black or white and the samples are shades, which the distances measure as well",
-            "；数据只有黑白两值，样本是灰度，距离也包含这一差异",
+            "; the data is black or white and the samples are shades, so they are not compared",
+            "；数据只有黑白两值，样本是灰度，故不作比较",
         )
     return f"{spec.width} × {spec.height}, {kind}"
 
