@@ -210,6 +210,34 @@ def test_a_translation_by_language(tmp_path: Path) -> None:
     assert not facts["unused"]
 
 
+def test_texts_of_ms_swift(tmp_path: Path) -> None:
+    turns = [{"role": "assistant", "content": "我爱音乐"}]
+    path = lines(tmp_path, "swift.jsonl", [{"messages": turns}])
+    assert guess(str(path), "") == "causal"
+    [row], _ = read(path, "causal")
+    assert row.columns == {"prompt": "", "text": "我爱音乐"}
+
+
+def test_questions_about_a_text_stay_so(tmp_path: Path) -> None:
+    record = {"question": "谁？", "context": "小李来了。", "answer": "小李"}
+    assert (
+        guess(str(lines(tmp_path, "a.jsonl", [record])), "") == "extractive-questions"
+    )
+    path = lines(tmp_path, "b.jsonl", [{**record, "answer": "是一位朋友"}])
+    assert guess(str(path), "") == "chat"
+    [row], facts = read(path, "chat")
+    assert row.columns["messages"][0]["content"] == "谁？\n\n小李来了。"
+    assert not facts["unused"]
+
+
+def test_a_teacher_is_asked_no_answer_that_people_rejected(tmp_path: Path) -> None:
+    task = tasks.get("distillation")
+    with pytest.raises(Unusable, match="answers that people judged"):
+        task.columns({"prompt": "q", "chosen": "a", "rejected": "b"}, task.Config())
+    with pytest.raises(Unusable, match="answers that people judged"):
+        task.columns({"prompt": "q", "response": "a", "label": False}, task.Config())
+
+
 def test_classes_of_ms_swift(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "天气真好"}]
     path = lines(tmp_path, "swift.jsonl", [{"messages": turns, "label": 1}])

@@ -157,12 +157,12 @@ def test_open_settings_are_derived_and_explicit_ones_stay(
 
 def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(
     base: Path,
-    opinions: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    opinions = written(tmp_path / "opinions.jsonl", range(60), shop="north")
     assert (
         cli.main(
             [
@@ -183,6 +183,7 @@ def test_a_dry_run_shows_data_and_cost_and_leaves_nothing(
     printed = capsys.readouterr()
     assert re.search("海上明月生|春江花月夜", printed.err)
     assert "train.learning_rate = " in printed.err
+    assert "keys not used: shop (60)" in printed.err
     assert "max_steps: 20" in printed.out
     assert not (tmp_path / "runs").exists()
     assert not Store().names()

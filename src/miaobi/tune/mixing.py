@@ -22,6 +22,7 @@ from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound
 from miaobi.core.language import say
 from miaobi.data.cache import locked_folder
+from miaobi.data.survey import counted
 from miaobi.data.text.shapes import Unusable
 from miaobi.tune.examples import (
     PROBLEMS_LISTED,
@@ -255,6 +256,7 @@ def _usable(
             "repeated": len(candidates) - leak_count - len(new),
             "unusable": len(problems) + unreadable["count"],
             "problems": (unreadable["first"] + problems)[:PROBLEMS_LISTED],
+            "unused": of_source.get("unused", {}),
         }
         write(folder, {"train": fitting}, {"left_out": left_out})
     return folder
@@ -391,6 +393,9 @@ def _describe_source(source: Mapping[str, Any]) -> str:
     left_out = _describe_left_out(source)
     if left_out:
         text += say("; left out: ", "；略去：") + say(", ", "，").join(left_out)
+    unused = source.get("unused")
+    if unused:
+        text += say("; keys not used: ", "；未用的键：") + counted(unused)
     return text
 
 

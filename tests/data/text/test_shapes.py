@@ -462,6 +462,15 @@ def test_pairs_that_do_not_fit(record: dict[str, Any], problem: str) -> None:
     [
         ({"prompt": "q", "completion": "a"}, "q"),
         ({"messages": [USER, ASSISTANT]}, [USER]),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "q"},
+                    {"from": "gpt", "value": "a"},
+                ]
+            },
+            [USER],
+        ),
         ({"instruction": "q", "input": "", "output": "a"}, [USER]),
     ],
 )
@@ -568,3 +577,10 @@ def test_any_record_is_read_or_refused(record: dict[str, Any]) -> None:
     for reading in (conversation, pair, thumb):
         with suppress(Unusable):
             reading(Record(record))
+
+
+def test_inspect_names_what_only_chat_reads(tmp_path: Path) -> None:
+    turns = [USER, {**ASSISTANT, "reasoning_content": "r"}]
+    content: Any = data.inspect(written(tmp_path, {"messages": turns, "tools": [TOOL]}))
+    assert content.unused == {}
+    assert content.only_chat == {"messages[].reasoning_content": 1, "tools": 1}

@@ -97,21 +97,24 @@ def list_records(
     relative to the list.
     """
     for line, record in records(path, options.report, options.encoding):
-        name = _file_name(record)
+        column = _file_column(record)
+        name = record[column] if column else None
         if isinstance(name, str):
-            columns = {**record, **check(path.parent / name)}
+            others = {key: value for key, value in record.items() if key != column}
+            columns = {**others, **check(path.parent / name)}
         else:
             what = say('no "image".', "缺少 image。")
             columns = {"problem": [what, '{"image": "photos/a.jpg", ...}']}
         yield f"{path}:{line}", columns
 
 
-def _file_name(record: Any) -> Any:
+def _file_column(record: Any) -> str:
+    """The column that names the picture; "" for none."""
     if isinstance(record, dict):
         for column in FILE_COLUMNS:
             if record.get(column):
-                return record[column]
-    return None
+                return column
+    return ""
 
 
 class PictureCheck:

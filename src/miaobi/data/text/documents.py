@@ -50,6 +50,8 @@ class Document:
     """
     unused: frozenset[str] = frozenset()
     """Keys of the record that nothing was made of."""
+    only_chat: frozenset[str] = frozenset()
+    """Keys that only fine-tuning for chat makes something of: tools, thoughts."""
 
     def pieces(self) -> list[str]:
         """Return the training text in order; pieces of class Special are special tokens."""

@@ -33,7 +33,12 @@ from miaobi.data.encoding import (
     raise_problem,
 )
 from miaobi.data.text.documents import Document
-from miaobi.data.text.shapes import CONVERSATIONS, Unusable, to_document
+from miaobi.data.text.shapes import (
+    CONVERSATIONS,
+    Unusable,
+    check_not_judged,
+    to_document,
+)
 
 PART = 1 << 20
 """Characters of a plain text file's parts, at least."""
@@ -209,7 +214,8 @@ def read_file(
         try:
             document = to_document(record, text_column, meta)
             if not judged:
-                _check_not_judged(document)
+                check_not_judged(document)
+                _check_not_weighted(document)
         except Unusable as error:
             report(Problem(path, line, error.what, error.remedy))
             continue
@@ -217,16 +223,8 @@ def read_file(
             yield document
 
 
-def _check_not_judged(document: Document) -> None:
-    """Raise Unusable for answers that must not all be learned as good ones."""
-    if document.only == "preference":
-        raise Unusable(
-            say(
-                "answers that people judged: a bad one must not be learned as a good one.",
-                "这是带评价的回答：差的回答不能当作好的来学。",
-            ),
-            "miaobi finetune --task preference",
-        )
+def _check_not_weighted(document: Document) -> None:
+    """Raise Unusable for turns that are not to be learned."""
     if document.only:
         raise Unusable(
             say(

@@ -54,6 +54,8 @@ class TextSurvey:
     examples: tuple[str, ...]
     unused: Mapping[str, int] = field(default_factory=dict)
     """Records by a key of theirs that nothing is made of."""
+    only_chat: Mapping[str, int] = field(default_factory=dict)
+    """Records by a key of theirs that only fine-tuning for chat reads."""
 
     def __str__(self) -> str:
         lengths = "  ".join(f"{name} {value:,}" for name, value in self.lengths.items())
@@ -75,6 +77,8 @@ class TextSurvey:
         if self.unused:
             listed = counted(self.unused, UNUSED_LISTED)
             rows[say("unused keys", "未用的键")] = listed
+        if self.only_chat:
+            rows[say("only for chat", "仅 chat 使用")] = counted(self.only_chat)
         lines = [
             *table(self.path, rows),
             *problem_lines(self.problems, self.first_problems),
@@ -114,6 +118,7 @@ def inspect(
         if not document.continues:
             counts.end_document(text, document.meta["shape"])
             counts.unused.update(document.unused)
+            counts.only_chat.update(document.only_chat)
             text = ""
     return counts.survey(path, encoding)
 
@@ -135,6 +140,7 @@ class _Counts:
         self.first_problems = list[str]()
         self.examples = list[str]()
         self.unused = Counter[str]()
+        self.only_chat = Counter[str]()
         self._keys = set[int]()
         """Of the documents so far, by which copies are recognised."""
         self._length = 0
@@ -196,6 +202,7 @@ class _Counts:
             first_problems=tuple(self.first_problems),
             examples=tuple(self.examples),
             unused=dict(self.unused.most_common()),
+            only_chat=dict(self.only_chat.most_common()),
         )
 
 

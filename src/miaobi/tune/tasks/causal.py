@@ -41,14 +41,18 @@ EXAMPLE = '{"text": "..."}'
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     document = to_document(record, None, {})
-    if document.messages:
+    text = document.text
+    if [message.role for message in document.messages] == ["assistant"]:
+        # ms-swift's way to write a text.
+        text = document.messages[0].content
+    elif document.messages:
         raise Unusable(
             say("this is a dialogue.", "这是一段对话。"),
             say("Tune it with --task chat.", "请使用 --task chat 微调。"),
         )
-    if not document.text.strip():
+    if not text.strip():
         raise Unusable(say("the text is empty.", "文本为空。"), EXAMPLE)
-    return {"prompt": document.prompt, "text": document.text}
+    return {"prompt": document.prompt, "text": text}
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:

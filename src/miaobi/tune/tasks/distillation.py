@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable, to_document
+from miaobi.data.text.shapes import Record, Unusable, check_not_judged, to_document
+from miaobi.data.text.shapes.layouts import ANSWERS, CHOSEN, REJECTED
 from miaobi.models.base import Base, open_base
 from miaobi.models.weights import find
 from miaobi.nn.language import MASKED
@@ -56,9 +57,9 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
 
     Without a completion the teacher answers, without a prompt the text is read whole.
     """
-    prompt = record.get("prompt")
-    if isinstance(prompt, str) and prompt.strip() and not record.get("completion"):
-        return {"prompt": prompt.strip(), "completion": ""}
+    record = Record.of(record)
+    if _is_question_alone(record):
+        return {"prompt": record["prompt"].strip(), "completion": ""}
     prompt, completion = _prompt_and_completion(record)
     if not prompt and not completion:
         raise Unusable(say("the text is empty.", "文本为空。"), EXAMPLE)
@@ -73,12 +74,21 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     return {"prompt": prompt, "completion": completion}
 
 
-def _prompt_and_completion(record: Mapping[str, Any]) -> tuple[Any, str]:
+def _is_question_alone(record: Record) -> bool:
+    prompt = record.peek("prompt")
+    is_text = isinstance(prompt, str) and bool(prompt.strip())
+    return is_text and not record.first((*ANSWERS, *CHOSEN, *REJECTED))
+
+
+def _prompt_and_completion(record: Record) -> tuple[Any, str]:
     """Return what comes before the assistant's last turn, and that turn.
 
     Of records without turns, the prompt and the text.
     """
     document = to_document(record, None, {})
+    check_not_judged(document)
+    for key in document.only_chat:
+        record.leave_over(key)
     turns = [message._asdict() for message in document.messages]
     if not turns:
         return document.prompt.strip(), document.text.strip()

@@ -18,7 +18,7 @@ from miaobi.core.store import check_name
 from miaobi.data import packs, readers
 from miaobi.data.encoding import Problem
 from miaobi.data.labelled import ReadOptions
-from miaobi.data.text.shapes import Unusable
+from miaobi.data.text.shapes import Record, Unusable
 from miaobi.train.config import TrainConfig
 from miaobi.tune.config import DataConfig, ReportConfig, TuneConfig
 from miaobi.tune.tasks import tasks
@@ -26,9 +26,9 @@ from miaobi.tune.tasks import tasks
 SECTIONS = {"name", "task", "base", "data", "head", "tune", "train", "report"}
 """Of a recipe for fine-tuning."""
 TASK_ORDER = (
+    "extractive-questions",
     "chat",
     "preference",
-    "extractive-questions",
     "token-classification",
     "embedding",
     "text-classification",
@@ -250,7 +250,7 @@ def _fits(task: Any, path: str, pack: str, options: ReadOptions) -> Iterator[boo
         for _, record in islice(records, PROBED_RECORDS):
             empty = False
             try:
-                task.columns(record, task.Config())
+                task.columns(Record.of(record), task.Config())
             except Unusable:
                 yield False
     except MiaobiError:

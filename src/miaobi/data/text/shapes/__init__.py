@@ -8,7 +8,7 @@ preferences  from a record to a pair of answers, or to an answer with a thumb
 documents    from a record to what a language model is trained on from scratch
 """
 
-from miaobi.data.text.shapes.documents import to_document
+from miaobi.data.text.shapes.documents import check_not_judged, to_document
 from miaobi.data.text.shapes.layouts import (
     CONVERSATIONS,
     Conversation,
@@ -26,6 +26,7 @@ __all__ = [
     "Record",
     "Thumb",
     "Unusable",
+    "check_not_judged",
     "conversation",
     "messages_of",
     "pair",

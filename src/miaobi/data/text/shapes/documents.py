@@ -12,6 +12,9 @@ from miaobi.data.text.shapes import layouts, preferences
 from miaobi.data.text.shapes.calls import written
 from miaobi.data.text.shapes.record import Record, Unusable, text_of
 
+ONLY_CHAT = ("reasoning_content", "name")
+"""Keys of messages that stand in no dialogue of words alone."""
+
 
 def to_document(
     record: Any, text_column: str | None, meta: Mapping[str, Any]
@@ -43,13 +46,37 @@ def _document(
         return _prompt_and_completion(record, meta)
     if shape == "preference":
         return _preference(record, meta)
+    only = ""
     if shape == "thumbs":
         record[layouts.thumb_key(record)]  # is used by the task
-        messages = layouts.turns_and_tools(record).messages
-        return _dialogue(messages, meta, only="preference")
-    messages = layouts.turns_and_tools(record).messages
-    has_weights = any("weight" in message for message in messages)
-    return _dialogue(messages, meta, only="chat" if has_weights else "")
+        only = "preference"
+    messages, tools = layouts.turns_and_tools(record)
+    if not only and any("weight" in message for message in messages):
+        only = "chat"
+    document = _dialogue(messages, meta, only)
+    return replace(document, only_chat=_only_chat(messages, tools))
+
+
+def _only_chat(messages: Sequence[Mapping[str, Any]], tools: Any) -> frozenset[str]:
+    """Return the keys that a dialogue of words alone does not have."""
+    keys = {
+        f"messages[].{key}"
+        for key in ONLY_CHAT
+        if any(key in message for message in messages)
+    }
+    return frozenset({*keys, "tools"} if tools else keys)
+
+
+def check_not_judged(document: Document) -> None:
+    """Raise Unusable for answers that must not all be learned as good ones."""
+    if document.only == "preference":
+        raise Unusable(
+            say(
+                "answers that people judged: a bad one must not be learned as a good one.",
+                "这是带评价的回答：差的回答不能当作好的来学。",
+            ),
+            "miaobi finetune --task preference",
+        )
 
 
 def is_plain_prompt(record: Record) -> bool:

@@ -38,7 +38,7 @@ CONTEXTS = {
     "instruction": ("input", "context"),
     "prompt": ("input", "query"),
     "query": (),
-    "question": (),
+    "question": ("context",),
     "input": (),
 }
 """Keys that go on with the question, by the key of its beginning."""
