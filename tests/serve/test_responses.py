@@ -325,6 +325,21 @@ def test_the_whole_conversation_may_be_sent_instead(
     ]
 
 
+def test_a_call_says_the_group_of_its_tool(url: str, echo: Echo) -> None:
+    """As Codex sends its tools."""
+    group = {"type": "namespace", "name": "sky", "description": "", "tools": [WEATHER]}
+    fields = {"tools": [CLOCK, group], "client_metadata": {"turn": "1"}}
+    call = streamed(url, input=CALL, **fields)[-1]["response"]["output"][0]
+    assert call["name"] == "weather" and call["namespace"] == "sky"
+    names = [tool["function"]["name"] for tool in echo.requests[-1].tools]
+    assert names == ["clock", "weather"]
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "x"}
+    streamed(url, input=[call, result], **fields)
+    body = {"model": "echo", "input": "x", "tools": [group, WEATHER]}
+    error = httpx.post(f"{url}/v1/responses", json=body).json()["error"]
+    assert error["param"] == "tools" and "'weather'" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("choice", "tools", "demands"),
     [
@@ -417,7 +432,7 @@ def test_a_stream_that_breaks_says_so(url: str, echo: Echo) -> None:
         ({"input": "x", "max_output_tokens": 99999}, "max_output_tokens", "99999"),
         ({"input": "x", "background": True}, "background", "False"),
         ({"input": "x", "truncation": "auto"}, "truncation", "disabled"),
-        ({"input": "x", "tools": [{"type": "web_search"}]}, None, "function"),
+        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools.0", "web_search"),
         ({"input": [{"role": "king", "content": "x"}]}, None, "role"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, None, "message"),
         ({"input": "x", "tool_choice": "required"}, "tool_choice", "no tools"),

@@ -99,7 +99,8 @@ class CallItem(Closed):
     arguments: str
     id: Id | None = None
     status: Status | None = None
-    namespace: None = None
+    namespace: str | None = None
+    """The group of tools that it belongs to."""
 
 
 class ResultItem(Closed):
@@ -155,6 +156,15 @@ class FunctionTool(Closed):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+
+
+class ToolGroup(Closed):
+    """Tools under one heading, as Codex sends them. A call of one says its group."""
+
+    type: Literal["namespace"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    tools: list[FunctionTool] = Field(min_length=1)
 
 
 class NamedTool(Closed):
@@ -230,7 +240,9 @@ class ResponseFields(GenerationFields):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     include: list[Included] | None = None
     text: TextOptions | None = None
-    tools: list[FunctionTool] | None = None
+    tools: (
+        list[Annotated[FunctionTool | ToolGroup, Field(discriminator="type")]] | None
+    ) = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
@@ -244,6 +256,8 @@ class ResponseFields(GenerationFields):
     prompt_cache_key: Label | None = None
     prompt_cache_retention: Literal["in-memory", "24h"] | None = None
     service_tier: Literal["auto", "default"] | None = None
+    client_metadata: dict[str, Any] | None = None
+    """Of Codex. It is not used."""
 
     top_k: int | None = Field(None, ge=0, le=1_000_000)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -253,6 +267,24 @@ class ResponseFields(GenerationFields):
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     stop: Stop | list[Stop] | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+
+    @property
+    def functions(self) -> list[FunctionTool]:
+        """All tools, those of groups included."""
+        functions = list[FunctionTool]()
+        for tool in self.tools or ():
+            functions += tool.tools if isinstance(tool, ToolGroup) else [tool]
+        return functions
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The group of each function that has one."""
+        return {
+            function.name: tool.name
+            for tool in self.tools or ()
+            if isinstance(tool, ToolGroup)
+            for function in tool.tools
+        }
 
     @property
     def wants_logprobs(self) -> bool:

@@ -74,7 +74,7 @@ def _item(
     if isinstance(item, MessageItem):
         return _message(item)
     if isinstance(item, CallItem):
-        return {
+        call = {
             "id": item.id or item_id("fc"),
             "type": "function_call",
             "status": "completed",
@@ -82,6 +82,7 @@ def _item(
             "name": item.name,
             "arguments": item.arguments,
         }
+        return {**call, "namespace": item.namespace} if item.namespace else call
     if isinstance(item, ResultItem):
         output = item.output
         return {
@@ -167,7 +168,7 @@ def chat_of(fields: ResponseFields, items: Items) -> Chat:
     if fields.text is not None and fields.text.format is not None:
         body["response_format"] = _format(fields.text.format)
     if fields.tools:
-        body |= _tools(fields, fields.tools)
+        body |= _tools(fields, fields.functions)
     elif fields.tool_choice is not None and isinstance(fields.tool_choice, str):
         body["tool_choice"] = fields.tool_choice
     given = {name: value for name, value in body.items() if value is not None}
@@ -224,7 +225,20 @@ def _format(wanted: Any) -> dict[str, Any]:
 
 
 def _tools(fields: ResponseFields, tools: Sequence[FunctionTool]) -> dict[str, Any]:
-    """Return the tools and the choice among them, as a chat has them."""
+    """Return the tools and the choice among them, as a chat has them. Raise ApiError 400
+    for two tools of the same name.
+    """
+    names = [tool.name for tool in tools]
+    twice = sorted(name for name in set(names) if names.count(name) > 1)
+    if twice:
+        raise ApiError(
+            400,
+            say(
+                f"There are two tools named {twice[0]!r}.",
+                f"有两个名为 {twice[0]!r} 的工具。",
+            ),
+            param="tools",
+        )
     choice = fields.tool_choice
     body: dict[str, Any] = {"tool_choice": choice}
     if isinstance(choice, NamedTool):
@@ -232,7 +246,7 @@ def _tools(fields: ResponseFields, tools: Sequence[FunctionTool]) -> dict[str, A
         body["tool_choice"] = {"type": "function", "function": named}
     elif isinstance(choice, AllowedTools):
         allowed = [tool.name for tool in choice.tools]
-        unknown = sorted(set(allowed) - {tool.name for tool in tools})
+        unknown = sorted(set(allowed) - set(names))
         if unknown:
             raise ApiError(
                 400,

@@ -33,11 +33,12 @@ class Output:
     events of it.
     """
 
-    def __init__(self, pieces: Pieces, logprobs: bool) -> None:
+    def __init__(self, pieces: Pieces, fields: ResponseFields) -> None:
         self.items = list[dict[str, Any]]()
         self.finish: str | None = None
         self._pieces = pieces
-        self._wants_logprobs = logprobs
+        self._wants_logprobs = fields.wants_logprobs
+        self._groups = fields.groups
         self._message: dict[str, Any] | None = None
         """The message that is being written; it is the last of the items."""
         self._texts = list[str]()
@@ -113,6 +114,8 @@ class Output:
             "name": call.name,
             "arguments": "",
         }
+        if call.name in self._groups:
+            item["namespace"] = self._groups[call.name]
         self.items.append(item)
         added = self._item_event("response.output_item.added", item)
         item |= {"status": "completed", "arguments": call.arguments}

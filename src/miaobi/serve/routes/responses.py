@@ -72,7 +72,7 @@ async def create(
 
     exchange = Exchange(services, caller, fields.model, ask, "resp")
     pieces = Pieces(kit, fields.parallel_tool_calls is False)
-    output = Output(pieces, fields.wants_logprobs)
+    output = Output(pieces, fields)
     stored = conversations.kept and fields.store is not False
     answer = Answer(fields, exchange, output, stored)
 
