@@ -6,7 +6,7 @@ line see only this.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -95,6 +95,15 @@ class Abilities:
     """Whether it is a Scorer."""
     by_model: frozenset[str] = frozenset()
     """Those of `controls` that a model may lack; its bundle says which it has."""
+    checks: Mapping[str, Callable[[Any], None]] = field(
+        default_factory=dict, compare=False
+    )
+    """By control: raises for a value of it that the engine cannot serve."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise Unsupported or BadInput for a value of a control that is not served."""
+        if name in self.checks:
+            self.checks[name](value)
 
     def of(self, weights: Weights) -> frozenset[str]:
         """Return the controls with these weights, as far as they say before opening."""
@@ -252,4 +261,5 @@ def accepted(
                 ),
                 field=name,
             )
+        abilities.check(name, value)
     return request

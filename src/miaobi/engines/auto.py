@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from miaobi.core import gguf
-from miaobi.core.engine import EngineModule, Weights
+from miaobi.core.engine import Abilities, EngineModule, Weights
 from miaobi.core.errors import MiaobiError, MissingPart, NotFound, Unsupported
 from miaobi.core.files import home
 from miaobi.core.language import say
@@ -95,7 +95,7 @@ def choose(
     Args:
         weights: The model.
         streams: How many answers will be made at the same time.
-        needs: Controls that requests will set.
+        needs: Controls that requests will set; a mapping also says to what.
         options: Settings that the engine will be opened with.
 
     Raises MissingPart or Unsupported when no engine can read the weights.
@@ -112,7 +112,7 @@ def choose(
         elif module.reads(weights):
             rank = Rank(
                 set(options) <= options_of(module),
-                set(needs) <= module.ABILITIES.of(weights),
+                _serves(module.ABILITIES, weights, needs),
                 not (name in MERGED and converted.pending(weights)),
                 _speed(name, weights, streams),
                 name,
@@ -135,6 +135,19 @@ def modality_of(form: str) -> str:
     raise NotFound(
         say(f"No engine reads the format {form!r}.", f"没有引擎支持格式 {form!r}。")
     )
+
+
+def _serves(abilities: Abilities, weights: Weights, needs: Collection[str]) -> bool:
+    """Whether an engine offers the controls, with these values where they are given."""
+    if not set(needs) <= abilities.of(weights):
+        return False
+    values = needs if isinstance(needs, Mapping) else {}
+    try:
+        for name, value in values.items():
+            abilities.check(name, value)
+    except MiaobiError:
+        return False
+    return True
 
 
 def _no_engine(weights: Weights, commands: list[str]) -> MiaobiError:

@@ -15,7 +15,7 @@ import json
 import secrets
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +36,8 @@ from miaobi.core.errors import BadInput, Damaged, MiaobiError, Unsupported
 from miaobi.core.language import say
 from miaobi.core.machine import physical_cores
 from miaobi.core.requests import Request, TextRequest
-from miaobi.engines.text import grammar
+from miaobi.engines.text import constraint, grammar
+from miaobi.engines.text.constraint import TextMatcher
 from miaobi.models import chat, converted
 
 FORMATS = ("gguf", "bundle")
@@ -62,7 +63,8 @@ ABILITIES = Abilities(
             "logprobs",
             "json_schema",
         }
-    )
+    ),
+    checks={"json_schema": constraint.either(grammar.check, constraint.check)},
 )
 
 CACHE_BYTES = 2 << 30
@@ -81,6 +83,9 @@ HOLD_SECONDS = 0.025
 
 _without_proxies = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks this process's own server, which no proxy of the machine reaches."""
+
+LLGUIDANCE = "%llguidance {}\nstart: %json "
+"""What begins a grammar that llama.cpp hands to its own llguidance."""
 
 SAMPLERS = ["penalties", "top_k", "temperature", "typ_p", "top_p", "min_p"]
 """In their order. top_k before temperature keeps the same tokens, and spares the rest of
@@ -238,7 +243,7 @@ class LlamaCppEngine:
         if request.logprobs is not None:
             body["n_probs"] = max(1, request.logprobs)
         if request.json_schema is not None:
-            body["grammar"] = grammar.of_schema(request.json_schema)
+            body["grammar"] = _grammar(request.json_schema)
         return body
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
@@ -246,7 +251,7 @@ class LlamaCppEngine:
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[list[Chunk] | BaseException] = asyncio.Queue()
         groups = [
-            _Group(first, min(self.slots, request.n - first), request.logprobs)
+            _Group(first, min(self.slots, request.n - first), request)
             for first in range(0, request.n, self.slots)
         ]
 
@@ -299,6 +304,17 @@ def _start_server(params: Any, path: Path, architecture: str) -> Any:
         ) from None
 
 
+def _grammar(schema: Mapping[str, Any]) -> str:
+    """The grammar of a schema: ours, or that of the llguidance inside llama.cpp for
+    what ours does not hold.
+    """
+    try:
+        return grammar.of_schema(schema)
+    except Unsupported:
+        prepared = json.dumps(constraint.with_layout(schema), ensure_ascii=False)
+        return f"{LLGUIDANCE}{prepared}"
+
+
 Send = Callable[[list[Chunk] | BaseException], None]
 
 
@@ -309,13 +325,16 @@ class _Group:
     Args:
         first: Number of the first answer.
         count: How many answers.
-        top_count: How many top_logprobs to report; None for no log-probabilities.
+        request: What they answer.
     """
 
-    def __init__(self, first: int, count: int, top_count: int | None) -> None:
+    def __init__(self, first: int, count: int, request: TextRequest) -> None:
         self.first = first
         self.count = count
-        self.top_count = top_count
+        self.top_count = request.logprobs
+        """How many top_logprobs to report; None for no log-probabilities."""
+        self._matchers = _matchers(request, count)
+        self._may_be_cut = bool(request.stop)
         self.cancelled = False
         self._token_counts = [0] * count
         self._prompt_counted = False
@@ -386,10 +405,20 @@ class _Group:
             total = piece["usage"]["completion_tokens"]
             tokens = max(0, total - self._token_counts[index])
         self._token_counts[index] += tokens
+        if self._matchers:
+            self._check(self._matchers[index], choice["text"], reason)
         finish: FinishReason | None = None
         if reason:
             finish = "stop" if reason == "stop" else "length"
         return Chunk(self.first + index, choice["text"], logprobs, tokens, finish)
+
+    def _check(self, matcher: TextMatcher, text: str, reason: str | None) -> None:
+        """Raise Unsupported for text that the schema does not allow, or too little."""
+        held = matcher.take(text)
+        if held and reason == "stop" and not self._may_be_cut:
+            held = matcher.complete
+        if not held:
+            raise _not_held()
 
     def _logprob(self, entry: dict[str, Any]) -> TokenLogprob:
         top = entry["top_logprobs"][: self.top_count]
@@ -398,6 +427,35 @@ class _Group:
             entry["logprob"],
             tuple((_spell(other), other["logprob"]) for other in top),
         )
+
+
+def _matchers(request: TextRequest, count: int) -> list[TextMatcher]:
+    """What each answer is read along with, where llama.cpp's llguidance holds it.
+
+    A llama.cpp without it, or with an older one, leaves the answer free without a word.
+    """
+    if request.json_schema is None:
+        return []
+    try:
+        grammar.check(request.json_schema)
+    except Unsupported:
+        rules = constraint.grammar_of(request.json_schema)
+        return [TextMatcher(rules) for _ in range(count)]
+    return []
+
+
+def _not_held() -> Unsupported:
+    return Unsupported(
+        say(
+            "This build of llama.cpp does not enforce the JSON schema.",
+            "此版本的 llama.cpp 不能保证该 JSON schema。",
+        ),
+        say(
+            "Install a newer xllamacpp, or use another engine (--engine native).",
+            "请安装更新的 xllamacpp，或换一个引擎（--engine native）。",
+        ),
+        field="json_schema",
+    )
 
 
 def _spell(entry: dict[str, Any]) -> str:

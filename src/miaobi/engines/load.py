@@ -37,8 +37,8 @@ def load(
         engine: The name of an engine (`miaobi doctor` lists them), or auto for what
             reads these weights and was measured to be quickest.
         streams: How many answers will be made at the same time.
-        needs: Names of the controls that will be set; `auto` then passes over engines
-            that lack one of them.
+        needs: Names of the controls that will be set, or a mapping with their values;
+            `auto` then passes over engines that cannot serve one of them.
         options: The engine's own settings, such as context_length, device or adapters.
 
     Raises NotFound with the nearest names, Unsupported, MissingPart, or Damaged for

@@ -7,7 +7,7 @@ This module imports no torch; engine.py does what runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from miaobi.core import gguf
 from miaobi.core.engine import Abilities, Weights
 from miaobi.core.requests import TextRequest
+from miaobi.engines.text import constraint
 from miaobi.models.tuned import FAMILY, open_tuned
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 FORMATS = ("bundle", "transformers", "gguf")
 TAKES = TextRequest
 ABILITIES = Abilities(
-    frozenset(item.name for item in fields(TextRequest))
-    - {"json_schema", "image", "tools"},
+    frozenset(item.name for item in fields(TextRequest)) - {"image", "tools"},
     score=True,
+    checks={"json_schema": constraint.check},
 )
 
 
@@ -94,5 +95,5 @@ def open_engine(
         checkpoint = checkpoints.load_adapted(weights, names, torch_device, torch_dtype)
         return NativeEngine(checkpoint, ABILITIES)
     checkpoint = checkpoints.load(weights, torch_device, torch_dtype)
-    abilities = Abilities(ABILITIES.controls - {"adapter"}, score=True)
+    abilities = replace(ABILITIES, controls=ABILITIES.controls - {"adapter"})
     return NativeEngine(checkpoint, abilities)

@@ -7,7 +7,7 @@ what next token; the scheduler does the rest. Both kinds are used the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from miaobi.core.artifacts import FinishReason, TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
+from miaobi.engines.text.constraint import Matcher
 from miaobi.engines.text.streaming import TextStream
-from miaobi.nn.sampling import apply, controls_of, draw, generators_of
+from miaobi.nn.sampling import BANNED, apply, controls_of, draw, generators_of
 
 NEVER = -1e9
 """The score of a beam that loses to every other."""
@@ -64,6 +65,7 @@ class SampledAnswers:
         prompt: Token ids.
         context_left: Tokens that the context has left after the prompt.
         vocabulary: The model's tokens.
+        matchers: What holds each answer to the request's schema; none without one.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class SampledAnswers:
         prompt: list[int],
         context_left: int,
         vocabulary: Vocabulary,
+        matchers: Sequence[Matcher] = (),
     ) -> None:
         self.request = request
         self.vocabulary = vocabulary
         self.width = request.n
+        self._matchers = matchers
         self._max_tokens = min(request.max_new_tokens, context_left)
         self._controls = controls_of(request, len(prompt), vocabulary.eos_ids)
         self._ids = torch.tensor([prompt] * request.n)
@@ -110,8 +114,13 @@ class SampledAnswers:
 
     def _sample(self, logits: Tensor) -> list[int]:
         """The next token of every row."""
+        if self._matchers:
+            logits = self._held(logits)
         if self._controls:
-            logits = apply(self._controls, self._ids.to(logits.device), logits)
+            controlled = apply(self._controls, self._ids.to(logits.device), logits)
+            # What a schema leaves is not banned by another control.
+            banned = controlled.isneginf().all(dim=1, keepdim=True)
+            logits = torch.where(banned, logits, controlled)
         if self.request.greedy:
             tokens = logits.argmax(1)
         else:
@@ -119,6 +128,18 @@ class SampledAnswers:
             tokens = draw(logits, generators)
         ids: list[int] = tokens.tolist()
         return ids
+
+    def _held(self, logits: Tensor) -> Tensor:
+        """Ban every token that the schema does not allow next."""
+        masks = [bytearray(self._matchers[index].allowed()) for index in self._live]
+        allowed = torch.stack(
+            [torch.frombuffer(mask, dtype=torch.uint8) for mask in masks]
+        )
+        width = min(logits.shape[1], allowed.shape[1])
+        held = torch.full_like(logits, BANNED)
+        open_tokens = allowed[:, :width].bool().to(logits.device)
+        held[:, :width] = logits[:, :width].masked_fill(~open_tokens, BANNED)
+        return held
 
     def _logprob(self, log_probs: Tensor, token: int) -> TokenLogprob:
         return token_logprob(log_probs, token, self.request.logprobs, self.vocabulary)
@@ -130,9 +151,17 @@ class SampledAnswers:
         stream = self._streams[index]
         if token in self.vocabulary.eos_ids:
             return Chunk(index, stream.finish(), tokens=1, finish="stop")
+        complete = False
+        if self._matchers:
+            if not self._matchers[index].take(token):
+                # No token of the vocabulary goes on as the schema asks.
+                return Chunk(index, stream.finish(), tokens=1, finish="length")
+            complete = self._matchers[index].complete
         text = stream.push(token)
         if stream.stopped:
             return Chunk(index, text, logprobs, 1, "stop")
+        if complete:
+            return Chunk(index, text + stream.finish(), logprobs, 1, "stop")
         if self._token_count < self._max_tokens:
             return Chunk(index, text, logprobs, 1)
         text += stream.finish()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
 
@@ -37,6 +38,7 @@ from miaobi.engines.native.answers import (
 )
 from miaobi.engines.native.checkpoints import Adapter, Checkpoint
 from miaobi.engines.native.decoders import BASE, Decoder
+from miaobi.engines.text import constraint
 from miaobi.engines.text.streaming import TextStream
 
 
@@ -191,6 +193,9 @@ class NativeEngine:
 
     def __init__(self, checkpoint: Checkpoint, abilities: Abilities) -> None:
         self.checkpoint = checkpoint
+        if not constraint.spells_json(checkpoint.tokenizer.table):
+            controls = abilities.controls - {"json_schema"}
+            abilities = replace(abilities, controls=controls)
         self.abilities = with_tools(abilities, checkpoint.chat)
         self.context_length = checkpoint.context_length
         self.chat = checkpoint.chat
@@ -204,6 +209,12 @@ class NativeEngine:
             lambda stops: TextStream(tokenizer.detokenizer(), stops),
             tokenizer.spell,
         )
+
+    @cached_property
+    def _constraint(self) -> constraint.Constraint:
+        table = self.checkpoint.tokenizer.table
+        assert table is not None
+        return constraint.Constraint(table, self.checkpoint.eos_ids)
 
     def _submit(self, job: Job) -> None:
         if self._worker is None:
@@ -244,7 +255,8 @@ class NativeEngine:
         def send(item: Chunk | BaseException) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
 
-        job = Job(request, prompt, send, self._answers(request, prompt))
+        answers = await asyncio.to_thread(self._answers, request, prompt)
+        job = Job(request, prompt, send, answers)
         if request.adapter is not None:
             job.adapter = self._adapter(request.adapter).key
         self._submit(job)
@@ -266,8 +278,14 @@ class NativeEngine:
         context_left = self.context_length - len(prompt)
         if context_left < 1:
             raise context_error(len(prompt), self.context_length)
-        make = BeamAnswers if request.num_beams > 1 else SampledAnswers
-        return make(request, prompt, context_left, self._vocabulary)
+        if request.num_beams > 1:
+            if request.json_schema is not None:
+                request.refuse("num_beams > 1", "json_schema")
+            return BeamAnswers(request, prompt, context_left, self._vocabulary)
+        matchers = list[constraint.Matcher]()
+        if request.json_schema is not None:
+            matchers = self._constraint.matchers(request.json_schema, request.n)
+        return SampledAnswers(request, prompt, context_left, self._vocabulary, matchers)
 
     def score(self, text: str) -> list[TokenLogprob]:
         """Return the natural-log probability of every token after the first.

@@ -14,6 +14,7 @@ from miaobi.core import gguf
 from miaobi.core.engine import Abilities, Weights
 from miaobi.core.machine import physical_cores
 from miaobi.core.requests import TextRequest
+from miaobi.engines.text import grammar
 from miaobi.models import converted
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ ABILITIES = Abilities(
             "logprobs",
             "json_schema",
         }
-    )
+    ),
+    checks={"json_schema": grammar.check},
 )
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

@@ -12,10 +12,21 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from miaobi.core.errors import BadInput, Unsupported
+from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
+from miaobi.engines.text.schema import (
+    ANNOTATIONS,
+    DEFINITIONS,
+    not_a_schema,
+    pointer,
+    target_of,
+    unsatisfied,
+    unsupported,
+)
 
-CHARACTER = r'([^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F]))'
+ESCAPED = '"u00" [01] [0-9a-fA-F]'
+"""Characters that JSON cannot hold otherwise: half a surrogate is none."""
+CHARACTER = r'([^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | ' + ESCAPED + "))"
 INTEGER = '"-"? ("0" | [1-9] [0-9]{0,15})'
 SHARED = {
     "char": CHARACTER,
@@ -34,34 +45,28 @@ INLINE = 24
 """Characters of an expression from which it gets a rule of its own."""
 TERMINAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 RULE_NAME = re.compile(r"[a-z][a-z0-9-]*")
-SUPPORTED = {
-    "type",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "minItems",
-    "maxItems",
-    "enum",
-    "const",
-    "anyOf",
-    "oneOf",
-    "minLength",
-    "maxLength",
-    "$ref",
-    "$defs",
-    "definitions",
+KEYWORDS = {
+    "object": {"properties", "required", "additionalProperties"},
+    "array": {"items", "minItems", "maxItems"},
+    "string": {"minLength", "maxLength"},
 }
-IGNORED = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
-"""Keywords that restrict nothing."""
+"""By type: what restricts a value of it and can be written as a grammar."""
+ALONE = ("const", "enum", "anyOf", "oneOf", "allOf", "$ref")
+"""Keywords that this grammar holds only by themselves."""
 
 
 def of_schema(schema: Mapping[str, Any]) -> str:
     """Return the grammar of a JSON schema, with `root` first.
 
-    Raises Unsupported for keywords that it does not support.
+    Raises Unsupported for keywords that it does not support, and BadInput for what is
+    no schema, each with its JSON pointer.
     """
     return _Grammar(schema).text()
+
+
+def check(schema: Mapping[str, Any]) -> None:
+    """Raise what `of_schema` raises."""
+    of_schema(schema)
 
 
 class _Grammar:
@@ -88,75 +93,118 @@ class _Grammar:
         lines = [f"{name} ::= {rule}" for name, rule in (rules | shared).items()]
         return "\n".join(lines) + "\n"
 
-    def expression(self, schema: Any, where: str) -> str:
-        """The right-hand side for one (sub)schema; `where` is its JSON pointer."""
+    def expression(self, schema: Any, where: str, within: tuple[str, ...] = ()) -> str:
+        """The right-hand side for one (sub)schema.
+
+        Args:
+            schema: as it was written.
+            where: its JSON pointer.
+            within: the references that this value was reached through.
+        """
         if not isinstance(schema, Mapping):
-            raise BadInput(
-                say(
-                    f"The JSON schema at {where} is not an object: {schema!r}.",
-                    f"JSON schema 在 {where} 处不是对象：{schema!r}。",
-                ),
-                'Example: {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}',
-            )
-        unknown = sorted(set(schema) - SUPPORTED - IGNORED)
-        if unknown:
-            raise _unsupported(where, unknown[0], schema[unknown[0]])
-        if "$ref" in schema:
-            return self._reference(schema["$ref"], where)
-        if "const" in schema:
-            return _literal(schema["const"])
-        if "enum" in schema:
-            return _any_of(_literal(value) for value in schema["enum"])
-        options = schema.get("anyOf") or schema.get("oneOf")
-        if options:
-            return _any_of(
-                self.expression(option, f"{where}/anyOf/{index}")
-                for index, option in enumerate(options)
-            )
+            raise not_a_schema(where, schema)
+        restricting = [key for key in schema if key not in ANNOTATIONS | DEFINITIONS]
+        for key in ALONE:
+            if key in schema:
+                _check_alone(key, restricting, schema, where)
+                return self._alone(key, schema[key], where, within)
         kind = schema.get("type", "object" if "properties" in schema else None)
-        if isinstance(kind, list):
-            return _any_of(
-                self.expression({**schema, "type": item}, where)
-                for item in dict.fromkeys(kind)
-            )
-        return self._of_type(kind, schema, where)
+        kinds = list(dict.fromkeys(kind)) if isinstance(kind, list) else [kind]
+        allowed = {"type"}.union(*(KEYWORDS.get(kind, ()) for kind in kinds))
+        for key in restricting:
+            if key not in allowed:
+                raise unsupported(pointer(where, key), key, schema[key])
+        if len(kinds) == 1:
+            return self._of_type(kinds[0], schema, where)
+        return _any_of(self._of_type(kind, schema, where) for kind in kinds)
+
+    def _alone(self, key: str, value: Any, where: str, within: tuple[str, ...]) -> str:
+        """The right-hand side for one of ALONE."""
+        here = pointer(where, key)
+        if key == "$ref":
+            return self._reference(value, here, within)
+        if key == "const":
+            return _literal(value)
+        if not isinstance(value, list) or not value:
+            raise unsupported(here, key, value)
+        if key == "enum":
+            return _any_of(_literal(item) for item in value)
+        if (key == "allOf" and len(value) > 1) or (
+            key == "oneOf" and not self._disjoint(value)
+        ):
+            raise unsupported(here, key, value)
+        return _any_of(
+            self.expression(option, pointer(here, index), within)
+            for index, option in enumerate(value)
+        )
+
+    def _disjoint(self, options: list[Any]) -> bool:
+        """Whether no value can be of two of the options: their types differ, or one
+        property names them.
+        """
+        kinds = [option.get("type") for option in map(self._target, options)]
+        named = [kind for kind in kinds if isinstance(kind, str) and kind != "number"]
+        if len(set(named)) == len(options):
+            return True
+        names = [
+            set(option.get("required", ())) for option in map(self._target, options)
+        ]
+        shared = set.intersection(*names)
+        return any(self._distinguishes(name, options) for name in shared)
+
+    def _distinguishes(self, name: str, options: list[Any]) -> bool:
+        """Whether the property is a constant, another in each option."""
+        values: list[Any] = []
+        for option in map(self._target, options):
+            declared = self._target(option.get("properties", {}).get(name))
+            if not {"const", "enum"} & set(declared):
+                return False
+            values += declared.get("enum", [declared.get("const")])
+        texts = [json.dumps(value, sort_keys=True) for value in values]
+        return len(set(texts)) == len(texts)
+
+    def _target(self, schema: Any) -> Mapping[str, Any]:
+        """The schema, or the one that it refers to."""
+        if isinstance(schema, Mapping) and "$ref" in schema:
+            schema = target_of(self.schema, schema["$ref"], "#")
+        return schema if isinstance(schema, Mapping) else {}
 
     def _of_type(self, kind: Any, schema: Mapping[str, Any], where: str) -> str:
         """The right-hand side for a schema of one type."""
         if kind in ("integer", "number", "boolean", "null"):
             return str(kind)
         if kind == "string":
-            repeats = _repeats(schema.get("minLength", 0), schema.get("maxLength"))
-            return f'"\\"" char{repeats} "\\""'
+            low, high = schema.get("minLength", 0), schema.get("maxLength")
+            return f'"\\"" char{_repeats(low, high, where)} "\\""'
         if kind == "array":
             return self._array(schema, where)
         if kind == "object":
             return self._object(schema, where)
-        raise _unsupported(where, "type", kind)
+        raise unsupported(pointer(where, "type"), "type", kind)
 
-    def _reference(self, reference: str, where: str) -> str:
+    def _reference(self, reference: Any, where: str, within: tuple[str, ...]) -> str:
         """A named rule for a shared definition, so that schemas may refer to themselves."""
-        if reference in self._references:
-            return self._references[reference]
-        path = reference.removeprefix("#").strip("/")
-        target: Any = self.schema
-        for part in path.split("/") if reference != "#" else ():
-            target = target.get(part) if isinstance(target, Mapping) else None
-        if not reference.startswith("#") or target is None:
-            raise _unsupported(where, "$ref", reference)
-        name = f"def-{len(self._references)}"
-        self._references[reference] = name
-        self.rules[name] = self.expression(target, reference)
-        return name
+        target = target_of(self.schema, reference, where)
+        if reference in within:
+            raise unsatisfied(
+                where, say(f"{reference} is itself", f"{reference} 即自身")
+            )
+        if reference not in self._references:
+            name = f"def-{len(self._references)}"
+            self._references[reference] = name
+            within = (*within, reference)
+            self.rules[name] = self.expression(target, reference, within)
+        return self._references[reference]
 
     def _array(self, schema: Mapping[str, Any], where: str) -> str:
         if "items" not in schema:
-            raise _unsupported(where, "items", None)
-        item = self._rule(self.expression(schema["items"], f"{where}/items"))
+            raise unsupported(where, "items", None)
+        item = self._rule(self.expression(schema["items"], pointer(where, "items")))
         low, high = schema.get("minItems", 0), schema.get("maxItems")
+        _repeats(low, high, where)
         if high == 0:
             return '"[]"'
-        repeats = _repeats(max(0, low - 1), None if high is None else high - 1)
+        repeats = _repeats(max(0, low - 1), None if high is None else high - 1, where)
         items = f'({item}) (", " ({item})){repeats}'
         return f'"[" {items} "]"' if low else f'"[" ({items})? "]"'
 
@@ -167,12 +215,13 @@ class _Grammar:
         if additional is True and not properties and not required:
             return "object"
         if additional not in (None, False) or required - set(properties):
-            raise _unsupported(where, "additionalProperties", additional)
+            key = "additionalProperties" if additional else "required"
+            raise unsupported(pointer(where, key), key, schema.get(key))
         if not properties:
             return '"{}"'
         pairs = []
         for name, value in properties.items():
-            expression = self.expression(value, f"{where}/properties/{name}")
+            expression = self.expression(value, pointer(where, "properties", name))
             pairs.append((name in required, f'{_literal(name)} ": " {expression}'))
         return f'"{{" {self._pairs(pairs)} "}}"'
 
@@ -214,19 +263,63 @@ def _optional(present: str, absent: str) -> str:
     return f"(({present}) | ({absent}))" if absent else f"({present})?"
 
 
-def _repeats(low: int, high: int | None) -> str:
+def _check_alone(
+    key: str, restricting: list[str], schema: Mapping[str, Any], where: str
+) -> None:
+    """Raise Unsupported for keywords that restrict the same value.
+
+    The type of constants may be said beside them.
+    """
+    for other in restricting:
+        if other == key:
+            continue
+        constants = [schema[key]] if key == "const" else schema[key]
+        if other != "type" or key not in ("const", "enum"):
+            raise unsupported(pointer(where, other), other, schema[other])
+        if not isinstance(constants, list) or not all(
+            _is_of(value, schema["type"]) for value in constants
+        ):
+            raise unsupported(pointer(where, key), key, schema[key])
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a constant is of a type, or of one of several."""
+    if isinstance(kind, list):
+        return any(_is_of(value, item) for item in kind)
+    if isinstance(value, bool):
+        return bool(kind == "boolean")
+    classes: dict[str, type | tuple[type, ...]] = {
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "null": type(None),
+        "array": list,
+        "object": dict,
+    }
+    return kind in classes and isinstance(value, classes[kind])
+
+
+def _repeats(low: Any, high: Any, where: str) -> str:
     """The suffix for `low` to `high` times; None is any number."""
+    if not isinstance(low, int) or not isinstance(high, int | None) or low < 0:
+        raise unsatisfied(where, say("a length is no number", "长度不是整数"))
+    if high is not None and high < low:
+        raise unsatisfied(
+            where,
+            say(f"{low} is above {high}", f"{low} 大于 {high}"),
+        )
     most = max(low, high or 0)
     if most > MAX_REPEATS:
         raise Unsupported(
             say(
-                f"The JSON schema repeats something up to {most} times.",
-                f"JSON schema 中某项最多重复 {most} 次。",
+                f"The JSON schema repeats something up to {most} times at {where}.",
+                f"JSON schema 在 {where} 处最多重复 {most} 次。",
             ),
             say(
                 f"At most {MAX_REPEATS} can be enforced here.",
                 f"此处最多支持 {MAX_REPEATS} 次。",
             ),
+            field="json_schema",
         )
     if high is not None:
         return f"{{{low},{high}}}"
@@ -237,16 +330,3 @@ def _literal(value: Any) -> str:
     """A quoted grammar terminal for a JSON value."""
     text = json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _unsupported(where: str, key: str, value: Any) -> Unsupported:
-    return Unsupported(
-        say(
-            f"The JSON schema uses {key}: {value!r} at {where}, which cannot be enforced here.",
-            f"JSON schema 在 {where} 处使用了 {key}: {value!r}，此处无法保证。",
-        ),
-        say(
-            f"Keywords that are: {', '.join(sorted(SUPPORTED))}.",
-            f"支持的关键字：{'、'.join(sorted(SUPPORTED))}。",
-        ),
-    )
