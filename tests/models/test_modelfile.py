@@ -72,7 +72,7 @@ def test_a_template_is_written_in_go(name: str, tmp_path: Path) -> None:
     assert "FROM ./model.gguf\n" in text
     assert "PARAMETER num_ctx 256\n" in text
     for messages in (DIALOGUE, DIALOGUE[:2]):
-        assert go(written[1], messages) == template.render(messages)
+        assert go(written[1], messages) == template.render(messages).text
     assert ("SYSTEM " in text) == (name == "smollm")
 
 

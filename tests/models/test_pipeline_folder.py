@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import miaobi
 from miaobi.core.errors import Damaged, MiaobiError, NotFound, Unsupported
@@ -174,3 +175,54 @@ def test_a_folders_own_safety_checker_is_neither_needed_nor_opened(
             32,
             3,
         )
+
+
+def halve(folder: Path) -> None:
+    """Rename the weights as those that are published in half precision only."""
+    for file in folder.rglob("*.safetensors"):
+        tensors = {key: value.half() for key, value in load_file(file).items()}
+        file.unlink()
+        save_file(tensors, file.with_suffix(".fp16.safetensors"), {"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd3"])
+def test_a_folder_in_half_precision_only(
+    name: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """It paints what the whole folder does, up to the rounding of its weights."""
+    folder = shutil.copytree(checkpoint(name), tmp_path / "model")
+    halve(folder)
+    pictures = list[Any]()
+    for path in (folder, checkpoint(name)):
+        with miaobi.load(path, safety_checker=False) as model:
+            pictures += model.generate("a fox", num_inference_steps=2, seed=0)
+    ours, whole = (picture.pixels.astype(int) for picture in pictures)
+    assert abs(ours - whole).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("sd15", {"feature_extractor": ["transformers", "CLIPImageProcessor"]}),
+        (
+            "sd3",
+            {
+                "text_encoder_3": ["transformers", "T5EncoderModel"],
+                "tokenizer_3": ["transformers", "T5TokenizerFast"],
+            },
+        ),
+    ],
+)
+def test_a_folder_without_parts_that_painting_does_not_use(
+    name: str,
+    parts: dict[str, list[str]],
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    folder = shutil.copytree(checkpoint(name), tmp_path / "model")
+    index(folder, **parts)
+    for part in parts:
+        shutil.rmtree(folder / part, ignore_errors=True)
+    with miaobi.load(folder, safety_checker=False) as model:
+        picture = model.generate("a fox", num_inference_steps=1)[0]
+    assert picture.pixels.shape[2] == 3

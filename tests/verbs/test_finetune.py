@@ -748,3 +748,15 @@ def test_two_processes_tune_one_model(
     )
     assert content["finished"] and content["4 training"]["steps"] > 0
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_a_diffusers_base_means_diffusion_tuning(tmp_path: Path) -> None:
+    """Whatever else the data would be fit for."""
+    base = tmp_path / "painter"
+    base.mkdir()
+    (base / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    data = str(tmp_path / "pictures")
+    recipe = {"base": str(base), "data": {"path": data}}
+    assert settle(recipe).task.NAME == "diffusion"
+    with pytest.raises(BadInput, match="Diffusers pipeline, which the task chat"):
+        settle({**recipe, "task": "chat"})

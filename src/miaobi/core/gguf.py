@@ -18,6 +18,8 @@ from typing import Any
 from miaobi.core.errors import Damaged, Unsupported
 from miaobi.core.language import say
 
+MAGIC = b"GGUF"
+"""The first bytes of a file."""
 _SCALARS = {
     0: "B",
     1: "b",
@@ -152,7 +154,7 @@ def _read(path: Path, size: int, _changed: int) -> Header:
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         cursor = _Cursor(data)
-        if cursor.take(4) != b"GGUF":
+        if cursor.take(4) != MAGIC:
             raise _damaged(path, say("it does not begin with GGUF", "开头不是 GGUF"))
         _check_version(cursor.number("I"), path)
         try:

@@ -14,6 +14,7 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.storage import Location
+from miaobi.models import single_file
 from miaobi.models.formats import format_of
 from miaobi.models.resolvers import (
     Resolver,
@@ -24,6 +25,8 @@ from miaobi.models.resolvers import (
 
 PIPELINE = "model_index.json"
 """The file that only a Diffusers folder has."""
+LOOSE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Endings of weights that are not enough without a configuration."""
 
 
 def find(name: str) -> Weights:
@@ -85,6 +88,9 @@ def of_path(path: Path, name: str = "") -> Weights:
     inside = sorted(path.glob("*.gguf"))
     if len(inside) == 1:
         return of_path(inside[0], name)
+    for file in sorted(path.iterdir()):
+        if file.suffix in LOOSE:
+            single_file.refuse(file)
     raise BadInput(
         say(
             f"{path} holds no model that is known here.", f"{path} 中没有可识别的模型。"
@@ -119,6 +125,10 @@ def _of_file(path: Path, name: str) -> Weights:
             say(f"{path} is empty.", f"{path} 是空文件。"),
             say("Copy or download it again.", "请重新复制或下载。"),
         )
+    with path.open("rb") as file:
+        is_gguf = file.read(4) == gguf.MAGIC
+    if not is_gguf:
+        single_file.refuse(path)
     gguf.read(path)
     return Weights("gguf", str(path), name)
 

@@ -404,7 +404,7 @@ def _call(pipeline: Any, arguments: Mapping[str, Any]) -> Any:
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = str(error).strip()
         raise DoesNotFit(
             say(
                 f"Memory does not suffice for this picture: {reason}",

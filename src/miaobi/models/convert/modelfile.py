@@ -135,8 +135,8 @@ def frame_of(template: ChatTemplate) -> Frame | None:
 def _derived(template: ChatTemplate) -> Frame | None:
     """Return the frame of a dialogue with a system message."""
     dialogue = [_message(role) for role in (*ROLES, "user")]
-    text = template.render(dialogue, add_generation_prompt=False)
-    prompted = template.render(dialogue)
+    text = template.render(dialogue, add_generation_prompt=False).text
+    prompted = template.render(dialogue).text
     if not prompted.startswith(text):
         return None
     pieces = list[str]()
@@ -179,7 +179,7 @@ def _without_system(
     template: ChatTemplate, before: Mapping[str, str], after: Mapping[str, str]
 ) -> tuple[str, str]:
     """Return (what begins every dialogue, the system message that stands for none)."""
-    text = template.render([_message("user")], add_generation_prompt=False)
+    text = template.render([_message("user")], add_generation_prompt=False).text
     head = text.partition(CONTENTS["user"])[0].removesuffix(before["user"])
     if not head or before["system"].startswith(head):
         return head, ""
@@ -214,5 +214,6 @@ def _holds(frame: Frame, template: ChatTemplate) -> bool:
     system = {"role": "system", "content": "Be kind."}
     dialogues = (turns[:1], turns, [system, *turns[:1]], [system, *turns])
     return all(
-        frame.render(dialogue) == template.render(dialogue) for dialogue in dialogues
+        frame.render(dialogue) == template.render(dialogue).text
+        for dialogue in dialogues
     )

@@ -191,6 +191,8 @@ def load(
     options = dict[str, Any]()
     if "safety_checker" in read_json(folder / PIPELINE):
         options = {"safety_checker": None, "requires_safety_checker": False}
+    options |= dict.fromkeys(diffusers_folder.spared(folder))
+    options["variant"] = diffusers_folder.variant(folder)
     opener: Any = diffusers.DiffusionPipeline
     pipeline = opener.from_pretrained(
         str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **options
@@ -257,7 +259,7 @@ def _add_lora(pipeline: Any, path: Path, name: str) -> None:
                 local_files_only=True,
             )
     except (ValueError, RuntimeError, KeyError) as error:
-        raise _misfit("lora", path, pipeline, str(error).splitlines()[0]) from None
+        raise _misfit("lora", path, pipeline, str(error).strip()) from None
     if not any(name in adapters for adapters in pipeline.get_list_adapters().values()):
         raise _misfit(
             "lora",
@@ -297,9 +299,7 @@ def _add_embeddings(pipeline: Any, path: Path) -> None:
                 tokenizer=getattr(pipeline, tokenizer),
             )
     except (ValueError, AttributeError, RuntimeError) as error:
-        raise _misfit(
-            "embeddings", path, pipeline, str(error).splitlines()[0]
-        ) from None
+        raise _misfit("embeddings", path, pipeline, str(error).strip()) from None
 
 
 def _open_controlnet(folder: Path, dtype: torch.dtype) -> Any:

@@ -6,21 +6,29 @@ They come before anything in it is opened. Imports no torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from miaobi.core.bundle import check_safetensors
 from miaobi.core.errors import BadInput, NotFound, Unsupported, nearest
 from miaobi.core.language import say
+from miaobi.models import single_file
 from miaobi.models.weights import PIPELINE, read_json, refuse_foreign_code
 
 WEIGHTLESS = re.compile(
     r"(Scheduler|Tokenizer(Fast)?|Processor(Fast|Pil)?|FeatureExtractor)$"
 )
 """Classes whose folders hold settings and no weights."""
+VARIANT = re.compile(r"\.(fp16|bf16)(-\d+-of-\d+)?\.safetensors$")
+"""In the names of weights that are published in half precision beside the whole ones."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 CHECKERS = ("safety_checker",)
 """Parts that are never loaded: pictures are checked by engines/moderation instead."""
+SPARED = ("feature_extractor", "image_encoder", "text_encoder_3", "tokenizer_3")
+"""Parts that a pipeline paints without: what only checkers and image prompts need, and
+Stable Diffusion 3's largest text encoder, which people leave out.
+"""
 
 
 def check(folder: Path, name: str) -> str:
@@ -45,7 +53,8 @@ def check(folder: Path, name: str) -> str:
     _refuse_unknown(name, pipeline, parts)
     missing = list[Path]()
     for part, (_, kind) in parts.items():
-        missing += lacking(folder / part, kind)
+        if not (part in SPARED and is_absent(folder / part)):
+            missing += lacking(folder / part, kind)
     if missing:
         listed = ", ".join(str(path.relative_to(folder)) for path in missing)
         raise NotFound(
@@ -56,6 +65,34 @@ def check(folder: Path, name: str) -> str:
             ),
         )
     return pipeline
+
+
+def is_absent(part: Path) -> bool:
+    """Return whether nothing is there of a part: no folder, or an empty one."""
+    return not part.is_dir() or not any(part.iterdir())
+
+
+def spared(folder: Path) -> list[str]:
+    """Return the parts of a pipeline's folder that were left out and are not needed."""
+    index = read_json(folder / PIPELINE)
+    return [part for part in SPARED if part in index and is_absent(folder / part)]
+
+
+def variant(folder: Path) -> str | None:
+    """Return the precision that a folder's weights are only there in: fp16, bf16 or None.
+
+    Published folders hold files such as diffusion_pytorch_model.fp16.safetensors.
+    """
+    parts = [path for path in folder.iterdir() if path.is_dir()]
+    halves = {half_precision(sorted(part.glob("*.safetensors"))) for part in parts}
+    return min(halves - {""}, default=None)
+
+
+def half_precision(files: Sequence[Path]) -> str:
+    """Return fp16 or bf16 where a part's files are there in that precision only, else ""."""
+    matches = [VARIANT.search(file.name) for file in files]
+    names = {match[1] for match in matches if match}
+    return min(names) if files and all(matches) else ""
 
 
 def lacking(folder: Path, kind: str) -> list[Path]:
@@ -70,12 +107,13 @@ def lacking(folder: Path, kind: str) -> list[Path]:
         return [] if has_settings else [folder / "*.json"]
     if not (folder / "config.json").exists():
         return [folder / "config.json"]
+    files = sorted(folder.glob("*.safetensors"))
+    half = half_precision(files)
     shards = {
         folder / file
-        for index in folder.glob("*.safetensors.index.json")
+        for index in folder.glob(f"*.safetensors.index{half and '.' + half}.json")
         for file in read_json(index).get("weight_map", {}).values()
     }
-    files = sorted(folder.glob("*.safetensors"))
     if not files and not shards:
         refuse_pickles(sorted(folder.iterdir()), folder)
         return [folder / "*.safetensors"]
@@ -137,6 +175,7 @@ def file_of(path: Path, option: str) -> Path:
             ),
             say("Give a .safetensors file.", "请给出 .safetensors 文件。"),
         )
+    single_file.check_option(path, option)
     check_safetensors(path)
     return path
 

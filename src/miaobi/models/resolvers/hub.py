@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from miaobi.core.engine import Weights
-from miaobi.core.errors import MissingPart, NotFound
+from miaobi.core.errors import MiaobiError, MissingPart, NotFound
 from miaobi.core.language import say
 from miaobi.models.weights import PIPELINE, of_path, read_json
 
@@ -32,6 +32,19 @@ def names() -> list[str]:
 def _is_hub_id(name: str) -> bool:
     """Whether a name has the form of a hub id: owner/model."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def is_pipeline(name: str) -> bool:
+    """Return whether a path or hub id is a Diffusers folder; of the hub, only the small
+    index is fetched.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or not _is_hub_id(name):
+        return (path / PIPELINE).is_file()
+    try:
+        return (_snapshot(name, allow_patterns=[PIPELINE]) / PIPELINE).exists()
+    except MiaobiError:  # it is named again when the base is opened
+        return False
 
 
 def part(name: str | os.PathLike[str], option: str) -> Path:
@@ -72,7 +85,16 @@ def _from_hub(name: str) -> Path:
         if isinstance(kind, list) and part != "safety_checker"
     ]
     files = [f"{part}/*{ending}" for part in parts for ending in FETCHED]
-    return _snapshot(name, allow_patterns=[PIPELINE, *files], ignore_patterns=VARIANTS)
+    folder = _snapshot(name, [PIPELINE, *files], VARIANTS)
+    if any(_lacks_weights(folder / part) for part in parts):
+        # Published in half precision only.
+        folder = _snapshot(name, [PIPELINE, *files], ["*non_ema*"])
+    return folder
+
+
+def _lacks_weights(part: Path) -> bool:
+    """Return whether a part has a configuration of a net and no weights."""
+    return (part / "config.json").exists() and not any(part.glob("*.safetensors"))
 
 
 def _snapshot(

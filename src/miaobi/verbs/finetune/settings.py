@@ -19,6 +19,7 @@ from miaobi.data import packs, readers
 from miaobi.data.encoding import Problem
 from miaobi.data.labelled import ReadOptions
 from miaobi.data.text.shapes import Record, Unusable
+from miaobi.models.resolvers.hub import is_pipeline
 from miaobi.train.config import TrainConfig
 from miaobi.tune.config import DataConfig, ReportConfig, TuneConfig
 from miaobi.tune.tasks import tasks
@@ -42,6 +43,9 @@ TASK_ORDER = (
 """Tasks in the order in which records are tried on them, the more particular first."""
 PROBED_RECORDS = 5
 """Records of the data by which the task is recognised."""
+
+PIPELINE_TASK = "diffusion"
+"""The task that tunes Diffusers pipelines; no other can."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,9 @@ def task_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
         overrides: by dotted key, short options expanded
     """
     name = overrides.get("task") or recipe.get("task")
+    base = str(overrides.get("base") or recipe.get("base") or "")
+    if is_pipeline(base):
+        name = _task_of_pipelines(base, name)
     if not name:
         data = recipe.get("data") or {}
         path = overrides.get("data.path") or data.get("path") or ""
@@ -194,6 +201,22 @@ def task_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
         encoding = overrides.get("data.encoding") or data.get("encoding") or ""
         name = guess(path, pack, encoding)
     return tasks.get(name)
+
+
+def _task_of_pipelines(base: str, name: str | None) -> str:
+    """Return the task that tunes a Diffusers pipeline. Raises BadInput for another one."""
+    if name not in (None, PIPELINE_TASK):
+        raise BadInput(
+            say(
+                f"{base} is a Diffusers pipeline, which the task {name} cannot tune.",
+                f"{base} 是 Diffusers 模型，不能用于任务 {name}。",
+            ),
+            say(
+                f"Leave the task out, or use --task {PIPELINE_TASK}.",
+                f"请去掉任务，或使用 --task {PIPELINE_TASK}。",
+            ),
+        )
+    return PIPELINE_TASK
 
 
 def _name(values: Mapping[str, Any], task: str, origin: str) -> str:
