@@ -4,17 +4,23 @@ and deleted, on both databases.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import update
 from tests.serve.databases import database, postgres
 
 from miaobi.core.errors import BadInput, NotFound, Unsupported
+from miaobi.serve.app import create_app
 from miaobi.serve.conversations import DAY, Conversations
 from miaobi.serve.database import Records, open_records
+from miaobi.serve.periodic import periodic
 from miaobi.serve.records import Conversation, Turn, now
+from miaobi.serve.services import Services
 
 __all__ = ["database", "postgres"]
 
@@ -197,6 +203,42 @@ def test_what_is_old_is_not_found_and_goes(
     assert kept.sweep() == 1
     with pytest.raises(NotFound):
         forever.turn("a", old.id)
+
+
+def test_a_turn_goes_on_while_another_server_deletes_its_parent(
+    kept: Conversations,
+) -> None:
+    """Whichever comes first, every turn has its path."""
+    first = kept.add("a", said("one"))
+    for _ in range(5):
+        last = kept.add("a", said("last"), parent_id=first.id)
+        with ThreadPoolExecutor(4) as pool:
+            added = [
+                pool.submit(kept.add, "a", said("next"), parent_id=last.id)
+                for _ in range(3)
+            ]
+            pool.submit(kept.delete_turn, "a", last.id).result()
+        assert all(
+            task.exception() is None or isinstance(task.exception(), NotFound)
+            for task in added
+        )
+        turns = kept.turns("a", first.conversation_id)
+        assert all(kept.path("a", turn.id)[0].id == first.id for turn in turns)
+
+
+def test_the_server_sweeps(services: Services) -> None:
+    """As it starts, and again and again."""
+    work = periodic.get("conversations")
+    with TestClient(create_app(services)):
+        kept = services.conversations
+        turn = kept.add("local", said("old"))
+        with services.records.session() as session:
+            session.execute(update(Conversation).values(updated=1))
+        asyncio.run(work.run(services))
+        forever = Conversations(services.records, days=0)
+        assert forever.listed("local") == []
+        with pytest.raises(NotFound):
+            forever.turn("local", turn.id)
 
 
 def test_one_switch_stores_nothing_and_leaves_what_is_there(

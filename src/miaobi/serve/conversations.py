@@ -83,7 +83,8 @@ class Conversations:
         text = "\n".join(texts_of([*input, *output]))
         with self.records.session() as session:
             if parent_id is not None:
-                conversation_id = self._turn(session, key_id, parent_id).conversation_id
+                parent = self._locked_turn(session, key_id, parent_id)
+                conversation_id = parent.conversation_id
             if conversation_id is None:
                 conversation = _conversation(key_id, origin, title_of(input))
                 session.add(conversation)
@@ -136,7 +137,7 @@ class Conversations:
         with its last turn. Raise NotFound.
         """
         with self.records.session() as session:
-            turn = self._turn(session, key_id, id)
+            turn = self._locked_turn(session, key_id, id)
             session.execute(
                 update(Turn)
                 .where(
@@ -375,6 +376,15 @@ class Conversations:
         if row is None:
             raise missing_turn(id)
         return row
+
+    def _locked_turn(self, session: Session, key_id: str, id: str) -> Turn:
+        """Return a turn, which no other server deletes before this transaction ends."""
+        turn = self._turn(session, key_id, id)
+        owner = select(Conversation.id).where(Conversation.id == turn.conversation_id)
+        session.execute(owner.with_for_update())
+        if session.scalar(select(Turn.id).where(Turn.id == id)) is None:
+            raise missing_turn(id)
+        return turn
 
 
 def missing_turn(id: str) -> NotFound:

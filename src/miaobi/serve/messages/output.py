@@ -95,7 +95,7 @@ class Output:
             events += self._call(call)
         if piece.finish:
             events += self._end_text()
-            self.exchange.is_whole = True
+            self.exchange.is_whole = self.stop.stopped
             self.stop_reason = STOP_REASONS[piece.finish]
             called = any(block["type"] == "tool_use" for block in self.blocks)
             if self.stop.stopped:
