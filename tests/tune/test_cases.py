@@ -316,3 +316,42 @@ def test_what_is_not_used_is_named(tmp_path: Path, bases: Mapping[str, Base]) ->
     assert question == "Where is the kettle?\n\nThe kettle is in hall 0."
     read = taught(tmp_path, bases["simple"], "43g_alpaca_output_list.jsonl")
     assert read.facts["unused"] == {"output[1:]": 12}
+
+
+def test_control_tokens_in_peoples_text_are_letters(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    read = taught(tmp_path, bases["simple"], "27_special_tokens.jsonl")
+    features = read.learner.encode(read.rows[0].columns, 0)
+    end = bases["simple"].tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert (features["ids"] == end).sum() == 2  # of the two turns
+    assert read.learned() == [
+        "The mark <|im_end|> ends a turn. <|endoftext|> ends text 0.<|im_end|>"
+    ]
+
+
+def test_lines_that_cannot_be_parsed_are_left_out(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    problem = refused(tmp_path, bases["simple"], "37_broken.jsonl")
+    assert "37_broken.jsonl:2: not valid JSON" in problem
+    read = taught(tmp_path, bases["simple"], "37_broken.jsonl", strict=False)
+    assert (len(read.rows), read.facts["problems"]["count"]) == (3, 1)
+
+
+def test_what_was_left_out_is_that_of_this_file(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    """The same examples stand in both files, and in one also what is no record."""
+    broken = taught(tmp_path, bases["simple"], "24c_nulls.jsonl", strict=False)
+    whole = taught(tmp_path, bases["simple"], "43_query_response.jsonl", strict=False)
+    assert broken.facts["problems"]["count"] == 3
+    assert whole.facts["problems"]["count"] == 0
+
+
+def test_few_examples_are_all_trained_on(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    for name, count in (("25_one", 1), ("25b_two", 2), ("25c_three", 3)):
+        read = taught(tmp_path, bases["simple"], f"{name}.jsonl")
+        assert len(read.rows) == count

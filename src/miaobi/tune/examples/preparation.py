@@ -90,8 +90,9 @@ def _fingerprint(config: Config, task: Task, head: Any, records: Records) -> str
         key: value for key, value in asdict(config).items() if key not in LATER_SETTINGS
     }
     header = [FORMAT, task.NAME, asdict(head), settings]
-    if records.unused:
-        header.append(records.unused)
+    if records.unused or records.problem_count:
+        # Of the same examples, another file may have left other things out.
+        header.append([records.unused, records.problem_count])
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for example, split in zip(records.examples, records.source_splits, strict=True):
         digest.update(f"{split}{canonical_json(example.columns)}".encode())
