@@ -208,7 +208,7 @@ def test_the_comparison_notices_unlike_weights(folder: Path) -> None:
         pytest.skip("Qwen3 keeps Transformers' order")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "miaobi.models.convert._rotary_order", lambda weight, key, shape: weight
+            "miaobi.models.convert.rotary_order", lambda weight, key, shape: weight
         )
         path = to_gguf(folder, folder.parent / "wrong.gguf", "f32")
     with pytest.raises(AssertionError):

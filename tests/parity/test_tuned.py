@@ -11,7 +11,7 @@ from tests.engines.small import small_bundle
 from tests.tune.tuned import tuned, tuned_task
 
 import miaobi
-from miaobi.core.errors import BadInput, Unsupported
+from miaobi.core.errors import BadInput, Damaged, Unsupported
 from miaobi.core.store import Store
 from miaobi.engines import auto
 from miaobi.models import converted
@@ -93,7 +93,7 @@ def test_exported_whole(helpdesk: str) -> None:
     assert parity.tokens > 20
     assert parity.largest <= parity.tolerance
     names = [item.name for item in exported.path.parent.iterdir()]
-    assert names == ["helpdesk-1.f16.gguf"]
+    assert sorted(names) == ["helpdesk-1.f16.Modelfile", "helpdesk-1.f16.gguf"]
     from transformers import AutoModelForCausalLM
 
     merged = export("helpdesk", merge=True, to="transformers")
@@ -115,9 +115,29 @@ def test_exported_as_it_is(helpdesk: str) -> None:
     assert "PeftModel.from_pretrained" in str(exported)
     assert "--lora-modules" in str(exported)
     assert PeftConfig.from_pretrained(exported.path).peft_type == "LORA"
-    with pytest.raises(Unsupported, match="whole weights") as caught:
+
+
+def test_its_lora_is_a_gguf_that_llamacpp_puts_on_the_base(helpdesk: str) -> None:
+    exported = export("helpdesk", to="gguf")
+    assert exported.path.name == "helpdesk-1.lora.gguf"
+    assert exported.format == "gguf-lora"
+    assert exported.parity is not None
+    assert exported.parity.tokens > 20
+    assert "--lora" in str(exported)
+    assert exported.modelfile is not None
+    assert "ADAPTER ./helpdesk-1.lora.gguf" in exported.modelfile.read_text()
+
+
+def test_without_it_the_base_answers_otherwise(
+    helpdesk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison notices an adapter whose rows are in another order."""
+    monkeypatch.setattr(
+        "miaobi.models.convert.lora.rotary_order", lambda rows, key, shape: -rows
+    )
+    with pytest.raises(Damaged, match="does not answer"):
         export("helpdesk", to="gguf")
-    assert caught.value.remedy == "miaobi export helpdesk@1 --merge --to gguf"
+    assert not list(Path("exports").iterdir())
 
 
 def test_whole_weights_have_nothing_to_merge(helpdesk: str, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_file_that_answers_otherwise_is_removed(
     poet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "miaobi.models.convert._rotary_order", lambda weight, key, shape: weight
+        "miaobi.models.convert.rotary_order", lambda weight, key, shape: weight
     )
     with pytest.raises(Damaged, match="does not answer"):
         export(poet, to="gguf")

@@ -308,7 +308,7 @@ def _write_tensors(writer: GGUFWriter, source: Source, dtype: Dtype) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor, kind in zip(source.tensors, kinds, strict=True):
-        weight = _rotary_order(_read(tensor), tensor.key, shape)
+        weight = rotary_order(_read(tensor), tensor.key, shape)
         writer.write_tensor_data(quantise.pack(weight, kind))
 
 
@@ -327,13 +327,7 @@ class StoredTensor:
 
 def _tensors(folder: Path, shape: Shape) -> list[StoredTensor]:
     """Return every tensor of a model's folder. Raises Damaged when one is missing."""
-    import gguf
-
-    architectures = {
-        "llama": gguf.MODEL_ARCH.LLAMA,
-        "qwen3": gguf.MODEL_ARCH.QWEN3,
-    }
-    names = gguf.get_tensor_name_map(architectures[shape.layout], shape.layers)
+    names = tensor_names(shape)
     stored = _stored(folder)
     if shape.tied:
         stored.pop("lm_head.weight", None)
@@ -353,6 +347,17 @@ def _tensors(folder: Path, shape: Shape) -> list[StoredTensor]:
             raise _odd_setting(file, key, "?")
         tensors.append(StoredTensor(name, sizes, file, key))
     return tensors
+
+
+def tensor_names(shape: Shape) -> Any:
+    """Return gguf's table of names, from Transformers' to its own."""
+    import gguf
+
+    architectures = {
+        "llama": gguf.MODEL_ARCH.LLAMA,
+        "qwen3": gguf.MODEL_ARCH.QWEN3,
+    }
+    return gguf.get_tensor_name_map(architectures[shape.layout], shape.layers)
 
 
 def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], Path]]:
@@ -386,7 +391,7 @@ def _read(tensor: StoredTensor) -> np.ndarray:
     return array
 
 
-def _rotary_order(weight: np.ndarray, key: str, shape: Shape) -> np.ndarray:
+def rotary_order(weight: np.ndarray, key: str, shape: Shape) -> np.ndarray:
     """Return the weight with its rows in GGUF's order, if it is q or k of a Llama.
 
     From halves (x_i with x_{i+d/2}, Transformers) to neighbours (x_{2i} with x_{2i+1}).

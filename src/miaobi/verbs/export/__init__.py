@@ -36,7 +36,8 @@ def export(
             f16), q5_k_m or q4_k_m (a third or less; llama.cpp's mixes). OpenVINO itself
             reads f16 and q8_0.
         merge: Merge a tuned model's adapter into its base's weights first. Without it,
-            --to transformers exports the adapter alone, in PEFT's format.
+            the adapter alone is exported: --to transformers in PEFT's format, --to gguf
+            as a LoRA for llama.cpp and Ollama.
         text: A file to measure the perplexity of a GGUF on, beside the original's; a
             page of English and Chinese by default.
         out: File or folder to write; exports/NAME by default.
@@ -56,7 +57,10 @@ def export(
                 f"可直接使用：{weights.location}",
             ),
         )
-    target = out or Path("exports") / _default_name(weights, to, dtype)
+    adapter = None if to == "onnx" else _adapter(weights, merge, to)
+    is_lora = adapter is not None and not merge
+    ending = "lora" if is_lora else dtype
+    target = out or Path("exports") / _default_name(weights, to, ending)
     if target.exists() and not overwrite:
         raise Conflict(
             say(f"{target} exists already.", f"{target} 已存在。"),
@@ -69,8 +73,11 @@ def export(
         from miaobi.verbs.export.onnx import to_onnx
 
         return to_onnx(weights, target)
-    adapter = _adapter(weights, merge, to)
     if to == "gguf":
+        if adapter and not merge:
+            from miaobi.verbs.export.lora import to_lora_gguf
+
+            return to_lora_gguf(adapter, target)
         from miaobi.verbs.export.gguf import to_gguf
 
         return to_gguf(weights, adapter, target, dtype, _measured_text(text))
@@ -101,13 +108,13 @@ def _measured_text(path: Path | None) -> str:
     return text
 
 
-def _default_name(weights: Weights, to: str, dtype: str) -> str:
+def _default_name(weights: Weights, to: str, ending: str) -> str:
     name = weights.name
     if weights.version:
         name += f"-{weights.version}"
     if to == "onnx":
         return f"{name}.onnx"
-    return name if to == "transformers" else f"{name}.{dtype}.gguf"
+    return name if to == "transformers" else f"{name}.{ending}.gguf"
 
 
 def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
@@ -143,13 +150,4 @@ def _adapter(weights: Weights, merge: bool, to: str) -> Tuned | None:
         return None
     if merge:
         check_mergeable(tuned)
-    elif to == "gguf":
-        base = tuned.manifest.data["base"]["name"]
-        raise Unsupported(
-            say(
-                f"{weights.label} is an adapter of {base}; a GGUF holds whole weights.",
-                f"{weights.label} 是 {base} 的适配器，而 GGUF 需要完整权重。",
-            ),
-            f"miaobi export {weights.label} --merge --to gguf",
-        )
     return tuned

@@ -18,7 +18,7 @@ class Exported:
     model: str
     path: Path
     format: str
-    """gguf, transformers, onnx, or peft for an adapter as it is."""
+    """gguf, gguf-lora or peft for an adapter as it is, transformers, onnx."""
     dtype: str
     bytes: int
     parity: Parity | None = None
@@ -35,7 +35,7 @@ class Exported:
         if self.dtype:
             size += f"  {self.dtype}"
         parts = [size]
-        if self.format == "gguf":
+        if self.format.startswith("gguf"):
             parts.append(self._comparison())
         if self.perplexity:
             parts.append(str(self.perplexity))

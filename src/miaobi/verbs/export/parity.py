@@ -119,7 +119,7 @@ def measure(
     except MissingPart:
         return None, perplexity
     ours = read_back if dtype in K_QUANTS else original
-    return _parity(weights, ours.answers, theirs.answers, dtype), perplexity
+    return parity_of(weights, ours.answers, theirs.answers, dtype), perplexity
 
 
 def _measured(weights: Weights, engine: str, text: str = "") -> Measured:
@@ -137,7 +137,7 @@ def _measured(weights: Weights, engine: str, text: str = "") -> Measured:
     return Measured(answers, nats, tokens)
 
 
-def _parity(
+def parity_of(
     weights: Weights, ours: Sequence[Text], theirs: Sequence[Text], dtype: Dtype
 ) -> Parity:
     """Return how two engines' answers to the prompts agree. Raises Damaged."""
@@ -159,6 +159,11 @@ def gguf_weights(path: Path) -> Weights:
     from miaobi.models.weights import of_path
 
     return of_path(path)
+
+
+def greedy_answers(weights: Weights, engine: str) -> Sequence[Text]:
+    """Return what a model answers to the prompts."""
+    return _measured(weights, engine).answers
 
 
 def _greedy(model: Model, prompt: str, length: int) -> Text:

@@ -192,7 +192,7 @@ def task_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     """
     name = overrides.get("task") or recipe.get("task")
     base = str(overrides.get("base") or recipe.get("base") or "")
-    if is_pipeline(base):
+    if base and is_pipeline(base):
         name = _task_of_pipelines(base, name)
     if not name:
         data = recipe.get("data") or {}
@@ -205,7 +205,7 @@ def task_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
 
 def _task_of_pipelines(base: str, name: str | None) -> str:
     """Return the task that tunes a Diffusers pipeline. Raises BadInput for another one."""
-    if name not in (None, PIPELINE_TASK):
+    if name and name != PIPELINE_TASK:
         raise BadInput(
             say(
                 f"{base} is a Diffusers pipeline, which the task {name} cannot tune.",
