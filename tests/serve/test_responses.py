@@ -20,6 +20,7 @@ from tests.serve.live import live
 from tests.serve.test_tools import CALL
 
 from miaobi.core.engine import Abilities
+from miaobi.serve import keyring, keys
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
@@ -252,6 +253,32 @@ def test_an_operator_can_switch_it_off(echo: Echo) -> None:
         refused = http.post("/v1/responses", json={**ask, "store": True})
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == "store"
+
+
+def test_another_key_sees_and_changes_nothing(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "FRESH", 0.0)
+    settings = Settings(hosts=("testserver",), workers=0, studio=False)
+    pool = toy_pool(settings, echo=echo)
+    with TestClient(create_app(Services(settings, pool, Admission(settings)))) as http:
+        mine, other = (
+            {"authorization": f"Bearer {keyring.create(name).key}"}
+            for name in ("mine", "other")
+        )
+        ask = {"model": "echo", "input": "secret"}
+        id = http.post("/v1/responses", json=ask, headers=mine).json()["id"]
+        path = f"/v1/responses/{id}"
+        for method, at in (
+            ("GET", path),
+            ("DELETE", path),
+            ("GET", f"{path}/input_items"),
+            ("POST", f"{path}/cancel"),
+        ):
+            assert http.request(method, at, headers=other).status_code == 404
+        ask["previous_response_id"] = id
+        assert http.post("/v1/responses", json=ask, headers=other).status_code == 400
+        assert http.get(path, headers=mine).status_code == 200
 
 
 def test_calls_are_items(client: openai.OpenAI, url: str, echo: Echo) -> None:

@@ -427,6 +427,21 @@ def test_a_batch_over_http(
     assert client.post(f"/v1/batches/{batch['id']}/cancel").status_code == 409
 
 
+def test_responses_of_a_batch_are_kept(
+    client: TestClient, services: Services, engine: Counted
+) -> None:
+    path = "/v1/responses"
+    row = request("a", url=path)
+    row["body"] = {"model": "echo", "input": "one two"}
+    batch = create(client, jsonl(row), endpoint=path)
+    do(services, batch["id"])
+    done = client.get(f"/v1/batches/{batch['id']}").json()
+    assert done["usage"]["input_tokens"] == done["usage"]["output_tokens"] == 2
+    (result,) = content(client, done["output_file_id"])
+    response = result["response"]["body"]
+    assert client.get(f"{path}/{response['id']}").json() == response
+
+
 def test_a_file_with_bad_requests_fails_as_a_whole(
     client: TestClient, services: Services, engine: Counted
 ) -> None:
