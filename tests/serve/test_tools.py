@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from tests.serve.conftest import Echo
 from tests.serve.live import live
 
 from miaobi.core.engine import Abilities
+from miaobi.engines.text import constraint, grammar
 from miaobi.models.chat import ChatTemplate
 from miaobi.serve.text.tools import Kit, Reader
 
@@ -110,10 +112,10 @@ def test_none_leaves_the_tools_out_and_the_text_as_it_is(
 @pytest.mark.parametrize(
     ("choice", "schema"),
     [
-        ("required", {"anyOf"}),
+        ("required", {"anyOf", "$defs"}),
         (
             {"type": "function", "function": {"name": "weather"}},
-            {"type", "required", "properties"},
+            {"type", "required", "properties", "$defs"},
         ),
     ],
 )
@@ -162,13 +164,155 @@ def test_what_cannot_be(client: openai.OpenAI, echo: Echo) -> None:
             **fields_of("x"),
             tool_choice={"type": "function", "function": {"name": "sing"}},
         )
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        client.chat.completions.create(
-            **fields_of("x"), response_format={"type": "json_object"}
-        )
     echo.abilities = Abilities(echo.abilities.controls - {"tools"})
     with pytest.raises(openai.BadRequestError, match="not trained to use tools"):
         client.chat.completions.create(**fields_of("x"))
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"who": {"$ref": "#/$defs/Name"}},
+    "required": ["who"],
+    "$defs": {"Name": {"type": "string", "maxLength": 9}},
+}
+
+
+def with_parameters(parameters: dict[str, Any]) -> Any:
+    return {"type": "function", "function": {"name": "save", "parameters": parameters}}
+
+
+def test_references_of_a_tool_lead_where_they_did(
+    client: openai.OpenAI, echo: Echo
+) -> None:
+    client.chat.completions.create(
+        **{**fields_of("x"), "tools": [WEATHER, with_parameters(PERSON)]},
+        tool_choice="required",
+    )
+    schema = dict(echo.requests[-1].json_schema or {})
+    valid = jsonschema.Draft202012Validator(schema).is_valid
+    assert valid({"name": "save", "arguments": {"who": "Li Bai"}})
+    assert valid({"name": "weather", "arguments": {"city": "Wien"}})
+    assert not valid({"name": "save", "arguments": {"who": "far too long a name"}})
+    constraint.check(schema)
+    grammar.check(schema)
+
+
+def test_what_cannot_be_enforced_is_named_as_it_was_written(
+    client: openai.OpenAI, echo: Echo
+) -> None:
+    echo.abilities = Abilities(
+        echo.abilities.controls, checks={"json_schema": grammar.check}
+    )
+    unheld = {"type": "object", "properties": {"v": {"not": {}}}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            **{**fields_of("x"), "tools": [WEATHER, with_parameters(unheld)]},
+            tool_choice="required",
+        )
+    assert "tools.1.function.parameters#/properties/v/not" in caught.value.message
+    assert caught.value.param == "tools"
+    answer = client.chat.completions.create(
+        **{**fields_of("free"), "tools": [with_parameters(unheld)]}
+    )
+    assert answer.choices[0].message.content == "free", "nothing was enforced"
+
+
+def test_a_format_beside_tools_is_for_what_is_no_call(
+    client: openai.OpenAI, echo: Echo
+) -> None:
+    form: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "person", "schema": PERSON, "strict": True},
+    }
+    body = fields_of('{"who": "Li"}', response_format=form)
+    answer = client.chat.completions.create(**body).choices[0]
+    assert (answer.message.content, answer.finish_reason) == ('{"who": "Li"}', "stop")
+    valid = jsonschema.Draft202012Validator(
+        dict(echo.requests[-1].json_schema or {})
+    ).is_valid
+    assert valid({"who": "Li"})
+    assert valid({"name": "weather", "arguments": {"city": "Wien"}})
+    assert not valid({"who": 3})
+    call = '{"name": "weather", "arguments": {"city": "Wien"}}'
+    called = client.chat.completions.create(
+        **fields_of(call, response_format=form)
+    ).choices[0]
+    assert called.finish_reason == "tool_calls"
+    for kind in ({"type": "json_object"}, form):
+        client.chat.completions.create(
+            **fields_of("{}", response_format=kind, tool_choice="none")
+        )
+        assert not echo.requests[-1].tools
+
+
+def test_only_some_tools_are_allowed(client: openai.OpenAI, echo: Echo) -> None:
+    def allowed(mode: str, *names: str) -> Any:
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        choice = {"mode": mode, "tools": tools}
+        return {"type": "allowed_tools", "allowed_tools": choice}
+
+    client.chat.completions.create(
+        **fields_of("x", tool_choice=allowed("auto", "clock"))
+    )
+    assert echo.requests[-1].tools == (CLOCK,)
+    assert echo.requests[-1].json_schema is None
+    client.chat.completions.create(
+        **fields_of("x", tool_choice=allowed("required", "clock"))
+    )
+    assert "weather" not in json.dumps(echo.requests[-1].json_schema)
+    with pytest.raises(openai.BadRequestError, match="'sing'"):
+        client.chat.completions.create(
+            **fields_of("x", tool_choice=allowed("auto", "sing"))
+        )
+
+
+def test_a_call_can_be_demanded_of_a_model_that_knows_no_tools(
+    client: openai.OpenAI, echo: Echo
+) -> None:
+    echo.abilities = Abilities(echo.abilities.controls - {"tools"})
+    call = '{"name": "weather", "arguments": {"city": "Bonn"}}'
+    answer = client.chat.completions.create(
+        **fields_of(call, tool_choice="required")
+    ).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    request = echo.requests[-1]
+    assert not request.tools and request.json_schema
+    system, question = request.messages or ()
+    assert "weather" in system["content"] and question["content"] == call
+    turns: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "weather?"},
+        answer.message,
+        {
+            "role": "tool",
+            "tool_call_id": answer.message.tool_calls[0].id,  # type: ignore[index]
+            "content": call,
+        },
+    ]
+    client.chat.completions.create(
+        model="echo", messages=turns, tools=[WEATHER], tool_choice="required"
+    )
+    system, _, said, result = echo.requests[-1].messages or ()
+    assert system["content"].startswith("Be brief.\n\n")
+    assert said == {"role": "assistant", "content": call}
+    assert result == {"role": "user", "content": f"Result: {call}"}
+
+
+def test_only_what_is_enforced_is_limited(client: openai.OpenAI) -> None:
+    long = {"type": "object", "properties": {"p": {"description": "x" * 9000}}}
+    large = {"type": "object", "properties": {"p": {"enum": ["x" * 9000]}}}
+    for parameters in (long, large):
+        tools = [with_parameters(parameters)]
+        body = {**fields_of("x"), "tools": tools}
+        client.chat.completions.create(**body)
+    client.chat.completions.create(
+        **{**fields_of("x"), "tools": [with_parameters(long)]}, tool_choice="required"
+    )
+    with pytest.raises(openai.BadRequestError, match=r"tools\.0\.function\.parameters"):
+        client.chat.completions.create(
+            **{**fields_of("x"), "tools": [with_parameters(large)]},
+            tool_choice="required",
+        )
 
 
 def read(text: str, cuts: list[int], kit: Kit = KIT) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.bundle import Manifest
-from miaobi.core.errors import BadInput, Unsupported
+from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, recorded
 from miaobi.core.storage import local
@@ -100,6 +100,24 @@ class Abilities:
     )
     """By control: raises for a value of it that the engine cannot serve."""
 
+    def serves(self, values: Mapping[str, Any]) -> bool:
+        """Return whether controls are offered, with these values."""
+        try:
+            for name, value in values.items():
+                self.check(name, value)
+        except MiaobiError:
+            return False
+        return set(values) <= self.controls
+
+    def joined(self, other: Abilities) -> Abilities:
+        """Return what one of two engines can do, control by control."""
+        checks: dict[str, Callable[[Any], None]] = {}
+        for name in set(self.checks) | set(other.checks):
+            owners = [it for it in (self, other) if name in it.controls]
+            if all(name in owner.checks for owner in owners):
+                checks[name] = either(*(owner.checks[name] for owner in owners))
+        return Abilities(self.controls | other.controls, checks=checks)
+
     def check(self, name: str, value: Any) -> None:
         """Raise Unsupported or BadInput for a value of a control that is not served."""
         if name in self.checks:
@@ -111,6 +129,20 @@ class Abilities:
         if manifest is None or manifest.controls is None:
             return self.controls
         return self.controls - (self.by_model - set(manifest.controls))
+
+
+def either(*checks: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return a check that passes where one of these does, and raises as the last."""
+
+    def check(value: Any) -> None:
+        for other in checks[:-1]:
+            try:
+                return other(value)
+            except Unsupported:
+                continue
+        return checks[-1](value)
+
+    return check
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ from miaobi.core.engine import (
     Weights,
     accepted,
     context_error,
+    either,
     no_chat_error,
     with_tools,
 )
@@ -64,7 +65,7 @@ ABILITIES = Abilities(
             "json_schema",
         }
     ),
-    checks={"json_schema": constraint.either(grammar.check, constraint.check)},
+    checks={"json_schema": either(grammar.check, constraint.check)},
 )
 
 CACHE_BYTES = 2 << 30

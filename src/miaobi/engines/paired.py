@@ -50,9 +50,7 @@ class Paired:
         self._throughput_controls = throughput_abilities.controls
         self.chats = low_latency.chats
         self.context_length = low_latency.context_length
-        self.abilities = Abilities(
-            low_latency.abilities.controls | throughput_abilities.controls
-        )
+        self.abilities = low_latency.abilities.joined(throughput_abilities)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="miaobi-paired")
         self._opening: Future[TextEngine] | None = None
         self._running = 0
@@ -79,8 +77,9 @@ class Paired:
 
     async def _choose(self, request: Request) -> tuple[TextEngine, TextEngine | None]:
         """Return the engine for this request, and the one to try where it refuses."""
-        controls = set(request.changed())
-        in_low_latency = controls <= self.low_latency.abilities.controls
+        changed = request.changed()
+        controls = set(changed)
+        in_low_latency = self.low_latency.abilities.serves(changed)
         if not controls <= self._throughput_controls:
             return self.low_latency, None
         if self._running == 1 and request.n == 1 and in_low_latency:

@@ -68,7 +68,7 @@ CLIENT_NAMES = {
 PARTS = {"width": "size", "height": "size"}
 """Our fields that are parts of a client's."""
 LOCAL_DETAIL = re.compile(
-    r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。"
+    r"(?<![\w:/.~#])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:;,，；：。"
     r"]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at "
     r"0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{6,}\b"
 )

@@ -4,6 +4,7 @@ memory that will take.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,7 +64,8 @@ def open_model(weights: Weights, streams: int) -> Model:
     first = cast(TextEngine, open_engine(weights, low_latency, SINGLE_STREAM, {}))
     module: Any = engines.get(throughput)
     tools = first.abilities.controls & {"tools"}
-    abilities = type(module.ABILITIES)(module.ABILITIES.controls | tools)
+    controls = module.ABILITIES.controls | tools
+    abilities = replace(module.ABILITIES, controls=controls)
     return Model(
         weights,
         f"{low_latency}+{throughput}",

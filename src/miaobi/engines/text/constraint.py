@@ -7,12 +7,12 @@ A matcher knows which tokens may follow; the engine masks the others. It takes a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from miaobi.core.errors import MissingPart, Unsupported
+from miaobi.core.errors import MissingPart
 from miaobi.core.language import say
 from miaobi.engines.text.schema import Prepared, parts_in_order, unsatisfied
 
@@ -200,18 +200,3 @@ class _Pieces:
             ids.append(number)
             position = end
         return ids
-
-
-Check = Callable[[Mapping[str, Any]], None]
-
-
-def either(first: Check, second: Check) -> Check:
-    """Return a check that passes where one of two does, and raises as the second."""
-
-    def checked(schema: Mapping[str, Any]) -> None:
-        try:
-            first(schema)
-        except Unsupported:
-            second(schema)
-
-    return checked

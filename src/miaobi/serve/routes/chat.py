@@ -15,11 +15,9 @@ from fastapi.responses import JSONResponse
 
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Chunk
-from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.model import Model
 from miaobi.serve.callers import CurrentCaller
-from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
 from miaobi.serve.settings import Limits
 from miaobi.serve.text.conversation import request_of
@@ -87,15 +85,6 @@ def controls_of(fields: Chat, limits: Limits) -> dict[str, Any]:
     if fields.top_count is not None:
         controls["logprobs"] = fields.top_count
     if schema is not None:
-        if fields.tools and fields.tool_choice != "none":
-            raise ApiError(
-                400,
-                say(
-                    "response_format and tools cannot be used together.",
-                    "response_format 与 tools 不能同时使用。",
-                ),
-                param="response_format",
-            )
         controls["json_schema"] = schema
     return controls
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from miaobi.core.errors import Unsupported
+from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.model import Model
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
 from miaobi.serve.text.fields import Chat, ImagePart, plain
-from miaobi.serve.text.tools import Kit
+from miaobi.serve.text.tools import Kit, as_written, in_words
 
 DEFAULT_LENGTH = 4096
 """Tokens of an answer without max_tokens, where the context holds as many."""
@@ -47,22 +47,24 @@ def request_of(
         if isinstance(part, ImagePart)
     ]
     extra: dict[str, Any] = {}
-    if kit.tools and "tools" not in offered:
+    speaks_of_tools = not kit.tools or "tools" in offered
+    if not speaks_of_tools and kit.schema is None:
         raise Unsupported(
             say(
                 f"{model.name} was not trained to use tools: its chat template knows none.",
                 f"{model.name} 的对话模板不支持工具。",
             ),
             say(
-                "Leave tools out, or choose a model that uses them.",
-                "请去掉 tools，或选用支持工具的模型。",
+                "Demand a call (tool_choice: required), or choose a model that uses tools.",
+                "请要求调用（tool_choice: required），或选用支持工具的模型。",
             ),
             field="tools",
         )
-    if kit.tools:
+    if kit.tools and speaks_of_tools:
         extra["tools"] = kit.tools
     if kit.schema is not None:
         extra["json_schema"] = kit.schema
+        _check_schema(model, kit.schema)
     if pictures and "image" not in offered:
         raise Unsupported(
             say(f"{model.name} reads no pictures.", f"{model.name} 不能读取图片。"),
@@ -85,11 +87,22 @@ def request_of(
     length = {
         "max_new_tokens": min(DEFAULT_LENGTH, limits.max_tokens, model.context_length)
     }
+    messages = [plain(message) for message in fields.messages]
+    if not speaks_of_tools:
+        messages = in_words(messages, kit)
     request: TextRequest = model.request(
-        [plain(message) for message in fields.messages],
+        messages,
         **{**length, **controls, **extra},
     )
     return request
+
+
+def _check_schema(model: Model, schema: Mapping[str, Any]) -> None:
+    """Raise what the engine says of a schema of ours, as the client wrote it."""
+    try:
+        model.engine.abilities.check("json_schema", schema)
+    except (Unsupported, BadInput) as error:
+        raise as_written(error) from None
 
 
 def _about_a_picture(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miaobi.core.language import say
+from miaobi.engines.text.schema import without_annotations
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
 from miaobi.serve.text.fields import JsonObject, JsonSchema, TextFormat, within
@@ -41,14 +42,12 @@ def schema_of(
 
 def checked(schema: Mapping[str, Any], name: str, limits: Limits) -> Mapping[str, Any]:
     """The schema, if a grammar of it stays small (a deep one crashed others' servers:
-    xgrammar, CVE-2026-25048).
+    xgrammar, CVE-2026-25048). What restricts nothing is not counted.
     """
-    within(
-        f"{name} (bytes)",
-        len(json.dumps(schema, ensure_ascii=False).encode("utf-8", "replace")),
-        limits.schema_bytes,
-    )
     within(f"{name} (depth)", depth_of(schema), limits.schema_depth)
+    enforced = json.dumps(without_annotations(schema), ensure_ascii=False)
+    size = len(enforced.encode("utf-8", "replace"))
+    within(f"{name} (bytes)", size, limits.schema_bytes)
     return schema
 
 
