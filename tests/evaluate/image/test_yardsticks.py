@@ -25,15 +25,15 @@ from miaobi.evaluate.image.subject import ImageSet, mirrored
 
 
 def test_held_out_images_and_samples_are_as_many() -> None:
-    judged = subject(count=150)  # with 120 held-out images
-    value, limit = frechet.measure(judged)
-    found = re.match(
+    tested = subject(count=150)  # with 120 held-out images
+    value, limit = frechet.measure(tested)
+    match = re.match(
         r"120 held-out pictures: ([\d.]+), as many samples: ([\d.]+); ", value.detail
     )
-    assert found is not None, value.detail
-    held_out, samples = map(float, found.groups())
-    rows = judged.sample_rows(120)
-    expected = frechet_distance(judged.sample_features[rows], judged.training_features)
+    assert match is not None, value.detail
+    held_out, samples = map(float, match.groups())
+    rows = tested.sample_rows(120)
+    expected = frechet_distance(tested.sample_features[rows], tested.training_features)
     assert samples == pytest.approx(expected, abs=0.006)
     assert samples > value.value, "fewer samples lie further away"
     assert held_out == pytest.approx(samples, rel=0.5), "the model is perfect"
@@ -51,22 +51,22 @@ def test_with_enough_held_out_images_one_figure_is_enough() -> None:
 
 
 def test_shares_of_as_few_samples_stand_beside_those_of_held_out_images() -> None:
-    judged = subject(count=150)
-    for score in coverage.measure(judged):
-        found = re.match(
+    tested = subject(count=150)
+    for score in coverage.measure(tested):
+        match = re.match(
             r"120 held-out pictures: ([\d.]+), as many samples: ([\d.]+); ",
             score.detail,
         )
-        assert found is not None, score.detail
+        assert match is not None, score.detail
 
 
 def test_the_extrapolated_figures_of_a_perfect_model_agree() -> None:
     """Each lies in the interval of the other, which the finite ones need not."""
-    judged = subject(count=300, held_out=image_set(Factors(), 120, 2_000_001))
-    _, limit = frechet.measure(judged)
-    found = re.match(r"held-out pictures: (\S+) \((\S+) to (\S+)\)", limit.detail)
-    assert found is not None
-    held_out, low, high = map(float, found.groups())
+    tested = subject(count=300, held_out=image_set(Factors(), 120, 2_000_001))
+    _, limit = frechet.measure(tested)
+    match = re.match(r"held-out pictures: (\S+) \((\S+) to (\S+)\)", limit.detail)
+    assert match is not None
+    held_out, low, high = map(float, match.groups())
     assert low <= held_out <= high
     assert low <= limit.high
     assert high >= limit.low
@@ -97,13 +97,13 @@ def test_mirrored_copies_are_copies() -> None:
     net = Factors()
     training = image_set(net, 300, 1)
     copies = mirrored(training)[np.arange(150)]
-    judged = subject(net, samples=copies, training=training, count=100)
-    scores = {score.name: score for score in memorisation.measure(judged)}
+    tested = subject(net, samples=copies, training=training, count=100)
+    scores = {score.name: score for score in memorisation.measure(tested)}
     assert scores["exact_copies"].value == 1
     assert scores["nearest_pixels"].value == 0
     assert scores["closer_pixels"].value == 1
     assert scores["nearest_features"].value > 0, "it was not trained on mirrored ones"
-    flipped = replace(judged, flipped=True)
+    flipped = replace(tested, flipped=True)
     scores = {score.name: score for score in memorisation.measure(flipped)}
     assert scores["nearest_features"].value == pytest.approx(0, abs=1e-5)
     assert "mirrored ones too" in scores["nearest_features"].detail
@@ -120,7 +120,7 @@ def two_classes(count: int, seed: int) -> ImageSet:
 
 def test_a_class_that_is_asked_for_is_seen() -> None:
     training = two_classes(300, 1)
-    judged = subject(training=training, held_out=two_classes(100, 2), count=100)
+    tested = subject(training=training, held_out=two_classes(100, 2), count=100)
 
     def obey(count: int, conditions: ImageSet | None, seed: int) -> np.ndarray:
         assert conditions is not None
@@ -130,7 +130,7 @@ def test_a_class_that_is_asked_for_is_seen() -> None:
         rows = np.where(wanted == 0, np.flatnonzero(dark)[0], np.flatnonzero(~dark)[0])
         return training.pixels[rows]
 
-    [score] = class_accuracy.measure(replace(judged, paint=obey))
+    [score] = class_accuracy.measure(replace(tested, paint=obey))
     assert score.value == 1
     assert score.high == 1
     assert "linear discriminant on projection to 24 features" in score.detail
@@ -139,7 +139,7 @@ def test_a_class_that_is_asked_for_is_seen() -> None:
     def ignore(count: int, conditions: ImageSet | None, seed: int) -> np.ndarray:
         return training.pixels[:1].repeat(count, axis=0)
 
-    [score] = class_accuracy.measure(replace(judged, paint=ignore))
+    [score] = class_accuracy.measure(replace(tested, paint=ignore))
     assert score.low < 0.5 < score.high
 
 
