@@ -12,9 +12,9 @@ from miaobi.core.errors import BadInput
 from miaobi.data.text.shapes import Unusable
 from miaobi.tune import examples
 from miaobi.tune.config import DataConfig
+from miaobi.tune.guess import guess
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks import tasks
-from miaobi.verbs.finetune.settings import guess
 
 TNEWS = [
     {
@@ -172,7 +172,7 @@ def test_ocnli_without_a_gold_label(tmp_path: Path) -> None:
 
 def test_cluener(tmp_path: Path) -> None:
     path = lines(tmp_path, "train.json", CLUENER)
-    assert guess(str(path), "") == "token-classification"
+    assert guess(str(path), "").task == "token-classification"
     rows, facts = read(path, "token-classification")
     entities = rows[0].columns["entities"]
     text = rows[0].columns["text"]
@@ -193,7 +193,7 @@ def test_cluener(tmp_path: Path) -> None:
 def test_cmrc2018(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "train.json"
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    assert guess(str(path), "") == "extractive-questions"
+    assert guess(str(path), "").task == "extractive-questions"
     [row], facts = read(path, "extractive-questions")
     assert row.columns["answers"][0] == {"text": "1963年", "start": 30}
     assert not facts["unused"]
@@ -202,7 +202,7 @@ def test_cmrc2018(tmp_path: Path, content: Any) -> None:
 def test_a_translation_by_language(tmp_path: Path) -> None:
     record = {"translation": {"en": "Hello.", "zh": "你好。"}}
     path = lines(tmp_path, "wmt.jsonl", [record])
-    assert guess(str(path), "") == "seq2seq"
+    assert guess(str(path), "").task == "seq2seq"
     [row], _ = read(path, "seq2seq")
     assert row.columns == {"source": "Hello.", "target": "你好。"}
     [row], facts = read(path, "seq2seq", source="zh", target="en")

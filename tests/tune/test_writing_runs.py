@@ -15,9 +15,10 @@ from miaobi.core import config
 from miaobi.core.store import Store
 from miaobi.models.tuned import open_tuned
 from miaobi.models.weights import find
+from miaobi.tune.guess import guess
 from miaobi.tune.saved import learner_of
 from miaobi.verbs.finetune import finetune
-from miaobi.verbs.finetune.settings import guess, settle
+from miaobi.verbs.finetune.settings import settle
 
 ROOT = Path(__file__).parents[2]
 QUICK = {
@@ -106,7 +107,7 @@ def test_from_data_to_the_store(
 def test_the_task_follows_from_the_data(
     tmp_path: Path, rows: list[dict[str, Any]], task: str
 ) -> None:
-    assert guess(str(written(tmp_path / "data.jsonl", rows)), "") == task
+    assert guess(str(written(tmp_path / "data.jsonl", rows)), "").task == task
 
 
 @pytest.mark.parametrize(

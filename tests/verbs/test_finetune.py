@@ -24,12 +24,13 @@ from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.store import Store
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Lengths
+from miaobi.tune.guess import guess
 from miaobi.tune.learner import Evaluation, Example, Metric
 from miaobi.verbs.finetune import Tuned, again, finetune, plan
 from miaobi.verbs.finetune.outcome import Outcome
 from miaobi.verbs.finetune.page import page
 from miaobi.verbs.finetune.report import RunFacts, report
-from miaobi.verbs.finetune.settings import guess, settle
+from miaobi.verbs.finetune.settings import settle
 
 QUICK = {
     "train.max_steps": 12,
@@ -517,7 +518,7 @@ def test_another_base_under_the_same_path_is_not_tuned_on(
 def test_the_task_is_recognised_from_the_records(
     tmp_path: Path, opinions: Path
 ) -> None:
-    assert guess(str(opinions), "") == "text-classification"
+    assert guess(str(opinions), "").task == "text-classification"
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"height": 3}\n', encoding="utf-8")
     with pytest.raises(BadInput, match="fit no task") as error:

@@ -141,8 +141,9 @@ def recipe_keys(
     )
 
     # Only the keys of its head depend on the task, which may have to be recognised.
-    needs_head = any(argument.startswith("--head.") for argument in argv)
-    if needs_head or decisive.get("task") or recipe.get("task"):
+    head = _head_arguments(argv)
+    decisive = {**decisive, **head}
+    if head or decisive.get("task") or recipe.get("task"):
         task = task_of(recipe, expand_short_options(decisive))
     else:
         task = tasks.get("chat")
@@ -155,6 +156,24 @@ def recipe_keys(
     options = options_of(task)
     sources = config.expand_mappings(options, recipe, origin)
     return FurtherOptions(note, [*SHORT_OPTIONS, *options, *sources])
+
+
+def _head_arguments(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the head on a command line, by dotted key.
+
+    Their types depend on the task, which may have to be recognised with their help, so
+    they are read as YAML has them.
+    """
+    import yaml
+
+    settings = dict[str, Any]()
+    for number, argument in enumerate(argv):
+        if argument.startswith("--head."):
+            key, sign, value = argument[2:].partition("=")
+            following = argv[number + 1 :]
+            text = value if sign else (following[0] if following else "")
+            settings[key] = yaml.safe_load(text)
+    return settings
 
 
 def _named_recipe(decisive: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -4,45 +4,27 @@ follows from base and data for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miaobi.core import config
 from miaobi.core.config import Option
-from miaobi.core.errors import BadInput, MiaobiError, nearest
+from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.core.store import check_name
-from miaobi.data import packs, readers
-from miaobi.data.encoding import Problem
-from miaobi.data.labelled import ReadOptions
-from miaobi.data.text.shapes import Record, Unusable
+from miaobi.data import packs
 from miaobi.models.resolvers.hub import is_pipeline
 from miaobi.train.config import TrainConfig
 from miaobi.tune.config import DataConfig, ReportConfig, TuneConfig
 from miaobi.tune.tasks import tasks
 
+if TYPE_CHECKING:
+    from miaobi.tune.guess import Guess
+
 SECTIONS = {"name", "task", "base", "data", "head", "tune", "train", "report"}
 """Of a recipe for fine-tuning."""
-TASK_ORDER = (
-    "extractive-questions",
-    "chat",
-    "preference",
-    "token-classification",
-    "embedding",
-    "text-classification",
-    "seq2seq",
-    "object-detection",
-    "image-segmentation",
-    "image-classification",
-    "image-captioning",
-    "causal",
-)
-"""Tasks in the order in which records are tried on them, the more particular first."""
-PROBED_RECORDS = 5
-"""Records of the data by which the task is recognised."""
 
 PIPELINE_TASK = "diffusion"
 """The task that tunes Diffusers pipelines; no other can."""
@@ -62,6 +44,8 @@ class Settings:
     """The same, flat, by dotted key."""
     explicit_keys: frozenset[str]
     """Keys that the recipe or the command line set; the others may be derived."""
+    guess: Guess | None = None
+    """How the task was recognised, where it was not named."""
 
     def derived(self, overrides: Mapping[str, Any]) -> Settings:
         """Return the settings with some of the train section replaced."""
@@ -147,7 +131,12 @@ def settle(
     # The section `search` is for `miaobi search`.
     recipe = {key: value for key, value in recipe.items() if key != "search"}
     _check_sections(recipe, origin)
-    task = task_of(recipe, overrides)
+    guess = None
+    name = _named_task(recipe, overrides)
+    if name is None:
+        guess = _guess(recipe, overrides)
+        name = guess.task
+    task = tasks.get(name)
     options = options_of(task)
     values = config.resolve(options, recipe, overrides, origin)
     values["task"] = task.NAME
@@ -168,6 +157,7 @@ def settle(
         report=ReportConfig(**config.build(ReportConfig, values, "report.")),
         values=values,
         explicit_keys=frozenset(explicit),
+        guess=guess,
     )
 
 
@@ -190,17 +180,33 @@ def task_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
         recipe: nested mappings, as in a recipe file
         overrides: by dotted key, short options expanded
     """
-    name = overrides.get("task") or recipe.get("task")
+    name = _named_task(recipe, overrides)
+    return tasks.get(name or _guess(recipe, overrides).task)
+
+
+def _named_task(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> str | None:
+    """Return the task that is named, or that the base decides; None to guess it."""
+    name = overrides.get("task") or recipe.get("task") or None
     base = str(overrides.get("base") or recipe.get("base") or "")
     if base and is_pipeline(base):
-        name = _task_of_pipelines(base, name)
-    if not name:
-        data = recipe.get("data") or {}
-        path = overrides.get("data.path") or data.get("path") or ""
-        pack = overrides.get("data.pack") or data.get("pack") or ""
-        encoding = overrides.get("data.encoding") or data.get("encoding") or ""
-        name = guess(path, pack, encoding)
-    return tasks.get(name)
+        return _task_of_pipelines(base, name)
+    return name
+
+
+def _guess(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Guess:
+    """Return the task that the data is written for. Raises NotFound, BadInput."""
+    from miaobi.tune.guess import guess
+
+    data = dict(recipe.get("data") or {})
+    head = dict(recipe.get("head") or {})
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        if section in ("data", "head"):
+            (data if section == "data" else head)[name] = value
+    path = data.get("path") or ""
+    pack = data.get("pack") or ""
+    packs.check_one(path, pack, "my.jsonl", "chinese-reviews")
+    return guess(path, pack, data.get("encoding") or "", data.get("columns"), head)
 
 
 def _task_of_pipelines(base: str, name: str | None) -> str:
@@ -226,57 +232,3 @@ def _name(values: Mapping[str, Any], task: str, origin: str) -> str:
     base = Path(values["base"].split("@")[0]).name
     stem = Path(origin or f"{base}-{task}").stem
     return check_name(stem.replace("_", "-").lower())
-
-
-def guess(path: str, pack: str, encoding: str = "") -> str:
-    """Return the task that the first records of a file or pack are written for.
-
-    Args:
-        path: a file or folder, or ""
-        pack: a pack, or ""
-        encoding: of the file, where a person named it
-
-    Raises:
-        BadInput: they fit no task; the remedy lists the tasks
-    """
-    packs.check_one(path, pack, "my.jsonl", "chinese-reviews")
-    options = ReadOptions(encoding=encoding, report=_ignore)
-    for name in TASK_ORDER:
-        if name in tasks and all(_fits(tasks.get(name), path, pack, options)):
-            return name
-    rows = [f"  {name}: {tasks.get(name).EXAMPLE}" for name in tasks.names()]
-    listed = "\n".join(rows)
-    raise BadInput(
-        say(
-            f"{path or pack}: its records fit no task.",
-            f"{path or pack}：其中的记录不适合任何任务。",
-        ),
-        say(
-            f"Name the task with --task, and your columns with --data.columns. Tasks and a record of each:\n{listed}",
-            f"请用 --task 指明任务，用 --data.columns 指明列名。各任务的记录示例：\n{listed}",
-        ),
-    )
-
-
-def _ignore(problem: Problem) -> None:
-    """Pass over what cannot be read: whoever reads it in full says so."""
-
-
-def _fits(task: Any, path: str, pack: str, options: ReadOptions) -> Iterator[bool]:
-    """Yield whether the task can use each of the first records.
-
-    Yields False once where there is no record, or where they cannot be read.
-    """
-    empty = True
-    try:
-        records = readers.get(task.READER)(path, pack, options)
-        for _, record in islice(records, PROBED_RECORDS):
-            empty = False
-            try:
-                task.columns(Record.of(record), task.Config())
-            except Unusable:
-                yield False
-    except MiaobiError:
-        yield False
-    if empty:
-        yield False

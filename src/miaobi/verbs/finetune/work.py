@@ -179,7 +179,7 @@ class Work:
                 line.append(text, "bold green" if learned else "dim")
             console.print(line, soft_wrap=True)
         notes = [
-            *self.notes_on_lengths(),
+            *self.notes_on_examples(),
             *self._details(),
         ]
         for note in notes:
@@ -187,10 +187,15 @@ class Work:
 
     def notes(self) -> list[str]:
         """Return what to know of the data before the run."""
-        notes = self.notes_on_lengths()
+        notes = self.notes_on_examples()
         if not self.data.count("validation"):
             notes.append(describe_no_validation())
         return notes
+
+    def notes_on_examples(self) -> list[str]:
+        """Return how the task was recognised, and what is too long or teaches nothing."""
+        guess = self.settings.guess
+        return [*([str(guess)] if guess else []), *self.notes_on_lengths()]
 
     def notes_on_lengths(self) -> list[str]:
         """Return how many examples are too long, or teach nothing."""
