@@ -213,7 +213,7 @@ def test_a_translation_by_language(tmp_path: Path) -> None:
 def test_texts_of_ms_swift(tmp_path: Path) -> None:
     turns = [{"role": "assistant", "content": "我爱音乐"}]
     path = lines(tmp_path, "swift.jsonl", [{"messages": turns}])
-    assert guess(str(path), "") == "causal"
+    assert guess(str(path), "").task == "causal"
     [row], _ = read(path, "causal")
     assert row.columns == {"prompt": "", "text": "我爱音乐"}
 
@@ -221,10 +221,11 @@ def test_texts_of_ms_swift(tmp_path: Path) -> None:
 def test_questions_about_a_text_stay_so(tmp_path: Path) -> None:
     record = {"question": "谁？", "context": "小李来了。", "answer": "小李"}
     assert (
-        guess(str(lines(tmp_path, "a.jsonl", [record])), "") == "extractive-questions"
+        guess(str(lines(tmp_path, "a.jsonl", [record])), "").task
+        == "extractive-questions"
     )
     path = lines(tmp_path, "b.jsonl", [{**record, "answer": "是一位朋友"}])
-    assert guess(str(path), "") == "chat"
+    assert guess(str(path), "").task == "chat"
     [row], facts = read(path, "chat")
     assert row.columns["messages"][0]["content"] == "谁？\n\n小李来了。"
     assert not facts["unused"]
