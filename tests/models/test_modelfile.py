@@ -34,7 +34,8 @@ ONLY_USER = (
     "{% for message in messages %}{% if message['role'] == 'system' %}"
     "{{ raise_exception('no system') }}{% endif %}{{ message['content'] }}{% endfor %}"
 )
-SIMPLE = {"own": CHAT_TEMPLATE, "smollm": SMOLLM, "llama3": LLAMA3, **BUILT_IN}
+SIMPLE = {"own": CHAT_TEMPLATE, "smollm": SMOLLM, "llama3": LLAMA3}
+SIMPLE |= {name: BUILT_IN[name] for name in ("chatml", "phi3", "alpaca", "plain")}
 DIALOGUE = [
     {"role": "system", "content": "Answer briefly."},
     {"role": "user", "content": "你好！"},

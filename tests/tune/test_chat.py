@@ -21,7 +21,7 @@ from miaobi.models import chat as templates
 from miaobi.models.chat import ChatTemplate
 from miaobi.tune.tasks import chat
 from miaobi.tune.tasks.chat import Assistant, Config
-from miaobi.tune.text.turns import BUILT_IN, assistant_turns
+from miaobi.tune.text.turns import BUILT_IN, CONTROL, assistant_turns
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"
@@ -410,3 +410,50 @@ def test_answers_stop_where_a_turn_ends(tmp_path: Path) -> None:
         bias[learner.eos_ids[-1]] = 1
         learner.net.lm_head.bias = torch.nn.Parameter(bias)
     assert learner.answer(said("hi", "hello")) == ""
+
+
+ENDINGS = {
+    "chatml": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "gemma": "<end_of_turn>",
+    "phi3": "<|end|>",
+    "mistral": "</s>",
+    "alpaca": "</s>",
+    "plain": "</s>",
+}
+HEADS = {
+    "llama3": (
+        "<s><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|>"
+    ),
+    "gemma": (
+        "<s><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n"
+        "<start_of_turn>model\nHello<end_of_turn>\n"
+    ),
+    "phi3": (
+        "<|system|>\nBe kind.<|end|>\n<|user|>\nHi<|end|>\n"
+        "<|assistant|>\nHello<|end|>\n"
+    ),
+    "mistral": "<s>[INST] Be kind.\n\nHi [/INST] Hello</s>",
+    "alpaca": ("Be kind.\n\n### Instruction:\nHi\n\n### Response:\nHello</s>\n\n"),
+}
+"""How the models of these names were taught to write a dialogue."""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_named_template_learns_answers_with_their_ending(name: str) -> None:
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "See you"},
+    ]
+    template = ChatTemplate(BUILT_IN[name], "<s>", "</s>")
+    dialogue, turns = assistant_turns(template, messages)
+    learned = [dialogue.text[start:end].strip() for start, end in turns]
+    assert learned == [f"{text}{ENDINGS[name]}" for text in ("Hello", "See you")]
+    assert dialogue.text.startswith(HEADS.get(name, ""))
+    if name in CONTROL:
+        assert ENDINGS[name] in CONTROL[name]

@@ -170,9 +170,12 @@ class TokenClassificationHead:
 
 @dataclass(frozen=True)
 class ChatHead:
-    template: Literal["", "chatml", "plain"] = ""
+    template: Literal[
+        "", "chatml", "llama3", "gemma", "phi3", "mistral", "alpaca", "plain"
+    ] = ""
     """How a dialogue is written: "" as the base's own chat template does; chatml (also
-    with tools); plain words, for bases that know no special tokens.
+    with tools), llama3, gemma or phi3 where the vocabulary has their tokens; mistral,
+    alpaca or plain in words, for bases that know no special tokens.
     """
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Tokens of an answer that is shown beside the base's, at most."""

@@ -25,7 +25,7 @@ from miaobi.models.control_tokens import ControlTokens, Token
 from miaobi.tune.heads import ChatHead as Config
 from miaobi.tune.learner import Example
 from miaobi.tune.tasks.causal import TextLearner, writing_model
-from miaobi.tune.text.turns import BUILT_IN, assistant_turns, unwritten
+from miaobi.tune.text.turns import BUILT_IN, CONTROL, assistant_turns, unwritten
 
 NAME = "chat"
 SUMMARY = (
@@ -155,12 +155,12 @@ def template_of(base: Base, name: str = "") -> ChatTemplate:
             ),
         )
     vocabulary = base.tokenizer.get_vocab()
-    has_marks = {"<|im_start|>", "<|im_end|>"} <= vocabulary.keys()
-    if name == "chatml" and not has_marks:
+    missing = [token for token in CONTROL.get(name, ()) if token not in vocabulary]
+    if missing:
         raise Unsupported(
             say(
-                f"The vocabulary of {base.name} has no <|im_start|> and <|im_end|>, which chatml is written with.",
-                f"{base.name} 的词表中没有 chatml 所用的 <|im_start|> 与 <|im_end|>。",
+                f"The vocabulary of {base.name} has no {' and '.join(missing)}, which {name} is written with.",
+                f"{base.name} 的词表中没有 {name} 所用的 {' 与 '.join(missing)}。",
             ),
             say("Use --head.template plain.", "请使用 --head.template plain。"),
         )

@@ -60,10 +60,72 @@ PLAIN = """\
 {%- endfor -%}
 {{ 'Assistant:' if add_generation_prompt else '' }}"""
 
-BUILT_IN = {"chatml": CHATML, "plain": PLAIN}
-"""chatml: SmolLM2's and Qwen's form, with tools as Qwen2.5 and Hermes write them.
-plain: words and the token that ends a text, for any vocabulary.
+LLAMA3 = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' \
++ (message['content'] or '') + '<|eot_id|>' }}
+{%- endfor -%}
+{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' if add_generation_prompt else '' }}"""
+
+SYSTEM_FIRST = """\
+{{- bos_token -}}
+{%- set system = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' -%}
+{%- for message in messages if message['role'] != 'system' -%}
+{%- set content = (system if loop.first else '') + (message['content'] or '') -%}
 """
+"""The beginning of templates that write a system message into the first of the user."""
+
+GEMMA = (
+    SYSTEM_FIRST
+    + """\
+{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\n' \
++ content + '<end_of_turn>\n' }}
+{%- endfor -%}
+{{ '<start_of_turn>model\n' if add_generation_prompt else '' }}"""
+)
+
+MISTRAL = (
+    SYSTEM_FIRST
+    + """\
+{{ ' ' + content + eos_token if message['role'] == 'assistant' else '[INST] ' + content + ' [/INST]' }}
+{%- endfor -%}"""
+)
+
+PHI3 = """\
+{%- for message in messages -%}
+{{ '<|' + message['role'] + '|>\n' + (message['content'] or '') + '<|end|>\n' }}
+{%- endfor -%}
+{{ '<|assistant|>\n' if add_generation_prompt else '' }}"""
+
+ALPACA = """\
+{%- set heads = {'user': '### Instruction:\n', 'assistant': '### Response:\n'} -%}
+{%- for message in messages -%}
+{{ heads.get(message['role'], '') + (message['content'] or '') \
++ (eos_token if message['role'] == 'assistant' else '') + '\n\n' }}
+{%- endfor -%}
+{{ '### Response:\n' if add_generation_prompt else '' }}"""
+
+BUILT_IN = {
+    "chatml": CHATML,
+    "llama3": LLAMA3,
+    "gemma": GEMMA,
+    "phi3": PHI3,
+    "mistral": MISTRAL,
+    "alpaca": ALPACA,
+    "plain": PLAIN,
+}
+"""chatml: SmolLM2's and Qwen's form, with tools as Qwen2.5 and Hermes write them.
+llama3, gemma, phi3: as those models write dialogues. mistral, alpaca, plain: words and
+the token that ends a text, for any vocabulary.
+"""
+CONTROL = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+    "phi3": ("<|user|>", "<|assistant|>", "<|end|>"),
+}
+"""Tokens that a vocabulary needs for a template."""
 
 
 def assistant_turns(
