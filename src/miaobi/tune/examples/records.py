@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from miaobi.core.errors import BadInput
+from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.language import say
 from miaobi.data import readers
 from miaobi.data.encoding import Problem
@@ -15,6 +15,7 @@ from miaobi.data.labelled import ReadOptions
 from miaobi.data.progress import Bar
 from miaobi.data.splitting import DROPPED, TEST, VALIDATION
 from miaobi.data.text.shapes import Record, Unusable
+from miaobi.data.text.shapes.record import text_of
 from miaobi.tune.config import DataConfig as Config
 from miaobi.tune.learner import Example, Task
 
@@ -23,6 +24,10 @@ PROGRESS_EVERY = 1000
 
 PROBLEMS_LISTED = 10
 """Unusable records that are listed in full; all are counted."""
+
+
+WRONG_SHAPE = (TypeError, ValueError, AttributeError, LookupError, OverflowError)
+"""What reading raises where a value, at some depth, is not what a task reads there."""
 
 
 @dataclass
@@ -143,9 +148,35 @@ def example_of(
         head: the task's own Config.
     """
     tracked = Record.of(_rename(Record.of(record), names))
-    columns = dict(task.columns(tracked, head))
+    try:
+        columns = dict(task.columns(tracked, head))
+    except MiaobiError:
+        raise
+    except WRONG_SHAPE as error:
+        raise Unusable(
+            say(
+                f"a value is of another shape than {task.NAME} reads ({error}).",
+                f"有的值与 {task.NAME} 所读的形式不符（{error}）。",
+            ),
+            task.EXAMPLE,
+        ) from None
+    for key, value in columns.items():
+        _check_characters(key, value)
     unused = frozenset(tracked.unused())
     return Example(columns, str(location), task.question(columns), unused)
+
+
+def _check_characters(key: str, value: Any) -> None:
+    """Raise Unusable for half a character in any text of a column."""
+    if isinstance(value, str):
+        text_of(value, key)
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            _check_characters(key, str(name))
+            _check_characters(key, inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_characters(key, inner)
 
 
 def _rename(record: Record, names: Mapping[str, str]) -> Mapping[str, Any]:

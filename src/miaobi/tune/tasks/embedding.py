@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable
+from miaobi.data.text.shapes import Unusable, written_text
 from miaobi.models.base import Base
 from miaobi.nn.graphs import Graph
 from miaobi.nn.objective import Batch, Loss
@@ -85,7 +85,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     return {
         "text": text,
         "positive": positive,
-        "negatives": [str(item) for item in negatives],
+        "negatives": [written_text(item, "negative") for item in negatives],
     }
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable
+from miaobi.data.text.shapes import Unusable, written_text
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import ExtractiveQuestionsHead as Config
@@ -66,15 +66,15 @@ IMPOSSIBLE = -1e9
 
 def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     for key in ("question", "context"):
-        if not str(record.get(key) or "").strip():
+        if not written_text(record.get(key) or "", key).strip():
             raise Unusable(say(f"no {key}.", f"缺少 {key}。"), EXAMPLE)
-    context = str(record["context"])
+    context = written_text(record["context"], "context")
     answers = [
         {"text": text, "start": _position_of(context, text, start)}
         for text, start in _answers(record)
     ]
     return {
-        "question": str(record["question"]).strip(),
+        "question": written_text(record["question"], "question").strip(),
         "context": context,
         "answers": answers,
     }

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Record, Unusable, messages_of, unseen
+from miaobi.data.text.shapes import Record, Unusable, messages_of, unseen, written_text
 from miaobi.models.base import Base
 from miaobi.nn.graphs import Graph
 from miaobi.nn.objective import Batch, Loss
@@ -81,7 +81,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     columns = {"text": text}
     pair = record.first(PAIR_COLUMNS)
     if pair:
-        columns["text_pair"] = str(record[pair])
+        columns["text_pair"] = written_text(record[pair], pair)
     return {**columns, "label": _label(record.get("label"), config)}
 
 
@@ -92,7 +92,7 @@ def _text(record: Record) -> str:
     """
     column = record.first(TEXT_COLUMNS)
     if column:
-        return str(record[column])
+        return written_text(record[column], column)
     if not record.holds("messages"):
         return ""
     messages = messages_of(record.items_of("messages"))

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Unusable, unseen
+from miaobi.data.text.shapes import Unusable, unseen, written_text
 from miaobi.models.base import Base
 from miaobi.nn.graphs import Graph
 from miaobi.nn.language import MASKED
@@ -78,7 +78,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
         tags = record.get("tags", record.get("ner_tags"))
         text, spans = _join(record["tokens"], tags)
     else:
-        text = str(record.get("text") or "")
+        text = written_text(record.get("text") or "", "text")
         if not text.strip():
             raise Unusable(say("no text.", "缺少 text。"), EXAMPLE)
         entities = record.get("entities")
@@ -116,10 +116,11 @@ def _join(tokens: Sequence[Any], tags: Any) -> tuple[str, list[Span]]:
     Spaces stand between words but not between Chinese characters.
     """
     _check_tags(tokens, tags)
+    words = [written_text(token, "tokens") for token in tokens]
     text = ""
     spans = list[Span]()
     open_kind = ""
-    for token, tag in zip(map(str, tokens), tags):
+    for token, tag in zip(words, tags):
         if text and token and not (is_cjk(text[-1]) or is_cjk(token[0])):
             text += " "
         start = len(text)

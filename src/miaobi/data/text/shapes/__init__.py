@@ -16,7 +16,7 @@ from miaobi.data.text.shapes.layouts import (
     shape_of,
 )
 from miaobi.data.text.shapes.preferences import Pair, Thumb, pair, thumb
-from miaobi.data.text.shapes.record import Record, Unusable, unseen
+from miaobi.data.text.shapes.record import Record, Unusable, unseen, written_text
 from miaobi.data.text.shapes.turns import messages_of
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "thumb",
     "to_document",
     "unseen",
+    "written_text",
 ]

@@ -171,6 +171,15 @@ def is_encoded_list(value: Any) -> bool:
     return isinstance(value, str) and value.lstrip().startswith("[{")
 
 
+def written_text(value: Any, key: str) -> str:
+    """Return a text, or a number as it is written. Raises Unusable for a list, an object
+    or a truth value, which are no text, and for half a character.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return text_of(value, key)
+
+
 def text_of(value: Any, key: str) -> str:
     """Return a value that is a text. Raises Unusable for any other, and for half a
     character.
