@@ -37,13 +37,18 @@ def test_pictures_and_their_metadata_are_unpacked_and_nothing_else(
         tmp_path / "a.zip",
         ("mine/cats/1.PNG", b"1"),
         ("mine/metadata.csv", b"file_name,text\n"),
+        ("mine/cats/1.txt", b"a cat"),
         ("mine/run.sh", b"rm"),
         ("__MACOSX/mine/._1.png", b"x"),
         ("mine/.hidden.png", b"x"),
         ("mine/dogs/", b""),
     )
     assert unpack_pictures(archive, tmp_path / "out", 1000) == tmp_path / "out" / "mine"
-    assert names(tmp_path / "out") == ["mine/cats/1.PNG", "mine/metadata.csv"]
+    assert names(tmp_path / "out") == [
+        "mine/cats/1.PNG",
+        "mine/cats/1.txt",
+        "mine/metadata.csv",
+    ]
     assert (
         unpack_pictures(
             packed(tmp_path / "b.zip", ("other.png", b"2")), tmp_path / "out", 1000

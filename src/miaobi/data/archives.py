@@ -25,7 +25,7 @@ from miaobi.core.errors import BadInput, Damaged
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.data.image.listing import is_hidden, is_picture, visible
-from miaobi.data.image.metadata import METADATA
+from miaobi.data.image.metadata import may_describe
 
 BLOCK = 1 << 20
 ENCRYPTED = 1
@@ -223,7 +223,7 @@ def _check_entries(
 
 
 def _is_wanted(archive: Path, entry: zipfile.ZipInfo) -> bool:
-    """Whether an entry is a picture or metadata. Raises BadInput for one that leads out
+    """Whether an entry is a picture or may describe one. Raises BadInput for one that leads out
     of the folder, and for a picture that is encrypted.
     """
     if leads_outside(entry.filename):
@@ -240,7 +240,7 @@ def _is_wanted(archive: Path, entry: zipfile.ZipInfo) -> bool:
     is_link = stat.S_ISLNK(entry.external_attr >> 16)
     if entry.is_dir() or is_link or is_hidden(path):
         return False
-    if not is_picture(path) and path.name not in METADATA:
+    if not is_picture(path) and not may_describe(path):
         return False
     longest = max(len(part.encode()) for part in path.parts)
     if longest > LONGEST_NAME:

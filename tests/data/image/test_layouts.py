@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image as Pillow
 from tests.data.image.folders_people_have import make, paint, paint_all, pic
 
+from miaobi.core.artifacts import Facts, Image
 from miaobi.data.image import overview, survey
 from miaobi.data.image.config import Config
 from miaobi.data.image.layout import SPLITS, classes_of, positions_of
@@ -26,6 +27,7 @@ from miaobi.data.image.sources import kind_of, pictures
 from miaobi.data.image.survey import PictureSurvey
 from miaobi.data.splitting import TEST, TRAIN, VALIDATION, assign_groups
 from miaobi.families import pix2pix
+from miaobi.provenance.publish import publish
 from miaobi.verbs.train import settle
 
 
@@ -121,6 +123,18 @@ def test_kohya_s_captions_are_the_texts_beside_the_pictures(people: Path) -> Non
         ("10_sks dog/0.png", "10_sks dog, number 0", "sks dog"),
         ("1_dog/0.png", "1_dog, number 0", "dog"),
     ]
+
+
+def test_generated_pictures_are_read_without_their_sheet_and_index(
+    tmp_path: Path,
+) -> None:
+    facts = Facts("painter", parameters={"prompt": "a fox"})
+    images = [Image(np.asarray(pic(number)), facts) for number in range(3)]
+    publish(images, tmp_path / "out")
+    assert (tmp_path / "out" / "sheet-000-002.png").exists()
+    surveyed = survey.inspect(tmp_path / "out")
+    assert (surveyed.pictures, surveyed.captions, surveyed.classes) == (3, 0, {})
+    assert "passed over: .jsonl (1)" in surveyed.remarks
 
 
 def test_numbers_beside_a_picture_are_no_caption(tmp_path: Path) -> None:
@@ -234,7 +248,7 @@ def test_a_deep_set_has_one_range(
 ) -> None:
     data = prepared(people / name, tmp_path, image_size=0, validation=0, test=0)
     for row, name_of_file in enumerate(data.names("train")):
-        values = np.asarray(Image.open(people / name / name_of_file)).astype(float)
+        values = np.asarray(Pillow.open(people / name / name_of_file)).astype(float)
         expected = np.round(values / white * 255).astype(np.uint8)
         np.testing.assert_array_equal(data.pixels("train")[row, 0], expected)
 
@@ -251,7 +265,7 @@ def test_deep_pictures_keep_their_order(people: Path, tmp_path: Path) -> None:
 
 def test_pictures_of_one_colour_are_reported(tmp_path: Path) -> None:
     for name, colour in (("a", "black"), ("b", "white"), ("c", "black")):
-        Image.new("L", (8, 8), colour).save(tmp_path / f"{name}.png")
+        Pillow.new("L", (8, 8), colour).save(tmp_path / f"{name}.png")
     paint(tmp_path / "d.png", 4)
     remarks = survey.inspect(tmp_path).remarks
     assert "all black: 2" in remarks

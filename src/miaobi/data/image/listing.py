@@ -5,6 +5,7 @@ systems leave behind.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ LITTER = frozenset(
 """Folders that macOS, Windows, Synology's and QNAP's storage leave among one's own, in
 lower case.
 """
+
+
+INDEX = "index.jsonl"
+"""Where `miaobi generate` writes how it made the numbered pictures of a folder."""
+SHEET = re.compile(r"sheet-\d+-\d+\.\w+")
+"""The overview that it writes beside them."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,12 @@ def listing(folder: Path) -> Listing:
             continue
         if not entries:
             empty.append(current)
+        is_generated = any(entry.name == INDEX for entry in entries)
         for entry in entries:
             path = Path(entry.path)
             if is_hidden(PurePath(entry.name)):
+                continue
+            if is_generated and SHEET.fullmatch(entry.name):
                 continue
             if entry.is_dir():
                 (links if entry.is_symlink() else folders).append(path)

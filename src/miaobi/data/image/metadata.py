@@ -14,7 +14,7 @@ from typing import Any
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report, numbered_lines
-from miaobi.data.image.listing import Listing, readable
+from miaobi.data.image.listing import INDEX, Listing, readable
 from miaobi.data.text.files import csv_rows, json_lines
 from miaobi.data.text.shapes import Unusable
 
@@ -76,6 +76,12 @@ class Descriptions:
         return {*self.tables, *self.side_texts.values()}
 
 
+def may_describe(file: PurePosixPath) -> bool:
+    """Return whether a file beside pictures may be a table or a text about them."""
+    ending = file.suffix.lower()
+    return ending in TABLES or ending in SIDE_ENDINGS
+
+
 def key_of(name: str) -> str:
     """Return one spelling for a relative path: macOS stores é as two characters, others
     as one.
@@ -116,7 +122,7 @@ def descriptions(content: Listing, files: Mapping[str, Path]) -> Descriptions:
 def _names_a_picture(file: Path, folder: Path, files: Mapping[str, Path]) -> bool:
     """Whether the first line of a table names a picture that is there."""
     reader = TABLES.get(file.suffix.lower())
-    if reader is None:
+    if reader is None or file.name == INDEX:
         return False
     for line, record in reader(file, _ignore):
         try:
@@ -132,8 +138,7 @@ def _ignore(_: Problem) -> None:
 
 
 def _side_texts(content: Listing, files: Mapping[str, Path]) -> dict[str, Path]:
-    endings = {".txt", ".caption"}
-    texts = {file: file for file in content.files if file.suffix.lower() in endings}
+    texts = {file for file in content.files if file.suffix.lower() in SIDE_ENDINGS}
     texts_by_key = dict[str, Path]()
     for key, picture in files.items():
         for ending in SIDE_ENDINGS:
