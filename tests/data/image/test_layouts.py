@@ -180,6 +180,7 @@ def test_a_family_of_pairs_wants_pairs(people: Path, tmp_path: Path) -> None:
     assert not settle({"family": "vae", "data": {"path": "x"}}).data.pairs
     data = prepared(people / "pairs_aligned", tmp_path, pairs=True, image_size=0)
     pix2pix.build(pix2pix.Config(), data.spec)
+    assert "pairs side by side" in data.meta["remarks"][0]
     rows = [int(Path(name).stem) for name in data.names("train")]
     first = np.asarray(pic(960 + rows[0])).transpose(2, 0, 1)
     np.testing.assert_array_equal(data.sources("train")[0], first)

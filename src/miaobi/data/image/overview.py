@@ -29,27 +29,29 @@ def summary(source: str, meta: Mapping[str, Any]) -> list[str]:
     splits = " / ".join(
         f"{name} {split['count']:,}" for name, split in meta["splits"].items()
     )
-    left_out = sum(
-        (
-            meta["left_out_of_train"],
-            meta["problems"]["count"],
-        )
-    )
+    problems = meta["problems"]["count"]
     used = sum(split["count"] for split in meta["splits"].values())
     classes = len(meta["classes"])
     copies = meta["duplicates"]
     count = meta.get("pictures", used)
-    remarks = meta.get("remarks", [])
+    remarks = list(meta.get("remarks", []))
+    if meta["left_out_of_train"]:
+        remarks.append(
+            say(
+                f"left out of training, since they look like held-out ones: {meta['left_out_of_train']:,}",
+                f"因与留出图片相似而不用于训练：{meta['left_out_of_train']:,}",
+            )
+        )
     first = say(
         f"{readable(source)}: {count:,} pictures, {classes} classes, {copies:,} copies, "
-        f"{meta['near_duplicates']:,} that look alike; {splits}; problems: {left_out:,}",
+        f"{meta['near_duplicates']:,} that look alike; {splits}; problems: {problems:,}",
         f"{readable(source)}：{count:,} 张图片，{classes} 个类别，{copies:,} 张重复，"
-        f"{meta['near_duplicates']:,} 张近似；{splits}；问题：{left_out:,}",
+        f"{meta['near_duplicates']:,} 张近似；{splits}；问题：{problems:,}",
     )
     texts = [first]
     if remarks:
         texts[0] += say("; ", "；") + say("; ", "；").join(remarks)
-    if meta["problems"]["count"]:
+    if problems:
         example = meta["problems"]["first"][0]
         texts.append(
             say(

@@ -145,6 +145,13 @@ def remarks(config: Config) -> list[str]:
     used = set[Path]()
     if kind == "pairs":
         notes = pairs.remarks(path)
+    elif kind == "side-by-side":
+        notes.append(
+            say(
+                "pairs side by side: the left half is the source, the right half the target",
+                "左右拼接的成对图片：左半为源图，右半为目标",
+            )
+        )
     elif kind == "folder":
         notes = folders.remarks(content)
         by_key = metadata.pictures_by_key(content)
