@@ -247,3 +247,23 @@ def test_any_records_as_text(
             document.training_text().encode()
     except BadInput as error:
         assert str(path) in str(error)  # noqa: PT017 - they may also be read
+
+
+def test_white_space_and_number_forms_of_labels_are_one_label_and_told(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"text": f"fine {number}", "label": label}
+        for number, label in enumerate((" good", "good", "good\t", 1, 1.0, "bad"))
+    ]
+    path = written(tmp_path, "a.jsonl", as_jsonl(rows))
+    read = prepared(tmp_path, "text-classification", path, strict=True)
+    labels = [example.columns["label"] for example in read.examples]
+    assert labels == ["good", "good", "good", "1", "1", "bad"]
+    assert read.relabelled == {
+        "' good' → 'good'": 1,
+        "'good\\t' → 'good'": 1,
+        "1.0 → '1'": 1,
+    }
+    [manifest] = tmp_path.rglob("examples.json")
+    assert json.loads(manifest.read_text())["relabelled"] == read.relabelled

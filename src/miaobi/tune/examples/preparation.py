@@ -93,6 +93,8 @@ def _fingerprint(config: Config, task: Task, head: Any, records: Records) -> str
     if records.unused or records.problem_count:
         # Of the same examples, another file may have left other things out.
         header.append([records.unused, records.problem_count])
+    if records.relabelled:
+        header.append(records.relabelled)
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for example, split in zip(records.examples, records.source_splits, strict=True):
         digest.update(f"{split}{canonical_json(example.columns)}".encode())
@@ -133,6 +135,7 @@ def _write(folder: Path, config: Config, task: Task, records: Records) -> None:
         "leaks": len(leaks),
         "problems": {"count": records.problem_count, "first": records.problems},
         "unused": dict(records.unused.most_common()),
+        "relabelled": dict(records.relabelled.most_common()),
         "config": asdict(replace(config, mix={})),
     }
     write(folder, _in_fair_order(examples, questions, splits), facts)

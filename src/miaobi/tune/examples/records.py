@@ -43,6 +43,8 @@ class Records:
     """The first of them, with location and reason."""
     unused: Counter[str] = field(default_factory=Counter)
     """Records by a key of theirs that the task made nothing of."""
+    relabelled: Counter[str] = field(default_factory=Counter)
+    """Records by what became of their label, where it is not as it was written."""
 
     def add_problem(self, problem: str) -> None:
         """Count a record that was left out, and keep its reason."""
@@ -109,6 +111,10 @@ def _read_source(
             continue
         records.examples.append(example)
         records.unused.update(example.unused)
+        written = record.get(config.columns.get("label", "label"))
+        label = example.columns.get("label")
+        if isinstance(label, str) and written is not None and str(written) != label:
+            records.relabelled[f"{written!r} → {label!r}"] += 1
         records.source_splits.append(split)
         count = len(records.examples)
         if count % PROGRESS_EVERY == 0:

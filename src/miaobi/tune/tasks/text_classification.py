@@ -109,7 +109,9 @@ def _text(record: Record) -> str:
 
 def _label(label: Any, config: Config) -> Any:
     if config.problem == "multi" and isinstance(label, list | tuple):
-        return sorted({str(item) for item in label})
+        return sorted({_name(item) for item in label})
+    if isinstance(label, str):
+        label = label.strip()
     if label in UNLABELLED or (isinstance(label, float) and math.isnan(label)):
         raise Unusable(say("no label.", "缺少 label。"), EXAMPLE)
     if config.problem == "multi":
@@ -133,7 +135,16 @@ def _label(label: Any, config: Config) -> Any:
                 "若每段文本有多个标签，请将 head.problem 设为 multi。",
             ),
         )
-    return str(label)
+    return _name(label)
+
+
+def _name(label: Any) -> str:
+    """Return a label's name: without the white space around it, and one name for a
+    number however it is written (1 and 1.0, as tables with gaps have them).
+    """
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label).strip()
 
 
 def _number(label: Any) -> float:

@@ -139,6 +139,10 @@ class Work:
         if unused:
             keys = counted(unused, UNUSED_LISTED)
             notes.append(say(f"keys not used: {keys}", f"未用的键：{keys}"))
+        relabelled = self.data.spec.get("relabelled", {})
+        if relabelled:
+            labels = counted(relabelled, UNUSED_LISTED)
+            notes.append(say(f"labels read as: {labels}", f"标签读作：{labels}"))
         if self.fit.unwritten:
             keys = counted(self.fit.unwritten, UNUSED_LISTED)
             notes.append(
