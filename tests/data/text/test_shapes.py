@@ -584,3 +584,10 @@ def test_inspect_names_what_only_chat_reads(tmp_path: Path) -> None:
     content: Any = data.inspect(written(tmp_path, {"messages": turns, "tools": [TOOL]}))
     assert content.unused == {}
     assert content.only_chat == {"messages[].reasoning_content": 1, "tools": 1}
+
+
+def test_a_column_without_a_name_is_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "index.csv"
+    path.write_text(",prompt,completion\n0,q,a\n", encoding="utf-8")
+    content: Any = data.inspect(path)
+    assert content.unused == {'""': 1}

@@ -72,7 +72,7 @@ def read(
     separator: str | None = None,
     strict: bool = True,
     report: Report = raise_problem,
-    judged: bool = False,
+    include_judged: bool = False,
     encoding: str = "",
 ) -> Iterator[Document]:
     """Yield the documents of a file, or of every text file in a folder, in the order of
@@ -86,7 +86,7 @@ def read(
         strict: raise at the first problem. Otherwise the rest is read and each problem
             goes to `report`
         report: called with each Problem when not strict
-        judged: yield also what only fine-tuning may learn (a rejected answer, a turn of
+        include_judged: yield also what only fine-tuning may learn (a rejected answer, a turn of
             weight 0), which is a problem otherwise
         encoding: of the files, where they are not UTF-8 and it cannot be told
 
@@ -107,7 +107,7 @@ def read(
             text_column=text_column,
             separator=separator,
             report=raise_problem if strict else keep_first,
-            judged=judged,
+            include_judged=include_judged,
             encoding=encoding,
         ):
             is_empty = False
@@ -201,7 +201,7 @@ def read_file(
     text_column: str | None = None,
     separator: str | None = None,
     report: Report = raise_problem,
-    judged: bool = False,
+    include_judged: bool = False,
     encoding: str = "",
 ) -> Iterator[Document]:
     """Yield the documents of one file; the arguments are those of `read`."""
@@ -213,7 +213,7 @@ def read_file(
         meta = {"file": str(path), "line": line}
         try:
             document = to_document(record, text_column, meta)
-            if not judged:
+            if not include_judged:
                 check_not_judged(document)
                 _check_not_weighted(document)
         except Unusable as error:

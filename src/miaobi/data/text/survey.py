@@ -107,7 +107,7 @@ def inspect(
         separator=unescaped(separator),
         strict=strict,
         report=counts.add_problem,
-        judged=True,
+        include_judged=True,
         encoding=encoding,
     )
     text = ""

@@ -99,8 +99,8 @@ def _base_and_data(step: Mapping[str, Any]) -> dict[str, Any]:
             f"训练 {train}，验证 {validation}，测试 {test}",
         ),
         say("Left out", "略去"): say(
-            f"{duplicates} duplicates, {unusable} unusable, {left_out} with a label of their own",
-            f"重复 {duplicates}，不可用 {unusable}，标签仅出现一次 {left_out}",
+            f"{duplicates} duplicates, {unusable} unusable, {left_out} with a label of their own or beyond the base",
+            f"重复 {duplicates}，不可用 {unusable}，标签仅出现一次或基础模型无法学习 {left_out}",
         ),
         say("Questions with several answers", "答案不一的提问"): data["contradictions"],
     }

@@ -180,7 +180,7 @@ def conversation(record: Record) -> Conversation:
     record = Record.of(record)
     shape = shape_of(record)
     if shape in ("preference", "thumbs"):
-        raise judged(record, shape)
+        raise judgement_error(record, shape)
     if shape == "text":
         raise Unusable(
             say("a plain text has no turns.", "纯文本没有对话轮次。"),
@@ -205,7 +205,7 @@ def _turns(record: Record) -> list[Message]:
     return [*history(record), *_exchange(record)]
 
 
-def judged(record: Record, shape: str) -> Unusable:
+def judgement_error(record: Record, shape: str) -> Unusable:
     """Return the error of answers that people judged, where answers are only taught."""
     if shape == "thumbs":
         key = thumb_key(record)

@@ -72,7 +72,7 @@ def pair(record: Record) -> Pair | None:
         return None
     chosen = _whole(question, chosen, "chosen")
     rejected = _whole(question, rejected, "rejected")
-    turns, chosen_text, rejected_text = _parted(chosen, rejected)
+    turns, chosen_text, rejected_text = _split_apart(chosen, rejected)
     if chosen_text.strip() == rejected_text.strip():
         raise _same()
     if not turns:
@@ -153,7 +153,7 @@ def _three(record: Record) -> tuple[list[Message], list[Message], list[Message]]
     chosen_key = record.first(CHOSEN)
     rejected = _turns_under(record, rejected_key)
     if chosen_key:
-        return _asked(record), _turns_under(record, chosen_key), rejected
+        return _question_turns(record), _turns_under(record, chosen_key), rejected
     # ms-swift: the conversation ends with the chosen answer.
     key = layouts.turns_key(record)
     if key:
@@ -168,10 +168,10 @@ def _three(record: Record) -> tuple[list[Message], list[Message], list[Message]]
             ),
             EXAMPLE,
         )
-    return _asked(record), layouts.answer_of(record, keys[1]), rejected
+    return _question_turns(record), layouts.answer_of(record, keys[1]), rejected
 
 
-def _asked(record: Record) -> list[Message]:
+def _question_turns(record: Record) -> list[Message]:
     """Return the turns of the question that stands beside the answers; [] for none."""
     key = layouts.turns_key(record)
     if key:
@@ -248,7 +248,7 @@ def _said(message: Message) -> tuple[str, str]:
     return message["role"], message["content"].strip()
 
 
-def _parted(
+def _split_apart(
     chosen: Sequence[Message], rejected: Sequence[Message]
 ) -> tuple[list[Message], str, str]:
     """Return (the turns before two conversations part, the answer of each)."""

@@ -10,6 +10,9 @@ from typing import Any
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
 
+NAMELESS = '""'
+"""How a column without a name is named (pandas' index)."""
+
 
 class Unusable(Exception):
     """A record that holds nothing to learn from: what is wrong, and the remedy."""
@@ -93,7 +96,7 @@ class Record(Mapping[str, Any]):
     def unused(self) -> set[str]:
         """Return the names of keys that hold something and were not read."""
         names = {
-            f"{self._path}{key}"
+            f"{self._path}{key}" or NAMELESS
             for key in self._values
             if key not in self._used and self.holds(key)
         }

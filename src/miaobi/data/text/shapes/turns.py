@@ -51,7 +51,7 @@ WEIGHT_KEYS = ("weight", "loss", "loss_scale", "train")
 """Whether a turn is learned: OpenAI's name of it, ms-swift's, and Axolotl's."""
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 WEIGHTS = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}
-KEPT_KEYS = ("name", "tool_call_id")
+PLAIN_KEYS = ("name", "tool_call_id")
 EXAMPLE = '{"role": "user", "content": "..."} or {"from": "human", "value": "..."}'
 
 
@@ -119,7 +119,7 @@ def message_of(turn: Any) -> Message:
     }
     if calls:
         message["tool_calls"] = calls
-    for key in KEPT_KEYS:
+    for key in PLAIN_KEYS:
         if record.holds(key):
             message[key] = record[key]
     if role == "assistant":
@@ -131,8 +131,8 @@ def message_of(turn: Any) -> Message:
 def _role_of(record: Record) -> str:
     key = record.first(ROLE_KEYS)
     role = record[key] if key else None
-    known = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
-    if known is None:
+    role_name = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    if role_name is None:
         raise Unusable(
             say(
                 f"a turn has the role {role!r}. {nearest(str(role), ROLES)}",
@@ -140,7 +140,7 @@ def _role_of(record: Record) -> str:
             ),
             say(f"Write {EXAMPLE}.", f"请写成 {EXAMPLE}。"),
         )
-    return known
+    return role_name
 
 
 def _is_call_of_sharegpt(record: Record) -> bool:
