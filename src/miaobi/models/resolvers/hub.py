@@ -117,7 +117,7 @@ def _snapshot(
         )
     except Exception as error:
         setting = os.environ.get("HF_HUB_OFFLINE", "").lower()
-        reason = str(error).splitlines()[0]
+        reason = str(error).strip().removesuffix(".")
         if setting in ("1", "true", "yes", "on"):
             reason = say(
                 "the network is switched off by HF_HUB_OFFLINE, and it is not in the local cache",
