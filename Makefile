@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 FILES := OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 QUICK := tests/core tests/data tests/nn tests/provenance tests/surface/test_layers.py tests/surface/test_cli.py
 
-.PHONY: help install quickstart check test test-slow lint format docs bench lock clean
+.PHONY: help install quickstart check test test-slow clients lint format docs bench lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -37,6 +37,14 @@ test: $(STAMP)   ## all tests but the slow ones
 test-slow: $(STAMP) ## the slower checks; property tests draw new examples
 	$(PYTEST) -m slow --timeout 1800 --hypothesis-profile=random
 	$(PYTEST) -m "not slow" --hypothesis-profile=random $$(grep -rl --include='test_*.py' '^from hypothesis' tests)
+
+# Each in an environment of its own: they disagree about what they need.
+CLIENTS := $(HOME)/.cache/miaobi-tests/clients
+clients:         ## client libraries that tests/clients/test_structured.py runs
+	@while read -r name packages; do echo "$$name"; \
+	 $(PYTHON) -m venv $(CLIENTS)/$$name && \
+	 $(CLIENTS)/$$name/bin/python -m pip install --quiet --disable-pip-version-check $$packages || exit 1; \
+	 done < tests/clients/clients.txt
 
 lint: $(STAMP)   ## format, style and types
 	$(BIN)/ruff format --check src tests bench docs

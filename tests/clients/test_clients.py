@@ -7,15 +7,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from tests.clients.server import serving
 from tests.conftest import SHARED
 from tests.serve.live import wait_until
 
@@ -32,39 +30,8 @@ def url(
     for name in ("smollm2", "use-multilingual"):
         pack(name)
     home = tmp_path_factory.mktemp("served")
-    for name in ("packs", "converted"):
-        (home / name).symlink_to(SHARED / name)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (home / "log").open("w")
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "miaobi.cli",
-            "serve",
-            "--port",
-            str(port),
-            "--no-studio",
-        ],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "MIAOBI_HOME": str(home)},
-    )
-    try:
-        for _ in range(600):
-            assert process.poll() is None, (home / "log").read_text()
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(60)
-        log.close()
+    with serving(home) as url:
+        yield url
 
 
 def run(*command: str, cwd: Path = HERE) -> list[str]:

@@ -110,10 +110,10 @@ class Abilities:
         return set(values) <= self.controls
 
     def joined(self, other: Abilities) -> Abilities:
-        """Return what one of two engines can do, control by control."""
+        """Return what one of two engines can do; what neither can, this one names."""
         checks: dict[str, Callable[[Any], None]] = {}
         for name in set(self.checks) | set(other.checks):
-            owners = [it for it in (self, other) if name in it.controls]
+            owners = [it for it in (other, self) if name in it.controls]
             if all(name in owner.checks for owner in owners):
                 checks[name] = either(*(owner.checks[name] for owner in owners))
         return Abilities(self.controls | other.controls, checks=checks)

@@ -64,7 +64,9 @@ def request_of(
         extra["tools"] = kit.tools
     if kit.schema is not None:
         extra["json_schema"] = kit.schema
-        _check_schema(model, kit.schema)
+    schema = kit.schema or controls.get("json_schema")
+    if schema is not None:
+        _check_schema(model, schema)
     if pictures and "image" not in offered:
         raise Unsupported(
             say(f"{model.name} reads no pictures.", f"{model.name} 不能读取图片。"),
@@ -98,7 +100,7 @@ def request_of(
 
 
 def _check_schema(model: Model, schema: Mapping[str, Any]) -> None:
-    """Raise what the engine says of a schema of ours, as the client wrote it."""
+    """Raise what the engine says of a schema, in terms of what the client wrote."""
     try:
         model.engine.abilities.check("json_schema", schema)
     except (Unsupported, BadInput) as error:

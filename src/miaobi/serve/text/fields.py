@@ -197,6 +197,8 @@ class ToolCall(Closed):
     id: str
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = None
+    """As clients send back that put a stream together."""
 
 
 class Message(Closed):
