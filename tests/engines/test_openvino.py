@@ -18,7 +18,7 @@ import pytest
 from tests.engines.small import small_gguf
 
 from miaobi.core.engine import Weights
-from miaobi.core.errors import Unsupported
+from miaobi.core.errors import EngineDied, Unsupported
 from miaobi.core.requests import TextRequest
 from miaobi.engines import openvino
 from miaobi.engines.openvino.engine import OpenVinoEngine
@@ -57,7 +57,7 @@ def test_a_death_fails_what_runs_and_nothing_after(engine: OpenVinoEngine) -> No
             if chunk.text:
                 os.kill(engine.process_id, signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match="ended \\(-9\\)"):
+    with pytest.raises(EngineDied, match="ended \\(-9\\)"):
         asyncio.run(kill_during_an_answer())
     assert answer(engine) == before
 

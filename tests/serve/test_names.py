@@ -12,7 +12,7 @@ import pytest
 
 from miaobi.core import bundle
 from miaobi.core.bundle import Manifest
-from miaobi.core.errors import BadInput, NotFound
+from miaobi.core.errors import BadInput, Damaged, NotFound
 from miaobi.core.store import Store
 from miaobi.serve.names import Names
 from miaobi.serve.settings import Settings
@@ -128,3 +128,18 @@ def test_facts(tmp_path: Path) -> None:
         facts["parents"],
     ) == ("poet", "model", "local", "text", ["smollm2"])
     assert facts["created"] > 1_700_000_000 and str(tmp_path) not in json.dumps(facts)
+
+
+def test_a_damaged_model_is_told_at_the_start(tmp_path: Path) -> None:
+    add("poet", tmp_path)
+    add("whole", tmp_path)
+    version = Store().resolve("poet")
+    assert isinstance(version.location, Path)
+    (version.location / "miaobi.json").write_text("{", encoding="utf-8")
+    names = Names(Settings())
+    assert names.names() == ["whole"]
+    [problem] = names.damaged()
+    assert problem.startswith("poet: ")
+    assert "miaobi.json" in problem
+    with pytest.raises(Damaged):
+        names.find("poet")

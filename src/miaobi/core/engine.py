@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.bundle import Manifest
-from miaobi.core.errors import BadInput, MiaobiError, Unsupported
+from miaobi.core.errors import ContextExceeded, MiaobiError, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, recorded
 from miaobi.core.storage import local
@@ -219,9 +219,9 @@ class Scorer(Protocol):
         ...
 
 
-def context_error(prompt_tokens: int, context_length: int) -> BadInput:
+def context_error(prompt_tokens: int, context_length: int) -> ContextExceeded:
     """Return the error for a prompt that leaves no context for an answer."""
-    return BadInput(
+    return ContextExceeded(
         say(
             f"The prompt has {prompt_tokens} tokens; this model's context holds {context_length}, the answer included.",
             f"提示共 {prompt_tokens} 个词元；此模型的上下文（含回答）只能容纳 {context_length} 个。",

@@ -38,6 +38,12 @@ class BadInput(MiaobiError, ValueError):
     code, exit_code = "bad_input", 65
 
 
+class ContextExceeded(BadInput):
+    """A prompt that leaves no room for an answer in the model's context."""
+
+    code = "context_length_exceeded"
+
+
 class NotFound(MiaobiError, LookupError):
     """A name or path that leads nowhere."""
 
@@ -66,6 +72,12 @@ class Conflict(MiaobiError):
     """Somebody else holds it, or it exists already."""
 
     code, exit_code = "conflict", 75
+
+
+class EngineDied(MiaobiError, RuntimeError):
+    """The process that runs a model ended while it answered."""
+
+    code, exit_code = "engine_died", 70
 
 
 class Damaged(MiaobiError):

@@ -1,8 +1,8 @@
 """The application: middleware around routes, one file a group of them (routes/), listed
 in the registry.
 
-Order of a request: logged (id, log line) -> guard (headers, host, key) -> bodies (size,
-    type, depth; a client that leaves) -> route -> admission (rate, slot) -> pool ->
+Order of a request: logged (id, log line) -> paths (slashes, HEAD) -> guard (headers,
+    host, key) -> bodies (size, type, depth; a client that leaves) -> route -> admission (rate, slot) -> pool ->
     engine -> published answer.
 """
 
@@ -24,6 +24,7 @@ from miaobi.serve.description import ERRORS, describe
 from miaobi.serve.guard import Guard
 from miaobi.serve.logs import Logged
 from miaobi.serve.mounts import pages
+from miaobi.serve.paths import Paths
 from miaobi.serve.periodic import Runner
 from miaobi.serve.routes import routes
 from miaobi.serve.services import Services
@@ -35,6 +36,7 @@ def layers(services: Services, telemetry: Telemetry | None) -> list[Middleware]:
     return [
         Middleware(Logged, meters=services.admission.meters),
         *([Middleware(Traced, telemetry=telemetry)] if telemetry else []),
+        Middleware(Paths, mounted=tuple(f"/{name}" for name in pages.names())),
         Middleware(Guard, services=services),
         Middleware(Bodies, settings=services.settings),
     ]
@@ -66,6 +68,7 @@ def create_app(services: Services, telemetry: Telemetry | None = None) -> FastAP
         middleware=layers(services, telemetry),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses=ERRORS,
     )
     app.state.services = services

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import zlib
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +35,8 @@ FORMS = re.compile(r"/studio/login")
 """The one page with a form of its own; the guard has checked where it comes from."""
 FORM = 1 << 20
 """Bytes of a form beside its file."""
+WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""Compressions of JSON, by their names in Content-Encoding, as zlib numbers them."""
 TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -52,14 +55,16 @@ class Bodies:
             return
         try:
             kind = self._kind(scope)
-            incoming = _Incoming(receive, self._largest(scope, kind), self.settings)
+            encoding = _encoding(scope, kind)
+            largest = self._largest(scope, kind)
+            incoming = _Incoming(receive, largest, self.settings)
             incoming.check(int(_header(scope, b"content-length") or 0))
             if kind != "application/json" and STREAMED.fullmatch(scope["path"]):
                 await self.app(scope, incoming.receive, send)
                 return
             source: Receive = incoming.receive
             if kind == "application/json":
-                body = await incoming.whole()
+                body = decompressed(await incoming.whole(), encoding, largest)
                 check_depth(body, self.settings.limits.json_depth)
                 if self.settings.log_prompts:
                     log.info(
@@ -148,14 +153,7 @@ class _Incoming:
 
     def check(self, size: int) -> None:
         if size > self._largest:
-            raise HTTPException(
-                413,
-                say(
-                    f"The body has more than {self._largest} bytes, the most that is read here.",
-                    f"请求体超过上限 {self._largest} 字节。",
-                ),
-                headers={"Connection": "close"},
-            )
+            raise _too_large(self._largest)
 
     async def receive(self) -> Message:
         allowed = self._limits.body_seconds + self._came / self._limits.body_rate
@@ -186,6 +184,65 @@ class _Incoming:
             parts.append(message.get("body", b""))
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+def _too_large(largest: int) -> HTTPException:
+    return HTTPException(
+        413,
+        say(
+            f"The body has more than {largest} bytes, the most that is read here.",
+            f"请求体超过上限 {largest} 字节。",
+        ),
+        headers={"Connection": "close"},
+    )
+
+
+def _encoding(scope: Scope, kind: str) -> str:
+    """The compression of the body, empty for none. Raises ApiError 415 for one that is
+    not read; only JSON is read compressed.
+    """
+    encoding = _header(scope, b"content-encoding").strip().lower()
+    if encoding in ("", "identity"):
+        return ""
+    if encoding in WINDOW_BITS and kind == "application/json":
+        return encoding
+    raise ApiError(
+        415,
+        say(
+            f"The body is compressed as {encoding[:80]!r}; send JSON as it is, or as "
+            "gzip or deflate.",
+            f"请求体的压缩方式为 {encoding[:80]!r}；请直接发送 JSON，或使用 gzip 或 deflate。",
+        ),
+        code="unsupported_media_type",
+        headers={"Accept-Encoding": "gzip, deflate", "Connection": "close"},
+    )
+
+
+def decompressed(body: bytes, encoding: str, largest: int) -> bytes:
+    """Return a body as it was before it was compressed.
+
+    Raises HTTPException 413 for more than `largest` bytes, before these are in memory;
+    ApiError 400 for bytes that are not what they are said to be.
+    """
+    if not encoding:
+        return body
+    stream = zlib.decompressobj(WINDOW_BITS[encoding])
+    try:
+        whole = stream.decompress(body, largest + 1)
+    except zlib.error:
+        whole, stream = b"", zlib.decompressobj()
+    if len(whole) > largest:
+        raise _too_large(largest)
+    if not stream.eof:
+        raise ApiError(
+            400,
+            say(
+                f"The body is not {encoding}, as Content-Encoding says.",
+                f"请求体不是 Content-Encoding 所说的 {encoding}。",
+            ),
+            code="bad_encoding",
+        )
+    return whole
 
 
 def check_depth(body: bytes, deepest: int) -> None:

@@ -4,7 +4,9 @@ nothing heavy before it is called.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from miaobi.serve.names import Names
     from miaobi.serve.settings import Settings
 
+ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?",
+    re.IGNORECASE,
+)
+"""RFC 6454, 6.2."""
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -29,6 +36,7 @@ def serve(
     port: Annotated[int, Field(ge=0, le=65_535)] | None = None,
     api_key_file: Path | None = None,
     allow_host: tuple[str, ...] = (),
+    allow_origin: tuple[str, ...] = (),
     memory_gb: Annotated[float, Field(ge=0)] = 0,
     streams: Annotated[int, Field(ge=1)] = 16,
     queue: Annotated[int, Field(ge=0)] = 64,
@@ -53,6 +61,8 @@ def serve(
             `miaobi keys create`
         allow_host: another name of this server beside its address, as behind a proxy;
             may be given several times
+        allow_origin: a page of your own that may ask this server from a browser, as
+            https://app.example.org; may be given several times
         memory_gb: memory for opened models together, 0 for half of what is free
         streams: answers of one model made at the same time
         queue: requests that may wait for a slot; the next one is refused with
@@ -77,6 +87,7 @@ def serve(
         models=model,
         api_keys=keys_of(api_key_file),
         hosts=allow_host,
+        origins=tuple(map(_origin, allow_origin)),
         memory_bytes=int(memory_gb * 1e9),
         streams=streams,
         queue=queue,
@@ -106,6 +117,8 @@ def run(settings: Settings, names: Names) -> None:
     at = listening.bind(settings)
     logs.configure(settings.log_level)
     print(greeting(settings, at.getsockname()[1], names.names()), flush=True)
+    for problem in names.damaged():
+        logging.getLogger("miaobi.serve").error("%s", problem)
     listening.listen(
         Services(settings, build_pool(settings, names), Admission(settings)), at
     )
@@ -202,6 +215,26 @@ def _port(option: int | None) -> int:
             ),
         )
     return int(word)
+
+
+def _origin(option: str) -> str:
+    """Return an origin as browsers send it: scheme, host and port, in lower case."""
+    if not ORIGIN.fullmatch(option):
+        raise BadInput(
+            say(
+                f"--allow-origin is {option!r}, which is no origin of a page.",
+                f"--allow-origin 为 {option!r}，不是网页的来源。",
+            ),
+            say(
+                "Give scheme, host and port as the browser shows them, such as "
+                "https://app.example.org or http://localhost:5173. * would let every "
+                "page that you visit ask this server.",
+                "请按浏览器显示的形式给出协议、主机与端口，如 https://app.example.org 或 "
+                "http://localhost:5173。* 会让您访问的任何网页都能使用此服务器。",
+            ),
+            field="allow_origin",
+        )
+    return option.lower()
 
 
 def _level(option: str) -> str:

@@ -17,18 +17,21 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from miaobi.core.errors import (
     BadInput,
     Conflict,
     Damaged,
     DoesNotFit,
+    EngineDied,
     MiaobiError,
     MissingPart,
     NotFound,
     Unsupported,
 )
 from miaobi.core.language import say
+from miaobi.serve.validation import meant
 
 log = logging.getLogger("miaobi.serve")
 
@@ -37,6 +40,7 @@ TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
     408: "timeout_error",
     409: "conflict_error",
     413: "invalid_request_error",
@@ -54,7 +58,8 @@ STATUS: dict[type[MiaobiError], int] = {
     BadInput: 400,
     Conflict: 409,
     DoesNotFit: 503,
-    Damaged: 503,
+    Damaged: 500,
+    EngineDied: 500,
     MissingPart: 501,
 }
 
@@ -72,7 +77,9 @@ LOCAL_DETAIL = re.compile(
     r"]+)+[/\\]([^\s/\\'\"<>:;,，；：。]+)|<[^<>]* at "
     r"0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{6,}\b"
 )
-"""A path of this machine (its last part is kept), an object's repr, an address in memory."""
+"""A path of this machine (its last part is kept), an object's repr, an address in
+memory. What follows # is a JSON pointer.
+"""
 
 
 def without_paths(text: str) -> str:
@@ -159,15 +166,39 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    """Name the first field that cannot be used, and why."""
-    first: Mapping[str, Any] = error.errors()[0]
-    where = ".".join(str(part) for part in first.get("loc", ()) if part != "body")
-    message = str(first.get("msg", "")).removeprefix("Value error, ")
+    """Name the field that cannot be used, and why."""
+    misfit = meant(error.errors(), error.body)
+    where = ".".join(misfit.keys)
     return ApiError(
         400,
-        f"{where}: {message}" if where else message,
-        code=str(first.get("type", "")),
+        f"{where}: {misfit.message}" if where else misfit.message,
+        code=misfit.code,
         param=where or None,
+    )
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods that the request's path is answered for."""
+    methods = list[str]()
+    for method in ("DELETE", "GET", "PATCH", "POST", "PUT"):
+        scope = {**request.scope, "method": method}
+        matches = [route.matches(scope)[0] for route in request.app.routes]
+        if Match.FULL in matches:
+            methods += ["GET", "HEAD"] if method == "GET" else [method]
+    return methods
+
+
+def _wrong_method(request: Request) -> ApiError:
+    allowed = ", ".join(_methods(request))
+    path = request.url.path[:200]
+    return ApiError(
+        405,
+        say(
+            f"{path} takes {allowed}, not {request.method}.",
+            f"{path} 支持 {allowed}，不支持 {request.method}。",
+        ),
+        code="method_not_allowed",
+        headers={"Allow": allowed},
     )
 
 
@@ -188,6 +219,8 @@ def answer_of(request: Request, error: Exception) -> ApiError:
     """Return the answer to any error of a request, the framework's own included."""
     if isinstance(error, RequestValidationError):
         return _from_validation(error)
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return _wrong_method(request)
     if isinstance(error, HTTPException):
         return ApiError(
             error.status_code, _detail(request, error), headers=error.headers

@@ -9,7 +9,8 @@ parsed and not queued.
 - Host: one, well formed. On a server of this machine alone, one of its own names, so
   that a page whose name was rebound to 127.0.0.1 reaches nothing.
 - Pages of other sites: a request that could change something and comes from elsewhere
-  (Origin, Sec-Fetch-Site) is refused; no answer carries CORS headers.
+  (Origin, Sec-Fetch-Site) is refused. Answers carry CORS headers for the origins of
+  --allow-origin alone, without credentials: such a page sends a key, never a cookie.
 - Keys: on every path but those in OPEN.
 """
 
@@ -20,8 +21,9 @@ from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 
-from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from miaobi.core.language import say
 from miaobi.serve.callers import Caller
@@ -47,6 +49,13 @@ HOST = re.compile(
     r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?\.?)(?::[0-9]{1,5})?"
 )
 INSIDE = "miaobi.caller"
+PREFLIGHT = {
+    "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
+    "access-control-allow-headers": "*, authorization",
+    "access-control-max-age": "600",
+}
+"""What a page may send (Fetch standard, 3.2): * does not cover Authorization."""
+EXPOSED = "x-request-id, retry-after"
 
 
 def inside(app: ASGIApp, caller: Caller) -> ASGIApp:
@@ -77,7 +86,13 @@ class Guard:
             try:
                 headers = self._headers(scope)
                 self._host(headers)
-                self._origin(scope, headers)
+                if self._shares(scope, headers):
+                    send = _readable_by(headers["origin"], send)
+                    if _is_preflight(scope, headers):
+                        await Response(None, 204, PREFLIGHT)(scope, receive, send)
+                        return
+                else:
+                    self._origin(scope, headers)
                 scope["state"]["caller"] = await self._caller(scope, headers)
             except ApiError as error:
                 answer = self._login(scope) if error.status == 401 else None
@@ -150,6 +165,14 @@ class Guard:
                 code="bad_host",
             )
 
+    def _shares(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        """Whether the request comes from a page that the operator allowed; never to the
+        studio, whose cookie browsers would send along.
+        """
+        allowed = self.services.settings.origins
+        origin = headers.get("origin", "").lower()
+        return origin in allowed and not STUDIO.fullmatch(scope["path"])
+
     def _origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Refuse what a page of another site sends in a visitor's name. Programs send
         neither header.
@@ -168,8 +191,9 @@ class Guard:
             raise ApiError(
                 403,
                 say(
-                    "A page of another site may not send requests here.",
-                    "不接受来自其他网站页面的请求。",
+                    "A page of another site may not send requests here; one of your "
+                    "own may, with --allow-origin ORIGIN.",
+                    "不接受来自其他网站页面的请求；如是您自己的页面，请用 --allow-origin 来源 启动。",
                 ),
                 code="cross_site",
             )
@@ -205,6 +229,25 @@ class Guard:
         ):
             return RedirectResponse("/studio/login", 303)
         return None
+
+
+def _is_preflight(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether a browser asks what a page may send."""
+    return scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+
+
+def _readable_by(origin: str, send: Send) -> Send:
+    """`send` for answers that a page of this origin may read."""
+
+    async def send_readable(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["access-control-allow-origin"] = origin
+            headers["access-control-expose-headers"] = EXPOSED
+            headers.add_vary_header("origin")
+        await send(message)
+
+    return send_readable
 
 
 def _cookie(headers: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core.engine import Weights
-from miaobi.core.errors import MiaobiError, NotFound, nearest
+from miaobi.core.errors import Damaged, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.store import NAME, Store, check_name
 from miaobi.data import packs
@@ -180,6 +180,18 @@ class Names:
                 self.find(name)
                 served_names.add(name)
         return sorted(served_names | {name for name in self._configured if "@" in name})
+
+    def damaged(self) -> list[str]:
+        """Return what is wrong with each model of the store that cannot be served."""
+        problems = list[str]()
+        for name in filter(self._served, Store().names()):
+            try:
+                self.find(name)
+            except Damaged as error:
+                problems.append(f"{name}: {error.problem} {error.remedy}".strip())
+            except MiaobiError:  # a name without a version yet
+                continue
+        return problems
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return the object of a model in /v1/models. Raise NotFound."""

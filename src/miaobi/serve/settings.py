@@ -48,6 +48,8 @@ class Settings:
     """Keys from a file or $MIAOBI_API_KEY, beside those in the database (miaobi keys create)."""
     hosts: tuple[str, ...] = ()
     """Names that this server is called by beside its own address, as behind a proxy."""
+    origins: tuple[str, ...] = ()
+    """Origins of pages, in lower case, that may ask this server from a browser."""
     database_url: str = ""
     """Empty: SQLite under $MIAOBI_HOME."""
     memory_bytes: int = 0

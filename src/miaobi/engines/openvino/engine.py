@@ -23,7 +23,7 @@ from miaobi.core.engine import (
     no_chat_error,
     with_tools,
 )
-from miaobi.core.errors import Unsupported
+from miaobi.core.errors import EngineDied, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.openvino.process import Job, PipelineProcess
@@ -222,6 +222,8 @@ class OpenVinoEngine:
                     continue
                 if event == "too long":
                     raise context_error(value, self.context_length)
+                if event == "died":
+                    raise _died(self.name, value)
                 if event == "error":
                     raise RuntimeError(value)
                 for job in waiting:
@@ -404,6 +406,19 @@ def _offered_only(name: str, when: str) -> Unsupported:
         say(
             "Change it, or choose another engine with --engine.",
             "请修改，或用 --engine 换一个引擎。",
+        ),
+    )
+
+
+def _died(name: str, reason: str) -> EngineDied:
+    return EngineDied(
+        say(
+            f"The engine of {name} died during the answer: {reason}.",
+            f"{name} 的引擎在回答时意外终止：{reason}。",
+        ),
+        say(
+            "It is started again for the next request; send this one again.",
+            "下一次请求会重新启动它；请重新发送此请求。",
         ),
     )
 

@@ -24,7 +24,7 @@ from miaobi.models.control_tokens import Prompt
 CLOSE_SECONDS = 10
 """How long a process that was asked to end may take over its last step."""
 
-LAST_EVENTS = ("end", "error", "too long")
+LAST_EVENTS = ("end", "error", "died", "too long")
 """Events that no other follows."""
 
 
@@ -138,7 +138,7 @@ class PipelineProcess:
         )
         if self.ended:
             # The reader has notified only the jobs that it knew.
-            self._dispatch([[job.number, "error", self._exit_message()]])
+            self._dispatch([[job.number, "died", self._exit_message()]])
 
     def cancel(self, job: Job) -> None:
         """Free a job's slot, if it still holds one."""
@@ -160,7 +160,7 @@ class PipelineProcess:
             self._dispatch(json.loads(line))
         self.ended = True
         message = self._exit_message()
-        self._dispatch([[number, "error", message] for number in list(self._jobs)])
+        self._dispatch([[number, "died", message] for number in list(self._jobs)])
 
     def _dispatch(self, news: Sequence[Sequence[Any]]) -> None:
         """Deliver [number, event, value] to the jobs.
