@@ -397,3 +397,11 @@ def test_what_was_written_as_jsonl_is_read_back(
     )
     assert texts(path) == lines
     assert all(isinstance(document, Document) for document in files.read(path))
+
+
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "text,label,text\na,1,b\n")
+    with pytest.raises(BadInput, match=r"a\.csv:1: the header names 'text' more"):
+        texts(path)
+    path = written(tmp_path, "b.csv", "text,,\na,,\n")
+    assert texts(path) == ["a"]

@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -582,10 +583,26 @@ def csv_rows(
             continue
         if not names:
             names = [name.strip() for name in row]
+            _check_names(path, line, names)
         elif len(row) == len(names):
             yield line, dict(zip(names, row, strict=True))
         elif row:
             report(_uneven(path, line, row, len(names)))
+
+
+def _check_names(path: Location, line: int, names: list[str]) -> None:
+    """Raise BadInput for two columns of one name: only one could be read."""
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise Problem(
+            path,
+            max(line, 1),
+            say(
+                f"the header names {twice[0]!r} more than once.",
+                f"表头中 {twice[0]!r} 出现多次。",
+            ),
+            say("Give each column a name of its own.", "请为每一列取不同的名称。"),
+        ).error()
 
 
 def _broken_csv(path: Location, line: int, error: csv.Error) -> Problem:
