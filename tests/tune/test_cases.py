@@ -355,3 +355,28 @@ def test_few_examples_are_all_trained_on(
     for name, count in (("25_one", 1), ("25b_two", 2), ("25c_three", 3)):
         read = taught(tmp_path, bases["simple"], f"{name}.jsonl")
         assert len(read.rows) == count
+
+
+def classified(folder: Path, name: str, strict: bool = True) -> list[Example]:
+    task = tasks.get("text-classification")
+    config = DataConfig(str(CASES / name), validation=0.0, test=0.0, strict=strict)
+    prepared = examples.prepare(config, task, task.Config(), False, folder)
+    return examples.read_split(prepared, "train", task)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["20_bom", "20b_semicolon", "20c_newlines", "20f_utf16", "20h_index"],
+)
+def test_tables_are_read_whole(tmp_path: Path, name: str) -> None:
+    rows = classified(tmp_path, f"{name}.csv")
+    assert len(rows) == 12
+    assert {row.columns["label"] for row in rows} == {"good", "bad"}
+
+
+@pytest.mark.parametrize("name", ["26c_missing", "26g_text_list", "34_surrogate_cls"])
+def test_texts_and_labels_that_are_none_are_errors_by_line(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"{name}\.jsonl:\d+"):
+        classified(tmp_path, f"{name}.jsonl")
