@@ -195,6 +195,29 @@ def test_an_empty_prompt_is_no_error(case: Case) -> None:
     assert pieces[0][-1].finish in ("stop", "length")
 
 
+def test_token_ids_are_the_text_that_they_spell(case: Case) -> None:
+    need(case, "prompt_ids")
+    ids = small_tokenizer().encode([PROMPT])
+    of_ids = texts(case, prompt=None, prompt_ids=tuple(ids), temperature=0)
+    assert of_ids == texts(case, temperature=0)
+
+
+def test_tokens_are_shown(case: Case) -> None:
+    if not case.engine.abilities.tokenize:
+        pytest.skip("it shows no tokens")
+    engine: Any = case.engine
+    ids = small_tokenizer().encode([PROMPT])
+    assert engine.tokenize(TextRequest(prompt=PROMPT)) == ids
+    assert engine.tokenize(TextRequest(prompt_ids=tuple(ids))) == ids
+    assert engine.detokenize(ids) == PROMPT
+    assert engine.eos_token == "<|endoftext|>"
+    unknown = TextRequest(prompt_ids=(10**6,))
+    with pytest.raises(BadInput, match="1000000"):
+        asyncio.run(collect(case.engine, unknown))
+    with pytest.raises(BadInput, match="1000000"):
+        engine.detokenize([10**6])
+
+
 def test_seeds_reproduce(case: Case) -> None:
     first, again, other = (
         texts(case, seed=seed, n=2, temperature=2.0) for seed in (11, 11, 12)

@@ -26,7 +26,9 @@ def request_of(body: dict[str, Any]) -> TextRequest:
     if "messages" in body:
         controls["messages"] = tuple(body["messages"])
     else:
-        controls["prompt"] = body["prompt"]
+        is_text = isinstance(body["prompt"], str)
+        prompt = body["prompt"] if is_text else tuple(body["prompt"])
+        controls["prompt" if is_text else "prompt_ids"] = prompt
     return TextRequest(
         **controls,
         max_new_tokens=body["max_tokens"],
@@ -54,8 +56,8 @@ def choice_of(chunk: Chunk, chat: bool) -> dict[str, Any]:
                         "token": item.token,
                         "logprob": item.logprob,
                         "top_logprobs": [
-                            {"token": token, "logprob": value}
-                            for token, value in item.top_logprobs
+                            {"token": other.token, "logprob": other.logprob}
+                            for other in item.top_logprobs
                         ],
                     }
                     for item in chunk.logprobs
@@ -67,7 +69,10 @@ def choice_of(chunk: Chunk, chat: bool) -> dict[str, Any]:
         choice["logprobs"] = {
             "tokens": [item.token for item in chunk.logprobs],
             "token_logprobs": [item.logprob for item in chunk.logprobs],
-            "top_logprobs": [dict(item.top_logprobs) for item in chunk.logprobs],
+            "top_logprobs": [
+                {other.token: other.logprob for other in item.top_logprobs}
+                for item in chunk.logprobs
+            ],
         }
     return choice
 

@@ -64,7 +64,7 @@ def greedy(
 ) -> tuple[list[int], list[float]]:
     """Token by token without a cache: ids and log-probabilities."""
     engine: Any = model.engine
-    prompt_ids = engine.encode(TextRequest(prompt=prompt))
+    prompt_ids = engine.tokenize(TextRequest(prompt=prompt))
     ids: list[int] = []
     log_probs: list[float] = []
     for _ in range(count):
@@ -92,7 +92,7 @@ def check(model: Model, net: Any, **controls: Any) -> list[str]:
         )
         engine: Any = model.engine
         tokens = [engine.checkpoint.tokenizer.spell(token) for token in ids[:count]]
-        assert [entry.token for entry in answer.logprobs] == tokens
+        assert [entry.bytes for entry in answer.logprobs] == tokens
         texts.append(answer.text)
     return texts
 

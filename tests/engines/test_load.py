@@ -132,7 +132,7 @@ def test_the_same_bundle_in_every_engine_says_the_same(
         (
             at
             for at, item in enumerate(native.logprobs)
-            if item.top_logprobs[0][1] - item.top_logprobs[1][1] < 0.1
+            if item.top_logprobs[0].logprob - item.top_logprobs[1].logprob < 0.1
         ),
         16,
     )

@@ -32,7 +32,7 @@ class Parrot:
                 for index in range(request.n):
                     last = at + 1 == min(len(text), request.max_new_tokens)
                     logprobs = (
-                        (TokenLogprob(letter, -0.5, (("x", -1.0),)),)
+                        (TokenLogprob(letter, -0.5, (TokenLogprob("x", -1.0),)),)
                         if request.logprobs is not None
                         else ()
                     )
@@ -85,7 +85,9 @@ def test_streams_and_logprobs(server: CompletionServer, ask: dict[str, Any]) -> 
         row = [chunk for chunk in chunks if chunk.index == index]
         assert "".join(chunk.text for chunk in row) == "春夜喜雨"
         assert len(row) == 4
-        assert row[0].logprobs == (TokenLogprob("春", -0.5, (("x", -1.0),)),)
+        assert row[0].logprobs == (
+            TokenLogprob("春", -0.5, (TokenLogprob("x", -1.0),)),
+        )
 
 
 def test_settings_go_under_openais_names(server: CompletionServer) -> None:

@@ -68,7 +68,9 @@ class Echo:
                         if request.logprobs is None
                         else (
                             TokenLogprob(
-                                token, -0.5, (("z", -1.0),) * request.logprobs
+                                token,
+                                -0.5,
+                                (TokenLogprob("z", -1.0),) * request.logprobs,
                             ),
                         )
                     )

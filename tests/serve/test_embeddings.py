@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -50,6 +51,13 @@ def client(tmp_path: Path, pack: Callable[[str], Path]) -> Iterator[openai.OpenA
         yield client
 
 
+def tokenized(client: openai.OpenAI, text: str) -> list[int]:
+    address = str(client.base_url).replace("/v1/", "/tokenize")
+    body = {"model": "use-multilingual", "prompt": text, "add_special_tokens": False}
+    ids: list[int] = httpx.post(address, json=body, timeout=60).json()["tokens"]
+    return ids
+
+
 def test_the_packaged_encoder(client: openai.OpenAI) -> None:
     texts = [
         "How do I get my money back?",
@@ -72,6 +80,13 @@ def test_the_packaged_encoder(client: openai.OpenAI) -> None:
         answer.model,
         answer.object,
     ) == ("use-multilingual", "list")
+    ids = [tokenized(client, text) for text in texts]
+    of_ids = client.embeddings.create(
+        model="use-multilingual", input=ids, encoding_format="float"
+    )
+    assert np.array([item.embedding for item in of_ids.data]) == pytest.approx(
+        vectors, abs=1e-6
+    )
     packed = client.embeddings.create(
         model="use-multilingual", input=texts, encoding_format="base64"
     )
@@ -95,7 +110,8 @@ def test_the_packaged_encoder(client: openai.OpenAI) -> None:
         ({"dimensions": 64}, "dimensions"),
         ({"input": []}, "input"),
         ({"input": ["a", ""]}, "input"),
-        ({"input": [1, 2]}, "input"),
+        ({"input": [1, "a"]}, "input"),
+        ({"input": [10**7]}, "10000000"),
         ({"input": ["a"] * 2049}, "input"),
     ):
         fields: Any = {"model": "use-multilingual", "input": "x", **wrong}

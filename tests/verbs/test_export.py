@@ -133,7 +133,8 @@ def answer(text: str, *logprobs: float, top: str = "") -> Text:
     if top:
         last = tokens[-1]
         top_logprobs = tuple(
-            (token, last.logprob - 0.1 * rank) for rank, token in enumerate(top)
+            TokenLogprob(token, last.logprob - 0.1 * rank)
+            for rank, token in enumerate(top)
         )
         tokens[-1] = replace(last, top_logprobs=top_logprobs)
     return Text(text, Facts("m"), logprobs=tuple(tokens))

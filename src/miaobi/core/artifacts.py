@@ -38,8 +38,26 @@ class TokenLogprob:
     """A token's natural-log probability, and those of the likeliest tokens there."""
 
     token: str
+    """U+FFFD stands for a part of a character; `bytes` are true."""
     logprob: float
-    top_logprobs: tuple[tuple[str, float], ...] = ()
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+    """Likeliest first, without any of their own."""
+    part: bytes | None = None
+    """The token's bytes, where they are no whole characters."""
+
+    @classmethod
+    def of(
+        cls, token: bytes, logprob: float, top_logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> Self:
+        """Return the entry of a token with these bytes."""
+        text = token.decode("utf-8", errors="replace")
+        part = None if text.encode() == token else token
+        return cls(text, logprob, top_logprobs, part)
+
+    @property
+    def bytes(self) -> bytes:
+        """The token's bytes."""
+        return self.token.encode() if self.part is None else self.part
 
 
 @dataclass

@@ -6,14 +6,14 @@ line see only this.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from miaobi.core.artifacts import Artifact, FinishReason, TokenLogprob
 from miaobi.core.bundle import Manifest
-from miaobi.core.errors import ContextExceeded, MiaobiError, Unsupported
+from miaobi.core.errors import BadInput, ContextExceeded, MiaobiError, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, recorded
 from miaobi.core.storage import local
@@ -93,6 +93,8 @@ class Abilities:
     """
     score: bool = False
     """Whether it is a Scorer."""
+    tokenize: bool = False
+    """Whether it is a Tokenizes."""
     by_model: frozenset[str] = frozenset()
     """Those of `controls` that a model may lack; its bundle says which it has."""
     checks: Mapping[str, Callable[[Any], None]] = field(
@@ -110,13 +112,18 @@ class Abilities:
         return set(values) <= self.controls
 
     def joined(self, other: Abilities) -> Abilities:
-        """Return what one of two engines can do; what neither can, this one names."""
+        """Return what one of two engines can do; what neither can, this one names.
+
+        Tokens are this one's to show.
+        """
         checks: dict[str, Callable[[Any], None]] = {}
         for name in set(self.checks) | set(other.checks):
             owners = [it for it in (other, self) if name in it.controls]
             if all(name in owner.checks for owner in owners):
                 checks[name] = either(*(owner.checks[name] for owner in owners))
-        return Abilities(self.controls | other.controls, checks=checks)
+        return Abilities(
+            self.controls | other.controls, tokenize=self.tokenize, checks=checks
+        )
 
     def check(self, name: str, value: Any) -> None:
         """Raise Unsupported or BadInput for a value of a control that is not served."""
@@ -214,8 +221,45 @@ class SupportsTools(Protocol):
 class Scorer(Protocol):
     """An engine that also computes how likely a text is (abilities.score)."""
 
-    def score(self, text: str) -> list[TokenLogprob]:
-        """Return the log-probability of every token after the first, given those before it."""
+    def score(
+        self, text: str | Sequence[int], top_count: int | None = None
+    ) -> list[TokenLogprob]:
+        """Return the log-probability of every token, given those before it.
+
+        The first has none before it: its log-probability is not a number.
+
+        Args:
+            text: a text, or token ids.
+            top_count: how many of the likeliest tokens to name beside each.
+        """
+        ...
+
+
+class Tokenizes(Protocol):
+    """An engine that also shows its model's tokens (abilities.tokenize)."""
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text."""
+        ...
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that ends a text."""
+        ...
+
+    def tokenize(self, request: Request, special: bool = True) -> list[int]:
+        """Return the token ids of a request's prompt.
+
+        Args:
+            request: a TextRequest.
+            special: whether a plain prompt gets the tokenizer's own first token, where
+                it has one.
+        """
+        ...
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, control tokens as they are written."""
         ...
 
 
@@ -231,6 +275,23 @@ def context_error(prompt_tokens: int, context_length: int) -> ContextExceeded:
             f"请缩短到 {context_length - 1} 个词元以内，或选用上下文更长的模型。",
         ),
     )
+
+
+def check_token_ids(ids: Sequence[int], vocabulary_size: int) -> None:
+    """Raise BadInput for a token id that the model does not have."""
+    for token in ids:
+        if not 0 <= token < vocabulary_size:
+            raise BadInput(
+                say(
+                    f"There is no token {token}: this model has {vocabulary_size:,} tokens.",
+                    f"没有编号为 {token} 的词元：此模型共有 {vocabulary_size:,} 个词元。",
+                ),
+                say(
+                    "Take the ids from this model's own tokenizer (/tokenize).",
+                    "请使用此模型自己的分词器给出的编号（/tokenize）。",
+                ),
+                field="prompt_ids",
+            )
 
 
 def with_tools(abilities: Abilities, chat: SupportsTools | None) -> Abilities:

@@ -15,7 +15,7 @@ import json
 import secrets
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ from miaobi.core.engine import (
     Chunk,
     Weights,
     accepted,
+    check_token_ids,
     context_error,
     either,
     no_chat_error,
@@ -49,6 +50,7 @@ ABILITIES = Abilities(
             "n",
             "seed",
             "prompt",
+            "prompt_ids",
             "messages",
             "max_new_tokens",
             "temperature",
@@ -65,6 +67,7 @@ ABILITIES = Abilities(
             "json_schema",
         }
     ),
+    tokenize=True,
     checks={"json_schema": either(grammar.check, constraint.check)},
 )
 
@@ -141,6 +144,9 @@ class LlamaCppEngine:
         self.chat = chat.from_gguf(header.metadata)
         self.chats = self.chat is not None
         self.abilities = with_tools(ABILITIES, self.chat)
+        self._vocabulary_size = len(header.metadata.get("tokenizer.ggml.tokens", ()))
+        self.bos_token = chat.named_token(header.metadata, "bos") or None
+        self.eos_token = chat.named_token(header.metadata, "eos") or None
         self._adds_bos = bool(header.metadata.get("tokenizer.ggml.add_bos_token"))
         trained_for = header.of_model("context_length") or 4096
         affordable = max(512, CACHE_BYTES // max(1, cache_bytes_per_token(header)))
@@ -185,6 +191,8 @@ class LlamaCppEngine:
 
         The server puts BOS before a text; a template that wrote it too would double it.
         """
+        if request.prompt_ids is not None:
+            return self._known(request.prompt_ids)
         if request.messages is None:
             return request.prompt or ""
         if self.chat is None:
@@ -194,20 +202,39 @@ class LlamaCppEngine:
             prompt = prompt.without_first(self.chat.bos_token)
         if not prompt.cuts:
             return prompt.text
-        return [*self.encode("", special=True), *prompt.encode(self.encode)]
+        return [*self._encode("", special=True), *prompt.encode(self._encode)]
 
-    def encode(self, text: str, special: bool = False) -> list[int]:
-        """Return token ids, read by the server; `special` adds BOS where the model has it."""
+    def tokenize(self, request: TextRequest, special: bool = True) -> list[int]:
+        prompt = self._prompt(request)
+        if isinstance(prompt, str):
+            return self._encode(prompt, special=special or request.prompt is None)
+        return prompt
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        text: str = self._ask("detokenize", {"tokens": self._known(ids)})["content"]
+        return text
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        """Return token ids. Raises BadInput for one beyond the vocabulary."""
+        check_token_ids(ids, self._vocabulary_size)
+        return list(ids)
+
+    def _encode(self, text: str, special: bool = False) -> list[int]:
+        """Return token ids; `special` adds BOS where the model has it."""
+        body = {"content": text, "add_special": special, "parse_special": True}
+        ids: list[int] = self._ask("tokenize", body)["tokens"]
+        return ids
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the server answers on its port of the loopback interface."""
         request = urllib.request.Request(
-            f"{self._server.listening_address}/tokenize",
-            json.dumps(
-                {"content": text, "add_special": special, "parse_special": True}
-            ).encode(),
+            f"{self._server.listening_address}/{path}",
+            json.dumps(body).encode(),
             {"Authorization": f"Bearer {self._api_key}"},
         )
-        with _without_proxies.open(request) as answer:
-            ids: list[int] = json.load(answer)["tokens"]
-            return ids
+        with _without_proxies.open(request) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
 
     def _body(
         self, request: TextRequest, prompt: str | list[int], first: int, count: int
@@ -423,10 +450,13 @@ class _Group:
 
     def _logprob(self, entry: dict[str, Any]) -> TokenLogprob:
         top = entry["top_logprobs"][: self.top_count]
-        return TokenLogprob(
-            _spell(entry),
+        return TokenLogprob.of(
+            bytes(entry["bytes"]),
             entry["logprob"],
-            tuple((_spell(other), other["logprob"]) for other in top),
+            tuple(
+                TokenLogprob.of(bytes(other["bytes"]), other["logprob"])
+                for other in top
+            ),
         )
 
 
@@ -457,10 +487,6 @@ def _not_held() -> Unsupported:
         ),
         field="json_schema",
     )
-
-
-def _spell(entry: dict[str, Any]) -> str:
-    return bytes(entry["bytes"]).decode("utf-8", errors="replace")
 
 
 def _as_error(error: dict[str, Any]) -> MiaobiError:

@@ -9,14 +9,21 @@ import queue
 import secrets
 import threading
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import fields, replace
 from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from miaobi.core.artifacts import Facts, TokenLogprob
-from miaobi.core.engine import Chunk, Engine, HasContext, Scorer, Weights
+from miaobi.core.engine import Chunk, Engine, HasContext, Scorer, Tokenizes, Weights
 from miaobi.core.errors import BadInput, Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.core.requests import Request, command_for
@@ -40,11 +47,29 @@ class Model:
             trained here; "" for others.
     """
 
-    def __init__(self, weights: Weights, engine_name: str, engine: Engine) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        engine_name: str,
+        engine: Engine,
+        open_scorer: Callable[[], Engine] | None = None,
+    ) -> None:
+        """An open model.
+
+        Args:
+            weights: What was opened.
+            engine_name: By which engine.
+            engine: The asynchronous core.
+            open_scorer: Opens the engine that scores texts where `engine` cannot; called
+                once, when a text is first scored.
+        """
         self.weights = weights
         self.engine_name = engine_name
         self.engine = engine
         self.bos_token = bos_token_of(weights)
+        self._open_scorer = open_scorer
+        self._scorer: Engine | None = None
+        self._opening_scorer = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -165,7 +190,35 @@ class Model:
 
         Raises Unsupported where the engine cannot score.
         """
-        if not self.engine.abilities.score:
+        return self.scorer().score(text)[1:]
+
+    @property
+    def tokenizer(self) -> Tokenizes:
+        """What shows the model's tokens. Raises Unsupported where nothing does."""
+        if not self.engine.abilities.tokenize:
+            raise Unsupported(
+                say(
+                    f"{self.name} shows no tokens: the {self.engine_name} engine has no tokenizer.",
+                    f"无法查看 {self.name} 的词元：{self.engine_name} 引擎没有分词器。",
+                ),
+                say(
+                    "Choose a model that writes, on this machine.",
+                    "请选用本机上的文本生成模型。",
+                ),
+            )
+        return cast(Tokenizes, self.engine)
+
+    def scorer(self) -> Scorer:
+        """Return what scores texts, opened where it is not open yet.
+
+        Raises Unsupported where no engine can score.
+        """
+        if self.engine.abilities.score:
+            return cast(Scorer, self.engine)
+        with self._opening_scorer:
+            if self._scorer is None and self._open_scorer is not None:
+                self._scorer = self._open_scorer()
+        if self._scorer is None:
             raise Unsupported(
                 say(
                     f"The {self.engine_name} engine cannot score texts.",
@@ -176,9 +229,11 @@ class Model:
                     '请用 engine="native" 打开模型。',
                 ),
             )
-        return cast(Scorer, self.engine).score(text)
+        return cast(Scorer, self._scorer)
 
     def close(self) -> None:
+        if self._scorer is not None:
+            self._scorer.close()
         self.engine.close()
 
     def __enter__(self) -> Model:

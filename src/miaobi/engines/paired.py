@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from typing import cast
 
-from miaobi.core.engine import Abilities, Chunk, TextEngine
+from miaobi.core.engine import Abilities, Chunk, TextEngine, Tokenizes
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import Request, TextRequest
 
@@ -98,6 +98,20 @@ class Paired:
             self._throughput_controls = frozenset()
             return self.low_latency, None
         return self._opening.result(), self.low_latency
+
+    @property
+    def bos_token(self) -> str | None:
+        return cast(Tokenizes, self.low_latency).bos_token
+
+    @property
+    def eos_token(self) -> str | None:
+        return cast(Tokenizes, self.low_latency).eos_token
+
+    def tokenize(self, request: TextRequest, special: bool = True) -> list[int]:
+        return cast(Tokenizes, self.low_latency).tokenize(request, special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return cast(Tokenizes, self.low_latency).detokenize(ids)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)

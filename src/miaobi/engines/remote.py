@@ -31,6 +31,7 @@ ABILITIES = Abilities(
             "n",
             "seed",
             "prompt",
+            "prompt_ids",
             "messages",
             "max_new_tokens",
             "temperature",
@@ -53,6 +54,7 @@ NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 
 OWN_FORM = {
     "prompt",
+    "prompt_ids",
     "messages",
     "json_schema",
     "logprobs",
@@ -189,7 +191,8 @@ class RemoteEngine:
                 },
             }
         if request.messages is None:
-            body["prompt"] = request.prompt
+            ids = request.prompt_ids
+            body["prompt"] = request.prompt if ids is None else list(ids)
             if request.logprobs is not None:
                 body["logprobs"] = request.logprobs
         else:
@@ -314,15 +317,22 @@ def _logprobs(value: Any) -> tuple[TokenLogprob, ...]:
     log_probs = value.get("token_logprobs") or ()
     tops = value.get("top_logprobs") or [None] * len(tokens)
     return tuple(
-        TokenLogprob(token, log_prob, tuple((top or {}).items()))
+        TokenLogprob(
+            token,
+            log_prob,
+            tuple(TokenLogprob(*other) for other in (top or {}).items()),
+        )
         for token, log_prob, top in zip(tokens, log_probs, tops, strict=False)
     )
 
 
 def _token_logprob(entry: Mapping[str, Any]) -> TokenLogprob:
     top = entry.get("top_logprobs") or ()
-    pairs = tuple((other["token"], other["logprob"]) for other in top)
-    return TokenLogprob(entry["token"], entry["logprob"], pairs)
+    top_logprobs = tuple(_token_logprob(other) for other in top)
+    part = entry.get("bytes")
+    if part is None:
+        return TokenLogprob(entry["token"], entry["logprob"], top_logprobs)
+    return TokenLogprob.of(bytes(part), entry["logprob"], top_logprobs)
 
 
 def _unreachable(url: str, error: Exception) -> NotFound:

@@ -283,15 +283,21 @@ def from_gguf(metadata: Mapping[str, Any]) -> ChatTemplate | None:
     source = metadata.get("tokenizer.chat_template")
     if not source:
         return None
+    return ChatTemplate(
+        source,
+        named_token(metadata, "bos"),
+        named_token(metadata, "eos"),
+        tokens_of_gguf(metadata),
+    )
+
+
+def named_token(metadata: Mapping[str, Any], name: str) -> str:
+    """Return the text of a GGUF file's "bos" or "eos"; empty where it has none."""
     tokens = metadata.get("tokenizer.ggml.tokens", ())
-
-    def named(key: str) -> str:
-        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if token_id is None or not 0 <= token_id < len(tokens):
-            return ""
-        return str(tokens[token_id])
-
-    return ChatTemplate(source, named("bos"), named("eos"), tokens_of_gguf(metadata))
+    token_id = metadata.get(f"tokenizer.ggml.{name}_token_id")
+    if token_id is None or not 0 <= token_id < len(tokens):
+        return ""
+    return str(tokens[token_id])
 
 
 def _token(value: Any) -> str:

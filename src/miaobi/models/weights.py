@@ -5,7 +5,7 @@ Imports no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,25 @@ def bos_token_of(weights: Weights) -> str:
     if weights.format != "bundle" or weights.family == "tuned" or not path.exists():
         return ""
     return str(read_json(path).get("bos_token") or "")
+
+
+def configured_context(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a model holds by its config.json; None where none are said."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if config.get(key):
+            return int(config[key])
+    return None
+
+
+def context_length_of(weights: Weights) -> int | None:
+    """Return the tokens of prompt and answer together that a model was trained for.
+
+    None where its files do not say. Nothing is opened.
+    """
+    if weights.format == "gguf":
+        return gguf.read(weights.path).of_model("context_length") or None
+    config = weights.path / "config.json"
+    return configured_context(read_json(config)) if config.exists() else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

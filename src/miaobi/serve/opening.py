@@ -4,11 +4,12 @@ memory that will take.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from miaobi.core.engine import TextEngine, Weights
+from miaobi.core.engine import Engine, TextEngine, Weights
 from miaobi.engines import auto, engines
 from miaobi.engines.load import open_engine
 from miaobi.engines.model import Model
@@ -60,7 +61,12 @@ def open_model(weights: Weights, streams: int) -> Model:
     low_latency = auto.choose(weights, 1)
     throughput = auto.choose(weights, streams)
     if low_latency == throughput:
-        return Model(weights, throughput, open_engine(weights, throughput, streams, {}))
+        return Model(
+            weights,
+            throughput,
+            open_engine(weights, throughput, streams, {}),
+            open_scorer(weights),
+        )
     first = cast(TextEngine, open_engine(weights, low_latency, SINGLE_STREAM, {}))
     module: Any = engines.get(throughput)
     tools = first.abilities.controls & {"tools"}
@@ -74,7 +80,18 @@ def open_model(weights: Weights, streams: int) -> Model:
             lambda: cast(TextEngine, open_engine(weights, throughput, streams, {})),
             abilities,
         ),
+        open_scorer(weights),
     )
+
+
+def open_scorer(weights: Weights) -> Callable[[], Engine] | None:
+    """Return what opens the engine that scores texts; None where none can."""
+    native = engines.get("native")
+    if native.installed() is not None or weights.format not in native.FORMATS:
+        return None
+    if not native.reads(weights):
+        return None
+    return lambda: open_engine(weights, "native", 1, {})
 
 
 def estimate(weights: Weights) -> int:

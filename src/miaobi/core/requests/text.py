@@ -47,10 +47,12 @@ class TextRequest(Request):
     client_methods = "chat.completions.create, completions.create"
     answer = Text
     example = "--prompt ..."
-    asks = frozenset({"prompt", "messages"})
+    asks = frozenset({"prompt", "prompt_ids", "messages"})
 
     prompt: str | None = None
     """Text to continue, as it stands."""
+    prompt_ids: tuple[int, ...] | None = None
+    """The text to continue, as token ids of the model."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     """A conversation: {"role": "user", "content": "..."} and so on."""
     max_new_tokens: int = between(1, 1_000_000, 256)
@@ -106,16 +108,18 @@ class TextRequest(Request):
         super().__post_init__()
         if isinstance(self.image, str):
             object.__setattr__(self, "image", Path(self.image).expanduser())
+        asks = [self.prompt, self.prompt_ids, self.messages]
+        given = sum(ask is not None for ask in asks)
         only_image = self.image is not None and self.messages is None
-        if (self.prompt is None) == (self.messages is None) and not only_image:
+        if given != 1 and not (only_image and given < 2):
             raise BadInput(
                 say(
                     "Give either prompt or messages.",
                     "请在 prompt 与 messages 中给出一个。",
                 ),
                 say(
-                    "prompt continues a text; messages holds a conversation; image asks about a picture.",
-                    "prompt 用于续写，messages 用于对话，image 用于就图片提问。",
+                    "prompt or prompt_ids continues a text; messages holds a conversation; image is to be described.",
+                    "prompt 或 prompt_ids 用于续写，messages 用于对话，image 用于就图片提问。",
                 ),
             )
         if self.min_new_tokens > self.max_new_tokens:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("base", "bundle")
 TAKES = EmbeddingRequest
-ABILITIES = Abilities(frozenset({"texts", "seed"}))
+ABILITIES = Abilities(frozenset({"texts", "seed"}), tokenize=True)
 """Vectors do not depend on the seed."""
 
 

@@ -4,7 +4,7 @@ of length one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import cast
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from miaobi.core.artifacts import Embedding, Facts
-from miaobi.core.engine import Abilities, Chunk, Weights, accepted
+from miaobi.core.engine import Abilities, Chunk, Weights, accepted, check_token_ids
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import EmbeddingRequest, Request
@@ -50,6 +50,24 @@ class EmbeddingEngine:
         ) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    @property
+    def bos_token(self) -> str | None:
+        return cast(str | None, self._learner.tokenizer.bos_token)
+
+    @property
+    def eos_token(self) -> str | None:
+        return cast(str | None, self._learner.tokenizer.eos_token)
+
+    def tokenize(self, request: Request, special: bool = True) -> list[int]:
+        text = request.texts[0] if isinstance(request, EmbeddingRequest) else ""
+        encoded = self._learner.tokenizer(text, add_special_tokens=special)
+        return list(encoded.input_ids)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without those that the model adds itself."""
+        check_token_ids(ids, len(self._learner.tokenizer))
+        return str(self._learner.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _answer(self, texts: tuple[str, ...], send: Send) -> None:
         send(Chunk(prompt_tokens=self._count_tokens(texts)))

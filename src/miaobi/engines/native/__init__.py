@@ -26,6 +26,7 @@ TAKES = TextRequest
 ABILITIES = Abilities(
     frozenset(item.name for item in fields(TextRequest)) - {"image", "tools"},
     score=True,
+    tokenize=True,
     checks={"json_schema": constraint.check},
 )
 

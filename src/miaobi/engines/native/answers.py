@@ -33,8 +33,8 @@ class Vocabulary:
     """Tokens that end an answer."""
     stream: Callable[[tuple[str, ...]], TextStream]
     """Makes the text stream of one answer with these stop strings."""
-    spell: Callable[[int], str]
-    """Spells a single token."""
+    spell: Callable[[int], bytes]
+    """The bytes of a single token."""
 
 
 @dataclass
@@ -305,9 +305,13 @@ def token_logprob(
         top_count: How many of the likeliest tokens to name beside it.
         vocabulary: The model's tokens.
     """
-    top_logprobs: tuple[tuple[str, float], ...] = ()
+    top_logprobs: tuple[TokenLogprob, ...] = ()
     if top_count:
-        top = log_probs.topk(top_count)
+        top = log_probs.topk(min(top_count, len(log_probs)))
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        top_logprobs = tuple((vocabulary.spell(other), value) for other, value in pairs)
-    return TokenLogprob(vocabulary.spell(token), log_probs[token].item(), top_logprobs)
+        top_logprobs = tuple(
+            TokenLogprob.of(vocabulary.spell(other), value) for other, value in pairs
+        )
+    return TokenLogprob.of(
+        vocabulary.spell(token), log_probs[token].item(), top_logprobs
+    )

@@ -32,7 +32,7 @@ from miaobi.families import families
 from miaobi.models import chat, merging
 from miaobi.models import tuned as opening
 from miaobi.models.base import open_base
-from miaobi.models.weights import read_json, refuse_foreign_code
+from miaobi.models.weights import configured_context, read_json, refuse_foreign_code
 
 ENDLESS = 2**31
 """The context length of a model that has no limit."""
@@ -227,7 +227,7 @@ def _checkpoint(
     bos_ids = _token_ids(settings, "bos_token_id", "bos_id") or eos_ids
     context_length = ENDLESS
     if isinstance(decoder, CachedDecoder):
-        context_length = _context_length(settings)
+        context_length = configured_context(settings) or ENDLESS
     return Checkpoint(
         name,
         decoder,
@@ -237,13 +237,6 @@ def _checkpoint(
         context_length,
         template,
     )
-
-
-def _context_length(settings: Mapping[str, Any]) -> int:
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        if settings.get(key):
-            return int(settings[key])
-    return ENDLESS
 
 
 def _token_ids(settings: Mapping[str, Any], *keys: str) -> list[int]:

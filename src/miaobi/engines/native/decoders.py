@@ -8,7 +8,7 @@ scheduler only passes it on.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
@@ -19,6 +19,11 @@ from torch.nn import functional as F
 
 Layer = tuple[Tensor, Tensor]
 """Keys and values of one layer, [B, heads, T, D] each."""
+
+SLICE = 512
+"""Tokens of a text that are scored at once: the logits of all of a long one would take
+gigabytes.
+"""
 
 BASE = "__base__"
 """PEFT's name for no adapter."""
@@ -52,8 +57,8 @@ class Decoder(Protocol):
         """Return one state with the rows of both."""
         ...
 
-    def score(self, ids: list[int]) -> Tensor:
-        """Return the logits [T, V] at every position of one text."""
+    def score(self, ids: list[int]) -> Iterator[Tensor]:
+        """Yield the logits [T, V] at every position of one text, at most SLICE at once."""
         ...
 
 
@@ -186,19 +191,19 @@ class CachedDecoder:
         first.adapters = first.adapters + second.adapters
         return first
 
-    def score(self, ids: list[int]) -> Tensor:
+    def score(self, ids: list[int]) -> Iterator[Tensor]:
         options: dict[str, Any] = {}
         if self._adapted:
             options["adapter_names"] = [BASE]
-        if self._prefix:
+        if self._prefix or len(ids) > SLICE:
             options["past_key_values"] = self._prefix_cache()
-        output = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            use_cache=bool(self._prefix),
-            **options,
-        )
-        logits: Tensor = output.logits[0].float()
-        return logits
+        for part in torch.split(torch.tensor([ids], device=self.device), SLICE, dim=1):
+            output = self.model(
+                input_ids=part,
+                use_cache="past_key_values" in options,
+                **options,
+            )
+            yield output.logits[0].float()
 
 
 def _pad_left(state: CachedState, count: int) -> None:
@@ -244,10 +249,11 @@ class RecurrentDecoder:
     def join(self, first: RecurrentState, second: RecurrentState) -> RecurrentState:
         return _join_rows([first, second])
 
-    def score(self, ids: list[int]) -> Tensor:
-        logits: Tensor
-        logits, _ = self.model.step(torch.tensor([ids], device=self.device), None)
-        return logits[0].float()
+    def score(self, ids: list[int]) -> Iterator[Tensor]:
+        state = None
+        for part in torch.split(torch.tensor([ids], device=self.device), SLICE, dim=1):
+            logits, state = self.model.step(part, state)
+            yield logits[0].float()
 
 
 def _join_rows(states: Sequence[RecurrentState]) -> RecurrentState:

@@ -8,10 +8,12 @@ its next tokens, drop the rows that ended.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -22,6 +24,7 @@ from miaobi.core.engine import (
     Abilities,
     Chunk,
     accepted,
+    check_token_ids,
     context_error,
     no_chat_error,
     with_tools,
@@ -222,11 +225,23 @@ class NativeEngine:
             self._worker.start()
         self._worker.submit(job)
 
-    def encode(self, request: TextRequest) -> list[int]:
-        """Return the request's prompt as token ids."""
+    @property
+    def bos_token(self) -> str | None:
+        return self._named(self.checkpoint.bos_ids)
+
+    @property
+    def eos_token(self) -> str | None:
+        return self._named(sorted(self.checkpoint.eos_ids))
+
+    def _named(self, ids: Sequence[int]) -> str | None:
+        return self.checkpoint.tokenizer.decode(ids[:1]) if ids else None
+
+    def tokenize(self, request: TextRequest, special: bool = True) -> list[int]:
         tokenizer = self.checkpoint.tokenizer
+        if request.prompt_ids is not None:
+            return self._known(request.prompt_ids)
         if request.messages is None:
-            return tokenizer.encode(request.prompt or "", special=True)
+            return tokenizer.encode(request.prompt or "", special=special)
         template = self.chat
         if request.adapter is not None:
             template = self._adapter(request.adapter).chat
@@ -234,6 +249,14 @@ class NativeEngine:
             raise no_chat_error(request.adapter or self.checkpoint.name)
         prompt = template.render(request.messages, tools=request.tools or None)
         return prompt.encode(lambda text: tokenizer.encode(text, special=False))
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return self.checkpoint.tokenizer.decode(self._known(ids))
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        """Return token ids. Raises BadInput for one beyond the vocabulary."""
+        check_token_ids(ids, self.checkpoint.tokenizer.tokenizer.get_vocab_size())
+        return list(ids)
 
     def _adapter(self, name: str) -> Adapter:
         if name not in self.checkpoint.adapters:
@@ -248,7 +271,7 @@ class NativeEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         request = accepted(request, TextRequest, self.abilities, "native")
-        prompt = self.encode(request) or self.checkpoint.bos_ids
+        prompt = self.tokenize(request) or self.checkpoint.bos_ids
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
 
@@ -287,20 +310,36 @@ class NativeEngine:
             matchers = self._constraint.matchers(request.json_schema, request.n)
         return SampledAnswers(request, prompt, context_left, self._vocabulary, matchers)
 
-    def score(self, text: str) -> list[TokenLogprob]:
-        """Return the natural-log probability of every token after the first.
+    def score(
+        self, text: str | Sequence[int], top_count: int | None = None
+    ) -> list[TokenLogprob]:
+        """Return the natural-log probability of every token.
 
         Raises BadInput for a text beyond the context.
         """
-        ids = self.checkpoint.tokenizer.encode(text, special=True)
+        ids = self.tokenize(
+            TextRequest(prompt=text)
+            if isinstance(text, str)
+            else TextRequest(prompt_ids=tuple(text))
+        )
         if len(ids) > self.context_length:
             raise context_error(len(ids), self.context_length)
+        if not ids:
+            return []
+        entries = [TokenLogprob.of(self._vocabulary.spell(ids[0]), math.nan)]
+        following = iter(ids[1:])
         with torch.inference_mode():
-            log_probs = self.checkpoint.decoder.score(ids).log_softmax(1)
-        return [
-            token_logprob(row, token, None, self._vocabulary)
-            for row, token in zip(log_probs, ids[1:], strict=False)
-        ]
+            for logits in self.checkpoint.decoder.score(ids):
+                # The tokens first: zip would lose one that finds no row.
+                entries += [
+                    token_logprob(row, token, top_count, self._vocabulary)
+                    for row, token in zip(
+                        logits.log_softmax(1),
+                        islice(following, len(logits)),
+                        strict=False,
+                    )
+                ]
+        return entries
 
     def close(self) -> None:
         if self._worker is not None:

@@ -28,6 +28,7 @@ ABILITIES = Abilities(
             "n",
             "seed",
             "prompt",
+            "prompt_ids",
             "messages",
             "max_new_tokens",
             "min_new_tokens",
@@ -45,6 +46,7 @@ ABILITIES = Abilities(
             "json_schema",
         }
     ),
+    tokenize=True,
     checks={"json_schema": grammar.check},
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from miaobi.core.engine import (
     Abilities,
     Chunk,
     accepted,
+    check_token_ids,
     context_error,
     no_chat_error,
     with_tools,
@@ -26,6 +27,7 @@ from miaobi.core.engine import (
 from miaobi.core.errors import EngineDied, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest
+from miaobi.engines.openvino.pipeline import NO_LIMIT
 from miaobi.engines.openvino.process import Job, PipelineProcess
 from miaobi.engines.text import grammar
 from miaobi.engines.text.detokenizer import (
@@ -137,6 +139,14 @@ class OpenVinoEngine:
             return self._process
 
     @property
+    def bos_token(self) -> str | None:
+        return str(self._description.tokenizer.get_bos_token()) or None
+
+    @property
+    def eos_token(self) -> str | None:
+        return str(self._description.tokenizer.get_eos_token()) or None
+
+    @property
     def process_id(self) -> int:
         return self._process.id
 
@@ -146,6 +156,25 @@ class OpenVinoEngine:
         if self.chat is None:
             raise no_chat_error(self.name)
         return self.chat.render(request.messages, tools=request.tools or None)
+
+    def tokenize(self, request: TextRequest, special: bool = True) -> list[int]:
+        if request.prompt_ids is not None:
+            return self._description.known(request.prompt_ids)
+        add_special_tokens = special and request.messages is None
+
+        def encode(text: str) -> list[int]:
+            encoded = self._description.tokenizer.encode(
+                text, add_special_tokens=add_special_tokens, max_length=NO_LIMIT
+            )
+            ids: list[int] = encoded.input_ids.data[0].tolist()
+            return ids
+
+        return self._prompt(request).encode(encode)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        known = self._description.known(ids)
+        decode = self._description.tokenizer.decode
+        return str(decode(known, skip_special_tokens=False))
 
     def _config(self, request: TextRequest, index: int) -> dict[str, Any]:
         """The GenerationConfig of answer `index`, which draws from seed + index; for
@@ -241,13 +270,15 @@ class OpenVinoEngine:
         self, request: TextRequest, inbox: asyncio.Queue[tuple[int, str, Any]]
     ) -> list[Job]:
         """A job an answer, or in beam search one for all; events go to `inbox`."""
+        if request.prompt_ids is not None:
+            self._description.known(request.prompt_ids)
         prompt = self._prompt(request)
         special = request.messages is None
         loop = asyncio.get_running_loop()
 
         def job(index: int) -> Job:
             return Job(
-                prompt,
+                request.prompt_ids or prompt,
                 special,
                 self._config(request, index),
                 lambda event, value: inbox.put_nowait((index, event, value)),
@@ -309,7 +340,9 @@ class _Answers:
                 continue
             text += stream.push(token)
             if self._request.logprobs is not None:
-                logprobs.append(TokenLogprob(self._spell(token), log_probs[position]))
+                logprobs.append(
+                    TokenLogprob.of(self._spell(token), log_probs[position])
+                )
             if stream.stopped:
                 break
         finish: FinishReason | None = None
@@ -345,21 +378,38 @@ class Description:
         return WindowDetokenizer(decode, anchor)
 
     @cached_property
-    def _decoder(self) -> tuple[Callable[[list[int]], str], int]:
-        """OpenVINO's own decoder, and a token to stand before others."""
+    def tokenizer(self) -> Any:
+        """OpenVINO's own."""
         import openvino_genai
 
-        tokenizer = openvino_genai.Tokenizer(str(self.path))
-        ids = tokenizer.encode("a", add_special_tokens=False).input_ids.data[0]
-        return tokenizer.decode, ids[-1].item()
+        return openvino_genai.Tokenizer(str(self.path))
 
-    def spell(self, token: int) -> str:
-        """One token as text, for reports; U+FFFD stands for a part of a character."""
-        if self.table is None:
-            return str(token)
-        if token >= len(self.table):  # a row of the embeddings without a token
-            return ""
-        return self.table[token].decode("utf-8", errors="replace")
+    @cached_property
+    def _decoder(self) -> tuple[Callable[[list[int]], str], int]:
+        """What decodes, and a token to stand before others."""
+        ids = self.tokenizer.encode("a", add_special_tokens=False).input_ids.data[0]
+        return self.tokenizer.decode, ids[-1].item()
+
+    @cached_property
+    def _vocabulary_size(self) -> int:
+        return len(self.tokenizer.get_vocab())
+
+    def known(self, ids: Sequence[int]) -> list[int]:
+        """Return token ids. Raises BadInput for one beyond the vocabulary."""
+        check_token_ids(ids, self._vocabulary_size)
+        return list(ids)
+
+    def spell(self, token: int) -> bytes:
+        """Return the bytes of one token; a control token's are its name.
+
+        Embeddings may have more rows than the vocabulary has tokens; such a row is b"".
+        """
+        if token >= self._vocabulary_size:
+            return b""
+        if self.table is not None and self.table[token]:
+            return self.table[token]
+        text: str = self.tokenizer.decode([token], skip_special_tokens=False)
+        return text.encode()
 
 
 def describe(path: Path) -> Description:
@@ -377,7 +427,10 @@ def describe(path: Path) -> Description:
     if (path / "tokenizer.json").exists():
         table = Tokenizer.from_file(path / "tokenizer.json").table
     return Description(
-        path, chat.from_folder(path), config.get("max_position_embeddings", 4096), table
+        path,
+        chat.from_folder(path),
+        config.get("max_position_embeddings", 4096),
+        table,
     )
 
 

@@ -1,8 +1,8 @@
 """OpenVINO's pipeline in a process of its own: what runs there.
 
 Started by process.py as `python -m`. Lines of JSON go both ways.
-In: what the pipeline is opened with; then {"add": number, "text": ..., "cuts": [...],
-"special": ..., "config": {...}} and {"cancel": number}. The end of the input ends the process.
+In: what the pipeline is opened with; then {"add": number, "prompt": {"text": ..., "cuts":
+[...]} or token ids, "special": ..., "config": {...}} and {"cancel": number}. The end of the input ends the process.
 Out: {"eos_ids": [...]} or {"error": ...}; then, after each step, one list of
 [number, event, value] for every request that has news.
 """
@@ -96,7 +96,7 @@ class Pipeline:
             return
         number = command["add"]
         try:
-            ids = self._encode(command["text"], command["cuts"], command["special"])
+            ids = self._encode(command["prompt"], command["special"])
             length = len(ids)
             context_left = self._context_length - length
             if context_left < 1:
@@ -109,7 +109,7 @@ class Pipeline:
         except Exception as error:
             self._news.append((number, "error", str(error)))
 
-    def _encode(self, text: str, cuts: list[int], special: bool) -> list[int]:
+    def _encode(self, prompt: list[int] | dict[str, Any], special: bool) -> list[int]:
         """Return token ids.
 
         An empty prompt, which the pipeline does not take, becomes the BOS token, or EOS
@@ -123,7 +123,9 @@ class Pipeline:
             ids: list[int] = encoded.input_ids.data[0].tolist()
             return ids
 
-        ids = Prompt(text, tuple(cuts)).encode(encode)
+        if isinstance(prompt, list):
+            return prompt
+        ids = Prompt(prompt["text"], tuple(prompt["cuts"])).encode(encode)
         if ids:
             return ids
         token: int = self._tokenizer.get_bos_token_id()

@@ -37,7 +37,8 @@ class Job:
     "NONE" | "STOP" | "LENGTH", score], ...]), ("end", None), ("error", text).
     """
 
-    prompt: Prompt
+    prompt: Prompt | tuple[int, ...]
+    """A text, or token ids."""
     special: bool
     """Whether the tokenizer adds its own first token."""
     config: Mapping[str, Any]
@@ -130,8 +131,7 @@ class PipelineProcess:
         self._outbox.put(
             {
                 "add": job.number,
-                "text": job.prompt.text,
-                "cuts": job.prompt.cuts,
+                "prompt": _as_json(job.prompt),
                 "special": job.special,
                 "config": job.config,
             }
@@ -196,6 +196,12 @@ class PipelineProcess:
         if self._reader.is_alive():
             self._reader.join()
         self._output.close()
+
+
+def _as_json(prompt: Prompt | tuple[int, ...]) -> Any:
+    if isinstance(prompt, Prompt):
+        return {"text": prompt.text, "cuts": prompt.cuts}
+    return prompt
 
 
 def _deliver(events: list[Event]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,17 +54,18 @@ class Tokenizer:
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def spell(self, token: int) -> str:
-        """One token as text, for reports; U+FFFD stands for a part of a character.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, control tokens as they are written."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
-        Embeddings may have more rows than the vocabulary has tokens; such a row is "".
+    def spell(self, token: int) -> bytes:
+        """Return the bytes of one token; a control token's are its name.
+
+        Embeddings may have more rows than the vocabulary has tokens; such a row is b"".
         """
-        piece = b""
-        if self.table is not None and token < len(self.table):
-            piece = self.table[token]
-        if piece:
-            return piece.decode("utf-8", errors="replace")
-        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+        if self.table is not None and token < len(self.table) and self.table[token]:
+            return self.table[token]
+        return self.decode([token]).encode()
 
 
 def _byte_table(

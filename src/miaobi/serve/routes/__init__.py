@@ -27,6 +27,7 @@ routes: Registry[RouteModule] = Registry(
         "completions": "miaobi.serve.routes.completions",
         "messages": "miaobi.serve.routes.messages",
         "responses": "miaobi.serve.routes.responses",
+        "tokens": "miaobi.serve.routes.tokens",
         "embeddings": "miaobi.serve.routes.embeddings",
         "operations": "miaobi.serve.routes.operations",
         "absent": "miaobi.serve.routes.absent",

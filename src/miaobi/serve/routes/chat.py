@@ -123,8 +123,8 @@ def logprobs_of(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
     return {
         "content": [
             {
-                **_entry(item.token, item.logprob),
-                "top_logprobs": [_entry(*top) for top in item.top_logprobs],
+                **_entry(item),
+                "top_logprobs": [_entry(top) for top in item.top_logprobs],
             }
             for item in logprobs
         ],
@@ -132,11 +132,11 @@ def logprobs_of(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
     }
 
 
-def _entry(token: str, logprob: float) -> dict[str, Any]:
+def _entry(item: TokenLogprob) -> dict[str, Any]:
     return {
-        "token": token,
-        "logprob": max(logprob, -9999.0),
-        "bytes": list(token.encode("utf-8", "replace")),
+        "token": item.token,
+        "logprob": max(item.logprob, -9999.0),
+        "bytes": list(item.bytes),
     }
 
 

@@ -5,6 +5,7 @@ products are cosines.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,19 +22,20 @@ from miaobi.serve.admission import Slot
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
-from miaobi.serve.text.fields import GenerationFields, Name, within
+from miaobi.serve.text.fields import GenerationFields, Ids, Name, several, within
 
 router = APIRouter(prefix="/v1/embeddings", tags=["text"])
 BATCH = ("/v1/embeddings",)
 
 
 class Embed(GenerationFields):
-    """Texts to make vectors of. `dimensions`: only for models whose vectors may be cut
+    """Texts to make vectors of, as texts or as token ids of the model's own vocabulary
+    (/tokenize). `dimensions`: only for models whose vectors may be cut
     short; others take their own number.
     """
 
     model: Name
-    input: str | list[str]
+    input: str | list[str] | Ids | list[Ids]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1, le=65_536)
     user: str | None = Field(None, max_length=512)
@@ -44,7 +46,7 @@ async def create(
     fields: Embed, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """The vectors of one text or of several, in their order."""
-    texts = (fields.input,) if isinstance(fields.input, str) else tuple(fields.input)
+    texts = several(fields.input)
     within("input", len(texts), services.settings.limits.texts)
     if not texts or not all(texts):
         raise ApiError(
@@ -89,10 +91,16 @@ async def create(
     }
 
 
-async def _embed(model: Model, texts: tuple[str, ...], slot: Slot) -> np.ndarray:
-    """float32 [texts, D]."""
+async def _embed(
+    model: Model, texts: Sequence[str | list[int]], slot: Slot
+) -> np.ndarray:
+    """float32 [texts, D]. Token ids are the text that they spell."""
+    spelled = [
+        text if isinstance(text, str) else model.tokenizer.detokenize(text)
+        for text in texts
+    ]
     vectors = np.empty((0, 0), np.float32)
-    async for chunk in model.engine.generate(model.request(texts)):
+    async for chunk in model.engine.generate(model.request(spelled)):
         slot.add("prompt_tokens", chunk.prompt_tokens)
         if isinstance(chunk.artifact, Embedding):
             vectors = chunk.artifact.vectors

@@ -8,6 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter
 
 from miaobi.core.language import say
+from miaobi.models.weights import context_length_of
 from miaobi.serve.callers import CurrentOperator
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Serving
@@ -27,8 +28,12 @@ def list_models(services: Serving) -> dict[str, Any]:
 
 @router.get("/{name}")
 def retrieve(name: str, services: Serving) -> dict[str, Any]:
-    """One model: "poet", or one of its versions, "poet@2"."""
-    return services.pool.facts(name)
+    """One model: "poet", or one of its versions, "poet@2".
+
+    context_length: tokens of prompt and answer together; null where nothing says.
+    """
+    weights = services.pool.find(name)
+    return {**services.pool.facts(name), "context_length": context_length_of(weights)}
 
 
 @router.delete("/{name}")

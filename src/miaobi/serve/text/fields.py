@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -148,29 +148,37 @@ def within(name: str, value: int, most: int) -> None:
         )
 
 
-class Completion(Sampling):
-    """A text to go on with, as it stands."""
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+"""Token ids of the model's own vocabulary (/tokenize)."""
 
-    prompt: str | list[str] = Field(min_length=0)
+
+class Completion(Sampling):
+    """A text to go on with, as it stands: as text, or as token ids."""
+
+    prompt: str | list[str] | Ids | list[Ids] = Field(min_length=0)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
+    max_tokens: int | None = Field(None, ge=0)
 
-    def prompts(self, limits: Limits) -> list[str]:
-        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self, limits: Limits) -> list[str | list[int]]:
+        prompts = several(self.prompt)
         if not prompts:
             raise ApiError(
                 400, say("prompt is empty.", "prompt 为空。"), param="prompt"
             )
         within("prompt", len(prompts) * self.answers, limits.n)
-        if self.echo and self.logprobs is not None:
-            raise BadInput(
-                say(
-                    "echo and logprobs cannot be used together.",
-                    "echo 与 logprobs 不能同时使用。",
-                ),
-                say("Leave one of them out.", "请去掉其中一个。"),
-            )
         return prompts
+
+
+def several(
+    texts: str | list[str] | list[int] | list[list[int]],
+) -> list[str | list[int]]:
+    """Return texts, each as text or token ids, of what may be a single one."""
+    if isinstance(texts, str):
+        return [texts]
+    if texts and isinstance(texts[0], int):
+        return [texts]
+    return list(cast(list[str | list[int]], texts))
 
 
 class TextPart(Closed):

@@ -194,7 +194,8 @@ def agreement(ours: Text, theirs: Text, tie: float) -> tuple[int, float]:
             # llama.cpp reports nothing of tokens that are parts of a character, and of
             # those that no text belongs to (rows that pad the embeddings).
             return position, largest
-        other_logprob = dict(mine.top_logprobs).get(other.token)
+        candidates = {item.token: item.logprob for item in mine.top_logprobs}
+        other_logprob = candidates.get(other.token)
         is_tie = other_logprob is not None and mine.logprob - other_logprob <= tie
         return (position if is_tie else -1), largest
     return min(len(ours.logprobs), len(theirs.logprobs)), largest
