@@ -50,6 +50,11 @@ VERBS = {
         "tune a pretrained model on labelled examples",
         "用标注数据微调预训练模型",
     ),
+    "import": Verb(
+        "miaobi.verbs.importing:import_recipe",
+        "a recipe from LLaMA-Factory's or ms-swift's files",
+        "把 LLaMA-Factory 或 ms-swift 的设置写成配方",
+    ),
     "search": Verb(
         "miaobi.verbs.search:command",
         "better settings for a recipe, by many short runs",

@@ -96,6 +96,7 @@ def test_surface() -> None:
         "data inspect",
         "train",
         "finetune",
+        "import",
         "search",
         "generate text",
         "generate image",

@@ -67,3 +67,18 @@ def packaged(path: Path) -> Path | None:
     else:
         return None
     return file if file.is_file() else None
+
+
+def command_of_recipe(name: str) -> str:
+    """Return the command that makes the model of a packaged recipe of this name, with
+    "-" for "_" as models are called; "" where no recipe is called so.
+    """
+    stem = name.partition("@")[0].replace("-", "_").lower()
+    folders = {key: recipes.get(key).path for key in recipes.names()}
+    for key, folder in folders.items():
+        if (folder / f"{stem}.yaml").is_file():
+            place = f"recipes/{key}" if folder.parent == OWN else key
+            return f"miaobi train {place}/{stem}.yaml"
+    if (OWN / "tune" / f"{stem}.yaml").is_file():
+        return f"miaobi finetune recipes/tune/{stem}.yaml"
+    return ""

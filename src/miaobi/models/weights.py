@@ -13,6 +13,7 @@ from miaobi.core import bundle, gguf
 from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported, nearest
 from miaobi.core.language import say
+from miaobi.core.recipes import command_of_recipe
 from miaobi.core.storage import Location
 from miaobi.models import single_file
 from miaobi.models.formats import format_of
@@ -51,6 +52,15 @@ def find(name: str) -> Weights:
                 "Check the path; `miaobi models list` shows the models in the store.",
                 "请检查路径；`miaobi models list` 列出模型库中的模型。",
             ),
+        )
+    command = command_of_recipe(name)
+    if command:
+        raise NotFound(
+            say(
+                f"There is no model named {name!r}; it is a recipe, by which one is made.",
+                f"没有名为 {name!r} 的模型；它是一个配方，可用来训练模型。",
+            ),
+            command,
         )
     raise NotFound(
         say(f"There is no model named {name!r}.", f"没有名为 {name!r} 的模型。"),

@@ -1,0 +1,210 @@
+"""LLaMA-Factory's YAML and dataset_info.json
+(github.com/hiyouga/LLaMA-Factory, src/llamafactory/hparams and data/README.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from miaobi.core.errors import BadInput, NotFound, nearest
+from miaobi.core.language import say
+from miaobi.verbs.importing.taken import Taken, take_common
+
+DATASETS = "dataset_info.json"
+ALL = 1000.0
+"""A share that no source has so many examples for: all of it."""
+TASKS = {"sft": "chat", "pt": "causal", "dpo": "preference", "kto": "preference"}
+METHODS = {"lora": "lora", "full": "full", "freeze": "frozen"}
+LOSSES = {"sigmoid": "dpo", "orpo": "orpo"}
+COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
+"""Its names of columns that are others here."""
+
+
+def is_own(settings: Mapping[str, Any]) -> bool:
+    return bool({"model_name_or_path", "finetuning_type", "stage"} & settings.keys())
+
+
+def take(taken: Taken, folder: Path) -> None:
+    """Take the settings of a YAML file in `folder`."""
+    if taken.get("model_name_or_path"):
+        taken.take("model_name_or_path", "base", taken.get("model_name_or_path"))
+    _take_stage(taken)
+    method = taken.get("finetuning_type")
+    if method in METHODS:
+        taken.take("finetuning_type", "tune.method", METHODS[method])
+    elif method is not None:
+        taken.refuse("finetuning_type", f"there is no {method} here", f"没有 {method}")
+    take_common(taken)
+    if taken.get("cutoff_len"):
+        taken.take("cutoff_len", "data.max_length", taken.get("cutoff_len"))
+    if taken.get("max_samples"):
+        taken.take("max_samples", "data.max_examples", taken.get("max_samples"))
+    size = taken.get("val_size")
+    if size is not None and 0 <= size < 1:
+        taken.take("val_size", "data.validation", float(size))
+    elif size is not None:
+        taken.refuse("val_size", "a number of examples", "按条数给出")
+    if taken.get("template"):
+        taken.note(
+            "template",
+            "not taken: the base's own chat template is used",
+            "未采用：使用基础模型自带的对话模板",
+        )
+    if taken.get("output_dir"):
+        name = Path(str(taken.get("output_dir"))).name
+        taken.take("output_dir", "name", name.replace("_", "-").lower())
+    _take_datasets(taken, folder)
+
+
+def _take_stage(taken: Taken) -> None:
+    stage = taken.get("stage")
+    if stage in TASKS:
+        taken.take("stage", "task", TASKS[stage])
+    elif stage is not None:
+        taken.refuse("stage", f"there is no {stage} here", f"没有 {stage}")
+    if stage == "kto":
+        taken.recipe["head"] = {"loss": "kto"}
+    loss = taken.get("pref_loss")
+    if loss in LOSSES:
+        taken.take("pref_loss", "head.loss", LOSSES[loss])
+    elif loss is not None:
+        taken.refuse("pref_loss", f"there is no {loss} here", f"没有 {loss}")
+    if taken.get("pref_beta") is not None:
+        taken.take("pref_beta", "head.beta", taken.get("pref_beta"))
+
+
+def _take_datasets(taken: Taken, folder: Path) -> None:
+    names = _names(taken.get("dataset"))
+    if not names:
+        return
+    parent = _folder_of_data(taken, folder)
+    entries = datasets(parent / DATASETS)
+    first, *others = [_entry(name, entries, parent) for name in names]
+    path, columns = _source(taken, names[0], first, parent)
+    taken.take("dataset", "data.path", path)
+    if columns:
+        taken.recipe["data"]["columns"] = columns
+    for name, entry in zip(names[1:], others, strict=True):
+        path, columns = _source(taken, name, entry, parent)
+        source = {
+            "path": path,
+            "share": ALL,
+            "columns": columns,
+        }
+        taken.recipe["data"].setdefault("mix", {})[name] = source
+        taken.notes["dataset"] += say(f", data.mix.{name}", f"、data.mix.{name}")
+    held = _names(taken.get("eval_dataset"))
+    if len(held) == 1:
+        path, _ = _source(taken, held[0], _entry(held[0], entries, parent), parent)
+        taken.take("eval_dataset", "data.validation_path", path)
+
+
+def _names(value: Any) -> list[str]:
+    names = value.split(",") if isinstance(value, str) else list(value or ())
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
+def _folder_of_data(taken: Taken, folder: Path) -> Path:
+    """Return dataset_dir: from where one stands, beside the file, or above it."""
+    name = str(taken.get("dataset_dir") or "data")
+    places = [Path(name), *(parent / name for parent in (folder, *folder.parents))]
+    found = next((place for place in places if (place / DATASETS).is_file()), None)
+    if found is None:
+        raise NotFound(
+            say(f"There is no {DATASETS} in {name}.", f"{name} 中没有 {DATASETS}。"),
+            say("Set dataset_dir in the file.", "请在文件中设置 dataset_dir。"),
+        )
+    if "dataset_dir" in taken.given:
+        taken.note("dataset_dir", f"taken: {found}", f"已采用：{found}")
+    return found
+
+
+def datasets(path: Path) -> dict[str, Any]:
+    """Return the entries of a dataset_info.json. Raises BadInput with the place."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(
+            say(f"{path} is not JSON: {error}.", f"{path} 不是 JSON：{error}。"),
+            say("Mend that line.", "请修正该行。"),
+        ) from None
+    if isinstance(entries, dict):
+        return entries
+    raise BadInput(
+        say(f"{path} names no data sets.", f"{path} 中没有数据集。"),
+        '{"NAME": {"file_name": "NAME.json"}}',
+    )
+
+
+def _entry(name: str, entries: Mapping[str, Any], parent: Path) -> Mapping[str, Any]:
+    entry = entries.get(name)
+    if isinstance(entry, Mapping):
+        return entry
+    raise BadInput(
+        say(
+            f"{parent / DATASETS} has no data set {name!r}.",
+            f"{parent / DATASETS} 中没有数据集 {name!r}。",
+        ),
+        nearest(name, entries),
+    )
+
+
+def _source(
+    taken: Taken, name: str, entry: Mapping[str, Any], parent: Path
+) -> tuple[str, dict[str, str]]:
+    """Return (path, our columns by their own names) of a data set.
+
+    Raises BadInput for one that is not a file.
+    """
+    if not entry.get("file_name"):
+        raise BadInput(
+            say(
+                f"{DATASETS}: {name} is not a file but on a hub, which is not read here.",
+                f"{DATASETS}：{name} 不是文件而在远程仓库中，此处无法读取。",
+            ),
+            say("Fetch it, and give its file_name.", "请先下载，并写上 file_name。"),
+        )
+    columns = dict[str, str]()
+    for key, own in (entry.get("columns") or {}).items():
+        ours = COLUMNS.get(key, key)
+        is_turns = key == "messages" and own in ("conversations", "conversation")
+        if own and own != ours and not is_turns:
+            columns[ours] = own
+    for key, value in entry.items():
+        _note_entry(taken, f"{name}.{key}", key, value, columns)
+    if entry.get("ranking") and "task" not in taken.recipe:
+        taken.recipe["task"] = "preference"
+    return str(parent / str(entry["file_name"])), columns
+
+
+READ = {"file_name", "formatting", "ranking"}
+USUAL_TAGS = {"from", "value", "role", "content", "human", "gpt", "user", "assistant"}
+USUAL_TAGS |= {"system", "observation", "function_call", "tool", "function"}
+
+
+def _note_entry(
+    taken: Taken, label: str, key: str, value: Any, columns: Mapping[str, str]
+) -> None:
+    if key in READ:
+        taken.note(label, "taken", "已采用")
+    elif key == "columns":
+        names = ", ".join(f"{ours}: {own}" for ours, own in columns.items())
+        taken.note(
+            label,
+            f"taken as data.columns {{{names}}}" if names else "taken: the usual names",
+            f"写为 data.columns {{{names}}}" if names else "已采用：通用列名",
+        )
+    elif key == "tags":
+        odd = sorted({str(tag) for tag in value.values()} - USUAL_TAGS)
+        if odd:
+            named = ", ".join(odd)
+            taken.refuse(
+                label, f"rename {named} in the records", f"请在记录中改名：{named}"
+            )
+        else:
+            taken.note(label, "taken: recognised in the records", "已采用：按记录识别")
+    else:
+        taken.refuse(label, "there is no such setting here", "此处没有这项设置")
