@@ -88,7 +88,7 @@ def test_the_documented_examples(url: str, client: str, steps: int, model: str) 
     assert len(done.stdout.splitlines()) == steps, done.stdout
 
 
-def asked(url: str, **fields: Any) -> httpx.Response:
+def post(url: str, **fields: Any) -> httpx.Response:
     body = {
         "model": "plain",
         "messages": [{"role": "user", "content": "Say hi."}],
@@ -131,7 +131,7 @@ def of_property(value: dict[str, Any], **more: Any) -> dict[str, Any]:
 )
 def test_schemas_that_pydantic_and_tools_write(url: str, value: dict[str, Any]) -> None:
     schema = of_property(value)
-    choice = asked(url, response_format=form(schema)).json()["choices"][0]
+    choice = post(url, response_format=form(schema)).json()["choices"][0]
     if choice["finish_reason"] == "stop":
         jsonschema.validate(json.loads(choice["message"]["content"]), schema)
     assert choice["message"]["content"].startswith('{"v": ')
@@ -151,7 +151,7 @@ def test_schemas_that_pydantic_and_tools_write(url: str, value: dict[str, Any]) 
 def test_what_cannot_be_enforced_is_refused(
     url: str, value: dict[str, Any], where: str
 ) -> None:
-    answer = asked(url, response_format=form(of_property(value)))
+    answer = post(url, response_format=form(of_property(value)))
     error = answer.json()["error"]
     assert answer.status_code == 400
     assert error["param"] == "response_format"
@@ -163,7 +163,7 @@ def test_the_definitions_of_a_demanded_tool_resolve(url: str) -> None:
     person = of_property({"type": "string", "maxLength": 10})
     parameters = of_property({"$ref": "#/$defs/P"}, **{"$defs": {"P": person}})
     function = {"name": "save", "parameters": parameters}
-    choice = asked(
+    choice = post(
         url,
         tools=[{"type": "function", "function": function}],
         tool_choice="required",
@@ -177,5 +177,5 @@ def test_what_is_not_enforced_is_not_limited(url: str) -> None:
     prompt = {"type": "string", "description": "x" * 9000}
     function = {"name": "Task", "parameters": of_property(prompt)}
     tools = [{"type": "function", "function": function}]
-    answer = asked(url, model="tools", tools=tools, max_tokens=4)
+    answer = post(url, model="tools", tools=tools, max_tokens=4)
     assert answer.status_code == 200, answer.text

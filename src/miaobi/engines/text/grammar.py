@@ -142,20 +142,23 @@ class _Grammar:
         """Whether no value can be of two of the options: their types differ, or one
         property names them.
         """
-        kinds = [option.get("type") for option in map(self._target, options)]
-        named = [kind for kind in kinds if isinstance(kind, str) and kind != "number"]
-        if len(set(named)) == len(options):
-            return True
-        names = [
-            set(option.get("required", ())) for option in map(self._target, options)
+        targets = [self._target(option) for option in options]
+        kinds = [
+            target.get("type")
+            for target in targets
+            if isinstance(target.get("type"), str)
         ]
-        shared = set.intersection(*names)
-        return any(self._distinguishes(name, options) for name in shared)
+        if "number" not in kinds and len(set(kinds)) == len(options):
+            return True
+        shared = set(targets[0].get("required", ()))
+        for target in targets[1:]:
+            shared &= set(target.get("required", ()))
+        return any(self._distinguishes(name, targets) for name in shared)
 
-    def _distinguishes(self, name: str, options: list[Any]) -> bool:
+    def _distinguishes(self, name: str, targets: list[Mapping[str, Any]]) -> bool:
         """Whether the property is a constant, another in each option."""
         values: list[Any] = []
-        for option in map(self._target, options):
+        for option in targets:
             declared = self._target(option.get("properties", {}).get(name))
             if not {"const", "enum"} & set(declared):
                 return False

@@ -16,7 +16,7 @@ from miaobi.engines.model import Model
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
 from miaobi.serve.text.fields import Chat, ImagePart, plain
-from miaobi.serve.text.tools import Kit, as_written, in_words
+from miaobi.serve.text.tools import Kit, as_written, with_described_tools
 
 DEFAULT_LENGTH = 4096
 """Tokens of an answer without max_tokens, where the context holds as many."""
@@ -91,7 +91,7 @@ def request_of(
     }
     messages = [plain(message) for message in fields.messages]
     if not speaks_of_tools:
-        messages = in_words(messages, kit)
+        messages = with_described_tools(messages, kit)
     request: TextRequest = model.request(
         messages,
         **{**length, **controls, **extra},

@@ -181,7 +181,7 @@ def as_written(error: MiaobiError) -> MiaobiError:
     return type(error)(problem, error.remedy, field=field)
 
 
-def in_words(
+def with_described_tools(
     messages: Sequence[Mapping[str, Any]], kit: Kit
 ) -> list[Mapping[str, Any]]:
     """Return a conversation that describes the tools, for a model whose chat template
@@ -191,14 +191,14 @@ def in_words(
     """
     listed = json.dumps([tool["function"] for tool in kit.tools], ensure_ascii=False)
     described = DESCRIPTION.format(tools=listed)
-    spoken = [_in_words(message) for message in messages]
+    spoken = [_as_text(message) for message in messages]
     if spoken[0]["role"] == "system":
         content = f"{spoken[0]['content']}\n\n{described}"
         return [{**spoken[0], "content": content}, *spoken[1:]]
     return [{"role": "system", "content": described}, *spoken]
 
 
-def _in_words(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
     if message["role"] == "tool":
         return {"role": "user", "content": f"Result: {message['content']}"}
     calls = message.get("tool_calls")
