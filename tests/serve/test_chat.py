@@ -215,12 +215,39 @@ def test_null_means_left_out(app: FastAPI, echo: Echo) -> None:
     empty = {
         name: None for name in Chat.model_fields if name not in ("model", "messages")
     }
+    empty |= {"functions": None, "function_call": None, "web_search_options": None}
     with TestClient(app) as client:
         assert (
             client.post("/v1/chat/completions", json=said("x", **empty)).status_code
             == 200
         )
     assert set(echo.requests[-1].changed()) == {"messages", "max_new_tokens", "seed"}
+
+
+WITHOUT_EFFECT = {
+    "metadata": {"team": "support"},
+    "store": True,
+    "user": "ada",
+    "safety_identifier": "hash",
+    "prompt_cache_key": "key",
+    "prompt_cache_retention": "24h",
+    "service_tier": "priority",
+    "verbosity": "low",
+    "reasoning_effort": "minimal",
+    "prediction": {"type": "content", "content": "x"},
+    "modalities": ["text"],
+}
+
+
+def test_what_changes_no_answer_is_accepted(app: FastAPI, echo: Echo) -> None:
+    with TestClient(app) as client:
+        plain = client.post("/v1/chat/completions", json=said("x", seed=1))
+        more = client.post(
+            "/v1/chat/completions", json=said("x", seed=1, **WITHOUT_EFFECT)
+        )
+    assert more.status_code == 200
+    assert more.json()["choices"] == plain.json()["choices"]
+    assert echo.requests[-1] == echo.requests[-2]
 
 
 @pytest.mark.parametrize(
@@ -244,8 +271,9 @@ def test_null_means_left_out(app: FastAPI, echo: Echo) -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
-        ({"store": True}, "store"),
         ({"functions": []}, "functions"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"reasoning_effort": "great"}, "reasoning_effort"),
         (
             {
                 "response_format": {

@@ -101,6 +101,8 @@ class Abilities:
         default_factory=dict, compare=False
     )
     """By control: raises for a value of it that the engine cannot serve."""
+    reasons: bool = False
+    """Whether its model's template has a switch for reasoning."""
 
     def serves(self, values: Mapping[str, Any]) -> bool:
         """Return whether controls are offered, with these values."""
@@ -122,7 +124,10 @@ class Abilities:
             if all(name in owner.checks for owner in owners):
                 checks[name] = either(*(owner.checks[name] for owner in owners))
         return Abilities(
-            self.controls | other.controls, tokenize=self.tokenize, checks=checks
+            self.controls | other.controls,
+            tokenize=self.tokenize,
+            checks=checks,
+            reasons=self.reasons or other.reasons,
         )
 
     def check(self, name: str, value: Any) -> None:
@@ -211,11 +216,14 @@ class TextEngine(Engine, HasContext, Protocol):
     """An engine that takes a TextRequest."""
 
 
-class SupportsTools(Protocol):
-    """A chat template that may have a place for tools."""
+class Template(Protocol):
+    """A chat template: what it has a place for."""
 
     @property
     def supports_tools(self) -> bool: ...
+
+    @property
+    def reasons(self) -> bool: ...
 
 
 class Scorer(Protocol):
@@ -294,13 +302,15 @@ def check_token_ids(ids: Sequence[int], vocabulary_size: int) -> None:
             )
 
 
-def with_tools(abilities: Abilities, chat: SupportsTools | None) -> Abilities:
+def with_template(abilities: Abilities, chat: Template | None) -> Abilities:
     """Return an engine's abilities with its model's chat template: `tools` among them
-    where the template supports tools.
+    where the template supports tools, and whether it has a switch for reasoning.
     """
-    if chat is None or not chat.supports_tools:
+    if chat is None:
         return abilities
-    return replace(abilities, controls=abilities.controls | {"tools"})
+    tools = {"tools"} if chat.supports_tools else set[str]()
+    controls = abilities.controls | tools
+    return replace(abilities, controls=controls, reasons=chat.reasons)
 
 
 def no_chat_error(name: str) -> Unsupported:

@@ -32,7 +32,7 @@ from miaobi.core.engine import (
     context_error,
     either,
     no_chat_error,
-    with_tools,
+    with_template,
 )
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, Unsupported
 from miaobi.core.language import say
@@ -143,7 +143,7 @@ class LlamaCppEngine:
         self.slots = max(streams, MIN_SLOTS)
         self.chat = chat.from_gguf(header.metadata)
         self.chats = self.chat is not None
-        self.abilities = with_tools(ABILITIES, self.chat)
+        self.abilities = with_template(ABILITIES, self.chat)
         self._vocabulary_size = len(header.metadata.get("tokenizer.ggml.tokens", ()))
         self.bos_token = chat.named_token(header.metadata, "bos") or None
         self.eos_token = chat.named_token(header.metadata, "eos") or None

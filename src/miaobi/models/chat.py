@@ -50,13 +50,23 @@ class ChatTemplate:
         """SHA-256 of the template's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
-    @cached_property
+    @property
     def supports_tools(self) -> bool:
         """Whether it describes tools to the model."""
+        return "tools" in self._variables
+
+    @property
+    def reasons(self) -> bool:
+        """Whether it lets a caller switch the model's reasoning."""
+        return bool({"enable_thinking", "reasoning_effort"} & self._variables)
+
+    @cached_property
+    def _variables(self) -> set[str]:
+        """What the template reads of what it is given. Raises Damaged."""
         from jinja2 import meta
 
         program = self._compiled.environment.parse(self.source)
-        return "tools" in meta.find_undeclared_variables(program)
+        return meta.find_undeclared_variables(program)
 
     @cached_property
     def _compiled(self) -> Any:

@@ -27,7 +27,7 @@ from miaobi.core.engine import (
     check_token_ids,
     context_error,
     no_chat_error,
-    with_tools,
+    with_template,
 )
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.language import say
@@ -199,7 +199,7 @@ class NativeEngine:
         if not constraint.spells_json(checkpoint.tokenizer.table):
             controls = abilities.controls - {"json_schema"}
             abilities = replace(abilities, controls=controls)
-        self.abilities = with_tools(abilities, checkpoint.chat)
+        self.abilities = with_template(abilities, checkpoint.chat)
         self.context_length = checkpoint.context_length
         self.chat = checkpoint.chat
         adapters = checkpoint.adapters.values()

@@ -22,7 +22,7 @@ from miaobi.core.engine import (
     check_token_ids,
     context_error,
     no_chat_error,
-    with_tools,
+    with_template,
 )
 from miaobi.core.errors import EngineDied, Unsupported
 from miaobi.core.language import say
@@ -100,7 +100,7 @@ class OpenVinoEngine:
         self.chat = self._description.chat
         self.chats = self.chat is not None
         self.context_length = self._description.context_length
-        self.abilities = with_tools(abilities, self.chat)
+        self.abilities = with_template(abilities, self.chat)
         self._opening = threading.Lock()
         self._process = self._start_process()
         self._eos_ids = set(self._process.eos_ids)

@@ -47,6 +47,15 @@ def request_of(
         if isinstance(part, ImagePart)
     ]
     extra: dict[str, Any] = {}
+    if fields.reasoning_effort is not None and model.engine.abilities.reasons:
+        raise Unsupported(
+            say(
+                f"{model.name} reasons as its template says; how much cannot be set here.",
+                f"{model.name} 按其模板进行推理；此处不能设定推理程度。",
+            ),
+            say("Leave reasoning_effort out.", "请去掉 reasoning_effort。"),
+            field="reasoning_effort",
+        )
     speaks_of_tools = not kit.tools or "tools" in offered
     if not speaks_of_tools and kit.schema is None:
         raise Unsupported(

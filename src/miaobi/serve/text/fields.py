@@ -17,17 +17,28 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.serve.errors import ApiError
+from miaobi.serve.pages import Metadata
 from miaobi.serve.settings import Limits
 
+Label = Annotated[str, Field(max_length=512)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 """Of a model: in the store ("poet", "poet@2"), a starter pack, or one of --model."""
 
 
 class Closed(BaseModel):
-    """A shape that refuses every field that is not written down."""
+    """A shape that refuses every field that is not written down; null is left out, be
+    the field known or not.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: item for name, item in value.items() if item is not None}
 
 
 class GenerationFields(Closed):
@@ -52,7 +63,21 @@ class GenerationFields(Closed):
 
 class StreamOptions(Closed):
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None
+    """Padding against listeners who count characters. It is never sent."""
+
+
+class NoEffect(Closed):
+    """Fields of OpenAI's that change no answer here: they are read and not used."""
+
+    metadata: Metadata | None = None
+    store: bool | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    prompt_cache_retention: Literal["in-memory", "24h"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    prediction: dict[str, Any] | None = None
 
 
 class Sampling(GenerationFields):
@@ -81,8 +106,7 @@ class Sampling(GenerationFields):
     ) = Field(None, max_length=1024)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, max_length=512)
-    """A label of the client's own. It is not used."""
+    user: Label | None = None
 
     @property
     def answers(self) -> int:
@@ -153,8 +177,13 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Completion(Sampling):
-    """A text to go on with, as it stands: as text, or as token ids."""
+    """A text to go on with, as it stands: as text, or as token ids.
 
+    best_of: one answer is the best of one. suffix: nothing stands after the text.
+    """
+
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
     prompt: str | list[str] | Ids | list[Ids] = Field(min_length=0)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
@@ -184,6 +213,8 @@ def several(
 class TextPart(Closed):
     type: Literal["text"]
     text: str
+    cache_control: dict[str, Any] | None = None
+    """Where other servers are to cache. It is not used."""
 
 
 class ImageUrl(Closed):
@@ -278,7 +309,7 @@ class JsonSchema(Closed):
     json_schema: SchemaFormat
 
 
-class Chat(Sampling):
+class Chat(Sampling, NoEffect):
     """A conversation to answer."""
 
     messages: list[Message] = Field(min_length=1)
@@ -297,8 +328,10 @@ class Chat(Sampling):
     ) = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    reasoning_effort: (
+        Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None
+    ) = None
+    """Of no effect on a model that does not reason; refused by one that does."""
 
     @property
     def most(self) -> int | None:
