@@ -36,6 +36,8 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services
 from miaobi.serve.sessions import COOKIE, SECONDS
 from miaobi.studio.inside import Inside
+from miaobi.studio.keeping import folder_of
+from miaobi.studio.owned import Owned
 
 LANGUAGE, SIGNED_IN = "miaobi_language", "miaobi_signed_in"
 LANGUAGES = ("en", "zh")
@@ -181,7 +183,7 @@ class _Page:
 
     def __init__(self, app: FastAPI, language: str) -> None:
         self._app, self._language = app, language
-        self._shell: FastAPI | None = None
+        self._shell: Owned | None = None
         self._life: AbstractAsyncContextManager[Any] | None = None
         self._building: asyncio.Task[None] | None = None
 
@@ -259,7 +261,8 @@ class _Page:
             page.build, self._app, services, self._language, f"/studio/{self._language}"
         )
         await life.__aenter__()
-        self._shell, self._life = shell, life
+        self._shell = Owned(shell, folder_of(services.settings.folder))
+        self._life = life
 
     async def close(self) -> None:
         if self._building is not None and not self._building.done():
