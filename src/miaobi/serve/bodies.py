@@ -27,7 +27,8 @@ from miaobi.serve.settings import Settings
 STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
 """An upload whose last byte came is stored, also where its sender does not wait."""
 UPLOADS = re.compile(
-    r"/v1/files|/v1/uploads/[^/]+/parts|/v1/images/(?:edits|variations)|/v1/audio/(?:transcriptions|translations)|/studio/.*",
+    r"/v1/files|/v1/uploads/[^/]+/parts|/v1/images/(?:edits|variations)"
+    r"|/v1/audio/(?:transcriptions|translations)|/studio/.*",
     re.DOTALL,
 )
 """Where multipart forms belong."""

@@ -42,21 +42,32 @@ def meant(errors: Sequence[Mapping[str, Any]], body: Any) -> Misfit:
     misfits = [_misfit(error, body) for error in errors]
     position = 0
     while len(misfits) > 1:
-        groups = dict[Step | None, list[Misfit]]()
-        for misfit in misfits:
-            step = misfit.steps[position] if position < len(misfit.steps) else None
-            groups.setdefault(step, []).append(misfit)
-        shapes = {step: group for step, group in groups.items() if _is_shape(step)}
-        if len(shapes) > 1:
-            if all(_is_other_type(group, position) for group in shapes.values()):
-                return _any_of([group[0] for group in shapes.values()])
-            misfits = min(shapes.values(), key=lambda group: _distance(group, position))
-        else:
+        groups = _grouped(misfits, position)
+        if None in groups:
+            return groups[None][0]
+        shapes = [group for step, group in groups.items() if _is_shape(step)]
+        if len(shapes) < 2:
             misfits = next(iter(groups.values()))
-            if None in groups:
-                return groups[None][0]
+        elif all(_is_other_type(group, position) for group in shapes):
+            return _any_of([group[0] for group in shapes])
+        else:
+            distances = [_distance(group, position) for group in shapes]
+            misfits = shapes[distances.index(min(distances))]
         position += 1
     return misfits[0]
+
+
+def _grouped(
+    misfits: Sequence[Misfit], position: int
+) -> dict[Step | None, list[Misfit]]:
+    """Return errors by their step at a position; None for those that end before it."""
+    groups = dict[Step | None, list[Misfit]]()
+    for misfit in misfits:
+        step = None
+        if position < len(misfit.steps):
+            step = misfit.steps[position]
+        groups.setdefault(step, []).append(misfit)
+    return groups
 
 
 def _misfit(error: Mapping[str, Any], body: Any) -> Misfit:
