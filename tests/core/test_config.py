@@ -32,6 +32,7 @@ from miaobi.core.config import (
     resolve,
     usage,
 )
+from miaobi.core.config import values as config_values
 from miaobi.core.errors import BadInput, NotFound
 
 
@@ -288,11 +289,71 @@ def double(value: int) -> int:
 
 @dataclass(frozen=True)
 class Renamed:
-    parts: Annotated[int, Former("halves", double)] = 1
+    parts: Annotated[int, Former("halves", double, until="999.0")] = 1
     other: str = ""
 
 
 RENAMED = options(Renamed, "train.")
+
+
+@dataclass(frozen=True)
+class Gone:
+    parts: Annotated[int, Former("halves", double, until="0.1")] = 1
+
+
+def once() -> None:
+    config_values._note.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "origin", "written"),
+    [
+        ({"train": {"halves": 3}}, {}, "my.yaml", "my.yaml: train.halves"),
+        ({}, {"train.halves": 3}, "", "train.halves"),
+    ],
+)
+def test_an_earlier_name_is_noted_once(
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    origin: str,
+    written: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    once()
+    for _ in range(2):
+        resolve(RENAMED, settings, overrides, origin)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith(written)
+    assert "999.0" in shown.err
+    assert "Write train.parts." in shown.err
+
+
+def test_an_earlier_option_is_noted_as_it_was_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    once()
+    parse(["--train.halves", "3"], RENAMED)
+    shown = capsys.readouterr().err
+    assert shown.startswith("--train.halves is an earlier name")
+    assert "Write --train.parts." in shown
+
+
+def test_files_of_our_own_are_read_without_a_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    once()
+    found = resolve(RENAMED, {"train": {"halves": 3}}, origin="config.yaml", own=True)
+    assert found["train.parts"] == 6
+    assert capsys.readouterr().err == ""
+
+
+def test_an_earlier_name_is_refused_from_its_version_on() -> None:
+    gone = options(Gone, "train.")
+    with pytest.raises(BadInput, match=r"my.yaml: train.halves has another name"):
+        resolve(gone, {"train": {"halves": 3}}, origin="my.yaml")
+    assert resolve(gone, {"train": {"halves": 3}}, own=True)["train.parts"] == 6
 
 
 @pytest.mark.parametrize(

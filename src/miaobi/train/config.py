@@ -34,7 +34,9 @@ class TrainConfig:
     batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] = 32
     """Examples in one microbatch."""
     microbatches: Annotated[
-        int, Field(ge=1, le=1_000_000), Former("accumulation", of_all_processes)
+        int,
+        Field(ge=1, le=1_000_000),
+        Former("accumulation", of_all_processes, until="0.3"),
     ] = field(default_factory=launched_processes)
     """Microbatches of a step, those of all processes together; each process takes its
     share. One for each process unless set. The gradient is exactly that of one batch of

@@ -172,6 +172,8 @@ def settle(
     recipe: Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     origin: str = "",
+    *,
+    own: bool = False,
 ) -> Settings:
     """Resolve a recipe and typed settings over it.
 
@@ -179,6 +181,7 @@ def settle(
         recipe: nested mappings, as in a recipe file
         overrides: by dotted key, such as {"train.max_steps": 200}
         origin: the file that the recipe comes from, for names and errors
+        own: it was written by miaobi, where earlier names of settings are no mistake
     """
     from miaobi.train.config import TrainConfig
 
@@ -189,7 +192,7 @@ def settle(
     recipe = {key: value for key, value in recipe.items() if key != "search"}
     recipe = _without_other_samples(recipe, family)
     _check_sections(recipe, origin)
-    values = config.resolve(recipe_options(family), recipe, overrides, origin)
+    values = config.resolve(recipe_options(family), recipe, overrides, origin, own=own)
     stem = Path(origin or family.NAME).stem.replace("_", "-").lower()
     name = check_name(values["name"] or stem)
     return Settings(
@@ -411,8 +414,9 @@ def resume(
     folder = find_run_folder(str(run), runs)
     path = folder / "config.yaml"
     recipe = config.read_yaml(path)
-    settled = settle(recipe, settings, str(path))
-    check_resumed(folder, "train", settle(recipe, None, str(path)).flat, settled.flat)
+    settled = settle(recipe, settings, str(path), own=True)
+    unchanged = settle(recipe, None, str(path), own=True)
+    check_resumed(folder, "train", unchanged.flat, settled.flat)
     trained = _run(settled, folder.parent, folder=folder, quiet=quiet)
     assert isinstance(trained, Trained)
     return trained

@@ -8,8 +8,8 @@ into plain ones when annotated `Annotated[Config, flat]`; a field
 `mix: dict[str, Source]` spreads once for every name that the file gives
 (`--data.mix.poems.share`). A parameter annotated `Annotated[Mapping[str, Any],
 Further(function)]` gets the settings whose keys depend on the rest of the command line,
-such as those of a recipe. A setting annotated `Former(name, convert)` is also read under
-its earlier name. Help comes from the docstrings.
+such as those of a recipe. A setting annotated `Former(name, convert, until)` is also read
+under its earlier name, with a note, until that version. Help comes from the docstrings.
 
 Bounds stand on the type (`Annotated[int, Field(ge=1)]`, `Literal["a", "b"]`) and hold
 wherever a value comes from. Conversion to types is pydantic's; the keys, their spelling

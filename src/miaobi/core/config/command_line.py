@@ -21,6 +21,7 @@ from miaobi.core.config.options import (
 from miaobi.core.config.types import bounds, describe, metavar
 from miaobi.core.config.values import (
     build,
+    check_key,
     find_option,
     present,
     present_key,
@@ -107,6 +108,7 @@ def parse(
         written[key] = argument.written
     values = dict[str, Any]()
     for key, value in texts.items():
+        check_key(key, by_key, written[key])
         name, value = present(key, value, by_key, written[key])
         values[name] = by_key[name].convert(value, written[key])
     return values

@@ -47,15 +47,20 @@ class flat:
 
 @dataclass(frozen=True)
 class Former:
-    """Marks a field that had another name: `Annotated[int, Former("size", double)]`.
+    """Marks a field that had another name: `Annotated[int, Former("size", double, "0.3")]`.
 
-    Files and command lines with the earlier name are read; it is never written.
+    What miaobi wrote itself under the earlier name is always read. A person who uses it
+    is told so, and refused from the version `until`; it is never written.
     """
 
     name: str
     """The field's earlier name."""
     convert: Callable[[Any], Any]
     """Return the field's value for what stands under the earlier name."""
+    until: str
+    """The first version that refuses it, such as "0.3"; the second after the one that
+    renamed it.
+    """
 
 
 class FurtherOptions(NamedTuple):

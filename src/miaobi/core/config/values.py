@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, is_dataclass
 from typing import Any, ParamSpec, TypeVar, get_type_hints
@@ -24,6 +25,7 @@ from miaobi.core.config.options import (
 )
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
+from miaobi.core.version import __version__
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,12 +41,20 @@ def flatten(
         by_key: the options; a mapping under one of their keys is that option's value.
         prefix: of every key.
     """
+    for key, value in _as_written(settings, by_key, prefix):
+        yield present(key, value, by_key)
+
+
+def _as_written(
+    settings: Mapping[str, Any], by_key: Mapping[str, Option], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """As `flatten`, with earlier keys as they stand there."""
     for name, value in settings.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and key not in by_key:
-            yield from flatten(value, by_key, f"{key}.")
+            yield from _as_written(value, by_key, f"{key}.")
         else:
-            yield present(key, value, by_key)
+            yield key, value
 
 
 def present(
@@ -66,6 +76,46 @@ def present_key(key: str, by_key: Mapping[str, Option]) -> str:
     return key if option is None else option.key
 
 
+def check_key(key: str, by_key: Mapping[str, Option], written: str) -> None:
+    """Write to stderr, once in a process, that an earlier key has another name.
+
+    Args:
+        key: dotted.
+        by_key: the options.
+        written: the key with its origin, or the option of the command line.
+
+    Raises BadInput from the version on that reads it no longer.
+    """
+    option = _renamed(key, by_key)
+    if option is None or option.former is None:
+        return
+    until = option.former.until
+    name = option.name if written.startswith("--") else option.key
+    remedy = say(f"Write {name}.", f"请写 {name}。")
+    if _numbers(__version__) >= _numbers(until):
+        problem = say(
+            f"{written} has another name since miaobi {until}.",
+            f"自 miaobi {until} 起，{written} 已改名。",
+        )
+        raise BadInput(problem, remedy)
+    _note(
+        say(
+            f"{written} is an earlier name and will be refused from miaobi {until} on. {remedy} {option.help}",
+            f"{written} 是旧名称，自 miaobi {until} 起不再接受。{remedy}{option.help}",
+        )
+    )
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Write a note to stderr, once."""
+    print(text, file=sys.stderr)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
 def _renamed(key: str, by_key: Mapping[str, Option]) -> Option | None:
     """The option whose earlier key this is; None where there is none."""
     for option in by_key.values():
@@ -79,6 +129,8 @@ def resolve(
     settings: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     origin: str = "",
+    *,
+    own: bool = False,
 ) -> dict[str, Any]:
     """Return every option's value by key: its default, overlaid by the file, then by
     the overrides. Every value that is given is checked here.
@@ -89,6 +141,7 @@ def resolve(
         overrides: typed values by dotted key, from the command line, Python or a job;
             a mapping under the name of a section takes the place of the file's.
         origin: the file, for errors.
+        own: the file was written by miaobi, so that earlier keys are no mistake.
 
     Raises BadInput for an unknown key (with the nearest right one), a value of the
     wrong type or out of bounds, a missing value.
@@ -104,12 +157,17 @@ def resolve(
     expanded = expand_mappings(opts, settings, origin)
     by_key = {option.key: option for option in expanded}
     values = {option.key: option.default for option in expanded}
-    for key, value in flatten(settings, by_key):
+    where = f"{origin}: " if origin else ""
+    for written, given in _as_written(settings, by_key):
+        if not own:
+            check_key(written, by_key, f"{where}{written}")
+        key, value = present(written, given, by_key)
         option = find_option(key, by_key, opts, origin)
         values[key] = option.convert(value, origin)
     for name, override in overrides.items():
         if name in sections:
             continue
+        check_key(name, by_key, name)
         key, value = present(name, override, by_key)
         values[key] = find_option(key, by_key, opts).convert(value)
     for key, value in values.items():

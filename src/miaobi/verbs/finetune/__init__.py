@@ -340,8 +340,8 @@ def resume(
 
     path = folder / "config.yaml"
     recipe = config.read_yaml(path)
-    settled = settle(recipe, settings, str(path))
-    unchanged = settle(recipe, None, str(path))
+    settled = settle(recipe, settings, str(path), own=True)
+    unchanged = settle(recipe, None, str(path), own=True)
     check_resumed(folder, "finetune", unchanged.values, settled.values)
     before, replay = _read_before(folder)
     tuned = _run(
@@ -395,7 +395,7 @@ def again(
             f"miaobi finetune --continue {model} --data new.jsonl",
         )
     return _run(
-        settle(_recipe_without_data(manifest), settings),
+        settle(_recipe_without_data(manifest), settings, own=True),
         runs,
         before=version,
         replay=replay,

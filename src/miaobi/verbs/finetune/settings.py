@@ -119,6 +119,8 @@ def settle(
     recipe: Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     origin: str = "",
+    *,
+    own: bool = False,
 ) -> Settings:
     """Resolve a recipe and typed settings over it.
 
@@ -126,6 +128,7 @@ def settle(
         recipe: nested mappings, as in a recipe file
         overrides: by dotted key, short options included
         origin: the file that the recipe comes from, for names and errors
+        own: it was written by miaobi, where earlier names of settings are no mistake
     """
     overrides = expand_short_options(overrides or {})
     # The section `search` is for `miaobi search`.
@@ -138,7 +141,7 @@ def settle(
         name = guess.task
     task = tasks.get(name)
     options = options_of(task)
-    values = config.resolve(options, recipe, overrides, origin)
+    values = config.resolve(options, recipe, overrides, origin, own=own)
     values["task"] = task.NAME
     values["name"] = _name(values, task.NAME, origin)
     by_key = {

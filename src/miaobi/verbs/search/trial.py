@@ -111,7 +111,7 @@ def _schedule(steps: int) -> dict[str, int]:
 def _open_training(recipe: Mapping[str, Any], folder: Path) -> OpenTrial:
     from miaobi.verbs.train import recipe_options, settle
 
-    settings = settle(recipe)
+    settings = settle(recipe, own=True)
     family = settings.family
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
@@ -130,7 +130,7 @@ def _open_tuning(
     from miaobi.verbs.finetune.settings import settle
     from miaobi.verbs.finetune.work import Work
 
-    settings = settle(recipe)
+    settings = settle(recipe, own=True)
     torch.manual_seed(settings.train.seed)
     torch.set_flush_denormal(True)
     work = Work.open(settings, None, 1.0, True)
