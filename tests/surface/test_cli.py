@@ -93,6 +93,7 @@ def test_surface() -> None:
         "quickstart",
         "data list",
         "data fetch",
+        "data sample",
         "data inspect",
         "train",
         "finetune",
