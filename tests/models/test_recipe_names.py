@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from miaobi.core.errors import NotFound
-from miaobi.core.recipes import command_of_recipe, recipes
-from miaobi.models.weights import find
+from miaobi.core.recipes import recipes
+from miaobi.models.weights import command_of_recipe, find
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from miaobi.models.weights import find
     [
         ("digits-vae", "miaobi train recipes/image/digits_vae.yaml"),
         ("poet_gpt@2", "miaobi train recipes/text/poet_gpt.yaml"),
+        ("poet", "miaobi train recipes/text/poet_gpt.yaml"),
+        ("clothing", "miaobi finetune recipes/tune/picture_classes.yaml"),
         ("review-sentiment", "miaobi finetune recipes/tune/review_sentiment.yaml"),
     ],
 )

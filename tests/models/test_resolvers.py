@@ -85,17 +85,3 @@ def test_its_names_are_listed_and_served() -> None:
     assert "support/shop" not in others.names()
     with pytest.raises(NotFound):
         others.find("support/shop")
-
-
-@pytest.mark.parametrize(
-    ("name", "command"),
-    [
-        ("digits-vae", "miaobi train recipes/image/digits_vae.yaml"),
-        ("poet", "miaobi train recipes/text/poet_gpt.yaml"),
-        ("clothing", "miaobi finetune recipes/tune/picture_classes.yaml"),
-    ],
-)
-def test_the_name_of_a_recipe_that_was_not_run_yet(name: str, command: str) -> None:
-    with pytest.raises(NotFound) as caught:
-        find(name)
-    assert command in caught.value.remedy

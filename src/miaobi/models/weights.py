@@ -54,7 +54,7 @@ def find(name: str) -> Weights:
                 "请检查路径；`miaobi models list` 列出模型库中的模型。",
             ),
         )
-    command = _command_of_recipe(name)
+    command = command_of_recipe(name)
     if command:
         raise NotFound(
             say(
@@ -73,7 +73,7 @@ def find(name: str) -> Weights:
     )
 
 
-def _command_of_recipe(name: str) -> str:
+def command_of_recipe(name: str) -> str:
     """Return the command that makes the model of a packaged recipe, which is named as
     its model or as its file; "" where no recipe is.
     """
