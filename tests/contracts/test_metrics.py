@@ -16,6 +16,7 @@ from miaobi.core.config import plain
 from miaobi.evaluate import metrics
 from miaobi.evaluate.subject import (
     BOUND,
+    CLASSES,
     HELD_OUT,
     LIKELIHOOD,
     RECONSTRUCTION,
@@ -97,6 +98,7 @@ def test_it_names_its_needs_and_is_skipped_without(name: str, subject: Any) -> N
         REFERENCE,
         BOUND,
         RECONSTRUCTION,
+        CLASSES,
     }
     assert not subject.lacks(metric.NEEDS)
     bare = replace(subject, **ONLY_SAMPLES[metric.MODALITY])

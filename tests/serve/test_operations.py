@@ -254,4 +254,4 @@ def test_errors_of_the_framework_have_the_shape_too(
             "param",
             "code",
         }
-    assert client.put("/v1/models", json={}).headers["allow"] == "GET"
+    assert client.put("/v1/models", json={}).headers["allow"] == "GET, HEAD"

@@ -131,15 +131,16 @@ class Follower:
     def record_news(self) -> None:
         """Record what the run has written since the last call. Raise Lost."""
         for run in sorted((self.task.folder / "runs").glob("*")):
-            # Listed before the log is read: what the log says of a checkpoint's step is
-            # written before the checkpoint.
+            # Listed before the log is read: what the log says of a step is written before
+            # the step's checkpoint and samples.
             checkpoints = sorted(run.glob("checkpoints/step-*"))
+            samples = sorted(run.glob("samples/step-*"))
             rows = read_log(run)
             for row in rows:
                 self._record_row(row)
             for path in checkpoints:
                 self._record_checkpoint(_step_of(path.name), rows)
-            for path in sorted(run.glob("samples/step-*")):
+            for path in samples:
                 self._record_samples(path)
 
     def _is_new(self, step: int, what: str) -> bool:
