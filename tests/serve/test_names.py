@@ -44,8 +44,9 @@ def test_names_in_the_store_follow_promotions_at_once(tmp_path: Path) -> None:
         and names.find("poet@production").version == "1"
     )
     Store().remove("poet@2")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound) as raised:
         names.find("poet@2")
+    assert raised.value.field == "model"
 
 
 @pytest.mark.parametrize(

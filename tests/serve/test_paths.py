@@ -110,6 +110,35 @@ def test_other_bodies_are_refused(
     assert answer.json()["error"]["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"model":', "Expecting value (9)"),
+        (b"", "it is empty"),
+        (b'{"model": "caf\xe9"}', "'utf-8' codec can't decode byte 0xe9"),
+        (b'{"seed": ' + b"9" * 6000 + b"}", "4300 digits"),
+    ],
+    ids=["cut short", "empty", "Latin-1", "endless number"],
+)
+def test_what_is_no_json_says_why(client: TestClient, body: bytes, said: str) -> None:
+    headers = {"content-type": "application/json"}
+    answer = client.post("/v1/chat/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["code"] == "json_invalid"
+    assert said in error["message"]
+
+
+def test_a_kind_of_part_that_is_not_read_names_those_that_are(
+    client: TestClient,
+) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+    question = {**QUESTION, "messages": [{"role": "user", "content": [part]}]}
+    error = client.post("/v1/chat/completions", json=question).json()["error"]
+    assert error["param"] == "messages.0.content.0"
+    assert "'text', 'image_url'" in error["message"]
+
+
 @pytest.mark.parametrize("origin", [PAGE, "app://obsidian.md"])
 def test_a_page_of_ones_own_may_ask(client: TestClient, origin: str) -> None:
     asked = {

@@ -64,10 +64,13 @@ STATUS: dict[type[MiaobiError], int] = {
 }
 
 
+UNREADABLE = "There was an error parsing the body"
+"""What FastAPI says of a body that is not UTF-8, or holds a number without end."""
 CLIENT_NAMES = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
     "json_schema": "response_format",
+    "prompt_ids": "prompt",
 }
 """What clients call our fields, where they call them otherwise."""
 PARTS = {"width": "size", "height": "size"}
@@ -167,6 +170,11 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
 
 def _from_validation(error: RequestValidationError) -> ApiError:
     """Name the field that cannot be used, and why."""
+    first: Mapping[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _no_json(f"{first['ctx']['error']} ({first['loc'][-1]})")
+    if tuple(first["loc"]) == ("body",) and first["type"] == "missing":
+        return _no_json(say("it is empty", "内容为空"))
     misfit = meant(error.errors(), error.body)
     where = ".".join(misfit.keys)
     return ApiError(
@@ -174,6 +182,17 @@ def _from_validation(error: RequestValidationError) -> ApiError:
         f"{where}: {misfit.message}" if where else misfit.message,
         code=misfit.code,
         param=where or None,
+    )
+
+
+def _no_json(reason: str) -> ApiError:
+    return ApiError(
+        400,
+        say(
+            f"The body is not JSON: {reason}. Send an object in UTF-8.",
+            f"请求体不是 JSON：{reason}。请发送 UTF-8 编码的对象。",
+        ),
+        code="json_invalid",
     )
 
 
@@ -219,6 +238,8 @@ def answer_of(request: Request, error: Exception) -> ApiError:
     """Return the answer to any error of a request, the framework's own included."""
     if isinstance(error, RequestValidationError):
         return _from_validation(error)
+    if isinstance(error, HTTPException) and error.detail == UNREADABLE:
+        return _no_json(str(error.__cause__ or error.detail))
     if isinstance(error, HTTPException) and error.status_code == 405:
         return _wrong_method(request)
     if isinstance(error, HTTPException):

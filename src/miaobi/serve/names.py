@@ -97,6 +97,7 @@ class Names:
                 f"没有名为 {name[:200]!r} 的模型。",
             ),
             self._remedy(name),
+            field="model",
         )
 
     def _of_another_package(self, name: str) -> Weights | None:

@@ -302,4 +302,5 @@ def _other(name: str, makes: str, wanted: str) -> Unsupported:
             f"模型 {name!r} 生成 {makes}，而不是 {wanted}。",
         ),
         methods.get(makes, ""),
+        field="model",
     )

@@ -246,7 +246,9 @@ class Message(Closed):
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | ImagePart] | None = None
+    content: (
+        str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None
+    ) = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
