@@ -71,6 +71,13 @@ class Names:
 
     def find(self, name: str) -> Weights:
         """Return the weights of a name. Raise NotFound with the nearest names."""
+        try:
+            return self._find(name)
+        except NotFound as error:
+            error.field = "model"
+            raise
+
+    def _find(self, name: str) -> Weights:
         reference, _, version = name.partition("@")
         weights = self._configured.get(name)
         if weights is not None:
@@ -97,7 +104,6 @@ class Names:
                 f"没有名为 {name[:200]!r} 的模型。",
             ),
             self._remedy(name),
-            field="model",
         )
 
     def _of_another_package(self, name: str) -> Weights | None:
