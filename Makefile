@@ -9,7 +9,9 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 FILES := OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 QUICK := tests/core tests/data tests/nn tests/provenance tests/surface/test_layers.py tests/surface/test_cli.py
 
-.PHONY: help install quickstart check test test-slow clients lint format docs bench lock clean
+LOWEST := tests/core tests/data tests/provenance tests/surface/test_cli.py tests/train/test_loop.py tests/serve/test_chat.py
+
+.PHONY: help install quickstart check test test-slow clients lint format docs bench lock release lowest clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -27,8 +29,8 @@ quickstart: $(STAMP) ## from nothing to an answer, a trained poet and a report
 	@$(BIN)/miaobi quickstart
 
 check: $(STAMP)  ## the inner loop: format, style and the quick tests, within a minute
-	$(BIN)/ruff format --check src tests bench docs
-	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs deploy
+	$(BIN)/ruff check src tests bench docs deploy
 	$(FILES) -q $(QUICK)
 
 test: $(STAMP)   ## all tests but the slow ones
@@ -47,13 +49,13 @@ clients:         ## client libraries that tests/clients/test_structured.py runs
 	 done < tests/clients/clients.txt
 
 lint: $(STAMP)   ## format, style and types
-	$(BIN)/ruff format --check src tests bench docs
-	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs deploy
+	$(BIN)/ruff check src tests bench docs deploy
 	$(BIN)/mypy
 
 format: $(STAMP) ## write every file as ruff does, and let it mend what it can
-	$(BIN)/ruff check --fix src tests bench docs
-	$(BIN)/ruff format src tests bench docs
+	$(BIN)/ruff check --fix src tests bench docs deploy
+	$(BIN)/ruff format src tests bench docs deploy
 
 docs: $(STAMP)   ## regenerate the command reference and run the code in the docs
 	$(BIN)/python docs/reference/make.py
@@ -68,6 +70,15 @@ lock:            ## write requirements.lock from the newest versions that pyproj
 	(echo "# Every version of the development environment; written by \`make lock\`. torch is the CPU build where the index has one."; \
 	 build/lock/bin/python -m pip freeze --all --exclude-editable | grep -vE '^(pip|miaobi)\b' | sed 's/+cpu$$//') > requirements.lock
 	rm -rf build/lock
+
+release: $(STAMP) ## the wheel and the sdist in dist/, of a clean tree and a version in CHANGELOG.md
+	$(BIN)/python deploy/release.py
+
+lowest:          ## tests with the oldest versions that pyproject.toml admits, in build/lowest
+	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
+	$(PYTHON) deploy/lowest.py > build/lowest/constraints.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --editable '.[all,remote]' pytest pytest-timeout hypothesis
+	HF_HUB_OFFLINE=1 build/lowest/bin/python -m pytest -q -m "not slow" $(LOWEST)
 
 clean:           ## remove the environment, caches and runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist runs src/*.egg-info
