@@ -4,6 +4,7 @@ readings that fit; nothing is read as something else.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -287,6 +288,33 @@ def test_a_line_of_utf8_in_another_file_is_no_mojibake(
     [problem] = problems
     assert problem.line == 6
     assert "this line is UTF-8" in problem.what
+
+
+@given(
+    ends=st.lists(st.sampled_from(("\n", "\r\n", "\r")), max_size=12),
+    words=st.lists(st.text("a好é", max_size=4), min_size=13, max_size=13),
+    limit=st.sampled_from((-1, 4, 5, 7)),
+    name=st.sampled_from(("utf-8", "utf-16", "gb18030")),
+)
+def test_every_kind_of_line_end_ends_a_line(
+    tmp_path_factory: pytest.TempPathFactory,
+    ends: list[str],
+    words: list[str],
+    limit: int,
+    name: str,
+) -> None:
+    """As Python's universal newlines have it, however short the pieces are read."""
+    path = tmp_path_factory.mktemp("ends") / "a.txt"
+    text = "".join(map("".join, zip(words, [*ends, ""])))
+    path.write_bytes(text.encode(name))
+    pieces = list(numbered_lines(path, limit=limit, encoding=name))
+    whole = io.StringIO(text, newline=None).read()
+    assert "".join(piece for _, piece in pieces) == whole
+    lines = dict[int, str]()
+    for number, piece in pieces:
+        lines[number] = lines.get(number, "") + piece
+    assert list(lines.values()) == whole.splitlines(keepends=True)
+    assert list(lines) == list(range(1, len(lines) + 1))
 
 
 def test_of_two_that_read_the_same_the_usual_is_named() -> None:

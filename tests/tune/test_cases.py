@@ -5,6 +5,8 @@ Each is read, prepared and encoded as `miaobi finetune` does it, with tiny bases
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,16 @@ import pytest
 from tests.tune.talkers import base
 
 from miaobi.core.errors import BadInput
+from miaobi.data.encoding import encoding_of
 from miaobi.models.base import Base
-from miaobi.tune import examples
+from miaobi.tune import examples, labels
 from miaobi.tune.config import DataConfig
+from miaobi.tune.guess import guess
 from miaobi.tune.learner import Example, Learner
 from miaobi.tune.tasks import tasks
 from miaobi.tune.text.turns import BUILT_IN
 from miaobi.verbs import data
+from miaobi.verbs.finetune import finetune
 
 CASES = Path(__file__).parents[1] / "cases/text"
 SIMPLE = (
@@ -82,10 +87,13 @@ def taught(
     name: str,
     task_name: str = "chat",
     strict: bool = True,
+    encoding: str = "",
     **head: Any,
 ) -> Taught:
     task = tasks.get(task_name)
-    config = DataConfig(str(CASES / name), validation=0.0, test=0.0, strict=strict)
+    config = DataConfig(
+        str(CASES / name), encoding=encoding, validation=0.0, test=0.0, strict=strict
+    )
     settings = task.Config(**head)
     prepared = examples.prepare(config, task, settings, False, folder)
     rows = examples.read_split(prepared, "train", task)
@@ -128,6 +136,8 @@ LEARNED: dict[str, list[str]] = {
     "16_messages_system.jsonl": ["Hall0"],
     "17_parts.jsonl": ["In hall 0."],
     "18c_assistant_first.jsonl": ["On shelf 0."],
+    "24h_trailing_comma.json": ["In hall 0."],
+    "36_mixed_newlines.jsonl": ["In hall 0."],
     "22_u2028.jsonl": ["In hall\u20290.\u000b\f done"],
     "43_query_response.jsonl": ["In hall 0."],
     "43c_dolly.jsonl": ["In hall 0."],
@@ -295,6 +305,33 @@ def test_an_empty_turn_is_named_and_can_be_left_out(
     problem = refused(tmp_path, bases["simple"], "18_empty_turn.jsonl")
     assert "18_empty_turn.jsonl:" in problem
     assert "turn 2, the assistant's, is empty" in problem
+    both = tmp_path / "both.jsonl"
+    files = (CASES / "18_empty_turn.jsonl", CASES / "18c_assistant_first.jsonl")
+    both.write_text("".join(file.read_text() for file in files))
+    read = taught(tmp_path, bases["simple"], str(both), strict=False)
+    assert [row.location for row in read.rows] == [
+        f"{both}:{line}" for line in range(13, 25)
+    ]
+    assert read.facts["problems"]["count"] == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("18_empty_turn.jsonl", ":1: turn 2, the assistant's, is empty."),
+        ("24_lists.jsonl", ":1: [{"),
+        ("20j_noheader.csv", ':2: The "kettle" is, well, bad, bad.'),
+        ("17c_image_tag.jsonl", ":1: the conversation holds images"),
+        ("24f_splits.json", ":1: train, test."),
+    ],
+)
+def test_where_no_task_fits_the_reason_is_the_nearests(name: str, reason: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        guess(str(CASES / name), "")
+    problem = caught.value.args[0]
+    assert name + reason in problem
+    for other in ("extractive-questions", "object-detection", "image-"):
+        assert other not in problem
 
 
 @pytest.mark.parametrize(
@@ -364,14 +401,163 @@ def classified(folder: Path, name: str, strict: bool = True) -> list[Example]:
     return examples.read_split(prepared, "train", task)
 
 
+THINGS = (
+    *("kettle", "ladder", "lantern", "saddle", "anchor", "basket"),
+    *("candle", "drawer", "engine", "funnel", "girder", "hammer"),
+)
+"""What the records are about, in the order of every file."""
+
+
+def test_mixed_line_ends_are_line_ends(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    """Some lines end with a carriage return alone."""
+    read = taught(tmp_path, bases["simple"], "36_mixed_newlines.jsonl")
+    contents = [row.columns["messages"][0]["content"] for row in read.rows]
+    assert contents == [f"Where is the {thing}?" for thing in THINGS]
+    assert [row.location[-3:].strip("l:") for row in read.rows] == [
+        str(line) for line in range(1, 13)
+    ]
+
+
 @pytest.mark.parametrize(
     "name",
-    ["20_bom", "20b_semicolon", "20c_newlines", "20f_utf16", "20h_index"],
+    [
+        *("20_bom", "20b_semicolon", "20c_newlines", "20d_sep", "20e_pipe"),
+        *("20f_utf16", "20g_cr", "20h_index"),
+    ],
 )
 def test_tables_are_read_whole(tmp_path: Path, name: str) -> None:
     rows = classified(tmp_path, f"{name}.csv")
-    assert len(rows) == 12
-    assert {row.columns["label"] for row in rows} == {"good", "bad"}
+    whole = 'The "{}" is, well, {}'
+    if name == "20g_cr":
+        whole = "The {} is {}"
+    if name == "20c_newlines":
+        whole += "\nsecond line"
+    expected = set[tuple[str, str]]()
+    for bad, good in zip(THINGS[::2], THINGS[1::2]):
+        expected.add((whole.format(bad, "bad"), "bad"))
+        expected.add((whole.format(good, "fine"), "good"))
+    read = {(row.columns["text"], row.columns["label"]) for row in rows}
+    assert read == expected
+    assert guess(str(CASES / f"{name}.csv"), "").task == "text-classification"
+
+
+def test_a_table_without_a_header_or_label_is_refused_by_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"20j_noheader\.csv:2: no text"):
+        classified(tmp_path, "20j_noheader.csv")
+    with pytest.raises(BadInput, match=r"20l_header_semis\.csv:2: no label"):
+        classified(tmp_path, "20l_header_semis.csv")
+
+
+def test_delimiters_inside_quotes_are_text(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    read = taught(tmp_path, bases["simple"], "20l_header_semis.csv", "causal")
+    assert read.rows[0].columns["text"] == 'The "kettle" is, well, bad'
+    assert read.facts["unused"] == {"label;a;b;c": 12}
+
+
+ENCODINGS = {
+    "19_latin1_de.txt": "latin-1",
+    "19b_cp1252_fr.txt": "cp1252",
+    "19d_sjis.txt": "shift_jis",
+    "19g_euckr.txt": "euc_kr",
+    "19h_utf16_nobom.txt": "utf-16-le",
+    "19i_latin1_de.csv": "latin-1",
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_other_encodings_are_read_rightly(
+    tmp_path: Path, bases: Mapping[str, Base], name: str
+) -> None:
+    encoding = ENCODINGS[name]
+    whole = (CASES / name).read_bytes().decode(encoding).replace("\r\n", "\n")
+    if name.endswith(".csv"):
+        whole = "".join(row["text"] for row in csv.DictReader(io.StringIO(whole)))
+    assert encoding_of(CASES / name).name != "GB18030"
+    for named in ("", encoding):
+        read = taught(tmp_path, bases["simple"], name, "causal", encoding=named)
+        assert "".join(row.columns["text"] for row in read.rows) == whole
+
+
+RUNS = {
+    "25_one.jsonl": "Only 1 to train on, 0 for validation",
+    "25b_two.jsonl": "Only 2 to train on, 0 for validation",
+    "25c_three.jsonl": "Only 1 to train on, 1 for validation",
+    "25e_tiny.txt": "Only 1 to train on, 0 for validation",
+    "25f_short.txt": "Only 1 to train on, 0 for validation",
+    "26b_dirty_labels.jsonl": "stay apart: 'Bad' / 'bad'",
+    "38b_some_long_prompts.jsonl": "lose the beginning of their prompt and keep their answer",
+}
+"""What is told before the run."""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_says_what_to_know_of_its_data_and_goes_to_its_end(
+    tmp_path: Path,
+    bases: Mapping[str, Base],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    done = finetune(
+        {"train": {"trackers": []}, "report": {"forgetting": False}},
+        base=str(bases["simple"].folder),
+        data=CASES / name,
+        method="lora",
+        name="case",
+        settings={"train.max_steps": 2, "train.patience": 1, "train.validate_every": 1},
+        runs=tmp_path / "runs",
+    )
+    shown = capsys.readouterr().err
+    assert shown.index(RUNS[name]) < shown.index("1/2")
+    if "0 for validation" in RUNS[name]:
+        assert (done.step, done.validation_loss) == (2, None)
+        assert "no validation (the last weights)" in str(done)
+
+
+def test_answers_to_long_prompts_are_whole(
+    tmp_path: Path, bases: Mapping[str, Base]
+) -> None:
+    read = taught(tmp_path, bases["simple"], "38b_some_long_prompts.jsonl")
+    for number, row in enumerate(read.rows):
+        features = read.learner.encode(row.columns, 100)
+        assert len(features["ids"]) <= 100
+        pieces = read.learner.preview(features)
+        learned = [text for text, is_learned in pieces if is_learned]
+        assert learned == [f"Hall {number}.<|im_end|>"]
+
+
+LABELS: dict[str, tuple[set[str], dict[str, int], str]] = {
+    "26_int_labels": ({"0", "1"}, {}, ""),
+    "26b_dirty_labels": (
+        {"good", "bad", "Bad"},
+        {"'good ' → 'good'": 3},
+        "'Bad' / 'bad'",
+    ),
+    "26c_missing": ({"good", "bad", "N/A"}, {}, "none, and are learned: 'N/A' (3)"),
+    "26e_multi_string": ({"a", "b", "a,b"}, {}, "learned as one: 'a,b' (4)"),
+    "26f_float_labels": ({"0", "1"}, {"1.0 → '1'": 3, "0.0 → '0'": 3}, ""),
+    "26h_rare": ({"rare", "x", "y"}, {}, "a single example to learn from: 'rare'"),
+}
+"""Labels, those that are read otherwise than written, and what is remarked."""
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_are_normalised_and_doubts_are_told(tmp_path: Path, name: str) -> None:
+    task = tasks.get("text-classification")
+    config = DataConfig(
+        str(CASES / f"{name}.jsonl"), validation=0.0, test=0.0, strict=False
+    )
+    assert guess(config.path, "").task == "text-classification"
+    prepared = examples.prepare(config, task, task.Config(), False, tmp_path)
+    spec = task.survey(examples.read_split(prepared, "train", task), task.Config())
+    names, relabelled, remark = LABELS[name]
+    assert set(spec["labels"]) == names
+    assert examples.manifest(prepared)["relabelled"] == relabelled
+    remarks = labels.remarks(spec["counts"])
+    assert [remark in line for line in remarks] == ([True] if remark else [])
 
 
 @pytest.mark.parametrize("name", ["26c_missing", "26g_text_list", "34_surrogate_cls"])
@@ -380,3 +566,10 @@ def test_texts_and_labels_that_are_none_are_errors_by_line(
 ) -> None:
     with pytest.raises(BadInput, match=rf"{name}\.jsonl:\d+"):
         classified(tmp_path, f"{name}.jsonl")
+
+
+def test_no_case_is_without_a_right_value() -> None:
+    """Every file is named by a test of this one."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    for file in CASES.iterdir():
+        assert f'"{file.name}"' in source or f'"{file.stem}"' in source, file.name

@@ -19,6 +19,7 @@ from miaobi.core.errors import BadInput, NotFound
 from miaobi.data import datasets
 from miaobi.data.image.survey import PictureSurvey
 from miaobi.data.text.survey import TextSurvey
+from miaobi.tune.guess import guess
 from miaobi.verbs import data
 
 
@@ -174,7 +175,8 @@ def test_inspect_captions(photos: Path) -> None:
         "\n".join(map(json.dumps, records)), encoding="utf-8"
     )
     content = data.inspect(photos)
-    assert (content.captions, content.classes, content.examples) == (1, {}, ("a fox",))
+    assert (content.captions, content.examples) == (1, ("a fox",))
+    assert content.classes == {"fox": 3, "hen": 2}, "captions do not cost the classes"
     assert "describes 'fox/gone.png', which is not there" in str(content)
     assert "fox/b.jpg: no metadata describes it" in str(content)
 
@@ -199,6 +201,22 @@ def test_what_no_data_set_holds(tmp_path: Path) -> None:
         data.inspect(path)
     for name in datasets.names():
         assert f"({name})" in str(caught.value.remedy)
+
+
+def test_the_encoding_is_named_by_the_option_of_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\nEin Café.,a\n".encode("cp1252"))
+    with pytest.raises(BadInput) as caught:
+        data.inspect(path)
+    assert " --encoding cp1252  'Ein Café.,a'" in caught.value.remedy
+    assert caught.value.field == "encoding"
+    with pytest.raises(BadInput) as caught:
+        guess(str(path), "")
+    assert " --data.encoding cp1252  'Ein Café.,a'" in caught.value.remedy
+    content = data.inspect(path, encoding="cp1252")
+    assert content.encodings == {"CP1252": 1}  # type: ignore[attr-defined]
+    with pytest.raises(BadInput, match="^encoding is 'cp1525'"):
+        data.inspect(path, encoding="cp1525")
 
 
 def test_a_damaged_text_file_says_what_is_wrong(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, cast
@@ -45,6 +46,22 @@ UTF8_CHARACTERS = {
 another encoding: those of two bytes accept most of UTF-8 as other characters, and by
 chance two pass in fewer than one short line in ten thousand.
 """
+
+
+_option = ContextVar("option", default="data.encoding")
+"""The setting by which a person names the encoding, for messages."""
+
+
+@contextmanager
+def encoding_option(name: str) -> Iterator[None]:
+    """Call the setting that names the encoding `name` in the messages of what runs
+    inside: a command may have one of its own.
+    """
+    token = _option.set(name)
+    try:
+        yield
+    finally:
+        _option.reset(token)
 
 
 @dataclass(frozen=True)
@@ -166,19 +183,21 @@ def checked_name(encoding: str) -> str:
         info = None
     if info is not None and info._is_text_encoding:
         return info.name
+    option = _option.get()
     raise BadInput(
         say(
-            f"data.encoding is {encoding!r}, which is no encoding.",
-            f"data.encoding 为 {encoding!r}，没有这种编码。",
+            f"{option} is {encoding!r}, which is no encoding.",
+            f"{option} 为 {encoding!r}，没有这种编码。",
         ),
         nearest(encoding, ("utf-8", "utf-16", *CANDIDATES)),
-        field="data.encoding",
+        field=option,
     )
 
 
 def _undecided(path: Location, plausible: list[Reading]) -> BadInput:
+    option = _option.get()
     fits = "\n".join(
-        f"  --data.encoding {item.encoding}  {item.excerpt!r}"
+        f"  --{option} {item.encoding}  {item.excerpt!r}"
         for item in plausible[:FITS_LISTED]
     )
     return BadInput(
@@ -190,18 +209,19 @@ def _undecided(path: Location, plausible: list[Reading]) -> BadInput:
             f"Save it as UTF-8, or name the encoding that reads rightly:\n{fits}",
             f"请另存为 UTF-8，或指明能读对的编码：\n{fits}",
         ),
-        field="data.encoding",
+        field=option,
     )
 
 
 @cache
 def _print_guess(path: Location, reading: Reading) -> None:
     """Say once how a file is read."""
+    option = _option.get()
     text = say(
         f"{path} is not UTF-8; it is read as {reading.name} (confidence {reading.confidence:.1%}): "
-        f"{reading.excerpt!r}. If that is wrong, name the encoding with --data.encoding.",
+        f"{reading.excerpt!r}. If that is wrong, name the encoding with --{option}.",
         f"{path} 不是 UTF-8，按 {reading.name} 读取（置信度 {reading.confidence:.1%}）："
-        f"{reading.excerpt!r}。如有误，请用 --data.encoding 指明编码。",
+        f"{reading.excerpt!r}。如有误，请用 --{option} 指明编码。",
     )
     print(text, file=sys.stderr)
 
@@ -212,8 +232,8 @@ def numbered_lines(
     limit: int = -1,
     encoding: str = "",
 ) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line with its "\\n") of a text file. "\\r\\n" becomes
-    "\\n".
+    """Yield (line number from 1, line with its "\\n") of a text file. Lines also end with
+    "\\r\\n" and with a "\\r" alone, as old Macs write them; both become "\\n".
 
     Args:
         path: the file
@@ -234,13 +254,11 @@ def numbered_lines(
             yield from _utf16_lines(path, file, encoding, limit)
             return
         number, rest = 1, b""
-        while raw := file.readline(limit):
+        for raw, is_cut in _byte_lines(file, limit):
             raw, rest = rest + raw, b""
             is_whole = raw.endswith(b"\n")
-            if not is_whole and len(raw) >= limit > 0:
+            if is_cut:
                 raw, rest = _at_character(raw, encoding)
-            if raw.endswith(b"\r\n"):
-                raw = raw[:-2] + b"\n"
             line = _decode(raw, encoding)
             if line is None:
                 report(_mixed(path, number, raw, encoding))
@@ -249,6 +267,22 @@ def numbered_lines(
             number += is_whole
         if rest:
             report(_mixed(path, number, rest, encoding))
+
+
+def _byte_lines(file: IO[bytes], limit: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield (line, whether it was cut at the limit); whole lines end with "\\n"."""
+    is_return = False
+    while raw := file.readline(limit):
+        if is_return and raw == b"\n":  # the limit stood between "\r" and "\n"
+            is_return = False
+            continue
+        is_return = raw.endswith(b"\r")
+        is_full = len(raw) == limit
+        for line in raw.splitlines(keepends=True):
+            if line.endswith((b"\r", b"\n")):
+                yield line.rstrip(b"\r\n") + b"\n", False
+            else:
+                yield line, is_full
 
 
 def encoding_of(path: Location, named: str = "") -> Reading:
@@ -264,11 +298,9 @@ def _utf16_lines(
     always an error.
     """
     number = 1
-    reader = io.TextIOWrapper(file, encoding=encoding, newline="\n")
+    reader = io.TextIOWrapper(file, encoding=encoding, newline=None)
     try:
         while line := reader.readline(limit):
-            if line.endswith("\r\n"):
-                line = line.removesuffix("\r\n") + "\n"
             yield number, line
             number += line.endswith("\n")
     except UnicodeError as error:

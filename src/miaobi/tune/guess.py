@@ -18,9 +18,10 @@ from miaobi.core import storage
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.data import readers
-from miaobi.data.encoding import Problem
+from miaobi.data.encoding import Problem, Report
 from miaobi.data.labelled import ReadOptions
-from miaobi.data.text.shapes import Unusable
+from miaobi.data.text.shapes import Record, Unusable
+from miaobi.data.text.shapes.record import NAMELESS
 from miaobi.tune.examples import example_of
 from miaobi.tune.tasks import tasks
 
@@ -92,10 +93,20 @@ class Trial:
     problem: str = ""
     """The first record that does not fit, with file and line, and why."""
     remedy: str = ""
+    read_keys: int = 0
+    """Keys of that record which the task read before it gave up."""
     shared_keys: int = 0
     """Keys of the task's own example that the first record has."""
+    first: str = ""
+    """Where the first record stands, and its keys."""
     unread: MiaobiError | None = field(default=None, repr=False)
     """Why no record could be read."""
+
+    def pass_over(self, problem: Problem) -> None:
+        """Pass over what cannot be read: whoever reads it in full says so. It is the
+        reason where nothing else could be read.
+        """
+        self.unread = self.unread or problem.error()
 
 
 def guess(
@@ -163,14 +174,16 @@ class Source:
         task = tasks.get(name)
         trial = Trial(name)
         try:
-            for location, record in self._records(task.READER):
+            for location, record in self._records(task.READER, trial.pass_over):
                 self._try(trial, task, str(location), record)
         except MiaobiError as error:
-            trial.unread = error
+            trial.unread = trial.unread or error
         return trial
 
-    def _records(self, reader: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        options = ReadOptions(encoding=self.encoding, report=_pass_over)
+    def _records(
+        self, reader: str, report: Report
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        options = ReadOptions(encoding=self.encoding, report=report)
         return islice(readers.get(reader)(self.path, self.pack, options), RECORDS)
 
     def _try(
@@ -180,9 +193,11 @@ class Source:
         if trial.records == 1:
             keys = re.findall(r'"(\w+)":', task.EXAMPLE)
             trial.shared_keys = len({*keys} & {*map(str, record)})
+            trial.first = f"{location}: {', '.join(map(str, record))}"
+        tracked = Record.of(record)
         try:
             head = _head(task, self.head)
-            example = example_of(location, record, self.columns, task, head)
+            example = example_of(location, tracked, self.columns, task, head)
             unused = sorted(example.unused & DECISIVE)
             if unused:
                 raise _unused(task.NAME, unused)
@@ -190,14 +205,12 @@ class Source:
             if not trial.problem:
                 trial.problem = f"{location}: {error.what}"
                 trial.remedy = error.remedy
+                trial.read_keys = len(record) - len(tracked.unread())
             return
         trial.fitting += 1
-        used = [str(key) for key in record if str(key) not in example.unused]
+        names = [str(key) or NAMELESS for key in record]
+        used = [name for name in names if name not in example.unused]
         trial.columns = trial.columns or tuple(used)
-
-
-def _pass_over(problem: Problem) -> None:
-    """Pass over what cannot be read: whoever reads it in full says so."""
 
 
 def _head(task: Any, given: Mapping[str, Any]) -> Any:
@@ -238,7 +251,18 @@ def _fits_none(source: str, trials: list[Trial]) -> MiaobiError:
         return BadInput(
             say(f"{source} holds no record.", f"{source} 中没有记录。"), _examples()
         )
-    closest = max(read, key=lambda trial: (trial.fitting, trial.shared_keys))
+    closest = max(read, key=_closeness)
+    if not any(_closeness(closest)):
+        return BadInput(
+            say(
+                f"{source}: its records fit no task: none reads a key of theirs. {closest.first}.",
+                f"{source}：其中的记录不适合任何任务：没有任务读取它们的键。{closest.first}。",
+            ),
+            say(
+                f"The first line of a table names its columns.\n{_examples()}",
+                f"表格的第一行应为列名。\n{_examples()}",
+            ),
+        )
     return BadInput(
         say(
             f"{source}: its records fit no task. The nearest is {closest.task}: {closest.problem}",
@@ -246,6 +270,13 @@ def _fits_none(source: str, trials: list[Trial]) -> MiaobiError:
         ),
         f"{closest.remedy}\n{_examples()}",
     )
+
+
+def _closeness(trial: Trial) -> tuple[int, int]:
+    """Return how near the records are to a task: those that fit, then the keys that it
+    read or that its own example has.
+    """
+    return trial.fitting, trial.read_keys + trial.shared_keys
 
 
 def _examples() -> str:

@@ -14,6 +14,7 @@ from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.files import write_beside
 from miaobi.core.language import say
 from miaobi.data import datasets, packs
+from miaobi.data.encoding import encoding_option
 from miaobi.data.survey import Survey
 from miaobi.data.text.sample import files as text_files
 
@@ -193,7 +194,8 @@ def inspect(
                 ),
                 say(f"Leave {option} out.", f"请去掉 {option}。"),
             )
-    return module.inspect(path, strict=strict, **applied)
+    with encoding_option("encoding"):
+        return module.inspect(path, strict=strict, **applied)
 
 
 def _check_exists(path: Path) -> None:

@@ -60,10 +60,12 @@ def boxes(
             say(f"The pack with boxes is {SCENES}.", f"带标注框的资源包是 {SCENES}。"),
         )
     else:
-        yield from _of_path(storage.local(path), path)
+        yield from _of_path(storage.local(path), path, options)
 
 
-def _of_path(path: Path, name: str) -> Iterator[tuple[str, Record]]:
+def _of_path(
+    path: Path, name: str, options: ReadOptions
+) -> Iterator[tuple[str, Record]]:
     """Pictures of a file or folder; `name` is its path as it was written."""
     if not path.exists():
         raise NotFound(
@@ -76,9 +78,9 @@ def _of_path(path: Path, name: str) -> Iterator[tuple[str, Record]]:
             for location, picture, record in annotated:
                 yield location, {**record, **check(picture)}
         elif path.suffix.lower() in LISTS:
-            yield from list_records(path, check)
+            yield from list_records(path, check, options)
         else:
-            yield from pictures(name, "")
+            yield from pictures(name, "", options)
 
 
 def _annotated(path: Path) -> Iterator[Annotated] | None:

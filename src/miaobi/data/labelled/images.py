@@ -36,6 +36,7 @@ from miaobi.data.image.config import Config
 from miaobi.data.image.files import open_picture, quiet
 from miaobi.data.image.record import Picture
 from miaobi.data.labelled import STRICT, ReadOptions
+from miaobi.data.labelled.texts import no_record
 from miaobi.data.text.files import records
 from miaobi.data.text.shapes import Unusable
 
@@ -97,24 +98,30 @@ def list_records(
     relative to the list.
     """
     for line, record in records(path, options.report, options.encoding):
+        if not isinstance(record, Mapping):
+            options.report(no_record(path, line, record))
+            continue
         column = _file_column(record)
         name = record[column] if column else None
-        if isinstance(name, str):
-            others = {key: value for key, value in record.items() if key != column}
-            columns = {**others, **check(path.parent / name)}
-        else:
-            what = say('no "image".', "缺少 image。")
-            columns = {"problem": [what, '{"image": "photos/a.jpg", ...}']}
-        yield f"{path}:{line}", columns
+        if not isinstance(name, str):
+            options.report(_without_picture(path, line))
+            continue
+        others = {key: value for key, value in record.items() if key != column}
+        yield f"{path}:{line}", {**others, **check(path.parent / name)}
 
 
-def _file_column(record: Any) -> str:
+def _without_picture(path: Path, line: int) -> Problem:
+    return Problem(
+        path,
+        line,
+        say('no "image".', "缺少 image。"),
+        '{"image": "photos/a.jpg", ...}',
+    )
+
+
+def _file_column(record: Record) -> str:
     """The column that names the picture; "" for none."""
-    if isinstance(record, dict):
-        for column in FILE_COLUMNS:
-            if record.get(column):
-                return column
-    return ""
+    return next((column for column in FILE_COLUMNS if record.get(column)), "")
 
 
 class PictureCheck:

@@ -6,7 +6,9 @@ sentence (Tjong Kim Sang and De Meulder 2003).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,19 @@ from miaobi.data.labelled import STRICT, ReadOptions, texts
 
 ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".bmes", ".txt")
 COMMENTS = ("-DOCSTART-", "# ")
+TAG = re.compile(r"O|[BIESMLU][-_]\S+")
+"""A tag that says where a word stands in a name."""
+LOOKED_AT = 1000
+"""Lines in which a .txt file has a tag, if it is no prose."""
 
 
 def read(
     path: str, pack: str, options: ReadOptions = STRICT
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (location, {"tokens", "tags"}) of CoNLL files, by their endings; other
-    records as they are. Reports a word without a tag, and leaves its sentence out.
+    """Yield (location, {"tokens", "tags"}) of CoNLL files, by their endings, and by their
+    tags where it is .txt; other records as they are. Reports a word without a tag, and leaves its sentence out.
     """
-    files = [] if pack else _files(storage.local(path), path)
+    files = [] if pack else _files(storage.local(path), path, options)
     if not files:
         yield from texts.texts(path, pack, options)
         return
@@ -33,11 +39,29 @@ def read(
         yield from _sentences(file, options)
 
 
-def _files(path: Path, name: str) -> list[Path]:
+def _files(path: Path, name: str, options: ReadOptions) -> list[Path]:
     """The CoNLL files that a path is or holds; `name` is the path as it was written."""
-    if path.is_dir() and name:
-        return sorted(file for file in path.rglob("*") if file.suffix in ENDINGS)
-    return [path] if path.suffix in ENDINGS else []
+    files = sorted(path.rglob("*")) if path.is_dir() and name else [path]
+    return [
+        file
+        for file in files
+        if file.suffix in ENDINGS
+        and (file.suffix != ".txt" or _has_tags(file, options))
+    ]
+
+
+def _has_tags(file: Path, options: ReadOptions) -> bool:
+    """Whether a line has a word and a tag: prose has the same ending."""
+    lines = numbered_lines(file, _pass_over, encoding=options.encoding)
+    for _, line in islice(lines, LOOKED_AT):
+        columns = line.split()
+        if len(columns) > 1 and TAG.fullmatch(columns[-1]):
+            return True
+    return False
+
+
+def _pass_over(problem: Problem) -> None:
+    """Pass over what cannot be read: reading the file in full says so."""
 
 
 def _sentences(

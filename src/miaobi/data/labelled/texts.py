@@ -13,13 +13,20 @@ from miaobi.data.encoding import Problem
 from miaobi.data.labelled import STRICT, ReadOptions
 from miaobi.data.text import loaders
 from miaobi.data.text.documents import Document
-from miaobi.data.text.files import EXCERPT, files_in, records
+from miaobi.data.text.files import (
+    EXCERPT,
+    files_in,
+    format_of,
+    read_file,
+    records,
+)
 
 
 def texts(
     path: str, pack: str, options: ReadOptions = STRICT
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (location, record) of JSONL, JSON, CSV, Parquet files, or of a text pack.
+    """Yield (location, record) of JSONL, JSON, CSV, Parquet files, or of a text pack. A
+    plain text file is a record of its text; a very long one, of each part.
 
     Reports what cannot be read and what is no record. Raises NotFound, Damaged.
     """
@@ -28,14 +35,25 @@ def texts(
             yield f"{pack}:{number}", _record(document)
         return
     for file in files_in(storage.location(path)):
-        for line, record in records(file, options.report, options.encoding):
+        for line, record in _values(file, options):
             if isinstance(record, Mapping):
                 yield f"{file}:{line}", record
             else:
-                options.report(_no_record(file, line, record))
+                options.report(no_record(file, line, record))
 
 
-def _no_record(file: Location, line: int, value: Any) -> Problem:
+def _values(file: Location, options: ReadOptions) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value) of a file; of plain text, {"text"}."""
+    if format_of(file, options.encoding) != "text":
+        yield from records(file, options.report, options.encoding)
+        return
+    parts = read_file(file, report=options.report, encoding=options.encoding)
+    for part in parts:
+        yield part.meta["line"], {"text": part.text}
+
+
+def no_record(file: Location, line: int, value: Any) -> Problem:
+    """Return the problem of a value that is no object."""
     written = json.dumps(value, ensure_ascii=False)
     if len(written) > EXCERPT:
         written = written[:EXCERPT] + " …"

@@ -56,7 +56,10 @@ FORMATS = {
     ".text": "text",
     ".md": "text",
 }
-DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
+NAMED_DELIMITER = re.compile(r"sep=(.)\s*")
+"""The line before the header by which Excel names the delimiter."""
+QUOTED = re.compile(r'"[^"]*"')
 EXCERPT = 60
 """Characters of a broken record in its problem."""
 PARQUET_ROWS = 1024
@@ -556,7 +559,8 @@ def csv_rows(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, row by column) of rows under a header line.
 
-    The delimiter is comma, semicolon or tab, whichever the header has most of.
+    The delimiter is comma, semicolon, tab or "|", whichever the header has most of
+    outside quotes; or the one that a line "sep=;" before it names.
     """
     csv.field_size_limit(1 << 30)
     at = 0
@@ -568,7 +572,11 @@ def csv_rows(
 
     source = lines()
     header = next(source, "")
-    delimiter = max(DELIMITERS, key=header.count)
+    if named := NAMED_DELIMITER.fullmatch(header):
+        delimiter = named[1]
+        header = next(source, "")
+    else:
+        delimiter = max(DELIMITERS, key=QUOTED.sub("", header).count)
     text = itertools.chain([header], source)
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     names = list[str]()

@@ -86,12 +86,17 @@ def inspect(
     strict: bool = False,
     text_column: str | None = None,
     separator: str | None = None,
+    encoding: str = "",
 ) -> TextSurvey:
     """Return what the text at `path` is, and its problems; see text/survey.py."""
     from miaobi.data.text import survey
 
     return survey.inspect(
-        path, strict=strict, text_column=text_column, separator=separator
+        path,
+        strict=strict,
+        text_column=text_column,
+        separator=separator,
+        encoding=encoding,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from miaobi.data.encoding import Problem
 from miaobi.data.labelled import ReadOptions
 from miaobi.data.progress import Bar
 from miaobi.data.splitting import DROPPED, TEST, VALIDATION
-from miaobi.data.text.shapes import Record, Unusable
+from miaobi.data.text.shapes import Record, Unusable, label_text
 from miaobi.data.text.shapes.record import text_of
 from miaobi.tune.config import DataConfig as Config
 from miaobi.tune.learner import Example, Task
@@ -74,8 +74,9 @@ def read(config: Config, task: Task, head: Any, progress: Bar) -> Records:
             _read_source(records, path, "", split, config, task, head, progress)
     if DROPPED not in records.source_splits:
         source = config.path or config.pack
+        reason = f" {records.problems[0]}" if records.problems else ""
         raise BadInput(
-            say(f"{source} holds no example.", f"{source} 中没有样本。"),
+            say(f"{source} holds no example.", f"{source} 中没有样本。") + reason,
             say(
                 f"Expected records such as {task.EXAMPLE}",
                 f"应为这样的记录：{task.EXAMPLE}",
@@ -112,14 +113,25 @@ def _read_source(
         records.examples.append(example)
         records.unused.update(example.unused)
         written = record.get(config.columns.get("label", "label"))
-        label = example.columns.get("label")
-        if isinstance(label, str) and written is not None and str(written) != label:
-            records.relabelled[f"{written!r} → {label!r}"] += 1
+        records.relabelled.update(_relabelled(written, example.columns.get("label")))
         records.source_splits.append(split)
         count = len(records.examples)
         if count % PROGRESS_EVERY == 0:
             label = say(f"Reading: {count:,} examples", f"读取：{count:,} 条")
             progress(label, 0, 0)
+
+
+def _relabelled(written: Any, read: Any) -> Iterator[str]:
+    """Yield the labels of a record that are not read as they are written."""
+    if isinstance(read, str):
+        read = [read]
+        written = [written]
+    if not isinstance(read, list) or not isinstance(written, list):
+        return
+    for label in written:
+        name = label_text(label)
+        if name != str(label) and name in read:
+            yield f"{label!r} → {name!r}"
 
 
 def _add_problem(

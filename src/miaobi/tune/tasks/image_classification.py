@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.labelled.images import picture_columns, picture_of
-from miaobi.data.text.shapes import Unusable, unseen
+from miaobi.data.text.shapes import Unusable, label_text, unseen
 from miaobi.models.base import Base
 from miaobi.nn.graphs import EXAMPLES, Graph
 from miaobi.nn.objective import Batch, Loss
@@ -58,7 +58,7 @@ def columns(record: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
                 f"请把每一类放进各自的文件夹，或写成 {EXAMPLE}",
             ),
         )
-    return {**image, "label": str(record["label"])}
+    return {**image, "label": label_text(record["label"])}
 
 
 def question(columns: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -25,7 +25,14 @@ from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
-from miaobi.data.text.shapes import Record, Unusable, messages_of, unseen, written_text
+from miaobi.data.text.shapes import (
+    Record,
+    Unusable,
+    label_text,
+    messages_of,
+    unseen,
+    written_text,
+)
 from miaobi.models.base import Base
 from miaobi.nn.graphs import Graph
 from miaobi.nn.objective import Batch, Loss
@@ -109,7 +116,7 @@ def _text(record: Record) -> str:
 
 def _label(label: Any, config: Config) -> Any:
     if config.problem == "multi" and isinstance(label, list | tuple):
-        return sorted({_name(item) for item in label})
+        return sorted({label_text(item) for item in label})
     if isinstance(label, str):
         label = label.strip()
     if label in UNLABELLED or (isinstance(label, float) and math.isnan(label)):
@@ -135,16 +142,7 @@ def _label(label: Any, config: Config) -> Any:
                 "若每段文本有多个标签，请将 head.problem 设为 multi。",
             ),
         )
-    return _name(label)
-
-
-def _name(label: Any) -> str:
-    """Return a label's name: without the white space around it, and one name for a
-    number however it is written (1 and 1.0, as tables with gaps have them).
-    """
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label).strip()
+    return label_text(label)
 
 
 def _number(label: Any) -> float:

@@ -19,7 +19,7 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.engines.load import load
 from miaobi.models.base import Base, open_base
 from miaobi.train.run import describe_no_validation
-from miaobi.tune import defaults, examples, methods, mixing
+from miaobi.tune import defaults, examples, labels, methods, mixing
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Examples, Fit, Lengths
 from miaobi.tune.learner import Learner
@@ -28,6 +28,8 @@ from miaobi.verbs.finetune.settings import Settings
 
 PREVIEWED_EXAMPLES = 3
 UNUSED_LISTED = 20
+FEW_EXAMPLES = 10
+"""With fewer to train on, a run is warned of."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,9 @@ class Work:
             notes.append(say(f"keys not used: {keys}", f"未用的键：{keys}"))
         relabelled = self.data.spec.get("relabelled", {})
         if relabelled:
-            labels = counted(relabelled, UNUSED_LISTED)
-            notes.append(say(f"labels read as: {labels}", f"标签读作：{labels}"))
+            listed = counted(relabelled, UNUSED_LISTED)
+            notes.append(say(f"labels read as: {listed}", f"标签读作：{listed}"))
+        notes += labels.remarks(self.spec.get("counts", {}))
         if self.fit.unwritten:
             keys = counted(self.fit.unwritten, UNUSED_LISTED)
             notes.append(
@@ -202,8 +205,12 @@ class Work:
         return [*([str(guess)] if guess else []), *self.notes_on_lengths()]
 
     def notes_on_lengths(self) -> list[str]:
-        """Return how many examples are too long, or teach nothing."""
-        notes = [self._describe_lengths(), self._describe_taught_nothing()]
+        """Return how many examples are too long or teach nothing, and whether few are left."""
+        notes = [
+            self._describe_lengths(),
+            self._describe_taught_nothing(),
+            _describe_few(self.data.count("train"), self.data.count("validation")),
+        ]
         return [note for note in notes if note]
 
     def _describe_lengths(self) -> str:
@@ -273,6 +280,18 @@ class Work:
         for item in self.reasons:
             notes.append(f"train.{item.key} = {plain(item.value)}  ({item.reason})")
         return notes
+
+
+def _describe_few(train: int, validation: int) -> str:
+    """Return a warning where there are few training examples; "" elsewhere."""
+    if train >= FEW_EXAMPLES:
+        return ""
+    return say(
+        f"Only {train} to train on, {validation} for validation: a model learns so few "
+        "by heart, and what is measured says little. A few hundred are a beginning.",
+        f"只有 {train} 条训练样本、{validation} 条验证样本：模型只会把它们背下来，"
+        "评估结果也说明不了什么。至少准备几百条。",
+    )
 
 
 def _describe_limit(lengths: Lengths) -> str:

@@ -16,7 +16,13 @@ from miaobi.data.text.shapes.layouts import (
     shape_of,
 )
 from miaobi.data.text.shapes.preferences import Pair, Thumb, pair, thumb
-from miaobi.data.text.shapes.record import Record, Unusable, unseen, written_text
+from miaobi.data.text.shapes.record import (
+    Record,
+    Unusable,
+    label_text,
+    unseen,
+    written_text,
+)
 from miaobi.data.text.shapes.turns import messages_of
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "Unusable",
     "check_not_judged",
     "conversation",
+    "label_text",
     "messages_of",
     "pair",
     "shape_of",

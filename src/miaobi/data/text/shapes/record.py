@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from miaobi.core.errors import nearest
 from miaobi.core.language import say
 
+WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 NAMELESS = '""'
 """How a column without a name is named (pandas' index)."""
 
@@ -102,6 +104,10 @@ class Record(Mapping[str, Any]):
         }
         return names.union(*(inner.unused() for inner in self._inner))
 
+    def unread(self) -> set[str]:
+        """Return the keys that were not read, whatever they hold."""
+        return set(self._values) - self._used
+
     def leave_over(self, part: str) -> None:
         """Name a part of a value that was read ("output[1:]") as unused."""
         self._inner.append(Record({part: True}, self._path))
@@ -181,6 +187,15 @@ def written_text(value: Any, key: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return text_of(value, key)
+
+
+def label_text(value: Any) -> str:
+    """Return a label's name: without the white space around it, and one name for a
+    whole number however it is written (1, 1.0, and both as text in a table).
+    """
+    text = str(value).strip()
+    number = WHOLE_NUMBER.fullmatch(text)
+    return number[1] if number else text
 
 
 def text_of(value: Any, key: str) -> str:
