@@ -124,9 +124,10 @@ def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:
         sizes = _sizes(state, row_bytes, run)
         check_memory(sizes, row_bytes, state.config.batch_size)
         step = timing.time_step(state, dataset, counts)
+    slowest = processes.largest(step.seconds)  # every process waits for it
     expected = replace(
         sizes,
-        seconds=_seconds_left(state, step.seconds, sizes),
+        seconds=_seconds_left(state, slowest, sizes),
         threads=step.threads,
         most_threads=most_threads,
     )

@@ -484,9 +484,11 @@ def _run(
         expected = estimate.estimate(
             state, work.data, folder or elsewhere.folder_of_runs(runs)
         )
-        estimate.check_limits(
-            expected, settings.train.max_minutes, settings.train.max_steps
-        )
+        # Derived steps were fitted to the minutes; another measurement, on a machine
+        # that is busier now, is no reason to refuse them.
+        has_own_steps = folder is None and "train.max_steps" in settings.explicit_keys
+        minutes = settings.train.max_minutes if has_own_steps else None
+        estimate.check_limits(expected, minutes, settings.train.max_steps)
         if not quiet:
             work.show_preview()
         if dry_run:
