@@ -62,6 +62,12 @@ class Shape:
     norm_eps: float
     tied: bool
 
+    @property
+    def is_70b(self) -> bool:
+        """Whether llama.cpp calls it a 70B: 80 layers, keys and values for groups of heads."""
+        shares = self.heads != self.kv_heads
+        return self.layout == "llama" and self.layers == 80 and shares
+
 
 def to_gguf(folder: Path, target: Path, dtype: Dtype = "f16") -> Path:
     """Write the GGUF file of a model, whole or not at all, and return its path.
@@ -294,7 +300,9 @@ def _write_tensors(writer: GGUFWriter, source: Source, dtype: Dtype) -> None:
 
     shape = source.shape
     kinds = [
-        quantise.format_of(tensor.name, tensor.sizes, dtype, shape.layers, shape.tied)
+        quantise.format_of(
+            tensor.name, tensor.sizes, dtype, shape.layers, shape.tied, shape.is_70b
+        )
         for tensor in source.tensors
     ]
     for tensor, kind in zip(source.tensors, kinds, strict=True):

@@ -57,7 +57,12 @@ def check_rows(dtype: Dtype, sizes: dict[str, int]) -> None:
 
 
 def format_of(
-    name: str, sizes: Sequence[int], dtype: Dtype, layers: int, tied: bool
+    name: str,
+    sizes: Sequence[int],
+    dtype: Dtype,
+    layers: int,
+    tied: bool,
+    is_70b: bool = False,
 ) -> str:
     """Return the name of the format (of ggml) that a tensor is stored in.
 
@@ -67,6 +72,8 @@ def format_of(
         dtype: of the file.
         layers: how many the model has.
         tied: whether the embeddings are the output layer as well.
+        is_70b: whether it is what llama.cpp calls a 70B, whose small matrices of
+            attention's values are never Q4_K.
     """
     if len(sizes) < 2:
         return "F32"
@@ -77,6 +84,8 @@ def format_of(
     match = LAYER.fullmatch(name)
     if name == output or (match and _gets_more_bits(int(match[1]), layers)):
         kind = "Q6_K"
+    elif is_70b and match and match[2] == "attn_v":
+        kind = "Q5_K"
     return FALLBACK[kind] if sizes[-1] % SUPER_BLOCK else kind
 
 
