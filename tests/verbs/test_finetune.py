@@ -19,6 +19,7 @@ import yaml
 from tests.engines.small import small_bundle
 
 from miaobi import cli
+from miaobi.core import bundle
 from miaobi.core.config import read_yaml
 from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.store import Store
@@ -761,3 +762,18 @@ def test_a_diffusers_base_means_diffusion_tuning(tmp_path: Path) -> None:
     assert settle(recipe).task.NAME == "diffusion"
     with pytest.raises(BadInput, match="Diffusers pipeline, which the task chat"):
         settle({**recipe, "task": "chat"})
+
+
+def test_a_diffusers_base_of_the_store_means_it_too(tmp_path: Path) -> None:
+    """By its name, with a version or without."""
+
+    def write(draft: Path) -> None:
+        (draft / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+    manifest = bundle.Manifest("tuned", "image")
+    Store().add(bundle.write(tmp_path / "bundle", manifest, write), "stored-painter")
+    for base in ("stored-painter", "stored-painter@1"):
+        recipe = {"base": base, "data": {"path": str(tmp_path / "pictures")}}
+        assert settle(recipe).task.NAME == "diffusion"
+        with pytest.raises(BadInput, match="Diffusers pipeline, which the task chat"):
+            settle({**recipe, "task": "chat"})

@@ -8,6 +8,7 @@ from pathlib import Path
 from miaobi.core.engine import Weights
 from miaobi.core.errors import MiaobiError, MissingPart, NotFound
 from miaobi.core.language import say
+from miaobi.models.resolvers import store
 from miaobi.models.weights import PIPELINE, of_path, read_json
 
 FETCHED = (".safetensors", ".json", ".jinja", ".model", ".txt")
@@ -35,16 +36,19 @@ def _is_hub_id(name: str) -> bool:
 
 
 def is_pipeline(name: str) -> bool:
-    """Return whether a path or hub id is a Diffusers folder; of the hub, only the small
-    index is fetched.
+    """Return whether a name in the store, a path or a hub id is a Diffusers folder; of
+    the hub, only the small index is fetched.
     """
     path = Path(name).expanduser()
-    if path.exists() or not _is_hub_id(name):
-        return (path / PIPELINE).is_file()
     try:
-        return (_snapshot(name, allow_patterns=[PIPELINE]) / PIPELINE).exists()
+        stored = store.resolve(name)
+        if stored is not None:
+            path = stored.path
+        elif _is_hub_id(name) and not path.exists():
+            path = _snapshot(name, allow_patterns=[PIPELINE])
     except MiaobiError:  # it is named again when the base is opened
         return False
+    return (path / PIPELINE).is_file()
 
 
 def part(name: str | os.PathLike[str], option: str) -> Path:
