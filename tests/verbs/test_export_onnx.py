@@ -116,7 +116,9 @@ PAIRS = [
 @pytest.mark.parametrize(
     ("task", "records", "name"),
     [
-        ("text-classification", REVIEWS, "classifier"),
+        pytest.param(
+            "text-classification", REVIEWS, "classifier", marks=pytest.mark.slow
+        ),
         pytest.param("token-classification", NAMES, "tagger", marks=pytest.mark.slow),
         pytest.param("embedding", PAIRS, "encoder", marks=pytest.mark.slow),
     ],
