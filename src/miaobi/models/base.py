@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miaobi.core import bundle, gguf
 from miaobi.core.engine import Weights
@@ -39,6 +39,15 @@ of older formats are not read.
 """
 
 
+class Growth(NamedTuple):
+    """The tokens that were added to a base (models/added_tokens.py)."""
+
+    original: Path
+    """The folder of the base, without them."""
+    tokens: tuple[str, ...]
+    special: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Base:
     """A pretrained model to be tuned."""
@@ -48,6 +57,8 @@ class Base:
     """A Transformers, Diffusers or bundle folder; the file of a packaged part
     (efficientnet-lite0), whose weights.format is "part".
     """
+    growth: Growth | None = None
+    """What was added to the base, if the folder is a copy with further tokens."""
 
     @property
     def name(self) -> str:
@@ -61,10 +72,14 @@ class Base:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 over the weights: an adapter belongs to these and no others."""
-        files = [self.folder]
-        if self.folder.is_dir():
-            files = sorted(self.folder.rglob("*.safetensors"))
+        """SHA-256 over the weights: an adapter belongs to these and no others.
+
+        With added tokens it is that of the base without them.
+        """
+        folder = self.growth.original if self.growth else self.folder
+        files = [folder]
+        if folder.is_dir():
+            files = sorted(folder.rglob("*.safetensors"))
         digest = hashlib.sha256()
         for file in files:
             facts = file.stat()
@@ -81,17 +96,27 @@ class Base:
             return AutoTokenizer.from_pretrained(
                 self.folder, local_files_only=True, use_fast=True
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # of any class: `tokenizers` raises Exception itself
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise Unsupported(
                 say(
-                    f"{self.name} has no tokenizer that Transformers can read: {reason}",
-                    f"{self.name} 没有 Transformers 可读取的分词器：{reason}",
+                    f"{self.name} has no tokenizer that Transformers can read in {self.folder}: {reason}",
+                    f"{self.name} 在 {self.folder} 中没有 Transformers 可读取的分词器：{reason}",
                 ),
                 say(
                     "Choose a base of this task's kind.", "请选用适合该任务的基础模型。"
                 ),
             ) from None
+
+    @cached_property
+    def added_ids(self) -> list[int]:
+        """The numbers of the tokens that were added to it."""
+        if self.growth is None:
+            return []
+        vocabulary = self.tokenizer.get_vocab()
+        return [
+            vocabulary[token] for token in (*self.growth.tokens, *self.growth.special)
+        ]
 
     @cached_property
     def template(self) -> chat.ChatTemplate | None:

@@ -17,6 +17,7 @@ from miaobi.core import bundle
 from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, NotFound, Unsupported
 from miaobi.core.language import say
+from miaobi.models.added_tokens import with_tokens
 from miaobi.models.base import Base, open_base
 from miaobi.models.weights import find, read_json
 
@@ -70,7 +71,8 @@ class Tuned:
 
     @cached_property
     def base(self) -> Base:
-        """What it was tuned from, under its name or in its former location.
+        """What it was tuned from, under its name or in its former location, with the
+        tokens that were added.
 
         Raises NotFound, or BadInput where other weights are there.
         """
@@ -82,7 +84,10 @@ class Tuned:
             except MiaobiError:  # reported below, once for both
                 continue
             if base.identity == saved["hash"]:
-                return base
+                added = saved.get("added", {})
+                return with_tokens(
+                    base, added.get("tokens", ()), added.get("special", ())
+                )
             others.append(base)
         if others:
             raise other_base(self, others[0])

@@ -107,6 +107,14 @@ class TuneConfig:
     """Regular expression for the names of the layers that get an adapter; empty for all
     linear ones but the head.
     """
+    add_tokens: list[str] = field(default_factory=list)
+    """New tokens of the vocabulary, such as <|note|>: read wherever they stand in a text,
+    and written like any other. Their rows are trained, beside an adapter too.
+    """
+    add_special_tokens: list[str] = field(default_factory=list)
+    """New tokens that only a chat template writes, such as <|im_start|>; texts for people
+    leave them out.
+    """
     virtual_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """Of prompt, prefix and p-tuning."""
     bottleneck_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
@@ -149,7 +157,24 @@ class TuneConfig:
             )
         _check_pattern("targets", self.targets)
         _check_pattern("freeze_pattern", self.freeze_pattern)
+        self._check_tokens()
         self._check_combination()
+
+    def _check_tokens(self) -> None:
+        """Raise BadInput for a new token that is empty, blank at an end, or there twice."""
+        tokens = [*self.add_tokens, *self.add_special_tokens]
+        for token in tokens:
+            if token.strip() != token or not token or tokens.count(token) > 1:
+                raise BadInput(
+                    say(
+                        f"tune.add_tokens has {token!r}.",
+                        f"tune.add_tokens 中有 {token!r}。",
+                    ),
+                    say(
+                        "Name each new token once, without blanks around it.",
+                        "每个新词元只写一次，首尾不留空白。",
+                    ),
+                )
 
     def _check_combination(self) -> None:
         """Raise BadInput for settings of one method that another would ignore."""

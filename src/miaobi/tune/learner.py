@@ -125,6 +125,11 @@ class Learner(Objective):
     come without them.
     """
 
+    added_ids: Sequence[int] = ()
+    """Numbers of the tokens that were added to the base: their rows are trained, beside
+    an adapter too.
+    """
+
     may_teach_nothing = False
     """Whether the loss may look at nothing of an encoded example; then `learned` counts."""
 

@@ -130,7 +130,7 @@ def _load_tuned(tuned: opening.Tuned, device: str, dtype: torch.dtype) -> Checkp
         tuned.label,
         _decoder(module.eval().to(device, dtype), prefix),
         tokenizer,
-        _settings(tuned.base.folder),
+        {**_settings(tuned.base.folder), **_generation(tuned.folder)},
         template or tuned.base.template,
     )
     if not prefix:
@@ -253,13 +253,19 @@ def _token_ids(settings: Mapping[str, Any], *keys: str) -> list[int]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """config.json; generation_config.json wins where both name the end tokens."""
-    config = read_json(folder / "config.json")
-    generation = folder / "generation_config.json"
-    if generation.exists():
-        for key, value in read_json(generation).items():
-            if key in ("eos_token_id", "bos_token_id") and value is not None:
-                config[key] = value
-    return config
+    return {**read_json(folder / "config.json"), **_generation(folder)}
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    """The tokens that begin and end texts by generation_config.json, where there is one."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return {}
+    return {
+        key: value
+        for key, value in read_json(path).items()
+        if key in ("eos_token_id", "bos_token_id") and value is not None
+    }
 
 
 def _open_tokenizer(folder: Path) -> Tokenizer:

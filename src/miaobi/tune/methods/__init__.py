@@ -19,6 +19,7 @@ its layout.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
@@ -85,6 +86,8 @@ def apply(learner: Learner, config: TuneConfig) -> None:
     _prepare(learner, config)
     method.apply(learner, config)
     _finish(learner, config, method)
+    if learner.added_ids:
+        _check_added_rows(learner, config)
     if not any(parameter.requires_grad for parameter in learner.net.parameters()):
         raise BadInput(
             say(
@@ -96,6 +99,27 @@ def apply(learner: Learner, config: TuneConfig) -> None:
                 "请调小 --tune.freeze_layers、收窄 --tune.freeze_pattern，或使用 --method lora。",
             ),
         )
+
+
+def _check_added_rows(learner: Learner, config: TuneConfig) -> None:
+    """Raise BadInput where the rows of added tokens would not be trained."""
+    net: Any = learner.net
+    tables = [net.get_input_embeddings(), net.get_output_embeddings()]
+    for table in filter(None, tables):
+        if not any(parameter.requires_grad for parameter in table.parameters()):
+            raise BadInput(
+                say(
+                    f"With the method {config.method} as it is set, the new tokens of tune.add_tokens "
+                    "would not be learned.",
+                    f"按目前的设置，{config.method} 方法学不到 tune.add_tokens 的新词元。",
+                ),
+                say(
+                    "Take --method lora, rslora, dora, adalora or full; or frozen with "
+                    "--tune.freeze_layers 0 --tune.freeze_embeddings false.",
+                    "请使用 --method lora、rslora、dora、adalora 或 full；或 frozen 加 "
+                    "--tune.freeze_layers 0 --tune.freeze_embeddings false。",
+                ),
+            )
 
 
 def save(learner: Learner, config: TuneConfig, folder: Path) -> None:

@@ -76,6 +76,7 @@ def _lora_settings(learner: Learner, config: TuneConfig) -> Any:
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "target_modules": targets(learner, config.targets),
+        "trainable_token_indices": _added_rows(learner),
     }
     if config.method == "adalora":
         return AdaLoraConfig(
@@ -90,6 +91,34 @@ def _lora_settings(learner: Learner, config: TuneConfig) -> Any:
         use_dora=config.method == "dora",
         **shared,
     )
+
+
+def _added_rows(learner: Learner) -> dict[str, list[int]] | None:
+    """Return the rows of added tokens by the name of their table; None without any.
+
+    An output layer that is the table of the embeddings follows it by itself. Raises
+    Unsupported for an output layer with a bias, which PEFT leaves out beside such rows.
+    """
+    if not learner.added_ids:
+        return None
+    net: Any = learner.net
+    embedding = net.get_input_embeddings()
+    tables = [embedding]
+    output: Any = _output_layer(net)
+    if output is not None and getattr(output, "bias", None) is not None:
+        raise Unsupported(
+            say(
+                f"{type(net).__name__} has an output layer with a bias, beside which an adapter "
+                "cannot train the rows of new tokens.",
+                f"{type(net).__name__} 的输出层带偏置，适配器无法训练新词元的行。",
+            ),
+            say("Take --method full.", "请使用 --method full。"),
+        )
+    if output is not None and output.weight is not embedding.weight:
+        tables.append(output)
+    names = {id(module): name for name, module in net.named_modules()}
+    ids = list(learner.added_ids)
+    return {names[id(table)]: ids for table in tables}
 
 
 def _ia3_settings(learner: Learner, config: TuneConfig) -> Any:

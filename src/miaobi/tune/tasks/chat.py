@@ -10,6 +10,7 @@ assistant speaks).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from miaobi.core.errors import Unsupported
 from miaobi.core.language import say
 from miaobi.data.text.shapes import Record, Unusable, conversation, shape_of
+from miaobi.models.added_tokens import check_messages
 from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
 from miaobi.models.control_tokens import ControlTokens, Token
@@ -128,10 +130,12 @@ def check(example: Example, spec: Mapping[str, Any], config: Config) -> None:
 
 
 def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Assistant:
+    template = template_of(base, config.template)
+    check_messages(base, template)
     return Assistant(
         writing_model(base),
         base.tokenizer,
-        template_of(base, config.template),
+        template,
         config.max_new_tokens,
     )
 
@@ -157,12 +161,18 @@ def template_of(base: Base, name: str = "") -> ChatTemplate:
     vocabulary = base.tokenizer.get_vocab()
     missing = [token for token in CONTROL.get(name, ()) if token not in vocabulary]
     if missing:
+        additions = " ".join(
+            f"--tune.add_special_tokens '{token}'" for token in missing
+        )
         raise Unsupported(
             say(
                 f"The vocabulary of {base.name} has no {' and '.join(missing)}, which {name} is written with.",
                 f"{base.name} 的词表中没有 {name} 所用的 {' 与 '.join(missing)}。",
             ),
-            say("Use --head.template plain.", "请使用 --head.template plain。"),
+            say(
+                f"Use --head.template plain, or add them: {additions}",
+                f"请使用 --head.template plain，或添加这些词元：{additions}",
+            ),
         )
     added = base.tokenizer.added_tokens_decoder.values()
     return ChatTemplate(
@@ -329,6 +339,10 @@ class Assistant(TextLearner):
         self.tokenizer.save_pretrained(folder)
         template = folder / "chat_template.jinja"
         template.write_text(self.template.source, encoding="utf-8")
+        net: Any = self.net
+        generation = copy(net.generation_config)
+        generation.eos_token_id = self.eos_ids
+        generation.save_pretrained(folder)
 
 
 def _exchanges(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from miaobi.models.added_tokens import check_messages
 from miaobi.models.base import Base
 from miaobi.models.chat import ChatTemplate
 from miaobi.models.control_tokens import Prompt
@@ -101,6 +102,7 @@ class PromptFormat:
 
 
 def prompt_format_of(base: Base) -> PromptFormat:
+    check_messages(base, base.template)
     return PromptFormat(base.tokenizer, base.template)
 
 

@@ -94,6 +94,7 @@ SHORT_OPTIONS = [
         "Short for --data.path, and for --data.pack where it is a starter pack.",
     ),
     Option("method", str | None, None, "Short for --tune.method."),
+    Option("add_tokens", list[str] | None, None, "Short for --tune.add_tokens."),
 ]
 """Options beside the keys of a recipe."""
 
@@ -101,15 +102,16 @@ SHORT_OPTIONS = [
 def expand_short_options(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by key with the short ones under the keys that they stand for.
 
-    data is data.path, or data.pack where it is a starter pack; method is tune.method.
+    data is data.path, or data.pack where it is a starter pack; method is tune.method,
+    and add_tokens is tune.add_tokens.
     """
     expanded = dict[str, Any]()
     for key, value in overrides.items():
         if key == "data":
             is_pack = str(value) in packs.catalogue()
             expanded["data.pack" if is_pack else "data.path"] = str(value)
-        elif key == "method":
-            expanded["tune.method"] = value
+        elif key in ("method", "add_tokens"):
+            expanded[f"tune.{key}"] = value
         else:
             expanded[key] = value
     return expanded

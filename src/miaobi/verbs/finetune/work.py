@@ -17,6 +17,7 @@ from miaobi.core.store import Version
 from miaobi.data.survey import counted
 from miaobi.data.text.shapes import Unusable
 from miaobi.engines.load import load
+from miaobi.models.added_tokens import with_tokens
 from miaobi.models.base import Base, open_base
 from miaobi.train.run import describe_no_validation
 from miaobi.tune import defaults, examples, labels, methods, mixing
@@ -69,6 +70,7 @@ class Work:
             _check_same_base(old, base, str(before))
             old_folder = Path(str(old.data["folder"]))
             own_folder = mixing.with_replay(own_folder, old_folder, task, replay)
+            _check_same_tokens(old, settings, str(before))
             spec = old.data["spec"]
         else:
             rows = examples.read_split(own_folder, "train", task)
@@ -80,8 +82,11 @@ class Work:
             own_folder, settings.data, task, head, spec, not quiet
         )
         left_out = _unseen(settings, spec, folder)
+        tune = settings.tune
+        base = with_tokens(base, tune.add_tokens, tune.add_special_tokens)
         with teacher.opened_by(load):
             learner = task.learner(base, spec, head)
+        learner.added_ids = base.added_ids
         fit = examples.fit(folder, task, learner, settings.data.strict)
         left_out |= fit.left_out
         lengths = examples.measure(
@@ -111,6 +116,10 @@ class Work:
     def facts(self) -> dict[str, Any]:
         """Return what the bundle records of base and data."""
         weights = self.base.weights
+        growth = self.base.growth
+        added = dict[str, Any]()
+        if growth is not None:
+            added = {"tokens": [*growth.tokens], "special": [*growth.special]}
         return {
             "fingerprint": self.data.fingerprint,
             "folder": str(self.data.folder),
@@ -121,6 +130,7 @@ class Work:
                 "location": weights.location,
                 "format": weights.format,
                 "hash": self.base.identity,
+                **({"added": added} if added else {}),
             },
         }
 
@@ -276,6 +286,10 @@ class Work:
             f"data.mix.{name}: {summary}"
             for name, summary in mixing.describe(self.data.spec).items()
         ]
+        growth = self.base.growth
+        if growth is not None:
+            tokens = ", ".join((*growth.tokens, *growth.special))
+            notes.append(say(f"new tokens: {tokens}", f"新词元：{tokens}"))
         notes += self.notes_on_records()
         for item in self.reasons:
             notes.append(f"train.{item.key} = {plain(item.value)}  ({item.reason})")
@@ -360,6 +374,25 @@ def _check_same_base(old: bundle.Manifest, base: Base, model: str) -> None:
         say(
             f"Restore the base it was tuned from ({recorded['location']}), or tune anew.",
             f"请恢复原来的基础模型（{recorded['location']}），或重新微调。",
+        ),
+    )
+
+
+def _check_same_tokens(old: bundle.Manifest, settings: Settings, model: str) -> None:
+    """Raise BadInput where other tokens are to be added than `model` was tuned with."""
+    added = old.data["base"].get("added", {})
+    before = [*added.get("tokens", ()), *added.get("special", ())]
+    now = [*settings.tune.add_tokens, *settings.tune.add_special_tokens]
+    if before == now:
+        return
+    raise BadInput(
+        say(
+            f"{model} was tuned with the new tokens {before}, and is to be tuned again with {now}.",
+            f"{model} 微调时添加的词元为 {before}，再次微调时为 {now}。",
+        ),
+        say(
+            f"Leave out --add-tokens, or export it with miaobi export {model} --merge and tune that folder.",
+            f"请去掉 --add-tokens，或用 miaobi export {model} --merge 导出后微调该文件夹。",
         ),
     )
 

@@ -42,6 +42,7 @@ class Reader:
         self.prompted = _has_learned_prompt(net)
         """Whether a learned prompt of PEFT stands before every sequence."""
         self.head = self.core.get_output_embeddings()
+        self.bias = _bias_of(self.head)
         self.scale = 0.0
         """What logits are as a multiple of the head of the last hidden state."""
         self.packs = False
@@ -60,13 +61,13 @@ class Reader:
         Cohere and Granite scale them; 0 where they are something else (Gemma 2 caps
         them).
         """
-        if type(self.head) is not nn.Linear:
+        if type(self.head) is not nn.Linear and not _trains_rows(self.head):
             return 0.0
         ids = self._trial_ids(5)
         logits = self.core(input_ids=ids).logits
         plain = self.head(self.core.base_model(input_ids=ids).last_hidden_state)
         scale = float((logits * plain).sum() / plain.square().sum())
-        if abs(scale - 1) < 1e-4 or self.head.bias is not None:
+        if abs(scale - 1) < 1e-4 or self.bias is not None:
             scale = 1.0
         tolerance = 1e-4 * float(logits.abs().max())
         fits = logits.allclose(plain * scale, rtol=1e-4, atol=tolerance)
@@ -202,7 +203,7 @@ class Reader:
         targets = _targets(batch)
         if self.returns_logits:
             return F.cross_entropy(states.float(), targets, reduction="none")
-        return chunked.cross_entropy(states, self.head.weight, self.head.bias, targets)
+        return chunked.cross_entropy(states, self.head.weight, self.bias, targets)
 
     def scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return (-log p, the likeliest token) of each learned token, without gradients."""
@@ -211,7 +212,7 @@ class Reader:
         if self.returns_logits:
             nats = F.cross_entropy(states.float(), targets, reduction="none")
             return nats, states.argmax(-1)
-        return chunked.scores(states, self.head.weight, self.head.bias, targets)
+        return chunked.scores(states, self.head.weight, self.bias, targets)
 
 
 def _targets(batch: Batch) -> Tensor:
@@ -240,6 +241,20 @@ def _unwrapped(net: Any) -> Any:
         return net
     low_rank.speed_up(net)
     return net.get_base_model()
+
+
+def _trains_rows(head: Any) -> bool:
+    """Return whether PEFT trains single rows of an output layer, those of added tokens."""
+    from peft.utils.other import TrainableTokensWrapper
+
+    return isinstance(head, TrainableTokensWrapper)
+
+
+def _bias_of(head: Any) -> Tensor | None:
+    """Return the bias of an output layer; None where it has none, or PEFT wraps it."""
+    if not isinstance(head, nn.Linear):
+        return None
+    return head.bias
 
 
 def _has_learned_prompt(net: nn.Module) -> bool:
