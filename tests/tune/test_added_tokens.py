@@ -190,8 +190,9 @@ def test_it_is_tuned_again_with_the_same_tokens(tmp_path: Path, notes: Path) -> 
             runs=tmp_path / "runs",
             quiet=True,
         )
-    with pytest.raises(Unsupported, match="trainable_tokens_delta"):
+    with pytest.raises(Unsupported, match="adds tokens") as caught:
         export(done.model, to="gguf")
+    assert "--merge" in caught.value.remedy
 
 
 def example(name: str, record: Mapping[str, Any]) -> Example:

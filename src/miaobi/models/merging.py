@@ -230,7 +230,7 @@ def _check_alike(
 def read_update(tuned: Tuned) -> Update:
     """Return the factors of a LoRA bundle, in float32.
 
-    Raises Unsupported for other adapters and for heads, which do not add up.
+    Raises Unsupported for other adapters, heads and added tokens, which do not add up.
     """
     settings = tuned.adapter
     kind = str(settings.get("peft_type", "whole weights"))
@@ -240,6 +240,8 @@ def read_update(tuned: Tuned) -> Update:
         raise _only_lora(tuned, kind)
     tensors = load_file(tuned.folder / ADAPTER_WEIGHTS)
     factors = dict[str, tuple[Tensor, Tensor]]()
+    if settings.get("trainable_token_indices"):
+        raise _adds_tokens(tuned)
     for key, down in tensors.items():
         if not key.endswith((".lora_A.weight", ".lora_B.weight")):
             raise _only_lora(tuned, key)
@@ -260,6 +262,16 @@ def _only_lora(tuned: Tuned, what: str) -> Unsupported:
             "Merge adapters that were tuned with lora or rslora and without a head of their own.",
             "请合并以 lora 或 rslora 微调、且没有独立输出头的适配器。",
         ),
+    )
+
+
+def _adds_tokens(tuned: Tuned) -> Unsupported:
+    return Unsupported(
+        say(
+            f"{tuned.label} adds tokens to its base; only weights with the adapter merged in have rows for them.",
+            f"{tuned.label} 为基础模型添加了词元；只有并入适配器后的权重才有对应的行。",
+        ),
+        f"miaobi export {tuned.label} --merge",
     )
 
 
