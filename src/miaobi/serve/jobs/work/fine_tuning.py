@@ -97,10 +97,14 @@ def _examples(task: Task, field: str) -> Path:
     if not target.exists():
         source = task.files.path(task.job.request[field])
         draft = target.with_suffix(".part")
+        last = 0
         with draft.open("w", encoding="utf-8") as file:
-            for _, record in lines.objects(source):
-                example = _convert(record)
-                file.write(json.dumps(example, ensure_ascii=False) + "\n")
+            for number, record in lines.objects(source):
+                # A record stays on its line, so that errors name it; half a character
+                # cannot be written but escaped.
+                file.write("\n" * (number - last - 1))
+                file.write(json.dumps(_convert(record)) + "\n")
+                last = number
         draft.rename(target)
     return target
 
