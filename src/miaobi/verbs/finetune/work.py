@@ -155,7 +155,6 @@ class Work:
         if relabelled:
             listed = counted(relabelled, UNUSED_LISTED)
             notes.append(say(f"labels read as: {listed}", f"标签读作：{listed}"))
-        notes += labels.remarks(self.spec.get("counts", {}))
         if self.fit.unwritten:
             keys = counted(self.fit.unwritten, UNUSED_LISTED)
             notes.append(
@@ -210,17 +209,21 @@ class Work:
         return notes
 
     def notes_on_examples(self) -> list[str]:
-        """Return how the task was recognised, and what is too long or teaches nothing."""
+        """Return how the task was recognised, doubts about the labels, what is too long
+        or teaches nothing, and whether few examples are left.
+        """
         guess = self.settings.guess
-        return [*([str(guess)] if guess else []), *self.notes_on_lengths()]
+        few = _describe_few(self.data.count("train"), self.data.count("validation"))
+        return [
+            *([str(guess)] if guess else []),
+            *labels.remarks(self.spec.get("counts", {})),
+            *self.notes_on_lengths(),
+            *([few] if few else []),
+        ]
 
     def notes_on_lengths(self) -> list[str]:
-        """Return how many examples are too long or teach nothing, and whether few are left."""
-        notes = [
-            self._describe_lengths(),
-            self._describe_taught_nothing(),
-            _describe_few(self.data.count("train"), self.data.count("validation")),
-        ]
+        """Return how many examples are too long, or teach nothing."""
+        notes = [self._describe_lengths(), self._describe_taught_nothing()]
         return [note for note in notes if note]
 
     def _describe_lengths(self) -> str:
