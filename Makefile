@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 FILES := OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 QUICK := tests/core tests/data tests/nn tests/provenance tests/surface/test_layers.py tests/surface/test_cli.py
 
-LOWEST := tests/core tests/data tests/provenance tests/surface/test_cli.py tests/train/test_loop.py tests/serve/test_chat.py
+LOWEST := tests/core tests/data tests/provenance tests/surface/test_cli.py tests/train/test_loop.py tests/serve/test_chat.py tests/serve/test_tables.py
 
 .PHONY: help install quickstart check test test-slow clients lint format docs bench lock release lowest clean
 help:            ## this list
@@ -77,7 +77,7 @@ release: $(STAMP) ## the wheel and the sdist in dist/, of a clean tree and a ver
 lowest:          ## tests with the oldest versions that pyproject.toml admits, in build/lowest
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
 	$(PYTHON) deploy/lowest.py > build/lowest/constraints.txt
-	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --editable '.[all,remote]' pytest pytest-timeout hypothesis
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --editable ".[all,remote,postgres]" httpx2 pytest pytest-timeout hypothesis
 	HF_HUB_OFFLINE=1 build/lowest/bin/python -m pytest -q -m "not slow" $(LOWEST)
 
 clean:           ## remove the environment, caches and runs
