@@ -214,9 +214,10 @@ def test_a_dry_run_ends_with_what_matters(talker: Base, tmp_path: Path) -> None:
         settings={"train.max_steps": 1, "train.batch_size": 2, "data.max_length": 96},
         quiet=True,
     )
-    cost, too_long, validation, start = str(planned).splitlines()[-4:]
+    cost, too_long, few, validation, start = str(planned).splitlines()[-5:]
     assert "Expected:" in cost
     assert "4 of 4 training examples have more than 96 tokens" in too_long
+    assert few.startswith("Only 4 to train on, 0 for validation")
     assert validation.startswith("No validation")
     assert "without --dry-run" in start
     assert np.isfinite(planned.estimate.seconds)
