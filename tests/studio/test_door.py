@@ -48,6 +48,7 @@ def test_the_language_is_asked_for_then_kept_then_the_browsers(
         assert goes_to("?language=zh", **{"accept-language": "en"}) == "/studio/zh/"
         assert goes_to(**{"accept-language": "en"}) == "/studio/zh/"
         assert goes_to("?language=../../evil") == "/studio/zh/"
+        assert client.get("/studio").headers["location"] == "/studio/zh/"
 
 
 def test_a_random_token_stands_for_the_key_and_ends_with_it(services: Services) -> None:

@@ -44,10 +44,12 @@ try:
         assert server.poll() is None, "the server has ended"
         try:
             answer = httpx.get("http://127.0.0.1:{port}{path}", follow_redirects=True)
-            break
         except httpx.TransportError:
-            pass
-    print(answer.status_code, answer.text)
+            continue
+        shown = f"{answer.status_code} {answer.text}"
+        if "{expected}" in shown:
+            break
+    print(shown)
 finally:
     server.terminate()
     server.wait()
@@ -251,6 +253,7 @@ def test_it_does_what_the_extra_promises(
     for step, expected in PROMISES[extra]:
         filled = step.replace("{server}", server).replace("{folder}", str(work))
         filled = filled.replace("{port}", str(unused_port))
+        filled = filled.replace("{expected}", expected)
         argv = ["miaobi", *filled.split()]
         if "\n" in filled:
             argv = ["python", "-c", filled]

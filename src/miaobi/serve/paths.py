@@ -1,6 +1,6 @@
 """What a path and a method may look like beside the way that routes spell them.
 
-/v1/models/ is answered as /v1/models (a redirect would name http behind a proxy that
+/v1/models/ is answered as /v1/models, and /studio as /studio/ (a redirect would name http behind a proxy that
 speaks https, and lose a body), and HEAD as GET without its body (RFC 9110, 9.3.2).
 """
 
@@ -13,19 +13,28 @@ class Paths:
     def __init__(self, app: ASGIApp, mounted: tuple[str, ...] = ()) -> None:
         """`mounted`: paths under which applications of their own lie, as "/studio"."""
         self.app = app
-        self._mounted = tuple(f"{path}/" for path in mounted)
+        self._mounted = mounted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path: str = scope["path"]
-        if path.endswith("/") and path != "/" and not path.startswith(self._mounted):
-            scope = {**scope, "path": path.rstrip("/") or "/"}
+        scope = {**scope, "path": self._as_routed(scope["path"])}
         if scope["method"] == "HEAD":
             await _without_body(self.app, {**scope, "method": "GET"}, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    def _as_routed(self, path: str) -> str:
+        """Return a path as routes spell it. Those below a mounted application are its
+        own; the application itself is at its path with a slash.
+        """
+        if path in self._mounted:
+            return f"{path}/"
+        below = tuple(f"{mounted}/" for mounted in self._mounted)
+        if path.startswith(below):
+            return path
+        return path.rstrip("/") or "/"
 
 
 async def _without_body(
