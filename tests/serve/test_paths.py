@@ -38,8 +38,12 @@ def client() -> Iterator[TestClient]:
         yield client
 
 
-def test_a_trailing_slash_is_answered(client: TestClient) -> None:
+def test_a_trailing_slash_is_answered_and_counted_as_its_route(
+    client: TestClient,
+) -> None:
     assert client.get("/v1/models/").json() == client.get("/v1/models").json()
+    counted = client.get("/metrics").text
+    assert 'route="/v1/models",status="200"} 2.0' in counted
     answer = client.post("/v1/chat/completions/", json=QUESTION)
     assert answer.status_code == 200
     assert answer.json()["object"] == "chat.completion"

@@ -1,7 +1,8 @@
 """What a path and a method may look like beside the way that routes spell them.
 
-/v1/models/ is answered as /v1/models, and /studio as /studio/ (a redirect would name http behind a proxy that
-speaks https, and lose a body), and HEAD as GET without its body (RFC 9110, 9.3.2).
+/v1/models/ is answered as /v1/models, and /studio as /studio/ (a redirect would name
+http behind a proxy that speaks https, and lose a body), and HEAD as GET without its body
+(RFC 9110, 9.3.2).
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ class Paths:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope = {**scope, "path": self._as_routed(scope["path"])}
-        if scope["method"] == "HEAD":
-            await _without_body(self.app, {**scope, "method": "GET"}, receive, send)
-        else:
-            await self.app(scope, receive, send)
+        routed = {**scope, "path": self._as_routed(scope["path"])}
+        try:
+            if scope["method"] == "HEAD":
+                routed["method"] = "GET"
+                await _without_body(self.app, routed, receive, send)
+            else:
+                await self.app(routed, receive, send)
+        finally:
+            # Logs, metrics and traces tell by it what was asked.
+            scope["route"] = routed.get("route")
 
     def _as_routed(self, path: str) -> str:
         """Return a path as routes spell it. Those below a mounted application are its
