@@ -87,7 +87,7 @@ PROMISES: dict[str, list[Step]] = {
     "tune": [
         (SAMPLES, ""),
         (
-            "finetune --base efficientnet-lite0 --task image_classification"
+            "finetune --base efficientnet-lite0 --task image-classification"
             " --data samples/photos --name views --train.max_steps 1",
             "views@1",
         ),
