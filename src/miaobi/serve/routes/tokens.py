@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,7 +13,7 @@ from miaobi.core.language import say
 from miaobi.core.requests import EmbeddingRequest, Request, TextRequest
 from miaobi.engines.model import Model
 from miaobi.models.weights import context_length_of
-from miaobi.serve.callers import CurrentCaller
+from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services, Serving
 from miaobi.serve.text.fields import (
@@ -52,11 +54,7 @@ async def tokenize(
     fields: Tokenize, services: Serving, caller: CurrentCaller
 ) -> dict[str, Any]:
     """The token ids of a prompt."""
-    name = _model(fields.model, services)
-    async with (
-        services.admission.slot(caller, name),
-        services.pool.lease(name, _kind(name, services)) as model,
-    ):
+    async with _opened(fields.model, services, caller) as model:
         request = _request(fields, model)
         special = fields.add_special_tokens is not False
         tokenizer = model.tokenizer
@@ -99,11 +97,7 @@ async def detokenize(
     fields: Detokenize, services: Serving, caller: CurrentCaller
 ) -> dict[str, str]:
     """The text of token ids, control tokens as they are written."""
-    name = _model(fields.model, services)
-    async with (
-        services.admission.slot(caller, name),
-        services.pool.lease(name, _kind(name, services)) as model,
-    ):
+    async with _opened(fields.model, services, caller) as model:
         text = await asyncio.to_thread(model.tokenizer.detokenize, fields.tokens)
         return {"prompt": text}
 
@@ -113,13 +107,22 @@ async def tokenizer_info(
     services: Serving, caller: CurrentCaller, model: Name | None = None
 ) -> dict[str, str | None]:
     """The tokens that begin and end a text."""
-    name = _model(model, services)
-    async with (
-        services.admission.slot(caller, name),
-        services.pool.lease(name, _kind(name, services)) as opened,
-    ):
+    async with _opened(model, services, caller) as opened:
         tokenizer = opened.tokenizer
         return {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+
+
+@asynccontextmanager
+async def _opened(
+    requested: str | None, services: Services, caller: Caller
+) -> AsyncIterator[Model]:
+    """Yield the model that a request is about, in a slot of the caller's."""
+    name = _model(requested, services)
+    async with (
+        services.admission.slot(caller, name),
+        services.pool.lease(name, _kind(name, services)) as model,
+    ):
+        yield model
 
 
 def _model(name: str | None, services: Services) -> str:
