@@ -4,6 +4,8 @@ that a program can tell that from a typing error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
 
 from miaobi.core.language import say
@@ -12,57 +14,51 @@ from miaobi.serve.errors import ApiError
 router = APIRouter(tags=["not yet"])
 
 SOUND = ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations")
-
-
-def _absent() -> None:
-    raise ApiError(
-        501,
-        say(
-            "This server has no models for sound or video yet. Text: "
-            "/v1/chat/completions; pictures: /v1/images/generations.",
-            "此服务器尚无音频或视频模型。文本请用 /v1/chat/completions，图片请用 /v1/images/generations。",
-        ),
-        code="not_implemented",
-    )
-
-
-for path in (*SOUND, "/v1/videos"):
-    router.post(
-        path,
-        status_code=501,
-        summary="Not here yet",
-        operation_id=path.strip("/").replace("/", "_"),
-    )(_absent)
-for path in ("/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/content"):
-    router.get(
-        path,
-        status_code=501,
-        summary="Not here yet",
-        operation_id="get_"
-        + path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
-    )(_absent)
-
-
+VIDEO = ("/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/content")
 RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")
 """Jina's and vLLM's paths, and Cohere's."""
 
 
+def _no_media() -> None:
+    raise _absent(
+        say(
+            "This server has no models for sound or video yet. Text: "
+            "/v1/chat/completions; pictures: /v1/images/generations.",
+            "此服务器尚无音频或视频模型。文本请用 /v1/chat/completions，图片请用 /v1/images/generations。",
+        )
+    )
+
+
 def _no_rerank() -> None:
-    raise ApiError(
-        501,
+    raise _absent(
         say(
             "This server has no model that ranks texts for a query yet. Near ones are "
             "found with /v1/embeddings.",
             "此服务器尚无重排序模型。可用 /v1/embeddings 查找相近的文本。",
-        ),
-        code="not_implemented",
+        )
     )
 
 
-for path in RERANK:
-    router.post(
+def _absent(message: str) -> ApiError:
+    return ApiError(501, message, code="not_implemented")
+
+
+def _add(method: str, path: str, answer: Callable[[], None]) -> None:
+    """Answer a path; GET says so in the name of its operation."""
+    words = path.strip("/").replace("/", "_").replace("{", "").replace("}", "")
+    router.add_api_route(
         path,
+        answer,
+        methods=[method],
         status_code=501,
         summary="Not here yet",
-        operation_id=path.strip("/").replace("/", "_"),
-    )(_no_rerank)
+        operation_id=f"get_{words}" if method == "GET" else words,
+    )
+
+
+for path in (*SOUND, VIDEO[0]):
+    _add("POST", path, _no_media)
+for path in VIDEO:
+    _add("GET", path, _no_media)
+for path in RERANK:
+    _add("POST", path, _no_rerank)
