@@ -4,9 +4,9 @@ straight to the disk, never the whole in memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from fastapi import Request
@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 FIELD_BYTES = 4096
 FIELDS = 16
 HEADER_BYTES = 4096
+
+
+def multipart_form(
+    required: Sequence[str], properties: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the API's description says of a route that takes this form."""
+    schema = {
+        "type": "object",
+        "required": required,
+        "additionalProperties": False,
+        "properties": properties,
+    }
+    content = {"multipart/form-data": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 class Arriving:

@@ -4,7 +4,7 @@ key that made it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
@@ -19,42 +19,29 @@ from miaobi.serve.files import PAGE, to_object
 from miaobi.serve.pages import page
 from miaobi.serve.records import now
 from miaobi.serve.services import Serving
-from miaobi.serve.uploads import receive
+from miaobi.serve.uploads import multipart_form, receive
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
-PURPOSES = ("fine-tune", "batch", "assistants", "vision", "user_data", "evals")
+Purpose = Literal["fine-tune", "batch", "assistants", "vision", "user_data", "evals"]
+PURPOSES: tuple[str, ...] = get_args(Purpose)
 LINED = ("fine-tune", "batch")
 SECONDS = (3600, 30 * 86_400)
 BATCH_SECONDS = 30 * 86_400
 FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
-FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": list(PURPOSES)},
-                        "expires_after[anchor]": {
-                            "type": "string",
-                            "enum": ["created_at"],
-                        },
-                        "expires_after[seconds]": {
-                            "type": "integer",
-                            "minimum": SECONDS[0],
-                            "maximum": SECONDS[1],
-                        },
-                    },
-                }
-            }
+FORM = multipart_form(
+    ["file", "purpose"],
+    {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "enum": list(PURPOSES)},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {
+            "type": "integer",
+            "minimum": SECONDS[0],
+            "maximum": SECONDS[1],
         },
-    }
-}
+    },
+)
 
 
 @router.post("", openapi_extra=FORM)

@@ -14,40 +14,26 @@ from miaobi.serve import lines
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.files import plain_name, to_object
 from miaobi.serve.records import File, UploadInParts, now
-from miaobi.serve.routes.files import BATCH_SECONDS, LINED
+from miaobi.serve.routes.files import BATCH_SECONDS, LINED, SECONDS, Purpose
 from miaobi.serve.services import Serving
 from miaobi.serve.text.fields import Closed
-from miaobi.serve.uploads import receive
+from miaobi.serve.uploads import multipart_form, receive
 
 router = APIRouter(prefix="/v1/uploads", tags=["files"])
 
-FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["data"],
-                    "additionalProperties": False,
-                    "properties": {"data": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
+FORM = multipart_form(["data"], {"data": {"type": "string", "format": "binary"}})
 
 
 class ExpiresAfter(Closed):
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=3600, le=30 * 86_400)
+    seconds: int = Field(ge=SECONDS[0], le=SECONDS[1])
 
 
 class UploadFields(Closed):
     """A file that will come."""
 
     filename: str = Field(min_length=1, max_length=1000)
-    purpose: Literal["fine-tune", "batch", "assistants", "vision", "user_data", "evals"]
+    purpose: Purpose
     bytes: int = Field(ge=1, le=2**53)
     mime_type: str = Field(min_length=1, max_length=255)
     """A label of the client's own. It is not used."""
