@@ -15,6 +15,7 @@ class Paths:
         """`mounted`: paths under which applications of their own lie, as "/studio"."""
         self.app = app
         self._mounted = mounted
+        self._below = tuple(f"{path}/" for path in mounted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,8 +38,7 @@ class Paths:
         """
         if path in self._mounted:
             return f"{path}/"
-        below = tuple(f"{mounted}/" for mounted in self._mounted)
-        if path.startswith(below):
+        if path.startswith(self._below):
             return path
         return path.rstrip("/") or "/"
 
