@@ -90,8 +90,7 @@ def chat_of(fields: MessageFields) -> Chat:
         body["tool_choice"] = {"type": "function", "function": named}
     elif choice is not None:
         body["tool_choice"] = CHOICES[choice.type]
-    given = {name: value for name, value in body.items() if value is not None}
-    return Chat.model_validate(given)
+    return Chat.model_validate(body)
 
 
 def _messages(turn: MessageTurn) -> list[dict[str, Any]]:

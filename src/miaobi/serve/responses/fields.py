@@ -15,16 +15,17 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from miaobi.serve.pages import Metadata
 from miaobi.serve.text.fields import (
     Closed,
+    Function,
     GenerationFields,
     JsonObject,
+    Label,
     Name,
+    NamedFunction,
     Stop,
     TextFormat,
 )
 
 Id = Annotated[str, Field(min_length=1, max_length=128)]
-Label = Annotated[str, Field(max_length=512)]
-"""Of the client's own."""
 Status = Literal["in_progress", "completed", "incomplete"]
 LOGPROBS = "message.output_text.logprobs"
 Included = Literal[
@@ -150,12 +151,8 @@ def _items(given: Any) -> Any:
     return given
 
 
-class FunctionTool(Closed):
+class FunctionTool(Function):
     type: Literal["function"]
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
 class ToolGroup(Closed):
@@ -167,9 +164,8 @@ class ToolGroup(Closed):
     tools: list[FunctionTool] = Field(min_length=1)
 
 
-class NamedTool(Closed):
+class NamedTool(NamedFunction):
     type: Literal["function"]
-    name: str
 
 
 class AllowedTools(Closed):

@@ -171,8 +171,7 @@ def chat_of(fields: ResponseFields, items: Items) -> Chat:
         body |= _tools(fields, fields.functions)
     elif fields.tool_choice is not None and isinstance(fields.tool_choice, str):
         body["tool_choice"] = fields.tool_choice
-    given = {name: value for name, value in body.items() if value is not None}
-    return Chat.model_validate(given)
+    return Chat.model_validate(body)
 
 
 def messages_of(items: Items) -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.records import new_id, now
 from miaobi.serve.responses.fields import ResponseFields
 from miaobi.serve.responses.items import item_id, output_text
-from miaobi.serve.routes.chat import logprobs_of
 from miaobi.serve.text.exchange import Exchange
 from miaobi.serve.text.fields import Closed
+from miaobi.serve.text.logprobs import logprobs_of
 from miaobi.serve.text.pieces import Pieces
 from miaobi.serve.text.tools import Call
 

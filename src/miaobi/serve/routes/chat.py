@@ -13,34 +13,27 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.engine import Chunk
 from miaobi.core.requests import TextRequest
 from miaobi.engines.model import Model
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.services import Serving
-from miaobi.serve.settings import Limits
-from miaobi.serve.text.conversation import request_of
-from miaobi.serve.text.events import Events
+from miaobi.serve.text.conversation import controls_of, request_of
+from miaobi.serve.text.events import Events, streamed
 from miaobi.serve.text.exchange import Answer, Exchange, whole
-from miaobi.serve.text.fields import Chat, within
-from miaobi.serve.text.formats import schema_of
+from miaobi.serve.text.fields import Chat
+from miaobi.serve.text.logprobs import logprobs_of
 from miaobi.serve.text.tools import Call, Kit, Reader, kit_of
 
 router = APIRouter(prefix="/v1/chat", tags=["text"])
 BATCH = ("/v1/chat/completions",)
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer, or its pieces with stream: true.",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {},
-        },
-    }
-}
 
 
-@router.post("/completions", response_model=None, responses=STREAM)
+@router.post(
+    "/completions",
+    response_model=None,
+    responses=streamed("The answer, or its pieces with stream: true."),
+)
 async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Response:
     """Answer a conversation."""
     limits = services.settings.limits
@@ -74,21 +67,6 @@ async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Resp
     )
 
 
-def controls_of(fields: Chat, limits: Limits) -> dict[str, Any]:
-    """Return the settings of a request, under miaobi's names. Raise ApiError or BadInput."""
-    controls = fields.controls(limits)
-    schema = schema_of(fields.response_format, limits)
-    within("messages", len(fields.messages), limits.messages)
-    if fields.most is not None:
-        within("max_tokens", fields.most, limits.max_tokens)
-        controls["max_new_tokens"] = fields.most
-    if fields.top_count is not None:
-        controls["logprobs"] = fields.top_count
-    if schema is not None:
-        controls["json_schema"] = schema
-    return controls
-
-
 def choice(
     index: int, answer: Answer, kit: Kit, only_one: bool, logprobs: bool
 ) -> dict[str, Any]:
@@ -117,27 +95,6 @@ def choice(
 
 def reason(finish: str, calls: object) -> str:
     return "tool_calls" if calls and finish == "stop" else finish
-
-
-def logprobs_of(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
-    return {
-        "content": [
-            {
-                **_entry(item),
-                "top_logprobs": [_entry(top) for top in item.top_logprobs],
-            }
-            for item in logprobs
-        ],
-        "refusal": None,
-    }
-
-
-def _entry(item: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": item.token,
-        "logprob": max(item.logprob, -9999.0),
-        "bytes": list(item.bytes),
-    }
 
 
 class ChatEvents:

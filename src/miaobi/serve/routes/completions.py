@@ -21,7 +21,7 @@ from miaobi.engines.model import Model
 from miaobi.serve.admission import Slot
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.services import Serving
-from miaobi.serve.text.events import Events
+from miaobi.serve.text.events import Events, streamed
 from miaobi.serve.text.exchange import Answer, Exchange, Put, whole
 from miaobi.serve.text.fields import Completion, within
 
@@ -29,18 +29,13 @@ router = APIRouter(prefix="/v1/completions", tags=["text"])
 BATCH = ("/v1/completions",)
 LENGTH = 16
 """Tokens of an answer by default: OpenAI's number."""
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The texts, or their pieces with stream: true.",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {},
-        },
-    }
-}
 
 
-@router.post("", response_model=None, responses=STREAM)
+@router.post(
+    "",
+    response_model=None,
+    responses=streamed("The texts, or their pieces with stream: true."),
+)
 async def create(
     fields: Completion, services: Serving, caller: CurrentCaller
 ) -> Response:

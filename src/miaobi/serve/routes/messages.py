@@ -19,9 +19,9 @@ from miaobi.serve.errors import answer_of
 from miaobi.serve.messages.blocks import chat_of
 from miaobi.serve.messages.fields import MessageFields
 from miaobi.serve.messages.output import MessageEvents, Output, message_of, refused
-from miaobi.serve.routes.chat import STREAM, controls_of
 from miaobi.serve.services import Serving
-from miaobi.serve.text.conversation import request_of
+from miaobi.serve.text.conversation import controls_of, request_of
+from miaobi.serve.text.events import streamed
 from miaobi.serve.text.exchange import Exchange
 from miaobi.serve.text.fields import within
 from miaobi.serve.text.pieces import Pieces
@@ -46,7 +46,11 @@ class InAnthropicsShape(APIRoute):
 router = APIRouter(prefix="/v1/messages", tags=["text"], route_class=InAnthropicsShape)
 
 
-@router.post("", response_model=None, responses=STREAM)
+@router.post(
+    "",
+    response_model=None,
+    responses=streamed("The answer, or its pieces with stream: true."),
+)
 async def create(
     fields: MessageFields, services: Serving, caller: CurrentCaller
 ) -> Response:

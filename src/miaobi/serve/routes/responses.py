@@ -33,10 +33,10 @@ from miaobi.serve.responses.items import (
     items_of,
 )
 from miaobi.serve.responses.output import Answer, Output
-from miaobi.serve.routes.chat import STREAM, controls_of
 from miaobi.serve.services import Serving
-from miaobi.serve.text.conversation import request_of
+from miaobi.serve.text.conversation import controls_of, request_of
 from miaobi.serve.text.dialect import named
+from miaobi.serve.text.events import streamed
 from miaobi.serve.text.exchange import Exchange
 from miaobi.serve.text.pieces import Pieces
 from miaobi.serve.text.tools import kit_of
@@ -46,7 +46,11 @@ BATCH = ("/v1/responses",)
 PAGE = 100
 
 
-@router.post("", response_model=None, responses=STREAM)
+@router.post(
+    "",
+    response_model=None,
+    responses=streamed("The answer, or its pieces with stream: true."),
+)
 async def create(
     fields: ResponseFields, services: Serving, caller: CurrentCaller
 ) -> Response:

@@ -15,11 +15,27 @@ from miaobi.core.requests import TextRequest
 from miaobi.engines.model import Model
 from miaobi.serve.errors import ApiError
 from miaobi.serve.settings import Limits
-from miaobi.serve.text.fields import Chat, ImagePart, plain
+from miaobi.serve.text.fields import Chat, ImagePart, plain, within
+from miaobi.serve.text.formats import schema_of
 from miaobi.serve.text.tools import Kit, as_written, with_described_tools
 
 DEFAULT_LENGTH = 4096
 """Tokens of an answer without max_tokens, where the context holds as many."""
+
+
+def controls_of(fields: Chat, limits: Limits) -> dict[str, Any]:
+    """Return the settings of a request, under miaobi's names. Raise ApiError or BadInput."""
+    controls = fields.controls(limits)
+    schema = schema_of(fields.response_format, limits)
+    within("messages", len(fields.messages), limits.messages)
+    if fields.most is not None:
+        within("max_tokens", fields.most, limits.max_tokens)
+        controls["max_new_tokens"] = fields.most
+    if fields.top_count is not None:
+        controls["logprobs"] = fields.top_count
+    if schema is not None:
+        controls["json_schema"] = schema
+    return controls
 
 
 def request_of(

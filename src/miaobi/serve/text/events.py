@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from json.encoder import encode_basestring
@@ -28,6 +29,15 @@ HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+def streamed(description: str) -> dict[int | str, dict[str, Any]]:
+    """Return what the API's description says of an answer that is whole or streamed."""
+    content: dict[str, Any] = {
+        "application/json": {"schema": {"type": "object"}},
+        "text/event-stream": {},
+    }
+    return {200: {"description": description, "content": content}}
 
 
 class Shape(Protocol):
@@ -48,28 +58,28 @@ class Shape(Protocol):
         ...
 
 
-class EventStream(Response):
+class EventStream(Response, ABC):
     """What all dialects have in common: one answer, sent while it is made."""
 
     def __init__(self, exchange: Exchange) -> None:
         super().__init__()
         self.exchange = exchange
 
+    @abstractmethod
     def begin(self) -> bytes:
         """The events before the first piece; the model is opened by now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pieces(self, chunks: list[Chunk]) -> bytes:
         """The events of what came since the last time."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def end(self) -> bytes:
         """The events after the last piece."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, error: ApiError) -> bytes:
         """The events of an error after the first piece."""
-        raise NotImplementedError
 
     def refused(self, error: ApiError) -> ApiError:
         """An error before the first event, as it is answered."""

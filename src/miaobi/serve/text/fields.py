@@ -21,6 +21,7 @@ from miaobi.serve.pages import Metadata
 from miaobi.serve.settings import Limits
 
 Label = Annotated[str, Field(max_length=512)]
+"""Of the client's own. It is not used."""
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 """Of a model: in the store ("poet", "poet@2"), a starter pack, or one of --model."""
