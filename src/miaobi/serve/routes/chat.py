@@ -23,7 +23,8 @@ from miaobi.serve.text.events import Events, streamed
 from miaobi.serve.text.exchange import Answer, Exchange, whole
 from miaobi.serve.text.fields import Chat
 from miaobi.serve.text.logprobs import logprobs_of
-from miaobi.serve.text.tools import Call, Kit, Reader, kit_of
+from miaobi.serve.text.pieces import Pieces
+from miaobi.serve.text.tools import Kit, kit_of
 
 router = APIRouter(prefix="/v1/chat", tags=["text"])
 BATCH = ("/v1/chat/completions",)
@@ -70,26 +71,20 @@ async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Resp
 def choice(
     index: int, answer: Answer, kit: Kit, only_one: bool, logprobs: bool
 ) -> dict[str, Any]:
-    text = answer.text
-    calls = list[Call]()
-    if kit.tools:
-        reader = Reader(kit, only_one)
-        first, early = reader.push(text)
-        rest, late = reader.finish()
-        text = first + rest
-        calls = early + late
+    chunk = Chunk(text=answer.text, finish=answer.finish)
+    piece = Pieces(kit, only_one).read(chunk)
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": text if text or not calls else None,
+        "content": piece.text if piece.text or not piece.calls else None,
         "refusal": None,
     }
-    if calls:
-        message["tool_calls"] = [call.body for call in calls]
+    if piece.calls:
+        message["tool_calls"] = [call.body for call in piece.calls]
     return {
         "index": index,
         "message": message,
         "logprobs": logprobs_of(answer.logprobs) if logprobs else None,
-        "finish_reason": reason(answer.finish, calls),
+        "finish_reason": reason(answer.finish, piece.calls),
     }
 
 
@@ -110,12 +105,11 @@ class ChatEvents:
     def __init__(self, count: int, kit: Kit, only_one: bool, logprobs: bool) -> None:
         self.count = count
         self.logprobs = logprobs
-        self.readers = (
-            [Reader(kit, only_one) for _ in range(count)] if kit.tools else []
-        )
+        self.pieces = [Pieces(kit, only_one) for _ in range(count)]
+        self.has_tools = bool(kit.tools)
 
     def quick(self, chunk: Chunk) -> bool:
-        return chunk.finish is None and not chunk.logprobs and not self.readers
+        return chunk.finish is None and not chunk.logprobs and not self.has_tools
 
     def begin(self) -> Iterable[dict[str, Any]]:
         return [
@@ -127,7 +121,7 @@ class ChatEvents:
         logprobs = (
             logprobs_of(chunk.logprobs) if self.logprobs and chunk.logprobs else None
         )
-        if not self.readers:
+        if not self.has_tools:
             yield self._choice(
                 chunk.index,
                 {"content": chunk.text} if chunk.text or logprobs else {},
@@ -135,28 +129,24 @@ class ChatEvents:
                 chunk.finish,
             )
             return
-        reader = self.readers[chunk.index]
-        before = reader.called
-        text, calls = reader.push(chunk.text)
-        if chunk.finish:
-            rest, late = reader.finish()
-            text = text + rest
-            calls = calls + late
-        if text or logprobs:
-            yield self._choice(chunk.index, {"content": text}, logprobs)
-        if calls:
+        pieces = self.pieces[chunk.index]
+        before = pieces.called
+        piece = pieces.read(chunk)
+        if piece.text or logprobs:
+            yield self._choice(chunk.index, {"content": piece.text}, logprobs)
+        if piece.calls:
             yield self._choice(
                 chunk.index,
                 {
                     "tool_calls": [
                         {"index": before + position, **call.body}
-                        for position, call in enumerate(calls)
+                        for position, call in enumerate(piece.calls)
                     ]
                 },
             )
         if chunk.finish:
             yield self._choice(
-                chunk.index, {}, None, reason(chunk.finish, reader.called)
+                chunk.index, {}, None, reason(chunk.finish, pieces.called)
             )
 
     def _choice(

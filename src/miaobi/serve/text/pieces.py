@@ -1,6 +1,4 @@
-"""One answer in pieces: its text outside of calls, and its calls, as they come. For
-dialects that build their own shapes of both.
-"""
+"""One answer in pieces: its text outside of calls, and its calls, as they come."""
 
 from __future__ import annotations
 
@@ -26,6 +24,11 @@ class Pieces:
 
     def __init__(self, kit: Kit, only_one: bool) -> None:
         self._reader = Reader(kit, only_one) if kit.tools else None
+
+    @property
+    def called(self) -> int:
+        """Calls so far."""
+        return self._reader.called if self._reader else 0
 
     def read(self, chunk: Chunk) -> Piece:
         """Return what a chunk brings."""
