@@ -9,7 +9,7 @@ told, and reading them names the others by line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from miaobi.core import storage
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.data import readers
-from miaobi.data.encoding import Problem, Report
+from miaobi.data.encoding import Problem
 from miaobi.data.labelled import ReadOptions
 from miaobi.data.text.shapes import Record, Unusable
 from miaobi.data.text.shapes.record import NAMELESS
@@ -102,12 +102,6 @@ class Trial:
     unread: MiaobiError | None = field(default=None, repr=False)
     """Why no record could be read."""
 
-    def pass_over(self, problem: Problem) -> None:
-        """Pass over what cannot be read: whoever reads it in full says so. It is the
-        reason where nothing else could be read.
-        """
-        self.unread = self.unread or problem.error()
-
 
 def guess(
     path: str,
@@ -130,8 +124,14 @@ def guess(
         BadInput: the records fit no task; the nearest is named with its reason
     """
     _check_exists(path)
-    source = Source(path, pack, encoding, columns or {}, head or {})
-    trials = [source.trial(name) for name in ORDER if name in tasks]
+    names = [name for name in ORDER if name in tasks]
+    # Several tasks have one reader: each reads the beginning of the data once.
+    readings = {
+        reader: _reading(reader, path, pack, encoding)
+        for reader in {tasks.get(name).READER: None for name in names}
+    }
+    attempt = Attempt(columns or {}, head or {})
+    trials = [attempt.trial(name, readings[tasks.get(name).READER]) for name in names]
     whole = [item for item in trials if item.records and item.fitting == item.records]
     mostly = [item for item in trials if 2 * item.fitting > item.records]
     # max and the list keep the order of the tasks among equals.
@@ -159,32 +159,52 @@ def _check_exists(path: str) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Source:
-    """Records, and what is given beside them."""
+Reading = list[tuple[str, Mapping[str, Any]] | MiaobiError]
+"""What a reader made of the beginning of the data, in its order: (location, record), and
+why something could not be read.
+"""
 
-    path: str
-    pack: str
-    encoding: str
+
+def _reading(reader: str, path: str, pack: str, encoding: str) -> Reading:
+    """Return the first records of the data.
+
+    What cannot be read is passed over: whoever reads it in full says so.
+    """
+    reading: Reading = []
+
+    def report(problem: Problem) -> None:
+        reading.append(problem.error())
+
+    options = ReadOptions(encoding=encoding, report=report)
+    try:
+        for row in islice(readers.get(reader)(path, pack, options), RECORDS):
+            reading.append(row)
+    except MiaobiError as error:
+        reading.append(error)
+    return reading
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How records are tried on tasks: the settings that are given beside them."""
+
     columns: Mapping[str, str]
     head: Mapping[str, Any]
 
-    def trial(self, name: str) -> Trial:
+    def trial(self, name: str, reading: Reading) -> Trial:
         """Try the first records on a task."""
         task = tasks.get(name)
         trial = Trial(name)
         try:
-            for location, record in self._records(task.READER, trial.pass_over):
-                self._try(trial, task, str(location), record)
+            for row in reading:
+                if isinstance(row, MiaobiError):
+                    trial.unread = trial.unread or row
+                else:
+                    location, record = row
+                    self._try(trial, task, str(location), record)
         except MiaobiError as error:
             trial.unread = trial.unread or error
         return trial
-
-    def _records(
-        self, reader: str, report: Report
-    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        options = ReadOptions(encoding=self.encoding, report=report)
-        return islice(readers.get(reader)(self.path, self.pack, options), RECORDS)
 
     def _try(
         self, trial: Trial, task: Any, location: str, record: Mapping[str, Any]
