@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -108,18 +109,19 @@ def descriptions(content: Listing, files: Mapping[str, Path]) -> Descriptions:
         content: what lies in the folder
         files: its pictures by their keys
     """
-    named = [file for file in content.files if file.name in METADATA]
-    tables = list(named)
-    served = {file.parent for file in named}
+    tables = [file for file in content.files if file.name in METADATA]
+    served = {file.parent for file in tables}
+    names = Names(files)
     for file in content.files:
-        is_new = file not in named and file.parent not in served
-        if is_new and _names_a_picture(file, content.folder, files):
+        if file.parent in served:
+            continue
+        if _names_a_picture(file, content.folder, names):
             tables.append(file)
             served.add(file.parent)
     return Descriptions(tables, _side_texts(content, files))
 
 
-def _names_a_picture(file: Path, folder: Path, files: Mapping[str, Path]) -> bool:
+def _names_a_picture(file: Path, folder: Path, names: Names) -> bool:
     """Whether the first line of a table names a picture that is there."""
     reader = TABLES.get(file.suffix.lower())
     if reader is None or file.name == INDEX:
@@ -129,7 +131,7 @@ def _names_a_picture(file: Path, folder: Path, files: Mapping[str, Path]) -> boo
             row = _row(folder, file, line, record)
         except Unusable:
             return False
-        return Names(files).find(row.file_name) is not None
+        return names.find(row.file_name) is not None
     return False
 
 
@@ -153,8 +155,16 @@ class Names:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.keys = set(keys)
-        self.folded = _unique((key.casefold(), key) for key in self.keys)
-        self.stems = _unique(
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        """The keys by themselves without case."""
+        return _unique((key.casefold(), key) for key in self.keys)
+
+    @cached_property
+    def stems(self) -> dict[str, str]:
+        """The keys by themselves without ending."""
+        return _unique(
             (str(PurePosixPath(key).with_suffix("")), key)
             for key in self.keys
             if PurePosixPath(key).name
