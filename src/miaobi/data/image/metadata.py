@@ -273,10 +273,11 @@ def _inside(folder: Path, table: Path, name: str) -> str:
     """The path of a file relative to the folder. Raises Unusable for one outside it."""
     written = name.strip().replace("\\", "/")
     path = PurePosixPath(written)
-    for root in (folder, folder.absolute(), folder.resolve()):
-        if path.is_absolute() and path.is_relative_to(root.as_posix()):
-            path = path.relative_to(root.as_posix())
-            break
+    if path.is_absolute():
+        for root in (folder, folder.absolute(), folder.resolve()):
+            if path.is_relative_to(root.as_posix()):
+                path = path.relative_to(root.as_posix())
+                break
     else:
         base = PurePosixPath(table.parent.relative_to(folder).as_posix())
         path = base / path
