@@ -16,7 +16,7 @@ from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report
 from miaobi.data.image import metadata
 from miaobi.data.image.layout import Classes, Position, classes_of, positions_of
-from miaobi.data.image.listing import Listing, listing
+from miaobi.data.image.listing import listing
 from miaobi.data.image.metadata import Descriptions
 from miaobi.data.image.record import Picture
 
@@ -82,10 +82,13 @@ def _broken(link: Path) -> Problem:
     )
 
 
-def remarks(content: Listing) -> list[str]:
-    """Return what a user should know of how a folder is read, beyond its problems."""
-    files = metadata.pictures_by_key(content)
-    texts = metadata.descriptions(content, files)
+def remarks(files: Mapping[str, Path], texts: Descriptions) -> list[str]:
+    """Return what a user should know of how a folder is read, beyond its problems.
+
+    Args:
+        files: its pictures by their keys
+        texts: what describes them
+    """
     positions = positions_of(files)
     classes = classes_of(positions.values())
     lines = list[str]()

@@ -153,9 +153,10 @@ def remarks(config: Config) -> list[str]:
             )
         )
     elif kind == "folder":
-        notes = folders.remarks(content)
         by_key = metadata.pictures_by_key(content)
-        used = metadata.descriptions(content, by_key).files
+        texts = metadata.descriptions(content, by_key)
+        notes = folders.remarks(by_key, texts)
+        used = texts.files
     others = [
         file for file in content.files if not is_picture(file) and file not in used
     ]
