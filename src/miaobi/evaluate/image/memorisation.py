@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miaobi.core.language import say
-from miaobi.evaluate.image.subject import ImageSubject, mirrored
+from miaobi.evaluate.image.subject import ImageSet, ImageSubject, mirrored
 from miaobi.evaluate.score import (
     RESAMPLES,
     Estimate,
@@ -83,9 +83,11 @@ def measure(subject: ImageSubject) -> list[Score]:
         f"在 {subject.extractor.name} 特征中，对照 {len(subject.training_features):,} 张训练图片"
         + ("及其镜像" if subject.flipped else ""),
     )
-    in_pixels = neighbours_in_pixels(subject, subject.samples.pixels)
+    assert subject.training is not None
+    training = flat(subject.training.pixels)
+    in_pixels = neighbours_in_pixels(subject.samples, training)
     held_out_in_pixels = neighbours_in_pixels(
-        subject, subject.held_out_subset.pixels[:MAX_HELD_OUT]
+        subject.held_out_subset[:MAX_HELD_OUT], training
     )
     pixels_detail = say(
         f"root mean square of 0 to 255, among {len(subject.training or ()):,} training pictures, mirrored ones too",
@@ -125,16 +127,20 @@ def _nearest_in_features(subject: ImageSubject, features: np.ndarray) -> Neighbo
     return neighbours.with_others(others)
 
 
-def neighbours_in_pixels(subject: ImageSubject, pixels: np.ndarray) -> Neighbours:
-    """Return those of images uint8 [N, H, W, C] among all training images, as they are
-    and mirrored.
+def neighbours_in_pixels(images: ImageSet, training: np.ndarray) -> Neighbours:
+    """Return those of images among all training images, as they are and mirrored.
 
-    The distance is the root mean square of 0 to 255.
+    The distance is the root mean square of 0 to 255. An image is as far from a mirrored
+    one as its own mirror image is from that one as it is; so the images are mirrored,
+    which are far fewer.
+
+    Args:
+        images: N of them
+        training: the training images as points [M, values] (`flat`)
     """
-    assert subject.training is not None
-    points = flat(pixels)
-    neighbours = nearest(points, flat(subject.training.pixels)).with_others(
-        nearest(points, flat(mirrored(subject.training).pixels))
+    points = flat(images.pixels)
+    neighbours = nearest(points, training).with_others(
+        nearest(flat(mirrored(images).pixels), training)
     )
     return Neighbours(neighbours.rows, neighbours.distances / np.sqrt(points.shape[1]))
 
@@ -272,10 +278,14 @@ def share_closer(
 def _exact_copies(subject: ImageSubject) -> Score:
     assert subject.training is not None
     samples = [image.tobytes() for image in subject.samples.pixels]
-    known = {image.tobytes() for image in subject.training.pixels}
-    known |= {image.tobytes() for image in mirrored(subject.training).pixels}
-    copied = set(samples) & known
-    share = sum(sample in copied for sample in samples) / len(samples)
+    mirror_images = [image.tobytes() for image in mirrored(subject.samples).pixels]
+    copied = {*samples, *mirror_images}.intersection(
+        image.tobytes() for image in subject.training.pixels
+    )
+    share = sum(
+        sample in copied or mirror_image in copied
+        for sample, mirror_image in zip(samples, mirror_images, strict=True)
+    ) / len(samples)
     return Score(
         "exact_copies",
         *share_interval(share, len(samples)),
