@@ -19,6 +19,7 @@ from tests.data.image.folders_people_have import make, paint, paint_all, pic
 from miaobi.core.artifacts import Facts, Image
 from miaobi.data.image import overview, survey
 from miaobi.data.image.config import Config
+from miaobi.data.image.files import ORIENTATION
 from miaobi.data.image.layout import SPLITS, classes_of, positions_of
 from miaobi.data.image.listing import listing
 from miaobi.data.image.prepared import Pictures, holds, prepare
@@ -305,3 +306,16 @@ def test_the_survey_is_whole_as_json(people: Path) -> None:
     surveyed = survey.inspect(people / "three")
     assert isinstance(surveyed, PictureSurvey)
     assert surveyed.distinct == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((16, 32), "side-by-side"), ((32, 16), "folder")]
+)
+def test_turned_photos_are_side_by_side_as_they_are_seen(
+    tmp_path: Path, size: tuple[int, int], expected: str
+) -> None:
+    turned = Pillow.Exif()
+    turned[ORIENTATION] = 6
+    for number in range(3):
+        pic(number, *size).save(tmp_path / f"{number}.jpg", exif=turned)
+    assert kind_of(tmp_path, pairs_wanted=True) == expected

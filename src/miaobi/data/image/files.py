@@ -66,6 +66,8 @@ SMALLEST = 2
 """Pixels of a side, at least."""
 SVG_SIDE = 64
 """Pixels of the longer side at which a drawing (SVG) is drawn where no size is named."""
+ORIENTATION = 0x0112
+"""The EXIF tag; from 5 on width and height are exchanged."""
 TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 LARGEST_16_BIT = 65535
 WHITES = (255, 1023, 4095, 16383, LARGEST_16_BIT)
@@ -100,6 +102,21 @@ def read_picture(
             say(f"{name}: {error.what}", f"{name}：{error.what}"), error.remedy
         ) from None
     return np.asarray(picture.convert("RGB"))
+
+
+def upright_size(file: Path) -> tuple[int, int]:
+    """Return width and height of a picture as its header says, a JPEG's turned as its
+    EXIF says; nothing is decoded. On damaged files Pillow raises nearly anything.
+    """
+    from PIL import Image
+
+    with Image.open(file, formats=FORMATS) as picture:
+        width, height = picture.size
+        # Of a PNG, everything would be decoded to look for EXIF.
+        is_jpeg = picture.format in ("JPEG", "MPO")
+        if is_jpeg and picture.getexif().get(ORIENTATION, 1) >= 5:
+            return height, width
+    return width, height
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.data.encoding import Problem, Report
-from miaobi.data.image.files import open_picture, quiet
+from miaobi.data.image.files import open_picture, quiet, upright_size
 from miaobi.data.image.layout import SPLITS, UNPAIRED, positions_of
 from miaobi.data.image.listing import files_in, listing
 from miaobi.data.image.metadata import key_of
@@ -213,15 +213,12 @@ def _stem(file: Path, folder: Path) -> str:
 
 def are_side_by_side(folder: Path) -> bool:
     """Return whether every picture of a folder is twice as wide as it is high."""
-    from PIL import Image
-
     files = files_in(folder)
     with quiet():
         for file in files:
             try:
-                with Image.open(file) as picture:
-                    width, height = picture.size
-            # On damaged files Pillow raises nearly anything; they are named later.
+                width, height = upright_size(file)
+            # Damaged files are named when they are read.
             except Exception:
                 continue
             if width != 2 * height:

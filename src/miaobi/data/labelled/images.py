@@ -33,7 +33,7 @@ from miaobi.core.language import say
 from miaobi.data.encoding import Problem
 from miaobi.data.image import sources
 from miaobi.data.image.config import Config
-from miaobi.data.image.files import open_picture, quiet
+from miaobi.data.image.files import open_picture, quiet, upright_size
 from miaobi.data.image.record import Picture
 from miaobi.data.labelled import STRICT, ReadOptions
 from miaobi.data.labelled.texts import no_record
@@ -49,8 +49,6 @@ FILE_COLUMNS = ("image", "file_name", "path")
 COLUMNS = ("image", "digest", "width", "height")
 CHECK_SIDE = 64
 """Pixels to which a JPEG may be decoded when it is only checked."""
-ORIENTATION = 0x0112
-"""The EXIF tag; from 5 on width and height are exchanged."""
 
 
 def pictures(
@@ -202,12 +200,7 @@ def _sound_size(path: Path) -> tuple[int, int]:
     opened = open_picture(path, CHECK_SIDE)
     if not opened.kind.startswith("JPEG"):
         return opened.pixels.size
-    from PIL import Image
-
-    with Image.open(path) as header:  # what was decoded may be a part of the size
-        width, height = header.size
-        is_rotated = header.getexif().get(ORIENTATION, 1) >= 5
-    return (height, width) if is_rotated else (width, height)
+    return upright_size(path)  # what was decoded may be a part of the size
 
 
 def _digest(path: Path) -> str:
