@@ -2,11 +2,10 @@
 OpenVINO, vLLM and PEFT load what is trained here.
 
     x ← x + W_o · attention(rms(x)),   x ← x + W_down (silu(W_gate h) ⊙ W_up h),  h = rms(x)
-    attention = softmax(q kᵀ / √d + causal mask) v,  q and k rotated by their positions
+    attention (nn/attention.py) is causal, its q and k rotated by their positions
 
-Rotary: Su et al. 2021 (arXiv:2104.09864). RMSNorm: Zhang & Sennrich 2019
-(arXiv:1910.07467). SwiGLU: Shazeer 2020 (arXiv:2002.05202). Grouped queries: Ainslie et
-al. 2023 (arXiv:2305.13245). Layout: Touvron et al. 2023 (arXiv:2302.13971).
+RMSNorm: Zhang & Sennrich 2019 (arXiv:1910.07467). SwiGLU: Shazeer 2020
+(arXiv:2002.05202). Layout: Touvron et al. 2023 (arXiv:2302.13971).
 
 What a block adds starts at zero (W_o = W_down = 0), as does the output layer: the
 untrained model predicts every token alike. The heads of the first layer start by looking
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from miaobi.data.text.tokens import TokenSpec
 from miaobi.families.config import GPTConfig as Config
+from miaobi.nn.attention import Attention, frequencies, rotary
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import sample_texts as sample
 from miaobi.nn.sample import TextSample as Sample
@@ -42,47 +42,6 @@ __all__ = [
 ]
 
 NAME, MODALITY, DATA = "gpt", "text", "tokens"
-
-
-class Attention(nn.Module):
-    """x [B, T, C] -> [B, T, C]; cos, sin [T, head width]."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        width = config.hidden_size // config.heads
-        self.width = width
-        self.grouped = config.kv_heads != config.heads
-        self.q_proj = nn.Linear(config.hidden_size, config.heads * width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.kv_heads * width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.kv_heads * width, bias=False)
-        self.o_proj = nn.Linear(config.heads * width, config.hidden_size, bias=False)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q_BHTD = self.split_heads(self.q_proj(x))
-        k_BHTD = self.split_heads(self.k_proj(x))
-        v_BHTD = self.split_heads(self.v_proj(x))
-        mixed_BHTD = F.scaled_dot_product_attention(
-            rotated(q_BHTD, cos, sin),
-            rotated(k_BHTD, cos, sin),
-            v_BHTD,
-            is_causal=True,
-            enable_gqa=self.grouped,
-        )
-        output: Tensor = self.o_proj(mixed_BHTD.transpose(1, 2).flatten(2))
-        return output
-
-    def split_heads(self, x_BTC: Tensor) -> Tensor:
-        """[B, T, heads · D] -> [B, heads, T, D]"""
-        batch, length, _ = x_BTC.shape
-        return x_BTC.view(batch, length, -1, self.width).transpose(1, 2)
-
-
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return x [..., T, D] with each pair (x_i, x_{i+D/2}) rotated by its position's angle.
-
-    The first half of `sin` comes negated.
-    """
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 class FeedForward(nn.Module):
@@ -105,14 +64,16 @@ class Block(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config.hidden_size, config.heads, config.kv_heads)
         self.mlp = FeedForward(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        attention = self.self_attn(self.input_layernorm(x), cos, sin)
+        attention = self.self_attn(
+            self.input_layernorm(x), causal=True, rotation=(cos, sin)
+        )
         x = x + F.dropout(attention, self.dropout, self.training)
         update = self.mlp(self.post_attention_layernorm(x))
         return x + F.dropout(update, self.dropout, self.training)
@@ -147,7 +108,8 @@ class GPT(nn.Module):
         self.spec = spec
         self.model = Trunk(config, spec)
         self.lm_head = nn.Linear(config.hidden_size, spec.vocab_size, bias=False)
-        cos, sin = rotary(config, spec.context_length)
+        width = config.hidden_size // config.heads
+        cos, sin = rotary(spec.context_length, width, config.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self.initialise()
@@ -179,23 +141,6 @@ class GPT(nn.Module):
         return logits
 
 
-def frequencies(config: Config) -> Tensor:
-    """Return θ^(-2i/D) for i < D/2: radians by which a position rotates pair (i, i + D/2)."""
-    width = config.hidden_size // config.heads
-    return config.rope_theta ** (-torch.arange(0, width, 2).float() / width)
-
-
-def rotary(config: Config, length: int) -> tuple[Tensor, Tensor]:
-    """Return cos, sin [length, head width] of every position's angles.
-
-    The first half of sin is negated, for `rotated`.
-    """
-    angle = torch.outer(torch.arange(length).float(), frequencies(config))
-    cos = torch.cat([angle, angle], -1).cos()
-    sin = torch.cat([-angle, angle], -1).sin()
-    return cos, sin
-
-
 def look_back(
     embedding: Tensor,
     attention: Attention,
@@ -225,7 +170,7 @@ def look_back(
     width = config.hidden_size // config.heads
     half = width // 2
     pair = torch.arange(min(pairs, half))
-    radians = frequencies(config)[:pairs]
+    radians = frequencies(width, config.rope_theta)[:pairs]
     embedding[:, 0] = constant
     queries = attention.q_proj.weight[:, 0].view(config.heads, width)
     keys = attention.k_proj.weight[:, 0].view(config.kv_heads, width)
