@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from miaobi import cli
-from miaobi.core.errors import BadInput, Conflict
+from miaobi.core.errors import BadInput, Conflict, NotFound
 from miaobi.tune.examples import example_of
 from miaobi.verbs.finetune.settings import settle
 from miaobi.verbs.importing import Imported, import_recipe
@@ -176,6 +176,56 @@ def test_ms_swift_becomes_a_recipe_of_the_same_run(folder: Path) -> None:
     assert steps == round(10 * 0.95 / 2)
     assert values["train.warmup"] == pytest.approx(2 / steps, abs=1e-4)
     assert "into the records" in done.notes["system"]
+
+
+def tokens_of(done: Imported) -> tuple[list[str], list[str]]:
+    """The recipe's new tokens that texts spell, and those that a template writes."""
+    recipe = yaml.safe_load(done.recipe.read_text(encoding="utf-8"))
+    tune = settle(recipe).tune
+    return tune.add_tokens, tune.add_special_tokens
+
+
+def test_llama_factorys_new_tokens(folder: Path) -> None:
+    """Its special tokens are read in texts, which those of the form <|...|> cannot be."""
+    done = imported(
+        folder / "sft.yaml",
+        LLAMA_FACTORY,
+        add_tokens="<todo>, <note>",
+        add_special_tokens="<IMG>,<|svg|>",
+        resize_vocab=True,
+        init_special_tokens="noise_init",
+        additional_target="embed_tokens,lm_head",
+    )
+    assert tokens_of(done) == (["<todo>", "<note>", "<IMG>"], ["<|svg|>"])
+    assert "cannot spell" in done.notes["add_special_tokens"]
+    assert done.notes["init_special_tokens"].startswith("not taken")
+    assert done.notes["resize_vocab"].startswith("taken")
+    assert done.notes["additional_target"].startswith("taken for new tokens")
+    config = folder / "tokens.yaml"
+    config.write_text('"<circle>": "a circle begins"\n"<|svg|>": "a drawing"\n')
+    done = imported(
+        folder / "pt.yaml",
+        LLAMA_FACTORY,
+        stage="pt",
+        add_special_tokens="<IMG>",
+        new_special_tokens_config="tokens.yaml",
+    )
+    assert tokens_of(done) == (["<circle>", "<|svg|>"], [])
+    assert "new_special_tokens_config decides" in done.notes["add_special_tokens"]
+
+
+def test_ms_swifts_new_tokens(folder: Path) -> None:
+    tokens = folder / "examples" / "tokens.txt"
+    tokens.parent.mkdir()
+    tokens.write_text("<bg>\n\n<|fg|>\n", encoding="utf-8")
+    more = {"modules_to_save": ["embed_tokens", "lm_head"]}
+    for number, given in enumerate((["<bg>", "<|fg|>"], "examples/tokens.txt")):
+        path = folder / f"{number}.yaml"
+        done = imported(path, SWIFT, new_special_tokens=given, **more)
+        assert tokens_of(done) == (["<bg>"], ["<|fg|>"])
+        assert done.notes["modules_to_save"].startswith("taken for new tokens")
+    with pytest.raises(NotFound, match="no file absent.txt"):
+        imported(folder / "x.yaml", SWIFT, new_special_tokens=["absent.txt"])
 
 
 def test_a_data_set_alone(folder: Path) -> None:

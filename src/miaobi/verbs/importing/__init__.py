@@ -1,6 +1,7 @@
 """Read another program's configuration of fine-tuning and write a recipe of it.
 
 taken         keys that both programs share, and what became of each
+tokens        new tokens of the vocabulary
 llamafactory  LLaMA-Factory's YAML and dataset_info.json
 swift         ms-swift's YAML
 """

@@ -11,7 +11,8 @@ from typing import Any
 
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
-from miaobi.verbs.importing.taken import Taken, take_common
+from miaobi.verbs.importing.taken import Taken, located, take_common
+from miaobi.verbs.importing.tokens import take_tokens
 
 DATASETS = "dataset_info.json"
 ALL = 1000.0
@@ -38,6 +39,7 @@ def take(taken: Taken, folder: Path) -> None:
     elif method is not None:
         taken.refuse("finetuning_type", f"there is no {method} here", f"没有 {method}")
     take_common(taken)
+    take_tokens(taken, folder)
     if taken.get("cutoff_len"):
         taken.take("cutoff_len", "data.max_length", taken.get("cutoff_len"))
     if taken.get("max_samples"):
@@ -110,16 +112,15 @@ def _names(value: Any) -> list[str]:
 def _folder_of_data(taken: Taken, folder: Path) -> Path:
     """Return dataset_dir: from where one stands, beside the file, or above it."""
     name = str(taken.get("dataset_dir") or "data")
-    places = [Path(name), *(parent / name for parent in (folder, *folder.parents))]
-    found = next((place for place in places if (place / DATASETS).is_file()), None)
-    if found is None:
+    file = located(f"{name}/{DATASETS}", folder)
+    if file is None:
         raise NotFound(
             say(f"There is no {DATASETS} in {name}.", f"{name} 中没有 {DATASETS}。"),
             say("Set dataset_dir in the file.", "请在文件中设置 dataset_dir。"),
         )
     if "dataset_dir" in taken.given:
-        taken.note("dataset_dir", f"taken: {found}", f"已采用：{found}")
-    return found
+        taken.note("dataset_dir", f"taken: {file.parent}", f"已采用：{file.parent}")
+    return file.parent
 
 
 def datasets(path: Path) -> dict[str, Any]:

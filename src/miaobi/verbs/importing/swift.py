@@ -10,7 +10,8 @@ from typing import Any
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.verbs.importing.llamafactory import ALL
-from miaobi.verbs.importing.taken import Taken, take_common
+from miaobi.verbs.importing.taken import Taken, located, take_common
+from miaobi.verbs.importing.tokens import take_tokens
 
 OWN = {"model", "model_id_or_path", "train_type", "tuner_type", "sft_type", "rlhf_type"}
 METHODS = {"lora": "lora", "full": "full", "adalora": "adalora"}
@@ -35,6 +36,7 @@ def take(taken: Taken, folder: Path) -> None:
             taken.refuse(key, f"there is no {method} here", f"没有 {method}")
     _take_task(taken)
     take_common(taken)
+    take_tokens(taken, folder)
     if taken.get("max_length"):
         taken.take("max_length", "data.max_length", taken.get("max_length"))
     strategy = taken.get("truncation_strategy")
@@ -93,9 +95,9 @@ def _source(name: str, folder: Path) -> tuple[str, int]:
     Raises BadInput for one that is not here.
     """
     path, _, count = name.partition("#")
-    for place in (Path(path), folder / path):
-        if place.exists():
-            return str(place), int(count) if count.isdigit() else 0
+    place = located(path, folder)
+    if place is not None:
+        return str(place), int(count) if count.isdigit() else 0
     raise BadInput(
         say(
             f"dataset: {path} is no file here; data of a hub is not read.",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from miaobi.core.config import plain, set_key
@@ -92,6 +93,14 @@ class Taken:
     def note(self, key: str, english: str, chinese: str) -> None:
         """Note what became of a key that stands in no key of the recipe alone."""
         self.notes[key] = say(english, chinese)
+
+
+def located(name: str, folder: Path) -> Path | None:
+    """Return a path of another program's file: from where one stands, beside the file in
+    `folder`, or above it; None for one that is not there.
+    """
+    places = [Path(name), *(parent / name for parent in (folder, *folder.parents))]
+    return next((place for place in places if place.exists()), None)
 
 
 def take_common(taken: Taken) -> None:
