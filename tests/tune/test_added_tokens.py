@@ -17,18 +17,21 @@ from transformers import AutoModelForCausalLM
 
 import miaobi
 from miaobi.core.errors import BadInput, MiaobiError, Unsupported
+from miaobi.data.text import sample
 from miaobi.models.added_tokens import grow, with_tokens
 from miaobi.models.base import Base
 from miaobi.models.tuned import open_tuned
 from miaobi.models.weights import find
 from miaobi.nn.objective import Batch, prepared
+from miaobi.train.config import TrainConfig
+from miaobi.train.optimizers import optimizers_for
 from miaobi.tune import methods
 from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Example, Learner
 from miaobi.tune.saved import learner_of
 from miaobi.tune.tasks import tasks
 from miaobi.verbs.export import export
-from miaobi.verbs.finetune import Tuned, again, finetune
+from miaobi.verbs.finetune import Tuned, again, finetune, plan
 
 NOTE = "<|note|>"
 MARK = "<note>"
@@ -160,6 +163,95 @@ def test_a_model_learns_to_write_a_new_token(
             max_new_tokens=1,
         )
     assert str(first[0]) == NOTE
+
+
+def test_the_preview_counts_the_examples_with_each_new_token(
+    tmp_path: Path, notes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = base(tmp_path / "base")
+    settings = {
+        **QUICK,
+        "train.max_steps": 1,
+        "add_tokens": [NOTE, "[absent]"],
+        "data.validation": 0,
+        "data.test": 0,
+    }
+    plan(
+        {"task": "causal"},
+        base=str(origin.folder),
+        data=notes,
+        settings=settings,
+        runs=tmp_path / "runs",
+    )
+    count = len(PROMPTS)  # the others are copies
+    shown = capsys.readouterr().err
+    assert f"{NOTE} ({count}), [absent] (none, so it is not learned)" in shown
+
+
+@pytest.mark.slow
+def test_a_real_model_learns_new_tokens_in_forty_steps(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    """At the rate that is derived where none is given."""
+    lines = sample.files()["notes.jsonl"].splitlines(keepends=True)
+    data = tmp_path / "notes.jsonl"
+    data.write_text("".join(lines[:-16]), encoding="utf-8")
+    quick = {key: value for key, value in QUICK.items() if "train" not in key}
+    done = finetune(
+        {"task": "chat"},
+        base="smollm2",
+        data=data,
+        name="sorter",
+        settings={
+            **quick,
+            "add_tokens": ["<todo>", "<note>"],
+            "train.max_steps": 40,
+            "train.trackers": [],
+        },
+        runs=tmp_path / "runs",
+        quiet=True,
+    )
+    learner: Any = learner_of(open_tuned(find(done.model)))
+    right = 0
+    for note in map(json.loads, lines[-16:]):
+        turns = [{"role": "user", "content": note["prompt"]}]
+        mark = note["completion"].split()[0]
+        right += learner.answer({"messages": turns}).startswith(mark)
+    assert right >= 15
+
+
+def test_new_rows_move_ten_times_as_far_as_their_layer(tmp_path: Path) -> None:
+    """Adam's first step moves an entry by its learning rate."""
+    one, _, features = learner_with_tokens("causal", tmp_path / "base")
+    methods.apply(one, TuneConfig("lora", lora_rank=2, layer_decay=0.5))
+    (phase,) = one.phases()
+    config = TrainConfig(learning_rate=1e-3, weight_decay=0)
+    before = {name: value.detach().clone() for name, value in moving(one)}
+    one.loss(batch_of(one, features)).total.backward()  # type: ignore[no-untyped-call]
+    for optimizer in optimizers_for(phase, config):
+        optimizer.step()
+    furthest = {
+        name: (value.detach() - before[name]).abs().max().item()
+        for name, value in moving(one)
+    }
+    adapter = {number: 1e-3 * 0.5 ** (2 - number) for number in (0, 1)}
+    expected = {
+        "lm_head.token_adapter.trainable_tokens_delta": 1e-3 * 10,
+        "embed_tokens.token_adapter.trainable_tokens_delta": 1e-3 * 10 * 0.5**3,
+        "layers.0.self_attn.q_proj.lora_B": adapter[0],
+        "layers.1.self_attn.q_proj.lora_B": adapter[1],
+    }
+    for ending, distance in expected.items():
+        (name,) = (name for name in furthest if f".{ending}." in name)
+        assert furthest[name] == pytest.approx(distance, rel=1e-3)
+
+
+def moving(learner: Learner) -> list[tuple[str, torch.nn.Parameter]]:
+    return [
+        (name, parameter)
+        for name, parameter in learner.net.named_parameters()
+        if parameter.requires_grad
+    ]
 
 
 def adapter_of(model: Tuned) -> dict[str, torch.Tensor]:

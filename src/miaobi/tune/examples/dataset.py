@@ -188,6 +188,15 @@ class Examples:
             [self.features(split, number) for number in numbers]
         )
 
+    def holding(self, token: int) -> int:
+        """Return how many training examples hold a token."""
+        return sum(
+            any((values == token).any() for values in features.values())
+            for features in (
+                self.features("train", number) for number in range(self.count("train"))
+            )
+        )
+
     def save(self, folder: Path) -> None:
         self.learner.save(folder)
 

@@ -22,6 +22,8 @@ PROMPTS = ("prompt", "prefix", "p-tuning")
 POINTWISE = (1, 1)
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 """Outputs of a model with an entry for each token, those of a learned prompt included."""
+ADDED_ROWS = "trainable_tokens_delta"
+"""PEFT's name of the rows of tokens that are trained beside an adapter."""
 UNKNOWN_LENGTH = 1_000_000
 """Steps that AdaLoRA is made for; the length of the run is set at every step."""
 
@@ -76,7 +78,7 @@ def _lora_settings(learner: Learner, config: TuneConfig) -> Any:
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "target_modules": targets(learner, config.targets),
-        "trainable_token_indices": _added_rows(learner),
+        "trainable_token_indices": _added_row_indices(learner),
     }
     if config.method == "adalora":
         return AdaLoraConfig(
@@ -93,7 +95,7 @@ def _lora_settings(learner: Learner, config: TuneConfig) -> Any:
     )
 
 
-def _added_rows(learner: Learner) -> dict[str, list[int]] | None:
+def _added_row_indices(learner: Learner) -> dict[str, list[int]] | None:
     """Return the rows of added tokens by the name of their table; None without any.
 
     An output layer that is the table of the embeddings follows it by itself. Raises
@@ -119,6 +121,13 @@ def _added_rows(learner: Learner) -> dict[str, list[int]] | None:
     names = {id(module): name for name, module in net.named_modules()}
     ids = list(learner.added_ids)
     return {names[id(table)]: ids for table in tables}
+
+
+def added_rows(learner: Learner) -> list[str]:
+    """Return the names of the parameters that are the rows of added tokens."""
+    return [
+        name for name, _ in learner.net.named_parameters() if f".{ADDED_ROWS}." in name
+    ]
 
 
 def _ia3_settings(learner: Learner, config: TuneConfig) -> Any:

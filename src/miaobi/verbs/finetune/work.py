@@ -18,7 +18,7 @@ from miaobi.data.survey import counted
 from miaobi.data.text.shapes import Unusable
 from miaobi.engines.load import load
 from miaobi.models.added_tokens import with_tokens
-from miaobi.models.base import Base, open_base
+from miaobi.models.base import Base, Growth, open_base
 from miaobi.train.run import describe_no_validation
 from miaobi.tune import defaults, examples, labels, methods, mixing
 from miaobi.tune.defaults import Derived
@@ -182,7 +182,7 @@ class Work:
         from rich.console import Console
         from rich.text import Text
 
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, markup=False)
         for location, pieces in self.preview():
             if not pieces:
                 continue
@@ -289,14 +289,26 @@ class Work:
             f"data.mix.{name}: {summary}"
             for name, summary in mixing.describe(self.data.spec).items()
         ]
-        growth = self.base.growth
-        if growth is not None:
-            tokens = ", ".join((*growth.tokens, *growth.special))
-            notes.append(say(f"new tokens: {tokens}", f"新词元：{tokens}"))
+        if self.base.growth is not None:
+            notes.append(self._describe_added(self.base.growth))
         notes += self.notes_on_records()
         for item in self.reasons:
             notes.append(f"train.{item.key} = {plain(item.value)}  ({item.reason})")
         return notes
+
+    def _describe_added(self, growth: Growth) -> str:
+        """Return the new tokens, each with the training examples that hold it."""
+        tokens = (*growth.tokens, *growth.special)
+        counted = list[str]()
+        for token, number in zip(tokens, self.base.added_ids, strict=True):
+            count = self.data.holding(number)
+            nothing = say("none, so it is not learned", "没有，因此学不到")
+            counted.append(f"{token} ({count or nothing})")
+        listed = ", ".join(counted)
+        return say(
+            f"new tokens, and how many training examples hold them: {listed}",
+            f"新词元及含有它的训练样本数：{listed}",
+        )
 
 
 def _describe_few(train: int, validation: int) -> str:
