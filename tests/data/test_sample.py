@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from miaobi.core.config import read_yaml
 from miaobi.data.text.sample import files
 from miaobi.verbs import data
+from miaobi.verbs.finetune.settings import settle
+from miaobi.verbs.importing import import_recipe
 
 
 def digests(folder: Path) -> dict[str, bytes]:
@@ -70,7 +73,17 @@ def test_test_chats_are_no_training_chats() -> None:
     assert len(every) == len(set(every)) == 200
 
 
-@pytest.mark.parametrize("name", ["my.jsonl", "my.txt", "chats.jsonl", "photos"])
+@pytest.mark.parametrize(
+    "name", ["my.jsonl", "my.txt", "chats.jsonl", "notes.jsonl", "photos"]
+)
 def test_a_survey_finds_no_problem(folder: Path, name: str) -> None:
     survey = str(data.inspect(folder / name, strict=True))
     assert "problems       0" in survey
+
+
+def test_the_files_of_llama_factory_are_imported(folder: Path, tmp_path: Path) -> None:
+    done = import_recipe(folder / "llama_factory.yaml", out=tmp_path / "run.yaml")
+    assert not [note for note in done.notes.values() if "no such setting" in note]
+    settled = settle(read_yaml(done.recipe))
+    assert Path(settled.data.path) == folder / "chats.jsonl"
+    assert settled.task.NAME == "chat"

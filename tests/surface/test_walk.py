@@ -34,7 +34,7 @@ DECLARED = {
     r"\./sd-folder|stable-diffusion-v1-5": "needs gigabytes of Stable Diffusion;"
     " tests/engines paints with a small pipeline",
     r"diffusion_lora|my-style": "needs gigabytes of Stable Diffusion",
-    r"\./qwen-folder|\./t5-small|\./small --task": "needs a model of yours",
+    r"\./qwen-folder|\./t5-small|\./small --task|\./bare-gpt": "needs a model of yours",
     r"https://example\.org": "needs a server of yours",
     r"inception\.onnx|my-digits|my-faces|\./shoes": "needs files of yours",
     r"seven\.png|two\.png": "needs pictures of digits of yours",
@@ -120,6 +120,11 @@ def runnable(page: Path) -> list[str]:
 def test_every_command_is_run_or_declared(page: Path) -> None:
     for command in runnable(page):
         assert command.startswith("miaobi "), f"{page.name}: {command}"
+
+
+def test_both_readmes_run_the_same_commands() -> None:
+    english, chinese = map(runnable, PAGES[:2])
+    assert english == chinese
 
 
 def test_every_declaration_is_needed() -> None:

@@ -52,6 +52,42 @@ MATTERS = (
 )
 """A customer's question, a good answer, a poor one."""
 
+DUTIES = ("return", "clean", "sell")
+FACTS = ("is broken", "was cheap", "came today")
+LLAMA_FACTORY = """\
+model_name_or_path: smollm2
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: chats
+dataset_dir: .
+template: qwen
+cutoff_len: 512
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 4
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+output_dir: saves/helpdesk
+"""
+"""A file of LLaMA-Factory's, for `miaobi import`."""
+DATASETS = {
+    "chats": {
+        "file_name": "chats.jsonl",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+        },
+    }
+}
+
 
 def files() -> dict[str, str]:
     """Return the content of every sample file by its name."""
@@ -64,6 +100,9 @@ def files() -> dict[str, str]:
         "test.jsonl": _jsonl(chats[160:]),
         "pairs.jsonl": _jsonl(_preferences()),
         "requests.jsonl": _jsonl(_requests()),
+        "notes.jsonl": _jsonl(_notes()),
+        "llama_factory.yaml": LLAMA_FACTORY,
+        "dataset_info.json": f"{json.dumps(DATASETS, indent=2)}\n",
     }
 
 
@@ -84,6 +123,22 @@ def _story(animal: str, region: str, wish: str, obstacle: str, ending: str) -> s
         f"It set out early, but {obstacle}, and it had to wait. "
         f"In the morning it tried again, {ending}."
     )
+
+
+def _notes() -> list[dict[str, str]]:
+    """Sentences, each with its kind as a mark that vocabularies lack."""
+    notes = list[dict[str, str]]()
+    for colour, good in itertools.product(COLOURS, GOODS):
+        item = f"{colour} {good}"
+        for duty in DUTIES:
+            prompt = f"I must {duty} the {item}."
+            notes.append({"prompt": prompt, "completion": f"<todo> {duty} the {item}"})
+        for fact in FACTS:
+            text = f"the {item} {fact}"
+            prompt = f"{text[0].upper()}{text[1:]}."
+            notes.append({"prompt": prompt, "completion": f"<note> {text}"})
+    random.Random(0).shuffle(notes)
+    return notes[:160]
 
 
 def _matters() -> list[tuple[str, str, str]]:
