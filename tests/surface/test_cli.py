@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
 
 from miaobi import cli
+from miaobi.core import errors
 from miaobi.core.config import further, options
 from miaobi.core.config.types import bounds, choices, without_none
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -42,6 +49,64 @@ def test_every_verb_has_help_that_names_every_option(
             assert str(choice) in text
         if isinstance(option.default, int | float) and option.default is not False:
             assert f"default {str(option.default).replace('True', 'true')}" in text
+
+
+def parsed(folder: Path = ROOT / "src") -> dict[Path, ast.Module]:
+    return {file: ast.parse(file.read_text("utf-8")) for file in folder.rglob("*.py")}
+
+
+def known_options(modules: Iterable[ast.Module]) -> set[str]:
+    """The options of all verbs, and the keys of all sections of recipes by their last
+    part.
+    """
+    names = {"--version", "--help", "--json", *OTHERS_OPTIONS}
+    for verb in cli.VERBS.values():
+        function = EntryPoint("", verb.function, "").load()
+        for option in [*options(function), *further(function, ()).options]:
+            names.add(option.name)
+    for module in modules:
+        for part in ast.walk(module):
+            if isinstance(part, ast.ClassDef) and part.name.endswith(
+                ("Config", "Head")
+            ):
+                names |= {
+                    f"--{item.target.id}"
+                    for item in part.body
+                    if isinstance(item, ast.AnnAssign)
+                    and isinstance(item.target, ast.Name)
+                }
+    return names
+
+
+def hinted_options(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield (line, option) for what the messages and errors of a module name."""
+    for call in ast.walk(module):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            continue
+        if call.func.id != "say" and not hasattr(errors, call.func.id):
+            continue
+        for node in ast.walk(call):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for option in OPTION.findall(node.value):
+                    yield node.lineno, option
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z]\w*)*(?![.\w-])")
+OTHERS_OPTIONS = {"--logdir", "--upgrade"}
+"""Of TensorBoard and pip."""
+
+
+def test_hints_name_options_that_exist() -> None:
+    modules = parsed()
+    known = known_options(modules.values())
+    count = 0
+    for file, module in modules.items():
+        for line, option in hinted_options(module):
+            last = option.removeprefix("--").rpartition(".")[-1]
+            names = {option} if "." not in option else {option, f"--{last}"}
+            assert names & known, f"{file}:{line}: {option}"
+            count += 1
+    assert count > 200
 
 
 NUMBERS_WITHOUT_BOUNDS = {
